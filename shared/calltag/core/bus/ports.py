@@ -1,0 +1,100 @@
+"""The bus as the services see it: operations by partition, notifications by node.
+
+Two sides implement it: RabbitMQ (`amqp`) and the in-process bus (`memory`). Both carry bytes; what they mean is
+the business of `calltag.core.wire`.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import NewType, Protocol
+
+Partition = NewType("Partition", int)
+NodeId = NewType("NodeId", str)
+
+
+class BusError(Exception):
+    """Root of what can go wrong on the bus."""
+
+
+class BusUnavailable(BusError):
+    """The broker is away, or did not confirm in time. Whether the message was taken is not known."""
+
+
+class BusRefused(BusError):
+    """The broker refused the message (the queue is full, or topology is missing). It was not taken."""
+
+
+class BusInterrupted(BusError):
+    """A consumer lost its queue, channel or connection; what it had not acknowledged will be delivered again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message taken from a partition. `tag` rises with the order of delivery within one consumer."""
+
+    tag: int
+    body: bytes
+    message_id: str
+    redelivered: bool
+
+
+class PartitionConsumer(Protocol):
+    """The one reader of a partition, for as long as its context is open."""
+
+    async def batch(self, limit: int) -> Sequence[Delivery]:
+        """Wait for at least one delivery, return at most `limit` of those that are there, in queue order.
+
+        Raises BusInterrupted when the consumer is gone.
+        """
+        ...
+
+    async def ack_through(self, tag: int) -> None:
+        """Acknowledge every delivery up to and including `tag`. Raises BusInterrupted when that failed."""
+        ...
+
+
+class Inbox(Protocol):
+    """The messages sent to one node, in the order in which they were sent."""
+
+    async def receive(self) -> bytes:
+        """Wait for the next message. It counts as handled when `receive` is called again.
+
+        Raises BusInterrupted when the node's queue was lost: messages may have been missed.
+        """
+        ...
+
+
+class Bus(Protocol):
+    """Everything a service asks of the bus. All waits have a deadline, but those of `batch` and `receive`."""
+
+    async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
+        """Put an operation on its partition's queue; return once the broker confirmed that it is safe.
+
+        Calls made one after another on one bus keep their order. Raises BusUnavailable, BusRefused.
+        """
+        ...
+
+    async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
+        """Send a message to one node's inbox, confirmed. False if there is no such inbox. Raises BusUnavailable."""
+        ...
+
+    def partition(self, partition: Partition, prefetch: int) -> AbstractAsyncContextManager[PartitionConsumer]:
+        """Become (or queue up as) the consumer of a partition.
+
+        Only one consumer of a partition receives at a time. Leaving the context gives back, in order, what was not
+        acknowledged, before the next consumer receives anything.
+        """
+        ...
+
+    def inbox(self, node: NodeId) -> AbstractAsyncContextManager[Inbox]:
+        """Open this node's inbox; it exists from entering the context until shortly after leaving it."""
+        ...
+
+    async def apply_topology(self) -> None:
+        """Declare exchanges and partition queues; harmless when they are there. Raises BusUnavailable, BusRefused."""
+        ...
+
+    def connected(self) -> bool:
+        """Whether the bus is usable right now (for readiness)."""
+        ...

@@ -1,0 +1,78 @@
+"""A call and its legs."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, UserId
+from calltag.core.domain.user_data import UserData
+
+
+class LegState(StrEnum):
+    """The state of one party on a call, by the name that clients see."""
+
+    DIALING = "Dialing"
+    RINGING = "Ringing"
+    ESTABLISHED = "Established"
+    HELD = "Held"
+    RELEASED = "Released"
+
+
+class CallType(StrEnum):
+    """What kind of call it is, by the name that clients see."""
+
+    INTERNAL = "Internal"
+    INBOUND = "Inbound"
+    OUTBOUND = "Outbound"
+    CONSULT = "Consult"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """One party of a call. A party outside the contact centre has neither device nor user."""
+
+    number: str
+    state: LegState
+    device: DeviceId | None = None
+    user: UserId | None = None
+    muted: bool = False
+
+    @property
+    def live(self) -> bool:
+        return self.state is not LegState.RELEASED
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A call with its parties. `version` rises by one with every change; `began_at_ms` is Unix time."""
+
+    id: CallId
+    conn_id: ConnId
+    type: CallType
+    dnis: str
+    began_at_ms: int
+    legs: tuple[Leg, ...]
+    user_data: UserData = field(default_factory=UserData)
+    version: int = 0
+
+    @property
+    def released(self) -> bool:
+        """Whether the call is over: no party is left on it."""
+        return not any(leg.live for leg in self.legs)
+
+    def users(self) -> tuple[UserId, ...]:
+        """The users whose devices are parties, each once, in the order of the legs."""
+        return tuple(dict.fromkeys(leg.user for leg in self.legs if leg.user is not None))
+
+    def leg_of(self, user: UserId) -> Leg | None:
+        """The user's leg; a live one before a released one."""
+        return max((leg for leg in self.legs if leg.user == user), key=lambda leg: leg.live, default=None)
+
+    def others(self, leg: Leg) -> Iterator[Leg]:
+        """The other parties that are still on the call, or, once it is over, that were."""
+        return (other for other in self.legs if other is not leg and (other.live or self.released))
+
+    def with_leg(self, old: Leg, new: Leg) -> "Call":
+        """The same call with one leg replaced."""
+        return replace(self, legs=tuple(new if leg is old else leg for leg in self.legs))

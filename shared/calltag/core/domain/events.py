@@ -1,0 +1,68 @@
+"""What is told to subscribers: each event is the effect of one operation and carries that operation's id."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Literal, TypeAlias
+
+from calltag.core.domain.agent import AgentDevice
+from calltag.core.domain.call import Call
+from calltag.core.domain.ids import CallId, EventId, UserId
+from calltag.core.domain.status import StatusCode
+
+
+class NotificationType(StrEnum):
+    """`notificationType` of a message about a call."""
+
+    STATUS_CHANGE = "StatusChange"
+    PARTICIPANTS_UPDATED = "ParticipantsUpdated"
+    ATTACHED_DATA_CHANGED = "AttachedDataChanged"
+    DTMF_SENT = "DtmfSent"
+
+
+@dataclass(frozen=True, slots=True)
+class CallChanged:
+    """A call changed: the whole call after the change, for the users who are or just were parties."""
+
+    id: EventId
+    notification: NotificationType
+    call: Call
+    recipients: tuple[UserId, ...]
+    accepted_at_ms: int
+    kind: Literal["call"] = "call"
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesChanged:
+    """An agent's devices changed."""
+
+    id: EventId
+    user: UserId
+    devices: tuple[AgentDevice, ...]
+    version: int
+    accepted_at_ms: int
+    kind: Literal["devices"] = "devices"
+
+    @property
+    def recipients(self) -> tuple[UserId, ...]:
+        return (self.user,)
+
+
+@dataclass(frozen=True, slots=True)
+class OperationRefused:
+    """An operation was accepted and then refused by the state that it met; for its sender alone."""
+
+    id: EventId
+    user: UserId
+    operation_name: str
+    call_id: CallId | None
+    code: StatusCode
+    text: str
+    accepted_at_ms: int
+    kind: Literal["refused"] = "refused"
+
+    @property
+    def recipients(self) -> tuple[UserId, ...]:
+        return (self.user,)
+
+
+Event: TypeAlias = CallChanged | DevicesChanged | OperationRefused

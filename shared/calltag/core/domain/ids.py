@@ -1,0 +1,10 @@
+"""The identifiers of the domain, each a type of its own."""
+
+from typing import NewType
+
+CallId = NewType("CallId", str)
+ConnId = NewType("ConnId", str)
+DeviceId = NewType("DeviceId", str)
+UserId = NewType("UserId", str)
+OperationId = NewType("OperationId", str)
+EventId = NewType("EventId", str)

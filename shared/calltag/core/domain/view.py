@@ -1,0 +1,44 @@
+"""The resource that a user sees: a call viewed from one of its legs.
+
+Source of the shape: Web Services API, sample of AttachUserData (CometD notification).
+"""
+
+from calltag.core.domain.call import Call, Leg
+from calltag.core.domain.capabilities import CAPABILITIES
+from calltag.core.domain.json_value import JsonValue
+
+
+def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> dict[str, JsonValue]:
+    """The call as the leg's user sees it; `base_url` is scheme, host and port, without a slash at the end.
+
+    `userData` is absent when there is none. `duration` is in whole seconds, as a string.
+    """
+    user_data = {"userData": call.user_data.as_object()} if call.user_data else {}
+    return {
+        "id": call.id,
+        "state": leg.state.value,
+        "callUuid": call.id,
+        "connId": call.conn_id,
+        "deviceUri": f"{base_url}/api/v2/devices/{leg.device}",
+        "participants": [_participant(other) for other in call.others(leg)],
+        "dnis": call.dnis,
+        "callType": call.type.value,
+        "capabilities": list(CAPABILITIES[leg.state]),
+        **user_data,
+        "duration": str(max(0, now_ms - call.began_at_ms) // 1000),
+        "mute": "On" if leg.muted else "Off",
+        "supervisorListeningIn": False,
+        "monitoredUserMuted": False,
+        "monitoring": False,
+        "uri": f"{base_url}/api/v2/me/calls/{call.id}",
+        "path": f"/calls/{call.id}",
+    }
+
+
+def _participant(leg: Leg) -> dict[str, JsonValue]:
+    return {
+        "e164Number": "",
+        "formattedPhoneNumber": leg.number,
+        "phoneNumber": leg.number,
+        "digits": leg.number,
+    }

@@ -1,0 +1,285 @@
+"""What each operation does to a call, in each state."""
+
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from calltag.core.domain.agent import Agent, UserState
+from calltag.core.domain.apply import apply
+from calltag.core.domain.call import Call, CallType, Leg, LegState
+from calltag.core.domain.capabilities import CAPABILITIES
+from calltag.core.domain.events import CallChanged, DevicesChanged, NotificationType, OperationRefused
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
+from calltag.core.domain.operations import (
+    AgentOperation,
+    Answer,
+    AttachUserData,
+    CallAction,
+    CallEnded,
+    CallOperation,
+    CallStarted,
+    DeleteUserData,
+    DeleteUserDataPair,
+    Dial,
+    EndContactCenterSession,
+    Hangup,
+    Hold,
+    PartyChanged,
+    Retrieve,
+    SendDtmf,
+    StartContactCenterSession,
+    UpdateUserData,
+)
+from calltag.core.domain.outcome import CallLimits, Outcome
+from calltag.core.domain.status import StatusCode
+from calltag.core.domain.user_data import UserData
+
+ALICE, BOB, CAROL, ADMIN = (UserId(name) for name in ("alice", "bob", "carol", "admin"))
+CALL = CallId("C1")
+LIMITS = CallLimits(lambda value: len(orjson.dumps(value)), max_pairs=3, max_bytes=40)
+
+
+def leg(number: str, state: LegState, user: UserId | None) -> Leg:
+    return Leg(number, state, DeviceId(f"device-{number}") if user else None, user)
+
+
+def call(alice: LegState = LegState.DIALING, bob: LegState = LegState.RINGING, *more: Leg) -> Call:
+    legs = (leg("15000", alice, ALICE), leg("15001", bob, BOB), *more)
+    return Call(CALL, ConnId("c"), CallType.INTERNAL, "15001", 1_000, legs, version=7)
+
+
+def operation(action: CallAction, sender: UserId | None = ALICE, *, administrator: bool = False) -> CallOperation:
+    return CallOperation(OperationId("o1"), CALL, action, 5_000, sender, administrator)
+
+
+def run(
+    state: Call | None, action: CallAction, sender: UserId | None = ALICE, *, administrator: bool = False
+) -> Outcome:
+    return apply(state, operation(action, sender, administrator=administrator), LIMITS)
+
+
+def changed(outcome: Outcome) -> tuple[Call, CallChanged]:
+    assert outcome.code is StatusCode.SUCCESS
+    assert isinstance(outcome.state, Call)
+    assert isinstance(outcome.event, CallChanged)
+    assert outcome.event.call is outcome.state
+    return outcome.state, outcome.event
+
+
+def refused(outcome: Outcome, state: Call | None) -> StatusCode:
+    assert outcome.state is state
+    if outcome.event is not None:
+        assert isinstance(outcome.event, OperationRefused)
+        assert (outcome.event.code, outcome.event.text) == (outcome.code, outcome.text)
+    return outcome.code
+
+
+def test_attaching_changes_the_call_and_tells_all_parties() -> None:
+    after, event = changed(run(call(), AttachUserData((("AccountNumber", "12345"),))))
+    assert after.user_data.as_object() == {"AccountNumber": "12345"}
+    assert after.version == 8
+    assert event.notification is NotificationType.ATTACHED_DATA_CHANGED
+    assert event.recipients == (ALICE, BOB)
+    assert (event.id, event.accepted_at_ms) == ("o1", 5_000)
+
+
+def test_updating_to_the_same_value_is_told() -> None:
+    before = replace(call(), user_data=UserData({"a": (1,)}))
+    _, event = changed(run(before, UpdateUserData((("a", 1),))))
+    assert event.notification is NotificationType.ATTACHED_DATA_CHANGED
+
+
+@pytest.mark.parametrize(
+    "action",
+    [AttachUserData(()), UpdateUserData(()), AttachUserData((("a", []),)), DeleteUserDataPair("x"), DeleteUserData()],
+)
+def test_what_changes_nothing_succeeds_without_an_event(action: CallAction) -> None:
+    before = call()
+    assert run(before, action) == Outcome(before)
+    assert run(before, action).state is before
+
+
+def test_deleting_a_pair_and_all() -> None:
+    before = replace(call(), user_data=UserData({"a": (1, 2), "b": (3,)}))
+    assert changed(run(before, DeleteUserDataPair("a")))[0].user_data.as_object() == {"b": 3}
+    assert not changed(run(before, DeleteUserData()))[0].user_data
+
+
+def test_answering_connects_both() -> None:
+    after, event = changed(run(call(), Answer(), BOB))
+    assert [each.state for each in after.legs] == [LegState.ESTABLISHED, LegState.ESTABLISHED]
+    assert event.notification is NotificationType.STATUS_CHANGE
+
+
+def test_answering_leaves_others_ringing() -> None:
+    ringing = leg("15002", LegState.RINGING, CAROL)
+    after, _ = changed(run(call(LegState.DIALING, LegState.RINGING, ringing), Answer(), BOB))
+    assert after.legs[2] == ringing
+
+
+def test_hold_and_retrieve_move_the_own_leg_only() -> None:
+    talking = call(LegState.ESTABLISHED, LegState.ESTABLISHED)
+    held, _ = changed(run(talking, Hold()))
+    assert [each.state for each in held.legs] == [LegState.HELD, LegState.ESTABLISHED]
+    back, _ = changed(run(held, Retrieve()))
+    assert back.legs == talking.legs
+
+
+def test_dtmf_is_told_and_not_kept() -> None:
+    talking = call(LegState.ESTABLISHED, LegState.ESTABLISHED)
+    after, event = changed(run(talking, SendDtmf("1")))
+    assert replace(after, version=talking.version) == talking
+    assert event.notification is NotificationType.DTMF_SENT
+
+
+def test_hanging_up_ends_a_call_of_two_and_leaves_one_of_three() -> None:
+    two, event = changed(run(call(LegState.ESTABLISHED, LegState.ESTABLISHED), Hangup()))
+    assert two.released
+    assert event.recipients == (ALICE, BOB)
+    carol = leg("15002", LegState.ESTABLISHED, CAROL)
+    three, event = changed(run(call(LegState.ESTABLISHED, LegState.ESTABLISHED, carol), Hangup()))
+    assert [each.state for each in three.legs] == [LegState.RELEASED, LegState.ESTABLISHED, LegState.ESTABLISHED]
+    assert event.recipients == (ALICE, BOB, CAROL)
+    _, later = changed(run(three, SendDtmf("1"), BOB))
+    assert later.recipients == (BOB, CAROL)
+
+
+@pytest.mark.parametrize("state", LegState)
+@pytest.mark.parametrize(
+    "action",
+    [
+        AttachUserData((("a", 1),)),
+        UpdateUserData((("a", 1),)),
+        DeleteUserDataPair("k"),
+        DeleteUserData(),
+        Answer(),
+        Hold(),
+        Retrieve(),
+        SendDtmf("1"),
+        Hangup(),
+    ],
+)
+def test_what_the_capabilities_list_is_what_is_accepted(state: LegState, action: CallAction) -> None:
+    before = replace(call(state, LegState.ESTABLISHED), user_data=UserData({"k": (1,)}))
+    outcome = run(before, action)
+    if action.name in CAPABILITIES[state]:
+        changed(outcome)
+    else:
+        assert refused(outcome, before) is StatusCode.INVALID_STATE
+
+
+def test_a_released_call_is_refused() -> None:
+    over = call(LegState.RELEASED, LegState.RELEASED)
+    assert refused(run(over, Hangup()), over) is StatusCode.INVALID_STATE
+    assert "released" in run(over, Hangup()).text
+    assert refused(run(over, CallEnded(), None), over) is StatusCode.INVALID_STATE
+
+
+def test_a_call_that_is_not_there_is_refused() -> None:
+    outcome = run(None, Hold())
+    assert refused(outcome, None) is StatusCode.NOT_FOUND
+    assert isinstance(outcome.event, OperationRefused)
+    assert (outcome.event.user, outcome.event.operation_name, outcome.event.call_id) == (ALICE, "Hold", CALL)
+
+
+def test_a_refusal_of_the_switch_is_told_to_nobody() -> None:
+    assert run(None, CallEnded(), None).event is None
+
+
+def test_somebody_elses_call_is_refused() -> None:
+    before = call()
+    assert refused(run(before, DeleteUserData(), CAROL), before) is StatusCode.NO_PERMISSION
+    assert refused(run(before, DeleteUserData(), None), before) is StatusCode.NO_PERMISSION
+
+
+def test_an_administrator_acts_on_any_call() -> None:
+    talking = call(LegState.ESTABLISHED, LegState.HELD)
+    assert changed(run(talking, Retrieve(), ADMIN, administrator=True))[0].legs[1].state is LegState.ESTABLISHED
+    before = call()
+    assert refused(run(before, Hold(), ADMIN, administrator=True), before) is StatusCode.INVALID_STATE
+
+
+def test_a_user_with_two_legs_acts_on_the_live_one() -> None:
+    gone = leg("15003", LegState.RELEASED, BOB)
+    before = replace(call(LegState.ESTABLISHED), legs=(gone, *call(LegState.ESTABLISHED, LegState.ESTABLISHED).legs))
+    assert [each.state for each in changed(run(before, Hold(), BOB))[0].legs][2] is LegState.HELD
+
+
+def test_beginning_a_call() -> None:
+    legs = call().legs
+    after, event = changed(run(None, Dial(ConnId("c"), CallType.INTERNAL, "15001", legs, (("a", 1),))))
+    assert (after.version, after.began_at_ms, after.legs) == (1, 5_000, legs)
+    assert after.user_data.as_object() == {"a": 1}
+    assert event.notification is NotificationType.STATUS_CHANGE
+    started = CallStarted(ConnId("c"), CallType.INBOUND, "15001", legs, began_at_ms=12)
+    assert changed(run(None, started, None))[0].began_at_ms == 12
+    started = CallStarted(ConnId("c"), CallType.INBOUND, "15001", legs)
+    assert changed(run(None, started, None))[0].began_at_ms == 5_000
+
+
+def test_a_call_begins_once() -> None:
+    before = call()
+    started = CallStarted(ConnId("c"), CallType.INBOUND, "15001", before.legs)
+    assert refused(run(before, started, None), before) is StatusCode.ALREADY_EXISTS
+
+
+def test_the_switch_ends_a_call() -> None:
+    assert changed(run(call(), CallEnded(), None))[0].released
+
+
+def test_the_switch_changes_parties() -> None:
+    told = (Leg("15001", LegState.ESTABLISHED, muted=True), leg("15002", LegState.RINGING, CAROL))
+    after, event = changed(run(call(), PartyChanged(told), None))
+    assert (after.legs[1].state, after.legs[1].muted, after.legs[1].user) == (LegState.ESTABLISHED, True, BOB)
+    assert after.legs[2] == told[1]
+    assert event.notification is NotificationType.PARTICIPANTS_UPDATED
+    assert event.recipients == (ALICE, BOB, CAROL)
+    _, event = changed(run(call(), PartyChanged(told[:1]), None))
+    assert event.notification is NotificationType.STATUS_CHANGE
+
+
+def test_user_data_is_bounded_in_pairs_and_bytes() -> None:
+    before = call()
+    full = changed(run(before, AttachUserData((("a", [1, 2, 3]),))))[0]
+    outcome = run(full, AttachUserData((("a", 4),)))
+    assert refused(outcome, full) is StatusCode.OUT_OF_RANGE
+    assert "4 pairs" in outcome.text
+    outcome = run(before, UpdateUserData((("a", "x" * 40),)))
+    assert refused(outcome, before) is StatusCode.OUT_OF_RANGE
+    assert "43 bytes" in outcome.text
+    assert refused(run(None, Dial(ConnId("c"), CallType.INTERNAL, "1", before.legs, (("a", "x" * 40),))), None) is (
+        StatusCode.OUT_OF_RANGE
+    )
+
+
+def test_a_call_over_the_limits_may_shrink() -> None:
+    over = replace(call(), user_data=UserData({"a": (1, 2, 3, 4, 5)}))
+    assert changed(run(over, UpdateUserData((("a", [1, 2, 3, 4]),))))[0].user_data.as_object() == {"a": [1, 2, 3, 4]}
+    assert refused(run(over, UpdateUserData((("a", [1, 2, 3, "xxxxxxxxxxxx"]),))), over) is StatusCode.OUT_OF_RANGE
+
+
+def test_a_call_without_users_changes_unheard() -> None:
+    outside = Leg("5551212", LegState.RINGING)
+    before = replace(call(), legs=(outside,))
+    assert changed(run(before, CallEnded(), None))[1].recipients == ()
+
+
+def test_an_agents_session() -> None:
+    devices = ((DeviceId("d"), "15000"),)
+    start = AgentOperation(OperationId("o"), ALICE, StartContactCenterSession(devices, ("voice",)), 5)
+    begun = apply(None, start, LIMITS)
+    assert isinstance(begun.state, Agent)
+    assert isinstance(begun.event, DevicesChanged)
+    assert begun.event.recipients == (ALICE,)
+    assert begun.state.devices[0].state is UserState.NOT_READY
+    ended = apply(begun.state, AgentOperation(OperationId("p"), ALICE, EndContactCenterSession(devices), 6), LIMITS)
+    assert isinstance(ended.state, Agent)
+    assert (ended.state.version, ended.state.channels) == (2, ())
+    assert ended.state.devices[0].state is UserState.LOGGED_OUT
+
+
+def test_keys_name_the_subject() -> None:
+    assert (operation(Hold()).key, operation(Hold()).partition_key) == ("call:C1", "C1")
+    ending = AgentOperation(OperationId("p"), ALICE, EndContactCenterSession(()), 6)
+    assert (ending.key, ending.partition_key) == ("agent:alice", "alice")
