@@ -1,0 +1,79 @@
+# make run    gateway, worker and notifier in one process on http://127.0.0.1:8080 (PORT= for another)
+# make demo   the tour: sign in, dial, subscribe, attach data, see the message
+# make test   all tests; installs RabbitMQ, Redis and Node from Debian's packages where they are missing
+# make check  linters, types, direction of imports, drift of locks and documents
+PYTHON ?= python3
+PORT ?= 8080
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_READY := $(VENV)/.ready-run
+DEV_READY := $(VENV)/.ready-dev
+NODE_CLIENTS := tests/clients
+NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test check format lock docs clean parts
+
+help:
+	@sed -n 's/^# //p' Makefile | head -n 4
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "calltag needs Python 3.11 or newer as '$(PYTHON)'; name another with: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "The venv module does not work; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
+
+$(RUN_READY): requirements.lock requirements-build.lock pyproject.toml | $(VENV)/bin/python
+	@echo "Installing calltag and what it needs into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(DEV_READY): requirements-dev.lock pyproject.toml | $(VENV)/bin/python
+	@echo "Installing calltag and its development tools into $(VENV) (once) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@ $(RUN_READY)
+
+$(NODE_READY): $(NODE_CLIENTS)/package.json $(NODE_CLIENTS)/package-lock.json
+	@echo "Installing the official CometD clients (once) ..."
+	@cd $(NODE_CLIENTS) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+run: $(RUN_READY)
+	@exec $(BIN)/calltag serve --embedded --demo --port $(PORT)
+
+demo: $(RUN_READY)
+	@exec $(BIN)/calltag demo --url http://127.0.0.1:$(PORT) --own-if-absent
+
+parts:
+	@sh tests/parts/install.sh
+
+test: $(DEV_READY) parts $(NODE_READY)
+	@rm -f .coverage .coverage.*
+	@COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	@$(BIN)/python -m tests.coverage_gate
+
+check: $(DEV_READY)
+	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache | tail -n 2
+	@$(BIN)/python deploy/locks.py --check
+	@$(BIN)/calltag docs --check
+	@$(BIN)/yamllint --strict -c deploy/.yamllint.yaml deploy
+	@$(BIN)/hadolint deploy/Dockerfile
+	@echo "check: all good"
+
+format: $(DEV_READY)
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/ruff check --fix --quiet .
+
+lock: $(DEV_READY)
+	@$(BIN)/python deploy/locks.py
+
+docs: $(DEV_READY)
+	@$(BIN)/calltag docs
+
+clean:
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache

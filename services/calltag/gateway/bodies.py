@@ -1,0 +1,63 @@
+"""Reading a request's body under limits."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from calltag.core.strict_json import JsonLimits, JsonRefused, parse
+from starlette.requests import ClientDisconnect, Request
+
+from calltag.core.domain.json_value import JsonValue
+from calltag.gateway.errors import OutOfRange
+from calltag.gateway.parameters import Body
+
+_JSON_TYPES: Final = ("application/json", "text/json")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBody:
+    """A body that was read: the JSON in it, and the bytes as they came."""
+
+    json: JsonValue
+    raw: bytes
+
+    def as_object(self) -> Body:
+        """The body as a JSON object. Raises OutOfRange."""
+        if not isinstance(self.json, dict):
+            raise OutOfRange("the body must be a JSON object")
+        return self.json
+
+
+@dataclass(frozen=True, slots=True)
+class BodyReader:
+    """Reads JSON bodies within the limits of `limits`."""
+
+    limits: JsonLimits = field(default_factory=JsonLimits)
+
+    async def read(self, request: Request) -> ReadBody:
+        """Raises OutOfRange, with HTTP status 413 for a body too large and 415 for another content type."""
+        content_type = request.headers.get("content-type", _JSON_TYPES[0]).partition(";")[0].strip().lower()
+        if content_type not in _JSON_TYPES:
+            raise OutOfRange("the body must be JSON: send Content-Type: application/json", http_status=415)
+        raw = await self._bounded(request)
+        try:
+            return ReadBody(parse(raw, self.limits), raw)
+        except JsonRefused as refused:
+            raise OutOfRange(str(refused)) from None
+
+    async def _bounded(self, request: Request) -> bytes:
+        """The body, read no further than the limit."""
+        most = self.limits.max_bytes
+        too_large = OutOfRange(f"the body is larger than {most} bytes", http_status=413)
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > most:
+            raise too_large
+        chunks, size = [], 0
+        try:
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > most:
+                    raise too_large
+                chunks.append(chunk)
+        except ClientDisconnect:
+            raise OutOfRange("the client left before its request was complete") from None
+        return b"".join(chunks)

@@ -1,0 +1,50 @@
+"""Dial: from a destination to the legs of a new call."""
+
+import re
+from hashlib import sha256
+from typing import Final
+
+from calltag.core.domain.call import CallType, Leg, LegState
+from calltag.core.domain.ids import CallId, ConnId, OperationId
+from calltag.core.domain.operations import Dial
+from calltag.core.identity.model import Device, Directory
+from calltag.gateway.errors import OutOfRange
+from calltag.gateway.parameters import Body, UserDataLimits, required_object, required_text, user_data
+
+_NUMBER: Final = re.compile(r"\+?[0-9A-Za-z*#().\- ]+")
+_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
+
+
+def dial(body: Body, device: Device, directory: Directory, limits: UserDataLimits) -> Dial:
+    """The new call: Internal where the number is a device's, Outbound otherwise.
+
+    `conn_id` is to be set by whoever knows the operation's id. Raises ParameterMissing, OutOfRange.
+    """
+    destination = required_object(body, "destination")
+    number = required_text(destination, "phoneNumber", max_bytes=64)
+    if not _NUMBER.fullmatch(number):
+        raise OutOfRange("destination.phoneNumber is not a phone number")
+    if number == device.number:
+        raise OutOfRange("destination.phoneNumber is the number of the dialing device itself")
+    callee = directory.by_number.get(number)
+    called = (
+        Leg(number, LegState.RINGING, callee.device.id, callee.user.id) if callee else Leg(number, LegState.RINGING)
+    )
+    return Dial(
+        conn_id=ConnId(""),
+        type=CallType.INTERNAL if callee else CallType.OUTBOUND,
+        dnis=number,
+        legs=(Leg(device.number, LegState.DIALING, device.id, directory.by_device[device.id].user.id), called),
+        pairs=user_data(body, limits, required=False),
+    )
+
+
+def new_call_id(operation: OperationId) -> CallId:
+    """The id of the call that a Dial begins: 32 characters, the same whenever the operation is repeated."""
+    number = int.from_bytes(sha256(f"call:{operation}".encode()).digest()[:20])
+    return CallId("".join(_ALPHABET[number >> shift & 31] for shift in range(155, -5, -5)))
+
+
+def new_conn_id(operation: OperationId) -> ConnId:
+    """The connection id of that call: 16 hex digits."""
+    return ConnId(sha256(f"conn:{operation}".encode()).hexdigest()[:16])

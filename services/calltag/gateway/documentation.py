@@ -1,0 +1,208 @@
+"""What the OpenAPI document says beside what the routes say of themselves: bodies, answers, examples.
+
+The examples of AttachUserData are those of its page in the Web Services API reference.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from calltag.gateway.call_actions import CALL_OPERATIONS
+
+Schema = dict[str, Any]
+Responses = dict[int | str, dict[str, Any]]
+
+DESCRIPTION: Final = """
+Attached data of live calls, by the Web Services v2 API.
+
+Every answer has `statusCode`; if it is not 0, also `statusMessage`, and nothing was changed. An operation is answered
+with `{"statusCode": 0}` as soon as it is safe with the message broker; its effect arrives as a message over CometD at
+`/genesys/cometd`. With `Prefer: wait=N` (seconds, at most 10) the answer comes after the effect and holds the call.
+With `Idempotency-Key` a request may be made again: it takes effect once and gets the same answer.
+"""
+
+ATTACH_EXAMPLE: Final[Schema] = {"operationName": "AttachUserData", "userData": {"AccountNumber": "12345"}}
+
+CALL_EXAMPLE: Final[Schema] = {
+    "id": "01RCC3N118B1V0SL8O7GK2LAES00000R",
+    "state": "Dialing",
+    "callUuid": "01RCC3N118B1V0SL8O7GK2LAES00000R",
+    "connId": "007102719818001b",
+    "deviceUri": "http://127.0.0.1:8080/api/v2/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1",
+    "participants": [
+        {"e164Number": "", "formattedPhoneNumber": "15001", "phoneNumber": "15001", "digits": "15001"}
+    ],
+    "dnis": "15001",
+    "callType": "Internal",
+    "capabilities": [
+        "UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData", "Hangup"
+    ],
+    "userData": {"AccountNumber": "12345"},
+    "duration": "63",
+    "mute": "Off",
+    "supervisorListeningIn": False,
+    "monitoredUserMuted": False,
+    "monitoring": False,
+    "uri": "http://127.0.0.1:8080/api/v2/me/calls/01RCC3N118B1V0SL8O7GK2LAES00000R",
+    "path": "/calls/01RCC3N118B1V0SL8O7GK2LAES00000R",
+}  # fmt: skip
+
+_USER_DATA: Final[Schema] = {
+    "type": "object",
+    "additionalProperties": True,
+    "description": "Key to value; a list is that many values of its key. Keys have 1 to 255 bytes.",
+}
+
+
+def _refusal(description: str, code: int, message: str) -> Schema:
+    example = {"statusCode": code, "statusMessage": message}
+    schema = {
+        "type": "object",
+        "required": ["statusCode", "statusMessage"],
+        "properties": {"statusCode": {"type": "integer"}, "statusMessage": {"type": "string"}},
+    }
+    return {"description": description, "content": {"application/json": {"schema": schema, "example": example}}}
+
+
+REFUSALS: Final[Responses] = {
+    400: _refusal("A parameter is missing (1), invalid (10), or not valid in this state (2)", 1, "userData is missing"),
+    401: _refusal("No credentials, or wrong ones (20)", 20, "user name or password is wrong"),
+    403: _refusal("A feature or role is missing (3), or the resource is somebody else's (5)", 5, "not a call of yours"),
+    404: _refusal("The resource does not exist (6)", 6, "there is no call 01RCC3N118B1V0SL8O7GK2LAES00000R"),
+    413: _refusal("The body is too large (10)", 10, "the body is larger than 262144 bytes"),
+    503: _refusal("Broker or store is away (4); try again after Retry-After", 4, "the message broker is away"),
+}
+
+
+def _operation(names: Mapping[str, Schema], examples: Mapping[str, Schema]) -> Schema:
+    properties: Schema = {"operationName": {"type": "string", "enum": list(names)}}
+    for each in names.values():
+        properties.update(each)
+    schema = {"type": "object", "required": ["operationName"], "properties": properties}
+    content = {"schema": schema, "examples": {name: {"value": value} for name, value in examples.items()}}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": content}},
+        "parameters": [
+            {
+                "name": "Idempotency-Key",
+                "in": "header",
+                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
+                "description": "Makes it safe to send the same request again.",
+            },
+            {
+                "name": "Prefer",
+                "in": "header",
+                "schema": {"type": "string"},
+                "example": "wait=5",
+                "description": "Answer after the effect, waiting this many seconds at most.",
+            },
+        ],
+        "responses": {
+            "200": {
+                "description": "Accepted, and safe with the broker; with Prefer: wait, carried out",
+                "content": {"application/json": {"example": {"statusCode": 0}}},
+            },
+            "202": _refusal("Accepted, and not carried out within the time to wait (9)", 9, "accepted, but ..."),
+        },
+    }
+
+
+_CALL_PARAMETERS: Final[Mapping[str, Schema]] = {
+    **{name: {} for name in CALL_OPERATIONS},
+    "AttachUserData": {"userData": _USER_DATA},
+    "UpdateUserData": {"userData": _USER_DATA},
+    "DeleteUserDataPair": {"key": {"type": "string", "minLength": 1}},
+    "SendDtmf": {"digits": {"type": "string", "pattern": "^[0-9A-Da-d*#,]+$", "maxLength": 64}},
+}
+
+CALL: Final = _operation(
+    _CALL_PARAMETERS,
+    {
+        "AttachUserData": ATTACH_EXAMPLE,
+        "UpdateUserData": {"operationName": "UpdateUserData", "userData": {"AccountNumber": "1"}},
+        "DeleteUserDataPair": {"operationName": "DeleteUserDataPair", "key": "AccountNumber"},
+        "DeleteUserData": {"operationName": "DeleteUserData"},
+        "Hold": {"operationName": "Hold"},
+        "SendDtmf": {"operationName": "SendDtmf", "digits": "42#"},
+    },
+)
+
+ME: Final = _operation(
+    {
+        "StartContactCenterSession": {
+            "channels": {"type": "array", "items": {"type": "string", "enum": ["voice"]}, "minItems": 1}
+        },
+        "EndContactCenterSession": {},
+    },
+    {
+        "StartContactCenterSession": {"operationName": "StartContactCenterSession", "channels": ["voice"]},
+        "EndContactCenterSession": {"operationName": "EndContactCenterSession"},
+    },
+)
+
+DEVICE_CALLS: Final = _operation(
+    {
+        "Dial": {
+            "destination": {
+                "type": "object",
+                "required": ["phoneNumber"],
+                "properties": {"phoneNumber": {"type": "string"}},
+            },
+            "userData": _USER_DATA,
+        }
+    },
+    {"Dial": {"operationName": "Dial", "destination": {"phoneNumber": "15001"}}},
+)
+
+_PARTY: Final[Schema] = {
+    "type": "object",
+    "required": ["phoneNumber", "state"],
+    "properties": {
+        "phoneNumber": {"type": "string"},
+        "state": {"type": "string", "enum": ["Dialing", "Ringing", "Established", "Held", "Released"]},
+        "mute": {"type": "string", "enum": ["On", "Off"]},
+    },
+}
+
+_SWITCH_EVENT: Final[Schema] = {
+    "type": "object",
+    "required": ["eventId", "eventType", "id"],
+    "properties": {
+        "eventId": {"type": "string", "description": "The same id twice takes effect once."},
+        "eventType": {"type": "string", "enum": ["CallStarted", "PartyChanged", "CallEnded"]},
+        "id": {"type": "string", "description": "The call's id."},
+        "connId": {"type": "string"},
+        "callType": {"type": "string", "enum": ["Internal", "Inbound", "Outbound", "Consult", "Unknown"]},
+        "dnis": {"type": "string"},
+        "beganAt": {"type": "integer", "description": "Unix time in milliseconds."},
+        "parties": {"type": "array", "items": _PARTY},
+        "userData": _USER_DATA,
+    },
+}
+
+SWITCH_EXAMPLE: Final[Schema] = {
+    "eventId": "started-1",
+    "eventType": "CallStarted",
+    "id": "01RCC3N118B1V0SL8O7GK2LAES00000R",
+    "connId": "007102719818001b",
+    "callType": "Internal",
+    "dnis": "15001",
+    "parties": [{"phoneNumber": "15000", "state": "Dialing"}, {"phoneNumber": "15001", "state": "Ringing"}],
+}
+
+
+def _switch() -> Schema:
+    described = _operation({"": {}}, {"CallStarted": SWITCH_EXAMPLE})
+    described["requestBody"]["content"]["application/json"]["schema"] = {
+        "oneOf": [_SWITCH_EVENT, {"type": "array", "items": _SWITCH_EVENT}]
+    }
+    return described
+
+
+SWITCH: Final = _switch()
+
+CALL_ANSWER: Final[Responses] = {
+    200: {
+        "description": "The call as its user sees it",
+        "content": {"application/json": {"example": {"statusCode": 0, "call": CALL_EXAMPLE}}},
+    }
+}

@@ -1,0 +1,104 @@
+"""Idempotency keys: the same request made again takes effect once and gets the same answer.
+
+What keeps an operation from taking effect twice is its id, which is derived from the key; the records here keep the
+answer, and tell a repeated request from another one under the same key.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, Protocol, cast
+
+import orjson
+
+from calltag.core.domain.ids import OperationId, UserId
+from calltag.core.store.client import RedisClient
+from calltag.core.store.keys import Keys
+from calltag.gateway.errors import AlreadyUsed, OutOfRange
+
+_MAX_KEY_LENGTH: Final = 255
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotentRequest:
+    """A request made under a key: `digest` stands for the key, `fingerprint` for method, path and body."""
+
+    user: UserId
+    digest: str
+    fingerprint: str
+
+    @property
+    def operation_id(self) -> OperationId:
+        """The id of the operation that the request makes, each time it is made."""
+        return OperationId("ik" + sha256(f"{self.user}\0{self.digest}".encode()).hexdigest()[:32])
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedAnswer:
+    """The answer that was given."""
+
+    http_status: int
+    body: Mapping[str, object]
+
+
+class IdempotencyRecords(Protocol):
+    """Where answers are kept for the lifetime of a key. Every method may raise StoreUnavailable."""
+
+    async def answer(self, request: IdempotentRequest) -> RecordedAnswer | None:
+        """The answer given to this request, if it was made before and answered.
+
+        Raises AlreadyUsed if the key belongs to another request.
+        """
+        ...
+
+    async def begin(self, request: IdempotentRequest) -> None:
+        """Bind the key to the request. Raises AlreadyUsed."""
+        ...
+
+    async def finish(self, request: IdempotentRequest, answer: RecordedAnswer) -> None:
+        """Keep the answer."""
+        ...
+
+
+def idempotent_request(user: UserId, key: str, method: str, path: str, body: bytes) -> IdempotentRequest:
+    """Raises OutOfRange if the key is not 1 to 255 printable ASCII characters."""
+    if not 0 < len(key) <= _MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
+        raise OutOfRange(f"Idempotency-Key must be 1 to {_MAX_KEY_LENGTH} printable ASCII characters")
+    fingerprint = sha256(b"\0".join((method.encode(), path.encode(), body))).hexdigest()
+    return IdempotentRequest(user, sha256(key.encode()).hexdigest()[:32], fingerprint)
+
+
+class RedisIdempotencyRecords:
+    """Records in Redis, each for `lifetime_s` seconds."""
+
+    def __init__(self, client: RedisClient, keys: Keys, *, lifetime_s: int = 86_400) -> None:
+        self._client = client
+        self._keys = keys
+        self._lifetime_s = lifetime_s
+
+    async def answer(self, request: IdempotentRequest) -> RecordedAnswer | None:
+        async with self._client.exchange() as connection:
+            raw = await connection.get(self._name(request))
+        return _read(cast("bytes", raw), request) if raw is not None else None
+
+    async def begin(self, request: IdempotentRequest) -> None:
+        record = orjson.dumps({"fingerprint": request.fingerprint})
+        async with self._client.exchange() as connection:
+            before = await connection.set(self._name(request), record, nx=True, get=True, ex=self._lifetime_s)
+        if before is not None:
+            _read(cast("bytes", before), request)
+
+    async def finish(self, request: IdempotentRequest, answer: RecordedAnswer) -> None:
+        record = orjson.dumps({"fingerprint": request.fingerprint, "status": answer.http_status, "body": answer.body})
+        async with self._client.exchange() as connection:
+            await connection.set(self._name(request), record, ex=self._lifetime_s)
+
+    def _name(self, request: IdempotentRequest) -> str:
+        return self._keys.idempotency(request.user, request.digest)
+
+
+def _read(raw: bytes, request: IdempotentRequest) -> RecordedAnswer | None:
+    record = orjson.loads(raw)
+    if record["fingerprint"] != request.fingerprint:
+        raise AlreadyUsed("Idempotency-Key was used for another request; take a new key for a new request")
+    return RecordedAnswer(record["status"], record["body"]) if "status" in record else None

@@ -1,0 +1,64 @@
+"""The resources that the gateway shows besides calls, and `fields=`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from calltag.core.domain.agent import Agent, UserState
+from calltag.core.domain.json_value import JsonValue
+from calltag.core.identity.model import Device, User
+
+Resource = Mapping[str, JsonValue]
+_CAPABILITIES: Final = {
+    UserState.LOGGED_OUT: ("StartContactCenterSession",),
+    UserState.NOT_READY: ("EndContactCenterSession", "Dial"),
+}
+
+
+def user_resource(user: User, base_url: str) -> Resource:
+    """The user as `GET /api/v2/me` shows it."""
+    return {
+        "id": user.id,
+        "userName": user.id,
+        "firstName": user.first_name,
+        "lastName": user.last_name,
+        "roles": sorted(role.value for role in user.roles),
+        "features": sorted(user.features),
+        "devices": [device.id for device in user.devices],
+        "uri": f"{base_url}/api/v2/users/{user.id}",
+        "path": f"/users/{user.id}",
+    }
+
+
+def device_resource(device: Device, state: UserState, base_url: str) -> Resource:
+    """One device as its user sees it."""
+    return {
+        "id": device.id,
+        "deviceState": "Active",
+        "userState": {"state": state.value},
+        "phoneNumber": device.number,
+        "e164Number": "",
+        "capabilities": list(_CAPABILITIES[state]),
+        "uri": f"{base_url}/api/v2/devices/{device.id}",
+        "path": f"/devices/{device.id}",
+    }
+
+
+def device_state(device: Device, agent: Agent | None) -> UserState:
+    """The agent's state on a device; logged out where no session was ever started."""
+    known = agent.devices if agent is not None else ()
+    return next((each.state for each in known if each.id == device.id), UserState.LOGGED_OUT)
+
+
+def collection(resources: Sequence[Resource], name: str, fields: str | None) -> dict[str, object]:
+    """A collection's answer: whole resources (`fields=*`), some of their properties (`fields=a,b`), or `uris`."""
+    if fields is None:
+        return {"statusCode": 0, "uris": [resource["uri"] for resource in resources]}
+    return {"statusCode": 0, name: [selected(resource, fields) for resource in resources]}
+
+
+def selected(resource: Resource, fields: str | None) -> Resource:
+    """The properties that `fields` names; names that the resource does not have are passed over."""
+    if fields is None or fields.strip() == "*":
+        return resource
+    wanted = {name.strip() for name in fields.split(",")}
+    return {name: value for name, value in resource.items() if name in wanted}

@@ -1,0 +1,156 @@
+"""The API for users: me, devices, calls.
+
+Source of paths, parameters and answers: Web Services API v2, Voice. `{id}` of a call or device is text.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import structlog
+from fastapi import APIRouter, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from calltag.core.domain.ids import CallId, DeviceId
+from calltag.core.domain.operations import EndContactCenterSession, StartContactCenterSession
+from calltag.core.identity.model import User
+from calltag.gateway import documentation
+from calltag.gateway.answers import answer
+from calltag.gateway.bodies import ReadBody
+from calltag.gateway.call_actions import call_action, operation_name
+from calltag.gateway.dialing import dial
+from calltag.gateway.errors import OutOfRange
+from calltag.gateway.operation_request import OperationRequests, Submit
+from calltag.gateway.parameters import UserDataLimits, required_list
+from calltag.gateway.resources import collection, device_resource, device_state, selected, user_resource
+from calltag.gateway.service import CallService, Terms
+
+Identify = Callable[[Request], Awaitable[User]]
+Fields = Annotated[
+    str | None, Query(description="`*` for whole resources, or names of properties, separated by commas.")
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the routes work with. `identify` raises NotAuthenticated."""
+
+    identify: Identify
+    service: CallService
+    operations: OperationRequests
+    limits: UserDataLimits
+
+
+def user_routes(api: Api) -> APIRouter:
+    """The routes under `/api/v2`."""
+    router = APIRouter(prefix="/api/v2", responses=documentation.REFUSALS)
+    _add_me(router, api)
+    _add_devices(router, api)
+    _add_calls(router, api)
+    return router
+
+
+def _add_me(router: APIRouter, api: Api) -> None:
+    service = api.service
+
+    @router.get("/me", tags=["me"], summary="The user of the session")
+    async def me(request: Request, fields: Fields = None) -> Response:
+        user = await api.identify(request)
+        return answer({"statusCode": 0, "user": selected(user_resource(user, service.base_url), fields)})
+
+    @router.post("/me", tags=["me"], summary="Start or end a contact-centre session", openapi_extra=documentation.ME)
+    async def operate_me(request: Request) -> Response:
+        def understand(user: User, body: ReadBody) -> Submit:
+            action = _session_action(user, body)
+
+            async def submit(terms: Terms) -> Mapping[str, object]:
+                await service.change_session(user, action, terms)
+                return {}
+
+            return submit
+
+        return await api.operations.perform(request, await api.identify(request), understand)
+
+
+def _session_action(user: User, body: ReadBody) -> StartContactCenterSession | EndContactCenterSession:
+    given = body.as_object()
+    devices = tuple((device.id, device.number) for device in user.devices)
+    if operation_name(given, ("StartContactCenterSession", "EndContactCenterSession")) == "EndContactCenterSession":
+        return EndContactCenterSession(devices)
+    channels = required_list(given, "channels", max_items=8)
+    if channels != ["voice"]:
+        raise OutOfRange('channels must be ["voice"]; calltag serves no other')
+    return StartContactCenterSession(devices, ("voice",))
+
+
+def _add_devices(router: APIRouter, api: Api) -> None:
+    service = api.service
+
+    @router.get("/me/devices", tags=["devices"], summary="The user's devices")
+    async def devices(request: Request, fields: Fields = None) -> Response:
+        user = await api.identify(request)
+        agent = await service.reader.agent(user.id)
+        resources = [device_resource(device, device_state(device, agent), service.base_url) for device in user.devices]
+        return answer(collection(resources, "devices", fields))
+
+    @router.get("/me/devices/{device_id}", tags=["devices"], summary="One device")
+    @router.get("/devices/{device_id}", tags=["devices"], summary="One device, by its deviceUri")
+    async def device(request: Request, device_id: str, fields: Fields = None) -> Response:
+        user = await api.identify(request)
+        found = service.device(user, DeviceId(device_id))
+        owner = service.directory.by_device[found.id].user
+        state = device_state(found, await service.reader.agent(owner.id))
+        return answer({"statusCode": 0, "device": selected(device_resource(found, state, service.base_url), fields)})
+
+    @router.post(
+        "/me/devices/{device_id}/calls", tags=["devices"], summary="Dial", openapi_extra=documentation.DEVICE_CALLS
+    )
+    @router.post(
+        "/devices/{device_id}/calls", tags=["devices"], summary="Dial, by the deviceUri", include_in_schema=False
+    )
+    async def dial_call(request: Request, device_id: str) -> Response:
+        def understand(user: User, body: ReadBody) -> Submit:
+            given = body.as_object()
+            operation_name(given, ("Dial",))
+            from_device = service.device(user, DeviceId(device_id))
+            action = dial(given, from_device, service.directory, api.limits)
+
+            async def submit(terms: Terms) -> Mapping[str, object]:
+                call = await service.dial(user, action, terms)
+                return {} if call is None else {"call": call}
+
+            return submit
+
+        return await api.operations.perform(request, await api.identify(request), understand)
+
+
+def _add_calls(router: APIRouter, api: Api) -> None:
+    service = api.service
+
+    @router.get("/me/calls", tags=["calls"], summary="The user's calls")
+    async def calls(request: Request, fields: Fields = None) -> Response:
+        user = await api.identify(request)
+        return answer(collection(await service.calls(user), "calls", fields))
+
+    @router.get("/me/calls/{call_id}", tags=["calls"], summary="One call", responses=documentation.CALL_ANSWER)
+    async def call(request: Request, call_id: str, fields: Fields = None) -> Response:
+        user = await api.identify(request)
+        return answer({"statusCode": 0, "call": selected(await service.call(user, CallId(call_id)), fields)})
+
+    @router.post(
+        "/me/calls/{call_id}", tags=["calls"], summary="An operation on a call", openapi_extra=documentation.CALL
+    )
+    async def operate_call(request: Request, call_id: str) -> Response:
+        structlog.contextvars.bind_contextvars(call_id=call_id[:64])
+
+        def understand(user: User, body: ReadBody) -> Submit:
+            action = call_action(body.as_object(), api.limits)
+
+            async def submit(terms: Terms) -> Mapping[str, object]:
+                after = await service.operate(user, CallId(call_id), action, terms)
+                return {} if after is None else {"call": after}
+
+            return submit
+
+        return await api.operations.perform(request, await api.identify(request), understand)

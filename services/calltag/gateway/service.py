@@ -1,0 +1,164 @@
+"""What the gateway does with a request that is understood: check what cannot turn right later, then submit.
+
+What an operation still in the queue may change (capabilities, keys, the amount of user data) is the worker's to judge.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from uuid import uuid4
+
+from calltag.core.bus.ports import NodeId
+from calltag.core.domain.call import Call, Leg
+from calltag.core.domain.ids import CallId, DeviceId, OperationId, UserId
+from calltag.core.domain.operations import (
+    AgentOperation,
+    CallOperation,
+    ClientAction,
+    Dial,
+    EndContactCenterSession,
+    StartContactCenterSession,
+)
+from calltag.core.domain.view import call_resource
+from calltag.core.identity.model import VOICE_FEATURE, Device, Directory, User
+from calltag.core.store.ports import CallReader
+from calltag.gateway.dialing import new_call_id, new_conn_id
+from calltag.gateway.errors import FeatureMissing, InvalidState, NoPermission, NotFound
+from calltag.gateway.resources import Resource
+from calltag.gateway.submission import Submission
+from calltag.gateway.switch_events import SwitchEvent
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a client wants its operation carried out: under which id, and how long it waits for the outcome."""
+
+    operation_id: OperationId
+    wait_s: float | None = None
+
+
+def new_operation_id() -> OperationId:
+    """An id for an operation that carries no idempotency key."""
+    return OperationId(uuid4().hex)
+
+
+@dataclass(frozen=True, slots=True)
+class CallService:
+    """Calls, devices and agents, as one user may see and change them. Raises ApiError, StoreUnavailable."""
+
+    reader: CallReader
+    submission: Submission
+    directory: Directory
+    base_url: str
+    clock_ms: Callable[[], int] = now_ms
+
+    async def operate(self, user: User, call_id: CallId, action: ClientAction, terms: Terms) -> Resource | None:
+        """Submit an operation on a call; the call after it, where the client waits for that."""
+        _require_voice(user)
+        call = await self._visible(user, call_id)
+        if call.released:
+            raise InvalidState(f"call {call.id} is already released")
+        return await self._submit(
+            CallOperation(
+                id=terms.operation_id,
+                call_id=call_id,
+                action=action,
+                accepted_at_ms=self.clock_ms(),
+                sender=user.id,
+                as_administrator=user.is_administrator,
+            ),
+            user,
+            terms,
+        )
+
+    async def dial(self, user: User, action: Dial, terms: Terms) -> Resource | None:
+        """Submit the beginning of a call."""
+        _require_voice(user)
+        operation = CallOperation(
+            id=terms.operation_id,
+            call_id=new_call_id(terms.operation_id),
+            action=replace(action, conn_id=new_conn_id(terms.operation_id)),
+            accepted_at_ms=self.clock_ms(),
+            sender=user.id,
+        )
+        return await self._submit(operation, user, terms)
+
+    async def change_session(
+        self, user: User, action: StartContactCenterSession | EndContactCenterSession, terms: Terms
+    ) -> None:
+        """Submit the start or the end of a contact-centre session."""
+        _require_voice(user)
+        operation = AgentOperation(terms.operation_id, user.id, action, self.clock_ms())
+        if terms.wait_s is None:
+            await self.submission.publish([operation])
+        else:
+            await self.submission.outcome(operation, terms.wait_s)
+
+    async def tell(self, events: Sequence[SwitchEvent], wait_s: float | None) -> None:
+        """Submit what the switch tells; with `wait_s`, return when the last of it has taken effect."""
+        accepted_at_ms = self.clock_ms()
+        operations = [
+            CallOperation(event.operation_id, event.call_id, event.action, accepted_at_ms) for event in events
+        ]
+        if wait_s is None:
+            await self.submission.publish(operations)
+        else:
+            await self.submission.outcomes(operations, wait_s)
+
+    async def call(self, user: User, call_id: CallId) -> Resource:
+        """One call as the user sees it."""
+        return self._view(await self._visible(user, call_id, with_user_data=True), user)
+
+    async def calls(self, user: User) -> Sequence[Resource]:
+        """The user's calls, oldest first."""
+        return [self._view(call, user) for call in await self.reader.calls_of(user.id)]
+
+    def device(self, user: User, device_id: DeviceId) -> Device:
+        """A device of the user's own; for an administrator, any."""
+        own = user.device(device_id)
+        if own is not None:
+            return own
+        owner = self.directory.by_device.get(device_id)
+        if owner is None:
+            raise NotFound(f"there is no device {device_id}")
+        if not user.is_administrator:
+            raise NoPermission(f"device {device_id} is not a device of yours")
+        return owner.device
+
+    async def _visible(self, user: User, call_id: CallId, *, with_user_data: bool = False) -> Call:
+        call = await self.reader.call(call_id, with_user_data=with_user_data)
+        if call is None:
+            raise NotFound(f"there is no call {call_id}")
+        if user.id not in call.users() and not user.is_administrator:
+            raise NoPermission(f"call {call_id} is not a call of yours")
+        return call
+
+    async def _submit(self, operation: CallOperation, user: User, terms: Terms) -> Resource | None:
+        if terms.wait_s is None:
+            await self.submission.publish([operation])
+            return None
+        outcome = await self.submission.outcome(operation, terms.wait_s)
+        return self._view(outcome.call, user) if outcome.call is not None else None
+
+    def _view(self, call: Call, user: User) -> Resource:
+        return call_resource(call, _leg(call, user.id), self.clock_ms(), self.base_url)
+
+
+def _leg(call: Call, user: UserId) -> Leg:
+    """The user's own leg; an administrator looks from the first device's."""
+    return call.leg_of(user) or next((leg for leg in call.legs if leg.device is not None), call.legs[0])
+
+
+def _require_voice(user: User) -> None:
+    if VOICE_FEATURE not in user.features:
+        raise FeatureMissing(f"this requires the feature {VOICE_FEATURE}, which user {user.id} does not have")
+
+
+def gateway_node() -> NodeId:
+    """A name for this gateway's inbox, new with every start."""
+    return NodeId(f"gateway-{uuid4().hex}")

@@ -1,0 +1,90 @@
+"""Submitting an operation: the way from an accepted request to the broker's confirm, and to the outcome if asked."""
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+
+import structlog
+from calltag.core.bus.partitioning import partition_of
+
+from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable
+from calltag.core.domain.operations import Operation
+from calltag.core.domain.status import StatusCode
+from calltag.core.wire.messages import OPERATION, OperationMessage, OperationReply
+from calltag.gateway.errors import BackendAway, Incomplete, OutcomeRefused
+from calltag.gateway.metrics import GatewayMetrics
+from calltag.gateway.replies import Replies
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Submission:
+    """Publishes operations, no more than `max_in_flight` at a time."""
+
+    bus: Bus
+    replies: Replies
+    metrics: GatewayMetrics
+    partitions: int
+    max_in_flight: int = 2_000
+    _in_flight: int = 0
+
+    async def publish(self, operations: Sequence[Operation]) -> None:
+        """Put operations on the bus, those with the same key in the order given; return when all are confirmed.
+
+        Raises BackendAway; some of the operations may then have been taken, which to publish again does not double.
+        """
+        await self._publish(operations, wait=False)
+
+    async def outcome(self, operation: Operation, wait_s: float) -> OperationReply:
+        """Publish one operation and wait for what becomes of it. Raises as `outcomes` does."""
+        return (await self.outcomes([operation], wait_s))[0]
+
+    async def outcomes(self, operations: Sequence[Operation], wait_s: float) -> Sequence[OperationReply]:
+        """Publish operations and wait for what becomes of all of them.
+
+        Raises BackendAway; OutcomeRefused for the first that was refused; Incomplete when `wait_s` seconds have passed.
+        """
+        async with AsyncExitStack() as stack:
+            awaited = [await stack.enter_async_context(self.replies.expected(each.id)) for each in operations]
+            await self._publish(operations, wait=True)
+            try:
+                async with asyncio.timeout(wait_s):
+                    outcomes = await asyncio.gather(*awaited)
+            except TimeoutError:
+                raise Incomplete(f"accepted, but the outcome was not known within {wait_s:g} s") from None
+        for outcome in outcomes:
+            if outcome.code is not StatusCode.SUCCESS:
+                raise OutcomeRefused(outcome.code, outcome.text)
+        return outcomes
+
+    async def _publish(self, operations: Sequence[Operation], *, wait: bool) -> None:
+        if self._in_flight + len(operations) > max(self.max_in_flight, len(operations)):
+            raise BackendAway(f"{self._in_flight} operations wait for the broker already; try again in a moment")
+        self._in_flight += len(operations)
+        try:
+            results = await asyncio.gather(
+                *(self._publish_one(operation, wait=wait) for operation in operations), return_exceptions=True
+            )
+        finally:
+            self._in_flight -= len(operations)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures:
+            raise _as_refusal(failures)
+        for operation in operations:
+            self.metrics.accepted(operation.action.name)
+
+    async def _publish_one(self, operation: Operation, *, wait: bool) -> None:
+        message = OperationMessage(operation=operation, reply_to=self.replies.node if wait else None)
+        partition = partition_of(operation.partition_key, self.partitions)
+        await self.bus.publish_operation(partition, OPERATION.encode(message), operation.id)
+
+
+def _as_refusal(failures: Sequence[BaseException]) -> BaseException:
+    """What the client is told about publishing that failed; a programming error passes as it is."""
+    for failure in failures:
+        if not isinstance(failure, BusUnavailable | BusRefused):
+            return failure
+    log.warning("operations_not_published", count=len(failures), reason=str(failures[0]))
+    return BackendAway(f"the message broker did not take the operation: {failures[0]}")

@@ -1,0 +1,120 @@
+"""What the telephony switch tells: facts of calls that calltag did not dial itself."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final
+
+from calltag.core.domain.call import CallType, Leg, LegState
+from calltag.core.domain.ids import CallId, ConnId, OperationId
+from calltag.core.domain.json_value import JsonValue
+from calltag.core.domain.operations import CallEnded, CallStarted, PartyChanged
+from calltag.core.identity.model import Directory
+from calltag.gateway.dialing import new_conn_id
+from calltag.gateway.errors import ApiError, OutOfRange
+from calltag.gateway.parameters import Body, UserDataLimits, optional_text, required_list, required_text, user_data
+
+_MAX_PARTIES: Final = 32
+_MAX_TIME_MS: Final = 1 << 48
+
+SwitchAction = CallStarted | PartyChanged | CallEnded
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchEvent:
+    """One fact with the operation that it becomes; the same event id gives the same operation id."""
+
+    operation_id: OperationId
+    call_id: CallId
+    action: SwitchAction
+
+
+def switch_events(
+    body: JsonValue, directory: Directory, limits: UserDataLimits, *, max_events: int
+) -> tuple[SwitchEvent, ...]:
+    """The events of a request: one object, or a list of them. Raises ParameterMissing, OutOfRange."""
+    if not isinstance(body, list):
+        return (_event(body, directory, limits),)
+    if len(body) > max_events:
+        raise OutOfRange(f"the body has {len(body)} events; a request may carry {max_events}")
+    events = []
+    for position, each in enumerate(body):
+        try:
+            events.append(_event(each, directory, limits))
+        except ApiError as error:
+            raise type(error)(f"event {position}: {error.message}") from None
+    return tuple(events)
+
+
+def _event(body: JsonValue, directory: Directory, limits: UserDataLimits) -> SwitchEvent:
+    if not isinstance(body, dict):
+        raise OutOfRange("a switch event must be a JSON object")
+    event_id = required_text(body, "eventId")
+    operation_id = OperationId("sw" + sha256(event_id.encode()).hexdigest()[:32])
+    call_id = CallId(required_text(body, "id", max_bytes=64))
+    if not call_id.isascii() or not call_id.replace("-", "").replace("_", "").isalnum():
+        raise OutOfRange("id may hold letters, digits, - and _")
+    match required_text(body, "eventType", max_bytes=32):
+        case "CallStarted":
+            action: SwitchAction = _started(body, directory, limits, operation_id)
+        case "PartyChanged":
+            action = PartyChanged(_parties(body, directory))
+        case "CallEnded":
+            action = CallEnded()
+        case _:
+            raise OutOfRange("eventType is not known; known are CallStarted, PartyChanged, CallEnded")
+    return SwitchEvent(operation_id, call_id, action)
+
+
+def _started(body: Body, directory: Directory, limits: UserDataLimits, operation_id: OperationId) -> CallStarted:
+    began_at_ms = body.get("beganAt")
+    if began_at_ms is not None and (
+        not isinstance(began_at_ms, int) or isinstance(began_at_ms, bool) or not 0 <= began_at_ms < _MAX_TIME_MS
+    ):
+        raise OutOfRange("beganAt must be a Unix time in whole milliseconds")
+    return CallStarted(
+        conn_id=ConnId(optional_text(body, "connId", new_conn_id(operation_id), max_bytes=64)),
+        type=_call_type(optional_text(body, "callType", CallType.UNKNOWN, max_bytes=32)),
+        dnis=optional_text(body, "dnis", "", max_bytes=64),
+        legs=_parties(body, directory),
+        pairs=user_data(body, limits, required=False),
+        began_at_ms=began_at_ms,
+    )
+
+
+def _call_type(name: str) -> CallType:
+    try:
+        return CallType(name)
+    except ValueError:
+        raise OutOfRange(f"callType is not known; known are {', '.join(CallType)}") from None
+
+
+def _parties(body: Body, directory: Directory) -> tuple[Leg, ...]:
+    legs = tuple(
+        _party(each, position, directory)
+        for position, each in enumerate(required_list(body, "parties", max_items=_MAX_PARTIES))
+    )
+    if len({leg.number for leg in legs}) < len(legs):
+        raise OutOfRange("parties names the same phoneNumber twice")
+    return legs
+
+
+def _party(body: JsonValue, position: int, directory: Directory) -> Leg:
+    if not isinstance(body, dict):
+        raise OutOfRange(f"parties[{position}] must be a JSON object")
+    try:
+        number, state = required_text(body, "phoneNumber", max_bytes=64), required_text(body, "state", max_bytes=32)
+    except ApiError as error:
+        raise type(error)(f"parties[{position}].{error.message}") from None
+    if state not in _STATES:
+        raise OutOfRange(f"parties[{position}].state is not known; known are {', '.join(_STATES)}")
+    mute = body.get("mute", "Off")
+    if mute not in ("On", "Off"):
+        raise OutOfRange(f"parties[{position}].mute must be On or Off")
+    owner = directory.by_number.get(number)
+    if owner is None:
+        return Leg(number, _STATES[state], muted=mute == "On")
+    return Leg(number, _STATES[state], owner.device.id, owner.user.id, muted=mute == "On")
+
+
+_STATES: Final[Mapping[str, LegState]] = {state.value: state for state in LegState}

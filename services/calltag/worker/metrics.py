@@ -1,0 +1,38 @@
+"""What the worker counts."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from calltag.worker.folding import Applied
+
+
+class WorkerMetrics(Protocol):
+    """The worker's observations; labels are names of operations and codes, never contents."""
+
+    def owned(self, partitions: int) -> None:
+        """How many partitions the worker has now."""
+        ...
+
+    def taken_over(self) -> None:
+        """A partition was taken over."""
+        ...
+
+    def fenced(self) -> None:
+        """A partition was lost to another worker in the middle of work."""
+        ...
+
+    def committed(self, operations: int, seconds: float) -> None:
+        """A batch was committed."""
+        ...
+
+    def applied(self, applied: Sequence[Applied]) -> None:
+        """Operations took effect, were refused, or were recognised as repeated."""
+        ...
+
+    def sent(self, messages: int) -> None:
+        """Messages were sent to nodes."""
+        ...
+
+    def unreadable(self) -> None:
+        """A message was not an operation."""
+        ...

@@ -1,0 +1,140 @@
+"""The life of one partition in a worker: take over, then batch after batch.
+
+The order within a batch is what the promises rest on: commit, then send, then forget the kept events, then
+acknowledge. Wherever it is cut off, the next owner finds either the operations undone and in the queue, or done with
+their events kept; nothing is lost and nothing is done twice.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import structlog
+
+from calltag.core.bus.ports import BusRefused, BusUnavailable, Delivery, Partition, PartitionConsumer
+from calltag.core.domain.ids import OperationId
+from calltag.core.domain.outcome import CallLimits
+from calltag.core.runtime.backoff import backoff_s
+from calltag.core.runtime.waiting import unless
+from calltag.core.store.ports import CommitConflict, Epoch, StateStore, StoreUnavailable
+from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage, WireError
+from calltag.worker.folding import Folded, fold
+from calltag.worker.metrics import WorkerMetrics
+from calltag.worker.outgoing import Outgoing
+
+log = structlog.get_logger()
+T = TypeVar("T")
+_FIRST_RETRY_S: Final = 0.05
+_SLOWEST_RETRY_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A batch that the store has, with its events as they were kept."""
+
+    folded: Folded
+    encoded: Sequence[bytes]
+
+
+class PartitionWorker:
+    """Works on one partition for as long as `run` runs."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        store: StateStore,
+        outgoing: Outgoing,
+        limits: CallLimits,
+        metrics: WorkerMetrics,
+        *,
+        batch_limit: int = 100,
+    ) -> None:
+        self._partition = partition
+        self._store = store
+        self._outgoing = outgoing
+        self._limits = limits
+        self._metrics = metrics
+        self._batch_limit = batch_limit
+        self._epoch: Epoch | None = None
+
+    async def run(self, consumer: PartitionConsumer, released: asyncio.Event) -> None:
+        """Work until `released` is set; a batch in hand is finished first. Raises BusInterrupted, Fenced."""
+        while not released.is_set():
+            deliveries = await unless(released, consumer.batch(self._batch_limit))
+            if deliveries:
+                await self._handle(deliveries)
+                await consumer.ack_through(deliveries[-1].tag)
+
+    async def _handle(self, deliveries: Sequence[Delivery]) -> None:
+        messages = [message for delivery in deliveries if (message := self._read(delivery)) is not None]
+        epoch = await self._owned()
+        while messages:
+            try:
+                committed = await self._insist(lambda: self._commit(epoch, messages))
+            except CommitConflict as conflict:
+                # A commit whose answer was lost: what it did shows when the state is loaded again.
+                log.info("commit_conflict", partition=self._partition, reason=str(conflict))
+                continue
+            await self._send(epoch, committed)
+            return
+
+    async def _owned(self) -> Epoch:
+        """The epoch of this ownership; with the first delivery the partition is taken over.
+
+        A former owner that is still at work is fenced off from here on. Its events that were committed and perhaps
+        not sent are sent first.
+        """
+        if self._epoch is None:
+            taken = await self._insist(lambda: self._store.take_over(self._partition))
+            self._metrics.taken_over()
+            log.info("partition_taken_over", partition=self._partition, epoch=taken.epoch, kept=len(taken.outbox))
+            if taken.outbox:
+                events = [(EVENT.decode(raw), raw) for raw in taken.outbox]
+                await self._insist(lambda: self._outgoing.send((), events, ()))
+                await self._insist(lambda: self._store.sent(self._partition, taken.epoch, len(events)))
+            self._epoch = taken.epoch
+        return self._epoch
+
+    async def _commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Committed:
+        wanted: dict[str, list[OperationId]] = {}
+        for message in messages:
+            wanted.setdefault(message.operation.key, []).append(message.operation.id)
+        loaded = await self._store.load(self._partition, wanted)
+        folded = fold(messages, loaded, self._limits)
+        encoded = [EVENT.encode(event) for event in folded.events]
+        if folded.changes:
+            began = time.perf_counter()
+            await self._store.commit(self._partition, epoch, folded.changes, encoded)
+            self._metrics.committed(len(messages), time.perf_counter() - began)
+        self._metrics.applied(folded.applied)
+        return Committed(folded, encoded)
+
+    async def _send(self, epoch: Epoch, committed: Committed) -> None:
+        folded = committed.folded
+        events = list(zip(folded.events, committed.encoded, strict=True))
+        sent = await self._insist(lambda: self._outgoing.send(folded.calls, events, folded.replies))
+        self._metrics.sent(sent)
+        if events:
+            await self._insist(lambda: self._store.sent(self._partition, epoch, len(events)))
+
+    async def _insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try again for as long as broker or store is away: the operations wait, in order, in this worker's hands."""
+        delays = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S)
+        while True:
+            try:
+                return await attempt()
+            except (StoreUnavailable, BusUnavailable, BusRefused) as error:
+                log.warning("partition_waits", partition=self._partition, reason=str(error))
+                await asyncio.sleep(next(delays))
+
+    def _read(self, delivery: Delivery) -> OperationMessage | None:
+        try:
+            return OPERATION.decode(delivery.body)
+        except WireError as error:
+            self._metrics.unreadable()
+            log.error(
+                "operation_unreadable", partition=self._partition, message_id=delivery.message_id, reason=str(error)
+            )
+            return None

@@ -1,0 +1,65 @@
+"""From bytes to messages and back.
+
+A request is a JSON array of messages; a single message is taken as well. A message that is not valid spoils no
+neighbour: it gets an error of its own from the engine.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final, TypeAlias
+
+import orjson
+
+from calltag.core.bayeux.limits import BayeuxLimits
+
+Message: TypeAlias = Mapping[str, object]
+Reply: TypeAlias = dict[str, object]
+
+_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_BRACKETS: Final = re.compile(rb"[\[\]{}]")
+
+
+class CodecError(ValueError):
+    """The text holds no messages; the message says why. `too_large` tells a limit from a mistake."""
+
+    def __init__(self, text: str, *, too_large: bool = False) -> None:
+        super().__init__(text)
+        self.too_large = too_large
+
+
+def decode(text: bytes, limits: BayeuxLimits) -> Sequence[object]:
+    """The messages in a request, still unchecked. Raises CodecError."""
+    if len(text) > limits.max_body_bytes:
+        raise CodecError(f"the request is larger than {limits.max_body_bytes} bytes", too_large=True)
+    _check_depth(text, limits.max_depth)
+    try:
+        content: object = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise CodecError(f"the request is not JSON: {error}") from None
+    messages = content if isinstance(content, list) else [content]
+    if not messages:
+        raise CodecError("the request holds no message")
+    if len(messages) > limits.max_messages:
+        raise CodecError(f"the request holds more than {limits.max_messages} messages", too_large=True)
+    return messages
+
+
+def _check_depth(text: bytes, most: int) -> None:
+    depth = 0
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", text)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > most:
+            raise CodecError(f"the request is nested more than {most} deep", too_large=True)
+
+
+def encode_event(channel: str, data: object, ext: Mapping[str, object] | None = None) -> bytes:
+    """A message from server to clients; it never carries a clientId."""
+    event: dict[str, object] = {"data": data, "channel": channel}
+    if ext:
+        event["ext"] = ext
+    return orjson.dumps(event)
+
+
+def encode(events: Sequence[bytes], replies: Sequence[Reply]) -> bytes:
+    """An answer: events first, so that a client has seen them when it reads the reply."""
+    return b"[" + b",".join([*events, *map(orjson.dumps, replies)]) + b"]"

@@ -1,0 +1,21 @@
+"""Deadlines in order."""
+
+import heapq
+from collections.abc import Iterator
+
+
+class Deadlines:
+    """A heap of deadlines, each with the name of what it is for."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[int, str]] = []
+
+    def add(self, deadline_ms: int, name: str) -> None:
+        """Remember a deadline."""
+        heapq.heappush(self._heap, (deadline_ms, name))
+
+    def due(self, now_ms: int) -> Iterator[tuple[str, int]]:
+        """Take out all that have passed, earliest first. Deadlines added meanwhile are seen if they have passed too."""
+        while self._heap and self._heap[0][0] <= now_ms:
+            deadline_ms, name = heapq.heappop(self._heap)
+            yield name, deadline_ms

@@ -1,0 +1,62 @@
+"""The `error` field of a reply: `code:arguments:text`.
+
+Source: Bayeux protocol 1.0, section 2.2.6. Codes are those of CometD's server; the text for an unknown session is the
+one of CometD 3.1, which clients of Web Services know.
+"""
+
+from typing import Final
+
+UNKNOWN_CLIENT: Final = "402::Unknown client"
+UNAUTHORIZED: Final = "401::Unauthorized"
+UNAVAILABLE: Final = "503::Service unavailable"
+MESSAGE_INVALID: Final = "400::message_invalid"
+CHANNEL_MISSING: Final = "400::channel_missing"
+CONNECTION_TYPE_MISSING: Final = "400::connection_type_missing"
+CONNECTION_TYPES_MISSING: Final = "400::supported_connection_types_missing"
+VERSION_MISSING: Final = "400::version_missing"
+SUBSCRIPTION_MISSING: Final = "403::subscription_missing"
+
+
+def connection_types_unsupported(supported: tuple[str, ...]) -> str:
+    """The client knows none of the server's connection types."""
+    return f"301:{','.join(supported)}:connection_types_unsupported"
+
+
+def channel_invalid(channel: str) -> str:
+    """The text is no channel that a message can have."""
+    return f"405:{_argument(channel)}:channel_invalid"
+
+
+def subscription_invalid(channel: str) -> str:
+    """The text is neither a channel nor a pattern."""
+    return f"403:{_argument(channel)}:subscription_invalid"
+
+
+def subscribe_denied(channel: str) -> str:
+    """The user may not subscribe to it."""
+    return f"403:{_argument(channel)}:subscribe_denied"
+
+
+def publish_denied(channel: str) -> str:
+    """The user may not publish on it."""
+    return f"403:{_argument(channel)}:publish_denied"
+
+
+def too_many_sessions(most: int) -> str:
+    """A limit on sessions is reached."""
+    return f"429:{most}:too_many_sessions"
+
+
+def too_many_subscriptions(most: int) -> str:
+    """The session has as many subscriptions as it may have."""
+    return f"429:{most}:too_many_subscriptions"
+
+
+def too_many_messages(most: int) -> str:
+    """The request holds more messages than it may."""
+    return f"413:{most}:too_many_messages"
+
+
+def _argument(text: str) -> str:
+    """An argument must not be mistaken for the separators around it."""
+    return text[:256].replace(":", "").replace(",", "")

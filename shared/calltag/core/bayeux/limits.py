@@ -1,0 +1,20 @@
+"""The bounds of a Bayeux server; every one is a setting."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class BayeuxLimits:
+    """Times are in milliseconds, sizes in bytes."""
+
+    timeout_ms: int = 30_000
+    interval_ms: int = 0
+    max_interval_ms: int = 10_000
+    max_sessions: int = 20_000
+    max_sessions_per_user: int = 50
+    max_subscriptions: int = 64
+    max_queued_events: int = 1_000
+    max_queued_bytes: int = 4_194_304
+    max_messages: int = 64
+    max_body_bytes: int = 65_536
+    max_depth: int = 32

@@ -1,0 +1,118 @@
+"""The bus inside one process, with the manners of the one on RabbitMQ."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+
+from calltag.core.bus.ports import BusRefused, Delivery, NodeId, Partition
+
+
+@dataclass(slots=True)
+class _Queue:
+    """One partition: what waits, and whose turn it is to consume."""
+
+    waiting: deque[Delivery] = field(default_factory=deque)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    consuming: asyncio.Lock = field(default_factory=asyncio.Lock)
+    last_tag: int = 0
+
+
+class _Consumer:
+    """The consumer of a partition while it has the partition's lock; it asks for the lock with its first batch."""
+
+    def __init__(self, queue: _Queue, prefetch: int) -> None:
+        self._queue = queue
+        self._prefetch = prefetch
+        self._unacknowledged: deque[Delivery] = deque()
+        self._active = False
+
+    async def batch(self, limit: int) -> Sequence[Delivery]:
+        if not self._active:
+            await self._queue.consuming.acquire()
+            self._active = True
+        while not self._queue.waiting or len(self._unacknowledged) >= self._prefetch:
+            self._queue.arrived.clear()
+            await self._queue.arrived.wait()
+        count = min(limit, len(self._queue.waiting), self._prefetch - len(self._unacknowledged))
+        taken = [self._queue.waiting.popleft() for _ in range(count)]
+        self._unacknowledged.extend(taken)
+        return taken
+
+    async def ack_through(self, tag: int) -> None:
+        while self._unacknowledged and self._unacknowledged[0].tag <= tag:
+            self._unacknowledged.popleft()
+        self._queue.arrived.set()
+
+    def give_back(self) -> None:
+        """Put what is not acknowledged back in front, in order, and let the next consumer have its turn."""
+        if not self._active:
+            return
+        returned = [replace(delivery, redelivered=True) for delivery in self._unacknowledged]
+        self._queue.waiting.extendleft(reversed(returned))
+        self._active = False
+        self._queue.arrived.set()
+        self._queue.consuming.release()
+
+
+class _Inbox:
+    def __init__(self, limit: int) -> None:
+        self.messages: asyncio.Queue[bytes] = asyncio.Queue(limit)
+
+    async def receive(self) -> bytes:
+        return await self.messages.get()
+
+
+class MemoryBus:
+    """A bus for one event loop. What it holds is gone with the process.
+
+    A partition takes `queue_limit` operations and an inbox `inbox_limit` messages; beyond that operations are refused,
+    and of an inbox the oldest message is dropped.
+    """
+
+    def __init__(self, partitions: int, *, queue_limit: int = 100_000, inbox_limit: int = 100_000) -> None:
+        self._queues = [_Queue() for _ in range(partitions)]
+        self._queue_limit = queue_limit
+        self._inbox_limit = inbox_limit
+        self._inboxes: dict[NodeId, _Inbox] = {}
+
+    async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
+        queue = self._queues[partition]
+        if len(queue.waiting) >= self._queue_limit:
+            raise BusRefused(f"partition {partition} holds {self._queue_limit} operations already")
+        queue.last_tag += 1
+        queue.waiting.append(Delivery(queue.last_tag, body, message_id, redelivered=False))
+        queue.arrived.set()
+
+    async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:  # noqa: ARG002 - as on the broker
+        inbox = self._inboxes.get(node)
+        if inbox is None:
+            return False
+        if inbox.messages.full():
+            inbox.messages.get_nowait()
+        inbox.messages.put_nowait(body)
+        return True
+
+    @asynccontextmanager
+    async def partition(self, partition: Partition, prefetch: int) -> AsyncIterator[_Consumer]:
+        consumer = _Consumer(self._queues[partition], prefetch)
+        try:
+            yield consumer
+        finally:
+            consumer.give_back()
+
+    @asynccontextmanager
+    async def inbox(self, node: NodeId) -> AsyncIterator[_Inbox]:
+        inbox = self._inboxes[node] = _Inbox(self._inbox_limit)
+        try:
+            yield inbox
+        finally:
+            if self._inboxes.get(node) is inbox:
+                del self._inboxes[node]
+
+    async def apply_topology(self) -> None:
+        """There is nothing to declare."""
+
+    def connected(self) -> bool:
+        return True

@@ -1,0 +1,19 @@
+"""Which partition a call belongs to: a published function that never changes within an installation.
+
+`partition = int.from_bytes(sha256(id in UTF-8)[:8], "big") % partitions`. Whoever publishes on `calltag.ops` without
+calltag has to compute the same; tests hold golden vectors.
+"""
+
+from hashlib import sha256
+
+from calltag.core.bus.ports import Partition
+
+
+def partition_of(key: str, partitions: int) -> Partition:
+    """The partition of a call's id (or a user's, for what concerns an agent)."""
+    return Partition(int.from_bytes(sha256(key.encode()).digest()[:8]) % partitions)
+
+
+def hash_tag(partition: Partition) -> str:
+    """Its name in routing keys, queue names and Redis hash tags: `p07`."""
+    return f"p{partition:02d}"

@@ -1,0 +1,101 @@
+"""Reading the directory of the contact centre from a TOML file."""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from calltag.core.domain.ids import DeviceId, UserId
+from calltag.core.identity.model import Device, DeviceOwner, Directory, Role, User
+
+_FORM: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+_Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s:\x00-\x1f]+$")]
+_Number = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class DirectoryError(ValueError):
+    """The file is not a directory; the message names the file, the place in it and what is wrong."""
+
+
+class _DeviceEntry(BaseModel):
+    model_config = _FORM
+    id: _Name
+    number: _Number
+
+
+class _UserEntry(BaseModel):
+    model_config = _FORM
+    id: _Name
+    password_hash: Annotated[str, Field(pattern=r"^\$argon2(id|i|d)\$")]
+    first_name: str = ""
+    last_name: str = ""
+    roles: frozenset[Role] = frozenset({Role.AGENT})
+    features: frozenset[str] = frozenset()
+    devices: tuple[_DeviceEntry, ...] = ()
+
+
+class _File(BaseModel):
+    model_config = _FORM
+    users: tuple[_UserEntry, ...]
+
+
+def directory(users: tuple[User, ...], source: str = "the directory") -> Directory:
+    """A directory of these users. Raises DirectoryError if an id or a number is there twice."""
+    owners = [DeviceOwner(device, user) for user in users for device in user.devices]
+    _require_unique([user.id for user in users], "user id", source)
+    _require_unique([owner.device.id for owner in owners], "device id", source)
+    _require_unique([owner.device.number for owner in owners], "device number", source)
+    return Directory(
+        {user.id: user for user in users},
+        {owner.device.id: owner for owner in owners},
+        {owner.device.number: owner for owner in owners},
+    )
+
+
+def read_directory(path: Path) -> Directory:
+    """The directory in a file. Raises DirectoryError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DirectoryError(f"{path} cannot be read: {error}") from None
+    return parse_directory(text, str(path))
+
+
+def demo_directory() -> Directory:
+    """The demo contact centre: alice, bob, carol, dave, admin and the switch, all with the password `demo`."""
+    file = resources.files("calltag.core.identity").joinpath("demo.toml")
+    return parse_directory(file.read_text(encoding="utf-8"), "demo.toml")
+
+
+def parse_directory(text: str, source: str) -> Directory:
+    """The directory in a TOML text; `source` names it in errors. Raises DirectoryError."""
+    try:
+        file = _File.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise DirectoryError(f"{source} is not TOML: {error}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise DirectoryError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+    return directory(tuple(_user(entry) for entry in file.users), source)
+
+
+def _user(entry: _UserEntry) -> User:
+    return User(
+        id=UserId(entry.id),
+        password_hash=entry.password_hash,
+        first_name=entry.first_name,
+        last_name=entry.last_name,
+        roles=entry.roles,
+        features=entry.features,
+        devices=tuple(Device(DeviceId(device.id), device.number) for device in entry.devices),
+    )
+
+
+def _require_unique(names: list[UserId] | list[DeviceId] | list[str], what: str, source: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DirectoryError(f"{source}: {what} {name} is there twice")
+        seen.add(name)

@@ -1,0 +1,86 @@
+"""HTTP sessions: they live in the store, so that every gateway and every notifier accepts them."""
+
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Protocol, cast
+
+import orjson
+
+from calltag.core.domain.ids import UserId
+from calltag.core.store.client import RedisClient
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSession:
+    """A session: `token` is the value of the cookie, `csrf_token` what requests that change something must show."""
+
+    token: str
+    user: UserId
+    csrf_token: str
+
+
+class HttpSessions(Protocol):
+    """Where sessions are. Every method may raise StoreUnavailable."""
+
+    async def create(self, user: UserId) -> HttpSession:
+        """A new session of the user's."""
+        ...
+
+    async def find(self, token: str) -> HttpSession | None:
+        """The session with that token, if it has not ended; its idle time begins anew."""
+        ...
+
+    async def end(self, token: str) -> None:
+        """End the session."""
+        ...
+
+
+class RedisHttpSessions:
+    """Sessions in Redis, under the digest of their token: who reads the store cannot use them.
+
+    They end after `idle_s` seconds without use and `lifetime_s` seconds in all.
+    """
+
+    def __init__(
+        self,
+        client: RedisClient,
+        prefix: str = "calltag",
+        *,
+        idle_s: int = 1_800,
+        lifetime_s: int = 43_200,
+        clock_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._client = client
+        self._prefix = prefix
+        self._idle_s = idle_s
+        self._lifetime_s = lifetime_s
+        self._clock_s = clock_s
+
+    async def create(self, user: UserId) -> HttpSession:
+        session = HttpSession(secrets.token_urlsafe(32), user, secrets.token_urlsafe(24))
+        ends_at = self._clock_s() + self._lifetime_s
+        record = orjson.dumps({"user": user, "csrf": session.csrf_token, "ends_at": ends_at})
+        async with self._client.exchange() as connection:
+            await connection.set(self._name(session.token), record, ex=min(self._idle_s, self._lifetime_s))
+        return session
+
+    async def find(self, token: str) -> HttpSession | None:
+        async with self._client.exchange() as connection:
+            raw = await connection.getex(self._name(token), ex=self._idle_s)
+        if raw is None:
+            return None
+        record = orjson.loads(cast("bytes", raw))
+        if record["ends_at"] <= self._clock_s():
+            await self.end(token)
+            return None
+        return HttpSession(token, UserId(record["user"]), record["csrf"])
+
+    async def end(self, token: str) -> None:
+        async with self._client.exchange() as connection:
+            await connection.delete(self._name(token))
+
+    def _name(self, token: str) -> str:
+        return f"{self._prefix}:http:{sha256(token.encode(errors='replace')).hexdigest()}"

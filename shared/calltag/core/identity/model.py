@@ -1,0 +1,65 @@
+"""Who may do what: users, roles, features and devices, as the services see them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from calltag.core.domain.ids import DeviceId, UserId
+
+VOICE_FEATURE: Final = "api-voice"
+
+
+class Role(StrEnum):
+    """What a user is in the contact centre."""
+
+    AGENT = "agent"
+    SUPERVISOR = "supervisor"
+    ADMINISTRATOR = "administrator"
+    SWITCH = "switch"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A phone: `number` is unique in the directory."""
+
+    id: DeviceId
+    number: str
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One login. `password_hash` is an argon2 hash in the usual `$argon2id$...` form."""
+
+    id: UserId
+    password_hash: str = field(repr=False)
+    first_name: str = ""
+    last_name: str = ""
+    roles: frozenset[Role] = frozenset()
+    features: frozenset[str] = frozenset()
+    devices: tuple[Device, ...] = ()
+
+    @property
+    def is_administrator(self) -> bool:
+        return Role.ADMINISTRATOR in self.roles
+
+    def device(self, device_id: DeviceId) -> Device | None:
+        """The user's own device with that id, if any."""
+        return next((device for device in self.devices if device.id == device_id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOwner:
+    """A device together with the user whose device it is."""
+
+    device: Device
+    user: User
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """All users of the contact centre; found by id, by device or by number."""
+
+    users: Mapping[UserId, User]
+    by_device: Mapping[DeviceId, DeviceOwner]
+    by_number: Mapping[str, DeviceOwner]

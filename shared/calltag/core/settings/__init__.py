@@ -1,0 +1,6 @@
+"""The settings tree: every value that an operator may change."""
+
+from calltag.core.settings.root import Settings, SettingsError, load_settings
+from calltag.core.settings.table import Row, settings_table
+
+__all__ = ["Row", "Settings", "SettingsError", "load_settings", "settings_table"]

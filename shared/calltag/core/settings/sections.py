@@ -1,0 +1,140 @@
+"""The sections of the settings tree. Units are in the names; every field says what it does."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+Port = Annotated[int, Field(ge=0, le=65535)]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A group of settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Amqp(Section):
+    """RabbitMQ."""
+
+    url: SecretStr = Field(SecretStr("amqp://guest:guest@127.0.0.1:5672/"), description="Address of RabbitMQ.")
+    prefix: str = Field(
+        "calltag", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="What names of exchanges and queues begin with."
+    )
+    heartbeat_s: int = Field(10, ge=2, le=600, description="Heartbeat of the connection; two missed ones end it.")
+    publish_deadline_s: Seconds = Field(1.5, le=60, description="How long to wait for the broker's confirm.")
+    queue_max_length: Positive = Field(
+        100_000, description="Operations that one partition may hold; beyond that they are refused."
+    )
+    delivery_limit: Positive = Field(
+        1_000_000, description="Deliveries of one operation before it goes to the dead-letter queue."
+    )
+    inbox_expiry_s: int = Field(120, ge=5, description="How long a node's inbox outlives its connection.")
+    inbox_max_bytes: Positive = Field(
+        268_435_456, description="Bytes that a node's inbox may hold; beyond that the oldest messages go."
+    )
+
+
+class Redis(Section):
+    """Redis or Valkey."""
+
+    url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="Address of Redis or Valkey.")
+    key_prefix: str = Field(
+        "calltag", pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$", description="What all keys begin with."
+    )
+    deadline_s: Seconds = Field(1.0, le=60, description="How long one exchange may take.")
+    max_connections: Positive = Field(64, description="Connections that one process may have.")
+
+
+class Embedded(Section):
+    """The store inside `calltag serve --embedded`."""
+
+    folder: Path = Field(Path(".calltag/data"), description="Where the embedded store keeps its data between runs.")
+
+
+class Gateway(Section):
+    """The HTTP API."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Port = Field(8080, description="Port to listen on.")
+    max_body_bytes: Positive = Field(262_144, description="Size of a request's body.")
+    max_depth: int = Field(16, ge=2, le=200, description="Nesting of a request's JSON.")
+    max_pairs: Positive = Field(1_000, description="Pairs of user data that one request may carry.")
+    max_user_data_bytes: Positive = Field(65_536, description="Bytes of user data that one request may carry.")
+    max_key_bytes: int = Field(255, ge=1, le=65_536, description="Length of a key of user data, in UTF-8.")
+    max_wait_s: int = Field(10, ge=1, le=300, description="Longest wait that `Prefer: wait=N` gets.")
+    max_switch_events: Positive = Field(1_000, description="Events that one request of the switch may carry.")
+    max_in_flight: Positive = Field(2_000, description="Operations waiting for the broker's confirm at a time.")
+    idempotency_lifetime_s: Positive = Field(86_400, description="How long an Idempotency-Key is remembered.")
+    csrf_protection: bool = Field(False, description="Demand X-CSRF-TOKEN of requests made with the session cookie.")
+    allowed_origins: tuple[str, ...] = Field(
+        (), description='Origins that may call from browsers, a JSON list; `["*"]` does not go with cookies.'
+    )
+
+
+class Worker(Section):
+    """The call-state worker."""
+
+    batch_limit: int = Field(100, ge=1, le=10_000, description="Operations folded into one commit.")
+    prefetch: int = Field(
+        200, ge=1, le=65_535, description="Operations taken ahead of their acknowledgement, a partition."
+    )
+    max_call_pairs: Positive = Field(1_000, description="Pairs of user data that one call may hold.")
+    max_call_bytes: Positive = Field(65_536, description="Bytes of user data that one call may hold.")
+    remembered_operations: Positive = Field(10_000, description="Operations remembered a call, to recognise repeats.")
+    lease_s: Seconds = Field(6.0, le=300, description="A worker not heard of for so long loses its partitions.")
+    live_call_lifetime_s: Positive = Field(86_400, description="How long a call without any change is kept.")
+    released_call_lifetime_s: Positive = Field(300, description="How long a released call is kept.")
+
+
+class Notifier(Section):
+    """The CometD server."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Port = Field(8081, description="Port to listen on.")
+    timeout_s: Seconds = Field(30.0, le=600, description="How long a /meta/connect is held.")
+    interval_ms: int = Field(0, ge=0, description="Pause that clients make between two /meta/connect.")
+    max_interval_s: Seconds = Field(10.0, description="A session without /meta/connect for so long ends.")
+    max_sessions: Positive = Field(20_000, description="Sessions on one notifier.")
+    max_sessions_per_user: Positive = Field(50, description="Sessions of one user on one notifier.")
+    max_subscriptions: Positive = Field(64, description="Subscriptions of one session.")
+    max_queued_events: Positive = Field(
+        1_000, description="Events waiting for one session; beyond that the oldest go and the client is told."
+    )
+    max_queued_bytes: Positive = Field(4_194_304, description="Bytes waiting for one session.")
+    max_messages: Positive = Field(64, description="Bayeux messages in one request.")
+    max_body_bytes: Positive = Field(65_536, description="Size of one request.")
+    lease_s: Seconds = Field(10.0, le=300, description="A notifier not heard of for so long gets no events.")
+
+
+class Internal(Section):
+    """The port for operators: /livez, /readyz, /metrics, /version."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: Port = Field(9090, description="Port to listen on; 0 takes a free one.")
+
+
+class DirectorySection(Section):
+    """Users and devices."""
+
+    file: Path | None = Field(None, description="TOML file of users and devices.")
+    demo: bool = Field(False, description="Use the demo contact centre, password `demo`. Never in production.")
+
+
+class Session(Section):
+    """HTTP sessions."""
+
+    idle_s: Positive = Field(1_800, description="A session not used for so long ends.")
+    lifetime_s: Positive = Field(43_200, description="A session ends after so long in any case.")
+    secure_cookies: bool = Field(False, description="Set the cookie for HTTPS only.")
+
+
+class Log(Section):
+    """Logging, to standard error."""
+
+    format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto` is console on a terminal, else json."
+    )
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")

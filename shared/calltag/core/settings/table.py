@@ -1,0 +1,54 @@
+"""The settings as a table, for the documentation and for `calltag config`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import orjson
+from pydantic import BaseModel, SecretStr
+
+from calltag.core.settings.root import Settings, variable
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting: its variable, its value as text, and what it does."""
+
+    variable: str
+    value: str
+    description: str
+
+
+def settings_table(settings: Settings | None = None) -> list[Row]:
+    """Every setting with its value in `settings`, or with its default."""
+    shown = Settings.model_construct() if settings is None else settings
+    return list(_rows(type(shown), shown, ()))
+
+
+def _rows(model: type[BaseModel], values: BaseModel, path: tuple[str, ...]) -> Iterator[Row]:
+    for name, field in model.model_fields.items():
+        value = getattr(values, name)
+        if isinstance(value, BaseModel):
+            yield from _rows(type(value), value, (*path, name))
+        else:
+            yield Row(variable((*path, name)), _text(value), field.description or "")
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case SecretStr():
+            return _without_password(value.get_secret_value())
+        case tuple():
+            return orjson.dumps(value).decode()
+        case _:
+            return str(value)
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    name, colon, _ = credentials.partition(":")
+    return f"{scheme}{separator}{name}{':***' if colon else ''}{at}{host}"

@@ -1,0 +1,65 @@
+-- Commits one batch of a partition: all of it, or nothing.
+--
+-- KEYS: epoch, outbox, then for each change: state, user data, done, order.
+-- ARGV: epoch, how many operations to remember, number of events, the events, then for each change:
+--       expected version ('-' for no state), new version ('' if unchanged), lifetime in ms, state ('' as it was), order of the
+--       user-data keys ('' as it was), number of keys to drop (-1: all), the keys, number of keys to set,
+--       key and value list each, number of operations done, id and outcome each.
+-- Answers {'ok'}, {'fenced', the epoch} or {'conflict', the key}.
+local at = 0
+local function take()
+  at = at + 1
+  return ARGV[at]
+end
+local function take_list(count)
+  local list = {}
+  for i = 1, count do list[i] = take() end
+  return list
+end
+
+local epoch = redis.call('GET', KEYS[1]) or '0'
+if epoch ~= take() then return {'fenced', epoch} end
+local remember = tonumber(take())
+local events = take_list(tonumber(take()))
+
+local changes = {}
+for key = 3, #KEYS, 4 do
+  local change = {
+    state = KEYS[key], data = KEYS[key + 1], done = KEYS[key + 2], order = KEYS[key + 3],
+    expected = take(), version = take(), lifetime = take(), doc = take(), keys = take(),
+  }
+  change.drop = tonumber(take())
+  change.dropped = take_list(math.max(change.drop, 0))
+  change.set = take_list(2 * tonumber(take()))
+  change.finished = take_list(2 * tonumber(take()))
+  local version = redis.call('HGET', change.state, 'version') or '-'
+  if version ~= change.expected then return {'conflict', change.state} end
+  for i = 1, #change.finished, 2 do
+    if redis.call('HEXISTS', change.done, change.finished[i]) == 1 then return {'conflict', change.done} end
+  end
+  changes[#changes + 1] = change
+end
+
+-- Nothing is written before every check has passed.
+for _, change in ipairs(changes) do
+  if change.version ~= '' then
+    redis.call('HSET', change.state, 'version', change.version)
+    if change.doc ~= '' then redis.call('HSET', change.state, 'doc', change.doc) end
+    if change.keys ~= '' then redis.call('HSET', change.state, 'keys', change.keys) end
+    if change.drop < 0 then redis.call('DEL', change.data) end
+    for _, field in ipairs(change.dropped) do redis.call('HDEL', change.data, field) end
+    for i = 1, #change.set, 2 do redis.call('HSET', change.data, change.set[i], change.set[i + 1]) end
+    redis.call('PEXPIRE', change.state, change.lifetime)
+    redis.call('PEXPIRE', change.data, change.lifetime)
+  end
+  for i = 1, #change.finished, 2 do
+    redis.call('HSET', change.done, change.finished[i], change.finished[i + 1])
+    redis.call('RPUSH', change.order, change.finished[i])
+  end
+  local surplus = redis.call('LLEN', change.order) - remember
+  for _ = 1, surplus do redis.call('HDEL', change.done, redis.call('LPOP', change.order)) end
+  redis.call('PEXPIRE', change.done, change.lifetime)
+  redis.call('PEXPIRE', change.order, change.lifetime)
+end
+for _, event in ipairs(events) do redis.call('RPUSH', KEYS[2], event) end
+return {'ok'}

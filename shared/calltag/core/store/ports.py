@@ -1,0 +1,156 @@
+"""The store as the services see it: state by partition for the worker, reading for the gateway, the registries.
+
+One implementation speaks to Redis or Valkey; in one process the same code runs on an embedded server.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NewType, Protocol, TypeAlias
+
+from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.domain.agent import Agent
+from calltag.core.domain.call import Call
+from calltag.core.domain.ids import CallId, OperationId, UserId
+from calltag.core.domain.status import StatusCode
+
+Epoch = NewType("Epoch", int)
+WorkerId = NewType("WorkerId", str)
+State: TypeAlias = Call | Agent
+
+
+class StoreError(Exception):
+    """Root of what can go wrong in the store."""
+
+
+class StoreUnavailable(StoreError):
+    """The store is away or did not answer in time. Whether a write took place is not known."""
+
+
+class Fenced(StoreError):
+    """Another worker has taken the partition over: nothing was written, and nothing will be under this epoch."""
+
+
+class CommitConflict(StoreError):
+    """A call has another version than expected, or an operation is applied already: nothing was written."""
+
+
+class InstallationMismatch(StoreError):
+    """The store belongs to an installation with another number of partitions or another schema."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of an operation when it was applied: its code, and the version of the state after it."""
+
+    code: StatusCode
+    version: int
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The state under a key (None: there is none) and the operations among those asked for that are done."""
+
+    state: State | None
+    done: Mapping[OperationId, Done] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a batch did to the state under one key; `before` and `after` are the same object if nothing changed."""
+
+    key: str
+    before: State | None
+    after: State | None
+    done: Sequence[tuple[OperationId, Done]]
+
+
+@dataclass(frozen=True, slots=True)
+class TakeOver:
+    """A partition now owned: the new epoch, and the events that the former owner committed but may not have sent."""
+
+    epoch: Epoch
+    outbox: Sequence[bytes]
+
+
+class StateStore(Protocol):
+    """The worker's side: all of one call into StateStore concerns one partition. Every method may raise
+    StoreUnavailable."""
+
+    async def take_over(self, partition: Partition) -> TakeOver:
+        """Raise the partition's epoch: from here on, commits of former owners fail."""
+        ...
+
+    async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
+        """Read the state under each key, and which of the operations named with it are done."""
+        ...
+
+    async def commit(
+        self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
+    ) -> None:
+        """Write all changes, remember the operations and keep the events for sending: all of it or nothing.
+
+        Raises Fenced, CommitConflict.
+        """
+        ...
+
+    async def sent(self, partition: Partition, epoch: Epoch, count: int) -> None:
+        """Drop the `count` oldest kept events: they were sent. Raises Fenced."""
+        ...
+
+
+class CallReader(Protocol):
+    """The gateway's side. Every method may raise StoreUnavailable."""
+
+    async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
+        """The call as it is now, on demand without its user data; a released one is kept for a while."""
+        ...
+
+    async def calls_of(self, user: UserId) -> Sequence[Call]:
+        """The user's calls that are not released, oldest first."""
+        ...
+
+    async def agent(self, user: UserId) -> Agent | None:
+        """The agent's contact-centre session, if there ever was one."""
+        ...
+
+
+class CallIndex(Protocol):
+    """Which users are on which calls, and where the sessions of users are. May raise StoreUnavailable."""
+
+    async def settle(self, calls: Sequence[Call], users: Sequence[UserId]) -> Mapping[UserId, Sequence[NodeId]]:
+        """Bring the lists of calls of all these calls' users up to date; return on which live nodes the given
+        users have sessions."""
+        ...
+
+
+class NodeRegistry(Protocol):
+    """The nodes that hold sessions, with leases. May raise StoreUnavailable."""
+
+    async def renew(self, node: NodeId) -> None:
+        """Keep the node among the living for one lease."""
+        ...
+
+    async def leave(self, node: NodeId) -> None:
+        """The node has no sessions any more."""
+        ...
+
+    async def add(self, node: NodeId, user: UserId) -> None:
+        """From here on, the user's events go to this node (too)."""
+        ...
+
+    async def remove(self, node: NodeId, user: UserId) -> None:
+        """The user has no session on this node any more."""
+        ...
+
+
+class WorkerRegistry(Protocol):
+    """The workers that share the partitions, with leases. May raise StoreUnavailable."""
+
+    async def renew(self, worker: WorkerId) -> Sequence[WorkerId]:
+        """Keep the worker among the living for one lease; return all that live."""
+        ...
+
+    async def leave(self, worker: WorkerId) -> None:
+        """Give the worker's partitions to the others."""
+        ...

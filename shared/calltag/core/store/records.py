@@ -1,0 +1,107 @@
+"""How state is laid down in Redis: the hash fields of a call or an agent, and the arguments of a commit."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import orjson
+
+from calltag.core.domain.agent import Agent
+from calltag.core.domain.call import Call
+from calltag.core.domain.ids import OperationId
+from calltag.core.domain.status import StatusCode
+from calltag.core.domain.user_data import UserData
+from calltag.core.store.ports import Change, Done, State
+from calltag.core.wire.messages import AGENT, CALL
+
+STATE_FIELDS: Final = ("version", "doc", "keys")
+_NO_STATE: Final = "-"
+_AS_IT_WAS: Final = ""
+
+Argument = str | bytes | int
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """How long state is kept after its last change, in milliseconds."""
+
+    live_ms: int = 24 * 3600 * 1000
+    released_ms: int = 300 * 1000
+
+    def of(self, state: State | None) -> int:
+        """Released calls, and operations on calls that never were, are kept a short while only."""
+        return self.released_ms if state is None or (isinstance(state, Call) and state.released) else self.live_ms
+
+
+def decode_state(key: str, fields: Sequence[bytes | None], data: Mapping[bytes, bytes]) -> State | None:
+    """The state from its hash fields (STATE_FIELDS) and its user data; None if there is none."""
+    version, doc, keys = fields
+    if version is None or doc is None:
+        return None
+    if key.startswith("agent:"):
+        return replace(AGENT.decode(doc), version=int(version))
+    order: list[str] = orjson.loads(keys) if keys else []
+    values = {name: tuple(orjson.loads(data[name.encode()])) for name in order}
+    return replace(CALL.decode(doc), version=int(version), user_data=UserData(values))
+
+
+def encode_done(done: Done) -> bytes:
+    """An outcome as JSON: code, version, text."""
+    return orjson.dumps([int(done.code), done.version, done.text])
+
+
+def decode_done(raw: bytes) -> Done:
+    """The reverse of encode_done."""
+    code, version, text = orjson.loads(raw)
+    return Done(StatusCode(code), version, text)
+
+
+def commit_arguments(change: Change, lifetimes: Lifetimes) -> Iterator[Argument]:
+    """One change as the commit script reads it."""
+    before, after = change.before, change.after
+    yield _NO_STATE if before is None else before.version
+    if after is before or after is None:
+        yield from (_AS_IT_WAS, lifetimes.of(after), _AS_IT_WAS, _AS_IT_WAS, 0, 0)
+    else:
+        yield from (after.version, lifetimes.of(after))
+        yield from _state_arguments(before, after)
+    yield len(change.done)
+    for operation_id, done in change.done:
+        yield operation_id
+        yield encode_done(done)
+
+
+def _state_arguments(before: State | None, after: State) -> Iterator[Argument]:
+    if isinstance(after, Agent):
+        yield from (AGENT.encode(after), _AS_IT_WAS, 0, 0)
+        return
+    doc, was = _without_data(after), _without_data(before) if isinstance(before, Call) else None
+    yield _AS_IT_WAS if doc == was else CALL.encode(doc)
+    yield from _data_arguments(before.user_data.values if isinstance(before, Call) else {}, after.user_data.values)
+
+
+def _without_data(call: Call) -> Call:
+    return replace(call, user_data=UserData(), version=0)
+
+
+def _data_arguments(
+    before: Mapping[str, tuple[object, ...]], after: Mapping[str, tuple[object, ...]]
+) -> Iterator[Argument]:
+    """What is different. Values are compared by identity: 1, 1.0 and True are equal and yet not the same."""
+    yield _AS_IT_WAS if list(before) == list(after) else orjson.dumps(list(after))
+    if before and not after:
+        yield from (-1, 0)
+        return
+    dropped = [key for key in before if key not in after]
+    changed = [(key, values) for key, values in after.items() if before.get(key) is not values]
+    yield len(dropped)
+    yield from dropped
+    yield len(changed)
+    for key, values in changed:
+        yield key
+        yield orjson.dumps(values)
+
+
+def decode_dones(ids: Sequence[OperationId], raw: Sequence[bytes | None]) -> dict[OperationId, Done]:
+    """The outcomes of those operations that are done."""
+    return {each: decode_done(found) for each, found in zip(ids, raw, strict=True) if found is not None}

@@ -1,0 +1,74 @@
+"""The port for operators: is it alive, is it ready, what does it count, which version is it."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import orjson
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from calltag.core import VERSION
+from calltag.core.telemetry.metrics import CONTENT_TYPE, Metrics
+
+Check = Callable[[], bool | Awaitable[bool]]
+_CHECK_DEADLINE_S: Final = 2.0
+
+
+@dataclass(slots=True)
+class Health:
+    """Named checks; the service is ready while all hold and it is not stopping."""
+
+    service: str
+    checks: dict[str, Check] = field(default_factory=dict)
+    stopping: bool = False
+
+    async def states(self) -> Mapping[str, bool]:
+        """Every check with its outcome."""
+        names = list(self.checks)
+        outcomes = await asyncio.gather(*(_outcome(self.checks[name]) for name in names))
+        return {**dict(zip(names, outcomes, strict=True)), "running": not self.stopping}
+
+
+async def _outcome(check: Check) -> bool:
+    try:
+        async with asyncio.timeout(_CHECK_DEADLINE_S):
+            held = check()
+            return bool(await held) if inspect.isawaitable(held) else bool(held)
+    except TimeoutError:
+        return False
+
+
+def internal_app(health: Health, metrics: Metrics) -> Starlette:
+    """`/livez`, `/readyz`, `/metrics`, `/version`."""
+
+    async def livez(_: Request) -> Response:
+        return _json({"alive": True})
+
+    async def readyz(_: Request) -> Response:
+        states = await health.states()
+        ready = all(states.values())
+        return _json({"ready": ready, "checks": states}, 200 if ready else 503)
+
+    async def show_metrics(_: Request) -> Response:
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+
+    async def version(_: Request) -> Response:
+        return _json({"service": health.service, "version": VERSION})
+
+    return Starlette(
+        routes=[
+            Route("/livez", livez),
+            Route("/readyz", readyz),
+            Route("/metrics", show_metrics),
+            Route("/version", version),
+        ]
+    )
+
+
+def _json(content: object, status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")

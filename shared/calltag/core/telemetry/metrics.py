@@ -1,0 +1,88 @@
+"""All metrics of calltag, in one place. Labels have few values: names of operations, routes, codes."""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+_LATENCY_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
+
+
+@dataclass(slots=True)
+class Metrics:
+    """The metrics of one process, on a registry of its own."""
+
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    operations_accepted: Counter = field(init=False)
+    operations_applied: Counter = field(init=False)
+    operations_repeated: Counter = field(init=False)
+    operations_unreadable: Counter = field(init=False)
+    batch_size: Histogram = field(init=False)
+    commit_seconds: Histogram = field(init=False)
+    partitions_owned: Gauge = field(init=False)
+    takeovers: Counter = field(init=False)
+    fenced: Counter = field(init=False)
+    node_messages_sent: Counter = field(init=False)
+    http_requests: Counter = field(init=False)
+    http_seconds: Histogram = field(init=False)
+    requests_refused: Counter = field(init=False)
+    events_received: Counter = field(init=False)
+    events_repeated: Counter = field(init=False)
+    deliveries: Counter = field(init=False)
+    delivery_seconds: Histogram = field(init=False)
+    cometd_sessions: Gauge = field(init=False)
+    cometd_messages: Counter = field(init=False)
+    cometd_dropped: Counter = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._worker()
+        self._gateway()
+        self._notifier()
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus's text form."""
+        return generate_latest(self.registry)
+
+    def _worker(self) -> None:
+        self.operations_applied = self._counter(
+            "operations_applied", "Operations judged by the worker, by statusCode.", "operation", "code"
+        )
+        self.operations_repeated = self._counter(
+            "operations_repeated", "Operations recognised as done before.", "operation"
+        )
+        self.operations_unreadable = self._counter("operations_unreadable", "Messages that were no operations.")
+        self.batch_size = self._histogram("batch_size", "Operations in one commit.", _SIZES)
+        self.commit_seconds = self._histogram("commit_seconds", "Time that a commit took.", _LATENCY_S)
+        self.partitions_owned = Gauge("calltag_partitions_owned", "Partitions that this worker works on.",
+                                      registry=self.registry)  # fmt: skip
+        self.takeovers = self._counter("takeovers", "Partitions taken over.")
+        self.fenced = self._counter("fenced", "Times that another worker had taken over in the middle of work.")
+        self.node_messages_sent = self._counter("node_messages_sent", "Messages sent to notifiers and gateways.")
+
+    def _gateway(self) -> None:
+        self.operations_accepted = self._counter(
+            "operations_accepted", "Operations confirmed by the broker.", "operation"
+        )
+        self.http_requests = self._counter("http_requests", "Requests answered.", "route", "status")
+        self.http_seconds = self._histogram("http_request_seconds", "Time to answer a request.", _LATENCY_S, "route")
+        self.requests_refused = self._counter("requests_refused", "Requests refused.", "route", "code")
+
+    def _notifier(self) -> None:
+        self.events_received = self._counter("events_received", "Events received from workers.")
+        self.events_repeated = self._counter("events_repeated", "Events that came before and were dropped.")
+        self.deliveries = self._counter("deliveries", "Messages handed to CometD sessions.", "channel")
+        self.delivery_seconds = self._histogram(
+            "delivery_seconds", "From the acceptance of an operation to its delivery.", _LATENCY_S
+        )
+        self.cometd_sessions = Gauge("calltag_cometd_sessions", "CometD sessions.", registry=self.registry)
+        self.cometd_messages = self._counter("cometd_messages", "Bayeux messages received.", "channel")
+        self.cometd_dropped = self._counter("cometd_dropped", "Events dropped from full session queues.")
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"calltag_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        return Histogram(f"calltag_{name}", text, labels, buckets=buckets, registry=self.registry)

@@ -1,0 +1,92 @@
+"""What the bus carries: one message form for each exchange, as JSON, with a version.
+
+`calltag.ops` carries `OperationMessage`, one operation each. `calltag.events` carries `NodeMessage`: everything that
+one batch of work has to say to one node.
+"""
+
+from collections.abc import Sequence
+from typing import Final, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from calltag.core.bus.ports import NodeId
+from calltag.core.domain.agent import Agent
+from calltag.core.domain.call import Call
+from calltag.core.domain.events import CallChanged, DevicesChanged, OperationRefused
+from calltag.core.domain.ids import OperationId
+from calltag.core.domain.operations import AgentOperation, CallOperation
+from calltag.core.domain.status import StatusCode
+
+_FORM: Final = ConfigDict(frozen=True, extra="ignore")
+
+
+class WireError(ValueError):
+    """The bytes are not a message of this form and version; `where` names the places, never the values."""
+
+
+class OperationMessage(BaseModel):
+    """One accepted operation, on its way to the worker that owns its partition."""
+
+    model_config = _FORM
+    v: Literal[1] = 1
+    operation: CallOperation | AgentOperation = Field(discriminator="subject")
+    reply_to: NodeId | None = Field(default=None, description="Inbox of the gateway that waits for the outcome.")
+
+
+class OperationReply(BaseModel):
+    """The outcome of an operation for the gateway that waits for it."""
+
+    model_config = _FORM
+    operation_id: OperationId
+    code: StatusCode
+    text: str = ""
+    call: Call | None = Field(default=None, description="The call after the operation.")
+
+
+class NodeMessage(BaseModel):
+    """Events and replies for one node, in the order in which they came about."""
+
+    model_config = _FORM
+    v: Literal[1] = 1
+    events: tuple[CallChanged | DevicesChanged | OperationRefused, ...] = ()
+    replies: tuple[OperationReply, ...] = ()
+
+
+M = TypeVar("M")
+
+
+class Form(Generic[M]):
+    """Encoding of one kind of value as JSON bytes, and back."""
+
+    def __init__(self, adapter: TypeAdapter[M]) -> None:
+        self._adapter = adapter
+
+    def encode(self, message: M) -> bytes:
+        return self._adapter.dump_json(message)
+
+    def decode(self, body: bytes) -> M:
+        """Raises WireError."""
+        try:
+            return self._adapter.validate_json(body)
+        except ValidationError as error:
+            places = "; ".join(
+                f"{'.'.join(map(str, each['loc'])) or 'message'}: {each['type']}"
+                for each in error.errors(include_input=False, include_url=False)[:5]
+            )
+            raise WireError(places) from None
+
+
+OPERATION: Final = Form(TypeAdapter(OperationMessage))
+NODE: Final = Form(TypeAdapter(NodeMessage))
+EVENT: Final = Form[CallChanged | DevicesChanged | OperationRefused](
+    TypeAdapter(CallChanged | DevicesChanged | OperationRefused)
+)
+CALL: Final = Form(TypeAdapter(Call))
+AGENT: Final = Form(TypeAdapter(Agent))
+REPLY: Final = Form(TypeAdapter(OperationReply))
+
+
+def node_message(events: Sequence[bytes], replies: Sequence[OperationReply]) -> bytes:
+    """A NodeMessage of events that are encoded already, so that each is encoded once for all nodes."""
+    encoded = b",".join(REPLY.encode(reply) for reply in replies)
+    return b'{"v":1,"events":[' + b",".join(events) + b'],"replies":[' + encoded + b"]}"

@@ -1,0 +1,282 @@
+"""What every store must do: the same tests on Redis, on the embedded Valkey and on fakeredis."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from calltag.core.bus.partitioning import partition_of
+from calltag.core.bus.ports import NodeId
+from calltag.core.domain.agent import Agent, AgentDevice, UserState
+from calltag.core.domain.call import Call, CallType, Leg, LegState
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
+from calltag.core.domain.status import StatusCode
+from calltag.core.domain.user_data import UserData
+from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.embedded import embedded_store
+from calltag.core.store.keys import Keys
+from calltag.core.store.ports import (
+    Change,
+    CommitConflict,
+    Done,
+    Epoch,
+    Fenced,
+    InstallationMismatch,
+    StoreUnavailable,
+    WorkerId,
+)
+from calltag.core.store.records import Lifetimes
+from calltag.core.store.redis_registry import (
+    RedisCallIndex,
+    RedisNodeRegistry,
+    RedisWorkerRegistry,
+    check_installation,
+)
+from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+
+KEYS = Keys("calltag-test")
+PARTITIONS = 32
+ALICE, BOB = UserId("alice"), UserId("bob")
+CALL_ID = CallId("C1")
+PARTITION = partition_of(CALL_ID, PARTITIONS)
+OK = Done(StatusCode.SUCCESS, 1)
+CALL = Call(
+    CALL_ID,
+    ConnId("c"),
+    CallType.INTERNAL,
+    "15001",
+    1_000,
+    (
+        Leg("15000", LegState.DIALING, DeviceId("d1"), ALICE),
+        Leg("15001", LegState.RINGING, DeviceId("d2"), BOB),
+    ),
+    UserData({"b": ("x", 1.5), "a": (True, None, {"n": [1]}), "é": (2**64 - 1,)}),
+    version=1,
+)
+
+
+@pytest.fixture(params=["redis", "valkey", "fakeredis"])
+async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisClient]:
+    if request.param == "redis":
+        connected = redis_client(request.getfixturevalue("redis_url"))
+        yield connected
+        await connected.close()
+        return
+    async with embedded_store(tmp_path / "data" if request.param == "valkey" else None) as store:
+        assert bool(store.kept_in) == (request.param == "valkey"), store.reason
+        yield store.client
+
+
+@pytest.fixture
+def store(client: RedisClient) -> RedisStateStore:
+    return RedisStateStore(client, KEYS, remembered_operations=3)
+
+
+@pytest.fixture
+def reader(client: RedisClient) -> RedisCallReader:
+    return RedisCallReader(client, KEYS, PARTITIONS)
+
+
+def change(before: Call | None, after: Call | None, *operations: str, done: Done = OK) -> Change:
+    return Change(f"call:{CALL_ID}", before, after, [(OperationId(each), done) for each in operations])
+
+
+async def stored(store: RedisStateStore, *operations: str) -> tuple[Call | None, dict[OperationId, Done]]:
+    ids = [OperationId(each) for each in operations] or [OperationId("none")]
+    loaded = (await store.load(PARTITION, {f"call:{CALL_ID}": ids}))[f"call:{CALL_ID}"]
+    assert loaded.state is None or isinstance(loaded.state, Call)
+    return loaded.state, dict(loaded.done)
+
+
+async def test_what_is_committed_is_what_is_loaded(store: RedisStateStore, reader: RedisCallReader) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    state, done = await stored(store, "o1", "o2")
+    assert state == CALL
+    assert state is not None
+    assert list(state.user_data.values) == ["b", "a", "é"]
+    assert state.user_data.as_object()["a"][0] is True  # type: ignore[index]
+    assert done == {"o1": OK}
+    assert await reader.call(CALL_ID) == CALL
+    assert await reader.call(CALL_ID, with_user_data=False) == replace(CALL, user_data=UserData())
+    assert await reader.call(CallId("other")) is None
+
+
+async def test_user_data_is_a_hash_of_json_lists(store: RedisStateStore, client: RedisClient) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    raw = await client.connection.hgetall(KEYS.state(PARTITION, f"call:{CALL_ID}").data)
+    assert raw[b"b"] == b'["x",1.5]'
+    assert raw["é".encode()] == b"[18446744073709551615]"
+
+
+async def test_only_what_differs_is_written(store: RedisStateStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    updated = replace(CALL, version=2, user_data=CALL.user_data.without("b").attach([("z", 1), ("a", 2)]))
+    await store.commit(PARTITION, epoch, [change(CALL, updated, "o2")], [])
+    assert (await stored(store))[0] == updated
+    retyped = replace(updated, version=3, user_data=updated.user_data.update([("z", True)]))
+    await store.commit(PARTITION, epoch, [change(updated, retyped, "o3")], [])
+    state = (await stored(store))[0]
+    assert state is not None
+    assert state.user_data.as_object()["z"] is True
+    emptied = replace(retyped, version=4, user_data=UserData())
+    await store.commit(PARTITION, epoch, [change(retyped, emptied, "o4")], [])
+    assert (await stored(store))[0] == emptied
+
+
+async def test_a_former_owner_is_fenced(store: RedisStateStore) -> None:
+    former = (await store.take_over(PARTITION)).epoch
+    current = (await store.take_over(PARTITION)).epoch
+    assert current > former
+    with pytest.raises(Fenced, match="epoch"):
+        await store.commit(PARTITION, former, [change(None, CALL, "o1")], [b"event"])
+    assert await stored(store, "o1") == (None, {})
+    with pytest.raises(Fenced):
+        await store.sent(PARTITION, former, 1)
+    assert (await store.take_over(PARTITION)).outbox == []
+
+
+async def test_an_unexpected_version_is_a_conflict(store: RedisStateStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    for before in (None, replace(CALL, version=7)):
+        with pytest.raises(CommitConflict):
+            await store.commit(PARTITION, epoch, [change(before, replace(CALL, version=8), "o2")], [b"event"])
+    assert await stored(store, "o2") == (CALL, {})
+
+
+async def test_an_operation_is_done_once(store: RedisStateStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    with pytest.raises(CommitConflict):
+        await store.commit(PARTITION, epoch, [change(CALL, replace(CALL, version=2), "o1")], [b"event"])
+    assert (await stored(store))[0] == CALL
+
+
+async def test_one_change_that_fails_keeps_all_from_being_written(store: RedisStateStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    good = change(None, CALL, "o1")
+    bad = Change("call:C2", CALL, replace(CALL, version=2), [(OperationId("o2"), OK)])
+    with pytest.raises(CommitConflict):
+        await store.commit(PARTITION, epoch, [good, bad], [b"event"])
+    assert await stored(store, "o1") == (None, {})
+    assert (await store.take_over(PARTITION)).outbox == []
+
+
+async def test_refusals_are_remembered_where_there_is_no_call(store: RedisStateStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    refused = Done(StatusCode.NOT_FOUND, 0, "there is no call")
+    await store.commit(PARTITION, epoch, [change(None, None, "o1", done=refused)], [])
+    assert await stored(store, "o1") == (None, {"o1": refused})
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o2")], [])
+    assert (await stored(store))[0] == CALL
+
+
+async def test_the_oldest_operations_are_forgotten_beyond_the_limit(store: RedisStateStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1", "o2")], [])
+    await store.commit(PARTITION, epoch, [change(CALL, CALL, "o3", "o4")], [])
+    assert set((await stored(store, "o1", "o2", "o3", "o4"))[1]) == {"o2", "o3", "o4"}
+
+
+async def test_events_are_kept_until_they_are_sent(store: RedisStateStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [b"e1", b"e2"])
+    await store.commit(PARTITION, epoch, [change(CALL, CALL, "o2")], [b"e3"])
+    await store.sent(PARTITION, epoch, 1)
+    taken = await store.take_over(PARTITION)
+    assert taken.outbox == [b"e2", b"e3"]
+    await store.sent(PARTITION, taken.epoch, 2)
+    assert (await store.take_over(PARTITION)).outbox == []
+
+
+async def test_state_has_an_end(client: RedisClient) -> None:
+    store = RedisStateStore(client, KEYS, lifetimes=Lifetimes(live_ms=100_000, released_ms=2_000))
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    names = KEYS.state(PARTITION, f"call:{CALL_ID}").all()
+    for name in names:
+        assert 2_000 < await client.connection.pttl(name) <= 100_000
+    over = replace(CALL, version=2, legs=tuple(replace(leg, state=LegState.RELEASED) for leg in CALL.legs))
+    await store.commit(PARTITION, epoch, [change(CALL, over, "o2")], [])
+    for name in names:
+        assert 0 < await client.connection.pttl(name) <= 2_000
+
+
+async def test_an_agent(store: RedisStateStore, reader: RedisCallReader) -> None:
+    partition = partition_of(ALICE, PARTITIONS)
+    epoch = (await store.take_over(partition)).epoch
+    agent = Agent(ALICE, (AgentDevice(DeviceId("d1"), "15000", UserState.NOT_READY),), ("voice",), 1)
+    await store.commit(partition, epoch, [Change("agent:alice", None, agent, [(OperationId("o1"), OK)])], [])
+    assert await reader.agent(ALICE) == agent
+    assert await reader.agent(BOB) is None
+    assert (await store.load(partition, {"agent:alice": [OperationId("o1")]}))["agent:alice"].state == agent
+
+
+async def test_the_index_follows_the_calls(
+    client: RedisClient, store: RedisStateStore, reader: RedisCallReader
+) -> None:
+    index = RedisCallIndex(client, KEYS)
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    for _ in range(2):
+        assert await index.settle([CALL], []) == {}
+    assert await reader.calls_of(ALICE) == [CALL]
+    gone = replace(CALL, version=2, legs=(CALL.legs[0], replace(CALL.legs[1], state=LegState.RELEASED)))
+    await store.commit(PARTITION, epoch, [change(CALL, gone, "o2")], [])
+    await index.settle([gone], [])
+    assert await reader.calls_of(ALICE) == [gone]
+    assert await reader.calls_of(BOB) == []
+
+
+async def test_events_find_the_nodes_that_live(client: RedisClient) -> None:
+    index, nodes = RedisCallIndex(client, KEYS), RedisNodeRegistry(client, KEYS)
+    one, two, dead = NodeId("n1"), NodeId("n2"), NodeId("dead")
+    await nodes.renew(one)
+    await nodes.renew(two)
+    for node, user in ((one, ALICE), (two, ALICE), (two, BOB), (dead, BOB)):
+        await nodes.add(node, user)
+    assert await index.settle([], [ALICE, BOB]) == {ALICE: [one, two], BOB: [two]}
+    assert dead.encode() not in await client.connection.smembers(KEYS.nodes_of(BOB))
+    await nodes.remove(one, ALICE)
+    await nodes.leave(two)
+    assert await index.settle([], [ALICE, BOB]) == {ALICE: [], BOB: []}
+
+
+async def test_a_lease_ends(client: RedisClient) -> None:
+    short, longer = RedisWorkerRegistry(client, KEYS, lease_ms=1), RedisWorkerRegistry(client, KEYS)
+    await short.renew(WorkerId("gone"))
+    for _ in range(1_000):
+        live = await longer.renew(WorkerId("here"))
+        if live == ["here"]:
+            break
+    assert live == ["here"]
+    assert set(await longer.renew(WorkerId("new"))) == {"here", "new"}
+    await longer.leave(WorkerId("here"))
+    assert await longer.renew(WorkerId("new")) == ["new"]
+
+
+async def test_the_number_of_partitions_is_fixed(client: RedisClient) -> None:
+    await check_installation(client, KEYS, 32)
+    await check_installation(client, KEYS, 32)
+    with pytest.raises(InstallationMismatch, match="32 partitions"):
+        await check_installation(client, KEYS, 16)
+    await client.connection.hset(KEYS.installation(), "schema", "0")
+    with pytest.raises(InstallationMismatch, match="schema"):
+        await check_installation(client, KEYS, 32)
+
+
+async def test_a_store_that_is_away_is_told_in_time(unused_tcp_port: int) -> None:
+    client = redis_client(f"redis://127.0.0.1:{unused_tcp_port}/0", deadline_s=0.5)
+    store = RedisStateStore(client, KEYS)
+    with pytest.raises(StoreUnavailable):
+        await store.take_over(PARTITION)
+    with pytest.raises(StoreUnavailable):
+        await store.load(PARTITION, {"call:C1": [OperationId("o")]})
+    with pytest.raises(StoreUnavailable):
+        await store.commit(PARTITION, Epoch(1), [], [])
+    assert not await client.ping()
+    await client.close()
