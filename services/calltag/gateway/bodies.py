@@ -3,10 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Final
 
-from calltag.core.strict_json import JsonLimits, JsonRefused, parse
 from starlette.requests import ClientDisconnect, Request
 
 from calltag.core.domain.json_value import JsonValue
+from calltag.core.strict_json import JsonLimits, JsonRefused, parse
 from calltag.gateway.errors import OutOfRange
 from calltag.gateway.parameters import Body
 

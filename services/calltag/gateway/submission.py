@@ -6,8 +6,8 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import structlog
-from calltag.core.bus.partitioning import partition_of
 
+from calltag.core.bus.partitioning import partition_of
 from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable
 from calltag.core.domain.operations import Operation
 from calltag.core.domain.status import StatusCode

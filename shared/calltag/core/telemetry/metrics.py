@@ -78,7 +78,7 @@ class Metrics:
             "delivery_seconds", "From the acceptance of an operation to its delivery.", _LATENCY_S
         )
         self.cometd_sessions = Gauge("calltag_cometd_sessions", "CometD sessions.", registry=self.registry)
-        self.cometd_messages = self._counter("cometd_messages", "Bayeux messages received.", "channel")
+        self.cometd_messages = self._counter("cometd_messages", "Bayeux messages received.")
         self.cometd_dropped = self._counter("cometd_dropped", "Events dropped from full session queues.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -1,0 +1,219 @@
+"""The command `calltag`."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from calltag.cli.doctor import examine
+from calltag.cli.tour import Tour, welcome
+from calltag.core import VERSION
+from calltag.core.backends import Backends, amqp_settings
+from calltag.core.bus.amqp import open_amqp_bus
+from calltag.core.bus.ports import BusError
+from calltag.core.identity.directory_file import DirectoryError
+from calltag.core.runtime.lifecycle import Lifecycle, run
+from calltag.core.runtime.server import PortBusy
+from calltag.core.settings import Settings, SettingsError, load_settings, settings_table
+from calltag.core.store.ports import StoreError
+from calltag.core.telemetry.logging import configure_logging
+from calltag.single.app import Composition, run_composition
+
+app = typer.Typer(
+    name="calltag",
+    help="Attached data of live calls: the Web Services v2 API over RabbitMQ, Redis and CometD.\n\n"
+    "To try it with nothing installed: calltag serve --embedded --demo",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+topology = typer.Typer(help="Exchanges and queues on RabbitMQ.", no_args_is_help=True)
+app.add_typer(topology, name="topology")
+
+Port = Annotated[int | None, typer.Option(help="Port to listen on (instead of the setting).", min=0, max=65535)]
+Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre; every password is `demo`.")]
+_EXPECTED = (SettingsError, DirectoryError, PortBusy, StoreError, BusError)
+
+
+def main() -> None:
+    """Run the command; what can go wrong for a user ends with one clear line and exit code 1."""
+    try:
+        app()
+    except BaseExceptionGroup as group:
+        expected, unexpected = group.split(_EXPECTED)
+        if unexpected is not None or expected is None:
+            raise
+        _fail(_first(expected))
+    except _EXPECTED as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _first(group: BaseException) -> BaseException:
+    return _first(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group
+
+
+def _fail(error: BaseException) -> None:
+    sys.stderr.write(f"calltag: {error}\n")
+    sys.exit(1)
+
+
+def _settings(section: str | None, port: int | None, *, demo: bool = False) -> Settings:
+    settings = load_settings()
+    changes: dict[str, Any] = {}
+    if section is not None and port is not None:
+        changes[section] = getattr(settings, section).model_copy(update={"port": port})
+    if demo:
+        changes["directory"] = settings.directory.model_copy(update={"demo": True})
+    return settings.model_copy(update=changes)
+
+
+def _run(settings: Settings, chosen: Composition) -> None:
+    configure_logging(chosen.name, form=settings.log.format, level=settings.log.level)
+
+    async def service(life: Lifecycle) -> None:
+        await run_composition(life, settings, chosen)
+
+    run(service)
+
+
+@app.command()
+def gateway(port: Port = None, demo: Demo = False) -> None:
+    """Serve the HTTP API: takes operations and puts them on RabbitMQ.
+
+    Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE). Run any number.
+    """
+    _run(_settings("gateway", port, demo=demo), Composition(gateway=True))
+
+
+@app.command()
+def worker() -> None:
+    """Apply operations to calls, and send the events.
+
+    Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. Run any number: workers share the partitions among them.
+    """
+    _run(_settings(None, None), Composition(worker=True))
+
+
+@app.command()
+def notifier(port: Port = None, demo: Demo = False) -> None:
+    """Serve CometD: tells subscribers what happens to their calls.
+
+    Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE). Run any number.
+    """
+    _run(_settings("notifier", port, demo=demo), Composition(notifier=True))
+
+
+@app.command()
+def serve(
+    port: Port = None,
+    demo: Demo = False,
+    embedded: Annotated[
+        bool, typer.Option("--embedded", help="Bus and store inside this process: no RabbitMQ, no Redis.")
+    ] = False,
+) -> None:
+    """Gateway, worker and notifier in one process.
+
+    With --embedded nothing else is needed; data is kept between runs in CALLTAG_EMBEDDED__FOLDER. For example:
+
+        calltag serve --embedded --demo --port 8080
+    """
+    settings = _settings("gateway", port, demo=demo)
+    if embedded:
+        settings = _for_one_machine(settings)
+    chosen = Composition(gateway=True, worker=True, notifier=True, embedded=embedded)
+    configure_logging(
+        chosen.name, form=settings.log.format, level="warning" if embedded and demo else settings.log.level
+    )
+
+    def ready(parts: Backends) -> None:
+        if demo:
+            Console(stderr=False, highlight=False, soft_wrap=True).print(welcome(settings, parts), markup=False)
+
+    async def service(life: Lifecycle) -> None:
+        await run_composition(life, settings, chosen, ready)
+
+    run(service)
+
+
+def _for_one_machine(settings: Settings) -> Settings:
+    """One process on one port: its address is known, and the internal port may be any."""
+    gateway_settings = settings.gateway
+    changes: dict[str, Any] = {}
+    if "public_url" not in settings.model_fields_set:
+        changes["public_url"] = f"http://{gateway_settings.host}:{gateway_settings.port}"
+    if "port" not in settings.internal.model_fields_set:
+        changes["internal"] = settings.internal.model_copy(update={"port": 0})
+    return settings.model_copy(update=changes)
+
+
+@topology.command("apply")
+def apply_topology() -> None:
+    """Declare the exchanges and queues that calltag uses. Harmless when they are there already."""
+    settings = _settings(None, None)
+    configure_logging("topology", form=settings.log.format, level="warning")
+
+    async def declare() -> None:
+        async with open_amqp_bus(amqp_settings(settings)) as bus:
+            await bus.apply_topology()
+
+    asyncio.run(declare())
+    typer.echo(f"{settings.partitions} partition queues and their exchanges are there.")
+
+
+@app.command()
+def doctor() -> None:
+    """Tell what is reachable, which versions, and what is wrong; exit code 1 if something is."""
+    settings = _settings(None, None)
+    configure_logging("doctor", form=settings.log.format, level="error")
+    findings = asyncio.run(examine(settings))
+    for finding in findings:
+        typer.echo(f"{'ok   ' if finding.good else 'WRONG'}  {finding.text}")
+    sys.exit(0 if all(finding.good for finding in findings) else 1)
+
+
+@app.command()
+def config() -> None:
+    """Show every setting with its value, its variable and what it does; passwords are left out."""
+    table = Table("variable", "value", "what it does", box=None)
+    for row in settings_table(load_settings()):
+        table.add_row(row.variable, row.value, row.description)
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+@app.command()
+def demo(
+    url: Annotated[str, typer.Option(help="Where calltag runs.")] = "http://127.0.0.1:8080",
+    own_if_absent: Annotated[
+        bool, typer.Option("--own-if-absent", help="Start an own instance if none runs there.")
+    ] = False,
+) -> None:
+    """The tour: sign in, dial, subscribe, attach data, see the message; prints each request, answer and notification."""
+    sys.exit(
+        asyncio.run(Tour(url.rstrip("/"), Console(highlight=False, soft_wrap=True)).run(own_if_absent=own_if_absent))
+    )
+
+
+@app.command()
+def docs(
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a document is out of date.")] = False,
+    root: Annotated[Path, typer.Option(help="The project's folder.")] = Path(),
+) -> None:
+    """Write the generated documents: settings table, OpenAPI, AsyncAPI."""
+    from calltag.cli.documents import write_documents
+
+    stale = write_documents(root, check=check)
+    for path in stale:
+        typer.echo(f"{path} is out of date; run: calltag docs" if check else f"wrote {path}", err=check)
+    sys.exit(1 if check and stale else 0)
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(VERSION)

@@ -1,0 +1,157 @@
+"""The gateway, put together."""
+
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+import structlog
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from calltag.core import VERSION
+from calltag.core.backends import Backends
+from calltag.core.identity.authentication import COOKIE, Authenticator, WrongCredentials
+from calltag.core.identity.csrf import HEADER, HEADER_NAME_HEADER, MESSAGE, csrf_headers, csrf_passes
+from calltag.core.identity.model import User
+from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.redis_state import RedisCallReader
+from calltag.core.strict_json import JsonLimits
+from calltag.gateway import documentation
+from calltag.gateway.answers import answer
+from calltag.gateway.bodies import BodyReader
+from calltag.gateway.errors import ApiError, BackendAway, FeatureMissing, NotAuthenticated, NotFound, OutOfRange
+from calltag.gateway.idempotency import RedisIdempotencyRecords
+from calltag.gateway.observations import GatewayObservations
+from calltag.gateway.operation_request import OperationRequests
+from calltag.gateway.parameters import UserDataLimits
+from calltag.gateway.replies import Replies
+from calltag.gateway.routes import Api, user_routes
+from calltag.gateway.service import CallService, gateway_node
+from calltag.gateway.submission import Submission
+from calltag.gateway.switch_routes import switch_routes
+
+log = structlog.get_logger()
+Next = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class Identification:
+    """Identifies requests and leaves on them what the answer has to carry."""
+
+    authenticator: Authenticator
+    csrf_protection: bool
+
+    async def user(self, request: Request) -> User:
+        """Raises NotAuthenticated, FeatureMissing (CSRF), StoreUnavailable."""
+        authorization = request.headers.get("authorization")
+        try:
+            known = await self.authenticator.identify(authorization, request.cookies.get(COOKIE))
+        except WrongCredentials as wrong:
+            raise NotAuthenticated(str(wrong)) from None
+        if known is None:
+            raise NotAuthenticated("not authenticated: send HTTP Basic credentials or the session cookie")
+        request.state.set_cookie = known.set_cookie
+        if self.csrf_protection:
+            token = request.headers.get(HEADER)
+            if not csrf_passes(request.method, known.session, token, by_cookie=authorization is None):
+                raise FeatureMissing(MESSAGE)
+            if request.method == "GET":
+                request.state.csrf_headers = csrf_headers(known.session)
+        structlog.contextvars.bind_contextvars(user=known.user.id)
+        return known.user
+
+
+def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> FastAPI:
+    """The HTTP API; its inbox for outcomes runs as a side task."""
+    settings = backends.settings.gateway
+    observations = GatewayObservations(backends.metrics)
+    replies = Replies(gateway_node())
+    life.supervise("replies", replies.run(backends.bus))
+    submission = Submission(backends.bus, replies, observations, backends.settings.partitions, settings.max_in_flight)
+    reader = RedisCallReader(backends.client, backends.keys, backends.settings.partitions)
+    limits = UserDataLimits(settings.max_pairs, settings.max_user_data_bytes, settings.max_key_bytes)
+    api = Api(
+        identify=Identification(authenticator, settings.csrf_protection).user,
+        service=CallService(reader, submission, backends.directory, backends.settings.public_url),
+        operations=OperationRequests(
+            BodyReader(JsonLimits(settings.max_body_bytes, settings.max_depth)),
+            RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
+            settings.max_wait_s,
+        ),
+        limits=limits,
+    )
+    app = build_app(api, observations, max_switch_events=settings.max_switch_events)
+    if settings.allowed_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.allowed_origins),
+            allow_credentials=True,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Content-Type", "Authorization", HEADER, "Idempotency-Key", "Prefer"],
+            expose_headers=[HEADER, HEADER_NAME_HEADER, "Operation-Id", "Retry-After"],
+        )
+    return app
+
+
+def build_app(api: Api, observations: GatewayObservations, *, max_switch_events: int) -> FastAPI:
+    """The application with its routes, around `api`."""
+    app = FastAPI(title="calltag", version=VERSION, description=documentation.DESCRIPTION, redoc_url=None)
+    app.include_router(user_routes(api))
+    app.include_router(switch_routes(api, max_events=max_switch_events))
+    _add_refusals(app, observations)
+    _add_answers(app, observations)
+    return app
+
+
+def _add_refusals(app: FastAPI, observations: GatewayObservations) -> None:
+    async def refused(request: Request, error: Exception) -> Response:
+        refusal = _as_refusal(error)
+        observations.refused(_route(request), refusal.code)
+        return answer(refusal.body(), refusal.http_status, refusal.headers)
+
+    for kind in (ApiError, StoreUnavailable, HTTPException):
+        app.add_exception_handler(kind, refused)
+
+
+def _as_refusal(error: Exception) -> ApiError:
+    match error:
+        case ApiError():
+            return error
+        case StoreUnavailable():
+            return BackendAway(f"the store is away: {error}")
+        case HTTPException(status_code=405):
+            return OutOfRange("this method is not served here", http_status=405, headers=dict(error.headers or {}))
+        case _:
+            return NotFound("there is nothing at this address; /docs lists what there is")
+
+
+def _add_answers(app: FastAPI, observations: GatewayObservations) -> None:
+    @app.middleware("http")
+    async def finish(request: Request, call_next: Next) -> Response:
+        structlog.contextvars.clear_contextvars()
+        began = time.perf_counter()
+        try:
+            response = await call_next(request)
+        except Exception:
+            log.exception("request_failed", route=_route(request))
+            response = answer({"statusCode": 4, "statusMessage": "internal error"}, 500)
+        cookie = getattr(request.state, "set_cookie", None)
+        if cookie:
+            response.headers.append("Set-Cookie", cookie)
+        response.headers.update(getattr(request.state, "csrf_headers", {}))
+        seconds = time.perf_counter() - began
+        observations.answered(_route(request), response.status_code, seconds)
+        log.info(
+            "request", method=request.method, route=_route(request), status=response.status_code,
+            ms=round(seconds * 1000, 1),
+        )  # fmt: skip
+        return response
+
+
+def _route(request: Request) -> str:
+    """The route's pattern: an address itself has too many values for a label."""
+    return getattr(request.scope.get("route"), "path", "none")

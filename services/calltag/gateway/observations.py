@@ -1,0 +1,23 @@
+"""The gateway's metrics, on Prometheus."""
+
+from dataclasses import dataclass
+
+from calltag.core.domain.status import StatusCode
+from calltag.core.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayObservations:
+    """Implements GatewayMetrics."""
+
+    metrics: Metrics
+
+    def accepted(self, operation: str) -> None:
+        self.metrics.operations_accepted.labels(operation).inc()
+
+    def refused(self, route: str, code: StatusCode) -> None:
+        self.metrics.requests_refused.labels(route, int(code)).inc()
+
+    def answered(self, route: str, http_status: int, seconds: float) -> None:
+        self.metrics.http_requests.labels(route, http_status).inc()
+        self.metrics.http_seconds.labels(route).observe(seconds)

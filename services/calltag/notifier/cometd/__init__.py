@@ -1,0 +1,1 @@
+"""CometD's transports around the Bayeux engine."""

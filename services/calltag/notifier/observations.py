@@ -1,0 +1,21 @@
+"""The notifier's metrics, on Prometheus."""
+
+from dataclasses import dataclass
+
+from calltag.core.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class NotifierObservations:
+    """Implements HubMetrics."""
+
+    metrics: Metrics
+
+    def sessions(self, count: int) -> None:
+        self.metrics.cometd_sessions.set(count)
+
+    def received(self, messages: int) -> None:
+        self.metrics.cometd_messages.inc(messages)
+
+    def delivered(self, channel: str, sessions: int) -> None:
+        self.metrics.deliveries.labels(channel).inc(sessions)

@@ -1,0 +1,88 @@
+"""Where CometD is served: the endpoint of a GWS installation, and the one under the API."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Final
+
+from starlette.requests import ClientDisconnect, HTTPConnection, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
+
+from calltag.core.identity.authentication import COOKIE, Authenticator, Identified, WrongCredentials
+from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_passes
+from calltag.core.store.ports import StoreUnavailable
+from calltag.notifier.cometd.access import Login
+from calltag.notifier.cometd.hub import Hub
+from calltag.notifier.cometd.long_polling import long_poll
+from calltag.notifier.cometd.websocket import Socket
+
+PATHS: Final = ("/genesys/cometd", "/api/v2/notifications")
+
+
+class CsrfRefused(Exception):
+    """The request shows no token, or a wrong one."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthenticatedAccess:
+    """Implements Access on the authenticator. A wrong password proves nobody: the handshake says so."""
+
+    authenticator: Authenticator
+    csrf_protection: bool = False
+
+    async def of_request(self, connection: HTTPConnection) -> Login | None:
+        """Raises CsrfRefused, StoreUnavailable."""
+        authorization = connection.headers.get("authorization")
+        try:
+            known = await self.authenticator.identify(authorization, connection.cookies.get(COOKIE))
+        except WrongCredentials:
+            return None
+        if known is not None and self.csrf_protection and connection.scope["type"] == "http":
+            token = connection.headers.get(HEADER)
+            if not csrf_passes("POST", known.session, token, by_cookie=authorization is None):
+                raise CsrfRefused
+        return _login(known)
+
+    async def of_credentials(self, name: str, password: str) -> Login | None:
+        """Raises StoreUnavailable."""
+        return _login(await self.authenticator.log_in(name, password))
+
+
+def _login(known: Identified | None) -> Login | None:
+    return Login(known.user.id, known.set_cookie) if known else None
+
+
+def cometd_routes(hub: Hub, access: AuthenticatedAccess) -> list[BaseRoute]:
+    """Clients append the type of their message to the address, so the whole subtree is one endpoint."""
+
+    async def poll(request: Request) -> Response:
+        return await _guarded(lambda: long_poll(request, hub, access))
+
+    async def socket(websocket: WebSocket) -> None:
+        try:
+            login = await access.of_request(websocket)
+        except StoreUnavailable:
+            await websocket.close(1013)
+            return
+        await Socket(websocket, hub, access, login).run()
+
+    routes: list[BaseRoute] = []
+    for path in PATHS:
+        routes += [
+            WebSocketRoute(path, socket),
+            Route(path, poll, methods=["POST"]),
+            Route(f"{path}/{{suffix:path}}", poll, methods=["POST"]),
+        ]
+    return routes
+
+
+async def _guarded(answer: Callable[[], Awaitable[Response]]) -> Response:
+    try:
+        return await answer()
+    except CsrfRefused:
+        return Response(MESSAGE, 403, media_type="text/plain")
+    except StoreUnavailable as error:
+        return Response(str(error), 503, {"Retry-After": "1"}, media_type="text/plain")
+    except ClientDisconnect:
+        return Response(status_code=400)

@@ -1,0 +1,132 @@
+"""The composition: any of the three services, alone or all in one process."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import structlog
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute, Mount
+
+from calltag.core.backends import Backends, backends
+from calltag.core.runtime.backoff import backoff_s
+from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.runtime.server import bound_socket, serving
+from calltag.core.runtime.waiting import set_within
+from calltag.core.settings import Settings
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.redis_registry import check_installation
+from calltag.core.telemetry.internal_http import internal_app
+from calltag.gateway.app import gateway_app
+from calltag.notifier.app import Notifier, start_notifier
+from calltag.worker.app import run_worker
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """Which services run in this process, and on which backends."""
+
+    gateway: bool = False
+    worker: bool = False
+    notifier: bool = False
+    embedded: bool = False
+
+    @property
+    def name(self) -> str:
+        """The service's name in logs and metrics."""
+        chosen = [name for name in ("gateway", "worker", "notifier") if getattr(self, name)]
+        return chosen[0] if len(chosen) == 1 else "serve"
+
+
+async def run_composition(
+    life: Lifecycle, settings: Settings, chosen: Composition, ready: Callable[[Backends], None] | None = None
+) -> None:
+    """Run until `life.stop` is set, then drain: stop being ready, answer what is held, finish what is in hand.
+
+    Raises PortBusy, DirectoryError, DataFolderInUse, InstallationMismatch.
+    """
+    async with AsyncExitStack() as sockets:
+        listeners = [sockets.enter_context(each) for each in _listeners(settings, chosen)]
+        async with backends(chosen.name, settings, embedded=chosen.embedded) as parts:
+            await _check_installation(parts, life.stop)
+            async with _internal(parts, listeners[0], settings):
+                if not life.stop.is_set():
+                    await _run(parts, life, chosen, listeners[1:], ready)
+
+
+def _listeners(settings: Settings, chosen: Composition) -> list[socket.socket]:
+    """The internal port, and the one for clients; bound first, so that a port that is taken is told at once."""
+    internal = settings.internal
+    listeners = [bound_socket(internal.host, internal.port, "CALLTAG_INTERNAL__PORT (0 takes a free one)")]
+    if chosen.gateway:
+        gateway = settings.gateway
+        listeners.append(bound_socket(gateway.host, gateway.port, "PORT=, --port or CALLTAG_GATEWAY__PORT"))
+    elif chosen.notifier:
+        notifier = settings.notifier
+        listeners.append(bound_socket(notifier.host, notifier.port, "--port or CALLTAG_NOTIFIER__PORT"))
+    return listeners
+
+
+async def _check_installation(parts: Backends, stop: asyncio.Event) -> None:
+    delays = backoff_s(0.1, 2.0)
+    while not stop.is_set():
+        try:
+            return await check_installation(parts.client, parts.keys, parts.settings.partitions)
+        except StoreUnavailable as error:
+            log.warning("waiting_for_store", reason=str(error))
+            await set_within(stop, next(delays))
+    return None
+
+
+@asynccontextmanager
+async def _internal(parts: Backends, listener: socket.socket, settings: Settings) -> AsyncIterator[None]:
+    app = internal_app(parts.health, parts.metrics)
+    async with serving(app, listener, drain_timeout_s=1.0) as port:
+        log.info("internal_port", host=settings.internal.host, port=port)
+        yield
+
+
+async def _run(
+    parts: Backends,
+    life: Lifecycle,
+    chosen: Composition,
+    listeners: list[socket.socket],
+    ready: Callable[[Backends], None] | None,
+) -> None:
+    working = asyncio.Event()
+    worker = life.supervise("worker-service", run_worker(parts, life, working)) if chosen.worker else None
+    async with AsyncExitStack() as stack:
+        notifier = None
+        if listeners:
+            app, notifier = _client_app(parts, life, chosen)
+            port = await stack.enter_async_context(
+                serving(app, listeners[0], drain_timeout_s=parts.settings.drain_timeout_s)
+            )
+            log.info("listening", service=chosen.name, port=port)
+        if ready is not None:
+            ready(parts)
+        await life.stop.wait()
+        parts.health.stopping = True
+        if notifier is not None:
+            notifier.hub.drain()
+    working.set()
+    if worker is not None:
+        await asyncio.wait({worker})
+    if notifier is not None:
+        await notifier.leave()
+
+
+def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[Starlette, Notifier | None]:
+    """CometD's endpoints come first; all else is the API's."""
+    authenticator = parts.authenticator()
+    routes: list[BaseRoute] = []
+    notifier = start_notifier(parts, life, authenticator) if chosen.notifier else None
+    if notifier is not None:
+        routes += notifier.routes
+    if chosen.gateway:
+        routes.append(Mount("/", gateway_app(parts, life, authenticator)))
+    return Starlette(routes=routes), notifier

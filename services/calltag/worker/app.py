@@ -1,0 +1,55 @@
+"""The worker, put together."""
+
+import asyncio
+from uuid import uuid4
+
+import orjson
+
+from calltag.core.backends import Backends
+from calltag.core.bus.ports import Partition
+from calltag.core.domain.outcome import CallLimits
+from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.store.ports import WorkerId
+from calltag.core.store.records import Lifetimes
+from calltag.core.store.redis_registry import RedisCallIndex, RedisNodeRegistry, RedisWorkerRegistry
+from calltag.core.store.redis_state import RedisStateStore
+from calltag.worker.assignments import Assignments
+from calltag.worker.observations import WorkerObservations
+from calltag.worker.outgoing import Outgoing
+from calltag.worker.partition_worker import PartitionWorker
+
+
+def worker_parts(backends: Backends) -> Assignments:
+    """The worker on these backends; `run` of what is returned is its life."""
+    settings, client, keys = backends.settings.worker, backends.client, backends.keys
+    store = RedisStateStore(
+        client,
+        keys,
+        lifetimes=Lifetimes(settings.live_call_lifetime_s * 1000, settings.released_call_lifetime_s * 1000),
+        remembered_operations=settings.remembered_operations,
+    )
+    outgoing = Outgoing(backends.bus, RedisCallIndex(client, keys), RedisNodeRegistry(client, keys))
+    limits = CallLimits(lambda value: len(orjson.dumps(value)), settings.max_call_pairs, settings.max_call_bytes)
+    observations = WorkerObservations(backends.metrics)
+
+    def make(partition: Partition) -> PartitionWorker:
+        return PartitionWorker(partition, store, outgoing, limits, observations, batch_limit=settings.batch_limit)
+
+    return Assignments(
+        WorkerId(f"worker-{uuid4().hex}"),
+        backends.bus,
+        RedisWorkerRegistry(client, keys, lease_ms=round(settings.lease_s * 1000)),
+        make,
+        observations,
+        partitions=backends.settings.partitions,
+        prefetch=settings.prefetch,
+        heartbeat_s=settings.lease_s / 3,
+    )
+
+
+async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -> None:
+    """Work until `stop` is set, then finish what is in hand, no longer than the drain timeout."""
+    assignments = worker_parts(backends)
+    task = life.supervise("worker", assignments.run(stop))
+    await stop.wait()
+    await asyncio.wait({task}, timeout=backends.settings.drain_timeout_s)

@@ -1,0 +1,6 @@
+"""The bus on RabbitMQ, 3.10 to 4.x."""
+
+from calltag.core.bus.amqp.bus import AmqpBus, open_amqp_bus
+from calltag.core.bus.amqp.settings import AmqpSettings
+
+__all__ = ["AmqpBus", "AmqpSettings", "open_amqp_bus"]

@@ -1,0 +1,84 @@
+"""Consuming: the reader of a partition, and the inbox of a node."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aio_pika.exceptions import AMQPError
+
+from calltag.core.bus.ports import BusInterrupted, Delivery
+
+
+class AmqpConsumer:
+    """The deliveries of one queue on one channel, which is this consumer's alone."""
+
+    def __init__(self, channel: AbstractChannel, deadline_s: float) -> None:
+        self._channel = channel
+        self._deadline_s = deadline_s
+        self._arrived: deque[AbstractIncomingMessage] = deque()
+        self._news = asyncio.Event()
+        self._lost = ""
+        channel.close_callbacks.add(self._on_close)
+
+    async def start(self, queue: AbstractQueue, prefetch: int) -> None:
+        """Begin to consume. Raises BusInterrupted."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                await self._channel.set_qos(prefetch_count=prefetch)
+                underlay = await self._channel.get_underlay_channel()
+                # The broker cancels a consumer whose queue is deleted, or moves to another node.
+                underlay.on_consumer_cancel_callbacks.add(self._on_close)
+                await queue.consume(self._on_message)
+        except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
+            raise BusInterrupted(f"{queue.name} cannot be consumed: {error}") from error
+
+    async def batch(self, limit: int) -> Sequence[Delivery]:
+        while not self._arrived:
+            if self._lost:
+                raise BusInterrupted(self._lost)
+            self._news.clear()
+            await self._news.wait()
+        if self._lost:
+            raise BusInterrupted(self._lost)
+        taken = [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
+        return [
+            Delivery(each.delivery_tag or 0, each.body, each.correlation_id or "", bool(each.redelivered))
+            for each in taken
+        ]
+
+    async def ack_through(self, tag: int) -> None:
+        if self._lost:
+            raise BusInterrupted(self._lost)
+        try:
+            underlay = await self._channel.get_underlay_channel()
+            async with asyncio.timeout(self._deadline_s):
+                await underlay.basic_ack(tag, multiple=True)
+        except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
+            raise BusInterrupted(f"an acknowledgement was not sent: {type(error).__name__}") from error
+
+    async def _on_message(self, message: AbstractIncomingMessage) -> None:
+        self._arrived.append(message)
+        self._news.set()
+
+    def _on_close(self, *_: object) -> None:
+        self._lost = self._lost or "the channel, its queue or its connection is gone"
+        self._news.set()
+
+
+class AmqpInbox:
+    """A node's inbox: each message is acknowledged when the next one is asked for."""
+
+    def __init__(self, consumer: AmqpConsumer) -> None:
+        self._consumer = consumer
+        self._waiting: deque[Delivery] = deque()
+        self._handled: int | None = None
+
+    async def receive(self) -> bytes:
+        if not self._waiting:
+            if self._handled is not None:
+                await self._consumer.ack_through(self._handled)
+            self._waiting.extend(await self._consumer.batch(100))
+        delivery = self._waiting.popleft()
+        self._handled = delivery.tag
+        return delivery.body

@@ -1,0 +1,82 @@
+"""Publishing with confirms: a message counts as taken when the broker says so, within the deadline."""
+
+import asyncio
+from uuid import uuid4
+
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractChannel, AbstractExchange
+from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
+
+from calltag.core.bus.amqp.link import Link
+from calltag.core.bus.ports import BusRefused, BusUnavailable
+
+
+class Unroutable(BusRefused):
+    """No queue is bound for the routing key."""
+
+
+class Publisher:
+    """Publishes on one channel of a link, many messages at a time, in the order of the calls."""
+
+    def __init__(self, link: Link, deadline_s: float) -> None:
+        self._link = link
+        self._deadline_s = deadline_s
+        self._channel: AbstractChannel | None = None
+        self._exchanges: dict[str, AbstractExchange] = {}
+        self._opening = asyncio.Lock()
+
+    async def publish(self, exchange: str, routing_key: str, body: bytes, name: str) -> None:
+        """Publish and wait for the confirm. `name` goes along as correlation id.
+
+        Raises BusUnavailable; Unroutable, and BusRefused when the queue is full.
+        """
+        message = Message(
+            body,
+            delivery_mode=DeliveryMode.PERSISTENT,
+            content_type="application/json",
+            # Returned messages are told apart by message id, so each attempt needs one of its own.
+            message_id=uuid4().hex,
+            correlation_id=name,
+        )
+        channel: AbstractChannel | None = None
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                target = await self._exchange(exchange)
+                channel = self._channel
+                await target.publish(message, routing_key, mandatory=True)
+        except PublishError:
+            raise Unroutable(f"{exchange} has no queue for {routing_key}") from None
+        except DeliveryError:
+            raise BusRefused(f"the queue of {routing_key} is full") from None
+        except TimeoutError:
+            self._give_up(channel)
+            raise BusUnavailable(f"RabbitMQ did not confirm within {self._deadline_s:g} s") from None
+        except (AMQPError, OSError, RuntimeError) as error:
+            self._forget(channel)
+            raise BusUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}") from error
+        except asyncio.CancelledError:
+            current = asyncio.current_task()
+            if current is not None and current.cancelling():
+                raise
+            self._forget(channel)
+            raise BusUnavailable("the channel to RabbitMQ closed") from None
+
+    async def _exchange(self, name: str) -> AbstractExchange:
+        if self._channel is None or self._channel.is_closed:
+            async with self._opening:
+                if self._channel is None or self._channel.is_closed:
+                    self._exchanges = {}
+                    self._channel = await self._link.open_channel(confirms=True)
+        if name not in self._exchanges:
+            self._exchanges[name] = await self._channel.get_exchange(name, ensure=False)
+        return self._exchanges[name]
+
+    def _give_up(self, channel: AbstractChannel | None) -> None:
+        """A confirm that does not come means that the connection is stuck: it is built anew."""
+        if channel is None or channel is self._channel:
+            self._forget(channel)
+            self._link.broken()
+
+    def _forget(self, channel: AbstractChannel | None) -> None:
+        if channel is self._channel:
+            self._channel = None

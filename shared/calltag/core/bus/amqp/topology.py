@@ -1,0 +1,91 @@
+"""Exchanges and queues.
+
+Partition queues are quorum queues with a single active consumer. Their delivery limit is explicit, because RabbitMQ 4
+sets a low one by itself and a worker that dies again and again must not cost an operation; what exceeds it waits in a
+dead-letter queue instead of vanishing. An inbox is a quorum queue too: it survives a broken connection of its node,
+and expires some time after the node is gone.
+"""
+
+from dataclasses import dataclass
+
+from aio_pika import ExchangeType
+from aio_pika.abc import AbstractChannel, AbstractQueue
+from aio_pika.exceptions import ChannelPreconditionFailed
+
+from calltag.core.bus.amqp.settings import AmqpSettings
+from calltag.core.bus.partitioning import hash_tag
+from calltag.core.bus.ports import BusRefused, NodeId, Partition
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """The names, and how they are declared."""
+
+    settings: AmqpSettings
+
+    @property
+    def operations(self) -> str:
+        """Direct exchange of operations; routing keys are partitions (`p07`)."""
+        return f"{self.settings.prefix}.ops"
+
+    @property
+    def events(self) -> str:
+        """Direct exchange of messages to nodes; routing keys are nodes."""
+        return f"{self.settings.prefix}.events"
+
+    @property
+    def dead(self) -> str:
+        """Exchange and queue of operations that were delivered too often."""
+        return f"{self.settings.prefix}.ops.dead"
+
+    def partition_queue(self, partition: Partition) -> str:
+        """The queue of a partition."""
+        return f"{self.operations}.{hash_tag(partition)}"
+
+    def inbox_queue(self, node: NodeId) -> str:
+        """The queue of a node."""
+        return f"{self.events}.{node}"
+
+    async def declare(self, channel: AbstractChannel) -> None:
+        """Declare all that does not belong to one node. Raises BusRefused where something else is there already."""
+        try:
+            operations = await channel.declare_exchange(self.operations, ExchangeType.DIRECT, durable=True)
+            await channel.declare_exchange(self.events, ExchangeType.DIRECT, durable=True)
+            dead = await channel.declare_exchange(self.dead, ExchangeType.FANOUT, durable=True)
+            grave = await channel.declare_queue(self.dead, durable=True, arguments={"x-queue-type": "quorum"})
+            await grave.bind(dead)
+            for partition in map(Partition, range(self.settings.partitions)):
+                queue = await channel.declare_queue(
+                    self.partition_queue(partition),
+                    durable=True,
+                    arguments={
+                        "x-queue-type": "quorum",
+                        "x-single-active-consumer": True,
+                        "x-delivery-limit": self.settings.delivery_limit,
+                        "x-dead-letter-exchange": self.dead,
+                        "x-max-length": self.settings.queue_max_length,
+                        "x-overflow": "reject-publish",
+                    },
+                )
+                await queue.bind(operations, routing_key=hash_tag(partition))
+        except ChannelPreconditionFailed as error:
+            raise BusRefused(
+                f"something is declared otherwise than CALLTAG_AMQP__ settings say: {error}. Delete it when it is "
+                "empty (rabbitmqctl delete_queue), or go back to the settings that it was made with"
+            ) from None
+
+    async def declare_inbox(self, channel: AbstractChannel, node: NodeId) -> AbstractQueue:
+        """Declare a node's inbox."""
+        await channel.declare_exchange(self.events, ExchangeType.DIRECT, durable=True)
+        queue = await channel.declare_queue(
+            self.inbox_queue(node),
+            durable=True,
+            arguments={
+                "x-queue-type": "quorum",
+                "x-expires": self.settings.inbox_expiry_s * 1000,
+                "x-max-length-bytes": self.settings.inbox_max_bytes,
+                "x-delivery-limit": self.settings.delivery_limit,
+            },
+        )
+        await queue.bind(self.events, routing_key=node)
+        return queue
