@@ -1,0 +1,46 @@
+"""The private servers of a test run, started when the first test asks for them and ended with the run."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pytest
+
+from parts.ports import free_port
+from parts.rabbitmq import RabbitMq
+from parts.redis_server import RedisServer
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.process.kill()
+
+
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """A Redis with nothing in it."""
+    redis_server.clear()
+    return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMq]:
+    server = RabbitMq(tmp_path_factory.mktemp("rabbitmq"))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.end()
+
+
+@pytest.fixture
+def amqp_prefix() -> str:
+    """Names that no other test uses."""
+    return f"t{uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def unused_tcp_port() -> int:
+    return free_port()

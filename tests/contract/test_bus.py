@@ -1,0 +1,123 @@
+"""What every bus must do: the same tests on RabbitMQ and in one process."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
+from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.ports import Bus, BusRefused, NodeId, Partition, PartitionConsumer
+from parts.eventually import eventually
+
+ONE, TWO = Partition(0), Partition(1)
+LIMIT = 50
+
+
+@pytest.fixture(params=["memory", "rabbitmq"])
+async def bus(request: pytest.FixtureRequest, amqp_prefix: str) -> AsyncIterator[Bus]:
+    if request.param == "memory":
+        yield MemoryBus(2, queue_limit=LIMIT)
+        return
+    url = request.getfixturevalue("rabbitmq").url
+    settings = AmqpSettings(url, prefix=amqp_prefix, partitions=2, queue_max_length=LIMIT, publish_deadline_s=5)
+    async with open_amqp_bus(settings) as opened:
+        await eventually(opened.connected)
+        await opened.apply_topology()
+        yield opened
+
+
+async def publish(bus: Bus, *names: str, partition: Partition = ONE) -> None:
+    for name in names:
+        await bus.publish_operation(partition, name.encode(), name)
+
+
+async def take(consumer: PartitionConsumer, count: int, limit: int = 100) -> list[str]:
+    taken: list[str] = []
+    async with asyncio.timeout(20):
+        while len(taken) < count:
+            taken += [delivery.body.decode() for delivery in await consumer.batch(limit)]
+    return taken
+
+
+async def test_operations_come_in_the_order_in_which_they_were_published(bus: Bus) -> None:
+    names = [f"o{number}" for number in range(30)]
+    await asyncio.gather(*(bus.publish_operation(ONE, name.encode(), name) for name in names))
+    async with bus.partition(ONE, 100) as consumer:
+        assert await take(consumer, 30) == names
+
+
+async def test_partitions_are_apart(bus: Bus) -> None:
+    await publish(bus, "a")
+    await publish(bus, "b", partition=TWO)
+    async with bus.partition(TWO, 10) as consumer:
+        assert await take(consumer, 1) == ["b"]
+
+
+async def test_what_is_not_acknowledged_comes_again_in_order(bus: Bus) -> None:
+    await publish(bus, "a", "b", "c", "d")
+    async with bus.partition(ONE, 10) as consumer:
+        first = (await consumer.batch(1))[0]
+        assert not first.redelivered
+        await consumer.ack_through(first.tag)
+        await take(consumer, 2, limit=1)
+    async with bus.partition(ONE, 10) as consumer:
+        again = await consumer.batch(1)
+        assert (again[0].body, again[0].message_id, again[0].redelivered) == (b"b", "b", True)
+        assert await take(consumer, 2) == ["c", "d"]
+
+
+async def test_one_acknowledgement_covers_all_before(bus: Bus) -> None:
+    await publish(bus, "a", "b", "c")
+    async with bus.partition(ONE, 10) as consumer:
+        deliveries = []
+        while len(deliveries) < 3:
+            deliveries += await consumer.batch(3)
+        await consumer.ack_through(deliveries[1].tag)
+    async with bus.partition(ONE, 10) as consumer:
+        assert await take(consumer, 1) == ["c"]
+
+
+async def test_no_more_than_the_prefetch_is_taken_ahead(bus: Bus) -> None:
+    await publish(bus, "a", "b", "c")
+    async with bus.partition(ONE, 2) as consumer:
+        assert await take(consumer, 2) == ["a", "b"]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await consumer.batch(1)
+
+
+async def test_one_consumer_at_a_time_and_the_next_goes_on_in_order(bus: Bus) -> None:
+    async with bus.partition(ONE, 10) as standby:
+        active_entered = standby
+        await publish(bus, "a")
+        assert await take(active_entered, 1) == ["a"]
+        async with bus.partition(ONE, 10) as second:
+            waiting = asyncio.create_task(take(second, 3))
+            await publish(bus, "b", "c")
+            assert await take(active_entered, 2) == ["b", "c"]
+            assert not waiting.done()
+            waiting.cancel()
+    async with bus.partition(ONE, 10) as last:
+        assert await take(last, 3) == ["a", "b", "c"]
+
+
+async def test_a_full_partition_refuses(bus: Bus) -> None:
+    with pytest.raises(BusRefused):
+        for number in range(20 * LIMIT):
+            await bus.publish_operation(ONE, b"x", str(number))
+
+
+async def test_an_inbox_gets_its_messages_in_order(bus: Bus) -> None:
+    node = NodeId("node-1")
+    assert not await bus.send(node, b"x", "x")
+    async with bus.inbox(node) as inbox:
+        for number in range(5):
+            assert await bus.send(node, b"%d" % number, str(number))
+        async with asyncio.timeout(20):
+            assert [await inbox.receive() for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
+
+
+async def test_the_topology_may_be_applied_again(bus: Bus) -> None:
+    await bus.apply_topology()
+    await publish(bus, "a")

@@ -1,0 +1,86 @@
+"""Programs that tests start, and end."""
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+
+class NotStarted(RuntimeError):
+    """A program that the tests need did not start."""
+
+
+def program(name: str, *places: str) -> str:
+    """Where a program is. Raises NotStarted if it is not installed."""
+    found = shutil.which(name) or next((place for place in places if Path(place).exists()), None)
+    if found is None:
+        raise NotStarted(
+            f"{name} is not installed; run make test, or: apt-get install rabbitmq-server redis-server nodejs npm"
+        )
+    return found
+
+
+class Program:
+    """A program in a process group of its own, with its output in a file."""
+
+    def __init__(self, command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.command = command
+        self.folder = folder
+        self.environment = {**os.environ, **(environment or {})}
+        self.output = folder / "output.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self, ready: Callable[[], bool], within_s: float = 60.0) -> None:
+        """Start, and wait until it is ready. Raises NotStarted with the end of its output."""
+        with self.output.open("ab") as output:
+            self._process = subprocess.Popen(
+                self.command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        ends = time.monotonic() + within_s
+        while not ready():
+            if not self.running or time.monotonic() > ends:
+                self.kill()
+                raise NotStarted(f"{self.command[0]} did not start:\n{self.text()[-3000:]}")
+            time.sleep(0.02)
+
+    def text(self) -> str:
+        """Its output so far."""
+        return self.output.read_text(errors="replace") if self.output.exists() else ""
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the whole group."""
+        if self._process is not None:
+            os.killpg(self._process.pid, number)
+
+    def stop(self, within_s: float = 20.0) -> int:
+        """Ask it to end; returns its exit code."""
+        assert self._process is not None
+        if self.running:
+            self._process.terminate()
+        try:
+            return self._process.wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End it at once, with its children."""
+        if self._process is not None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self._process.wait()
