@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
-
 from parts.ports import free_port
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer

@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+from parts.eventually import eventually
 
 from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import Bus, BusRefused, NodeId, Partition, PartitionConsumer
-from parts.eventually import eventually
 
 ONE, TWO = Partition(0), Partition(1)
 LIMIT = 50

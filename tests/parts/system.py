@@ -1,0 +1,108 @@
+"""A whole calltag: the services as processes of their own, or all in one."""
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+from parts.ports import free_port
+from parts.processes import Program
+
+_CALLTAG = [sys.executable, "-c", "from calltag.cli.main import main; main()"]
+
+
+@dataclass
+class System:
+    """Where gateway and notifier are, and the processes."""
+
+    folder: Path
+    environment: Mapping[str, str]
+    gateway_url: str = ""
+    cometd_url: str = ""
+    programs: dict[str, Program] = field(default_factory=dict)
+
+    def start(self, name: str, *command: str, port_of: str = "", port: int = 0) -> Program:
+        """Start one service and wait until it is ready."""
+        internal = free_port()
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        more = {"CALLTAG_INTERNAL__PORT": str(internal)}
+        if port_of:
+            more[f"CALLTAG_{port_of}__PORT"] = str(port)
+        program = Program([*_CALLTAG, *command], folder, {**self.environment, **more})
+        program.start(lambda: _answers(f"http://127.0.0.1:{internal}/readyz"))
+        self.programs[name] = program
+        return program
+
+    def logs(self) -> str:
+        """What all processes wrote."""
+        return "\n".join(program.text() for program in self.programs.values())
+
+    def kill(self) -> None:
+        """End everything."""
+        for program in self.programs.values():
+            program.kill()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
+    passed = {name: os.environ[name] for name in ("PATH", "HOME", "COVERAGE_PROCESS_START") if name in os.environ}
+    return {
+        **passed,
+        "CALLTAG_DIRECTORY__DEMO": "true",
+        "CALLTAG_PUBLIC_URL": public_url,
+        "CALLTAG_WORKER__LEASE_S": "2",
+        "CALLTAG_LOG__FORMAT": "json",
+        **more,
+    }
+
+
+@contextmanager
+def embedded_system(folder: Path) -> Iterator[System]:
+    """All in one process, with bus and store inside."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    system = System(folder, _environment(url, {"CALLTAG_EMBEDDED__FOLDER": str(folder / "data")}), url, url)
+    try:
+        system.start("serve", "serve", "--embedded", port_of="GATEWAY", port=port)
+        yield system
+    finally:
+        system.kill()
+
+
+@contextmanager
+def three_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str) -> Iterator[System]:
+    """Gateway, worker and notifier on RabbitMQ and Redis."""
+    gateway, notifier = free_port(), free_port()
+    backends = {
+        "CALLTAG_AMQP__URL": amqp_url,
+        "CALLTAG_AMQP__PREFIX": prefix,
+        "CALLTAG_REDIS__URL": redis_url,
+        "CALLTAG_PARTITIONS": "8",
+    }
+    url = f"http://127.0.0.1:{gateway}"
+    system = System(folder, _environment(url, backends), url, f"http://127.0.0.1:{notifier}")
+    try:
+        topology = Program([*_CALLTAG, "topology", "apply"], _made(folder / "topology"), system.environment)
+        topology.start(lambda: "partition queues" in topology.text())
+        topology.stop()
+        system.start("worker", "worker")
+        system.start("notifier", "notifier", port_of="NOTIFIER", port=notifier)
+        system.start("gateway", "gateway", port_of="GATEWAY", port=gateway)
+        yield system
+    finally:
+        system.kill()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
