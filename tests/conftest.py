@@ -43,3 +43,9 @@ def amqp_prefix() -> str:
 @pytest.fixture
 def unused_tcp_port() -> int:
     return free_port()
+
+
+@pytest.fixture
+def call_id() -> str:
+    """A call of its own for each test."""
+    return uuid4().hex.upper()

@@ -22,9 +22,3 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     with three_processes(folder, rabbitmq.url, redis.url, f"e2e{uuid4().hex[:8]}") as running:
         yield running
     redis.process.kill()
-
-
-@pytest.fixture
-def call_id() -> str:
-    """A call of its own for each test."""
-    return uuid4().hex.upper()
