@@ -4,9 +4,14 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 from parts.ports import free_port
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
+
+# Shared machines are slow at times; how long an example takes proves nothing.
+settings.register_profile("calltag", deadline=None)
+settings.load_profile("calltag")
 
 
 @pytest.fixture(scope="session")

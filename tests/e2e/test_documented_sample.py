@@ -36,7 +36,9 @@ def started(call: str = CALL) -> dict[str, Any]:
     }
 
 
-async def begin(switch: Agent, call: str) -> None:
+async def begin(switch: Agent, call: str, *listeners: Agent) -> None:
+    for listener in listeners:
+        listener.about = call
     answer = await switch.post("/switch/events", started(call), Prefer="wait=10")
     assert answer.json() == {"statusCode": 0}
 
@@ -47,7 +49,7 @@ async def test_the_page_and_what_follows(system: System) -> None:
         agent(system, "alice", "/v2/me/calls") as alice,
         agent(system, "bob", "/v2/me/calls") as bob,
     ):
-        await begin(switch, CALL)
+        await begin(switch, CALL, alice, bob)
         assert (await alice.next_message())["data"]["notificationType"] == "StatusChange"
         assert (await bob.next_message())["data"]["call"]["state"] == "Ringing"
 
@@ -84,7 +86,7 @@ async def test_the_page_and_what_follows(system: System) -> None:
 
 async def test_what_changes_nothing_is_told_to_nobody(system: System, call_id: str) -> None:
     async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
-        await begin(switch, call_id)
+        await begin(switch, call_id, alice)
         await alice.next_message()
         for name, parameters in (
             ("AttachUserData", {"userData": {}}),
@@ -100,8 +102,8 @@ async def test_what_changes_nothing_is_told_to_nobody(system: System, call_id: s
 
 async def test_the_switch_is_heard_once(system: System, call_id: str) -> None:
     async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
-        await begin(switch, call_id)
-        await begin(switch, call_id)
+        await begin(switch, call_id, alice)
+        await begin(switch, call_id, alice)
         await alice.operate(call_id, "AttachUserData", userData={"a": 1})
         versions = [(await alice.next_message())["ext"]["calltag"]["version"] for _ in range(2)]
         assert versions == [1, 2]
@@ -113,7 +115,7 @@ async def test_state_is_judged_in_the_order_of_the_operations(system: System, ca
         agent(system, "alice", "/v2/me/calls") as alice,
         agent(system, "bob") as bob,
     ):
-        await begin(switch, call_id)
+        await begin(switch, call_id, alice)
         assert await bob.operate(call_id, "Answer", prefer="wait=10") | {"call": 0} == {"statusCode": 0, "call": 0}
         for name, parameters in (
             ("Hold", {}),
@@ -139,7 +141,7 @@ async def test_state_is_judged_in_the_order_of_the_operations(system: System, ca
 
 async def test_an_idempotency_key_takes_effect_once(system: System, call_id: str) -> None:
     async with agent(system, "switch") as switch, agent(system, "alice") as alice:
-        await begin(switch, call_id)
+        await begin(switch, call_id, alice)
         body = {"operationName": "AttachUserData", "userData": {"a": 1}}
         headers = {"Idempotency-Key": f"key-{call_id}"}
         answers = [await alice.post(f"/me/calls/{call_id}", body, **headers) for _ in range(3)]
@@ -157,6 +159,7 @@ async def test_dialing_a_device_and_a_number_outside(system: System) -> None:
         for number, kind in (("15001", "Internal"), ("5551212", "Outbound")):
             body = {"operationName": "Dial", "destination": {"phoneNumber": number}, "userData": {"why": "test"}}
             answer = (await alice.post(path, body, Prefer="wait=10")).json()
+            alice.about = answer["call"]["id"]
             assert (answer["call"]["callType"], answer["call"]["userData"]) == (kind, {"why": "test"})
             assert (await alice.next_message())["data"]["call"] == answer["call"]
             mine = (await alice.http.get("/api/v2/me/calls", params={"fields": "id"})).json()["calls"]
@@ -184,7 +187,7 @@ async def test_a_contact_centre_session(system: System) -> None:
 async def test_no_value_of_user_data_is_logged(system: System, call_id: str) -> None:
     secret = "MOST-SECRET-VALUE-4711"
     async with agent(system, "switch") as switch, agent(system, "alice") as alice:
-        await begin(switch, call_id)
+        await begin(switch, call_id, alice)
         await alice.operate(call_id, "AttachUserData", prefer="wait=10", userData={"Key": secret})
         await alice.operate(call_id, "AttachUserData", prefer="wait=10", userData={"Key": [secret * 4000]})
         await alice.post(f"/me/calls/{call_id}", {"operationName": secret})

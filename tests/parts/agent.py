@@ -18,6 +18,8 @@ class Agent:
         self.cometd_url = cometd_url
         self.client_id = ""
         self.messages: list[JSON] = []
+        self.about: str | None = None
+        """The only call whose messages `next_message` gives; tests share users."""
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         return await self.http.post(f"/api/v2{path}", json=body, headers=headers)
@@ -56,9 +58,13 @@ class Agent:
 
     async def next_message(self) -> JSON:
         """The next message that was not taken yet."""
-        while not self.messages:
-            await self.connect()
-        return self.messages.pop(0)
+        while True:
+            while not self.messages:
+                await self.connect()
+            message = self.messages.pop(0)
+            data = message["data"]
+            if self.about in (None, data.get("call", {}).get("id"), data.get("callId")):
+                return message
 
 
 @asynccontextmanager

@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 from calltag.core.domain.user_data import Pair, Size, UserData
 
 KEYS = st.sampled_from(["a", "b", "AccountNumber", "é"])
-VALUES = st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.lists(st.integers(), max_size=3))
+VALUES = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**63), 2**64 - 1),
+    st.text(max_size=5),
+    st.lists(st.integers(0, 9), max_size=3),
+)
 PAIRS = st.lists(st.tuples(KEYS, VALUES), max_size=6)
 
 

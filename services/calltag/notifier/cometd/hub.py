@@ -151,7 +151,9 @@ class Hub:
         """Wait until a held connect is to be answered; its reply, or None if a newer connect took its place."""
         waker = self.waker(session)
         try:
-            await set_within(waker, max(0, held.deadline_ms - self.clock_ms()) / 1000)
+            # What happened between the request and here had nobody to wake.
+            if session.held is held and not session.queue and self.engine.alive(session) and not self.draining:
+                await set_within(waker, max(0, held.deadline_ms - self.clock_ms()) / 1000)
         finally:
             self.release_waker(session, waker)
         return self.engine.finish(session, held)
