@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 from hypothesis import settings
+
 from parts.ports import free_port
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer

@@ -45,26 +45,23 @@ async def test_a_thousand_values_survive_a_killed_worker(system: System, call_id
             while True:
                 messages.append(await alice.next_message())
 
+        async def more_than(count: int) -> None:
+            async def reached() -> bool:
+                return len(await values(alice, call_id)) > count
+
+            await eventually(reached, within_s=60)
+
         listening = asyncio.create_task(listen())
         sending = [asyncio.create_task(send(alice, call_id, sender)) for sender in range(SENDERS)]
 
         for victim in ("worker", "second", "third"):
-            before = len(await values(alice, call_id))
-
-            async def went_on(before: int = before) -> bool:
-                return len(await values(alice, call_id)) > min(before + 50, OPERATIONS - 1)
-
-            await eventually(went_on, within_s=60)
+            await more_than(min(len(await values(alice, call_id)) + 50, OPERATIONS - 1))
             system.programs[victim].kill()
             name = {"worker": "second", "second": "third", "third": "fourth"}[victim]
             await asyncio.to_thread(system.start, name, "worker")
 
         await asyncio.gather(*sending)
-
-        async def all_there() -> bool:
-            return len(await values(alice, call_id)) >= OPERATIONS
-
-        await eventually(all_there, within_s=60)
+        await more_than(OPERATIONS - 1)
         found = await values(alice, call_id)
         assert len(found) == OPERATIONS
         for sender in range(SENDERS):

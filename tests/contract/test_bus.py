@@ -4,11 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from parts.eventually import eventually
 
 from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
 from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Bus, BusRefused, NodeId, Partition, PartitionConsumer
+from calltag.core.bus.ports import Bus, BusRefused, Delivery, NodeId, Partition, PartitionConsumer
+from parts.eventually import eventually
 
 ONE, TWO = Partition(0), Partition(1)
 LIMIT = 50
@@ -70,7 +70,7 @@ async def test_what_is_not_acknowledged_comes_again_in_order(bus: Bus) -> None:
 async def test_one_acknowledgement_covers_all_before(bus: Bus) -> None:
     await publish(bus, "a", "b", "c")
     async with bus.partition(ONE, 10) as consumer:
-        deliveries = []
+        deliveries: list[Delivery] = []
         while len(deliveries) < 3:
             deliveries += await consumer.batch(3)
         await consumer.ack_through(deliveries[1].tag)
@@ -103,9 +103,12 @@ async def test_one_consumer_at_a_time_and_the_next_goes_on_in_order(bus: Bus) ->
 
 
 async def test_a_full_partition_refuses(bus: Bus) -> None:
-    with pytest.raises(BusRefused):
+    async def fill() -> None:
         for number in range(20 * LIMIT):
             await bus.publish_operation(ONE, b"x", str(number))
+
+    with pytest.raises(BusRefused):
+        await fill()
 
 
 async def test_an_inbox_gets_its_messages_in_order(bus: Bus) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
+
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, embedded_system, three_processes

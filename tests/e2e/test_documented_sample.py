@@ -12,9 +12,11 @@ PAGE = """
       "call":{ "id":"01RCC3N118B1V0SL8O7GK2LAES00000R", "state":"Dialing",
          "callUuid":"01RCC3N118B1V0SL8O7GK2LAES00000R", "connId":"007102719818001b",
          "deviceUri":"http://127.0.0.1:8080/api/v2/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1",
-         "participants":[ { "e164Number":"", "formattedPhoneNumber":"15001", "phoneNumber":"15001", "digits":"15001" } ],
+         "participants":[
+            { "e164Number":"", "formattedPhoneNumber":"15001", "phoneNumber":"15001", "digits":"15001" } ],
          "dnis":"15001", "callType":"Internal",
-         "capabilities":[ "UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData", "Hangup" ],
+         "capabilities":[
+            "UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData", "Hangup" ],
          "userData":{ "AccountNumber":"12345" }, "duration":"63", "mute":"Off", "supervisorListeningIn":false,
          "monitoredUserMuted":false, "monitoring":false,
          "uri":"http://127.0.0.1:8080/api/v2/me/calls/01RCC3N118B1V0SL8O7GK2LAES00000R",

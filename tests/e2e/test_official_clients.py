@@ -58,16 +58,19 @@ async def test_the_javascript_client_with_a_wrong_password(system: System, versi
 @pytest.mark.parametrize("connection_type", list(aiocometd_ng.ConnectionType))
 async def test_the_python_client(system: System, connection_type: "aiocometd_ng.ConnectionType", call_id: str) -> None:
     url = f"{system.cometd_url}/genesys/cometd"
-    async with agent(system, "switch") as switch, agent(system, "bob") as bob:
-        async with aiocometd_ng.Client(url, connection_types=connection_type, auth=Basic("bob")) as client:
-            await client.subscribe("/v2/me/calls")
-            await begin(switch, call_id)
-            assert (await client.receive())["data"]["notificationType"] == "StatusChange"
-            await bob.operate(call_id, "AttachUserData", userData={"a": 1})
-            assert (await client.receive())["data"]["call"]["userData"] == {"a": 1}
+    async with (
+        agent(system, "switch") as switch,
+        agent(system, "bob") as bob,
+        aiocometd_ng.Client(url, connection_types=connection_type, auth=Basic("bob")) as client,
+    ):
+        await client.subscribe("/v2/me/calls")
+        await begin(switch, call_id)
+        assert (await client.receive())["data"]["notificationType"] == "StatusChange"
+        await bob.operate(call_id, "AttachUserData", userData={"a": 1})
+        assert (await client.receive())["data"]["call"]["userData"] == {"a": 1}
 
 
-class Basic(aiocometd_ng.AuthExtension):  # type: ignore[misc]
+class Basic(aiocometd_ng.AuthExtension):
     """Credentials in the handshake and in the headers."""
 
     def __init__(self, user: str) -> None:

@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
+
 from parts.system import System
 
 JSON = dict[str, Any]

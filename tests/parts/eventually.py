@@ -4,19 +4,14 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
-
-T = TypeVar("T")
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], within_s: float = 15.0) -> T:
-    """The condition's first true value; fails with its last one when the time is up."""
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], within_s: float = 15.0) -> None:
+    """Wait until the condition holds; fails when the time is up."""
     ends = time.monotonic() + within_s
     while True:
         found = condition()
-        value: T = await found if inspect.isawaitable(found) else found  # type: ignore[assignment]
-        if value:
-            return value
-        if time.monotonic() > ends:
-            raise AssertionError(f"not so within {within_s:g} s; the last value was {value!r}")
+        if await found if inspect.isawaitable(found) else found:
+            return
+        assert time.monotonic() < ends, f"not so within {within_s:g} s"
         await asyncio.sleep(0.02)

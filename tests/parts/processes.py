@@ -1,5 +1,6 @@
 """Programs that tests start, and end."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -79,8 +80,6 @@ class Program:
     def kill(self) -> None:
         """End it at once, with its children."""
         if self._process is not None:
-            try:
+            with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass
             self._process.wait()

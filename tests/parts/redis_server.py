@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import redis
+
 from parts.ports import free_port
 from parts.processes import Program, program
 

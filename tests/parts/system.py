@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+
 from parts.ports import free_port
 from parts.processes import Program
 

@@ -193,7 +193,7 @@ def demo(
         bool, typer.Option("--own-if-absent", help="Start an own instance if none runs there.")
     ] = False,
 ) -> None:
-    """The tour: sign in, dial, subscribe, attach data, see the message; prints each request, answer and notification."""
+    """The tour: sign in, dial, subscribe, attach data, see the message; all that goes to and fro is printed."""
     sys.exit(
         asyncio.run(Tour(url.rstrip("/"), Console(highlight=False, soft_wrap=True)).run(own_if_absent=own_if_absent))
     )

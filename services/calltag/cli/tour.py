@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib import resources
 from typing import Any
 
 import httpx
@@ -18,33 +19,13 @@ from calltag.core.settings import Settings
 DEVICE = "631608b3-ceb1-472b-ba05-2ae39555b0d1"
 _START_DEADLINE_S = 20.0
 
-WELCOME = """\
-calltag runs at {url}    (API: {url}/docs, CometD: {url}/genesys/cometd)
-{kept}
-
-Try it: paste this into another terminal (every password of the demo contact centre is "demo").
-
-# 1. sign in as alice; the cookie goes into a file
-curl -s -u alice:demo -c jar {url}/api/v2/me
-# 2. subscribe: a CometD handshake, then a subscription
-ID=$(curl -s -b jar -H 'Content-Type: application/json' {url}/genesys/cometd -d '[{{"channel":"/meta/handshake","version":"1.0","supportedConnectionTypes":["long-polling"]}}]' | sed 's/.*"clientId":"\\([^"]*\\)".*/\\1/')
-curl -s -b jar -H 'Content-Type: application/json' {url}/genesys/cometd -d '[{{"channel":"/meta/subscribe","clientId":"'$ID'","subscription":"/v2/me/calls"}}]'
-# 3. dial bob, and take the id of the call from the answer
-CALL=$(curl -s -b jar -H 'Content-Type: application/json' -H 'Prefer: wait=5' {url}/api/v2/me/devices/{device}/calls -d '{{"operationName":"Dial","destination":{{"phoneNumber":"15001"}}}}' | sed 's/.*"call":{{"id":"\\([^"]*\\)".*/\\1/')
-# 4. attach data to the call
-curl -s -b jar -H 'Content-Type: application/json' {url}/api/v2/me/calls/$CALL -d '{{"operationName":"AttachUserData","userData":{{"AccountNumber":"12345"}}}}'
-# 5. see the messages
-curl -s -b jar -H 'Content-Type: application/json' {url}/genesys/cometd -d '[{{"channel":"/meta/connect","clientId":"'$ID'","connectionType":"long-polling"}}]'
-
-Or let it run by itself: make demo. Ctrl-C ends calltag.
-"""
-
 
 def welcome(settings: Settings, parts: Backends) -> str:
     """What is printed when the demo is ready."""
     del parts
     kept = f"Data is kept in {settings.embedded.folder.resolve()} between runs."
-    return WELCOME.format(url=settings.public_url, device=DEVICE, kept=kept)
+    template = resources.files("calltag.cli").joinpath("tour.txt").read_text(encoding="utf-8")
+    return template.format(url=settings.public_url, device=DEVICE, kept=kept)
 
 
 @dataclass(frozen=True, slots=True)

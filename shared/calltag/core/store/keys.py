@@ -6,7 +6,6 @@ What belongs to a partition has it as hash tag, so that one script can change it
 from dataclasses import dataclass
 
 from calltag.core.bus.partitioning import hash_tag
-
 from calltag.core.bus.ports import NodeId, Partition
 from calltag.core.domain.ids import UserId
 

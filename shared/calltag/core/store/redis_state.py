@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import cast
 
 from calltag.core.bus.partitioning import partition_of
-
 from calltag.core.bus.ports import Partition
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call

@@ -1,0 +1,146 @@
+"""Bad input: a clear answer, nothing changed, nothing published."""
+
+from typing import Any
+
+import httpx
+import pytest
+
+from parts.agent import Agent, agent
+from parts.system import System
+
+DEEP = '{"operationName":"AttachUserData","userData":{"a":' + "[" * 40 + "]" * 40 + "}}"
+
+
+def attach(user_data: str) -> str:
+    return f'{{"operationName":"AttachUserData","userData":{user_data}}}'
+
+
+async def begin(switch: Agent, call: str) -> None:
+    facts = {"eventId": f"s-{call}", "eventType": "CallStarted", "id": call,
+             "parties": [{"phoneNumber": "15000", "state": "Established"}]}  # fmt: skip
+    assert (await switch.post("/switch/events", facts, Prefer="wait=10")).json() == {"statusCode": 0}
+
+
+def check(response: httpx.Response, http_status: int, code: int, *words: str) -> None:
+    answer: dict[str, Any] = response.json()
+    assert set(answer) == {"statusCode", "statusMessage"}, answer
+    assert (response.status_code, answer["statusCode"]) == (http_status, code), answer
+    for word in words:
+        assert word in answer["statusMessage"], answer
+
+
+@pytest.mark.parametrize(
+    ("body", "http_status", "code", "word"),
+    [
+        ("not json", 400, 10, "not JSON"),
+        ("", 400, 10, "not JSON"),
+        ("[]", 400, 10, "must be a JSON object"),
+        ('"x"', 400, 10, "must be a JSON object"),
+        (attach('{"a":"' + "x" * 300_000 + '"}'), 413, 10, "262144 bytes"),
+        (DEEP, 400, 10, "16 deep"),
+        ("{}", 400, 1, "operationName is missing"),
+        ('{"operationName":null}', 400, 1, "operationName is missing"),
+        ('{"operationName":7}', 400, 10, "operationName must be a string"),
+        ('{"operationName":"Fly"}', 400, 10, "known are AttachUserData"),
+        ('{"operationName":"AttachUserData"}', 400, 1, "userData is missing"),
+        ('{"operationName":"UpdateUserData"}', 400, 1, "userData is missing"),
+        (attach("[]"), 400, 10, "userData must be a JSON object"),
+        (attach('"x"'), 400, 10, "userData must be a JSON object"),
+        (attach('{"":1}'), 400, 10, "a key is empty"),
+        (attach('{"' + "é" * 128 + '":1}'), 400, 10, "255 bytes"),
+        (attach('{"a":[' + ",".join("1" * 1001) + "]}"), 400, 10, "1001 pairs"),
+        (attach('{"a":"' + "x" * 66_000 + '"}'), 400, 10, "65536"),
+        (attach('{"a":"\\ud800"}'), 400, 10, "surrogate"),
+        (attach('{"a":"\\u0000"}'), 400, 10, "U+0000"),
+        (attach('{"a":18446744073709551616}'), 400, 10, "64 bits"),
+        (attach('{"a":1e999}'), 400, 10, "64-bit float"),
+        (attach('{"a":NaN}'), 400, 10, "NaN"),
+        (attach('{"a":0.1234567890123456789}'), 400, 10, "digits"),
+        (attach('{"a":1,"a":2}'), 400, 10, "same name twice"),
+        ('{"operationName":"DeleteUserDataPair"}', 400, 1, "key is missing"),
+        ('{"operationName":"DeleteUserDataPair","key":""}', 400, 10, "key must not be empty"),
+        ('{"operationName":"DeleteUserDataPair","key":1}', 400, 10, "key must be a string"),
+        ('{"operationName":"SendDtmf"}', 400, 1, "digits is missing"),
+        ('{"operationName":"SendDtmf","digits":"x y"}', 400, 10, "digits"),
+    ],
+)  # fmt: skip
+async def test_a_bad_body(system: System, call_id: str, body: str, http_status: int, code: int, word: str) -> None:
+    async with agent(system, "switch") as switch, agent(system, "alice") as alice:
+        await begin(switch, call_id)
+        headers = {"Content-Type": "application/json"}
+        response = await alice.http.post(f"/api/v2/me/calls/{call_id}", content=body, headers=headers)
+        check(response, http_status, code, word)
+        after = await alice.operate(call_id, "AttachUserData", prefer="wait=10", userData={"z": 1})
+        assert after["call"]["userData"] == {"z": 1}
+
+
+async def test_what_a_user_may_not(system: System, call_id: str) -> None:
+    body = {"operationName": "AttachUserData", "userData": {"a": 1}}
+    async with (
+        agent(system, "switch") as switch,
+        agent(system, "alice") as alice,
+        agent(system, "bob") as bob,
+        agent(system, "dave") as dave,
+        agent(system, "admin") as admin,
+    ):
+        await begin(switch, call_id)
+        path = f"/me/calls/{call_id}"
+        check(await alice.post("/me/calls/none", body), 404, 6, "no call none")
+        check(await bob.post(path, body), 403, 5, "not a call of yours")
+        check(await bob.http.get(f"/api/v2{path}"), 403, 5)
+        check(await dave.post(path, body), 403, 3, "api-voice")
+        check(await alice.post("/switch/events", {}), 403, 3, "role switch")
+        assert (await admin.post(path, body)).json() == {"statusCode": 0}
+        check(await alice.http.get("/api/v2/nothing"), 404, 6)
+        form = await alice.http.post(f"/api/v2{path}", content="a=b", headers={"Content-Type": "text/plain"})
+        check(form, 415, 10, "application/json")
+        check(await alice.post(path, body, Prefer="wait=soon"), 400, 10, "Prefer")
+        check(await alice.post(path, body, **{"Idempotency-Key": "x" * 256}), 400, 10, "Idempotency-Key")
+        device = (await bob.http.get("/api/v2/me/devices")).json()["uris"][0].rpartition("/")[2]
+        dial = {"operationName": "Dial", "destination": {"phoneNumber": "15001"}}
+        check(await alice.post(f"/me/devices/{device}/calls", dial), 403, 5)
+        check(await alice.post("/me", {"operationName": "StartContactCenterSession"}), 400, 1, "channels")
+    async with httpx.AsyncClient(base_url=system.gateway_url) as nobody:
+        check(await nobody.post(f"/api/v2{path}", json=body), 401, 20)
+        check(await nobody.post(f"/api/v2{path}", json=body, auth=("alice", "wrong")), 401, 20, "wrong")
+        odd = await nobody.get("/api/v2/me", headers={"Authorization": "Basic !!"})
+        check(odd, 401, 20, "not well formed")
+
+
+async def test_a_call_may_hold_so_much(system: System, call_id: str) -> None:
+    async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
+        alice.about = call_id
+        await begin(switch, call_id)
+        await alice.next_message()
+        full = await alice.operate(call_id, "AttachUserData", prefer="wait=10", userData={"a": [1] * 1000})
+        assert full["statusCode"] == 0
+        await alice.next_message()
+        assert (await alice.operate(call_id, "AttachUserData", userData={"a": 1}))["statusCode"] == 0
+        refusal = (await alice.next_message())["data"]
+        assert (refusal["messageType"], refusal["statusCode"]) == ("ErrorMessage", 10)
+        assert "1000" in refusal["statusMessage"]
+
+
+@pytest.mark.parametrize(
+    ("change", "code", "word"),
+    [
+        ({"eventId": None}, 1, "eventId is missing"),
+        ({"eventType": "Boom"}, 10, "eventType"),
+        ({"id": "a b"}, 10, "id may hold"),
+        ({"parties": None}, 1, "parties is missing"),
+        ({"parties": []}, 10, "at least one"),
+        ({"parties": [3]}, 10, "parties[0]"),
+        ({"parties": [{"phoneNumber": "1"}]}, 1, "parties[0].state"),
+        ({"parties": [{"phoneNumber": "1", "state": "Odd"}]}, 10, "state is not known"),
+        ({"parties": [{"phoneNumber": "1", "state": "Held", "mute": {}}]}, 10, "mute"),
+        ({"parties": [{"phoneNumber": "1", "state": "Held"}] * 2}, 10, "twice"),
+        ({"callType": "Odd"}, 10, "callType"),
+        ({"beganAt": "now"}, 10, "beganAt"),
+        ({"userData": []}, 10, "userData"),
+    ],
+)
+async def test_bad_facts_of_the_switch(system: System, change: dict[str, Any], code: int, word: str) -> None:
+    good = {"eventId": "e", "eventType": "CallStarted", "id": "X", "parties": [{"phoneNumber": "1", "state": "Held"}]}
+    async with agent(system, "switch") as switch:
+        check(await switch.post("/switch/events", good | change), 400, code, word)
+        check(await switch.post("/switch/events", [good, good | change]), 400, code, "event 1", word)
