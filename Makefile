@@ -51,8 +51,8 @@ parts:
 
 test: $(DEV_READY) parts $(NODE_READY)
 	@rm -f .coverage .coverage.*
-	@COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml $(BIN)/python -m pytest --cov --cov-report= $(ARGS)
-	@$(BIN)/python -m tests.coverage_gate
+	@$(BIN)/python -m coverage run -m pytest $(ARGS)
+	@[ -n "$(ARGS)" ] || $(BIN)/python tests/coverage_gate.py
 
 check: $(DEV_READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }

@@ -42,8 +42,14 @@ class System:
         """What all processes wrote."""
         return "\n".join(program.text() for program in self.programs.values())
 
+    def stop(self) -> None:
+        """Ask everything that runs to end; it does, cleanly."""
+        for name, program in self.programs.items():
+            if program.running:
+                assert program.stop() == 0, f"{name} did not end cleanly:\n{program.text()[-3000:]}"
+
     def kill(self) -> None:
-        """End everything."""
+        """End whatever is left."""
         for program in self.programs.values():
             program.kill()
 
@@ -56,7 +62,11 @@ def _answers(url: str) -> bool:
 
 
 def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
-    passed = {name: os.environ[name] for name in ("PATH", "HOME", "COVERAGE_PROCESS_START") if name in os.environ}
+    passed = {
+        name: os.environ[name]
+        for name in ("PATH", "HOME", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
+        if name in os.environ
+    }
     return {
         **passed,
         "CALLTAG_DIRECTORY__DEMO": "true",
@@ -76,6 +86,7 @@ def embedded_system(folder: Path) -> Iterator[System]:
     try:
         system.start("serve", "serve", "--embedded", port_of="GATEWAY", port=port)
         yield system
+        system.stop()
     finally:
         system.kill()
 
@@ -100,6 +111,7 @@ def three_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str) ->
         system.start("notifier", "notifier", port_of="NOTIFIER", port=notifier)
         system.start("gateway", "gateway", port_of="GATEWAY", port=gateway)
         yield system
+        system.stop()
     finally:
         system.kill()
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import structlog
 
-from calltag.core.bus.ports import Bus, NodeId
+from calltag.core.bus.ports import Bus, BusUnavailable, NodeId
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import Event
 from calltag.core.domain.ids import UserId
@@ -50,8 +50,15 @@ class Outgoing:
 
     async def _deliver(self, node: NodeId, parcel: _Parcel) -> bool:
         body = node_message(parcel.events, parcel.replies)
-        if await self._bus.send(node, body, uuid4().hex):
-            return True
+        try:
+            if await self._bus.send(node, body, uuid4().hex):
+                return True
+        except BusUnavailable as error:
+            if parcel.events:
+                raise
+            # A reply alone holds nobody up: whoever waits for it is told in time that the outcome is not known.
+            log.warning("reply_not_sent", node=node, reason=str(error))
+            return False
         # The inbox outlives its node by minutes: where there is none, nobody will come back to it.
         log.info("node_gone", node=node)
         await self._nodes.leave(node)

@@ -52,11 +52,6 @@ def too_many_subscriptions(most: int) -> str:
     return f"429:{most}:too_many_subscriptions"
 
 
-def too_many_messages(most: int) -> str:
-    """The request holds more messages than it may."""
-    return f"413:{most}:too_many_messages"
-
-
 def _argument(text: str) -> str:
     """An argument must not be mistaken for the separators around it."""
     return text[:256].replace(":", "").replace(",", "")

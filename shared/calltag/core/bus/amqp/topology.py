@@ -2,8 +2,10 @@
 
 Partition queues are quorum queues with a single active consumer. Their delivery limit is explicit, because RabbitMQ 4
 sets a low one by itself and a worker that dies again and again must not cost an operation; what exceeds it waits in a
-dead-letter queue instead of vanishing. An inbox is a quorum queue too: it survives a broken connection of its node,
-and expires some time after the node is gone.
+dead-letter queue instead of vanishing. An inbox is a durable classic queue: it survives a broken connection of its
+node and a restart of the broker, and expires some time after the node is gone. It is not a quorum queue, because one
+that was made just before its broker was killed can come back without a leader (seen on 3.10), and everything that is
+sent to it then waits for ever.
 """
 
 from dataclasses import dataclass
@@ -81,10 +83,9 @@ class Topology:
             self.inbox_queue(node),
             durable=True,
             arguments={
-                "x-queue-type": "quorum",
+                "x-queue-type": "classic",
                 "x-expires": self.settings.inbox_expiry_s * 1000,
                 "x-max-length-bytes": self.settings.inbox_max_bytes,
-                "x-delivery-limit": self.settings.delivery_limit,
             },
         )
         await queue.bind(self.events, routing_key=node)

@@ -1,0 +1,86 @@
+"""Broker or store away: a clear answer within two seconds, and back to work by itself."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from parts.agent import Agent, agent
+from parts.eventually import eventually
+from parts.rabbitmq import RabbitMq
+from parts.redis_server import RedisServer
+from parts.system import System, three_processes
+
+MOST_S = 2.0
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[RabbitMq]:
+    folder = tmp_path / "own-rabbitmq"
+    folder.mkdir()
+    server = RabbitMq(folder)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.end()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RedisServer]:
+    folder = tmp_path / "own-redis"
+    folder.mkdir()
+    server = RedisServer(folder)
+    server.start()
+    yield server
+    server.process.kill()
+
+
+@pytest.fixture
+def system(tmp_path: Path, broker: RabbitMq, store: RedisServer, amqp_prefix: str) -> Iterator[System]:
+    with three_processes(tmp_path, broker.url, store.url, amqp_prefix) as running:
+        yield running
+
+
+async def refused_in_time(client: Agent, call: str) -> None:
+    began = time.monotonic()
+    response = await client.post(f"/me/calls/{call}", {"operationName": "AttachUserData", "userData": {"a": 0}})
+    took_s = time.monotonic() - began
+    assert (response.status_code, response.json()["statusCode"]) == (503, 4), response.text
+    assert response.headers["Retry-After"]
+    assert took_s < MOST_S
+
+
+async def works_again(client: Agent, call: str) -> None:
+    async def attached() -> bool:
+        answer = await client.operate(call, "AttachUserData", prefer="wait=5", userData={"a": 1})
+        return bool(answer["statusCode"] == 0)
+
+    await eventually(attached, within_s=60)
+
+
+async def begin(switch: Agent, call: str) -> None:
+    facts = {"eventId": f"s-{call}", "eventType": "CallStarted", "id": call,
+             "parties": [{"phoneNumber": "15000", "state": "Established"}]}  # fmt: skip
+    assert (await switch.post("/switch/events", facts, Prefer="wait=10")).json() == {"statusCode": 0}
+
+
+@pytest.mark.timeout(180)
+async def test_the_broker_goes_away_and_comes_back(system: System, broker: RabbitMq, call_id: str) -> None:
+    async with agent(system, "switch") as switch, agent(system, "alice") as alice:
+        await begin(switch, call_id)
+        broker.process.kill()
+        await refused_in_time(alice, call_id)
+        broker.start()
+        await works_again(alice, call_id)
+
+
+@pytest.mark.timeout(180)
+async def test_the_store_goes_away_and_comes_back(system: System, store: RedisServer, call_id: str) -> None:
+    async with agent(system, "switch") as switch, agent(system, "alice") as alice:
+        await begin(switch, call_id)
+        store.process.kill()
+        await refused_in_time(alice, call_id)
+        store.start()
+        await works_again(alice, call_id)

@@ -1,0 +1,102 @@
+"""Bytes to messages and back, whatever the bytes are."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calltag.core.bayeux.channels import is_name, is_pattern, matches
+from calltag.core.bayeux.codec import CodecError, decode, encode, encode_event
+from calltag.core.bayeux.engine import Caller, Engine
+from calltag.core.bayeux.limits import BayeuxLimits
+
+LIMITS = BayeuxLimits(max_body_bytes=400, max_messages=3, max_depth=5)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["/meta/connect", "/meta/handshake", "x", "1.0"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["channel", "clientId", "id", "version", "subscription", "supportedConnectionTypes", "advice"]
+            ),
+            inner,
+            max_size=5,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+def test_one_message_stands_for_an_array() -> None:
+    assert decode(b'{"a":1}', LIMITS) == [{"a": 1}]
+    assert decode(b'[{"a":1},3]', LIMITS) == [{"a": 1}, 3]
+
+
+@pytest.mark.parametrize(
+    ("text", "too_large", "word"),
+    [
+        (b"", False, "not JSON"),
+        (b"[", False, "not JSON"),
+        (b"[]", False, "no message"),
+        (b"[1,2,3,4]", True, "more than 3 messages"),
+        (b"[" * 9 + b"]" * 9, True, "5 deep"),
+        (b'"' + b"x" * 400 + b'"', True, "400 bytes"),
+    ],
+)
+def test_what_holds_no_messages_is_refused(text: bytes, too_large: bool, word: str) -> None:
+    with pytest.raises(CodecError, match=word) as refused:
+        decode(text, LIMITS)
+    assert refused.value.too_large is too_large
+
+
+def test_brackets_in_strings_are_no_depth() -> None:
+    assert decode(b'["[[[[[[[["]', LIMITS) == ["[[[[[[[["]
+
+
+def test_events_come_before_replies() -> None:
+    event = encode_event("/x", {"a": 1}, {"e": 1})
+    assert orjson.loads(encode([event], [{"r": 1}])) == [{"data": {"a": 1}, "channel": "/x", "ext": {"e": 1}}, {"r": 1}]
+    assert orjson.loads(encode_event("/x", 1)) == {"data": 1, "channel": "/x"}
+
+
+@given(st.binary(max_size=80) | JSON.map(orjson.dumps))
+def test_whatever_comes_is_answered(text: bytes) -> None:
+    engine = Engine(LIMITS, lambda *_: True)
+    session = engine.handle(
+        [{"channel": "/meta/handshake", "version": "1", "supportedConnectionTypes": ["websocket"]}], Caller("u"), 0
+    ).created
+    assert session is not None
+    try:
+        messages = decode(text, LIMITS)
+    except CodecError:
+        return
+    named = [each | {"clientId": session.client_id} if isinstance(each, dict) else each for each in messages]
+    for given_messages in (messages, named):
+        turn = engine.handle(given_messages, Caller("u"), 0)
+        assert turn.held or turn.replies
+        assert orjson.loads(encode([], turn.replies)) == turn.replies
+
+
+@pytest.mark.parametrize(
+    ("pattern", "channel", "covered"),
+    [
+        ("/a/b", "/a/b", True),
+        ("/a/b", "/a/c", False),
+        ("/a/*", "/a/b", True),
+        ("/a/*", "/a/b/c", False),
+        ("/a/*", "/b/a", False),
+        ("/a/**", "/a/b/c", True),
+        ("/a/**", "/a", False),
+        ("/**", "/a/b", True),
+    ],
+)
+def test_patterns(pattern: str, channel: str, covered: bool) -> None:
+    assert matches(pattern, channel) is covered
+    assert is_name(channel)
+    assert is_pattern(pattern) is pattern.endswith("*")
+
+
+@pytest.mark.parametrize("text", ["", "a", "/", "//", "/a/", "/a\n", "/" + "a" * 300, "/a*b"])
+def test_what_is_no_channel(text: str) -> None:
+    assert not is_name(text)
+    assert not is_pattern(text)
