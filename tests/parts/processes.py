@@ -71,6 +71,11 @@ class Program:
         assert self._process is not None
         if self.running:
             self._process.terminate()
+        return self.wait(within_s)
+
+    def wait(self, within_s: float = 20.0) -> int:
+        """Wait for its end; returns its exit code."""
+        assert self._process is not None
         try:
             return self._process.wait(within_s)
         except subprocess.TimeoutExpired:

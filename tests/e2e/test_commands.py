@@ -1,0 +1,135 @@
+"""The command line, as a user meets it."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from calltag.cli.documents import write_documents
+from parts.agent import agent
+from parts.ports import free_port
+from parts.rabbitmq import RabbitMq
+from parts.system import System, embedded_system
+
+CALLTAG = [sys.executable, "-c", "from calltag.cli.main import main; main()"]
+COMMANDS = ["gateway", "worker", "notifier", "serve", "topology", "doctor", "config", "demo", "docs", "version"]
+
+
+def calltag(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*CALLTAG, *arguments],
+        cwd=cwd,
+        env={**os.environ, **environment},
+        text=True,
+        capture_output=True,
+        timeout=90,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches(command: str, tmp_path: Path) -> None:
+    told = calltag(command, "--help", cwd=tmp_path)
+    assert told.returncode == 0
+    assert len(told.stdout.splitlines()) > 5
+
+
+def test_the_tour_with_an_own_instance(tmp_path: Path) -> None:
+    done = calltag("demo", "--url", f"http://127.0.0.1:{free_port()}", "--own-if-absent", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "AttachedDataChanged" in done.stdout
+    assert "The tour is complete." in done.stdout
+
+
+def test_the_tour_with_nothing_there(tmp_path: Path) -> None:
+    done = calltag("demo", "--url", f"http://127.0.0.1:{free_port()}", cwd=tmp_path)
+    assert (done.returncode, "make run" in done.stdout) == (1, True)
+
+
+def test_a_busy_port_is_told(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = calltag("serve", "--embedded", "--demo", "--port", str(port), cwd=tmp_path)
+    assert done.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in done.stderr
+    assert "PORT=" in done.stderr
+
+
+def test_a_data_folder_in_use_is_told(tmp_path: Path) -> None:
+    with embedded_system(tmp_path):
+        done = calltag(
+            "serve", "--embedded", "--port", "0", cwd=tmp_path, CALLTAG_EMBEDDED__FOLDER=str(tmp_path / "data")
+        )
+    assert done.returncode == 1
+    assert "another calltag works in" in done.stderr
+
+
+def test_a_wrong_setting_is_told(tmp_path: Path) -> None:
+    done = calltag("worker", cwd=tmp_path, CALLTAG_WORKER__PREFETCH="many")
+    assert (done.returncode, "CALLTAG_WORKER__PREFETCH" in done.stderr) == (1, True)
+
+
+def test_the_settings_are_shown_without_passwords(tmp_path: Path) -> None:
+    done = calltag("config", cwd=tmp_path, CALLTAG_AMQP__URL="amqp://u:hidden@h:1/")
+    assert done.returncode == 0
+    assert "CALLTAG_AMQP__URL" in done.stdout
+    assert "amqp://u:***@h:1/" in done.stdout
+    assert "hidden" not in done.stdout
+
+
+def test_the_doctor(tmp_path: Path, rabbitmq: RabbitMq, redis_url: str, amqp_prefix: str) -> None:
+    where = {"CALLTAG_AMQP__URL": rabbitmq.url, "CALLTAG_AMQP__PREFIX": amqp_prefix, "CALLTAG_REDIS__URL": redis_url}
+    sick = calltag("doctor", cwd=tmp_path, **where)
+    assert sick.returncode == 1
+    assert "32 of 32 partition queues are missing; run: calltag topology apply" in sick.stdout
+    assert "there are no users" in sick.stdout
+    applied = calltag("topology", "apply", cwd=tmp_path, **where)
+    assert applied.returncode == 0, applied.stderr
+    well = calltag("doctor", cwd=tmp_path, CALLTAG_DIRECTORY__DEMO="true", **where)
+    assert well.returncode == 0, well.stdout + well.stderr
+    assert "WRONG" not in well.stdout
+    other = calltag("doctor", cwd=tmp_path, **{**where, "CALLTAG_PARTITIONS": "16"})
+    assert "fixed when it was made" in other.stdout
+    clash = calltag("topology", "apply", cwd=tmp_path, **{**where, "CALLTAG_AMQP__QUEUE_MAX_LENGTH": "7"})
+    assert (clash.returncode, "declared otherwise" in clash.stderr) == (1, True)
+    away = f"127.0.0.1:{free_port()}"
+    lost = calltag("doctor", cwd=tmp_path, CALLTAG_AMQP__URL=f"amqp://{away}/", CALLTAG_REDIS__URL=f"redis://{away}/0")
+    assert "RabbitMQ is not reachable" in lost.stdout
+    assert "CALLTAG_REDIS__URL" in lost.stdout
+
+
+def test_data_is_kept_between_runs_and_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
+    async def begin(system: System) -> None:
+        facts = {"eventId": "s", "eventType": "CallStarted", "id": "KEPT", "userData": {"a": 1},
+                 "parties": [{"phoneNumber": "15000", "state": "Established"}]}  # fmt: skip
+        async with agent(system, "switch") as switch:
+            await switch.post("/switch/events", facts, Prefer="wait=10")
+
+    async def look(system: System) -> object:
+        async with agent(system, "alice") as alice:
+            return (await alice.http.get("/api/v2/me/calls/KEPT")).json()["call"]["userData"]
+
+    with embedded_system(tmp_path) as system:
+        asyncio.run(begin(system))
+        program = system.programs["serve"]
+        program.signal(signal.SIGINT)
+        assert program.wait() == 0
+        assert "Traceback" not in program.text()
+    with embedded_system(tmp_path) as system:
+        assert asyncio.run(look(system)) == {"a": 1}
+
+
+def test_the_documents_are_up_to_date(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    assert write_documents(root, check=True) == []
+    (tmp_path / "README.md").write_text((root / "README.md").read_text().replace("CALLTAG_PARTITIONS", "OTHER"))
+    assert len(write_documents(tmp_path, check=True)) == 3
+    assert len(write_documents(tmp_path, check=False)) == 3
+    assert write_documents(tmp_path, check=True) == []
