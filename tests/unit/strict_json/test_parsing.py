@@ -43,6 +43,7 @@ VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(s
         (b"0.12345678901234567890123", "more digits"),
         (b"1." + b"0" * 100, "more digits"),
         (b"1e-400", "more digits"),
+        (b"1e-99999999999999999999", "more digits"),
     ],
 )
 def test_refused_with_a_reason(text: bytes, reason: str) -> None:

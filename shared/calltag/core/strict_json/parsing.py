@@ -9,7 +9,7 @@ import math
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Final, NoReturn
 
 from calltag.core.domain.json_value import JsonValue
@@ -102,9 +102,16 @@ def _float(text: str) -> float:
     number = float(text)
     if math.isinf(number):
         raise JsonRefused("a number is too large for a 64-bit float")
-    if len(text) > _MAX_NUMBER_LENGTH or Decimal(text) != Decimal(repr(number)):
+    if len(text) > _MAX_NUMBER_LENGTH or not _kept(text, number):
         raise JsonRefused("a number has more digits than a 64-bit float can keep")
     return number
+
+
+def _kept(text: str, number: float) -> bool:
+    try:
+        return Decimal(text) == Decimal(repr(number))
+    except InvalidOperation:
+        return False  # The exponent is beyond what even a decimal can hold.
 
 
 def _constant(text: str) -> NoReturn:
