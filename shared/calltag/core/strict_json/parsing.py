@@ -5,119 +5,118 @@ that a 64-bit float cannot keep, lone surrogates, NUL characters, and objects wi
 """
 
 import json
-import math
 import re
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from typing import Final, NoReturn
 
 from calltag.core.domain.json_value import JsonValue
+from calltag.core.strict_json.errors import NotJson, Place, TextTooLarge, TooDeep, ValueNotKept, shown
+from calltag.core.strict_json.numbers import NumberNotKept, exact_float, exact_integer
 
-_LEAST: Final = -(2**63)
-_MOST: Final = 2**64 - 1
-_MAX_INTEGER_DIGITS: Final = 20
-_MAX_NUMBER_LENGTH: Final = 64
-_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
+_DEEPEST: Final = 250
+"""What the encoder on the way out (orjson) nests, with some to spare for what calltag puts around a value."""
+_STRINGS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
 _BRACKETS: Final = re.compile(rb"[\[\]{}]")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
-class JsonRefused(ValueError):
-    """The text is not JSON, or holds what cannot be kept; the message says what, where and which limit."""
-
-
 @dataclass(frozen=True, slots=True)
 class JsonLimits:
-    """How large and how deep a text may be; the outermost object is depth 1."""
+    """How large and how deep a text may be; the outermost object or list is depth 1, and 250 is the deepest."""
 
     max_bytes: int = 262_144
     max_depth: int = 16
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.max_depth <= _DEEPEST:
+            raise ValueError(f"max_depth must be 1 to {_DEEPEST}, not {self.max_depth}")
 
-def parse(text: bytes, limits: JsonLimits) -> JsonValue:
-    """The value in the text. Raises JsonRefused."""
-    if len(text) > limits.max_bytes:
-        raise JsonRefused(f"the text is larger than {limits.max_bytes} bytes")
-    _check_depth(text, limits.max_depth)
-    try:
-        decoded = text.decode()
-    except UnicodeDecodeError as error:
-        raise JsonRefused(f"the text is not UTF-8 (byte {error.start})") from None
-    try:
-        value = _DECODER.decode(decoded)
-    except json.JSONDecodeError as error:
-        raise JsonRefused(f"the text is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
-    _check_strings(value, ())
+
+@dataclass(frozen=True, slots=True)
+class _NotKept:
+    """Stands in the parsed value where something cannot be kept, until the walk finds its place."""
+
+    reason: str
+
+
+def parse(body: bytes, limits: JsonLimits) -> JsonValue:
+    """The value in the text; `orjson.dumps` and `orjson.loads` give it back equal. Raises JsonRefused."""
+    if len(body) > limits.max_bytes:
+        raise TextTooLarge(f"is larger than {limits.max_bytes} bytes")
+    _check_depth(body, limits.max_depth)
+    value = _decoded(body)
+    _check(value, [])
     return value
 
 
-def _check_depth(text: bytes, most: int) -> None:
+def _check_depth(body: bytes, most: int) -> None:
     """Count brackets outside strings: a text of a million brackets must not reach a recursive parser."""
     depth = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", text)):
+    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", body)):
         depth += 1 if bracket in b"[{" else -1
         if depth > most:
-            raise JsonRefused(f"the text is nested more than {most} deep")
+            raise TooDeep(f"is nested more than {most} deep")
 
 
-def _check_strings(value: JsonValue, path: tuple[str, ...]) -> None:
+def _decoded(body: bytes) -> JsonValue:
+    try:
+        value: JsonValue = _DECODER.decode(body.decode())
+    except UnicodeDecodeError as error:
+        raise NotJson(f"is not UTF-8 (byte {error.start})") from None
+    except json.JSONDecodeError as error:
+        raise NotJson(f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
+    return value
+
+
+def _check(value: JsonValue, place: list[str | int]) -> None:
+    """Refuse the first thing, in the order of the text, that cannot be kept; recursion is bounded by the depth."""
     if isinstance(value, str):
-        _check_string(value, path)
+        _check_text(value, place)
     elif isinstance(value, dict):
         for name, member in value.items():
-            _check_string(name, (*path, "a name"))
-            _check_strings(member, (*path, name))
+            _check_text(name, place, "has a name that ")
+            _check(member, [*place, name])
     elif isinstance(value, list):
         for position, member in enumerate(value):
-            _check_strings(member, (*path, str(position)))
+            _check(member, [*place, position])
+    elif isinstance(value, _NotKept):
+        raise ValueNotKept(value.reason, place)
 
 
-def _check_string(text: str, path: Iterable[str]) -> None:
+def _check_text(text: str, place: Place, whose: str = "") -> None:
     if "\0" in text:
-        raise JsonRefused(f"{_place(path)} holds the character U+0000")
+        raise ValueNotKept(f"{whose}holds the character U+0000", place)
     if _SURROGATE.search(text):
-        raise JsonRefused(f"{_place(path)} holds half of a surrogate pair")
+        raise ValueNotKept(f"{whose}holds half of a surrogate pair", place)
 
 
-def _place(path: Iterable[str]) -> str:
-    return ".".join(path) or "the text"
-
-
-def _members(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue]:
+def _members(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue] | _NotKept:
     members = dict(pairs)
-    if len(members) < len(pairs):
-        raise JsonRefused("an object holds the same name twice, and one of its values would be lost")
-    return members
+    if len(members) == len(pairs):
+        return members
+    twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
+    return _NotKept(f"has the same name twice ({shown(twice)}), and one of its values would be lost")
 
 
-def _integer(text: str) -> int:
-    number = int(text) if len(text) <= _MAX_INTEGER_DIGITS else _MOST + 1
-    if not _LEAST <= number <= _MOST:
-        raise JsonRefused(f"a number is beyond 64 bits ({_LEAST} to {_MOST})")
+def _kept(read: Callable[[str], int | float]) -> Callable[[str], JsonValue]:
+    def number(text: str) -> JsonValue:
+        try:
+            return read(text)
+        except NumberNotKept as refused:
+            return _NotKept(str(refused))
+
     return number
 
 
-def _float(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise JsonRefused("a number is too large for a 64-bit float")
-    if len(text) > _MAX_NUMBER_LENGTH or not _kept(text, number):
-        raise JsonRefused("a number has more digits than a 64-bit float can keep")
-    return number
-
-
-def _kept(text: str, number: float) -> bool:
-    try:
-        return Decimal(text) == Decimal(repr(number))
-    except InvalidOperation:
-        return False  # The exponent is beyond what even a decimal can hold.
-
-
-def _constant(text: str) -> NoReturn:
-    raise JsonRefused(f"{text} is not JSON")
+def _constant(name: str) -> NoReturn:
+    raise NotJson(f"is not JSON: {name} is no JSON value")
 
 
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_members, parse_int=_integer, parse_float=_float, parse_constant=_constant
+    object_pairs_hook=_members,
+    parse_int=_kept(exact_integer),
+    parse_float=_kept(exact_float),
+    parse_constant=_constant,
 )

@@ -1,0 +1,43 @@
+"""Numbers as they are written, kept exactly or not at all."""
+
+import math
+from decimal import Decimal, InvalidOperation
+from typing import Final
+
+LEAST_INTEGER: Final = -(2**63)
+MOST_INTEGER: Final = 2**64 - 1
+_MAX_INTEGER_LENGTH: Final = 20
+_MAX_FRACTION_LENGTH: Final = 64
+
+
+class NumberNotKept(Exception):
+    """The number would come back as another one."""
+
+
+def exact_integer(text: str) -> int:
+    """An integer of 64 bits, signed or unsigned. Raises NumberNotKept."""
+    if len(text) <= _MAX_INTEGER_LENGTH and LEAST_INTEGER <= (number := int(text)) <= MOST_INTEGER:
+        return number
+    raise NumberNotKept(f"is a number beyond 64 bits ({LEAST_INTEGER} to {MOST_INTEGER})")
+
+
+def exact_float(text: str) -> float:
+    """A number with a fraction or an exponent that a 64-bit float gives back with the same value.
+
+    Raises NumberNotKept.
+    """
+    if len(text) > _MAX_FRACTION_LENGTH:
+        raise NumberNotKept(f"is a number written with more than {_MAX_FRACTION_LENGTH} characters")
+    number = float(text)
+    if math.isinf(number):
+        raise NumberNotKept("is a number too large for a 64-bit float")
+    if not _same_value(text, number):
+        raise NumberNotKept("is a number with more digits than a 64-bit float can keep")
+    return number
+
+
+def _same_value(text: str, number: float) -> bool:
+    try:
+        return Decimal(text) == Decimal(repr(number))
+    except InvalidOperation:  # an exponent beyond even what Decimal holds
+        return False
