@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import orjson
+import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,34 +18,42 @@ from calltag.core.telemetry.metrics import CONTENT_TYPE, Metrics
 
 Check = Callable[[], bool | Awaitable[bool]]
 _CHECK_DEADLINE_S: Final = 2.0
+log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Health:
-    """Named checks; the service is ready while all hold and it is not stopping."""
+    """Named checks; the service is ready while all hold and it is not stopping.
+
+    A check is a function or coroutine function. One that raises, or takes longer than two seconds, does not hold.
+    """
 
     service: str
     checks: dict[str, Check] = field(default_factory=dict)
     stopping: bool = False
 
     async def states(self) -> Mapping[str, bool]:
-        """Every check with its outcome."""
-        names = list(self.checks)
-        outcomes = await asyncio.gather(*(_outcome(self.checks[name]) for name in names))
-        return {**dict(zip(names, outcomes, strict=True)), "running": not self.stopping}
+        """Every check with its outcome, all asked at once, and `running`."""
+        outcomes = await asyncio.gather(*(_outcome(name, check) for name, check in self.checks.items()))
+        return {**dict(zip(self.checks, outcomes, strict=True)), "running": not self.stopping}
 
 
-async def _outcome(check: Check) -> bool:
+async def _outcome(name: str, check: Check) -> bool:
     try:
         async with asyncio.timeout(_CHECK_DEADLINE_S):
             held = check()
-            return bool(await held) if inspect.isawaitable(held) else bool(held)
-    except TimeoutError:
+            return bool(await held if inspect.isawaitable(held) else held)
+    except Exception as error:  # noqa: BLE001 - a broken check must show as not ready, not break the page
+        log.warning("health_check_failed", check=name, reason=f"{type(error).__name__}: {error}")
         return False
 
 
 def internal_app(health: Health, metrics: Metrics) -> Starlette:
-    """`/livez`, `/readyz`, `/metrics`, `/version`."""
+    """`/livez`, `/readyz`, `/metrics`, `/version`.
+
+    `/readyz` answers 503 while a check does not hold, and names every check with its state; `/metrics` has the same
+    as `calltag_check`.
+    """
 
     async def livez(_: Request) -> Response:
         return _json({"alive": True})
@@ -55,6 +64,8 @@ def internal_app(health: Health, metrics: Metrics) -> Starlette:
         return _json({"ready": ready, "checks": states}, 200 if ready else 503)
 
     async def show_metrics(_: Request) -> Response:
+        for name, holds in (await health.states()).items():
+            metrics.check.labels(name).set(holds)
         return Response(metrics.exposition(), media_type=CONTENT_TYPE)
 
     async def version(_: Request) -> Response:

@@ -1,46 +1,32 @@
-"""Logs: structured, to standard error, readable on a terminal and JSON elsewhere."""
+"""Logs: structured, to standard error, readable on a terminal and one line of JSON each elsewhere."""
 
+import json
 import logging
 import sys
-from collections.abc import MutableMapping
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import orjson
 import structlog
-from structlog.typing import Processor
+from structlog.typing import EventDict, Processor, WrappedLogger
 
 from calltag.core import VERSION
+from calltag.core.telemetry.redaction import redact
 
-_NEVER_LOGGED: Final = frozenset(
-    {"user_data", "userData", "userdata", "pairs", "password", "authorization", "body", "cookie", "token"}
-)
+Form = Literal["auto", "json", "console"]
+Level = Literal["debug", "info", "warning", "error"]
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_LIBRARIES: Final = ("aio_pika", "aiormq", "uvicorn", "uvicorn.error", "websockets", "asyncio")
 
 
-def configure_logging(service: str, *, form: Literal["auto", "json", "console"] = "auto", level: str = "info") -> None:
-    """Set logging up for this process; what libraries log comes out in the same form."""
+def configure_logging(service: str, *, form: Form = "auto", level: Level = "info") -> None:
+    """Set logging up for this process; what libraries log comes out in the same form, from warnings on.
+
+    `auto` is console on a terminal, else json. A JSON line has `time`, `level`, `event`, `service` and `version`.
+    """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
-    before: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
-        structlog.processors.format_exc_info if not console else _keep,
-        _drop_contents,
-    ]
-    if not console:
-        before.append(_named(service))
-    renderer: Processor = (
-        structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(),
-            pad_event_to=24,
-            # Other formatters print local variables, and with them user data.
-            exception_formatter=structlog.dev.plain_traceback,
-        )
-        if console
-        else structlog.processors.JSONRenderer(serializer=lambda event, **_: orjson.dumps(event, default=str).decode())
-    )
+    common = _common_processors(service, console=console)
     structlog.configure(
-        processors=[*before, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        processors=[*common, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         cache_logger_on_first_use=False,
@@ -48,32 +34,49 @@ def configure_logging(service: str, *, form: Literal["auto", "json", "console"] 
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-            foreign_pre_chain=before,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(console=console)],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *common],
         )
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
-    for library in ("aio_pika", "aiormq", "uvicorn", "uvicorn.error", "websockets", "asyncio"):
+    for library in _LIBRARIES:
         logging.getLogger(library).setLevel(max(_LEVELS[level], logging.WARNING))
 
 
-def _keep(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return event
+def _common_processors(service: str, *, console: bool) -> list[Processor]:
+    processors: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console, key="time"),
+        redact,
+    ]
+    return processors if console else [*processors, _named(service), structlog.processors.format_exc_info]
 
 
-def _drop_contents(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The last guard: names under which contents or secrets might come never reach an output."""
-    for name in _NEVER_LOGGED & event.keys():
-        event[name] = "(not logged)"
-    return event
+def _renderer(*, console: bool) -> Processor:
+    if not console:
+        return structlog.processors.JSONRenderer(serializer=_encoded)
+    # The renderer's own choice of traceback shows local variables, and with them user data.
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(),
+        pad_event_to=24,
+        timestamp_key="time",
+        exception_formatter=structlog.dev.plain_traceback,
+    )
 
 
 def _named(service: str) -> Processor:
-    def name(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-        event["service"] = service
-        event["version"] = VERSION
-        return event
+    def name(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        return {**event, "service": service, "version": VERSION}
 
     return name
+
+
+def _encoded(event: EventDict, **_: object) -> str:
+    """JSON, whatever comes: a log line must not be what ends a service."""
+    try:
+        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:
+        return json.dumps(event, default=str, skipkeys=True)

@@ -1,4 +1,8 @@
-"""All metrics of calltag, in one place. Labels have few values: names of operations, routes, codes."""
+"""All metrics of calltag, in one place.
+
+Labels have few values, and none that users choose: names of operations, statusCodes, patterns of routes, channels that
+calltag publishes on, names of checks.
+"""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -36,11 +40,13 @@ class Metrics:
     cometd_sessions: Gauge = field(init=False)
     cometd_messages: Counter = field(init=False)
     cometd_dropped: Counter = field(init=False)
+    check: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         self._worker()
         self._gateway()
         self._notifier()
+        self.check = self._gauge("check", "1 while the readiness check of that name holds.", "check")
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus's text form."""
@@ -56,8 +62,7 @@ class Metrics:
         self.operations_unreadable = self._counter("operations_unreadable", "Messages that were no operations.")
         self.batch_size = self._histogram("batch_size", "Operations in one commit.", _SIZES)
         self.commit_seconds = self._histogram("commit_seconds", "Time that a commit took.", _LATENCY_S)
-        self.partitions_owned = Gauge("calltag_partitions_owned", "Partitions that this worker works on.",
-                                      registry=self.registry)  # fmt: skip
+        self.partitions_owned = self._gauge("partitions_owned", "Partitions that this worker works on.")
         self.takeovers = self._counter("takeovers", "Partitions taken over.")
         self.fenced = self._counter("fenced", "Times that another worker had taken over in the middle of work.")
         self.node_messages_sent = self._counter("node_messages_sent", "Messages sent to notifiers and gateways.")
@@ -77,12 +82,15 @@ class Metrics:
         self.delivery_seconds = self._histogram(
             "delivery_seconds", "From the acceptance of an operation to its delivery.", _LATENCY_S
         )
-        self.cometd_sessions = Gauge("calltag_cometd_sessions", "CometD sessions.", registry=self.registry)
+        self.cometd_sessions = self._gauge("cometd_sessions", "CometD sessions.")
         self.cometd_messages = self._counter("cometd_messages", "Bayeux messages received.")
         self.cometd_dropped = self._counter("cometd_dropped", "Events dropped from full session queues.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"calltag_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"calltag_{name}", text, labels, registry=self.registry)
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"calltag_{name}", text, labels, buckets=buckets, registry=self.registry)

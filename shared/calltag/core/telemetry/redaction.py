@@ -1,0 +1,46 @@
+"""The last guard before an output: names under which contents or secrets might come are never logged."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from structlog.typing import EventDict, WrappedLogger
+
+SHOWN_INSTEAD: Final = "(not logged)"
+_NEVER_LOGGED: Final = frozenset(
+    {
+        "userdata",
+        "pairs",
+        "value",
+        "values",
+        "payload",
+        "body",
+        "password",
+        "passwordhash",
+        "authorization",
+        "cookie",
+        "setcookie",
+        "token",
+        "csrftoken",
+        "xcsrftoken",
+    }
+)
+
+
+def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """A structlog processor; it looks into mappings and lists too."""
+    for name, value in event.items():
+        event[name] = SHOWN_INSTEAD if _is_hidden(name) else _redacted(value)
+    return event
+
+
+def _redacted(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {name: SHOWN_INSTEAD if _is_hidden(name) else _redacted(member) for name, member in value.items()}
+    if isinstance(value, list | tuple):
+        return [_redacted(member) for member in value]
+    return value
+
+
+def _is_hidden(name: object) -> bool:
+    """`user_data`, `userData` and `User-Data` are one name."""
+    return isinstance(name, str) and name.replace("_", "").replace("-", "").lower() in _NEVER_LOGGED
