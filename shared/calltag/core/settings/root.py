@@ -1,11 +1,19 @@
-"""The root of the settings tree, read from the environment, from files of secrets and from the command line."""
+"""The root of the settings tree, read from the command line, the environment and files of secrets."""
 
+import difflib
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Final
 
 from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from calltag.core.settings.sections import (
@@ -22,20 +30,25 @@ from calltag.core.settings.sections import (
     Worker,
 )
 
-PREFIX = "CALLTAG_"
-SECRETS_FOLDER = "CALLTAG_SECRETS_DIR"
+PREFIX: Final = "CALLTAG_"
+DELIMITER: Final = "__"
+SECRETS_FOLDER: Final = "CALLTAG_SECRETS_DIR"
 
 
 class SettingsError(ValueError):
-    """A setting has a value that is not valid; the message names the variable and the limit."""
+    """Settings are not valid; the message has a line for each, with the variable and the limit, never the value."""
 
 
 class Settings(BaseSettings):
-    """A variable is `CALLTAG_<SECTION>__<FIELD>`; a file of that name in CALLTAG_SECRETS_DIR does as well."""
+    """A variable is `CALLTAG_<SECTION>__<FIELD>`; an empty one counts as not set.
+
+    A file of that name in the folder CALLTAG_SECRETS_DIR does as well; a variable wins over it.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
-        env_nested_delimiter="__",
+        env_nested_delimiter=DELIMITER,
+        env_ignore_empty=True,
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
@@ -50,6 +63,9 @@ class Settings(BaseSettings):
         pattern=r"^https?://[^/\s]+$",
         description="Scheme, host and port that clients use; `uri` and `deviceUri` begin with it.",
     )
+    max_connections: int = Field(
+        20_000, ge=1, description="Connections of clients that one process serves; beyond, HTTP 503."
+    )
     drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
     amqp: Amqp = Amqp()
     redis: Redis = Redis()
@@ -62,36 +78,61 @@ class Settings(BaseSettings):
     session: Session = Session()
     log: Log = Log()
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - the library calls it so
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the library calls it so
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        secrets = NestedSecretsSettingsSource(file_secret_settings, os.environ.get(SECRETS_FOLDER) or None, "error")
+        return init_settings, env_settings, secrets
 
-def load_settings(**overrides: Any) -> Settings:
+
+def load_settings(**overrides: object) -> Settings:
     """The settings of this process; `overrides` (from the command line) win over the environment.
 
+    An override of a section is a mapping of some of its fields, as in `gateway={"port": 8080}`.
     Raises SettingsError.
     """
-    _take_secrets(os.environ.get(SECRETS_FOLDER))
-    try:
-        return Settings(**overrides)
-    except ValidationError as error:
-        raise SettingsError("\n".join(map(_explain, error.errors(include_url=False, include_input=False)))) from None
-    except SourceError as error:
-        raise SettingsError(f"a setting cannot be read: {error}") from None
-
-
-def _take_secrets(folder: str | None) -> None:
-    """A mounted secret is a file named like the variable; a variable that is set wins over it."""
-    if folder is None:
-        return
-    if not Path(folder).is_dir():
+    _refuse_unknown(os.environ)
+    folder = os.environ.get(SECRETS_FOLDER)
+    if folder and not Path(folder).is_dir():
         raise SettingsError(f"{SECRETS_FOLDER}: {folder} is not a folder")
-    for file in Path(folder).iterdir():
-        if file.name.upper().startswith(PREFIX) and file.is_file():
-            os.environ.setdefault(file.name.upper(), file.read_text(encoding="utf-8").strip())
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)
+        raise SettingsError("\n".join(map(_explained, wrong))) from None
+    except SourceError as error:
+        raise SettingsError(f"settings cannot be read: {error}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{SECRETS_FOLDER}: a file cannot be read: {error}") from None
 
 
-def _explain(error: Any) -> str:
-    return f"{variable(tuple(map(str, error['loc'])))}: {error['msg']}"
+def _explained(error: ErrorDetails) -> str:
+    reason = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        reason = "there is no such setting"
+    return f"{variable(error['loc'])}: {reason}"
 
 
-def variable(path: tuple[str, ...]) -> str:
-    """The environment variable of a setting."""
-    return PREFIX + "__".join(part.upper() for part in path)
+def variable(path: Iterable[str | int]) -> str:
+    """The environment variable of a setting; positions in its value are left out."""
+    return PREFIX + DELIMITER.join(part.upper() for part in path if isinstance(part, str))
+
+
+def _refuse_unknown(names: Iterable[str]) -> None:
+    """A section that does not exist is a slip of the pen. (Unknown fields of a section are refused by the section.)
+
+    Names without the delimiter may be others': Kubernetes puts CALLTAG_GATEWAY_SERVICE_HOST and the like there.
+    """
+    ours = [name for name in names if name.upper().startswith(PREFIX) and DELIMITER in name]
+    for name in ours:
+        section = name[len(PREFIX) :].partition(DELIMITER)[0].lower()
+        if section not in Settings.model_fields:
+            near = difflib.get_close_matches(section, Settings.model_fields, 1)
+            hint = f"; is {variable(near)} meant?" if near else ""
+            raise SettingsError(f"{name}: there is no section {section.upper()}{hint}")

@@ -3,11 +3,37 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+import orjson
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic_settings import NoDecode
+
+
+def _split(text: object) -> object:
+    """A list of texts, as a JSON list or with commas between."""
+    if not isinstance(text, str):
+        return text
+    if text.lstrip().startswith("["):
+        try:
+            return orjson.loads(text)
+        except orjson.JSONDecodeError:
+            raise ValueError("begins like a JSON list and is none") from None
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _url_of(*schemes: str) -> AfterValidator:
+    def check(url: SecretStr) -> SecretStr:
+        if url.get_secret_value().partition("://")[0] not in schemes:
+            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return url
+
+    return AfterValidator(check)
+
 
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
+Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
 
 
 class Section(BaseModel):
@@ -19,7 +45,9 @@ class Section(BaseModel):
 class Amqp(Section):
     """RabbitMQ."""
 
-    url: SecretStr = Field(SecretStr("amqp://guest:guest@127.0.0.1:5672/"), description="Address of RabbitMQ.")
+    url: Annotated[SecretStr, _url_of("amqp", "amqps")] = Field(
+        SecretStr("amqp://guest:guest@127.0.0.1:5672/"), description="Address of RabbitMQ."
+    )
     prefix: str = Field(
         "calltag", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="What names of exchanges and queues begin with."
     )
@@ -40,7 +68,9 @@ class Amqp(Section):
 class Redis(Section):
     """Redis or Valkey."""
 
-    url: SecretStr = Field(SecretStr("redis://127.0.0.1:6379/0"), description="Address of Redis or Valkey.")
+    url: Annotated[SecretStr, _url_of("redis", "rediss", "unix")] = Field(
+        SecretStr("redis://127.0.0.1:6379/0"), description="Address of Redis or Valkey."
+    )
     key_prefix: str = Field(
         "calltag", pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$", description="What all keys begin with."
     )
@@ -69,8 +99,9 @@ class Gateway(Section):
     max_in_flight: Positive = Field(2_000, description="Operations waiting for the broker's confirm at a time.")
     idempotency_lifetime_s: Positive = Field(86_400, description="How long an Idempotency-Key is remembered.")
     csrf_protection: bool = Field(False, description="Demand X-CSRF-TOKEN of requests made with the session cookie.")
-    allowed_origins: tuple[str, ...] = Field(
-        (), description='Origins that may call from browsers, a JSON list; `["*"]` does not go with cookies.'
+    allowed_origins: Origins = Field(
+        (),
+        description="Origins whose scripts may call, with commas between; `*` is all, but without cookies.",
     )
 
 
@@ -106,6 +137,11 @@ class Notifier(Section):
     max_queued_bytes: Positive = Field(4_194_304, description="Bytes waiting for one session.")
     max_messages: Positive = Field(64, description="Bayeux messages in one request.")
     max_body_bytes: Positive = Field(65_536, description="Size of one request.")
+    max_depth: int = Field(32, ge=2, le=200, description="Nesting of a request's JSON.")
+    allowed_origins: Origins = Field(
+        (),
+        description="Origins whose pages may use CometD, with commas between; its own always may.",
+    )
     lease_s: Seconds = Field(10.0, le=300, description="A notifier not heard of for so long gets no events.")
 
 

@@ -1,12 +1,16 @@
 """The settings as a table, for the documentation and for `calltag config`."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import orjson
 from pydantic import BaseModel, SecretStr
 
 from calltag.core.settings.root import Settings, variable
+
+_PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,9 @@ def _text(value: object) -> str:
 
 
 def _without_password(url: str) -> str:
+    """The URL with `***` for the password, whether it stands before the host or in the query."""
     scheme, separator, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     name, colon, _ = credentials.partition(":")
-    return f"{scheme}{separator}{name}{':***' if colon else ''}{at}{host}"
+    hidden = _PASSWORD_IN_QUERY.sub(r"\1***", host)
+    return f"{scheme}{separator}{name}{':***' if colon else ''}{at}{hidden}"
