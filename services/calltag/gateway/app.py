@@ -13,8 +13,8 @@ from starlette.responses import Response
 
 from calltag.core import VERSION
 from calltag.core.backends import Backends
-from calltag.core.identity.authentication import COOKIE, Authenticator, WrongCredentials
-from calltag.core.identity.csrf import HEADER, HEADER_NAME_HEADER, MESSAGE, csrf_headers, csrf_passes
+from calltag.core.identity.authentication import COOKIE, Authenticator, TooManyLogins, WrongCredentials
+from calltag.core.identity.csrf import EXPOSED_HEADERS, HEADER, MESSAGE, csrf_headers, csrf_passes
 from calltag.core.identity.model import User
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.store.ports import StoreUnavailable
@@ -46,18 +46,19 @@ class Identification:
     csrf_protection: bool
 
     async def user(self, request: Request) -> User:
-        """Raises NotAuthenticated, FeatureMissing (CSRF), StoreUnavailable."""
-        authorization = request.headers.get("authorization")
+        """Raises NotAuthenticated, FeatureMissing (CSRF), BackendAway (too many logins), StoreUnavailable."""
         try:
-            known = await self.authenticator.identify(authorization, request.cookies.get(COOKIE))
+            known = await self.authenticator.identify(request.headers.get("authorization"), request.cookies.get(COOKIE))
         except WrongCredentials as wrong:
             raise NotAuthenticated(str(wrong)) from None
+        except TooManyLogins as busy:
+            raise BackendAway(str(busy)) from None
         if known is None:
             raise NotAuthenticated("not authenticated: send HTTP Basic credentials or the session cookie")
         request.state.set_cookie = known.set_cookie
         if self.csrf_protection:
             token = request.headers.get(HEADER)
-            if not csrf_passes(request.method, known.session, token, by_cookie=authorization is None):
+            if not csrf_passes(request.method, known.session, token, by_cookie=known.by_cookie):
                 raise FeatureMissing(MESSAGE)
             if request.method == "GET":
                 request.state.csrf_headers = csrf_headers(known.session)
@@ -89,10 +90,11 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.allowed_origins),
-            allow_credentials=True,
+            # With any origin, a page that nobody knows would act with the user's cookies.
+            allow_credentials="*" not in settings.allowed_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Content-Type", "Authorization", HEADER, "Idempotency-Key", "Prefer"],
-            expose_headers=[HEADER, HEADER_NAME_HEADER, "Operation-Id", "Retry-After"],
+            expose_headers=[*EXPOSED_HEADERS, "Operation-Id", "Retry-After"],
         )
     return app
 

@@ -14,6 +14,7 @@ from calltag.core.settings.sections import Notifier as NotifierSettings
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.redis_registry import RedisNodeRegistry
 from calltag.notifier.cometd.hub import Hub
+from calltag.notifier.cometd.origins import Origins
 from calltag.notifier.consumer import EventConsumer, NodePresence, keep_lease, tell_services
 from calltag.notifier.observations import NotifierObservations
 from calltag.notifier.routes import AuthenticatedAccess, cometd_routes
@@ -49,6 +50,7 @@ def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
         max_queued_bytes=settings.max_queued_bytes,
         max_messages=settings.max_messages,
         max_body_bytes=settings.max_body_bytes,
+        max_depth=settings.max_depth,
     )
 
 
@@ -64,4 +66,4 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     life.supervise("sweeper", hub.sweep())
     life.supervise("services", tell_services(backends.bus, hub))
     access = AuthenticatedAccess(authenticator, backends.settings.gateway.csrf_protection)
-    return Notifier(hub, cometd_routes(hub, access), node, registry)
+    return Notifier(hub, cometd_routes(hub, access, Origins(settings.allowed_origins)), node, registry)

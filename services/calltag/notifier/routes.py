@@ -9,15 +9,19 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
-from calltag.core.identity.authentication import COOKIE, Authenticator, Identified, WrongCredentials
+from calltag.core.identity.authentication import COOKIE, Authenticator, Identified, TooManyLogins, WrongCredentials
 from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_passes
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Login
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.long_polling import long_poll
+from calltag.notifier.cometd.origins import Origins
 from calltag.notifier.cometd.websocket import Socket
 
 PATHS: Final = ("/genesys/cometd", "/api/v2/notifications")
+_FOREIGN: Final = "pages of this origin may not use CometD here (CALLTAG_NOTIFIER__ALLOWED_ORIGINS)"
+_POLICY_VIOLATION: Final = 1008
+_TRY_AGAIN_LATER: Final = 1013
 
 
 class CsrfRefused(Exception):
@@ -32,20 +36,21 @@ class AuthenticatedAccess:
     csrf_protection: bool = False
 
     async def of_request(self, connection: HTTPConnection) -> Login | None:
-        """Raises CsrfRefused, StoreUnavailable."""
-        authorization = connection.headers.get("authorization")
+        """Raises CsrfRefused, TooManyLogins, StoreUnavailable."""
         try:
-            known = await self.authenticator.identify(authorization, connection.cookies.get(COOKIE))
+            known = await self.authenticator.identify(
+                connection.headers.get("authorization"), connection.cookies.get(COOKIE)
+            )
         except WrongCredentials:
             return None
         if known is not None and self.csrf_protection and connection.scope["type"] == "http":
             token = connection.headers.get(HEADER)
-            if not csrf_passes("POST", known.session, token, by_cookie=authorization is None):
+            if not csrf_passes("POST", known.session, token, by_cookie=known.by_cookie):
                 raise CsrfRefused
         return _login(known)
 
     async def of_credentials(self, name: str, password: str) -> Login | None:
-        """Raises StoreUnavailable."""
+        """Raises TooManyLogins, StoreUnavailable."""
         return _login(await self.authenticator.log_in(name, password))
 
 
@@ -53,26 +58,35 @@ def _login(known: Identified | None) -> Login | None:
     return Login(known.user.id, known.set_cookie) if known else None
 
 
-def cometd_routes(hub: Hub, access: AuthenticatedAccess) -> list[BaseRoute]:
+def cometd_routes(hub: Hub, access: AuthenticatedAccess, origins: Origins) -> list[BaseRoute]:
     """Clients append the type of their message to the address, so the whole subtree is one endpoint."""
 
     async def poll(request: Request) -> Response:
+        if not origins.pass_(request):
+            return Response(_FOREIGN, 403, media_type="text/plain")
         return await _guarded(lambda: long_poll(request, hub, access))
 
     async def socket(websocket: WebSocket) -> None:
+        if not origins.pass_(websocket):
+            # Before it is accepted, a close is an HTTP 403.
+            await websocket.close(_POLICY_VIOLATION, _FOREIGN)
+            return
         try:
             login = await access.of_request(websocket)
-        except StoreUnavailable:
-            await websocket.close(1013)
+        except (StoreUnavailable, TooManyLogins) as error:
+            await websocket.accept()
+            await websocket.close(_TRY_AGAIN_LATER, str(error)[:120])
             return
         await Socket(websocket, hub, access, login).run()
 
+    cors = origins.middleware()
+    methods = ["POST", "OPTIONS"] if cors else ["POST"]
     routes: list[BaseRoute] = []
     for path in PATHS:
         routes += [
             WebSocketRoute(path, socket),
-            Route(path, poll, methods=["POST"]),
-            Route(f"{path}/{{suffix:path}}", poll, methods=["POST"]),
+            Route(path, poll, methods=methods, middleware=cors),
+            Route(f"{path}/{{suffix:path}}", poll, methods=methods, middleware=cors),
         ]
     return routes
 
@@ -82,7 +96,7 @@ async def _guarded(answer: Callable[[], Awaitable[Response]]) -> Response:
         return await answer()
     except CsrfRefused:
         return Response(MESSAGE, 403, media_type="text/plain")
-    except StoreUnavailable as error:
+    except (StoreUnavailable, TooManyLogins) as error:
         return Response(str(error), 503, {"Retry-After": "1"}, media_type="text/plain")
     except ClientDisconnect:
         return Response(status_code=400)

@@ -20,7 +20,7 @@ class Login:
 
 
 class Access(Protocol):
-    """How users are proven. Every method may raise StoreUnavailable."""
+    """How users are proven. Every method may raise StoreUnavailable and TooManyLogins."""
 
     async def of_request(self, connection: HTTPConnection) -> Login | None:
         """Whom the request's credentials or cookie prove."""

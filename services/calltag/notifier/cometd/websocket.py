@@ -11,6 +11,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from calltag.core.bayeux.codec import CodecError, Reply, decode, encode
 from calltag.core.bayeux.session import Held, Session
+from calltag.core.identity.errors import TooManyLogins
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Access, Login, caller_of
 from calltag.notifier.cometd.hub import Hub
@@ -18,6 +19,7 @@ from calltag.notifier.cometd.hub import Hub
 _GOING_AWAY: Final = 1001
 _TOO_LARGE: Final = 1009
 _ERROR: Final = 1011
+_TRY_AGAIN_LATER: Final = 1013
 
 
 @dataclass(slots=True)
@@ -64,8 +66,8 @@ class Socket:
             except CodecError as error:
                 await self._close(_TOO_LARGE if error.too_large else _ERROR, str(error))
                 return
-            except StoreUnavailable as error:
-                await self._close(_ERROR, str(error))
+            except (StoreUnavailable, TooManyLogins) as error:
+                await self._close(_TRY_AGAIN_LATER, str(error))
                 return
 
     async def _handle(self, text: bytes) -> None:

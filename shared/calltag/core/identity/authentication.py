@@ -3,39 +3,48 @@
 Source: Web Services API, authentication (HTTP Basic, cookie `JSESSIONID`).
 """
 
+import asyncio
 import base64
-import binascii
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+from weakref import WeakValueDictionary
 
 from calltag.core.domain.ids import UserId
+from calltag.core.identity.errors import TooManyLogins, WrongCredentials
 from calltag.core.identity.http_sessions import HttpSession, HttpSessions
 from calltag.core.identity.model import Directory, User
 from calltag.core.identity.passwords import Passwords
+
+__all__ = ["COOKIE", "Authenticator", "Identified", "TooManyLogins", "WrongCredentials"]
 
 COOKIE: Final = "JSESSIONID"
 _REUSE_S: Final = 60.0
 _REUSE_MOST: Final = 10_000
 
 
-class WrongCredentials(Exception):
-    """Credentials were given and are not right."""
-
-
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """The user behind a request, the session, and the Set-Cookie value to answer with, if the session is new."""
+    """The user behind a request and the session.
+
+    `by_cookie` says whether the request showed the session's cookie; `set_cookie` is the Set-Cookie value to answer
+    with where it did not.
+    """
 
     user: User
     session: HttpSession
+    by_cookie: bool
     set_cookie: str | None = None
 
 
 class Authenticator:
-    """Identifies requests by their `Authorization` header and their session cookie."""
+    """Identifies requests by their `Authorization` header and their session cookie.
+
+    A client that keeps no cookies and sends its password each time gets the same session for a minute, so that the
+    number of sessions does not grow with its requests.
+    """
 
     def __init__(
         self,
@@ -52,56 +61,72 @@ class Authenticator:
         self._secure_cookies = secure_cookies
         self._clock_s = clock_s
         self._recent: OrderedDict[UserId, tuple[float, HttpSession]] = OrderedDict()
+        self._turns: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
 
     async def identify(self, authorization: str | None, cookie: str | None) -> Identified | None:
         """The user that the request proves to be; None if it proves nothing.
 
-        Basic credentials win over the cookie of another user. Raises WrongCredentials, StoreUnavailable.
+        Takes the value of the `Authorization` header and of the cookie. Credentials that are sent must be right, even
+        beside a valid cookie; they win over the cookie of another user.
+        Raises WrongCredentials, TooManyLogins, StoreUnavailable.
         """
-        session = await self._sessions.find(cookie) if cookie else None
-        if authorization is not None:
-            return await self._by_password(authorization, session)
-        user = self._directory.users.get(session.user) if session else None
-        return Identified(user, session) if user and session else None
-
-    async def log_in(self, name: str, password: str) -> Identified | None:
-        """A session for whoever knows the password, as `ext.authentication` of a handshake does.
-
-        Raises StoreUnavailable.
-        """
-        user = await self._passwords.check(name, password)
-        return await self._new_session(user) if user else None
-
-    async def _by_password(self, authorization: str, session: HttpSession | None) -> Identified:
+        if authorization is None:
+            return await self._by_cookie(cookie) if cookie else None
         name, password = _basic(authorization)
         user = await self._passwords.check(name, password)
         if user is None:
             raise WrongCredentials("user name or password is wrong")
-        if session is not None and session.user == user.id:
-            return Identified(user, session)
-        return await self._new_session(user)
+        shown = await self._by_cookie(cookie) if cookie else None
+        return shown if shown and shown.user.id == user.id else await self._with_session(user)
 
-    async def _new_session(self, user: User) -> Identified:
-        """A session; a client that keeps no cookies and sends its password each time gets the same for a while."""
-        made_at, session = self._recent.get(user.id, (float("-inf"), None))
-        if session is None or self._clock_s() - made_at > _REUSE_S or await self._sessions.find(session.token) is None:
-            session = await self._sessions.create(user.id)
-            self._recent[user.id] = (self._clock_s(), session)
-            self._recent.move_to_end(user.id)
-            if len(self._recent) > _REUSE_MOST:
-                self._recent.popitem(last=False)
+    async def check(self, name: str, password: str) -> User | None:
+        """The user of that name, if the password is right; makes no session. Raises TooManyLogins."""
+        return await self._passwords.check(name, password)
+
+    async def log_in(self, name: str, password: str) -> Identified | None:
+        """A session for whoever knows the password, as `ext.authentication` of a handshake does.
+
+        Raises TooManyLogins, StoreUnavailable.
+        """
+        user = await self._passwords.check(name, password)
+        return await self._with_session(user) if user else None
+
+    async def _by_cookie(self, token: str) -> Identified | None:
+        session = await self._sessions.find(token)
+        user = self._directory.users.get(session.user) if session else None
+        return Identified(user, session, by_cookie=True) if user and session else None
+
+    async def _with_session(self, user: User) -> Identified:
+        # One at a time for each user: a burst of first requests makes one session, not one each.
+        async with self._turns.setdefault(user.id, asyncio.Lock()):
+            session = await self._recent_session(user.id) or await self._new_session(user.id)
         secure = "; Secure" if self._secure_cookies else ""
-        return Identified(user, session, f"{COOKIE}={session.token}; Path=/; HttpOnly; SameSite=Lax{secure}")
+        set_cookie = f"{COOKIE}={session.token}; Path=/; HttpOnly; SameSite=Lax{secure}"
+        return Identified(user, session, by_cookie=False, set_cookie=set_cookie)
+
+    async def _recent_session(self, user: UserId) -> HttpSession | None:
+        made_at, session = self._recent.get(user, (float("-inf"), None))
+        if session is None or self._clock_s() - made_at > _REUSE_S:
+            return None
+        return await self._sessions.find(session.token)
+
+    async def _new_session(self, user: UserId) -> HttpSession:
+        session = await self._sessions.create(user)
+        self._recent[user] = (self._clock_s(), session)
+        self._recent.move_to_end(user)
+        if len(self._recent) > _REUSE_MOST:
+            self._recent.popitem(last=False)
+        return session
 
 
 def _basic(authorization: str) -> tuple[str, str]:
-    """User name and password of a Basic header (RFC 7617)."""
+    """User name and password of a Basic header (RFC 7617). Raises WrongCredentials."""
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
         raise WrongCredentials("only HTTP Basic is served")
     try:
         name, colon, password = base64.b64decode(encoded.strip(), validate=True).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError, ValueError):
+    except ValueError:
         raise WrongCredentials("the Authorization header is not well formed") from None
     if not colon:
         raise WrongCredentials("the Authorization header is not well formed")

@@ -1,16 +1,34 @@
-"""Reading the directory of the contact centre from a TOML file."""
+"""Reading the directory of the contact centre from a TOML file.
+
+One `[[users]]` table a user, with `id`, `password_hash`, `first_name`, `last_name`, `roles`, `features`, and under it
+one `[[users.devices]]` table a device, with `id` and `number`.
+"""
 
 import tomllib
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from argon2 import extract_parameters
+from argon2.exceptions import InvalidHashError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from calltag.core.domain.ids import DeviceId, UserId
 from calltag.core.identity.model import Device, DeviceOwner, Directory, Role, User
 
 _FORM: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _argon2(text: str) -> str:
+    try:
+        extract_parameters(text)
+    except InvalidHashError:
+        raise ValueError("not an argon2 hash") from None
+    return text
+
+
+_Hash = Annotated[str, AfterValidator(_argon2)]
 _Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s:\x00-\x1f]+$")]
 _Number = Annotated[str, Field(min_length=1, max_length=64)]
 
@@ -28,7 +46,7 @@ class _DeviceEntry(BaseModel):
 class _UserEntry(BaseModel):
     model_config = _FORM
     id: _Name
-    password_hash: Annotated[str, Field(pattern=r"^\$argon2(id|i|d)\$")]
+    password_hash: _Hash
     first_name: str = ""
     last_name: str = ""
     roles: frozenset[Role] = frozenset({Role.AGENT})
@@ -76,9 +94,13 @@ def parse_directory(text: str, source: str) -> Directory:
     except tomllib.TOMLDecodeError as error:
         raise DirectoryError(f"{source} is not TOML: {error}") from None
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise DirectoryError(f"{source}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        wrong = error.errors(include_url=False, include_input=False)
+        raise DirectoryError("\n".join(f"{source}: {_explained(each)}" for each in wrong)) from None
     return directory(tuple(_user(entry) for entry in file.users), source)
+
+
+def _explained(error: ErrorDetails) -> str:
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg'].removeprefix('Value error, ')}"
 
 
 def _user(entry: _UserEntry) -> User:

@@ -3,8 +3,9 @@
 import secrets
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
+from importlib import resources
 from typing import Protocol, cast
 
 import orjson
@@ -17,9 +18,9 @@ from calltag.core.store.client import RedisClient
 class HttpSession:
     """A session: `token` is the value of the cookie, `csrf_token` what requests that change something must show."""
 
-    token: str
+    token: str = field(repr=False)
     user: UserId
-    csrf_token: str
+    csrf_token: str = field(repr=False)
 
 
 class HttpSessions(Protocol):
@@ -30,7 +31,7 @@ class HttpSessions(Protocol):
         ...
 
     async def find(self, token: str) -> HttpSession | None:
-        """The session with that token, if it has not ended; its idle time begins anew."""
+        """The session with that token, if it has not ended; its idle time begins anew (to a tenth)."""
         ...
 
     async def end(self, token: str) -> None:
@@ -39,7 +40,7 @@ class HttpSessions(Protocol):
 
 
 class RedisHttpSessions:
-    """Sessions in Redis, under the digest of their token: who reads the store cannot use them.
+    """Sessions in Redis, under `<prefix>:http:<SHA-256 of the token>`: who reads the store cannot use them.
 
     They end after `idle_s` seconds without use and `lifetime_s` seconds in all.
     """
@@ -58,6 +59,8 @@ class RedisHttpSessions:
         self._idle_s = idle_s
         self._lifetime_s = lifetime_s
         self._clock_s = clock_s
+        source = resources.files("calltag.core.identity").joinpath("find_session.lua").read_text(encoding="utf-8")
+        self._find = client.connection.register_script(source)
 
     async def create(self, user: UserId) -> HttpSession:
         session = HttpSession(secrets.token_urlsafe(32), user, secrets.token_urlsafe(24))
@@ -68,8 +71,8 @@ class RedisHttpSessions:
         return session
 
     async def find(self, token: str) -> HttpSession | None:
-        async with self._client.exchange() as connection:
-            raw = await connection.getex(self._name(token), ex=self._idle_s)
+        async with self._client.exchange():
+            raw = await self._find(keys=[self._name(token)], args=[self._idle_s * 1_000])
         if raw is None:
             return None
         record = orjson.loads(cast("bytes", raw))

@@ -5,20 +5,24 @@ import hmac
 import secrets
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Final
 
-from argon2 import PasswordHasher
+from argon2 import Parameters, PasswordHasher, extract_parameters
 from argon2.exceptions import Argon2Error, InvalidHashError
+from argon2.profiles import RFC_9106_LOW_MEMORY
 
 from calltag.core.domain.ids import UserId
+from calltag.core.identity.errors import TooManyLogins
 from calltag.core.identity.model import Directory, User
 
 _MAX_PASSWORD_BYTES: Final = 1_024
 
 
 class Passwords:
-    """Verifies passwords in threads, `concurrency` at a time.
+    """Verifies passwords in threads of its own, `concurrency` at a time; at most `max_waiting` wait for their turn.
 
     A client that sends credentials with every request would spend a core on hashing, so a success is remembered for
     `remember_s` seconds, under a keyed digest whose key lives in this process only.
@@ -29,35 +33,60 @@ class Passwords:
         directory: Directory,
         *,
         concurrency: int = 2,
+        max_waiting: int = 200,
         remember_s: float = 300.0,
         remember_most: int = 10_000,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
-        self._hasher = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+        self._hasher = PasswordHasher.from_parameters(_usual_parameters(directory))
         self._nobody = self._hasher.hash(secrets.token_hex())
         self._key = secrets.token_bytes(32)
-        self._slots = asyncio.Semaphore(concurrency)
+        self._turns = asyncio.Semaphore(concurrency)
+        # Not the loop's threads: a caller that goes away gives its turn back while its thread is still hashing.
+        self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="passwords")
+        self._waiting = 0
+        self._max_waiting = max_waiting
         self._remember_s = remember_s
         self._remember_most = remember_most
         self._clock_s = clock_s
         self._known: OrderedDict[bytes, float] = OrderedDict()
 
     async def check(self, name: str, password: str) -> User | None:
-        """The user of that name, if the password is right. An unknown name takes as long as a wrong password."""
-        if len(password.encode(errors="replace")) > _MAX_PASSWORD_BYTES:
+        """The user of that name, if the password is right. An unknown name takes as long as a wrong password.
+
+        Raises TooManyLogins.
+        """
+        if not _is_possible(password):
             return None
         user = self._directory.users.get(UserId(name))
         stored = user.password_hash if user else self._nobody
         digest = self._digest(name, password, stored)
-        if self._known.get(digest, 0.0) > self._clock_s():
+        if self._is_known(digest) or await self._is_right(digest, stored, password):
             return user
-        async with self._slots:
-            right = await asyncio.to_thread(self._verify, stored, password)
-        if not right or user is None:
-            return None
-        self._remember(digest)
-        return user
+        return None
+
+    async def _is_right(self, digest: bytes, stored: str, password: str) -> bool:
+        with self._place_in_line():
+            async with self._turns:
+                # Of many requests with the same credentials, those that waited profit from the first.
+                if self._is_known(digest):
+                    return True
+                loop = asyncio.get_running_loop()
+                right = await loop.run_in_executor(self._threads, self._verify, stored, password)
+                if right:
+                    self._remember(digest)
+                return right
+
+    @contextmanager
+    def _place_in_line(self) -> Iterator[None]:
+        if self._waiting >= self._max_waiting:
+            raise TooManyLogins("too many passwords wait for being checked; try again in a moment")
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     def _verify(self, stored: str, password: str) -> bool:
         try:
@@ -66,11 +95,30 @@ class Passwords:
             return False
 
     def _digest(self, name: str, password: str, stored: str) -> bytes:
-        text = "\0".join((name, password, stored)).encode(errors="replace")
+        text = "\0".join((name, password, stored)).encode(errors="surrogatepass")
         return hmac.digest(self._key, text, "sha256")
+
+    def _is_known(self, digest: bytes) -> bool:
+        return self._known.get(digest, float("-inf")) > self._clock_s()
 
     def _remember(self, digest: bytes) -> None:
         self._known[digest] = self._clock_s() + self._remember_s
         self._known.move_to_end(digest)
         if len(self._known) > self._remember_most:
             self._known.popitem(last=False)
+
+
+def _is_possible(password: str) -> bool:
+    try:
+        return len(password.encode()) <= _MAX_PASSWORD_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def _usual_parameters(directory: Directory) -> Parameters:
+    """Those of the directory's first hash, so that a name that nobody has costs what a user's password costs."""
+    first = next(iter(directory.users.values()), None)
+    try:
+        return extract_parameters(first.password_hash) if first else RFC_9106_LOW_MEMORY
+    except InvalidHashError:
+        return RFC_9106_LOW_MEMORY

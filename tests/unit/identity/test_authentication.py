@@ -1,0 +1,214 @@
+"""Who sent a request: by password, by cookie, by both, by neither."""
+
+import asyncio
+from base64 import b64encode
+
+import pytest
+from argon2 import PasswordHasher
+
+from calltag.core.domain.ids import UserId
+from calltag.core.identity.authentication import Authenticator, Identified
+from calltag.core.identity.directory_file import directory
+from calltag.core.identity.errors import AuthenticationError, WrongCredentials
+from calltag.core.identity.http_sessions import HttpSession
+from calltag.core.identity.model import Directory, User
+from calltag.core.identity.passwords import Passwords
+
+CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+ALICE = User(UserId("alice"), CHEAP.hash("sec:ret"))
+BOB = User(UserId("bob"), CHEAP.hash("hidden"))
+CENTRE = directory((ALICE, BOB))
+
+
+class Sessions:
+    """Sessions in a dictionary; making one takes a turn of the event loop, as in a store."""
+
+    def __init__(self) -> None:
+        self.alive: dict[str, HttpSession] = {}
+        self.made = 0
+
+    async def create(self, user: UserId) -> HttpSession:
+        await asyncio.sleep(0)
+        self.made += 1
+        session = HttpSession(f"token-{self.made}", user, f"csrf-{self.made}")
+        self.alive[session.token] = session
+        return session
+
+    async def find(self, token: str) -> HttpSession | None:
+        await asyncio.sleep(0)
+        return self.alive.get(token)
+
+    async def end(self, token: str) -> None:
+        self.alive.pop(token, None)
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def sessions() -> Sessions:
+    return Sessions()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def authenticator(sessions: Sessions, clock: Clock) -> Authenticator:
+    return Authenticator(CENTRE, Passwords(CENTRE), sessions, clock_s=clock)
+
+
+def basic(name: str, password: str) -> str:
+    return "Basic " + b64encode(f"{name}:{password}".encode()).decode()
+
+
+ALICES = basic("alice", "sec:ret")
+BOBS = basic("bob", "hidden")
+
+
+async def session_of(authenticator: Authenticator, authorization: str) -> Identified:
+    identified = await authenticator.identify(authorization, None)
+    assert identified is not None
+    return identified
+
+
+async def test_a_password_yields_a_session_and_its_cookie(authenticator: Authenticator) -> None:
+    identified = await session_of(authenticator, ALICES)
+    assert identified.user is ALICE
+    assert not identified.by_cookie
+    assert identified.set_cookie == "JSESSIONID=token-1; Path=/; HttpOnly; SameSite=Lax"
+
+
+async def test_the_cookie_is_enough_afterwards(authenticator: Authenticator) -> None:
+    first = await session_of(authenticator, ALICES)
+    again = await authenticator.identify(None, first.session.token)
+    assert again == Identified(ALICE, first.session, by_cookie=True)
+
+
+async def test_behind_https_the_cookie_is_for_https_only(sessions: Sessions) -> None:
+    authenticator = Authenticator(CENTRE, Passwords(CENTRE), sessions, secure_cookies=True)
+    assert (await session_of(authenticator, ALICES)).set_cookie == (
+        "JSESSIONID=token-1; Path=/; HttpOnly; SameSite=Lax; Secure"
+    )
+
+
+@pytest.mark.parametrize("cookie", [None, "", "token-7"])
+async def test_who_shows_nothing_is_nobody(authenticator: Authenticator, cookie: str | None) -> None:
+    assert await authenticator.identify(None, cookie) is None
+
+
+async def test_the_session_of_a_user_who_left_is_worth_nothing(sessions: Sessions) -> None:
+    users: dict[UserId, User] = {ALICE.id: ALICE}
+    authenticator = Authenticator(Directory(users, {}, {}), Passwords(CENTRE), sessions)
+    made = await sessions.create(ALICE.id)
+    users.clear()
+    assert await authenticator.identify(None, made.token) is None
+
+
+@pytest.mark.parametrize("with_cookie", [False, True])
+@pytest.mark.parametrize(
+    "authorization",
+    [
+        "",
+        "Basic",
+        "Basic !!!",
+        "Basic é",
+        "Basic " + b64encode(b"no colon").decode(),
+        "Basic " + b64encode(b"alice:\xff").decode(),
+        "Bearer abc",
+        basic("alice", "wrong"),
+        basic("alice", ""),
+        basic("nobody", "sec:ret"),
+        basic("bob", "sec:ret"),
+    ],
+)
+async def test_wrong_credentials_are_refused_even_beside_a_valid_cookie(
+    authenticator: Authenticator, sessions: Sessions, authorization: str, with_cookie: bool
+) -> None:
+    made = await sessions.create(ALICE.id)
+    with pytest.raises(WrongCredentials) as refused:
+        await authenticator.identify(authorization, made.token if with_cookie else None)
+    assert isinstance(refused.value, AuthenticationError)
+    assert not refused.value.retryable
+    assert sessions.made == 1
+
+
+async def test_the_scheme_is_read_in_any_case(authenticator: Authenticator) -> None:
+    assert (await session_of(authenticator, ALICES.replace("Basic", "bAsIc"))).user is ALICE
+
+
+async def test_a_password_beside_ones_own_cookie_makes_no_session(
+    authenticator: Authenticator, sessions: Sessions
+) -> None:
+    first = await session_of(authenticator, ALICES)
+    again = await authenticator.identify(ALICES, first.session.token)
+    assert again == Identified(ALICE, first.session, by_cookie=True)
+    assert sessions.made == 1
+
+
+@pytest.mark.parametrize("cookie", ["token-1", "token-7"])
+async def test_a_password_wins_over_the_cookie_of_another(authenticator: Authenticator, cookie: str) -> None:
+    await session_of(authenticator, ALICES)
+    identified = await authenticator.identify(BOBS, cookie)
+    assert identified is not None
+    assert identified.user is BOB
+    assert identified.session.user == BOB.id
+    assert not identified.by_cookie
+    assert identified.set_cookie is not None
+    assert "token-2" in identified.set_cookie
+
+
+async def test_a_client_without_cookies_gets_the_same_session_for_a_minute(
+    authenticator: Authenticator, sessions: Sessions, clock: Clock
+) -> None:
+    for clock.now_s, made in ((0.0, 1), (60.0, 1), (60.1, 2), (120.0, 2)):
+        identified = await session_of(authenticator, ALICES)
+        assert identified.set_cookie is not None
+        assert sessions.made == made
+
+
+async def test_a_burst_of_first_requests_makes_one_session_a_user(
+    authenticator: Authenticator, sessions: Sessions
+) -> None:
+    found = await asyncio.gather(*(authenticator.identify(who, None) for who in [ALICES, BOBS] * 20))
+    assert sessions.made == 2
+    assert {each.session.token for each in found if each and each.user is ALICE} < {"token-1", "token-2"}
+    assert not authenticator._turns
+
+
+async def test_a_session_that_was_ended_is_not_given_out_again(
+    authenticator: Authenticator, sessions: Sessions
+) -> None:
+    first = await session_of(authenticator, ALICES)
+    await sessions.end(first.session.token)
+    assert (await session_of(authenticator, ALICES)).session.token == "token-2"
+
+
+async def test_what_is_held_for_reuse_is_bounded(
+    authenticator: Authenticator, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calltag.core.identity.authentication._REUSE_MOST", 1)
+    for authorization in (ALICES, BOBS, ALICES):
+        await session_of(authenticator, authorization)
+    assert sessions.made == 3
+    assert len(authenticator._recent) == 1
+
+
+async def test_a_password_can_be_checked_without_a_session(authenticator: Authenticator, sessions: Sessions) -> None:
+    assert await authenticator.check("alice", "sec:ret") is ALICE
+    assert await authenticator.check("alice", "wrong") is None
+    assert sessions.made == 0
+
+
+async def test_logging_in_makes_a_session(authenticator: Authenticator) -> None:
+    identified = await authenticator.log_in("alice", "sec:ret")
+    assert identified is not None
+    assert identified.set_cookie is not None
+    assert await authenticator.identify(None, identified.session.token) is not None
+    assert await authenticator.log_in("alice", "wrong") is None
