@@ -16,8 +16,8 @@ from calltag.core.backends import Backends, amqp_settings
 from calltag.core.bus.amqp import open_amqp_bus
 from calltag.core.bus.ports import BusError
 from calltag.core.identity.directory_file import DirectoryError
-from calltag.core.runtime.lifecycle import Lifecycle, run
-from calltag.core.runtime.server import PortBusy
+from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, run
+from calltag.core.runtime.server import PortBusy, ServerDied
 from calltag.core.settings import Settings, SettingsError, load_settings, settings_table
 from calltag.core.store.ports import StoreError
 from calltag.core.telemetry.logging import configure_logging
@@ -36,7 +36,7 @@ app.add_typer(topology, name="topology")
 
 Port = Annotated[int | None, typer.Option(help="Port to listen on (instead of the setting).", min=0, max=65535)]
 Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre; every password is `demo`.")]
-_EXPECTED = (SettingsError, DirectoryError, PortBusy, StoreError, BusError)
+_EXPECTED = (SettingsError, DirectoryError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied)
 
 
 def main() -> None:

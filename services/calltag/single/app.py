@@ -13,7 +13,7 @@ from starlette.routing import BaseRoute, Mount
 from calltag.core.backends import Backends, backends
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.lifecycle import Lifecycle
-from calltag.core.runtime.server import bound_socket, serving
+from calltag.core.runtime.server import ServerLimits, bound_socket, serving
 from calltag.core.runtime.waiting import set_within
 from calltag.core.settings import Settings
 from calltag.core.store.ports import StoreUnavailable
@@ -104,7 +104,9 @@ async def _run(
         if listeners:
             app, notifier = _client_app(parts, life, chosen)
             port = await stack.enter_async_context(
-                serving(app, listeners[0], drain_timeout_s=parts.settings.drain_timeout_s)
+                serving(
+                    app, listeners[0], drain_timeout_s=parts.settings.drain_timeout_s, limits=_limits(parts.settings)
+                )
             )
             log.info("listening", service=chosen.name, port=port)
         if ready is not None:
@@ -118,6 +120,13 @@ async def _run(
         await asyncio.wait({worker})
     if notifier is not None:
         await notifier.leave()
+
+
+def _limits(settings: Settings) -> ServerLimits:
+    return ServerLimits(
+        max_connections=settings.max_connections,
+        max_websocket_message_bytes=settings.notifier.max_body_bytes,
+    )
 
 
 def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[Starlette, Notifier | None]:

@@ -1,57 +1,101 @@
 """The life of a service: from the first signal on, one way out.
 
-SIGTERM, Ctrl-C and the death of a task all set the same stop event. Who serves requests drains, who works finishes
-what is in hand; a second signal does not wait for that.
+SIGTERM, Ctrl-C and the death of a side task all set the same stop event. Who serves requests drains, who works
+finishes what is in hand; a second signal does not wait for that.
 """
 
 import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
 import structlog
 
 log = structlog.get_logger()
+Main = Callable[["Lifecycle"], Awaitable[None]]
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 EXIT_FORCED: Final = 130
 
 
-@dataclass(frozen=True, slots=True)
+class ServiceFailed(RuntimeError):
+    """A side task ended before the service was told to stop; the message names it."""
+
+
+@dataclass(slots=True)
 class Lifecycle:
-    """What the parts of a service share: the stop event, and the group that their tasks belong to."""
+    """What the parts of a service share: the stop event, and the group that their side tasks belong to."""
 
     group: asyncio.TaskGroup
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    tasks: list[asyncio.Task[None]] = field(default_factory=list)
+    stop: asyncio.Event
+    failure: ServiceFailed | None = None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def supervise(self, name: str, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """Run a side task; if it fails, the whole service ends with an error instead of hanging."""
-        task = self.group.create_task(work, name=name)
-        self.tasks.append(task)
+        """Run a side task that lasts until `stop` is set, or until it is cancelled when `main` has returned.
+
+        If it ends before, with an error or without, `stop` is set, and the service ends with ServiceFailed once it
+        has finished what is in hand.
+        """
+        task = self.group.create_task(self._watch(name, work), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        # A task that is cancelled before it began has not begun its work either.
+        task.add_done_callback(lambda _: work.close())
         return task
 
+    def is_running(self) -> bool:
+        """Whether the service is not about to end (for readiness)."""
+        return not self.stop.is_set()
 
-async def run_service(main: Callable[[Lifecycle], Awaitable[None]]) -> None:
-    """Run `main` until it returns; it returns soon after `stop` is set.
-
-    Side tasks that still run then are cancelled. What a task raised comes out as an ExceptionGroup.
-    """
-    async with asyncio.TaskGroup() as group:
-        life = Lifecycle(group)
-        _on_signals(life.stop)
-        try:
-            await main(life)
-        finally:
-            _off_signals()
-        for task in life.tasks:
+    def end(self) -> None:
+        """Set `stop` and cancel the side tasks that still run."""
+        self.stop.set()
+        for task in self._tasks:
             task.cancel()
 
+    async def _watch(self, name: str, work: Coroutine[object, object, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            log.exception("side_task_failed", task=name)
+            self._fail(f"{name} failed: {type(error).__name__}: {error}", error)
+        else:
+            if self.is_running():
+                log.error("side_task_ended", task=name)
+                self._fail(f"{name} ended before it was told to", None)
 
-def run(main: Callable[[Lifecycle], Awaitable[None]]) -> None:
-    """Run a service in a new event loop, on uvloop where it is there."""
+    def _fail(self, reason: str, cause: Exception | None) -> None:
+        if self.failure is None:
+            self.failure = ServiceFailed(reason)
+            self.failure.__cause__ = cause
+        self.stop.set()
+
+
+async def run_service(main: Main) -> None:
+    """Run `main` until it returns, which it does soon after `stop` is set; then cancel the side tasks.
+
+    Raises what `main` raised, as it is, or ServiceFailed.
+    """
+    raised: Exception | None = None
+    stop = asyncio.Event()
+    with _signals_set(stop):
+        async with asyncio.TaskGroup() as group:
+            life = Lifecycle(group, stop)
+            try:
+                await main(life)
+            except Exception as error:  # noqa: BLE001 - raised below, outside of the group, which would wrap it
+                raised = error
+            life.end()
+    if failure := raised or life.failure:
+        raise failure
+
+
+def run(main: Main) -> None:
+    """Run a service in a new event loop, on uvloop where it is there. Raises what `run_service` raises."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run_service(main))
 
@@ -64,21 +108,25 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-def _on_signals(stop: asyncio.Event) -> None:
+@contextmanager
+def _signals_set(stop: asyncio.Event) -> Iterator[None]:
+    """The first signal sets the event; the next one ends the process there and then."""
     loop = asyncio.get_running_loop()
+    received: list[int] = []
 
-    def received(number: int) -> None:
-        if stop.is_set():
+    def on_signal(number: int) -> None:
+        if received:
             sys.stderr.write("stopped without finishing what was in hand\n")
             sys.stderr.flush()
             os._exit(EXIT_FORCED)
+        received.append(number)
         log.info("stopping", signal=signal.Signals(number).name)
         stop.set()
 
     for number in _SIGNALS:
-        loop.add_signal_handler(number, received, number)
-
-
-def _off_signals() -> None:
-    for number in _SIGNALS:
-        asyncio.get_running_loop().remove_signal_handler(number)
+        loop.add_signal_handler(number, on_signal, number)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)

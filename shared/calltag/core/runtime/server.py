@@ -1,38 +1,80 @@
 """Serving ASGI applications inside our own event loop, with a clean stop."""
 
 import asyncio
+import errno
 import socket
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final, cast
 
 import uvicorn
+from starlette.types import ASGIApp
+
+from calltag.core.runtime.bounded_http import BoundedHttp
 
 _BACKLOG: Final = 2_048
 
 
 class PortBusy(OSError):
-    """The port is taken; the message says how to choose another."""
+    """The port cannot be had; the message says why (most often another process has it) and how to choose another."""
+
+
+class ServerDied(RuntimeError):
+    """The HTTP server ended without being told to."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """The bounds of one server. Beyond `max_connections` a request gets HTTP 503 at once."""
+
+    max_connections: int | None = None
+    max_websocket_message_bytes: int = 65_536
+    keep_alive_s: int = 75
+
+
+_USUAL_LIMITS: Final = ServerLimits()
 
 
 def bound_socket(host: str, port: int, how_to_change: str) -> socket.socket:
     """A listening socket; port 0 takes a free one. Raises PortBusy.
 
-    `how_to_change` is said when the port is taken, as in `--port`.
+    `how_to_change` is said when the port cannot be had, as in `--port`.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
-        raise PortBusy(
-            f"cannot listen on {host}:{port}: {error.strerror}. Choose another port with {how_to_change}"
-        ) from None
+        busy = error.errno == errno.EADDRINUSE
+        reason = f"port {port} is in use by another process" if busy else error.strerror
+        raise PortBusy(f"cannot listen on {host}:{port}: {reason}; choose another with {how_to_change}") from None
     listener.setblocking(False)
     return listener
+
+
+@asynccontextmanager
+async def serving(
+    app: ASGIApp, listener: socket.socket, *, drain_timeout_s: float, limits: ServerLimits = _USUAL_LIMITS
+) -> AsyncIterator[int]:
+    """Serve the application on the socket while the context is open; yields the port.
+
+    On leaving, no connection is accepted any more, and requests under way have `drain_timeout_s` to finish, at least
+    one second; what is left then is cancelled. Raises ServerDied inside the context.
+    """
+    port: int = listener.getsockname()[1]
+    server = _Server(_configuration(app, drain_timeout_s, limits))
+    task = asyncio.create_task(server.serve([listener]), name=f"http-server-{port}")
+    try:
+        with _interrupted_by_death_of(task):
+            yield port
+    finally:
+        server.should_exit = True
+        if not task.done():
+            await task
+        listener.close()
 
 
 class _Server(uvicorn.Server):
@@ -43,33 +85,44 @@ class _Server(uvicorn.Server):
         yield
 
 
-@asynccontextmanager
-async def serving(app: Any, listener: socket.socket, *, drain_timeout_s: float) -> AsyncIterator[int]:
-    """Serve the application on the socket while the context is open; yields the port.
-
-    On leaving, no connection is accepted any more, and requests under way have `drain_timeout_s` to finish.
-    """
-    port: int = listener.getsockname()[1]
-    config = uvicorn.Config(
+def _configuration(app: ASGIApp, drain_timeout_s: float, limits: ServerLimits) -> uvicorn.Config:
+    return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         lifespan="off",
+        http=BoundedHttp,
         ws="websockets-sansio",
+        ws_max_size=limits.max_websocket_message_bytes,
+        limit_concurrency=limits.max_connections,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
-        timeout_keep_alive=75,
+        timeout_keep_alive=limits.keep_alive_s,
+        backlog=_BACKLOG,
         server_header=False,
-        date_header=True,
     )
-    server = _Server(config)
-    task = asyncio.create_task(server.serve([listener]), name="http-server")
+
+
+@contextmanager
+def _interrupted_by_death_of(task: asyncio.Task[None]) -> Iterator[None]:
+    """Cancel what runs inside when the task ends, and turn that into ServerDied, the way asyncio.timeout works."""
+    inside = cast("asyncio.Task[object]", asyncio.current_task())
+    died = False
+
+    def interrupt(_: asyncio.Task[None]) -> None:
+        nonlocal died
+        died = True
+        inside.cancel()
+
+    task.add_done_callback(interrupt)
     try:
-        while not server.started and not task.done():  # noqa: ASYNC110 - uvicorn tells by a flag
-            await asyncio.sleep(0.005)
-        if task.done():
-            await task
-        yield port
+        yield
+    except asyncio.CancelledError:
+        if died and inside.uncancel() == 0:
+            raise ServerDied("the HTTP server ended by itself") from _reason(task)
+        raise
     finally:
-        server.should_exit = True
-        await task
-        listener.close()
+        task.remove_done_callback(interrupt)
+
+
+def _reason(task: asyncio.Task[None]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()

@@ -1,0 +1,73 @@
+"""Waiting for the first of two things, and between attempts."""
+
+import asyncio
+from itertools import islice
+
+import pytest
+
+from calltag.core.runtime.backoff import backoff_s
+from calltag.core.runtime.waiting import set_within, unless
+
+
+async def test_work_that_ends_first_gives_its_result() -> None:
+    async def work() -> int:
+        await asyncio.sleep(0)
+        return 7
+
+    assert await unless(asyncio.Event(), work()) == 7
+
+
+async def test_an_event_that_comes_first_cancels_the_work() -> None:
+    event, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def work() -> int:
+        event.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return 7
+
+    assert await unless(event, work()) is None
+    assert cancelled.is_set()
+
+
+async def test_an_error_of_the_work_comes_out() -> None:
+    async def work() -> int:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        await unless(asyncio.Event(), work())
+
+
+async def test_cancelling_cancels_the_work() -> None:
+    begun, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def work() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            cancelled.set()
+
+    task = asyncio.create_task(unless(asyncio.Event(), work()))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert cancelled.is_set()
+
+
+async def test_set_within() -> None:
+    event = asyncio.Event()
+    assert not await set_within(event, 0.001)
+    event.set()
+    assert await set_within(event, 10)
+
+
+def test_backoff_doubles_up_to_the_most_and_is_spread() -> None:
+    delays = list(islice(backoff_s(0.1, 0.5), 6))
+    for delay, most in zip(delays, (0.1, 0.2, 0.4, 0.5, 0.5, 0.5), strict=True):
+        assert most / 2 <= delay <= most
+    assert len(set(delays)) == len(delays)
