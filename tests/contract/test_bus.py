@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
+import aio_pika
 import pytest
 
 from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
@@ -109,6 +110,40 @@ async def test_a_full_partition_refuses(bus: Bus) -> None:
 
     with pytest.raises(BusRefused):
         await fill()
+
+
+async def set_aside(bus: Bus, request: pytest.FixtureRequest, prefix: str) -> list[str]:
+    if isinstance(bus, MemoryBus):
+        return [delivery.message_id for delivery in bus.rejected]
+    connection = await aio_pika.connect(request.getfixturevalue("rabbitmq").url)
+    async with connection:
+        queue = await (await connection.channel()).get_queue(f"{prefix}.ops.dead", ensure=False)
+        found: list[str] = []
+        while (message := await queue.get(no_ack=True, fail=False)) is not None:
+            found.append(message.correlation_id or "")
+        return found
+
+
+async def test_what_is_rejected_is_set_aside_and_holds_nothing_up(
+    bus: Bus, request: pytest.FixtureRequest, amqp_prefix: str
+) -> None:
+    await publish(bus, "a", "b", "c")
+    async with bus.partition(ONE, 3) as consumer:
+        deliveries: list[Delivery] = []
+        while len(deliveries) < 3:
+            deliveries += await consumer.batch(3)
+        await consumer.reject(deliveries[1].tag)
+        await consumer.ack_through(deliveries[2].tag)
+        await publish(bus, "d", "e", "f")
+        assert await take(consumer, 3) == ["d", "e", "f"]
+    found: list[str] = []
+
+    async def arrived() -> bool:
+        found.extend(await set_aside(bus, request, amqp_prefix))
+        return bool(found)
+
+    await eventually(arrived)
+    assert found == ["b"]
 
 
 async def test_an_inbox_gets_its_messages_in_order(bus: Bus) -> None:

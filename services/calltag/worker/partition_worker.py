@@ -64,11 +64,13 @@ class PartitionWorker:
         while not released.is_set():
             deliveries = await unless(released, consumer.batch(self._batch_limit))
             if deliveries:
-                await self._handle(deliveries)
+                messages, unreadable = self._read(deliveries)
+                await self._handle(messages)
+                for delivery in unreadable:
+                    await consumer.reject(delivery.tag)
                 await consumer.ack_through(deliveries[-1].tag)
 
-    async def _handle(self, deliveries: Sequence[Delivery]) -> None:
-        messages = [message for delivery in deliveries if (message := self._read(delivery)) is not None]
+    async def _handle(self, messages: Sequence[OperationMessage]) -> None:
         epoch = await self._owned()
         while messages:
             try:
@@ -129,12 +131,17 @@ class PartitionWorker:
                 log.warning("partition_waits", partition=self._partition, reason=str(error))
                 await asyncio.sleep(next(delays))
 
-    def _read(self, delivery: Delivery) -> OperationMessage | None:
-        try:
-            return OPERATION.decode(delivery.body)
-        except WireError as error:
-            self._metrics.unreadable()
-            log.error(
-                "operation_unreadable", partition=self._partition, message_id=delivery.message_id, reason=str(error)
-            )
-            return None
+    def _read(self, deliveries: Sequence[Delivery]) -> tuple[Sequence[OperationMessage], Sequence[Delivery]]:
+        """The operations of a batch, and those deliveries that are none, whatever sent them."""
+        messages: list[OperationMessage] = []
+        unreadable: list[Delivery] = []
+        for delivery in deliveries:
+            try:
+                messages.append(OPERATION.decode(delivery.body))
+            except WireError as error:
+                self._metrics.unreadable()
+                log.error(
+                    "operation_unreadable", partition=self._partition, message_id=delivery.message_id, reason=str(error)
+                )
+                unreadable.append(delivery)
+        return messages, unreadable

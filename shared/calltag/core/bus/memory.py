@@ -5,8 +5,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from calltag.core.bus.ports import BusRefused, Delivery, NodeId, Partition
+
+_MOST_REJECTED: Final = 1_000
 
 
 @dataclass(slots=True)
@@ -22,8 +25,9 @@ class _Queue:
 class _Consumer:
     """The consumer of a partition while it has the partition's lock; it asks for the lock with its first batch."""
 
-    def __init__(self, queue: _Queue, prefetch: int) -> None:
+    def __init__(self, queue: _Queue, prefetch: int, rejected: deque[Delivery]) -> None:
         self._queue = queue
+        self._rejected = rejected
         self._prefetch = prefetch
         self._unacknowledged: deque[Delivery] = deque()
         self._active = False
@@ -43,6 +47,12 @@ class _Consumer:
     async def ack_through(self, tag: int) -> None:
         while self._unacknowledged and self._unacknowledged[0].tag <= tag:
             self._unacknowledged.popleft()
+        self._queue.arrived.set()
+
+    async def reject(self, tag: int) -> None:
+        for delivery in [each for each in self._unacknowledged if each.tag == tag]:
+            self._unacknowledged.remove(delivery)
+            self._rejected.append(delivery)
         self._queue.arrived.set()
 
     def give_back(self) -> None:
@@ -68,7 +78,7 @@ class MemoryBus:
     """A bus for one event loop. What it holds is gone with the process.
 
     A partition takes `queue_limit` operations and an inbox `inbox_limit` messages; beyond that operations are refused,
-    and of an inbox the oldest message is dropped.
+    and of an inbox the oldest message is dropped. What consumers rejected is in `rejected`, the newest of it.
     """
 
     def __init__(self, partitions: int, *, queue_limit: int = 100_000, inbox_limit: int = 100_000) -> None:
@@ -76,6 +86,7 @@ class MemoryBus:
         self._queue_limit = queue_limit
         self._inbox_limit = inbox_limit
         self._inboxes: dict[NodeId, _Inbox] = {}
+        self.rejected: deque[Delivery] = deque(maxlen=_MOST_REJECTED)
 
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         queue = self._queues[partition]
@@ -96,7 +107,7 @@ class MemoryBus:
 
     @asynccontextmanager
     async def partition(self, partition: Partition, prefetch: int) -> AsyncIterator[_Consumer]:
-        consumer = _Consumer(self._queues[partition], prefetch)
+        consumer = _Consumer(self._queues[partition], prefetch, self.rejected)
         try:
             yield consumer
         finally:

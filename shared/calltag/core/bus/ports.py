@@ -53,6 +53,13 @@ class PartitionConsumer(Protocol):
         """Acknowledge every delivery up to and including `tag`. Raises BusInterrupted when that failed."""
         ...
 
+    async def reject(self, tag: int) -> None:
+        """Set one delivery aside for good: it is kept apart for people to look at, and never delivered again.
+
+        Raises BusInterrupted when that failed.
+        """
+        ...
+
 
 class Inbox(Protocol):
     """The messages sent to one node, in the order in which they were sent."""

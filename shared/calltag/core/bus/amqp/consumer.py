@@ -2,10 +2,12 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import AMQPError
+from aiormq.abc import AbstractChannel as Underlay
 
 from calltag.core.bus.ports import BusInterrupted, Delivery
 
@@ -48,12 +50,21 @@ class AmqpConsumer:
         ]
 
     async def ack_through(self, tag: int) -> None:
+        async with self._settling() as underlay:
+            await underlay.basic_ack(tag, multiple=True)
+
+    async def reject(self, tag: int) -> None:
+        async with self._settling() as underlay:
+            await underlay.basic_reject(tag, requeue=False)
+
+    @asynccontextmanager
+    async def _settling(self) -> AsyncIterator[Underlay]:
         if self._lost:
             raise BusInterrupted(self._lost)
         try:
             underlay = await self._channel.get_underlay_channel()
             async with asyncio.timeout(self._deadline_s):
-                await underlay.basic_ack(tag, multiple=True)
+                yield underlay
         except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
             raise BusInterrupted(f"an acknowledgement was not sent: {type(error).__name__}") from error
 

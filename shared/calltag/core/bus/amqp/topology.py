@@ -37,7 +37,7 @@ class Topology:
 
     @property
     def dead(self) -> str:
-        """Exchange and queue of operations that were delivered too often."""
+        """Exchange and queue of what was delivered too often, or was no operation."""
         return f"{self.settings.prefix}.ops.dead"
 
     def partition_queue(self, partition: Partition) -> str:
@@ -65,6 +65,7 @@ class Topology:
                         "x-single-active-consumer": True,
                         "x-delivery-limit": self.settings.delivery_limit,
                         "x-dead-letter-exchange": self.dead,
+                        "x-dead-letter-strategy": "at-least-once",
                         "x-max-length": self.settings.queue_max_length,
                         "x-overflow": "reject-publish",
                     },
