@@ -6,7 +6,7 @@ set -eu
 missing=""
 command -v rabbitmq-server >/dev/null 2>&1 || [ -x /usr/sbin/rabbitmq-server ] || missing="$missing rabbitmq-server"
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
-node -e 'process.exit(parseInt(process.versions.node) < 18)' >/dev/null 2>&1 || missing="$missing nodejs"
+node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' >/dev/null 2>&1 || missing="$missing nodejs"
 command -v npm >/dev/null 2>&1 || missing="$missing npm"
 [ -n "$missing" ] || exit 0
 
