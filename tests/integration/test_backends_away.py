@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,14 +67,26 @@ async def begin(switch: Agent, call: str) -> None:
     assert (await switch.post("/switch/events", facts, Prefer="wait=10")).json() == {"statusCode": 0}
 
 
+def voice(message: dict[str, Any]) -> str:
+    assert (message["channel"], message["data"]["messageType"]) == (
+        "/notifications/services", "ServiceStateChangeMessage"
+    )  # fmt: skip
+    [service] = message["data"]["services"]
+    assert service["serviceName"] == "voice"
+    return str(service["state"])
+
+
 @pytest.mark.timeout(180)
 async def test_the_broker_goes_away_and_comes_back(system: System, broker: RabbitMq, call_id: str) -> None:
     async with agent(system, "switch") as switch, agent(system, "alice") as alice:
         await begin(switch, call_id)
+        await alice.subscribe("/notifications/services")
         broker.process.kill()
         await refused_in_time(alice, call_id)
+        assert voice(await alice.next_message()) == "Inactive"
         broker.start()
         await works_again(alice, call_id)
+        assert voice(await alice.next_message()) == "Active"
 
 
 @pytest.mark.timeout(180)

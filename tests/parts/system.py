@@ -78,11 +78,11 @@ def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def embedded_system(folder: Path) -> Iterator[System]:
-    """All in one process, with bus and store inside."""
+def embedded_system(folder: Path, **settings: str) -> Iterator[System]:
+    """All in one process, with bus and store inside; `settings` are variables."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    system = System(folder, _environment(url, {"CALLTAG_EMBEDDED__FOLDER": str(folder / "data")}), url, url)
+    system = System(folder, _environment(url, {"CALLTAG_EMBEDDED__FOLDER": str(folder / "data"), **settings}), url, url)
     try:
         system.start("serve", "serve", "--embedded", port_of="GATEWAY", port=port)
         yield system
