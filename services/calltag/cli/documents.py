@@ -101,9 +101,22 @@ def asyncapi() -> dict[str, Any]:
                 name: {"name": name, "payload": {"$ref": _REF.format(model=name)}}
                 for name in ("OperationMessage", "NodeMessage")
             },
-            "schemas": schemas["$defs"],
+            "schemas": _with_plain_discriminators(schemas["$defs"]),
         },
     }  # fmt: skip
+
+
+def _with_plain_discriminators(schema: Any) -> Any:
+    """The schema with discriminators as AsyncAPI has them: the name of the property, where OpenAPI has an object."""
+    match schema:
+        case {"discriminator": {"propertyName": name}, **rest}:
+            return {**_with_plain_discriminators(rest), "discriminator": name}
+        case dict():
+            return {name: _with_plain_discriminators(member) for name, member in schema.items()}
+        case list():
+            return [_with_plain_discriminators(member) for member in schema]
+        case _:
+            return schema
 
 
 def _channel(exchange: str, address: str, message: str, description: str) -> dict[str, Any]:
