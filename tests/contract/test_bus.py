@@ -146,6 +146,18 @@ async def test_what_is_rejected_is_set_aside_and_holds_nothing_up(
     assert found == ["b"]
 
 
+async def test_the_last_of_a_batch_may_be_rejected(bus: Bus) -> None:
+    await publish(bus, "a", "b")
+    async with bus.partition(ONE, 2) as consumer:
+        deliveries: list[Delivery] = []
+        while len(deliveries) < 2:
+            deliveries += await consumer.batch(2)
+        await consumer.reject(deliveries[1].tag)
+        await consumer.ack_through(deliveries[1].tag)
+        await publish(bus, "c")
+        assert await take(consumer, 1) == ["c"]
+
+
 async def test_an_inbox_gets_its_messages_in_order(bus: Bus) -> None:
     node = NodeId("node-1")
     assert not await bus.send(node, b"x", "x")

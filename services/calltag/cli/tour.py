@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from calltag.core.backends import Backends
 from calltag.core.settings import Settings
+from calltag.core.store.embedded import EmbeddedStore
 
 DEVICE = "631608b3-ceb1-472b-ba05-2ae39555b0d1"
 _START_DEADLINE_S = 20.0
@@ -22,8 +24,13 @@ _START_DEADLINE_S = 20.0
 
 def welcome(settings: Settings, parts: Backends) -> str:
     """What is printed when the demo is ready."""
-    del parts
-    kept = f"Data is kept in {settings.embedded.folder.resolve()} between runs."
+    match parts.embedded:
+        case None:
+            kept = "Data is kept in Redis."
+        case EmbeddedStore(kept_in=None) as store:
+            kept = f"Data is in memory only and ends with calltag: {store.reason}."
+        case EmbeddedStore(kept_in=Path() as folder):
+            kept = f"Data is kept in {folder.resolve()} between runs."
     template = resources.files("calltag.cli").joinpath("tour.txt").read_text(encoding="utf-8")
     return template.format(url=settings.public_url, device=DEVICE, kept=kept)
 

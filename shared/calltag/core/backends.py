@@ -16,7 +16,7 @@ from calltag.core.identity.model import Directory
 from calltag.core.identity.passwords import Passwords
 from calltag.core.settings import Settings
 from calltag.core.store.client import RedisClient, redis_client
-from calltag.core.store.embedded import embedded_store
+from calltag.core.store.embedded import EmbeddedStore, embedded_store
 from calltag.core.store.keys import Keys
 from calltag.core.telemetry.internal_http import Health
 from calltag.core.telemetry.metrics import Metrics
@@ -35,6 +35,7 @@ class Backends:
     directory: Directory
     metrics: Metrics
     health: Health
+    embedded: EmbeddedStore | None = None
 
     def authenticator(self) -> Authenticator:
         """An authenticator over the directory, with sessions in the store."""
@@ -80,12 +81,17 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
     users = load_directory(settings)
     async with AsyncExitStack() as stack:
         bus: Bus
+        store: EmbeddedStore | None
         if embedded:
             folder = settings.embedded.folder
             store = await stack.enter_async_context(embedded_store(folder, deadline_s=settings.redis.deadline_s))
-            log.info("embedded_store", kept_in=str(store.kept_in) if store.kept_in else None, reason=store.reason)
+            if store.kept_in is None:
+                log.warning("embedded_store_keeps_nothing", reason=store.reason)
+            else:
+                log.info("embedded_store", kept_in=str(store.kept_in))
             bus, client = MemoryBus(settings.partitions, queue_limit=settings.amqp.queue_max_length), store.client
         else:
+            store = None
             client = redis_client(
                 settings.redis.url.get_secret_value(),
                 deadline_s=settings.redis.deadline_s,
@@ -95,4 +101,4 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
             bus = await stack.enter_async_context(open_amqp_bus(amqp_settings(settings)))
         health = Health(service, {"bus": bus.connected, "store": client.ping})
         keys = Keys(settings.redis.key_prefix)
-        yield Backends(settings, bus, client, keys, users, Metrics(), health)
+        yield Backends(settings, bus, client, keys, users, Metrics(), health, store)

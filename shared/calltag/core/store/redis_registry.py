@@ -1,6 +1,7 @@
 """Registries in Redis: who lives, where users have sessions, which calls users are on."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 from calltag.core.bus.ports import NodeId
@@ -110,6 +111,34 @@ class RedisWorkerRegistry:
             await connection.zrem(self._keys.workers(), worker)
 
 
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What was fixed when the installation was made."""
+
+    partitions: int
+    schema: str
+
+    def check(self, partitions: int) -> None:
+        """Raises InstallationMismatch if this process is set up for another one."""
+        if self.partitions != partitions:
+            raise InstallationMismatch(
+                f"this installation has {self.partitions} partitions, fixed when it was made; "
+                f"CALLTAG_PARTITIONS says {partitions}"
+            )
+        if self.schema != SCHEMA:
+            raise InstallationMismatch(
+                f"the store has schema {self.schema}; this version of calltag reads schema {SCHEMA}"
+            )
+
+
+async def read_installation(client: RedisClient, keys: Keys) -> Installation | None:
+    """The installation that the store belongs to; None before the first start. Raises StoreUnavailable."""
+    async with client.exchange() as connection:
+        found = await connection.hmget(keys.installation(), ["partitions", "schema"])
+    partitions, schema = cast("list[bytes | None]", found)
+    return None if partitions is None or schema is None else Installation(int(partitions), schema.decode())
+
+
 async def check_installation(client: RedisClient, keys: Keys, partitions: int) -> None:
     """Record the number of partitions with the first start; refuse any other afterwards.
 
@@ -120,10 +149,5 @@ async def check_installation(client: RedisClient, keys: Keys, partitions: int) -
     pipeline.hsetnx(name, "partitions", str(partitions))
     pipeline.hsetnx(name, "schema", SCHEMA)
     pipeline.hmget(name, ["partitions", "schema"])
-    recorded, schema = (raw.decode() for raw in cast(list[bytes], (await client.run(pipeline))[2]))
-    if recorded != str(partitions):
-        raise InstallationMismatch(
-            f"this installation has {recorded} partitions, fixed when it was made; CALLTAG_PARTITIONS says {partitions}"
-        )
-    if schema != SCHEMA:
-        raise InstallationMismatch(f"the store has schema {schema}; this version of calltag reads schema {SCHEMA}")
+    recorded, schema = cast(list[bytes], (await client.run(pipeline))[2])
+    Installation(int(recorded), schema.decode()).check(partitions)

@@ -19,6 +19,7 @@ class AmqpConsumer:
         self._channel = channel
         self._deadline_s = deadline_s
         self._arrived: deque[AbstractIncomingMessage] = deque()
+        self._unsettled: deque[int] = deque()
         self._news = asyncio.Event()
         self._lost = ""
         channel.close_callbacks.add(self._on_close)
@@ -44,18 +45,26 @@ class AmqpConsumer:
         if self._lost:
             raise BusInterrupted(self._lost)
         taken = [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
+        self._unsettled.extend(each.delivery_tag or 0 for each in taken)
         return [
             Delivery(each.delivery_tag or 0, each.body, each.correlation_id or "", bool(each.redelivered))
             for each in taken
         ]
 
     async def ack_through(self, tag: int) -> None:
+        last = None
+        while self._unsettled and self._unsettled[0] <= tag:
+            last = self._unsettled.popleft()
+        if last is None:
+            return
+        # The tag must be one that is not settled: for one that was rejected the broker closes the channel.
         async with self._settling() as underlay:
-            await underlay.basic_ack(tag, multiple=True)
+            await underlay.basic_ack(last, multiple=True)
 
     async def reject(self, tag: int) -> None:
         async with self._settling() as underlay:
             await underlay.basic_reject(tag, requeue=False)
+        self._unsettled.remove(tag)
 
     @asynccontextmanager
     async def _settling(self) -> AsyncIterator[Underlay]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractQueue
 from aio_pika.exceptions import ChannelPreconditionFailed
+from pamqp.common import FieldTable
 
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.partitioning import hash_tag
@@ -48,6 +49,19 @@ class Topology:
         """The queue of a node."""
         return f"{self.events}.{node}"
 
+    @property
+    def partition_arguments(self) -> FieldTable:
+        """What partition queues are declared with; a queue that is there with others is refused by the broker."""
+        return {
+            "x-queue-type": "quorum",
+            "x-single-active-consumer": True,
+            "x-delivery-limit": self.settings.delivery_limit,
+            "x-dead-letter-exchange": self.dead,
+            "x-dead-letter-strategy": "at-least-once",
+            "x-max-length": self.settings.queue_max_length,
+            "x-overflow": "reject-publish",
+        }
+
     async def declare(self, channel: AbstractChannel) -> None:
         """Declare all that does not belong to one node. Raises BusRefused where something else is there already."""
         try:
@@ -57,25 +71,19 @@ class Topology:
             grave = await channel.declare_queue(self.dead, durable=True, arguments={"x-queue-type": "quorum"})
             await grave.bind(dead)
             for partition in map(Partition, range(self.settings.partitions)):
-                queue = await channel.declare_queue(
-                    self.partition_queue(partition),
-                    durable=True,
-                    arguments={
-                        "x-queue-type": "quorum",
-                        "x-single-active-consumer": True,
-                        "x-delivery-limit": self.settings.delivery_limit,
-                        "x-dead-letter-exchange": self.dead,
-                        "x-dead-letter-strategy": "at-least-once",
-                        "x-max-length": self.settings.queue_max_length,
-                        "x-overflow": "reject-publish",
-                    },
-                )
+                queue = await self.declare_partition(channel, partition)
                 await queue.bind(operations, routing_key=hash_tag(partition))
         except ChannelPreconditionFailed as error:
             raise BusRefused(
                 f"something is declared otherwise than CALLTAG_AMQP__ settings say: {error}. Delete it when it is "
                 "empty (rabbitmqctl delete_queue), or go back to the settings that it was made with"
             ) from None
+
+    async def declare_partition(self, channel: AbstractChannel, partition: Partition) -> AbstractQueue:
+        """Declare the queue of one partition. Raises ChannelPreconditionFailed."""
+        return await channel.declare_queue(
+            self.partition_queue(partition), durable=True, arguments=self.partition_arguments
+        )
 
     async def declare_inbox(self, channel: AbstractChannel, node: NodeId) -> AbstractQueue:
         """Declare a node's inbox."""
