@@ -232,15 +232,16 @@ async def test_the_index_follows_the_calls(
     assert await reader.calls_of(BOB) == []
 
 
-async def test_events_find_the_nodes_that_live(client: RedisClient) -> None:
+async def test_events_find_the_nodes_of_their_users(client: RedisClient) -> None:
     index, nodes = RedisCallIndex(client, KEYS), RedisNodeRegistry(client, KEYS)
-    one, two, dead = NodeId("n1"), NodeId("n2"), NodeId("dead")
-    await nodes.renew(one)
-    await nodes.renew(two)
-    for node, user in ((one, ALICE), (two, ALICE), (two, BOB), (dead, BOB)):
-        await nodes.add(node, user)
+    one, two = NodeId("n1"), NodeId("n2")
+    await nodes.add(one, [])
+    await nodes.add(one, [ALICE])
+    for _ in range(2):
+        await nodes.add(two, [ALICE, BOB])
     assert await index.settle([], [ALICE, BOB]) == {ALICE: [one, two], BOB: [two]}
-    assert dead.encode() not in await client.connection.smembers(KEYS.nodes_of(BOB))
+    for name in (KEYS.nodes_of(ALICE), KEYS.users_of(two)):
+        assert await client.connection.pttl(name) > 0
     await nodes.remove(one, ALICE)
     await nodes.leave(two)
     assert await index.settle([], [ALICE, BOB]) == {ALICE: [], BOB: []}

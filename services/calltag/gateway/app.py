@@ -71,6 +71,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     settings = backends.settings.gateway
     observations = GatewayObservations(backends.metrics)
     replies = Replies(gateway_node())
+    backends.health.checks["replies"] = lambda: replies.reachable
     life.supervise("replies", replies.run(backends.bus))
     submission = Submission(backends.bus, replies, observations, backends.settings.partitions, settings.max_in_flight)
     reader = RedisCallReader(backends.client, backends.keys, backends.settings.partitions)

@@ -19,6 +19,8 @@ class Replies:
 
     def __init__(self, node: NodeId) -> None:
         self.node = node
+        self.reachable = False
+        """Whether replies can come: the inbox was opened. It outlives a connection that breaks."""
         self._waiting: dict[OperationId, set[asyncio.Future[OperationReply]]] = {}
 
     @asynccontextmanager
@@ -40,6 +42,7 @@ class Replies:
         while True:
             try:
                 async with bus.inbox(self.node) as inbox:
+                    self.reachable = True
                     while True:
                         self._give(await inbox.receive())
                         delays = backoff_s(0.05, 2.0)

@@ -15,7 +15,7 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.redis_registry import RedisNodeRegistry
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.origins import Origins
-from calltag.notifier.consumer import EventConsumer, NodePresence, keep_lease, tell_services
+from calltag.notifier.consumer import EventConsumer, NodePresence, keep_present, tell_services
 from calltag.notifier.observations import NotifierObservations
 from calltag.notifier.routes import AuthenticatedAccess, cometd_routes
 
@@ -34,7 +34,7 @@ class Notifier:
         try:
             await self.registry.leave(self.node)
         except StoreUnavailable:
-            return  # The lease ends by itself.
+            return  # The first message that finds no inbox ends it.
 
 
 def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
@@ -58,11 +58,13 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     """Start the side tasks of a notifier."""
     settings = backends.settings.notifier
     node = NodeId(f"notifier-{uuid4().hex}")
-    registry = RedisNodeRegistry(backends.client, backends.keys, lease_ms=round(settings.lease_s * 1000))
-    hub = Hub(bayeux_limits(settings), NodePresence(node, registry), NotifierObservations(backends.metrics))
-    consumer = EventConsumer(hub, backends.metrics, backends.settings.public_url)
+    registry = RedisNodeRegistry(backends.client, backends.keys)
+    presence = NodePresence(node, registry)
+    hub = Hub(bayeux_limits(settings), presence, NotifierObservations(backends.metrics))
+    consumer = EventConsumer(hub, presence, backends.metrics, backends.settings.public_url)
+    backends.health.checks["inbox"] = lambda: hub.reachable
     life.supervise("events", consumer.run(backends.bus, node))
-    life.supervise("node-lease", keep_lease(registry, node, hub, settings.lease_s / 3))
+    life.supervise("presence", keep_present(presence, hub))
     life.supervise("sweeper", hub.sweep())
     life.supervise("services", tell_services(backends.bus, hub))
     access = AuthenticatedAccess(authenticator, backends.settings.gateway.csrf_protection)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -19,6 +20,7 @@ from calltag.notifier.repeats import SeenEvents
 
 log = structlog.get_logger()
 _WATCH_S = 1.0
+_REGISTER_S = 5.0
 
 
 @dataclass(slots=True)
@@ -29,10 +31,17 @@ class NodePresence:
     registry: NodeRegistry
 
     async def online(self, user: str) -> None:
-        await self.registry.add(self.node, UserId(user))
+        await self.registry.add(self.node, [UserId(user)])
 
     async def offline(self, user: str) -> None:
         await self.registry.remove(self.node, UserId(user))
+
+    async def still_online(self, users: Sequence[str]) -> None:
+        """Be registered for all of them, even if the store, or a worker that found no inbox, has forgotten it."""
+        try:
+            await self.registry.add(self.node, [UserId(user) for user in users])
+        except StoreUnavailable as error:
+            log.warning("presence_not_renewed", reason=str(error))
 
 
 @dataclass(slots=True)
@@ -40,6 +49,7 @@ class EventConsumer:
     """Delivers each event to its recipients' sessions, each time in the recipient's own view, and never twice."""
 
     hub: Hub
+    presence: NodePresence
     metrics: Metrics
     base_url: str
     seen: SeenEvents = field(default_factory=SeenEvents)
@@ -50,6 +60,8 @@ class EventConsumer:
         while True:
             try:
                 async with bus.inbox(node) as inbox:
+                    self.hub.reachable = True
+                    await self.presence.still_online(self.hub.engine.users())
                     while True:
                         self.handle(await inbox.receive())
                         delays = backoff_s(0.05, 2.0)
@@ -80,16 +92,11 @@ class EventConsumer:
                 self.metrics.delivery_seconds.observe(max(0.0, time.time() - event.accepted_at_ms / 1000))
 
 
-async def keep_lease(registry: NodeRegistry, node: NodeId, hub: Hub, interval_s: float) -> None:
-    """Stay among the living, and be registered for every user that is here even after the store lost it."""
+async def keep_present(presence: NodePresence, hub: Hub) -> None:
+    """Keep the users who are here registered, for as long as the task runs."""
     while True:
-        try:
-            await registry.renew(node)
-            for user in hub.engine.users():
-                await registry.add(node, UserId(user))
-        except StoreUnavailable as error:
-            log.warning("lease_not_renewed", reason=str(error))
-        await asyncio.sleep(interval_s)
+        await presence.still_online(hub.engine.users())
+        await asyncio.sleep(_REGISTER_S)
 
 
 async def tell_services(bus: Bus, hub: Hub) -> None:

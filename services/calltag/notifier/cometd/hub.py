@@ -69,6 +69,8 @@ class Hub:
     metrics: HubMetrics
     clock_ms: Callable[[], int] = now_ms
     draining: bool = False
+    reachable: bool = False
+    """Whether events can come to this node: before that, a session would miss some."""
     engine: Engine = field(init=False)
     _wakers: dict[str, asyncio.Event] = field(default_factory=dict)
     _locks: list[asyncio.Lock] = field(default_factory=lambda: [asyncio.Lock() for _ in range(_LOCKS)])
@@ -87,7 +89,7 @@ class Hub:
             turn = self.engine.handle(messages, caller, self.clock_ms())
             self._ended(turn.ended)
             return turn
-        if self.draining:
+        if self.draining or not self.reachable:
             return self.engine.unavailable(handshake)
         return await self._handshake(messages, handshake, caller)
 

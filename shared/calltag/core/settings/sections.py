@@ -142,7 +142,6 @@ class Notifier(Section):
         (),
         description="Origins whose pages may use CometD, with commas between; its own always may.",
     )
-    lease_s: Seconds = Field(10.0, le=300, description="A notifier not heard of for so long gets no events.")
 
 
 class Internal(Section):

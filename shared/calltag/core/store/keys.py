@@ -54,10 +54,6 @@ class Keys:
         """Set: users with sessions on the node."""
         return f"{self.prefix}:node:{node}:users"
 
-    def nodes(self) -> str:
-        """Sorted set: nodes by the end of their lease, in milliseconds of the server's clock."""
-        return f"{self.prefix}:nodes"
-
     def workers(self) -> str:
         """Sorted set: workers by the end of their lease, in milliseconds of the server's clock."""
         return f"{self.prefix}:workers"

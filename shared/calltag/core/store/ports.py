@@ -119,24 +119,23 @@ class CallIndex(Protocol):
     """Which users are on which calls, and where the sessions of users are. May raise StoreUnavailable."""
 
     async def settle(self, calls: Sequence[Call], users: Sequence[UserId]) -> Mapping[UserId, Sequence[NodeId]]:
-        """Bring the lists of calls of all these calls' users up to date; return on which live nodes the given
+        """Bring the lists of calls of all these calls' users up to date; return on which nodes the given
         users have sessions."""
         ...
 
 
 class NodeRegistry(Protocol):
-    """The nodes that hold sessions, with leases. May raise StoreUnavailable."""
+    """Which nodes hold sessions of which users. May raise StoreUnavailable.
 
-    async def renew(self, node: NodeId) -> None:
-        """Keep the node among the living for one lease."""
-        ...
+    A node that died stays in it until a message to it finds no inbox; the broker keeps an inbox for minutes.
+    """
 
     async def leave(self, node: NodeId) -> None:
         """The node has no sessions any more."""
         ...
 
-    async def add(self, node: NodeId, user: UserId) -> None:
-        """From here on, the user's events go to this node (too)."""
+    async def add(self, node: NodeId, users: Sequence[UserId]) -> None:
+        """From here on, the events of these users go to this node (too). To be repeated within a day."""
         ...
 
     async def remove(self, node: NodeId, user: UserId) -> None:

@@ -12,6 +12,7 @@ from calltag.core.store.keys import Keys
 from calltag.core.store.ports import InstallationMismatch, WorkerId
 
 _DAY_MS = 24 * 3600 * 1000
+_CHUNK = 1_000
 SCHEMA = "1"
 
 
@@ -34,57 +35,39 @@ class RedisCallIndex:
                 else:
                     pipeline.srem(name, call.id)
         own = len(pipeline.command_stack)
-        pipeline.zrange(self._keys.nodes(), 0, -1)
         for user in users:
             pipeline.smembers(self._keys.nodes_of(user))
-        live, *where = (await self._client.run(pipeline))[own:]
-        return await self._live_nodes(users, cast(list[bytes], live), cast(list[set[bytes]], where))
-
-    async def _live_nodes(
-        self, users: Sequence[UserId], live: Sequence[bytes], where: Sequence[set[bytes]]
-    ) -> Mapping[UserId, Sequence[NodeId]]:
-        living = set(live)
-        dead = {user: nodes - living for user, nodes in zip(users, where, strict=True) if nodes - living}
-        if dead:
-            pipeline = self._client.pipeline()
-            for user, nodes in dead.items():
-                pipeline.srem(self._keys.nodes_of(user), *nodes)
-            await self._client.run(pipeline)
+        where = cast(list[set[bytes]], (await self._client.run(pipeline))[own:])
         return {
-            user: [NodeId(node.decode()) for node in sorted(nodes & living)]
-            for user, nodes in zip(users, where, strict=True)
+            user: [NodeId(node.decode()) for node in sorted(nodes)] for user, nodes in zip(users, where, strict=True)
         }
 
 
 class RedisNodeRegistry:
     """The notifiers' NodeRegistry."""
 
-    def __init__(self, client: RedisClient, keys: Keys, *, lease_ms: int = 10_000) -> None:
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._client = client
         self._keys = keys
-        self._lease_ms = lease_ms
-        self._renew = client.script("renew")
-
-    async def renew(self, node: NodeId) -> None:
-        await self._renew([self._keys.nodes()], [node, self._lease_ms])
-        async with self._client.exchange() as connection:
-            await connection.pexpire(self._keys.users_of(node), _DAY_MS)
 
     async def leave(self, node: NodeId) -> None:
         async with self._client.exchange() as connection:
             users = cast(set[bytes], await connection.smembers(self._keys.users_of(node)))
         pipeline = self._client.pipeline()
-        pipeline.zrem(self._keys.nodes(), node)
         for user in users:
             pipeline.srem(self._keys.nodes_of(UserId(user.decode())), node)
         pipeline.delete(self._keys.users_of(node))
         await self._client.run(pipeline)
 
-    async def add(self, node: NodeId, user: UserId) -> None:
-        pipeline = self._client.pipeline()
-        pipeline.sadd(self._keys.users_of(node), user)
-        pipeline.sadd(self._keys.nodes_of(user), node)
-        await self._client.run(pipeline)
+    async def add(self, node: NodeId, users: Sequence[UserId]) -> None:
+        for first in range(0, len(users), _CHUNK):
+            pipeline = self._client.pipeline()
+            for user in users[first : first + _CHUNK]:
+                pipeline.sadd(self._keys.users_of(node), user)
+                pipeline.sadd(self._keys.nodes_of(user), node)
+                pipeline.pexpire(self._keys.nodes_of(user), _DAY_MS)
+            pipeline.pexpire(self._keys.users_of(node), _DAY_MS)
+            await self._client.run(pipeline)
 
     async def remove(self, node: NodeId, user: UserId) -> None:
         pipeline = self._client.pipeline()
