@@ -1,20 +1,16 @@
 """What every store must do: the same tests on Redis, on the embedded Valkey and on fakeredis."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from calltag.core.bus.partitioning import partition_of
-from calltag.core.bus.ports import NodeId
 from calltag.core.domain.agent import Agent, AgentDevice, UserState
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
 from calltag.core.store.client import RedisClient, redis_client
-from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import (
     Change,
@@ -29,7 +25,6 @@ from calltag.core.store.ports import (
 from calltag.core.store.records import Lifetimes
 from calltag.core.store.redis_registry import (
     RedisCallIndex,
-    RedisNodeRegistry,
     RedisWorkerRegistry,
     check_installation,
 )
@@ -54,18 +49,6 @@ CALL = Call(
     UserData({"b": ("x", 1.5), "a": (True, None, {"n": [1]}), "é": (2**64 - 1,)}),
     version=1,
 )
-
-
-@pytest.fixture(params=["redis", "valkey", "fakeredis"])
-async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisClient]:
-    if request.param == "redis":
-        connected = redis_client(request.getfixturevalue("redis_url"))
-        yield connected
-        await connected.close()
-        return
-    async with embedded_store(tmp_path / "data" if request.param == "valkey" else None) as store:
-        assert bool(store.kept_in) == (request.param == "valkey"), store.reason
-        yield store.client
 
 
 @pytest.fixture
@@ -223,28 +206,13 @@ async def test_the_index_follows_the_calls(
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     for _ in range(2):
-        assert await index.settle([CALL], []) == {}
+        await index.settle([CALL])
     assert await reader.calls_of(ALICE) == [CALL]
     gone = replace(CALL, version=2, legs=(CALL.legs[0], replace(CALL.legs[1], state=LegState.RELEASED)))
     await store.commit(PARTITION, epoch, [change(CALL, gone, "o2")], [])
-    await index.settle([gone], [])
+    await index.settle([gone])
     assert await reader.calls_of(ALICE) == [gone]
     assert await reader.calls_of(BOB) == []
-
-
-async def test_events_find_the_nodes_of_their_users(client: RedisClient) -> None:
-    index, nodes = RedisCallIndex(client, KEYS), RedisNodeRegistry(client, KEYS)
-    one, two = NodeId("n1"), NodeId("n2")
-    await nodes.add(one, [])
-    await nodes.add(one, [ALICE])
-    for _ in range(2):
-        await nodes.add(two, [ALICE, BOB])
-    assert await index.settle([], [ALICE, BOB]) == {ALICE: [one, two], BOB: [two]}
-    for name in (KEYS.nodes_of(ALICE), KEYS.users_of(two)):
-        assert await client.connection.pttl(name) > 0
-    await nodes.remove(one, ALICE)
-    await nodes.leave(two)
-    assert await index.settle([], [ALICE, BOB]) == {ALICE: [], BOB: []}
 
 
 async def test_a_lease_ends(client: RedisClient) -> None:

@@ -62,7 +62,7 @@ async def test_the_page_and_what_follows(system: System) -> None:
         page["data"]["call"]["duration"] = message["data"]["call"]["duration"]
         assert message == page
         assert extra["version"] == 2
-        assert set(extra) == {"eventId", "version", "acceptedAt"}
+        assert set(extra) == {"eventId", "version", "acceptedAt", "replayId"}
 
         seen = (await bob.next_message())["data"]
         assert (seen["phoneNumber"], seen["call"]["state"]) == ("15001", "Ringing")

@@ -6,35 +6,45 @@ from uuid import uuid4
 from starlette.routing import BaseRoute
 
 from calltag.core.backends import Backends
+from calltag.core.bayeux.engine import Engine
+from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
+from calltag.core.bayeux.extensions.replay import Replay
+from calltag.core.bayeux.extensions.timestamp import Timestamp
+from calltag.core.bayeux.extensions.timesync import Timesync
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.ports import NodeId
 from calltag.core.identity.authentication import Authenticator
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings.sections import Notifier as NotifierSettings
-from calltag.core.store.ports import StoreUnavailable
-from calltag.core.store.redis_registry import RedisNodeRegistry
+from calltag.core.store.cometd_sessions import RedisCometdSessions
+from calltag.core.store.user_streams import RedisUserStreams
+from calltag.notifier.cometd.authorizing import may_subscribe
+from calltag.notifier.cometd.connects import Connects
+from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub
+from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.origins import Origins
-from calltag.notifier.consumer import EventConsumer, NodePresence, keep_present, tell_services
+from calltag.notifier.cometd.residence import Residence
+from calltag.notifier.cometd.side_tasks import SideTasks
+from calltag.notifier.consumer import EventConsumer, NodePost, tell_services
+from calltag.notifier.messages import Translator
 from calltag.notifier.observations import NotifierObservations
 from calltag.notifier.routes import AuthenticatedAccess, cometd_routes
 
 
 @dataclass(frozen=True, slots=True)
 class Notifier:
-    """A notifier whose side tasks run; `routes` are to be served, `drain` and `leave` are its end."""
+    """A notifier whose side tasks run; `routes` are to be served, `hub.drain` and `leave` are its end."""
 
     hub: Hub
     routes: list[BaseRoute]
-    node: NodeId
-    registry: RedisNodeRegistry
 
     async def leave(self) -> None:
-        """Have no events routed here any more."""
-        try:
-            await self.registry.leave(self.node)
-        except StoreUnavailable:
-            return  # The first message that finds no inbox ends it.
+        """Have no events routed here any more, once the store knows what was sent."""
+        connects = self.hub.connects
+        for session in list(connects.local.sessions.values()):
+            connects.let_go(session)
+        await connects.side_tasks.finish()
 
 
 def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
@@ -58,14 +68,34 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     """Start the side tasks of a notifier."""
     settings = backends.settings.notifier
     node = NodeId(f"notifier-{uuid4().hex}")
-    registry = RedisNodeRegistry(backends.client, backends.keys)
-    presence = NodePresence(node, registry)
-    hub = Hub(bayeux_limits(settings), presence, NotifierObservations(backends.metrics))
-    consumer = EventConsumer(hub, presence, backends.metrics, backends.settings.public_url)
+    translator = Translator(backends.settings.public_url)
+    hub = _hub(backends, node, translator)
+    consumer = EventConsumer(hub, translator, backends.metrics)
     backends.health.checks["inbox"] = lambda: hub.reachable
     life.supervise("events", consumer.run(backends.bus, node))
-    life.supervise("presence", keep_present(presence, hub))
     life.supervise("sweeper", hub.sweep())
     life.supervise("services", tell_services(backends.bus, hub))
     access = AuthenticatedAccess(authenticator, backends.settings.gateway.csrf_protection)
-    return Notifier(hub, cometd_routes(hub, access, Origins(settings.allowed_origins)), node, registry)
+    return Notifier(hub, cometd_routes(hub, access, Origins(settings.allowed_origins)))
+
+
+def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
+    limits = bayeux_limits(backends.settings.notifier)
+    retention_ms = round(backends.settings.events.retention_s * 1000)
+    client, batcher, keys = backends.client, backends.batcher, backends.keys
+    local, side_tasks, metrics = Local(), SideTasks(), NotifierObservations(backends.metrics)
+    store = RedisCometdSessions(client, batcher, keys, node, retention_ms=retention_ms)
+    streams = RedisUserStreams(client, batcher, keys, retention_ms=retention_ms)
+    return Hub(
+        Connects(
+            node,
+            Engine(limits, may_subscribe, (Acknowledgment(), Replay(), Timesync(), Timestamp())),
+            store,
+            local,
+            Feeding(local, streams, translator.entry, limits, metrics, side_tasks),
+            Residence(store, local, side_tasks),
+            NodePost(backends.bus),
+            metrics,
+            side_tasks,
+        )
+    )

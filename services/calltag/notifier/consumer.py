@@ -2,57 +2,50 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import structlog
 
-from calltag.core.bus.ports import Bus, BusError, NodeId
+from calltag.core.bayeux.position import Position
+from calltag.core.bus.ports import Bus, BusError, BusUnavailable, NodeId
 from calltag.core.domain.events import Event
-from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.store.ports import NodeRegistry, StoreUnavailable
+from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import NODE, WireError
+from calltag.core.wire.messages import NODE, NodeMessage, SessionNotice, StreamPlace, WireError
+from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub
-from calltag.notifier.messages import message_for, services_message
-from calltag.notifier.repeats import SeenEvents
+from calltag.notifier.messages import Translator, services_event
 
 log = structlog.get_logger()
 _WATCH_S = 1.0
-_REGISTER_S = 5.0
 
 
-@dataclass(slots=True)
-class NodePresence:
-    """Implements Presence: the users with sessions here are in the registry."""
+@dataclass(frozen=True, slots=True)
+class NodePost:
+    """Implements Post on the bus."""
 
-    node: NodeId
-    registry: NodeRegistry
+    bus: Bus
 
-    async def online(self, user: str) -> None:
-        await self.registry.add(self.node, [UserId(user)])
-
-    async def offline(self, user: str) -> None:
-        await self.registry.remove(self.node, UserId(user))
-
-    async def still_online(self, users: Sequence[str]) -> None:
-        """Be registered for all of them, even if the store, or a worker that found no inbox, has forgotten it."""
+    async def tell(self, node: NodeId, notice: SessionNotice) -> None:
+        message = NodeMessage(notices=(notice,))
         try:
-            await self.registry.add(self.node, [UserId(user) for user in users])
-        except StoreUnavailable as error:
-            log.warning("presence_not_renewed", reason=str(error))
+            await self.bus.send(node, NODE.encode(message), f"{notice.kind}-{notice.cycle}")
+        except BusUnavailable as error:
+            log.info("notice_not_sent", node=node, reason=str(error))
 
 
 @dataclass(slots=True)
 class EventConsumer:
-    """Delivers each event to its recipients' sessions, each time in the recipient's own view, and never twice."""
+    """Gives what comes to this node to the sessions here, each event in the view of each recipient."""
 
     hub: Hub
-    presence: NodePresence
+    translator: Translator
     metrics: Metrics
-    base_url: str
-    seen: SeenEvents = field(default_factory=SeenEvents)
+
+    @property
+    def feeding(self) -> Feeding:
+        return self.hub.connects.feeding
 
     async def run(self, bus: Bus, node: NodeId) -> None:
         """Receive for as long as the task runs."""
@@ -61,42 +54,37 @@ class EventConsumer:
             try:
                 async with bus.inbox(node) as inbox:
                     self.hub.reachable = True
-                    await self.presence.still_online(self.hub.engine.users())
+                    # While the inbox was away, events went into the streams alone.
+                    self.feeding.look_at_all()
                     while True:
-                        self.handle(await inbox.receive())
+                        await self.handle(await inbox.receive())
                         delays = backoff_s(0.05, 2.0)
             except BusError as error:
                 log.warning("inbox_interrupted", reason=str(error))
             await asyncio.sleep(next(delays))
 
-    def handle(self, body: bytes) -> None:
+    async def handle(self, body: bytes) -> None:
         """Deliver what one message of the inbox holds."""
         try:
-            events = NODE.decode(body).events
+            message = NODE.decode(body)
         except WireError as error:
             log.error("events_unreadable", reason=str(error))
             return
-        for event in events:
-            self.metrics.events_received.inc()
-            if self.seen.first_time(event.id):
-                self._deliver(event)
-            else:
-                self.metrics.events_repeated.inc()
+        self.metrics.events_received.inc(len(message.events))
+        for place in message.places:
+            if place.event < len(message.events):
+                self._deliver(message.events[place.event], place)
+        for notice in message.notices:
+            try:
+                await self.hub.heed(notice)
+            except StoreUnavailable as error:
+                log.info("notice_not_heeded", reason=str(error))
 
-    def _deliver(self, event: Event) -> None:
-        for user in event.recipients:
-            if not self.hub.engine.has_sessions(user):
-                continue
-            message = message_for(user, event, self.base_url)
-            if message is not None and self.hub.deliver(user, message.channel, message.data, message.ext):
-                self.metrics.delivery_seconds.observe(max(0.0, time.time() - event.accepted_at_ms / 1000))
-
-
-async def keep_present(presence: NodePresence, hub: Hub) -> None:
-    """Keep the users who are here registered, for as long as the task runs."""
-    while True:
-        await presence.still_online(hub.engine.users())
-        await asyncio.sleep(_REGISTER_S)
+    def _deliver(self, event: Event, place: StreamPlace) -> None:
+        if place.user in self.hub.connects.local.feeds:
+            position, previous = Position(place.position), Position(place.previous)
+            self.feeding.publish(place.user, self.translator.published(place.user, event, position, previous))
+            self.metrics.delivery_seconds.observe(max(0.0, time.time() - event.accepted_at_ms / 1000))
 
 
 async def tell_services(bus: Bus, hub: Hub) -> None:
@@ -105,7 +93,6 @@ async def tell_services(bus: Bus, hub: Hub) -> None:
     while True:
         available = bus.connected()
         if available != known:
-            message = services_message(available=available)
-            hub.broadcast(message.channel, message.data)
+            hub.connects.feeding.broadcast(services_event(available=available))
             known = available
         await asyncio.sleep(_WATCH_S)

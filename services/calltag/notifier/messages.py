@@ -7,37 +7,55 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+import structlog
+
+from calltag.core.bayeux.events import Event as Told
+from calltag.core.bayeux.events import Published
+from calltag.core.bayeux.position import Position
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
 from calltag.core.domain.ids import UserId
 from calltag.core.domain.json_value import JsonValue
 from calltag.core.domain.view import call_resource
+from calltag.core.store.user_streams import Entry
+from calltag.core.wire.messages import EVENT, WireError
 
+log = structlog.get_logger()
 CALLS_CHANNEL: Final = "/v2/me/calls"
 DEVICES_CHANNEL: Final = "/v2/me/devices"
 SERVICES_CHANNEL: Final = "/notifications/services"
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """What is published to the sessions of one user: `data`, and `ext` beside it."""
+class Translator:
+    """Makes of events what users are told; `base_url` begins the addresses in it."""
 
-    channel: str
-    data: dict[str, JsonValue]
-    ext: dict[str, JsonValue]
+    base_url: str
+
+    def published(self, user: UserId, event: Event, position: Position, previous: Position) -> Published:
+        """The event at its place in the user's stream, as the user sees it; nothing if the user has no part in it."""
+        told = self._told(user, event, position)
+        return Published(position, previous, (told,) if told is not None else ())
+
+    def entry(self, user: UserId, entry: Entry) -> Published:
+        """The same for an entry of the user's stream. What this version cannot read tells nothing."""
+        try:
+            event = EVENT.decode(entry.event)
+        except WireError as error:
+            log.error("event_unreadable", user=user, reason=str(error))
+            return Published(entry.position, entry.previous)
+        return self.published(user, event, entry.position, entry.previous)
+
+    def _told(self, user: UserId, event: Event, position: Position) -> Told | None:
+        match event:
+            case CallChanged():
+                return _call_message(user, event, position, self.base_url)
+            case DevicesChanged():
+                return Told(DEVICES_CHANNEL, _devices(event, self.base_url), _ext(event, event.version, position))
+            case OperationRefused():
+                return Told(CALLS_CHANNEL, _refusal(event), _ext(event, None, position))
 
 
-def message_for(user: UserId, event: Event, base_url: str) -> Message | None:
-    """The event as the user sees it, from the user's own leg; None if the user has no part in it."""
-    match event:
-        case CallChanged():
-            return _call_message(user, event, base_url)
-        case DevicesChanged():
-            return Message(DEVICES_CHANNEL, _devices(event, base_url), _ext(event, event.version))
-        case OperationRefused():
-            return Message(CALLS_CHANNEL, _refusal(event), _ext(event, None))
-
-
-def _call_message(user: UserId, event: CallChanged, base_url: str) -> Message | None:
+def _call_message(user: UserId, event: CallChanged, position: Position, base_url: str) -> Told | None:
     leg = event.call.leg_of(user)
     if leg is None:
         return None
@@ -47,7 +65,7 @@ def _call_message(user: UserId, event: CallChanged, base_url: str) -> Message | 
         "phoneNumber": leg.number,
         "messageType": "CallStateChangeMessage",
     }
-    return Message(CALLS_CHANNEL, data, _ext(event, event.call.version))
+    return Told(CALLS_CHANNEL, data, _ext(event, event.call.version, position))
 
 
 def _devices(event: DevicesChanged, base_url: str) -> dict[str, JsonValue]:
@@ -80,18 +98,22 @@ def _refusal(event: OperationRefused) -> dict[str, JsonValue]:
     }
 
 
-def _ext(event: Event, version: int | None) -> dict[str, JsonValue]:
-    """What clients that know calltag find beside the message; `version` rises by one with each change of the call."""
+def _ext(event: Event, version: int | None, position: Position) -> dict[str, JsonValue]:
+    """What clients that know calltag find beside the message.
+
+    `version` rises by one with each change of the call, `replayId` with each event of the user.
+    """
     accepted_at = datetime.fromtimestamp(event.accepted_at_ms / 1000, UTC).isoformat(timespec="milliseconds")
     known = {} if version is None else {"version": version}
-    return {"calltag": {"eventId": event.id, **known, "acceptedAt": accepted_at.replace("+00:00", "Z")}}
+    accepted = accepted_at.replace("+00:00", "Z")
+    return {"calltag": {"eventId": event.id, **known, "acceptedAt": accepted, "replayId": position}}
 
 
-def services_message(*, available: bool) -> Message:
+def services_event(*, available: bool) -> Told:
     """The state of the services behind, for `/notifications/services`."""
     state = "Active" if available else "Inactive"
     data: dict[str, JsonValue] = {
         "messageType": "ServiceStateChangeMessage",
         "services": [{"serviceName": "voice", "state": state}],
     }
-    return Message(SERVICES_CHANNEL, data, {})
+    return Told(SERVICES_CHANNEL, data)

@@ -17,5 +17,17 @@ class NotifierObservations:
     def received(self, messages: int) -> None:
         self.metrics.cometd_messages.inc(messages)
 
+    def refused(self, error: str) -> None:
+        self.metrics.cometd_refused.labels(error.partition(":")[0]).inc()
+
+    def resumed(self) -> None:
+        self.metrics.cometd_resumed.inc()
+
+    def swept(self) -> None:
+        self.metrics.cometd_swept.inc()
+
+    def gap(self) -> None:
+        self.metrics.cometd_gaps.inc()
+
     def delivered(self, channel: str, sessions: int) -> None:
         self.metrics.deliveries.labels(channel).inc(sessions)

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
@@ -21,7 +22,6 @@ from calltag.notifier.cometd.websocket import Socket
 PATHS: Final = ("/genesys/cometd", "/api/v2/notifications")
 _FOREIGN: Final = "pages of this origin may not use CometD here (CALLTAG_NOTIFIER__ALLOWED_ORIGINS)"
 _POLICY_VIOLATION: Final = 1008
-_TRY_AGAIN_LATER: Final = 1013
 
 
 class CsrfRefused(Exception):
@@ -35,12 +35,21 @@ class AuthenticatedAccess:
     authenticator: Authenticator
     csrf_protection: bool = False
 
-    async def of_request(self, connection: HTTPConnection) -> Login | None:
+    def login_of(self, connection: HTTPConnection) -> str:
+        """The session cookie's digest; nothing where credentials are sent, which need no look into the store."""
+        token = connection.cookies.get(COOKIE)
+        if not token or "authorization" in connection.headers:
+            return ""
+        return sha256(token.encode(errors="replace")).hexdigest()
+
+    async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
         """Raises CsrfRefused, TooManyLogins, StoreUnavailable."""
+        authorization = connection.headers.get("authorization")
         try:
-            known = await self.authenticator.identify(
-                connection.headers.get("authorization"), connection.cookies.get(COOKIE)
-            )
+            if authorization is not None and not begins and not self.csrf_protection:
+                user = await self.authenticator.check_header(authorization)
+                return Login(user.id)
+            known = await self.authenticator.identify(authorization, connection.cookies.get(COOKIE))
         except WrongCredentials:
             return None
         if known is not None and self.csrf_protection and connection.scope["type"] == "http":
@@ -71,13 +80,7 @@ def cometd_routes(hub: Hub, access: AuthenticatedAccess, origins: Origins) -> li
             # Before it is accepted, a close is an HTTP 403.
             await websocket.close(_POLICY_VIOLATION, _FOREIGN)
             return
-        try:
-            login = await access.of_request(websocket)
-        except (StoreUnavailable, TooManyLogins) as error:
-            await websocket.accept()
-            await websocket.close(_TRY_AGAIN_LATER, str(error)[:120])
-            return
-        await Socket(websocket, hub, access, login).run()
+        await Socket(websocket, hub, access).run()
 
     cors = origins.middleware()
     methods = ["POST", "OPTIONS"] if cors else ["POST"]

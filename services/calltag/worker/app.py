@@ -11,8 +11,9 @@ from calltag.core.domain.outcome import CallLimits
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.store.ports import WorkerId
 from calltag.core.store.records import Lifetimes
-from calltag.core.store.redis_registry import RedisCallIndex, RedisNodeRegistry, RedisWorkerRegistry
+from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisStateStore
+from calltag.core.store.user_streams import RedisUserStreams
 from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
@@ -28,7 +29,11 @@ def worker_parts(backends: Backends) -> Assignments:
         lifetimes=Lifetimes(settings.live_call_lifetime_s * 1000, settings.released_call_lifetime_s * 1000),
         remembered_operations=settings.remembered_operations,
     )
-    outgoing = Outgoing(backends.bus, RedisCallIndex(client, keys), RedisNodeRegistry(client, keys))
+    kept = backends.settings.events
+    streams = RedisUserStreams(
+        client, backends.batcher, keys, retention_ms=round(kept.retention_s * 1000), most_events=kept.per_user
+    )
+    outgoing = Outgoing(backends.bus, RedisCallIndex(client, keys), streams)
     limits = CallLimits(lambda value: len(orjson.dumps(value)), settings.max_call_pairs, settings.max_call_bytes)
     observations = WorkerObservations(backends.metrics)
 

@@ -15,6 +15,7 @@ from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.identity.model import Directory
 from calltag.core.identity.passwords import Passwords
 from calltag.core.settings import Settings
+from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.embedded import EmbeddedStore, embedded_store
 from calltag.core.store.keys import Keys
@@ -35,13 +36,14 @@ class Backends:
     directory: Directory
     metrics: Metrics
     health: Health
+    batcher: ScriptBatcher
     embedded: EmbeddedStore | None = None
 
     def authenticator(self) -> Authenticator:
         """An authenticator over the directory, with sessions in the store."""
         session = self.settings.session
         sessions = RedisHttpSessions(
-            self.client, self.keys.prefix, idle_s=session.idle_s, lifetime_s=session.lifetime_s
+            self.client, self.batcher, self.keys.prefix, idle_s=session.idle_s, lifetime_s=session.lifetime_s
         )
         return Authenticator(self.directory, Passwords(self.directory), sessions, secure_cookies=session.secure_cookies)
 
@@ -101,4 +103,4 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
             bus = await stack.enter_async_context(open_amqp_bus(amqp_settings(settings)))
         health = Health(service, {"bus": bus.connected, "store": client.ping})
         keys = Keys(settings.redis.key_prefix)
-        yield Backends(settings, bus, client, keys, users, Metrics(), health, store)
+        yield Backends(settings, bus, client, keys, users, Metrics(), health, ScriptBatcher(client), store)

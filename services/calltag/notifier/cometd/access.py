@@ -6,7 +6,8 @@ from typing import Final, Protocol
 
 from starlette.requests import HTTPConnection
 
-from calltag.core.bayeux.engine import Caller, handshake_in
+from calltag.core.bayeux.engine import handshake_in
+from calltag.notifier.cometd.claim import Caller, Claim
 
 _NAMES: Final = ("username", "user", "userName", "login")
 
@@ -20,10 +21,14 @@ class Login:
 
 
 class Access(Protocol):
-    """How users are proven. Every method may raise StoreUnavailable and TooManyLogins."""
+    """How users are proven. `of_request` and `of_credentials` may raise StoreUnavailable and TooManyLogins."""
 
-    async def of_request(self, connection: HTTPConnection) -> Login | None:
-        """Whom the request's credentials or cookie prove."""
+    def login_of(self, connection: HTTPConnection) -> str:
+        """What stands for the login that the request shows; "" for none."""
+        ...
+
+    async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
+        """Whom the request's credentials or cookie prove. `begins`: a session is to begin, so a login may too."""
         ...
 
     async def of_credentials(self, name: str, password: str) -> Login | None:
@@ -31,22 +36,25 @@ class Access(Protocol):
         ...
 
 
-async def caller_of(
-    messages: Sequence[object], login: Login | None, access: Access, *, streaming: bool
-) -> tuple[Caller, Login | None]:
-    """The caller, and the login to set a cookie for. Credentials in a handshake count where the request proves nobody.
+def claim_of(messages: Sequence[object], connection: HTTPConnection, access: Access) -> Claim:
+    """What the request claims. Credentials in a handshake count where the request itself proves nobody.
 
     Source: `ext.authentication` as clients of Web Services send it.
     """
-    if login is not None:
-        return Caller(login.user, streaming), login
-    credentials = _credentials(messages)
-    shown = await access.of_credentials(*credentials) if credentials else None
-    return Caller(shown.user if shown else None, streaming, by_ext=shown is not None), shown
-
-
-def _credentials(messages: Sequence[object]) -> tuple[str, str] | None:
     handshake = handshake_in(messages)
+
+    async def look() -> Caller:
+        login = await access.of_request(connection, begins=handshake is not None)
+        if login is not None:
+            return Caller(login.user, set_cookie=login.set_cookie)
+        credentials = _credentials(handshake)
+        shown = await access.of_credentials(*credentials) if credentials else None
+        return Caller(shown.user, bearer=True, set_cookie=shown.set_cookie) if shown else Caller(None)
+
+    return Claim(look, access.login_of(connection))
+
+
+def _credentials(handshake: Mapping[str, object] | None) -> tuple[str, str] | None:
     ext = handshake.get("ext") if handshake else None
     authentication = ext.get("authentication") if isinstance(ext, Mapping) else None
     if not isinstance(authentication, Mapping):

@@ -1,211 +1,213 @@
-"""The hub: the engine's sessions, and the transports that wait for something to tell them."""
+"""The hub: the requests of CometD clients, whichever transport they come by.
+
+A session belongs to no node: every message may come to any, and costs one round trip to the store.
+"""
 
 import asyncio
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 
-import structlog
-
-from calltag.core.bayeux.codec import Message, Reply, encode_event
-from calltag.core.bayeux.engine import Caller, Engine, Turn, handshake_in
+from calltag.core.bayeux import channels, errors
+from calltag.core.bayeux.codec import Message, Reply
+from calltag.core.bayeux.engine import Engine, Fault, handshake_in
+from calltag.core.bayeux.extensions.replay import invalid
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.session import Held, Session
-from calltag.core.runtime.waiting import set_within
-from calltag.core.store.ports import StoreUnavailable
+from calltag.core.bus.ports import NodeId
+from calltag.core.domain.ids import UserId
+from calltag.core.store.cometd_sessions import (
+    NotKept,
+    TooManySessions,
+    TooManySubscriptions,
+    new_client_id,
+    user_of,
+)
+from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.notifier.cometd.claim import Claim
+from calltag.notifier.cometd.connects import Connects, HeldConnect, Replaced, wall_ms
 
-log = structlog.get_logger()
-_CHANNELS: Final = ("/v2/me/calls", "/v2/me/devices", "/notifications/services")
-_PATTERNS: Final = ("/v2/me/*", "/v2/me/**", "/notifications/*", "/notifications/**")
 _SWEEP_S: Final = 1.0
-_LOCKS: Final = 64
 
 
-class Presence(Protocol):
-    """Where events of a user go: it is told when the first session of a user comes and the last one goes."""
+@dataclass(slots=True)
+class Turn:
+    """What follows from one request: `events`, then `replies` in order; `held` is a connect whose reply has to wait.
 
-    async def online(self, user: str) -> None:
-        """From here on, events of the user come to this node. Raises StoreUnavailable."""
-        ...
+    `replaced` says that a newer connect took the place of one in the request.
+    """
 
-    async def offline(self, user: str) -> None:
-        """No session of the user is left here. Raises StoreUnavailable."""
-        ...
-
-
-class HubMetrics(Protocol):
-    """The hub's observations."""
-
-    def sessions(self, count: int) -> None:
-        """How many sessions there are."""
-        ...
-
-    def received(self, messages: int) -> None:
-        """Bayeux messages came in."""
-        ...
-
-    def delivered(self, channel: str, sessions: int) -> None:
-        """A message was handed to sessions."""
-        ...
-
-
-def may_subscribe(user: str, channel: str) -> bool:  # noqa: ARG001 - "me" is whoever asks
-    """The channels that calltag serves; each user sees the user's own messages on them."""
-    return channel in _CHANNELS or channel in _PATTERNS
-
-
-def now_ms() -> int:
-    """A clock that does not go back."""
-    return time.monotonic_ns() // 1_000_000
+    events: list[bytes] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    held: HeldConnect | None = None
+    replaced: bool = False
+    connected: str = ""
+    """The session whose connect was answered or is held."""
 
 
 @dataclass(slots=True)
 class Hub:
-    """Sessions of one notifier. A transport registers an event to be woken by when there is news for a session."""
+    """The CometD side of one notifier."""
 
-    limits: BayeuxLimits
-    presence: Presence
-    metrics: HubMetrics
-    clock_ms: Callable[[], int] = now_ms
-    draining: bool = False
-    reachable: bool = False
-    """Whether events can come to this node: before that, a session would miss some."""
-    engine: Engine = field(init=False)
-    _wakers: dict[str, asyncio.Event] = field(default_factory=dict)
-    _locks: list[asyncio.Lock] = field(default_factory=lambda: [asyncio.Lock() for _ in range(_LOCKS)])
-    _leaving: set[str] = field(default_factory=set)
-    _sweep: asyncio.Event = field(default_factory=asyncio.Event)
+    connects: Connects
     drained: asyncio.Event = field(default_factory=asyncio.Event)
+    reachable: bool = False
+    """Whether events can come to this node."""
 
-    def __post_init__(self) -> None:
-        self.engine = Engine(self.limits, may_subscribe)
+    @property
+    def engine(self) -> Engine:
+        return self.connects.engine
 
-    async def exchange(self, messages: Sequence[object], caller: Caller) -> Turn:
-        """Work through one request. Before a handshake succeeds, the user's events are routed to this node."""
-        self.metrics.received(len(messages))
+    @property
+    def limits(self) -> BayeuxLimits:
+        return self.connects.engine.limits
+
+    @property
+    def draining(self) -> bool:
+        return self.connects.draining
+
+    async def exchange(self, messages: Sequence[object], claim: Claim, *, streaming: bool = False) -> Turn:
+        """Work through one request. A handshake goes alone: whatever came with it is ignored.
+
+        Raises StoreUnavailable.
+        """
+        self.connects.metrics.received(len(messages))
         handshake = handshake_in(messages)
-        if handshake is None:
-            turn = self.engine.handle(messages, caller, self.clock_ms())
-            self._ended(turn.ended)
-            return turn
-        if self.draining or not self.reachable:
-            return self.engine.unavailable(handshake)
-        return await self._handshake(messages, handshake, caller)
-
-    async def _handshake(self, messages: Sequence[object], handshake: Message, caller: Caller) -> Turn:
-        user = caller.user
-        if user is None:
-            return self.engine.handle(messages, caller, self.clock_ms())
-        async with self._lock(user):
-            if not self.engine.has_sessions(user):
-                try:
-                    await self.presence.online(user)
-                except StoreUnavailable as error:
-                    log.warning("handshake_refused", reason=str(error))
-                    return self.engine.unavailable(handshake)
-            turn = self.engine.handle(messages, caller, self.clock_ms())
-        if turn.created is None and not self.engine.has_sessions(user):
-            self._leave(user)
-        self.metrics.sessions(self.engine.count)
+        turn, alone = Turn(), len(messages) == 1
+        for message in messages if handshake is None else [handshake]:
+            arrived_ms = wall_ms()
+            try:
+                reply = await self._carry_out(message, claim, turn, streaming=streaming, alone=alone)
+            except Fault as fault:
+                self.connects.metrics.refused(str(fault.reply.get("error")))
+                reply = fault.reply
+            except Replaced:
+                turn.replaced = True
+                continue
+            if reply is not None:
+                known = message if isinstance(message, dict) else {}
+                turn.replies.append(self.engine.extend(known, reply, arrived_ms, wall_ms()))
         return turn
 
-    def deliver(self, user: str, channel: str, data: object, ext: Mapping[str, object]) -> int:
-        """Give a message to the user's subscribed sessions; it is encoded once. Returns how many they are."""
-        event = encode_event(channel, data, ext)
-        return self._woken(channel, self.engine.publish(user, channel, event))
+    async def _carry_out(
+        self, given: object, claim: Claim, turn: Turn, *, streaming: bool, alone: bool
+    ) -> Reply | None:
+        """The reply to one message, if it is not on the turn already. Raises Fault, Replaced, StoreUnavailable."""
+        channel, message = self.engine.channel_of(given)
+        if channel == channels.HANDSHAKE:
+            return await self._handshake(message, claim)
+        client_id = message.get("clientId")
+        user = user_of(client_id) if isinstance(client_id, str) else None
+        if user is None or not isinstance(client_id, str):
+            raise self.engine.unknown(message)
+        if channel == channels.CONNECT:
+            await self._connect(message, client_id, claim, turn, streaming=streaming, alone=alone)
+            return None
+        await claim.caller()
+        self.connects.prove(message, client_id, claim)
+        match channel:
+            case channels.SUBSCRIBE:
+                await self._subscribe(message, client_id, user)
+            case channels.UNSUBSCRIBE:
+                names = self.engine.unsubscribe(message)
+                lifetime_ms = self.limits.interval_ms + self.limits.max_interval_ms
+                holder = await self.connects.store.unsubscribe(client_id, names, lifetime_ms=lifetime_ms)
+                await self._changed(message, client_id, holder)
+            case channels.DISCONNECT:
+                await self._disconnect(message, client_id)
+            case _:
+                return self.engine.publish(channel, message)
+        return self.engine.done(message, client_id)
 
-    def broadcast(self, channel: str, data: object) -> int:
-        """Give a message to all subscribed sessions."""
-        return self._woken(channel, self.engine.broadcast(channel, encode_event(channel, data)))
+    async def _connect(
+        self, message: Message, client_id: str, claim: Claim, turn: Turn, *, streaming: bool, alone: bool
+    ) -> None:
+        outcome = await self.connects.connect(message, client_id, claim, streaming=streaming, alone=alone)
+        turn.connected = client_id
+        if isinstance(outcome, HeldConnect):
+            turn.held = outcome
+        else:
+            events, reply = outcome
+            turn.events += events
+            turn.replies.append(reply)
 
-    def _woken(self, channel: str, sessions: Sequence[Session]) -> int:
-        for session in sessions:
-            self._wake(session)
-        if sessions:
-            self.metrics.delivered(channel, len(sessions))
-        return len(sessions)
-
-    def waker(self, session: Session) -> asyncio.Event:
-        """A new event, set when there is news for the session: events, the end of a held connect, the end of all.
-
-        Whoever waited on an earlier one is woken: the newest transport of a session is the one to be told.
-        """
-        former = self._wakers.get(session.client_id)
-        if former is not None:
-            former.set()
-        waker = self._wakers[session.client_id] = asyncio.Event()
-        return waker
-
-    def adopt_waker(self, session: Session, waker: asyncio.Event) -> None:
-        """Let a transport that serves many sessions be woken by its one event."""
-        former = self._wakers.get(session.client_id)
-        if former is not None and former is not waker:
-            former.set()
-        self._wakers[session.client_id] = waker
-
-    def release_waker(self, session: Session, waker: asyncio.Event) -> None:
-        """The transport waits no more."""
-        if self._wakers.get(session.client_id) is waker:
-            del self._wakers[session.client_id]
-
-    async def hold(self, session: Session, held: Held) -> Reply | None:
-        """Wait until a held connect is to be answered; its reply, or None if a newer connect took its place."""
-        waker = self.waker(session)
+    async def _handshake(self, message: Message, claim: Claim) -> Reply:
+        caller = await claim.caller()
+        beginning = self.engine.handshake(message, caller.user)
+        limits = self.limits
+        if self.draining or not self.reachable:
+            raise self.engine.busy(message, errors.UNAVAILABLE)
+        if len(self.connects.local.sessions) >= limits.max_sessions:
+            raise self.engine.busy(message, errors.too_many_sessions(limits.max_sessions))
+        client_id = new_client_id(UserId(caller.user or ""), bearer=caller.bearer)
         try:
-            # What happened between the request and here had nobody to wake.
-            if session.held is held and not session.queue and self.engine.alive(session) and not self.draining:
-                await set_within(waker, max(0, held.deadline_ms - self.clock_ms()) / 1000)
-        finally:
-            self.release_waker(session, waker)
-        return self.engine.finish(session, held)
+            await self.connects.store.create(
+                client_id,
+                acknowledges=beginning.acknowledges,
+                options=beginning.options,
+                login=claim.login,
+                lifetime_ms=limits.timeout_ms + limits.max_interval_ms,
+                most_of_user=limits.max_sessions_per_user,
+            )
+        except TooManySessions:
+            raise self.engine.busy(message, errors.too_many_sessions(limits.max_sessions_per_user)) from None
+        return self.engine.begun(message, client_id, beginning)
 
-    def answered(self, session: Session, cycle: int) -> None:
-        """The answer to a connect was written, or could not be."""
-        self.engine.answered(session, cycle, self.clock_ms())
+    async def _subscribe(self, message: Message, client_id: str, user: str) -> None:
+        wish = self.engine.subscribe(message, client_id, user)
+        limits = self.limits
+        try:
+            holder = await self.connects.store.subscribe(
+                client_id,
+                wish.channels,
+                lifetime_ms=limits.interval_ms + limits.max_interval_ms,
+                most=limits.max_subscriptions,
+            )
+        except TooManySubscriptions:
+            error = errors.too_many_subscriptions(limits.max_subscriptions)
+            raise self.engine.not_subscribed(message, client_id, error) from None
+        except NotKept as lost:
+            raise self.engine.not_subscribed(message, client_id, invalid(lost.position)) from None
+        await self._changed(message, client_id, holder)
+
+    async def _changed(self, message: Message, client_id: str, holder: NodeId | None) -> None:
+        """Subscriptions changed in the store: whoever holds the session is to see it."""
+        if holder is None:
+            raise self.engine.unknown(message)
+        if holder == self.connects.node:
+            await self.connects.look_again(client_id)
+        else:
+            notice = SessionNotice(kind=NoticeKind.CHANGED, client_id=client_id)
+            self.connects.side_tasks.begin(self.connects.post.tell(holder, notice))
+
+    async def _disconnect(self, message: Message, client_id: str) -> None:
+        holder = await self.connects.store.remove(client_id)
+        if holder is None:
+            raise self.engine.unknown(message)
+        self.connects.end(client_id)
+        if holder != self.connects.node:
+            notice = SessionNotice(kind=NoticeKind.ENDED, client_id=client_id)
+            self.connects.side_tasks.begin(self.connects.post.tell(holder, notice))
+
+    async def heed(self, notice: SessionNotice) -> None:
+        """Another node changed a session that this node holds, or held. Raises StoreUnavailable."""
+        session = self.connects.local.sessions.get(notice.client_id)
+        match notice.kind:
+            case NoticeKind.CHANGED:
+                await self.connects.look_again(notice.client_id)
+            case NoticeKind.ENDED:
+                self.connects.end(notice.client_id)
+            case NoticeKind.MOVED:
+                if session is not None and session.cycle < notice.cycle:
+                    self.connects.let_go(session)
 
     async def sweep(self) -> None:
-        """End silent sessions and tell that users are gone, for as long as the task runs."""
+        """Forget silent sessions, for as long as the task runs."""
         while True:
-            await set_within(self._sweep, _SWEEP_S)
-            self._sweep.clear()
-            self._ended(self.engine.expire(self.clock_ms()))
-            for user in list(self._leaving):
-                await self._offline(user)
+            self.connects.sweep()
+            await asyncio.sleep(_SWEEP_S)
 
     def drain(self) -> None:
         """Answer every held connect and take no handshake any more."""
-        self.draining = True
+        self.connects.draining = True
         self.drained.set()
-        for waker in list(self._wakers.values()):
-            waker.set()
-
-    def _ended(self, sessions: Sequence[Session]) -> None:
-        for session in sessions:
-            self._wake(session)
-            if not self.engine.alive(session) and not self.engine.has_sessions(session.user):
-                self._leave(session.user)
-        if sessions:
-            self.metrics.sessions(self.engine.count)
-
-    def _leave(self, user: str) -> None:
-        self._leaving.add(user)
-        self._sweep.set()
-
-    async def _offline(self, user: str) -> None:
-        async with self._lock(user):
-            if not self.engine.has_sessions(user):
-                try:
-                    await self.presence.offline(user)
-                except StoreUnavailable as error:
-                    log.warning("user_not_taken_off", reason=str(error))
-                    return
-            self._leaving.discard(user)
-
-    def _wake(self, session: Session) -> None:
-        waker = self._wakers.get(session.client_id)
-        if waker is not None:
-            waker.set()
-
-    def _lock(self, user: str) -> asyncio.Lock:
-        return self._locks[hash(user) % _LOCKS]
+        self.connects.local.wake_all()

@@ -10,36 +10,15 @@ from urllib.parse import parse_qs
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
-from calltag.core.bayeux.codec import CodecError, Reply, decode, encode
-from calltag.core.bayeux.session import Held, Session
-from calltag.notifier.cometd.access import Access, Login, caller_of
-from calltag.notifier.cometd.hub import Hub
+from calltag.core.bayeux.codec import CodecError, decode, encode
+from calltag.notifier.cometd.access import Access, claim_of
+from calltag.notifier.cometd.claim import Claim
+from calltag.notifier.cometd.connects import Answer, HeldConnect
+from calltag.notifier.cometd.hub import Hub, Turn
 
+_JSON: Final = "application/json;charset=UTF-8"
 _FORM: Final = "application/x-www-form-urlencoded"
-
-
-class BayeuxResponse(Response):
-    """An answer; once it was written, or could not be, the session's time to show up again begins."""
-
-    media_type = "application/json;charset=UTF-8"
-
-    def __init__(self, hub: Hub, body: bytes, session: Session | None, login: Login | None) -> None:
-        headers = {"Cache-Control": "no-store"}
-        if login is not None and login.set_cookie:
-            headers["Set-Cookie"] = login.set_cookie
-        super().__init__(body, headers=headers)
-        self._hub = hub
-        self._session = session
-        self._cycle = session.cycle if session else 0
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            if self._session is not None:
-                self._hub.answered(self._session, self._cycle)
 
 
 async def long_poll(request: Request, hub: Hub, access: Access) -> Response:
@@ -48,32 +27,44 @@ async def long_poll(request: Request, hub: Hub, access: Access) -> Response:
         messages = decode(await _text(request, hub.limits.max_body_bytes), hub.limits)
     except CodecError as error:
         return Response(str(error), 413 if error.too_large else 400, media_type="text/plain")
-    caller, login = await caller_of(messages, await access.of_request(request), access, streaming=False)
-    turn = await hub.exchange(messages, caller)
-    if turn.held is None:
-        return _answer(hub, login, turn.replies, turn.events_of)
-    session, held = turn.held
-    reply = hub.engine.finish(session, held) if hub.draining else await _held(request, hub, session, held)
-    if reply is None:
-        # A newer connect of the session took this one's place. Never 408: browsers repeat a request on that.
-        return Response("replaced by a newer /meta/connect", 500, media_type="text/plain")
-    return _answer(hub, login, [*turn.replies, reply], session)
+    claim = claim_of(messages, request, access)
+    try:
+        turn = await hub.exchange(messages, claim)
+    finally:
+        claim.drop()
+    if turn.held is not None:
+        answer = await _held(request, hub, turn.held)
+        if answer is None:
+            return _replaced()
+        events, reply = answer
+        turn.events += events
+        turn.replies.append(reply)
+    elif turn.replaced and not turn.replies:
+        return _replaced()
+    return _answer(turn, claim)
 
 
-def _answer(hub: Hub, login: Login | None, replies: list[Reply], session: Session | None) -> Response:
-    return BayeuxResponse(hub, encode(session.take() if session else [], replies), session, login)
+def _answer(turn: Turn, claim: Claim) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    if claim.set_cookie:
+        headers["Set-Cookie"] = claim.set_cookie
+    return Response(encode(turn.events, turn.replies), headers=headers, media_type=_JSON)
 
 
-async def _held(request: Request, hub: Hub, session: Session, held: Held) -> Reply | None:
+def _replaced() -> Response:
+    """A newer connect of the session took this one's place. Never 408: browsers repeat a request on that."""
+    return Response("replaced by a newer /meta/connect", 500, media_type="text/plain")
+
+
+async def _held(request: Request, hub: Hub, connect: HeldConnect) -> Answer | None:
     """Wait for the connect's answer, or for the client to go away; what was queued then stays queued."""
-    waiting = asyncio.ensure_future(hub.hold(session, held))
+    waiting = asyncio.ensure_future(hub.connects.hold(connect))
     gone = asyncio.ensure_future(_gone(request))
     try:
         await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
         if waiting.done():
             return waiting.result()
-        if hub.engine.finish(session, held) is not None:
-            hub.answered(session, held.cycle)
+        hub.connects.abandon(connect)
         raise ClientDisconnect
     finally:
         waiting.cancel()

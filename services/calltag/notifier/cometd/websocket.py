@@ -10,10 +10,11 @@ from typing import Final
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from calltag.core.bayeux.codec import CodecError, Reply, decode, encode
-from calltag.core.bayeux.session import Held, Session
+from calltag.core.bayeux.session import Session
 from calltag.core.identity.errors import TooManyLogins
 from calltag.core.store.ports import StoreUnavailable
-from calltag.notifier.cometd.access import Access, Login, caller_of
+from calltag.notifier.cometd.access import Access, claim_of
+from calltag.notifier.cometd.connects import HeldConnect
 from calltag.notifier.cometd.hub import Hub
 
 _GOING_AWAY: Final = 1001
@@ -29,9 +30,8 @@ class Socket:
     websocket: WebSocket
     hub: Hub
     access: Access
-    login: Login | None
     sessions: dict[str, Session] = field(default_factory=dict)
-    held: dict[str, tuple[Session, Held]] = field(default_factory=dict)
+    held: dict[str, HeldConnect] = field(default_factory=dict)
     waker: asyncio.Event = field(default_factory=asyncio.Event)
     sending: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -72,24 +72,19 @@ class Socket:
 
     async def _handle(self, text: bytes) -> None:
         messages = decode(text, self.hub.limits)
-        caller, _ = await caller_of(messages, self.login, self.access, streaming=True)
-        turn = await self.hub.exchange(messages, caller)
-        if turn.created is not None:
-            self._serve(turn.created)
+        claim = claim_of(messages, self.websocket, self.access)
+        try:
+            turn = await self.hub.exchange(messages, claim, streaming=True)
+        finally:
+            claim.drop()
+        session = self.hub.connects.local.sessions.get(turn.connected)
+        if session is not None:
+            self.sessions[session.client_id] = session
+            self.hub.connects.local.adopt_waker(session, self.waker)
         if turn.held is not None:
-            session, held = turn.held
-            self._serve(session)
-            self.held[session.client_id] = (session, held)
-        if turn.events_of is not None:
-            self._serve(turn.events_of)
-        await self._send(turn.events_of, turn.replies)
-        if turn.events_of is not None:
-            self.hub.answered(turn.events_of, turn.events_of.cycle)
+            self.held[turn.connected] = turn.held
+        await self._send(turn.events, turn.replies)
         self.waker.set()
-
-    def _serve(self, session: Session) -> None:
-        self.sessions[session.client_id] = session
-        self.hub.adopt_waker(session, self.waker)
 
     async def _write(self) -> None:
         """Push what is queued, and answer held connects whose time has come."""
@@ -97,36 +92,44 @@ class Socket:
             await self._wait()
             self.waker.clear()
             for session in list(self.sessions.values()):
-                if session.connected:
-                    await self._send(session, [])
-            now_ms = self.hub.clock_ms()
-            for session, held in list(self.held.values()):
-                if held.deadline_ms <= now_ms or session.held is not held or not self.hub.engine.alive(session):
-                    await self._answer(session, held)
+                if session.pushes:
+                    await self._push(session)
+            for connect in list(self.held.values()):
+                if self.hub.connects.is_due(connect):
+                    await self._answer(connect)
 
     async def _wait(self) -> None:
-        deadlines = [held.deadline_ms for _, held in self.held.values()]
-        timeout_s = max(0, min(deadlines) - self.hub.clock_ms()) / 1000 if deadlines else None
+        deadlines = [connect.held.deadline_ms for connect in self.held.values()]
+        timeout_s = max(0, min(deadlines) - self.hub.connects.clock_ms()) / 1000 if deadlines else None
         try:
             async with asyncio.timeout(timeout_s):
                 await self.waker.wait()
         except TimeoutError:
             return
 
-    async def _answer(self, session: Session, held: Held) -> None:
-        del self.held[session.client_id]
-        reply = self.hub.engine.finish(session, held)
-        if reply is not None:
-            await self._send(session, [reply])
-            self.hub.answered(session, held.cycle)
-        if not self.hub.engine.alive(session):
-            self.sessions.pop(session.client_id, None)
-            self.hub.release_waker(session, self.waker)
+    async def _push(self, session: Session) -> None:
+        connects = self.hub.connects
+        while connects.local.holds(session):
+            await connects.feeding.catch_up(session)
+            if not session.queue and not session.aside:
+                return
+            await self._send(session.take(), [])
 
-    async def _send(self, session: Session | None, replies: list[Reply]) -> None:
-        """One frame; reader and writer take turns, so that events keep their order."""
+    async def _answer(self, connect: HeldConnect) -> None:
+        session = connect.session
+        if self.held.get(session.client_id) is connect:
+            del self.held[session.client_id]
+        answer = self.hub.connects.finish(connect)
+        if answer is not None:
+            events, reply = answer
+            await self._send(events, [reply])
+        if not self.hub.connects.local.holds(session) and self.sessions.get(session.client_id) is session:
+            del self.sessions[session.client_id]
+            self.hub.connects.local.release_waker(session, self.waker)
+
+    async def _send(self, events: list[bytes], replies: list[Reply]) -> None:
+        """One frame. Frames go out in the order of the calls, and so in the order in which events were taken."""
         async with self.sending:
-            events = session.take() if session is not None else []
             if events or replies:
                 await self.websocket.send_text(encode(events, replies).decode())
 
@@ -137,8 +140,6 @@ class Socket:
     def _let_go(self) -> None:
         """The sessions live on for a while: their client may come back on another connection."""
         for session in self.sessions.values():
-            self.hub.release_waker(session, self.waker)
-            if session.held is not None and (session, session.held) == self.held.get(session.client_id):
-                cycle = session.held.cycle
-                self.hub.engine.finish(session, session.held)
-                self.hub.answered(session, cycle)
+            self.hub.connects.local.release_waker(session, self.waker)
+        for connect in self.held.values():
+            self.hub.connects.abandon(connect)

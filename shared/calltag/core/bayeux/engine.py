@@ -1,62 +1,41 @@
-"""The decisions of a Bayeux server, without transports, clocks or tasks.
+"""The decisions of a Bayeux server, without transports, stores, clocks or tasks.
 
-Source: Bayeux protocol 1.0; where it leaves a choice, CometD's own server. Times come in as milliseconds of any clock
-that does not go back. What goes out says what transports have to do: which replies to write, which connect to hold,
-which held connects to end.
+Source: Bayeux protocol 1.0; where it leaves a choice, CometD's own server. The engine reads messages and writes
+replies; whoever calls it keeps the sessions. A method that understands a message returns what it asks for; one that
+does not raises `Fault` with the reply.
 """
 
-import secrets
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from calltag.core.bayeux import channels, errors
+from calltag.core.bayeux import errors
 from calltag.core.bayeux.channels import CONNECT, HANDSHAKE, is_meta, is_name, is_pattern, is_service
 from calltag.core.bayeux.codec import Message, Reply
-from calltag.core.bayeux.deadlines import Deadlines
+from calltag.core.bayeux.extensions.interface import (
+    Beginning,
+    ConnectWish,
+    Extension,
+    Refused,
+    SubscribeWish,
+    ext_of,
+)
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.session import Held, Session
+from calltag.core.bayeux.session import Session
 
-CONNECTION_TYPES: Final = ("websocket", "long-polling")
 VERSION: Final = "1.0"
+WEBSOCKET: Final = "websocket"
+LONG_POLLING: Final = "long-polling"
+CALLBACK_POLLING: Final = "callback-polling"
 _SHED_INTERVAL_MS: Final = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who sends a request: the user that it is proven to be of (None: nobody), over which kind of transport.
+class Fault(Exception):
+    """The message cannot be carried out; `reply` says why."""
 
-    `by_ext` says that the proof came with the handshake message itself.
-    """
-
-    user: str | None
-    streaming: bool = False
-    by_ext: bool = False
-
-
-@dataclass(slots=True)
-class Turn:
-    """What follows from one request: `replies` in order; `events_of` the session whose queue goes before them;
-    `held` the connect whose reply has to wait; `ended` the sessions whose held connect is over, to be woken."""
-
-    replies: list[Reply] = field(default_factory=list)
-    events_of: Session | None = None
-    held: tuple[Session, Held] | None = None
-    ended: list[Session] = field(default_factory=list)
-    created: Session | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """Why a handshake fails, and what the client is advised to do."""
-
-    error: str
-    reconnect: str = "none"
-    interval_ms: int = 0
-
-
-def _shed(most: int) -> _Refusal:
-    return _Refusal(errors.too_many_sessions(most), "handshake", _SHED_INTERVAL_MS)
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(reply.get("error"))
+        self.reply = reply
 
 
 def handshake_in(messages: Sequence[object]) -> Message | None:
@@ -64,303 +43,179 @@ def handshake_in(messages: Sequence[object]) -> Message | None:
     return next((each for each in messages if isinstance(each, dict) and each.get("channel") == HANDSHAKE), None)
 
 
+@dataclass(frozen=True, slots=True)
 class Engine:
-    """All sessions of one server. `may_subscribe(user, channel)` is the authorizer of subscriptions."""
+    """`may_subscribe(user, channel)` is the authorizer of subscriptions."""
 
-    def __init__(self, limits: BayeuxLimits, may_subscribe: Callable[[str, str], bool]) -> None:
-        self.limits = limits
-        self._may_subscribe = may_subscribe
-        self._sessions: dict[str, Session] = {}
-        self._by_user: dict[str, dict[str, Session]] = {}
-        self._deadlines = Deadlines()
+    limits: BayeuxLimits
+    may_subscribe: Callable[[str, str], bool]
+    extensions: Sequence[Extension] = ()
+    connection_types: Sequence[str] = (WEBSOCKET, LONG_POLLING)
 
-    @property
-    def count(self) -> int:
-        """How many sessions there are."""
-        return len(self._sessions)
+    # -- handshake -----------------------------------------------------------------------------------------------
 
-    def sessions(self) -> list[Session]:
-        """All sessions."""
-        return list(self._sessions.values())
+    def handshake(self, message: Message, user: str | None) -> Beginning:
+        """What the new session is to be. Raises Fault."""
+        types = message.get("supportedConnectionTypes")
+        if not isinstance(message.get("version"), str):
+            raise self._no_session(message, errors.VERSION_MISSING)
+        if not isinstance(types, list):
+            raise self._no_session(message, errors.CONNECTION_TYPES_MISSING)
+        if not any(each in self.connection_types for each in types if isinstance(each, str)):
+            raise self._no_session(message, errors.connection_types_unsupported(tuple(self.connection_types)))
+        if user is None:
+            raise self._no_session(message, errors.UNAUTHORIZED)
+        beginning = Beginning()
+        for extension in self.extensions:
+            extension.handshake(ext_of(message), beginning)
+        return beginning
 
-    def users(self) -> list[str]:
-        """All users with sessions."""
-        return list(self._by_user)
-
-    def has_sessions(self, user: str) -> bool:
-        """Whether the user has a session."""
-        return user in self._by_user
-
-    # -- requests ------------------------------------------------------------------------------------------------
-
-    def handle(self, messages: Sequence[object], caller: Caller, now_ms: int) -> Turn:
-        """Work through one request. A handshake goes alone: whatever came with it is ignored."""
-        turn = Turn()
-        handshake = handshake_in(messages)
-        if handshake is not None:
-            turn.replies.append(self._handshake(handshake, caller, now_ms, turn))
-            return turn
-        for message in messages:
-            self._dispatch(message, caller, now_ms, turn, alone=len(messages) == 1)
-        return turn
-
-    def _dispatch(self, message: object, caller: Caller, now_ms: int, turn: Turn, *, alone: bool) -> None:
-        if not isinstance(message, dict):
-            turn.replies.append({"successful": False, "error": errors.MESSAGE_INVALID})
-            return
-        channel = message.get("channel")
-        if not isinstance(channel, str) or not channel:
-            turn.replies.append(_failure(message, errors.CHANNEL_MISSING))
-            return
-        session = self._session(message, caller)
-        if session is None:
-            turn.replies.append(self._unknown(message))
-        elif channel == CONNECT:
-            self._connect(message, session, caller, now_ms, turn, alone=alone)
-        else:
-            self._prolong(session, now_ms)
-            turn.replies.append(self._other(channel, message, session, turn))
-
-    def _other(self, channel: str, message: Message, session: Session, turn: Turn) -> Reply:
-        match channel:
-            case channels.SUBSCRIBE:
-                return self._subscribe(message, session)
-            case channels.UNSUBSCRIBE:
-                return self._unsubscribe(message, session)
-            case channels.DISCONNECT:
-                return self._disconnect(message, session, turn)
-            case _:
-                return self._publish(channel, message)
-
-    def _handshake(self, message: Message, caller: Caller, now_ms: int, turn: Turn) -> Reply:
-        refusal = self._handshake_refusal(message, caller)
-        if refusal is not None:
-            return self._refused(message, refusal)
-        user = caller.user or ""
-        session = Session(secrets.token_hex(20), user, by_ext=caller.by_ext, streaming=caller.streaming)
-        self._sessions[session.client_id] = session
-        self._by_user.setdefault(session.user, {})[session.client_id] = session
-        self._expire_at(session, now_ms + self.limits.timeout_ms + self.limits.max_interval_ms)
-        turn.created = session
-        return _success(message) | {
+    def begun(self, message: Message, client_id: str, beginning: Beginning) -> Reply:
+        """The reply to a handshake that made a session."""
+        reply = success(message) | {
             "version": VERSION,
             "minimumVersion": VERSION,
-            "supportedConnectionTypes": list(CONNECTION_TYPES),
-            "clientId": session.client_id,
-            "advice": self._advice(),
+            "supportedConnectionTypes": list(self.connection_types),
+            "clientId": client_id,
+            "advice": self.advice(),
         }
+        ext: dict[str, object] = {}
+        for extension in self.extensions:
+            extension.begun(beginning, ext)
+        return reply | ({"ext": ext} if ext else {})
 
-    def _refused(self, message: Message, refusal: _Refusal) -> Reply:
-        return _failure(message, refusal.error) | {
-            "version": VERSION,
-            "supportedConnectionTypes": list(CONNECTION_TYPES),
-            "advice": self._advice(refusal.reconnect, refusal.interval_ms),
-        }
+    def busy(self, message: Message, error: str) -> Fault:
+        """The server cannot begin a session now: the client is to come back in a while."""
+        return self._no_session(message, error, "handshake", _SHED_INTERVAL_MS)
 
-    def unavailable(self, handshake: Message) -> Turn:
-        """The answer to a handshake while the server cannot keep its promises: come back in a while."""
-        return Turn([self._refused(handshake, _Refusal(errors.UNAVAILABLE, "handshake", _SHED_INTERVAL_MS))])
-
-    def _handshake_refusal(self, message: Message, caller: Caller) -> _Refusal | None:
-        """Error, `reconnect` and `interval` of a handshake that must fail."""
-        types = message.get("supportedConnectionTypes")
-        known = isinstance(types, list) and any(each in CONNECTION_TYPES for each in types if isinstance(each, str))
-        of_user = len(self._by_user.get(caller.user or "", ()))
-        limits = self.limits
-        refusals = (
-            (not isinstance(message.get("version"), str), _Refusal(errors.VERSION_MISSING)),
-            (not isinstance(types, list), _Refusal(errors.CONNECTION_TYPES_MISSING)),
-            (not known, _Refusal(errors.connection_types_unsupported(CONNECTION_TYPES))),
-            (caller.user is None, _Refusal(errors.UNAUTHORIZED)),
-            (self.count >= limits.max_sessions, _shed(limits.max_sessions)),
-            (of_user >= limits.max_sessions_per_user, _shed(limits.max_sessions_per_user)),
+    def _no_session(self, message: Message, error: str, reconnect: str = "none", interval_ms: int = 0) -> Fault:
+        return Fault(
+            failure(message, error)
+            | {
+                "version": VERSION,
+                "supportedConnectionTypes": list(self.connection_types),
+                "advice": self.advice(reconnect, interval_ms),
+            }
         )
-        return next((refusal for failed, refusal in refusals if failed), None)
 
-    def _connect(
-        self, message: Message, session: Session, caller: Caller, now_ms: int, turn: Turn, *, alone: bool
-    ) -> None:
-        """Hold the connect, unless it is the first one, not alone, in a hurry, or there is something to tell.
+    # -- messages of a session -----------------------------------------------------------------------------------
 
-        A newer connect ends an older one that is still held.
-        """
+    def channel_of(self, message: object) -> tuple[str, Message]:
+        """The channel of a message, and the message. Raises Fault."""
+        if not isinstance(message, dict):
+            raise Fault({"successful": False, "error": errors.MESSAGE_INVALID})
+        channel = message.get("channel")
+        if not isinstance(channel, str) or not channel:
+            raise Fault(failure(message, errors.CHANNEL_MISSING))
+        return channel, message
+
+    def unknown(self, message: Message) -> Fault:
+        """There is no such session, or it is somebody else's."""
+        reply = failure(message, errors.UNKNOWN_CLIENT)
+        if message.get("channel") == CONNECT:
+            reply["advice"] = self.advice("handshake", 0)
+        return Fault(reply)
+
+    def connect(self, message: Message, client_id: str) -> ConnectWish:
+        """What a connect asks for. Raises Fault."""
         if not isinstance(message.get("connectionType"), str):
-            turn.replies.append(_failure(message, errors.CONNECTION_TYPE_MISSING))
-            return
-        if session.held is not None:
-            turn.ended.append(session)
-            session.held = None
-        session.cycle += 1
-        session.streaming = caller.streaming
-        first, session.connected = not session.connected, True
-        timeout_ms, session.interval_ms = self._wishes(message)
-        self._expire_at(session, now_ms + timeout_ms + session.interval_ms + self.limits.max_interval_ms)
-        reply = _success(message) | {"clientId": session.client_id, "advice": self._advice()}
-        waiting = bool(session.queue) and not caller.streaming
-        if first or not alone or timeout_ms == 0 or waiting:
-            turn.events_of = session
-            turn.replies.append(self._told_of_loss(session, reply))
-            return
-        session.held = Held(session.cycle, reply, now_ms + timeout_ms)
-        turn.held = (session, session.held)
-
-    def _wishes(self, message: Message) -> tuple[int, int]:
-        """Timeout and interval that the client asks for in this cycle, within the server's limits."""
+            raise Fault(failure(message, errors.CONNECTION_TYPE_MISSING))
         advice = message.get("advice")
         wishes = advice if isinstance(advice, dict) else {}
         timeout, interval = wishes.get("timeout"), wishes.get("interval")
         most = self.limits.timeout_ms
-        return (
-            min(timeout, most) if type(timeout) is int and timeout >= 0 else most,
-            min(interval, 10 * most) if type(interval) is int and interval >= 0 else self.limits.interval_ms,
+        wish = ConnectWish(
+            client_id,
+            timeout_ms=min(timeout, most) if type(timeout) is int and timeout >= 0 else most,
+            interval_ms=(
+                min(interval, 10 * most) if type(interval) is int and interval >= 0 else self.limits.interval_ms
+            ),
+            # The official client sends it with its first connect, and with the first one after a failure.
+            again=type(timeout) is int and timeout == 0,
         )
+        for extension in self.extensions:
+            extension.connect(ext_of(message), wish)
+        return wish
 
-    def _subscribe(self, message: Message, session: Session) -> Reply:
-        """All or nothing: one name that is refused refuses the request."""
+    def connected(self, message: Message, client_id: str) -> Reply:
+        """The reply to a connect, as far as it is known when the connect comes."""
+        return success(message) | {"clientId": client_id, "advice": self.advice()}
+
+    def answered(self, session: Session, reply: Reply) -> Reply:
+        """The reply as it goes out, now that all that waited was taken out of the session's queue."""
+        ext: dict[str, object] = {}
+        for extension in self.extensions:
+            extension.connected(session, ext)
+        if session.missed:
+            session.missed = False
+            ext["calltag"] = {"missed": True}
+        return reply | ({"ext": ext} if ext else {})
+
+    def ended(self, reply: Reply) -> Reply:
+        """The reply to a connect whose session has ended meanwhile."""
+        return reply | {"advice": self.advice("none", 0)}
+
+    def subscribe(self, message: Message, client_id: str, user: str) -> SubscribeWish:
+        """The channels to subscribe to. All or nothing: one name that is refused refuses the request. Raises Fault."""
         names = _names(message.get("subscription"))
         if names is None:
-            return _failure(message, errors.SUBSCRIPTION_MISSING)
-        reply = {"clientId": session.client_id, "subscription": message["subscription"]}
+            raise Fault(failure(message, errors.SUBSCRIPTION_MISSING))
         for name in names:
             if not is_name(name) and not is_pattern(name):
-                return _failure(message, errors.subscription_invalid(name)) | reply
-            if is_meta(name) or not (is_service(name) or self._may_subscribe(session.user, name)):
-                return _failure(message, errors.subscribe_denied(name)) | reply
-        wanted = session.subscriptions | {name: None for name in names if not is_service(name)}
-        if len(wanted) > self.limits.max_subscriptions:
-            return _failure(message, errors.too_many_subscriptions(self.limits.max_subscriptions)) | reply
-        session.subscriptions = wanted
-        return _success(message) | reply
+                raise self.not_subscribed(message, client_id, errors.subscription_invalid(name))
+            if is_meta(name) or not (is_service(name) or self.may_subscribe(user, name)):
+                raise self.not_subscribed(message, client_id, errors.subscribe_denied(name))
+        wish = SubscribeWish(client_id, {name: None for name in names if not is_service(name)})
+        try:
+            for extension in self.extensions:
+                extension.subscribe(ext_of(message), wish)
+        except Refused as refused:
+            raise self.not_subscribed(message, client_id, refused.error) from None
+        return wish
 
-    def _unsubscribe(self, message: Message, session: Session) -> Reply:
+    def not_subscribed(self, message: Message, client_id: str, error: str) -> Fault:
+        """A subscription that is refused."""
+        return Fault(failure(message, error) | {"clientId": client_id, "subscription": message["subscription"]})
+
+    def unsubscribe(self, message: Message) -> list[str]:
+        """The channels to unsubscribe from. Raises Fault."""
         names = _names(message.get("subscription"))
         if names is None:
-            return _failure(message, errors.SUBSCRIPTION_MISSING)
-        for name in names:
-            session.subscriptions.pop(name, None)
-        return _success(message) | {"clientId": session.client_id, "subscription": message["subscription"]}
+            raise Fault(failure(message, errors.SUBSCRIPTION_MISSING))
+        return names
 
-    def _disconnect(self, message: Message, session: Session, turn: Turn) -> Reply:
-        self.remove(session)
-        turn.ended.append(session)
-        return _success(message) | {"clientId": session.client_id}
+    def done(self, message: Message, client_id: str) -> Reply:
+        """The reply to what was carried out; a subscription is repeated as it was sent."""
+        named = {"subscription": message["subscription"]} if "subscription" in message else {}
+        return success(message) | {"clientId": client_id} | named
 
-    def _publish(self, channel: str, message: Message) -> Reply:
-        """Clients publish to the server's own channels only, where nothing listens; all else is denied."""
+    def publish(self, channel: str, message: Message) -> Reply:
+        """Clients publish to the server's own channels only, where nothing listens. Raises Fault."""
         if is_meta(channel) or not is_name(channel):
-            return _failure(message, errors.channel_invalid(channel))
-        if is_service(channel):
-            return _success(message)
-        return _failure(message, errors.publish_denied(channel))
+            raise Fault(failure(message, errors.channel_invalid(channel)))
+        if not is_service(channel):
+            raise Fault(failure(message, errors.publish_denied(channel)))
+        return success(message)
 
-    # -- sessions ------------------------------------------------------------------------------------------------
-
-    def _session(self, message: Message, caller: Caller) -> Session | None:
-        """The session that the message names, if it is the caller's."""
-        client_id = message.get("clientId")
-        session = self._sessions.get(client_id) if isinstance(client_id, str) else None
-        if session is None:
-            return None
-        proven = caller.user == session.user or (caller.user is None and session.by_ext)
-        return session if proven else None
-
-    def _unknown(self, message: Message) -> Reply:
-        reply = _failure(message, errors.UNKNOWN_CLIENT)
-        if message.get("channel") == CONNECT:
-            reply["advice"] = self._advice("handshake")
+    def extend(self, message: Message, reply: Reply, arrived_ms: int, now_ms: int) -> Reply:
+        """Let the extensions add what they add to any reply; times are Unix time in milliseconds."""
+        for extension in self.extensions:
+            extension.reply(message, reply, arrived_ms, now_ms)
         return reply
 
-    def remove(self, session: Session) -> None:
-        """End a session. A connect of its that is held is to be woken; it then finds the session gone."""
-        if self._sessions.pop(session.client_id, None) is None:
-            return
-        of_user = self._by_user[session.user]
-        del of_user[session.client_id]
-        if not of_user:
-            del self._by_user[session.user]
-
-    def alive(self, session: Session) -> bool:
-        """Whether the session has not ended."""
-        return session.client_id in self._sessions
-
-    def expire(self, now_ms: int) -> list[Session]:
-        """End the sessions that were silent too long; returns them."""
-        silent = []
-        for client_id, deadline_ms in self._deadlines.due(now_ms):
-            session = self._sessions.get(client_id)
-            if session is None or session.noted_deadline_ms != deadline_ms:
-                continue
-            if session.expires_at_ms > now_ms:
-                self._note_deadline(session)
-                continue
-            self.remove(session)
-            silent.append(session)
-        return silent
-
-    def _prolong(self, session: Session, now_ms: int) -> None:
-        """Any message of a client shows that it is there."""
-        self._expire_at(session, max(session.expires_at_ms, now_ms + self.limits.max_interval_ms))
-
-    def _expire_at(self, session: Session, deadline_ms: int) -> None:
-        """One noted deadline a session suffices: a later one is looked up when the earlier one is due."""
-        session.expires_at_ms = deadline_ms
-        if not session.noted_deadline_ms or deadline_ms < session.noted_deadline_ms:
-            self._note_deadline(session)
-
-    def _note_deadline(self, session: Session) -> None:
-        session.noted_deadline_ms = session.expires_at_ms
-        self._deadlines.add(session.expires_at_ms, session.client_id)
-
-    # -- delivery ------------------------------------------------------------------------------------------------
-
-    def publish(self, user: str, channel: str, event: bytes) -> list[Session]:
-        """Queue an encoded event for the user's sessions that are subscribed; returns those, to be woken."""
-        return self._enqueue(self._by_user.get(user, {}).values(), channel, event)
-
-    def broadcast(self, channel: str, event: bytes) -> list[Session]:
-        """Queue an encoded event for all sessions that are subscribed; returns those, to be woken."""
-        return self._enqueue(self._sessions.values(), channel, event)
-
-    def _enqueue(self, sessions: Iterable[Session], channel: str, event: bytes) -> list[Session]:
-        reached = [session for session in sessions if session.subscribed(channel)]
-        for session in reached:
-            session.enqueue(event, self.limits)
-        return reached
-
-    def finish(self, session: Session, held: Held) -> Reply | None:
-        """The reply of a connect that was held, now that it is to be answered; None if a newer one took its place."""
-        if not self.alive(session):
-            return held.reply | {"advice": self._advice("none")}
-        if session.held is not held:
-            return None
-        session.held = None
-        return self._told_of_loss(session, held.reply)
-
-    def answered(self, session: Session, cycle: int, now_ms: int) -> None:
-        """The answer to a connect was written (or could not be): from here on the client has to show up again.
-
-        Nothing happens if a newer connect has come by then.
-        """
-        if session.cycle == cycle and session.held is None:
-            self._expire_at(session, now_ms + session.interval_ms + self.limits.max_interval_ms)
-
-    def _told_of_loss(self, session: Session, reply: Reply) -> Reply:
-        if not session.dropped:
-            return reply
-        dropped, session.dropped = session.dropped, 0
-        return reply | {"ext": {"calltag": {"dropped": dropped}}}
-
-    def _advice(self, reconnect: str = "retry", interval_ms: int | None = None) -> Reply:
+    def advice(self, reconnect: str = "retry", interval_ms: int | None = None) -> Reply:
         """Always whole: the official client replaces what it was told before and fills gaps with its own defaults."""
         interval = self.limits.interval_ms if interval_ms is None else interval_ms
         return {"reconnect": reconnect, "interval": interval, "timeout": self.limits.timeout_ms}
 
 
-def _success(message: Message) -> Reply:
+def success(message: Message) -> Reply:
+    """The beginning of a reply to what succeeded."""
     return _echo(message) | {"successful": True}
 
 
-def _failure(message: Message, error: str) -> Reply:
+def failure(message: Message, error: str) -> Reply:
+    """The beginning of a reply to what failed."""
     return _echo(message) | {"successful": False, "error": error}
 
 

@@ -1,11 +1,17 @@
-"""One CometD session, as a plain value with the rules of its own queue."""
+"""A CometD session on the node that holds it, as a plain value with the rules of its own queue.
+
+What is to survive the node (subscriptions, what was sent and confirmed) is in the store; here is what waits to be sent.
+"""
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from calltag.core.bayeux.channels import matches
 from calltag.core.bayeux.codec import Reply
+from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.position import Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,44 +25,98 @@ class Held:
 
 @dataclass(slots=True)
 class Session:
-    """A session belongs to a user. One that was made by credentials in the handshake (`by_ext`) needs no other proof
-    than its id afterwards; any other needs requests that are the user's."""
+    """`position` is how far the user's stream was looked through for this session, `sent` how far it was sent.
+
+    A session that is `behind` takes no more from the stream as it comes: its queue is full, or there is more in the
+    store than was read at once. It goes on from its position when the queue was sent.
+    """
 
     client_id: str
     user: str
-    by_ext: bool = False
-    subscriptions: dict[str, None] = field(default_factory=dict)
+    cycle: int
+    generation: int
+    position: Position
+    sent: Position
+    acknowledges: bool = False
+    numbered: bool = False
     streaming: bool = False
-    connected: bool = False
-    cycle: int = 0
+    subscriptions: Mapping[str, Position] = field(default_factory=dict)
+    behind: bool = False
+    missed: bool = False
+    ended: bool = False
     held: Held | None = None
     interval_ms: int = 0
     expires_at_ms: int = 0
     noted_deadline_ms: int = 0
-    queue: deque[bytes] = field(default_factory=deque)
+    queue: deque[tuple[Position, bytes]] = field(default_factory=deque)
     queued_bytes: int = 0
-    dropped: int = 0
+    aside: deque[bytes] = field(default_factory=deque)
 
-    def subscribed(self, channel: str) -> bool:
-        """Whether a message on the channel is for this session."""
-        return channel in self.subscriptions or any(matches(pattern, channel) for pattern in self.subscriptions)
+    @property
+    def pushes(self) -> bool:
+        """Whether events go out by themselves, rather than with the reply of a connect."""
+        return self.streaming and not self.acknowledges
 
-    def enqueue(self, event: bytes, limits: BayeuxLimits) -> int:
-        """Queue an event; returns how many older ones had to go to stay within the limits."""
-        self.queue.append(event)
-        self.queued_bytes += len(event)
-        gone = 0
-        while len(self.queue) > 1 and (
-            len(self.queue) > limits.max_queued_events or self.queued_bytes > limits.max_queued_bytes
-        ):
-            self.queued_bytes -= len(self.queue.popleft())
-            gone += 1
-        self.dropped += gone
-        return gone
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to send."""
+        return bool(self.queue or self.aside or self.missed)
 
-    def take(self) -> list[bytes]:
-        """Everything that is queued, oldest first; the queue is empty afterwards."""
-        events = list(self.queue)
+    def wants(self, channel: str, position: Position) -> bool:
+        """Whether a message on the channel at that position is for this session."""
+        return any(since < position and matches(pattern, channel) for pattern, since in self.subscriptions.items())
+
+    def restart(self, after: Position) -> None:
+        """Go back to a position: what waits is dropped, and is to be offered again."""
         self.queue.clear()
         self.queued_bytes = 0
+        self.position = after
+        self.behind = False
+
+    def offer(self, published: Published, limits: BayeuxLimits) -> bool:
+        """Take the next entry of the stream, unless it was taken before or the session is behind.
+
+        Returns whether there is something new to send.
+        """
+        if published.position <= self.position or self.behind:
+            return False
+        bodies = [self._encoded(each, published.position) for each in published.events]
+        wanted = [body for body in bodies if body is not None]
+        size = sum(map(len, wanted))
+        if self.queue and wanted and self._full(len(wanted), size, limits):
+            self.behind = True
+            return False
+        self.missed = self.missed or published.previous > self.position
+        self.position = published.position
+        self.queue.extend((published.position, body) for body in wanted)
+        self.queued_bytes += size
+        return bool(wanted)
+
+    def _encoded(self, event: Event, position: Position) -> bytes | None:
+        if not self.wants(event.channel, position):
+            return None
+        return event.numbered(position) if self.numbered else event.plain()
+
+    def _full(self, more: int, more_bytes: int, limits: BayeuxLimits) -> bool:
+        return (
+            len(self.queue) + more > limits.max_queued_events
+            or self.queued_bytes + more_bytes > limits.max_queued_bytes
+        )
+
+    def offer_aside(self, event: Event, limits: BayeuxLimits) -> bool:
+        """Take an event that is in no stream; the oldest goes where there are too many."""
+        if not any(matches(pattern, event.channel) for pattern in self.subscriptions):
+            return False
+        self.aside.append(event.plain())
+        while len(self.aside) > limits.max_queued_events:
+            self.aside.popleft()
+        return True
+
+    def take(self) -> list[bytes]:
+        """All that waits, oldest first; the queue is empty afterwards, and counts as sent."""
+        events = [*self.aside, *(body for _, body in self.queue)]
+        self.aside.clear()
+        self.queue.clear()
+        self.queued_bytes = 0
+        self.sent = self.position
         return events

@@ -72,12 +72,16 @@ class Authenticator:
         """
         if authorization is None:
             return await self._by_cookie(cookie) if cookie else None
-        name, password = _basic(authorization)
-        user = await self._passwords.check(name, password)
-        if user is None:
-            raise WrongCredentials("user name or password is wrong")
+        user = await self.check_header(authorization)
         shown = await self._by_cookie(cookie) if cookie else None
         return shown if shown and shown.user.id == user.id else await self._with_session(user)
+
+    async def check_header(self, authorization: str) -> User:
+        """The user that an `Authorization` header proves; makes no session. Raises WrongCredentials, TooManyLogins."""
+        user = await self._passwords.check(*_basic(authorization))
+        if user is None:
+            raise WrongCredentials("user name or password is wrong")
+        return user
 
     async def check(self, name: str, password: str) -> User | None:
         """The user of that name, if the password is right; makes no session. Raises TooManyLogins."""

@@ -11,6 +11,7 @@ from typing import Protocol, cast
 import orjson
 
 from calltag.core.domain.ids import UserId
+from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 
 
@@ -48,6 +49,7 @@ class RedisHttpSessions:
     def __init__(
         self,
         client: RedisClient,
+        batcher: ScriptBatcher,
         prefix: str = "calltag",
         *,
         idle_s: int = 1_800,
@@ -60,7 +62,7 @@ class RedisHttpSessions:
         self._lifetime_s = lifetime_s
         self._clock_s = clock_s
         source = resources.files("calltag.core.identity").joinpath("find_session.lua").read_text(encoding="utf-8")
-        self._find = client.connection.register_script(source)
+        self._find = batcher.source(source)
 
     async def create(self, user: UserId) -> HttpSession:
         session = HttpSession(secrets.token_urlsafe(32), user, secrets.token_urlsafe(24))
@@ -71,8 +73,7 @@ class RedisHttpSessions:
         return session
 
     async def find(self, token: str) -> HttpSession | None:
-        async with self._client.exchange():
-            raw = await self._find(keys=[self._name(token)], args=[self._idle_s * 1_000])
+        raw = await self._find([self._name(token)], [self._idle_s * 1_000])
         if raw is None:
             return None
         record = orjson.loads(cast("bytes", raw))

@@ -20,6 +20,7 @@ from calltag.core.settings.sections import (
     Amqp,
     DirectorySection,
     Embedded,
+    Events,
     Gateway,
     Internal,
     Log,
@@ -72,6 +73,7 @@ class Settings(BaseSettings):
     embedded: Embedded = Embedded()
     gateway: Gateway = Gateway()
     worker: Worker = Worker()
+    events: Events = Events()
     notifier: Notifier = Notifier()
     internal: Internal = Internal()
     directory: DirectorySection = DirectorySection()

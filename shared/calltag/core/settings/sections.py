@@ -120,6 +120,15 @@ class Worker(Section):
     released_call_lifetime_s: Positive = Field(300, description="How long a released call is kept.")
 
 
+class Events(Section):
+    """What is kept for subscribers that come back; the same for all processes."""
+
+    retention_s: Seconds = Field(
+        3_600.0, le=604_800, description="How long a user's events are kept after the last of them."
+    )
+    per_user: int = Field(1_000, ge=10, le=100_000, description="Events kept for one user.")
+
+
 class Notifier(Section):
     """The CometD server."""
 

@@ -6,7 +6,7 @@ What belongs to a partition has it as hash tag, so that one script can change it
 from dataclasses import dataclass
 
 from calltag.core.bus.partitioning import hash_tag
-from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.bus.ports import Partition
 from calltag.core.domain.ids import UserId
 
 
@@ -44,15 +44,31 @@ class Keys:
 
     def calls_of(self, user: UserId) -> str:
         """Set: ids of the user's live calls."""
-        return f"{self.prefix}:user:{user}:calls"
+        return self._of_user(user, "calls")
 
     def nodes_of(self, user: UserId) -> str:
         """Set: nodes with sessions of the user."""
-        return f"{self.prefix}:user:{user}:nodes"
+        return self._of_user(user, "nodes")
 
-    def users_of(self, node: NodeId) -> str:
-        """Set: users with sessions on the node."""
-        return f"{self.prefix}:node:{node}:users"
+    def stream_of(self, user: UserId) -> str:
+        """Stream: the user's recent events, `p` the position before, `e` the event."""
+        return self._of_user(user, "events")
+
+    def added_to(self, user: UserId, subject: str) -> str:
+        """String: version and positions of the event about the subject that was added last to the user's stream."""
+        return self._of_user(user, f"added:{subject}")
+
+    def cometd_session(self, user: UserId, client_id: str) -> str:
+        """Hash: a CometD session of the user's."""
+        return self._of_user(user, f"session:{client_id}")
+
+    def cometd_sessions(self, user: UserId) -> str:
+        """Sorted set: ids of the user's CometD sessions, by their end in milliseconds of the server's clock."""
+        return self._of_user(user, "sessions")
+
+    def _of_user(self, user: UserId, name: str) -> str:
+        """What belongs to a user has the user as hash tag, for the same reason."""
+        return f"{self.prefix}:{{u:{user}}}:{name}"
 
     def workers(self) -> str:
         """Sorted set: workers by the end of their lease, in milliseconds of the server's clock."""
@@ -64,4 +80,4 @@ class Keys:
 
     def idempotency(self, user: UserId, digest: str) -> str:
         """String: the request made under an idempotency key, and its answer."""
-        return f"{self.prefix}:user:{user}:idempotency:{digest}"
+        return self._of_user(user, f"idempotency:{digest}")

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NewType, Protocol, TypeAlias
 
-from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.bus.ports import Partition
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId
@@ -116,30 +116,10 @@ class CallReader(Protocol):
 
 
 class CallIndex(Protocol):
-    """Which users are on which calls, and where the sessions of users are. May raise StoreUnavailable."""
+    """Which users are on which calls. May raise StoreUnavailable."""
 
-    async def settle(self, calls: Sequence[Call], users: Sequence[UserId]) -> Mapping[UserId, Sequence[NodeId]]:
-        """Bring the lists of calls of all these calls' users up to date; return on which nodes the given
-        users have sessions."""
-        ...
-
-
-class NodeRegistry(Protocol):
-    """Which nodes hold sessions of which users. May raise StoreUnavailable.
-
-    A node that died stays in it until a message to it finds no inbox; the broker keeps an inbox for minutes.
-    """
-
-    async def leave(self, node: NodeId) -> None:
-        """The node has no sessions any more."""
-        ...
-
-    async def add(self, node: NodeId, users: Sequence[UserId]) -> None:
-        """From here on, the events of these users go to this node (too). To be repeated within a day."""
-        ...
-
-    async def remove(self, node: NodeId, user: UserId) -> None:
-        """The user has no session on this node any more."""
+    async def settle(self, calls: Sequence[Call]) -> None:
+        """Bring the lists of calls of all these calls' users up to date."""
         ...
 
 

@@ -1,18 +1,15 @@
-"""Registries in Redis: who lives, where users have sessions, which calls users are on."""
+"""Registries in Redis: who lives, which calls users are on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from calltag.core.bus.ports import NodeId
 from calltag.core.domain.call import Call
-from calltag.core.domain.ids import UserId
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import InstallationMismatch, WorkerId
 
 _DAY_MS = 24 * 3600 * 1000
-_CHUNK = 1_000
 SCHEMA = "1"
 
 
@@ -24,7 +21,7 @@ class RedisCallIndex:
         self._client = client
         self._keys = keys
 
-    async def settle(self, calls: Sequence[Call], users: Sequence[UserId]) -> Mapping[UserId, Sequence[NodeId]]:
+    async def settle(self, calls: Sequence[Call]) -> None:
         pipeline = self._client.pipeline()
         for call in calls:
             for user in call.users():
@@ -34,45 +31,6 @@ class RedisCallIndex:
                     pipeline.pexpire(name, _DAY_MS)
                 else:
                     pipeline.srem(name, call.id)
-        own = len(pipeline.command_stack)
-        for user in users:
-            pipeline.smembers(self._keys.nodes_of(user))
-        where = cast(list[set[bytes]], (await self._client.run(pipeline))[own:])
-        return {
-            user: [NodeId(node.decode()) for node in sorted(nodes)] for user, nodes in zip(users, where, strict=True)
-        }
-
-
-class RedisNodeRegistry:
-    """The notifiers' NodeRegistry."""
-
-    def __init__(self, client: RedisClient, keys: Keys) -> None:
-        self._client = client
-        self._keys = keys
-
-    async def leave(self, node: NodeId) -> None:
-        async with self._client.exchange() as connection:
-            users = cast(set[bytes], await connection.smembers(self._keys.users_of(node)))
-        pipeline = self._client.pipeline()
-        for user in users:
-            pipeline.srem(self._keys.nodes_of(UserId(user.decode())), node)
-        pipeline.delete(self._keys.users_of(node))
-        await self._client.run(pipeline)
-
-    async def add(self, node: NodeId, users: Sequence[UserId]) -> None:
-        for first in range(0, len(users), _CHUNK):
-            pipeline = self._client.pipeline()
-            for user in users[first : first + _CHUNK]:
-                pipeline.sadd(self._keys.users_of(node), user)
-                pipeline.sadd(self._keys.nodes_of(user), node)
-                pipeline.pexpire(self._keys.nodes_of(user), _DAY_MS)
-            pipeline.pexpire(self._keys.users_of(node), _DAY_MS)
-            await self._client.run(pipeline)
-
-    async def remove(self, node: NodeId, user: UserId) -> None:
-        pipeline = self._client.pipeline()
-        pipeline.srem(self._keys.nodes_of(user), node)
-        pipeline.srem(self._keys.users_of(node), user)
         await self._client.run(pipeline)
 
 

@@ -34,12 +34,14 @@ class Metrics:
     http_seconds: Histogram = field(init=False)
     requests_refused: Counter = field(init=False)
     events_received: Counter = field(init=False)
-    events_repeated: Counter = field(init=False)
     deliveries: Counter = field(init=False)
     delivery_seconds: Histogram = field(init=False)
     cometd_sessions: Gauge = field(init=False)
     cometd_messages: Counter = field(init=False)
-    cometd_dropped: Counter = field(init=False)
+    cometd_refused: Counter = field(init=False)
+    cometd_resumed: Counter = field(init=False)
+    cometd_swept: Counter = field(init=False)
+    cometd_gaps: Counter = field(init=False)
     check: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
@@ -77,14 +79,16 @@ class Metrics:
 
     def _notifier(self) -> None:
         self.events_received = self._counter("events_received", "Events received from workers.")
-        self.events_repeated = self._counter("events_repeated", "Events that came before and were dropped.")
         self.deliveries = self._counter("deliveries", "Messages handed to CometD sessions.", "channel")
         self.delivery_seconds = self._histogram(
             "delivery_seconds", "From the acceptance of an operation to its delivery.", _LATENCY_S
         )
-        self.cometd_sessions = self._gauge("cometd_sessions", "CometD sessions.")
+        self.cometd_sessions = self._gauge("cometd_sessions", "CometD sessions that this node holds.")
         self.cometd_messages = self._counter("cometd_messages", "Bayeux messages received.")
-        self.cometd_dropped = self._counter("cometd_dropped", "Events dropped from full session queues.")
+        self.cometd_refused = self._counter("cometd_refused", "Bayeux messages refused, by code.", "code")
+        self.cometd_resumed = self._counter("cometd_resumed", "Sessions that came here from another node.")
+        self.cometd_swept = self._counter("cometd_swept", "Silent sessions forgotten.")
+        self.cometd_gaps = self._counter("cometd_gaps", "Gaps before events that came, filled from the stream.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"calltag_{name}", text, labels, registry=self.registry)

@@ -5,6 +5,7 @@ one batch of work has to say to one node.
 """
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Final, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -13,7 +14,7 @@ from calltag.core.bus.ports import NodeId
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, OperationRefused
-from calltag.core.domain.ids import OperationId
+from calltag.core.domain.ids import OperationId, UserId
 from calltag.core.domain.operations import AgentOperation, CallOperation
 from calltag.core.domain.status import StatusCode
 
@@ -43,13 +44,42 @@ class OperationReply(BaseModel):
     call: Call | None = Field(default=None, description="The call after the operation.")
 
 
+class StreamPlace(BaseModel):
+    """Where an event is in the stream of a user with sessions on the node: after the one at `previous`."""
+
+    model_config = _FORM
+    user: UserId
+    event: int = Field(description="Which of the message's events it is, from 0.")
+    position: int
+    previous: int
+
+
+class NoticeKind(StrEnum):
+    """What another node did with a CometD session."""
+
+    MOVED = "moved"
+    CHANGED = "changed"
+    ENDED = "ended"
+
+
+class SessionNotice(BaseModel):
+    """Another node took over a CometD session (in a cycle), changed its subscriptions, or ended it."""
+
+    model_config = _FORM
+    kind: NoticeKind
+    client_id: str
+    cycle: int = 0
+
+
 class NodeMessage(BaseModel):
-    """Events and replies for one node, in the order in which they came about."""
+    """Everything for one node, each kind in the order in which it came about."""
 
     model_config = _FORM
     v: Literal[1] = 1
     events: tuple[CallChanged | DevicesChanged | OperationRefused, ...] = ()
+    places: tuple[StreamPlace, ...] = ()
     replies: tuple[OperationReply, ...] = ()
+    notices: tuple[SessionNotice, ...] = ()
 
 
 M = TypeVar("M")
@@ -84,9 +114,13 @@ EVENT: Final = Form[CallChanged | DevicesChanged | OperationRefused](
 CALL: Final = Form(TypeAdapter(Call))
 AGENT: Final = Form(TypeAdapter(Agent))
 REPLY: Final = Form(TypeAdapter(OperationReply))
+PLACES: Final = Form(TypeAdapter(tuple[StreamPlace, ...]))
 
 
-def node_message(events: Sequence[bytes], replies: Sequence[OperationReply]) -> bytes:
+def node_message(events: Sequence[bytes], places: Sequence[StreamPlace], replies: Sequence[OperationReply]) -> bytes:
     """A NodeMessage of events that are encoded already, so that each is encoded once for all nodes."""
     encoded = b",".join(REPLY.encode(reply) for reply in replies)
-    return b'{"v":1,"events":[' + b",".join(events) + b'],"replies":[' + encoded + b"]}"
+    return b"".join(
+        (b'{"v":1,"events":[', b",".join(events), b'],"places":', PLACES.encode(tuple(places)), b',"replies":[',
+         encoded, b"]}")
+    )  # fmt: skip

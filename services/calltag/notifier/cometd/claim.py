@@ -1,0 +1,46 @@
+"""What a request claims about who sent it, and the proof, which may take a look into the store."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sends a request: the user that it is proven to be of (None: nobody).
+
+    `bearer` says that the proof came with the handshake message itself; `set_cookie` is the Set-Cookie value to answer
+    with, if there is one.
+    """
+
+    user: str | None
+    bearer: bool = False
+    set_cookie: str | None = None
+
+
+@dataclass(slots=True)
+class Claim:
+    """`login` stands for the login that the request shows ("" for none); `look` finds out whose it is."""
+
+    look: Callable[[], Awaitable[Caller]]
+    login: str = ""
+    _looking: asyncio.Future[Caller] | None = field(default=None)
+
+    def caller(self) -> asyncio.Future[Caller]:
+        """The caller; looked for once, from the first call on."""
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self.look())
+        return self._looking
+
+    @property
+    def set_cookie(self) -> str | None:
+        """The Set-Cookie value to answer with, now that the caller was looked for."""
+        found = self._looking is not None and self._looking.done() and not self._looking.cancelled()
+        return self.caller().result().set_cookie if found else None
+
+    def drop(self) -> None:
+        """Nobody wants to know (any more)."""
+        if self._looking is not None:
+            self._looking.cancel()
+            if self._looking.done() and not self._looking.cancelled():
+                self._looking.exception()

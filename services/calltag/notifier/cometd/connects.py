@@ -1,0 +1,298 @@
+"""Connects: a session is held by the node to which its last /meta/connect came.
+
+Source of when a connect is held: Bayeux protocol 1.0 and CometD's own server.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+from weakref import WeakValueDictionary
+
+from calltag.core.bayeux.codec import Message, Reply
+from calltag.core.bayeux.engine import Engine
+from calltag.core.bayeux.extensions.interface import ConnectWish
+from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.session import Held, Session
+from calltag.core.bus.ports import NodeId
+from calltag.core.runtime.waiting import set_within
+from calltag.core.store.cometd_sessions import (
+    Attached,
+    Have,
+    NotProven,
+    Proof,
+    RedisCometdSessions,
+    SessionRecord,
+    is_bearer,
+    user_of,
+)
+from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.notifier.cometd.claim import Claim
+from calltag.notifier.cometd.feeding import Feeding
+from calltag.notifier.cometd.local import Local
+from calltag.notifier.cometd.metrics import HubMetrics
+from calltag.notifier.cometd.residence import Residence
+from calltag.notifier.cometd.side_tasks import SideTasks
+
+Answer = tuple[list[bytes], Reply]
+"""Events, and the reply to the connect that they go with."""
+
+
+class Post(Protocol):
+    """The way to the other nodes."""
+
+    async def tell(self, node: NodeId, notice: SessionNotice) -> None:
+        """Send a notice; if it does not arrive, what it says shows later."""
+        ...
+
+
+class Replaced(Exception):
+    """A newer connect of the session has come meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldConnect:
+    """A connect that waits, with all that its reply needs."""
+
+    session: Session
+    held: Held
+    message: Message
+    arrived_ms: int
+
+
+def monotonic_ms() -> int:
+    """A clock that does not go back."""
+    return time.monotonic_ns() // 1_000_000
+
+
+def wall_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+@dataclass(slots=True)
+class Connects:
+    """The sessions that this node holds, and their connects."""
+
+    node: NodeId
+    engine: Engine
+    store: RedisCometdSessions
+    local: Local
+    feeding: Feeding
+    residence: Residence
+    post: Post
+    metrics: HubMetrics
+    side_tasks: SideTasks
+    clock_ms: Callable[[], int] = monotonic_ms
+    draining: bool = False
+    _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+
+    async def connect(
+        self, message: Message, client_id: str, claim: Claim, *, streaming: bool, alone: bool
+    ) -> Answer | HeldConnect:
+        """Hold the connect, unless it is the first one, not alone, in a hurry, or there is something to tell.
+
+        Raises Fault, Replaced, StoreUnavailable.
+        """
+        arrived_ms = wall_ms()
+        wish = self.engine.connect(message, client_id)
+        # The store answers in order, and so must what is done with the answers.
+        async with self._turns.setdefault(client_id, asyncio.Lock()), self.residence.arrival(str(user_of(client_id))):
+            attached, have = await self._attach(message, client_id, wish, claim)
+            session = self._here(attached, have, streaming=streaming)
+            await self.feeding.catch_up(session)
+        if not self.local.holds(session) or session.cycle != attached.record.cycle:
+            raise Replaced
+        session.interval_ms = wish.interval_ms
+        self.local.expire_at(session, self.clock_ms() + self._lifetime_ms(wish))
+        held = Held(session.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
+        connect = HeldConnect(session, held, message, arrived_ms)
+        tells = session.has_news and not session.pushes
+        if session.cycle == 1 or not alone or wish.timeout_ms == 0 or tells or self.draining:
+            return self._answer(connect)
+        session.held = held
+        return connect
+
+    async def _attach(
+        self, message: Message, client_id: str, wish: ConnectWish, claim: Claim
+    ) -> tuple[Attached, Have | None]:
+        local = self.local.sessions.get(client_id)
+        have = Have(local.cycle, local.position) if local is not None else None
+
+        async def attach(proof: Proof) -> Attached | None:
+            return await self.store.attach(
+                client_id,
+                proof,
+                lifetime_ms=self._lifetime_ms(wish),
+                most=self.feeding.page,
+                acknowledged=wish.acknowledged,
+                again=wish.again,
+                have=have,
+            )
+
+        if claim.login:
+            # Where the login is the session's own, one round trip looks at both.
+            looking = claim.caller()
+            try:
+                attached = await attach(Proof(False, claim.login))
+            except NotProven:
+                await looking
+                self.prove(message, client_id, claim)
+                attached = await attach(Proof(True, claim.login))
+            else:
+                await looking
+                self.prove(message, client_id, claim)
+        else:
+            await claim.caller()
+            self.prove(message, client_id, claim)
+            attached = await attach(Proof(True))
+        if attached is None:
+            raise self.engine.unknown(message)
+        if attached.former != self.node:
+            notice = SessionNotice(kind=NoticeKind.MOVED, client_id=client_id, cycle=attached.record.cycle)
+            self.side_tasks.begin(self.post.tell(attached.former, notice))
+            self.metrics.resumed()
+        return attached, have
+
+    def prove(self, message: Message, client_id: str, claim: Claim) -> None:
+        """Whether the caller, who was looked at, is the session's user. Raises Fault."""
+        caller = claim.caller().result()
+        if caller.user != user_of(client_id) and not (caller.user is None and is_bearer(client_id)):
+            raise self.engine.unknown(message)
+
+    def _here(self, attached: Attached, have: Have | None, *, streaming: bool) -> Session:
+        """The session as it is held here from now on."""
+        record = attached.record
+        session = self.local.sessions.get(record.client_id)
+        if session is None:
+            session = Session(
+                record.client_id, record.user, record.cycle, record.generation, attached.after, record.sent,
+                acknowledges=record.acknowledges,
+            )  # fmt: skip
+            self.local.add(session, attached.after)
+        elif have is None or attached.after != have.position:
+            session.restart(attached.after)
+        session.cycle = record.cycle
+        session.streaming = streaming
+        if session.held is not None:
+            session.held = None
+            self.local.wake([session])
+        self._take_in(session, attached)
+        self.metrics.sessions(len(self.local.sessions))
+        return session
+
+    def _take_in(self, session: Session, attached: Attached) -> None:
+        record: SessionRecord = attached.record
+        session.generation = record.generation
+        session.subscriptions = record.subscriptions
+        session.numbered = record.options.get("numbered") == "1"
+        self.feeding.take_in(session, attached.entries)
+
+    async def look_again(self, client_id: str) -> None:
+        """Subscriptions of a session that is held here changed. Raises StoreUnavailable."""
+        async with self._turns.setdefault(client_id, asyncio.Lock()):
+            session = self.local.sessions.get(client_id)
+            if session is None:
+                return
+            have = Have(session.cycle, session.position)
+            attached = await self.store.look_again(
+                client_id,
+                lifetime_ms=self.engine.limits.timeout_ms + session.interval_ms + self.engine.limits.max_interval_ms,
+                most=self.feeding.page,
+                have=have,
+            )
+            if attached is None or not self.local.holds(session):
+                return
+            if attached.after != have.position:
+                session.restart(attached.after)
+            self._take_in(session, attached)
+            await self.feeding.catch_up(session)
+        if session.has_news:
+            self.local.wake([session])
+
+    # -- answers -------------------------------------------------------------------------------------------------
+
+    def _answer(self, connect: HeldConnect) -> Answer:
+        """All that waits, and the reply; the store is told what was sent."""
+        session = connect.session
+        events = session.take()
+        reply = self.engine.answered(session, connect.held.reply)
+        self._expire_soon(session)
+        self.side_tasks.begin(self._save(session, session.cycle, session.sent))
+        return events, self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
+
+    async def _save(self, session: Session, cycle: int, sent: Position) -> None:
+        lifetime_ms = session.interval_ms + self.engine.limits.max_interval_ms
+        await self.store.save(session.client_id, cycle=cycle, sent=sent, lifetime_ms=lifetime_ms)
+
+    async def hold(self, connect: HeldConnect) -> Answer | None:
+        """Wait until a held connect is to be answered; None if a newer one took its place."""
+        waker = asyncio.Event()
+        self.local.adopt_waker(connect.session, waker)
+        try:
+            while not self.is_due(connect):
+                await set_within(waker, max(0, connect.held.deadline_ms - self.clock_ms()) / 1000)
+                waker.clear()
+        finally:
+            self.local.release_waker(connect.session, waker)
+        return self.finish(connect)
+
+    def is_due(self, connect: HeldConnect) -> bool:
+        """Whether a held connect is to be answered now."""
+        session = connect.session
+        return (
+            session.held is not connect.held
+            or session.ended
+            or self.draining
+            or not self.local.holds(session)
+            or connect.held.deadline_ms <= self.clock_ms()
+            or (session.has_news and not session.pushes)
+        )
+
+    def finish(self, connect: HeldConnect) -> Answer | None:
+        """The answer to a connect that was held; None if a newer one took its place."""
+        session = connect.session
+        if session.ended:
+            reply = self.engine.ended(connect.held.reply)
+            return [], self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
+        if session.held is not connect.held or not self.local.holds(session):
+            return None
+        session.held = None
+        return self._answer(connect)
+
+    def abandon(self, connect: HeldConnect) -> None:
+        """The client of a held connect has gone away: what waits goes on waiting."""
+        session = connect.session
+        if session.held is connect.held:
+            session.held = None
+            self._expire_soon(session)
+
+    # -- the end -------------------------------------------------------------------------------------------------
+
+    def end(self, client_id: str) -> None:
+        """The session has ended: its held connect is answered so."""
+        session = self.local.sessions.get(client_id)
+        if session is not None:
+            session.ended = True
+            self.let_go(session)
+
+    def let_go(self, session: Session) -> None:
+        """Another node holds the session, or nobody does."""
+        if self.local.remove(session):
+            self.residence.leave(session.user)
+        self.metrics.sessions(len(self.local.sessions))
+
+    def sweep(self) -> None:
+        """Forget silent sessions. In the store they end by themselves."""
+        for session in self.local.silent(self.clock_ms()):
+            session.ended = True
+            self.metrics.swept()
+            self.let_go(session)
+
+    def _expire_soon(self, session: Session) -> None:
+        after_ms = session.interval_ms + self.engine.limits.max_interval_ms
+        self.local.expire_at(session, self.clock_ms() + after_ms)
+
+    def _lifetime_ms(self, wish: ConnectWish) -> int:
+        return wish.timeout_ms + wish.interval_ms + self.engine.limits.max_interval_ms

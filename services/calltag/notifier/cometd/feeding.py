@@ -1,0 +1,109 @@
+"""Events on their way into the sessions: as they come over the bus, or read from the users' streams."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from calltag.core.bayeux.events import Event, Published
+from calltag.core.bayeux.feed import Feed, Gap
+from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.session import Session
+from calltag.core.domain.ids import UserId
+from calltag.core.store.user_streams import Entry, UserStreams
+from calltag.notifier.cometd.local import Local
+from calltag.notifier.cometd.metrics import HubMetrics
+from calltag.notifier.cometd.side_tasks import SideTasks
+
+Translate = Callable[[UserId, Entry], Published]
+
+
+@dataclass(slots=True)
+class Feeding:
+    """`translate` makes of a stream's entry what the user is told."""
+
+    local: Local
+    streams: UserStreams
+    translate: Translate
+    limits: BayeuxLimits
+    metrics: HubMetrics
+    side_tasks: SideTasks
+
+    @property
+    def page(self) -> int:
+        """How many entries are read at once."""
+        return self.limits.max_queued_events
+
+    def publish(self, user: UserId, published: Published) -> None:
+        """An event for a user came in; a gap before it is filled from the stream."""
+        feed = self.local.feeds.get(user)
+        if feed is None:
+            return
+        try:
+            self._tell(published.events, feed.accept(published, self.limits))
+        except Gap:
+            self.metrics.gap()
+            self._repair(feed)
+
+    def broadcast(self, event: Event) -> None:
+        """Give an event that is in no stream to all subscribed sessions here."""
+        self._tell([event], [each for each in self.local.sessions.values() if each.offer_aside(event, self.limits)])
+
+    def _tell(self, events: Sequence[Event], sessions: Sequence[Session]) -> None:
+        self.local.wake(sessions)
+        for event in events if sessions else ():
+            self.metrics.delivered(event.channel, len(sessions))
+
+    # -- sessions that read on from where they are ---------------------------------------------------------------
+
+    def take_in(self, session: Session, entries: Sequence[Entry]) -> None:
+        """Give a session what was read for it, at most a page; the user's other sessions get what is new here."""
+        feed = self.local.feeds[session.user]
+        for entry in entries:
+            published = self.translate(UserId(session.user), entry)
+            session.offer(published, self.limits)
+            if published.previous <= feed.head:
+                self._tell(published.events, feed.accept_next(published, self.limits))
+        if len(entries) >= self.page or session.position < feed.head:
+            session.behind = True
+
+    async def catch_up(self, session: Session) -> None:
+        """Read on until there is something to send, or nothing more to read."""
+        while self.local.holds(session) and session.behind and not session.queue:
+            began = session.position
+            entries = await self.streams.read(UserId(session.user), began, self.page)
+            if not self.local.holds(session) or session.position != began:
+                continue
+            session.behind = False
+            if not entries:
+                self._skip(session)
+            self.take_in(session, entries)
+
+    def _skip(self, session: Session) -> None:
+        """What the feed has seen and the session has not is not kept any more."""
+        head = self.local.feeds[session.user].head
+        if session.position < head:
+            session.position, session.missed = head, True
+
+    # -- feeds that missed something -----------------------------------------------------------------------------
+
+    def look_at_all(self) -> None:
+        """Events may have been missed: look at every stream."""
+        for feed in list(self.local.feeds.values()):
+            self._repair(feed)
+
+    def _repair(self, feed: Feed) -> None:
+        feed.look_again = True
+        if not feed.repairing:
+            feed.repairing = True
+            self.side_tasks.begin(self._read_on(feed))
+
+    async def _read_on(self, feed: Feed) -> None:
+        try:
+            while feed.look_again and self.local.feeds.get(feed.user) is feed:
+                feed.look_again = False
+                entries = await self.streams.read(UserId(feed.user), feed.head, self.page)
+                for entry in entries:
+                    published = self.translate(UserId(feed.user), entry)
+                    self._tell(published.events, feed.accept_next(published, self.limits))
+                feed.look_again = feed.look_again or len(entries) >= self.page
+        finally:
+            feed.repairing = False

@@ -1,0 +1,51 @@
+"""Which users' events come to this node: those of users with sessions here."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from calltag.core.domain.ids import UserId
+from calltag.core.store.cometd_sessions import RedisCometdSessions
+from calltag.notifier.cometd.local import Local
+from calltag.notifier.cometd.side_tasks import SideTasks
+
+
+@dataclass(slots=True)
+class Residence:
+    """Arriving registers a user with the node, in the store; the last session that goes ends that.
+
+    The two must not cross.
+    """
+
+    store: RedisCometdSessions
+    local: Local
+    side_tasks: SideTasks
+    _arriving: dict[str, int] = field(default_factory=dict)
+    _leaving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    @asynccontextmanager
+    async def arrival(self, user: str) -> AsyncIterator[None]:
+        """Inside, a session of the user arrives."""
+        leaving = self._leaving.get(user)
+        if leaving is not None:
+            await asyncio.wait({leaving})
+        self._arriving[user] = self._arriving.get(user, 0) + 1
+        try:
+            yield
+        finally:
+            self._arriving[user] -= 1
+            if not self._arriving[user]:
+                del self._arriving[user]
+
+    def leave(self, user: str) -> None:
+        """The user has no session here any more."""
+        if user not in self._leaving:
+            self._leaving[user] = self.side_tasks.begin(self._leave(user))
+
+    async def _leave(self, user: str) -> None:
+        try:
+            if user not in self._arriving and user not in self.local.feeds:
+                await self.store.leave(UserId(user))
+        finally:
+            del self._leaving[user]

@@ -1,0 +1,40 @@
+"""What goes to the subscribers of a channel, with its place in the user's stream."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from calltag.core.bayeux.codec import encode_event
+from calltag.core.bayeux.position import Position
+
+
+@dataclass(slots=True)
+class Event:
+    """One message to clients; it is encoded once, however many sessions it goes to."""
+
+    channel: str
+    data: Mapping[str, object]
+    ext: Mapping[str, object] = field(default_factory=dict)
+    _plain: bytes = b""
+    _numbered: bytes = b""
+
+    def plain(self) -> bytes:
+        """The message as clients know it that do not ask for replay."""
+        if not self._plain:
+            self._plain = encode_event(self.channel, self.data, self.ext)
+        return self._plain
+
+    def numbered(self, position: Position) -> bytes:
+        """The message with `data.event.replayId`, as clients of the replay extension want it."""
+        if not self._numbered:
+            data = {**self.data, "event": {"replayId": position}}
+            self._numbered = encode_event(self.channel, data, self.ext)
+        return self._numbered
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What one entry of a user's stream is to the user's sessions; `previous` is the position of the entry before."""
+
+    position: Position
+    previous: Position
+    events: Sequence[Event] = ()

@@ -1,0 +1,44 @@
+"""The stream of one user as it comes in at a node that holds sessions of the user."""
+
+from dataclasses import dataclass, field
+
+from calltag.core.bayeux.events import Published
+from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.session import Session
+
+
+class Gap(Exception):
+    """Entries between the feed's head and this one did not come: they are to be read from the store first."""
+
+
+@dataclass(slots=True)
+class Feed:
+    """All entries up to `head` were given to the sessions here.
+
+    While it is `repairing`, what is missing is being read; `look_again` says that more has come meanwhile.
+    """
+
+    user: str
+    head: Position
+    sessions: dict[str, Session] = field(default_factory=dict)
+    repairing: bool = False
+    look_again: bool = False
+
+    def accept(self, published: Published, limits: BayeuxLimits) -> list[Session]:
+        """Give the next entry to the sessions; returns those that have something new to send. Raises Gap.
+
+        An entry that came before changes nothing.
+        """
+        if published.position <= self.head:
+            return []
+        if published.previous > self.head:
+            raise Gap
+        return self.accept_next(published, limits)
+
+    def accept_next(self, published: Published, limits: BayeuxLimits) -> list[Session]:
+        """The same for an entry that is known to be next: what was between is not kept any more."""
+        if published.position <= self.head:
+            return []
+        self.head = published.position
+        return [session for session in self.sessions.values() if session.offer(published, limits)]

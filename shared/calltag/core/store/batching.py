@@ -1,0 +1,103 @@
+"""Scripts that share round trips: whatever is called while the loop turns once goes to Redis in one pipeline.
+
+Nothing waits for a batch to fill. When as many pipelines are under way as may be, calls gather until one returns.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha1
+from importlib import resources
+from typing import Final
+
+from redis.exceptions import NoScriptError
+
+from calltag.core.store.client import RedisClient, Script
+from calltag.core.store.ports import StoreError, StoreUnavailable
+
+_UNDER_WAY: Final = 4
+_MOST: Final = 500
+
+
+@dataclass(slots=True)
+class _Call:
+    source: str
+    digest: str
+    keys: Sequence[str]
+    args: Sequence[str | bytes | int]
+    answer: asyncio.Future[object]
+
+
+class ScriptBatcher:
+    """Runs scripts for one process. `round_trips` counts the pipelines that were sent."""
+
+    def __init__(self, client: RedisClient) -> None:
+        self._client = client
+        self._waiting: list[_Call] = []
+        self._senders: set[asyncio.Task[None]] = set()
+        self.round_trips = 0
+
+    def script(self, name: str) -> Script:
+        """The Lua script of that name. Calls raise StoreUnavailable."""
+        folder = resources.files("calltag.core.store").joinpath("lua")
+        return self.source(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8"))
+
+    def source(self, source: str) -> Script:
+        """The script with that text. Calls raise StoreUnavailable."""
+        digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+        async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
+            call = _Call(source, digest, keys, args, asyncio.get_running_loop().create_future())
+            self._waiting.append(call)
+            if len(self._senders) < _UNDER_WAY and len(self._waiting) == 1:
+                self._start()
+            return await call.answer
+
+        return run
+
+    def _start(self) -> None:
+        task = asyncio.create_task(self._send(), name="script-batch")
+        self._senders.add(task)
+        task.add_done_callback(self._senders.discard)
+
+    async def _send(self) -> None:
+        while self._waiting:
+            calls, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+            wanted = [call for call in calls if not call.answer.done()]
+            try:
+                await self._run(wanted)
+            except StoreUnavailable as error:
+                for call in wanted:
+                    _settle(call, error)
+
+    async def _run(self, calls: Sequence[_Call], *, whole: bool = False) -> None:
+        """Send the calls by their scripts' digests, and once more with the whole scripts where they are unknown."""
+        if not calls:
+            return
+        pipeline = self._client.pipeline()
+        for call in calls:
+            if whole:
+                pipeline.eval(call.source, len(call.keys), *call.keys, *call.args)
+            else:
+                pipeline.evalsha(call.digest, len(call.keys), *call.keys, *call.args)
+        async with self._client.exchange():
+            answers: list[object] = await pipeline.execute(raise_on_error=False)
+        self.round_trips += 1
+        unknown = []
+        for call, answer in zip(calls, answers, strict=True):
+            if isinstance(answer, NoScriptError) and not whole:
+                unknown.append(call)
+            else:
+                _settle(call, answer)
+        await self._run(unknown, whole=True)
+
+
+def _settle(call: _Call, answer: object) -> None:
+    if call.answer.done():
+        return
+    if isinstance(answer, StoreError):
+        call.answer.set_exception(answer)
+    elif isinstance(answer, Exception):
+        call.answer.set_exception(StoreUnavailable(f"Redis refused a script: {answer}"))
+    else:
+        call.answer.set_result(answer)

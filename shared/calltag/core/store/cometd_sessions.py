@@ -1,0 +1,309 @@
+"""CometD sessions in Redis: they belong to no node, and every request may come to any.
+
+Of the nodes, one *holds* a session: the one that its last /meta/connect came to. The cycle, which rises with every
+connect, keeps a node that lost the session from writing what it no longer knows.
+"""
+
+import base64
+import binascii
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+from calltag.core.bayeux.position import Position
+from calltag.core.bus.ports import NodeId
+from calltag.core.domain.ids import UserId
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient
+from calltag.core.store.keys import Keys
+from calltag.core.store.user_streams import Entry, position_of
+
+_RANDOM_BYTES: Final = 20
+_RANDOM_LENGTH: Final = 32
+_BEARER: Final = "b"
+_OF_LOGIN: Final = "c"
+_NODE_REGISTERED_MS: Final = 24 * 3_600_000
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRecord:
+    """A session as the store has it. `subscriptions` are by channel, with the position after which its messages are
+    wanted; `confirmed` is what the client has for certain, `sent` what was sent to it."""
+
+    client_id: str
+    user: UserId
+    confirmed: Position
+    sent: Position
+    cycle: int = 0
+    generation: int = 0
+    acknowledges: bool = False
+    options: Mapping[str, str] = field(default_factory=dict)
+    subscriptions: Mapping[str, Position] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """A session that this node holds from here on: its record, and what follows `after` in the user's stream.
+
+    There may be more than `entries` if there are as many as were asked for. `former` is who held it before.
+    """
+
+    record: SessionRecord
+    after: Position
+    entries: Sequence[Entry]
+    former: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Have:
+    """What a node has of a session: the cycle in which it holds it, and the position up to which it has the stream."""
+
+    cycle: int
+    position: Position
+
+
+class TooManySessions(Exception):
+    """The user has as many sessions as a user may have."""
+
+
+class TooManySubscriptions(Exception):
+    """The session has as many subscriptions as it may have."""
+
+
+class NotProven(Exception):
+    """The caller has not shown (yet) to be the session's user."""
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What shows that a caller is the session's user: it was looked at (`known`), or the login is the session's own.
+
+    `login` is a digest that stands for the login; it is remembered with the session, "" for none.
+    """
+
+    known: bool
+    login: str = ""
+
+
+class NotKept(Exception):
+    """Messages are wanted from a position of which the successors are not kept any more."""
+
+    def __init__(self, position: Position) -> None:
+        super().__init__(f"what followed {position} is not kept any more")
+        self.position = position
+
+
+def new_client_id(user: UserId, *, bearer: bool) -> str:
+    """An unguessable id with 160 random bits, in letters and digits; it leads to the place where the session is kept.
+
+    `bearer` says that whoever shows the id needs no other proof: the handshake itself had the credentials.
+    """
+    name = base64.b32encode(user.encode()).decode().rstrip("=")
+    kind = _BEARER if bearer else _OF_LOGIN
+    return kind + (base64.b32encode(secrets.token_bytes(_RANDOM_BYTES)).decode() + name).lower()
+
+
+def is_bearer(client_id: str) -> bool:
+    """Whether the id itself is proof enough where no credentials are shown."""
+    return client_id.startswith(_BEARER)
+
+
+def user_of(client_id: str) -> UserId | None:
+    """The user whose session it is, if it is one; None if it can be no id of a session."""
+    name = client_id[1 + _RANDOM_LENGTH :].upper()
+    try:
+        decoded = base64.b32decode(name + "=" * (-len(name) % 8)).decode()
+    except (binascii.Error, UnicodeError):
+        return None
+    return UserId(decoded) if decoded and client_id.isalnum() else None
+
+
+class RedisCometdSessions:
+    """The sessions of an installation, as one node sees them. Every method may raise StoreUnavailable."""
+
+    def __init__(
+        self, client: RedisClient, batcher: ScriptBatcher, keys: Keys, node: NodeId, *, retention_ms: int = 3_600_000
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._node = node
+        self._retention_ms = retention_ms
+        self._create = batcher.script("session_create")
+        self._attach = batcher.script("session_attach")
+        self._change = batcher.script("session_change")
+        self._save = batcher.script("session_save")
+        self._remove = batcher.script("session_remove")
+
+    async def create(
+        self,
+        client_id: str,
+        *,
+        acknowledges: bool,
+        options: Mapping[str, str],
+        login: str,
+        lifetime_ms: int,
+        most_of_user: int,
+    ) -> SessionRecord:
+        """Begin a session, at the end of the user's stream. Raises TooManySessions."""
+        user = user_of(client_id) or UserId("")
+        fields = {
+            "ack": str(int(acknowledges)),
+            "login": login,
+            **{f"o:{name}": value for name, value in options.items()},
+        }
+        answer = await self._create(
+            [
+                self._keys.cometd_session(user, client_id),
+                self._keys.stream_of(user),
+                self._keys.cometd_sessions(user),
+            ],
+            [client_id, self._node, lifetime_ms, most_of_user, _NODE_REGISTERED_MS, *_flat(fields)],
+        )
+        verdict, *rest = cast("list[bytes]", answer)
+        if verdict == b"full":
+            raise TooManySessions(f"user {user} has {most_of_user} sessions")
+        begins = Position(int(rest[0]))
+        return SessionRecord(client_id, user, begins, begins, acknowledges=acknowledges, options=dict(options))
+
+    async def attach(
+        self,
+        client_id: str,
+        proof: Proof,
+        *,
+        lifetime_ms: int,
+        most: int,
+        acknowledged: tuple[Position, int] | None = None,
+        again: bool = False,
+        have: Have | None = None,
+    ) -> Attached | None:
+        """A connect came: hold the session. None if there is no such session.
+
+        `acknowledged` is position and generation of the client's acknowledgment; `again` says that the client may lack
+        what was sent last, so that it is sent once more. Raises NotProven.
+        """
+        return await self._attached(
+            client_id, proof, lifetime_ms, most, acknowledged, again=again, have=have, connect=True
+        )
+
+    async def look_again(self, client_id: str, *, lifetime_ms: int, most: int, have: Have) -> Attached | None:
+        """Subscriptions changed: see which, and what they want. None if this node does not hold the session."""
+        return await self._attached(
+            client_id, Proof(True), lifetime_ms, most, None, again=False, have=have, connect=False
+        )
+
+    async def _attached(
+        self,
+        client_id: str,
+        proof: Proof,
+        lifetime_ms: int,
+        most: int,
+        acknowledged: tuple[Position, int] | None,
+        *,
+        again: bool,
+        have: Have | None,
+        connect: bool,
+    ) -> Attached | None:
+        user = user_of(client_id)
+        if user is None:
+            return None
+        held = (have.cycle, have.position) if have else ("", 0)
+        answer = await self._attach(
+            self._all_keys(user, client_id),
+            [
+                client_id, self._node, lifetime_ms, _NODE_REGISTERED_MS, most,
+                *(acknowledged or ("", "")), int(again), *held, int(connect), int(proof.known), proof.login,
+            ],
+        )  # fmt: skip
+        verdict, *rest = cast("list[object]", answer)
+        if verdict == b"unproven":
+            raise NotProven
+        if verdict != b"ok":
+            return None
+        fields, after, entries, former = rest
+        return Attached(
+            _record(client_id, user, cast("list[bytes]", fields)),
+            Position(int(cast("bytes", after))),
+            [_entry(each) for each in cast("list[tuple[bytes, list[bytes]]]", entries)],
+            NodeId(cast("bytes", former).decode()),
+        )
+
+    async def subscribe(
+        self, client_id: str, channels: Mapping[str, Position | None], *, lifetime_ms: int, most: int
+    ) -> NodeId | None:
+        """Subscribe to channels, from a position on or (None) from now on; returns who holds the session.
+
+        None if there is no such session. Raises TooManySubscriptions, NotKept.
+        """
+        wanted = {name: "" if since is None else str(since) for name, since in channels.items()}
+        verdict, *rest = await self._changed(client_id, lifetime_ms, most, "add", _flat(wanted))
+        if verdict == b"full":
+            raise TooManySubscriptions(f"a session may have {most} subscriptions")
+        if verdict == b"expired":
+            raise NotKept(Position(int(rest[0])))
+        return NodeId(rest[0].decode()) if verdict == b"ok" else None
+
+    async def unsubscribe(self, client_id: str, channels: Sequence[str], *, lifetime_ms: int) -> NodeId | None:
+        """End subscriptions; returns who holds the session, None if there is no such session."""
+        verdict, *rest = await self._changed(client_id, lifetime_ms, 0, "remove", channels)
+        return NodeId(rest[0].decode()) if verdict == b"ok" else None
+
+    async def _changed(
+        self, client_id: str, lifetime_ms: int, most: int, how: str, channels: Sequence[str]
+    ) -> list[bytes]:
+        user = user_of(client_id)
+        if user is None:
+            return [b"unknown"]
+        keys = [self._keys.cometd_session(user, client_id), self._keys.stream_of(user)]
+        answer = await self._change(keys, [lifetime_ms, most, self._retention_ms, how, *channels])
+        return cast("list[bytes]", answer)
+
+    async def save(self, client_id: str, *, cycle: int, sent: Position, lifetime_ms: int) -> bool:
+        """Remember what was sent in answer to the connect of that cycle; False if the session has moved on."""
+        user = user_of(client_id) or UserId("")
+        keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
+        return bool(await self._save(keys, [client_id, cycle, sent, lifetime_ms]))
+
+    async def remove(self, client_id: str) -> NodeId | None:
+        """End a session; returns who held it, None if there was no such session."""
+        user = user_of(client_id) or UserId("")
+        keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
+        holder = cast("bytes | None", await self._remove(keys, [client_id]))
+        return NodeId(holder.decode()) if holder else None
+
+    async def leave(self, user: UserId) -> None:
+        """No session of the user is held here (any more): the user's events need not come to this node."""
+        async with self._client.exchange() as connection:
+            await connection.srem(self._keys.nodes_of(user), self._node)
+
+    def _all_keys(self, user: UserId, client_id: str) -> list[str]:
+        return [
+            self._keys.cometd_session(user, client_id),
+            self._keys.stream_of(user),
+            self._keys.nodes_of(user),
+            self._keys.cometd_sessions(user),
+        ]
+
+
+def _flat(fields: Mapping[str, str]) -> list[str]:
+    return [part for pair in fields.items() for part in pair]
+
+
+def _record(client_id: str, user: UserId, flat: Sequence[bytes]) -> SessionRecord:
+    fields = {name.decode(): value.decode() for name, value in zip(flat[::2], flat[1::2], strict=True)}
+    return SessionRecord(
+        client_id,
+        user,
+        Position(int(fields["confirmed"])),
+        Position(int(fields["sent"])),
+        int(fields["cycle"]),
+        int(fields["generation"]),
+        fields["ack"] == "1",
+        {name[2:]: value for name, value in fields.items() if name.startswith("o:")},
+        {name[2:]: Position(int(value)) for name, value in fields.items() if name.startswith("s:")},
+    )
+
+
+def _entry(raw: tuple[bytes, Sequence[bytes]]) -> Entry:
+    entry_id, (_, previous, _, event) = raw
+    return Entry(position_of(entry_id), Position(int(previous)), event)

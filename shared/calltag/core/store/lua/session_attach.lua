@@ -1,0 +1,68 @@
+-- A /meta/connect: the session moves to the node that asks, which gets all that the client lacks.
+--
+-- KEYS: session, stream, nodes, the user's sessions. ARGV: session id, node, lifetime in ms, how long a node stays registered in
+-- ms, most entries, position and generation that the client acknowledges ('', '' if it does not), whether to send again what is not
+-- confirmed ('1' or '0'), the cycle in which the node holds the session ('' if it does not) and the position up to which it has the
+-- stream, whether this is a connect ('1') or the holder only looks again after subscriptions changed ('0'), whether the caller is
+-- proven to be the session's user ('1' or '0'), and the login that the caller shows ('' for none), which proves it if it is the session's.
+-- Answers {'unknown'}, {'unproven'}, {'moved'} (a look of a node that is not the holder), or {'ok', fields as they are now, position that the
+-- entries begin after, entries, holder before}.
+local raw = redis.call('HGETALL', KEYS[1])
+if #raw == 0 then return {'unknown'} end
+local session, fresh = {}, {}
+local login = ARGV[13]
+local earliest
+for i = 1, #raw, 2 do
+  session[raw[i]] = raw[i + 1]
+  if string.sub(raw[i], 1, 2) == 'f:' then
+    fresh[string.sub(raw[i], 3)] = raw[i]
+    if not earliest or tonumber(raw[i + 1]) < earliest then earliest = tonumber(raw[i + 1]) end
+  end
+end
+if ARGV[12] ~= '1' and (login == '' or login ~= session.login) then return {'unproven'} end
+local held = session.holder == ARGV[2] and session.cycle == ARGV[9]
+local is_connect = ARGV[11] == '1'
+if not is_connect and not held then return {'moved'} end
+
+-- What the client has for certain.
+local confirmed, sent = tonumber(session.confirmed), tonumber(session.sent)
+local acknowledged = tonumber(ARGV[6])
+if is_connect and session.ack == '1' then
+  if acknowledged and ARGV[7] == session.generation and acknowledged > confirmed and acknowledged <= sent then
+    confirmed = acknowledged
+  end
+elseif is_connect and ARGV[8] ~= '1' then
+  confirmed = sent
+end
+local after = confirmed
+if not is_connect or (held and confirmed >= sent and tonumber(ARGV[10]) > confirmed) then after = tonumber(ARGV[10]) end
+
+-- Subscriptions that are new here, and perhaps want what was: the stream is read again from there, for them alone.
+local changes = {}
+if login ~= '' and login ~= session.login then changes = {'login', login} end
+if earliest and earliest < after then
+  for name, since in pairs(session) do
+    if string.sub(name, 1, 2) == 's:' and not fresh[string.sub(name, 3)] and tonumber(since) < after then
+      changes[#changes + 1] = name
+      changes[#changes + 1] = string.format('%.0f', after)
+    end
+  end
+  after, confirmed, sent = earliest, earliest, earliest
+  changes[#changes + 1] = 'generation'
+  changes[#changes + 1] = (session.generation + 1) % 16
+end
+for _, field in pairs(fresh) do redis.call('HDEL', KEYS[1], field) end
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+if is_connect then redis.call('HINCRBY', KEYS[1], 'cycle', 1) end
+redis.call('HSET', KEYS[1], 'holder', ARGV[2], 'confirmed', string.format('%.0f', confirmed),
+  'sent', string.format('%.0f', sent), unpack(changes))
+redis.call('PEXPIRE', KEYS[1], ARGV[3])
+redis.call('ZADD', KEYS[4], string.format('%.0f', now + ARGV[3]), ARGV[1])
+redis.call('PEXPIRE', KEYS[4], ARGV[4])
+redis.call('SADD', KEYS[3], ARGV[2])
+redis.call('PEXPIRE', KEYS[3], ARGV[4])
+local from = string.format('(%.0f-%.0f', math.floor(after / 100), after % 100)
+local entries = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', ARGV[5])
+return {'ok', redis.call('HGETALL', KEYS[1]), string.format('%.0f', after), entries, session.holder}

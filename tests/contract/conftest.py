@@ -1,0 +1,21 @@
+"""The stores that the contract tests run on."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.embedded import embedded_store
+
+
+@pytest.fixture(params=["redis", "valkey", "fakeredis"])
+async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisClient]:
+    if request.param == "redis":
+        connected = redis_client(request.getfixturevalue("redis_url"))
+        yield connected
+        await connected.close()
+        return
+    async with embedded_store(tmp_path / "data" if request.param == "valkey" else None) as store:
+        assert bool(store.kept_in) == (request.param == "valkey"), store.reason
+        yield store.client

@@ -1,0 +1,319 @@
+"""Users' streams and CometD sessions: the same tests on Redis, on the embedded Valkey and on fakeredis."""
+
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.bus.ports import NodeId
+from calltag.core.domain.ids import UserId
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient
+from calltag.core.store.cometd_sessions import (
+    Attached,
+    Have,
+    NotKept,
+    NotProven,
+    Proof,
+    RedisCometdSessions,
+    TooManySessions,
+    TooManySubscriptions,
+    is_bearer,
+    new_client_id,
+    user_of,
+)
+from calltag.core.store.keys import Keys
+from calltag.core.store.user_streams import Addition, Entry, RedisUserStreams
+
+KEYS = Keys("calltag-test")
+ALICE, BOB = UserId("alice"), UserId("bob")
+ONE, TWO = NodeId("n1"), NodeId("n2")
+PROVEN = Proof(True)
+LIFE_MS = 60_000
+
+
+@pytest.fixture
+def batcher(client: RedisClient) -> ScriptBatcher:
+    return ScriptBatcher(client)
+
+
+@pytest.fixture
+def streams(client: RedisClient, batcher: ScriptBatcher) -> RedisUserStreams:
+    return RedisUserStreams(client, batcher, KEYS)
+
+
+class Nodes:
+    """The sessions as two nodes see them, with the usual arguments filled in."""
+
+    def __init__(self, client: RedisClient, batcher: ScriptBatcher) -> None:
+        self.one = RedisCometdSessions(client, batcher, KEYS, ONE)
+        self.two = RedisCometdSessions(client, batcher, KEYS, TWO)
+
+    async def begin(self, user: UserId = ALICE, *, ack: bool = False, login: str = "") -> str:
+        client_id = new_client_id(user, bearer=False)
+        record = await self.one.create(
+            client_id, acknowledges=ack, options={"x": "1"}, login=login, lifetime_ms=LIFE_MS, most_of_user=3
+        )
+        assert (record.user, record.options, record.acknowledges) == (user, {"x": "1"}, ack)
+        return client_id
+
+    async def subscribe(self, client_id: str, channels: Mapping[str, Position | None], most: int = 9) -> NodeId | None:
+        return await self.one.subscribe(client_id, channels, lifetime_ms=LIFE_MS, most=most)
+
+
+@pytest.fixture
+def nodes(client: RedisClient, batcher: ScriptBatcher) -> Nodes:
+    return Nodes(client, batcher)
+
+
+async def attach(sessions: RedisCometdSessions, client_id: str, **more: object) -> Attached:
+    found = await sessions.attach(client_id, PROVEN, lifetime_ms=LIFE_MS, most=100, **more)  # type: ignore[arg-type]
+    assert found is not None
+    return found
+
+
+def numbered(*numbers: int, subject: str = "call:C") -> list[Addition]:
+    return [Addition(subject, number, b"event-%d" % number) for number in numbers]
+
+
+async def add(streams: RedisUserStreams, *numbers: int, subject: str = "call:C") -> list[Position]:
+    appended = (await streams.append({ALICE: numbered(*numbers, subject=subject)}))[ALICE]
+    return [place.position for place in appended.places if place is not None]
+
+
+def events(entries: Sequence[Entry]) -> list[bytes]:
+    return [entry.event for entry in entries]
+
+
+async def test_events_are_kept_in_order_and_chained(streams: RedisUserStreams) -> None:
+    both = await streams.append({ALICE: numbered(1, 2), BOB: numbered(1)})
+    third = await streams.append({ALICE: numbered(3)})
+    entries = await streams.read(ALICE, BEGINNING, 10)
+    assert events(entries) == [b"event-1", b"event-2", b"event-3"]
+    assert [entry.previous for entry in entries] == [BEGINNING, entries[0].position, entries[1].position]
+    places = [*both[ALICE].places, *third[ALICE].places]
+    assert [(place.position, place.previous) for place in places if place] == [
+        (entry.position, entry.previous) for entry in entries
+    ]
+    assert events(await streams.read(ALICE, entries[0].position, 1)) == [b"event-2"]
+    assert events(await streams.read(BOB, BEGINNING, 10)) == [b"event-1"]
+
+
+async def test_an_event_is_added_once_and_never_after_a_later_one(streams: RedisUserStreams) -> None:
+    first = await streams.append({ALICE: numbered(1, 2)})
+    again = await streams.append({ALICE: numbered(1, 2, 3)})
+    assert again[ALICE].places[0] is None
+    assert again[ALICE].places[1] == first[ALICE].places[1]
+    other = await streams.append({ALICE: numbered(1, subject="call:D")})
+    assert other[ALICE].places[0] is not None
+    assert events(await streams.read(ALICE, BEGINNING, 10)) == [b"event-1", b"event-2", b"event-3", b"event-1"]
+
+
+async def test_a_node_that_is_gone_is_forgotten(streams: RedisUserStreams, nodes: Nodes) -> None:
+    for client_id in (await nodes.begin(), await nodes.begin(BOB)):
+        await attach(nodes.one, client_id)
+        await attach(nodes.two, client_id)
+    await streams.forget(ONE, [ALICE])
+    appended = await streams.append({ALICE: numbered(1), BOB: numbered(1)})
+    assert (appended[ALICE].nodes, appended[BOB].nodes) == ([TWO], [ONE, TWO])
+
+
+async def test_many_events_in_one_millisecond_have_rising_positions(streams: RedisUserStreams) -> None:
+    positions = await add(streams, *range(1, 251))
+    assert positions == sorted(set(positions))
+    assert len(positions) == 250
+    assert max(positions) * 16 < 2**53
+
+
+async def test_a_stream_is_bounded_and_ends(client: RedisClient, batcher: ScriptBatcher) -> None:
+    streams = RedisUserStreams(client, batcher, KEYS, most_events=100, retention_ms=50_000)
+    for first in range(1, 1_001, 50):
+        await add(streams, *range(first, first + 50))
+    assert await client.connection.xlen(KEYS.stream_of(ALICE)) <= 250
+    for name in (KEYS.stream_of(ALICE), KEYS.added_to(ALICE, "call:C")):
+        assert 0 < await client.connection.pttl(name) <= 50_000
+
+
+async def test_a_session_begins_at_the_end_of_the_stream(streams: RedisUserStreams, nodes: Nodes) -> None:
+    await add(streams, 1)
+    client_id = await nodes.begin()
+    assert (await streams.append({ALICE: numbered(2)}))[ALICE].nodes == []
+    attached = await attach(nodes.one, client_id)
+    assert events(attached.entries) == [b"event-2"]
+    assert (attached.record.cycle, attached.record.options) == (1, {"x": "1"})
+
+
+async def test_a_session_moves_with_its_connects(streams: RedisUserStreams, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    first = await attach(nodes.one, client_id)
+    [sent, _] = await add(streams, 1, 2)
+    assert await nodes.one.save(client_id, cycle=first.record.cycle, sent=sent, lifetime_ms=LIFE_MS)
+    moved = await attach(nodes.two, client_id)
+    assert events(moved.entries) == [b"event-2"]
+    assert (moved.former, moved.record.cycle, moved.record.confirmed) == (ONE, 2, sent)
+    assert not await nodes.one.save(client_id, cycle=first.record.cycle, sent=Position(sent + 1), lifetime_ms=LIFE_MS)
+    assert (await streams.append({ALICE: numbered(3)}))[ALICE].nodes == [ONE, TWO]
+    await nodes.one.leave(ALICE)
+    assert (await streams.append({ALICE: numbered(4)}))[ALICE].nodes == [TWO]
+
+
+async def test_what_is_not_confirmed_is_sent_again_on_demand(streams: RedisUserStreams, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await attach(nodes.one, client_id)
+    [one, two] = await add(streams, 1, 2)
+    assert await nodes.one.save(client_id, cycle=1, sent=one, lifetime_ms=LIFE_MS)
+    assert events((await attach(nodes.two, client_id, again=True)).entries) == [b"event-1", b"event-2"]
+    assert await nodes.two.save(client_id, cycle=2, sent=two, lifetime_ms=LIFE_MS)
+    assert events((await attach(nodes.two, client_id, again=True)).entries) == [b"event-1", b"event-2"]
+    assert (await attach(nodes.two, client_id)).entries == []
+    assert (await attach(nodes.two, client_id, again=True)).entries == []
+
+
+async def test_acknowledgments_tell_what_the_client_has(streams: RedisUserStreams, nodes: Nodes) -> None:
+    client_id = await nodes.begin(ack=True)
+    await attach(nodes.one, client_id)
+    [one, two, three] = await add(streams, 1, 2, 3)
+    assert await nodes.one.save(client_id, cycle=1, sent=two, lifetime_ms=LIFE_MS)
+    assert len((await attach(nodes.two, client_id)).entries) == 3
+    assert len((await attach(nodes.two, client_id, acknowledged=(three, 0))).entries) == 3
+    assert len((await attach(nodes.two, client_id, acknowledged=(two, 7))).entries) == 3
+    assert events((await attach(nodes.two, client_id, acknowledged=(one, 0))).entries) == [b"event-2", b"event-3"]
+    assert events((await attach(nodes.two, client_id, acknowledged=(BEGINNING, 0))).entries) == [b"event-2", b"event-3"]
+    assert events((await attach(nodes.two, client_id, acknowledged=(two, 0))).entries) == [b"event-3"]
+
+
+async def test_a_holder_gets_only_what_it_has_not(streams: RedisUserStreams, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await attach(nodes.one, client_id)
+    [one, two] = await add(streams, 1, 2)
+    have = Have(1, two)
+    assert (await attach(nodes.one, client_id, have=have)).after == two
+    elsewhere = await attach(nodes.two, client_id, have=Have(2, two))
+    assert events(elsewhere.entries) == [b"event-1", b"event-2"]
+    assert await nodes.two.save(client_id, cycle=3, sent=one, lifetime_ms=LIFE_MS)
+    again = await attach(nodes.two, client_id, have=Have(3, two), again=True)
+    assert events(again.entries) == [b"event-1", b"event-2"]
+
+
+async def test_a_subscription_holds_from_when_it_was_made(streams: RedisUserStreams, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await attach(nodes.two, client_id)
+    [one] = await add(streams, 1)
+    assert await nodes.subscribe(client_id, {"/a": None}) == TWO
+    [two] = await add(streams, 2)
+    assert await nodes.two.save(client_id, cycle=1, sent=two, lifetime_ms=LIFE_MS)
+    # The holder sent on without knowing of the subscription: what came since is read again.
+    attached = await attach(nodes.two, client_id)
+    assert (attached.after, events(attached.entries)) == (one, [b"event-2"])
+    assert attached.record.subscriptions == {"/a": one}
+    assert attached.record.generation == 1
+    assert await nodes.subscribe(client_id, {"/a": None}) == TWO
+    assert (await attach(nodes.two, client_id)).record.subscriptions == {"/a": one}
+
+
+async def test_what_was_is_read_again_for_the_new_subscription_alone(streams: RedisUserStreams, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await nodes.subscribe(client_id, {"/old": None})
+    await attach(nodes.one, client_id)
+    [one, two, three] = await add(streams, 1, 2, 3)
+    assert await nodes.one.save(client_id, cycle=1, sent=two, lifetime_ms=LIFE_MS)
+    await nodes.subscribe(client_id, {"/new": one})
+    attached = await attach(nodes.one, client_id, have=Have(1, three))
+    assert attached.record.subscriptions == {"/old": three, "/new": one}
+    assert events(attached.entries) == [b"event-2", b"event-3"]
+    again = await attach(nodes.two, client_id, again=True)
+    assert (again.record.subscriptions, again.after) == ({"/old": three, "/new": one}, one)
+
+
+async def test_a_holder_looks_again(streams: RedisUserStreams, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await attach(nodes.one, client_id)
+    [one, two] = await add(streams, 1, 2)
+    await nodes.subscribe(client_id, {"/new": one})
+    look = await nodes.one.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, two))
+    assert look is not None
+    assert (look.record.cycle, look.record.subscriptions, events(look.entries)) == (1, {"/new": one}, [b"event-2"])
+    assert await nodes.two.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, two)) is None
+
+
+async def test_who_asks_for_replay_wants_numbers(streams: RedisUserStreams, nodes: Nodes) -> None:
+    for since, numbers in ((None, None), (Position(-1), "1"), (BEGINNING, "1")):
+        client_id = await nodes.begin()
+        [one] = await add(streams, 1, subject=client_id)
+        await nodes.subscribe(client_id, {"/a": since})
+        record = (await attach(nodes.one, client_id)).record
+        assert record.options.get("numbered") == numbers
+        assert record.subscriptions == {"/a": BEGINNING if since == BEGINNING else one}
+
+
+async def test_subscriptions_end_and_are_bounded(nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await nodes.subscribe(client_id, {"/a": None, "/b": None}, most=2)
+    await nodes.subscribe(client_id, {"/a": None, "/b": None}, most=2)
+    with pytest.raises(TooManySubscriptions):
+        await nodes.subscribe(client_id, {"/a": None, "/c": None}, most=2)
+    assert await nodes.two.unsubscribe(client_id, ["/a", "/none"], lifetime_ms=LIFE_MS) == ONE
+    assert set((await attach(nodes.one, client_id)).record.subscriptions) == {"/b"}
+
+
+async def test_a_position_that_is_not_kept_is_refused(
+    client: RedisClient, streams: RedisUserStreams, nodes: Nodes
+) -> None:
+    client_id = await nodes.begin()
+    with pytest.raises(NotKept):
+        await nodes.subscribe(client_id, {"/a": Position(17)})
+    [one, _, three] = await add(streams, 1, 2, 3)
+    await nodes.subscribe(client_id, {"/a": three, "/b": BEGINNING, "/c": one})
+    with pytest.raises(NotKept):
+        await nodes.subscribe(client_id, {"/d": Position(2**62)})
+    await client.connection.xtrim(KEYS.stream_of(ALICE), maxlen=1, approximate=False)
+    with pytest.raises(NotKept, match=str(one)):
+        await nodes.subscribe(client_id, {"/d": one})
+    assert set((await attach(nodes.one, client_id)).record.subscriptions) == {"/a", "/b", "/c"}
+
+
+async def test_a_session_answers_its_login_and_no_one_else(nodes: Nodes) -> None:
+    client_id = await nodes.begin(login="mine")
+
+    async def with_proof(proof: Proof) -> Attached | None:
+        return await nodes.one.attach(client_id, proof, lifetime_ms=LIFE_MS, most=1)
+
+    for proof in (Proof(False), Proof(False, "other")):
+        with pytest.raises(NotProven):
+            await with_proof(proof)
+    assert await with_proof(Proof(False, "mine"))
+    assert await with_proof(Proof(True, "other"))
+    assert await with_proof(Proof(False, "other"))
+    with pytest.raises(NotProven):
+        await with_proof(Proof(False, "mine"))
+
+
+async def test_sessions_end(client: RedisClient, nodes: Nodes) -> None:
+    ids = [await nodes.begin() for _ in range(3)]
+    with pytest.raises(TooManySessions):
+        await nodes.begin()
+    await attach(nodes.two, ids[0])
+    assert await nodes.one.remove(ids[0]) == TWO
+    assert await nodes.one.remove(ids[0]) is None
+    await nodes.begin()
+    await client.connection.delete(KEYS.cometd_session(ALICE, ids[1]))
+    await client.connection.zadd(KEYS.cometd_sessions(ALICE), {ids[1]: 1})
+    await nodes.begin()
+    assert 0 < await client.connection.pttl(KEYS.cometd_session(ALICE, ids[2])) <= LIFE_MS
+
+
+async def test_what_is_no_session_is_unknown(nodes: Nodes) -> None:
+    for client_id in ("", "x", "c" + "a" * 32, new_client_id(ALICE, bearer=False), "c" + "a" * 32 + "-"):
+        assert await nodes.one.attach(client_id, PROVEN, lifetime_ms=1, most=1) is None
+        assert await nodes.subscribe(client_id, {"/a": None}) is None
+        assert await nodes.one.unsubscribe(client_id, ["/a"], lifetime_ms=1) is None
+        assert await nodes.one.remove(client_id) is None
+        assert not await nodes.one.save(client_id, cycle=1, sent=BEGINNING, lifetime_ms=1)
+
+
+def test_an_id_leads_to_its_user() -> None:
+    for user in ("alice", "ÄÖ@host.example", "x" * 128):
+        client_id = new_client_id(UserId(user), bearer=True)
+        assert (user_of(client_id), is_bearer(client_id), client_id.isalnum()) == (user, True, True)
+    assert not is_bearer(new_client_id(ALICE, bearer=False))
+    assert new_client_id(ALICE, bearer=False) != new_client_id(ALICE, bearer=False)
