@@ -55,6 +55,7 @@ def worker_parts(backends: Backends) -> Assignments:
 async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -> None:
     """Work until `stop` is set, then finish what is in hand, no longer than the drain timeout."""
     assignments = worker_parts(backends)
+    backends.health.checks["partitions"] = assignments.all_consumed
     task = life.supervise("worker", assignments.run(stop))
     await stop.wait()
     await asyncio.wait({task}, timeout=backends.settings.drain_timeout_s)

@@ -51,11 +51,17 @@ class Assignments:
         self._prefetch = prefetch
         self._heartbeat_s = heartbeat_s
         self._held: dict[Partition, _Assignment] = {}
+        self._consumed: set[Partition] = set()
+        self._registered = False
 
     @property
     def partitions(self) -> frozenset[Partition]:
         """The partitions worked on now."""
         return frozenset(self._held)
+
+    def all_consumed(self) -> bool:
+        """Whether every partition that falls to this worker has its consumer (for readiness)."""
+        return self._registered and self.partitions <= self._consumed
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what is in hand and give the partitions back."""
@@ -74,6 +80,7 @@ class Assignments:
             # Nobody can commit while the store is away: to keep what one has does no harm.
             log.warning("lease_not_renewed", reason=str(error))
             return
+        self._registered = True
         mine = owned_by(self._worker, workers, self._partitions)
         if mine != self.partitions:
             log.info("partitions_assigned", partitions=sorted(mine), workers=len(workers))
@@ -100,13 +107,24 @@ class Assignments:
         delays = backoff_s(0.05, 2.0)
         while not released.is_set():
             try:
-                async with self._bus.partition(partition, self._prefetch) as consumer:
-                    await self._make(partition).run(consumer, released)
+                await self._consume(partition, released)
             except Fenced as error:
                 self._metrics.fenced()
                 log.info("partition_fenced", partition=partition, reason=str(error))
             except BusError as error:
-                log.info("partition_interrupted", partition=partition, reason=str(error))
+                log.warning("partition_interrupted", partition=partition, reason=str(error))
+            except Exception:
+                # One partition must not take the others along; what is in hand is delivered again.
+                self._metrics.failed()
+                log.exception("partition_failed", partition=partition)
             else:
                 return
             await set_within(released, next(delays))
+
+    async def _consume(self, partition: Partition, released: asyncio.Event) -> None:
+        async with self._bus.partition(partition, self._prefetch) as consumer:
+            self._consumed.add(partition)
+            try:
+                await self._make(partition).run(consumer, released)
+            finally:
+                self._consumed.discard(partition)

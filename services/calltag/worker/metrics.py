@@ -17,6 +17,10 @@ class WorkerMetrics(Protocol):
         """A partition was taken over."""
         ...
 
+    def failed(self) -> None:
+        """Work on a partition failed for no known reason."""
+        ...
+
     def fenced(self) -> None:
         """A partition was lost to another worker in the middle of work."""
         ...

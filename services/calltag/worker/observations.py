@@ -19,6 +19,9 @@ class WorkerObservations:
     def taken_over(self) -> None:
         self.metrics.takeovers.inc()
 
+    def failed(self) -> None:
+        self.metrics.partitions_failed.inc()
+
     def fenced(self) -> None:
         self.metrics.fenced.inc()
 

@@ -1,19 +1,20 @@
 """The life of one partition in a worker: take over, then batch after batch.
 
 The order within a batch is what the promises rest on: commit, then send, then forget the kept events, then
-acknowledge. Wherever it is cut off, the next owner finds either the operations undone and in the queue, or done with
-their events kept; nothing is lost and nothing is done twice.
+acknowledge. Wherever it is cut off, the next owner (or this one, in doubt) finds either the operations undone and in
+the queue, or done with their events kept; nothing is lost and nothing is done twice.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
 import structlog
 
 from calltag.core.bus.ports import BusRefused, BusUnavailable, Delivery, Partition, PartitionConsumer
+from calltag.core.domain.events import Event
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.runtime.backoff import backoff_s
@@ -71,33 +72,44 @@ class PartitionWorker:
                 await consumer.ack_through(deliveries[-1].tag)
 
     async def _handle(self, messages: Sequence[OperationMessage]) -> None:
-        epoch = await self._owned()
+        delays = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S)
         while messages:
+            epoch = await self._owned()
             try:
-                committed = await self._insist(lambda: self._commit(epoch, messages))
-            except CommitConflict as conflict:
-                # A commit whose answer was lost: what it did shows when the state is loaded again.
-                log.info("commit_conflict", partition=self._partition, reason=str(conflict))
-                continue
-            await self._send(epoch, committed)
-            return
+                committed = await self._commit(epoch, messages)
+            except (CommitConflict, StoreUnavailable) as error:
+                # Whether the commit took place is not known. The partition is taken over anew: that fences off a commit
+                # which is still on its way, and shows the events of one that took place.
+                log.warning("commit_uncertain", partition=self._partition, reason=str(error))
+                self._epoch = None
+                await asyncio.sleep(next(delays))
+            else:
+                await self._send(epoch, committed)
+                return
 
     async def _owned(self) -> Epoch:
-        """The epoch of this ownership; with the first delivery the partition is taken over.
+        """The epoch of this ownership; with the first delivery, and after doubt, the partition is taken over.
 
-        A former owner that is still at work is fenced off from here on. Its events that were committed and perhaps
-        not sent are sent first.
+        A former owner that is still at work is fenced off from here on. Events that were committed and perhaps not
+        sent are sent first.
         """
         if self._epoch is None:
             taken = await self._insist(lambda: self._store.take_over(self._partition))
             self._metrics.taken_over()
             log.info("partition_taken_over", partition=self._partition, epoch=taken.epoch, kept=len(taken.outbox))
             if taken.outbox:
-                events = [(EVENT.decode(raw), raw) for raw in taken.outbox]
+                events = list(self._kept(taken.outbox))
                 await self._insist(lambda: self._outgoing.send((), events, ()))
-                await self._insist(lambda: self._store.sent(self._partition, taken.epoch, len(events)))
+                await self._insist(lambda: self._store.sent(self._partition, taken.epoch, len(taken.outbox)))
             self._epoch = taken.epoch
         return self._epoch
+
+    def _kept(self, outbox: Sequence[bytes]) -> Iterator[tuple[Event, bytes]]:
+        for raw in outbox:
+            try:
+                yield EVENT.decode(raw), raw
+            except WireError as error:
+                log.error("event_unreadable", partition=self._partition, reason=str(error))
 
     async def _commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Committed:
         wanted: dict[str, list[OperationId]] = {}

@@ -29,6 +29,7 @@ class Metrics:
     partitions_owned: Gauge = field(init=False)
     takeovers: Counter = field(init=False)
     fenced: Counter = field(init=False)
+    partitions_failed: Counter = field(init=False)
     node_messages_sent: Counter = field(init=False)
     http_requests: Counter = field(init=False)
     http_seconds: Histogram = field(init=False)
@@ -67,6 +68,9 @@ class Metrics:
         self.partitions_owned = self._gauge("partitions_owned", "Partitions that this worker works on.")
         self.takeovers = self._counter("takeovers", "Partitions taken over.")
         self.fenced = self._counter("fenced", "Times that another worker had taken over in the middle of work.")
+        self.partitions_failed = self._counter(
+            "partitions_failed", "Times that work on a partition failed unexpectedly."
+        )
         self.node_messages_sent = self._counter("node_messages_sent", "Messages sent to notifiers and gateways.")
 
     def _gateway(self) -> None:

@@ -1,0 +1,161 @@
+"""The worker of a partition when the store's answers get lost, or something unforeseen happens."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+
+import orjson
+import pytest
+
+from calltag.core.bayeux.position import BEGINNING
+from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.partitioning import partition_of
+from calltag.core.bus.ports import Partition
+from calltag.core.domain.call import CallType, Leg, LegState
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
+from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
+from calltag.core.domain.outcome import CallLimits
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient
+from calltag.core.store.embedded import embedded_store
+from calltag.core.store.keys import Keys
+from calltag.core.store.ports import Change, CommitConflict, Epoch, StoreUnavailable, WorkerId
+from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
+from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.telemetry.metrics import Metrics
+from calltag.core.wire.messages import OPERATION, OperationMessage
+from calltag.worker.assignments import Assignments
+from calltag.worker.observations import WorkerObservations
+from calltag.worker.outgoing import Outgoing
+from calltag.worker.partition_worker import PartitionWorker
+from parts.eventually import eventually
+
+KEYS = Keys("t")
+ALICE = UserId("alice")
+CALL = CallId("C1")
+PARTITIONS = 2
+HERE = partition_of(CALL, PARTITIONS)
+LIMITS = CallLimits(lambda value: len(orjson.dumps(value)))
+
+
+class Unreliable(RedisStateStore):
+    """Does what it is asked to, and then sometimes says that it did not."""
+
+    faults: Iterator[type[Exception] | None] = iter(())
+
+    async def commit(
+        self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
+    ) -> None:
+        await super().commit(partition, epoch, changes, events)
+        fault = next(self.faults, None)
+        if fault is not None:
+            raise fault("the answer was lost")
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[RedisClient]:
+    async with embedded_store(None) as store:
+        yield store.client
+
+
+async def publish(bus: MemoryBus, number: int, action: CallAction) -> None:
+    operation = CallOperation(OperationId(f"o{number}"), CALL, action, 1, ALICE)
+    await bus.publish_operation(HERE, OPERATION.encode(OperationMessage(operation=operation)), operation.id)
+
+
+async def begin(bus: MemoryBus) -> None:
+    leg = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), ALICE)
+    await publish(bus, 0, CallStarted(ConnId("c"), CallType.INBOUND, "", (leg,)))
+
+
+@contextmanager
+def assignments(bus: MemoryBus, client: RedisClient, store: RedisStateStore) -> Iterator[Assignments]:
+    outgoing = Outgoing(bus, RedisCallIndex(client, KEYS), RedisUserStreams(client, ScriptBatcher(client), KEYS))
+    observations = WorkerObservations(Metrics())
+
+    def make(partition: Partition) -> PartitionWorker:
+        return PartitionWorker(partition, store, outgoing, LIMITS, observations, batch_limit=1)
+
+    yield Assignments(
+        WorkerId("w"),
+        bus,
+        RedisWorkerRegistry(client, KEYS),
+        make,
+        observations,
+        partitions=PARTITIONS,
+        heartbeat_s=0.05,
+    )
+
+
+@asynccontextmanager
+async def working(bus: MemoryBus, client: RedisClient, store: RedisStateStore) -> AsyncIterator[Assignments]:
+    with assignments(bus, client, store) as made:
+        stop = asyncio.Event()
+        running = asyncio.create_task(made.run(stop))
+        try:
+            yield made
+        finally:
+            stop.set()
+            await running
+
+
+async def versions_told(client: RedisClient) -> list[int]:
+    entries = await RedisUserStreams(client, ScriptBatcher(client), KEYS).read(ALICE, BEGINNING, 100)
+    return [orjson.loads(entry.event)["call"]["version"] for entry in entries]
+
+
+@pytest.mark.parametrize("fault", [StoreUnavailable, CommitConflict])
+async def test_events_of_a_commit_whose_answer_is_lost_are_told(client: RedisClient, fault: type[Exception]) -> None:
+    bus, store = MemoryBus(PARTITIONS), Unreliable(client, KEYS)
+    store.faults = iter([None, None, fault, None, fault, fault])
+    await begin(bus)
+    for number in range(1, 8):
+        await publish(bus, number, AttachUserData((("n", number),)))
+    async with working(bus, client, store):
+
+        async def all_told() -> bool:
+            return (await versions_told(client))[-1:] == [8]
+
+        await eventually(all_told)
+    assert await versions_told(client) == list(range(1, 9))
+    call = await RedisCallReader(client, KEYS, PARTITIONS).call(CALL)
+    assert call is not None
+    assert call.user_data.values == {"n": tuple(range(1, 8))}
+    assert (await store.take_over(HERE)).outbox == []
+
+
+async def test_a_kept_event_that_cannot_be_read_holds_nothing_up(client: RedisClient) -> None:
+    bus, store = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS)
+    await client.connection.rpush(KEYS.outbox(HERE), b"{}")
+    await begin(bus)
+    async with working(bus, client, store):
+
+        async def told() -> bool:
+            return await versions_told(client) == [1]
+
+        await eventually(told)
+    assert (await store.take_over(HERE)).outbox == []
+
+
+async def test_a_failure_that_nobody_foresaw_stays_in_its_partition(client: RedisClient) -> None:
+    bus, store = MemoryBus(PARTITIONS), Unreliable(client, KEYS)
+    store.faults = iter([ZeroDivisionError])
+    await begin(bus)
+    async with working(bus, client, store) as made:
+
+        async def told() -> bool:
+            return await versions_told(client) == [1]
+
+        await eventually(told)
+        await eventually(made.all_consumed)
+
+
+async def test_a_worker_is_ready_when_its_partitions_are_consumed(client: RedisClient) -> None:
+    bus, store = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS)
+    with assignments(bus, client, store) as made:
+        assert not made.all_consumed()
+    async with working(bus, client, store) as made:
+        await eventually(made.all_consumed)
+        assert len(made.partitions) == PARTITIONS
+    assert made.partitions == frozenset()
