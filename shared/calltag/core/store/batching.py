@@ -66,7 +66,7 @@ class ScriptBatcher:
             wanted = [call for call in calls if not call.answer.done()]
             try:
                 await self._run(wanted)
-            except StoreUnavailable as error:
+            except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
                 for call in wanted:
                     _settle(call, error)
 

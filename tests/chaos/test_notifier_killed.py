@@ -1,0 +1,131 @@
+"""P3 and P4 under fire: notifiers that are killed lose nothing, and clients never have to shake hands again."""
+
+import asyncio
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from parts.agent import agent
+from parts.eventually import eventually
+from parts.ports import free_port
+from parts.rabbitmq import RabbitMq
+from parts.redis_server import RedisServer
+from parts.system import System, three_processes
+
+OPERATIONS = 240
+NAMES = ("notifier", "second", "third")
+CALLS = "/v2/me/calls"
+
+
+class Wanderer:
+    """A client whose every request goes to another notifier, as by a balancer without stickiness."""
+
+    def __init__(self, http: httpx.AsyncClient, urls: list[str], *, ack: bool) -> None:
+        self._http = http
+        self._urls = itertools.cycle(urls)
+        self._ack = ack
+        self._batch = 0
+        self._client_id = ""
+        self.failures = 0
+        self.messages: list[dict[str, Any]] = []
+
+    async def _send(self, message: dict[str, Any]) -> list[dict[str, Any]]:
+        response = await self._http.post(next(self._urls), json=[message], timeout=40)
+        response.raise_for_status()
+        answer: list[dict[str, Any]] = response.json()
+        assert answer[-1]["successful"], answer[-1]
+        return answer
+
+    async def begin(self) -> None:
+        hello = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
+        [reply] = await self._send(hello | ({"ext": {"ack": True}} if self._ack else {}))
+        self._client_id = reply["clientId"]
+        await self._send({"channel": "/meta/subscribe", "clientId": self._client_id, "subscription": CALLS})
+
+    async def connect_for_ever(self) -> None:
+        """Connect again and again; after a failure at once, saying so as the official client does."""
+        failed = True
+        while True:
+            message: dict[str, Any] = {
+                "channel": "/meta/connect", "clientId": self._client_id, "connectionType": "long-polling",
+            }  # fmt: skip
+            if failed:
+                message["advice"] = {"timeout": 0}
+            if self._ack:
+                message["ext"] = {"ack": self._batch}
+            try:
+                *events, reply = await self._send(message)
+            except httpx.HTTPError:
+                failed = True
+                self.failures += 1
+                continue
+            failed = False
+            self._batch = reply.get("ext", {}).get("ack", 0)
+            self.messages += events
+
+    def versions(self) -> list[int]:
+        """The versions of the call in the order in which they came; repeats, which have the same event id, left out."""
+        seen: dict[str, int] = {}
+        for message in self.messages:
+            told = message["ext"]["calltag"]
+            assert seen.setdefault(told["eventId"], told["version"]) == told["version"]
+        return list(seen.values())
+
+
+@pytest.fixture
+def system(tmp_path: Path, rabbitmq: RabbitMq, redis_server: RedisServer, amqp_prefix: str) -> Iterator[System]:
+    redis_server.clear()
+    with three_processes(tmp_path, rabbitmq.url, redis_server.url, amqp_prefix) as running:
+        yield running
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("signal", ["SIGKILL", "SIGTERM"])
+async def test_sessions_outlive_their_notifiers(system: System, call_id: str, signal: str) -> None:
+    ports = {"notifier": int(system.cometd_url.rpartition(":")[2]), "second": free_port(), "third": free_port()}
+    for name in NAMES[1:]:
+        await asyncio.to_thread(system.start, name, "notifier", port_of="NOTIFIER", port=ports[name])
+    urls = [f"http://127.0.0.1:{port}/genesys/cometd" for port in ports.values()]
+    async with agent(system, "switch") as switch, agent(system, "alice") as alice:
+        wanderers = [
+            Wanderer(alice.http, urls[turn:] + urls[:turn], ack=ack) for turn in range(3) for ack in (True, False)
+        ]
+        for each in wanderers:
+            await each.begin()
+        facts = {"eventId": f"s-{call_id}", "eventType": "CallStarted", "id": call_id,
+                 "parties": [{"phoneNumber": "15000", "state": "Established"}]}  # fmt: skip
+        assert (await switch.post("/switch/events", facts, Prefer="wait=10")).json() == {"statusCode": 0}
+        async with asyncio.TaskGroup() as group:
+            connecting = [group.create_task(each.connect_for_ever()) for each in wanderers]
+
+            async def attach() -> None:
+                for number in range(OPERATIONS):
+                    answer = await alice.operate(call_id, "AttachUserData", userData={"n": number})
+                    assert answer == {"statusCode": 0}
+
+            attaching = group.create_task(attach())
+
+            async def progress(versions: int) -> None:
+                def reached() -> bool:
+                    return all(each.versions()[-1:] >= [versions] for each in wanderers)
+
+                await eventually(reached, within_s=60)
+
+            for turn, name in enumerate(NAMES):
+                await progress(OPERATIONS // 4 * (turn + 1))
+                program = system.programs[name]
+                if signal == "SIGKILL":
+                    program.kill()
+                else:
+                    assert await asyncio.to_thread(program.stop) == 0
+                await asyncio.to_thread(system.start, name, "notifier", port_of="NOTIFIER", port=ports[name])
+            await attaching
+            await progress(OPERATIONS + 1)
+            for task in connecting:
+                task.cancel()
+    for each in wanderers:
+        assert each.versions() == list(range(1, OPERATIONS + 2))
