@@ -1,6 +1,6 @@
 // Drives one official CometD client by lines of JSON: commands on stdin, what happens on stdout.
-//   node driver.mjs <cometd-3|cometd-9>
-// commands: {configure:{url, transport, headers}} {handshake:{ext}} {subscribe:channel} {unsubscribe:channel}
+//   node driver.mjs <cometd-3|cometd-5|cometd-7|cometd-8|cometd-9>
+// commands: {configure:{url, transport, headers, extensions}} {handshake:{ext}} {subscribe:channel} {unsubscribe:channel}
 //           {batch:[channels]} {disconnect:true}
 import { createRequire } from 'node:module';
 import readline from 'node:readline';
@@ -9,9 +9,14 @@ const require = createRequire(import.meta.url);
 const name = process.argv[2];
 const nodeClient = await import('cometd-nodejs-client');
 (nodeClient.adapt ?? nodeClient.default.adapt)();
-const library = name === 'cometd-3' ? require(name) : await import(name);
-const CometD = library.CometD;
+const isModule = ['cometd-8', 'cometd-9'].includes(name);
+const load = async (path, what) => (isModule ? (await import(path))[what] : require(path));
+const CometD = isModule ? await load(name, 'CometD') : require(name).CometD;
 const cometd = new CometD();
+const extensions = {};
+for (const what of ['AckExtension', 'TimeSyncExtension', 'TimeStampExtension']) {
+  extensions[what] = await load(`${name}/${what}.js`, what);
+}
 const subscriptions = new Map();
 const tell = (what, message) => process.stdout.write(JSON.stringify({ what, message }) + '\n');
 
@@ -20,7 +25,8 @@ for (const channel of ['handshake', 'connect', 'subscribe', 'unsubscribe', 'disc
 }
 const subscribe = (channel) => subscriptions.set(channel, cometd.subscribe(channel, (message) => tell('event', message)));
 const commands = {
-  configure({ url, transport, headers }) {
+  configure({ url, transport, headers, extensions: wanted }) {
+    for (const what of wanted ?? []) cometd.registerExtension(what, new extensions[what]());
     for (const type of cometd.getTransportTypes()) {
       if (type !== transport) cometd.unregisterTransport(type);
     }

@@ -37,23 +37,22 @@ class JsClient:
                     message: JSON = told["message"]
                     return message
 
-    async def sign_in(self, url: str, transport: str, user: str) -> JSON:
+    async def sign_in(self, url: str, transport: str, user: str, *extensions: str) -> JSON:
         """Handshake over the transport: Basic where there are request headers, else credentials in the message."""
+        common = {"url": url, "transport": transport, "extensions": extensions}
         if transport == "long-polling":
             credentials = base64.b64encode(f"{user}:demo".encode()).decode()
-            await self.do(
-                configure={"url": url, "transport": transport, "headers": {"Authorization": f"Basic {credentials}"}}
-            )
+            await self.do(configure={**common, "headers": {"Authorization": f"Basic {credentials}"}})
             await self.do(handshake={})
         else:
-            await self.do(configure={"url": url, "transport": transport})
+            await self.do(configure=common)
             await self.do(handshake={"ext": {"authentication": {"username": user, "password": "demo"}}})
         return await self.next("handshake")
 
 
 @asynccontextmanager
 async def js_client(version: str) -> AsyncIterator[JsClient]:
-    """A client of that version: `cometd-3` or `cometd-9`."""
+    """A client of that version, as in `cometd-9`."""
     process = await asyncio.create_subprocess_exec(
         program("node"), str(_FOLDER / "driver.mjs"), version,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 24,
