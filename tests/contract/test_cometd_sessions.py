@@ -134,6 +134,16 @@ async def test_a_stream_is_bounded_and_ends(client: RedisClient, batcher: Script
         assert 0 < await client.connection.pttl(name) <= 50_000
 
 
+async def test_large_events_leave_room_for_few(client: RedisClient, batcher: ScriptBatcher) -> None:
+    streams = RedisUserStreams(client, batcher, KEYS, most_bytes=100_000)
+    for number in range(1, 41):
+        await streams.append({ALICE: [Addition("call:C", number, b"x" * 10_000)]})
+    assert 10 <= await client.connection.xlen(KEYS.stream_of(ALICE)) <= 15
+    await streams.append({ALICE: [Addition("call:C", 41, b"x" * 500_000)]})
+    assert [len(each.event) for each in await streams.read(ALICE, BEGINNING, 100)][-1] == 500_000
+    assert await client.connection.xlen(KEYS.stream_of(ALICE)) <= 2
+
+
 async def test_a_session_begins_at_the_end_of_the_stream(streams: RedisUserStreams, nodes: Nodes) -> None:
     await add(streams, 1)
     client_id = await nodes.begin()

@@ -31,7 +31,12 @@ def worker_parts(backends: Backends) -> Assignments:
     )
     kept = backends.settings.events
     streams = RedisUserStreams(
-        client, backends.batcher, keys, retention_ms=round(kept.retention_s * 1000), most_events=kept.per_user
+        client,
+        backends.batcher,
+        keys,
+        retention_ms=round(kept.retention_s * 1000),
+        most_events=kept.per_user,
+        most_bytes=kept.per_user_bytes,
     )
     outgoing = Outgoing(backends.bus, RedisCallIndex(client, keys), streams)
     limits = CallLimits(lambda value: len(orjson.dumps(value)), settings.max_call_pairs, settings.max_call_bytes)

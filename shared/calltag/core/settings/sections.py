@@ -128,7 +128,8 @@ class Events(Section):
     retention_s: Seconds = Field(
         3_600.0, le=604_800, description="How long a user's events are kept after the last of them."
     )
-    per_user: int = Field(1_000, ge=10, le=100_000, description="Events kept for one user.")
+    per_user: int = Field(1_000, ge=10, le=100_000, description="Events kept for one user, about.")
+    per_user_bytes: int = Field(4_194_304, ge=65_536, description="Bytes of events kept for one user, about.")
 
 
 class Notifier(Section):

@@ -70,7 +70,7 @@ class UserStreams(Protocol):
 
 
 class RedisUserStreams:
-    """Streams in Redis, each with about `most_events`, gone `retention_ms` after its last event."""
+    """Streams in Redis, each with about `most_events` and `most_bytes`, gone `retention_ms` after its last event."""
 
     def __init__(
         self,
@@ -80,11 +80,13 @@ class RedisUserStreams:
         *,
         retention_ms: int = 3_600_000,
         most_events: int = 1_000,
+        most_bytes: int = 4_194_304,
     ) -> None:
         self._client = client
         self._keys = keys
         self._retention_ms = retention_ms
         self._most_events = most_events
+        self._most_bytes = most_bytes
         self._append = batcher.script("append")
 
     async def append(self, additions: Mapping[UserId, Sequence[Addition]]) -> Mapping[UserId, Appended]:
@@ -95,7 +97,7 @@ class RedisUserStreams:
 
     def _appending(self, user: UserId, additions: Sequence[Addition]) -> tuple[list[str], list[str | bytes | int]]:
         keys = [self._keys.stream_of(user), self._keys.nodes_of(user)]
-        arguments: list[str | bytes | int] = [self._retention_ms, self._most_events]
+        arguments: list[str | bytes | int] = [self._retention_ms, self._most_events, self._most_bytes]
         for each in additions:
             keys.append(self._keys.added_to(user, each.subject))
             arguments += (each.version, each.event)
