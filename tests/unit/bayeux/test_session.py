@@ -90,8 +90,9 @@ def test_an_entry_that_is_not_wanted_does_not_fill_the_queue() -> None:
     here = session()
     for each in (1, 2, 3):
         here.offer(entry(each), LIMITS)
-    assert not here.offer(entry(4, 3, Event("/b", {})), LIMITS)
-    assert (here.behind, here.position) == (False, 4)
+    for limits in (LIMITS, BayeuxLimits(max_queued_bytes=5)):
+        assert not here.offer(entry(here.position + 1, here.position, Event("/b", {})), limits)
+    assert (here.behind, here.position) == (False, 5)
 
 
 @pytest.mark.parametrize(("spare", "fits"), [(0, True), (-1, False)])
@@ -138,6 +139,10 @@ def test_a_session_that_restarts_takes_what_follows_again() -> None:
     assert (here.behind, here.position, here.has_news, here.queued_bytes) == (False, 0, False, 0)
     here.offer(entry(1), LIMITS)
     assert numbers(here.take()) == [1]
+    here.restart(Position(5))
+    assert here.sent == 1
+    here.restart(BEGINNING)
+    assert here.sent == 0
 
 
 def test_who_asks_for_replay_finds_ids_in_the_events() -> None:
