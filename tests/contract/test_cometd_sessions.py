@@ -196,12 +196,12 @@ async def test_a_holder_gets_only_what_it_has_not(streams: RedisUserStreams, nod
     client_id = await nodes.begin()
     await attach(nodes.one, client_id)
     [one, two] = await add(streams, 1, 2)
-    have = Have(1, two)
+    have = Have(1, two, BEGINNING)
     assert (await attach(nodes.one, client_id, have=have)).after == two
-    elsewhere = await attach(nodes.two, client_id, have=Have(2, two))
+    elsewhere = await attach(nodes.two, client_id, have=Have(2, two, two))
     assert events(elsewhere.entries) == [b"event-1", b"event-2"]
     assert await nodes.two.save(client_id, cycle=3, sent=one, lifetime_ms=LIFE_MS)
-    again = await attach(nodes.two, client_id, have=Have(3, two), again=True)
+    again = await attach(nodes.two, client_id, have=Have(3, two, one), again=True)
     assert events(again.entries) == [b"event-1", b"event-2"]
 
 
@@ -228,11 +228,34 @@ async def test_what_was_is_read_again_for_the_new_subscription_alone(streams: Re
     [one, two, three] = await add(streams, 1, 2, 3)
     assert await nodes.one.save(client_id, cycle=1, sent=two, lifetime_ms=LIFE_MS)
     await nodes.subscribe(client_id, {"/new": one})
-    attached = await attach(nodes.one, client_id, have=Have(1, three))
-    assert attached.record.subscriptions == {"/old": three, "/new": one}
+    attached = await attach(nodes.one, client_id, have=Have(1, three, two))
+    assert attached.record.subscriptions == {"/old": two, "/new": one}
     assert events(attached.entries) == [b"event-2", b"event-3"]
     again = await attach(nodes.two, client_id, again=True)
-    assert (again.record.subscriptions, again.after) == ({"/old": three, "/new": one}, one)
+    assert (again.record.subscriptions, again.after) == ({"/old": two, "/new": one}, one)
+
+
+async def test_what_waits_at_the_holder_is_read_again_for_the_older_subscriptions(
+    streams: RedisUserStreams, nodes: Nodes
+) -> None:
+    client_id = await nodes.begin()
+    await nodes.subscribe(client_id, {"/old": None})
+    await attach(nodes.one, client_id)
+    [one, two, three] = await add(streams, 1, 2, 3)
+    await nodes.subscribe(client_id, {"/new": two})
+    look = await nodes.one.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, three, one))
+    assert look is not None
+    assert look.record.subscriptions == {"/old": one, "/new": two}
+    assert (look.after, events(look.entries)) == (one, [b"event-2", b"event-3"])
+
+
+async def test_the_holder_knows_best_what_was_sent(streams: RedisUserStreams, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await attach(nodes.one, client_id)
+    [one] = await add(streams, 1)
+    again = await attach(nodes.one, client_id, have=Have(1, one, one), again=True)
+    assert (events(again.entries), again.record.sent) == ([b"event-1"], one)
+    assert (await attach(nodes.two, client_id)).entries == []
 
 
 async def test_a_holder_looks_again(streams: RedisUserStreams, nodes: Nodes) -> None:
@@ -240,10 +263,10 @@ async def test_a_holder_looks_again(streams: RedisUserStreams, nodes: Nodes) -> 
     await attach(nodes.one, client_id)
     [one, two] = await add(streams, 1, 2)
     await nodes.subscribe(client_id, {"/new": one})
-    look = await nodes.one.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, two))
+    look = await nodes.one.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, two, two))
     assert look is not None
     assert (look.record.cycle, look.record.subscriptions, events(look.entries)) == (1, {"/new": one}, [b"event-2"])
-    assert await nodes.two.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, two)) is None
+    assert await nodes.two.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, two, two)) is None
 
 
 async def test_who_asks_for_replay_wants_numbers(streams: RedisUserStreams, nodes: Nodes) -> None:

@@ -16,7 +16,7 @@ from calltag.core.store.embedded import embedded_store
 from calltag.notifier.cometd.claim import Caller, Claim
 from calltag.notifier.cometd.connects import HeldConnect
 from calltag.notifier.cometd.hub import Hub
-from parts.hubs import ForgetfulSessions, Nodes
+from parts.crashing_nodes import ForgetfulSessions, Nodes
 
 T = TypeVar("T")
 NODES = st.sampled_from(["one", "two", "three"])

@@ -1,9 +1,13 @@
-"""CometD hubs without bus and HTTP: several nodes on one store, in one process."""
+"""Notifiers' hubs in one process, on one store, and clients that talk to them without a transport."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
 
 import orjson
+import redis.asyncio
 
 from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.events import Event, Published
@@ -17,115 +21,207 @@ from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
+from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.user_streams import Addition, Entry, RedisUserStreams
 from calltag.core.wire.messages import SessionNotice
-from calltag.notifier.cometd.connects import Connects
+from calltag.notifier.cometd.claim import Caller, Claim
+from calltag.notifier.cometd.connects import Answer, Connects, monotonic_ms
 from calltag.notifier.cometd.feeding import Feeding
-from calltag.notifier.cometd.hub import Hub
+from calltag.notifier.cometd.hub import Hub, Turn
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 
-KEYS = Keys("hubs")
+CALLS = "/v2/me/calls"
+KEYS = Keys("calltag-test")
+HELLO = {"channel": "/meta/handshake", "id": "1", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
 
 
-class NoMetrics:
+@dataclass(frozen=True, slots=True)
+class CountingClient(RedisClient):
+    """A client that counts its exchanges with the store, and may be cut off from it."""
+
+    exchanges: list[str] = field(default_factory=list)
+    cut: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+        if self.cut:
+            raise StoreUnavailable(self.cut[0])
+        self.exchanges.append("")
+        async with RedisClient.exchange(self) as connection:
+            yield connection
+
+
+@dataclass(slots=True)
+class Counts:
     """Implements HubMetrics."""
 
-    def sessions(self, count: int) -> None: ...
+    held: int = 0
+    messages: int = 0
+    gaps: int = 0
+    moves: int = 0
+    silent: int = 0
+    errors: list[str] = field(default_factory=list)
+    deliveries: list[tuple[str, int]] = field(default_factory=list)
 
-    def received(self, messages: int) -> None: ...
+    def sessions(self, count: int) -> None:
+        self.held = count
 
-    def refused(self, error: str) -> None: ...
+    def received(self, messages: int) -> None:
+        self.messages += messages
 
-    def delivered(self, channel: str, sessions: int) -> None: ...
+    def refused(self, error: str) -> None:
+        self.errors.append(error)
 
-    def resumed(self) -> None: ...
+    def delivered(self, channel: str, sessions: int) -> None:
+        self.deliveries.append((channel, sessions))
 
-    def swept(self) -> None: ...
+    def resumed(self) -> None:
+        self.moves += 1
 
-    def gap(self) -> None: ...
+    def swept(self) -> None:
+        self.silent += 1
 
-
-class ForgetfulSessions(RedisCometdSessions):
-    """Loses, on demand, what is to be saved after an answer."""
-
-    forgets = False
-
-    async def save(self, client_id: str, *, cycle: int, sent: Position, lifetime_ms: int) -> bool:
-        return not self.forgets and await super().save(client_id, cycle=cycle, sent=sent, lifetime_ms=lifetime_ms)
-
-
-def translate(_: UserId, entry: Entry) -> Published:
-    """An entry is JSON `{"channel", "data"}`."""
-    told = orjson.loads(entry.event)
-    return Published(entry.position, entry.previous, (Event(told["channel"], told["data"]),))
+    def gap(self) -> None:
+        self.gaps += 1
 
 
-@dataclass
-class Nodes:
-    """The nodes by name; a node that crashed has a successor under the same name."""
+def translate(_user: UserId, entry: Entry) -> Published:
+    """Every entry is one event about calls."""
+    return Published(entry.position, entry.previous, (Event(CALLS, orjson.loads(entry.event)),))
 
-    client: RedisClient
-    limits: BayeuxLimits = field(default_factory=BayeuxLimits)
-    hubs: dict[str, Hub] = field(default_factory=dict)
-    clock_ms: int = 0
-    loses_notices: bool = False
-    _by_id: dict[NodeId, Hub] = field(default_factory=dict)
-    _all: list[Hub] = field(default_factory=list)
-    _count: int = 0
-    _versions: int = 0
 
-    def __post_init__(self) -> None:
+class Node:
+    """One hub with all that it needs. `ahead_ms` is how far its clock is ahead."""
+
+    def __init__(self, name: str, installation: "Installation", limits: BayeuxLimits) -> None:
+        client = installation.client
+        self.name = NodeId(name)
+        self.client = CountingClient(client.connection, client.deadline_s)
         self.batcher = ScriptBatcher(self.client)
-        self.streams = RedisUserStreams(self.client, self.batcher, KEYS)
-
-    def start(self, name: str) -> Hub:
-        """Start a node, or its successor."""
-        self._count += 1
-        node, local, tasks, metrics = NodeId(f"{name}-{self._count}"), Local(), SideTasks(), NoMetrics()
-        store = ForgetfulSessions(self.client, self.batcher, KEYS, node)
-        allowed: Callable[[str, str], bool] = lambda _, channel: channel.startswith("/v2/")  # noqa: E731
-        connects = Connects(
-            node,
-            Engine(self.limits, allowed, (Acknowledgment(), Replay())),
+        self.metrics, self.local, self.side_tasks, self.ahead_ms = Counts(), Local(), SideTasks(), 0
+        store = RedisCometdSessions(self.client, self.batcher, KEYS, self.name)
+        streams = RedisUserStreams(self.client, self.batcher, KEYS)
+        self.feeding = Feeding(self.local, streams, translate, limits, self.metrics, self.side_tasks)
+        self.connects = Connects(
+            self.name,
+            Engine(limits, lambda _, channel: channel.startswith("/v2/"), (Acknowledgment(), Replay())),
             store,
-            local,
-            Feeding(local, self.streams, translate, self.limits, metrics, tasks),
-            Residence(store, local, tasks),
-            self,
-            metrics,
-            tasks,
-            clock_ms=lambda: self.clock_ms,
+            self.local,
+            self.feeding,
+            Residence(store, self.local, self.side_tasks),
+            installation,
+            self.metrics,
+            self.side_tasks,
+            clock_ms=lambda: monotonic_ms() + self.ahead_ms,
         )
-        former = self.hubs.get(name)
-        if former is not None:
-            self._by_id.pop(former.connects.node)
-        hub = self.hubs[name] = self._by_id[node] = Hub(connects, reachable=True)
-        self._all.append(hub)
-        return hub
+        self.hub = Hub(self.connects, reachable=True)
+
+
+class Installation:
+    """Two nodes, the streams that workers write, and the post between nodes, which may lose what it is given."""
+
+    def __init__(self, client: RedisClient, limits: BayeuxLimits) -> None:
+        self.client, self.loses_notices = client, False
+        self.one, self.two = Node("n1", self, limits), Node("n2", self, limits)
+        self.nodes = {node.name: node for node in (self.one, self.two)}
+        self.streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
+        self._numbers = count()
 
     async def tell(self, node: NodeId, notice: SessionNotice) -> None:
-        """Implements Post: between the nodes of this process."""
-        hub = self._by_id.get(node)
-        if hub is not None and not self.loses_notices:
-            await hub.heed(notice)
+        """Implements Post."""
+        if not self.loses_notices:
+            await self.nodes[node].hub.heed(notice)
 
-    async def publish(self, user: UserId, told: Sequence[tuple[str, object]], *, lost: bool = False) -> None:
-        """Add events, each a channel and data, to the user's stream, and tell the nodes, unless that is `lost`."""
-        additions = []
-        for channel, data in told:
-            self._versions += 1
-            additions.append(Addition("subject", self._versions, orjson.dumps({"channel": channel, "data": data})))
-        appended = (await self.streams.append({user: additions}))[user]
-        for node in appended.nodes:
-            hub = self._by_id.get(node)
-            for addition, place in zip(additions, appended.places, strict=True):
-                if hub is not None and place is not None and not lost:
-                    entry = Entry(place.position, place.previous, addition.event)
-                    hub.connects.feeding.publish(user, translate(user, entry))
+    async def publish(self, *numbers: int, user: str = "alice", by_bus: bool = True) -> list[Position]:
+        """Add events to the user's stream; tell the nodes that hold sessions of the user. Returns their positions."""
+        events = [orjson.dumps({"n": number}) for number in numbers]
+        additions = [Addition(f"call:{next(self._numbers)}", 1, event) for event in events]
+        appended = (await self.streams.append({UserId(user): additions}))[UserId(user)]
+        places = [place for place in appended.places if place is not None]
+        for node in appended.nodes if by_bus else ():
+            for place, event in zip(places, events, strict=True):
+                published = translate(UserId(user), Entry(place.position, place.previous, event))
+                self.nodes[node].feeding.publish(UserId(user), published)
+        return [place.position for place in places]
+
+    async def registered(self, user: str = "alice") -> Sequence[NodeId]:
+        """The nodes to which the user's events go."""
+        members: Any = await self.client.connection.smembers(KEYS.nodes_of(UserId(user)))
+        return sorted(NodeId(member.decode()) for member in members)
 
     async def settle(self) -> None:
-        """Wait until nothing is done aside any more."""
-        for hub in self._all:
-            await hub.connects.side_tasks.finish()
+        """Wait until no node does anything aside any more."""
+        for node in self.nodes.values():
+            await node.side_tasks.finish()
+
+
+def numbers(events: Sequence[bytes]) -> list[int]:
+    """What the events say."""
+    return [orjson.loads(event)["data"]["n"] for event in events]
+
+
+@dataclass(slots=True)
+class Client:
+    """A client, and what its requests prove: its user, with a session of its own or by the handshake alone."""
+
+    user: str | None = "alice"
+    bearer: bool = False
+    login: str = ""
+    client_id: str = ""
+
+    async def look(self) -> Caller:
+        return Caller(self.user, bearer=self.bearer)
+
+    async def send(self, node: Node, *messages: object, streaming: bool = False) -> Turn:
+        """One request."""
+        claim = Claim(self.look, self.login)
+        try:
+            return await node.hub.exchange(messages, claim, streaming=streaming)
+        finally:
+            claim.drop()
+
+    async def ask(self, node: Node, channel: str, **more: object) -> dict[str, Any]:
+        """The reply to one message."""
+        [reply] = (await self.send(node, {"channel": channel, "id": "7", "clientId": self.client_id, **more})).replies
+        return reply
+
+    async def shake(self, node: Node, **more: object) -> dict[str, Any]:
+        """Begin a session, if the node lets."""
+        [reply] = (await self.send(node, HELLO | more)).replies
+        self.client_id = str(reply.get("clientId", ""))
+        return reply
+
+    async def subscribe(self, node: Node, subscription: object = CALLS, **more: object) -> dict[str, Any]:
+        return await self.ask(node, "/meta/subscribe", subscription=subscription, **more)
+
+    def connecting(self, **more: object) -> dict[str, object]:
+        message = {"channel": "/meta/connect", "id": "8", "clientId": self.client_id, "connectionType": "long-polling"}
+        return message | more
+
+    async def connect(self, node: Node, **more: object) -> Turn:
+        """A connect, which may be held."""
+        return await self.send(node, self.connecting(**more))
+
+    async def poll(self, node: Node, **more: object) -> tuple[list[int], dict[str, Any]]:
+        """A connect with its answer, however long it takes: what the events say, and the reply."""
+        return await self.finish(node, await self.connect(node, **more))
+
+    async def finish(self, node: Node, turn: Turn) -> tuple[list[int], dict[str, Any]]:
+        """The answer to a connect that was sent."""
+        if turn.held is None:
+            [reply] = turn.replies
+            return numbers(turn.events), reply
+        answer: Answer | None = await node.connects.hold(turn.held)
+        assert answer is not None
+        return numbers(answer[0]), answer[1]
+
+    async def begin(self, node: Node, *, ack: bool = False) -> "Client":
+        """A session that is subscribed and connected for the first time."""
+        assert (await self.shake(node, ext={"ack": ack}))["successful"]
+        assert (await self.subscribe(node))["successful"]
+        events, reply = await self.poll(node)
+        assert (events, reply["successful"]) == ([], True)
+        await node.side_tasks.finish()
+        return self

@@ -2,27 +2,12 @@
 
 import orjson
 import pytest
-from hypothesis import strategies as st
 
-from calltag.core.bayeux.channels import is_name, is_pattern, matches
-from calltag.core.bayeux.codec import CodecError, decode, encode, encode_event
+from calltag.core.bayeux.channels import is_meta, is_name, is_pattern, is_service, matches
+from calltag.core.bayeux.codec import CodecError, can_encode, decode, encode, encode_event
 from calltag.core.bayeux.limits import BayeuxLimits
 
 LIMITS = BayeuxLimits(max_body_bytes=400, max_messages=3, max_depth=5)
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-9, 9) | st.sampled_from(["/meta/connect", "/meta/handshake", "x", "1.0"]),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(
-                ["channel", "clientId", "id", "version", "subscription", "supportedConnectionTypes", "advice"]
-            ),
-            inner,
-            max_size=5,
-        )
-    ),
-    max_leaves=12,
-)
 
 
 def test_one_message_stands_for_an_array() -> None:
@@ -80,3 +65,18 @@ def test_patterns(pattern: str, channel: str, covered: bool) -> None:
 def test_what_is_no_channel(text: str) -> None:
     assert not is_name(text)
     assert not is_pattern(text)
+
+
+def test_service_and_meta_channels_are_told_by_their_beginning() -> None:
+    assert [is_meta(each) for each in ("/meta/x", "/meta", "/metal/x")] == [True, False, False]
+    assert [is_service(each) for each in ("/service/x", "/service", "/services/x")] == [True, False, False]
+
+
+@pytest.mark.parametrize("value", [None, 1.5, 2**64 - 1, -(2**63), "ä", {"a": [1]}, float("nan")])
+def test_what_json_can_say_can_be_answered(value: object) -> None:
+    assert can_encode(value)
+
+
+@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, "\ud800", ["\ud800"], {"\ud800": 1}, object()])
+def test_what_json_cannot_say_is_told_in_advance(value: object) -> None:
+    assert not can_encode(value)

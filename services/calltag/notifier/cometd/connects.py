@@ -118,7 +118,7 @@ class Connects:
         self, message: Message, client_id: str, wish: ConnectWish, claim: Claim
     ) -> tuple[Attached, Have | None]:
         local = self.local.sessions.get(client_id)
-        have = Have(local.cycle, local.position) if local is not None else None
+        have = Have(local.cycle, local.position, local.sent) if local is not None else None
 
         async def attach(proof: Proof) -> Attached | None:
             return await self.store.attach(
@@ -171,8 +171,12 @@ class Connects:
                 acknowledges=record.acknowledges,
             )  # fmt: skip
             self.local.add(session, attached.after)
-        elif have is None or attached.after != have.position:
+        elif have is None or attached.former != self.node or attached.after != have.position:
+            # Another node that held the session meanwhile may have sent what waits here.
             session.restart(attached.after)
+        elif not session.queue:
+            # What was read goes on from where the session is.
+            session.behind = False
         session.cycle = record.cycle
         session.streaming = streaming
         if session.held is not None:
@@ -195,7 +199,7 @@ class Connects:
             session = self.local.sessions.get(client_id)
             if session is None:
                 return
-            have = Have(session.cycle, session.position)
+            have = Have(session.cycle, session.position, session.sent)
             attached = await self.store.look_again(
                 client_id,
                 lifetime_ms=self.engine.limits.timeout_ms + session.interval_ms + self.engine.limits.max_interval_ms,

@@ -23,6 +23,7 @@ class Residence:
     side_tasks: SideTasks
     _arriving: dict[str, int] = field(default_factory=dict)
     _leaving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _put_off: set[str] = field(default_factory=set)
 
     @asynccontextmanager
     async def arrival(self, user: str) -> AsyncIterator[None]:
@@ -37,6 +38,10 @@ class Residence:
             self._arriving[user] -= 1
             if not self._arriving[user]:
                 del self._arriving[user]
+                if user in self._put_off:
+                    # Perhaps no session came after all.
+                    self._put_off.discard(user)
+                    self.leave(user)
 
     def leave(self, user: str) -> None:
         """The user has no session here any more."""
@@ -45,7 +50,9 @@ class Residence:
 
     async def _leave(self, user: str) -> None:
         try:
-            if user not in self._arriving and user not in self.local.feeds:
+            if user in self._arriving:
+                self._put_off.add(user)
+            elif user not in self.local.feeds:
                 await self.store.leave(UserId(user))
         finally:
             del self._leaving[user]

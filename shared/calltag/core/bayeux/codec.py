@@ -52,6 +52,15 @@ def _check_depth(text: bytes, most: int) -> None:
             raise CodecError(f"the request is nested more than {most} deep", too_large=True)
 
 
+def can_encode(value: object) -> bool:
+    """Whether the value can be in an answer: numbers of 64 bits and text that is Unicode, not nested without end."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        return False
+    return True
+
+
 def encode_event(channel: str, data: object, ext: Mapping[str, object] | None = None) -> bytes:
     """A message from server to clients; it never carries a clientId."""
     event: dict[str, object] = {"data": data, "channel": channel}

@@ -11,7 +11,7 @@ from typing import Final
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.channels import CONNECT, HANDSHAKE, is_meta, is_name, is_pattern, is_service
-from calltag.core.bayeux.codec import Message, Reply
+from calltag.core.bayeux.codec import Message, Reply, can_encode
 from calltag.core.bayeux.extensions.interface import (
     Beginning,
     ConnectWish,
@@ -27,6 +27,8 @@ VERSION: Final = "1.0"
 WEBSOCKET: Final = "websocket"
 LONG_POLLING: Final = "long-polling"
 CALLBACK_POLLING: Final = "callback-polling"
+_KNOWN_CONNECTION_TYPES: Final = (WEBSOCKET, LONG_POLLING, CALLBACK_POLLING)
+_VERSIONS: Final = ("1.", "0.9")
 _SHED_INTERVAL_MS: Final = 5_000
 
 
@@ -56,9 +58,11 @@ class Engine:
 
     def handshake(self, message: Message, user: str | None) -> Beginning:
         """What the new session is to be. Raises Fault."""
-        types = message.get("supportedConnectionTypes")
-        if not isinstance(message.get("version"), str):
+        version, types = message.get("version"), message.get("supportedConnectionTypes")
+        if not isinstance(version, str):
             raise self._no_session(message, errors.VERSION_MISSING)
+        if not version.startswith(_VERSIONS):
+            raise self._no_session(message, errors.version_unsupported(version))
         if not isinstance(types, list):
             raise self._no_session(message, errors.CONNECTION_TYPES_MISSING)
         if not any(each in self.connection_types for each in types if isinstance(each, str)):
@@ -118,8 +122,11 @@ class Engine:
 
     def connect(self, message: Message, client_id: str) -> ConnectWish:
         """What a connect asks for. Raises Fault."""
-        if not isinstance(message.get("connectionType"), str):
+        connection_type = message.get("connectionType")
+        if not isinstance(connection_type, str):
             raise Fault(failure(message, errors.CONNECTION_TYPE_MISSING))
+        if connection_type not in _KNOWN_CONNECTION_TYPES:
+            raise Fault(failure(message, errors.CONNECTION_TYPE_UNKNOWN))
         advice = message.get("advice")
         wishes = advice if isinstance(advice, dict) else {}
         timeout, interval = wishes.get("timeout"), wishes.get("interval")
@@ -175,7 +182,7 @@ class Engine:
 
     def not_subscribed(self, message: Message, client_id: str, error: str) -> Fault:
         """A subscription that is refused."""
-        return Fault(failure(message, error) | {"clientId": client_id, "subscription": message["subscription"]})
+        return Fault(failure(message, error) | {"clientId": client_id} | _subscription(message))
 
     def unsubscribe(self, message: Message) -> list[str]:
         """The channels to unsubscribe from. Raises Fault."""
@@ -186,8 +193,7 @@ class Engine:
 
     def done(self, message: Message, client_id: str) -> Reply:
         """The reply to what was carried out; a subscription is repeated as it was sent."""
-        named = {"subscription": message["subscription"]} if "subscription" in message else {}
-        return success(message) | {"clientId": client_id} | named
+        return success(message) | {"clientId": client_id} | _subscription(message)
 
     def publish(self, channel: str, message: Message) -> Reply:
         """Clients publish to the server's own channels only, where nothing listens. Raises Fault."""
@@ -221,7 +227,14 @@ def failure(message: Message, error: str) -> Reply:
 
 def _echo(message: Message) -> Reply:
     """What a reply repeats: the channel, and the id where there was one."""
-    return {name: message[name] for name in ("id", "channel") if isinstance(message.get(name), str | int)}
+    given = {name: message[name] for name in ("id", "channel") if isinstance(message.get(name), str | int)}
+    return {name: value for name, value in given.items() if can_encode(value)}
+
+
+def _subscription(message: Message) -> Reply:
+    """The subscription as it was sent, where there was one."""
+    given = {name: message[name] for name in ("subscription",) if name in message}
+    return given if can_encode(given) else {}
 
 
 def _names(subscription: object) -> list[str] | None:

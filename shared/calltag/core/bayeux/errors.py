@@ -12,9 +12,15 @@ UNAVAILABLE: Final = "503::Service unavailable"
 MESSAGE_INVALID: Final = "400::message_invalid"
 CHANNEL_MISSING: Final = "400::channel_missing"
 CONNECTION_TYPE_MISSING: Final = "400::connection_type_missing"
+CONNECTION_TYPE_UNKNOWN: Final = "400::connection_type_unknown"
 CONNECTION_TYPES_MISSING: Final = "400::supported_connection_types_missing"
 VERSION_MISSING: Final = "400::version_missing"
 SUBSCRIPTION_MISSING: Final = "403::subscription_missing"
+
+
+def version_unsupported(version: str) -> str:
+    """The client speaks another version of the protocol."""
+    return f"300:{_argument(version)}:version_unsupported"
 
 
 def connection_types_unsupported(supported: tuple[str, ...]) -> str:
@@ -53,5 +59,5 @@ def too_many_subscriptions(most: int) -> str:
 
 
 def _argument(text: str) -> str:
-    """An argument must not be mistaken for the separators around it."""
-    return text[:256].replace(":", "").replace(",", "")
+    """An argument must not be mistaken for the separators around it, and has to be Unicode."""
+    return text[:256].replace(":", "").replace(",", "").encode(errors="replace").decode()

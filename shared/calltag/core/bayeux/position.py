@@ -6,6 +6,8 @@ Position = NewType("Position", int)
 """Rises from event to event, with gaps; all of a stream come after 0. It fits what JavaScript keeps exactly."""
 
 BEGINNING: Final = Position(0)
+LARGEST: Final = 2**53
+"""What comes from clients is below this: beyond it JavaScript does not tell numbers apart."""
 GENERATIONS: Final = 16
 
 

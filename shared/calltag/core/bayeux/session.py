@@ -67,10 +67,11 @@ class Session:
         return any(since < position and matches(pattern, channel) for pattern, since in self.subscriptions.items())
 
     def restart(self, after: Position) -> None:
-        """Go back to a position: what waits is dropped, and is to be offered again."""
+        """Go back to a position: what waits is dropped, and what follows is to be offered and sent again."""
         self.queue.clear()
         self.queued_bytes = 0
         self.position = after
+        self.sent = min(self.sent, after)
         self.behind = False
 
     def offer(self, published: Published, limits: BayeuxLimits) -> bool:

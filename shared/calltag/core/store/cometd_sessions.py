@@ -57,10 +57,12 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Have:
-    """What a node has of a session: the cycle in which it holds it, and the position up to which it has the stream."""
+    """What a node has of a session: the cycle in which it holds it, the position up to which it has the stream, and the
+    one up to which it was sent (the store may learn of that later)."""
 
     cycle: int
     position: Position
+    sent: Position
 
 
 class TooManySessions(Exception):
@@ -207,12 +209,13 @@ class RedisCometdSessions:
         user = user_of(client_id)
         if user is None:
             return None
-        held = (have.cycle, have.position) if have else ("", 0)
+        cycle, position, sent = (have.cycle, have.position, have.sent) if have else ("", 0, 0)
         answer = await self._attach(
             self._all_keys(user, client_id),
             [
                 client_id, self._node, lifetime_ms, _NODE_REGISTERED_MS, most,
-                *(acknowledged or ("", "")), int(again), *held, int(connect), int(proof.known), proof.login,
+                *(acknowledged or ("", "")), int(again), cycle, position, int(connect), int(proof.known), proof.login,
+                sent,
             ],
         )  # fmt: skip
         verdict, *rest = cast("list[object]", answer)

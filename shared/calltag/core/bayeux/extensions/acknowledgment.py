@@ -8,7 +8,7 @@ which messages were in which batch.
 from collections.abc import Mapping
 
 from calltag.core.bayeux.extensions.interface import Beginning, ConnectWish, Extension
-from calltag.core.bayeux.position import batch_of, of_batch
+from calltag.core.bayeux.position import LARGEST, batch_of, of_batch
 from calltag.core.bayeux.session import Session
 
 
@@ -24,7 +24,7 @@ class Acknowledgment(Extension):
 
     def connect(self, ext: Mapping[str, object], wish: ConnectWish) -> None:
         batch = ext.get("ack")
-        if type(batch) is int and batch > 0:
+        if type(batch) is int and 0 < batch < LARGEST:
             wish.acknowledged = of_batch(batch)
 
     def connected(self, session: Session, reply_ext: dict[str, object]) -> None:

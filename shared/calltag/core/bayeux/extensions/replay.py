@@ -8,11 +8,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from calltag.core.bayeux.extensions.interface import Beginning, Extension, Refused, SubscribeWish
-from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.bayeux.position import BEGINNING, LARGEST, Position
 
 NEW_ONLY: Final = -1
 ALL: Final = -2
-_LARGEST: Final = 2**53
 
 
 class Replay(Extension):
@@ -32,8 +31,10 @@ class Replay(Extension):
 
 def _position(replay_id: object) -> Position | None:
     """Where to begin; NEW_ONLY stays as it is, so that the store knows that replay was asked for."""
-    if type(replay_id) is not int or not ALL <= replay_id < _LARGEST:
-        raise Refused(invalid(replay_id if isinstance(replay_id, int) else "of another type"))
+    if type(replay_id) is not int:
+        raise Refused(invalid("of another type"))
+    if not ALL <= replay_id < LARGEST:
+        raise Refused(invalid("out of range"))
     return BEGINNING if replay_id == ALL else Position(replay_id)
 
 

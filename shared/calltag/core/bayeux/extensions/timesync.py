@@ -7,6 +7,7 @@ from typing import Final
 
 from calltag.core.bayeux.codec import Message, Reply
 from calltag.core.bayeux.extensions.interface import Extension, ext_of
+from calltag.core.bayeux.position import LARGEST
 
 _ACCURACY_MS: Final = 25
 
@@ -30,4 +31,5 @@ class Timesync(Extension):
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether it is a number to reckon with: not NaN, and small enough for sums to stay within 64 bits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST

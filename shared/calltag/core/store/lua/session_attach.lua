@@ -4,7 +4,8 @@
 -- ms, most entries, position and generation that the client acknowledges ('', '' if it does not), whether to send again what is not
 -- confirmed ('1' or '0'), the cycle in which the node holds the session ('' if it does not) and the position up to which it has the
 -- stream, whether this is a connect ('1') or the holder only looks again after subscriptions changed ('0'), whether the caller is
--- proven to be the session's user ('1' or '0'), and the login that the caller shows ('' for none), which proves it if it is the session's.
+-- proven to be the session's user ('1' or '0'), the login that the caller shows ('' for none), which proves it if it is the session's,
+-- and the position up to which the node has sent the stream.
 -- Answers {'unknown'}, {'unproven'}, {'moved'} (a look of a node that is not the holder), or {'ok', fields as they are now, position that the
 -- entries begin after, entries, holder before}.
 local raw = redis.call('HGETALL', KEYS[1])
@@ -26,6 +27,7 @@ if not is_connect and not held then return {'moved'} end
 
 -- What the client has for certain.
 local confirmed, sent = tonumber(session.confirmed), tonumber(session.sent)
+if held and tonumber(ARGV[14]) > sent then sent = tonumber(ARGV[14]) end
 local acknowledged = tonumber(ARGV[6])
 if is_connect and session.ack == '1' then
   if acknowledged and ARGV[7] == session.generation and acknowledged > confirmed and acknowledged <= sent then
@@ -37,14 +39,19 @@ end
 local after = confirmed
 if not is_connect or (held and confirmed >= sent and tonumber(ARGV[10]) > confirmed) then after = tonumber(ARGV[10]) end
 
--- Subscriptions that are new here, and perhaps want what was: the stream is read again from there, for them alone.
+-- Subscriptions that are new here, and perhaps want what was: the stream is read again from there. The others want what the client
+-- has not: with what waits at the node, that is more than follows `after`.
+local had = confirmed
+if not is_connect and session.ack ~= '1' then had = sent end
 local changes = {}
 if login ~= '' and login ~= session.login then changes = {'login', login} end
 if earliest and earliest < after then
   for name, since in pairs(session) do
-    if string.sub(name, 1, 2) == 's:' and not fresh[string.sub(name, 3)] and tonumber(since) < after then
+    if string.sub(name, 1, 2) == 's:' and not fresh[string.sub(name, 3)] then
+      local from = math.max(tonumber(since), had)
       changes[#changes + 1] = name
-      changes[#changes + 1] = string.format('%.0f', after)
+      changes[#changes + 1] = string.format('%.0f', from)
+      earliest = math.min(earliest, from)
     end
   end
   after, confirmed, sent = earliest, earliest, earliest

@@ -1,0 +1,131 @@
+"""CometD hubs without bus and HTTP: several nodes on one store, in one process."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import orjson
+
+from calltag.core.bayeux.engine import Engine
+from calltag.core.bayeux.events import Event, Published
+from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
+from calltag.core.bayeux.extensions.replay import Replay
+from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.position import Position
+from calltag.core.bus.ports import NodeId
+from calltag.core.domain.ids import UserId
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient
+from calltag.core.store.cometd_sessions import RedisCometdSessions
+from calltag.core.store.keys import Keys
+from calltag.core.store.user_streams import Addition, Entry, RedisUserStreams
+from calltag.core.wire.messages import SessionNotice
+from calltag.notifier.cometd.connects import Connects
+from calltag.notifier.cometd.feeding import Feeding
+from calltag.notifier.cometd.hub import Hub
+from calltag.notifier.cometd.local import Local
+from calltag.notifier.cometd.residence import Residence
+from calltag.notifier.cometd.side_tasks import SideTasks
+
+KEYS = Keys("hubs")
+
+
+class NoMetrics:
+    """Implements HubMetrics."""
+
+    def sessions(self, count: int) -> None: ...
+
+    def received(self, messages: int) -> None: ...
+
+    def refused(self, error: str) -> None: ...
+
+    def delivered(self, channel: str, sessions: int) -> None: ...
+
+    def resumed(self) -> None: ...
+
+    def swept(self) -> None: ...
+
+    def gap(self) -> None: ...
+
+
+class ForgetfulSessions(RedisCometdSessions):
+    """Loses, on demand, what is to be saved after an answer."""
+
+    forgets = False
+
+    async def save(self, client_id: str, *, cycle: int, sent: Position, lifetime_ms: int) -> bool:
+        return not self.forgets and await super().save(client_id, cycle=cycle, sent=sent, lifetime_ms=lifetime_ms)
+
+
+def translate(_: UserId, entry: Entry) -> Published:
+    """An entry is JSON `{"channel", "data"}`."""
+    told = orjson.loads(entry.event)
+    return Published(entry.position, entry.previous, (Event(told["channel"], told["data"]),))
+
+
+@dataclass
+class Nodes:
+    """The nodes by name; a node that crashed has a successor under the same name."""
+
+    client: RedisClient
+    limits: BayeuxLimits = field(default_factory=BayeuxLimits)
+    hubs: dict[str, Hub] = field(default_factory=dict)
+    clock_ms: int = 0
+    loses_notices: bool = False
+    _by_id: dict[NodeId, Hub] = field(default_factory=dict)
+    _all: list[Hub] = field(default_factory=list)
+    _count: int = 0
+    _versions: int = 0
+
+    def __post_init__(self) -> None:
+        self.batcher = ScriptBatcher(self.client)
+        self.streams = RedisUserStreams(self.client, self.batcher, KEYS)
+
+    def start(self, name: str) -> Hub:
+        """Start a node, or its successor."""
+        self._count += 1
+        node, local, tasks, metrics = NodeId(f"{name}-{self._count}"), Local(), SideTasks(), NoMetrics()
+        store = ForgetfulSessions(self.client, self.batcher, KEYS, node)
+        allowed: Callable[[str, str], bool] = lambda _, channel: channel.startswith("/v2/")  # noqa: E731
+        connects = Connects(
+            node,
+            Engine(self.limits, allowed, (Acknowledgment(), Replay())),
+            store,
+            local,
+            Feeding(local, self.streams, translate, self.limits, metrics, tasks),
+            Residence(store, local, tasks),
+            self,
+            metrics,
+            tasks,
+            clock_ms=lambda: self.clock_ms,
+        )
+        former = self.hubs.get(name)
+        if former is not None:
+            self._by_id.pop(former.connects.node)
+        hub = self.hubs[name] = self._by_id[node] = Hub(connects, reachable=True)
+        self._all.append(hub)
+        return hub
+
+    async def tell(self, node: NodeId, notice: SessionNotice) -> None:
+        """Implements Post: between the nodes of this process."""
+        hub = self._by_id.get(node)
+        if hub is not None and not self.loses_notices:
+            await hub.heed(notice)
+
+    async def publish(self, user: UserId, told: Sequence[tuple[str, object]], *, lost: bool = False) -> None:
+        """Add events, each a channel and data, to the user's stream, and tell the nodes, unless that is `lost`."""
+        additions = []
+        for channel, data in told:
+            self._versions += 1
+            additions.append(Addition("subject", self._versions, orjson.dumps({"channel": channel, "data": data})))
+        appended = (await self.streams.append({user: additions}))[user]
+        for node in appended.nodes:
+            hub = self._by_id.get(node)
+            for addition, place in zip(additions, appended.places, strict=True):
+                if hub is not None and place is not None and not lost:
+                    entry = Entry(place.position, place.previous, addition.event)
+                    hub.connects.feeding.publish(user, translate(user, entry))
+
+    async def settle(self) -> None:
+        """Wait until nothing is done aside any more."""
+        for hub in self._all:
+            await hub.connects.side_tasks.finish()

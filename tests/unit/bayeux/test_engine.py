@@ -1,0 +1,356 @@
+"""The rules of the protocol that a message alone can keep or break, one test each."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from calltag.core.bayeux import errors
+from calltag.core.bayeux.engine import Engine, Fault, handshake_in
+from calltag.core.bayeux.extensions.interface import (
+    Beginning,
+    ConnectWish,
+    Extension,
+    Refused,
+    SubscribeWish,
+)
+from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.session import Session
+
+LIMITS = BayeuxLimits(timeout_ms=1_000, interval_ms=5, max_interval_ms=100)
+ENGINE = Engine(LIMITS, lambda user, channel: user == "alice" and channel.startswith("/v2/"))
+HELLO = {"channel": "/meta/handshake", "id": "1", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
+CONNECT = {"channel": "/meta/connect", "id": "2", "clientId": "c1", "connectionType": "long-polling"}
+SUBSCRIBE = {"channel": "/meta/subscribe", "id": "3", "clientId": "c1", "subscription": "/v2/me/calls"}
+CALLS = "/v2/me/calls"
+
+
+def fault(call: Callable[[], object]) -> dict[str, Any]:
+    """The reply of a message that is refused."""
+    with pytest.raises(Fault) as refused:
+        call()
+    assert refused.value.reply["successful"] is False
+    return refused.value.reply
+
+
+def session(**more: Any) -> Session:
+    return Session("c1", "alice", 1, 0, Position(0), Position(0), **more)
+
+
+# -- handshake ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_handshake_is_found_among_the_messages() -> None:
+    assert handshake_in([3, {"channel": "/meta/connect"}, HELLO, HELLO | {"id": "9"}]) is HELLO
+    assert handshake_in([3, {"channel": "/meta/connect"}, "/meta/handshake"]) is None
+
+
+def test_a_handshake_is_answered_with_all_that_a_session_needs() -> None:
+    beginning = ENGINE.handshake(HELLO, "alice")
+    assert ENGINE.begun(HELLO, "c1", beginning) == {
+        "channel": "/meta/handshake",
+        "id": "1",
+        "successful": True,
+        "version": "1.0",
+        "minimumVersion": "1.0",
+        "supportedConnectionTypes": ["websocket", "long-polling"],
+        "clientId": "c1",
+        "advice": {"reconnect": "retry", "interval": 5, "timeout": 1_000},
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"version": None}, "400::version_missing"),
+        ({"version": 1.0}, "400::version_missing"),
+        ({"version": ""}, "300::version_unsupported"),
+        ({"version": "2.0"}, "300:2.0:version_unsupported"),
+        ({"version": "10.0"}, "300:10.0:version_unsupported"),
+        ({"version": "0.8"}, "300:0.8:version_unsupported"),
+        ({"version": "2:0,\ud800"}, "300:20?:version_unsupported"),
+        ({"supportedConnectionTypes": None}, "400::supported_connection_types_missing"),
+        ({"supportedConnectionTypes": "long-polling"}, "400::supported_connection_types_missing"),
+        ({"supportedConnectionTypes": []}, "301:websocket,long-polling:connection_types_unsupported"),
+        ({"supportedConnectionTypes": ["iframe", 1]}, "301:websocket,long-polling:connection_types_unsupported"),
+    ],
+)
+def test_a_handshake_that_lacks_something_is_refused_for_good(change: dict[str, object], error: str) -> None:
+    reply = fault(lambda: ENGINE.handshake(HELLO | change, "alice"))
+    assert reply["error"] == error
+    assert reply["advice"] == {"reconnect": "none", "interval": 0, "timeout": 1_000}
+    assert (reply["id"], reply["version"]) == ("1", "1.0")
+    assert reply["supportedConnectionTypes"] == ["websocket", "long-polling"]
+    assert "clientId" not in reply
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.0beta", "1.1", "0.9", "0.9.5"])
+def test_older_and_newer_versions_of_the_same_protocol_are_taken(version: str) -> None:
+    assert ENGINE.handshake(HELLO | {"version": version}, "alice") == Beginning()
+
+
+@pytest.mark.parametrize("least", ["0.9", "1.0beta", "7", 7, None, ["x"]])
+def test_the_least_version_of_a_client_is_taken_as_anything(least: object) -> None:
+    assert ENGINE.handshake(HELLO | {"minimumVersion": least}, "alice") == Beginning()
+
+
+def test_one_connection_type_in_common_suffices() -> None:
+    types = ["iframe", "callback-polling", "websocket"]
+    assert ENGINE.handshake(HELLO | {"supportedConnectionTypes": types}, "alice") == Beginning()
+
+
+def test_nobody_begins_no_session() -> None:
+    reply = fault(lambda: ENGINE.handshake(HELLO, None))
+    assert (reply["error"], reply["advice"]["reconnect"]) == (errors.UNAUTHORIZED, "none")
+
+
+def test_a_busy_server_asks_to_come_back() -> None:
+    reply = ENGINE.busy(HELLO, errors.UNAVAILABLE).reply
+    assert reply["error"] == errors.UNAVAILABLE
+    assert reply["advice"] == {"reconnect": "handshake", "interval": 5_000, "timeout": 1_000}
+
+
+# -- any message -------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_without_a_channel_spoils_no_neighbour() -> None:
+    assert fault(lambda: ENGINE.channel_of(3)) == {"successful": False, "error": errors.MESSAGE_INVALID}
+    for channel in (None, "", 7, [CALLS]):
+        reply = fault(lambda channel=channel: ENGINE.channel_of({"id": "4", "channel": channel}))  # type: ignore[misc]
+        assert (reply["id"], reply["error"]) == ("4", errors.CHANNEL_MISSING)
+    assert ENGINE.channel_of(CONNECT) == ("/meta/connect", CONNECT)
+
+
+@pytest.mark.parametrize("message_id", ["7", 7, "ä", 2**64 - 1, -(2**63)])
+def test_an_id_is_repeated_as_it_was_sent(message_id: object) -> None:
+    reply = ENGINE.done({"channel": "/meta/disconnect", "id": message_id}, "c1")
+    assert reply == {"channel": "/meta/disconnect", "id": message_id, "successful": True, "clientId": "c1"}
+
+
+@pytest.mark.parametrize("message_id", [None, 1.5, ["7"], {}, 2**64, "\ud800"])
+def test_an_id_that_no_reply_can_have_is_left_out(message_id: object) -> None:
+    assert "id" not in ENGINE.done({"channel": "/meta/disconnect", "id": message_id}, "c1")
+
+
+def test_an_unknown_session_is_told_to_shake_hands_again_in_answer_to_a_connect_only() -> None:
+    reply = fault(lambda: raise_(ENGINE.unknown(CONNECT)))
+    assert (reply["error"], reply["id"]) == ("402::Unknown client", "2")
+    assert reply["advice"] == {"reconnect": "handshake", "interval": 0, "timeout": 1_000}
+    assert "advice" not in ENGINE.unknown(SUBSCRIBE).reply
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
+# -- connect -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_connect_is_held_as_long_as_the_server_says() -> None:
+    assert ENGINE.connect(CONNECT, "c1") == ConnectWish("c1", timeout_ms=1_000, interval_ms=5, again=False)
+
+
+def test_a_client_may_name_other_times_for_one_connect() -> None:
+    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": 10, "interval": 20}}, "c1")
+    assert wish == ConnectWish("c1", timeout_ms=10, interval_ms=20, again=False)
+
+
+def test_a_client_holds_no_connect_and_rests_no_longer_than_the_server_allows() -> None:
+    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": 2**70, "interval": 2**70}}, "c1")
+    assert (wish.timeout_ms, wish.interval_ms) == (1_000, 10_000)
+
+
+@pytest.mark.parametrize("time", [-1, True, 0.5, "0", None, [0]])
+def test_times_that_are_none_count_as_unsaid(time: object) -> None:
+    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": time, "interval": time}}, "c1")
+    assert (wish.timeout_ms, wish.interval_ms, wish.again) == (1_000, 5, False)
+    assert ENGINE.connect(CONNECT | {"advice": time}, "c1").timeout_ms == 1_000
+
+
+def test_a_connect_in_a_hurry_may_lack_what_was_sent_last() -> None:
+    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": 0}}, "c1")
+    assert (wish.timeout_ms, wish.again) == (0, True)
+
+
+@pytest.mark.parametrize("kind", ["websocket", "long-polling", "callback-polling"])
+def test_known_connection_types_are_taken(kind: str) -> None:
+    assert ENGINE.connect(CONNECT | {"connectionType": kind}, "c1").client_id == "c1"
+
+
+@pytest.mark.parametrize(
+    ("kind", "error"),
+    [
+        (None, "400::connection_type_missing"),
+        (["long-polling"], "400::connection_type_missing"),
+        ("", "400::connection_type_unknown"),
+        ("Long-Polling", "400::connection_type_unknown"),
+        ("long-pollingx", "400::connection_type_unknown"),
+        ("iframe", "400::connection_type_unknown"),
+    ],
+)
+def test_other_connection_types_are_refused(kind: object, error: str) -> None:
+    reply = fault(lambda: ENGINE.connect(CONNECT | {"connectionType": kind}, "c1"))
+    assert (reply["error"], reply["id"], reply["channel"]) == (error, "2", "/meta/connect")
+
+
+def test_every_advice_is_whole() -> None:
+    assert ENGINE.connected(CONNECT, "c1") == {
+        "channel": "/meta/connect",
+        "id": "2",
+        "successful": True,
+        "clientId": "c1",
+        "advice": {"reconnect": "retry", "interval": 5, "timeout": 1_000},
+    }
+
+
+def test_the_end_of_a_session_ends_its_connects_for_good() -> None:
+    reply = ENGINE.ended(ENGINE.connected(CONNECT, "c1"))
+    assert reply["advice"] == {"reconnect": "none", "interval": 0, "timeout": 1_000}
+    assert reply["successful"] is True
+
+
+def test_a_client_is_told_once_that_it_missed_something() -> None:
+    told = session(missed=True)
+    first = ENGINE.answered(told, ENGINE.connected(CONNECT, "c1"))
+    assert first["ext"] == {"calltag": {"missed": True}}
+    assert "ext" not in ENGINE.answered(told, ENGINE.connected(CONNECT, "c1"))
+
+
+# -- subscribe, unsubscribe --------------------------------------------------------------------------------------------
+
+
+def test_a_subscription_is_one_name_or_several() -> None:
+    assert ENGINE.subscribe(SUBSCRIBE, "c1", "alice") == SubscribeWish("c1", {CALLS: None})
+    both = SUBSCRIBE | {"subscription": [CALLS, "/v2/me/**"]}
+    assert ENGINE.subscribe(both, "c1", "alice").channels == {CALLS: None, "/v2/me/**": None}
+    assert ENGINE.unsubscribe(SUBSCRIBE) == [CALLS]
+    assert ENGINE.unsubscribe(both) == [CALLS, "/v2/me/**"]
+
+
+@pytest.mark.parametrize("subscription", [None, 7, "", [], [CALLS, 7], [CALLS, ""], {"a": CALLS}])
+def test_a_subscription_to_nothing_is_refused(subscription: object) -> None:
+    message = SUBSCRIBE | {"subscription": subscription}
+    for call in (lambda: ENGINE.subscribe(message, "c1", "alice"), lambda: ENGINE.unsubscribe(message)):
+        reply = fault(call)
+        assert (reply["error"], reply["id"]) == (errors.SUBSCRIPTION_MISSING, "3")
+    missing = {name: value for name, value in SUBSCRIBE.items() if name != "subscription"}
+    assert fault(lambda: ENGINE.subscribe(missing, "c1", "alice"))["error"] == errors.SUBSCRIPTION_MISSING
+
+
+@pytest.mark.parametrize(
+    ("name", "error"),
+    [
+        ("v2", "403:v2:subscription_invalid"),
+        ("/v2/*/calls", "403:/v2/*/calls:subscription_invalid"),
+        ("/v2/a:b,c", "403:/v2/abc:subscription_invalid"),
+        ("/v2/" + "x" * 300, f"403:/v2/{'x' * 252}:subscription_invalid"),
+        ("/v2/\ud800", "403:/v2/?:subscription_invalid"),
+        ("/other", "403:/other:subscribe_denied"),
+        ("/**", "403:/**:subscribe_denied"),
+        ("/meta/connect", "403:/meta/connect:subscribe_denied"),
+        ("/meta/*", "403:/meta/*:subscribe_denied"),
+    ],
+)
+def test_one_name_that_is_refused_refuses_all(name: str, error: str) -> None:
+    reply = fault(lambda: ENGINE.subscribe(SUBSCRIBE | {"subscription": [CALLS, name]}, "c1", "alice"))
+    assert (reply["error"], reply["id"], reply["clientId"]) == (error, "3", "c1")
+    assert reply.get("subscription") == ([CALLS, name] if "\ud800" not in name else None)
+
+
+def test_the_user_decides_what_may_be_subscribed_to() -> None:
+    assert fault(lambda: ENGINE.subscribe(SUBSCRIBE, "c1", "bob"))["error"] == errors.subscribe_denied(CALLS)
+
+
+def test_subscriptions_to_service_channels_succeed_and_are_not_kept() -> None:
+    assert ENGINE.subscribe(SUBSCRIBE | {"subscription": ["/service/x", CALLS]}, "c1", "alice").channels == {
+        CALLS: None
+    }
+
+
+@pytest.mark.parametrize("subscription", [CALLS, [CALLS], [CALLS, CALLS]])
+def test_a_subscription_is_repeated_as_it_was_sent(subscription: object) -> None:
+    message = SUBSCRIBE | {"subscription": subscription}
+    assert ENGINE.done(message, "c1") == {
+        "channel": "/meta/subscribe",
+        "id": "3",
+        "successful": True,
+        "clientId": "c1",
+        "subscription": subscription,
+    }
+    assert ENGINE.not_subscribed(message, "c1", "429:1:x").reply["subscription"] == subscription
+
+
+def test_a_refusal_repeats_no_subscription_where_there_was_none() -> None:
+    reply = ENGINE.not_subscribed({"channel": "/meta/subscribe"}, "c1", errors.too_many_subscriptions(3)).reply
+    assert reply == {
+        "channel": "/meta/subscribe",
+        "successful": False,
+        "error": "429:3:too_many_subscriptions",
+        "clientId": "c1",
+    }
+    assert errors.too_many_sessions(7) == "429:7:too_many_sessions"
+
+
+# -- publish -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_message_to_the_server_is_taken() -> None:
+    message = {"channel": "/service/x", "id": "9", "data": {"a": 1}}
+    assert ENGINE.publish("/service/x", message) == {"channel": "/service/x", "id": "9", "successful": True}
+
+
+@pytest.mark.parametrize(
+    ("channel", "error"),
+    [
+        ("/meta/other", "405:/meta/other:channel_invalid"),
+        ("calls", "405:calls:channel_invalid"),
+        ("/v2/*", "405:/v2/*:channel_invalid"),
+        ("/v2/me/calls", "403:/v2/me/calls:publish_denied"),
+    ],
+)
+def test_clients_publish_to_the_server_alone(channel: str, error: str) -> None:
+    assert fault(lambda: ENGINE.publish(channel, {"channel": channel}))["error"] == error
+
+
+# -- extensions --------------------------------------------------------------------------------------------------------
+
+
+class Recorder(Extension):
+    """Overrides everything and says what it saw."""
+
+    def handshake(self, ext: Any, beginning: Beginning) -> None:
+        beginning.options["seen"] = str(ext.get("x"))
+
+    def begun(self, beginning: Beginning, reply_ext: dict[str, object]) -> None:
+        reply_ext["x"] = beginning.options["seen"]
+
+    def connect(self, ext: Any, wish: ConnectWish) -> None:
+        wish.timeout_ms = int(ext.get("x", 0))
+
+    def subscribe(self, ext: Any, wish: SubscribeWish) -> None:
+        if "x" in ext:
+            raise Refused(f"400:{wish.client_id}:x")
+
+    def connected(self, session: Session, reply_ext: dict[str, object]) -> None:
+        reply_ext["x"] = session.client_id
+
+    def reply(self, message: Any, reply: dict[str, object], arrived_ms: int, now_ms: int) -> None:
+        reply["took"] = [message["id"], now_ms - arrived_ms]
+
+
+def test_extensions_see_and_change_what_is_theirs() -> None:
+    engine = Engine(LIMITS, lambda *_: True, (Extension(), Recorder()))
+    beginning = engine.handshake(HELLO | {"ext": {"x": 5}}, "alice")
+    assert engine.begun(HELLO, "c1", beginning)["ext"] == {"x": "5"}
+    assert engine.connect(CONNECT | {"ext": {"x": 5}}, "c1").timeout_ms == 5
+    assert engine.connect(CONNECT | {"ext": "x"}, "c1").timeout_ms == 0
+    assert engine.answered(session(), {})["ext"] == {"x": "c1"}
+    assert engine.extend(CONNECT, {}, 3, 10) == {"took": ["2", 7]}
+    assert engine.subscribe(SUBSCRIBE, "c1", "alice").channels == {CALLS: None}
+
+
+def test_an_extension_may_refuse_a_subscription() -> None:
+    engine = Engine(LIMITS, lambda *_: True, (Recorder(),))
+    reply = fault(lambda: engine.subscribe(SUBSCRIBE | {"ext": {"x": 1}}, "c1", "alice"))
+    assert (reply["error"], reply["subscription"]) == ("400:c1:x", CALLS)

@@ -1,0 +1,424 @@
+"""Sessions that move between nodes, and events that come late, twice or not at all: nothing is lost."""
+
+import asyncio
+
+import pytest
+
+from calltag.core.bayeux.position import Position
+from calltag.core.domain.ids import UserId
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.notifier.cometd.claim import Caller
+from calltag.notifier.cometd.connects import HeldConnect
+from calltag.notifier.cometd.hub import Turn
+from parts.hubs import CALLS, KEYS, Client, Installation, Node, numbers
+
+HURRY = {"timeout": 0}
+ALICE = UserId("alice")
+
+
+def held(turn: Turn) -> HeldConnect:
+    assert turn.held is not None
+    return turn.held
+
+
+# -- sessions move -----------------------------------------------------------------------------------------------------
+
+
+async def test_a_newer_connect_on_another_node_takes_the_place_of_the_older(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    waiting = asyncio.create_task(system.one.connects.hold(held(await alice.connect(system.one))))
+    turn = await alice.connect(system.two)
+    assert await waiting is None
+    await system.settle()
+    assert (system.one.local.sessions, system.two.metrics.moves) == ({}, 1)
+    assert await system.registered() == [system.two.name]
+    await system.publish(1)
+    assert (await alice.finish(system.two, turn))[0] == [1]
+
+
+async def test_a_notice_that_comes_late_takes_nothing_away(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    connect = held(await alice.connect(system.one))
+    late = SessionNotice(kind=NoticeKind.MOVED, client_id=alice.client_id, cycle=connect.session.cycle)
+    await system.one.hub.heed(late)
+    assert system.one.local.holds(connect.session)
+    await system.one.hub.heed(late.model_copy(update={"client_id": "other"}))
+
+
+async def test_a_node_that_was_not_told_sends_nothing_that_the_client_has(system: Installation) -> None:
+    """The node holds on to a copy, and events gather there while another node serves the client."""
+    system.loses_notices = True
+    alice = await Client().begin(system.one)
+    await alice.connect(system.two)
+    await system.publish(1, 2)
+    assert (await alice.poll(system.two))[0] == [1, 2]
+    await system.settle()
+    assert system.one.local.sessions[alice.client_id].has_news
+    assert (await alice.connect(system.one)).held is not None
+
+
+async def test_another_node_than_the_holder_subscribes(system: Installation) -> None:
+    alice = Client()
+    await alice.shake(system.one)
+    await alice.connect(system.one)
+    turn = await alice.connect(system.one)
+    assert (await alice.subscribe(system.two))["successful"]
+    await system.publish(1)
+    assert (await alice.finish(system.one, turn))[0] == [1]
+
+
+async def test_an_event_between_subscription_and_notice_comes(system: Installation) -> None:
+    alice = Client()
+    await alice.shake(system.one)
+    await alice.connect(system.one)
+    turn = await alice.connect(system.one)
+    system.loses_notices = True
+    await alice.subscribe(system.two)
+    await system.publish(1)
+    assert not held(turn).session.has_news
+    await system.one.hub.heed(SessionNotice(kind=NoticeKind.CHANGED, client_id=alice.client_id))
+    assert (await alice.finish(system.one, turn))[0] == [1]
+
+
+async def test_another_node_than_the_holder_unsubscribes(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    assert (await alice.ask(system.two, "/meta/unsubscribe", subscription=CALLS))["successful"]
+    await system.settle()
+    await system.publish(1)
+    assert not held(turn).session.has_news
+
+
+async def test_a_disconnect_on_another_node_ends_the_held_connect_for_good(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    assert (await alice.ask(system.two, "/meta/disconnect"))["successful"]
+    events, reply = await alice.finish(system.one, turn)
+    assert (events, reply["advice"]["reconnect"]) == ([], "none")
+    await system.settle()
+    assert system.one.local.sessions == {}
+
+
+async def test_a_node_does_not_change_what_another_holds_now(system: Installation) -> None:
+    system.loses_notices = True
+    alice = await Client().begin(system.one)
+    await alice.connect(system.two)
+    before = dict(system.one.local.sessions[alice.client_id].subscriptions)
+    await alice.subscribe(system.two, "/v2/x")
+    await system.one.hub.heed(SessionNotice(kind=NoticeKind.CHANGED, client_id=alice.client_id))
+    assert system.one.local.sessions[alice.client_id].subscriptions == before
+    await system.one.hub.heed(SessionNotice(kind=NoticeKind.CHANGED, client_id="other"))
+
+
+async def test_a_user_stays_registered_while_a_session_is_left(system: Installation) -> None:
+    first, second = await Client().begin(system.one), await Client().begin(system.one)
+    await first.ask(system.one, "/meta/disconnect")
+    await system.settle()
+    assert await system.registered() == [system.one.name]
+    await second.ask(system.one, "/meta/disconnect")
+    await system.settle()
+    assert await system.registered() == []
+
+
+async def test_a_session_that_comes_while_the_last_one_goes_is_registered(system: Installation) -> None:
+    first, second = await Client().begin(system.one), Client()
+    await second.shake(system.one)
+    await asyncio.gather(first.ask(system.one, "/meta/disconnect"), second.connect(system.one))
+    await system.settle()
+    assert await system.registered() == [system.one.name]
+
+
+async def test_a_session_that_goes_while_another_fails_to_come_is_not_registered(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    unknown = Client(client_id="c" + "a" * 32 + alice.client_id[33:])
+    leaving, arriving = asyncio.create_task(alice.ask(system.one, "/meta/disconnect")), []
+    while system.one.local.sessions:
+        arriving.append(asyncio.create_task(unknown.connect(system.one)))
+        await asyncio.sleep(0)
+    await asyncio.gather(leaving, *arriving)
+    await system.settle()
+    assert await system.registered() == []
+
+
+# -- what was sent, and what is sent again -----------------------------------------------------------------------------
+
+
+async def test_another_node_sends_again_what_was_not_acknowledged(system: Installation) -> None:
+    alice = await Client().begin(system.one, ack=True)
+    await system.publish(1, 2)
+    events, reply = await alice.poll(system.one)
+    assert events == [1, 2]
+    await system.settle()
+    events, _ = await alice.poll(system.two, ext={"ack": 0})
+    assert events == [1, 2]
+    await system.settle()
+    await system.publish(3)
+    events, reply = await alice.poll(system.one, ext=reply["ext"])
+    assert events == [3]
+    await system.settle()
+    assert (await alice.connect(system.two, ext=reply["ext"])).held is not None
+
+
+async def test_a_client_in_a_hurry_gets_what_was_sent_last_once_more(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(1)
+    assert (await alice.poll(system.one))[0] == [1]
+    await system.settle()
+    for node in (system.one, system.two):
+        assert (await alice.poll(node, advice=HURRY))[0] == [1]
+        await system.settle()
+    assert (await alice.connect(system.two)).held is not None
+    assert (await alice.poll(system.two, advice=HURRY))[0] == []
+
+
+async def test_what_was_sent_last_comes_again_even_before_the_store_knows(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(1)
+    system.one.client.cut.append("away")
+    with pytest.raises(StoreUnavailable):
+        await alice.connect(system.one)
+    system.one.client.cut.clear()
+    turn = await alice.connect(system.one)
+    assert numbers(turn.events) == [1]
+    system.one.client.cut.append("away while what was sent is saved")
+    await system.settle()
+    system.one.client.cut.clear()
+    assert (await alice.poll(system.one, advice=HURRY))[0] == [1]
+
+
+async def test_a_client_that_goes_on_gets_nothing_twice(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    got = []
+    for number, node in enumerate((system.one, system.two, system.two, system.one)):
+        await system.publish(number)
+        got += (await alice.poll(node))[0]
+        await system.settle()
+    assert got == [0, 1, 2, 3]
+
+
+# -- replay ------------------------------------------------------------------------------------------------------------
+
+
+async def replayed(alice: Client, node: Node, replay_id: int) -> list[int]:
+    """What a new session gets that subscribes from an id on."""
+    await alice.shake(node)
+    assert (await alice.subscribe(node, ext={"replay": {CALLS: replay_id}}))["successful"]
+    return (await alice.poll(node))[0]
+
+
+async def test_a_new_session_reads_on_from_any_event(system: Installation) -> None:
+    first, _, _ = await system.publish(1, 2, 3)
+    assert await replayed(Client(), system.one, -2) == [1, 2, 3]
+    assert await replayed(Client(), system.one, -1) == []
+    assert await replayed(Client(), system.two, first) == [2, 3]
+
+
+async def test_an_id_that_is_not_kept_refuses_the_subscription(system: Installation) -> None:
+    alice = Client()
+    first, *_ = await system.publish(1, 2, 3)
+    await system.client.connection.xtrim(KEYS.stream_of(ALICE), maxlen=1, approximate=False)
+    await alice.shake(system.one)
+    reply = await alice.subscribe(system.one, ext={"replay": {CALLS: first}})
+    assert reply["error"].startswith(f"400::The replayId {{{first}}} you provided was invalid.")
+    assert reply["subscription"] == CALLS
+
+
+async def test_a_subscription_from_the_past_takes_nothing_from_the_others(system: Installation) -> None:
+    """Events wait for an older subscription while a newer one has the stream read again."""
+    alice = await Client().begin(system.one)
+    [first] = await system.publish(1)
+    assert (await alice.poll(system.one))[0] == [1]
+    await system.settle()
+    await system.publish(2)
+    for number, node in enumerate((system.one, system.two)):
+        await alice.subscribe(node, f"/v2/other{number}", ext={"replay": {f"/v2/other{number}": first}})
+        await alice.ask(node, "/meta/unsubscribe", subscription=f"/v2/other{number}")
+    assert (await alice.poll(system.one))[0] == [2]
+
+
+async def test_a_subscription_later_than_what_waits_takes_nothing_from_the_others(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    system.loses_notices = True
+    _, second, _ = await system.publish(1, 2, 3)
+    await alice.subscribe(system.two, "/v2/other", ext={"replay": {"/v2/other": second}})
+    assert (await alice.poll(system.one))[0] == [1, 2, 3]
+
+
+async def test_what_was_not_acknowledged_is_sent_again_after_a_subscription_from_the_past(system: Installation) -> None:
+    alice = await Client().begin(system.one, ack=True)
+    first, _ = await system.publish(1, 2)
+    assert (await alice.poll(system.one))[0] == [1, 2]
+    await system.settle()
+    await alice.subscribe(system.one, "/v2/other", ext={"replay": {"/v2/other": first}})
+    assert (await alice.poll(system.one, ext={"ack": 0}))[0] == [1, 2]
+
+
+async def test_a_long_past_is_sent_bit_by_bit(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(*range(4))
+    assert (await alice.poll(system.one))[0] == [0, 1, 2, 3]
+    await system.publish(*range(4, 8))
+    assert (await alice.poll(system.one))[0] == [4, 5, 6, 7]
+    await system.settle()
+    await alice.subscribe(system.one, ext={"replay": {CALLS: -2}})
+    got = []
+    for _ in range(2):
+        got += (await alice.poll(system.one))[0]
+    assert got == list(range(8))
+    await system.settle()
+    assert (await alice.connect(system.one)).held is not None
+
+
+# -- events that do not come by the bus --------------------------------------------------------------------------------
+
+
+async def test_the_next_event_shows_what_did_not_come(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    await system.publish(1, by_bus=False)
+    await system.publish(2)
+    assert system.one.metrics.gaps == 1
+    await system.settle()
+    assert (await alice.finish(system.one, turn))[0] == [1, 2]
+
+
+async def test_a_look_at_all_streams_finds_what_did_not_come(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    await system.publish(1, by_bus=False)
+    system.one.feeding.look_at_all()
+    system.one.feeding.look_at_all()
+    assert (await alice.finish(system.one, turn))[0] == [1]
+
+
+async def test_the_next_connect_finds_what_did_not_come(system: Installation) -> None:
+    alice, other = await Client().begin(system.one), await Client().begin(system.one)
+    turn = await other.connect(system.one)
+    await system.publish(1, by_bus=False)
+    assert (await alice.poll(system.one))[0] == [1]
+    assert (await other.finish(system.one, turn))[0] == [1], "what one session finds the user's others get too"
+
+
+async def test_an_event_that_comes_twice_is_told_once(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(1)
+    entries = await system.streams.read(ALICE, Position(0), 9)
+    system.one.feeding.publish(ALICE, system.one.feeding.translate(ALICE, entries[0]))
+    assert (await alice.poll(system.one))[0] == [1]
+    system.one.feeding.publish(ALICE, system.one.feeding.translate(ALICE, entries[0]))
+    assert (await alice.connect(system.one)).held is not None
+
+
+async def test_an_event_for_a_user_without_sessions_here_is_nobodys(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(1)
+    [entry] = await system.streams.read(ALICE, Position(0), 9)
+    system.two.feeding.publish(ALICE, system.two.feeding.translate(ALICE, entry))
+    assert system.two.local.feeds == {}
+    assert (await alice.poll(system.one))[0] == [1]
+
+
+async def test_more_events_than_a_queue_holds_come_in_order(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(*range(11))
+    got = []
+    for _ in range(3):
+        got += (await alice.poll(system.one))[0]
+        await system.settle()
+    assert got == list(range(11))
+    assert (await alice.connect(system.one)).held is not None
+
+
+async def test_a_stream_that_lost_what_a_session_needs_says_so(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(*range(6))
+    await system.client.connection.delete(KEYS.stream_of(ALICE))
+    assert (await alice.poll(system.one))[0] == [0, 1, 2, 3]
+    await system.settle()
+    events, reply = await alice.poll(system.one)
+    assert (events, reply["ext"]) == ([], {"calltag": {"missed": True}})
+    await system.settle()
+    assert (await alice.connect(system.one)).held is not None
+
+
+async def test_many_events_that_did_not_come_are_read_page_by_page(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    bob = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    await system.publish(*range(9), by_bus=False)
+    system.one.feeding.look_at_all()
+    await system.settle()
+    assert (await alice.finish(system.one, turn))[0] == [0, 1, 2, 3]
+    assert (await bob.poll(system.one))[0] == [0, 1, 2, 3]
+
+
+# -- round trips -------------------------------------------------------------------------------------------------------
+
+
+async def trips(node: Node, client: Client, **more: object) -> tuple[int, int]:
+    """Pipelines and exchanges that a connect costs, and leave what is done aside to be done after."""
+    pipelines, exchanges = node.batcher.round_trips, len(node.client.exchanges)
+    turn = await client.connect(node, **more)
+    assert turn.connected
+    spent = node.batcher.round_trips - pipelines, len(node.client.exchanges) - exchanges
+    await node.side_tasks.finish()
+    return spent
+
+
+async def test_a_connect_costs_one_round_trip(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    assert await trips(system.one, alice) == (1, 1)
+    await system.publish(1)
+    assert await trips(system.one, alice) == (1, 1)
+    assert await trips(system.one, alice, advice=HURRY) == (1, 1)
+
+
+async def test_a_connect_costs_one_round_trip_where_events_did_not_come(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(1, 2, by_bus=False)
+    assert await trips(system.one, alice) == (1, 1)
+
+
+async def test_a_connect_costs_one_round_trip_when_the_session_comes_from_another_node(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(1)
+    for node in (system.two, system.one):
+        assert await trips(node, alice) == (1, 1)
+        await system.settle()
+
+
+async def test_a_connect_costs_one_round_trip_when_a_full_queue_was_sent(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(*range(7))
+    assert (await alice.poll(system.one))[0] == [0, 1, 2, 3]
+    await system.settle()
+    pipelines, exchanges = system.one.batcher.round_trips, len(system.one.client.exchanges)
+    turn = await alice.connect(system.one)
+    assert (system.one.batcher.round_trips - pipelines, len(system.one.client.exchanges) - exchanges) == (1, 1)
+    assert numbers(turn.events) == [4, 5, 6]
+
+
+async def test_a_login_is_looked_at_in_the_same_round_trip(system: Installation) -> None:
+    class LooksUp(Client):
+        async def look(self) -> Caller:
+            if self.client_id:
+                assert await ask([], []) == b"alice"
+            return await Client.look(self)
+
+    ask = system.one.batcher.source("return 'alice'")
+    alice = LooksUp(login="mine")
+    await alice.begin(system.one)
+    assert await trips(system.one, alice) == (1, 1)
+    alice.login = "new"
+    assert (await trips(system.one, alice))[0] == 2, "a login that is new to the session is looked at first"
+    assert await trips(system.one, alice) == (1, 1)
+
+
+async def test_a_session_that_nobody_knows_costs_one_round_trip(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await alice.ask(system.one, "/meta/disconnect")
+    await system.settle()
+    before = system.one.batcher.round_trips
+    assert (await alice.connect(system.one)).replies[0]["successful"] is False
+    assert system.one.batcher.round_trips - before == 1
