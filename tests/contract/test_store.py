@@ -19,6 +19,7 @@ from calltag.core.store.ports import (
     Epoch,
     Fenced,
     InstallationMismatch,
+    StateUnreadable,
     StoreUnavailable,
     WorkerId,
 )
@@ -177,7 +178,8 @@ async def test_events_are_kept_until_they_are_sent(store: RedisStateStore) -> No
 
 
 async def test_state_has_an_end(client: RedisClient) -> None:
-    store = RedisStateStore(client, KEYS, lifetimes=Lifetimes(live_ms=100_000, released_ms=2_000))
+    lifetimes = Lifetimes(live_ms=100_000, released_ms=2_000, operations_ms=1_000)
+    store = RedisStateStore(client, KEYS, lifetimes=lifetimes)
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     names = KEYS.state(PARTITION, f"call:{CALL_ID}").all()
@@ -187,6 +189,97 @@ async def test_state_has_an_end(client: RedisClient) -> None:
     await store.commit(PARTITION, epoch, [change(CALL, over, "o2")], [])
     for name in names:
         assert 0 < await client.connection.pttl(name) <= 2_000
+
+
+async def test_operations_are_remembered_longer_than_a_released_call(client: RedisClient) -> None:
+    lifetimes = Lifetimes(live_ms=200_000, released_ms=2_000, operations_ms=100_000)
+    store = RedisStateStore(client, KEYS, lifetimes=lifetimes)
+    epoch = (await store.take_over(PARTITION)).epoch
+    names = KEYS.state(PARTITION, f"call:{CALL_ID}")
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    for name in (names.done, names.order):
+        assert 100_000 < await client.connection.pttl(name) <= 200_000
+    over = replace(CALL, version=2, legs=tuple(replace(leg, state=LegState.RELEASED) for leg in CALL.legs))
+    await store.commit(PARTITION, epoch, [change(CALL, over, "o2")], [])
+    assert await client.connection.pttl(names.state) <= 2_000
+    for name in (names.done, names.order):
+        assert 2_000 < await client.connection.pttl(name) <= 100_000
+
+
+async def damaged(client: RedisClient, store: RedisStateStore, name: str, field: str, value: bytes) -> None:
+    """A call of which one field was overwritten."""
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    await RedisCallIndex(client, KEYS).settle([CALL])
+    names = KEYS.state(PARTITION, f"call:{CALL_ID}")
+    await client.connection.hset(getattr(names, name), field, value)
+
+
+SECRET = b'{"id": "SECRET", "type": "Telepathic"}'
+
+
+@pytest.mark.parametrize(
+    ("name", "field", "value"),
+    [
+        ("state", "doc", SECRET),
+        ("state", "doc", b"SECRET"),
+        ("state", "keys", b'["SECRET"]'),
+        ("state", "keys", b"SECRET"),
+        ("state", "version", b"SECRET"),
+        ("data", "b", b"SECRET"),
+        ("data", "b", b"7"),
+    ],
+)
+async def test_a_record_that_cannot_be_read_is_told_by_its_key(
+    client: RedisClient, store: RedisStateStore, reader: RedisCallReader, name: str, field: str, value: bytes
+) -> None:
+    await damaged(client, store, name, field, value)
+    with pytest.raises(StateUnreadable, match="call:C1") as raised:
+        await reader.call(CALL_ID)
+    assert "SECRET" not in str(raised.value)
+    loaded = (await store.load(PARTITION, {f"call:{CALL_ID}": [OperationId("o1")]}))[f"call:{CALL_ID}"]
+    assert (loaded.state, loaded.done) == (None, {"o1": OK})
+    assert str(loaded.unreadable) == str(raised.value)
+
+
+async def test_an_outcome_that_cannot_be_read_makes_the_record_unreadable(
+    client: RedisClient, store: RedisStateStore
+) -> None:
+    await damaged(client, store, "done", "o1", b'[99,1,"SECRET"]')
+    key = f"call:{CALL_ID}"
+    loaded = (await store.load(PARTITION, {key: [OperationId("o1")], "call:C9": [OperationId("o")]}))[key]
+    assert (loaded.state, loaded.done) == (None, {})
+    assert "call:C1" in str(loaded.unreadable)
+    assert "SECRET" not in str(loaded.unreadable)
+    assert (await store.load(PARTITION, {key: [OperationId("o2")]}))[key].state == CALL
+
+
+async def test_a_call_that_cannot_be_read_is_left_out_of_the_list(
+    client: RedisClient, store: RedisStateStore, reader: RedisCallReader
+) -> None:
+    await damaged(client, store, "state", "doc", SECRET)
+    other = replace(CALL, id=CallId("C2"))
+    partition = partition_of(other.id, PARTITIONS)
+    epoch = (await store.take_over(partition)).epoch
+    await store.commit(partition, epoch, [Change("call:C2", None, other, [(OperationId("o"), OK)])], [])
+    await RedisCallIndex(client, KEYS).settle([other])
+    assert await reader.calls_of(ALICE) == [other]
+    assert await client.connection.smembers(KEYS.calls_of(ALICE)) == {b"C1", b"C2"}
+
+
+async def test_a_call_that_is_gone_leaves_the_list_when_it_is_read(
+    client: RedisClient, store: RedisStateStore, reader: RedisCallReader
+) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    await RedisCallIndex(client, KEYS).settle([CALL, replace(CALL, id=CallId("GONE"))])
+    assert await reader.calls_of(ALICE) == [CALL]
+    assert await client.connection.smembers(KEYS.calls_of(ALICE)) == {b"C1"}
+
+
+async def test_a_list_of_calls_lives_as_long_as_a_call(client: RedisClient) -> None:
+    await RedisCallIndex(client, KEYS, lifetime_ms=5_000).settle([CALL])
+    assert 0 < await client.connection.pttl(KEYS.calls_of(ALICE)) <= 5_000
 
 
 async def test_an_agent(store: RedisStateStore, reader: RedisCallReader) -> None:

@@ -15,10 +15,22 @@ def attach(user_data: str) -> str:
     return f'{{"operationName":"AttachUserData","userData":{user_data}}}'
 
 
-async def begin(switch: Agent, call: str) -> None:
+async def begin(switch: Agent, call: str, listener: Agent) -> None:
+    listener.about = call
     facts = {"eventId": f"s-{call}", "eventType": "CallStarted", "id": call,
              "parties": [{"phoneNumber": "15000", "state": "Established"}]}  # fmt: skip
     assert (await switch.post("/switch/events", facts, Prefer="wait=10")).json() == {"statusCode": 0}
+    assert (await listener.next_message())["ext"]["calltag"]["version"] == 1
+
+
+async def nothing_has_come_of_it(listener: Agent, call: str) -> None:
+    """The next good operation is the next thing that is told, and it is the first change of the call."""
+    after = await listener.operate(call, "AttachUserData", prefer="wait=10", userData={"z": 1})
+    assert after["call"]["userData"] == {"z": 1}
+    message = await listener.next_message()
+    assert message["data"]["notificationType"] == "AttachedDataChanged"
+    assert message["data"]["call"]["userData"] == {"z": 1}
+    assert message["ext"]["calltag"]["version"] == 2
 
 
 def check(response: httpx.Response, http_status: int, code: int, *words: str) -> None:
@@ -65,32 +77,29 @@ def check(response: httpx.Response, http_status: int, code: int, *words: str) ->
     ],
 )  # fmt: skip
 async def test_a_bad_body(system: System, call_id: str, body: str, http_status: int, code: int, word: str) -> None:
-    async with agent(system, "switch") as switch, agent(system, "alice") as alice:
-        await begin(switch, call_id)
+    async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
+        await begin(switch, call_id, alice)
         headers = {"Content-Type": "application/json"}
         response = await alice.http.post(f"/api/v2/me/calls/{call_id}", content=body, headers=headers)
         check(response, http_status, code, word)
-        after = await alice.operate(call_id, "AttachUserData", prefer="wait=10", userData={"z": 1})
-        assert after["call"]["userData"] == {"z": 1}
+        await nothing_has_come_of_it(alice, call_id)
 
 
 async def test_what_a_user_may_not(system: System, call_id: str) -> None:
     body = {"operationName": "AttachUserData", "userData": {"a": 1}}
     async with (
         agent(system, "switch") as switch,
-        agent(system, "alice") as alice,
+        agent(system, "alice", "/v2/me/calls") as alice,
         agent(system, "bob") as bob,
         agent(system, "dave") as dave,
-        agent(system, "admin") as admin,
     ):
-        await begin(switch, call_id)
+        await begin(switch, call_id, alice)
         path = f"/me/calls/{call_id}"
         check(await alice.post("/me/calls/none", body), 404, 6, "no call none")
         check(await bob.post(path, body), 403, 5, "not a call of yours")
         check(await bob.http.get(f"/api/v2{path}"), 403, 5)
         check(await dave.post(path, body), 403, 3, "api-voice")
         check(await alice.post("/switch/events", {}), 403, 3, "role switch")
-        assert (await admin.post(path, body)).json() == {"statusCode": 0}
         check(await alice.http.get("/api/v2/nothing"), 404, 6)
         form = await alice.http.post(f"/api/v2{path}", content="a=b", headers={"Content-Type": "text/plain"})
         check(form, 415, 10, "application/json")
@@ -100,18 +109,29 @@ async def test_what_a_user_may_not(system: System, call_id: str) -> None:
         dial = {"operationName": "Dial", "destination": {"phoneNumber": "15001"}}
         check(await alice.post(f"/me/devices/{device}/calls", dial), 403, 5)
         check(await alice.post("/me", {"operationName": "StartContactCenterSession"}), 400, 1, "channels")
-    async with httpx.AsyncClient(base_url=system.gateway_url) as nobody:
-        check(await nobody.post(f"/api/v2{path}", json=body), 401, 20)
-        check(await nobody.post(f"/api/v2{path}", json=body, auth=("alice", "wrong")), 401, 20, "wrong")
-        odd = await nobody.get("/api/v2/me", headers={"Authorization": "Basic !!"})
-        check(odd, 401, 20, "not well formed")
+        async with httpx.AsyncClient(base_url=system.gateway_url) as nobody:
+            check(await nobody.post(f"/api/v2{path}", json=body), 401, 20)
+            check(await nobody.post(f"/api/v2{path}", json=body, auth=("alice", "wrong")), 401, 20, "wrong")
+            odd = await nobody.get("/api/v2/me", headers={"Authorization": "Basic !!"})
+            check(odd, 401, 20, "not well formed")
+        await nothing_has_come_of_it(alice, call_id)
+
+
+async def test_an_administrator_may_change_any_call(system: System, call_id: str) -> None:
+    async with (
+        agent(system, "switch") as switch,
+        agent(system, "alice", "/v2/me/calls") as alice,
+        agent(system, "admin") as admin,
+    ):
+        await begin(switch, call_id, alice)
+        body = {"operationName": "AttachUserData", "userData": {"a": 1}}
+        assert (await admin.post(f"/me/calls/{call_id}", body)).json() == {"statusCode": 0}
+        assert (await alice.next_message())["data"]["call"]["userData"] == {"a": 1}
 
 
 async def test_a_call_may_hold_so_much(system: System, call_id: str) -> None:
     async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
-        alice.about = call_id
-        await begin(switch, call_id)
-        await alice.next_message()
+        await begin(switch, call_id, alice)
         full = await alice.operate(call_id, "AttachUserData", prefer="wait=10", userData={"a": [1] * 1000})
         assert full["statusCode"] == 0
         await alice.next_message()
@@ -139,8 +159,13 @@ async def test_a_call_may_hold_so_much(system: System, call_id: str) -> None:
         ({"userData": []}, 10, "userData"),
     ],
 )
-async def test_bad_facts_of_the_switch(system: System, change: dict[str, Any], code: int, word: str) -> None:
-    good = {"eventId": "e", "eventType": "CallStarted", "id": "X", "parties": [{"phoneNumber": "1", "state": "Held"}]}
-    async with agent(system, "switch") as switch:
+async def test_bad_facts_of_the_switch(
+    system: System, call_id: str, change: dict[str, Any], code: int, word: str
+) -> None:
+    good = {"eventId": f"s-{call_id}", "eventType": "CallStarted", "id": call_id,
+            "parties": [{"phoneNumber": "15000", "state": "Held"}]}  # fmt: skip
+    async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
         check(await switch.post("/switch/events", good | change), 400, code, word)
         check(await switch.post("/switch/events", [good, good | change]), 400, code, "event 1", word)
+        await begin(switch, call_id, alice)
+        await nothing_has_come_of_it(alice, call_id)

@@ -17,13 +17,21 @@ from calltag.core.identity.authentication import COOKIE, Authenticator, TooManyL
 from calltag.core.identity.csrf import EXPOSED_HEADERS, HEADER, MESSAGE, csrf_headers, csrf_passes
 from calltag.core.identity.model import User
 from calltag.core.runtime.lifecycle import Lifecycle
-from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.ports import StateUnreadable, StoreUnavailable
 from calltag.core.store.redis_state import RedisCallReader
 from calltag.core.strict_json import JsonLimits
 from calltag.gateway import documentation
 from calltag.gateway.answers import answer
 from calltag.gateway.bodies import BodyReader
-from calltag.gateway.errors import ApiError, BackendAway, FeatureMissing, NotAuthenticated, NotFound, OutOfRange
+from calltag.gateway.errors import (
+    ApiError,
+    BackendAway,
+    FeatureMissing,
+    NotAuthenticated,
+    NotFound,
+    OutOfRange,
+    RecordUnreadable,
+)
 from calltag.gateway.idempotency import RedisIdempotencyRecords
 from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.operation_request import OperationRequests
@@ -83,6 +91,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
             BodyReader(JsonLimits(settings.max_body_bytes, settings.max_depth)),
             RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
             settings.max_wait_s,
+            backends.settings.operation_memory_s * 1000,
         ),
         limits=limits,
     )
@@ -116,7 +125,7 @@ def _add_refusals(app: FastAPI, observations: GatewayObservations) -> None:
         observations.refused(_route(request), refusal.code)
         return answer(refusal.body(), refusal.http_status, refusal.headers)
 
-    for kind in (ApiError, StoreUnavailable, HTTPException):
+    for kind in (ApiError, StoreUnavailable, StateUnreadable, HTTPException):
         app.add_exception_handler(kind, refused)
 
 
@@ -126,6 +135,9 @@ def _as_refusal(error: Exception) -> ApiError:
             return error
         case StoreUnavailable():
             return BackendAway(f"the store is away: {error}")
+        case StateUnreadable():
+            log.error("state_unreadable", reason=str(error))
+            return RecordUnreadable(str(error))
         case HTTPException(status_code=405):
             return OutOfRange("this method is not served here", http_status=405, headers=dict(error.headers or {}))
         case _:

@@ -21,7 +21,7 @@ def dial(body: Body, device: Device, directory: Directory, limits: UserDataLimit
     `conn_id` is to be set by whoever knows the operation's id. Raises ParameterMissing, OutOfRange.
     """
     destination = required_object(body, "destination")
-    number = required_text(destination, "phoneNumber", max_bytes=64)
+    number = required_text(destination, "phoneNumber", max_bytes=64).strip()
     if not _NUMBER.fullmatch(number):
         raise OutOfRange("destination.phoneNumber is not a phone number")
     if number == device.number:

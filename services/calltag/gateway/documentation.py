@@ -17,7 +17,8 @@ Attached data of live calls, by the Web Services v2 API.
 Every answer has `statusCode`; if it is not 0, also `statusMessage`, and nothing was changed. An operation is answered
 with `{"statusCode": 0}` as soon as it is safe with the message broker; its effect arrives as a message over CometD at
 `/genesys/cometd`. With `Prefer: wait=N` (seconds, at most 10) the answer comes after the effect and holds the call.
-With `Idempotency-Key` a request may be made again: it takes effect once and gets the same answer.
+With `Idempotency-Key` a request may be made again: it takes effect once and gets the same answer, where it waits with
+the call as it is by then.
 """
 
 ATTACH_EXAMPLE: Final[Schema] = {"operationName": "AttachUserData", "userData": {"AccountNumber": "12345"}}
@@ -68,7 +69,13 @@ REFUSALS: Final[Responses] = {
     401: _refusal("No credentials, or wrong ones (20)", 20, "user name or password is wrong"),
     403: _refusal("A feature or role is missing (3), or the resource is somebody else's (5)", 5, "not a call of yours"),
     404: _refusal("The resource does not exist (6)", 6, "there is no call 01RCC3N118B1V0SL8O7GK2LAES00000R"),
+    409: _refusal(
+        "The Idempotency-Key is of another request, or of one too long ago (18)", 18, "Idempotency-Key was used for ..."
+    ),
     413: _refusal("The body is too large (10)", 10, "the body is larger than 262144 bytes"),
+    500: _refusal(
+        "What the store holds cannot be read by this version (4)", 4, "the record of call:01RC... is not ..."
+    ),
     503: _refusal("Broker or store is away (4); try again after Retry-After", 4, "the message broker is away"),
 }
 
@@ -195,6 +202,11 @@ def _switch() -> Schema:
     described["requestBody"]["content"]["application/json"]["schema"] = {
         "oneOf": [_SWITCH_EVENT, {"type": "array", "items": _SWITCH_EVENT}]
     }
+    described["responses"]["207"] = _refusal(
+        "With Prefer: wait: some events took effect, and some were refused (7)",
+        7,
+        "1 of 2 events were refused: event 1 (ended-1): 6, there is no call 01RCC3N118B1V0SL8O7GK2LAES00000R",
+    )
     return described
 
 

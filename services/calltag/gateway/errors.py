@@ -13,6 +13,7 @@ HTTP_STATUS: Final[Mapping[StatusCode, int]] = {
     StatusCode.INTERNAL: 500,
     StatusCode.NO_PERMISSION: 403,
     StatusCode.NOT_FOUND: 404,
+    StatusCode.PARTIAL_SUCCESS: 207,
     StatusCode.INCOMPLETE: 202,
     StatusCode.OUT_OF_RANGE: 400,
     StatusCode.ALREADY_EXISTS: 409,
@@ -103,6 +104,18 @@ class BackendAway(ApiError):
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message, http_status=503, headers={"Retry-After": str(retry_after_s)})
+
+
+class RecordUnreadable(ApiError):
+    """What the store holds cannot be read by this version."""
+
+
+class EventsRefused(ApiError):
+    """Some events of the switch took no effect. Told again they may, so this is no final answer."""
+
+    def __init__(self, code: StatusCode, message: str) -> None:
+        self.code = code
+        super().__init__(message)
 
 
 class OutcomeRefused(ApiError):

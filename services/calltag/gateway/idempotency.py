@@ -1,10 +1,9 @@
 """Idempotency keys: the same request made again takes effect once and gets the same answer.
 
 What keeps an operation from taking effect twice is its id, which is derived from the key; the records here keep the
-answer, and tell a repeated request from another one under the same key.
+answer's code, and tell a repeated request from another one under the same key.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Protocol, cast
@@ -12,6 +11,7 @@ from typing import Final, Protocol, cast
 import orjson
 
 from calltag.core.domain.ids import OperationId, UserId
+from calltag.core.domain.status import StatusCode
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.gateway.errors import AlreadyUsed, OutOfRange
@@ -35,24 +35,38 @@ class IdempotentRequest:
 
 @dataclass(frozen=True, slots=True)
 class RecordedAnswer:
-    """The answer that was given."""
+    """The answer that was given, without the call that it may have held."""
 
     http_status: int
-    body: Mapping[str, object]
+    code: StatusCode
+    message: str = ""
+
+    def body(self) -> dict[str, object]:
+        """The answer's JSON."""
+        message = {"statusMessage": self.message} if self.code is not StatusCode.SUCCESS else {}
+        return {"statusCode": int(self.code), **message}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A request that was made before: when it began (Unix time in milliseconds), or how it was answered."""
+
+    begun_at_ms: int
+    answer: RecordedAnswer | None = None
 
 
 class IdempotencyRecords(Protocol):
-    """Where answers are kept for the lifetime of a key. Every method may raise StoreUnavailable."""
+    """Where requests are kept for the lifetime of a key. Every method may raise StoreUnavailable."""
 
-    async def answer(self, request: IdempotentRequest) -> RecordedAnswer | None:
-        """The answer given to this request, if it was made before and answered.
+    async def find(self, request: IdempotentRequest) -> Record | None:
+        """What is kept of this request, if it was made before.
 
         Raises AlreadyUsed if the key belongs to another request.
         """
         ...
 
-    async def begin(self, request: IdempotentRequest) -> None:
-        """Bind the key to the request. Raises AlreadyUsed."""
+    async def begin(self, request: IdempotentRequest, now_ms: int) -> None:
+        """Bind the key to the request; if it is bound already, nothing changes. Raises AlreadyUsed."""
         ...
 
     async def finish(self, request: IdempotentRequest, answer: RecordedAnswer) -> None:
@@ -76,20 +90,21 @@ class RedisIdempotencyRecords:
         self._keys = keys
         self._lifetime_s = lifetime_s
 
-    async def answer(self, request: IdempotentRequest) -> RecordedAnswer | None:
+    async def find(self, request: IdempotentRequest) -> Record | None:
         async with self._client.exchange() as connection:
             raw = await connection.get(self._name(request))
         return _read(cast("bytes", raw), request) if raw is not None else None
 
-    async def begin(self, request: IdempotentRequest) -> None:
-        record = orjson.dumps({"fingerprint": request.fingerprint})
+    async def begin(self, request: IdempotentRequest, now_ms: int) -> None:
+        record = orjson.dumps({"fingerprint": request.fingerprint, "begun": now_ms})
         async with self._client.exchange() as connection:
             before = await connection.set(self._name(request), record, nx=True, get=True, ex=self._lifetime_s)
         if before is not None:
             _read(cast("bytes", before), request)
 
     async def finish(self, request: IdempotentRequest, answer: RecordedAnswer) -> None:
-        record = orjson.dumps({"fingerprint": request.fingerprint, "status": answer.http_status, "body": answer.body})
+        given = {"status": answer.http_status, "code": int(answer.code), "message": answer.message}
+        record = orjson.dumps({"fingerprint": request.fingerprint, **given})
         async with self._client.exchange() as connection:
             await connection.set(self._name(request), record, ex=self._lifetime_s)
 
@@ -97,8 +112,10 @@ class RedisIdempotencyRecords:
         return self._keys.idempotency(request.user, request.digest)
 
 
-def _read(raw: bytes, request: IdempotentRequest) -> RecordedAnswer | None:
+def _read(raw: bytes, request: IdempotentRequest) -> Record:
     record = orjson.loads(raw)
     if record["fingerprint"] != request.fingerprint:
         raise AlreadyUsed("Idempotency-Key was used for another request; take a new key for a new request")
-    return RecordedAnswer(record["status"], record["body"]) if "status" in record else None
+    if "status" not in record:
+        return Record(record["begun"])
+    return Record(0, RecordedAnswer(record["status"], StatusCode(record["code"]), record["message"]))

@@ -8,10 +8,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from calltag.core.domain.ids import OperationId
+from calltag.core.domain.status import StatusCode
 from calltag.core.identity.model import User
 from calltag.gateway.answers import answer
 from calltag.gateway.bodies import BodyReader, ReadBody
-from calltag.gateway.errors import ApiError
+from calltag.gateway.errors import AlreadyUsed, ApiError
 from calltag.gateway.idempotency import (
     IdempotencyRecords,
     IdempotentRequest,
@@ -19,54 +20,91 @@ from calltag.gateway.idempotency import (
     idempotent_request,
 )
 from calltag.gateway.requests import wait_s
-from calltag.gateway.service import Terms, new_operation_id
+from calltag.gateway.service import Terms, new_operation_id, now_ms
 
-Submit = Callable[[Terms], Awaitable[Mapping[str, object]]]
-Understand = Callable[[User, ReadBody], Submit]
+Held = Mapping[str, object]
+
+
+async def _nothing(_: OperationId) -> Held:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Understood:
+    """A request whose parameters were read.
+
+    `submit` submits the operation, `look` only looks; both give what the answer holds beside statusCode 0. What is of
+    one operation names it in the answer (`Operation-Id`).
+    """
+
+    submit: Callable[[Terms], Awaitable[Held]]
+    look: Callable[[OperationId], Awaitable[Held]] = _nothing
+    names_operation: bool = True
+
+
+Understand = Callable[[User, ReadBody], Understood]
 
 
 @dataclass(frozen=True, slots=True)
 class OperationRequests:
-    """Carries out requests: body, parameters, idempotency, submission, answer."""
+    """Carries out requests: body, parameters, idempotency, submission, answer.
+
+    For `memory_ms` the worker recognises an operation that is submitted again.
+    """
 
     bodies: BodyReader
     records: IdempotencyRecords
     max_wait_s: int = 10
+    memory_ms: int = 3_600_000
+    clock_ms: Callable[[], int] = now_ms
 
     async def perform(self, request: Request, user: User, understand: Understand) -> Response:
-        """Answer the request.
-
-        `understand` reads the parameters and returns what submits the operation, which gives what the answer holds
-        beside statusCode 0. Raises ApiError, StoreUnavailable.
-        """
+        """Answer the request; `understand` reads its parameters. Raises ApiError, StoreError."""
         body = await self.bodies.read(request)
-        wait = wait_s(request.headers.get("prefer"), self.max_wait_s)
-        submit = understand(user, body)
+        wait = wait_s(request.headers.getlist("prefer"), self.max_wait_s)
+        understood = understand(user, body)
         idempotent = _idempotent(request, user, body)
-        operation_id = _operation_id(idempotent)
-        if idempotent is not None:
-            before = await self.records.answer(idempotent)
-            if before is not None:
-                return answer(before.body, before.http_status, {"Idempotent-Replayed": "true"})
-            await self.records.begin(idempotent)
-        structlog.contextvars.bind_contextvars(operation_id=operation_id)
-        given = await self._submit(submit, Terms(operation_id, wait), idempotent)
-        headers: dict[str, str] = {"Operation-Id": operation_id}
-        if wait is not None:
-            headers["Preference-Applied"] = f"wait={wait}"
-        return answer(given.body, given.http_status, headers)
+        if idempotent is None:
+            return await self._perform(understood, Terms(new_operation_id(), wait))
+        before = await self.records.find(idempotent)
+        if before is not None and before.answer is not None:
+            return await _replayed(before.answer, understood, idempotent.operation_id, wait)
+        now = self.clock_ms()
+        if before is not None and now - before.begun_at_ms >= self.memory_ms:
+            raise AlreadyUsed("the outcome of the first try is not known any more; take a new key")
+        terms = Terms(idempotent.operation_id, wait, before is not None, lambda: self.records.begin(idempotent, now))
+        return await self._perform(understood, terms, idempotent)
 
-    async def _submit(self, submit: Submit, terms: Terms, idempotent: IdempotentRequest | None) -> RecordedAnswer:
+    async def _perform(
+        self, understood: Understood, terms: Terms, idempotent: IdempotentRequest | None = None
+    ) -> Response:
+        headers: dict[str, str] = {}
+        if understood.names_operation:
+            structlog.contextvars.bind_contextvars(operation_id=terms.operation_id)
+            headers["Operation-Id"] = terms.operation_id
+        if terms.wait_s is not None:
+            headers["Preference-Applied"] = f"wait={terms.wait_s:d}"
+        held: Held = {}
         try:
-            given = RecordedAnswer(200, {"statusCode": 0, **await submit(terms)})
+            held = await understood.submit(terms)
+            given = RecordedAnswer(200, StatusCode.SUCCESS)
         except ApiError as error:
             # What the worker refused is an answer as final as a success; all else may be tried again.
             if idempotent is None or not error.final:
                 raise
-            given = RecordedAnswer(error.http_status, error.body())
+            given = RecordedAnswer(error.http_status, error.code, error.message)
         if idempotent is not None:
             await self.records.finish(idempotent, given)
-        return given
+        return answer({**given.body(), **held}, given.http_status, headers)
+
+
+async def _replayed(
+    given: RecordedAnswer, understood: Understood, operation_id: OperationId, wait: int | None
+) -> Response:
+    """The answer to a request that was answered before: where it waits for a call, the call as it is now."""
+    shows = wait is not None and given.code is StatusCode.SUCCESS
+    held = await understood.look(operation_id) if shows else {}
+    return answer({**given.body(), **held}, given.http_status, {"Idempotent-Replayed": "true"})
 
 
 def _idempotent(request: Request, user: User, body: ReadBody) -> IdempotentRequest | None:
@@ -74,7 +112,3 @@ def _idempotent(request: Request, user: User, body: ReadBody) -> IdempotentReque
     if key is None:
         return None
     return idempotent_request(user.id, key, request.method, request.url.path, body.raw)
-
-
-def _operation_id(idempotent: IdempotentRequest | None) -> OperationId:
-    return new_operation_id() if idempotent is None else idempotent.operation_id

@@ -49,16 +49,16 @@ def device_state(device: Device, agent: Agent | None) -> UserState:
     return next((each.state for each in known if each.id == device.id), UserState.LOGGED_OUT)
 
 
-def collection(resources: Sequence[Resource], name: str, fields: str | None) -> dict[str, object]:
+def collection(resources: Sequence[Resource], name: str, fields: Sequence[str] | None) -> dict[str, object]:
     """A collection's answer: whole resources (`fields=*`), some of their properties (`fields=a,b`), or `uris`."""
     if fields is None:
         return {"statusCode": 0, "uris": [resource["uri"] for resource in resources]}
     return {"statusCode": 0, name: [selected(resource, fields) for resource in resources]}
 
 
-def selected(resource: Resource, fields: str | None) -> Resource:
-    """The properties that `fields` names; names that the resource does not have are passed over."""
-    if fields is None or fields.strip() == "*":
+def selected(resource: Resource, fields: Sequence[str] | None) -> Resource:
+    """The properties that the parameters `fields` name together; those that the resource lacks are passed over."""
+    if fields is None:
         return resource
-    wanted = {name.strip() for name in fields.split(",")}
-    return {name: value for name, value in resource.items() if name in wanted}
+    wanted = {name.strip() for each in fields for name in each.split(",")}
+    return resource if "*" in wanted else {name: value for name, value in resource.items() if name in wanted}

@@ -12,23 +12,30 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from calltag.core.domain.ids import CallId, DeviceId
+from calltag.core.domain.ids import CallId, DeviceId, OperationId
 from calltag.core.domain.operations import EndContactCenterSession, StartContactCenterSession
 from calltag.core.identity.model import User
 from calltag.gateway import documentation
 from calltag.gateway.answers import answer
 from calltag.gateway.bodies import ReadBody
 from calltag.gateway.call_actions import call_action, operation_name
-from calltag.gateway.dialing import dial
+from calltag.gateway.dialing import dial, new_call_id
 from calltag.gateway.errors import OutOfRange
-from calltag.gateway.operation_request import OperationRequests, Submit
+from calltag.gateway.operation_request import OperationRequests, Understood
 from calltag.gateway.parameters import UserDataLimits, required_list
-from calltag.gateway.resources import collection, device_resource, device_state, selected, user_resource
+from calltag.gateway.resources import (
+    Resource,
+    collection,
+    device_resource,
+    device_state,
+    selected,
+    user_resource,
+)
 from calltag.gateway.service import CallService, Terms
 
 Identify = Callable[[Request], Awaitable[User]]
 Fields = Annotated[
-    str | None, Query(description="`*` for whole resources, or names of properties, separated by commas.")
+    list[str] | None, Query(description="`*` for whole resources, or names of properties, separated by commas.")
 ]
 
 
@@ -61,14 +68,14 @@ def _add_me(router: APIRouter, api: Api) -> None:
 
     @router.post("/me", tags=["me"], summary="Start or end a contact-centre session", openapi_extra=documentation.ME)
     async def operate_me(request: Request) -> Response:
-        def understand(user: User, body: ReadBody) -> Submit:
+        def understand(user: User, body: ReadBody) -> Understood:
             action = _session_action(user, body)
 
             async def submit(terms: Terms) -> Mapping[str, object]:
                 await service.change_session(user, action, terms)
                 return {}
 
-            return submit
+            return Understood(submit)
 
         return await api.operations.perform(request, await api.identify(request), understand)
 
@@ -110,19 +117,26 @@ def _add_devices(router: APIRouter, api: Api) -> None:
         "/devices/{device_id}/calls", tags=["devices"], summary="Dial, by the deviceUri", include_in_schema=False
     )
     async def dial_call(request: Request, device_id: str) -> Response:
-        def understand(user: User, body: ReadBody) -> Submit:
+        def understand(user: User, body: ReadBody) -> Understood:
             given = body.as_object()
             operation_name(given, ("Dial",))
             from_device = service.device(user, DeviceId(device_id))
             action = dial(given, from_device, service.directory, api.limits)
 
             async def submit(terms: Terms) -> Mapping[str, object]:
-                call = await service.dial(user, action, terms)
-                return {} if call is None else {"call": call}
+                return _held(await service.dial(user, action, terms))
 
-            return submit
+            async def look(operation_id: OperationId) -> Mapping[str, object]:
+                return _held(await service.call_if_visible(user, new_call_id(operation_id)))
+
+            return Understood(submit, look)
 
         return await api.operations.perform(request, await api.identify(request), understand)
+
+
+def _held(call: Resource | None) -> Mapping[str, object]:
+    """What an answer holds of a call, if there is one to show."""
+    return {} if call is None else {"call": call}
 
 
 def _add_calls(router: APIRouter, api: Api) -> None:
@@ -144,13 +158,15 @@ def _add_calls(router: APIRouter, api: Api) -> None:
     async def operate_call(request: Request, call_id: str) -> Response:
         structlog.contextvars.bind_contextvars(call_id=call_id[:64])
 
-        def understand(user: User, body: ReadBody) -> Submit:
+        def understand(user: User, body: ReadBody) -> Understood:
             action = call_action(body.as_object(), api.limits)
 
             async def submit(terms: Terms) -> Mapping[str, object]:
-                after = await service.operate(user, CallId(call_id), action, terms)
-                return {} if after is None else {"call": after}
+                return _held(await service.operate(user, CallId(call_id), action, terms))
 
-            return submit
+            async def look(_: OperationId) -> Mapping[str, object]:
+                return _held(await service.call_if_visible(user, CallId(call_id)))
+
+            return Understood(submit, look)
 
         return await api.operations.perform(request, await api.identify(request), understand)

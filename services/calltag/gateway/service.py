@@ -4,7 +4,7 @@ What an operation still in the queue may change (capabilities, keys, the amount 
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
@@ -26,7 +26,7 @@ from calltag.gateway.dialing import new_call_id, new_conn_id
 from calltag.gateway.errors import FeatureMissing, InvalidState, NoPermission, NotFound
 from calltag.gateway.resources import Resource
 from calltag.gateway.submission import Submission
-from calltag.gateway.switch_events import SwitchEvent
+from calltag.gateway.switch_events import SwitchEvent, check_outcomes
 
 
 def now_ms() -> int:
@@ -34,12 +34,22 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+async def _nothing() -> None:
+    pass
+
+
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How a client wants its operation carried out: under which id, and how long it waits for the outcome."""
+    """How a client wants its operation carried out: under which id, and how long it waits for the outcome.
+
+    `begin` is called when all checks have passed and the operation is about to be published. `repeated` says that it
+    was before: it may have taken effect.
+    """
 
     operation_id: OperationId
-    wait_s: float | None = None
+    wait_s: int | None = None
+    repeated: bool = False
+    begin: Callable[[], Awaitable[None]] = _nothing
 
 
 def new_operation_id() -> OperationId:
@@ -60,9 +70,7 @@ class CallService:
     async def operate(self, user: User, call_id: CallId, action: ClientAction, terms: Terms) -> Resource | None:
         """Submit an operation on a call; the call after it, where the client waits for that."""
         _require_voice(user)
-        call = await self._visible(user, call_id)
-        if call.released:
-            raise InvalidState(f"call {call.id} is already released")
+        await (self._check_repeated if terms.repeated else self._check)(user, call_id)
         return await self._submit(
             CallOperation(
                 id=terms.operation_id,
@@ -94,25 +102,34 @@ class CallService:
         """Submit the start or the end of a contact-centre session."""
         _require_voice(user)
         operation = AgentOperation(terms.operation_id, user.id, action, self.clock_ms())
+        await terms.begin()
         if terms.wait_s is None:
             await self.submission.publish([operation])
         else:
             await self.submission.outcome(operation, terms.wait_s)
 
-    async def tell(self, events: Sequence[SwitchEvent], wait_s: float | None) -> None:
-        """Submit what the switch tells; with `wait_s`, return when the last of it has taken effect."""
+    async def tell(self, events: Sequence[SwitchEvent], terms: Terms) -> None:
+        """Submit what the switch tells, each event under its own id; where it waits, return when all took effect."""
         accepted_at_ms = self.clock_ms()
         operations = [
             CallOperation(event.operation_id, event.call_id, event.action, accepted_at_ms) for event in events
         ]
-        if wait_s is None:
+        await terms.begin()
+        if terms.wait_s is None:
             await self.submission.publish(operations)
         else:
-            await self.submission.outcomes(operations, wait_s)
+            check_outcomes(events, await self.submission.outcomes(operations, terms.wait_s))
 
     async def call(self, user: User, call_id: CallId) -> Resource:
         """One call as the user sees it."""
         return self._view(await self._visible(user, call_id, with_user_data=True), user)
+
+    async def call_if_visible(self, user: User, call_id: CallId) -> Resource | None:
+        """The same, or nothing where there is no such call, or none of the user's."""
+        try:
+            return await self.call(user, call_id)
+        except (NotFound, NoPermission):
+            return None
 
     async def calls(self, user: User) -> Sequence[Resource]:
         """The user's calls, oldest first."""
@@ -130,15 +147,30 @@ class CallService:
             raise NoPermission(f"device {device_id} is not a device of yours")
         return owner.device
 
+    async def _check(self, user: User, call_id: CallId) -> None:
+        call = await self._visible(user, call_id)
+        if call.released:
+            raise InvalidState(f"call {call.id} is already released")
+
+    async def _check_repeated(self, user: User, call_id: CallId) -> None:
+        """What the first try may have changed (the user left, the call is over or gone) is not held against it.
+
+        The worker knows the operation by its id, and judges it if it does not.
+        """
+        call = await self.reader.call(call_id, with_user_data=False)
+        if call is not None and user.id not in call.users() and not user.is_administrator:
+            raise _not_yours(call)
+
     async def _visible(self, user: User, call_id: CallId, *, with_user_data: bool = False) -> Call:
         call = await self.reader.call(call_id, with_user_data=with_user_data)
         if call is None:
             raise NotFound(f"there is no call {call_id}")
-        if user.id not in call.users() and not user.is_administrator:
-            raise NoPermission(f"call {call_id} is not a call of yours")
+        if not call.is_open_to(user.id) and not user.is_administrator:
+            raise _not_yours(call)
         return call
 
     async def _submit(self, operation: CallOperation, user: User, terms: Terms) -> Resource | None:
+        await terms.begin()
         if terms.wait_s is None:
             await self.submission.publish([operation])
             return None
@@ -147,6 +179,10 @@ class CallService:
 
     def _view(self, call: Call, user: User) -> Resource:
         return call_resource(call, _leg(call, user.id), self.clock_ms(), self.base_url)
+
+
+def _not_yours(call: Call) -> NoPermission:
+    return NoPermission(f"call {call.id} is not a call of yours")
 
 
 def _leg(call: Call, user: UserId) -> Leg:

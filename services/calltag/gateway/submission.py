@@ -38,26 +38,25 @@ class Submission:
         await self._publish(operations, wait=False)
 
     async def outcome(self, operation: Operation, wait_s: float) -> OperationReply:
-        """Publish one operation and wait for what becomes of it. Raises as `outcomes` does."""
-        return (await self.outcomes([operation], wait_s))[0]
+        """Publish one operation and wait for its success. Raises OutcomeRefused, and as `outcomes` does."""
+        [outcome] = await self.outcomes([operation], wait_s)
+        if outcome.code is not StatusCode.SUCCESS:
+            raise OutcomeRefused(outcome.code, outcome.text)
+        return outcome
 
     async def outcomes(self, operations: Sequence[Operation], wait_s: float) -> Sequence[OperationReply]:
-        """Publish operations and wait for what becomes of all of them.
+        """Publish operations and wait for what becomes of all of them, whether they succeed or are refused.
 
-        Raises BackendAway; OutcomeRefused for the first that was refused; Incomplete when `wait_s` seconds have passed.
+        Raises BackendAway; Incomplete when `wait_s` seconds have passed.
         """
         async with AsyncExitStack() as stack:
             awaited = [await stack.enter_async_context(self.replies.expected(each.id)) for each in operations]
             await self._publish(operations, wait=True)
             try:
                 async with asyncio.timeout(wait_s):
-                    outcomes = await asyncio.gather(*awaited)
+                    return await asyncio.gather(*awaited)
             except TimeoutError:
                 raise Incomplete(f"accepted, but the outcome was not known within {wait_s:g} s") from None
-        for outcome in outcomes:
-            if outcome.code is not StatusCode.SUCCESS:
-                raise OutcomeRefused(outcome.code, outcome.text)
-        return outcomes
 
     async def _publish(self, operations: Sequence[Operation], *, wait: bool) -> None:
         if self._in_flight + len(operations) > max(self.max_in_flight, len(operations)):

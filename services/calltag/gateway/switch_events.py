@@ -1,6 +1,6 @@
 """What the telephony switch tells: facts of calls that calltag did not dial itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -9,12 +9,15 @@ from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, OperationId
 from calltag.core.domain.json_value import JsonValue
 from calltag.core.domain.operations import CallEnded, CallStarted, PartyChanged
+from calltag.core.domain.status import StatusCode
 from calltag.core.identity.model import Directory
+from calltag.core.wire.messages import OperationReply
 from calltag.gateway.dialing import new_conn_id
-from calltag.gateway.errors import ApiError, OutOfRange
+from calltag.gateway.errors import ApiError, EventsRefused, OutOfRange
 from calltag.gateway.parameters import Body, UserDataLimits, optional_text, required_list, required_text, user_data
 
 _MAX_PARTIES: Final = 32
+_MAX_MESSAGE_LENGTH: Final = 4_000
 _MAX_TIME_MS: Final = 1 << 48
 
 SwitchAction = CallStarted | PartyChanged | CallEnded
@@ -24,6 +27,7 @@ SwitchAction = CallStarted | PartyChanged | CallEnded
 class SwitchEvent:
     """One fact with the operation that it becomes; the same event id gives the same operation id."""
 
+    event_id: str
     operation_id: OperationId
     call_id: CallId
     action: SwitchAction
@@ -46,6 +50,35 @@ def switch_events(
     return tuple(events)
 
 
+def check_outcomes(events: Sequence[SwitchEvent], outcomes: Sequence[OperationReply]) -> None:
+    """Raises EventsRefused, which names those that were refused, with the code of the first if that is all of them."""
+    refused = [
+        (f"event {position} ({event.event_id}): {outcome.code:d}, {outcome.text}", outcome)
+        for position, (event, outcome) in enumerate(zip(events, outcomes, strict=True))
+        if outcome.code is not StatusCode.SUCCESS
+    ]
+    if not refused:
+        return
+    first = refused[0][1]
+    if len(events) == 1:
+        raise EventsRefused(first.code, first.text)
+    code = first.code if len(refused) == len(events) else StatusCode.PARTIAL_SUCCESS
+    told = _bounded([text for text, _ in refused])
+    raise EventsRefused(code, f"{len(refused)} of {len(events)} events were refused: {told}")
+
+
+def _bounded(texts: Sequence[str]) -> str:
+    """As many of the texts as a message may hold, and how many more there are."""
+    length, held = 0, 0
+    for text in texts:
+        length += len(text)
+        if held and length > _MAX_MESSAGE_LENGTH:
+            break
+        held += 1
+    more = [f"and {len(texts) - held} more"] if held < len(texts) else []
+    return "; ".join([*texts[:held], *more])
+
+
 def _event(body: JsonValue, directory: Directory, limits: UserDataLimits) -> SwitchEvent:
     if not isinstance(body, dict):
         raise OutOfRange("a switch event must be a JSON object")
@@ -63,7 +96,7 @@ def _event(body: JsonValue, directory: Directory, limits: UserDataLimits) -> Swi
             action = CallEnded()
         case _:
             raise OutOfRange("eventType is not known; known are CallStarted, PartyChanged, CallEnded")
-    return SwitchEvent(operation_id, call_id, action)
+    return SwitchEvent(event_id, operation_id, call_id, action)
 
 
 def _started(body: Body, directory: Directory, limits: UserDataLimits, operation_id: OperationId) -> CallStarted:

@@ -10,7 +10,7 @@ from calltag.core.identity.model import Role, User
 from calltag.gateway import documentation
 from calltag.gateway.bodies import ReadBody
 from calltag.gateway.errors import FeatureMissing
-from calltag.gateway.operation_request import Submit
+from calltag.gateway.operation_request import Understood
 from calltag.gateway.routes import Api
 from calltag.gateway.service import Terms
 from calltag.gateway.switch_events import switch_events
@@ -22,16 +22,16 @@ def switch_routes(api: Api, *, max_events: int) -> APIRouter:
 
     @router.post("/events", summary="Facts of calls, one or a list", openapi_extra=documentation.SWITCH)
     async def events(request: Request) -> Response:
-        def understand(user: User, body: ReadBody) -> Submit:
+        def understand(user: User, body: ReadBody) -> Understood:
             if Role.SWITCH not in user.roles:
                 raise FeatureMissing(f"this requires the role switch, which user {user.id} does not have")
             told = switch_events(body.json, api.service.directory, api.limits, max_events=max_events)
 
             async def submit(terms: Terms) -> Mapping[str, object]:
-                await api.service.tell(told, terms.wait_s)
+                await api.service.tell(told, terms)
                 return {}
 
-            return submit
+            return Understood(submit, names_operation=False)
 
         return await api.operations.perform(request, await api.identify(request), understand)
 

@@ -12,6 +12,7 @@ import structlog
 from calltag.core.bayeux.events import Event as Told
 from calltag.core.bayeux.events import Published
 from calltag.core.bayeux.position import Position
+from calltag.core.domain.call import Leg
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
 from calltag.core.domain.ids import UserId
 from calltag.core.domain.json_value import JsonValue
@@ -32,9 +33,11 @@ class Translator:
     base_url: str
 
     def published(self, user: UserId, event: Event, position: Position, previous: Position) -> Published:
-        """The event at its place in the user's stream, as the user sees it; nothing if the user has no part in it."""
-        told = self._told(user, event, position)
-        return Published(position, previous, (told,) if told is not None else ())
+        """The event at its place in the user's stream, as the user sees it from each leg on which the user is.
+
+        Nothing if the user has no part in it.
+        """
+        return Published(position, previous, self._told(user, event, position))
 
     def entry(self, user: UserId, entry: Entry) -> Published:
         """The same for an entry of the user's stream. What this version cannot read tells nothing."""
@@ -45,20 +48,18 @@ class Translator:
             return Published(entry.position, entry.previous)
         return self.published(user, event, entry.position, entry.previous)
 
-    def _told(self, user: UserId, event: Event, position: Position) -> Told | None:
+    def _told(self, user: UserId, event: Event, position: Position) -> tuple[Told, ...]:
         match event:
             case CallChanged():
-                return _call_message(user, event, position, self.base_url)
+                legs = event.call.legs_of(user)
+                return tuple(_call_message(leg, event, position, self.base_url) for leg in legs)
             case DevicesChanged():
-                return Told(DEVICES_CHANNEL, _devices(event, self.base_url), _ext(event, event.version, position))
+                return (Told(DEVICES_CHANNEL, _devices(event, self.base_url), _ext(event, event.version, position)),)
             case OperationRefused():
-                return Told(CALLS_CHANNEL, _refusal(event), _ext(event, None, position))
+                return (Told(CALLS_CHANNEL, _refusal(event), _ext(event, None, position)),)
 
 
-def _call_message(user: UserId, event: CallChanged, position: Position, base_url: str) -> Told | None:
-    leg = event.call.leg_of(user)
-    if leg is None:
-        return None
+def _call_message(leg: Leg, event: CallChanged, position: Position, base_url: str) -> Told:
     data: dict[str, JsonValue] = {
         "notificationType": event.notification.value,
         "call": call_resource(event.call, leg, event.accepted_at_ms, base_url),

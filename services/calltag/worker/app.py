@@ -23,10 +23,15 @@ from calltag.worker.partition_worker import PartitionWorker
 def worker_parts(backends: Backends) -> Assignments:
     """The worker on these backends; `run` of what is returned is its life."""
     settings, client, keys = backends.settings.worker, backends.client, backends.keys
+    lifetimes = Lifetimes(
+        settings.live_call_lifetime_s * 1000,
+        settings.released_call_lifetime_s * 1000,
+        backends.settings.operation_memory_s * 1000,
+    )
     store = RedisStateStore(
         client,
         keys,
-        lifetimes=Lifetimes(settings.live_call_lifetime_s * 1000, settings.released_call_lifetime_s * 1000),
+        lifetimes=lifetimes,
         remembered_operations=settings.remembered_operations,
     )
     kept = backends.settings.events
@@ -38,8 +43,13 @@ def worker_parts(backends: Backends) -> Assignments:
         most_events=kept.per_user,
         most_bytes=kept.per_user_bytes,
     )
-    outgoing = Outgoing(backends.bus, RedisCallIndex(client, keys), streams)
-    limits = CallLimits(lambda value: len(orjson.dumps(value)), settings.max_call_pairs, settings.max_call_bytes)
+    outgoing = Outgoing(backends.bus, RedisCallIndex(client, keys, lifetime_ms=lifetimes.live_ms), streams)
+    limits = CallLimits(
+        lambda value: len(orjson.dumps(value)),
+        settings.max_call_pairs,
+        settings.max_call_bytes,
+        settings.max_call_parties,
+    )
     observations = WorkerObservations(backends.metrics)
 
     def make(partition: Partition) -> PartitionWorker:

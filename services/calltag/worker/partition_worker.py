@@ -65,13 +65,14 @@ class PartitionWorker:
         while not released.is_set():
             deliveries = await unless(released, consumer.batch(self._batch_limit))
             if deliveries:
-                messages, unreadable = self._read(deliveries)
-                await self._handle(messages)
-                for delivery in unreadable:
+                readable, unreadable = self._read(deliveries)
+                set_aside = await self._handle([message for _, message in readable])
+                for delivery in (*unreadable, *(readable[place][0] for place in set_aside)):
                     await consumer.reject(delivery.tag)
                 await consumer.ack_through(deliveries[-1].tag)
 
-    async def _handle(self, messages: Sequence[OperationMessage]) -> None:
+    async def _handle(self, messages: Sequence[OperationMessage]) -> Sequence[int]:
+        """Carry out the operations of a batch; returns the places of those that are to be set aside."""
         delays = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S)
         while messages:
             epoch = await self._owned()
@@ -85,7 +86,8 @@ class PartitionWorker:
                 await asyncio.sleep(next(delays))
             else:
                 await self._send(epoch, committed)
-                return
+                return committed.folded.set_aside
+        return ()
 
     async def _owned(self) -> Epoch:
         """The epoch of this ownership; with the first delivery, and after doubt, the partition is taken over.
@@ -116,9 +118,12 @@ class PartitionWorker:
         for message in messages:
             wanted.setdefault(message.operation.key, []).append(message.operation.id)
         loaded = await self._store.load(self._partition, wanted)
+        for each in loaded.values():
+            if each.unreadable is not None:
+                log.error("state_unreadable", partition=self._partition, reason=str(each.unreadable))
         folded = fold(messages, loaded, self._limits)
         encoded = [EVENT.encode(event) for event in folded.events]
-        if folded.changes:
+        if folded.changes or encoded:
             began = time.perf_counter()
             await self._store.commit(self._partition, epoch, folded.changes, encoded)
             self._metrics.committed(len(messages), time.perf_counter() - began)
@@ -143,17 +148,19 @@ class PartitionWorker:
                 log.warning("partition_waits", partition=self._partition, reason=str(error))
                 await asyncio.sleep(next(delays))
 
-    def _read(self, deliveries: Sequence[Delivery]) -> tuple[Sequence[OperationMessage], Sequence[Delivery]]:
-        """The operations of a batch, and those deliveries that are none, whatever sent them."""
-        messages: list[OperationMessage] = []
+    def _read(
+        self, deliveries: Sequence[Delivery]
+    ) -> tuple[Sequence[tuple[Delivery, OperationMessage]], Sequence[Delivery]]:
+        """The deliveries of a batch with their operations, and those that are none, whatever sent them."""
+        readable: list[tuple[Delivery, OperationMessage]] = []
         unreadable: list[Delivery] = []
         for delivery in deliveries:
             try:
-                messages.append(OPERATION.decode(delivery.body))
+                readable.append((delivery, OPERATION.decode(delivery.body)))
             except WireError as error:
                 self._metrics.unreadable()
                 log.error(
                     "operation_unreadable", partition=self._partition, message_id=delivery.message_id, reason=str(error)
                 )
                 unreadable.append(delivery)
-        return messages, unreadable
+        return readable, unreadable

@@ -165,6 +165,8 @@ def test_what_the_capabilities_list_is_what_is_accepted(state: LegState, action:
     outcome = run(before, action)
     if action.name in CAPABILITIES[state]:
         changed(outcome)
+    elif state is LegState.RELEASED:
+        assert refused(outcome, before) is StatusCode.NO_PERMISSION
     else:
         assert refused(outcome, before) is StatusCode.INVALID_STATE
 
@@ -204,6 +206,41 @@ def test_a_user_with_two_legs_acts_on_the_live_one() -> None:
     gone = leg("15003", LegState.RELEASED, BOB)
     before = replace(call(LegState.ESTABLISHED), legs=(gone, *call(LegState.ESTABLISHED, LegState.ESTABLISHED).legs))
     assert [each.state for each in changed(run(before, Hold(), BOB))[0].legs][2] is LegState.HELD
+
+
+def test_a_user_with_two_legs_acts_on_the_one_on_which_it_is_possible() -> None:
+    second = leg("15010", LegState.RINGING, ALICE)
+    before = replace(call(), legs=(call().legs[0], second))
+    assert (before.legs_of(ALICE), before.leg_of(ALICE)) == (before.legs, before.legs[0])
+    after, _ = changed(run(before, Answer()))
+    assert [each.state for each in after.legs] == [LegState.ESTABLISHED, LegState.ESTABLISHED]
+    outcome = run(before, Retrieve())
+    assert refused(outcome, before) is StatusCode.INVALID_STATE
+    assert "while the call is Dialing" in outcome.text
+
+
+def test_who_left_a_call_that_goes_on_may_not_see_or_change_it() -> None:
+    left = call(LegState.RELEASED, LegState.ESTABLISHED)
+    assert (left.is_open_to(ALICE), left.is_open_to(BOB), left.is_open_to(CAROL)) == (False, True, False)
+    assert refused(run(left, DeleteUserData()), left) is StatusCode.NO_PERMISSION
+    over = call(LegState.RELEASED, LegState.RELEASED)
+    assert (over.is_open_to(ALICE), over.is_open_to(CAROL)) == (True, False)
+    helped = run(left, Hold(), ALICE, administrator=True)
+    assert changed(helped)[0].legs[1].state is LegState.HELD
+
+
+def test_parties_are_bounded() -> None:
+    limits = replace(LIMITS, max_parties=3)
+    legs = tuple(Leg(str(number), LegState.ESTABLISHED) for number in range(4))
+    started = CallStarted(ConnId("c"), CallType.INBOUND, "1", legs)
+    outcome = apply(None, operation(started, None), limits)
+    assert refused(outcome, None) is StatusCode.OUT_OF_RANGE
+    assert outcome.text == "parties: the call would have 4 of them; a call may have 3"
+    full = changed(apply(None, operation(replace(started, legs=legs[:3]), None), limits))[0]
+    assert refused(apply(full, operation(PartyChanged(legs[3:]), None), limits), full) is StatusCode.OUT_OF_RANGE
+    changed(apply(full, operation(PartyChanged(legs[:3]), None), limits))
+    over = replace(full, legs=legs)
+    changed(apply(over, operation(PartyChanged(legs), None), limits))
 
 
 def test_beginning_a_call() -> None:

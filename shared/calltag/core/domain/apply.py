@@ -65,6 +65,7 @@ def _apply_to_call(call: Call | None, operation: CallOperation, limits: CallLimi
         return _changed(call, ended(call), operation, NotificationType.STATUS_CHANGE)
     if isinstance(action, PartyChanged):
         after = parties_changed(call, action.legs)
+        _check_parties(len(after.legs), len(call.legs), limits)
         joined = len(after.legs) > len(call.legs)
         kind = NotificationType.PARTICIPANTS_UPDATED if joined else NotificationType.STATUS_CHANGE
         return _changed(call, after, operation, kind)
@@ -109,26 +110,30 @@ def _user_data_changed(call: Call, operation: CallOperation, action: UserDataAct
 
 
 def _acting_leg(call: Call, operation: CallOperation) -> Leg:
-    """The leg on which a client's operation acts; refuses whoever may not act."""
+    """The leg on which a client's operation acts: of those that may, the first on which it is possible.
+
+    Refuses whoever is not on the call, and what is possible on none of the legs.
+    """
     name = operation.action.name
-    own = call.leg_of(operation.sender) if operation.sender is not None else None
-    if own is None and operation.as_administrator:
-        able = (leg for leg in call.legs if name in CAPABILITIES[leg.state])
-        own = next(able, next(leg for leg in call.legs if leg.live))
-    if own is None:
+    live = [leg for leg in call.legs if leg.live]
+    own = [leg for leg in live if operation.sender is not None and leg.user == operation.sender]
+    acting = own or (live if operation.as_administrator else [])
+    if not acting:
         raise RefusedError(StatusCode.NO_PERMISSION, f"call {call.id} is not a call of yours")
-    if name not in CAPABILITIES[own.state]:
+    able = next((leg for leg in acting if name in CAPABILITIES[leg.state]), None)
+    if able is None:
+        state = acting[0].state
         raise RefusedError(
             StatusCode.INVALID_STATE,
-            f"{name} is not possible while the call is {own.state}; possible: "
-            + (", ".join(CAPABILITIES[own.state]) or "nothing"),
+            f"{name} is not possible while the call is {state}; possible: {', '.join(CAPABILITIES[state])}",
         )
-    return own
+    return able
 
 
 def _begun(call: Call | None, operation: CallOperation, action: Dial | CallStarted, limits: CallLimits) -> Call:
     if call is not None:
         raise RefusedError(StatusCode.ALREADY_EXISTS, f"there is a call {call.id} already")
+    _check_parties(len(action.legs), 0, limits)
     data = UserData().attach(action.pairs)
     _check_size(data, UserData(), limits)
     began_at_ms = action.began_at_ms if isinstance(action, CallStarted) else None
@@ -141,6 +146,15 @@ def _begun(call: Call | None, operation: CallOperation, action: Dial | CallStart
         legs=action.legs,
         user_data=data,
     )
+
+
+def _check_parties(parties: int, before: int, limits: CallLimits) -> None:
+    """Refuse parties beyond the limit, counting those that left; where none is new there is nothing to refuse."""
+    if parties > max(before, limits.max_parties):
+        raise RefusedError(
+            StatusCode.OUT_OF_RANGE,
+            f"parties: the call would have {parties} of them; a call may have {limits.max_parties}",
+        )
 
 
 def _check_size(data: UserData, before: UserData, limits: CallLimits) -> None:

@@ -65,9 +65,18 @@ class Call:
         """The users whose devices are parties, each once, in the order of the legs."""
         return tuple(dict.fromkeys(leg.user for leg in self.legs if leg.user is not None))
 
+    def is_open_to(self, user: UserId) -> bool:
+        """Whether the user is a party: on the call now, or, once it is over, at any time before."""
+        return any(leg.user == user and (leg.live or self.released) for leg in self.legs)
+
+    def legs_of(self, user: UserId) -> tuple[Leg, ...]:
+        """The legs on which the user is on the call; once there is none, the last one that was."""
+        own = tuple(leg for leg in self.legs if leg.user == user)
+        return tuple(leg for leg in own if leg.live) or own[-1:]
+
     def leg_of(self, user: UserId) -> Leg | None:
-        """The user's leg; a live one before a released one."""
-        return max((leg for leg in self.legs if leg.user == user), key=lambda leg: leg.live, default=None)
+        """The first of those legs, if the user was ever on the call."""
+        return next(iter(self.legs_of(user)), None)
 
     def others(self, leg: Leg) -> Iterator[Leg]:
         """The other parties that are still on the call, or, once it is over, that were."""

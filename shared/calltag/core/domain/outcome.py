@@ -12,11 +12,12 @@ from calltag.core.domain.status import StatusCode
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """How much user data one call may hold; `encoded_bytes` gives the length of a value's JSON."""
+    """How much one call may hold; `encoded_bytes` gives the length of a value's JSON."""
 
     encoded_bytes: Callable[[JsonValue], int]
     max_pairs: int = 1_000
     max_bytes: int = 65_536
+    max_parties: int = 64
 
 
 @dataclass(frozen=True, slots=True)

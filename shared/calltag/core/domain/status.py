@@ -13,6 +13,7 @@ class StatusCode(IntEnum):
     INTERNAL = 4
     NO_PERMISSION = 5
     NOT_FOUND = 6
+    PARTIAL_SUCCESS = 7
     INCOMPLETE = 9
     OUT_OF_RANGE = 10
     ALREADY_EXISTS = 18

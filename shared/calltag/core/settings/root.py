@@ -25,6 +25,7 @@ from calltag.core.settings.sections import (
     Internal,
     Log,
     Notifier,
+    Positive,
     Redis,
     Seconds,
     Session,
@@ -67,6 +68,7 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         20_000, ge=1, description="Connections of clients that one process serves; beyond, HTTP 503."
     )
+    operation_memory_s: Positive = Field(3_600, description="How long a repeated operation is recognised at least.")
     drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
     amqp: Amqp = Amqp()
     redis: Redis = Redis()

@@ -114,6 +114,7 @@ class Worker(Section):
     )
     max_call_pairs: Positive = Field(1_000, description="Pairs of user data that one call may hold.")
     max_call_bytes: Positive = Field(65_536, description="Bytes of user data that one call may hold.")
+    max_call_parties: Positive = Field(64, description="Parties that one call may have, with those that left.")
     remembered_operations: Positive = Field(10_000, description="Operations remembered a call, to recognise repeats.")
     lease_s: Seconds = Field(
         6.0, le=300, description="A worker that has not renewed its lease for so long is no longer counted on."

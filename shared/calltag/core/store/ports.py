@@ -34,6 +34,10 @@ class CommitConflict(StoreError):
     """A call has another version than expected, or an operation is applied already: nothing was written."""
 
 
+class StateUnreadable(StoreError):
+    """What is kept of a call or an agent has not the form of this version; the message names the key, never values."""
+
+
 class InstallationMismatch(StoreError):
     """The store belongs to an installation with another number of partitions or another schema."""
 
@@ -49,10 +53,14 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The state under a key (None: there is none) and the operations among those asked for that are done."""
+    """The state under a key (None: there is none) and the operations among those asked for that are done.
+
+    Where the record cannot be read, `unreadable` says why, and there is no state.
+    """
 
     state: State | None
     done: Mapping[OperationId, Done] = field(default_factory=dict)
+    unreadable: StateUnreadable | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +108,14 @@ class StateStore(Protocol):
 
 
 class CallReader(Protocol):
-    """The gateway's side. Every method may raise StoreUnavailable."""
+    """The gateway's side. Every method may raise StoreUnavailable, those that read one record StateUnreadable."""
 
     async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
         """The call as it is now, on demand without its user data; a released one is kept for a while."""
         ...
 
     async def calls_of(self, user: UserId) -> Sequence[Call]:
-        """The user's calls that are not released, oldest first."""
+        """The user's calls that are not released, oldest first; those that cannot be read are left out."""
         ...
 
     async def agent(self, user: UserId) -> Agent | None:

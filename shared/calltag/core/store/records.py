@@ -1,6 +1,7 @@
 """How state is laid down in Redis: the hash fields of a call or an agent, and the arguments of a commit."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -11,8 +12,8 @@ from calltag.core.domain.call import Call
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.ports import Change, Done, State
-from calltag.core.wire.messages import AGENT, CALL
+from calltag.core.store.ports import Change, Done, State, StateUnreadable
+from calltag.core.wire.messages import AGENT, CALL, WireError
 
 STATE_FIELDS: Final = ("version", "doc", "keys")
 _NO_STATE: Final = "-"
@@ -23,10 +24,11 @@ Argument = str | bytes | int
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long state is kept after its last change, in milliseconds."""
+    """How long state is kept after its last change, and operations at least after the last one, in milliseconds."""
 
     live_ms: int = 24 * 3600 * 1000
     released_ms: int = 300 * 1000
+    operations_ms: int = 3600 * 1000
 
     def of(self, state: State | None) -> int:
         """Released calls, and operations on calls that never were, are kept a short while only."""
@@ -34,10 +36,18 @@ class Lifetimes:
 
 
 def decode_state(key: str, fields: Sequence[bytes | None], data: Mapping[bytes, bytes]) -> State | None:
-    """The state from its hash fields (STATE_FIELDS) and its user data; None if there is none."""
+    """The state from its hash fields (STATE_FIELDS) and its user data; None if there is none.
+
+    Raises StateUnreadable.
+    """
     version, doc, keys = fields
     if version is None or doc is None:
         return None
+    with _readable(key):
+        return _decoded(key, version, doc, keys, data)
+
+
+def _decoded(key: str, version: bytes, doc: bytes, keys: bytes | None, data: Mapping[bytes, bytes]) -> State:
     if key.startswith("agent:"):
         return replace(AGENT.decode(doc), version=int(version))
     order: list[str] = orjson.loads(keys) if keys else []
@@ -102,6 +112,17 @@ def _data_arguments(
         yield orjson.dumps(values)
 
 
-def decode_dones(ids: Sequence[OperationId], raw: Sequence[bytes | None]) -> dict[OperationId, Done]:
-    """The outcomes of those operations that are done."""
-    return {each: decode_done(found) for each, found in zip(ids, raw, strict=True) if found is not None}
+def decode_dones(key: str, ids: Sequence[OperationId], raw: Sequence[bytes | None]) -> dict[OperationId, Done]:
+    """The outcomes of those operations that are done. Raises StateUnreadable."""
+    with _readable(key):
+        return {each: decode_done(found) for each, found in zip(ids, raw, strict=True) if found is not None}
+
+
+@contextmanager
+def _readable(key: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, TypeError, KeyError) as error:
+        # Of these, only WireError is known to hold no values.
+        reason = str(error) if isinstance(error, WireError) else type(error).__name__
+        raise StateUnreadable(f"the record of {key} is not of a form that this version reads: {reason}") from None

@@ -9,17 +9,20 @@ from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import InstallationMismatch, WorkerId
 
-_DAY_MS = 24 * 3600 * 1000
 SCHEMA = "1"
 
 
 class RedisCallIndex:
     """The worker's CallIndex. It spans partitions, so it is brought up to date after each commit, and again by
-    whoever finds an operation done already; bringing it up to date twice is harmless."""
+    whoever finds an operation done already; bringing it up to date twice is harmless.
 
-    def __init__(self, client: RedisClient, keys: Keys) -> None:
+    A list is kept for `lifetime_ms` after the last change of a call on it: as long as the call itself.
+    """
+
+    def __init__(self, client: RedisClient, keys: Keys, *, lifetime_ms: int = 24 * 3600 * 1000) -> None:
         self._client = client
         self._keys = keys
+        self._lifetime_ms = lifetime_ms
 
     async def settle(self, calls: Sequence[Call]) -> None:
         pipeline = self._client.pipeline()
@@ -28,7 +31,7 @@ class RedisCallIndex:
                 name, leg = self._keys.calls_of(user), call.leg_of(user)
                 if leg is not None and leg.live:
                     pipeline.sadd(name, call.id)
-                    pipeline.pexpire(name, _DAY_MS)
+                    pipeline.pexpire(name, self._lifetime_ms)
                 else:
                     pipeline.srem(name, call.id)
         await self._client.run(pipeline)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import cast
 
+import structlog
+
 from calltag.core.bus.partitioning import partition_of
 from calltag.core.bus.ports import Partition
 from calltag.core.domain.agent import Agent
@@ -10,8 +12,20 @@ from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys, StateKeys
-from calltag.core.store.ports import Change, CommitConflict, Epoch, Fenced, Loaded, State, TakeOver
+from calltag.core.store.ports import (
+    Change,
+    CommitConflict,
+    Done,
+    Epoch,
+    Fenced,
+    Loaded,
+    State,
+    StateUnreadable,
+    TakeOver,
+)
 from calltag.core.store.records import STATE_FIELDS, Lifetimes, commit_arguments, decode_dones, decode_state
+
+log = structlog.get_logger()
 
 
 class RedisStateStore:
@@ -45,20 +59,18 @@ class RedisStateStore:
             pipeline.hmget(names.state, STATE_FIELDS)
             pipeline.hgetall(names.data)
             pipeline.hmget(names.done, operations)
-        raw = iter(await self._client.run(pipeline))
+        raw = await self._client.run(pipeline)
         return {
-            key: Loaded(
-                decode_state(key, cast(list[bytes | None], next(raw)), cast(dict[bytes, bytes], next(raw))),
-                decode_dones(operations, cast(list[bytes | None], next(raw))),
-            )
-            for key, operations in wanted.items()
+            key: _loaded(key, operations, raw[3 * number : 3 * number + 3])
+            for number, (key, operations) in enumerate(wanted.items())
         }
 
     async def commit(
         self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
     ) -> None:
         keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
-        arguments: list[str | bytes | int] = [epoch, self._remembered_operations, len(events), *events]
+        remember = (self._remembered_operations, self._lifetimes.operations_ms)
+        arguments: list[str | bytes | int] = [epoch, *remember, len(events), *events]
         for change in changes:
             keys.extend(self._keys.state(partition, change.key).all())
             arguments.extend(commit_arguments(change, self._lifetimes))
@@ -67,6 +79,16 @@ class RedisStateStore:
     async def sent(self, partition: Partition, epoch: Epoch, count: int) -> None:
         keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
         _check(partition, epoch, await self._sent(keys, [epoch, count]))
+
+
+def _loaded(key: str, operations: Sequence[OperationId], raw: Sequence[object]) -> Loaded:
+    fields, data, dones = cast("tuple[list[bytes | None], dict[bytes, bytes], list[bytes | None]]", raw)
+    done: Mapping[OperationId, Done] = {}
+    try:
+        done = decode_dones(key, operations, dones)
+        return Loaded(decode_state(key, fields, data), done)
+    except StateUnreadable as unreadable:
+        return Loaded(None, done, unreadable)
 
 
 def _check(partition: Partition, epoch: Epoch, answer: object) -> None:
@@ -91,10 +113,16 @@ class RedisCallReader:
         return state if isinstance(state, Call) else None
 
     async def calls_of(self, user: UserId) -> Sequence[Call]:
+        name = self._keys.calls_of(user)
         async with self._client.exchange() as connection:
-            ids = cast(set[bytes], await connection.smembers(self._keys.calls_of(user)))
-        found = await self._states([f"call:{raw.decode()}" for raw in ids])
-        calls = [state for state in found if isinstance(state, Call) and not state.released and state.leg_of(user)]
+            ids = list(cast(set[bytes], await connection.smembers(name)))
+        found = await self._found([f"call:{raw.decode()}" for raw in ids])
+        gone = [raw for raw, state in zip(ids, found, strict=True) if state is None]
+        if gone:
+            # Calls that came to their lifetime's end: no operation settles the list for them any more.
+            async with self._client.exchange() as connection:
+                await connection.srem(name, *gone)
+        calls = [state for state in found if isinstance(state, Call) and not state.released and state.is_open_to(user)]
         return sorted(calls, key=lambda call: (call.began_at_ms, call.id))
 
     async def agent(self, user: UserId) -> Agent | None:
@@ -102,7 +130,10 @@ class RedisCallReader:
         return state if isinstance(state, Agent) else None
 
     async def _state(self, key: str) -> State | None:
-        return (await self._states([key]))[0]
+        [found] = await self._found([key])
+        if isinstance(found, StateUnreadable):
+            raise found
+        return found
 
     async def _without_user_data(self, key: str) -> State | None:
         async with self._client.exchange() as connection:
@@ -112,8 +143,8 @@ class RedisCallReader:
     def _names(self, key: str) -> StateKeys:
         return self._keys.state(partition_of(key.partition(":")[2], self._partitions), key)
 
-    async def _states(self, keys: Sequence[str]) -> list[State | None]:
-        """The states under the keys, each read at one moment."""
+    async def _found(self, keys: Sequence[str]) -> list[State | StateUnreadable | None]:
+        """The states under the keys, each read at one moment, or what is wrong with them."""
         if not keys:
             return []
         pipeline = self._client.pipeline(atomic=True)
@@ -123,6 +154,14 @@ class RedisCallReader:
             pipeline.hgetall(names.data)
         raw = await self._client.run(pipeline)
         return [
-            decode_state(key, cast(list[bytes | None], fields), cast(dict[bytes, bytes], data))
+            _decoded(key, cast(list[bytes | None], fields), cast(dict[bytes, bytes], data))
             for key, fields, data in zip(keys, raw[::2], raw[1::2], strict=True)
         ]
+
+
+def _decoded(key: str, fields: Sequence[bytes | None], data: Mapping[bytes, bytes]) -> State | StateUnreadable | None:
+    try:
+        return decode_state(key, fields, data)
+    except StateUnreadable as unreadable:
+        log.error("state_unreadable", reason=str(unreadable))
+        return unreadable

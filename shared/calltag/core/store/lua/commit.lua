@@ -1,7 +1,7 @@
 -- Commits one batch of a partition: all of it, or nothing.
 --
 -- KEYS: epoch, outbox, then for each change: state, user data, done, order.
--- ARGV: epoch, how many operations to remember, number of events, the events, then for each change:
+-- ARGV: epoch, how many operations to remember, for how many ms at least, number of events, the events, then for each change:
 --       expected version ('-' for no state), new version ('' if unchanged), lifetime in ms, state ('' as it was), order of the
 --       user-data keys ('' as it was), number of keys to drop (-1: all), the keys, number of keys to set,
 --       key and value list each, number of operations done, id and outcome each.
@@ -19,7 +19,7 @@ end
 
 local epoch = redis.call('GET', KEYS[1]) or '0'
 if epoch ~= take() then return {'fenced', epoch} end
-local remember = tonumber(take())
+local remember, memory = tonumber(take()), tonumber(take())
 local events = take_list(tonumber(take()))
 
 local changes = {}
@@ -58,8 +58,9 @@ for _, change in ipairs(changes) do
   end
   local surplus = redis.call('LLEN', change.order) - remember
   for _ = 1, surplus do redis.call('HDEL', change.done, redis.call('LPOP', change.order)) end
-  redis.call('PEXPIRE', change.done, change.lifetime)
-  redis.call('PEXPIRE', change.order, change.lifetime)
+  local remembered = string.format('%d', math.max(tonumber(change.lifetime), memory))
+  redis.call('PEXPIRE', change.done, remembered)
+  redis.call('PEXPIRE', change.order, remembered)
 end
 for _, event in ipairs(events) do redis.call('RPUSH', KEYS[2], event) end
 return {'ok'}

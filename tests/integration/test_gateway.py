@@ -1,0 +1,94 @@
+"""The gateway with a worker beside it, without one, and with users that the demo does not have."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from calltag.core.backends import Backends
+from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.ports import Partition
+from parts.eventually import eventually
+from parts.in_process import InProcess, in_process, started, with_second_device
+
+ALICES_DEVICE = "631608b3-ceb1-472b-ba05-2ae39555b0d1"
+
+
+async def test_waiting_comes_to_an_end(gateway: InProcess) -> None:
+    async with gateway.working():
+        await gateway.tell(started("C", "15000"))
+    answer = await gateway.request("alice", "POST", "/me/calls/C", {"operationName": "Hold"}, Prefer="wait=1")
+    assert (answer.status_code, answer.json()["statusCode"]) == (202, 9)
+    assert "within 1 s" in answer.json()["statusMessage"]
+    async with gateway.working():
+        assert (await gateway.operate("alice", "C", "Retrieve"))["statusCode"] == 0
+
+
+async def test_who_left_a_call_that_goes_on_may_not_see_or_change_it(gateway: InProcess) -> None:
+    async with gateway.working():
+        await gateway.tell(started("C", "15000", "15001", "15002"))
+        left = await gateway.operate("alice", "C", "Hangup")
+        assert left["call"]["state"] == "Released"
+        for answer in (
+            await gateway.request("alice", "GET", "/me/calls/C"),
+            await gateway.request("alice", "POST", "/me/calls/C", {"operationName": "DeleteUserData"}),
+        ):
+            assert (answer.status_code, answer.json()["statusCode"]) == (403, 5)
+        assert (await gateway.request("alice", "GET", "/me/calls")).json()["uris"] == []
+        await gateway.operate("bob", "C", "Hangup")
+        over = await gateway.request("alice", "GET", "/me/calls/C")
+        assert over.json()["call"]["state"] == "Released"
+
+
+async def test_a_user_dials_from_one_own_device_to_another(tmp_path: Path) -> None:
+    def with_two(made: Backends) -> Backends:
+        return replace(made, directory=with_second_device("alice", "d2", "15010"))
+
+    async with in_process(tmp_path, with_two) as gateway, gateway.working():
+        body = {"operationName": "Dial", "destination": {"phoneNumber": "15010"}}
+        path = f"/me/devices/{ALICES_DEVICE}/calls"
+        begun = (await gateway.request("alice", "POST", path, body, Prefer="wait=10")).json()["call"]
+        assert begun["state"] == "Dialing"
+        answered = await gateway.operate("alice", begun["id"], "Answer")
+        assert (answered["statusCode"], answered["call"]["state"]) == (0, "Established")
+        assert (await gateway.operate("alice", begun["id"], "Hold"))["call"]["state"] == "Held"
+
+
+class StalledBus(MemoryBus):
+    """A bus that takes operations only once it is `free`."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.free = asyncio.Event()
+        self.asked = 0
+
+    async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
+        self.asked += 1
+        await self.free.wait()
+        await super().publish_operation(partition, body, message_id)
+
+
+async def test_no_more_than_so_many_operations_wait_for_the_broker(tmp_path: Path) -> None:
+    bus = StalledBus()
+    session = {"operationName": "StartContactCenterSession", "channels": ["voice"]}
+    async with in_process(tmp_path, lambda made: replace(made, bus=bus), gateway={"max_in_flight": 1}) as gateway:
+        first = asyncio.create_task(gateway.request("alice", "POST", "/me", session))
+        await eventually(lambda: bus.asked == 1)
+        refused = await gateway.request("bob", "POST", "/me", session)
+        assert (refused.status_code, refused.json()["statusCode"]) == (503, 4)
+        assert "1 operations wait for the broker" in refused.json()["statusMessage"]
+        assert refused.headers["Retry-After"] == "1"
+        bus.free.set()
+        assert (await first).json() == {"statusCode": 0}
+        assert (await gateway.request("bob", "POST", "/me", session)).json() == {"statusCode": 0}
+        assert bus.asked == 2
+
+
+@pytest.mark.parametrize("fields", [["*,id"], ["id", "*"]])
+async def test_all_fields_are_asked_for_by_a_star_among_others(gateway: InProcess, fields: list[str]) -> None:
+    query = "&".join(f"fields={each}" for each in fields)
+    answer = await gateway.request("alice", "GET", f"/me?{query}")
+    assert answer.json()["user"]["userName"] == "alice"
+    some = await gateway.request("alice", "GET", "/me?fields=id&fields=roles")
+    assert some.json()["user"] == {"id": "alice", "roles": ["agent"]}

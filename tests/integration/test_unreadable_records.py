@@ -1,0 +1,57 @@
+"""A call of which the record cannot be read breaks no other."""
+
+from typing import cast
+
+from structlog.testing import capture_logs
+
+from calltag.core.domain.ids import UserId
+from parts.eventually import eventually
+from parts.in_process import InProcess, ended, started
+
+
+async def spoil(gateway: InProcess, call: str) -> None:
+    """As a version would write it that knows more types of calls."""
+    connection, name = gateway.backends.client.connection, gateway.keys(call).state
+    doc = cast("bytes", await connection.hget(name, "doc"))
+    assert b'"type":"Unknown"' in doc
+    await connection.hset(name, "doc", doc.replace(b'"type":"Unknown"', b'"type":"Telepathic"'))
+
+
+async def test_it_is_refused_when_it_is_read_and_left_out_of_the_list(gateway: InProcess) -> None:
+    async with gateway.working():
+        await gateway.tell(started("C", "15000"), started("D", "15000"))
+    await spoil(gateway, "C")
+    with capture_logs() as logs:
+        mine = (await gateway.request("alice", "GET", "/me/calls?fields=id")).json()
+    assert mine == {"statusCode": 0, "calls": [{"id": "D"}]}
+    [told] = [each for each in logs if each["log_level"] == "error"]
+    assert (told["event"], "call:C" in told["reason"]) == ("state_unreadable", True)
+    for method, body in (("GET", None), ("POST", {"operationName": "Hold"})):
+        answer = await gateway.request("alice", method, "/me/calls/C", body)
+        assert (answer.status_code, answer.json()["statusCode"]) == (500, 4)
+        assert "call:C is not of a form that this version reads" in answer.json()["statusMessage"]
+        assert "Telepathic" not in answer.text
+
+
+async def test_its_operations_are_set_aside_and_all_others_go_on(gateway: InProcess) -> None:
+    async with gateway.working():
+        await gateway.tell(started("C", "15000", userData={"a": 1}), started("D", "15000"))
+    connection, names = gateway.backends.client.connection, gateway.keys("C")
+    await connection.hset(names.data, "a", b"odd")
+    for call in ("C", "D"):
+        accepted = await gateway.request("alice", "POST", f"/me/calls/{call}", {"operationName": "Hold"})
+        assert accepted.json() == {"statusCode": 0}
+    known = await connection.hlen(names.done)
+    async with gateway.working():
+        assert (await gateway.operate("alice", "D", "Retrieve"))["statusCode"] == 0
+        refused = await gateway.operate("alice", "C", "Hold")
+        assert refused["statusCode"] == 4
+        answer = await gateway.tell(started("E", "15000"), ended("C"), ended("D"))
+        assert (answer.status_code, "event 1 (ended-C): 4" in answer.json()["statusMessage"]) == (207, True)
+        await eventually(lambda: len(gateway.bus.rejected) == 3)
+    assert await connection.hlen(names.done) == known
+    kept = await connection.xrange(gateway.backends.keys.stream_of(UserId("alice")))
+    events = [fields[b"e"] for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", kept)]
+    refusals = [event for event in events if b'"kind":"refused"' in event]
+    assert len(refusals) == 2
+    assert all(b'"code":4' in each and b'"Hold"' in each for each in refusals)

@@ -1,0 +1,48 @@
+"""What one user is told of an event."""
+
+import pytest
+
+from calltag.core.bayeux.position import Position
+from calltag.core.domain.call import Call, CallType, Leg, LegState
+from calltag.core.domain.events import CallChanged, NotificationType
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
+from calltag.notifier.messages import Translator
+
+ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("carol")
+
+
+def told(user: UserId, *states: LegState) -> list[tuple[object, object, object]]:
+    """Number, state and eventId of each message about a call between two devices of alice's and one of bob's."""
+    owners = (("15000", ALICE), ("15010", ALICE), ("15001", BOB))
+    legs = tuple(
+        Leg(number, state, DeviceId(f"d{number}"), owner) for (number, owner), state in zip(owners, states, strict=True)
+    )
+    call = Call(CallId("C"), ConnId("c"), CallType.INTERNAL, "15010", 0, legs, version=3)
+    event = CallChanged(EventId("e"), NotificationType.STATUS_CHANGE, call, call.users(), 0)
+    published = Translator("http://u").published(user, event, Position(2), Position(1))
+    assert (published.position, published.previous) == (2, 1)
+    found = []
+    for each in published.events:
+        seen, extra = each.data["call"], each.ext["calltag"]
+        assert isinstance(seen, dict)
+        assert isinstance(extra, dict)
+        found.append((each.data["phoneNumber"], seen["state"], extra["eventId"]))
+    return found
+
+
+def test_every_live_leg_of_the_user_is_told_in_its_own_view() -> None:
+    states = (LegState.DIALING, LegState.RINGING, LegState.RELEASED)
+    assert told(ALICE, *states) == [("15000", "Dialing", "e"), ("15010", "Ringing", "e")]
+    assert told(BOB, *states) == [("15001", "Released", "e")]
+    assert told(CAROL, *states) == []
+
+
+@pytest.mark.parametrize("live", [0, 1])
+def test_a_leg_that_is_gone_is_not_told_beside_a_live_one(live: int) -> None:
+    states = [LegState.RELEASED, LegState.RELEASED, LegState.HELD]
+    states[live] = LegState.HELD
+    assert told(ALICE, *states) == [(("15000", "15010")[live], "Held", "e")]
+
+
+def test_where_no_leg_is_live_the_last_one_is_told() -> None:
+    assert told(ALICE, *[LegState.RELEASED] * 3) == [("15010", "Released", "e")]

@@ -1,0 +1,125 @@
+"""A batch of operations comes to changes, events and replies."""
+
+from collections.abc import Mapping
+
+from calltag.core.bus.ports import NodeId
+from calltag.core.domain.agent import Agent
+from calltag.core.domain.call import Call, CallType, Leg, LegState
+from calltag.core.domain.events import CallChanged, OperationRefused
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
+from calltag.core.domain.operations import (
+    AgentOperation,
+    CallAction,
+    CallEnded,
+    CallOperation,
+    CallStarted,
+    EndContactCenterSession,
+    Hangup,
+    Hold,
+    PartyChanged,
+)
+from calltag.core.domain.outcome import CallLimits
+from calltag.core.domain.status import StatusCode
+from calltag.core.store.ports import Done, Loaded, StateUnreadable
+from calltag.core.wire.messages import OperationMessage
+from calltag.worker.folding import Folded, fold
+
+ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("carol")
+LEGS = tuple(
+    Leg(number, LegState.ESTABLISHED, DeviceId(f"d{number}"), user)
+    for number, user in (("15000", ALICE), ("15001", BOB), ("15002", CAROL))
+)
+CALL = Call(CallId("C"), ConnId("c"), CallType.INTERNAL, "15001", 0, LEGS, version=1)
+UNREADABLE = Loaded(None, {}, StateUnreadable("the record of call:C is not of a form that this version reads"))
+NODE = NodeId("n")
+
+
+def message(
+    name: str, action: CallAction, sender: UserId | None = None, call: str = "C", *, administrator: bool = False
+) -> OperationMessage:
+    operation = CallOperation(OperationId(name), CallId(call), action, 5, sender, administrator)
+    return OperationMessage(operation=operation, reply_to=NODE)
+
+
+def folded(loaded: Mapping[str, Loaded], *messages: OperationMessage) -> Folded:
+    return fold(messages, loaded, CallLimits(lambda _: 1))
+
+
+def codes(result: Folded) -> list[StatusCode]:
+    return [reply.code for _, reply in result.replies]
+
+
+def test_what_the_switch_tells_of_no_call_is_not_done_and_applies_when_told_again() -> None:
+    party = PartyChanged((Leg("15001", LegState.HELD),))
+    early = folded({"call:C": Loaded(None)}, message("p", party), message("e", CallEnded()))
+    assert codes(early) == [StatusCode.NOT_FOUND, StatusCode.NOT_FOUND]
+    assert (early.changes, early.events) == ([], [])
+    started = message("s", CallStarted(ConnId("c"), CallType.INTERNAL, "1", LEGS))
+    again = folded(
+        {"call:C": Loaded(None)}, message("p", party), started, message("p", party), message("e", CallEnded())
+    )
+    assert codes(again) == [StatusCode.NOT_FOUND, *[StatusCode.SUCCESS] * 3]
+    assert [name for name, _ in again.changes[0].done] == ["s", "p", "e"]
+
+
+def test_what_a_client_asks_of_no_call_is_done() -> None:
+    result = folded({"call:C": Loaded(None)}, message("h", Hold(), ALICE))
+    assert codes(result) == [StatusCode.NOT_FOUND]
+    assert [name for name, _ in result.changes[0].done] == ["h"]
+
+
+def test_a_record_that_cannot_be_read_refuses_its_operations_and_no_others() -> None:
+    loaded = {"call:C": UNREADABLE, "call:D": Loaded(CALL)}
+    result = folded(
+        loaded,
+        message("o1", Hold(), ALICE),
+        message("o2", Hold(), ALICE, "D"),
+        message("o3", CallEnded()),
+    )
+    assert codes(result) == [StatusCode.INTERNAL, StatusCode.SUCCESS, StatusCode.INTERNAL]
+    assert result.set_aside == [0, 2]
+    assert [change.key for change in result.changes] == ["call:D"]
+    refusal, changed = result.events
+    assert isinstance(refusal, OperationRefused)
+    assert (refusal.id, refusal.user, refusal.operation_name, refusal.call_id) == ("o1", ALICE, "Hold", "C")
+    assert (refusal.code, refusal.text) == (StatusCode.INTERNAL, str(UNREADABLE.unreadable))
+    assert isinstance(changed, CallChanged)
+
+
+def test_an_agent_that_cannot_be_read_refuses_its_operations() -> None:
+    operation = AgentOperation(OperationId("o"), ALICE, EndContactCenterSession(), 5)
+    result = folded({"agent:alice": UNREADABLE}, OperationMessage(operation=operation, reply_to=NODE))
+    [refusal] = result.events
+    assert isinstance(refusal, OperationRefused)
+    assert (codes(result), result.set_aside, refusal.call_id) == ([StatusCode.INTERNAL], [0], None)
+
+
+def test_what_is_done_is_recognised_where_the_call_cannot_be_read() -> None:
+    known = {OperationId("o"): Done(StatusCode.SUCCESS, 3)}
+    result = folded({"call:C": Loaded(None, known, UNREADABLE.unreadable)}, message("o", Hold(), ALICE))
+    assert (codes(result), result.set_aside, result.events) == ([StatusCode.SUCCESS], [], [])
+
+
+def test_who_left_gets_the_call_with_the_outcome_and_not_when_asking_again() -> None:
+    first = folded({"call:C": Loaded(CALL)}, message("h", Hangup(), ALICE))
+    [(_, reply)] = first.replies
+    assert reply.call is not None
+    assert reply.call.legs[0].state is LegState.RELEASED
+    done = {OperationId("h"): Done(StatusCode.SUCCESS, 2)}
+    for sender, administrator, shown in (
+        (ALICE, False, False),
+        (ALICE, True, True),
+        (BOB, False, True),
+        (None, False, True),
+    ):
+        again = folded(
+            {"call:C": Loaded(reply.call, done)}, message("h", Hangup(), sender, administrator=administrator)
+        )
+        assert (again.replies[0][1].call is not None, again.changes) == (shown, [])
+
+
+def test_an_agents_operation_is_recognised() -> None:
+    done = {OperationId("o"): Done(StatusCode.SUCCESS, 1)}
+    operation = AgentOperation(OperationId("o"), ALICE, EndContactCenterSession(), 5)
+    loaded = {"agent:alice": Loaded(Agent(ALICE, (), version=1), done)}
+    assert codes(folded(loaded, OperationMessage(operation=operation, reply_to=NODE))) == [StatusCode.SUCCESS]
