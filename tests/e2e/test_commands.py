@@ -127,6 +127,19 @@ def test_a_data_folder_in_use_is_told(tmp_path: Path) -> None:
     assert "another calltag works in" in done.stderr
 
 
+def test_a_data_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "file" / "data"
+    folder.parent.write_text("")
+    done = calltag(
+        "serve", "--embedded", "--port", "0", cwd=tmp_path,
+        CALLTAG_EMBEDDED__FOLDER=str(folder), CALLTAG_INTERNAL__PORT="0",
+    )  # fmt: skip
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"calltag: the data folder {folder} cannot be written: ")
+    assert "CALLTAG_EMBEDDED__FOLDER" in line
+
+
 def test_a_wrong_setting_is_told(tmp_path: Path) -> None:
     done = calltag("worker", cwd=tmp_path, CALLTAG_WORKER__PREFETCH="many")
     assert (done.returncode, "CALLTAG_WORKER__PREFETCH" in done.stderr) == (1, True)

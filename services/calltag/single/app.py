@@ -47,7 +47,7 @@ async def run_composition(
 ) -> None:
     """Run until `life.stop` is set, then drain: stop being ready, answer what is held, finish what is in hand.
 
-    Raises PortBusy, DirectoryError, DataFolderInUse, InstallationMismatch.
+    Raises PortBusy, DirectoryError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
     """
     async with AsyncExitStack() as sockets:
         listeners = [sockets.enter_context(each) for each in _listeners(settings, chosen)]

@@ -78,7 +78,7 @@ def load_directory(settings: Settings) -> Directory:
 async def backends(service: str, settings: Settings, *, embedded: bool = False) -> AsyncIterator[Backends]:
     """Open bus and store; neither has to be reachable yet. `embedded` takes those inside this process.
 
-    Raises DirectoryError, DataFolderInUse.
+    Raises DirectoryError, DataFolderInUse, DataFolderUnusable.
     """
     users = load_directory(settings)
     async with AsyncExitStack() as stack:
