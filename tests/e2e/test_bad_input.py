@@ -107,6 +107,13 @@ async def test_what_a_user_may_not(system: System, call_id: str) -> None:
         check(odd, 401, 20, "not well formed")
 
 
+@pytest.mark.parametrize("headers", [{"Host": "["}, {"Origin": "http://["}, {"Host": "[", "Origin": "http://["}])
+async def test_headers_that_name_no_host(system: System, call_id: str, headers: dict[str, str]) -> None:
+    async with agent(system, "alice") as alice:
+        hangup = {"operationName": "Hangup"}
+        check(await alice.post("/me/calls/none", hangup, **headers, **{"Idempotency-Key": call_id}), 404, 6)
+
+
 async def test_a_call_may_hold_so_much(system: System, call_id: str) -> None:
     async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
         alice.about = call_id

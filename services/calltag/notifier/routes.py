@@ -59,7 +59,13 @@ class AuthenticatedAccess:
         return _login(known)
 
     async def of_credentials(self, name: str, password: str) -> Login | None:
-        """Raises TooManyLogins, StoreUnavailable."""
+        """With CSRF protection there is no cookie: it would demand a token that such a client never saw.
+
+        Raises TooManyLogins, StoreUnavailable.
+        """
+        if self.csrf_protection:
+            user = await self.authenticator.check(name, password)
+            return Login(user.id) if user else None
         return _login(await self.authenticator.log_in(name, password))
 
 

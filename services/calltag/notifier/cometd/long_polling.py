@@ -6,7 +6,6 @@ Events go with the answers of connects only: two answers under way at once could
 
 import asyncio
 from typing import Final
-from urllib.parse import parse_qs
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -15,10 +14,10 @@ from calltag.core.bayeux.codec import CodecError, decode, encode
 from calltag.notifier.cometd.access import Access, claim_of
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.connects import Answer, HeldConnect
+from calltag.notifier.cometd.forms import FORM, messages_of_form
 from calltag.notifier.cometd.hub import Hub, Turn
 
 _JSON: Final = "application/json;charset=UTF-8"
-_FORM: Final = "application/x-www-form-urlencoded"
 
 
 async def long_poll(request: Request, hub: Hub, access: Access) -> Response:
@@ -86,11 +85,5 @@ async def _text(request: Request, most: int) -> bytes:
             raise CodecError(f"the request is larger than {most} bytes", too_large=True)
         chunks.append(chunk)
     body = b"".join(chunks)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
-        return body
-    fields = parse_qs(body, max_num_fields=100).get(b"message", [])
-    if not fields:
-        raise CodecError("the form has no field named message")
-    parts = [field.strip() for field in fields]
-    inner = [part[1:-1] if part.startswith(b"[") and part.endswith(b"]") else part for part in parts]
-    return b"[" + b",".join(part for part in inner if part.strip()) + b"]"
+    is_form = request.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM
+    return messages_of_form(body) if is_form else body

@@ -29,8 +29,11 @@ class Origins:
         origin = connection.headers.get("origin")
         if origin is None or ANY in self.allowed or origin in self.allowed:
             return True
-        # Behind a proxy that ends TLS the scheme is not known here: host and port have to do.
-        return urlsplit(origin).netloc == connection.headers.get("host")
+        try:
+            # Behind a proxy that ends TLS the scheme is not known here: host and port have to do.
+            return urlsplit(origin).netloc == connection.headers.get("host")
+        except ValueError:
+            return False
 
     def middleware(self) -> list[Middleware]:
         """What answers preflight requests and lets scripts of allowed origins read the answers."""
