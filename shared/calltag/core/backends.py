@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -23,6 +24,7 @@ from calltag.core.telemetry.internal_http import Health
 from calltag.core.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
+NO_USERS: Final = "there are no users; set CALLTAG_DIRECTORY__FILE (or CALLTAG_DIRECTORY__DEMO=true to try it)"
 
 
 @dataclass(frozen=True, slots=True)
