@@ -96,7 +96,8 @@ class Assignments:
             log.warning("lease_not_given_back", reason=str(error))
 
     async def _work(self, partition: Partition, released: asyncio.Event) -> None:
-        """Consume the partition again and again until it is released."""
+        """Consume the partition again and again until it is released. All log lines of this task name it."""
+        structlog.contextvars.bind_contextvars(partition=partition)
         delays = backoff_s(0.05, 2.0)
         while not released.is_set():
             try:
@@ -104,9 +105,9 @@ class Assignments:
                     await self._make(partition).run(consumer, released)
             except Fenced as error:
                 self._metrics.fenced()
-                log.info("partition_fenced", partition=partition, reason=str(error))
+                log.info("partition_fenced", reason=str(error))
             except BusError as error:
-                log.info("partition_interrupted", partition=partition, reason=str(error))
+                log.info("partition_interrupted", reason=str(error))
             else:
                 return
             await set_within(released, next(delays))

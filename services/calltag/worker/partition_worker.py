@@ -15,12 +15,14 @@ import structlog
 
 from calltag.core.bus.ports import BusRefused, BusUnavailable, Delivery, Partition, PartitionConsumer
 from calltag.core.domain.ids import OperationId
+from calltag.core.domain.operations import CallOperation
 from calltag.core.domain.outcome import CallLimits
+from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import unless
 from calltag.core.store.ports import CommitConflict, Epoch, StateStore, StoreUnavailable
 from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage, WireError
-from calltag.worker.folding import Folded, fold
+from calltag.worker.folding import Applied, Folded, fold
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.outgoing import Outgoing
 
@@ -77,7 +79,7 @@ class PartitionWorker:
                 committed = await self._insist(lambda: self._commit(epoch, messages))
             except CommitConflict as conflict:
                 # A commit whose answer was lost: what it did shows when the state is loaded again.
-                log.info("commit_conflict", partition=self._partition, reason=str(conflict))
+                log.info("commit_conflict", reason=str(conflict))
                 continue
             await self._send(epoch, committed)
             return
@@ -91,7 +93,7 @@ class PartitionWorker:
         if self._epoch is None:
             taken = await self._insist(lambda: self._store.take_over(self._partition))
             self._metrics.taken_over()
-            log.info("partition_taken_over", partition=self._partition, epoch=taken.epoch, kept=len(taken.outbox))
+            log.info("partition_taken_over", epoch=taken.epoch, kept=len(taken.outbox))
             if taken.outbox:
                 events = [(EVENT.decode(raw), raw) for raw in taken.outbox]
                 await self._insist(lambda: self._outgoing.send((), events, ()))
@@ -111,6 +113,7 @@ class PartitionWorker:
             await self._store.commit(self._partition, epoch, folded.changes, encoded)
             self._metrics.committed(len(messages), time.perf_counter() - began)
         self._metrics.applied(folded.applied)
+        _log_refused(folded.applied)
         return Committed(folded, encoded)
 
     async def _send(self, epoch: Epoch, committed: Committed) -> None:
@@ -128,7 +131,7 @@ class PartitionWorker:
             try:
                 return await attempt()
             except (StoreUnavailable, BusUnavailable, BusRefused) as error:
-                log.warning("partition_waits", partition=self._partition, reason=str(error))
+                log.warning("partition_waits", reason=str(error))
                 await asyncio.sleep(next(delays))
 
     def _read(self, deliveries: Sequence[Delivery]) -> tuple[Sequence[OperationMessage], Sequence[Delivery]]:
@@ -140,8 +143,21 @@ class PartitionWorker:
                 messages.append(OPERATION.decode(delivery.body))
             except WireError as error:
                 self._metrics.unreadable()
-                log.error(
-                    "operation_unreadable", partition=self._partition, message_id=delivery.message_id, reason=str(error)
-                )
+                log.error("operation_unreadable", message_id=delivery.message_id, reason=str(error))
                 unreadable.append(delivery)
         return messages, unreadable
+
+
+def _log_refused(applied: Sequence[Applied]) -> None:
+    """A line for each operation that was refused now; what it was about is in the names, never in values."""
+    for each in applied:
+        if each.repeated or each.done.code is StatusCode.SUCCESS:
+            continue
+        operation = each.operation
+        log.info(
+            "operation_refused",
+            operation_id=operation.id,
+            operation=operation.action.name,
+            call_id=operation.call_id if isinstance(operation, CallOperation) else None,
+            code=int(each.done.code),
+        )

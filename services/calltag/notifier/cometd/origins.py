@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 
 from calltag.core.identity.csrf import HEADER
+from calltag.core.telemetry import request_ids
 
 ANY: Final = "*"
 
@@ -46,6 +47,7 @@ class Origins:
                 # With any origin, a page that nobody knows would act with the user's cookies.
                 allow_credentials=ANY not in self.allowed,
                 allow_methods=["POST"],
-                allow_headers=["Content-Type", "Authorization", HEADER],
+                allow_headers=["Content-Type", "Authorization", HEADER, request_ids.HEADER],
+                expose_headers=[request_ids.HEADER],
             )
         ]
