@@ -81,7 +81,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
         identify=Identification(authenticator, settings.csrf_protection).user,
         service=CallService(reader, submission, backends.directory, backends.settings.public_url),
         operations=OperationRequests(
-            BodyReader(JsonLimits(settings.max_body_bytes, settings.max_depth)),
+            BodyReader(JsonLimits(settings.max_body_bytes, settings.max_depth), backends.settings.body_deadline_s),
             RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
             settings.max_wait_s,
         ),

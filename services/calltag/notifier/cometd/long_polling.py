@@ -12,18 +12,21 @@ from starlette.responses import Response
 
 from calltag.core.bayeux.codec import CodecError, decode, encode
 from calltag.notifier.cometd.access import Access, claim_of
+from calltag.notifier.cometd.bodies import BodyReader, TooSlow
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.connects import Answer, HeldConnect
-from calltag.notifier.cometd.forms import FORM, messages_of_form
 from calltag.notifier.cometd.hub import Hub, Turn
 
 _JSON: Final = "application/json;charset=UTF-8"
 
 
-async def long_poll(request: Request, hub: Hub, access: Access) -> Response:
+async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyReader) -> Response:
     """Answer one request. Raises StoreUnavailable."""
     try:
-        messages = decode(await _text(request, hub.limits.max_body_bytes), hub.limits)
+        messages = decode(await bodies.read(request), hub.limits)
+    except TooSlow as error:
+        # What is left of the body would be taken for the next request.
+        return Response(str(error), 400, {"Connection": "close"}, media_type="text/plain")
     except CodecError as error:
         return Response(str(error), 413 if error.too_large else 400, media_type="text/plain")
     claim = claim_of(messages, request, access)
@@ -74,16 +77,3 @@ async def _held(request: Request, hub: Hub, connect: HeldConnect) -> Answer | No
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         continue
-
-
-async def _text(request: Request, most: int) -> bytes:
-    """The JSON of the request: its body, or the `message` fields of a form. Raises CodecError."""
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            raise CodecError(f"the request is larger than {most} bytes", too_large=True)
-        chunks.append(chunk)
-    body = b"".join(chunks)
-    is_form = request.headers.get("content-type", "").partition(";")[0].strip().lower() == FORM
-    return messages_of_form(body) if is_form else body

@@ -11,7 +11,7 @@ from typing import Final, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from calltag.core.runtime.bounded_http import BoundedHttp
+from calltag.core.runtime.bounded_http import bounded_http
 
 _BACKLOG: Final = 2_048
 
@@ -26,10 +26,11 @@ class ServerDied(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """The bounds of one server."""
+    """The bounds of one server. A connection is closed when a head takes longer than `head_deadline_s` to come."""
 
     max_websocket_message_bytes: int = 65_536
     keep_alive_s: int = 75
+    head_deadline_s: float = 10.0
 
 
 _USUAL_LIMITS: Final = ServerLimits()
@@ -98,7 +99,7 @@ def _configuration(app: ASGIApp, drain_timeout_s: float, limits: ServerLimits) -
         log_config=None,
         access_log=False,
         lifespan="off",
-        http=BoundedHttp,
+        http=bounded_http(limits.head_deadline_s),
         ws="websockets-sansio",
         ws_max_size=limits.max_websocket_message_bytes,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),

@@ -67,6 +67,9 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         20_000, ge=1, description="Connections of clients that one process serves; beyond, HTTP 503."
     )
+    body_deadline_s: Seconds = Field(
+        10.0, le=600, description="How long the body of a request may take to come; beyond, HTTP 408 (CometD: 400)."
+    )
     drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
     amqp: Amqp = Amqp()
     redis: Redis = Redis()
