@@ -129,6 +129,13 @@ async def test_an_administrator_may_change_any_call(system: System, call_id: str
         assert (await alice.next_message())["data"]["call"]["userData"] == {"a": 1}
 
 
+@pytest.mark.parametrize("headers", [{"Host": "["}, {"Origin": "http://["}, {"Host": "[", "Origin": "http://["}])
+async def test_headers_that_name_no_host(system: System, call_id: str, headers: dict[str, str]) -> None:
+    async with agent(system, "alice") as alice:
+        hangup = {"operationName": "Hangup"}
+        check(await alice.post("/me/calls/none", hangup, **headers, **{"Idempotency-Key": call_id}), 404, 6)
+
+
 async def test_a_call_may_hold_so_much(system: System, call_id: str) -> None:
     async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
         await begin(switch, call_id, alice)

@@ -67,6 +67,40 @@ async def test_a_password_alone_does_not_make_up_for_it(http: httpx.AsyncClient,
     assert (await http.post(path, json=body, auth=ALICE)).status_code == 403
 
 
+async def test_a_login_in_the_handshake_needs_no_token_and_makes_no_cookie(http: httpx.AsyncClient) -> None:
+    shown = HELLO[0] | {"ext": {"authentication": {"user": "alice", "password": "demo"}}}
+    shaken = await http.post("/genesys/cometd", json=[shown])
+    [hello] = shaken.json()
+    assert hello["successful"]
+    assert "set-cookie" not in shaken.headers
+    subscription = {"channel": "/meta/subscribe", "clientId": hello["clientId"], "subscription": "/v2/me/calls"}
+    subscribed = await http.post("/genesys/cometd", json=[subscription])
+    assert subscribed.status_code == 200, subscribed.text
+    assert subscribed.json()[0]["successful"]
+
+
+async def test_a_session_made_by_cookie_needs_the_token_all_along(http: httpx.AsyncClient) -> None:
+    shown = await token(http)
+    [hello] = (await http.post("/genesys/cometd", json=HELLO, headers=shown)).json()
+    subscription = {"channel": "/meta/subscribe", "clientId": hello["clientId"], "subscription": "/v2/me/calls"}
+    assert (await http.post("/genesys/cometd", json=[subscription])).status_code == 403
+    async with httpx.AsyncClient(base_url=http.base_url) as nobody:
+        [unknown] = (await nobody.post("/genesys/cometd", json=[subscription])).json()
+        assert unknown["error"] == "402::Unknown client"
+    [subscribed] = (await http.post("/genesys/cometd", json=[subscription], headers=shown)).json()
+    assert subscribed["successful"]
+
+
+@pytest.mark.parametrize("origin", ["http://[", "http://[::1", "null", "http://", ""])
+async def test_an_origin_that_is_none_is_foreign(http: httpx.AsyncClient, origin: str) -> None:
+    shown = await token(http)
+    refused = await http.post("/genesys/cometd", json=HELLO, headers={**shown, "Origin": origin})
+    assert (refused.status_code, "ALLOWED_ORIGINS" in refused.text) == (403, True)
+    answer = await http.post("/api/v2/me", json=READY, headers={**shown, "Origin": origin})
+    assert answer.status_code == 200
+    assert "access-control-allow-origin" not in answer.headers
+
+
 async def test_pages_of_others_do_not_reach_cometd(http: httpx.AsyncClient, guarded: System) -> None:
     shown = await token(http)
     refused = await http.post("/genesys/cometd", json=HELLO, headers={**shown, "Origin": FOREIGN})

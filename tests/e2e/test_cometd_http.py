@@ -13,6 +13,7 @@ from parts.agent import Agent, agent
 from parts.system import System
 
 HELLO = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling", "websocket"]}
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
 
 async def post(client: Agent, path: str, **more: Any) -> httpx.Response:
@@ -34,6 +35,25 @@ async def test_a_single_message_and_a_form_are_taken(system: System) -> None:
         for message in (json.dumps(HELLO), json.dumps([HELLO])):
             assert (await post(carol, "/genesys/cometd", data={"message": message})).json()[0]["successful"]
         assert (await post(carol, "/genesys/cometd", data={"other": "x"})).status_code == 400
+
+
+@pytest.mark.parametrize("written", ["é€", "%C3%A9%E2%82%AC"])
+async def test_a_form_is_utf_8_written_out_or_not(system: System, written: str) -> None:
+    async with agent(system, "carol") as carol:
+        form = f"message=[{json.dumps({'channel': '/a', 'clientId': 'x', 'id': 'ID'})}]".replace("ID", written)
+        answer = await post(carol, "/genesys/cometd", content=form.encode(), headers=FORM)
+        assert (answer.status_code, answer.json()[0]["id"]) == (200, "é€")
+
+
+@pytest.mark.parametrize(
+    ("form", "word"),
+    [(b"message=%FF", "UTF-8"), (b"message=\xff", "UTF-8"), (b"&".join([b"message=[]"] * 101), "100 fields")],
+)
+async def test_what_is_no_form_is_refused(system: System, form: bytes, word: str) -> None:
+    async with agent(system, "carol") as carol:
+        answer = await post(carol, "/genesys/cometd", content=form, headers=FORM)
+        assert answer.status_code == 400
+        assert word in answer.text
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from parts.agent import agent
 from parts.ports import free_port
 from parts.processes import Program
 from parts.rabbitmq import RabbitMq
-from parts.system import System, embedded_system
+from parts.system import System, calltag_program, embedded_system
 
 CALLTAG = [sys.executable, "-c", "from calltag.cli.main import main; main()"]
 COMMANDS = ["gateway", "worker", "notifier", "serve", "topology", "doctor", "config", "demo", "docs", "version"]
@@ -127,9 +127,35 @@ def test_a_data_folder_in_use_is_told(tmp_path: Path) -> None:
     assert "another calltag works in" in done.stderr
 
 
+def test_a_data_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "file" / "data"
+    folder.parent.write_text("")
+    done = calltag(
+        "serve", "--embedded", "--port", "0", cwd=tmp_path,
+        CALLTAG_EMBEDDED__FOLDER=str(folder), CALLTAG_INTERNAL__PORT="0",
+    )  # fmt: skip
+    assert done.returncode == 1
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"calltag: the data folder {folder} cannot be written: ")
+    assert "CALLTAG_EMBEDDED__FOLDER" in line
+
+
 def test_a_wrong_setting_is_told(tmp_path: Path) -> None:
     done = calltag("worker", cwd=tmp_path, CALLTAG_WORKER__PREFETCH="many")
     assert (done.returncode, "CALLTAG_WORKER__PREFETCH" in done.stderr) == (1, True)
+
+
+@pytest.mark.parametrize(("name", "warned"), [("gateway", True), ("notifier", True), ("worker", False)])
+def test_who_has_nobody_to_serve_says_which_setting_to_set(tmp_path: Path, name: str, warned: bool) -> None:
+    away = f"127.0.0.1:{free_port()}"
+    nowhere = {"CALLTAG_AMQP__URL": f"amqp://{away}/", "CALLTAG_REDIS__URL": f"redis://{away}/0"}
+    ports = {f"CALLTAG_{section}__PORT": "0" for section in ("GATEWAY", "NOTIFIER", "INTERNAL")}
+    program = calltag_program(tmp_path, {**nowhere, **ports, "CALLTAG_DIRECTORY__DEMO": "false"}, name)
+    program.start(lambda: "waiting_for_store" in program.text())
+    program.stop()
+    warnings = [line for line in program.text().splitlines() if "there are no users" in line]
+    assert len(warnings) == warned
+    assert all('"level":"warning"' in line and "CALLTAG_DIRECTORY__FILE" in line for line in warnings)
 
 
 def test_the_settings_are_shown_without_passwords(tmp_path: Path) -> None:

@@ -77,6 +77,11 @@ def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+def calltag_program(folder: Path, environment: Mapping[str, str], *arguments: str) -> Program:
+    """A command of calltag that was not started yet; `environment` has more settings than tests usually have."""
+    return Program([*_CALLTAG, *arguments], _made(folder), _environment("http://127.0.0.1:8080", environment))
+
+
 @contextmanager
 def embedded_system(folder: Path, **settings: str) -> Iterator[System]:
     """All in one process, with bus and store inside; `settings` are variables."""

@@ -9,7 +9,7 @@ import aio_pika
 from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelPreconditionFailed
 
-from calltag.core.backends import amqp_settings, load_directory
+from calltag.core.backends import NO_USERS, amqp_settings, load_directory
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.ports import Partition
 from calltag.core.identity.directory_file import DirectoryError
@@ -121,7 +121,5 @@ def _directory(settings: Settings) -> Finding:
     except DirectoryError as error:
         return Finding(False, str(error))
     if not users:
-        return Finding(
-            False, "there are no users; set CALLTAG_DIRECTORY__FILE (or CALLTAG_DIRECTORY__DEMO=true to try it)"
-        )
+        return Finding(False, NO_USERS)
     return Finding(True, f"the directory has {len(users)} users")

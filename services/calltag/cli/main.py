@@ -16,7 +16,7 @@ from calltag.core.backends import Backends, amqp_settings
 from calltag.core.bus.amqp import open_amqp_bus
 from calltag.core.bus.ports import BusError
 from calltag.core.identity.directory_file import DirectoryError
-from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, run
+from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, first_leaf, run
 from calltag.core.runtime.server import PortBusy, ServerDied
 from calltag.core.settings import Settings, SettingsError, load_settings, settings_table
 from calltag.core.store.ports import StoreError
@@ -47,15 +47,11 @@ def main() -> None:
         expected, unexpected = group.split(_EXPECTED)
         if unexpected is not None or expected is None:
             raise
-        _fail(_first(expected))
+        _fail(first_leaf(expected))
     except _EXPECTED as error:
         _fail(error)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _first(group: BaseException) -> BaseException:
-    return _first(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group
 
 
 def _fail(error: BaseException) -> None:

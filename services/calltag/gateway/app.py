@@ -20,6 +20,7 @@ from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.store.ports import StateUnreadable, StoreUnavailable
 from calltag.core.store.redis_state import RedisCallReader
 from calltag.core.strict_json import JsonLimits
+from calltag.core.telemetry import request_ids
 from calltag.gateway import documentation
 from calltag.gateway.answers import answer
 from calltag.gateway.bodies import BodyReader
@@ -88,7 +89,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
         identify=Identification(authenticator, settings.csrf_protection).user,
         service=CallService(reader, submission, backends.directory, backends.settings.public_url),
         operations=OperationRequests(
-            BodyReader(JsonLimits(settings.max_body_bytes, settings.max_depth)),
+            BodyReader(JsonLimits(settings.max_body_bytes, settings.max_depth), backends.settings.body_deadline_s),
             RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
             settings.max_wait_s,
             backends.settings.operation_memory_s * 1000,
@@ -103,8 +104,8 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
             # With any origin, a page that nobody knows would act with the user's cookies.
             allow_credentials="*" not in settings.allowed_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Content-Type", "Authorization", HEADER, "Idempotency-Key", "Prefer"],
-            expose_headers=[*EXPOSED_HEADERS, "Operation-Id", "Retry-After"],
+            allow_headers=["Content-Type", "Authorization", HEADER, "Idempotency-Key", "Prefer", request_ids.HEADER],
+            expose_headers=[*EXPOSED_HEADERS, "Operation-Id", "Retry-After", request_ids.HEADER],
         )
     return app
 
@@ -147,7 +148,6 @@ def _as_refusal(error: Exception) -> ApiError:
 def _add_answers(app: FastAPI, observations: GatewayObservations) -> None:
     @app.middleware("http")
     async def finish(request: Request, call_next: Next) -> Response:
-        structlog.contextvars.clear_contextvars()
         began = time.perf_counter()
         try:
             response = await call_next(request)
@@ -169,4 +169,4 @@ def _add_answers(app: FastAPI, observations: GatewayObservations) -> None:
 
 def _route(request: Request) -> str:
     """The route's pattern: an address itself has too many values for a label."""
-    return getattr(request.scope.get("route"), "path", "none")
+    return getattr(request.scope.get("route"), "path", "") or "none"

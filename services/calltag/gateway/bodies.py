@@ -1,5 +1,6 @@
 """Reading a request's body under limits."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,20 +30,33 @@ class ReadBody:
 
 @dataclass(frozen=True, slots=True)
 class BodyReader:
-    """Reads JSON bodies within the limits of `limits`."""
+    """Reads JSON bodies within the limits of `limits`, no longer than `deadline_s` seconds each."""
 
     limits: JsonLimits = field(default_factory=JsonLimits)
+    deadline_s: float = 10.0
 
     async def read(self, request: Request) -> ReadBody:
-        """Raises OutOfRange, with HTTP status 413 for a body too large and 415 for another content type."""
+        """Raises OutOfRange: HTTP status 408 for a body too slow, 413 for one too large, 415 for another type."""
         content_type = request.headers.get("content-type", _JSON_TYPES[0]).partition(";")[0].strip().lower()
         if content_type not in _JSON_TYPES:
             raise OutOfRange("the body must be JSON: send Content-Type: application/json", http_status=415)
-        raw = await self._bounded(request)
+        raw = await self._in_time(request)
         try:
             return ReadBody(parse(raw, self.limits), raw)
         except JsonRefused as refused:
             raise OutOfRange(str(refused)) from None
+
+    async def _in_time(self, request: Request) -> bytes:
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                return await self._bounded(request)
+        except TimeoutError:
+            raise OutOfRange(
+                f"the body did not come within {self.deadline_s:g} s (CALLTAG_BODY_DEADLINE_S)",
+                http_status=408,
+                # What is left of the body would be taken for the next request.
+                headers={"Connection": "close"},
+            ) from None
 
     async def _bounded(self, request: Request) -> bytes:
         """The body, read no further than the limit."""

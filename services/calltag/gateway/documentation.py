@@ -69,6 +69,7 @@ REFUSALS: Final[Responses] = {
     401: _refusal("No credentials, or wrong ones (20)", 20, "user name or password is wrong"),
     403: _refusal("A feature or role is missing (3), or the resource is somebody else's (5)", 5, "not a call of yours"),
     404: _refusal("The resource does not exist (6)", 6, "there is no call 01RCC3N118B1V0SL8O7GK2LAES00000R"),
+    408: _refusal("The body took too long to come (10)", 10, "the body did not come within 10 s"),
     409: _refusal(
         "The Idempotency-Key is of another request, or of one too long ago (18)", 18, "Idempotency-Key was used for ..."
     ),

@@ -76,7 +76,14 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     life.supervise("sweeper", hub.sweep())
     life.supervise("services", tell_services(backends.bus, hub))
     access = AuthenticatedAccess(authenticator, backends.settings.gateway.csrf_protection)
-    return Notifier(hub, cometd_routes(hub, access, Origins(settings.allowed_origins)))
+    routes = cometd_routes(
+        hub,
+        access,
+        Origins(settings.allowed_origins),
+        body_deadline_s=backends.settings.body_deadline_s,
+        socket_deadline_s=settings.socket_deadline_s,
+    )
+    return Notifier(hub, routes)
 
 
 def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:

@@ -14,6 +14,7 @@ from calltag.core.identity.authentication import COOKIE, Authenticator, Identifi
 from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_passes
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Login
+from calltag.notifier.cometd.bodies import BodyReader
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.long_polling import long_poll
 from calltag.notifier.cometd.origins import Origins
@@ -59,7 +60,13 @@ class AuthenticatedAccess:
         return _login(known)
 
     async def of_credentials(self, name: str, password: str) -> Login | None:
-        """Raises TooManyLogins, StoreUnavailable."""
+        """With CSRF protection there is no cookie: it would demand a token that such a client never saw.
+
+        Raises TooManyLogins, StoreUnavailable.
+        """
+        if self.csrf_protection:
+            user = await self.authenticator.check(name, password)
+            return Login(user.id) if user else None
         return _login(await self.authenticator.log_in(name, password))
 
 
@@ -67,20 +74,23 @@ def _login(known: Identified | None) -> Login | None:
     return Login(known.user.id, known.set_cookie) if known else None
 
 
-def cometd_routes(hub: Hub, access: AuthenticatedAccess, origins: Origins) -> list[BaseRoute]:
+def cometd_routes(
+    hub: Hub, access: AuthenticatedAccess, origins: Origins, *, body_deadline_s: float, socket_deadline_s: float
+) -> list[BaseRoute]:
     """Clients append the type of their message to the address, so the whole subtree is one endpoint."""
+    bodies = BodyReader(hub.limits.max_body_bytes, body_deadline_s)
 
     async def poll(request: Request) -> Response:
         if not origins.pass_(request):
             return Response(_FOREIGN, 403, media_type="text/plain")
-        return await _guarded(lambda: long_poll(request, hub, access))
+        return await _guarded(lambda: long_poll(request, hub, access, bodies))
 
     async def socket(websocket: WebSocket) -> None:
         if not origins.pass_(websocket):
             # Before it is accepted, a close is an HTTP 403.
             await websocket.close(_POLICY_VIOLATION, _FOREIGN)
             return
-        await Socket(websocket, hub, access).run()
+        await Socket(websocket, hub, access, socket_deadline_s).run()
 
     cors = origins.middleware()
     methods = ["POST", "OPTIONS"] if cors else ["POST"]

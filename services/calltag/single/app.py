@@ -10,8 +10,9 @@ import structlog
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 
-from calltag.core.backends import Backends, backends
+from calltag.core.backends import NO_USERS, Backends, backends
 from calltag.core.runtime.backoff import backoff_s
+from calltag.core.runtime.gate import Gate
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.runtime.server import ServerLimits, bound_socket, serving
 from calltag.core.runtime.waiting import set_within
@@ -19,6 +20,7 @@ from calltag.core.settings import Settings
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.redis_registry import check_installation
 from calltag.core.telemetry.internal_http import internal_app
+from calltag.core.telemetry.request_ids import RequestIds
 from calltag.gateway.app import gateway_app
 from calltag.notifier.app import Notifier, start_notifier
 from calltag.worker.app import run_worker
@@ -47,15 +49,15 @@ async def run_composition(
 ) -> None:
     """Run until `life.stop` is set, then drain: stop being ready, answer what is held, finish what is in hand.
 
-    Raises PortBusy, DirectoryError, DataFolderInUse, InstallationMismatch.
+    Raises PortBusy, DirectoryError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
     """
     async with AsyncExitStack() as sockets:
         listeners = [sockets.enter_context(each) for each in _listeners(settings, chosen)]
         async with backends(chosen.name, settings, embedded=chosen.embedded) as parts:
-            await _check_installation(parts, life.stop)
+            if (chosen.gateway or chosen.notifier) and not parts.directory.users:
+                log.warning("no_users", reason=NO_USERS)
             async with _internal(parts, listeners[0], settings):
-                if not life.stop.is_set():
-                    await _run(parts, life, chosen, listeners[1:], ready)
+                await _run(parts, life, chosen, listeners[1:], ready)
 
 
 def _listeners(settings: Settings, chosen: Composition) -> list[socket.socket]:
@@ -71,15 +73,18 @@ def _listeners(settings: Settings, chosen: Composition) -> list[socket.socket]:
     return listeners
 
 
-async def _check_installation(parts: Backends, stop: asyncio.Event) -> None:
+async def _check_installation(parts: Backends, stop: asyncio.Event) -> bool:
+    """Wait for the store until it was checked, or until `stop` is set. Raises InstallationMismatch."""
     delays = backoff_s(0.1, 2.0)
     while not stop.is_set():
         try:
-            return await check_installation(parts.client, parts.keys, parts.settings.partitions)
+            await check_installation(parts.client, parts.keys, parts.settings.partitions)
         except StoreUnavailable as error:
             log.warning("waiting_for_store", reason=str(error))
             await set_within(stop, next(delays))
-    return None
+        else:
+            return True
+    return False
 
 
 @asynccontextmanager
@@ -97,21 +102,26 @@ async def _run(
     listeners: list[socket.socket],
     ready: Callable[[Backends], None] | None,
 ) -> None:
-    working = asyncio.Event()
-    worker = life.supervise("worker-service", run_worker(parts, life, working)) if chosen.worker else None
+    """Listen at once; work, and let clients in, when it is certain that the store is the right one.
+
+    Before that, operations might go to other partitions than they should.
+    """
+    checked, working = asyncio.Event(), asyncio.Event()
+    parts.health.checks["installation"] = checked.is_set
+    worker, notifier = None, None
     async with AsyncExitStack() as stack:
-        notifier = None
-        if listeners:
-            app, notifier = _client_app(parts, life, chosen)
-            port = await stack.enter_async_context(
-                serving(
-                    app, listeners[0], drain_timeout_s=parts.settings.drain_timeout_s, limits=_limits(parts.settings)
-                )
-            )
-            log.info("listening", service=chosen.name, port=port)
-        if ready is not None:
-            ready(parts)
-        await life.stop.wait()
+        gate = Gate(parts.settings.max_connections)
+        for listener in listeners:
+            await stack.enter_async_context(_clients(parts, listener, chosen, gate))
+        if await _check_installation(parts, life.stop):
+            if chosen.worker:
+                worker = life.supervise("worker-service", run_worker(parts, life, working))
+            if listeners:
+                gate.app, notifier = _client_app(parts, life, chosen)
+            checked.set()
+            if ready is not None:
+                ready(parts)
+            await life.stop.wait()
         parts.health.stopping = True
         if notifier is not None:
             notifier.hub.drain()
@@ -122,11 +132,18 @@ async def _run(
         await notifier.leave()
 
 
-def _limits(settings: Settings) -> ServerLimits:
-    return ServerLimits(
-        max_connections=settings.max_connections,
-        max_websocket_message_bytes=settings.notifier.max_body_bytes,
-    )
+@asynccontextmanager
+async def _clients(parts: Backends, listener: socket.socket, chosen: Composition, gate: Gate) -> AsyncIterator[None]:
+    settings = parts.settings
+    async with serving(
+        RequestIds(gate),
+        listener,
+        drain_timeout_s=settings.drain_timeout_s,
+        limits=ServerLimits(max_websocket_message_bytes=settings.notifier.max_body_bytes),
+        connections=gate.connections,
+    ) as port:
+        log.info("listening", service=chosen.name, port=port)
+        yield
 
 
 def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[Starlette, Notifier | None]:

@@ -103,20 +103,21 @@ class Assignments:
             log.warning("lease_not_given_back", reason=str(error))
 
     async def _work(self, partition: Partition, released: asyncio.Event) -> None:
-        """Consume the partition again and again until it is released."""
+        """Consume the partition again and again until it is released. All log lines of this task name it."""
+        structlog.contextvars.bind_contextvars(partition=partition)
         delays = backoff_s(0.05, 2.0)
         while not released.is_set():
             try:
                 await self._consume(partition, released)
             except Fenced as error:
                 self._metrics.fenced()
-                log.info("partition_fenced", partition=partition, reason=str(error))
+                log.info("partition_fenced", reason=str(error))
             except BusError as error:
-                log.warning("partition_interrupted", partition=partition, reason=str(error))
+                log.warning("partition_interrupted", reason=str(error))
             except Exception:
                 # One partition must not take the others along; what is in hand is delivered again.
                 self._metrics.failed()
-                log.exception("partition_failed", partition=partition)
+                log.exception("partition_failed")
             else:
                 return
             await set_within(released, next(delays))

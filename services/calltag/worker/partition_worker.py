@@ -16,12 +16,14 @@ import structlog
 from calltag.core.bus.ports import BusRefused, BusUnavailable, Delivery, Partition, PartitionConsumer
 from calltag.core.domain.events import Event
 from calltag.core.domain.ids import OperationId
+from calltag.core.domain.operations import CallOperation
 from calltag.core.domain.outcome import CallLimits
+from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import unless
 from calltag.core.store.ports import CommitConflict, Epoch, StateStore, StoreUnavailable
 from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage, WireError
-from calltag.worker.folding import Folded, fold
+from calltag.worker.folding import Applied, Folded, fold
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.outgoing import Outgoing
 
@@ -81,7 +83,7 @@ class PartitionWorker:
             except (CommitConflict, StoreUnavailable) as error:
                 # Whether the commit took place is not known. The partition is taken over anew: that fences off a commit
                 # which is still on its way, and shows the events of one that took place.
-                log.warning("commit_uncertain", partition=self._partition, reason=str(error))
+                log.warning("commit_uncertain", reason=str(error))
                 self._epoch = None
                 await asyncio.sleep(next(delays))
             else:
@@ -98,7 +100,7 @@ class PartitionWorker:
         if self._epoch is None:
             taken = await self._insist(lambda: self._store.take_over(self._partition))
             self._metrics.taken_over()
-            log.info("partition_taken_over", partition=self._partition, epoch=taken.epoch, kept=len(taken.outbox))
+            log.info("partition_taken_over", epoch=taken.epoch, kept=len(taken.outbox))
             if taken.outbox:
                 events = list(self._kept(taken.outbox))
                 await self._insist(lambda: self._outgoing.send((), events, ()))
@@ -111,7 +113,7 @@ class PartitionWorker:
             try:
                 yield EVENT.decode(raw), raw
             except WireError as error:
-                log.error("event_unreadable", partition=self._partition, reason=str(error))
+                log.error("event_unreadable", reason=str(error))
 
     async def _commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Committed:
         wanted: dict[str, list[OperationId]] = {}
@@ -128,6 +130,7 @@ class PartitionWorker:
             await self._store.commit(self._partition, epoch, folded.changes, encoded)
             self._metrics.committed(len(messages), time.perf_counter() - began)
         self._metrics.applied(folded.applied)
+        _log_refused(folded.applied)
         return Committed(folded, encoded)
 
     async def _send(self, epoch: Epoch, committed: Committed) -> None:
@@ -145,7 +148,7 @@ class PartitionWorker:
             try:
                 return await attempt()
             except (StoreUnavailable, BusUnavailable, BusRefused) as error:
-                log.warning("partition_waits", partition=self._partition, reason=str(error))
+                log.warning("partition_waits", reason=str(error))
                 await asyncio.sleep(next(delays))
 
     def _read(
@@ -159,8 +162,21 @@ class PartitionWorker:
                 readable.append((delivery, OPERATION.decode(delivery.body)))
             except WireError as error:
                 self._metrics.unreadable()
-                log.error(
-                    "operation_unreadable", partition=self._partition, message_id=delivery.message_id, reason=str(error)
-                )
+                log.error("operation_unreadable", message_id=delivery.message_id, reason=str(error))
                 unreadable.append(delivery)
         return readable, unreadable
+
+
+def _log_refused(applied: Sequence[Applied]) -> None:
+    """A line for each operation that was refused now; what it was about is in the names, never in values."""
+    for each in applied:
+        if each.repeated or each.done.code is StatusCode.SUCCESS:
+            continue
+        operation = each.operation
+        log.info(
+            "operation_refused",
+            operation_id=operation.id,
+            operation=operation.action.name,
+            call_id=operation.call_id if isinstance(operation, CallOperation) else None,
+            code=int(each.done.code),
+        )

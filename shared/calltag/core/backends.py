@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -23,6 +24,7 @@ from calltag.core.telemetry.internal_http import Health
 from calltag.core.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
+NO_USERS: Final = "there are no users; set CALLTAG_DIRECTORY__FILE (or CALLTAG_DIRECTORY__DEMO=true to try it)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,7 @@ def load_directory(settings: Settings) -> Directory:
 async def backends(service: str, settings: Settings, *, embedded: bool = False) -> AsyncIterator[Backends]:
     """Open bus and store; neither has to be reachable yet. `embedded` takes those inside this process.
 
-    Raises DirectoryError, DataFolderInUse.
+    Raises DirectoryError, DataFolderInUse, DataFolderUnusable.
     """
     users = load_directory(settings)
     async with AsyncExitStack() as stack:

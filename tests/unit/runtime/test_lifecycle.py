@@ -23,6 +23,13 @@ async def broken() -> None:
     raise ValueError("no broker")
 
 
+async def broken_below() -> None:
+    async with asyncio.TaskGroup() as outer:
+        async with asyncio.TaskGroup() as inner:
+            inner.create_task(broken())
+        outer.create_task(nothing())
+
+
 async def nothing() -> None:
     return
 
@@ -43,6 +50,7 @@ async def test_side_tasks_are_cancelled_when_main_returns() -> None:
     ("work", "message", "cause"),
     [
         (broken, "consumer failed: ValueError: no broker", ValueError),
+        (broken_below, "consumer failed: ValueError: no broker", ExceptionGroup),
         (nothing, "consumer ended before it was told to", None),
     ],
 )

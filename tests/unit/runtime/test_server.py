@@ -9,7 +9,7 @@ import pytest
 from starlette.types import Message, Receive, Scope, Send
 
 from calltag.core.runtime import server as server_module
-from calltag.core.runtime.server import PortBusy, ServerDied, ServerLimits, bound_socket, serving
+from calltag.core.runtime.server import PortBusy, ServerDied, bound_socket, serving
 
 
 class App:
@@ -167,15 +167,3 @@ async def test_a_server_that_dies_is_no_silent_hang(monkeypatch: pytest.MonkeyPa
     current = asyncio.current_task()
     assert current is not None
     assert current.cancelling() == 0
-
-
-async def test_too_many_connections_are_told_at_once() -> None:
-    app = App()
-    app.go.clear()
-    limits = ServerLimits(max_connections=2)
-    async with serving(app, free_socket(), drain_timeout_s=5, limits=limits) as port, asyncio.TaskGroup() as group:
-        first = group.create_task(get(port))
-        await app.arrived.wait()
-        assert (await get(port)).status_code == 503
-        app.go.set()
-        assert (await first).status_code == 200

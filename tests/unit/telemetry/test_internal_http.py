@@ -85,6 +85,19 @@ async def test_a_check_that_hangs_does_not_hold(
         assert (await client.get("/readyz")).json()["checks"] == {"store": False, "bus": True, "running": True}
 
 
+async def test_a_check_that_is_added_while_others_are_asked_does_not_hold_yet(
+    client: httpx.AsyncClient, health: Health
+) -> None:
+    async def add() -> bool:
+        health.checks["inbox"] = lambda: True
+        return True
+
+    health.checks["store"] = add
+    answer = await client.get("/readyz")
+    assert (answer.status_code, answer.json()["checks"]) == (503, {"store": True, "inbox": False, "running": True})
+    assert (await client.get("/readyz")).status_code == 200
+
+
 async def test_not_ready_while_stopping(client: httpx.AsyncClient, health: Health) -> None:
     health.stopping = True
     answer = await client.get("/readyz")

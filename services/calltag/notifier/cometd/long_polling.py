@@ -6,25 +6,27 @@ Events go with the answers of connects only: two answers under way at once could
 
 import asyncio
 from typing import Final
-from urllib.parse import parse_qs
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from calltag.core.bayeux.codec import CodecError, decode, encode
 from calltag.notifier.cometd.access import Access, claim_of
+from calltag.notifier.cometd.bodies import BodyReader, TooSlow
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.connects import Answer, HeldConnect
 from calltag.notifier.cometd.hub import Hub, Turn
 
 _JSON: Final = "application/json;charset=UTF-8"
-_FORM: Final = "application/x-www-form-urlencoded"
 
 
-async def long_poll(request: Request, hub: Hub, access: Access) -> Response:
+async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyReader) -> Response:
     """Answer one request. Raises StoreUnavailable."""
     try:
-        messages = decode(await _text(request, hub.limits.max_body_bytes), hub.limits)
+        messages = decode(await bodies.read(request), hub.limits)
+    except TooSlow as error:
+        # What is left of the body would be taken for the next request.
+        return Response(str(error), 400, {"Connection": "close"}, media_type="text/plain")
     except CodecError as error:
         return Response(str(error), 413 if error.too_large else 400, media_type="text/plain")
     claim = claim_of(messages, request, access)
@@ -75,22 +77,3 @@ async def _held(request: Request, hub: Hub, connect: HeldConnect) -> Answer | No
 async def _gone(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         continue
-
-
-async def _text(request: Request, most: int) -> bytes:
-    """The JSON of the request: its body, or the `message` fields of a form. Raises CodecError."""
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > most:
-            raise CodecError(f"the request is larger than {most} bytes", too_large=True)
-        chunks.append(chunk)
-    body = b"".join(chunks)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
-        return body
-    fields = parse_qs(body, max_num_fields=100).get(b"message", [])
-    if not fields:
-        raise CodecError("the form has no field named message")
-    parts = [field.strip() for field in fields]
-    inner = [part[1:-1] if part.startswith(b"[") and part.endswith(b"]") else part for part in parts]
-    return b"[" + b",".join(part for part in inner if part.strip()) + b"]"

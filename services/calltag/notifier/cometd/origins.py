@@ -14,6 +14,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import HTTPConnection
 
 from calltag.core.identity.csrf import HEADER
+from calltag.core.telemetry import request_ids
 
 ANY: Final = "*"
 
@@ -29,8 +30,11 @@ class Origins:
         origin = connection.headers.get("origin")
         if origin is None or ANY in self.allowed or origin in self.allowed:
             return True
-        # Behind a proxy that ends TLS the scheme is not known here: host and port have to do.
-        return urlsplit(origin).netloc == connection.headers.get("host")
+        try:
+            # Behind a proxy that ends TLS the scheme is not known here: host and port have to do.
+            return urlsplit(origin).netloc == connection.headers.get("host")
+        except ValueError:
+            return False
 
     def middleware(self) -> list[Middleware]:
         """What answers preflight requests and lets scripts of allowed origins read the answers."""
@@ -43,6 +47,7 @@ class Origins:
                 # With any origin, a page that nobody knows would act with the user's cookies.
                 allow_credentials=ANY not in self.allowed,
                 allow_methods=["POST"],
-                allow_headers=["Content-Type", "Authorization", HEADER],
+                allow_headers=["Content-Type", "Authorization", HEADER, request_ids.HEADER],
+                expose_headers=[request_ids.HEADER],
             )
         ]

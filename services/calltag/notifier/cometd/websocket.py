@@ -18,6 +18,7 @@ from calltag.notifier.cometd.connects import HeldConnect
 from calltag.notifier.cometd.hub import Hub
 
 _GOING_AWAY: Final = 1001
+_POLICY_VIOLATION: Final = 1008
 _TOO_LARGE: Final = 1009
 _ERROR: Final = 1011
 _TRY_AGAIN_LATER: Final = 1013
@@ -30,6 +31,8 @@ class Socket:
     websocket: WebSocket
     hub: Hub
     access: Access
+    deadline_s: float
+    """How long the connection may be there without a session, in seconds."""
     sessions: dict[str, Session] = field(default_factory=dict)
     held: dict[str, HeldConnect] = field(default_factory=dict)
     waker: asyncio.Event = field(default_factory=asyncio.Event)
@@ -43,7 +46,11 @@ class Socket:
         drained = asyncio.ensure_future(self.hub.drained.wait())
         tasks = (reader, writer, drained)
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, timeout=self.deadline_s, return_when=asyncio.FIRST_COMPLETED)
+            if not done and not self.sessions:
+                await self._close(_POLICY_VIOLATION, self._without_session())
+            elif not done:
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             if drained.done():
                 await self._close(_GOING_AWAY)
         finally:
@@ -132,6 +139,9 @@ class Socket:
         async with self.sending:
             if events or replies:
                 await self.websocket.send_text(encode(events, replies).decode())
+
+    def _without_session(self) -> str:
+        return f"no session was connected within {self.deadline_s:g} s (CALLTAG_NOTIFIER__SOCKET_DEADLINE_S)"
 
     async def _close(self, code: int, reason: str = "") -> None:
         if self.websocket.application_state is WebSocketState.CONNECTED:

@@ -1,6 +1,7 @@
-"""HTTP as uvicorn's httptools protocol speaks it, with a bound on the head of a request, which that one has not."""
+"""HTTP as uvicorn's httptools protocol speaks it, with bounds on the head of a request, which that one has not."""
 
-from typing import Final
+import asyncio
+from typing import ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -8,18 +9,33 @@ MAX_HEAD_BYTES: Final = 65_536
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Refuses a request with HTTP 400 once its request line and headers have taken more than MAX_HEAD_BYTES.
+    """Refuses a request with HTTP 400 once its request line and headers have taken more than MAX_HEAD_BYTES, and
+    closes a connection on which a head has not come within the deadline.
 
     What the first read brought is not counted, as it may hold the end of the request before; a read is bounded itself.
+    The deadline runs from the beginning of the connection, and then from the first byte after an answer or of a head;
+    in between, a connection may be idle for as long as uvicorn keeps it alive.
     """
 
+    head_deadline_s: ClassVar = 10.0
     _head_bytes: int | None = None
     """Bytes of the head that is under way; None while there is none."""
     _began_in_this_read = False
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_came()
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         self._began_in_this_read = False
         super().data_received(data)
+        if self._head_bytes is not None or self._is_answered():
+            self._expect_head()
         if self._head_bytes is None or self._began_in_this_read:
             return
         self._head_bytes += len(data)
@@ -33,4 +49,37 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_bytes = None
+        self._head_came()
         super().on_headers_complete()
+
+    def _is_answered(self) -> bool:
+        """Whether nothing is under way, so that all that can come is a head, or the rest of an unread body."""
+        return getattr(self.cycle, "response_complete", True)
+
+    def _expect_head(self) -> None:
+        # A connection that has become a WebSocket is not among these any more.
+        if self._deadline is None and self in self.connections:
+            self._deadline = self.loop.call_later(self.head_deadline_s, self._head_is_late)
+
+    def _head_came(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _head_is_late(self) -> None:
+        self._deadline = None
+        if self._is_answered():
+            self.transport.close()
+        else:
+            # While a request waits for its answer, the next one may not have been read on purpose.
+            self._expect_head()
+
+
+def bounded_http(head_deadline_s: float) -> type[BoundedHttp]:
+    """The protocol with this deadline, in seconds."""
+
+    class Deadline(BoundedHttp):
+        pass
+
+    Deadline.head_deadline_s = head_deadline_s
+    return Deadline

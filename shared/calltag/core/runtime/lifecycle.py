@@ -62,7 +62,8 @@ class Lifecycle:
             await work
         except Exception as error:
             log.exception("side_task_failed", task=name)
-            self._fail(f"{name} failed: {type(error).__name__}: {error}", error)
+            told = first_leaf(error)
+            self._fail(f"{name} failed: {type(told).__name__}: {told}", error)
         else:
             if self.is_running():
                 log.error("side_task_ended", task=name)
@@ -73,6 +74,11 @@ class Lifecycle:
             self.failure = ServiceFailed(reason)
             self.failure.__cause__ = cause
         self.stop.set()
+
+
+def first_leaf(error: BaseException) -> BaseException:
+    """The first error in a group that is no group itself: what a group says of itself helps nobody."""
+    return first_leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def run_service(main: Main) -> None:

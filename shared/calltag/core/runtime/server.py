@@ -11,7 +11,7 @@ from typing import Final, cast
 import uvicorn
 from starlette.types import ASGIApp
 
-from calltag.core.runtime.bounded_http import BoundedHttp
+from calltag.core.runtime.bounded_http import bounded_http
 
 _BACKLOG: Final = 2_048
 
@@ -26,11 +26,11 @@ class ServerDied(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """The bounds of one server. Beyond `max_connections` a request gets HTTP 503 at once."""
+    """The bounds of one server. A connection is closed when a head takes longer than `head_deadline_s` to come."""
 
-    max_connections: int | None = None
     max_websocket_message_bytes: int = 65_536
     keep_alive_s: int = 75
+    head_deadline_s: float = 10.0
 
 
 _USUAL_LIMITS: Final = ServerLimits()
@@ -57,15 +57,23 @@ def bound_socket(host: str, port: int, how_to_change: str) -> socket.socket:
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, listener: socket.socket, *, drain_timeout_s: float, limits: ServerLimits = _USUAL_LIMITS
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    drain_timeout_s: float,
+    limits: ServerLimits = _USUAL_LIMITS,
+    connections: set[asyncio.Protocol] | None = None,
 ) -> AsyncIterator[int]:
     """Serve the application on the socket while the context is open; yields the port.
 
     On leaving, no connection is accepted any more, and requests under way have `drain_timeout_s` to finish, at least
-    one second; what is left then is cancelled. Raises ServerDied inside the context.
+    one second; what is left then is cancelled. Meanwhile `connections` is kept to those that are open. Raises
+    ServerDied inside the context.
     """
     port: int = listener.getsockname()[1]
     server = _Server(_configuration(app, drain_timeout_s, limits))
+    if connections is not None:
+        server.server_state.connections = connections  # type: ignore[assignment]
     task = asyncio.create_task(server.serve([listener]), name=f"http-server-{port}")
     try:
         with _interrupted_by_death_of(task):
@@ -91,10 +99,9 @@ def _configuration(app: ASGIApp, drain_timeout_s: float, limits: ServerLimits) -
         log_config=None,
         access_log=False,
         lifespan="off",
-        http=BoundedHttp,
+        http=bounded_http(limits.head_deadline_s),
         ws="websockets-sansio",
         ws_max_size=limits.max_websocket_message_bytes,
-        limit_concurrency=limits.max_connections,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
         timeout_keep_alive=limits.keep_alive_s,
         backlog=_BACKLOG,

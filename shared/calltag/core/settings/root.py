@@ -69,6 +69,9 @@ class Settings(BaseSettings):
         20_000, ge=1, description="Connections of clients that one process serves; beyond, HTTP 503."
     )
     operation_memory_s: Positive = Field(3_600, description="How long a repeated operation is recognised at least.")
+    body_deadline_s: Seconds = Field(
+        10.0, le=600, description="How long the body of a request may take to come; beyond, HTTP 408 (CometD: 400)."
+    )
     drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
     amqp: Amqp = Amqp()
     redis: Redis = Redis()

@@ -141,6 +141,9 @@ class Notifier(Section):
     timeout_s: Seconds = Field(30.0, le=600, description="How long a /meta/connect is held.")
     interval_ms: int = Field(0, ge=0, description="Pause that clients make between two /meta/connect.")
     max_interval_s: Seconds = Field(10.0, description="A session without /meta/connect for so long ends.")
+    socket_deadline_s: Seconds = Field(
+        30.0, le=600, description="A WebSocket on which no session was connected for so long is closed."
+    )
     max_sessions: Positive = Field(20_000, description="Sessions on one notifier.")
     max_sessions_per_user: Positive = Field(50, description="Sessions of one user on one notifier.")
     max_subscriptions: Positive = Field(64, description="Subscriptions of one session.")

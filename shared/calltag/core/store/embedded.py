@@ -24,14 +24,16 @@ import redis.asyncio
 from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.ports import StoreError
 
-_START_TIMEOUT_S: Final = 10.0
-_STOP_TIMEOUT_S: Final = 5.0
 _POLL_S: Final = 0.02
 _PR_SET_PDEATHSIG: Final = 1
 
 
 class DataFolderInUse(StoreError):
     """Another process works in the data folder."""
+
+
+class DataFolderUnusable(StoreError):
+    """The data folder cannot be made or written; the message says why, and how to choose another."""
 
 
 class ServerNotStarted(StoreError):
@@ -49,10 +51,13 @@ class EmbeddedStore:
 
 
 @asynccontextmanager
-async def embedded_store(folder: Path | None, *, deadline_s: float = 1.0) -> AsyncIterator[EmbeddedStore]:
+async def embedded_store(
+    folder: Path | None, *, deadline_s: float = 1.0, start_timeout_s: float = 10.0, stop_timeout_s: float = 5.0
+) -> AsyncIterator[EmbeddedStore]:
     """Run an embedded store with its data in `folder`; None keeps it in memory only.
 
-    Raises DataFolderInUse.
+    A server that is not there `start_timeout_s` seconds after its start is given up; one that has not ended
+    `stop_timeout_s` seconds after it was asked to is killed. Raises DataFolderInUse, DataFolderUnusable.
     """
     async with contextlib.AsyncExitStack() as stack:
         store: EmbeddedStore
@@ -60,10 +65,10 @@ async def embedded_store(folder: Path | None, *, deadline_s: float = 1.0) -> Asy
             store = _in_memory("no data folder was asked for", deadline_s)
         else:
             try:
-                socket = stack.enter_context(_valkey(folder))
+                socket = stack.enter_context(_valkey(folder, start_timeout_s, stop_timeout_s))
                 store = EmbeddedStore(redis_client(f"unix://{socket}", deadline_s=deadline_s), folder)
                 stack.push_async_callback(store.client.close)
-                await _answering(store.client)
+                await _answering(store.client, start_timeout_s)
             except ServerNotStarted as error:
                 store = _in_memory(str(error), deadline_s)
         yield store
@@ -75,19 +80,18 @@ def _in_memory(reason: str, deadline_s: float) -> EmbeddedStore:
 
 
 @contextmanager
-def _valkey(folder: Path) -> Iterator[Path]:
+def _valkey(folder: Path, start_timeout_s: float, stop_timeout_s: float) -> Iterator[Path]:
     binary = _binary()
-    folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder) as lock, tempfile.TemporaryDirectory(prefix="calltag-") as private:
         socket = Path(private) / "store.sock"
-        with (folder / "valkey.log").open("ab") as log:
+        with _writable(folder, "valkey.log") as log:
             server = _start(binary, folder.resolve(), socket, lock, log)
         try:
-            if not _listening(server, socket):
+            if not _listening(server, socket, start_timeout_s):
                 raise ServerNotStarted(f"the embedded Valkey did not start; see {folder / 'valkey.log'}")
             yield socket
         finally:
-            _stop(server)
+            _stop(server, stop_timeout_s)
 
 
 def _binary() -> Path:
@@ -102,9 +106,20 @@ def _binary() -> Path:
         raise ServerNotStarted(str(error)) from error
 
 
+def _writable(folder: Path, name: str) -> IO[bytes]:
+    """A file of the folder, to be written at its end. Raises DataFolderUnusable."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return (folder / name).open("ab")
+    except OSError as error:
+        raise DataFolderUnusable(
+            f"the data folder {folder} cannot be written: {error.strerror}; name another one (CALLTAG_EMBEDDED__FOLDER)"
+        ) from None
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[IO[bytes]]:
-    with (folder / "lock").open("ab") as lock:
+    with _writable(folder, "lock") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -153,9 +168,9 @@ def _die_with_parent() -> Callable[[], None] | None:
     return ask
 
 
-def _listening(server: subprocess.Popen[bytes], socket: Path) -> bool:
+def _listening(server: subprocess.Popen[bytes], socket: Path, timeout_s: float) -> bool:
     """Wait for the socket to appear; it does once the server is up, or never."""
-    for _ in range(int(_START_TIMEOUT_S / _POLL_S)):
+    for _ in range(int(timeout_s / _POLL_S)):
         if socket.exists():
             return True
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -164,20 +179,20 @@ def _listening(server: subprocess.Popen[bytes], socket: Path) -> bool:
     return False
 
 
-async def _answering(client: RedisClient) -> None:
+async def _answering(client: RedisClient, timeout_s: float) -> None:
     """Wait until the server has read its append-only file."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_START_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             while not await client.ping():  # noqa: ASYNC110 - another process gets ready; no event tells
                 await asyncio.sleep(_POLL_S)
             return
-    raise ServerNotStarted(f"the embedded Valkey did not answer within {_START_TIMEOUT_S:g} s")
+    raise ServerNotStarted(f"the embedded Valkey did not answer within {timeout_s:g} s")
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
+def _stop(server: subprocess.Popen[bytes], timeout_s: float) -> None:
     server.terminate()
     try:
-        server.wait(_STOP_TIMEOUT_S)
+        server.wait(timeout_s)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()

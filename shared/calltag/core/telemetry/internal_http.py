@@ -33,9 +33,11 @@ class Health:
     stopping: bool = False
 
     async def states(self) -> Mapping[str, bool]:
-        """Every check with its outcome, all asked at once, and `running`."""
-        outcomes = await asyncio.gather(*(_outcome(name, check) for name, check in self.checks.items()))
-        return {**dict(zip(self.checks, outcomes, strict=True)), "running": not self.stopping}
+        """Every check with its outcome, all asked at once, and `running`. One that is added meanwhile does not hold."""
+        asked = dict(self.checks)
+        outcomes = await asyncio.gather(*(_outcome(name, check) for name, check in asked.items()))
+        known = dict(zip(asked, outcomes, strict=True))
+        return {name: known.get(name, False) for name in self.checks} | {"running": not self.stopping}
 
 
 async def _outcome(name: str, check: Check) -> bool:

@@ -1,0 +1,29 @@
+"""Bayeux messages in a form: clients that cannot send JSON put them into fields named `message`."""
+
+from collections.abc import Sequence
+from typing import Final
+from urllib.parse import parse_qs
+
+from calltag.core.bayeux.codec import CodecError
+
+FORM: Final = "application/x-www-form-urlencoded"
+_MAX_FIELDS: Final = 100
+
+
+def messages_of_form(body: bytes) -> bytes:
+    """The JSON array of all messages in the form. Raises CodecError."""
+    fields = _fields(body)
+    if not fields:
+        raise CodecError("the form has no field named message")
+    parts = [field.strip() for field in fields]
+    inner = [part[1:-1] if part.startswith("[") and part.endswith("]") else part for part in parts]
+    return f"[{','.join(part for part in inner if part.strip())}]".encode()
+
+
+def _fields(body: bytes) -> Sequence[str]:
+    try:
+        return parse_qs(body.decode(), errors="strict", max_num_fields=_MAX_FIELDS).get("message", [])
+    except UnicodeDecodeError:
+        raise CodecError("the form is not UTF-8") from None
+    except ValueError:
+        raise CodecError(f"the form has more than {_MAX_FIELDS} fields") from None

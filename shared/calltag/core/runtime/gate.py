@@ -1,0 +1,50 @@
+"""The gate before an application: what serves clients listens from the beginning, and lets them in when it can."""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import orjson
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from calltag.core.domain.status import StatusCode
+
+_NOT_YET: Final = "calltag waits for its store; try again in a moment"
+_POLICY_VIOLATION: Final = 1008
+
+
+class Gate:
+    """Lets requests through to `app` as soon as there is one, and while no more than `max_connections` are open.
+
+    Others get HTTP 503 with Retry-After, in the form of the API; WebSockets are not accepted.
+    """
+
+    def __init__(self, max_connections: int) -> None:
+        self.app: ASGIApp | None = None
+        self.max_connections = max_connections
+        self.connections: set[asyncio.Protocol] = set()
+        """The connections that are open, idle ones too; the server keeps it up to date."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.app is None:
+            await _refuse(_NOT_YET, {}, scope, receive, send)
+        elif len(self.connections) > self.max_connections:
+            text = f"{self.max_connections} connections are served here already; try again in a moment"
+            await _refuse(text, {"Connection": "close"}, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+async def _refuse(text: str, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        # Before it is accepted, a close is an HTTP 403.
+        await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": text})
+        return
+    refusal = Response(
+        orjson.dumps({"statusCode": int(StatusCode.INTERNAL), "statusMessage": text}),
+        503,
+        {"Cache-Control": "no-store", "Retry-After": "1", **headers},
+        media_type="application/json;charset=UTF-8",
+    )
+    await refusal(scope, receive, send)

@@ -1,0 +1,43 @@
+"""One id for each request of a client, on all its log lines and on its answer."""
+
+import re
+from dataclasses import dataclass
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+HEADER: Final = "X-Request-Id"
+_GOOD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HEADS: Final = ("http.response.start", "websocket.accept")
+
+
+@dataclass(frozen=True, slots=True)
+class RequestIds:
+    """An ASGI application around another: takes the id from `X-Request-Id`, or makes one, and answers with it.
+
+    Log lines have it as `request_id`.
+    """
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = _given(scope) or uuid4().hex
+        # A request that was pipelined begins in the context of the one before.
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] in _HEADS:
+                message.setdefault("headers", [])
+                MutableHeaders(scope=message)[HEADER] = request_id
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+def _given(scope: Scope) -> str | None:
+    given = Headers(scope=scope).get(HEADER, "")
+    return given if _GOOD.fullmatch(given) else None
