@@ -26,7 +26,6 @@ from calltag.core.bayeux.session import Session
 VERSION: Final = "1.0"
 WEBSOCKET: Final = "websocket"
 LONG_POLLING: Final = "long-polling"
-CALLBACK_POLLING: Final = "callback-polling"
 _SHED_INTERVAL_MS: Final = 5_000
 
 

@@ -83,10 +83,6 @@ class Authenticator:
             raise WrongCredentials("user name or password is wrong")
         return user
 
-    async def check(self, name: str, password: str) -> User | None:
-        """The user of that name, if the password is right; makes no session. Raises TooManyLogins."""
-        return await self._passwords.check(name, password)
-
     async def log_in(self, name: str, password: str) -> Identified | None:
         """A session for whoever knows the password, as `ext.authentication` of a handshake does.
 
