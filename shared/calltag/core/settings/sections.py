@@ -143,10 +143,10 @@ class Notifier(Section):
     interval_ms: int = Field(0, ge=0, description="Pause that clients make between two /meta/connect.")
     max_interval_s: Seconds = Field(10.0, description="A session without /meta/connect for so long ends.")
     max_sessions: Positive = Field(20_000, description="Sessions on one notifier.")
-    max_sessions_per_user: Positive = Field(50, description="Sessions of one user on one notifier.")
+    max_sessions_per_user: Positive = Field(50, description="Sessions of one user.")
     max_subscriptions: Positive = Field(64, description="Subscriptions of one session.")
     max_queued_events: Positive = Field(
-        1_000, description="Events waiting for one session; beyond that the oldest go and the client is told."
+        1_000, description="Events waiting for one session; what is beyond is read from the store when it is due."
     )
     max_queued_bytes: Positive = Field(4_194_304, description="Bytes waiting for one session.")
     max_messages: Positive = Field(64, description="Bayeux messages in one request.")
