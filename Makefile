@@ -63,6 +63,7 @@ check: $(DEV_READY)
 	@$(BIN)/calltag docs --check
 	@$(BIN)/yamllint --strict -c deploy/.yamllint.yaml deploy
 	@$(BIN)/hadolint deploy/Dockerfile
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
 	@echo "check: all good"
 
 format: $(DEV_READY)

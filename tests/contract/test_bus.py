@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 import aio_pika
 import pytest
 
-from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
+from calltag.core.bus.amqp import AmqpSettings, apply_topology, open_amqp_bus
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import Bus, BusRefused, Delivery, NodeId, Partition, PartitionConsumer
 from parts.eventually import eventually
+from parts.rabbitmq import RabbitMq
 
 ONE, TWO = Partition(0), Partition(1)
 LIMIT = 50
@@ -22,9 +23,9 @@ async def bus(request: pytest.FixtureRequest, amqp_prefix: str) -> AsyncIterator
         return
     url = request.getfixturevalue("rabbitmq").url
     settings = AmqpSettings(url, prefix=amqp_prefix, partitions=2, queue_max_length=LIMIT, publish_deadline_s=5)
+    await apply_topology(settings)
     async with open_amqp_bus(settings) as opened:
         await eventually(opened.connected)
-        await opened.apply_topology()
         yield opened
 
 
@@ -168,6 +169,12 @@ async def test_an_inbox_gets_its_messages_in_order(bus: Bus) -> None:
             assert [await inbox.receive() for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
 
 
-async def test_the_topology_may_be_applied_again(bus: Bus) -> None:
-    await bus.apply_topology()
-    await publish(bus, "a")
+async def test_the_topology_may_be_applied_again(rabbitmq: RabbitMq, amqp_prefix: str) -> None:
+    settings = AmqpSettings(rabbitmq.url, prefix=amqp_prefix, partitions=2, publish_deadline_s=5)
+    await apply_topology(settings)
+    async with open_amqp_bus(settings) as bus:
+        await eventually(bus.connected)
+        await publish(bus, "a")
+        await apply_topology(settings)
+        async with bus.partition(ONE, 10) as consumer:
+            assert await take(consumer, 1) == ["a"]

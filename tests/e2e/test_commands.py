@@ -1,7 +1,6 @@
 """The command line, as a user meets it."""
 
 import asyncio
-import os
 import re
 import signal
 import socket
@@ -10,43 +9,49 @@ import sys
 from pathlib import Path
 
 import pytest
-import redis
 
 from calltag.cli.documents import write_documents
+from calltag.core.settings import settings_table
 from parts.agent import agent
+from parts.command import calltag
 from parts.ports import free_port
 from parts.processes import Program
-from parts.rabbitmq import RabbitMq
 from parts.system import System, calltag_program, embedded_system
 
-CALLTAG = [sys.executable, "-c", "from calltag.cli.main import main; main()"]
-COMMANDS = ["gateway", "worker", "notifier", "serve", "topology", "doctor", "config", "demo", "docs", "version"]
+TEACHINGS = {
+    "gateway": ["CALLTAG_AMQP__URL", "CALLTAG_REDIS__URL", "CALLTAG_DIRECTORY__FILE", "CALLTAG_PUBLIC_URL"],
+    "worker": ["CALLTAG_AMQP__URL", "CALLTAG_REDIS__URL", "CALLTAG_WORKER__LEASE_S"],
+    "notifier": ["CALLTAG_AMQP__URL", "CALLTAG_REDIS__URL", "CALLTAG_DIRECTORY__FILE"],
+    "serve": ["--embedded", "--demo", "CALLTAG_EMBEDDED__FOLDER"],
+    "topology apply": ["CALLTAG_AMQP__URL", "CALLTAG_AMQP__PREFIX", "CALLTAG_PARTITIONS"],
+    "doctor": ["CALLTAG_AMQP__URL", "CALLTAG_REDIS__URL", "CALLTAG_DIRECTORY__FILE"],
+    "config": ["CALLTAG_SECRETS_DIR"],
+    "demo": ["--url", "--own-if-absent", "CALLTAG_DIRECTORY__DEMO"],
+    "docs": ["--check", "OpenAPI", "AsyncAPI"],
+    "version": [],
+}
 
 
-def calltag(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*CALLTAG, *arguments],
-        cwd=cwd,
-        env={**os.environ, **environment},
-        text=True,
-        capture_output=True,
-        timeout=90,
-        check=False,
-    )
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_teaches(command: str, tmp_path: Path) -> None:
-    told = calltag(command, "--help", cwd=tmp_path)
+@pytest.mark.parametrize("command", TEACHINGS)
+def test_every_command_teaches_what_it_needs_and_shows_an_example(command: str, tmp_path: Path) -> None:
+    told = calltag(*command.split(), "--help", cwd=tmp_path)
     assert told.returncode == 0
-    assert len(told.stdout.splitlines()) > 5
+    for word in TEACHINGS[command]:
+        assert word in told.stdout
+    known = {row.variable for row in settings_table()} | {"CALLTAG_SECRETS_DIR"}
+    assert set(re.findall(r"CALLTAG_\w+", told.stdout)) <= known
+    explained, example = re.split(r"\bFor\s+example:\s+calltag ", told.stdout, maxsplit=1)
+    assert len(explained.partition("[OPTIONS]")[2].split()) > 2
+    line = example.splitlines()[0].split()
+    assert line[: len(command.split())] == command.split()
+    assert calltag(*line, "--help", cwd=tmp_path).returncode == 0, "the example is no valid command"
 
 
-def test_the_tour_with_an_own_instance(tmp_path: Path) -> None:
-    done = calltag("demo", "--url", f"http://127.0.0.1:{free_port()}", "--own-if-absent", cwd=tmp_path)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "AttachedDataChanged" in done.stdout
-    assert "The tour is complete." in done.stdout
+def test_the_command_alone_teaches_every_command(tmp_path: Path) -> None:
+    told = calltag("--help", cwd=tmp_path).stdout
+    assert "calltag serve --embedded --demo" in told
+    for command in TEACHINGS:
+        assert re.search(rf"│ {command.split()[0]} +[A-Z]", told), command
 
 
 def pasted(lines: str, folder: Path) -> str:
@@ -100,11 +105,6 @@ def test_what_is_printed_at_the_start_is_true_and_works_when_pasted(tmp_path: Pa
         assert "Traceback" not in program.text()
     finally:
         program.kill()
-
-
-def test_the_tour_with_nothing_there(tmp_path: Path) -> None:
-    done = calltag("demo", "--url", f"http://127.0.0.1:{free_port()}", cwd=tmp_path)
-    assert (done.returncode, "make run" in done.stdout) == (1, True)
 
 
 def test_a_busy_port_is_told(tmp_path: Path) -> None:
@@ -164,33 +164,6 @@ def test_the_settings_are_shown_without_passwords(tmp_path: Path) -> None:
     assert "CALLTAG_AMQP__URL" in done.stdout
     assert "amqp://u:***@h:1/" in done.stdout
     assert "hidden" not in done.stdout
-
-
-def test_the_doctor(tmp_path: Path, rabbitmq: RabbitMq, redis_url: str, amqp_prefix: str) -> None:
-    where = {"CALLTAG_AMQP__URL": rabbitmq.url, "CALLTAG_AMQP__PREFIX": amqp_prefix, "CALLTAG_REDIS__URL": redis_url}
-    sick = calltag("doctor", cwd=tmp_path, **where)
-    assert sick.returncode == 1
-    assert "32 of 32 partition queues are missing; run: calltag topology apply" in sick.stdout
-    assert "there are no users" in sick.stdout
-    applied = calltag("topology", "apply", cwd=tmp_path, **where)
-    assert applied.returncode == 0, applied.stderr
-    assert "nothing was ever started on this store" in sick.stdout
-    with redis.Redis.from_url(redis_url) as client:
-        assert client.keys() == []
-        client.hset("calltag:installation", mapping={"partitions": 32, "schema": 1})
-    well = calltag("doctor", cwd=tmp_path, CALLTAG_DIRECTORY__DEMO="true", **where)
-    assert well.returncode == 0, well.stdout + well.stderr
-    assert "WRONG" not in well.stdout
-    other = calltag("doctor", cwd=tmp_path, **{**where, "CALLTAG_PARTITIONS": "16"})
-    assert "fixed when it was made" in other.stdout
-    full = {**where, "CALLTAG_AMQP__QUEUE_MAX_LENGTH": "7"}
-    assert "32 of 32 partition queues were declared otherwise" in calltag("doctor", cwd=tmp_path, **full).stdout
-    clash = calltag("topology", "apply", cwd=tmp_path, **full)
-    assert (clash.returncode, "declared otherwise" in clash.stderr) == (1, True)
-    away = f"127.0.0.1:{free_port()}"
-    lost = calltag("doctor", cwd=tmp_path, CALLTAG_AMQP__URL=f"amqp://{away}/", CALLTAG_REDIS__URL=f"redis://{away}/0")
-    assert "RabbitMQ is not reachable" in lost.stdout
-    assert "CALLTAG_REDIS__URL" in lost.stdout
 
 
 def test_data_is_kept_between_runs_and_ctrl_c_ends_cleanly(tmp_path: Path) -> None:

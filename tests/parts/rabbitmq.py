@@ -8,6 +8,7 @@ from parts.ports import free_port
 from parts.processes import Program, program
 
 _SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+_CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
 
 
 class RabbitMq:
@@ -39,6 +40,11 @@ class RabbitMq:
 
     def start(self) -> None:
         self.process.start(self._ready, within_s=90)
+
+    def control(self, *arguments: str) -> None:
+        """Run rabbitmqctl on the server."""
+        tool = _CONTROL if Path(_CONTROL).exists() else program("rabbitmqctl", "/usr/sbin/rabbitmqctl")
+        subprocess.run([tool, *arguments], check=True, capture_output=True, timeout=60, env=self.process.environment)
 
     def end(self) -> None:
         """End the server, and the port mapper that it started."""

@@ -13,7 +13,7 @@ from calltag.cli.doctor import examine
 from calltag.cli.tour import Tour, welcome
 from calltag.core import VERSION
 from calltag.core.backends import Backends, amqp_settings
-from calltag.core.bus.amqp import open_amqp_bus
+from calltag.core.bus.amqp import apply_topology
 from calltag.core.bus.ports import BusError
 from calltag.core.identity.directory_file import DirectoryError
 from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, first_leaf, run
@@ -26,16 +26,22 @@ from calltag.single.app import Composition, run_composition
 app = typer.Typer(
     name="calltag",
     help="Attached data of live calls: the Web Services v2 API over RabbitMQ, Redis and CometD.\n\n"
-    "To try it with nothing installed: calltag serve --embedded --demo",
+    "To try it with nothing installed: calltag serve --embedded --demo\n\n"
+    "For real: calltag topology apply, then calltag gateway, calltag worker and calltag notifier; calltag doctor says "
+    "what is wrong, calltag config what can be set.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-topology = typer.Typer(help="Exchanges and queues on RabbitMQ.", no_args_is_help=True)
+topology = typer.Typer(
+    help="Exchanges and queues on RabbitMQ. For example: calltag topology apply", no_args_is_help=True
+)
 app.add_typer(topology, name="topology")
 
 Port = Annotated[int | None, typer.Option(help="Port to listen on (instead of the setting).", min=0, max=65535)]
 Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre; every password is `demo`.")]
+_EXIT_INTERRUPTED = 130
+_EXIT_TERMINATED = 143
 _EXPECTED = (SettingsError, DirectoryError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied)
 
 
@@ -51,7 +57,7 @@ def main() -> None:
     except _EXPECTED as error:
         _fail(error)
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(_EXIT_INTERRUPTED)
 
 
 def _fail(error: BaseException) -> None:
@@ -82,7 +88,10 @@ def _run(settings: Settings, chosen: Composition) -> None:
 def gateway(port: Port = None, demo: Demo = False) -> None:
     """Serve the HTTP API: takes operations and puts them on RabbitMQ.
 
-    Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE). Run any number.
+    Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE); CALLTAG_PUBLIC_URL
+    is the address that clients use. Run any number. For example:
+
+        calltag gateway --port 8080
     """
     _run(_settings("gateway", port, demo=demo), Composition(gateway=True))
 
@@ -91,7 +100,10 @@ def gateway(port: Port = None, demo: Demo = False) -> None:
 def worker() -> None:
     """Apply operations to calls, and send the events.
 
-    Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. Run any number: workers share the partitions among them.
+    Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. Run any number: workers share the partitions among them; those of
+    one that dies are taken over after CALLTAG_WORKER__LEASE_S. For example:
+
+        calltag worker
     """
     _run(_settings(None, None), Composition(worker=True))
 
@@ -100,7 +112,10 @@ def worker() -> None:
 def notifier(port: Port = None, demo: Demo = False) -> None:
     """Serve CometD: tells subscribers what happens to their calls.
 
-    Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE). Run any number.
+    Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE). Run any number: each
+    serves every client. For example:
+
+        calltag notifier --port 8081
     """
     _run(_settings("notifier", port, demo=demo), Composition(notifier=True))
 
@@ -149,24 +164,31 @@ def _for_one_machine(settings: Settings) -> Settings:
 
 
 @topology.command("apply")
-def apply_topology() -> None:
-    """Declare the exchanges and queues that calltag uses. Harmless when they are there already."""
+def topology_apply() -> None:
+    """Declare the exchanges and queues that calltag uses. Harmless when they are there already.
+
+    Needs CALLTAG_AMQP__URL. Their names begin with CALLTAG_AMQP__PREFIX; there are CALLTAG_PARTITIONS queues for
+    operations. For example:
+
+        calltag topology apply
+    """
     settings = _settings(None, None)
-    configure_logging("topology", form=settings.log.format, level="warning")
-
-    async def declare() -> None:
-        async with open_amqp_bus(amqp_settings(settings)) as bus:
-            await bus.apply_topology()
-
-    asyncio.run(declare())
+    configure_logging("topology", form=settings.log.format, level="critical")
+    asyncio.run(apply_topology(amqp_settings(settings)))
     typer.echo(f"{settings.partitions} partition queues and their exchanges are there.")
 
 
 @app.command()
 def doctor() -> None:
-    """Tell what is reachable, which versions, and what is wrong; exit code 1 if something is."""
+    """Tell what is reachable, which versions, and what is wrong; exit code 1 if something is.
+
+    Looks at RabbitMQ (CALLTAG_AMQP__URL), at Redis (CALLTAG_REDIS__URL) and at the directory of users
+    (CALLTAG_DIRECTORY__FILE), and changes nothing. For example:
+
+        calltag doctor
+    """
     settings = _settings(None, None)
-    configure_logging("doctor", form=settings.log.format, level="error")
+    configure_logging("doctor", form=settings.log.format, level="critical")
     findings = asyncio.run(examine(settings))
     for finding in findings:
         typer.echo(f"{'ok   ' if finding.good else 'WRONG'}  {finding.text}")
@@ -175,7 +197,13 @@ def doctor() -> None:
 
 @app.command()
 def config() -> None:
-    """Show every setting with its value, its variable and what it does; passwords are left out."""
+    """Show every setting with its value, its variable and what it does; passwords are left out.
+
+    Settings are variables, or files of their names in the folder CALLTAG_SECRETS_DIR. Fails if one is wrong.
+    For example:
+
+        calltag config
+    """
     table = Table("variable", "value", "what it does", box=None)
     for row in settings_table(load_settings()):
         table.add_row(row.variable, row.value, row.description)
@@ -189,10 +217,17 @@ def demo(
         bool, typer.Option("--own-if-absent", help="Start an own instance if none runs there.")
     ] = False,
 ) -> None:
-    """The tour: sign in, dial, subscribe, attach data, see the message; all that goes to and fro is printed."""
-    sys.exit(
-        asyncio.run(Tour(url.rstrip("/"), Console(highlight=False, soft_wrap=True)).run(own_if_absent=own_if_absent))
-    )
+    """The tour: sign in, dial, subscribe, attach data, see the message; all that goes to and fro is printed.
+
+    Needs a calltag with the demo contact centre (CALLTAG_DIRECTORY__DEMO), or starts one for itself. For example:
+
+        calltag demo --url http://127.0.0.1:8080 --own-if-absent
+    """
+    tour = Tour(url.rstrip("/"), Console(highlight=False, soft_wrap=True))
+    try:
+        sys.exit(asyncio.run(tour.run(own_if_absent=own_if_absent)))
+    except asyncio.CancelledError:
+        sys.exit(_EXIT_TERMINATED)
 
 
 @app.command()
@@ -200,7 +235,10 @@ def docs(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a document is out of date.")] = False,
     root: Annotated[Path, typer.Option(help="The project's folder.")] = Path(),
 ) -> None:
-    """Write the generated documents: settings table, OpenAPI, AsyncAPI."""
+    """Write the generated documents: settings table, OpenAPI, AsyncAPI. For those who change calltag. For example:
+
+    calltag docs --check
+    """
     from calltag.cli.documents import write_documents
 
     stale = write_documents(root, check=check)
@@ -211,5 +249,8 @@ def docs(
 
 @app.command()
 def version() -> None:
-    """Print the version."""
+    """Print the version. For example:
+
+    calltag version
+    """
     typer.echo(VERSION)

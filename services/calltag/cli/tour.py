@@ -1,25 +1,24 @@
 """The tour: what a newcomer pastes into a shell, and the same done by `calltag demo`."""
 
-import asyncio
 import contextlib
 import json
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import httpx
 from rich.console import Console
 
+from calltag.cli.own_instance import NotStarted, answers, own_instance
 from calltag.core.backends import Backends
 from calltag.core.settings import Settings
 from calltag.core.store.embedded import EmbeddedStore
 
-DEVICE = "631608b3-ceb1-472b-ba05-2ae39555b0d1"
-_START_DEADLINE_S = 20.0
+DEVICE: Final = "631608b3-ceb1-472b-ba05-2ae39555b0d1"
+_THIS_MACHINE: Final = ("127.0.0.1", "localhost")
 
 
 def welcome(settings: Settings, parts: Backends) -> str:
@@ -35,6 +34,10 @@ def welcome(settings: Settings, parts: Backends) -> str:
     return template.format(url=settings.public_url, device=DEVICE, kept=kept)
 
 
+class TourFailed(Exception):
+    """The tour cannot go on; the message says what is wrong and what to do."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tour:
     """Runs the tour against `url` and prints what goes to and fro."""
@@ -44,48 +47,30 @@ class Tour:
 
     async def run(self, *, own_if_absent: bool) -> int:
         """Returns the exit code."""
-        async with contextlib.AsyncExitStack() as stack:
-            if not await self._answers():
-                if not own_if_absent:
-                    self.console.print(f"Nothing answers at {self.url}. Start it with: make run")
-                    return 1
-                await stack.enter_async_context(self._own_instance())
-            return await self._walk()
-
-    async def _answers(self) -> bool:
         try:
-            async with httpx.AsyncClient() as client:
-                return (await client.get(f"{self.url}/api/v2/me", timeout=2)).status_code == 401
-        except httpx.HTTPError:
-            return False
+            async with contextlib.AsyncExitStack() as stack:
+                if not await answers(self.url):
+                    await stack.enter_async_context(self._instance(own_if_absent=own_if_absent))
+                return await self._walk()
+        except (TourFailed, NotStarted) as failed:
+            self.console.print(str(failed), markup=False)
+            return 1
 
     @asynccontextmanager
-    async def _own_instance(self) -> AsyncIterator[None]:
-        port = str(httpx.URL(self.url).port or 80)
-        self.console.print(f"Nothing runs at {self.url}; starting an own instance ...")
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-c", "from calltag.cli.main import main; main()",
-            "serve", "--embedded", "--demo", "--port", port,
-            stdout=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
-        try:
-            async with asyncio.timeout(_START_DEADLINE_S):
-                while not await self._answers():
-                    if process.returncode is not None:
-                        raise SystemExit(process.returncode)
-                    await asyncio.sleep(0.1)
+    async def _instance(self, *, own_if_absent: bool) -> AsyncIterator[None]:
+        if not own_if_absent or httpx.URL(self.url).host not in _THIS_MACHINE:
+            raise TourFailed(f"Nothing answers at {self.url}. Start it with: make run")
+        self.console.print(f"Nothing runs at {self.url}; starting an own instance, its data in a temporary folder ...")
+        async with own_instance(self.url):
+            self.console.print("It runs.")
             yield
-        finally:
-            if process.returncode is None:
-                process.terminate()
-            await process.wait()
+            self.console.print("Ending the own instance ...")
 
     async def _walk(self) -> int:
         async with httpx.AsyncClient(base_url=self.url, timeout=40) as http:
             await self._show(http, "Sign in as alice", "GET", "/api/v2/me", auth=("alice", "demo"))
             hello = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
-            shaken = await self._comet(http, "Shake hands with CometD", hello)
-            client = shaken[-1]["clientId"]
+            client = (await self._comet(http, "Shake hands with CometD", hello))[-1]["clientId"]
             subscribe = {"channel": "/meta/subscribe", "clientId": client, "subscription": "/v2/me/calls"}
             await self._comet(http, "Subscribe to the calls of alice", subscribe)
             connect = {"channel": "/meta/connect", "clientId": client, "connectionType": "long-polling"}
@@ -93,6 +78,8 @@ class Tour:
             dial = {"operationName": "Dial", "destination": {"phoneNumber": "15001"}}
             path = f"/api/v2/me/devices/{DEVICE}/calls"
             dialed = await self._show(http, "Dial bob", "POST", path, json=dial, headers={"Prefer": "wait=5"})
+            if "call" not in dialed:
+                raise TourFailed(f"The call was not made in time ({dialed}). Does a worker run? See: calltag doctor")
             call = dialed["call"]["id"]
             await self._comet(http, "The call is there", connect)
             attach = {"operationName": "AttachUserData", "userData": {"AccountNumber": "12345"}}
@@ -108,15 +95,36 @@ class Tour:
 
     async def _comet(self, http: httpx.AsyncClient, title: str, message: dict[str, Any]) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = await self._show(http, title, "POST", "/genesys/cometd", json=[message])
+        if not answer[-1].get("successful"):
+            raise TourFailed(f"CometD refuses {message['channel']}: {answer[-1].get('error')}")
         return answer
 
     async def _show(self, http: httpx.AsyncClient, title: str, method: str, path: str, **more: Any) -> Any:
         self.console.print(f"[bold]{title}[/bold]")
         body = f" {json.dumps(more['json'])}" if "json" in more else ""
         self.console.print(f"  → {method} {path}{body}", markup=False)
-        response = await http.request(method, path, **more)
-        response.raise_for_status()
-        answer = response.json()
+        try:
+            response = await http.request(method, path, **more)
+            response.raise_for_status()
+            answer = response.json()
+        except httpx.HTTPStatusError as error:
+            raise TourFailed(self._explained(error.response, path)) from None
+        except httpx.HTTPError as error:
+            raise TourFailed(f"{self.url} does not answer {path} ({type(error).__name__}). Did it end?") from None
+        except ValueError:
+            raise TourFailed(f"What {self.url}{path} answers is not JSON. Is it calltag?") from None
         for line in json.dumps(answer, indent=2, ensure_ascii=False).splitlines():
             self.console.print(f"  ← {line}", markup=False)
         return answer
+
+    def _explained(self, response: httpx.Response, path: str) -> str:
+        match response.status_code:
+            case 401:
+                return (
+                    f"{self.url} does not know the user alice with the password demo: it runs without the demo contact "
+                    "centre. Start one that has it with make run, or with CALLTAG_DIRECTORY__DEMO=true."
+                )
+            case 404 if path == "/genesys/cometd":
+                return f"{self.url} serves no CometD. Name the address in front of gateway and notifier with --url."
+            case status:
+                return f"{self.url}{path} answered with HTTP {status}: {response.text[:300]}"

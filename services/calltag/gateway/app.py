@@ -41,6 +41,7 @@ from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api, user_routes
 from calltag.gateway.service import CallService, gateway_node
 from calltag.gateway.submission import Submission
+from calltag.gateway.swagger import add_swagger
 from calltag.gateway.switch_routes import switch_routes
 
 log = structlog.get_logger()
@@ -112,7 +113,10 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
 
 def build_app(api: Api, observations: GatewayObservations, *, max_switch_events: int) -> FastAPI:
     """The application with its routes, around `api`."""
-    app = FastAPI(title="calltag", version=VERSION, description=documentation.DESCRIPTION, redoc_url=None)
+    app = FastAPI(
+        title="calltag", version=VERSION, description=documentation.DESCRIPTION, docs_url=None, redoc_url=None
+    )
+    add_swagger(app)
     app.include_router(user_routes(api))
     app.include_router(switch_routes(api, max_events=max_switch_events))
     _add_refusals(app, observations)

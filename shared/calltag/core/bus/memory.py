@@ -122,8 +122,5 @@ class MemoryBus:
             if self._inboxes.get(node) is inbox:
                 del self._inboxes[node]
 
-    async def apply_topology(self) -> None:
-        """There is nothing to declare."""
-
     def connected(self) -> bool:
         return True

@@ -98,10 +98,6 @@ class Bus(Protocol):
         """Open this node's inbox; it exists from entering the context until shortly after leaving it."""
         ...
 
-    async def apply_topology(self) -> None:
-        """Declare exchanges and partition queues; harmless when they are there. Raises BusUnavailable, BusRefused."""
-        ...
-
     def connected(self) -> bool:
         """Whether the bus is usable right now (for readiness)."""
         ...

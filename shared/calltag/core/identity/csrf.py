@@ -15,7 +15,6 @@ HEADER_NAME_HEADER: Final = "X-CSRF-HEADER"
 EXPOSED_HEADERS: Final = (HEADER_NAME_HEADER, HEADER)
 """What `Access-Control-Expose-Headers` must name, for scripts of other origins to read the token."""
 MESSAGE: Final = "Missing or invalid Csrf token"
-HTTP_STATUS: Final = 403
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 

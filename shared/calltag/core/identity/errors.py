@@ -2,9 +2,7 @@
 
 
 class AuthenticationError(Exception):
-    """Root of what can go wrong with credentials; `retryable` says whether the same may work later."""
-
-    retryable = False
+    """Root of what can go wrong with credentials."""
 
 
 class WrongCredentials(AuthenticationError):
@@ -12,6 +10,4 @@ class WrongCredentials(AuthenticationError):
 
 
 class TooManyLogins(AuthenticationError):
-    """More passwords wait for being checked than may."""
-
-    retryable = True
+    """More passwords wait for being checked than may; the same may work later."""

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
@@ -24,6 +25,10 @@ def _url_of(*schemes: str) -> AfterValidator:
     def check(url: SecretStr) -> SecretStr:
         if url.get_secret_value().partition("://")[0] not in schemes:
             raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        try:
+            _ = urlsplit(url.get_secret_value()).port
+        except ValueError:
+            raise ValueError("host and port are not well formed; special characters in a password need %XX") from None
         return url
 
     return AfterValidator(check)
@@ -145,10 +150,10 @@ class Notifier(Section):
         30.0, le=600, description="A WebSocket on which no session was connected for so long is closed."
     )
     max_sessions: Positive = Field(20_000, description="Sessions on one notifier.")
-    max_sessions_per_user: Positive = Field(50, description="Sessions of one user on one notifier.")
+    max_sessions_per_user: Positive = Field(50, description="Sessions of one user.")
     max_subscriptions: Positive = Field(64, description="Subscriptions of one session.")
     max_queued_events: Positive = Field(
-        1_000, description="Events waiting for one session; beyond that the oldest go and the client is told."
+        1_000, description="Events waiting for one session; what is beyond is read from the store when it is due."
     )
     max_queued_bytes: Positive = Field(4_194_304, description="Bytes waiting for one session.")
     max_messages: Positive = Field(64, description="Bayeux messages in one request.")

@@ -6,13 +6,10 @@ the data folder. A lock that the server inherits keeps two of them from writing 
 
 import asyncio
 import contextlib
-import ctypes
 import fcntl
-import signal
 import subprocess
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +18,11 @@ from typing import IO, Final, cast
 import fakeredis
 import redis.asyncio
 
+from calltag.core.runtime.parent_death import die_with_parent
 from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.ports import StoreError
 
 _POLL_S: Final = 0.02
-_PR_SET_PDEATHSIG: Final = 1
 
 
 class DataFolderInUse(StoreError):
@@ -150,22 +147,10 @@ def _start(binary: Path, folder: Path, socket: Path, lock: IO[bytes], log: IO[by
             stderr=subprocess.STDOUT,
             process_group=0,
             pass_fds=[lock.fileno()],
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - one prctl call; it takes no lock
+            preexec_fn=die_with_parent(),  # noqa: PLW1509 - one prctl call; it takes no lock
         )
     except OSError as error:
         raise ServerNotStarted(f"{binary} cannot be run: {error}") from error
-
-
-def _die_with_parent() -> Callable[[], None] | None:
-    """On Linux the kernel ends the server when this process is killed; elsewhere the lock tells of a leftover."""
-    if sys.platform != "linux":
-        return None
-    libc = ctypes.CDLL(None)
-
-    def ask() -> None:
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-    return ask
 
 
 def _listening(server: subprocess.Popen[bytes], socket: Path, timeout_s: float) -> bool:

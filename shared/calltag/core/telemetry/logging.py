@@ -13,8 +13,8 @@ from calltag.core import VERSION
 from calltag.core.telemetry.redaction import redact
 
 Form = Literal["auto", "json", "console"]
-Level = Literal["debug", "info", "warning", "error"]
-_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+Level = Literal["debug", "info", "warning", "error", "critical"]
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _LIBRARIES: Final = ("aio_pika", "aiormq", "uvicorn", "uvicorn.error", "websockets", "asyncio")
 
 
@@ -22,6 +22,7 @@ def configure_logging(service: str, *, form: Form = "auto", level: Level = "info
     """Set logging up for this process; what libraries log comes out in the same form, from warnings on.
 
     `auto` is console on a terminal, else json. A JSON line has `time`, `level`, `event`, `service` and `version`.
+    `critical` is for commands that say themselves what is wrong: neither calltag nor a library logs anything.
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     common = _common_processors(service, console=console)

@@ -12,7 +12,7 @@ from calltag.core.bus.amqp.publisher import Publisher, Unroutable
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.partitioning import hash_tag
-from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, NodeId, Partition
+from calltag.core.bus.ports import BusInterrupted, BusRefused, NodeId, Partition
 
 
 class AmqpBus:
@@ -63,17 +63,6 @@ class AmqpBus:
                 raise BusInterrupted(f"the inbox was not declared: {error}") from error
             await consumer.start(queue, self._settings.inbox_prefetch)
             yield AmqpInbox(consumer)
-
-    async def apply_topology(self) -> None:
-        await self._publishing.wait_up(self._settings.connect_deadline_s)
-        channel = await self._publishing.open_channel(confirms=False)
-        try:
-            async with asyncio.timeout(60):
-                await self._topology.declare(channel)
-        except (AMQPError, OSError, TimeoutError) as error:
-            raise BusUnavailable(f"the topology was not applied: {error}") from error
-        finally:
-            await self._publishing.close(channel)
 
     def connected(self) -> bool:
         return all(link.up for link in self.links)

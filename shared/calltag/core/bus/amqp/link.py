@@ -9,19 +9,18 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-import aio_pika
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError
-from yarl import URL
 
+from calltag.core.bus.amqp.connecting import connect
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.ports import BusUnavailable
 from calltag.core.runtime.backoff import backoff_s
 
 log = structlog.get_logger()
-FAILURES: Final = (AMQPError, OSError, RuntimeError, asyncio.CancelledError, TimeoutError)
-"""What operations on a broken connection raise. aiormq cancels what waits on a channel that closes."""
+_FAILURES: Final = (AMQPError, OSError, RuntimeError, TimeoutError)
+"""What operations on a broken connection raise."""
 _CLOSE_DEADLINE_S: Final = 1.0
 
 
@@ -33,7 +32,6 @@ class Link:
         self._purpose = purpose
         self._connection: AbstractConnection | None = None
         self._closed = asyncio.Event()
-        self._up = asyncio.Event()
 
     @property
     def up(self) -> bool:
@@ -47,8 +45,8 @@ class Link:
             while True:
                 try:
                     await self._connect()
-                except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
-                    log.warning("broker_away", purpose=self._purpose, reason=f"{type(error).__name__}: {error}"[:200])
+                except BusUnavailable as error:
+                    log.warning("broker_away", purpose=self._purpose, reason=str(error)[:200])
                     await asyncio.sleep(next(delays))
                     continue
                 delays = backoff_s(0.1, 5.0)
@@ -60,35 +58,21 @@ class Link:
 
     async def _connect(self) -> None:
         self._closed = closed = asyncio.Event()
-        url = URL(self._settings.url).update_query(
-            heartbeat=str(self._settings.heartbeat_s), name=f"calltag {self._purpose}"
-        )
-        async with asyncio.timeout(self._settings.connect_deadline_s):
-            connection = await aio_pika.connect(url)
+        connection = await connect(self._settings, self._purpose)
         connection.close_callbacks.add(lambda *_: closed.set())
         self._connection = connection
-        self._up.set()
         log.info("broker_connected", purpose=self._purpose)
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
-        self._up.clear()
         if connection is not None:
-            with suppress(*FAILURES[:3], TimeoutError):
+            with suppress(*_FAILURES):
                 async with asyncio.timeout(_CLOSE_DEADLINE_S):
                     await connection.close()
 
     def broken(self) -> None:
         """The connection does not do what it should: build a new one."""
         self._closed.set()
-
-    async def wait_up(self, deadline_s: float) -> None:
-        """Wait for the connection. Raises BusUnavailable."""
-        try:
-            async with asyncio.timeout(deadline_s):
-                await self._up.wait()
-        except TimeoutError:
-            raise BusUnavailable(f"RabbitMQ was not reached within {deadline_s:g} s") from None
 
     async def open_channel(self, *, confirms: bool) -> AbstractChannel:
         """A new channel. Raises BusUnavailable at once if there is no connection."""
@@ -100,7 +84,7 @@ class Link:
                 channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
                 await channel.initialize()
                 return channel
-        except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
+        except _FAILURES as error:
             self.broken()
             raise BusUnavailable(f"RabbitMQ opened no channel: {type(error).__name__}") from error
 
@@ -121,5 +105,5 @@ class Link:
         try:
             async with asyncio.timeout(_CLOSE_DEADLINE_S):
                 await channel.close()
-        except (AMQPError, OSError, RuntimeError, TimeoutError):
+        except _FAILURES:
             self.broken()

@@ -8,10 +8,11 @@ that was made just before its broker was killed can come back without a leader (
 sent to it then waits for ever.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from aio_pika import ExchangeType
-from aio_pika.abc import AbstractChannel, AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 from aio_pika.exceptions import ChannelPreconditionFailed
 from pamqp.common import FieldTable
 
@@ -41,6 +42,15 @@ class Topology:
         """Exchange and queue of what was delivered too often, or was no operation."""
         return f"{self.settings.prefix}.ops.dead"
 
+    @property
+    def exchanges(self) -> Mapping[str, ExchangeType]:
+        """Every exchange, with its kind."""
+        return {
+            self.operations: ExchangeType.DIRECT,
+            self.events: ExchangeType.DIRECT,
+            self.dead: ExchangeType.FANOUT,
+        }
+
     def partition_queue(self, partition: Partition) -> str:
         """The queue of a partition."""
         return f"{self.operations}.{hash_tag(partition)}"
@@ -65,19 +75,26 @@ class Topology:
     async def declare(self, channel: AbstractChannel) -> None:
         """Declare all that does not belong to one node. Raises BusRefused where something else is there already."""
         try:
-            operations = await channel.declare_exchange(self.operations, ExchangeType.DIRECT, durable=True)
-            await channel.declare_exchange(self.events, ExchangeType.DIRECT, durable=True)
-            dead = await channel.declare_exchange(self.dead, ExchangeType.FANOUT, durable=True)
-            grave = await channel.declare_queue(self.dead, durable=True, arguments={"x-queue-type": "quorum"})
-            await grave.bind(dead)
+            for name in self.exchanges:
+                await self.declare_exchange(channel, name)
+            grave = await self.declare_grave(channel)
+            await grave.bind(self.dead)
             for partition in map(Partition, range(self.settings.partitions)):
                 queue = await self.declare_partition(channel, partition)
-                await queue.bind(operations, routing_key=hash_tag(partition))
+                await queue.bind(self.operations, routing_key=hash_tag(partition))
         except ChannelPreconditionFailed as error:
             raise BusRefused(
                 f"something is declared otherwise than CALLTAG_AMQP__ settings say: {error}. Delete it when it is "
                 "empty (rabbitmqctl delete_queue), or go back to the settings that it was made with"
             ) from None
+
+    async def declare_exchange(self, channel: AbstractChannel, name: str) -> AbstractExchange:
+        """Declare one of the exchanges. Raises ChannelPreconditionFailed."""
+        return await channel.declare_exchange(name, self.exchanges[name], durable=True)
+
+    async def declare_grave(self, channel: AbstractChannel) -> AbstractQueue:
+        """Declare the queue of dead letters. Raises ChannelPreconditionFailed."""
+        return await channel.declare_queue(self.dead, durable=True, arguments={"x-queue-type": "quorum"})
 
     async def declare_partition(self, channel: AbstractChannel, partition: Partition) -> AbstractQueue:
         """Declare the queue of one partition. Raises ChannelPreconditionFailed."""
@@ -87,7 +104,7 @@ class Topology:
 
     async def declare_inbox(self, channel: AbstractChannel, node: NodeId) -> AbstractQueue:
         """Declare a node's inbox."""
-        await channel.declare_exchange(self.events, ExchangeType.DIRECT, durable=True)
+        await self.declare_exchange(channel, self.events)
         queue = await channel.declare_queue(
             self.inbox_queue(node),
             durable=True,

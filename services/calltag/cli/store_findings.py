@@ -1,0 +1,77 @@
+"""What `calltag doctor` looks at on Redis. Nothing is changed there."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from redis.exceptions import AuthenticationError, NoPermissionError
+
+from calltag.cli.finding import Finding, version_finding
+from calltag.core.settings import Settings
+from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.keys import Keys
+from calltag.core.store.ports import InstallationMismatch, StoreUnavailable
+from calltag.core.store.redis_registry import read_installation
+
+_DEADLINE_S: Final = 5.0
+_OLDEST: Final = (7, 0)
+Info = Mapping[str, object]
+
+
+async def store_findings(settings: Settings) -> list[Finding]:
+    """Version, what the server does when memory is full and when it restarts, and whose data it has."""
+    client = redis_client(settings.redis.url.get_secret_value(), deadline_s=_DEADLINE_S)
+    try:
+        async with client.exchange() as connection:
+            info: Info = await connection.info()
+        return [*_server(info), *_memory(info), *_persistence(info), await _installation(client, settings)]
+    except StoreUnavailable as error:
+        return [Finding(False, _explained(error))]
+    finally:
+        await client.close()
+
+
+def _explained(error: StoreUnavailable) -> str:
+    match error.__cause__:
+        case AuthenticationError() as cause:
+            return f"Redis refuses the user or password in CALLTAG_REDIS__URL ({cause})"
+        case NoPermissionError() as cause:
+            return f"Redis does not let the user in CALLTAG_REDIS__URL do what calltag does ({cause})"
+        case _:
+            return f"{error}; CALLTAG_REDIS__URL says where it is"
+
+
+def _server(info: Info) -> Iterator[Finding]:
+    name = "Valkey" if info.get("server_name") == "valkey" else "Redis"
+    yield version_finding(name, str(info.get("valkey_version") or info.get("redis_version")), _OLDEST)
+
+
+def _memory(info: Info) -> Iterator[Finding]:
+    policy = info.get("maxmemory_policy", "noeviction")
+    if info.get("maxmemory") and policy != "noeviction":
+        yield Finding(
+            False,
+            f"Redis throws data away when its memory is full (maxmemory-policy is {policy}); set it to noeviction, "
+            "in its configuration and with: redis-cli CONFIG SET maxmemory-policy noeviction",
+        )
+
+
+def _persistence(info: Info) -> Iterator[Finding]:
+    if info.get("aof_enabled") == 0:
+        yield Finding(
+            True,
+            "Redis has appendonly off: what changed since its last snapshot is lost on a restart (appendonly yes "
+            "keeps it)",
+        )
+
+
+async def _installation(client: RedisClient, settings: Settings) -> Finding:
+    """Raises StoreUnavailable."""
+    installation = await read_installation(client, Keys(settings.redis.key_prefix))
+    if installation is None:
+        text = f"nothing was ever started on this store; the first start fixes {settings.partitions} partitions"
+        return Finding(True, text)
+    try:
+        installation.check(settings.partitions)
+    except InstallationMismatch as error:
+        return Finding(False, str(error))
+    return Finding(True, f"the installation has {settings.partitions} partitions, as configured")

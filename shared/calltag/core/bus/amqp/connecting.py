@@ -1,0 +1,43 @@
+"""Making one connection, and telling in plain words why there is none."""
+
+import asyncio
+from typing import Final
+
+import aio_pika
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import AMQPError, AuthenticationError, ProbableAuthenticationError
+from aiormq.exceptions import ConnectionNotAllowed, InvalidFrameError
+from yarl import URL
+
+from calltag.core.bus.amqp.settings import AmqpSettings
+from calltag.core.bus.ports import BusUnavailable
+
+_WHERE: Final = "CALLTAG_AMQP__URL says where it is"
+
+
+async def connect(settings: AmqpSettings, purpose: str) -> AbstractConnection:
+    """A connection; `purpose` names it in RabbitMQ's management. Raises BusUnavailable, which says what to mend."""
+    url = URL(settings.url).update_query(heartbeat=str(settings.heartbeat_s), name=f"calltag {purpose}")
+    deadline_s = settings.connect_deadline_s
+    try:
+        async with asyncio.timeout(deadline_s):
+            return await aio_pika.connect(url)
+    except TimeoutError:
+        raise BusUnavailable(f"RabbitMQ did not answer within {deadline_s:g} s; {_WHERE}") from None
+    except (AMQPError, OSError, RuntimeError) as error:
+        raise BusUnavailable(_explained(error, url)) from error
+
+
+def _explained(error: Exception, url: URL) -> str:
+    match error:
+        case AuthenticationError() | ProbableAuthenticationError():
+            return "RabbitMQ refuses the user or password in CALLTAG_AMQP__URL"
+        # aiormq does not expect the refusal of a virtual host, which is the only one at that point.
+        case ConnectionNotAllowed() | InvalidFrameError() if "Connection.OpenOk" in str(error):
+            host = url.path.removeprefix("/") or "/"
+            return (
+                f"RabbitMQ refuses the virtual host {host} in CALLTAG_AMQP__URL: it does not exist, or the user may "
+                "not use it (rabbitmqctl list_vhosts, rabbitmqctl list_permissions)"
+            )
+        case _:
+            return f"RabbitMQ is not reachable ({type(error).__name__}: {error}); {_WHERE}"

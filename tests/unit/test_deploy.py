@@ -1,0 +1,111 @@
+"""What is deployed fits the program: commands, variables, names and ports."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from calltag.cli.main import app
+from calltag.core.settings import Settings, settings_table
+from calltag.notifier.routes import PATHS
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+COMPOSE: Mapping[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES: Mapping[str, Mapping[str, Any]] = COMPOSE["services"]
+OURS = [name for name, service in SERVICES.items() if service["image"].startswith("calltag")]
+DOCKERFILE = (DEPLOY / "Dockerfile").read_text()
+FRONT = (DEPLOY / "front.conf").read_text()
+EXPOSED = set(map(int, re.findall(r"^EXPOSE (.*)$", DOCKERFILE, re.MULTILINE)[0].split()))
+
+
+def test_every_service_is_there() -> None:
+    assert set(OURS) == {"topology", "gateway", "worker", "notifier"}
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_every_service_runs_a_command_that_there_is(name: str) -> None:
+    command: Any = typer.main.get_command(app)
+    for word in SERVICES[name]["command"]:
+        assert word in command.commands
+        command = command.commands[word]
+    assert not hasattr(command, "commands"), "the command wants one more word"
+
+
+def test_every_variable_is_a_setting() -> None:
+    known = {row.variable for row in settings_table()}
+    given = {variable for name in OURS for variable in SERVICES[name]["environment"]}
+    assert "CALLTAG_AMQP__URL" in given
+    assert given | set(re.findall(r"CALLTAG_\w+(?==)", DOCKERFILE)) <= known
+
+
+def test_the_addresses_name_services() -> None:
+    for name in OURS:
+        environment = SERVICES[name]["environment"]
+        hosts = [
+            re.findall(r"(?:@|//)([a-z]+):\d+/", environment[f"CALLTAG_{each}__URL"]) for each in ("AMQP", "REDIS")
+        ]
+        assert hosts == [["rabbitmq"], ["redis"]]
+        assert {"rabbitmq", "redis"} <= set(SERVICES)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_what_a_service_waits_for_is_there_and_can_be_waited_for(name: str) -> None:
+    waited_for = SERVICES[name].get("depends_on", {})
+    assert set(waited_for) <= set(SERVICES)
+    for other, how in waited_for.items() if isinstance(waited_for, dict) else ():
+        match how["condition"]:
+            case "service_healthy":
+                assert "test" in SERVICES[other]["healthcheck"]
+            case "service_completed_successfully":
+                assert SERVICES[other]["restart"] == "on-failure"
+            case condition:
+                pytest.fail(f"{condition} is not known")
+
+
+def test_every_mounted_file_and_volume_is_there() -> None:
+    for service in SERVICES.values():
+        for source in (volume.partition(":")[0] for volume in service.get("volumes", ())):
+            assert source in COMPOSE["volumes"] or (DEPLOY / source).exists()
+
+
+def test_the_image_exposes_the_ports_that_are_listened_on() -> None:
+    settings = Settings.model_construct()
+    assert {settings.gateway.port, settings.notifier.port, settings.internal.port} == EXPOSED
+    assert f"http://127.0.0.1:{settings.internal.port}/livez" in DOCKERFILE
+
+
+def test_the_image_is_built_of_files_that_there_are() -> None:
+    for line in re.findall(r"^COPY (?!--from)(.*)$", DOCKERFILE, re.MULTILINE):
+        for source in line.split()[:-1]:
+            assert (DEPLOY.parent / source).exists()
+
+
+def test_the_front_leads_to_services_on_ports_that_they_listen_on() -> None:
+    upstreams = dict(re.findall(r"upstream (\w+) \{[^}]*?server ([\w:]+) resolve;", FRONT))
+    settings = Settings.model_construct()
+    assert upstreams == {
+        "notifiers": f"notifier:{settings.notifier.port}",
+        "gateways": f"gateway:{settings.gateway.port}",
+    }
+    assert {server.partition(":")[0] for server in upstreams.values()} <= set(OURS)
+    assert {int(server.partition(":")[2]) for server in upstreams.values()} <= EXPOSED
+    assert set(re.findall(r"proxy_pass http://(\w+);", FRONT)) == set(upstreams)
+    assert set(SERVICES["front"]["depends_on"]) == {server.partition(":")[0] for server in upstreams.values()}
+
+
+def test_the_front_listens_where_clients_are_told_to_go() -> None:
+    [port] = SERVICES["front"]["ports"]
+    assert re.findall(r"listen (\d+);", FRONT) == [port.rpartition(":")[2]]
+    assert SERVICES["gateway"]["environment"]["CALLTAG_PUBLIC_URL"] == f"http://{port.rpartition(':')[0]}"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_front_sends_cometd_to_the_notifiers(path: str) -> None:
+    location, target = re.findall(r"location ~ (\S+) \{\s*proxy_pass http://(\w+);", FRONT)[0]
+    assert target == "notifiers"
+    assert re.match(location, f"{path}/connect")
+    assert not re.match(location, "/api/v2/me")
