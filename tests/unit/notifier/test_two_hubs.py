@@ -342,13 +342,25 @@ async def test_a_stream_that_lost_what_a_session_needs_says_so(system: Installat
     assert (await alice.connect(system.one)).held is not None
 
 
+async def test_what_is_wanted_is_found_behind_a_page_of_what_is_not(system: Installation) -> None:
+    alice = Client()
+    await alice.shake(system.one)
+    await alice.connect(system.one)
+    await system.publish(*range(4), by_bus=False)
+    system.loses_notices = True
+    await alice.subscribe(system.two)
+    await system.publish(4, by_bus=False)
+    assert (await alice.poll(system.two, advice={"timeout": 100}))[0] == [4]
+
+
 async def test_many_events_that_did_not_come_are_read_page_by_page(system: Installation) -> None:
     alice = await Client().begin(system.one)
     bob = await Client().begin(system.one)
     turn = await alice.connect(system.one)
-    await system.publish(*range(9), by_bus=False)
+    positions = await system.publish(*range(9), by_bus=False)
     system.one.feeding.look_at_all()
     await system.settle()
+    assert system.one.local.feeds[ALICE].head == positions[-1]
     assert (await alice.finish(system.one, turn))[0] == [0, 1, 2, 3]
     assert (await bob.poll(system.one))[0] == [0, 1, 2, 3]
 
