@@ -188,9 +188,11 @@ async def test_a_contact_centre_session(system: System) -> None:
 
 async def test_no_value_of_user_data_is_logged(system: System, call_id: str) -> None:
     secret = "MOST-SECRET-VALUE-4711"
-    async with agent(system, "switch") as switch, agent(system, "alice") as alice:
+    async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
         await begin(switch, call_id, alice)
+        await alice.next_message()
         await alice.operate(call_id, "AttachUserData", prefer="wait=10", userData={"Key": secret})
+        assert (await alice.next_message())["data"]["call"]["userData"] == {"Key": secret}
         await alice.operate(call_id, "AttachUserData", prefer="wait=10", userData={"Key": [secret * 4000]})
         await alice.post(f"/me/calls/{call_id}", {"operationName": secret})
     assert "request" in system.logs()

@@ -69,10 +69,15 @@ async def begin(bus: MemoryBus) -> None:
     await publish(bus, 0, CallStarted(ConnId("c"), CallType.INBOUND, "", (leg,)))
 
 
+def outgoing_of(bus: MemoryBus, client: RedisClient) -> Outgoing:
+    return Outgoing(bus, RedisCallIndex(client, KEYS), RedisUserStreams(client, ScriptBatcher(client), KEYS))
+
+
 @contextmanager
-def assignments(bus: MemoryBus, client: RedisClient, store: RedisStateStore) -> Iterator[Assignments]:
-    outgoing = Outgoing(bus, RedisCallIndex(client, KEYS), RedisUserStreams(client, ScriptBatcher(client), KEYS))
-    observations = WorkerObservations(Metrics())
+def assignments(
+    bus: MemoryBus, client: RedisClient, store: RedisStateStore, metrics: Metrics | None = None
+) -> Iterator[Assignments]:
+    outgoing, observations = outgoing_of(bus, client), WorkerObservations(metrics or Metrics())
 
     def make(partition: Partition) -> PartitionWorker:
         return PartitionWorker(partition, store, outgoing, LIMITS, observations, batch_limit=1)
@@ -89,8 +94,10 @@ def assignments(bus: MemoryBus, client: RedisClient, store: RedisStateStore) -> 
 
 
 @asynccontextmanager
-async def working(bus: MemoryBus, client: RedisClient, store: RedisStateStore) -> AsyncIterator[Assignments]:
-    with assignments(bus, client, store) as made:
+async def working(
+    bus: MemoryBus, client: RedisClient, store: RedisStateStore, metrics: Metrics | None = None
+) -> AsyncIterator[Assignments]:
+    with assignments(bus, client, store, metrics) as made:
         stop = asyncio.Event()
         running = asyncio.create_task(made.run(stop))
         try:

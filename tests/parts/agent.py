@@ -1,5 +1,6 @@
 """An agent's client for tests: the API by HTTP, CometD by long-polling without any library."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -21,6 +22,8 @@ class Agent:
         self.messages: list[JSON] = []
         self.about: str | None = None
         """The only call whose messages `next_message` gives; tests share users."""
+        self._arrived: asyncio.Event | None = None
+        """Set with each answer to a connect while somebody else makes the connects."""
 
     async def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
         return await self.http.post(f"/api/v2{path}", json=body, headers=headers)
@@ -61,11 +64,35 @@ class Agent:
         """The next message that was not taken yet."""
         while True:
             while not self.messages:
-                await self.connect()
+                await self._more()
             message = self.messages.pop(0)
             data = message["data"]
             if self.about in (None, data.get("call", {}).get("id"), data.get("callId")):
                 return message
+
+    async def _more(self) -> None:
+        if self._arrived is None:
+            await self.connect()
+        else:
+            self._arrived.clear()
+            await self._arrived.wait()
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[None]:
+        """Make one connect after another while the context is open, so that the session lives whatever else is done."""
+        self._arrived = asyncio.Event()
+        async with asyncio.TaskGroup() as group:
+            connecting = group.create_task(self._connect_on(self._arrived))
+            try:
+                yield
+            finally:
+                connecting.cancel()
+                self._arrived = None
+
+    async def _connect_on(self, arrived: asyncio.Event) -> None:
+        while True:
+            await self.connect()
+            arrived.set()
 
 
 @asynccontextmanager

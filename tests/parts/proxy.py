@@ -21,6 +21,8 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server
         self.port = 0
+        self.taken = 0
+        """How many connections were taken so far."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -70,6 +72,7 @@ class Proxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.taken += 1
         self._writers.add(writer)
         try:
             await self._flowing.wait()

@@ -9,6 +9,7 @@ from parts.processes import Program, program
 
 _SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
 _CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
+_PORT_MAPPERS = Path("/usr/lib/erlang")
 
 
 class RabbitMq:
@@ -22,9 +23,10 @@ class RabbitMq:
             "vm_memory_high_watermark.relative = 0.6\ndisk_free_limit.absolute = 10MB\n"
         )
         (folder / "plugins").write_text("[].\n")
-        self._environment = {
+        self._mapped_port = free_port()
+        environment = {
             "HOME": str(folder),
-            "ERL_EPMD_PORT": str(free_port()),
+            "ERL_EPMD_PORT": str(self._mapped_port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_NODENAME": f"calltag-{self.port}@localhost",
             "RABBITMQ_NODE_PORT": str(self.port),
@@ -36,9 +38,15 @@ class RabbitMq:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 2:2 +sbwt none",
         }
-        self.process = Program([server], folder, self._environment)
+        self.process = Program([server], folder, environment)
+        # Started here, and not by the server as a daemon: that one would outlive the run.
+        (folder / "epmd").mkdir()
+        epmd = program("epmd", *map(str, _PORT_MAPPERS.glob("erts-*/bin/epmd")))
+        self._port_mapper = Program([epmd], folder / "epmd", environment)
 
     def start(self) -> None:
+        if not self._port_mapper.running:
+            self._port_mapper.start(self._is_mapped)
         self.process.start(self._ready, within_s=90)
 
     def control(self, *arguments: str) -> None:
@@ -47,13 +55,16 @@ class RabbitMq:
         subprocess.run([tool, *arguments], check=True, capture_output=True, timeout=60, env=self.process.environment)
 
     def end(self) -> None:
-        """End the server, and the port mapper that it started."""
+        """End the server and the port mapper."""
         self.process.kill()
-        epmd = program("epmd", *map(str, Path("/usr/lib/erlang").glob("erts-*/bin/epmd")))
-        subprocess.run(
-            [epmd, "-port", self._environment["ERL_EPMD_PORT"], "-kill"],
-            check=False, capture_output=True, timeout=10, env=self.process.environment,
-        )  # fmt: skip
+        self._port_mapper.kill()
+
+    def _is_mapped(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self._mapped_port), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def _ready(self) -> bool:
         try:

@@ -83,20 +83,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     replies = Replies(gateway_node())
     backends.health.checks["replies"] = lambda: replies.reachable
     life.supervise("replies", replies.run(backends.bus))
-    submission = Submission(backends.bus, replies, observations, backends.settings.partitions, settings.max_in_flight)
-    reader = RedisCallReader(backends.client, backends.keys, backends.settings.partitions)
-    limits = UserDataLimits(settings.max_pairs, settings.max_user_data_bytes, settings.max_key_bytes)
-    api = Api(
-        identify=Identification(authenticator, settings.csrf_protection).user,
-        service=CallService(reader, submission, backends.directory, backends.settings.public_url),
-        operations=OperationRequests(
-            BodyReader(JsonLimits(settings.max_body_bytes, settings.max_depth), backends.settings.body_deadline_s),
-            RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
-            settings.max_wait_s,
-            backends.settings.operation_memory_s * 1000,
-        ),
-        limits=limits,
-    )
+    api = gateway_api(backends, replies, observations, authenticator)
     app = build_app(api, observations, max_switch_events=settings.max_switch_events)
     if settings.allowed_origins:
         app.add_middleware(
@@ -109,6 +96,26 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
             expose_headers=[*EXPOSED_HEADERS, "Operation-Id", "Retry-After", request_ids.HEADER],
         )
     return app
+
+
+def gateway_api(
+    backends: Backends, replies: Replies, observations: GatewayObservations, authenticator: Authenticator
+) -> Api:
+    """What the routes work with, within the limits of the settings."""
+    settings, partitions = backends.settings.gateway, backends.settings.partitions
+    submission = Submission(backends.bus, replies, observations, partitions, settings.max_in_flight)
+    reader = RedisCallReader(backends.client, backends.keys, partitions)
+    return Api(
+        identify=Identification(authenticator, settings.csrf_protection).user,
+        service=CallService(reader, submission, backends.directory, backends.settings.public_url),
+        operations=OperationRequests(
+            BodyReader(JsonLimits(settings.max_body_bytes, settings.max_depth), backends.settings.body_deadline_s),
+            RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
+            settings.max_wait_s,
+            backends.settings.operation_memory_s * 1000,
+        ),
+        limits=UserDataLimits(settings.max_pairs, settings.max_user_data_bytes, settings.max_key_bytes),
+    )
 
 
 def build_app(api: Api, observations: GatewayObservations, *, max_switch_events: int) -> FastAPI:

@@ -132,6 +132,11 @@ async def _run(
         await notifier.leave()
 
 
+def server_limits(settings: Settings) -> ServerLimits:
+    """The bounds of the server for clients."""
+    return ServerLimits(max_websocket_message_bytes=settings.notifier.max_body_bytes)
+
+
 @asynccontextmanager
 async def _clients(parts: Backends, listener: socket.socket, chosen: Composition, gate: Gate) -> AsyncIterator[None]:
     settings = parts.settings
@@ -139,7 +144,7 @@ async def _clients(parts: Backends, listener: socket.socket, chosen: Composition
         RequestIds(gate),
         listener,
         drain_timeout_s=settings.drain_timeout_s,
-        limits=ServerLimits(max_websocket_message_bytes=settings.notifier.max_body_bytes),
+        limits=server_limits(settings),
         connections=gate.connections,
     ) as port:
         log.info("listening", service=chosen.name, port=port)

@@ -156,3 +156,13 @@ async def test_too_many_waiting_are_told_at_once(monkeypatch: pytest.MonkeyPatch
     hashing.go.set()
     assert await asyncio.gather(*waiting) == [ALICE, None]
     assert await passwords.check("bob", "hidden") is BOB
+
+
+async def test_a_password_of_kilobytes_is_not_hashed(monkeypatch: pytest.MonkeyPatch) -> None:
+    passwords = Passwords(CENTRE)
+    hashing = Hashing(passwords, monkeypatch)
+    assert await passwords.check("alice", "s" * 2_048) is None
+    assert await passwords.check("alice", "é" * 513) is None
+    assert hashing.verified == []
+    assert await passwords.check("alice", "é" * 512) is None
+    assert len(hashing.verified) == 1

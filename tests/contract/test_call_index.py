@@ -1,0 +1,48 @@
+"""The lists of users' calls: they end by themselves, and show nobody a call of others."""
+
+from dataclasses import replace
+
+import pytest
+
+from calltag.core.bus.partitioning import partition_of
+from calltag.core.domain.call import Call, CallType, Leg, LegState
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
+from calltag.core.domain.status import StatusCode
+from calltag.core.store.client import RedisClient
+from calltag.core.store.keys import Keys
+from calltag.core.store.ports import Change, Done
+from calltag.core.store.redis_registry import RedisCallIndex
+from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+
+KEYS = Keys("index-test")
+PARTITIONS = 4
+ALICE, BOB = UserId("alice"), UserId("bob")
+LEG = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), ALICE)
+CALL = Call(CallId("C1"), ConnId("c"), CallType.INBOUND, "", 1_000, (LEG,), version=1)
+RELEASED = replace(CALL, id=CallId("C2"), legs=(replace(LEG, state=LegState.RELEASED),))
+
+
+@pytest.fixture
+async def reader(client: RedisClient) -> RedisCallReader:
+    """A reader of a store that holds both calls."""
+    store = RedisStateStore(client, KEYS)
+    for call in (CALL, RELEASED):
+        partition = partition_of(call.id, PARTITIONS)
+        epoch = (await store.take_over(partition)).epoch
+        done = [(OperationId(f"o-{call.id}"), Done(StatusCode.SUCCESS, 1))]
+        await store.commit(partition, epoch, [Change(f"call:{call.id}", None, call, done)], [])
+    return RedisCallReader(client, KEYS, PARTITIONS)
+
+
+async def test_the_list_of_a_user_ends_by_itself(client: RedisClient) -> None:
+    await RedisCallIndex(client, KEYS).settle([CALL])
+    assert await client.connection.smembers(KEYS.calls_of(ALICE)) == {b"C1"}
+    assert 0 < await client.connection.pttl(KEYS.calls_of(ALICE)) <= 24 * 3_600_000
+
+
+@pytest.mark.parametrize(("user", "shown"), [(ALICE, [CALL]), (BOB, [])])
+async def test_calls_that_are_listed_wrongly_are_not_shown(
+    client: RedisClient, reader: RedisCallReader, user: UserId, shown: list[Call]
+) -> None:
+    await client.connection.sadd(KEYS.calls_of(user), CALL.id, RELEASED.id, "never-there")
+    assert await reader.calls_of(user) == shown

@@ -1,0 +1,82 @@
+"""HTTP sessions in the store: found by their token alone, and ended by idleness, by age, or on demand."""
+
+from hashlib import sha256
+
+import pytest
+
+from calltag.core.domain.ids import UserId
+from calltag.core.identity.http_sessions import HttpSession, RedisHttpSessions
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient
+
+ALICE = UserId("alice")
+IDLE_S, LIFETIME_S = 100, 1_000
+
+
+class Clock:
+    now_s = 1_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def sessions(client: RedisClient, clock: Clock) -> RedisHttpSessions:
+    return RedisHttpSessions(client, ScriptBatcher(client), "t", idle_s=IDLE_S, lifetime_s=LIFETIME_S, clock_s=clock)
+
+
+def name(session: HttpSession) -> str:
+    return f"t:http:{sha256(session.token.encode()).hexdigest()}"
+
+
+async def test_a_session_is_found_by_its_token(sessions: RedisHttpSessions) -> None:
+    made = [await sessions.create(ALICE), await sessions.create(UserId("bob"))]
+    assert len({each.token for each in made} | {each.csrf_token for each in made}) == 4
+    for each in made:
+        assert await sessions.find(each.token) == each
+    for unknown in ("", "none", "\ud800", name(made[0])):
+        assert await sessions.find(unknown) is None
+
+
+async def test_who_reads_the_store_learns_no_token(sessions: RedisHttpSessions, client: RedisClient) -> None:
+    session = await sessions.create(ALICE)
+    assert await client.connection.keys("*") == [name(session).encode()]
+    assert session.token not in str(await client.connection.get(name(session)))
+
+
+async def test_a_session_is_kept_for_its_idle_time(sessions: RedisHttpSessions, client: RedisClient) -> None:
+    session = await sessions.create(ALICE)
+    assert 0.9 * IDLE_S * 1_000 < await client.connection.pttl(name(session)) <= IDLE_S * 1_000
+
+
+async def test_the_idle_time_begins_anew_with_each_use_to_a_tenth(
+    sessions: RedisHttpSessions, client: RedisClient
+) -> None:
+    session = await sessions.create(ALICE)
+    for left_ms, begins_anew in ((95_000, False), (85_000, True), (5_000, True)):
+        await client.connection.pexpire(name(session), left_ms)
+        assert await sessions.find(session.token) == session
+        assert (await client.connection.pttl(name(session)) > 95_000) is begins_anew
+
+
+async def test_a_session_that_is_used_all_the_time_ends_all_the_same(
+    sessions: RedisHttpSessions, client: RedisClient, clock: Clock
+) -> None:
+    session = await sessions.create(ALICE)
+    clock.now_s += LIFETIME_S - 1
+    assert await sessions.find(session.token) == session
+    clock.now_s += 1
+    assert await sessions.find(session.token) is None
+    assert not await client.connection.exists(name(session))
+
+
+async def test_a_session_that_was_ended_is_gone(sessions: RedisHttpSessions, client: RedisClient) -> None:
+    ended, other = await sessions.create(ALICE), await sessions.create(ALICE)
+    await sessions.end(ended.token)
+    assert await sessions.find(ended.token) is None
+    assert await client.connection.keys("*") == [name(other).encode()]

@@ -1,0 +1,99 @@
+"""What only one of the buses has: acknowledged, persistent messages and bounds in bytes on RabbitMQ, in memory bounds
+in numbers."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aio_pika
+import pytest
+
+from calltag.core.bus.amqp import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.ports import Inbox, NodeId, Partition
+from parts.eventually import eventually
+from parts.rabbitmq import RabbitMq
+
+NODE = NodeId("node-1")
+ONE = Partition(0)
+MAX_BYTES = 1_000
+
+
+@pytest.fixture
+async def bus(rabbitmq: RabbitMq, amqp_prefix: str) -> AsyncIterator[AmqpBus]:
+    settings = AmqpSettings(
+        rabbitmq.url, prefix=amqp_prefix, partitions=1, inbox_max_bytes=MAX_BYTES, publish_deadline_s=5
+    )
+    await apply_topology(settings)
+    async with open_amqp_bus(settings) as opened:
+        await eventually(opened.connected)
+        yield opened
+
+
+async def received(inbox: Inbox) -> bytes:
+    async with asyncio.timeout(20):
+        return await inbox.receive()
+
+
+async def test_a_message_in_hand_when_its_node_leaves_comes_again(bus: AmqpBus) -> None:
+    async with bus.inbox(NODE) as inbox:
+        for body in (b"first", b"second"):
+            assert await bus.send(NODE, body, "m")
+        assert await received(inbox) == b"first"
+    async with bus.inbox(NODE) as inbox:
+        assert [await received(inbox) for _ in range(2)] == [b"first", b"second"]
+
+
+async def test_a_message_that_was_handled_does_not_come_again(bus: AmqpBus) -> None:
+    async with bus.inbox(NODE) as inbox:
+        for body in (b"first", b"second"):
+            assert await bus.send(NODE, body, "m")
+            assert await received(inbox) == body
+    async with bus.inbox(NODE) as inbox:
+        assert await received(inbox) == b"second"
+
+
+async def test_of_a_full_inbox_the_oldest_messages_go(bus: AmqpBus) -> None:
+    async with bus.inbox(NODE):
+        pass
+    bodies = [b"%200d" % number for number in range(20)]
+    for body in bodies:
+        assert await bus.send(NODE, body, "m")
+    async with bus.inbox(NODE) as inbox:
+        kept = [await received(inbox)]
+        while kept[-1] != bodies[-1]:
+            kept.append(await received(inbox))
+    assert kept == bodies[-MAX_BYTES // 200 :]
+
+
+async def test_of_a_full_inbox_in_memory_the_oldest_messages_go() -> None:
+    bus = MemoryBus(1, inbox_limit=2)
+    async with bus.inbox(NODE) as inbox:
+        for body in (b"1", b"2", b"3"):
+            assert await bus.send(NODE, body, "m")
+        assert [await received(inbox) for _ in range(2)] == [b"2", b"3"]
+
+
+async def test_in_memory_only_the_newest_of_what_was_rejected_is_kept() -> None:
+    bus = MemoryBus(1)
+    async with bus.partition(ONE, 1) as consumer:
+        for number in range(1_001):
+            await bus.publish_operation(ONE, b"junk", f"junk-{number}")
+            [delivery] = await consumer.batch(1)
+            await consumer.reject(delivery.tag)
+    assert len(bus.rejected) == 1_000
+    assert (bus.rejected[0].message_id, bus.rejected[-1].message_id) == ("junk-1", "junk-1000")
+
+
+async def test_messages_are_persistent(bus: AmqpBus, rabbitmq: RabbitMq, amqp_prefix: str) -> None:
+    async with bus.inbox(NODE):
+        pass
+    await bus.publish_operation(ONE, b"operation", "m")
+    assert await bus.send(NODE, b"message", "m")
+    async with await aio_pika.connect(rabbitmq.url) as connection, asyncio.timeout(20):
+        channel = await connection.channel()
+        for name in (f"{amqp_prefix}.ops.p00", f"{amqp_prefix}.events.{NODE}"):
+            queue = await channel.get_queue(name, ensure=False)
+            async with queue.iterator() as messages:
+                message = await anext(messages)
+                assert message.delivery_mode is aio_pika.DeliveryMode.PERSISTENT
+                await message.ack()

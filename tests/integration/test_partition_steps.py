@@ -1,0 +1,133 @@
+"""The worker of a partition step by step: in which order it works, and how it lets go of what it has."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.ports import Delivery, PartitionConsumer
+from calltag.core.domain.operations import AttachUserData
+from calltag.core.store.client import RedisClient
+from calltag.core.store.embedded import embedded_store
+from calltag.core.store.ports import StateStore, WorkerId
+from calltag.core.store.redis_registry import RedisWorkerRegistry
+from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+from calltag.core.telemetry.metrics import Metrics
+from calltag.worker.observations import WorkerObservations
+from calltag.worker.outgoing import Outgoing
+from calltag.worker.partition_worker import PartitionWorker
+from integration.test_partition_worker import (
+    CALL,
+    HERE,
+    KEYS,
+    LIMITS,
+    PARTITIONS,
+    begin,
+    outgoing_of,
+    publish,
+    versions_told,
+    working,
+)
+from parts.eventually import eventually
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[RedisClient]:
+    async with embedded_store(None) as store:
+        yield store.client
+
+
+class Recorded:
+    """Notes the name of each method of `inner` that is called, once it has done its work."""
+
+    def __init__(self, inner: object, steps: list[str]) -> None:
+        self._inner = inner
+        self._steps = steps
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        async def call(*given: Any) -> Any:
+            result = await getattr(self._inner, name)(*given)
+            self._steps.append(name)
+            return result
+
+        return call
+
+
+@asynccontextmanager
+async def consuming(
+    bus: MemoryBus, store: StateStore, outgoing: Outgoing, steps: list[str] | None = None
+) -> AsyncIterator[None]:
+    """Work on the partition in batches of up to three, while the context is open."""
+    released = asyncio.Event()
+    worker = PartitionWorker(HERE, store, outgoing, LIMITS, WorkerObservations(Metrics()), batch_limit=3)
+    async with bus.partition(HERE, 10) as consumer:
+        recorded: Any = consumer if steps is None else Recorded(consumer, steps)
+        running = asyncio.create_task(worker.run(recorded, released))
+        yield
+        released.set()
+        await running
+
+
+async def next_of(consumer: PartitionConsumer) -> Delivery:
+    async with asyncio.timeout(10):
+        return (await consumer.batch(1))[0]
+
+
+async def test_the_steps_of_a_batch_are_taken_in_the_order_that_the_promises_rest_on(client: RedisClient) -> None:
+    bus, steps = MemoryBus(PARTITIONS), list[str]()
+    await begin(bus)
+    store: Any = Recorded(RedisStateStore(client, KEYS), steps)
+    outgoing: Any = Recorded(outgoing_of(bus, client), steps)
+    async with consuming(bus, store, outgoing, steps):
+        await eventually(lambda: "ack_through" in steps)
+    assert steps == ["batch", "take_over", "load", "commit", "send", "sent", "ack_through"]
+
+
+async def test_all_operations_of_a_batch_are_acknowledged(client: RedisClient) -> None:
+    bus, store = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS)
+    await begin(bus)
+    for number in (1, 2):
+        await publish(bus, number, AttachUserData((("n", number),)))
+    async with consuming(bus, store, outgoing_of(bus, client)):
+
+        async def all_told() -> bool:
+            return await versions_told(client) == [1, 2, 3]
+
+        await eventually(all_told)
+    await publish(bus, 3, AttachUserData((("n", 3),)))
+    async with bus.partition(HERE, 10) as consumer:
+        delivery = await next_of(consumer)
+        assert (delivery.message_id, delivery.redelivered) == ("o3", False)
+
+
+async def test_a_partition_that_another_worker_took_over_is_left_and_nothing_is_lost(client: RedisClient) -> None:
+    bus, store, metrics = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS), Metrics()
+    reader = RedisCallReader(client, KEYS, PARTITIONS)
+
+    async def told(versions: Sequence[int]) -> bool:
+        return await versions_told(client) == list(versions)
+
+    await begin(bus)
+    async with working(bus, client, store, metrics):
+        await publish(bus, 1, AttachUserData((("n", 1),)))
+        await eventually(lambda: told([1, 2]))
+        await store.take_over(HERE)
+        await publish(bus, 2, AttachUserData((("n", 2),)))
+        await eventually(lambda: told([1, 2, 3]))
+    call = await reader.call(CALL)
+    assert call is not None
+    assert call.user_data.values == {"n": (1, 2)}
+    assert metrics.registry.get_sample_value("calltag_fenced_total") == 1
+    assert metrics.registry.get_sample_value("calltag_partitions_failed_total") == 0
+
+
+async def test_a_worker_that_ends_is_not_counted_on_any_more(client: RedisClient) -> None:
+    bus, store = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS)
+    registry = RedisWorkerRegistry(client, KEYS)
+    async with working(bus, client, store) as made:
+        await eventually(made.all_consumed)
+        assert set(await registry.renew(WorkerId("other"))) == {"w", "other"}
+    assert await registry.renew(WorkerId("other")) == ["other"]

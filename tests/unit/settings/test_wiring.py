@@ -1,0 +1,180 @@
+"""Every setting gets to the part that it is meant for: all have values of their own here, and none is a default."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from calltag.core.backends import Backends, amqp_settings, backends
+from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bus.amqp import AmqpBus, AmqpSettings
+from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.runtime.server import ServerLimits
+from calltag.core.settings import Settings, load_settings
+from calltag.core.store.keys import Keys
+from calltag.core.store.records import Lifetimes
+from calltag.core.store.redis_registry import RedisWorkerRegistry
+from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.strict_json import JsonLimits
+from calltag.gateway.app import gateway_api
+from calltag.gateway.idempotency import RedisIdempotencyRecords
+from calltag.gateway.observations import GatewayObservations
+from calltag.gateway.parameters import UserDataLimits
+from calltag.gateway.replies import Replies
+from calltag.gateway.routes import Api
+from calltag.notifier.app import _hub, bayeux_limits
+from calltag.notifier.messages import Translator
+from calltag.single.app import server_limits
+from calltag.worker.app import worker_parts
+
+PUBLIC_URL = "http://desk.example"
+
+
+@pytest.fixture
+def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
+    """No RabbitMQ and no Redis is there: the parts are put together, and not used."""
+    return load_settings(
+        partitions=101,
+        public_url=PUBLIC_URL,
+        max_connections=102,
+        amqp={
+            "url": f"amqp://127.0.0.1:{unused_tcp_port}/", "prefix": "a", "heartbeat_s": 103,
+            "publish_deadline_s": 10.4, "queue_max_length": 105, "delivery_limit": 106, "inbox_expiry_s": 107,
+            "inbox_max_bytes": 108,
+        },
+        redis={
+            "url": f"redis://127.0.0.1:{unused_tcp_port}/0", "key_prefix": "r", "deadline_s": 10.9,
+            "max_connections": 110,
+        },
+        embedded={"folder": tmp_path / "data"},
+        gateway={
+            "max_body_bytes": 111, "max_depth": 112, "max_pairs": 113, "max_user_data_bytes": 114,
+            "max_key_bytes": 115, "max_wait_s": 116, "max_in_flight": 118, "idempotency_lifetime_s": 119,
+        },
+        worker={
+            "batch_limit": 120, "prefetch": 121, "max_call_pairs": 122, "max_call_bytes": 123,
+            "remembered_operations": 124, "lease_s": 125, "live_call_lifetime_s": 126,
+            "released_call_lifetime_s": 127,
+        },
+        events={"retention_s": 128, "per_user": 129},
+        notifier={
+            "timeout_s": 130, "interval_ms": 131, "max_interval_s": 132, "max_sessions": 133,
+            "max_sessions_per_user": 134, "max_subscriptions": 135, "max_queued_events": 136,
+            "max_queued_bytes": 137, "max_messages": 138, "max_body_bytes": 139, "max_depth": 140,
+        },
+        session={"idle_s": 141, "lifetime_s": 142, "secure_cookies": True},
+        directory={"demo": True},
+    )  # fmt: skip
+
+
+@pytest.fixture
+async def parts(settings: Settings) -> AsyncIterator[Backends]:
+    async with backends("serve", settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def api(parts: Backends) -> Api:
+    return gateway_api(parts, Replies(NodeId("n")), GatewayObservations(parts.metrics), parts.authenticator())
+
+
+def test_the_settings_of_rabbitmq(settings: Settings, unused_tcp_port: int) -> None:
+    assert amqp_settings(settings) == AmqpSettings(
+        url=f"amqp://127.0.0.1:{unused_tcp_port}/",
+        prefix="a",
+        partitions=101,
+        heartbeat_s=103,
+        publish_deadline_s=10.4,
+        queue_max_length=105,
+        delivery_limit=106,
+        inbox_expiry_s=107,
+        inbox_max_bytes=108,
+    )
+
+
+async def test_bus_and_store(parts: Backends, unused_tcp_port: int) -> None:
+    assert isinstance(parts.bus, AmqpBus)
+    assert parts.bus._settings == amqp_settings(parts.settings)
+    assert parts.bus._publisher._deadline_s == 10.4
+    assert parts.keys == Keys("r")
+    pool = parts.client.connection.connection_pool
+    assert (parts.client.deadline_s, pool.max_connections) == (10.9, 110)
+    assert pool.connection_kwargs["port"] == unused_tcp_port
+    assert pool.connection_kwargs["socket_timeout"] == 10.9
+
+
+async def test_bus_and_store_in_one_process(settings: Settings, tmp_path: Path) -> None:
+    async with backends("serve", settings, embedded=True) as parts:
+        assert isinstance(parts.bus, MemoryBus)
+        assert (len(parts.bus._queues), parts.bus._queue_limit) == (101, 105)
+        assert parts.keys == Keys("r")
+        assert parts.client.deadline_s == 10.9
+        assert parts.embedded is not None
+        assert parts.embedded.kept_in == tmp_path / "data"
+
+
+async def test_http_sessions(parts: Backends) -> None:
+    authenticator = parts.authenticator()
+    sessions = authenticator._sessions
+    assert isinstance(sessions, RedisHttpSessions)
+    assert (sessions._prefix, sessions._idle_s, sessions._lifetime_s) == ("r", 141, 142)
+    assert authenticator._secure_cookies
+
+
+async def test_the_limits_of_the_gateway(api: Api) -> None:
+    assert api.operations.bodies.limits == JsonLimits(111, 112)
+    assert api.limits == UserDataLimits(113, 114, 115)
+    assert api.operations.max_wait_s == 116
+    assert api.service.submission.max_in_flight == 118
+    assert isinstance(api.operations.records, RedisIdempotencyRecords)
+    assert api.operations.records._lifetime_s == 119
+
+
+async def test_where_the_gateway_finds_calls(api: Api) -> None:
+    assert isinstance(api.service.reader, RedisCallReader)
+    assert (api.service.submission.partitions, api.service.reader._partitions) == (101, 101)
+    assert api.service.base_url == PUBLIC_URL
+
+
+async def test_the_limits_of_the_worker(parts: Backends) -> None:
+    made = worker_parts(parts)
+    assert isinstance(made._registry, RedisWorkerRegistry)
+    assert (made._partitions, made._prefetch, made._registry._lease_ms) == (101, 121, 125_000)
+    assert 0 < made._heartbeat_s <= 125 / 3
+    worker = made._make(Partition(0))
+    assert worker._batch_limit == 120
+    assert (worker._limits.max_pairs, worker._limits.max_bytes) == (122, 123)
+    assert worker._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
+    assert isinstance(worker._store, RedisStateStore)
+    assert worker._store._remembered_operations == 124
+    assert worker._store._lifetimes == Lifetimes(live_ms=126_000, released_ms=127_000)
+    streams = worker._outgoing._streams
+    assert isinstance(streams, RedisUserStreams)
+    assert (streams._retention_ms, streams._most_events) == (128_000, 129)
+
+
+async def test_the_limits_of_the_notifier(parts: Backends) -> None:
+    limits = BayeuxLimits(
+        timeout_ms=130_000,
+        interval_ms=131,
+        max_interval_ms=132_000,
+        max_sessions=133,
+        max_sessions_per_user=134,
+        max_subscriptions=135,
+        max_queued_events=136,
+        max_queued_bytes=137,
+        max_messages=138,
+        max_body_bytes=139,
+        max_depth=140,
+    )
+    assert bayeux_limits(parts.settings.notifier) == limits
+    connects = _hub(parts, NodeId("n"), Translator(PUBLIC_URL)).connects
+    assert (connects.engine.limits, connects.feeding.limits) == (limits, limits)
+    assert connects.store._retention_ms == 128_000
+
+
+def test_the_limits_of_the_server(settings: Settings) -> None:
+    assert server_limits(settings) == ServerLimits(max_websocket_message_bytes=139)

@@ -1,0 +1,62 @@
+"""Bodies of requests are read no further than the limit, whatever the client says of their length."""
+
+from collections.abc import Mapping
+from typing import cast
+
+import pytest
+from starlette.requests import Request
+from starlette.types import Message
+
+from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.store.client import redis_client
+from calltag.core.strict_json import JsonLimits
+from calltag.gateway.bodies import BodyReader
+from calltag.gateway.errors import OutOfRange
+from calltag.notifier.cometd.access import Access
+from calltag.notifier.cometd.bodies import BodyReader as CometdBodyReader
+from calltag.notifier.cometd.long_polling import long_poll
+from parts.crashing_nodes import Nodes
+
+LIMIT = 10
+
+
+class Endless:
+    """A body that goes on and on, a byte in each chunk; it counts those that were read."""
+
+    def __init__(self) -> None:
+        self.read = 0
+
+    async def __call__(self) -> Message:
+        self.read += 1
+        assert self.read < 100 * LIMIT
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    def request(self, headers: Mapping[str, str] | None = None) -> Request:
+        encoded = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        return Request({"type": "http", "method": "POST", "path": "/", "headers": encoded}, self)
+
+
+@pytest.mark.parametrize("length", [None, "5", "-1", "none"])
+async def test_the_api_reads_no_further_than_the_limit(length: str | None) -> None:
+    body = Endless()
+    with pytest.raises(OutOfRange, match="larger than 10 bytes") as refused:
+        await BodyReader(JsonLimits(LIMIT)).read(body.request({"content-length": length} if length else None))
+    assert refused.value.http_status == 413
+    assert body.read <= LIMIT + 1
+
+
+@pytest.mark.parametrize("length", [LIMIT + 1, 10**30])
+async def test_the_api_reads_nothing_of_a_body_that_says_it_is_too_large(length: int) -> None:
+    body = Endless()
+    with pytest.raises(OutOfRange) as refused:
+        await BodyReader(JsonLimits(LIMIT)).read(body.request({"content-length": str(length)}))
+    assert (refused.value.http_status, body.read) == (413, 0)
+
+
+async def test_cometd_reads_no_further_than_the_limit() -> None:
+    body = Endless()
+    nodes = Nodes(redis_client("redis://127.0.0.1:1/0"), BayeuxLimits(max_body_bytes=LIMIT))
+    bodies = CometdBodyReader(LIMIT, 10)
+    answer = await long_poll(body.request(), nodes.start("n"), cast("Access", None), bodies)
+    assert (answer.status_code, answer.body) == (413, b"the request is larger than 10 bytes")
+    assert body.read <= LIMIT + 1
