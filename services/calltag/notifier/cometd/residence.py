@@ -23,6 +23,7 @@ class Residence:
     side_tasks: SideTasks
     _arriving: dict[str, int] = field(default_factory=dict)
     _leaving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _overlooked: set[str] = field(default_factory=set)
 
     @asynccontextmanager
     async def arrival(self, user: str) -> AsyncIterator[None]:
@@ -37,6 +38,16 @@ class Residence:
             self._arriving[user] -= 1
             if not self._arriving[user]:
                 del self._arriving[user]
+                self._overlooked.discard(user)
+
+    def overlook(self, user: str) -> None:
+        """An event came for a user of whom no session is here (yet)."""
+        if user in self._arriving:
+            self._overlooked.add(user)
+
+    def has_overlooked(self, user: str) -> bool:
+        """Whether an event came while the user's session arrived, and before it was here."""
+        return user in self._overlooked
 
     def leave(self, user: str) -> None:
         """The user has no session here any more."""
