@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from parts.agent import Agent, agent
 from parts.system import System
 
+SYSTEMS = ("one-process", "three-processes", "six-processes")
 HELLO = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling", "websocket"]}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 
@@ -101,6 +102,23 @@ async def test_a_client_that_goes_away_loses_nothing(system: System, call_id: st
                  "parties": [{"phoneNumber": "15002", "state": "Established"}]}  # fmt: skip
         assert (await switch.post("/switch/events", facts, Prefer="wait=10")).status_code == 200
         assert (await carol.next_message())["data"]["call"]["id"] == call_id
+
+
+async def test_nothing_is_repeated_where_nothing_failed(system: System, call_id: str) -> None:
+    async with agent(system, "switch") as switch, agent(system, "carol", "/v2/me/calls") as carol:
+        carol.about = call_id
+        facts = {"eventId": call_id, "eventType": "CallStarted", "id": call_id,
+                 "parties": [{"phoneNumber": "15002", "state": "Established"}]}  # fmt: skip
+        assert (await switch.post("/switch/events", facts, Prefer="wait=10")).status_code == 200
+
+        async def attach() -> None:
+            for number in range(60):
+                assert await carol.operate(call_id, "AttachUserData", userData={"n": number}) == {"statusCode": 0}
+
+        attaching = asyncio.create_task(attach())
+        versions = [(await carol.next_message())["ext"]["calltag"]["version"] for _ in range(61)]
+        await attaching
+        assert versions == list(range(1, 62))
 
 
 async def test_a_websocket_that_sends_nonsense_is_closed(system: System) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from parts.agent import Agent, agent
 from parts.system import System
 
+SYSTEMS = ("one-process", "three-processes", "six-processes")
 CALL = "01RCC3N118B1V0SL8O7GK2LAES00000R"
 PAGE = """
 { "data":{ "notificationType":"AttachedDataChanged",

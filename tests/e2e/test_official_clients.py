@@ -9,6 +9,7 @@ from clients.js_client import js_client
 from parts.agent import Agent, agent
 from parts.system import System
 
+SYSTEMS = ("one-process", "three-processes", "six-processes")
 VERSIONS = pytest.mark.parametrize("version", ["cometd-3", "cometd-9"])
 TRANSPORTS = pytest.mark.parametrize("transport", ["long-polling", "websocket"])
 PATHS = {"cometd-3": "/genesys/cometd", "cometd-9": "/api/v2/notifications"}

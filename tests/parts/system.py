@@ -1,7 +1,6 @@
 """A whole calltag: the services as processes of their own, or all in one."""
 
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,10 +8,11 @@ from pathlib import Path
 
 import httpx
 
+from calltag.notifier.routes import PATHS
+from parts.command import CALLTAG, calltag
 from parts.ports import free_port
 from parts.processes import Program
-
-_CALLTAG = [sys.executable, "-c", "from calltag.cli.main import main; main()"]
+from parts.round_robin import RoundRobin
 
 
 @dataclass
@@ -33,7 +33,7 @@ class System:
         more = {"CALLTAG_INTERNAL__PORT": str(internal)}
         if port_of:
             more[f"CALLTAG_{port_of}__PORT"] = str(port)
-        program = Program([*_CALLTAG, *command], folder, {**self.environment, **more})
+        program = Program([*CALLTAG, *command], folder, {**self.environment, **more})
         program.start(lambda: _answers(f"http://127.0.0.1:{internal}/readyz"))
         self.programs[name] = program
         return program
@@ -79,7 +79,8 @@ def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
 
 def calltag_program(folder: Path, environment: Mapping[str, str], *arguments: str) -> Program:
     """A command of calltag that was not started yet; `environment` has more settings than tests usually have."""
-    return Program([*_CALLTAG, *arguments], _made(folder), _environment("http://127.0.0.1:8080", environment))
+    folder.mkdir(parents=True, exist_ok=True)
+    return Program([*CALLTAG, *arguments], folder, _environment("http://127.0.0.1:8080", environment))
 
 
 @contextmanager
@@ -100,27 +101,50 @@ def embedded_system(folder: Path, **settings: str) -> Iterator[System]:
 def three_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str) -> Iterator[System]:
     """Gateway, worker and notifier on RabbitMQ and Redis."""
     gateway, notifier = free_port(), free_port()
-    backends = {
-        "CALLTAG_AMQP__URL": amqp_url,
-        "CALLTAG_AMQP__PREFIX": prefix,
-        "CALLTAG_REDIS__URL": redis_url,
-        "CALLTAG_PARTITIONS": "8",
-    }
     url = f"http://127.0.0.1:{gateway}"
-    system = System(folder, _environment(url, backends), url, f"http://127.0.0.1:{notifier}")
-    try:
-        topology = Program([*_CALLTAG, "topology", "apply"], _made(folder / "topology"), system.environment)
-        topology.start(lambda: "partition queues" in topology.text())
-        topology.stop()
+    environment = _environment(url, _backends(amqp_url, redis_url, prefix))
+    system = System(folder, environment, url, f"http://127.0.0.1:{notifier}")
+    with _running(system):
         system.start("worker", "worker")
         system.start("notifier", "notifier", port_of="NOTIFIER", port=notifier)
         system.start("gateway", "gateway", port_of="GATEWAY", port=gateway)
         yield system
         system.stop()
+
+
+@contextmanager
+def six_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str) -> Iterator[System]:
+    """Two of each on RabbitMQ and Redis, behind a proxy that sends each request to the next one."""
+    gateways, notifiers = [free_port(), free_port()], [free_port(), free_port()]
+    with RoundRobin({"": gateways, **dict.fromkeys(PATHS, notifiers)}) as front:
+        url = f"http://127.0.0.1:{front.port}"
+        # Six processes keep a small machine busy; how long the store takes proves nothing.
+        settings = _backends(amqp_url, redis_url, prefix) | {"CALLTAG_REDIS__DEADLINE_S": "5"}
+        system = System(folder, _environment(url, settings), url, url)
+        with _running(system):
+            for number in range(2):
+                system.start(f"worker-{number}", "worker")
+                system.start(f"notifier-{number}", "notifier", port_of="NOTIFIER", port=notifiers[number])
+                system.start(f"gateway-{number}", "gateway", port_of="GATEWAY", port=gateways[number])
+            yield system
+            system.stop()
+
+
+def _backends(amqp_url: str, redis_url: str, prefix: str) -> dict[str, str]:
+    return {
+        "CALLTAG_AMQP__URL": amqp_url,
+        "CALLTAG_AMQP__PREFIX": prefix,
+        "CALLTAG_REDIS__URL": redis_url,
+        "CALLTAG_PARTITIONS": "8",
+    }
+
+
+@contextmanager
+def _running(system: System) -> Iterator[None]:
+    """The queues are there before, and nothing runs afterwards."""
+    try:
+        applied = calltag("topology", "apply", cwd=system.folder, **system.environment)
+        assert applied.returncode == 0, applied.stderr
+        yield
     finally:
         system.kill()
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder

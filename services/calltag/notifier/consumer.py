@@ -85,6 +85,8 @@ class EventConsumer:
             position, previous = Position(place.position), Position(place.previous)
             self.feeding.publish(place.user, self.translator.published(place.user, event, position, previous))
             self.metrics.delivery_seconds.observe(max(0.0, time.time() - event.accepted_at_ms / 1000))
+        else:
+            self.hub.connects.residence.overlook(place.user)
 
 
 async def tell_services(bus: Bus, hub: Hub) -> None:

@@ -87,6 +87,7 @@ class Connects:
     clock_ms: Callable[[], int] = monotonic_ms
     draining: bool = False
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    _saves: WeakValueDictionary[str, asyncio.Task[None]] = field(default_factory=WeakValueDictionary)
 
     async def connect(
         self, message: Message, client_id: str, claim: Claim, *, streaming: bool, alone: bool
@@ -171,7 +172,7 @@ class Connects:
                 acknowledges=record.acknowledges,
             )  # fmt: skip
             self.local.add(session, attached.after)
-        elif have is None or attached.former != self.node or attached.after != have.position:
+        elif have is None or attached.after != have.position or not self._held_until_now(attached, have):
             # Another node that held the session meanwhile may have sent what waits here.
             session.restart(attached.after)
         elif not session.queue:
@@ -183,8 +184,12 @@ class Connects:
             session.held = None
             self.local.wake([session])
         self._take_in(session, attached)
+        session.behind = session.behind or self.residence.has_overlooked(session.user)
         self.metrics.sessions(len(self.local.sessions))
         return session
+
+    def _held_until_now(self, attached: Attached, have: Have) -> bool:
+        return attached.former == self.node and attached.record.cycle == have.cycle + 1
 
     def _take_in(self, session: Session, attached: Attached) -> None:
         record: SessionRecord = attached.record
@@ -223,12 +228,24 @@ class Connects:
         events = session.take()
         reply = self.engine.answered(session, connect.held.reply)
         self._expire_soon(session)
-        self.side_tasks.begin(self._save(session, session.cycle, session.sent))
+        saving = self.side_tasks.begin(self._save(session, session.cycle, session.sent))
+        if events and not session.acknowledges:
+            self._saves[session.client_id] = saving
         return events, self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
 
     async def _save(self, session: Session, cycle: int, sent: Position) -> None:
         lifetime_ms = session.interval_ms + self.engine.limits.max_interval_ms
         await self.store.save(session.client_id, cycle=cycle, sent=sent, lifetime_ms=lifetime_ms)
+
+    async def saved(self, client_id: str) -> None:
+        """Wait until the store knows which events were taken for the last answer (or is away).
+
+        Before, the answer is not to go out: the client's next connect may come to another node, which would send them
+        again. Clients that acknowledge tell that node themselves what they have.
+        """
+        saving = self._saves.get(client_id)
+        if saving is not None:
+            await asyncio.wait({saving})
 
     async def hold(self, connect: HeldConnect) -> Answer | None:
         """Wait until a held connect is to be answered; None if a newer one took its place."""

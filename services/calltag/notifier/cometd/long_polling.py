@@ -43,6 +43,7 @@ async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyRead
         turn.replies.append(reply)
     elif turn.replaced and not turn.replies:
         return _replaced()
+    await hub.connects.saved(turn.connected)
     return _answer(turn, claim)
 
 

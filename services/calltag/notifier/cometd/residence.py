@@ -24,6 +24,7 @@ class Residence:
     _arriving: dict[str, int] = field(default_factory=dict)
     _leaving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _put_off: set[str] = field(default_factory=set)
+    _overlooked: set[str] = field(default_factory=set)
 
     @asynccontextmanager
     async def arrival(self, user: str) -> AsyncIterator[None]:
@@ -42,6 +43,16 @@ class Residence:
                     # Perhaps no session came after all.
                     self._put_off.discard(user)
                     self.leave(user)
+                self._overlooked.discard(user)
+
+    def overlook(self, user: str) -> None:
+        """An event came for a user of whom no session is here (yet)."""
+        if user in self._arriving:
+            self._overlooked.add(user)
+
+    def has_overlooked(self, user: str) -> bool:
+        """Whether an event came while the user's session arrived, and before it was here."""
+        return user in self._overlooked
 
     def leave(self, user: str) -> None:
         """The user has no session here any more."""
