@@ -182,14 +182,25 @@ async def test_what_is_not_confirmed_is_sent_again_on_demand(streams: RedisUserS
 async def test_acknowledgments_tell_what_the_client_has(streams: RedisUserStreams, nodes: Nodes) -> None:
     client_id = await nodes.begin(ack=True)
     await attach(nodes.one, client_id)
-    [one, two, three] = await add(streams, 1, 2, 3)
+    [one, two, _] = await add(streams, 1, 2, 3)
     assert await nodes.one.save(client_id, cycle=1, sent=two, lifetime_ms=LIFE_MS)
     assert len((await attach(nodes.two, client_id)).entries) == 3
-    assert len((await attach(nodes.two, client_id, acknowledged=(three, 0))).entries) == 3
     assert len((await attach(nodes.two, client_id, acknowledged=(two, 7))).entries) == 3
     assert events((await attach(nodes.two, client_id, acknowledged=(one, 0))).entries) == [b"event-2", b"event-3"]
     assert events((await attach(nodes.two, client_id, acknowledged=(BEGINNING, 0))).entries) == [b"event-2", b"event-3"]
     assert events((await attach(nodes.two, client_id, acknowledged=(two, 0))).entries) == [b"event-3"]
+
+
+async def test_an_acknowledgment_counts_even_if_it_was_not_saved_what_was_sent(
+    streams: RedisUserStreams, nodes: Nodes
+) -> None:
+    client_id = await nodes.begin(ack=True)
+    await attach(nodes.one, client_id)
+    assert (await attach(nodes.two, client_id, acknowledged=(Position(2**50), 0))).record.confirmed == BEGINNING
+    [one, two] = await add(streams, 1, 2)
+    moved = await attach(nodes.two, client_id, acknowledged=(one, 0))
+    assert (events(moved.entries), moved.record.sent) == ([b"event-2"], one)
+    assert (await attach(nodes.one, client_id, acknowledged=(Position(2**50), 0))).record.confirmed == two
 
 
 async def test_a_holder_gets_only_what_it_has_not(streams: RedisUserStreams, nodes: Nodes) -> None:

@@ -8,6 +8,13 @@
 -- and the position up to which the node has sent the stream.
 -- Answers {'unknown'}, {'unproven'}, {'moved'} (a look of a node that is not the holder), or {'ok', fields as they are now, position that the
 -- entries begin after, entries, holder before}.
+local function newest()
+  local entry = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+  if not entry then return 0 end
+  local ms, sequence = string.match(entry[1], '(%d+)-(%d+)')
+  return ms * 100 + sequence
+end
+
 local raw = redis.call('HGETALL', KEYS[1])
 if #raw == 0 then return {'unknown'} end
 local session, fresh = {}, {}
@@ -30,8 +37,10 @@ local confirmed, sent = tonumber(session.confirmed), tonumber(session.sent)
 if held and tonumber(ARGV[14]) > sent then sent = tonumber(ARGV[14]) end
 local acknowledged = tonumber(ARGV[6])
 if is_connect and session.ack == '1' then
-  if acknowledged and ARGV[7] == session.generation and acknowledged > confirmed and acknowledged <= sent then
-    confirmed = acknowledged
+  if acknowledged and ARGV[7] == session.generation and acknowledged > confirmed then
+    -- What was sent may not have been saved (yet): then the client's word counts, as far as there is a stream.
+    if acknowledged > sent then sent = math.max(sent, math.min(acknowledged, newest())) end
+    confirmed = math.min(acknowledged, sent)
   end
 elseif is_connect and ARGV[8] ~= '1' then
   confirmed = sent
