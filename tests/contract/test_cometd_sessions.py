@@ -157,11 +157,13 @@ async def test_a_session_moves_with_its_connects(streams: RedisUserStreams, node
     client_id = await nodes.begin()
     first = await attach(nodes.one, client_id)
     [sent, _] = await add(streams, 1, 2)
-    assert await nodes.one.save(client_id, cycle=first.record.cycle, sent=sent, lifetime_ms=LIFE_MS)
+    assert await nodes.one.save(client_id, cycle=first.record.cycle, generation=0, sent=sent, lifetime_ms=LIFE_MS)
     moved = await attach(nodes.two, client_id)
     assert events(moved.entries) == [b"event-2"]
     assert (moved.former, moved.record.cycle, moved.record.confirmed) == (ONE, 2, sent)
-    assert not await nodes.one.save(client_id, cycle=first.record.cycle, sent=Position(sent + 1), lifetime_ms=LIFE_MS)
+    assert not await nodes.one.save(
+        client_id, cycle=first.record.cycle, generation=0, sent=Position(sent + 1), lifetime_ms=LIFE_MS
+    )
     assert (await streams.append({ALICE: numbered(3)}))[ALICE].nodes == [ONE, TWO]
     await nodes.one.leave(ALICE)
     assert (await streams.append({ALICE: numbered(4)}))[ALICE].nodes == [TWO]
@@ -171,9 +173,9 @@ async def test_what_is_not_confirmed_is_sent_again_on_demand(streams: RedisUserS
     client_id = await nodes.begin()
     await attach(nodes.one, client_id)
     [one, two] = await add(streams, 1, 2)
-    assert await nodes.one.save(client_id, cycle=1, sent=one, lifetime_ms=LIFE_MS)
+    assert await nodes.one.save(client_id, cycle=1, generation=0, sent=one, lifetime_ms=LIFE_MS)
     assert events((await attach(nodes.two, client_id, again=True)).entries) == [b"event-1", b"event-2"]
-    assert await nodes.two.save(client_id, cycle=2, sent=two, lifetime_ms=LIFE_MS)
+    assert await nodes.two.save(client_id, cycle=2, generation=0, sent=two, lifetime_ms=LIFE_MS)
     assert events((await attach(nodes.two, client_id, again=True)).entries) == [b"event-1", b"event-2"]
     assert (await attach(nodes.two, client_id)).entries == []
     assert (await attach(nodes.two, client_id, again=True)).entries == []
@@ -183,7 +185,7 @@ async def test_acknowledgments_tell_what_the_client_has(streams: RedisUserStream
     client_id = await nodes.begin(ack=True)
     await attach(nodes.one, client_id)
     [one, two, _] = await add(streams, 1, 2, 3)
-    assert await nodes.one.save(client_id, cycle=1, sent=two, lifetime_ms=LIFE_MS)
+    assert await nodes.one.save(client_id, cycle=1, generation=0, sent=two, lifetime_ms=LIFE_MS)
     assert len((await attach(nodes.two, client_id)).entries) == 3
     assert len((await attach(nodes.two, client_id, acknowledged=(two, 7))).entries) == 3
     assert events((await attach(nodes.two, client_id, acknowledged=(one, 0))).entries) == [b"event-2", b"event-3"]
@@ -211,7 +213,7 @@ async def test_a_holder_gets_only_what_it_has_not(streams: RedisUserStreams, nod
     assert (await attach(nodes.one, client_id, have=have)).after == two
     elsewhere = await attach(nodes.two, client_id, have=Have(2, two, two))
     assert events(elsewhere.entries) == [b"event-1", b"event-2"]
-    assert await nodes.two.save(client_id, cycle=3, sent=one, lifetime_ms=LIFE_MS)
+    assert await nodes.two.save(client_id, cycle=3, generation=0, sent=one, lifetime_ms=LIFE_MS)
     again = await attach(nodes.two, client_id, have=Have(3, two, one), again=True)
     assert events(again.entries) == [b"event-1", b"event-2"]
 
@@ -222,7 +224,7 @@ async def test_a_subscription_holds_from_when_it_was_made(streams: RedisUserStre
     [one] = await add(streams, 1)
     assert await nodes.subscribe(client_id, {"/a": None}) == TWO
     [two] = await add(streams, 2)
-    assert await nodes.two.save(client_id, cycle=1, sent=two, lifetime_ms=LIFE_MS)
+    assert await nodes.two.save(client_id, cycle=1, generation=0, sent=two, lifetime_ms=LIFE_MS)
     # The holder sent on without knowing of the subscription: what came since is read again.
     attached = await attach(nodes.two, client_id)
     assert (attached.after, events(attached.entries)) == (one, [b"event-2"])
@@ -237,7 +239,7 @@ async def test_what_was_is_read_again_for_the_new_subscription_alone(streams: Re
     await nodes.subscribe(client_id, {"/old": None})
     await attach(nodes.one, client_id)
     [one, two, three] = await add(streams, 1, 2, 3)
-    assert await nodes.one.save(client_id, cycle=1, sent=two, lifetime_ms=LIFE_MS)
+    assert await nodes.one.save(client_id, cycle=1, generation=0, sent=two, lifetime_ms=LIFE_MS)
     await nodes.subscribe(client_id, {"/new": one})
     attached = await attach(nodes.one, client_id, have=Have(1, three, two))
     assert attached.record.subscriptions == {"/old": two, "/new": one}
@@ -288,6 +290,17 @@ async def test_who_asks_for_replay_wants_numbers(streams: RedisUserStreams, node
         record = (await attach(nodes.one, client_id)).record
         assert record.options.get("numbered") == numbers
         assert record.subscriptions == {"/a": BEGINNING if since == BEGINNING else one}
+
+
+async def test_what_was_sent_before_going_back_is_not_saved(streams: RedisUserStreams, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await attach(nodes.one, client_id)
+    [one, two] = await add(streams, 1, 2)
+    await nodes.subscribe(client_id, {"/new": BEGINNING})
+    look = await nodes.one.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, two, one))
+    assert look is not None
+    assert not await nodes.one.save(client_id, cycle=1, generation=0, sent=two, lifetime_ms=LIFE_MS)
+    assert await nodes.one.save(client_id, cycle=1, generation=1, sent=one, lifetime_ms=LIFE_MS)
 
 
 async def test_subscriptions_end_and_are_bounded(nodes: Nodes) -> None:
@@ -352,7 +365,7 @@ async def test_what_is_no_session_is_unknown(nodes: Nodes) -> None:
         assert await nodes.subscribe(client_id, {"/a": None}) is None
         assert await nodes.one.unsubscribe(client_id, ["/a"], lifetime_ms=1) is None
         assert await nodes.one.remove(client_id) is None
-        assert not await nodes.one.save(client_id, cycle=1, sent=BEGINNING, lifetime_ms=1)
+        assert not await nodes.one.save(client_id, cycle=1, generation=0, sent=BEGINNING, lifetime_ms=1)
 
 
 def test_an_id_leads_to_its_user() -> None:

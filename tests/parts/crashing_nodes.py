@@ -52,8 +52,10 @@ class ForgetfulSessions(RedisCometdSessions):
 
     forgets = False
 
-    async def save(self, client_id: str, *, cycle: int, sent: Position, lifetime_ms: int) -> bool:
-        return not self.forgets and await super().save(client_id, cycle=cycle, sent=sent, lifetime_ms=lifetime_ms)
+    async def save(self, client_id: str, *, cycle: int, generation: int, sent: Position, lifetime_ms: int) -> bool:
+        return not self.forgets and await super().save(
+            client_id, cycle=cycle, generation=generation, sent=sent, lifetime_ms=lifetime_ms
+        )
 
 
 def translate(_: UserId, entry: Entry) -> Published:

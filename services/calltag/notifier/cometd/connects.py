@@ -228,14 +228,14 @@ class Connects:
         events = session.take()
         reply = self.engine.answered(session, connect.held.reply)
         self._expire_soon(session)
-        saving = self.side_tasks.begin(self._save(session, session.cycle, session.sent))
+        saving = self.side_tasks.begin(self._save(session, session.cycle, session.generation, session.sent))
         if events and not session.acknowledges:
             self._saves[session.client_id] = saving
         return events, self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
 
-    async def _save(self, session: Session, cycle: int, sent: Position) -> None:
+    async def _save(self, session: Session, cycle: int, generation: int, sent: Position) -> None:
         lifetime_ms = session.interval_ms + self.engine.limits.max_interval_ms
-        await self.store.save(session.client_id, cycle=cycle, sent=sent, lifetime_ms=lifetime_ms)
+        await self.store.save(session.client_id, cycle=cycle, generation=generation, sent=sent, lifetime_ms=lifetime_ms)
 
     async def saved(self, client_id: str) -> None:
         """Wait until the store knows which events were taken for the last answer (or is away).

@@ -261,11 +261,11 @@ class RedisCometdSessions:
         answer = await self._change(keys, [lifetime_ms, most, self._retention_ms, how, *channels])
         return cast("list[bytes]", answer)
 
-    async def save(self, client_id: str, *, cycle: int, sent: Position, lifetime_ms: int) -> bool:
+    async def save(self, client_id: str, *, cycle: int, generation: int, sent: Position, lifetime_ms: int) -> bool:
         """Remember what was sent in answer to the connect of that cycle; False if the session has moved on."""
         user = user_of(client_id) or UserId("")
         keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
-        return bool(await self._save(keys, [client_id, cycle, sent, lifetime_ms]))
+        return bool(await self._save(keys, [client_id, cycle, generation, sent, lifetime_ms]))
 
     async def remove(self, client_id: str) -> NodeId | None:
         """End a session; returns who held it, None if there was no such session."""
