@@ -16,7 +16,7 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, three_processes
 
-OPERATIONS = 240
+OPERATIONS = 160
 NAMES = ("notifier", "second", "third")
 CALLS = "/v2/me/calls"
 

@@ -3,12 +3,11 @@
 import asyncio
 import contextlib
 import itertools
-import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
+
+from parts.threaded_server import ThreadedServer
 
 _CHUNK = 65_536
 _MOST_HEAD = 65_536
@@ -35,41 +34,14 @@ class Head:
         return "\r\n".join([self.first, *lines, f"connection: {connection}", "", ""]).encode("latin-1")
 
 
-class RoundRobin:
-    """Listens on a port of its own, in a thread; `upstreams` are ports by the beginning of paths, "" for all others."""
+class RoundRobin(ThreadedServer):
+    """Listens on a port of its own; `upstreams` are ports by the beginning of paths, "" for all others."""
 
     def __init__(self, upstreams: Mapping[str, Sequence[int]], port: int = 0) -> None:
+        super().__init__(port)
         self._turns: Mapping[str, Iterator[int]] = {path: itertools.cycle(ports) for path, ports in upstreams.items()}
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="round-robin", daemon=True)
-        self._server: asyncio.Server
-        self.port = port
         self.served: Counter[int] = Counter()
         """How many requests went to each port."""
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        asyncio.run_coroutine_threadsafe(self._open(), self._loop).result(10)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        asyncio.run_coroutine_threadsafe(self._close(), self._loop).result(10)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _open(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=_MOST_HEAD)
-        self.port = self._server.sockets[0].getsockname()[1]
-
-    async def _close(self) -> None:
-        self._server.close()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
 
     def _next(self, path: str) -> int:
         place = max((each for each in self._turns if path.startswith(each)), key=len)
@@ -77,18 +49,18 @@ class RoundRobin:
         self.served[port] += 1
         return port
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One client's connection, request by request."""
         with contextlib.suppress(OSError, EOFError):
             while await self._forward(reader, writer):
                 continue
-        writer.close()
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Serve one request; returns whether the connection may have another."""
         request = await _head(reader)
         port = self._next(request.first.split()[1])
         there, back = await asyncio.open_connection("127.0.0.1", port, limit=_MOST_HEAD)
+        self.writers.add(back)
         try:
             if request.upgrades:
                 back.write(request.encoded("Upgrade"))
@@ -103,7 +75,7 @@ class RoundRobin:
             await _send(_body(answer, there, else_all=not counted), writer)
             return counted
         finally:
-            back.close()
+            self.close(back)
 
 
 async def _head(reader: asyncio.StreamReader) -> Head:

@@ -73,6 +73,8 @@ def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
         "CALLTAG_PUBLIC_URL": public_url,
         "CALLTAG_WORKER__LEASE_S": "2",
         "CALLTAG_LOG__FORMAT": "json",
+        # Tests share users, and many leave their sessions behind.
+        "CALLTAG_NOTIFIER__MAX_SESSIONS_PER_USER": "10000",
         **more,
     }
 
