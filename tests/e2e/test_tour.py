@@ -1,10 +1,13 @@
 """`calltag demo`: the tour, and how it ends where it cannot go on."""
 
+import asyncio
+import contextlib
 import signal
 from pathlib import Path
 
 import pytest
 
+from calltag.cli.own_instance import heed_cancellation
 from parts.command import CALLTAG, calltag
 from parts.eventually import eventually
 from parts.ports import free_port
@@ -63,6 +66,23 @@ async def test_its_own_instance_ends_with_it_however_that_ends(tmp_path: Path, n
         assert "Traceback" not in program.text()
     finally:
         program.kill()
+
+
+async def test_a_cancellation_that_was_swallowed_is_heeded_at_the_next_step() -> None:
+    begun = asyncio.Event()
+
+    async def swallow() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            begun.set()
+            await asyncio.Event().wait()
+        heed_cancellation()
+
+    heed_cancellation()
+    task = asyncio.create_task(swallow())
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait({task})
+    assert task.cancelled()
 
 
 def test_nothing_there_is_told(tmp_path: Path) -> None:

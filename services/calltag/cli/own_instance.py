@@ -29,7 +29,18 @@ async def answers(url: str) -> bool:
         async with httpx.AsyncClient() as client:
             return (await client.get(f"{url}/api/v2/me", timeout=2)).status_code == 401
     except httpx.HTTPError:
+        heed_cancellation()
         return False
+
+
+def heed_cancellation() -> None:
+    """Raise CancelledError if the current task was cancelled and goes on all the same.
+
+    A cancellation that meets a connection attempt just when it fails can get lost in the HTTP client.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 @asynccontextmanager
@@ -68,6 +79,7 @@ async def _started(process: Process, url: str) -> None:
     try:
         async with asyncio.timeout(_START_DEADLINE_S):
             while not await answers(url):
+                heed_cancellation()
                 if process.returncode is not None:
                     raise NotStarted(f"The own instance ended with exit code {process.returncode}.")
                 await asyncio.sleep(_POLL_S)

@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 from rich.console import Console
 
-from calltag.cli.own_instance import NotStarted, answers, own_instance
+from calltag.cli.own_instance import NotStarted, answers, heed_cancellation, own_instance
 from calltag.core.backends import Backends
 from calltag.core.settings import Settings
 from calltag.core.store.embedded import EmbeddedStore
@@ -100,6 +100,7 @@ class Tour:
         return answer
 
     async def _show(self, http: httpx.AsyncClient, title: str, method: str, path: str, **more: Any) -> Any:
+        heed_cancellation()
         self.console.print(f"[bold]{title}[/bold]")
         body = f" {json.dumps(more['json'])}" if "json" in more else ""
         self.console.print(f"  → {method} {path}{body}", markup=False)
