@@ -122,3 +122,14 @@ async def test_a_websocket_with_a_session_stays_open(impatient: System) -> None:
             await check_closed(other)
         leave = {"channel": "/meta/disconnect", "clientId": hello["clientId"]}
         assert (await exchange(socket, leave))["successful"]
+
+
+async def test_a_websocket_whose_session_has_ended_is_closed(impatient: System) -> None:
+    async with opened(impatient) as socket:
+        for _ in range(2):
+            hello = await exchange(socket, HELLO)
+            session = {"clientId": hello["clientId"]}
+            connect_now = {"channel": "/meta/connect", "connectionType": "websocket", "advice": {"timeout": 0}}
+            assert (await exchange(socket, connect_now | session))["successful"]
+            assert (await exchange(socket, {"channel": "/meta/disconnect"} | session))["successful"]
+        await check_closed(socket)

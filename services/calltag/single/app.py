@@ -5,6 +5,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 from starlette.applications import Starlette
@@ -12,6 +13,7 @@ from starlette.routing import BaseRoute, Mount
 
 from calltag.core.backends import NO_USERS, Backends, backends
 from calltag.core.runtime.backoff import backoff_s
+from calltag.core.runtime.descriptors import raise_descriptor_limit
 from calltag.core.runtime.gate import Gate
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.runtime.server import ServerLimits, bound_socket, serving
@@ -26,6 +28,8 @@ from calltag.notifier.app import Notifier, start_notifier
 from calltag.worker.app import run_worker
 
 log = structlog.get_logger()
+_OTHER_DESCRIPTORS: Final = 256
+"""What the process opens beside the connections of clients: broker, store, files, the internal port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +114,7 @@ async def _run(
     parts.health.checks["installation"] = checked.is_set
     worker, notifier = None, None
     async with AsyncExitStack() as stack:
-        gate = Gate(parts.settings.max_connections)
+        gate = Gate(connection_limit(parts.settings))
         for listener in listeners:
             await stack.enter_async_context(_clients(parts, listener, chosen, gate))
         if await _check_installation(parts, life.stop):
@@ -130,6 +134,15 @@ async def _run(
         await asyncio.wait({worker})
     if notifier is not None:
         await notifier.leave()
+
+
+def connection_limit(settings: Settings) -> int:
+    """How many connections of clients are served: as many as are set, if the process may open so many files."""
+    descriptors = raise_descriptor_limit()
+    possible = max(1, descriptors - _OTHER_DESCRIPTORS)
+    if possible < settings.max_connections:
+        log.warning("few_descriptors", limit=descriptors, connections=possible, wanted=settings.max_connections)
+    return min(settings.max_connections, possible)
 
 
 def server_limits(settings: Settings) -> ServerLimits:

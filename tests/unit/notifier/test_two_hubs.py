@@ -1,6 +1,7 @@
 """Sessions that move between nodes, and events that come late, twice or not at all: nothing is lost."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -434,3 +435,20 @@ async def test_a_session_that_nobody_knows_costs_one_round_trip(system: Installa
     before = system.one.batcher.round_trips
     assert (await alice.connect(system.one)).replies[0]["successful"] is False
     assert system.one.batcher.round_trips - before == 1
+
+
+@pytest.mark.parametrize("ack", [False, True])
+async def test_what_waits_in_a_session_that_is_let_go_while_its_connect_arrives_is_sent(
+    system: Installation, monkeypatch: pytest.MonkeyPatch, ack: bool
+) -> None:
+    alice = await Client().begin(system.one, ack=ack)
+    await system.publish(1, 2)
+    connects, attach = system.one.connects, system.one.connects.store.attach
+
+    async def attach_slowly(*arguments: Any, **more: Any) -> Any:
+        attached = await attach(*arguments, **more)
+        connects.end(alice.client_id)
+        return attached
+
+    monkeypatch.setattr(connects.store, "attach", attach_slowly)
+    assert (await alice.poll(system.one))[0] == [1, 2]

@@ -100,7 +100,11 @@ class Connects:
         wish = self.engine.connect(message, client_id)
         # The store answers in order, and so must what is done with the answers.
         async with self._turns.setdefault(client_id, asyncio.Lock()), self.residence.arrival(str(user_of(client_id))):
-            attached, have = await self._attach(message, client_id, wish, claim)
+            local = self.local.sessions.get(client_id)
+            attached, have = await self._attach(message, client_id, wish, claim, local)
+            if local is not None and not self.local.holds(local):
+                # It was let go meanwhile, with all that waited in it.
+                attached, have = await self._attach(message, client_id, wish, claim, None)
             session = self._here(attached, have, streaming=streaming)
             await self.feeding.catch_up(session)
         if not self.local.holds(session) or session.cycle != attached.record.cycle:
@@ -116,9 +120,8 @@ class Connects:
         return connect
 
     async def _attach(
-        self, message: Message, client_id: str, wish: ConnectWish, claim: Claim
+        self, message: Message, client_id: str, wish: ConnectWish, claim: Claim, local: Session | None
     ) -> tuple[Attached, Have | None]:
-        local = self.local.sessions.get(client_id)
         have = Have(local.cycle, local.position, local.sent) if local is not None else None
 
         async def attach(proof: Proof) -> Attached | None:

@@ -46,11 +46,13 @@ class Socket:
         drained = asyncio.ensure_future(self.hub.drained.wait())
         tasks = (reader, writer, drained)
         try:
-            done, _ = await asyncio.wait(tasks, timeout=self.deadline_s, return_when=asyncio.FIRST_COMPLETED)
-            if not done and not self.sessions:
-                await self._close(_POLICY_VIOLATION, self._without_session())
-            elif not done:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            done: set[asyncio.Task[object]] = set()
+            while not done:
+                done, _ = await asyncio.wait(tasks, timeout=self.deadline_s, return_when=asyncio.FIRST_COMPLETED)
+                self._forget_ended()
+                if not done and not self.sessions:
+                    await self._close(_POLICY_VIOLATION, self._without_session())
+                    break
             if drained.done():
                 await self._close(_GOING_AWAY)
         finally:
@@ -91,7 +93,15 @@ class Socket:
         if turn.held is not None:
             self.held[turn.connected] = turn.held
         await self._send(turn.events, turn.replies)
+        self._forget_ended()
         self.waker.set()
+
+    def _forget_ended(self) -> None:
+        """Drop the sessions that ended, or went elsewhere; held connects of theirs are answered all the same."""
+        for session in list(self.sessions.values()):
+            if not self.hub.connects.local.holds(session) and session.client_id not in self.held:
+                del self.sessions[session.client_id]
+                self.hub.connects.local.release_waker(session, self.waker)
 
     async def _write(self) -> None:
         """Push what is queued, and answer held connects whose time has come."""

@@ -34,6 +34,8 @@ class ScriptBatcher:
     def __init__(self, client: RedisClient) -> None:
         self._client = client
         self._waiting: list[_Call] = []
+        self._under_way = 0
+        self._about_to_send = False
         self._senders: set[asyncio.Task[None]] = set()
         self.round_trips = 0
 
@@ -49,26 +51,40 @@ class ScriptBatcher:
         async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
             call = _Call(source, digest, keys, args, asyncio.get_running_loop().create_future())
             self._waiting.append(call)
-            if len(self._senders) < _UNDER_WAY and len(self._waiting) == 1:
-                self._start()
-            return await call.answer
+            self._start()
+            try:
+                # Waiting for one's turn counts, too.
+                async with asyncio.timeout(self._client.deadline_s):
+                    return await call.answer
+            except TimeoutError:
+                raise StoreUnavailable(f"Redis did not answer within {self._client.deadline_s:g} s") from None
 
         return run
 
     def _start(self) -> None:
+        """See to it that somebody sends what waits: the one who is about to, or those who are under way."""
+        if self._about_to_send or self._under_way >= _UNDER_WAY:
+            return
+        self._about_to_send = True
+        self._under_way += 1
         task = asyncio.create_task(self._send(), name="script-batch")
         self._senders.add(task)
         task.add_done_callback(self._senders.discard)
 
     async def _send(self) -> None:
-        while self._waiting:
-            calls, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-            wanted = [call for call in calls if not call.answer.done()]
-            try:
-                await self._run(wanted)
-            except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
-                for call in wanted:
-                    _settle(call, error)
+        self._about_to_send = False
+        try:
+            while self._waiting:
+                calls, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+                wanted = [call for call in calls if not call.answer.done()]
+                try:
+                    await self._run(wanted)
+                except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
+                    for call in wanted:
+                        _settle(call, error)
+        finally:
+            # In the same step as the last look at what waits: whoever comes next starts another.
+            self._under_way -= 1
 
     async def _run(self, calls: Sequence[_Call], *, whole: bool = False) -> None:
         """Send the calls by their scripts' digests, and once more with the whole scripts where they are unknown."""

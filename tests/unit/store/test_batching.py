@@ -1,0 +1,107 @@
+"""Scripts share round trips, and none waits for ever."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import redis.asyncio
+
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient
+from calltag.core.store.embedded import embedded_store
+from calltag.core.store.ports import StoreUnavailable
+from parts.eventually import eventually
+
+ECHO = "return ARGV[1]"
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[RedisClient]:
+    async with embedded_store(None, deadline_s=20) as store:
+        yield store.client
+
+
+@dataclass(frozen=True, slots=True)
+class Silent(RedisClient):
+    """A store that never answers."""
+
+    @asynccontextmanager
+    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+        await asyncio.Event().wait()
+        yield self.connection
+
+
+async def test_calls_of_one_moment_share_a_round_trip(client: RedisClient) -> None:
+    batcher = ScriptBatcher(client)
+    echo = batcher.source(ECHO)
+    await echo([], ["known"])
+    before = batcher.round_trips
+    assert await asyncio.gather(*(echo([], [str(number)]) for number in range(50))) == [
+        b"%d" % number for number in range(50)
+    ]
+    assert batcher.round_trips == before + 1
+
+
+@dataclass(frozen=True, slots=True)
+class Gated(RedisClient):
+    """A store that answers when the gate is open, all at once."""
+
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
+    arrived: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+        yield self.connection
+        self.arrived.append("")
+        await self.gate.wait()
+
+
+async def test_who_calls_just_when_all_senders_end_is_answered(client: RedisClient) -> None:
+    await ScriptBatcher(client).source(ECHO)([], ["known from here on"])
+    gated = Gated(client.connection, 5)
+    echo = ScriptBatcher(gated).source(ECHO)
+
+    async def call_twice() -> None:
+        for _ in range(2):
+            assert await echo([], ["1"]) == b"1"
+
+    def all_arrived() -> bool:
+        return len(gated.arrived) == len(callers)
+
+    callers: list[asyncio.Task[None]] = []
+    for _ in range(4):
+        callers.append(asyncio.create_task(call_twice()))
+        await eventually(all_arrived)
+    gated.gate.set()
+    await asyncio.gather(*callers)
+
+
+async def test_callers_who_come_at_any_moment_are_all_answered(client: RedisClient) -> None:
+    echo = ScriptBatcher(client).source(ECHO)
+    moments = random.Random(1)
+
+    async def call_again_and_again(name: int) -> None:
+        for number in range(150):
+            assert await echo([], [f"{name}-{number}"]) == f"{name}-{number}".encode()
+            for _ in range(moments.randrange(12)):
+                await asyncio.sleep(0)
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*map(call_again_and_again, range(24)))
+
+
+async def test_a_script_that_fails_fails_alone(client: RedisClient) -> None:
+    batcher = ScriptBatcher(client)
+    good, bad = batcher.source(ECHO), batcher.source("return redis.call('NOSUCH')")
+    outcomes = await asyncio.gather(good([], ["1"]), bad([], []), good([], ["2"]), return_exceptions=True)
+    assert (outcomes[0], type(outcomes[1]), outcomes[2]) == (b"1", StoreUnavailable, b"2")
+
+
+async def test_a_caller_is_told_in_time_and_the_next_ones_too(client: RedisClient) -> None:
+    echo = ScriptBatcher(Silent(client.connection, 0.05)).source(ECHO)
+    for _ in range(3):
+        outcomes = await asyncio.gather(*(echo([], ["1"]) for _ in range(9)), return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
