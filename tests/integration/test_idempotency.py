@@ -130,6 +130,27 @@ async def test_an_answer_is_kept_without_the_call_and_shown_with_the_call_as_it_
         assert (await post(gateway, ATTACH, "wait=10")).json() == {"statusCode": 0}
 
 
+async def test_who_waits_at_the_second_try_gets_the_outcome(gateway: InProcess) -> None:
+    retrieve = {"operationName": "Retrieve"}
+    async with gateway.working():
+        await gateway.tell(started("C", "15000"))
+        assert (await post(gateway, retrieve)).json() == {"statusCode": 0}
+        outcome = await post(gateway, retrieve, "wait=10")
+        assert (outcome.status_code, outcome.json()["statusCode"]) == (400, 2)
+        assert (await post(gateway, retrieve)).json() == outcome.json()
+
+
+async def test_who_waits_gets_the_answer_that_is_kept_when_nobody_knows_the_operation_any_more(
+    gateway: InProcess,
+) -> None:
+    async with gateway.working():
+        await gateway.tell(started("C", "15000"))
+        assert (await post(gateway, ATTACH)).json() == {"statusCode": 0}
+        await grow_older(gateway, HOUR_MS)
+        again = await post(gateway, ATTACH, "wait=10")
+        assert (again.json()["statusCode"], again.headers["Idempotent-Replayed"]) == (0, "true")
+
+
 async def test_dialing_again_shows_the_call_that_was_begun(gateway: InProcess) -> None:
     path = "/me/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1/calls"
     async with gateway.working():

@@ -35,11 +35,15 @@ class IdempotentRequest:
 
 @dataclass(frozen=True, slots=True)
 class RecordedAnswer:
-    """The answer that was given, without the call that it may have held."""
+    """The answer that was given, without the call that it may have held.
+
+    `is_outcome` says that it tells what became of the operation, rather than that it was accepted.
+    """
 
     http_status: int
     code: StatusCode
     message: str = ""
+    is_outcome: bool = True
 
     def body(self) -> dict[str, object]:
         """The answer's JSON."""
@@ -49,7 +53,7 @@ class RecordedAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A request that was made before: when it began (Unix time in milliseconds), or how it was answered."""
+    """A request that was made before: when it began (Unix time in milliseconds), and how it was answered, if it was."""
 
     begun_at_ms: int
     answer: RecordedAnswer | None = None
@@ -69,7 +73,7 @@ class IdempotencyRecords(Protocol):
         """Bind the key to the request; if it is bound already, nothing changes. Raises AlreadyUsed."""
         ...
 
-    async def finish(self, request: IdempotentRequest, answer: RecordedAnswer) -> None:
+    async def finish(self, request: IdempotentRequest, begun_at_ms: int, answer: RecordedAnswer) -> None:
         """Keep the answer."""
         ...
 
@@ -102,9 +106,11 @@ class RedisIdempotencyRecords:
         if before is not None:
             _read(cast("bytes", before), request)
 
-    async def finish(self, request: IdempotentRequest, answer: RecordedAnswer) -> None:
+    async def finish(self, request: IdempotentRequest, begun_at_ms: int, answer: RecordedAnswer) -> None:
         given = {"status": answer.http_status, "code": int(answer.code), "message": answer.message}
-        record = orjson.dumps({"fingerprint": request.fingerprint, **given})
+        record = orjson.dumps(
+            {"fingerprint": request.fingerprint, "begun": begun_at_ms, **given, "outcome": answer.is_outcome}
+        )
         async with self._client.exchange() as connection:
             await connection.set(self._name(request), record, ex=self._lifetime_s)
 
@@ -118,4 +124,5 @@ def _read(raw: bytes, request: IdempotentRequest) -> Record:
         raise AlreadyUsed("Idempotency-Key was used for another request; take a new key for a new request")
     if "status" not in record:
         return Record(record["begun"])
-    return Record(0, RecordedAnswer(record["status"], StatusCode(record["code"]), record["message"]))
+    code = StatusCode(record["code"])
+    return Record(record["begun"], RecordedAnswer(record["status"], code, record["message"], record["outcome"]))

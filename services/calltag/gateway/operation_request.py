@@ -66,17 +66,20 @@ class OperationRequests:
         idempotent = _idempotent(request, user, body)
         if idempotent is None:
             return await self._perform(understood, Terms(new_operation_id(), wait))
-        before = await self.records.find(idempotent)
+        before, now = await self.records.find(idempotent), self.clock_ms()
+        forgotten = before is not None and now - before.begun_at_ms >= self.memory_ms
         if before is not None and before.answer is not None:
-            return await _replayed(before.answer, understood, idempotent.operation_id, wait)
-        now = self.clock_ms()
-        if before is not None and now - before.begun_at_ms >= self.memory_ms:
+            # Who waits wants the outcome: while the worker would recognise the operation, it is asked for it.
+            if before.answer.is_outcome or wait is None or forgotten:
+                return await _replayed(before.answer, understood, idempotent.operation_id, wait)
+        elif forgotten:
             raise AlreadyUsed("the outcome of the first try is not known any more; take a new key")
         terms = Terms(idempotent.operation_id, wait, before is not None, lambda: self.records.begin(idempotent, now))
-        return await self._perform(understood, terms, idempotent)
+        begun_at_ms = now if before is None else before.begun_at_ms
+        return await self._perform(understood, terms, idempotent, begun_at_ms)
 
     async def _perform(
-        self, understood: Understood, terms: Terms, idempotent: IdempotentRequest | None = None
+        self, understood: Understood, terms: Terms, idempotent: IdempotentRequest | None = None, begun_at_ms: int = 0
     ) -> Response:
         headers: dict[str, str] = {}
         if understood.names_operation:
@@ -87,14 +90,14 @@ class OperationRequests:
         held: Held = {}
         try:
             held = await understood.submit(terms)
-            given = RecordedAnswer(200, StatusCode.SUCCESS)
+            given = RecordedAnswer(200, StatusCode.SUCCESS, is_outcome=terms.wait_s is not None)
         except ApiError as error:
             # What the worker refused is an answer as final as a success; all else may be tried again.
             if idempotent is None or not error.final:
                 raise
             given = RecordedAnswer(error.http_status, error.code, error.message)
         if idempotent is not None:
-            await self.records.finish(idempotent, given)
+            await self.records.finish(idempotent, begun_at_ms, given)
         return answer({**given.body(), **held}, given.http_status, headers)
 
 
