@@ -118,6 +118,13 @@ async def test_a_node_that_is_gone_is_forgotten(streams: RedisUserStreams, nodes
     assert (appended[ALICE].nodes, appended[BOB].nodes) == ([TWO], [ONE, TWO])
 
 
+async def test_a_node_that_was_forgotten_stays(client: RedisClient, streams: RedisUserStreams, nodes: Nodes) -> None:
+    await nodes.one.stay([ALICE, BOB])
+    appended = await streams.append({ALICE: numbered(1), BOB: numbered(1)})
+    assert (appended[ALICE].nodes, appended[BOB].nodes) == ([ONE], [ONE])
+    assert await client.connection.pttl(KEYS.nodes_of(BOB)) > 0
+
+
 async def test_many_events_in_one_millisecond_have_rising_positions(streams: RedisUserStreams) -> None:
     positions = await add(streams, *range(1, 251))
     assert positions == sorted(set(positions))

@@ -55,6 +55,7 @@ class EventConsumer:
                 async with bus.inbox(node) as inbox:
                     self.hub.reachable = True
                     # While the inbox was away, events went into the streams alone.
+                    self.hub.connects.residence.stay()
                     self.feeding.look_at_all()
                     while True:
                         await self.handle(await inbox.receive())

@@ -7,6 +7,7 @@ import pytest
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.events import Event
+from calltag.core.domain.ids import UserId
 from calltag.core.store.cometd_sessions import is_bearer, user_of
 from calltag.notifier.cometd.connects import HeldConnect
 from calltag.notifier.cometd.hub import Turn
@@ -266,3 +267,14 @@ async def test_the_sweeper_ends_held_connects_that_nobody_answers(system: Instal
     answer = await system.one.connects.hold(connect)
     assert answer is not None
     assert answer[1]["advice"]["reconnect"] == "none"  # type: ignore[index]
+
+
+async def test_users_are_registered_again_where_workers_took_the_node_for_gone(system: Installation) -> None:
+    system.one.connects.residence.stay()
+    await system.settle()
+    assert await system.registered() == []
+    await Client().begin(system.one)
+    await system.streams.forget(system.one.name, [UserId("alice")])
+    system.one.connects.residence.stay()
+    await system.settle()
+    assert await system.registered() == [system.one.name]

@@ -54,6 +54,12 @@ class Residence:
         """Whether an event came while the user's session arrived, and before it was here."""
         return user in self._overlooked
 
+    def stay(self) -> None:
+        """Workers may have taken this node for gone: its users are registered again."""
+        users = [UserId(user) for user in self.local.feeds]
+        if users:
+            self.side_tasks.begin(self.store.stay(users))
+
     def leave(self, user: str) -> None:
         """The user has no session here any more."""
         if user not in self._leaving:

@@ -274,6 +274,14 @@ class RedisCometdSessions:
         holder = cast("bytes | None", await self._remove(keys, [client_id]))
         return NodeId(holder.decode()) if holder else None
 
+    async def stay(self, users: Sequence[UserId]) -> None:
+        """Sessions of these users are held here: their events are to come to this node (again)."""
+        pipeline = self._client.pipeline()
+        for user in users:
+            pipeline.sadd(self._keys.nodes_of(user), self._node)
+            pipeline.pexpire(self._keys.nodes_of(user), _NODE_REGISTERED_MS)
+        await self._client.run(pipeline)
+
     async def leave(self, user: UserId) -> None:
         """No session of the user is held here (any more): the user's events need not come to this node."""
         async with self._client.exchange() as connection:
