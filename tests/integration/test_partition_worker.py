@@ -23,6 +23,7 @@ from calltag.core.store.ports import Change, CommitConflict, Epoch, StoreUnavail
 from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.store.watches import RedisWatches
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.assignments import Assignments
@@ -70,7 +71,9 @@ async def begin(bus: MemoryBus) -> None:
 
 
 def outgoing_of(bus: MemoryBus, client: RedisClient) -> Outgoing:
-    return Outgoing(bus, RedisCallIndex(client, KEYS), RedisUserStreams(client, ScriptBatcher(client), KEYS))
+    batcher = ScriptBatcher(client)
+    streams, watches = RedisUserStreams(client, batcher, KEYS), RedisWatches(client, batcher, KEYS)
+    return Outgoing(bus, RedisCallIndex(client, KEYS), streams, watches)
 
 
 @contextmanager

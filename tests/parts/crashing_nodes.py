@@ -18,6 +18,7 @@ from calltag.core.store.client import RedisClient
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
 from calltag.core.store.user_streams import Addition, Entry, RedisUserStreams
+from calltag.core.store.watches import RedisWatches
 from calltag.core.wire.messages import SessionNotice
 from calltag.notifier.cometd.connects import Connects
 from calltag.notifier.cometd.feeding import Feeding
@@ -25,6 +26,7 @@ from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
+from calltag.notifier.cometd.watching import Watching
 
 KEYS = Keys("hubs")
 
@@ -95,6 +97,7 @@ class Nodes:
             local,
             Feeding(local, self.streams, translate, self.limits, metrics, tasks),
             Residence(store, local, tasks),
+            Watching(RedisWatches(self.client, self.batcher, KEYS), tasks, lambda: self.clock_ms),
             self,
             metrics,
             tasks,

@@ -23,6 +23,7 @@ from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.user_streams import Addition, Entry, RedisUserStreams
+from calltag.core.store.watches import RedisWatches
 from calltag.core.wire.messages import SessionNotice
 from calltag.notifier.cometd.claim import Caller, Claim
 from calltag.notifier.cometd.connects import Answer, Connects, monotonic_ms
@@ -31,6 +32,7 @@ from calltag.notifier.cometd.hub import Hub, Turn
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
+from calltag.notifier.cometd.watching import Watching
 
 CALLS = "/v2/me/calls"
 KEYS = Keys("calltag-test")
@@ -111,6 +113,7 @@ class Node:
             self.local,
             self.feeding,
             Residence(store, self.local, self.side_tasks),
+            Watching(RedisWatches(self.client, self.batcher, KEYS), self.side_tasks, monotonic_ms),
             installation,
             self.metrics,
             self.side_tasks,

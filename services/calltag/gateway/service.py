@@ -121,8 +121,16 @@ class CallService:
             check_outcomes(events, await self.submission.outcomes(operations, terms.wait_s))
 
     async def call(self, user: User, call_id: CallId) -> Resource:
-        """One call as the user sees it."""
-        return self._view(await self._visible(user, call_id, with_user_data=True), user)
+        """One call as the user sees it; where the user is no party, but oversees one, as that party sees it."""
+        call = await self._existing(call_id, with_user_data=True)
+        overseen = (party for party in call.users() if self._oversees(user, party, call))
+        viewer = user.id if call.is_open_to(user.id) or user.is_administrator else next(overseen, None)
+        if viewer is None:
+            raise _not_yours(call)
+        return self._view(call, viewer)
+
+    def _oversees(self, user: User, party: UserId, call: Call) -> bool:
+        return call.is_open_to(party) and self.directory.oversees(user.id, party)
 
     async def call_if_visible(self, user: User, call_id: CallId) -> Resource | None:
         """The same, or nothing where there is no such call, or none of the user's."""
@@ -133,7 +141,7 @@ class CallService:
 
     async def calls(self, user: User) -> Sequence[Resource]:
         """The user's calls, oldest first."""
-        return [self._view(call, user) for call in await self.reader.calls_of(user.id)]
+        return [self._view(call, user.id) for call in await self.reader.calls_of(user.id)]
 
     def device(self, user: User, device_id: DeviceId) -> Device:
         """A device of the user's own; for an administrator, any."""
@@ -148,7 +156,9 @@ class CallService:
         return owner.device
 
     async def _check(self, user: User, call_id: CallId) -> None:
-        call = await self._visible(user, call_id)
+        call = await self._existing(call_id, with_user_data=False)
+        if not call.is_open_to(user.id) and not user.is_administrator:
+            raise _not_yours(call)
         if call.released:
             raise InvalidState(f"call {call.id} is already released")
 
@@ -161,12 +171,10 @@ class CallService:
         if call is not None and user.id not in call.users() and not user.is_administrator:
             raise _not_yours(call)
 
-    async def _visible(self, user: User, call_id: CallId, *, with_user_data: bool = False) -> Call:
+    async def _existing(self, call_id: CallId, *, with_user_data: bool) -> Call:
         call = await self.reader.call(call_id, with_user_data=with_user_data)
         if call is None:
             raise NotFound(f"there is no call {call_id}")
-        if not call.is_open_to(user.id) and not user.is_administrator:
-            raise _not_yours(call)
         return call
 
     async def _submit(self, operation: CallOperation, user: User, terms: Terms) -> Resource | None:
@@ -175,10 +183,10 @@ class CallService:
             await self.submission.publish([operation])
             return None
         outcome = await self.submission.outcome(operation, terms.wait_s)
-        return self._view(outcome.call, user) if outcome.call is not None else None
+        return self._view(outcome.call, user.id) if outcome.call is not None else None
 
-    def _view(self, call: Call, user: User) -> Resource:
-        return call_resource(call, _leg(call, user.id), self.clock_ms(), self.base_url)
+    def _view(self, call: Call, viewer: UserId) -> Resource:
+        return call_resource(call, _leg(call, viewer), self.clock_ms(), self.base_url)
 
 
 def _not_yours(call: Call) -> NoPermission:

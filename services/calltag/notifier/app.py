@@ -1,6 +1,7 @@
 """The notifier, put together."""
 
 from dataclasses import dataclass
+from typing import Final
 from uuid import uuid4
 
 from starlette.routing import BaseRoute
@@ -18,18 +19,22 @@ from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings.sections import Notifier as NotifierSettings
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.user_streams import RedisUserStreams
-from calltag.notifier.cometd.authorizing import may_subscribe
-from calltag.notifier.cometd.connects import Connects
+from calltag.core.store.watches import RedisWatches
+from calltag.notifier.cometd.authorizing import Authorizer
+from calltag.notifier.cometd.connects import Connects, monotonic_ms
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.origins import Origins
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
+from calltag.notifier.cometd.watching import Watching
 from calltag.notifier.consumer import EventConsumer, NodePost, tell_services
 from calltag.notifier.messages import Translator
 from calltag.notifier.observations import NotifierObservations
 from calltag.notifier.routes import AuthenticatedAccess, cometd_routes
+
+_SHORTEST_WATCH_MS: Final = 600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     """Start the side tasks of a notifier."""
     settings = backends.settings.notifier
     node = NodeId(f"notifier-{uuid4().hex}")
-    translator = Translator(backends.settings.public_url)
+    translator = Translator(backends.settings.public_url, backends.directory)
     hub = _hub(backends, node, translator)
     consumer = EventConsumer(hub, translator, backends.metrics)
     backends.health.checks["inbox"] = lambda: hub.reachable
@@ -93,14 +98,18 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
     local, side_tasks, metrics = Local(), SideTasks(), NotifierObservations(backends.metrics)
     store = RedisCometdSessions(client, batcher, keys, node, retention_ms=retention_ms)
     streams = RedisUserStreams(client, batcher, keys, retention_ms=retention_ms)
+    watches = RedisWatches(client, batcher, keys, lease_ms=max(retention_ms, _SHORTEST_WATCH_MS))
+    authorizer = Authorizer(backends.directory)
+    extensions = (Acknowledgment(), Replay(), Timesync(), Timestamp())
     return Hub(
         Connects(
             node,
-            Engine(limits, may_subscribe, (Acknowledgment(), Replay(), Timesync(), Timestamp())),
+            Engine(limits, authorizer.may_subscribe, extensions),
             store,
             local,
             Feeding(local, streams, translator.entry, limits, metrics, side_tasks),
             Residence(store, local, side_tasks),
+            Watching(watches, side_tasks, monotonic_ms),
             NodePost(backends.bus),
             metrics,
             side_tasks,

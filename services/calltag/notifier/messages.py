@@ -1,8 +1,12 @@
-"""From an event to the CometD message that one user gets.
+"""From an event to the CometD messages that one user gets.
+
+A change of a call is told on the user's own channel, as it is seen from the user's legs; to those who oversee parties
+of the call on a channel for each of these, as it is seen from their legs; and to administrators on the channel of all.
 
 Source of the shape of messages about calls: Web Services API, sample of AttachUserData (CometD notification).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -17,8 +21,10 @@ from calltag.core.domain.events import CallChanged, DevicesChanged, Event, Opera
 from calltag.core.domain.ids import UserId
 from calltag.core.domain.json_value import JsonValue
 from calltag.core.domain.view import call_resource
+from calltag.core.identity.model import Directory
 from calltag.core.store.user_streams import Entry
 from calltag.core.wire.messages import EVENT, WireError
+from calltag.notifier.cometd.authorizing import ALL_CALLS_CHANNEL, calls_channel_of
 
 log = structlog.get_logger()
 CALLS_CHANNEL: Final = "/v2/me/calls"
@@ -28,9 +34,13 @@ SERVICES_CHANNEL: Final = "/notifications/services"
 
 @dataclass(frozen=True, slots=True)
 class Translator:
-    """Makes of events what users are told; `base_url` begins the addresses in it."""
+    """Makes of events what users are told.
+
+    `base_url` begins the addresses in it, `directory` says who oversees whom.
+    """
 
     base_url: str
+    directory: Directory
 
     def published(self, user: UserId, event: Event, position: Position, previous: Position) -> Published:
         """The event at its place in the user's stream, as the user sees it from each leg on which the user is.
@@ -51,22 +61,36 @@ class Translator:
     def _told(self, user: UserId, event: Event, position: Position) -> tuple[Told, ...]:
         match event:
             case CallChanged():
-                legs = event.call.legs_of(user)
-                return tuple(_call_message(leg, event, position, self.base_url) for leg in legs)
+                return tuple(self._of_call(user, event, position))
             case DevicesChanged():
                 return (Told(DEVICES_CHANNEL, _devices(event, self.base_url), _ext(event, event.version, position)),)
             case OperationRefused():
                 return (Told(CALLS_CHANNEL, _refusal(event), _ext(event, None, position)),)
 
+    def _of_call(self, user: UserId, event: CallChanged, position: Position) -> Iterator[Told]:
+        ext = _ext(event, event.call.version, position)
+        who = self.directory.users.get(user)
+        sees_all = who is not None and who.is_administrator
+        for party in event.recipients:
+            channels = [CALLS_CHANNEL] if party == user else []
+            if self.directory.oversees(user, party):
+                channels.append(calls_channel_of(party))
+            if sees_all:
+                channels.append(ALL_CALLS_CHANNEL)
+            for leg in event.call.legs_of(party) if channels else ():
+                data = _call_data(leg, event, self.base_url)
+                yield from (Told(channel, data, ext) for channel in channels)
+        if sees_all and not event.recipients and event.call.legs:
+            yield Told(ALL_CALLS_CHANNEL, _call_data(event.call.legs[0], event, self.base_url), ext)
 
-def _call_message(leg: Leg, event: CallChanged, position: Position, base_url: str) -> Told:
-    data: dict[str, JsonValue] = {
+
+def _call_data(leg: Leg, event: CallChanged, base_url: str) -> dict[str, JsonValue]:
+    return {
         "notificationType": event.notification.value,
         "call": call_resource(event.call, leg, event.accepted_at_ms, base_url),
         "phoneNumber": leg.number,
         "messageType": "CallStateChangeMessage",
     }
-    return Told(CALLS_CHANNEL, data, _ext(event, event.call.version, position))
 
 
 def _devices(event: DevicesChanged, base_url: str) -> dict[str, JsonValue]:

@@ -14,6 +14,7 @@ from calltag.core.store.records import Lifetimes
 from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.store.watches import RedisWatches
 from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
@@ -42,8 +43,11 @@ def worker_parts(backends: Backends) -> Assignments:
         retention_ms=round(kept.retention_s * 1000),
         most_events=kept.per_user,
         most_bytes=kept.per_user_bytes,
+        most_events_of_watcher=kept.per_watcher,
+        most_bytes_of_watcher=kept.per_watcher_bytes,
     )
-    outgoing = Outgoing(backends.bus, RedisCallIndex(client, keys, lifetime_ms=lifetimes.live_ms), streams)
+    index = RedisCallIndex(client, keys, lifetime_ms=lifetimes.live_ms)
+    outgoing = Outgoing(backends.bus, index, streams, RedisWatches(client, backends.batcher, keys))
     limits = CallLimits(
         lambda value: len(orjson.dumps(value)),
         settings.max_call_pairs,

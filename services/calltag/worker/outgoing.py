@@ -1,5 +1,5 @@
-"""Sending: events into the streams of their recipients and on to the nodes where these have sessions, replies to the
-gateways that wait.
+"""Sending: events into the streams of those whom they concern and on to the nodes where these have sessions, replies to
+the gateways that wait.
 
 The streams are what counts: a node that an event did not come to finds it there.
 """
@@ -17,6 +17,7 @@ from calltag.core.domain.events import CallChanged, DevicesChanged, Event, Opera
 from calltag.core.domain.ids import UserId
 from calltag.core.store.ports import CallIndex
 from calltag.core.store.user_streams import Addition, Appended, UserStreams
+from calltag.core.store.watches import Watchers
 from calltag.core.wire.messages import OperationReply, StreamPlace, node_message
 
 log = structlog.get_logger()
@@ -36,13 +37,23 @@ class _Parcel:
         self.places.append(StreamPlace(user=user, event=at, position=position, previous=previous))
 
 
+@dataclass(frozen=True, slots=True)
+class _Placed:
+    """What came of adding the events of these numbers to one user's stream."""
+
+    user: UserId
+    numbers: Sequence[int]
+    appended: Appended
+
+
 class Outgoing:
     """Hands events and replies over, one message for each node."""
 
-    def __init__(self, bus: Bus, index: CallIndex, streams: UserStreams) -> None:
+    def __init__(self, bus: Bus, index: CallIndex, streams: UserStreams, watchers: Watchers) -> None:
         self._bus = bus
         self._index = index
         self._streams = streams
+        self._watchers = watchers
 
     async def send(
         self, calls: Sequence[Call], events: Sequence[Encoded], replies: Sequence[tuple[NodeId, OperationReply]]
@@ -52,8 +63,8 @@ class Outgoing:
         `events` come with their encoded form. Returns the number of messages sent. To send again is harmless: an event
         is added to a stream once. Raises StoreError.
         """
-        _, appended = await asyncio.gather(self._settle(calls), self._append(events))
-        parcels = _parcels(events, replies, appended)
+        _, placed = await asyncio.gather(self._settle(calls), self._append(events))
+        parcels = _parcels(events, replies, placed)
         sent = await asyncio.gather(*(self._deliver(node, parcel) for node, parcel in parcels.items()))
         return sum(sent)
 
@@ -61,12 +72,25 @@ class Outgoing:
         if calls:
             await self._index.settle(calls)
 
-    async def _append(self, events: Sequence[Encoded]) -> Mapping[UserId, Appended]:
-        additions: dict[UserId, list[Addition]] = {}
-        for event, body in events:
-            for user in event.recipients:
-                additions.setdefault(user, []).append(_addition(event, body))
-        return await self._streams.append(additions) if additions else {}
+    async def _append(self, events: Sequence[Encoded]) -> Sequence[_Placed]:
+        """Add the events to the streams of their recipients, and of those who watch these.
+
+        A watcher's own events come with what is watched, so that those of one call stay in order.
+        """
+        if not events:
+            return []
+        own = _by_user(events)
+        of_all, first = await asyncio.gather(self._watchers.of_all(), self._added(events, own))
+        watched = _watched(events, {each.user: each.appended for each in first}, of_all)
+        second = await self._added(events, watched, to_watchers=True) if watched else []
+        return [each for each in first if not each.appended.put_off] + second
+
+    async def _added(
+        self, events: Sequence[Encoded], wanted: Mapping[UserId, Sequence[int]], *, to_watchers: bool = False
+    ) -> list[_Placed]:
+        additions = {user: [_addition(*events[number]) for number in numbers] for user, numbers in wanted.items()}
+        appended = await self._streams.append(additions, to_watchers=to_watchers)
+        return [_Placed(user, numbers, appended[user]) for user, numbers in wanted.items()]
 
     async def _deliver(self, node: NodeId, parcel: _Parcel) -> bool:
         body = node_message(list(parcel.events.values()), parcel.places, parcel.replies)
@@ -95,20 +119,42 @@ def _addition(event: Event, body: bytes) -> Addition:
             return Addition(f"refused:{event.id}", 1, body)
 
 
+def _by_user(events: Sequence[Encoded]) -> dict[UserId, list[int]]:
+    """The numbers of the events for each recipient."""
+    numbers: dict[UserId, list[int]] = {}
+    for number, (event, _) in enumerate(events):
+        for user in event.recipients:
+            numbers.setdefault(user, []).append(number)
+    return numbers
+
+
+def _watched(
+    events: Sequence[Encoded], appended: Mapping[UserId, Appended], of_all: Sequence[UserId]
+) -> dict[UserId, list[int]]:
+    """The numbers of the events still to be added: to streams of watchers, their own events among them if put off."""
+    numbers: dict[UserId, list[int]] = {}
+    for number, (event, _) in enumerate(events):
+        late = {user: None for user in event.recipients if appended[user].put_off}
+        if isinstance(event, CallChanged):
+            watching = [*of_all, *(each for user in event.recipients for each in appended[user].watchers)]
+            late |= dict.fromkeys(each for each in watching if each not in event.recipients)
+        for user in late:
+            numbers.setdefault(user, []).append(number)
+    return numbers
+
+
 def _parcels(
     events: Sequence[Encoded],
     replies: Sequence[tuple[NodeId, OperationReply]],
-    appended: Mapping[UserId, Appended],
+    placed: Sequence[_Placed],
 ) -> dict[NodeId, _Parcel]:
     parcels: dict[NodeId, _Parcel] = {}
-    places = {user: iter(each.places) for user, each in appended.items()}
-    for number, (event, body) in enumerate(events):
-        for user in event.recipients:
-            place = next(places[user])
-            for node in appended[user].nodes if place is not None else ():
+    for each in placed:
+        for number, place in zip(each.numbers, each.appended.places, strict=True):
+            for node in each.appended.nodes if place is not None else ():
                 if place is not None:
                     parcel = parcels.setdefault(node, _Parcel())
-                    parcel.add(number, body, user, place.position, place.previous)
+                    parcel.add(number, events[number][1], each.user, place.position, place.previous)
     for node, reply in replies:
         parcels.setdefault(node, _Parcel()).replies.append(reply)
     return parcels

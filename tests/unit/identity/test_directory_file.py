@@ -57,6 +57,8 @@ def test_an_agent_without_devices_needs_little() -> None:
         (user("yan", 'roles = ["boss"]'), r"a\.toml: users\.0\.roles\.0: Input should be 'agent', 'supervisor'"),
         (user("yan", "colour = 1"), r"a\.toml: users\.0\.colour: Extra inputs"),
         (user("yan", "devices = [{id = 'd', number = '1', color = 1}]"), r"users\.0\.devices\.0\.color: Extra"),
+        (user("yan", 'supervisors = ["zed"]'), r"a\.toml: supervisor zed of user yan is not a user"),
+        (user("yan", 'supervisors = ["yan"]'), r"a\.toml: supervisor yan of user yan lacks the role supervisor"),
         (user("yan", "devices = [{id = 'd'}]"), r"users\.0\.devices\.0\.number: Field required"),
         (user("yan").replace(HASH, "demo"), r"users\.0\.password_hash: not an argon2 hash"),
         (user("yan").replace(HASH, "$argon2id$x"), r"users\.0\.password_hash: not an argon2 hash"),
@@ -121,3 +123,12 @@ def test_the_demo_contact_centre() -> None:
 def test_every_demo_password_is_demo() -> None:
     for each in demo_directory().users.values():
         assert PasswordHasher().verify(each.password_hash, "demo")
+
+
+def test_supervisors_see_their_agents_and_administrators_everybody() -> None:
+    demo = demo_directory()
+    alice, dave, carol, admin = map(UserId, ("alice", "dave", "carol", "admin"))
+    assert demo.oversees(carol, alice)
+    assert demo.oversees(admin, dave)
+    seen = [(carol, dave), (alice, carol), (alice, alice), (carol, UserId("x")), (UserId("x"), alice)]
+    assert not [pair for pair in seen if demo.oversees(*pair)]

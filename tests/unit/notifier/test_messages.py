@@ -2,27 +2,46 @@
 
 import pytest
 
+from calltag.core.bayeux.events import Published
 from calltag.core.bayeux.position import Position
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
+from calltag.core.identity.directory_file import directory
+from calltag.core.identity.model import Role, User
 from calltag.notifier.messages import Translator
 
-ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("carol")
+ALICE, BOB, CAROL, ADMIN = UserId("alice"), UserId("bob"), UserId("carol"), UserId("admin")
 
 
-def told(user: UserId, *states: LegState) -> list[tuple[object, object, object]]:
-    """Number, state and eventId of each message about a call between two devices of alice's and one of bob's."""
+CENTRE = directory(
+    (
+        User(ALICE, "", supervisors=frozenset({CAROL})),
+        User(BOB, ""),
+        User(CAROL, "", roles=frozenset({Role.SUPERVISOR})),
+        User(ADMIN, "", roles=frozenset({Role.ADMINISTRATOR})),
+    )
+)
+
+
+def published(user: UserId, *states: LegState, recipients: tuple[UserId, ...] = (ALICE, BOB)) -> Published:
+    """What is told of a call between two devices of alice's and one of bob's."""
     owners = (("15000", ALICE), ("15010", ALICE), ("15001", BOB))
     legs = tuple(
         Leg(number, state, DeviceId(f"d{number}"), owner) for (number, owner), state in zip(owners, states, strict=True)
     )
     call = Call(CallId("C"), ConnId("c"), CallType.INTERNAL, "15010", 0, legs, version=3)
-    event = CallChanged(EventId("e"), NotificationType.STATUS_CHANGE, call, call.users(), 0)
-    published = Translator("http://u").published(user, event, Position(2), Position(1))
-    assert (published.position, published.previous) == (2, 1)
+    event = CallChanged(EventId("e"), NotificationType.STATUS_CHANGE, call, recipients, 0)
+    return Translator("http://u", CENTRE).published(user, event, Position(2), Position(1))
+
+
+def told(user: UserId, *states: LegState) -> list[tuple[object, object, object]]:
+    """Number, state and eventId of each message on the user's own channel."""
+    told_of = published(user, *states)
+    assert (told_of.position, told_of.previous) == (2, 1)
     found = []
-    for each in published.events:
+    for each in told_of.events:
+        assert each.channel == "/v2/me/calls"
         seen, extra = each.data["call"], each.ext["calltag"]
         assert isinstance(seen, dict)
         assert isinstance(extra, dict)
@@ -34,7 +53,7 @@ def test_every_live_leg_of_the_user_is_told_in_its_own_view() -> None:
     states = (LegState.DIALING, LegState.RINGING, LegState.RELEASED)
     assert told(ALICE, *states) == [("15000", "Dialing", "e"), ("15010", "Ringing", "e")]
     assert told(BOB, *states) == [("15001", "Released", "e")]
-    assert told(CAROL, *states) == []
+    assert told(UserId("dave"), *states) == []
 
 
 @pytest.mark.parametrize("live", [0, 1])
@@ -46,3 +65,33 @@ def test_a_leg_that_is_gone_is_not_told_beside_a_live_one(live: int) -> None:
 
 def test_where_no_leg_is_live_the_last_one_is_told() -> None:
     assert told(ALICE, *[LegState.RELEASED] * 3) == [("15010", "Released", "e")]
+
+
+def channels(user: UserId, **options: tuple[UserId, ...]) -> list[tuple[str, object]]:
+    """Channel and number of each message about the call while all legs are live."""
+    return [
+        (each.channel, each.data["phoneNumber"]) for each in published(user, *[LegState.HELD] * 3, **options).events
+    ]
+
+
+def test_a_supervisor_is_told_of_the_calls_of_own_agents_as_these_see_them() -> None:
+    assert channels(CAROL) == [("/v2/users/alice/calls", "15000"), ("/v2/users/alice/calls", "15010")]
+
+
+def test_a_supervisor_is_told_nothing_of_a_change_that_the_agent_is_not_told_of() -> None:
+    assert channels(CAROL, recipients=(BOB,)) == []
+
+
+def test_an_administrator_is_told_of_every_leg_once_on_each_channel() -> None:
+    assert channels(ADMIN) == [
+        ("/v2/users/alice/calls", "15000"),
+        ("/v2/calls", "15000"),
+        ("/v2/users/alice/calls", "15010"),
+        ("/v2/calls", "15010"),
+        ("/v2/users/bob/calls", "15001"),
+        ("/v2/calls", "15001"),
+    ]
+
+
+def test_an_administrator_is_told_of_a_call_between_strangers() -> None:
+    assert channels(ADMIN, recipients=()) == [("/v2/calls", "15000")]

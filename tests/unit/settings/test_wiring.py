@@ -59,7 +59,10 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "remembered_operations": 124, "lease_s": 125, "live_call_lifetime_s": 126,
             "released_call_lifetime_s": 127,
         },
-        events={"retention_s": 128, "per_user": 129},
+        events={
+            "retention_s": 128, "per_user": 129, "per_user_bytes": 129_000, "per_watcher": 130,
+            "per_watcher_bytes": 130_000,
+        },
         notifier={
             "timeout_s": 130, "interval_ms": 131, "max_interval_s": 132, "max_sessions": 133,
             "max_sessions_per_user": 134, "max_subscriptions": 135, "max_queued_events": 136,
@@ -153,7 +156,7 @@ async def test_the_limits_of_the_worker(parts: Backends) -> None:
     assert worker._store._lifetimes == Lifetimes(live_ms=126_000, released_ms=127_000)
     streams = worker._outgoing._streams
     assert isinstance(streams, RedisUserStreams)
-    assert (streams._retention_ms, streams._most_events) == (128_000, 129)
+    assert streams._bounds == (128_000, 129, 129_000, 130, 130_000)
 
 
 async def test_the_limits_of_the_notifier(parts: Backends) -> None:
@@ -171,9 +174,10 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
         max_depth=140,
     )
     assert bayeux_limits(parts.settings.notifier) == limits
-    connects = _hub(parts, NodeId("n"), Translator(PUBLIC_URL)).connects
+    connects = _hub(parts, NodeId("n"), Translator(PUBLIC_URL, parts.directory)).connects
     assert (connects.engine.limits, connects.feeding.limits) == (limits, limits)
     assert connects.store._retention_ms == 128_000
+    assert connects.watching.watches.lease_ms == 600_000
 
 
 def test_the_limits_of_the_server(settings: Settings) -> None:

@@ -34,6 +34,7 @@ from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import HubMetrics
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
+from calltag.notifier.cometd.watching import Watching
 
 Answer = tuple[list[bytes], Reply]
 """Events, and the reply to the connect that they go with."""
@@ -81,6 +82,7 @@ class Connects:
     local: Local
     feeding: Feeding
     residence: Residence
+    watching: Watching
     post: Post
     metrics: HubMetrics
     side_tasks: SideTasks
@@ -199,6 +201,7 @@ class Connects:
         session.generation = record.generation
         session.subscriptions = record.subscriptions
         session.numbered = record.options.get("numbered") == "1"
+        self.watching.stay(session.user, session.subscriptions)
         self.feeding.take_in(session, attached.entries)
 
     async def look_again(self, client_id: str) -> None:

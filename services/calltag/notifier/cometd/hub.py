@@ -155,6 +155,7 @@ class Hub:
     async def _subscribe(self, message: Message, client_id: str, user: str) -> None:
         wish = self.engine.subscribe(message, client_id, user)
         limits = self.limits
+        await self.connects.watching.begin(user, wish.channels)
         try:
             holder = await self.connects.store.subscribe(
                 client_id,

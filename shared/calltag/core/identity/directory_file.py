@@ -1,10 +1,12 @@
 """Reading the directory of the contact centre from a TOML file.
 
-One `[[users]]` table a user, with `id`, `password_hash`, `first_name`, `last_name`, `roles`, `features`, and under it
-one `[[users.devices]]` table a device, with `id` and `number`.
+One `[[users]]` table a user, with `id`, `password_hash`, `first_name`, `last_name`, `roles`, `features`, `supervisors`
+(ids of the users who may see this one's calls), and under it one `[[users.devices]]` table a device, with `id` and
+`number`.
 """
 
 import tomllib
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Final
@@ -51,6 +53,7 @@ class _UserEntry(BaseModel):
     last_name: str = ""
     roles: frozenset[Role] = frozenset({Role.AGENT})
     features: frozenset[str] = frozenset()
+    supervisors: frozenset[_Name] = frozenset()
     devices: tuple[_DeviceEntry, ...] = ()
 
 
@@ -60,13 +63,18 @@ class _File(BaseModel):
 
 
 def directory(users: tuple[User, ...], source: str = "the directory") -> Directory:
-    """A directory of these users. Raises DirectoryError if an id or a number is there twice."""
+    """A directory of these users.
+
+    Raises DirectoryError if an id or a number is there twice, or a supervisor is none.
+    """
     owners = [DeviceOwner(device, user) for user in users for device in user.devices]
     _require_unique([user.id for user in users], "user id", source)
     _require_unique([owner.device.id for owner in owners], "device id", source)
     _require_unique([owner.device.number for owner in owners], "device number", source)
+    by_id = {user.id: user for user in users}
+    _require_supervisors(by_id, source)
     return Directory(
-        {user.id: user for user in users},
+        by_id,
         {owner.device.id: owner for owner in owners},
         {owner.device.number: owner for owner in owners},
     )
@@ -111,8 +119,19 @@ def _user(entry: _UserEntry) -> User:
         last_name=entry.last_name,
         roles=entry.roles,
         features=entry.features,
+        supervisors=frozenset(map(UserId, entry.supervisors)),
         devices=tuple(Device(DeviceId(device.id), device.number) for device in entry.devices),
     )
+
+
+def _require_supervisors(users: Mapping[UserId, User], source: str) -> None:
+    for user in users.values():
+        for name in sorted(user.supervisors):
+            named = users.get(name)
+            if named is None:
+                raise DirectoryError(f"{source}: supervisor {name} of user {user.id} is not a user")
+            if Role.SUPERVISOR not in named.roles:
+                raise DirectoryError(f"{source}: supervisor {name} of user {user.id} lacks the role supervisor")
 
 
 def _require_unique(names: list[UserId] | list[DeviceId] | list[str], what: str, source: str) -> None:

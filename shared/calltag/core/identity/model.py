@@ -38,6 +38,7 @@ class User:
     roles: frozenset[Role] = frozenset()
     features: frozenset[str] = frozenset()
     devices: tuple[Device, ...] = ()
+    supervisors: frozenset[UserId] = frozenset()
 
     @property
     def is_administrator(self) -> bool:
@@ -63,3 +64,8 @@ class Directory:
     users: Mapping[UserId, User]
     by_device: Mapping[DeviceId, DeviceOwner]
     by_number: Mapping[str, DeviceOwner]
+
+    def oversees(self, user: UserId, other: UserId) -> bool:
+        """Whether the user may see the other's calls: as one of the other's supervisors, or as an administrator."""
+        who, agent = self.users.get(user), self.users.get(other)
+        return who is not None and agent is not None and (who.is_administrator or user in agent.supervisors)

@@ -136,6 +136,12 @@ class Events(Section):
     )
     per_user: int = Field(1_000, ge=10, le=100_000, description="Events kept for one user, about.")
     per_user_bytes: int = Field(4_194_304, ge=65_536, description="Bytes of events kept for one user, about.")
+    per_watcher: int = Field(
+        10_000, ge=10, le=1_000_000, description="The same for a user who watches calls of others: events, about."
+    )
+    per_watcher_bytes: int = Field(
+        41_943_040, ge=65_536, description="The same for a user who watches calls of others: bytes, about."
+    )
 
 
 class Notifier(Section):

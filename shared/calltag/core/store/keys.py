@@ -54,6 +54,18 @@ class Keys:
         """Stream: the user's recent events, `p` the position before, `e` the event."""
         return self._of_user(user, "events")
 
+    def watchers_of(self, user: UserId) -> str:
+        """Sorted set: who watches the user's calls, by the end of the watch in milliseconds of the server's clock."""
+        return self._of_user(user, "watchers")
+
+    def watchers_of_all(self) -> str:
+        """Sorted set: the same for all calls of the installation."""
+        return f"{self.prefix}:watchers"
+
+    def watching(self, user: UserId) -> str:
+        """String: there as long as the user watches calls of others."""
+        return self._of_user(user, "watching")
+
     def added_to(self, user: UserId, subject: str) -> str:
         """String: version and positions of the event about the subject that was added last to the user's stream."""
         return self._of_user(user, f"added:{subject}")

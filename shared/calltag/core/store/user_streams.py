@@ -43,21 +43,29 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What came of adding: the nodes that hold sessions of the user, and the place of each event.
+    """What came of adding: the nodes that hold sessions of the user, the place of each event, who watches the user.
 
-    None for an event that a later one of the same subject has overtaken: whoever added that one has told the nodes,
-    or they find the gap before it.
+    There is no place (None) for an event that a later one of the same subject has overtaken: whoever added that one has
+    told the nodes, or they find the gap before it. `put_off` says that nothing was added yet, as the user watches
+    others: what concerns these may have to come before.
     """
 
     nodes: Sequence[NodeId]
     places: Sequence[Added | None]
+    watchers: Sequence[UserId] = ()
+    put_off: bool = False
 
 
 class UserStreams(Protocol):
     """Streams by user. Every method may raise StoreUnavailable."""
 
-    async def append(self, additions: Mapping[UserId, Sequence[Addition]]) -> Mapping[UserId, Appended]:
-        """Add events to streams, those of a user in the order given. To add again is harmless."""
+    async def append(
+        self, additions: Mapping[UserId, Sequence[Addition]], *, to_watchers: bool = False
+    ) -> Mapping[UserId, Appended]:
+        """Add events to streams, those of a user in the order given. To add again is harmless.
+
+        For users who watch calls of others it is put off, unless `to_watchers` says that nothing has to come before.
+        """
         ...
 
     async def read(self, user: UserId, after: Position, most: int) -> Sequence[Entry]:
@@ -81,23 +89,31 @@ class RedisUserStreams:
         retention_ms: int = 3_600_000,
         most_events: int = 1_000,
         most_bytes: int = 4_194_304,
+        most_events_of_watcher: int = 10_000,
+        most_bytes_of_watcher: int = 41_943_040,
     ) -> None:
         self._client = client
         self._keys = keys
-        self._retention_ms = retention_ms
-        self._most_events = most_events
-        self._most_bytes = most_bytes
+        self._keys_of_user = (keys.stream_of, keys.nodes_of, keys.watchers_of, keys.watching)
+        self._bounds = (retention_ms, most_events, most_bytes, most_events_of_watcher, most_bytes_of_watcher)
         self._append = batcher.script("append")
 
-    async def append(self, additions: Mapping[UserId, Sequence[Addition]]) -> Mapping[UserId, Appended]:
+    async def append(
+        self, additions: Mapping[UserId, Sequence[Addition]], *, to_watchers: bool = False
+    ) -> Mapping[UserId, Appended]:
         answers = await asyncio.gather(
-            *(self._append(*self._appending(user, events)) for user, events in additions.items())
+            *(
+                self._append(*self._appending(user, events, to_watchers=to_watchers))
+                for user, events in additions.items()
+            )
         )
         return {user: _appended(cast("list[object]", answer)) for user, answer in zip(additions, answers, strict=True)}
 
-    def _appending(self, user: UserId, additions: Sequence[Addition]) -> tuple[list[str], list[str | bytes | int]]:
-        keys = [self._keys.stream_of(user), self._keys.nodes_of(user)]
-        arguments: list[str | bytes | int] = [self._retention_ms, self._most_events, self._most_bytes]
+    def _appending(
+        self, user: UserId, additions: Sequence[Addition], *, to_watchers: bool
+    ) -> tuple[list[str], list[str | bytes | int]]:
+        keys = [each(user) for each in self._keys_of_user]
+        arguments: list[str | bytes | int] = [*self._bounds, int(to_watchers)]
         for each in additions:
             keys.append(self._keys.added_to(user, each.subject))
             arguments += (each.version, each.event)
@@ -119,11 +135,13 @@ class RedisUserStreams:
 
 
 def _appended(answer: list[object]) -> Appended:
-    nodes, *numbers = answer
+    added, nodes, watchers, *numbers = answer
     positions = [Position(int(cast("bytes", number))) for number in numbers]
     return Appended(
         sorted(NodeId(node.decode()) for node in cast("list[bytes]", nodes)),
         [Added(here, before) if here else None for here, before in zip(positions[::2], positions[1::2], strict=True)],
+        [UserId(user.decode()) for user in cast("list[bytes]", watchers)],
+        put_off=not added,
     )
 
 

@@ -1,0 +1,64 @@
+"""Who watches whose calls: supervisors those of their agents, administrators all.
+
+What is watched goes into the watcher's own stream as well, so that sessions resume it like all else. A watch is good
+for a time and renewed while a session wants it: what it brings needlessly afterwards is not shown to anybody.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+
+from calltag.core.domain.ids import UserId
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient
+from calltag.core.store.keys import Keys
+
+_LONGER_MS: Final = 60_000
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """Whose calls are watched: those of `users`, or all there are."""
+
+    users: frozenset[UserId] = frozenset()
+    all: bool = False
+
+    def __bool__(self) -> bool:
+        return self.all or bool(self.users)
+
+    def __or__(self, other: "Watched") -> "Watched":
+        return Watched(self.users | other.users, all=self.all or other.all)
+
+
+class Watchers(Protocol):
+    """What the worker asks. May raise StoreUnavailable."""
+
+    async def of_all(self) -> Sequence[UserId]:
+        """Who watches all calls."""
+        ...
+
+
+class RedisWatches:
+    """Implements Watchers in Redis. Every method may raise StoreUnavailable."""
+
+    def __init__(self, client: RedisClient, batcher: ScriptBatcher, keys: Keys, *, lease_ms: int = 3_600_000) -> None:
+        self._client = client
+        self._keys = keys
+        self.lease_ms = lease_ms
+        self._watch = batcher.script("watch")
+        self._watchers = batcher.script("watchers")
+
+    async def of_all(self) -> Sequence[UserId]:
+        watchers = await self._watchers([self._keys.watchers_of_all()], [])
+        return [UserId(user.decode()) for user in cast("list[bytes]", watchers)]
+
+    async def begin(self, watcher: UserId, watched: Watched) -> None:
+        """The watcher gets what concerns these calls from now on, for the time of the lease."""
+        # First: whoever finds the watcher is to know that the watcher's own events have to wait for what is watched.
+        async with self._client.exchange() as connection:
+            await connection.set(self._keys.watching(watcher), "1", px=self.lease_ms + _LONGER_MS)
+        places = [self._keys.watchers_of(user) for user in sorted(watched.users)]
+        if watched.all:
+            places.append(self._keys.watchers_of_all())
+        await asyncio.gather(*(self._watch([place], [watcher, self.lease_ms]) for place in places))

@@ -1,0 +1,72 @@
+"""Who watches whom, and what that does to streams: the same tests on Redis, on the embedded Valkey and on fakeredis."""
+
+import pytest
+
+from calltag.core.bayeux.position import BEGINNING
+from calltag.core.domain.ids import UserId
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient
+from calltag.core.store.keys import Keys
+from calltag.core.store.user_streams import Addition, RedisUserStreams
+from calltag.core.store.watches import RedisWatches, Watched
+from parts.eventually import eventually
+
+KEYS = Keys("calltag-test")
+ALICE, BOB, CAROL, ADMIN = (UserId(name) for name in ("alice", "bob", "carol", "admin"))
+EVENT = [Addition("call:C", 1, b"event")]
+
+
+@pytest.fixture
+def batcher(client: RedisClient) -> ScriptBatcher:
+    return ScriptBatcher(client)
+
+
+@pytest.fixture
+def streams(client: RedisClient, batcher: ScriptBatcher) -> RedisUserStreams:
+    return RedisUserStreams(client, batcher, KEYS, most_events=100, most_events_of_watcher=300)
+
+
+@pytest.fixture
+def watches(client: RedisClient, batcher: ScriptBatcher) -> RedisWatches:
+    return RedisWatches(client, batcher, KEYS)
+
+
+async def test_whoever_adds_learns_who_watches(streams: RedisUserStreams, watches: RedisWatches) -> None:
+    await watches.begin(CAROL, Watched(frozenset({ALICE})))
+    await watches.begin(ADMIN, Watched(frozenset({ALICE, BOB}), all=True))
+    appended = await streams.append({ALICE: EVENT, BOB: EVENT})
+    assert (sorted(appended[ALICE].watchers), sorted(appended[BOB].watchers)) == ([ADMIN, CAROL], [ADMIN])
+    assert await watches.of_all() == [ADMIN]
+
+
+async def test_a_watch_ends_with_its_lease(
+    client: RedisClient, batcher: ScriptBatcher, streams: RedisUserStreams, watches: RedisWatches
+) -> None:
+    brief = RedisWatches(client, batcher, KEYS, lease_ms=1)
+    await brief.begin(CAROL, Watched(frozenset({ALICE}), all=True))
+    await watches.begin(ADMIN, Watched(frozenset({ALICE}), all=True))
+
+    async def only_admin() -> bool:
+        watchers = (await streams.append({ALICE: EVENT}))[ALICE].watchers
+        return [*watchers, *(await watches.of_all())] == [ADMIN, ADMIN]
+
+    await eventually(only_admin)
+
+
+async def test_what_a_watcher_is_to_get_is_put_off(streams: RedisUserStreams, watches: RedisWatches) -> None:
+    await watches.begin(CAROL, Watched(frozenset({ALICE})))
+    appended = await streams.append({CAROL: EVENT, ALICE: EVENT})
+    assert (appended[CAROL].put_off, appended[CAROL].places, appended[ALICE].put_off) == (True, [], False)
+    assert not await streams.read(CAROL, BEGINNING, 10)
+    added = (await streams.append({CAROL: EVENT}, to_watchers=True))[CAROL]
+    assert not added.put_off
+    assert [entry.event for entry in await streams.read(CAROL, BEGINNING, 10)] == [b"event"]
+
+
+async def test_more_is_kept_for_a_watcher(streams: RedisUserStreams, watches: RedisWatches) -> None:
+    await watches.begin(CAROL, Watched(frozenset({ALICE})))
+    for number in range(1, 601, 50):
+        some = [Addition("call:C", version, b"e") for version in range(number, number + 50)]
+        await streams.append({CAROL: some, ALICE: some}, to_watchers=True)
+    assert len(await streams.read(ALICE, BEGINNING, 1_000)) < 250
+    assert 300 <= len(await streams.read(CAROL, BEGINNING, 1_000)) < 450
