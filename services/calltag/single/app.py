@@ -126,7 +126,9 @@ async def _run(
             if ready is not None:
                 ready(parts)
             await life.stop.wait()
-        parts.health.stopping = True
+        parts.health.stopping = gate.closing = True
+        if listeners and life.failure is None:
+            await asyncio.sleep(parts.settings.drain_delay_s)
         if notifier is not None:
             notifier.hub.drain()
     working.set()

@@ -100,3 +100,13 @@ async def test_websockets_are_connections_too(gate: Gate, address: str) -> None:
     app.go.set()
     async with connect(f"ws://{address}/"), connect(f"ws://{address}/"):
         check_refused(await get(address), "2 connections")
+
+
+async def test_a_closing_gate_makes_each_answer_the_last_of_its_connection(gate: Gate, address: str) -> None:
+    gate.app = app = App()
+    app.go.set()
+    async with httpx.AsyncClient(base_url=f"http://{address}") as client:
+        assert "connection" not in (await client.get("/")).headers
+        gate.closing = True
+        for _ in range(3):
+            assert (await client.get("/")).headers["connection"] == "close"

@@ -134,7 +134,8 @@ class Hub:
         caller = await claim.caller()
         beginning = self.engine.handshake(message, caller.user)
         limits = self.limits
-        if self.draining or not self.reachable:
+        # While this node drains, a session begins all the same: it is for the other nodes to hold.
+        if not self.reachable:
             raise self.engine.busy(message, errors.UNAVAILABLE)
         if len(self.connects.local.sessions) >= limits.max_sessions:
             raise self.engine.busy(message, errors.too_many_sessions(limits.max_sessions))

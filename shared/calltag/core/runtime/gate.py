@@ -6,7 +6,7 @@ from typing import Final
 
 import orjson
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from calltag.core.domain.status import StatusCode
 
@@ -17,12 +17,14 @@ _POLICY_VIOLATION: Final = 1008
 class Gate:
     """Lets requests through to `app` as soon as there is one, and while no more than `max_connections` are open.
 
-    Others get HTTP 503 with Retry-After, in the form of the API; WebSockets are not accepted.
+    Others get HTTP 503 with Retry-After, in the form of the API; WebSockets are not accepted. `closing` makes every
+    answer the last one of its connection: a balancer that keeps connections then finds none closed under its feet.
     """
 
     def __init__(self, max_connections: int) -> None:
         self.app: ASGIApp | None = None
         self.max_connections = max_connections
+        self.closing = False
         self.connections: set[asyncio.Protocol] = set()
         """The connections that are open, idle ones too; the server keeps it up to date."""
 
@@ -33,7 +35,15 @@ class Gate:
             text = f"{self.max_connections} connections are served here already; try again in a moment"
             await _refuse(text, {"Connection": "close"}, scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, self._closing(send) if scope["type"] == "http" else send)
+
+    def _closing(self, send: Send) -> Send:
+        async def send_and_close(message: Message) -> None:
+            if self.closing and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        return send_and_close
 
 
 async def _refuse(text: str, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send) -> None:
