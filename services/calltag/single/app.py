@@ -147,7 +147,9 @@ def connection_limit(settings: Settings) -> int:
 
 def server_limits(settings: Settings) -> ServerLimits:
     """The bounds of the server for clients."""
-    return ServerLimits(max_websocket_message_bytes=settings.notifier.max_body_bytes)
+    return ServerLimits(
+        max_websocket_message_bytes=settings.notifier.max_body_bytes, trusted_proxies=settings.trusted_proxies
+    )
 
 
 @asynccontextmanager

@@ -26,6 +26,7 @@ from calltag.core.settings.sections import (
     Log,
     Notifier,
     Positive,
+    Proxies,
     Redis,
     Seconds,
     Session,
@@ -71,6 +72,11 @@ class Settings(BaseSettings):
     operation_memory_s: Positive = Field(3_600, description="How long a repeated operation is recognised at least.")
     body_deadline_s: Seconds = Field(
         10.0, le=600, description="How long the body of a request may take to come; beyond, HTTP 408 (CometD: 400)."
+    )
+    trusted_proxies: Proxies = Field(
+        (),
+        description="Addresses and networks of proxies whose X-Forwarded-For tells the client's address, with commas "
+        "between; `*` is all.",
     )
     drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
     amqp: Amqp = Amqp()
