@@ -91,7 +91,8 @@ def cometd_routes(
             # Before it is accepted, a close is an HTTP 403.
             await websocket.close(_POLICY_VIOLATION, _FOREIGN)
             return
-        await Socket(websocket, hub, access, socket_deadline_s).run()
+        with hub.sockets.opened():
+            await Socket(websocket, hub, access, socket_deadline_s).run()
 
     cors = origins.middleware()
     methods = ["POST", "OPTIONS"] if cors else ["POST"]

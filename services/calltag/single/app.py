@@ -129,6 +129,7 @@ async def _run(
         parts.health.stopping = True
         if notifier is not None:
             notifier.hub.drain()
+            await notifier.hub.sockets.closed()
     working.set()
     if worker is not None:
         await asyncio.wait({worker})

@@ -67,6 +67,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "max_sessions_per_address": 143, "handshakes_per_s": 144, "handshake_burst": 145,
             "max_subscriptions": 135, "max_queued_events": 136,
             "max_queued_bytes": 137, "max_messages": 138, "max_body_bytes": 139, "max_depth": 140,
+            "drain_spread_ms": 146,
         },
         session={"idle_s": 141, "lifetime_s": 142, "secure_cookies": True},
         directory={"demo": True},
@@ -175,9 +176,12 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
         max_messages=138,
         max_body_bytes=139,
         max_depth=140,
+        drain_spread_ms=146,
     )
     assert bayeux_limits(parts.settings.notifier) == limits
-    connects = _hub(parts, NodeId("n"), Translator(PUBLIC_URL)).connects
+    hub = _hub(parts, NodeId("n"), Translator(PUBLIC_URL))
+    connects = hub.connects
+    assert hub.sockets.spread_s == 0.146
     assert (connects.engine.limits, connects.feeding.limits) == (limits, limits)
     assert connects.store._retention_ms == 128_000
 

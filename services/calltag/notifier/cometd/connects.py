@@ -4,6 +4,7 @@ Source of when a connect is held: Bayeux protocol 1.0 and CometD's own server.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -236,6 +237,10 @@ class Connects:
         session = connect.session
         events = session.take()
         reply = self.engine.answered(session, connect.held.reply)
+        if self.draining:
+            # The session lives on for as long as its client is asked to wait.
+            session.interval_ms = random.randint(0, self.engine.limits.drain_spread_ms)  # noqa: S311 - spreads load
+            reply = reply | {"advice": self.engine.advice("retry", session.interval_ms)}
         self._expire_soon(session)
         saving = self.side_tasks.begin(self._save(session, session.cycle, session.generation, session.sent))
         if events and not session.acknowledges:

@@ -28,6 +28,7 @@ from calltag.notifier.cometd.admission import Crowded, come_back_ms
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.connects import Connects, HeldConnect, Replaced, wall_ms
 from calltag.notifier.cometd.metrics import Limit
+from calltag.notifier.cometd.sockets import Sockets
 
 _SWEEP_S: Final = 1.0
 
@@ -52,7 +53,7 @@ class Hub:
     """The CometD side of one notifier."""
 
     connects: Connects
-    drained: asyncio.Event = field(default_factory=asyncio.Event)
+    sockets: Sockets = field(default_factory=Sockets)
     reachable: bool = False
     """Whether events can come to this node."""
 
@@ -231,7 +232,7 @@ class Hub:
             await asyncio.sleep(_SWEEP_S)
 
     def drain(self) -> None:
-        """Answer every held connect and take no handshake any more."""
+        """Answer every held connect, let every WebSocket close, and take no handshake any more."""
         self.connects.draining = True
-        self.drained.set()
+        self.sockets.drain()
         self.connects.local.wake_all()

@@ -44,7 +44,7 @@ class Socket:
         await self.websocket.accept()
         reader = asyncio.ensure_future(self._read())
         writer = asyncio.ensure_future(self._write())
-        drained = asyncio.ensure_future(self.hub.drained.wait())
+        drained = asyncio.ensure_future(self.hub.sockets.turn())
         tasks = (reader, writer, drained)
         try:
             done: set[asyncio.Task[object]] = set()

@@ -22,3 +22,4 @@ class BayeuxLimits:
     max_messages: int = 64
     max_body_bytes: int = 65_536
     max_depth: int = 32
+    drain_spread_ms: int = 5_000

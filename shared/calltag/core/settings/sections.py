@@ -184,6 +184,13 @@ class Notifier(Section):
     max_messages: Positive = Field(64, description="Bayeux messages in one request.")
     max_body_bytes: Positive = Field(65_536, description="Size of one request.")
     max_depth: int = Field(32, ge=2, le=200, description="Nesting of a request's JSON.")
+    drain_spread_ms: int = Field(
+        5_000,
+        ge=0,
+        le=600_000,
+        description="Over how long the clients of a notifier that ends go to others; WebSockets over half of "
+        "CALLTAG_DRAIN_TIMEOUT_S at most.",
+    )
     allowed_origins: Origins = Field(
         (),
         description="Origins whose pages may use CometD, with commas between; its own always may.",
