@@ -24,6 +24,7 @@ from calltag.notifier.cometd.connects import Connects
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.local import Local
+from calltag.notifier.cometd.metrics import Limit
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.watching import Watching
@@ -39,6 +40,10 @@ class NoMetrics:
     def received(self, messages: int) -> None: ...
 
     def refused(self, error: str) -> None: ...
+
+    def limited(self, limit: Limit) -> None: ...
+
+    def begun(self) -> None: ...
 
     def delivered(self, channel: str, sessions: int) -> None: ...
 

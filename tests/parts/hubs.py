@@ -30,6 +30,7 @@ from calltag.notifier.cometd.connects import Answer, Connects, monotonic_ms
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub, Turn
 from calltag.notifier.cometd.local import Local
+from calltag.notifier.cometd.metrics import Limit
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.watching import Watching
@@ -64,6 +65,8 @@ class Counts:
     gaps: int = 0
     moves: int = 0
     silent: int = 0
+    handshakes: int = 0
+    limits: list[Limit] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     deliveries: list[tuple[str, int]] = field(default_factory=list)
 
@@ -75,6 +78,12 @@ class Counts:
 
     def refused(self, error: str) -> None:
         self.errors.append(error)
+
+    def limited(self, limit: Limit) -> None:
+        self.limits.append(limit)
+
+    def begun(self) -> None:
+        self.handshakes += 1
 
     def delivered(self, channel: str, sessions: int) -> None:
         self.deliveries.append((channel, sessions))
@@ -172,6 +181,7 @@ class Client:
     user: str | None = "alice"
     bearer: bool = False
     login: str = ""
+    address: str = ""
     client_id: str = ""
 
     async def look(self) -> Caller:
@@ -179,7 +189,7 @@ class Client:
 
     async def send(self, node: Node, *messages: object, streaming: bool = False) -> Turn:
         """One request."""
-        claim = Claim(self.look, self.login)
+        claim = Claim(self.look, self.login, self.address)
         try:
             return await node.hub.exchange(messages, claim, streaming=streaming)
         finally:

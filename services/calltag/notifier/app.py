@@ -16,6 +16,7 @@ from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.ports import NodeId
 from calltag.core.identity.authentication import Authenticator
 from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.settings import Settings
 from calltag.core.settings.sections import Notifier as NotifierSettings
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.user_streams import RedisUserStreams
@@ -28,6 +29,7 @@ from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.origins import Origins
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
+from calltag.notifier.cometd.sockets import Sockets
 from calltag.notifier.cometd.watching import Watching
 from calltag.notifier.consumer import EventConsumer, NodePost, tell_services
 from calltag.notifier.messages import Translator
@@ -60,12 +62,16 @@ def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
         max_interval_ms=round(settings.max_interval_s * 1000),
         max_sessions=settings.max_sessions,
         max_sessions_per_user=settings.max_sessions_per_user,
+        max_sessions_per_address=settings.max_sessions_per_address,
+        handshakes_per_s=settings.handshakes_per_s,
+        handshake_burst=settings.handshake_burst,
         max_subscriptions=settings.max_subscriptions,
         max_queued_events=settings.max_queued_events,
         max_queued_bytes=settings.max_queued_bytes,
         max_messages=settings.max_messages,
         max_body_bytes=settings.max_body_bytes,
         max_depth=settings.max_depth,
+        drain_spread_ms=settings.drain_spread_ms,
     )
 
 
@@ -113,5 +119,11 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
             NodePost(backends.bus),
             metrics,
             side_tasks,
-        )
+        ),
+        Sockets(_socket_spread_s(backends.settings)),
     )
+
+
+def _socket_spread_s(settings: Settings) -> float:
+    """What is left of the time to drain is for what is under way on them."""
+    return min(settings.notifier.drain_spread_ms / 1000, settings.drain_timeout_s / 2)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from calltag.core.telemetry.metrics import Metrics
+from calltag.notifier.cometd.metrics import Limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +20,12 @@ class NotifierObservations:
 
     def refused(self, error: str) -> None:
         self.metrics.cometd_refused.labels(error.partition(":")[0]).inc()
+
+    def limited(self, limit: Limit) -> None:
+        self.metrics.cometd_limited.labels(limit.value).inc()
+
+    def begun(self) -> None:
+        self.metrics.cometd_handshakes.inc()
 
     def resumed(self) -> None:
         self.metrics.cometd_resumed.inc()

@@ -14,6 +14,7 @@ from calltag.core.identity.authentication import COOKIE, Authenticator, Identifi
 from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_passes
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Login
+from calltag.notifier.cometd.admission import Crowded, retry_after_s
 from calltag.notifier.cometd.bodies import BodyReader
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.long_polling import long_poll
@@ -90,7 +91,8 @@ def cometd_routes(
             # Before it is accepted, a close is an HTTP 403.
             await websocket.close(_POLICY_VIOLATION, _FOREIGN)
             return
-        await Socket(websocket, hub, access, socket_deadline_s).run()
+        with hub.sockets.opened():
+            await Socket(websocket, hub, access, socket_deadline_s).run()
 
     cors = origins.middleware()
     methods = ["POST", "OPTIONS"] if cors else ["POST"]
@@ -111,5 +113,7 @@ async def _guarded(answer: Callable[[], Awaitable[Response]]) -> Response:
         return Response(MESSAGE, 403, media_type="text/plain")
     except (StoreUnavailable, TooManyLogins) as error:
         return Response(str(error), 503, {"Retry-After": "1"}, media_type="text/plain")
+    except Crowded as error:
+        return Response(str(error), 503, {"Retry-After": str(retry_after_s())}, media_type="text/plain")
     except ClientDisconnect:
         return Response(status_code=400)

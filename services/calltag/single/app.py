@@ -131,6 +131,7 @@ async def _run(
             await asyncio.sleep(parts.settings.drain_delay_s)
         if notifier is not None:
             notifier.hub.drain()
+            await notifier.hub.sockets.closed()
     working.set()
     if worker is not None:
         await asyncio.wait({worker})
@@ -149,7 +150,9 @@ def connection_limit(settings: Settings) -> int:
 
 def server_limits(settings: Settings) -> ServerLimits:
     """The bounds of the server for clients."""
-    return ServerLimits(max_websocket_message_bytes=settings.notifier.max_body_bytes)
+    return ServerLimits(
+        max_websocket_message_bytes=settings.notifier.max_body_bytes, trusted_proxies=settings.trusted_proxies
+    )
 
 
 @asynccontextmanager

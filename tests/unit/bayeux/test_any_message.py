@@ -68,7 +68,7 @@ def session() -> Session:
 METHODS: dict[str, Callable[[Message], object]] = {
     "handshake": lambda message: ENGINE.handshake(message, "alice"),
     "begun": lambda message: ENGINE.begun(message, "c1", Beginning(acknowledges=True)),
-    "busy": lambda message: ENGINE.busy(message, "503::x").reply,
+    "busy": lambda message: ENGINE.busy(message, "503::x", 1_000).reply,
     "channel_of": ENGINE.channel_of,
     "unknown": lambda message: ENGINE.unknown(message).reply,
     "connect": lambda message: ENGINE.connect(message, "c1"),

@@ -106,7 +106,7 @@ def test_nobody_begins_no_session() -> None:
 
 
 def test_a_busy_server_asks_to_come_back() -> None:
-    reply = ENGINE.busy(HELLO, errors.UNAVAILABLE).reply
+    reply = ENGINE.busy(HELLO, errors.UNAVAILABLE, 5_000).reply
     assert reply["error"] == errors.UNAVAILABLE
     assert reply["advice"] == {"reconnect": "handshake", "interval": 5_000, "timeout": 1_000}
 

@@ -12,7 +12,7 @@ from calltag.core.store.cometd_sessions import is_bearer, user_of
 from calltag.notifier.cometd.connects import HeldConnect
 from calltag.notifier.cometd.hub import Turn
 from parts.eventually import eventually
-from parts.hubs import CALLS, HELLO, Client, Installation, numbers
+from parts.hubs import CALLS, HELLO, KEYS, Client, Installation, numbers
 
 
 def held(turn: Turn) -> HeldConnect:
@@ -148,6 +148,32 @@ async def test_a_draining_node_answers_its_connects(system: Installation) -> Non
     assert (await alice.connect(system.one)).held is None
     assert system.one.hub.draining
     assert (await alice.connect(system.two)).held is not None
+
+
+async def test_clients_of_a_draining_node_come_back_at_times_of_their_own(system: Installation) -> None:
+    clients = [await Client(f"u{number}").begin(system.one) for number in range(5)]
+    turns = [await client.connect(system.one) for client in clients]
+    system.one.hub.drain()
+    replies = [(await client.finish(system.one, turn))[1] for client, turn in zip(clients, turns, strict=True)]
+    replies += [(await client.poll(system.one))[1] for client in clients]
+    intervals = {reply["advice"]["interval"] for reply in replies}
+    assert len(intervals) > 5
+    assert all(0 <= interval <= 5_000 for interval in intervals)
+
+
+async def test_a_session_outlives_the_time_for_which_its_client_is_asked_to_wait(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.randint", lambda _, most: most)
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    await system.settle()
+    system.one.hub.drain()
+    _, reply = await alice.finish(system.one, turn)
+    assert reply["advice"]["interval"] == 5_000
+    await system.settle()
+    left_ms = await system.client.connection.pttl(KEYS.cometd_session(UserId("alice"), alice.client_id))
+    assert 14_000 < left_ms <= 15_000
 
 
 async def test_a_disconnect_ends_the_held_connect_for_good(system: Installation) -> None:

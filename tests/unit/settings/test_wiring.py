@@ -40,6 +40,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         partitions=101,
         public_url=PUBLIC_URL,
         max_connections=102,
+        trusted_proxies="10.0.0.0/8, 127.0.0.1",
         amqp={
             "url": f"amqp://127.0.0.1:{unused_tcp_port}/", "prefix": "a", "heartbeat_s": 103,
             "publish_deadline_s": 10.4, "queue_max_length": 105, "delivery_limit": 106, "inbox_expiry_s": 107,
@@ -65,8 +66,11 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         },
         notifier={
             "timeout_s": 130, "interval_ms": 131, "max_interval_s": 132, "max_sessions": 133,
-            "max_sessions_per_user": 134, "max_subscriptions": 135, "max_queued_events": 136,
+            "max_sessions_per_user": 134,
+            "max_sessions_per_address": 143, "handshakes_per_s": 144, "handshake_burst": 145,
+            "max_subscriptions": 135, "max_queued_events": 136,
             "max_queued_bytes": 137, "max_messages": 138, "max_body_bytes": 139, "max_depth": 140,
+            "drain_spread_ms": 146,
         },
         session={"idle_s": 141, "lifetime_s": 142, "secure_cookies": True},
         directory={"demo": True},
@@ -166,19 +170,27 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
         max_interval_ms=132_000,
         max_sessions=133,
         max_sessions_per_user=134,
+        max_sessions_per_address=143,
+        handshakes_per_s=144,
+        handshake_burst=145,
         max_subscriptions=135,
         max_queued_events=136,
         max_queued_bytes=137,
         max_messages=138,
         max_body_bytes=139,
         max_depth=140,
+        drain_spread_ms=146,
     )
     assert bayeux_limits(parts.settings.notifier) == limits
-    connects = _hub(parts, NodeId("n"), Translator(PUBLIC_URL, parts.directory)).connects
+    hub = _hub(parts, NodeId("n"), Translator(PUBLIC_URL, parts.directory))
+    connects = hub.connects
+    assert hub.sockets.spread_s == 0.146
     assert (connects.engine.limits, connects.feeding.limits) == (limits, limits)
     assert connects.store._retention_ms == 128_000
     assert connects.watching.watches.lease_ms == 600_000
 
 
 def test_the_limits_of_the_server(settings: Settings) -> None:
-    assert server_limits(settings) == ServerLimits(max_websocket_message_bytes=139)
+    assert server_limits(settings) == ServerLimits(
+        max_websocket_message_bytes=139, trusted_proxies=("10.0.0.0/8", "127.0.0.1")
+    )

@@ -51,7 +51,8 @@ def claim_of(messages: Sequence[object], connection: HTTPConnection, access: Acc
         shown = await access.of_credentials(*credentials) if credentials else None
         return Caller(shown.user, bearer=True, set_cookie=shown.set_cookie) if shown else Caller(None)
 
-    return Claim(look, access.login_of(connection))
+    client = connection.client
+    return Claim(look, access.login_of(connection), client.host if client else "")
 
 
 def _credentials(handshake: Mapping[str, object] | None) -> tuple[str, str] | None:

@@ -20,10 +20,14 @@ class Caller:
 
 @dataclass(slots=True)
 class Claim:
-    """`login` stands for the login that the request shows ("" for none); `look` finds out whose it is."""
+    """`login` stands for the login that the request shows ("" for none); `look` finds out whose it is.
+
+    `address` is where the request comes from, "" if that is not known.
+    """
 
     look: Callable[[], Awaitable[Caller]]
     login: str = ""
+    address: str = ""
     _looking: asyncio.Future[Caller] | None = field(default=None)
 
     def caller(self) -> asyncio.Future[Caller]:

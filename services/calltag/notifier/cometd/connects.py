@@ -4,6 +4,7 @@ Source of when a connect is held: Bayeux protocol 1.0 and CometD's own server.
 """
 
 import asyncio
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from calltag.core.store.cometd_sessions import (
     user_of,
 )
 from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.notifier.cometd.admission import Admission
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.local import Local
@@ -88,26 +90,31 @@ class Connects:
     side_tasks: SideTasks
     clock_ms: Callable[[], int] = monotonic_ms
     draining: bool = False
+    admission: Admission = field(init=False)
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     _saves: WeakValueDictionary[str, asyncio.Task[None]] = field(default_factory=WeakValueDictionary)
+
+    def __post_init__(self) -> None:
+        self.admission = Admission(self.engine.limits, self.local, self.metrics, self.clock_ms)
 
     async def connect(
         self, message: Message, client_id: str, claim: Claim, *, streaming: bool, alone: bool
     ) -> Answer | HeldConnect:
         """Hold the connect, unless it is the first one, not alone, in a hurry, or there is something to tell.
 
-        Raises Fault, Replaced, StoreUnavailable.
+        Raises Fault, Replaced, Crowded, StoreUnavailable.
         """
         arrived_ms = wall_ms()
         wish = self.engine.connect(message, client_id)
         # The store answers in order, and so must what is done with the answers.
         async with self._turns.setdefault(client_id, asyncio.Lock()), self.residence.arrival(str(user_of(client_id))):
-            local = self.local.sessions.get(client_id)
-            attached, have = await self._attach(message, client_id, wish, claim, local)
-            if local is not None and not self.local.holds(local):
-                # It was let go meanwhile, with all that waited in it.
-                attached, have = await self._attach(message, client_id, wish, claim, None)
-            session = self._here(attached, have, streaming=streaming)
+            with self.admission.arrival(client_id, claim.address):
+                local = self.local.sessions.get(client_id)
+                attached, have = await self._attach(message, client_id, wish, claim, local)
+                if local is not None and not self.local.holds(local):
+                    # It was let go meanwhile, with all that waited in it.
+                    attached, have = await self._attach(message, client_id, wish, claim, None)
+                session = self._here(attached, have, streaming=streaming)
             await self.feeding.catch_up(session)
         if not self.local.holds(session) or session.cycle != attached.record.cycle:
             raise Replaced
@@ -233,6 +240,10 @@ class Connects:
         session = connect.session
         events = session.take()
         reply = self.engine.answered(session, connect.held.reply)
+        if self.draining:
+            # The session lives on for as long as its client is asked to wait.
+            session.interval_ms = random.randint(0, self.engine.limits.drain_spread_ms)  # noqa: S311 - spreads load
+            reply = reply | {"advice": self.engine.advice("retry", session.interval_ms)}
         self._expire_soon(session)
         saving = self.side_tasks.begin(self._save(session, session.cycle, session.generation, session.sent))
         if events and not session.acknowledges:
@@ -303,15 +314,20 @@ class Connects:
         if session is not None:
             session.ended = True
             self.let_go(session)
+        else:
+            self.admission.release(client_id)
 
     def let_go(self, session: Session) -> None:
         """Another node holds the session, or nobody does."""
+        if self.local.holds(session):
+            self.admission.release(session.client_id)
         if self.local.remove(session):
             self.residence.leave(session.user)
         self.metrics.sessions(len(self.local.sessions))
 
     def sweep(self) -> None:
         """Forget silent sessions. In the store they end by themselves."""
+        self.admission.sweep()
         for session in self.local.silent(self.clock_ms()):
             session.ended = True
             self.metrics.swept()

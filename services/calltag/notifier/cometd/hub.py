@@ -11,6 +11,7 @@ from typing import Final
 from calltag.core.bayeux import channels, errors
 from calltag.core.bayeux.codec import Message, Reply
 from calltag.core.bayeux.engine import Engine, Fault, handshake_in
+from calltag.core.bayeux.extensions.interface import Beginning
 from calltag.core.bayeux.extensions.replay import invalid
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.ports import NodeId
@@ -23,8 +24,11 @@ from calltag.core.store.cometd_sessions import (
     user_of,
 )
 from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.notifier.cometd.admission import Crowded, come_back_ms
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.connects import Connects, HeldConnect, Replaced, wall_ms
+from calltag.notifier.cometd.metrics import Limit
+from calltag.notifier.cometd.sockets import Sockets
 
 _SWEEP_S: Final = 1.0
 
@@ -49,7 +53,7 @@ class Hub:
     """The CometD side of one notifier."""
 
     connects: Connects
-    drained: asyncio.Event = field(default_factory=asyncio.Event)
+    sockets: Sockets = field(default_factory=Sockets)
     reachable: bool = False
     """Whether events can come to this node."""
 
@@ -68,7 +72,7 @@ class Hub:
     async def exchange(self, messages: Sequence[object], claim: Claim, *, streaming: bool = False) -> Turn:
         """Work through one request. A handshake goes alone: whatever came with it is ignored.
 
-        Raises StoreUnavailable.
+        Raises StoreUnavailable, and Crowded where a session cannot come here.
         """
         self.connects.metrics.received(len(messages))
         handshake = handshake_in(messages)
@@ -91,7 +95,10 @@ class Hub:
     async def _carry_out(
         self, given: object, claim: Claim, turn: Turn, *, streaming: bool, alone: bool
     ) -> Reply | None:
-        """The reply to one message, if it is not on the turn already. Raises Fault, Replaced, StoreUnavailable."""
+        """The reply to one message, if it is not on the turn already.
+
+        Raises Fault, Replaced, Crowded, StoreUnavailable.
+        """
         channel, message = self.engine.channel_of(given)
         if channel == channels.HANDSHAKE:
             return await self._handshake(message, claim)
@@ -131,15 +138,26 @@ class Hub:
             turn.replies.append(reply)
 
     async def _handshake(self, message: Message, claim: Claim) -> Reply:
-        caller = await claim.caller()
-        beginning = self.engine.handshake(message, caller.user)
-        limits = self.limits
+        # First what costs nothing: to prove a caller takes a look into the store, or much computing.
         # While this node drains, a session begins all the same: it is for the other nodes to hold.
         if not self.reachable:
-            raise self.engine.busy(message, errors.UNAVAILABLE)
-        if len(self.connects.local.sessions) >= limits.max_sessions:
-            raise self.engine.busy(message, errors.too_many_sessions(limits.max_sessions))
-        client_id = new_client_id(UserId(caller.user or ""), bearer=caller.bearer)
+            raise self.engine.busy(message, errors.UNAVAILABLE, come_back_ms())
+        admission = self.connects.admission
+        try:
+            admission.handshake()
+            caller = await claim.caller()
+            beginning = self.engine.handshake(message, caller.user)
+            client_id = new_client_id(UserId(caller.user or ""), bearer=caller.bearer)
+            admission.begin(client_id, claim.address)
+            await self._create(client_id, beginning, claim)
+        except Crowded as crowded:
+            raise self.engine.busy(message, crowded.error, come_back_ms()) from None
+        self.connects.metrics.begun()
+        return self.engine.begun(message, client_id, beginning)
+
+    async def _create(self, client_id: str, beginning: Beginning, claim: Claim) -> None:
+        """Raises Crowded, StoreUnavailable."""
+        limits, created = self.limits, False
         try:
             await self.connects.store.create(
                 client_id,
@@ -149,9 +167,13 @@ class Hub:
                 lifetime_ms=limits.timeout_ms + limits.max_interval_ms,
                 most_of_user=limits.max_sessions_per_user,
             )
-        except TooManySessions:
-            raise self.engine.busy(message, errors.too_many_sessions(limits.max_sessions_per_user)) from None
-        return self.engine.begun(message, client_id, beginning)
+            created = True
+        except TooManySessions as error:
+            self.connects.metrics.limited(Limit.SESSIONS_OF_USER)
+            raise Crowded(str(error), errors.too_many_sessions(limits.max_sessions_per_user)) from None
+        finally:
+            if not created:
+                self.connects.admission.release(client_id)
 
     async def _subscribe(self, message: Message, client_id: str, user: str) -> None:
         wish = self.engine.subscribe(message, client_id, user)
@@ -165,6 +187,7 @@ class Hub:
                 most=limits.max_subscriptions,
             )
         except TooManySubscriptions:
+            self.connects.metrics.limited(Limit.SUBSCRIPTIONS)
             error = errors.too_many_subscriptions(limits.max_subscriptions)
             raise self.engine.not_subscribed(message, client_id, error) from None
         except NotKept as lost:
@@ -199,7 +222,9 @@ class Hub:
             case NoticeKind.ENDED:
                 self.connects.end(notice.client_id)
             case NoticeKind.MOVED:
-                if session is not None and session.cycle < notice.cycle:
+                if session is None:
+                    self.connects.admission.release(notice.client_id)
+                elif session.cycle < notice.cycle:
                     self.connects.let_go(session)
 
     async def sweep(self) -> None:
@@ -209,7 +234,7 @@ class Hub:
             await asyncio.sleep(_SWEEP_S)
 
     def drain(self) -> None:
-        """Answer every held connect and take no handshake any more."""
+        """Answer every held connect, let every WebSocket close, and take no handshake any more."""
         self.connects.draining = True
-        self.drained.set()
+        self.sockets.drain()
         self.connects.local.wake_all()

@@ -1,10 +1,21 @@
 """What the CometD side of a notifier observes."""
 
+from enum import StrEnum
 from typing import Protocol
 
 
+class Limit(StrEnum):
+    """A limit that something met, by the name of its setting in `CALLTAG_NOTIFIER__`."""
+
+    SESSIONS = "max_sessions"
+    SESSIONS_OF_USER = "max_sessions_per_user"
+    SESSIONS_OF_ADDRESS = "max_sessions_per_address"
+    HANDSHAKES = "handshakes_per_s"
+    SUBSCRIPTIONS = "max_subscriptions"
+
+
 class HubMetrics(Protocol):
-    """Counts; labels are channels that calltag publishes on and codes of errors."""
+    """Counts; labels are channels that calltag publishes on, codes of errors, and limits."""
 
     def sessions(self, count: int) -> None:
         """How many sessions this node holds."""
@@ -16,6 +27,14 @@ class HubMetrics(Protocol):
 
     def refused(self, error: str) -> None:
         """A message was refused, with an error in the form `code:arguments:text`."""
+        ...
+
+    def limited(self, limit: Limit) -> None:
+        """Something was refused, or put off, because of a limit."""
+        ...
+
+    def begun(self) -> None:
+        """A handshake made a session."""
         ...
 
     def delivered(self, channel: str, sessions: int) -> None:

@@ -14,6 +14,7 @@ from calltag.core.bayeux.session import Session
 from calltag.core.identity.errors import TooManyLogins
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Access, claim_of
+from calltag.notifier.cometd.admission import Crowded
 from calltag.notifier.cometd.connects import HeldConnect
 from calltag.notifier.cometd.hub import Hub
 
@@ -43,7 +44,7 @@ class Socket:
         await self.websocket.accept()
         reader = asyncio.ensure_future(self._read())
         writer = asyncio.ensure_future(self._write())
-        drained = asyncio.ensure_future(self.hub.drained.wait())
+        drained = asyncio.ensure_future(self.hub.sockets.turn())
         tasks = (reader, writer, drained)
         try:
             done: set[asyncio.Task[object]] = set()
@@ -75,7 +76,7 @@ class Socket:
             except CodecError as error:
                 await self._close(_TOO_LARGE if error.too_large else _ERROR, str(error))
                 return
-            except (StoreUnavailable, TooManyLogins) as error:
+            except (StoreUnavailable, TooManyLogins, Crowded) as error:
                 await self._close(_TRY_AGAIN_LATER, str(error))
                 return
 

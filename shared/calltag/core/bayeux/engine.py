@@ -29,7 +29,6 @@ LONG_POLLING: Final = "long-polling"
 CALLBACK_POLLING: Final = "callback-polling"
 _KNOWN_CONNECTION_TYPES: Final = (WEBSOCKET, LONG_POLLING, CALLBACK_POLLING)
 _VERSIONS: Final = ("1.", "0.9")
-_SHED_INTERVAL_MS: Final = 5_000
 
 
 class Fault(Exception):
@@ -88,9 +87,9 @@ class Engine:
             extension.begun(beginning, ext)
         return reply | ({"ext": ext} if ext else {})
 
-    def busy(self, message: Message, error: str) -> Fault:
-        """The server cannot begin a session now: the client is to come back in a while."""
-        return self._no_session(message, error, "handshake", _SHED_INTERVAL_MS)
+    def busy(self, message: Message, error: str, interval_ms: int) -> Fault:
+        """The server cannot begin a session now: the client is to come back after the interval."""
+        return self._no_session(message, error, "handshake", interval_ms)
 
     def _no_session(self, message: Message, error: str, reconnect: str = "none", interval_ms: int = 0) -> Fault:
         return Fault(

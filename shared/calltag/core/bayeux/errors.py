@@ -53,6 +53,11 @@ def too_many_sessions(most: int) -> str:
     return f"429:{most}:too_many_sessions"
 
 
+def too_many_handshakes(per_s: float) -> str:
+    """More handshakes come than the server answers in a second."""
+    return f"429:{per_s:g}:too_many_handshakes"
+
+
 def too_many_subscriptions(most: int) -> str:
     """The session has as many subscriptions as it may have."""
     return f"429:{most}:too_many_subscriptions"

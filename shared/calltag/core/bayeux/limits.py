@@ -12,9 +12,14 @@ class BayeuxLimits:
     max_interval_ms: int = 10_000
     max_sessions: int = 20_000
     max_sessions_per_user: int = 50
+    max_sessions_per_address: int = 0
+    """0 is no limit."""
+    handshakes_per_s: float = 500.0
+    handshake_burst: int = 1_000
     max_subscriptions: int = 64
     max_queued_events: int = 1_000
     max_queued_bytes: int = 4_194_304
     max_messages: int = 64
     max_body_bytes: int = 65_536
     max_depth: int = 32
+    drain_spread_ms: int = 5_000

@@ -31,6 +31,8 @@ class ServerLimits:
     max_websocket_message_bytes: int = 65_536
     keep_alive_s: int = 75
     head_deadline_s: float = 10.0
+    trusted_proxies: tuple[str, ...] = ()
+    """Whose X-Forwarded-For tells the client's address: addresses, networks, or `*`."""
 
 
 _USUAL_LIMITS: Final = ServerLimits()
@@ -106,6 +108,8 @@ def _configuration(app: ASGIApp, drain_timeout_s: float, limits: ServerLimits) -
         timeout_keep_alive=limits.keep_alive_s,
         backlog=_BACKLOG,
         server_header=False,
+        proxy_headers=bool(limits.trusted_proxies),
+        forwarded_allow_ips=",".join(limits.trusted_proxies),
     )
 
 

@@ -26,6 +26,7 @@ from calltag.core.settings.sections import (
     Log,
     Notifier,
     Positive,
+    Proxies,
     Redis,
     Seconds,
     Session,
@@ -77,6 +78,11 @@ class Settings(BaseSettings):
         ge=0,
         le=600,
         description="How long to serve on at the end, not ready any more: until balancers have seen it.",
+    )
+    trusted_proxies: Proxies = Field(
+        (),
+        description="Addresses and networks of proxies whose X-Forwarded-For tells the client's address, with commas "
+        "between; `*` is all.",
     )
     drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
     amqp: Amqp = Amqp()

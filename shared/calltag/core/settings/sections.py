@@ -1,5 +1,6 @@
 """The sections of the settings tree. Units are in the names; every field says what it does."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
@@ -39,6 +40,18 @@ Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
+
+
+def _network(text: str) -> str:
+    if text != "*":
+        try:
+            ip_network(text)
+        except ValueError:
+            raise ValueError("must be addresses or networks, as in 10.0.0.0/8, or *") from None
+    return text
+
+
+Proxies = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
 
 
 class Section(BaseModel):
@@ -155,8 +168,20 @@ class Notifier(Section):
     socket_deadline_s: Seconds = Field(
         30.0, le=600, description="A WebSocket on which no session was connected for so long is closed."
     )
-    max_sessions: Positive = Field(20_000, description="Sessions on one notifier.")
+    max_sessions: Positive = Field(
+        20_000, description="Sessions on one notifier; beyond, HTTP 503, and clients go to another."
+    )
     max_sessions_per_user: Positive = Field(50, description="Sessions of one user.")
+    max_sessions_per_address: int = Field(
+        0,
+        ge=0,
+        description="Sessions that one notifier holds of one address before it begins no more for it; those begun and "
+        "not connected yet count. 0 is no limit.",
+    )
+    handshakes_per_s: Seconds = Field(
+        500.0, description="Handshakes that one notifier answers in a second, in the long run; others come back later."
+    )
+    handshake_burst: Positive = Field(1_000, description="Handshakes that may come at once.")
     max_subscriptions: Positive = Field(64, description="Subscriptions of one session.")
     max_queued_events: Positive = Field(
         1_000, description="Events waiting for one session; what is beyond is read from the store when it is due."
@@ -165,6 +190,13 @@ class Notifier(Section):
     max_messages: Positive = Field(64, description="Bayeux messages in one request.")
     max_body_bytes: Positive = Field(65_536, description="Size of one request.")
     max_depth: int = Field(32, ge=2, le=200, description="Nesting of a request's JSON.")
+    drain_spread_ms: int = Field(
+        5_000,
+        ge=0,
+        le=600_000,
+        description="Over how long the clients of a notifier that ends go to others; WebSockets over half of "
+        "CALLTAG_DRAIN_TIMEOUT_S at most.",
+    )
     allowed_origins: Origins = Field(
         (),
         description="Origins whose pages may use CometD, with commas between; its own always may.",

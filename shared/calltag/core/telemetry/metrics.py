@@ -1,7 +1,7 @@
 """All metrics of calltag, in one place.
 
 Labels have few values, and none that users choose: names of operations, statusCodes, patterns of routes, channels that
-calltag publishes on, names of checks.
+calltag publishes on, names of checks, names of limits.
 """
 
 from dataclasses import dataclass, field
@@ -40,6 +40,8 @@ class Metrics:
     cometd_sessions: Gauge = field(init=False)
     cometd_messages: Counter = field(init=False)
     cometd_refused: Counter = field(init=False)
+    cometd_limited: Counter = field(init=False)
+    cometd_handshakes: Counter = field(init=False)
     cometd_resumed: Counter = field(init=False)
     cometd_swept: Counter = field(init=False)
     cometd_gaps: Counter = field(init=False)
@@ -90,6 +92,10 @@ class Metrics:
         self.cometd_sessions = self._gauge("cometd_sessions", "CometD sessions that this node holds.")
         self.cometd_messages = self._counter("cometd_messages", "Bayeux messages received.")
         self.cometd_refused = self._counter("cometd_refused", "Bayeux messages refused, by code.", "code")
+        self.cometd_limited = self._counter(
+            "cometd_limited", "Times that a limit of the notifier was met, by the name of its setting.", "limit"
+        )
+        self.cometd_handshakes = self._counter("cometd_handshakes", "Handshakes that made a session.")
         self.cometd_resumed = self._counter("cometd_resumed", "Sessions that came here from another node.")
         self.cometd_swept = self._counter("cometd_swept", "Silent sessions forgotten.")
         self.cometd_gaps = self._counter("cometd_gaps", "Gaps before events that came, filled from the stream.")

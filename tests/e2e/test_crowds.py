@@ -1,0 +1,77 @@
+"""More clients than a notifier takes: each is told at once, and comes back later, or elsewhere."""
+
+import json
+from base64 import b64encode
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from websockets.asyncio.client import connect as websocket_connect
+from websockets.exceptions import ConnectionClosed
+
+from clients.js_client import js_client
+from parts.samples import sample
+from parts.system import System, embedded_system
+
+HELLO = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling", "websocket"]}
+ALICE = {"Authorization": "Basic " + b64encode(b"alice:demo").decode()}
+
+
+async def send(system: System, message: dict[str, Any], **headers: str) -> httpx.Response:
+    async with httpx.AsyncClient(headers={**ALICE, **headers}, timeout=20) as http:
+        return await http.post(f"{system.cometd_url}/genesys/cometd", json=[message])
+
+
+async def shake(system: System, **headers: str) -> dict[str, Any]:
+    reply: dict[str, Any] = (await send(system, HELLO, **headers)).json()[0]
+    return reply
+
+
+def connecting(client_id: str, kind: str) -> dict[str, Any]:
+    return {"channel": "/meta/connect", "id": "3", "clientId": client_id, "connectionType": kind}
+
+
+async def test_a_full_notifier_sends_sessions_elsewhere(tmp_path: Path) -> None:
+    with embedded_system(tmp_path, CALLTAG_NOTIFIER__MAX_SESSIONS="1") as system:
+        first, second, third = [(await shake(system))["clientId"] for _ in range(3)]
+        assert (await send(system, connecting(first, "long-polling"))).json()[0]["successful"]
+        answer = await send(system, connecting(second, "long-polling"))
+        assert (answer.status_code, "CALLTAG_NOTIFIER__MAX_SESSIONS" in answer.text) == (503, True)
+        assert 1 <= int(answer.headers["Retry-After"]) <= 5
+        url = system.cometd_url.replace("http://", "ws://") + "/genesys/cometd"
+        async with websocket_connect(url, additional_headers=ALICE) as socket:
+            await socket.send(json.dumps([connecting(third, "websocket")]))
+            with pytest.raises(ConnectionClosed) as closed:
+                await socket.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, "MAX_SESSIONS" in closed.value.rcvd.reason) == (1013, True)
+        assert (await shake(system))["error"] == "429:1:too_many_sessions"
+        assert await sample(system, "serve", "calltag_cometd_limited_total", limit="max_sessions") == 3
+        goodbye = {"channel": "/meta/disconnect", "clientId": first}
+        assert (await send(system, goodbye)).json()[0]["successful"]
+        assert (await send(system, connecting(second, "long-polling"))).json()[0]["successful"]
+
+
+@pytest.mark.parametrize("trusted", ["127.0.0.0/8", "10.9.9.9"])
+async def test_sessions_are_bounded_for_the_address_that_a_trusted_proxy_tells(tmp_path: Path, trusted: str) -> None:
+    limits = {"CALLTAG_NOTIFIER__MAX_SESSIONS_PER_ADDRESS": "2", "CALLTAG_TRUSTED_PROXIES": trusted}
+    with embedded_system(tmp_path, **limits) as system:
+        replies = [await shake(system, **{"X-Forwarded-For": f"10.0.0.{host}"}) for host in (1, 1, 1, 2)]
+        believed = trusted.startswith("127")
+        assert [reply["successful"] for reply in replies] == [True, True, False, believed]
+        assert replies[2]["error"] == "429:2:too_many_sessions"
+
+
+@pytest.mark.parametrize("version", ["cometd-3", "cometd-9"])
+async def test_the_javascript_client_shakes_hands_again_by_itself(tmp_path: Path, version: str) -> None:
+    limits = {"CALLTAG_NOTIFIER__HANDSHAKES_PER_S": "1", "CALLTAG_NOTIFIER__HANDSHAKE_BURST": "1"}
+    with embedded_system(tmp_path, **limits) as system:
+        async with js_client(version) as client:
+            assert (await shake(system))["successful"]
+            refused = await client.sign_in(system.cometd_url + "/genesys/cometd", "long-polling", "alice")
+            assert (refused["successful"], refused["error"]) == (False, "429:1:too_many_handshakes")
+            assert (await client.next("handshake"))["successful"]
+            assert (await client.next("connect"))["successful"]
+        assert await sample(system, "serve", "calltag_cometd_limited_total", limit="handshakes_per_s") == 1
+        assert await sample(system, "serve", "calltag_cometd_handshakes_total") == 2

@@ -1,0 +1,144 @@
+"""Whom a node lets in, and what it tells those that it does not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from calltag.core.bayeux import errors
+from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.store.embedded import embedded_store
+from calltag.notifier.cometd.admission import Crowded
+from calltag.notifier.cometd.metrics import Limit
+from calltag.notifier.cometd.token_bucket import TokenBucket
+from parts.hubs import Client, Installation, Node
+
+LIMITS = BayeuxLimits(max_sessions=3, max_sessions_per_address=2, handshakes_per_s=0.001, handshake_burst=4)
+
+
+@pytest.fixture
+async def crowded() -> AsyncIterator[Installation]:
+    async with embedded_store(None) as store:
+        installation = Installation(store.client, LIMITS)
+        yield installation
+        await installation.settle()
+
+
+async def full(node: Node) -> list[Client]:
+    """A node with as many sessions as it may have."""
+    return [await Client(f"u{number}").begin(node) for number in range(LIMITS.max_sessions)]
+
+
+async def test_a_session_from_elsewhere_is_not_taken_in_by_a_full_node(crowded: Installation) -> None:
+    sessions = await full(crowded.one)
+    alice = await Client().begin(crowded.two)
+    with pytest.raises(Crowded, match="CALLTAG_NOTIFIER__MAX_SESSIONS"):
+        await alice.connect(crowded.one)
+    assert crowded.one.metrics.limits == [Limit.SESSIONS]
+    assert crowded.two.local.sessions.keys() == {alice.client_id}, "it stays with who holds it"
+    assert await crowded.registered() == [crowded.two.name]
+    assert (await alice.connect(crowded.two)).held is not None
+    assert (await sessions[0].connect(crowded.one)).held is not None, "its own are served on"
+
+
+async def test_a_full_node_takes_sessions_in_again_when_one_has_ended(crowded: Installation) -> None:
+    sessions = await full(crowded.one)
+    alice = await Client().begin(crowded.two)
+    await sessions[0].ask(crowded.one, "/meta/disconnect")
+    assert (await alice.connect(crowded.one)).held is not None
+
+
+async def test_sessions_that_arrive_at_once_do_not_pass_the_limit_together(crowded: Installation) -> None:
+    clients = [await Client(f"u{number}").begin(crowded.two) for number in range(3)]
+    await Client().begin(crowded.one)
+    outcomes = await asyncio.gather(*(each.connect(crowded.one) for each in clients), return_exceptions=True)
+    assert [isinstance(each, Crowded) for each in outcomes].count(True) == 1
+    assert len(crowded.one.local.sessions) == LIMITS.max_sessions
+
+
+async def test_sessions_of_an_address_are_bounded_before_they_connect(crowded: Installation) -> None:
+    for user in ("a", "b"):
+        assert (await Client(user, address="10.0.0.1").shake(crowded.one))["successful"]
+    reply = await Client("c", address="10.0.0.1").shake(crowded.one)
+    assert reply["error"] == errors.too_many_sessions(2)
+    assert reply["advice"]["reconnect"] == "handshake"
+    assert crowded.one.metrics.limits == [Limit.SESSIONS_OF_ADDRESS]
+    assert (await Client("c", address="10.0.0.2").shake(crowded.one))["successful"]
+    assert (await Client("c", address="10.0.0.1").shake(crowded.two))["successful"], "each node counts for itself"
+
+
+async def address_is_free(node: Node) -> bool:
+    """Whether an address that had all its sessions may begin one more."""
+    node.connects.admission._handshakes = TokenBucket(1, 1)
+    return bool((await Client("x", address="10.0.0.1").shake(node))["successful"])
+
+
+async def two_of_an_address(node: Node) -> Client:
+    await Client("other", address="10.0.0.1").begin(node)
+    return await Client(address="10.0.0.1").begin(node)
+
+
+async def test_a_session_that_ends_counts_no_more_for_its_address(crowded: Installation) -> None:
+    alice = await two_of_an_address(crowded.one)
+    assert not await address_is_free(crowded.one)
+    await alice.ask(crowded.one, "/meta/disconnect")
+    assert await address_is_free(crowded.one)
+
+
+async def test_a_session_that_moves_away_counts_no_more_for_its_address(crowded: Installation) -> None:
+    alice = await two_of_an_address(crowded.one)
+    await alice.connect(crowded.two)
+    await crowded.settle()
+    assert await address_is_free(crowded.one)
+
+
+async def test_a_session_begun_here_that_connects_elsewhere_counts_no_more(crowded: Installation) -> None:
+    await Client("other", address="10.0.0.1").begin(crowded.one)
+    alice = Client(address="10.0.0.1")
+    await alice.shake(crowded.one)
+    await alice.connect(crowded.two)
+    await crowded.settle()
+    assert await address_is_free(crowded.one)
+
+
+async def test_a_session_that_never_connects_counts_until_its_end(crowded: Installation) -> None:
+    await Client("other", address="10.0.0.1").begin(crowded.one)
+    await Client(address="10.0.0.1").shake(crowded.one)
+    crowded.one.ahead_ms = 39_000
+    crowded.one.connects.admission.sweep()
+    assert not await address_is_free(crowded.one)
+    crowded.one.ahead_ms = 41_000
+    crowded.one.connects.admission.sweep()
+    assert await address_is_free(crowded.one)
+
+
+async def test_a_session_counts_for_the_address_that_it_comes_from_now(crowded: Installation) -> None:
+    alice = await two_of_an_address(crowded.one)
+    alice.address = "10.0.0.9"
+    await alice.connect(crowded.one)
+    assert await address_is_free(crowded.one)
+
+
+async def test_more_handshakes_than_are_answered_are_spread_over_time(crowded: Installation) -> None:
+    for number in range(LIMITS.handshake_burst):
+        assert (await Client(f"u{number}").shake(crowded.one))["successful"]
+
+    class Unseen(Client):
+        async def look(self) -> None:  # type: ignore[override]
+            raise AssertionError("a caller who is not let in was looked for")
+
+    replies = [await Unseen().shake(crowded.one) for _ in range(20)]
+    assert {reply["error"] for reply in replies} == {"429:0.001:too_many_handshakes"}
+    assert {reply["advice"]["reconnect"] for reply in replies} == {"handshake"}
+    intervals = {reply["advice"]["interval"] for reply in replies}
+    assert len(intervals) > 10
+    assert all(2_000 <= interval <= 10_000 for interval in intervals)
+    assert crowded.one.metrics.limits == [Limit.HANDSHAKES] * 20
+    assert crowded.one.metrics.handshakes == LIMITS.handshake_burst
+
+
+def test_a_bucket_lets_a_burst_through_and_then_a_rate() -> None:
+    bucket = TokenBucket(per_s=2, burst=3)
+    assert [bucket.take(1_000) for _ in range(4)] == [True, True, True, False]
+    assert [bucket.take(now) for now in (1_499, 1_500, 1_999, 2_000)] == [False, True, False, True]
+    assert [bucket.take(60_000) for _ in range(4)] == [True, True, True, False], "no more than a burst is saved up"
