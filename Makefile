@@ -1,6 +1,6 @@
 # make run    gateway, worker and notifier in one process on http://127.0.0.1:8080 (PORT= for another)
 # make demo   the tour: sign in, dial, subscribe, attach data, see the message
-# make test   all tests; installs RabbitMQ, Redis and Node from Debian's packages where they are missing
+# make test   all tests; installs RabbitMQ, Redis, Node, HAProxy and Chromium from Debian's packages where missing
 # make check  linters, types, direction of imports, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080

@@ -1,43 +1,59 @@
 // Drives one official CometD client by lines of JSON: commands on stdin, what happens on stdout.
 //   node driver.mjs <cometd-3|cometd-5|cometd-7|cometd-8|cometd-9>
 // commands: {configure:{url, transport, headers, extensions}} {handshake:{ext}} {subscribe:channel} {unsubscribe:channel}
-//           {batch:[channels]} {disconnect:true}
-import { createRequire } from 'node:module';
+//           {batch:[channels]} {reload:true} {disconnect:true}
 import readline from 'node:readline';
 
-const require = createRequire(import.meta.url);
-const name = process.argv[2];
-const nodeClient = await import('cometd-nodejs-client');
-(nodeClient.adapt ?? nodeClient.default.adapt)();
-const isModule = ['cometd-8', 'cometd-9'].includes(name);
-const load = async (path, what) => (isModule ? (await import(path))[what] : require(path));
-const CometD = isModule ? await load(name, 'CometD') : require(name).CometD;
-const cometd = new CometD();
-const extensions = {};
-for (const what of ['AckExtension', 'TimeSyncExtension', 'TimeStampExtension']) {
-  extensions[what] = await load(`${name}/${what}.js`, what);
-}
-const subscriptions = new Map();
-const tell = (what, message) => process.stdout.write(JSON.stringify({ what, message }) + '\n');
+import { load, watchTheWire } from './official.mjs';
 
-for (const channel of ['handshake', 'connect', 'subscribe', 'unsubscribe', 'disconnect', 'unsuccessful']) {
-  cometd.addListener('/meta/' + channel, (message) => tell(channel, message));
+const name = process.argv[2];
+const { CometD, extensions } = await load(name);
+const META = ['handshake', 'connect', 'subscribe', 'unsubscribe', 'disconnect', 'unsuccessful'];
+// What a failure refers to (requests, sockets) is not for lines of JSON.
+const plain = (name, value) => (['exception', 'transport', 'websocket', 'xhr'].includes(name) ? undefined : value);
+const tell = (what, message) => process.stdout.write(JSON.stringify({ what, message }, plain) + '\n');
+
+// What a page holds: a client, how it was set up, and what it subscribed to.
+let page = { settings: {}, properties: {}, subscriptions: new Map() };
+
+function loadPage({ settings, properties, subscriptions }) {
+  const loaded = { cometd: new CometD(), settings, properties, subscriptions: new Map() };
+  const { url, transport, headers, extensions: wanted } = settings;
+  // A page that is gone does nothing any more.
+  const tellFromPage = (what, message) => page === loaded && tell(what, message);
+  for (const channel of META) loaded.cometd.addListener('/meta/' + channel, (message) => tellFromPage(channel, message));
+  for (const what of wanted ?? []) loaded.cometd.registerExtension(what, new extensions[what]());
+  for (const type of loaded.cometd.getTransportTypes()) {
+    if (type !== transport) loaded.cometd.unregisterTransport(type);
+  }
+  loaded.cometd.configure({ url, requestHeaders: headers ?? {}, logLevel: 'error', autoBatch: true });
+  loaded.subscribe = (channel) =>
+    loaded.subscriptions.set(channel, loaded.cometd.subscribe(channel, (message) => tellFromPage('event', message)));
+  // As applications do: they subscribe whenever they have shaken hands.
+  loaded.cometd.addListener('/meta/handshake', (message) => {
+    if (message.successful) [...subscriptions.keys()].forEach(loaded.subscribe);
+  });
+  page = loaded;
 }
-const subscribe = (channel) => subscriptions.set(channel, cometd.subscribe(channel, (message) => tell('event', message)));
+
+function reload() {
+  page.cometd.reload();
+  loadPage(page);
+  page.cometd.handshake(page.properties);
+}
+
 const commands = {
-  configure({ url, transport, headers, extensions: wanted }) {
-    for (const what of wanted ?? []) cometd.registerExtension(what, new extensions[what]());
-    for (const type of cometd.getTransportTypes()) {
-      if (type !== transport) cometd.unregisterTransport(type);
-    }
-    cometd.configure({ url, requestHeaders: headers ?? {}, logLevel: 'error', autoBatch: true });
-  },
-  handshake: (properties) => cometd.handshake(properties),
-  subscribe,
-  unsubscribe: (channel) => cometd.unsubscribe(subscriptions.get(channel)),
-  batch: (channels) => cometd.batch(() => channels.forEach(subscribe)),
-  disconnect: () => cometd.disconnect(),
+  configure: (settings) => loadPage({ ...page, settings }),
+  handshake: (properties) => page.cometd.handshake((page.properties = properties)),
+  subscribe: (channel) => page.subscribe(channel),
+  unsubscribe: (channel) => page.cometd.unsubscribe(page.subscriptions.get(channel)),
+  batch: (channels) => page.cometd.batch(() => channels.forEach(page.subscribe)),
+  reload,
+  disconnect: () => page.cometd.disconnect(),
 };
+watchTheWire((message) => {
+  if (message.channel === '/meta/handshake') tell('sent', message);
+});
 readline.createInterface({ input: process.stdin }).on('line', (line) => {
   for (const [command, argument] of Object.entries(JSON.parse(line))) commands[command](argument);
 }).on('close', () => process.exit(0));

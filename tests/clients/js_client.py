@@ -1,4 +1,4 @@
-"""The official JavaScript client, driven from Python."""
+"""JavaScript clients, the official one and Faye's, driven from Python."""
 
 import asyncio
 import base64
@@ -19,6 +19,18 @@ class JsClient:
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self.events: list[JSON] = []
+        """All that were read."""
+        self.handshakes = 0
+        """How many went out, of what was read."""
+
+    def versions(self) -> list[int]:
+        """The versions of the call in the order in which they came; repeats, which have the same event id, left out."""
+        seen: dict[str, int] = {}
+        for event in self.events:
+            told = event["ext"]["calltag"]
+            assert seen.setdefault(told["eventId"], told["version"]) == told["version"]
+        return list(seen.values())
 
     async def do(self, **command: Any) -> None:
         assert self._process.stdin is not None
@@ -33,9 +45,17 @@ class JsClient:
                 line = await self._process.stdout.readline()
                 assert line, "the client ended"
                 told = json.loads(line)
+                message: JSON = told["message"] if isinstance(told["message"], dict) else {}
+                if told["what"] == "event":
+                    self.events.append(message)
+                self.handshakes += told["what"] == "sent"
                 if told["what"] == what:
-                    message: JSON = told["message"]
                     return message
+
+    async def reload(self) -> JSON:
+        """Have a new page take the place of the page; returns the handshake that the new one sees."""
+        await self.do(reload=True)
+        return await self.next("handshake")
 
     async def sign_in(self, url: str, transport: str, user: str, *extensions: str) -> JSON:
         """Handshake over the transport: Basic where there are request headers, else credentials in the message."""
@@ -52,9 +72,10 @@ class JsClient:
 
 @asynccontextmanager
 async def js_client(version: str) -> AsyncIterator[JsClient]:
-    """A client of that version, as in `cometd-9`."""
+    """The official client of that version, as in `cometd-9`, or `faye`."""
+    driver = "faye_driver.mjs" if version == "faye" else "driver.mjs"
     process = await asyncio.create_subprocess_exec(
-        program("node"), str(_FOLDER / "driver.mjs"), version,
+        program("node"), str(_FOLDER / driver), version,
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=1 << 24,
     )  # fmt: skip
     client = JsClient(process)

@@ -12,7 +12,7 @@ from websockets.exceptions import ConnectionClosed
 from parts.agent import Agent, agent
 from parts.system import System
 
-SYSTEMS = ("one-process", "three-processes", "six-processes")
+SYSTEMS = ("one-process", "three-notifiers-behind-haproxy")
 HELLO = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling", "websocket"]}
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
 

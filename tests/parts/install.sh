@@ -1,5 +1,6 @@
 #!/bin/sh
-# Installs what the tests start for themselves and this machine lacks: RabbitMQ, Redis and Node, from Debian's packages.
+# Installs what the tests start for themselves and this machine lacks: RabbitMQ, Redis, Node, HAProxy and Chromium, from
+# Debian's packages.
 # Nothing is started as a system service.
 set -eu
 
@@ -8,6 +9,16 @@ command -v rabbitmq-server >/dev/null 2>&1 || [ -x /usr/sbin/rabbitmq-server ] |
 command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' >/dev/null 2>&1 || missing="$missing nodejs"
 command -v npm >/dev/null 2>&1 || missing="$missing npm"
+command -v haproxy >/dev/null 2>&1 || [ -x /usr/sbin/haproxy ] || missing="$missing haproxy"
+
+# Another Chromium or Chrome may be named; a package that only fetches a snap leaves a chromium that does not start.
+chromium_starts() { "${CALLTAG_TEST_CHROMIUM:-chromium}" --version 2>/dev/null | grep -q '^\(Chromium\|Google Chrome\) [0-9]'; }
+no_chromium="The tests need a Chromium that starts from the command line; here '${CALLTAG_TEST_CHROMIUM:-chromium} --version' does not work.
+Install one that is no snap (Debian's package chromium, or Chrome) and name it: make test CALLTAG_TEST_CHROMIUM=/path/to/chrome"
+if ! chromium_starts; then
+  if [ -n "${CALLTAG_TEST_CHROMIUM:-}" ] || command -v chromium >/dev/null 2>&1; then echo "$no_chromium" >&2; exit 1; fi
+  missing="$missing chromium"
+fi
 [ -n "$missing" ] || exit 0
 
 how="Install them with: apt-get install$missing"
@@ -32,3 +43,4 @@ $as_root env DEBIAN_FRONTEND=noninteractive sh -c "apt-get update -q && apt-get 
   exit 1
 }
 rm -f "$log"
+chromium_starts || { echo "$no_chromium" >&2; exit 1; }

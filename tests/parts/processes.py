@@ -19,7 +19,8 @@ def program(name: str, *places: str) -> str:
     found = shutil.which(name) or next((place for place in places if Path(place).exists()), None)
     if found is None:
         raise NotStarted(
-            f"{name} is not installed; run make test, or: apt-get install rabbitmq-server redis-server nodejs npm"
+            f"{name} is not installed; run make test, or: "
+            "apt-get install rabbitmq-server redis-server nodejs npm haproxy chromium"
         )
     return found
 

@@ -10,6 +10,7 @@ import httpx
 
 from calltag.notifier.routes import PATHS
 from parts.command import CALLTAG, calltag
+from parts.haproxy import HaProxy, Upstream
 from parts.ports import free_port
 from parts.processes import Program
 from parts.round_robin import RoundRobin
@@ -24,10 +25,17 @@ class System:
     gateway_url: str = ""
     cometd_url: str = ""
     programs: dict[str, Program] = field(default_factory=dict)
+    upstreams: dict[str, Upstream] = field(default_factory=dict)
+    """The notifiers by name, where there are several."""
 
-    def start(self, name: str, *command: str, port_of: str = "", port: int = 0) -> Program:
+    def start_notifier(self, name: str) -> Program:
+        """Start one of the notifiers, or start it again, on its own ports."""
+        place = self.upstreams[name]
+        return self.start(name, "notifier", port_of="NOTIFIER", port=place.port, internal=place.internal)
+
+    def start(self, name: str, *command: str, port_of: str = "", port: int = 0, internal: int = 0) -> Program:
         """Start one service and wait until it is ready."""
-        internal = free_port()
+        internal = internal or free_port()
         folder = self.folder / name
         folder.mkdir(parents=True, exist_ok=True)
         more = {"CALLTAG_INTERNAL__PORT": str(internal)}
@@ -100,11 +108,11 @@ def embedded_system(folder: Path, **settings: str) -> Iterator[System]:
 
 
 @contextmanager
-def three_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str) -> Iterator[System]:
+def three_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str, **settings: str) -> Iterator[System]:
     """Gateway, worker and notifier on RabbitMQ and Redis."""
     gateway, notifier = free_port(), free_port()
     url = f"http://127.0.0.1:{gateway}"
-    environment = _environment(url, _backends(amqp_url, redis_url, prefix))
+    environment = _environment(url, _backends(amqp_url, redis_url, prefix) | settings)
     system = System(folder, environment, url, f"http://127.0.0.1:{notifier}")
     with _running(system):
         system.start("worker", "worker")
@@ -115,14 +123,14 @@ def three_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str) ->
 
 
 @contextmanager
-def six_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str) -> Iterator[System]:
+def six_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str, **settings: str) -> Iterator[System]:
     """Two of each on RabbitMQ and Redis, behind a proxy that sends each request to the next one."""
     gateways, notifiers = [free_port(), free_port()], [free_port(), free_port()]
     with RoundRobin({"": gateways, **dict.fromkeys(PATHS, notifiers)}) as front:
         url = f"http://127.0.0.1:{front.port}"
         # Six processes keep a small machine busy; how long the store takes proves nothing.
-        settings = _backends(amqp_url, redis_url, prefix) | {"CALLTAG_REDIS__DEADLINE_S": "5"}
-        system = System(folder, _environment(url, settings), url, url)
+        slow = {"CALLTAG_REDIS__DEADLINE_S": "5"}
+        system = System(folder, _environment(url, _backends(amqp_url, redis_url, prefix) | slow | settings), url, url)
         with _running(system):
             for number in range(2):
                 system.start(f"worker-{number}", "worker")
@@ -130,6 +138,28 @@ def six_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str) -> I
                 system.start(f"gateway-{number}", "gateway", port_of="GATEWAY", port=gateways[number])
             yield system
             system.stop()
+
+
+@contextmanager
+def behind_haproxy(folder: Path, amqp_url: str, redis_url: str, prefix: str, **settings: str) -> Iterator[System]:
+    """Gateway, worker and three notifiers, behind an HAProxy without stickiness; `settings` are variables."""
+    gateway = Upstream(free_port(), free_port())
+    notifiers = {f"notifier-{number}": Upstream(free_port(), free_port()) for number in range(3)}
+    front = HaProxy(folder / "haproxy", PATHS, {"gateway": gateway}, notifiers)
+    url = f"http://127.0.0.1:{front.port}"
+    environment = _environment(url, _backends(amqp_url, redis_url, prefix) | settings)
+    system = System(folder, environment, url, url, upstreams=notifiers)
+    with _running(system):
+        system.start("worker", "worker")
+        system.start("gateway", "gateway", port_of="GATEWAY", port=gateway.port, internal=gateway.internal)
+        for name in notifiers:
+            system.start_notifier(name)
+        try:
+            front.start()
+            yield system
+            system.stop()
+        finally:
+            front.process.kill()
 
 
 def _backends(amqp_url: str, redis_url: str, prefix: str) -> dict[str, str]:

@@ -1,0 +1,47 @@
+// The official CometD clients in Node: loads one version with its extensions, and gives it what a browser would have.
+import { createRequire } from 'node:module';
+
+const require = createRequire(import.meta.url);
+const EXTENSIONS = ['AckExtension', 'ReloadExtension', 'TimeStampExtension', 'TimeSyncExtension'];
+
+const nodeClient = await import('cometd-nodejs-client');
+(nodeClient.adapt ?? nodeClient.default.adapt)();
+
+// What the client logs must not get between the lines of the driver.
+for (const level of ['debug', 'info', 'log']) console[level] = console.error;
+
+class Storage {
+  #items = new Map();
+  getItem = (name) => this.#items.get(name) ?? null;
+  setItem = (name, value) => this.#items.set(name, String(value));
+  removeItem = (name) => this.#items.delete(name);
+}
+window.sessionStorage = new Storage();
+
+// Calls `told` with each Bayeux message that really goes out, whatever the extensions made of it.
+export function watchTheWire(told) {
+  const tellAll = (text) => [JSON.parse(text)].flat().forEach(told);
+  const Request = window.XMLHttpRequest;
+  window.XMLHttpRequest = Object.assign(function () {
+    Request.call(this);
+    const send = this.send;
+    this.send = (text) => (tellAll(text), send(text));
+  }, Request);
+  const Socket = window.WebSocket;
+  window.WebSocket = class extends Socket {
+    send(text) {
+      tellAll(text);
+      super.send(text);
+    }
+  };
+}
+
+// The class `CometD` and the extensions of one version, as in `cometd-9`.
+export async function load(version) {
+  const isModule = ['cometd-8', 'cometd-9'].includes(version);
+  const get = async (path, what) => (isModule ? (await import(path))[what] : require(path));
+  const CometD = isModule ? await get(version, 'CometD') : require(version).CometD;
+  const extensions = {};
+  for (const what of EXTENSIONS) extensions[what] = await get(`${version}/${what}.js`, what);
+  return { CometD, extensions };
+}
