@@ -367,7 +367,14 @@ async def test_sessions_end(client: RedisClient, nodes: Nodes) -> None:
 
 
 async def test_what_is_no_session_is_unknown(nodes: Nodes) -> None:
-    for client_id in ("", "x", "c" + "a" * 32, new_client_id(ALICE, bearer=False), "c" + "a" * 32 + "-"):
+    for client_id in (
+        "",
+        "x",
+        "c" + "a" * 32,
+        new_client_id(ALICE, bearer=False),
+        "c" + "a" * 32 + "-",
+        "c" * 33 + "ä",
+    ):
         assert await nodes.one.attach(client_id, PROVEN, lifetime_ms=1, most=1) is None
         assert await nodes.subscribe(client_id, {"/a": None}) is None
         assert await nodes.one.unsubscribe(client_id, ["/a"], lifetime_ms=1) is None

@@ -53,6 +53,8 @@ def test_an_agent_without_devices_needs_little() -> None:
     ("text", "message"),
     [
         ("users = 1 1", r"a\.toml is not TOML: .*line 1"),
+        ("users = " + "[" * 5_000, r"a\.toml is not TOML that can be read: it is nested too deep"),
+        ("users = " + "9" * 5_000, r"a\.toml is not TOML: Exceeds the limit"),
         ("", r"a\.toml: users: Field required"),
         (user("yan", 'roles = ["boss"]'), r"a\.toml: users\.0\.roles\.0: Input should be 'agent', 'supervisor'"),
         (user("yan", "colour = 1"), r"a\.toml: users\.0\.colour: Extra inputs"),

@@ -187,7 +187,9 @@ async def test_a_disconnect_ends_the_held_connect_for_good(system: Installation)
     assert system.one.metrics.held == 0
 
 
-@pytest.mark.parametrize("client_id", ["", "x", "caaaa-", 7, None, "c" + "a" * 40, "c" + "a" * 32 + "mfwgsy3f"])
+@pytest.mark.parametrize(
+    "client_id", ["", "x", "caaaa-", 7, None, "c" + "a" * 40, "c" + "a" * 32 + "mfwgsy3f", "c" + "a" * 32 + "ä"]
+)
 async def test_what_is_no_session_is_unknown(system: Installation, client_id: object) -> None:
     alice = Client(login="mine")
     for channel in ("/meta/connect", "/meta/subscribe", "/meta/unsubscribe", "/meta/disconnect"):

@@ -98,13 +98,20 @@ def demo_directory() -> Directory:
 def parse_directory(text: str, source: str) -> Directory:
     """The directory in a TOML text; `source` names it in errors. Raises DirectoryError."""
     try:
-        file = _File.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise DirectoryError(f"{source} is not TOML: {error}") from None
+        file = _File.model_validate(_tables(text, source))
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False)
         raise DirectoryError("\n".join(f"{source}: {_explained(each)}" for each in wrong)) from None
     return directory(tuple(_user(entry) for entry in file.users), source)
+
+
+def _tables(text: str, source: str) -> dict[str, object]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise DirectoryError(f"{source} is not TOML that can be read: it is nested too deep") from None
+    except ValueError as error:  # a TOMLDecodeError, or a number too long for Python
+        raise DirectoryError(f"{source} is not TOML: {error}") from None
 
 
 def _explained(error: ErrorDetails) -> str:

@@ -5,7 +5,6 @@ connect, keeps a node that lost the session from writing what it no longer knows
 """
 
 import base64
-import binascii
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,7 +115,7 @@ def user_of(client_id: str) -> UserId | None:
     name = client_id[1 + _RANDOM_LENGTH :].upper()
     try:
         decoded = base64.b32decode(name + "=" * (-len(name) % 8)).decode()
-    except (binascii.Error, UnicodeError):
+    except ValueError:
         return None
     return UserId(decoded) if decoded and client_id.isalnum() else None
 
