@@ -6,7 +6,7 @@ from uuid import uuid4
 from starlette.routing import BaseRoute
 
 from calltag.core.backends import Backends
-from calltag.core.bayeux.engine import Engine
+from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
 from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
 from calltag.core.bayeux.extensions.replay import Replay
 from calltag.core.bayeux.extensions.timestamp import Timestamp
@@ -64,6 +64,12 @@ def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
     )
 
 
+def connection_types(settings: NotifierSettings) -> tuple[str, ...]:
+    """The connection types that are offered, the better ones first."""
+    usual = (WEBSOCKET, LONG_POLLING)
+    return (*usual, CALLBACK_POLLING) if settings.callback_polling else usual
+
+
 def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> Notifier:
     """Start the side tasks of a notifier."""
     settings = backends.settings.notifier
@@ -96,7 +102,12 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
     return Hub(
         Connects(
             node,
-            Engine(limits, may_subscribe, (Acknowledgment(), Replay(), Timesync(), Timestamp())),
+            Engine(
+                limits,
+                may_subscribe,
+                (Acknowledgment(), Replay(), Timesync(), Timestamp()),
+                connection_types(backends.settings.notifier),
+            ),
             store,
             local,
             Feeding(local, streams, translator.entry, limits, metrics, side_tasks),

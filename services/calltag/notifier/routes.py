@@ -10,13 +10,15 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
+from calltag.core.bayeux.engine import CALLBACK_POLLING
 from calltag.core.identity.authentication import COOKIE, Authenticator, Identified, TooManyLogins, WrongCredentials
 from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_passes
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Login
 from calltag.notifier.cometd.bodies import BodyReader
+from calltag.notifier.cometd.callback_polling import OFF, Pages
 from calltag.notifier.cometd.hub import Hub
-from calltag.notifier.cometd.long_polling import long_poll
+from calltag.notifier.cometd.long_polling import callback_poll, long_poll
 from calltag.notifier.cometd.origins import Origins
 from calltag.notifier.cometd.websocket import Socket
 
@@ -79,11 +81,16 @@ def cometd_routes(
 ) -> list[BaseRoute]:
     """Clients append the type of their message to the address, so the whole subtree is one endpoint."""
     bodies = BodyReader(hub.limits.max_body_bytes, body_deadline_s)
+    pages = Pages(origins)
 
     async def poll(request: Request) -> Response:
         if not origins.pass_(request):
             return Response(_FOREIGN, 403, media_type="text/plain")
-        return await _guarded(lambda: long_poll(request, hub, access, bodies))
+        if request.method == "POST":
+            return await _guarded(lambda: long_poll(request, hub, access, bodies))
+        if request.method == "GET" and CALLBACK_POLLING in hub.engine.connection_types:
+            return await _guarded(lambda: callback_poll(request, hub, access, pages))
+        return Response(OFF, 405, {"Allow": "POST"}, media_type="text/plain")
 
     async def socket(websocket: WebSocket) -> None:
         if not origins.pass_(websocket):
@@ -93,7 +100,7 @@ def cometd_routes(
         await Socket(websocket, hub, access, socket_deadline_s).run()
 
     cors = origins.middleware()
-    methods = ["POST", "OPTIONS"] if cors else ["POST"]
+    methods = ["GET", "POST", "OPTIONS"] if cors else ["GET", "POST"]
     routes: list[BaseRoute] = []
     for path in PATHS:
         routes += [

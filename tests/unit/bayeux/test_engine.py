@@ -1,6 +1,7 @@
 """The rules of the protocol that a message alone can keep or break, one test each."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -173,7 +174,15 @@ def test_a_connect_in_a_hurry_may_lack_what_was_sent_last() -> None:
     assert (wish.timeout_ms, wish.again) == (0, True)
 
 
-@pytest.mark.parametrize("kind", ["websocket", "long-polling", "callback-polling"])
+def test_a_connection_type_is_offered_and_taken_where_it_is_on() -> None:
+    engine = replace(ENGINE, connection_types=("long-polling", "callback-polling"))
+    hello = HELLO | {"supportedConnectionTypes": ["callback-polling"]}
+    reply = engine.begun(hello, "c1", engine.handshake(hello, "alice"))
+    assert reply["supportedConnectionTypes"] == ["long-polling", "callback-polling"]
+    assert engine.connect(CONNECT | {"connectionType": "callback-polling"}, "c1").client_id == "c1"
+
+
+@pytest.mark.parametrize("kind", ["websocket", "long-polling"])
 def test_known_connection_types_are_taken(kind: str) -> None:
     assert ENGINE.connect(CONNECT | {"connectionType": kind}, "c1").client_id == "c1"
 
@@ -187,6 +196,7 @@ def test_known_connection_types_are_taken(kind: str) -> None:
         ("Long-Polling", "400::connection_type_unknown"),
         ("long-pollingx", "400::connection_type_unknown"),
         ("iframe", "400::connection_type_unknown"),
+        ("callback-polling", "400::connection_type_unknown"),
     ],
 )
 def test_other_connection_types_are_refused(kind: object, error: str) -> None:

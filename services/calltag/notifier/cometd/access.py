@@ -36,22 +36,26 @@ class Access(Protocol):
         ...
 
 
-def claim_of(messages: Sequence[object], connection: HTTPConnection, access: Access) -> Claim:
+def claim_of(
+    messages: Sequence[object], connection: HTTPConnection, access: Access, *, by_request: bool = True
+) -> Claim:
     """What the request claims. Credentials in a handshake count where the request itself proves nobody.
+
+    Without `by_request` it never does: what a browser adds to it is not looked at.
 
     Source: `ext.authentication` as clients of Web Services send it.
     """
     handshake = handshake_in(messages)
 
     async def look() -> Caller:
-        login = await access.of_request(connection, begins=handshake is not None)
+        login = await access.of_request(connection, begins=handshake is not None) if by_request else None
         if login is not None:
             return Caller(login.user, set_cookie=login.set_cookie)
         credentials = _credentials(handshake)
         shown = await access.of_credentials(*credentials) if credentials else None
         return Caller(shown.user, bearer=True, set_cookie=shown.set_cookie) if shown else Caller(None)
 
-    return Claim(look, access.login_of(connection))
+    return Claim(look, access.login_of(connection) if by_request else "")
 
 
 def _credentials(handshake: Mapping[str, object] | None) -> tuple[str, str] | None:

@@ -10,20 +10,20 @@ FORM: Final = "application/x-www-form-urlencoded"
 _MAX_FIELDS: Final = 100
 
 
-def messages_of_form(body: bytes) -> bytes:
-    """The JSON array of all messages in the form. Raises CodecError."""
-    fields = _fields(body)
+def messages_of_form(body: bytes, what: str = "form") -> bytes:
+    """The JSON array of all messages in the form, or in a query, which is written alike. Raises CodecError."""
+    fields = _fields(body, what)
     if not fields:
-        raise CodecError("the form has no field named message")
+        raise CodecError(f"the {what} has no field named message")
     parts = [field.strip() for field in fields]
     inner = [part[1:-1] if part.startswith("[") and part.endswith("]") else part for part in parts]
     return f"[{','.join(part for part in inner if part.strip())}]".encode()
 
 
-def _fields(body: bytes) -> Sequence[str]:
+def _fields(body: bytes, what: str) -> Sequence[str]:
     try:
         return parse_qs(body.decode(), errors="strict", max_num_fields=_MAX_FIELDS).get("message", [])
     except UnicodeDecodeError:
-        raise CodecError("the form is not UTF-8") from None
+        raise CodecError(f"the {what} is not UTF-8") from None
     except ValueError:
-        raise CodecError(f"the form has more than {_MAX_FIELDS} fields") from None
+        raise CodecError(f"the {what} has more than {_MAX_FIELDS} fields") from None

@@ -1,10 +1,11 @@
-"""Long-polling: each request is an array of messages, and a connect waits for its answer.
+"""Polling: each request is an array of messages, and a connect waits for its answer.
 
 Source: Bayeux protocol 1.0, section 7; requests as CometD's clients make them (JSON, or a form with `message`).
 Events go with the answers of connects only: two answers under way at once could overtake each other.
 """
 
 import asyncio
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from starlette.requests import ClientDisconnect, Request
@@ -13,11 +14,13 @@ from starlette.responses import Response
 from calltag.core.bayeux.codec import CodecError, decode, encode
 from calltag.notifier.cometd.access import Access, claim_of
 from calltag.notifier.cometd.bodies import BodyReader, TooSlow
+from calltag.notifier.cometd.callback_polling import Pages, callback_of, messages_of_query, script
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.connects import Answer, HeldConnect
-from calltag.notifier.cometd.hub import Hub, Turn
+from calltag.notifier.cometd.hub import Hub
 
 _JSON: Final = "application/json;charset=UTF-8"
+_NOSNIFF: Final = {"X-Content-Type-Options": "nosniff"}
 
 
 async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyReader) -> Response:
@@ -28,8 +31,32 @@ async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyRead
         # What is left of the body would be taken for the next request.
         return Response(str(error), 400, {"Connection": "close"}, media_type="text/plain")
     except CodecError as error:
-        return Response(str(error), 413 if error.too_large else 400, media_type="text/plain")
-    claim = claim_of(messages, request, access)
+        return _refused(error)
+    return await _exchanged(request, hub, messages, claim_of(messages, request, access), _json)
+
+
+async def callback_poll(request: Request, hub: Hub, access: Access, pages: Pages) -> Response:
+    """Answer one request for a script. Raises StoreUnavailable."""
+    try:
+        name = callback_of(request)
+        messages = decode(messages_of_query(request), hub.limits)
+    except CodecError as error:
+        return _refused(error)
+    claim = claim_of(messages, request, access, by_request=pages.are_known(request))
+    return await _exchanged(request, hub, messages, claim, lambda content: script(name, content))
+
+
+def _refused(error: CodecError) -> Response:
+    return Response(str(error), 413 if error.too_large else 400, _NOSNIFF, media_type="text/plain")
+
+
+def _json(content: bytes) -> Response:
+    return Response(content, headers={"Cache-Control": "no-store"}, media_type=_JSON)
+
+
+async def _exchanged(
+    request: Request, hub: Hub, messages: Sequence[object], claim: Claim, written: Callable[[bytes], Response]
+) -> Response:
     try:
         turn = await hub.exchange(messages, claim)
     finally:
@@ -44,14 +71,10 @@ async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyRead
     elif turn.replaced and not turn.replies:
         return _replaced()
     await hub.connects.saved(turn.connected)
-    return _answer(turn, claim)
-
-
-def _answer(turn: Turn, claim: Claim) -> Response:
-    headers = {"Cache-Control": "no-store"}
+    response = written(encode(turn.events, turn.replies))
     if claim.set_cookie:
-        headers["Set-Cookie"] = claim.set_cookie
-    return Response(encode(turn.events, turn.replies), headers=headers, media_type=_JSON)
+        response.headers.append("Set-Cookie", claim.set_cookie)
+    return response
 
 
 def _replaced() -> Response:

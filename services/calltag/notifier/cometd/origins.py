@@ -28,7 +28,11 @@ class Origins:
     def pass_(self, connection: HTTPConnection) -> bool:
         """Whether the request comes from no page, from a page of this server, or from one that is allowed."""
         origin = connection.headers.get("origin")
-        if origin is None or ANY in self.allowed or origin in self.allowed:
+        return origin is None or self.allow(origin, connection)
+
+    def allow(self, origin: str, connection: HTTPConnection) -> bool:
+        """Whether the origin is this server's own, or one that is allowed."""
+        if ANY in self.allowed or origin in self.allowed:
             return True
         try:
             # Behind a proxy that ends TLS the scheme is not known here: host and port have to do.

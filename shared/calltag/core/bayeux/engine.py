@@ -27,7 +27,6 @@ VERSION: Final = "1.0"
 WEBSOCKET: Final = "websocket"
 LONG_POLLING: Final = "long-polling"
 CALLBACK_POLLING: Final = "callback-polling"
-_KNOWN_CONNECTION_TYPES: Final = (WEBSOCKET, LONG_POLLING, CALLBACK_POLLING)
 _VERSIONS: Final = ("1.", "0.9")
 _SHED_INTERVAL_MS: Final = 5_000
 
@@ -125,7 +124,7 @@ class Engine:
         connection_type = message.get("connectionType")
         if not isinstance(connection_type, str):
             raise Fault(failure(message, errors.CONNECTION_TYPE_MISSING))
-        if connection_type not in _KNOWN_CONNECTION_TYPES:
+        if connection_type not in self.connection_types:
             raise Fault(failure(message, errors.CONNECTION_TYPE_UNKNOWN))
         advice = message.get("advice")
         wishes = advice if isinstance(advice, dict) else {}

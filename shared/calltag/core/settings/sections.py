@@ -163,6 +163,9 @@ class Notifier(Section):
         (),
         description="Origins whose pages may use CometD, with commas between; its own always may.",
     )
+    callback_polling: bool = Field(
+        False, description="Offer callback-polling (JSONP), for clients that can send no POST to another origin."
+    )
 
 
 class Internal(Section):
