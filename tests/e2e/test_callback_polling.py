@@ -34,7 +34,7 @@ def protected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 async def get(http: httpx.AsyncClient, system: System, *messages: Any, **headers: str) -> httpx.Response:
-    query = [("jsonp", "_cometd_jsonp_3"), *(("message", json.dumps(message)) for message in messages)]
+    query = {"jsonp": "_cometd_jsonp_3", "message": [json.dumps(message) for message in messages]}
     sent = {name.replace("_", "-"): value for name, value in headers.items()}
     return await http.get(f"{system.cometd_url}/genesys/cometd/connect", params=query, headers=sent)
 

@@ -71,10 +71,10 @@ async def _exchanged(
     elif turn.replaced and not turn.replies:
         return _replaced()
     await hub.connects.saved(turn.connected)
-    answer = written(encode(turn.events, turn.replies))
+    response = written(encode(turn.events, turn.replies))
     if claim.set_cookie:
-        answer.headers.append("Set-Cookie", claim.set_cookie)
-    return answer
+        response.headers.append("Set-Cookie", claim.set_cookie)
+    return response
 
 
 def _replaced() -> Response:
