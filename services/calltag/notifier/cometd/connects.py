@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from calltag.core.bayeux.codec import Message, Reply
@@ -40,6 +40,8 @@ from calltag.notifier.cometd.watching import Watching
 
 Answer = tuple[list[bytes], Reply]
 """Events, and the reply to the connect that they go with."""
+_SOCKET_CLOSES_MS: Final = 1_000
+"""While its client waits so long, a WebSocket is closed, and nothing is under way on it."""
 
 
 class Post(Protocol):
@@ -123,7 +125,8 @@ class Connects:
         held = Held(session.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
         connect = HeldConnect(session, held, message, arrived_ms)
         tells = session.has_news and not session.pushes
-        if session.cycle == 1 or not alone or wish.timeout_ms == 0 or tells or self.draining:
+        leaves = self.draining and not streaming
+        if session.cycle == 1 or not alone or wish.timeout_ms == 0 or tells or leaves:
             return self._answer(connect)
         session.held = held
         return connect
@@ -242,13 +245,18 @@ class Connects:
         reply = self.engine.answered(session, connect.held.reply)
         if self.draining:
             # The session lives on for as long as its client is asked to wait.
-            session.interval_ms = random.randint(0, self.engine.limits.drain_spread_ms)  # noqa: S311 - spreads load
+            session.interval_ms = self._leave_ms(session)
             reply = reply | {"advice": self.engine.advice("retry", session.interval_ms)}
         self._expire_soon(session)
         saving = self.side_tasks.begin(self._save(session, session.cycle, session.generation, session.sent))
         if events and not session.acknowledges:
             self._saves[session.client_id] = saving
         return events, self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
+
+    def _leave_ms(self, session: Session) -> int:
+        """How long a client waits before it connects to another node. WebSockets are spread by when they close."""
+        spread_ms = self.engine.limits.drain_spread_ms
+        return _SOCKET_CLOSES_MS if session.streaming else random.randint(0, spread_ms)  # noqa: S311 - spreads load
 
     async def _save(self, session: Session, cycle: int, generation: int, sent: Position) -> None:
         lifetime_ms = session.interval_ms + self.engine.limits.max_interval_ms
@@ -282,7 +290,7 @@ class Connects:
         return (
             session.held is not connect.held
             or session.ended
-            or self.draining
+            or (self.draining and not session.streaming)
             or not self.local.holds(session)
             or connect.held.deadline_ms <= self.clock_ms()
             or (session.has_news and not session.pushes)

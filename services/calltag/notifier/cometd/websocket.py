@@ -23,6 +23,7 @@ _POLICY_VIOLATION: Final = 1008
 _TOO_LARGE: Final = 1009
 _ERROR: Final = 1011
 _TRY_AGAIN_LATER: Final = 1013
+_PARTING_S: Final = 1.0
 
 
 @dataclass(slots=True)
@@ -38,6 +39,9 @@ class Socket:
     held: dict[str, HeldConnect] = field(default_factory=dict)
     waker: asyncio.Event = field(default_factory=asyncio.Event)
     sending: asyncio.Lock = field(default_factory=asyncio.Lock)
+    handling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    connected: asyncio.Event = field(default_factory=asyncio.Event)
+    parting: bool = False
 
     async def run(self) -> None:
         """Serve the connection until either side ends it."""
@@ -55,7 +59,7 @@ class Socket:
                     await self._close(_POLICY_VIOLATION, self._without_session())
                     break
             if drained.done():
-                await self._close(_GOING_AWAY)
+                await self._part(reader, writer)
         finally:
             for task in tasks:
                 task.cancel()
@@ -72,7 +76,8 @@ class Socket:
                 return
             text = frame.get("text")
             try:
-                await self._handle(text.encode() if text is not None else frame.get("bytes") or b"")
+                async with self.handling:
+                    await self._handle(text.encode() if text is not None else frame.get("bytes") or b"")
             except CodecError as error:
                 await self._close(_TOO_LARGE if error.too_large else _ERROR, str(error))
                 return
@@ -95,6 +100,7 @@ class Socket:
             self.held[turn.connected] = turn.held
         await self._send(turn.events, turn.replies)
         self._forget_ended()
+        self.connected.set()
         self.waker.set()
 
     def _forget_ended(self) -> None:
@@ -106,7 +112,7 @@ class Socket:
 
     async def _write(self) -> None:
         """Push what is queued, and answer held connects whose time has come."""
-        while True:
+        while not self.parting:
             await self._wait()
             self.waker.clear()
             for session in list(self.sessions.values()):
@@ -115,6 +121,28 @@ class Socket:
             for connect in list(self.held.values()):
                 if self.hub.connects.is_due(connect):
                     await self._answer(connect)
+
+    async def _part(self, reader: asyncio.Future[None], writer: asyncio.Future[None]) -> None:
+        """The node goes: answer what the client has asked, and close while it waits before it connects again.
+
+        So nothing that it has sent is without an answer, and nothing has to be sent again.
+        """
+        try:
+            async with asyncio.timeout(_PARTING_S):
+                while self.sessions and not self.held:
+                    self.connected.clear()
+                    await self.connected.wait()
+        except TimeoutError:
+            pass
+        async with self.handling:
+            reader.cancel()
+            self.parting = True
+            self.waker.set()
+            # What it has taken it must have sent, too.
+            await asyncio.wait({writer}, timeout=_PARTING_S)
+            for connect in list(self.held.values()):
+                await self._answer(connect)
+            await self._close(_GOING_AWAY)
 
     async def _wait(self) -> None:
         deadlines = [connect.held.deadline_ms for connect in self.held.values()]
