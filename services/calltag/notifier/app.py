@@ -19,6 +19,7 @@ from calltag.core.settings.sections import Notifier as NotifierSettings
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.notifier.cometd.authorizing import may_subscribe
+from calltag.notifier.cometd.browsers import Browsers
 from calltag.notifier.cometd.connects import Connects
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub
@@ -86,6 +87,7 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
         hub,
         access,
         Origins(settings.allowed_origins),
+        Browsers(settings.max_sessions_per_browser, settings.multi_session_interval_ms, backends.cookies()),
         body_deadline_s=backends.settings.body_deadline_s,
         socket_deadline_s=settings.socket_deadline_s,
     )

@@ -10,6 +10,7 @@ from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.amqp import AmqpBus, AmqpSettings
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.identity.cookies import CookieFlags
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.runtime.server import ServerLimits
 from calltag.core.settings import Settings, load_settings
@@ -65,7 +66,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "max_sessions_per_user": 134, "max_subscriptions": 135, "max_queued_events": 136,
             "max_queued_bytes": 137, "max_messages": 138, "max_body_bytes": 139, "max_depth": 140,
         },
-        session={"idle_s": 141, "lifetime_s": 142, "secure_cookies": True},
+        session={"idle_s": 141, "lifetime_s": 142, "secure_cookies": True, "same_site": "none"},
         directory={"demo": True},
     )  # fmt: skip
 
@@ -121,7 +122,7 @@ async def test_http_sessions(parts: Backends) -> None:
     sessions = authenticator._sessions
     assert isinstance(sessions, RedisHttpSessions)
     assert (sessions._prefix, sessions._idle_s, sessions._lifetime_s) == ("r", 141, 142)
-    assert authenticator._secure_cookies
+    assert authenticator._cookies == parts.cookies() == CookieFlags(secure=True, same_site="none")
 
 
 async def test_the_limits_of_the_gateway(api: Api) -> None:

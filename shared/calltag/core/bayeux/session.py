@@ -28,7 +28,8 @@ class Session:
     """`position` is how far the user's stream was looked through for this session, `sent` how far it was sent.
 
     A session that is `behind` takes no more from the stream as it comes: its queue is full, or there is more in the
-    store than was read at once. It goes on from its position when the queue was sent.
+    store than was read at once. It goes on from its position when the queue was sent. `multiple_clients` says what its
+    client was told last: whether other tabs of the browser keep its connects from being held.
     """
 
     client_id: str
@@ -44,6 +45,7 @@ class Session:
     behind: bool = False
     missed: bool = False
     ended: bool = False
+    multiple_clients: bool = False
     held: Held | None = None
     interval_ms: int = 0
     expires_at_ms: int = 0

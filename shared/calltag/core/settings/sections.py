@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 
@@ -163,6 +163,14 @@ class Notifier(Section):
         (),
         description="Origins whose pages may use CometD, with commas between; its own always may.",
     )
+    max_sessions_per_browser: int = Field(
+        1,
+        ge=-1,
+        description="Polling connects of one browser (cookie BAYEUX_BROWSER) that a notifier holds; -1 is any number.",
+    )
+    multi_session_interval_ms: int = Field(
+        2_000, ge=0, description="How often tabs beyond that ask; 0 sends them away for good."
+    )
     callback_polling: bool = Field(
         False, description="Offer callback-polling (JSONP), for clients that can send no POST to another origin."
     )
@@ -187,7 +195,16 @@ class Session(Section):
 
     idle_s: Positive = Field(1_800, description="A session not used for so long ends.")
     lifetime_s: Positive = Field(43_200, description="A session ends after so long in any case.")
-    secure_cookies: bool = Field(False, description="Set the cookie for HTTPS only.")
+    secure_cookies: bool = Field(False, description="Set cookies for HTTPS only.")
+    same_site: Literal["lax", "strict", "none"] = Field(
+        "lax", description="Which requests of other sites' pages cookies go with; `none` (all) takes SECURE_COOKIES."
+    )
+
+    @model_validator(mode="after")
+    def _none_is_secure(self) -> "Session":
+        if self.same_site == "none" and not self.secure_cookies:
+            raise ValueError("browsers take cookies with SAME_SITE none only with SECURE_COOKIES")
+        return self
 
 
 class Log(Section):
