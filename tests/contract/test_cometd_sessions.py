@@ -176,6 +176,25 @@ async def test_a_session_moves_with_its_connects(streams: RedisUserStreams, node
     assert (await streams.append({ALICE: numbered(4)}))[ALICE].nodes == [TWO]
 
 
+async def test_what_went_between_connects_is_known_and_shortens_no_life(
+    client: RedisClient, streams: RedisUserStreams, nodes: Nodes
+) -> None:
+    client_id = await nodes.begin()
+    await attach(nodes.one, client_id)
+    [one, two] = await add(streams, 1, 2)
+
+    async def save(sent: Position, lifetime_ms: int, *, prolong: bool) -> int:
+        assert await nodes.one.save(
+            client_id, cycle=1, generation=0, sent=sent, lifetime_ms=lifetime_ms, prolong=prolong
+        )
+        return int(await client.connection.pttl(KEYS.cometd_session(ALICE, client_id)))
+
+    assert await save(two, 5_000, prolong=True) > 50_000
+    assert await save(one, 90_000, prolong=True) > 80_000, "what was sent before counts no less"
+    assert await save(one, 5_000, prolong=False) <= 5_000
+    assert (await attach(nodes.two, client_id)).entries == []
+
+
 async def test_what_is_not_confirmed_is_sent_again_on_demand(streams: RedisUserStreams, nodes: Nodes) -> None:
     client_id = await nodes.begin()
     await attach(nodes.one, client_id)

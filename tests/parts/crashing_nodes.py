@@ -52,9 +52,18 @@ class ForgetfulSessions(RedisCometdSessions):
 
     forgets = False
 
-    async def save(self, client_id: str, *, cycle: int, generation: int, sent: Position, lifetime_ms: int) -> bool:
+    async def save(
+        self,
+        client_id: str,
+        *,
+        cycle: int,
+        generation: int,
+        sent: Position,
+        lifetime_ms: int,
+        prolong: bool = False,
+    ) -> bool:
         return not self.forgets and await super().save(
-            client_id, cycle=cycle, generation=generation, sent=sent, lifetime_ms=lifetime_ms
+            client_id, cycle=cycle, generation=generation, sent=sent, lifetime_ms=lifetime_ms, prolong=prolong
         )
 
 

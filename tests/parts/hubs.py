@@ -12,6 +12,7 @@ import redis.asyncio
 from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
+from calltag.core.bayeux.extensions.delivery import Delivery
 from calltag.core.bayeux.extensions.replay import Replay
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import Position
@@ -106,7 +107,7 @@ class Node:
         self.feeding = Feeding(self.local, streams, translate, limits, self.metrics, self.side_tasks)
         self.connects = Connects(
             self.name,
-            Engine(limits, lambda _, channel: channel.startswith("/v2/"), (Acknowledgment(), Replay())),
+            Engine(limits, lambda _, channel: channel.startswith("/v2/"), (Acknowledgment(), Replay(), Delivery())),
             store,
             self.local,
             self.feeding,

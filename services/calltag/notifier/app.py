@@ -8,6 +8,7 @@ from starlette.routing import BaseRoute
 from calltag.core.backends import Backends
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
 from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
+from calltag.core.bayeux.extensions.delivery import Delivery
 from calltag.core.bayeux.extensions.replay import Replay
 from calltag.core.bayeux.extensions.timestamp import Timestamp
 from calltag.core.bayeux.extensions.timesync import Timesync
@@ -107,7 +108,7 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
             Engine(
                 limits,
                 may_subscribe,
-                (Acknowledgment(), Replay(), Timesync(), Timestamp()),
+                (Acknowledgment(), Replay(), Delivery(), Timesync(), Timestamp()),
                 connection_types(backends.settings.notifier),
             ),
             store,
@@ -117,5 +118,6 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
             NodePost(backends.bus),
             metrics,
             side_tasks,
+            connects_only=backends.settings.notifier.meta_connect_delivery_only,
         )
     )

@@ -5,13 +5,14 @@ Source of when a connect is held: Bayeux protocol 1.0 and CometD's own server.
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from weakref import WeakValueDictionary
 
 from calltag.core.bayeux.codec import Message, Reply
-from calltag.core.bayeux.engine import Engine
+from calltag.core.bayeux.engine import LONG_POLLING, WEBSOCKET, Engine
+from calltag.core.bayeux.extensions.delivery import delivers_with_connects_only
 from calltag.core.bayeux.extensions.interface import ConnectWish
 from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Held, Session
@@ -86,6 +87,9 @@ class Connects:
     side_tasks: SideTasks
     clock_ms: Callable[[], int] = monotonic_ms
     draining: bool = False
+    connects_only: Sequence[str] = (LONG_POLLING,)
+    """The transports (of the engine's names) whose sessions get events with connect replies only, unless they wish
+    otherwise."""
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     _saves: WeakValueDictionary[str, asyncio.Task[None]] = field(default_factory=WeakValueDictionary)
 
@@ -99,7 +103,7 @@ class Connects:
         arrived_ms = wall_ms()
         wish = self.engine.connect(message, client_id)
         # The store answers in order, and so must what is done with the answers.
-        async with self._turns.setdefault(client_id, asyncio.Lock()), self.residence.arrival(str(user_of(client_id))):
+        async with self.turn(client_id), self.residence.arrival(str(user_of(client_id))):
             local = self.local.sessions.get(client_id)
             attached, have = await self._attach(message, client_id, wish, claim, local)
             if local is not None and not self.local.holds(local):
@@ -159,6 +163,10 @@ class Connects:
             self.metrics.resumed()
         return attached, have
 
+    def turn(self, client_id: str) -> asyncio.Lock:
+        """What is done with a session here is done one after another."""
+        return self._turns.setdefault(client_id, asyncio.Lock())
+
     def prove(self, message: Message, client_id: str, claim: Claim) -> None:
         """Whether the caller, who was looked at, is the session's user. Raises Fault."""
         caller = claim.caller().result()
@@ -199,11 +207,13 @@ class Connects:
         session.generation = record.generation
         session.subscriptions = record.subscriptions
         session.numbered = record.options.get("numbered") == "1"
+        usual = (WEBSOCKET if session.streaming else LONG_POLLING) in self.connects_only
+        session.connects_only = delivers_with_connects_only(record.options, usual=usual)
         self.feeding.take_in(session, attached.entries)
 
     async def look_again(self, client_id: str) -> None:
         """Subscriptions of a session that is held here changed. Raises StoreUnavailable."""
-        async with self._turns.setdefault(client_id, asyncio.Lock()):
+        async with self.turn(client_id):
             session = self.local.sessions.get(client_id)
             if session is None:
                 return

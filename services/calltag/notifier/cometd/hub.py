@@ -42,6 +42,8 @@ class Turn:
     replaced: bool = False
     connected: str = ""
     """The session whose connect was answered or is held."""
+    spoke: dict[str, None] = field(default_factory=dict)
+    """The sessions that sent something else."""
 
 
 @dataclass(slots=True)
@@ -104,6 +106,7 @@ class Hub:
             return None
         await claim.caller()
         self.connects.prove(message, client_id, claim)
+        turn.spoke[client_id] = None
         match channel:
             case channels.SUBSCRIBE:
                 await self._subscribe(message, client_id, user)

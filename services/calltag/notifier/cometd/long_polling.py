@@ -19,6 +19,7 @@ from calltag.notifier.cometd.browsers import Browsers, browser_of
 from calltag.notifier.cometd.callback_polling import Pages, callback_of, messages_of_query, script
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.connects import Answer, HeldConnect
+from calltag.notifier.cometd.delivery import Delivery
 from calltag.notifier.cometd.hub import Hub
 
 _JSON: Final = "application/json;charset=UTF-8"
@@ -35,7 +36,7 @@ async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyRead
     except CodecError as error:
         return _refused(error)
     return await _exchanged(
-        request, hub, messages, claim_of(messages, request, access), browsers=browsers, written=_json
+        request, hub, messages, claim_of(messages, request, access), browsers=browsers, written=_json, delivers=True
     )
 
 
@@ -48,7 +49,7 @@ async def callback_poll(request: Request, hub: Hub, access: Access, pages: Pages
         return _refused(error)
     claim = claim_of(messages, request, access, by_request=pages.are_known(request))
     return await _exchanged(
-        request, hub, messages, claim, browsers=browsers, written=lambda content: script(name, content)
+        request, hub, messages, claim, browsers=browsers, written=lambda content: script(name, content), delivers=False
     )
 
 
@@ -68,6 +69,7 @@ async def _exchanged(
     *,
     browsers: Browsers,
     written: Callable[[bytes], Response],
+    delivers: bool,
 ) -> Response:
     try:
         turn = await hub.exchange(messages, claim)
@@ -83,6 +85,8 @@ async def _exchanged(
         turn.replies.append(reply)
     elif turn.replaced and not turn.replies:
         return _replaced()
+    elif delivers and not turn.connected:
+        turn.events += await Delivery(hub.connects).with_replies(turn.spoke)
     await hub.connects.saved(turn.connected)
     response = written(encode(turn.events, turn.replies))
     if claim.set_cookie:

@@ -92,6 +92,8 @@ class Socket:
             self.hub.connects.local.adopt_waker(session, self.waker)
         if turn.held is not None:
             self.held[turn.connected] = turn.held
+        if session is not None and session.connects_only:
+            await self.hub.connects.saved(session.client_id)
         await self._send(turn.events, turn.replies)
         self._forget_ended()
         self.waker.set()
@@ -139,6 +141,8 @@ class Socket:
         answer = self.hub.connects.finish(connect)
         if answer is not None:
             events, reply = answer
+            if session.connects_only:
+                await self.hub.connects.saved(session.client_id)
             await self._send(events, [reply])
         if not self.hub.connects.local.holds(session) and self.sessions.get(session.client_id) is session:
             del self.sessions[session.client_id]

@@ -41,6 +41,7 @@ class Session:
     acknowledges: bool = False
     numbered: bool = False
     streaming: bool = False
+    connects_only: bool = False
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
     behind: bool = False
     missed: bool = False
@@ -56,8 +57,13 @@ class Session:
 
     @property
     def pushes(self) -> bool:
-        """Whether events go out by themselves, rather than with the reply of a connect."""
-        return self.streaming and not self.acknowledges
+        """Whether events go out by themselves, rather than with a reply."""
+        return self.streaming and not self.acknowledges and not self.connects_only
+
+    @property
+    def delivers_with_replies(self) -> bool:
+        """Whether events go out with the reply to any message."""
+        return not self.streaming and not self.acknowledges and not self.connects_only
 
     @property
     def has_news(self) -> bool:

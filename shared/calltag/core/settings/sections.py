@@ -37,6 +37,7 @@ def _url_of(*schemes: str) -> AfterValidator:
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Transports = Annotated[tuple[Literal["long-polling", "websocket"], ...], NoDecode, BeforeValidator(_split)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
 
@@ -162,6 +163,11 @@ class Notifier(Section):
     allowed_origins: Origins = Field(
         (),
         description="Origins whose pages may use CometD, with commas between; its own always may.",
+    )
+    meta_connect_delivery_only: Transports = Field(
+        ("long-polling",),
+        description="Transports (commas between; `[]` for none) whose sessions get events with connect replies only, "
+        "unless they ask otherwise.",
     )
     max_sessions_per_browser: int = Field(
         1,

@@ -261,11 +261,23 @@ class RedisCometdSessions:
         answer = await self._change(keys, [lifetime_ms, most, self._retention_ms, how, *channels])
         return cast("list[bytes]", answer)
 
-    async def save(self, client_id: str, *, cycle: int, generation: int, sent: Position, lifetime_ms: int) -> bool:
-        """Remember what was sent in answer to the connect of that cycle; False if the session has moved on."""
+    async def save(
+        self,
+        client_id: str,
+        *,
+        cycle: int,
+        generation: int,
+        sent: Position,
+        lifetime_ms: int,
+        prolong: bool = False,
+    ) -> bool:
+        """Remember what was sent in answer to the connect of that cycle; False if the session has moved on.
+
+        The session lives for `lifetime_ms` from now; with `prolong`, at least so long: a connect may be held meanwhile.
+        """
         user = user_of(client_id) or UserId("")
         keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
-        return bool(await self._save(keys, [client_id, cycle, generation, sent, lifetime_ms]))
+        return bool(await self._save(keys, [client_id, cycle, generation, sent, lifetime_ms, int(prolong)]))
 
     async def remove(self, client_id: str) -> NodeId | None:
         """End a session; returns who held it, None if there was no such session."""
