@@ -61,9 +61,18 @@ class ForgetfulSessions(RedisCometdSessions):
         sent: Position,
         lifetime_ms: int,
         prolong: bool = False,
+        told_ago_ms: int | None = None,
+        alone_ms: int | None = None,
     ) -> bool:
         return not self.forgets and await super().save(
-            client_id, cycle=cycle, generation=generation, sent=sent, lifetime_ms=lifetime_ms, prolong=prolong
+            client_id,
+            cycle=cycle,
+            generation=generation,
+            sent=sent,
+            lifetime_ms=lifetime_ms,
+            prolong=prolong,
+            told_ago_ms=told_ago_ms,
+            alone_ms=alone_ms,
         )
 
 

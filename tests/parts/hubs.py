@@ -9,6 +9,7 @@ from typing import Any
 import orjson
 import redis.asyncio
 
+from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
@@ -56,7 +57,7 @@ class CountingClient(RedisClient):
 
 @dataclass(slots=True)
 class Counts:
-    """Implements HubMetrics."""
+    """Implements HubMetrics, and SessionListener."""
 
     held: int = 0
     messages: int = 0
@@ -64,6 +65,7 @@ class Counts:
     moves: int = 0
     silent: int = 0
     errors: list[str] = field(default_factory=list)
+    endings: list[tuple[str, str, Ending]] = field(default_factory=list)
     deliveries: list[tuple[str, int]] = field(default_factory=list)
 
     def sessions(self, count: int) -> None:
@@ -86,6 +88,10 @@ class Counts:
 
     def gap(self) -> None:
         self.gaps += 1
+
+    def ended(self, client_id: str, user: str, ending: Ending) -> None:
+        """Implements SessionListener."""
+        self.endings.append((client_id, user, ending))
 
 
 def translate(_user: UserId, entry: Entry) -> Published:
@@ -116,6 +122,7 @@ class Node:
             self.metrics,
             self.side_tasks,
             clock_ms=lambda: monotonic_ms() + self.ahead_ms,
+            listeners=(self.metrics,),
         )
         self.hub = Hub(self.connects, reachable=True)
 

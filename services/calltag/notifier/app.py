@@ -8,7 +8,9 @@ from starlette.routing import BaseRoute
 from calltag.core.backends import Backends
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
 from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
+from calltag.core.bayeux.extensions.activity import Activity
 from calltag.core.bayeux.extensions.delivery import Delivery
+from calltag.core.bayeux.extensions.interface import Extension
 from calltag.core.bayeux.extensions.replay import Replay
 from calltag.core.bayeux.extensions.timestamp import Timestamp
 from calltag.core.bayeux.extensions.timesync import Timesync
@@ -22,6 +24,7 @@ from calltag.core.store.user_streams import RedisUserStreams
 from calltag.notifier.cometd.authorizing import may_subscribe
 from calltag.notifier.cometd.browsers import Browsers
 from calltag.notifier.cometd.connects import Connects
+from calltag.notifier.cometd.endings import EndingLog
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.local import Local
@@ -30,7 +33,7 @@ from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.consumer import EventConsumer, NodePost, tell_services
 from calltag.notifier.messages import Translator
-from calltag.notifier.observations import NotifierObservations
+from calltag.notifier.observations import EndingCounts, NotifierObservations
 from calltag.notifier.routes import AuthenticatedAccess, cometd_routes
 
 
@@ -55,6 +58,7 @@ def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
         timeout_ms=round(settings.timeout_s * 1000),
         interval_ms=settings.interval_ms,
         max_interval_ms=round(settings.max_interval_s * 1000),
+        max_server_interval_ms=round(settings.max_server_interval_s * 1000) or None,
         max_sessions=settings.max_sessions,
         max_sessions_per_user=settings.max_sessions_per_user,
         max_subscriptions=settings.max_subscriptions,
@@ -70,6 +74,14 @@ def connection_types(settings: NotifierSettings) -> tuple[str, ...]:
     """The connection types that are offered, the better ones first."""
     usual = (WEBSOCKET, LONG_POLLING)
     return (*usual, CALLBACK_POLLING) if settings.callback_polling else usual
+
+
+def extensions(settings: NotifierSettings) -> tuple[Extension, ...]:
+    """The extensions of the protocol that are on."""
+    usual = (Acknowledgment(), Replay(), Delivery(), Timesync(), Timestamp())
+    if not settings.activity_s:
+        return usual
+    return (*usual, Activity(round(settings.activity_s * 1000), both_sides=settings.activity == "client-server"))
 
 
 def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> Notifier:
@@ -108,8 +120,9 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
             Engine(
                 limits,
                 may_subscribe,
-                (Acknowledgment(), Replay(), Delivery(), Timesync(), Timestamp()),
+                extensions(backends.settings.notifier),
                 connection_types(backends.settings.notifier),
+                backends.settings.notifier.handshake_reconnect,
             ),
             store,
             local,
@@ -118,6 +131,8 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
             NodePost(backends.bus),
             metrics,
             side_tasks,
+            listeners=(EndingLog(), EndingCounts(backends.metrics)),
             connects_only=backends.settings.notifier.meta_connect_delivery_only,
-        )
+        ),
+        bearer_lifetime_ms=backends.settings.session.lifetime_s * 1000,
     )

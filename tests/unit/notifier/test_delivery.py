@@ -92,7 +92,7 @@ async def test_nothing_goes_out_that_the_store_does_not_know_of(system: Installa
     alice = await begun(system.one, **ANY)
     await system.publish(1)
     system.one.client.cut.append("away")
-    assert await said(system.one, alice) == []
+    assert await Delivery(system.one.connects).with_replies([alice.client_id]) == []
     system.one.client.cut.clear()
     assert (await alice.poll(system.one))[0] == [1]
 

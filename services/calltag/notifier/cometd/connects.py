@@ -7,10 +7,11 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
-from calltag.core.bayeux.codec import Message, Reply
+from calltag.core.bayeux.codec import Message, Reply, encode_reply
+from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import LONG_POLLING, WEBSOCKET, Engine
 from calltag.core.bayeux.extensions.delivery import delivers_with_connects_only
 from calltag.core.bayeux.extensions.interface import ConnectWish
@@ -19,7 +20,9 @@ from calltag.core.bayeux.session import Held, Session
 from calltag.core.bus.ports import NodeId
 from calltag.core.runtime.waiting import set_within
 from calltag.core.store.cometd_sessions import (
+    Activity,
     Attached,
+    HasEnded,
     Have,
     NotProven,
     Proof,
@@ -30,11 +33,15 @@ from calltag.core.store.cometd_sessions import (
 )
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.claim import Claim
+from calltag.notifier.cometd.endings import SessionListener
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import HubMetrics
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
+
+_CLOCKS_DIFFER_MS: Final = 2_000
+"""How much later than here a session may end in the store, by its clock and after the way there."""
 
 Answer = tuple[list[bytes], Reply]
 """Events, and the reply to the connect that they go with."""
@@ -87,6 +94,7 @@ class Connects:
     side_tasks: SideTasks
     clock_ms: Callable[[], int] = monotonic_ms
     draining: bool = False
+    listeners: Sequence[SessionListener] = ()
     connects_only: Sequence[str] = (LONG_POLLING,)
     """The transports (of the engine's names) whose sessions get events with connect replies only, unless they wish
     otherwise."""
@@ -105,10 +113,13 @@ class Connects:
         # The store answers in order, and so must what is done with the answers.
         async with self.turn(client_id), self.residence.arrival(str(user_of(client_id))):
             local = self.local.sessions.get(client_id)
-            attached, have = await self._attach(message, client_id, wish, claim, local)
-            if local is not None and not self.local.holds(local):
-                # It was let go meanwhile, with all that waited in it.
-                attached, have = await self._attach(message, client_id, wish, claim, None)
+            try:
+                attached, have = await self._attach(message, client_id, wish, claim, local)
+                if local is not None and not self.local.holds(local):
+                    # It was let go meanwhile, with all that waited in it.
+                    attached, have = await self._attach(message, client_id, wish, claim, None)
+            except HasEnded as over:
+                return self._over(message, client_id, over, arrived_ms)
             session = self._here(attached, have, streaming=streaming)
             await self.feeding.catch_up(session)
         if not self.local.holds(session) or session.cycle != attached.record.cycle:
@@ -126,7 +137,9 @@ class Connects:
     async def _attach(
         self, message: Message, client_id: str, wish: ConnectWish, claim: Claim, local: Session | None
     ) -> tuple[Attached, Have | None]:
-        have = Have(local.cycle, local.position, local.sent) if local is not None else None
+        have = self._have(local) if local is not None else None
+        longest_ms = wish.longest_inactivity_ms
+        activity = Activity(longest_ms, wish.deliveries_are_activity) if longest_ms is not None else None
 
         async def attach(proof: Proof) -> Attached | None:
             return await self.store.attach(
@@ -137,6 +150,8 @@ class Connects:
                 acknowledged=wish.acknowledged,
                 again=wish.again,
                 have=have,
+                activity=activity,
+                alone_ms=self._alone_ms(wish.timeout_ms + wish.interval_ms),
             )
 
         if claim.login:
@@ -149,6 +164,11 @@ class Connects:
                 self.prove(message, client_id, claim)
                 attached = await attach(Proof(True, claim.login))
             else:
+                if attached is not None and (await looking).user is None:
+                    # What was this session's login proves nobody any more.
+                    await self.store.remove(client_id)
+                    self.residence.leave(attached.record.user)
+                    raise HasEnded(Ending.LOGIN_ENDED, attached.former)
                 await looking
                 self.prove(message, client_id, claim)
         else:
@@ -217,13 +237,13 @@ class Connects:
             session = self.local.sessions.get(client_id)
             if session is None:
                 return
-            have = Have(session.cycle, session.position, session.sent)
-            attached = await self.store.look_again(
-                client_id,
-                lifetime_ms=self.engine.limits.timeout_ms + session.interval_ms + self.engine.limits.max_interval_ms,
-                most=self.feeding.page,
-                have=have,
-            )
+            have = self._have(session)
+            try:
+                attached = await self.store.look_again(client_id, most=self.feeding.page, have=have)
+            except HasEnded as over:
+                self.end(client_id, over.ending)
+                self._tell_ended(client_id, over.ending)
+                return
             if attached is None or not self.local.holds(session):
                 return
             if attached.after != have.position:
@@ -238,7 +258,7 @@ class Connects:
     def _answer(self, connect: HeldConnect) -> Answer:
         """All that waits, and the reply; the store is told what was sent."""
         session = connect.session
-        events = session.take()
+        events = self.take(session)
         reply = self.engine.answered(session, connect.held.reply)
         self._expire_soon(session)
         saving = self.side_tasks.begin(self._save(session, session.cycle, session.generation, session.sent))
@@ -247,8 +267,33 @@ class Connects:
         return events, self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
 
     async def _save(self, session: Session, cycle: int, generation: int, sent: Position) -> None:
-        lifetime_ms = session.interval_ms + self.engine.limits.max_interval_ms
-        await self.store.save(session.client_id, cycle=cycle, generation=generation, sent=sent, lifetime_ms=lifetime_ms)
+        await self.store.save(
+            session.client_id,
+            cycle=cycle,
+            generation=generation,
+            sent=sent,
+            lifetime_ms=session.interval_ms + self.engine.limits.max_interval_ms,
+            told_ago_ms=self._told_ago_ms(session),
+            alone_ms=self._alone_ms(session.interval_ms),
+        )
+
+    def take(self, session: Session) -> list[bytes]:
+        """All that waits in the session, for its client."""
+        events = session.take()
+        if events:
+            session.told_at_ms = self.clock_ms()
+        return events
+
+    def _have(self, session: Session) -> Have:
+        return Have(session.cycle, session.position, session.sent, self._told_ago_ms(session))
+
+    def _told_ago_ms(self, session: Session) -> int | None:
+        return None if session.told_at_ms is None else self.clock_ms() - session.told_at_ms
+
+    def _alone_ms(self, before_ms: int) -> int | None:
+        """For how long other messages may keep a session alive; `before_ms` is when its next connect is expected."""
+        most = self.engine.limits.max_server_interval_ms
+        return None if most is None else before_ms + most
 
     async def saved(self, client_id: str) -> None:
         """Wait until the store knows which events were taken for the last answer (or is away).
@@ -287,9 +332,10 @@ class Connects:
     def finish(self, connect: HeldConnect) -> Answer | None:
         """The answer to a connect that was held; None if a newer one took its place."""
         session = connect.session
-        if session.ended:
-            reply = self.engine.ended(connect.held.reply)
-            return [], self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
+        if session.ending is not None:
+            over = self._told_of_end(connect.message, connect.held.reply, session.ending)
+            reply = self.engine.extend(connect.message, over, connect.arrived_ms, wall_ms())
+            return self.bid_farewell(session), reply
         if session.held is not connect.held or not self.local.holds(session):
             return None
         session.held = None
@@ -304,12 +350,53 @@ class Connects:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def end(self, client_id: str) -> None:
+    def end(self, client_id: str, ending: Ending = Ending.DISCONNECTED) -> None:
         """The session has ended: its held connect is answered so."""
         session = self.local.sessions.get(client_id)
         if session is not None:
-            session.ended = True
+            session.ending = ending
+            if ending is Ending.CLOSED:
+                session.farewell = encode_reply(self.engine.disconnected())
             self.let_go(session)
+
+    async def close(self, client_id: str) -> None:
+        """An operator ends the session. Raises StoreUnavailable."""
+        holder = await self.store.remove(client_id)
+        if holder is not None or client_id in self.local.sessions:
+            self.end(client_id, Ending.CLOSED)
+            self._tell_ended(client_id, Ending.CLOSED)
+
+    def disconnected(self, client_id: str) -> None:
+        """The client has ended its session."""
+        self.end(client_id)
+        self._tell_ended(client_id, Ending.DISCONNECTED)
+
+    def _over(self, message: Message, client_id: str, over: HasEnded, arrived_ms: int) -> Answer:
+        """The answer to a connect that came too late. Raises Fault."""
+        self.end(client_id, over.ending)
+        if over.former != self.node:
+            notice = SessionNotice(kind=NoticeKind.ENDED, client_id=client_id)
+            self.side_tasks.begin(self.post.tell(over.former, notice))
+        self._tell_ended(client_id, over.ending)
+        if over.ending is Ending.LOGIN_ENDED:
+            raise self.engine.unknown(message)
+        reply = self.engine.ended(self.engine.connected(message, client_id))
+        events = [encode_reply(self.engine.disconnected())]
+        return events, self.engine.extend(message, reply, arrived_ms, wall_ms())
+
+    def _told_of_end(self, message: Message, reply: Reply, ending: Ending) -> Reply:
+        if ending is Ending.LOGIN_ENDED:
+            return self.engine.unknown(message).reply
+        return self.engine.ended(reply)
+
+    def bid_farewell(self, session: Session) -> list[bytes]:
+        """What the client is told, once, of the end that the server made of its session."""
+        farewell, session.farewell = session.farewell, b""
+        return [farewell] if farewell else []
+
+    def _tell_ended(self, client_id: str, ending: Ending) -> None:
+        for listener in self.listeners:
+            listener.ended(client_id, user_of(client_id) or "", ending)
 
     def let_go(self, session: Session) -> None:
         """Another node holds the session, or nobody does."""
@@ -320,9 +407,14 @@ class Connects:
     def sweep(self) -> None:
         """Forget silent sessions. In the store they end by themselves."""
         for session in self.local.silent(self.clock_ms()):
-            session.ended = True
+            session.ending = Ending.EXPIRED
             self.metrics.swept()
             self.let_go(session)
+            self.side_tasks.begin(self._expire(session))
+
+    async def _expire(self, session: Session) -> None:
+        if await self.store.expire(session.client_id, cycle=session.cycle, within_ms=_CLOCKS_DIFFER_MS):
+            self._tell_ended(session.client_id, Ending.EXPIRED)
 
     def _expire_soon(self, session: Session) -> None:
         after_ms = session.interval_ms + self.engine.limits.max_interval_ms

@@ -54,6 +54,8 @@ class Hub:
     drained: asyncio.Event = field(default_factory=asyncio.Event)
     reachable: bool = False
     """Whether events can come to this node."""
+    bearer_lifetime_ms: int | None = None
+    """How long a session lives at most that needs no login but its own handshake."""
 
     @property
     def engine(self) -> Engine:
@@ -118,7 +120,10 @@ class Hub:
             case channels.DISCONNECT:
                 await self._disconnect(message, client_id)
             case _:
-                return self.engine.publish(channel, message)
+                reply = self.engine.publish(channel, message)
+                if not await self.connects.store.touch(client_id):
+                    raise self.engine.unknown(message)
+                return reply
         return self.engine.done(message, client_id)
 
     async def _connect(
@@ -150,6 +155,7 @@ class Hub:
                 login=claim.login,
                 lifetime_ms=limits.timeout_ms + limits.max_interval_ms,
                 most_of_user=limits.max_sessions_per_user,
+                ends_in_ms=self.bearer_lifetime_ms if caller.bearer else None,
             )
         except TooManySessions:
             raise self.engine.busy(message, errors.too_many_sessions(limits.max_sessions_per_user)) from None
@@ -186,7 +192,7 @@ class Hub:
         holder = await self.connects.store.remove(client_id)
         if holder is None:
             raise self.engine.unknown(message)
-        self.connects.end(client_id)
+        self.connects.disconnected(client_id)
         if holder != self.connects.node:
             notice = SessionNotice(kind=NoticeKind.ENDED, client_id=client_id)
             self.connects.side_tasks.begin(self.connects.post.tell(holder, notice))
@@ -199,6 +205,8 @@ class Hub:
                 await self.connects.look_again(notice.client_id)
             case NoticeKind.ENDED:
                 self.connects.end(notice.client_id)
+            case NoticeKind.CLOSED:
+                await self.connects.close(notice.client_id)
             case NoticeKind.MOVED:
                 if session is not None and session.cycle < notice.cycle:
                     self.connects.let_go(session)

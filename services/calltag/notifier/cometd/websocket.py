@@ -99,9 +99,10 @@ class Socket:
         self.waker.set()
 
     def _forget_ended(self) -> None:
-        """Drop the sessions that ended, or went elsewhere; held connects of theirs are answered all the same."""
+        """Drop the sessions that ended, or went elsewhere; what they are still to be told is sent all the same."""
         for session in list(self.sessions.values()):
-            if not self.hub.connects.local.holds(session) and session.client_id not in self.held:
+            is_told = not session.farewell and session.client_id not in self.held
+            if is_told and not self.hub.connects.local.holds(session):
                 del self.sessions[session.client_id]
                 self.hub.connects.local.release_waker(session, self.waker)
 
@@ -111,6 +112,8 @@ class Socket:
             await self._wait()
             self.waker.clear()
             for session in list(self.sessions.values()):
+                if session.farewell and session.client_id not in self.held:
+                    await self._send(self.hub.connects.bid_farewell(session), [])
                 if session.pushes:
                     await self._push(session)
             for connect in list(self.held.values()):
@@ -132,7 +135,7 @@ class Socket:
             await connects.feeding.catch_up(session)
             if not session.queue and not session.aside:
                 return
-            await self._send(session.take(), [])
+            await self._send(connects.take(session), [])
 
     async def _answer(self, connect: HeldConnect) -> None:
         session = connect.session

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from calltag.core.bayeux.channels import matches
 from calltag.core.bayeux.codec import Reply
+from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import Position
@@ -29,7 +30,9 @@ class Session:
 
     A session that is `behind` takes no more from the stream as it comes: its queue is full, or there is more in the
     store than was read at once. It goes on from its position when the queue was sent. `multiple_clients` says what its
-    client was told last: whether other tabs of the browser keep its connects from being held.
+    client was told last: whether other tabs of the browser keep its connects from being held;
+    `farewell` is what it is still to be told of the `ending`, and `told_at_ms` when it last got an event, by the node's
+    clock.
     """
 
     client_id: str
@@ -45,7 +48,9 @@ class Session:
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
     behind: bool = False
     missed: bool = False
-    ended: bool = False
+    ending: Ending | None = None
+    farewell: bytes = b""
+    told_at_ms: int | None = None
     multiple_clients: bool = False
     held: Held | None = None
     interval_ms: int = 0
@@ -54,6 +59,11 @@ class Session:
     queue: deque[tuple[Position, bytes]] = field(default_factory=deque)
     queued_bytes: int = 0
     aside: deque[bytes] = field(default_factory=deque)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the session is over."""
+        return self.ending is not None
 
     @property
     def pushes(self) -> bool:

@@ -164,6 +164,18 @@ class Notifier(Section):
         (),
         description="Origins whose pages may use CometD, with commas between; its own always may.",
     )
+    max_server_interval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="How long other messages keep a session alive without a /meta/connect; 0 is without end."
+    )
+    handshake_reconnect: bool = Field(
+        False, description="Tell clients MAX_INTERVAL_S, so that after a longer cut they handshake by themselves."
+    )
+    activity_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="A session whose client sends nothing but /meta/connect for so long ends; 0 is without end."
+    )
+    activity: Literal["client", "client-server"] = Field(
+        "client", description="Whose activity counts for ACTIVITY_S: with `client-server`, events to the client do too."
+    )
     meta_connect_delivery_only: Transports = Field(
         ("long-polling",),
         description="Transports (commas between; `[]` for none) whose sessions get events with connect replies only, "
