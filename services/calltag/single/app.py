@@ -147,7 +147,8 @@ def connection_limit(settings: Settings) -> int:
 
 def server_limits(settings: Settings) -> ServerLimits:
     """The bounds of the server for clients."""
-    return ServerLimits(max_websocket_message_bytes=settings.notifier.max_body_bytes)
+    notifier = settings.notifier
+    return ServerLimits(notifier.max_body_bytes, permessage_deflate=notifier.permessage_deflate)
 
 
 @asynccontextmanager

@@ -70,7 +70,8 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "max_sessions_per_user": 134, "max_subscriptions": 135, "max_queued_events": 136,
             "max_queued_bytes": 137, "max_messages": 138, "max_body_bytes": 139, "max_depth": 140,
             "max_server_interval_s": 143, "handshake_reconnect": True, "activity_s": 144,
-            "activity": "client-server", "meta_connect_delivery_only": "websocket", "callback_polling": True,
+            "activity": "client-server", "meta_connect_delivery_only": "websocket",
+            "callback_polling": True, "permessage_deflate": True,
             "max_sessions_per_browser": 145, "multi_session_interval_ms": 146,
         },
         session={"idle_s": 141, "lifetime_s": 142, "secure_cookies": True, "same_site": "none"},
@@ -192,7 +193,7 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
 
 
 def test_the_limits_of_the_server(settings: Settings) -> None:
-    assert server_limits(settings) == ServerLimits(max_websocket_message_bytes=139)
+    assert server_limits(settings) == ServerLimits(max_websocket_message_bytes=139, permessage_deflate=True)
 
 
 def test_what_is_off_for_a_first_look() -> None:

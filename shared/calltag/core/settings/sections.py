@@ -181,6 +181,9 @@ class Notifier(Section):
         description="Transports (commas between; `[]` for none) whose sessions get events with connect replies only, "
         "unless they ask otherwise.",
     )
+    permessage_deflate: bool = Field(
+        False, description="Compress WebSockets of clients that offer it: less traffic for more processor and memory."
+    )
     max_sessions_per_browser: int = Field(
         1,
         ge=-1,
