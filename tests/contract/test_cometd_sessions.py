@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
+from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.position import BEGINNING, Position
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.cometd_sessions import (
+    Activity,
     Attached,
+    HasEnded,
     Have,
     NotKept,
     NotProven,
@@ -176,6 +179,25 @@ async def test_a_session_moves_with_its_connects(streams: RedisUserStreams, node
     assert (await streams.append({ALICE: numbered(4)}))[ALICE].nodes == [TWO]
 
 
+async def test_what_went_between_connects_is_known_and_shortens_no_life(
+    client: RedisClient, streams: RedisUserStreams, nodes: Nodes
+) -> None:
+    client_id = await nodes.begin()
+    await attach(nodes.one, client_id)
+    [one, two] = await add(streams, 1, 2)
+
+    async def save(sent: Position, lifetime_ms: int, *, prolong: bool) -> int:
+        assert await nodes.one.save(
+            client_id, cycle=1, generation=0, sent=sent, lifetime_ms=lifetime_ms, prolong=prolong
+        )
+        return int(await client.connection.pttl(KEYS.cometd_session(ALICE, client_id)))
+
+    assert await save(two, 5_000, prolong=True) > 50_000
+    assert await save(one, 90_000, prolong=True) > 80_000, "what was sent before counts no less"
+    assert await save(one, 5_000, prolong=False) <= 5_000
+    assert (await attach(nodes.two, client_id)).entries == []
+
+
 async def test_what_is_not_confirmed_is_sent_again_on_demand(streams: RedisUserStreams, nodes: Nodes) -> None:
     client_id = await nodes.begin()
     await attach(nodes.one, client_id)
@@ -263,7 +285,7 @@ async def test_what_waits_at_the_holder_is_read_again_for_the_older_subscription
     await attach(nodes.one, client_id)
     [one, two, three] = await add(streams, 1, 2, 3)
     await nodes.subscribe(client_id, {"/new": two})
-    look = await nodes.one.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, three, one))
+    look = await nodes.one.look_again(client_id, most=9, have=Have(1, three, one))
     assert look is not None
     assert look.record.subscriptions == {"/old": one, "/new": two}
     assert (look.after, events(look.entries)) == (one, [b"event-2", b"event-3"])
@@ -283,10 +305,10 @@ async def test_a_holder_looks_again(streams: RedisUserStreams, nodes: Nodes) -> 
     await attach(nodes.one, client_id)
     [one, two] = await add(streams, 1, 2)
     await nodes.subscribe(client_id, {"/new": one})
-    look = await nodes.one.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, two, two))
+    look = await nodes.one.look_again(client_id, most=9, have=Have(1, two, two))
     assert look is not None
     assert (look.record.cycle, look.record.subscriptions, events(look.entries)) == (1, {"/new": one}, [b"event-2"])
-    assert await nodes.two.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, two, two)) is None
+    assert await nodes.two.look_again(client_id, most=9, have=Have(1, two, two)) is None
 
 
 async def test_who_asks_for_replay_wants_numbers(streams: RedisUserStreams, nodes: Nodes) -> None:
@@ -304,7 +326,7 @@ async def test_what_was_sent_before_going_back_is_not_saved(streams: RedisUserSt
     await attach(nodes.one, client_id)
     [one, two] = await add(streams, 1, 2)
     await nodes.subscribe(client_id, {"/new": BEGINNING})
-    look = await nodes.one.look_again(client_id, lifetime_ms=LIFE_MS, most=9, have=Have(1, two, one))
+    look = await nodes.one.look_again(client_id, most=9, have=Have(1, two, one))
     assert look is not None
     assert not await nodes.one.save(client_id, cycle=1, generation=0, sent=two, lifetime_ms=LIFE_MS)
     assert await nodes.one.save(client_id, cycle=1, generation=1, sent=one, lifetime_ms=LIFE_MS)
@@ -364,6 +386,126 @@ async def test_sessions_end(client: RedisClient, nodes: Nodes) -> None:
     await client.connection.zadd(KEYS.cometd_sessions(ALICE), {ids[1]: 1})
     await nodes.begin()
     assert 0 < await client.connection.pttl(KEYS.cometd_session(ALICE, ids[2])) <= LIFE_MS
+
+
+def key_of(client_id: str) -> str:
+    return KEYS.cometd_session(ALICE, client_id)
+
+
+async def back_date(client: RedisClient, client_id: str, *names: str, by_ms: int) -> None:
+    """Let something have been so much earlier."""
+    for name in names:
+        await client.connection.hincrby(key_of(client_id), name, -by_ms)
+
+
+async def ending_of(sessions: RedisCometdSessions, client_id: str, **more: object) -> HasEnded:
+    with pytest.raises(HasEnded) as over:
+        await attach(sessions, client_id, **more)
+    assert await sessions.attach(client_id, PROVEN, lifetime_ms=1, most=1) is None
+    return over.value
+
+
+async def test_a_client_that_only_connects_ends_after_a_while(client: RedisClient, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    activity = Activity(20_000)
+    await attach(nodes.one, client_id, activity=activity)
+    await back_date(client, client_id, "active", by_ms=19_000)
+    await attach(nodes.two, client_id, activity=activity)
+    await back_date(client, client_id, "active", by_ms=2_000)
+    await attach(nodes.one, client_id)
+    over = await ending_of(nodes.two, client_id, activity=activity)
+    assert (over.ending, over.former) == (Ending.INACTIVE, ONE)
+    assert await client.connection.zcard(KEYS.cometd_sessions(ALICE)) == 0
+
+
+async def test_whatever_else_a_client_does_is_activity(client: RedisClient, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+
+    async def subscribe() -> object:
+        return await nodes.subscribe(client_id, {"/a": None})
+
+    async def unsubscribe() -> object:
+        return await nodes.one.unsubscribe(client_id, ["/a"], lifetime_ms=LIFE_MS)
+
+    async def publish() -> object:
+        return await nodes.one.touch(client_id)
+
+    for act in (subscribe, unsubscribe, publish):
+        await back_date(client, client_id, "active", by_ms=30_000)
+        assert await act()
+        await attach(nodes.one, client_id, activity=Activity(20_000))
+    assert not await nodes.one.touch(new_client_id(ALICE, bearer=False))
+
+
+async def test_events_to_the_client_are_activity_where_both_sides_count(client: RedisClient, nodes: Nodes) -> None:
+    both = Activity(20_000, both_sides=True)
+    for later in (Activity(20_000), both):
+        client_id = await nodes.begin()
+        await attach(nodes.one, client_id)
+        await back_date(client, client_id, "active", by_ms=30_000)
+        assert await nodes.one.save(
+            client_id, cycle=1, generation=0, sent=BEGINNING, lifetime_ms=LIFE_MS, told_ago_ms=10_000
+        )
+        if later == both:
+            assert (await attach(nodes.two, client_id, activity=later)).record.cycle == 2
+            await back_date(client, client_id, "told", by_ms=15_000)
+        assert (await ending_of(nodes.one, client_id, activity=later)).ending is Ending.INACTIVE
+
+
+async def test_the_holder_knows_of_events_that_the_store_does_not(client: RedisClient, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await attach(nodes.one, client_id)
+    await back_date(client, client_id, "active", by_ms=30_000)
+    have = Have(1, BEGINNING, BEGINNING, told_ago_ms=5_000)
+    both = Activity(20_000, both_sides=True)
+    await attach(nodes.one, client_id, have=have, activity=both)
+    assert (await attach(nodes.two, client_id, activity=both)).record.cycle == 3
+    await back_date(client, client_id, "told", by_ms=30_000)
+    assert (await ending_of(nodes.one, client_id, have=have, activity=both)).ending is Ending.INACTIVE
+
+
+async def test_a_session_may_end_in_any_case(client: RedisClient, nodes: Nodes) -> None:
+    client_id = new_client_id(ALICE, bearer=True)
+    await nodes.one.create(
+        client_id, acknowledges=False, options={}, login="", lifetime_ms=LIFE_MS, most_of_user=3, ends_in_ms=40_000
+    )
+    await attach(nodes.one, client_id)
+    await back_date(client, client_id, "ends", by_ms=39_000)
+    assert (await attach(nodes.one, client_id)).record.cycle == 2
+    await back_date(client, client_id, "ends", by_ms=2_000)
+    assert await nodes.subscribe(client_id, {"/a": None}) is None
+    with pytest.raises(HasEnded):
+        await nodes.one.look_again(client_id, most=9, have=Have(2, BEGINNING, BEGINNING))
+    assert await client.connection.exists(key_of(client_id)) == 0
+
+
+async def test_other_messages_keep_a_session_alive_for_so_long(client: RedisClient, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+
+    async def life_after_subscribing(lifetime_ms: int) -> int:
+        await nodes.one.subscribe(client_id, {"/a": None}, lifetime_ms=lifetime_ms, most=9)
+        return int(await client.connection.pttl(key_of(client_id)))
+
+    await attach(nodes.one, client_id)
+    assert await life_after_subscribing(100_000) > 90_000
+    await attach(nodes.one, client_id, alone_ms=70_000)
+    assert 60_000 < await life_after_subscribing(100_000) <= 70_000
+    assert await nodes.one.save(client_id, cycle=2, generation=0, sent=BEGINNING, lifetime_ms=10_000, alone_ms=20_000)
+    assert 10_000 < await life_after_subscribing(100_000) <= 20_000
+    await back_date(client, client_id, "until", by_ms=20_000)
+    assert 10_000 < await life_after_subscribing(100_000) <= 20_000, "nor is its life made shorter"
+
+
+async def test_a_silent_session_ends_when_the_store_would_end_it(client: RedisClient, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await attach(nodes.one, client_id)
+    assert not await nodes.one.expire(client_id, cycle=1, within_ms=2_000)
+    await client.connection.pexpire(key_of(client_id), 1_500)
+    assert not await nodes.one.expire(client_id, cycle=0, within_ms=2_000)
+    assert await nodes.one.expire(client_id, cycle=1, within_ms=2_000)
+    assert await nodes.one.remove(client_id) is None
+    assert await client.connection.zcard(KEYS.cometd_sessions(ALICE)) == 0
+    assert await nodes.one.expire(client_id, cycle=1, within_ms=2_000)
 
 
 async def test_what_is_no_session_is_unknown(nodes: Nodes) -> None:

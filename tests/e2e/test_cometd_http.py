@@ -38,6 +38,19 @@ async def test_a_single_message_and_a_form_are_taken(system: System) -> None:
         assert (await post(carol, "/genesys/cometd", data={"other": "x"})).status_code == 400
 
 
+@pytest.mark.parametrize(
+    "kind", ["application/json", "text/json", "text/json;charset=UTF-8", "TEXT/JSON", "text/plain;charset=UTF-8", None]
+)
+async def test_a_body_that_is_no_form_is_json_whatever_it_is_called(system: System, kind: str | None) -> None:
+    async with agent(system, "carol") as carol:
+        headers = {} if kind is None else {"Content-Type": kind}
+        answer = await post(
+            carol, "/genesys/cometd", content=json.dumps([HELLO | {"id": "é"}]).encode(), headers=headers
+        )
+        assert (answer.status_code, answer.json()[0]["successful"], answer.json()[0]["id"]) == (200, True, "é")
+        assert answer.headers["content-type"].lower() == "application/json;charset=utf-8"
+
+
 @pytest.mark.parametrize("written", ["é€", "%C3%A9%E2%82%AC"])
 async def test_a_form_is_utf_8_written_out_or_not(system: System, written: str) -> None:
     async with agent(system, "carol") as carol:

@@ -59,9 +59,27 @@ class ForgetfulSessions(RedisCometdSessions):
 
     forgets = False
 
-    async def save(self, client_id: str, *, cycle: int, generation: int, sent: Position, lifetime_ms: int) -> bool:
+    async def save(
+        self,
+        client_id: str,
+        *,
+        cycle: int,
+        generation: int,
+        sent: Position,
+        lifetime_ms: int,
+        prolong: bool = False,
+        told_ago_ms: int | None = None,
+        alone_ms: int | None = None,
+    ) -> bool:
         return not self.forgets and await super().save(
-            client_id, cycle=cycle, generation=generation, sent=sent, lifetime_ms=lifetime_ms
+            client_id,
+            cycle=cycle,
+            generation=generation,
+            sent=sent,
+            lifetime_ms=lifetime_ms,
+            prolong=prolong,
+            told_ago_ms=told_ago_ms,
+            alone_ms=alone_ms,
         )
 
 

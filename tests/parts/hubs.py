@@ -9,9 +9,11 @@ from typing import Any
 import orjson
 import redis.asyncio
 
+from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
+from calltag.core.bayeux.extensions.delivery import Delivery
 from calltag.core.bayeux.extensions.replay import Replay
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import Position
@@ -58,7 +60,7 @@ class CountingClient(RedisClient):
 
 @dataclass(slots=True)
 class Counts:
-    """Implements HubMetrics."""
+    """Implements HubMetrics, and SessionListener."""
 
     held: int = 0
     messages: int = 0
@@ -68,6 +70,7 @@ class Counts:
     handshakes: int = 0
     limits: list[Limit] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    endings: list[tuple[str, str, Ending]] = field(default_factory=list)
     deliveries: list[tuple[str, int]] = field(default_factory=list)
 
     def sessions(self, count: int) -> None:
@@ -97,6 +100,10 @@ class Counts:
     def gap(self) -> None:
         self.gaps += 1
 
+    def ended(self, client_id: str, user: str, ending: Ending) -> None:
+        """Implements SessionListener."""
+        self.endings.append((client_id, user, ending))
+
 
 def translate(_user: UserId, entry: Entry) -> Published:
     """Every entry is one event about calls."""
@@ -117,7 +124,7 @@ class Node:
         self.feeding = Feeding(self.local, streams, translate, limits, self.metrics, self.side_tasks)
         self.connects = Connects(
             self.name,
-            Engine(limits, lambda _, channel: channel.startswith("/v2/"), (Acknowledgment(), Replay())),
+            Engine(limits, lambda _, channel: channel.startswith("/v2/"), (Acknowledgment(), Replay(), Delivery())),
             store,
             self.local,
             self.feeding,
@@ -127,6 +134,7 @@ class Node:
             self.metrics,
             self.side_tasks,
             clock_ms=lambda: monotonic_ms() + self.ahead_ms,
+            listeners=(self.metrics,),
         )
         self.hub = Hub(self.connects, reachable=True)
 

@@ -14,6 +14,7 @@ from calltag.gateway.bodies import BodyReader
 from calltag.gateway.errors import OutOfRange
 from calltag.notifier.cometd.access import Access
 from calltag.notifier.cometd.bodies import BodyReader as CometdBodyReader
+from calltag.notifier.cometd.browsers import Browsers
 from calltag.notifier.cometd.long_polling import long_poll
 from parts.crashing_nodes import Nodes
 
@@ -57,6 +58,6 @@ async def test_cometd_reads_no_further_than_the_limit() -> None:
     body = Endless()
     nodes = Nodes(redis_client("redis://127.0.0.1:1/0"), BayeuxLimits(max_body_bytes=LIMIT))
     bodies = CometdBodyReader(LIMIT, 10)
-    answer = await long_poll(body.request(), nodes.start("n"), cast("Access", None), bodies)
+    answer = await long_poll(body.request(), nodes.start("n"), cast("Access", None), bodies, Browsers())
     assert (answer.status_code, answer.body) == (413, b"the request is larger than 10 bytes")
     assert body.read <= LIMIT + 1

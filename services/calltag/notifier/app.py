@@ -9,6 +9,9 @@ from starlette.routing import BaseRoute
 from calltag.core.backends import Backends
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
 from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
+from calltag.core.bayeux.extensions.activity import Activity
+from calltag.core.bayeux.extensions.delivery import Delivery
+from calltag.core.bayeux.extensions.interface import Extension
 from calltag.core.bayeux.extensions.replay import Replay
 from calltag.core.bayeux.extensions.timestamp import Timestamp
 from calltag.core.bayeux.extensions.timesync import Timesync
@@ -22,7 +25,9 @@ from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.notifier.cometd.authorizing import Authorizer
+from calltag.notifier.cometd.browsers import Browsers
 from calltag.notifier.cometd.connects import Connects, monotonic_ms
+from calltag.notifier.cometd.endings import EndingLog
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.local import Local
@@ -33,7 +38,7 @@ from calltag.notifier.cometd.sockets import Sockets
 from calltag.notifier.cometd.watching import Watching
 from calltag.notifier.consumer import EventConsumer, NodePost, tell_services
 from calltag.notifier.messages import Translator
-from calltag.notifier.observations import NotifierObservations
+from calltag.notifier.observations import EndingCounts, NotifierObservations
 from calltag.notifier.routes import AuthenticatedAccess, cometd_routes
 
 _SHORTEST_WATCH_MS: Final = 600_000
@@ -60,6 +65,7 @@ def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
         timeout_ms=round(settings.timeout_s * 1000),
         interval_ms=settings.interval_ms,
         max_interval_ms=round(settings.max_interval_s * 1000),
+        max_server_interval_ms=round(settings.max_server_interval_s * 1000) or None,
         max_sessions=settings.max_sessions,
         max_sessions_per_user=settings.max_sessions_per_user,
         max_sessions_per_address=settings.max_sessions_per_address,
@@ -81,6 +87,14 @@ def connection_types(settings: NotifierSettings) -> tuple[str, ...]:
     return (*usual, CALLBACK_POLLING) if settings.callback_polling else usual
 
 
+def extensions(settings: NotifierSettings) -> tuple[Extension, ...]:
+    """The extensions of the protocol that are on."""
+    usual = (Acknowledgment(), Replay(), Delivery(), Timesync(), Timestamp())
+    if not settings.activity_s:
+        return usual
+    return (*usual, Activity(round(settings.activity_s * 1000), both_sides=settings.activity == "client-server"))
+
+
 def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> Notifier:
     """Start the side tasks of a notifier."""
     settings = backends.settings.notifier
@@ -97,6 +111,7 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
         hub,
         access,
         Origins(settings.allowed_origins),
+        Browsers(settings.max_sessions_per_browser, settings.multi_session_interval_ms, backends.cookies()),
         body_deadline_s=backends.settings.body_deadline_s,
         socket_deadline_s=settings.socket_deadline_s,
     )
@@ -112,11 +127,18 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
     streams = RedisUserStreams(client, batcher, keys, retention_ms=retention_ms)
     watches = RedisWatches(client, batcher, keys, lease_ms=max(retention_ms, _SHORTEST_WATCH_MS))
     authorizer = Authorizer(backends.directory)
-    extensions = (Acknowledgment(), Replay(), Timesync(), Timestamp())
+    settings = backends.settings.notifier
+    engine = Engine(
+        limits,
+        authorizer.may_subscribe,
+        extensions(settings),
+        connection_types(settings),
+        settings.handshake_reconnect,
+    )
     return Hub(
         Connects(
             node,
-            Engine(limits, authorizer.may_subscribe, extensions, connection_types(backends.settings.notifier)),
+            engine,
             store,
             local,
             Feeding(local, streams, translator.entry, limits, metrics, side_tasks),
@@ -125,8 +147,11 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
             NodePost(backends.bus),
             metrics,
             side_tasks,
+            listeners=(EndingLog(), EndingCounts(backends.metrics)),
+            connects_only=settings.meta_connect_delivery_only,
         ),
         Sockets(_socket_spread_s(backends.settings)),
+        bearer_lifetime_ms=backends.settings.session.lifetime_s * 1000,
     )
 
 

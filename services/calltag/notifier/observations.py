@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from calltag.core.bayeux.endings import Ending
 from calltag.core.telemetry.metrics import Metrics
 from calltag.notifier.cometd.metrics import Limit
 
@@ -38,3 +39,13 @@ class NotifierObservations:
 
     def delivered(self, channel: str, sessions: int) -> None:
         self.metrics.deliveries.labels(channel).inc(sessions)
+
+
+@dataclass(frozen=True, slots=True)
+class EndingCounts:
+    """Implements SessionListener."""
+
+    metrics: Metrics
+
+    def ended(self, client_id: str, user: str, ending: Ending) -> None:  # noqa: ARG002 - labels name nobody
+        self.metrics.cometd_sessions_ended.labels(str(ending)).inc()

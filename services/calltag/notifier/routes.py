@@ -17,6 +17,7 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Login
 from calltag.notifier.cometd.admission import Crowded, retry_after_s
 from calltag.notifier.cometd.bodies import BodyReader
+from calltag.notifier.cometd.browsers import Browsers
 from calltag.notifier.cometd.callback_polling import OFF, Pages
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.long_polling import callback_poll, long_poll
@@ -78,7 +79,13 @@ def _login(known: Identified | None) -> Login | None:
 
 
 def cometd_routes(
-    hub: Hub, access: AuthenticatedAccess, origins: Origins, *, body_deadline_s: float, socket_deadline_s: float
+    hub: Hub,
+    access: AuthenticatedAccess,
+    origins: Origins,
+    browsers: Browsers,
+    *,
+    body_deadline_s: float,
+    socket_deadline_s: float,
 ) -> list[BaseRoute]:
     """Clients append the type of their message to the address, so the whole subtree is one endpoint."""
     bodies = BodyReader(hub.limits.max_body_bytes, body_deadline_s)
@@ -88,9 +95,9 @@ def cometd_routes(
         if not origins.pass_(request):
             return Response(_FOREIGN, 403, media_type="text/plain")
         if request.method == "POST":
-            return await _guarded(lambda: long_poll(request, hub, access, bodies))
+            return await _guarded(lambda: long_poll(request, hub, access, bodies, browsers))
         if request.method == "GET" and CALLBACK_POLLING in hub.engine.connection_types:
-            return await _guarded(lambda: callback_poll(request, hub, access, pages))
+            return await _guarded(lambda: callback_poll(request, hub, access, pages, browsers))
         return Response(OFF, 405, {"Allow": "POST"}, media_type="text/plain")
 
     async def socket(websocket: WebSocket) -> None:

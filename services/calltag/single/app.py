@@ -150,8 +150,11 @@ def connection_limit(settings: Settings) -> int:
 
 def server_limits(settings: Settings) -> ServerLimits:
     """The bounds of the server for clients."""
+    notifier = settings.notifier
     return ServerLimits(
-        max_websocket_message_bytes=settings.notifier.max_body_bytes, trusted_proxies=settings.trusted_proxies
+        max_websocket_message_bytes=notifier.max_body_bytes,
+        permessage_deflate=notifier.permessage_deflate,
+        trusted_proxies=settings.trusted_proxies,
     )
 
 

@@ -11,6 +11,7 @@ from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import Bus
 from calltag.core.identity.authentication import Authenticator
+from calltag.core.identity.cookies import CookieFlags
 from calltag.core.identity.directory_file import DirectoryError, demo_directory, directory, read_directory
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.identity.model import Directory
@@ -47,7 +48,11 @@ class Backends:
         sessions = RedisHttpSessions(
             self.client, self.batcher, self.keys.prefix, idle_s=session.idle_s, lifetime_s=session.lifetime_s
         )
-        return Authenticator(self.directory, Passwords(self.directory), sessions, secure_cookies=session.secure_cookies)
+        return Authenticator(self.directory, Passwords(self.directory), sessions, cookies=self.cookies())
+
+    def cookies(self) -> CookieFlags:
+        """How cookies are set."""
+        return CookieFlags(self.settings.session.secure_cookies, self.settings.session.same_site)
 
 
 def amqp_settings(settings: Settings) -> AmqpSettings:

@@ -8,6 +8,7 @@ from argon2 import PasswordHasher
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.authentication import Authenticator, Identified
+from calltag.core.identity.cookies import CookieFlags, SameSite
 from calltag.core.identity.directory_file import directory
 from calltag.core.identity.errors import AuthenticationError, WrongCredentials
 from calltag.core.identity.http_sessions import HttpSession
@@ -92,10 +93,16 @@ async def test_the_cookie_is_enough_afterwards(authenticator: Authenticator) -> 
 
 
 async def test_behind_https_the_cookie_is_for_https_only(sessions: Sessions) -> None:
-    authenticator = Authenticator(CENTRE, Passwords(CENTRE), sessions, secure_cookies=True)
+    authenticator = Authenticator(CENTRE, Passwords(CENTRE), sessions, cookies=CookieFlags(secure=True))
     assert (await session_of(authenticator, ALICES)).set_cookie == (
         "JSESSIONID=token-1; Path=/; HttpOnly; SameSite=Lax; Secure"
     )
+
+
+@pytest.mark.parametrize(("same_site", "written"), [("strict", "Strict"), ("lax", "Lax"), ("none", "None")])
+def test_cookies_go_where_they_are_allowed_to(same_site: SameSite, written: str) -> None:
+    flags = CookieFlags(secure=True, same_site=same_site)
+    assert flags.set_cookie("N", "v") == f"N=v; Path=/; HttpOnly; SameSite={written}; Secure"
 
 
 @pytest.mark.parametrize("cookie", [None, "", "token-7"])

@@ -54,6 +54,14 @@ def test_the_environment_sets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (settings.partitions, settings.gateway.port, settings.session.secure_cookies) == (8, 9000, True)
 
 
+def test_cookies_for_all_sites_are_for_https_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLTAG_SESSION__SAME_SITE", "none")
+    with pytest.raises(SettingsError, match=r"SESSION.*SECURE_COOKIES"):
+        load_settings()
+    monkeypatch.setenv("CALLTAG_SESSION__SECURE_COOKIES", "true")
+    assert load_settings().session.same_site == "none"
+
+
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALLTAG_DIRECTORY__FILE", "")
     monkeypatch.setenv("CALLTAG_GATEWAY__PORT", "")

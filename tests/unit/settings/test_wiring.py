@@ -6,13 +6,16 @@ from pathlib import Path
 import pytest
 
 from calltag.core.backends import Backends, amqp_settings, backends
+from calltag.core.bayeux.extensions.activity import Activity
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.amqp import AmqpBus, AmqpSettings
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.identity.cookies import CookieFlags
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.runtime.server import ServerLimits
 from calltag.core.settings import Settings, load_settings
+from calltag.core.settings.sections import Notifier
 from calltag.core.store.keys import Keys
 from calltag.core.store.records import Lifetimes
 from calltag.core.store.redis_registry import RedisWorkerRegistry
@@ -25,8 +28,10 @@ from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.parameters import UserDataLimits
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api
-from calltag.notifier.app import _hub, bayeux_limits
+from calltag.notifier.app import _hub, bayeux_limits, connection_types, extensions
+from calltag.notifier.cometd.endings import EndingLog
 from calltag.notifier.messages import Translator
+from calltag.notifier.observations import EndingCounts
 from calltag.single.app import server_limits
 from calltag.worker.app import worker_parts
 
@@ -71,8 +76,12 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "max_subscriptions": 135, "max_queued_events": 136,
             "max_queued_bytes": 137, "max_messages": 138, "max_body_bytes": 139, "max_depth": 140,
             "drain_spread_ms": 146,
+            "max_server_interval_s": 143, "handshake_reconnect": True, "activity_s": 144,
+            "activity": "client-server", "meta_connect_delivery_only": "websocket",
+            "callback_polling": True, "permessage_deflate": True,
+            "max_sessions_per_browser": 145, "multi_session_interval_ms": 146,
         },
-        session={"idle_s": 141, "lifetime_s": 142, "secure_cookies": True},
+        session={"idle_s": 141, "lifetime_s": 142, "secure_cookies": True, "same_site": "none"},
         directory={"demo": True},
     )  # fmt: skip
 
@@ -128,7 +137,7 @@ async def test_http_sessions(parts: Backends) -> None:
     sessions = authenticator._sessions
     assert isinstance(sessions, RedisHttpSessions)
     assert (sessions._prefix, sessions._idle_s, sessions._lifetime_s) == ("r", 141, 142)
-    assert authenticator._secure_cookies
+    assert authenticator._cookies == parts.cookies() == CookieFlags(secure=True, same_site="none")
 
 
 async def test_the_limits_of_the_gateway(api: Api) -> None:
@@ -168,6 +177,7 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
         timeout_ms=130_000,
         interval_ms=131,
         max_interval_ms=132_000,
+        max_server_interval_ms=143_000,
         max_sessions=133,
         max_sessions_per_user=134,
         max_sessions_per_address=143,
@@ -186,11 +196,23 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
     connects = hub.connects
     assert hub.sockets.spread_s == 0.146
     assert (connects.engine.limits, connects.feeding.limits) == (limits, limits)
+    assert connects.engine.connection_types == ("websocket", "long-polling", "callback-polling")
+    assert connects.engine.handshake_reconnect
+    assert Activity(144_000, both_sides=True) in connects.engine.extensions
+    assert (connects.connects_only, hub.bearer_lifetime_ms) == (("websocket",), 142_000)
+    assert [type(each) for each in connects.listeners] == [EndingLog, EndingCounts]
     assert connects.store._retention_ms == 128_000
     assert connects.watching.watches.lease_ms == 600_000
 
 
 def test_the_limits_of_the_server(settings: Settings) -> None:
     assert server_limits(settings) == ServerLimits(
-        max_websocket_message_bytes=139, trusted_proxies=("10.0.0.0/8", "127.0.0.1")
+        max_websocket_message_bytes=139, permessage_deflate=True, trusted_proxies=("10.0.0.0/8", "127.0.0.1")
     )
+
+
+def test_what_is_off_for_a_first_look() -> None:
+    usual = Notifier()
+    assert bayeux_limits(usual).max_server_interval_ms is None
+    assert connection_types(usual) == ("websocket", "long-polling")
+    assert not any(isinstance(each, Activity) for each in extensions(usual))

@@ -21,7 +21,10 @@ class BodyReader:
     deadline_s: float
 
     async def read(self, request: Request) -> bytes:
-        """The JSON of the request: its body, or the `message` fields of a form. Raises CodecError."""
+        """The JSON of the request: the `message` fields of a form, else its body, whatever type it is said to be of.
+
+        Raises CodecError.
+        """
         try:
             async with asyncio.timeout(self.deadline_s):
                 body = await self._bounded(request)

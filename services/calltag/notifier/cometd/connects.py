@@ -6,20 +6,24 @@ Source of when a connect is held: Bayeux protocol 1.0 and CometD's own server.
 import asyncio
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
-from calltag.core.bayeux.codec import Message, Reply
-from calltag.core.bayeux.engine import Engine
+from calltag.core.bayeux.codec import Message, Reply, encode_reply
+from calltag.core.bayeux.endings import Ending
+from calltag.core.bayeux.engine import LONG_POLLING, WEBSOCKET, Engine
+from calltag.core.bayeux.extensions.delivery import delivers_with_connects_only
 from calltag.core.bayeux.extensions.interface import ConnectWish
 from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Held, Session
 from calltag.core.bus.ports import NodeId
 from calltag.core.runtime.waiting import set_within
 from calltag.core.store.cometd_sessions import (
+    Activity,
     Attached,
+    HasEnded,
     Have,
     NotProven,
     Proof,
@@ -31,12 +35,16 @@ from calltag.core.store.cometd_sessions import (
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Admission
 from calltag.notifier.cometd.claim import Claim
+from calltag.notifier.cometd.endings import SessionListener
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import HubMetrics
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.watching import Watching
+
+_CLOCKS_DIFFER_MS: Final = 2_000
+"""How much later than here a session may end in the store, by its clock and after the way there."""
 
 Answer = tuple[list[bytes], Reply]
 """Events, and the reply to the connect that they go with."""
@@ -93,6 +101,10 @@ class Connects:
     clock_ms: Callable[[], int] = monotonic_ms
     draining: bool = False
     admission: Admission = field(init=False)
+    listeners: Sequence[SessionListener] = ()
+    connects_only: Sequence[str] = (LONG_POLLING,)
+    """The transports (of the engine's names) whose sessions get events with connect replies only, unless they wish
+    otherwise."""
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     _saves: WeakValueDictionary[str, asyncio.Task[None]] = field(default_factory=WeakValueDictionary)
 
@@ -109,14 +121,17 @@ class Connects:
         arrived_ms = wall_ms()
         wish = self.engine.connect(message, client_id)
         # The store answers in order, and so must what is done with the answers.
-        async with self._turns.setdefault(client_id, asyncio.Lock()), self.residence.arrival(str(user_of(client_id))):
-            with self.admission.arrival(client_id, claim.address):
-                local = self.local.sessions.get(client_id)
-                attached, have = await self._attach(message, client_id, wish, claim, local)
-                if local is not None and not self.local.holds(local):
-                    # It was let go meanwhile, with all that waited in it.
-                    attached, have = await self._attach(message, client_id, wish, claim, None)
-                session = self._here(attached, have, streaming=streaming)
+        async with self.turn(client_id), self.residence.arrival(str(user_of(client_id))):
+            try:
+                with self.admission.arrival(client_id, claim.address):
+                    local = self.local.sessions.get(client_id)
+                    attached, have = await self._attach(message, client_id, wish, claim, local)
+                    if local is not None and not self.local.holds(local):
+                        # It was let go meanwhile, with all that waited in it.
+                        attached, have = await self._attach(message, client_id, wish, claim, None)
+                    session = self._here(attached, have, streaming=streaming)
+            except HasEnded as over:
+                return self._over(message, client_id, over, arrived_ms)
             await self.feeding.catch_up(session)
         if not self.local.holds(session) or session.cycle != attached.record.cycle:
             raise Replaced
@@ -134,7 +149,9 @@ class Connects:
     async def _attach(
         self, message: Message, client_id: str, wish: ConnectWish, claim: Claim, local: Session | None
     ) -> tuple[Attached, Have | None]:
-        have = Have(local.cycle, local.position, local.sent) if local is not None else None
+        have = self._have(local) if local is not None else None
+        longest_ms = wish.longest_inactivity_ms
+        activity = Activity(longest_ms, wish.deliveries_are_activity) if longest_ms is not None else None
 
         async def attach(proof: Proof) -> Attached | None:
             return await self.store.attach(
@@ -145,6 +162,8 @@ class Connects:
                 acknowledged=wish.acknowledged,
                 again=wish.again,
                 have=have,
+                activity=activity,
+                alone_ms=self._alone_ms(wish.timeout_ms + wish.interval_ms),
             )
 
         if claim.login:
@@ -157,6 +176,11 @@ class Connects:
                 self.prove(message, client_id, claim)
                 attached = await attach(Proof(True, claim.login))
             else:
+                if attached is not None and (await looking).user is None:
+                    # What was this session's login proves nobody any more.
+                    await self.store.remove(client_id)
+                    self.residence.leave(attached.record.user)
+                    raise HasEnded(Ending.LOGIN_ENDED, attached.former)
                 await looking
                 self.prove(message, client_id, claim)
         else:
@@ -170,6 +194,10 @@ class Connects:
             self.side_tasks.begin(self.post.tell(attached.former, notice))
             self.metrics.resumed()
         return attached, have
+
+    def turn(self, client_id: str) -> asyncio.Lock:
+        """What is done with a session here is done one after another."""
+        return self._turns.setdefault(client_id, asyncio.Lock())
 
     def prove(self, message: Message, client_id: str, claim: Claim) -> None:
         """Whether the caller, who was looked at, is the session's user. Raises Fault."""
@@ -212,21 +240,23 @@ class Connects:
         session.subscriptions = record.subscriptions
         session.numbered = record.options.get("numbered") == "1"
         self.watching.stay(session.user, session.subscriptions)
+        usual = (WEBSOCKET if session.streaming else LONG_POLLING) in self.connects_only
+        session.connects_only = delivers_with_connects_only(record.options, usual=usual)
         self.feeding.take_in(session, attached.entries)
 
     async def look_again(self, client_id: str) -> None:
         """Subscriptions of a session that is held here changed. Raises StoreUnavailable."""
-        async with self._turns.setdefault(client_id, asyncio.Lock()):
+        async with self.turn(client_id):
             session = self.local.sessions.get(client_id)
             if session is None:
                 return
-            have = Have(session.cycle, session.position, session.sent)
-            attached = await self.store.look_again(
-                client_id,
-                lifetime_ms=self.engine.limits.timeout_ms + session.interval_ms + self.engine.limits.max_interval_ms,
-                most=self.feeding.page,
-                have=have,
-            )
+            have = self._have(session)
+            try:
+                attached = await self.store.look_again(client_id, most=self.feeding.page, have=have)
+            except HasEnded as over:
+                self.end(client_id, over.ending)
+                self._tell_ended(client_id, over.ending)
+                return
             if attached is None or not self.local.holds(session):
                 return
             if attached.after != have.position:
@@ -241,7 +271,7 @@ class Connects:
     def _answer(self, connect: HeldConnect) -> Answer:
         """All that waits, and the reply; the store is told what was sent."""
         session = connect.session
-        events = session.take()
+        events = self.take(session)
         reply = self.engine.answered(session, connect.held.reply)
         if self.draining:
             # The session lives on for as long as its client is asked to wait.
@@ -259,8 +289,33 @@ class Connects:
         return _SOCKET_CLOSES_MS if session.streaming else random.randint(0, spread_ms)  # noqa: S311 - spreads load
 
     async def _save(self, session: Session, cycle: int, generation: int, sent: Position) -> None:
-        lifetime_ms = session.interval_ms + self.engine.limits.max_interval_ms
-        await self.store.save(session.client_id, cycle=cycle, generation=generation, sent=sent, lifetime_ms=lifetime_ms)
+        await self.store.save(
+            session.client_id,
+            cycle=cycle,
+            generation=generation,
+            sent=sent,
+            lifetime_ms=session.interval_ms + self.engine.limits.max_interval_ms,
+            told_ago_ms=self._told_ago_ms(session),
+            alone_ms=self._alone_ms(session.interval_ms),
+        )
+
+    def take(self, session: Session) -> list[bytes]:
+        """All that waits in the session, for its client."""
+        events = session.take()
+        if events:
+            session.told_at_ms = self.clock_ms()
+        return events
+
+    def _have(self, session: Session) -> Have:
+        return Have(session.cycle, session.position, session.sent, self._told_ago_ms(session))
+
+    def _told_ago_ms(self, session: Session) -> int | None:
+        return None if session.told_at_ms is None else self.clock_ms() - session.told_at_ms
+
+    def _alone_ms(self, before_ms: int) -> int | None:
+        """For how long other messages may keep a session alive; `before_ms` is when its next connect is expected."""
+        most = self.engine.limits.max_server_interval_ms
+        return None if most is None else before_ms + most
 
     async def saved(self, client_id: str) -> None:
         """Wait until the store knows which events were taken for the last answer (or is away).
@@ -299,9 +354,10 @@ class Connects:
     def finish(self, connect: HeldConnect) -> Answer | None:
         """The answer to a connect that was held; None if a newer one took its place."""
         session = connect.session
-        if session.ended:
-            reply = self.engine.ended(connect.held.reply)
-            return [], self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
+        if session.ending is not None:
+            over = self._told_of_end(connect.message, connect.held.reply, session.ending)
+            reply = self.engine.extend(connect.message, over, connect.arrived_ms, wall_ms())
+            return self.bid_farewell(session), reply
         if session.held is not connect.held or not self.local.holds(session):
             return None
         session.held = None
@@ -316,14 +372,55 @@ class Connects:
 
     # -- the end -------------------------------------------------------------------------------------------------
 
-    def end(self, client_id: str) -> None:
+    def end(self, client_id: str, ending: Ending = Ending.DISCONNECTED) -> None:
         """The session has ended: its held connect is answered so."""
         session = self.local.sessions.get(client_id)
         if session is not None:
-            session.ended = True
+            session.ending = ending
+            if ending is Ending.CLOSED:
+                session.farewell = encode_reply(self.engine.disconnected())
             self.let_go(session)
         else:
             self.admission.release(client_id)
+
+    async def close(self, client_id: str) -> None:
+        """An operator ends the session. Raises StoreUnavailable."""
+        holder = await self.store.remove(client_id)
+        if holder is not None or client_id in self.local.sessions:
+            self.end(client_id, Ending.CLOSED)
+            self._tell_ended(client_id, Ending.CLOSED)
+
+    def disconnected(self, client_id: str) -> None:
+        """The client has ended its session."""
+        self.end(client_id)
+        self._tell_ended(client_id, Ending.DISCONNECTED)
+
+    def _over(self, message: Message, client_id: str, over: HasEnded, arrived_ms: int) -> Answer:
+        """The answer to a connect that came too late. Raises Fault."""
+        self.end(client_id, over.ending)
+        if over.former != self.node:
+            notice = SessionNotice(kind=NoticeKind.ENDED, client_id=client_id)
+            self.side_tasks.begin(self.post.tell(over.former, notice))
+        self._tell_ended(client_id, over.ending)
+        if over.ending is Ending.LOGIN_ENDED:
+            raise self.engine.unknown(message)
+        reply = self.engine.ended(self.engine.connected(message, client_id))
+        events = [encode_reply(self.engine.disconnected())]
+        return events, self.engine.extend(message, reply, arrived_ms, wall_ms())
+
+    def _told_of_end(self, message: Message, reply: Reply, ending: Ending) -> Reply:
+        if ending is Ending.LOGIN_ENDED:
+            return self.engine.unknown(message).reply
+        return self.engine.ended(reply)
+
+    def bid_farewell(self, session: Session) -> list[bytes]:
+        """What the client is told, once, of the end that the server made of its session."""
+        farewell, session.farewell = session.farewell, b""
+        return [farewell] if farewell else []
+
+    def _tell_ended(self, client_id: str, ending: Ending) -> None:
+        for listener in self.listeners:
+            listener.ended(client_id, user_of(client_id) or "", ending)
 
     def let_go(self, session: Session) -> None:
         """Another node holds the session, or nobody does."""
@@ -337,9 +434,14 @@ class Connects:
         """Forget silent sessions. In the store they end by themselves."""
         self.admission.sweep()
         for session in self.local.silent(self.clock_ms()):
-            session.ended = True
+            session.ending = Ending.EXPIRED
             self.metrics.swept()
             self.let_go(session)
+            self.side_tasks.begin(self._expire(session))
+
+    async def _expire(self, session: Session) -> None:
+        if await self.store.expire(session.client_id, cycle=session.cycle, within_ms=_CLOCKS_DIFFER_MS):
+            self._tell_ended(session.client_id, Ending.EXPIRED)
 
     def _expire_soon(self, session: Session) -> None:
         after_ms = session.interval_ms + self.engine.limits.max_interval_ms

@@ -20,6 +20,7 @@ from calltag.core.store.cometd_sessions import (
     NotKept,
     TooManySessions,
     TooManySubscriptions,
+    is_bearer,
     new_client_id,
     user_of,
 )
@@ -46,6 +47,8 @@ class Turn:
     replaced: bool = False
     connected: str = ""
     """The session whose connect was answered or is held."""
+    spoke: dict[str, None] = field(default_factory=dict)
+    """The sessions that sent something else."""
 
 
 @dataclass(slots=True)
@@ -56,6 +59,8 @@ class Hub:
     sockets: Sockets = field(default_factory=Sockets)
     reachable: bool = False
     """Whether events can come to this node."""
+    bearer_lifetime_ms: int | None = None
+    """How long a session lives at most that needs no login but its own handshake."""
 
     @property
     def engine(self) -> Engine:
@@ -111,6 +116,7 @@ class Hub:
             return None
         await claim.caller()
         self.connects.prove(message, client_id, claim)
+        turn.spoke[client_id] = None
         match channel:
             case channels.SUBSCRIBE:
                 await self._subscribe(message, client_id, user)
@@ -122,7 +128,10 @@ class Hub:
             case channels.DISCONNECT:
                 await self._disconnect(message, client_id)
             case _:
-                return self.engine.publish(channel, message)
+                reply = self.engine.publish(channel, message)
+                if not await self.connects.store.touch(client_id):
+                    raise self.engine.unknown(message)
+                return reply
         return self.engine.done(message, client_id)
 
     async def _connect(
@@ -166,6 +175,7 @@ class Hub:
                 login=claim.login,
                 lifetime_ms=limits.timeout_ms + limits.max_interval_ms,
                 most_of_user=limits.max_sessions_per_user,
+                ends_in_ms=self.bearer_lifetime_ms if is_bearer(client_id) else None,
             )
             created = True
         except TooManySessions as error:
@@ -208,7 +218,7 @@ class Hub:
         holder = await self.connects.store.remove(client_id)
         if holder is None:
             raise self.engine.unknown(message)
-        self.connects.end(client_id)
+        self.connects.disconnected(client_id)
         if holder != self.connects.node:
             notice = SessionNotice(kind=NoticeKind.ENDED, client_id=client_id)
             self.connects.side_tasks.begin(self.connects.post.tell(holder, notice))
@@ -221,6 +231,8 @@ class Hub:
                 await self.connects.look_again(notice.client_id)
             case NoticeKind.ENDED:
                 self.connects.end(notice.client_id)
+            case NoticeKind.CLOSED:
+                await self.connects.close(notice.client_id)
             case NoticeKind.MOVED:
                 if session is None:
                     self.connects.admission.release(notice.client_id)

@@ -11,19 +11,22 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
-from calltag.core.bayeux.codec import CodecError, decode, encode
+from calltag.core.bayeux.channels import HANDSHAKE
+from calltag.core.bayeux.codec import CodecError, Reply, decode, encode
 from calltag.notifier.cometd.access import Access, claim_of
 from calltag.notifier.cometd.bodies import BodyReader, TooSlow
+from calltag.notifier.cometd.browsers import Browsers, browser_of
 from calltag.notifier.cometd.callback_polling import Pages, callback_of, messages_of_query, script
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.connects import Answer, HeldConnect
+from calltag.notifier.cometd.delivery import Delivery
 from calltag.notifier.cometd.hub import Hub
 
 _JSON: Final = "application/json;charset=UTF-8"
 _NOSNIFF: Final = {"X-Content-Type-Options": "nosniff"}
 
 
-async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyReader) -> Response:
+async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyReader, browsers: Browsers) -> Response:
     """Answer one request. Raises StoreUnavailable."""
     try:
         messages = decode(await bodies.read(request), hub.limits)
@@ -32,10 +35,12 @@ async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyRead
         return Response(str(error), 400, {"Connection": "close"}, media_type="text/plain")
     except CodecError as error:
         return _refused(error)
-    return await _exchanged(request, hub, messages, claim_of(messages, request, access), _json)
+    return await _exchanged(
+        request, hub, messages, claim_of(messages, request, access), browsers=browsers, written=_json, delivers=True
+    )
 
 
-async def callback_poll(request: Request, hub: Hub, access: Access, pages: Pages) -> Response:
+async def callback_poll(request: Request, hub: Hub, access: Access, pages: Pages, browsers: Browsers) -> Response:
     """Answer one request for a script. Raises StoreUnavailable."""
     try:
         name = callback_of(request)
@@ -43,7 +48,9 @@ async def callback_poll(request: Request, hub: Hub, access: Access, pages: Pages
     except CodecError as error:
         return _refused(error)
     claim = claim_of(messages, request, access, by_request=pages.are_known(request))
-    return await _exchanged(request, hub, messages, claim, lambda content: script(name, content))
+    return await _exchanged(
+        request, hub, messages, claim, browsers=browsers, written=lambda content: script(name, content), delivers=False
+    )
 
 
 def _refused(error: CodecError) -> Response:
@@ -55,14 +62,22 @@ def _json(content: bytes) -> Response:
 
 
 async def _exchanged(
-    request: Request, hub: Hub, messages: Sequence[object], claim: Claim, written: Callable[[bytes], Response]
+    request: Request,
+    hub: Hub,
+    messages: Sequence[object],
+    claim: Claim,
+    *,
+    browsers: Browsers,
+    written: Callable[[bytes], Response],
+    delivers: bool,
 ) -> Response:
     try:
         turn = await hub.exchange(messages, claim)
     finally:
         claim.drop()
+    browser = browser_of(request)
     if turn.held is not None:
-        answer = await _held(request, hub, turn.held)
+        answer = await _held(request, hub, turn.held, browsers, browser)
         if answer is None:
             return _replaced()
         events, reply = answer
@@ -70,11 +85,19 @@ async def _exchanged(
         turn.replies.append(reply)
     elif turn.replaced and not turn.replies:
         return _replaced()
+    elif delivers and not turn.connected:
+        turn.events += await Delivery(hub.connects).with_replies(turn.spoke)
     await hub.connects.saved(turn.connected)
     response = written(encode(turn.events, turn.replies))
     if claim.set_cookie:
         response.headers.append("Set-Cookie", claim.set_cookie)
+    if not browser and any(_begins(reply) for reply in turn.replies):
+        response.headers.append("Set-Cookie", browsers.new_cookie())
     return response
+
+
+def _begins(reply: Reply) -> bool:
+    return reply.get("channel") == HANDSHAKE and reply.get("successful") is True
 
 
 def _replaced() -> Response:
@@ -82,7 +105,17 @@ def _replaced() -> Response:
     return Response("replaced by a newer /meta/connect", 500, media_type="text/plain")
 
 
-async def _held(request: Request, hub: Hub, connect: HeldConnect) -> Answer | None:
+async def _held(request: Request, hub: Hub, connect: HeldConnect, browsers: Browsers, browser: str) -> Answer | None:
+    """The connect's answer, for which it has to wait if the browser's other tabs let it."""
+    with browsers.holding(browser, connect.session) as is_possible:
+        answer = await _waited(request, hub, connect) if is_possible else hub.connects.finish(connect)
+    if answer is None:
+        return None
+    events, reply = answer
+    return events, browsers.advise(connect.session, reply, is_possible=is_possible)
+
+
+async def _waited(request: Request, hub: Hub, connect: HeldConnect) -> Answer | None:
     """Wait for the connect's answer, or for the client to go away; what was queued then stays queued."""
     waiting = asyncio.ensure_future(hub.connects.hold(connect))
     gone = asyncio.ensure_future(_gone(request))

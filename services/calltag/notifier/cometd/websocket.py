@@ -98,15 +98,18 @@ class Socket:
             self.hub.connects.local.adopt_waker(session, self.waker)
         if turn.held is not None:
             self.held[turn.connected] = turn.held
+        if session is not None and session.connects_only:
+            await self.hub.connects.saved(session.client_id)
         await self._send(turn.events, turn.replies)
         self._forget_ended()
         self.connected.set()
         self.waker.set()
 
     def _forget_ended(self) -> None:
-        """Drop the sessions that ended, or went elsewhere; held connects of theirs are answered all the same."""
+        """Drop the sessions that ended, or went elsewhere; what they are still to be told is sent all the same."""
         for session in list(self.sessions.values()):
-            if not self.hub.connects.local.holds(session) and session.client_id not in self.held:
+            is_told = not session.farewell and session.client_id not in self.held
+            if is_told and not self.hub.connects.local.holds(session):
                 del self.sessions[session.client_id]
                 self.hub.connects.local.release_waker(session, self.waker)
 
@@ -116,6 +119,8 @@ class Socket:
             await self._wait()
             self.waker.clear()
             for session in list(self.sessions.values()):
+                if session.farewell and session.client_id not in self.held:
+                    await self._send(self.hub.connects.bid_farewell(session), [])
                 if session.pushes:
                     await self._push(session)
             for connect in list(self.held.values()):
@@ -159,7 +164,7 @@ class Socket:
             await connects.feeding.catch_up(session)
             if not session.queue and not session.aside:
                 return
-            await self._send(session.take(), [])
+            await self._send(connects.take(session), [])
 
     async def _answer(self, connect: HeldConnect) -> None:
         session = connect.session
@@ -168,6 +173,8 @@ class Socket:
         answer = self.hub.connects.finish(connect)
         if answer is not None:
             events, reply = answer
+            if session.connects_only:
+                await self.hub.connects.saved(session.client_id)
             await self._send(events, [reply])
         if not self.hub.connects.local.holds(session) and self.sessions.get(session.client_id) is session:
             del self.sessions[session.client_id]

@@ -69,6 +69,11 @@ def encode_event(channel: str, data: object, ext: Mapping[str, object] | None = 
     return orjson.dumps(event)
 
 
+def encode_reply(reply: Reply) -> bytes:
+    """A message of the server's own that goes where events go."""
+    return orjson.dumps(reply)
+
+
 def encode(events: Sequence[bytes], replies: Sequence[Reply]) -> bytes:
     """An answer: events first, so that a client has seen them when it reads the reply."""
     return b"[" + b",".join([*events, *map(orjson.dumps, replies)]) + b"]"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from calltag.core.bayeux import errors
-from calltag.core.bayeux.channels import CONNECT, HANDSHAKE, is_meta, is_name, is_pattern, is_service
+from calltag.core.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE, is_meta, is_name, is_pattern, is_service
 from calltag.core.bayeux.codec import Message, Reply, can_encode
 from calltag.core.bayeux.extensions.interface import (
     Beginning,
@@ -51,6 +51,8 @@ class Engine:
     may_subscribe: Callable[[str, str], bool]
     extensions: Sequence[Extension] = ()
     connection_types: Sequence[str] = (WEBSOCKET, LONG_POLLING)
+    handshake_reconnect: bool = False
+    """Whether clients are told `maxInterval`: after so long without a connect they handshake by themselves."""
 
     # -- handshake -----------------------------------------------------------------------------------------------
 
@@ -160,6 +162,10 @@ class Engine:
         """The reply to a connect whose session has ended meanwhile."""
         return reply | {"advice": self.advice("none", 0)}
 
+    def disconnected(self) -> Reply:
+        """What a client is told whose session the server has ended."""
+        return {"channel": DISCONNECT, "successful": True, "advice": self.advice("none", 0)}
+
     def subscribe(self, message: Message, client_id: str, user: str) -> SubscribeWish:
         """The channels to subscribe to. All or nothing: one name that is refused refuses the request. Raises Fault."""
         names = _names(message.get("subscription"))
@@ -210,7 +216,8 @@ class Engine:
     def advice(self, reconnect: str = "retry", interval_ms: int | None = None) -> Reply:
         """Always whole: the official client replaces what it was told before and fills gaps with its own defaults."""
         interval = self.limits.interval_ms if interval_ms is None else interval_ms
-        return {"reconnect": reconnect, "interval": interval, "timeout": self.limits.timeout_ms}
+        advice: Reply = {"reconnect": reconnect, "interval": interval, "timeout": self.limits.timeout_ms}
+        return advice | ({"maxInterval": self.limits.max_interval_ms} if self.handshake_reconnect else {})
 
 
 def success(message: Message) -> Reply:

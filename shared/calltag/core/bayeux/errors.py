@@ -58,6 +58,11 @@ def too_many_handshakes(per_s: float) -> str:
     return f"429:{per_s:g}:too_many_handshakes"
 
 
+def too_many_tabs(most: int) -> str:
+    """As many sessions of the browser are connected as may be."""
+    return f"429:{most}:too_many_sessions_of_browser"
+
+
 def too_many_subscriptions(most: int) -> str:
     """The session has as many subscriptions as it may have."""
     return f"429:{most}:too_many_subscriptions"

@@ -10,6 +10,7 @@ class BayeuxLimits:
     timeout_ms: int = 30_000
     interval_ms: int = 0
     max_interval_ms: int = 10_000
+    max_server_interval_ms: int | None = None
     max_sessions: int = 20_000
     max_sessions_per_user: int = 50
     max_sessions_per_address: int = 0

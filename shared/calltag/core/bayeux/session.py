@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from calltag.core.bayeux.channels import matches
 from calltag.core.bayeux.codec import Reply
+from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import Position
@@ -28,7 +29,10 @@ class Session:
     """`position` is how far the user's stream was looked through for this session, `sent` how far it was sent.
 
     A session that is `behind` takes no more from the stream as it comes: its queue is full, or there is more in the
-    store than was read at once. It goes on from its position when the queue was sent.
+    store than was read at once. It goes on from its position when the queue was sent. `multiple_clients` says what its
+    client was told last: whether other tabs of the browser keep its connects from being held;
+    `farewell` is what it is still to be told of the `ending`, and `told_at_ms` when it last got an event, by the node's
+    clock.
     """
 
     client_id: str
@@ -40,10 +44,14 @@ class Session:
     acknowledges: bool = False
     numbered: bool = False
     streaming: bool = False
+    connects_only: bool = False
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
     behind: bool = False
     missed: bool = False
-    ended: bool = False
+    ending: Ending | None = None
+    farewell: bytes = b""
+    told_at_ms: int | None = None
+    multiple_clients: bool = False
     held: Held | None = None
     interval_ms: int = 0
     expires_at_ms: int = 0
@@ -53,9 +61,19 @@ class Session:
     aside: deque[bytes] = field(default_factory=deque)
 
     @property
+    def ended(self) -> bool:
+        """Whether the session is over."""
+        return self.ending is not None
+
+    @property
     def pushes(self) -> bool:
-        """Whether events go out by themselves, rather than with the reply of a connect."""
-        return self.streaming and not self.acknowledges
+        """Whether events go out by themselves, rather than with a reply."""
+        return self.streaming and not self.acknowledges and not self.connects_only
+
+    @property
+    def delivers_with_replies(self) -> bool:
+        """Whether events go out with the reply to any message."""
+        return not self.streaming and not self.acknowledges and not self.connects_only
 
     @property
     def has_news(self) -> bool:

@@ -13,6 +13,7 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from calltag.core.domain.ids import UserId
+from calltag.core.identity.cookies import USUAL, CookieFlags
 from calltag.core.identity.errors import TooManyLogins, WrongCredentials
 from calltag.core.identity.http_sessions import HttpSession, HttpSessions
 from calltag.core.identity.model import Directory, User
@@ -52,13 +53,13 @@ class Authenticator:
         passwords: Passwords,
         sessions: HttpSessions,
         *,
-        secure_cookies: bool = False,
+        cookies: CookieFlags = USUAL,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._passwords = passwords
         self._sessions = sessions
-        self._secure_cookies = secure_cookies
+        self._cookies = cookies
         self._clock_s = clock_s
         self._recent: OrderedDict[UserId, tuple[float, HttpSession]] = OrderedDict()
         self._turns: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
@@ -104,9 +105,7 @@ class Authenticator:
         # One at a time for each user: a burst of first requests makes one session, not one each.
         async with self._turns.setdefault(user.id, asyncio.Lock()):
             session = await self._recent_session(user.id) or await self._new_session(user.id)
-        secure = "; Secure" if self._secure_cookies else ""
-        set_cookie = f"{COOKIE}={session.token}; Path=/; HttpOnly; SameSite=Lax{secure}"
-        return Identified(user, session, by_cookie=False, set_cookie=set_cookie)
+        return Identified(user, session, by_cookie=False, set_cookie=self._cookies.set_cookie(COOKIE, session.token))
 
     async def _recent_session(self, user: UserId) -> HttpSession | None:
         made_at, session = self._recent.get(user, (float("-inf"), None))

@@ -26,13 +26,18 @@ class ServerDied(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class ServerLimits:
-    """The bounds of one server. A connection is closed when a head takes longer than `head_deadline_s` to come."""
+    """The bounds of one server. A connection is closed when a head takes longer than `head_deadline_s` to come.
+
+    With `permessage_deflate`, WebSockets are compressed if the client offers it (RFC 7692); the bound of a message is
+    the one of its text.
+    """
 
     max_websocket_message_bytes: int = 65_536
     keep_alive_s: int = 75
     head_deadline_s: float = 10.0
     trusted_proxies: tuple[str, ...] = ()
     """Whose X-Forwarded-For tells the client's address: addresses, networks, or `*`."""
+    permessage_deflate: bool = False
 
 
 _USUAL_LIMITS: Final = ServerLimits()
@@ -104,6 +109,7 @@ def _configuration(app: ASGIApp, drain_timeout_s: float, limits: ServerLimits) -
         http=bounded_http(limits.head_deadline_s),
         ws="websockets-sansio",
         ws_max_size=limits.max_websocket_message_bytes,
+        ws_per_message_deflate=limits.permessage_deflate,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
         timeout_keep_alive=limits.keep_alive_s,
         backlog=_BACKLOG,

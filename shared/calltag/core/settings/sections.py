@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 import orjson
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 
@@ -38,6 +38,7 @@ def _url_of(*schemes: str) -> AfterValidator:
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Transports = Annotated[tuple[Literal["long-polling", "websocket"], ...], NoDecode, BeforeValidator(_split)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
 
@@ -201,6 +202,34 @@ class Notifier(Section):
         (),
         description="Origins whose pages may use CometD, with commas between; its own always may.",
     )
+    max_server_interval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="How long other messages keep a session alive without a /meta/connect; 0 is without end."
+    )
+    handshake_reconnect: bool = Field(
+        False, description="Tell clients MAX_INTERVAL_S, so that after a longer cut they handshake by themselves."
+    )
+    activity_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
+        0.0, description="A session whose client sends nothing but /meta/connect for so long ends; 0 is without end."
+    )
+    activity: Literal["client", "client-server"] = Field(
+        "client", description="Whose activity counts for ACTIVITY_S: with `client-server`, events to the client do too."
+    )
+    meta_connect_delivery_only: Transports = Field(
+        ("long-polling",),
+        description="Transports (commas between; `[]` for none) whose sessions get events with connect replies only, "
+        "unless they ask otherwise.",
+    )
+    permessage_deflate: bool = Field(
+        False, description="Compress WebSockets of clients that offer it: less traffic for more processor and memory."
+    )
+    max_sessions_per_browser: int = Field(
+        1,
+        ge=-1,
+        description="Polling connects of one browser (cookie BAYEUX_BROWSER) that a notifier holds; -1 is any number.",
+    )
+    multi_session_interval_ms: int = Field(
+        2_000, ge=0, description="How often tabs beyond that ask; 0 sends them away for good."
+    )
     callback_polling: bool = Field(
         False, description="Offer callback-polling (JSONP), for clients that can send no POST to another origin."
     )
@@ -225,7 +254,16 @@ class Session(Section):
 
     idle_s: Positive = Field(1_800, description="A session not used for so long ends.")
     lifetime_s: Positive = Field(43_200, description="A session ends after so long in any case.")
-    secure_cookies: bool = Field(False, description="Set the cookie for HTTPS only.")
+    secure_cookies: bool = Field(False, description="Set cookies for HTTPS only.")
+    same_site: Literal["lax", "strict", "none"] = Field(
+        "lax", description="Which requests of other sites' pages cookies go with; `none` (all) takes SECURE_COOKIES."
+    )
+
+    @model_validator(mode="after")
+    def _none_is_secure(self) -> "Session":
+        if self.same_site == "none" and not self.secure_cookies:
+            raise ValueError("browsers take cookies with SAME_SITE none only with SECURE_COOKIES")
+        return self
 
 
 class Log(Section):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, cast
 
+from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.position import Position
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
@@ -62,6 +63,8 @@ class Have:
     cycle: int
     position: Position
     sent: Position
+    told_ago_ms: int | None = None
+    """How long ago an event was sent, if the store may not know of it."""
 
 
 class TooManySessions(Exception):
@@ -85,6 +88,23 @@ class Proof:
 
     known: bool
     login: str = ""
+
+
+class HasEnded(Exception):
+    """The session was over: it has ended with the connect that came for it."""
+
+    def __init__(self, ending: Ending, former: NodeId) -> None:
+        super().__init__(ending)
+        self.ending = ending
+        self.former = former
+
+
+@dataclass(frozen=True, slots=True)
+class Activity:
+    """How long in ms a client may send nothing but connects, and whether events that are sent to it count as well."""
+
+    longest_ms: int
+    both_sides: bool = False
 
 
 class NotKept(Exception):
@@ -135,6 +155,8 @@ class RedisCometdSessions:
         self._change = batcher.script("session_change")
         self._save = batcher.script("session_save")
         self._remove = batcher.script("session_remove")
+        self._touch = batcher.script("session_touch")
+        self._expire = batcher.script("session_expire")
 
     async def create(
         self,
@@ -145,8 +167,12 @@ class RedisCometdSessions:
         login: str,
         lifetime_ms: int,
         most_of_user: int,
+        ends_in_ms: int | None = None,
     ) -> SessionRecord:
-        """Begin a session, at the end of the user's stream. Raises TooManySessions."""
+        """Begin a session, at the end of the user's stream. It ends after `ends_in_ms` whatever is done with it.
+
+        Raises TooManySessions.
+        """
         user = user_of(client_id) or UserId("")
         fields = {
             "ack": str(int(acknowledges)),
@@ -159,7 +185,15 @@ class RedisCometdSessions:
                 self._keys.stream_of(user),
                 self._keys.cometd_sessions(user),
             ],
-            [client_id, self._node, lifetime_ms, most_of_user, _NODE_REGISTERED_MS, *_flat(fields)],
+            [
+                client_id,
+                self._node,
+                lifetime_ms,
+                most_of_user,
+                _NODE_REGISTERED_MS,
+                _or_nothing(ends_in_ms),
+                *_flat(fields),
+            ],
         )
         verdict, *rest = cast("list[bytes]", answer)
         if verdict == b"full":
@@ -177,21 +211,26 @@ class RedisCometdSessions:
         acknowledged: tuple[Position, int] | None = None,
         again: bool = False,
         have: Have | None = None,
+        activity: Activity | None = None,
+        alone_ms: int | None = None,
     ) -> Attached | None:
         """A connect came: hold the session. None if there is no such session.
 
         `acknowledged` is position and generation of the client's acknowledgment; `again` says that the client may lack
-        what was sent last, so that it is sent once more. Raises NotProven.
+        what was sent last, so that it is sent once more. `alone_ms` bounds for how long other messages keep the session
+        alive until the next connect. Raises NotProven, HasEnded.
         """
         return await self._attached(
-            client_id, proof, lifetime_ms, most, acknowledged, again=again, have=have, connect=True
-        )
+            client_id, proof, lifetime_ms, most, acknowledged,
+            again=again, have=have, connect=True, activity=activity, alone_ms=alone_ms,
+        )  # fmt: skip
 
-    async def look_again(self, client_id: str, *, lifetime_ms: int, most: int, have: Have) -> Attached | None:
-        """Subscriptions changed: see which, and what they want. None if this node does not hold the session."""
-        return await self._attached(
-            client_id, Proof(True), lifetime_ms, most, None, again=False, have=have, connect=False
-        )
+    async def look_again(self, client_id: str, *, most: int, have: Have) -> Attached | None:
+        """Subscriptions changed: see which, and what they want. None if this node does not hold the session.
+
+        Raises HasEnded.
+        """
+        return await self._attached(client_id, Proof(True), 0, most, None, again=False, have=have, connect=False)
 
     async def _attached(
         self,
@@ -204,6 +243,8 @@ class RedisCometdSessions:
         again: bool,
         have: Have | None,
         connect: bool,
+        activity: Activity | None = None,
+        alone_ms: int | None = None,
     ) -> Attached | None:
         user = user_of(client_id)
         if user is None:
@@ -215,11 +256,16 @@ class RedisCometdSessions:
                 client_id, self._node, lifetime_ms, _NODE_REGISTERED_MS, most,
                 *(acknowledged or ("", "")), int(again), cycle, position, int(connect), int(proof.known), proof.login,
                 sent,
+                _or_nothing(activity.longest_ms if activity else None), _or_nothing(have.told_ago_ms if have else None),
+                int(activity is not None and activity.both_sides), _or_nothing(alone_ms),
             ],
         )  # fmt: skip
         verdict, *rest = cast("list[object]", answer)
         if verdict == b"unproven":
             raise NotProven
+        if verdict == b"ended":
+            why, holder = cast("list[bytes]", rest)
+            raise HasEnded(Ending(why.decode()), NodeId(holder.decode()))
         if verdict != b"ok":
             return None
         fields, after, entries, former = rest
@@ -260,11 +306,53 @@ class RedisCometdSessions:
         answer = await self._change(keys, [lifetime_ms, most, self._retention_ms, how, *channels])
         return cast("list[bytes]", answer)
 
-    async def save(self, client_id: str, *, cycle: int, generation: int, sent: Position, lifetime_ms: int) -> bool:
-        """Remember what was sent in answer to the connect of that cycle; False if the session has moved on."""
+    async def save(
+        self,
+        client_id: str,
+        *,
+        cycle: int,
+        generation: int,
+        sent: Position,
+        lifetime_ms: int,
+        prolong: bool = False,
+        told_ago_ms: int | None = None,
+        alone_ms: int | None = None,
+    ) -> bool:
+        """Remember what was sent in answer to the connect of that cycle; False if the session has moved on.
+
+        The session lives for `lifetime_ms` from now; with `prolong`, at least so long: a connect may be held meanwhile.
+        `told_ago_ms` is how long ago an event was sent, `alone_ms` as in `attach`.
+        """
         user = user_of(client_id) or UserId("")
         keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
-        return bool(await self._save(keys, [client_id, cycle, generation, sent, lifetime_ms]))
+        return bool(
+            await self._save(
+                keys,
+                [
+                    client_id,
+                    cycle,
+                    generation,
+                    sent,
+                    lifetime_ms,
+                    int(prolong),
+                    *map(_or_nothing, (told_ago_ms, alone_ms)),
+                ],
+            )
+        )
+
+    async def touch(self, client_id: str) -> bool:
+        """The client did something that changes nothing else; False if there is no such session."""
+        user = user_of(client_id) or UserId("")
+        return bool(await self._touch([self._keys.cometd_session(user, client_id)], []))
+
+    async def expire(self, client_id: str, *, cycle: int, within_ms: int) -> bool:
+        """End a session of which nothing was heard, unless it has more than `within_ms` to live, or moved on.
+
+        Returns whether it has ended.
+        """
+        user = user_of(client_id) or UserId("")
+        keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
+        return bool(await self._expire(keys, [client_id, cycle, within_ms]))
 
     async def remove(self, client_id: str) -> NodeId | None:
         """End a session; returns who held it, None if there was no such session."""
@@ -297,6 +385,10 @@ class RedisCometdSessions:
 
 def _flat(fields: Mapping[str, str]) -> list[str]:
     return [part for pair in fields.items() for part in pair]
+
+
+def _or_nothing(number: int | None) -> int | str:
+    return "" if number is None else number
 
 
 def _record(client_id: str, user: UserId, flat: Sequence[bytes]) -> SessionRecord:

@@ -44,6 +44,7 @@ class Metrics:
     cometd_handshakes: Counter = field(init=False)
     cometd_resumed: Counter = field(init=False)
     cometd_swept: Counter = field(init=False)
+    cometd_sessions_ended: Counter = field(init=False)
     cometd_gaps: Counter = field(init=False)
     check: Gauge = field(init=False)
 
@@ -98,6 +99,9 @@ class Metrics:
         self.cometd_handshakes = self._counter("cometd_handshakes", "Handshakes that made a session.")
         self.cometd_resumed = self._counter("cometd_resumed", "Sessions that came here from another node.")
         self.cometd_swept = self._counter("cometd_swept", "Silent sessions forgotten.")
+        self.cometd_sessions_ended = self._counter(
+            "cometd_sessions_ended", "CometD sessions ended, by reason.", "reason"
+        )
         self.cometd_gaps = self._counter("cometd_gaps", "Gaps before events that came, filled from the stream.")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -55,15 +55,16 @@ class StreamPlace(BaseModel):
 
 
 class NoticeKind(StrEnum):
-    """What another node did with a CometD session."""
+    """What another node did with a CometD session, or (`closed`) an operator wants of it."""
 
     MOVED = "moved"
     CHANGED = "changed"
     ENDED = "ended"
+    CLOSED = "closed"
 
 
 class SessionNotice(BaseModel):
-    """Another node took over a CometD session (in a cycle), changed its subscriptions, or ended it."""
+    """Another node took over a CometD session (in a cycle), changed its subscriptions, or ended it; or it is to end."""
 
     model_config = _FORM
     kind: NoticeKind

@@ -18,13 +18,19 @@ class Beginning:
 
 @dataclass(slots=True)
 class ConnectWish:
-    """What a /meta/connect asks for. `again`: the client may lack what was sent last, so it is sent once more."""
+    """What a /meta/connect asks for. `again`: the client may lack what was sent last, so it is sent once more.
+
+    A session whose client has sent nothing but connects for longer than `longest_inactivity_ms` ends, if that is given;
+    `deliveries_are_activity` says whether events sent to it count as well.
+    """
 
     client_id: str
     timeout_ms: int
     interval_ms: int
     again: bool
     acknowledged: tuple[Position, int] | None = None
+    longest_inactivity_ms: int | None = None
+    deliveries_are_activity: bool = False
 
 
 @dataclass(slots=True)

@@ -5,8 +5,10 @@
 -- confirmed ('1' or '0'), the cycle in which the node holds the session ('' if it does not) and the position up to which it has the
 -- stream, whether this is a connect ('1') or the holder only looks again after subscriptions changed ('0'), whether the caller is
 -- proven to be the session's user ('1' or '0'), the login that the caller shows ('' for none), which proves it if it is the session's,
--- and the position up to which the node has sent the stream.
--- Answers {'unknown'}, {'unproven'}, {'moved'} (a look of a node that is not the holder), or {'ok', fields as they are now, position that the
+-- the position up to which the node has sent the stream, how long the client may have sent nothing but connects in ms ('' for ever),
+-- how long ago the node has sent an event in ms ('' if it has not), whether that is activity too ('1' or '0'), and for how long other
+-- messages may keep the session alive without a connect in ms ('' for ever).
+-- Answers {'unknown'}, {'unproven'}, {'moved'} (a look of a node that is not the holder), {'ended', why, holder before}, or {'ok', fields as they are now, position that the
 -- entries begin after, entries, holder before}.
 local function newest()
   local entry = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
@@ -31,6 +33,24 @@ if ARGV[12] ~= '1' and (login == '' or login ~= session.login) then return {'unp
 local held = session.holder == ARGV[2] and session.cycle == ARGV[9]
 local is_connect = ARGV[11] == '1'
 if not is_connect and not held then return {'moved'} end
+
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local told = tonumber(session.told or 0)
+if held and ARGV[16] ~= '' then told = math.max(told, now - ARGV[16]) end
+local why
+if session.ends and now >= tonumber(session.ends) then
+  why = 'login_ended'
+elseif is_connect and ARGV[15] ~= '' then
+  local active = tonumber(session.active or now)
+  if ARGV[17] == '1' then active = math.max(active, told) end
+  if now - active > tonumber(ARGV[15]) then why = 'inactive' end
+end
+if why then
+  redis.call('DEL', KEYS[1])
+  redis.call('ZREM', KEYS[4], ARGV[1])
+  return {'ended', why, session.holder}
+end
 
 -- What the client has for certain.
 local confirmed, sent = tonumber(session.confirmed), tonumber(session.sent)
@@ -69,14 +89,16 @@ if earliest and earliest < after then
 end
 for _, field in pairs(fresh) do redis.call('HDEL', KEYS[1], field) end
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 if is_connect then redis.call('HINCRBY', KEYS[1], 'cycle', 1) end
 redis.call('HSET', KEYS[1], 'holder', ARGV[2], 'confirmed', string.format('%.0f', confirmed),
-  'sent', string.format('%.0f', sent), unpack(changes))
-redis.call('PEXPIRE', KEYS[1], ARGV[3])
-redis.call('ZADD', KEYS[4], string.format('%.0f', now + ARGV[3]), ARGV[1])
-redis.call('PEXPIRE', KEYS[4], ARGV[4])
+  'sent', string.format('%.0f', sent), 'told', string.format('%.0f', told), unpack(changes))
+if ARGV[18] ~= '' then redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + ARGV[18])) end
+-- A look keeps nothing alive: what changed the subscriptions has done so.
+if is_connect then
+  redis.call('PEXPIRE', KEYS[1], ARGV[3])
+  redis.call('ZADD', KEYS[4], string.format('%.0f', now + ARGV[3]), ARGV[1])
+  redis.call('PEXPIRE', KEYS[4], ARGV[4])
+end
 redis.call('SADD', KEYS[3], ARGV[2])
 redis.call('PEXPIRE', KEYS[3], ARGV[4])
 local from = string.format('(%.0f-%.0f', math.floor(after / 100), after % 100)

@@ -9,6 +9,11 @@
 -- holder has taken notice of it.
 local holder = redis.call('HGET', KEYS[1], 'holder')
 if not holder then return {'unknown'} end
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local ends = redis.call('HGET', KEYS[1], 'ends')
+if ends and now >= tonumber(ends) then return {'unknown'} end
+redis.call('HSET', KEYS[1], 'active', string.format('%.0f', now))
 if ARGV[4] == 'remove' then
   for i = 5, #ARGV do redis.call('HDEL', KEYS[1], 's:' .. ARGV[i], 'f:' .. ARGV[i]) end
 else
@@ -30,8 +35,6 @@ else
     local ms, sequence = string.match(newest[1], '(%d+)-(%d+)')
     tail = string.format('%.0f', ms * 100 + sequence)
   end
-  local clock = redis.call('TIME')
-  local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
   local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
   for i = 6, #ARGV, 2 do
     local since = tonumber(ARGV[i])
@@ -52,5 +55,8 @@ else
     end
   end
 end
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('PEXPIRE', KEYS[1], ARGV[1]) end
+local lifetime = tonumber(ARGV[1])
+local last = redis.call('HGET', KEYS[1], 'until')
+if last then lifetime = math.min(lifetime, last - now) end
+if redis.call('PTTL', KEYS[1]) < lifetime then redis.call('PEXPIRE', KEYS[1], string.format('%.0f', lifetime)) end
 return {'ok', holder}

@@ -1,0 +1,17 @@
+"""Why sessions end."""
+
+from enum import StrEnum
+
+
+class Ending(StrEnum):
+    """What ended a session.
+
+    The client itself; that nothing was heard of it; that it sent nothing but connects for too long; that the login
+    which proved its user is over; or an operator.
+    """
+
+    DISCONNECTED = "disconnected"
+    EXPIRED = "expired"
+    INACTIVE = "inactive"
+    LOGIN_ENDED = "login_ended"
+    CLOSED = "closed"

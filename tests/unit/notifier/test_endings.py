@@ -1,0 +1,272 @@
+"""Sessions that the server ends: what their clients are told, and what the application is told."""
+
+import asyncio
+from dataclasses import replace
+from typing import cast
+
+import orjson
+import pytest
+from starlette.websockets import WebSocket, WebSocketState
+
+from calltag.core.bayeux import errors
+from calltag.core.bayeux.endings import Ending
+from calltag.core.bayeux.extensions.activity import Activity
+from calltag.core.domain.ids import UserId
+from calltag.core.telemetry.metrics import Metrics
+from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.notifier.cometd.access import Login
+from calltag.notifier.cometd.endings import EndingLog
+from calltag.notifier.cometd.websocket import Socket
+from calltag.notifier.observations import EndingCounts
+from parts.eventually import eventually
+from parts.hubs import KEYS, Client, Installation, Node
+
+NONE = {"reconnect": "none", "interval": 0, "timeout": 30_000}
+HANDSHAKE = {"reconnect": "handshake", "interval": 0, "timeout": 30_000}
+FAREWELL = (
+    b'{"channel":"/meta/disconnect","successful":true,"advice":{"reconnect":"none","interval":0,"timeout":30000}}'
+)
+
+
+def key_of(client: Client) -> str:
+    return KEYS.cometd_session(UserId("alice"), client.client_id)
+
+
+async def back_date(system: Installation, client: Client, name: str, by_ms: int) -> None:
+    await system.client.connection.hincrby(key_of(client), name, -by_ms)
+
+
+def watch_activity(*nodes: Node, both_sides: bool = False) -> None:
+    for node in nodes:
+        engine = node.connects.engine
+        more = (*engine.extensions, Activity(20_000, both_sides))
+        node.connects.engine = replace(engine, extensions=more)
+
+
+async def test_a_client_that_leaves_is_told_of_once(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    assert (await alice.ask(system.two, "/meta/disconnect"))["successful"]
+    await system.settle()
+    assert system.two.metrics.endings == [(alice.client_id, "alice", Ending.DISCONNECTED)]
+    assert system.one.metrics.endings == []
+
+
+async def test_a_session_that_an_operator_closes_says_farewell(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    assert turn.held is not None
+    waiting = asyncio.create_task(system.one.connects.hold(turn.held))
+    await system.one.hub.heed(SessionNotice(kind=NoticeKind.CLOSED, client_id=alice.client_id))
+    answer = await waiting
+    assert answer is not None
+    events, reply = answer
+    assert (events, reply["successful"], reply["advice"]) == ([FAREWELL], True, NONE)
+    assert system.one.metrics.endings == [(alice.client_id, "alice", Ending.CLOSED)]
+    assert (await alice.poll(system.two))[1]["error"] == errors.UNKNOWN_CLIENT
+    await system.one.hub.heed(SessionNotice(kind=NoticeKind.CLOSED, client_id=alice.client_id))
+    assert len(system.one.metrics.endings) == 1
+
+
+class Frames:
+    """A WebSocket that is told what comes, and keeps what goes."""
+
+    def __init__(self) -> None:
+        self.incoming: asyncio.Queue[dict[str, object]] = asyncio.Queue()
+        self.outgoing: list[bytes] = []
+        self.cookies: dict[str, str] = {}
+        self.headers: dict[str, str] = {}
+        self.application_state = WebSocketState.CONNECTED
+
+    async def accept(self) -> None: ...
+
+    async def receive(self) -> dict[str, object]:
+        return await self.incoming.get()
+
+    async def send_text(self, text: str) -> None:
+        self.outgoing.append(text.encode())
+
+    def come(self, *messages: object) -> None:
+        self.incoming.put_nowait({"type": "websocket.receive", "text": orjson.dumps(messages).decode()})
+
+    def go(self) -> None:
+        self.incoming.put_nowait({"type": "websocket.disconnect"})
+
+
+class Alices:
+    """Implements Access: all requests are alice's."""
+
+    def login_of(self, connection: object) -> str:  # noqa: ARG002 - the interface's
+        return ""
+
+    async def of_request(self, connection: object, *, begins: bool) -> Login | None:  # noqa: ARG002 - the interface's
+        return Login("alice")
+
+    async def of_credentials(self, name: str, password: str) -> Login | None:  # noqa: ARG002 - the interface's
+        return None
+
+
+@pytest.mark.parametrize("held", [True, False])
+async def test_a_websocket_says_farewell_of_itself(system: Installation, held: bool) -> None:
+    alice, frames = await Client().begin(system.one), Frames()
+    socket = Socket(cast("WebSocket", frames), system.one.hub, Alices(), 30.0)
+    serving = asyncio.create_task(socket.run())
+    frames.come(alice.connecting(connectionType="websocket", **({} if held else {"advice": {"timeout": 0}})))
+    await eventually(lambda: bool(socket.held) if held else len(frames.outgoing) == 1)
+    frames.outgoing.clear()
+    await system.one.connects.close(alice.client_id)
+    await eventually(lambda: bool(frames.outgoing))
+    [frame] = [orjson.loads(each) for each in frames.outgoing]
+    assert frame[0] == orjson.loads(FAREWELL)
+    assert [each["advice"] for each in frame[1:]] == ([NONE] if held else [])
+    frames.go()
+    await serving
+    assert len(frames.outgoing) == 1
+
+
+async def test_who_only_connects_is_disconnected(system: Installation) -> None:
+    watch_activity(system.one, system.two)
+    alice = await Client().begin(system.one)
+    await back_date(system, alice, "active", 21_000)
+    turn = await alice.connect(system.two)
+    [reply] = turn.replies
+    assert (turn.events, reply["successful"], reply["advice"]) == ([FAREWELL], True, NONE)
+    await system.settle()
+    assert (system.one.local.sessions, system.two.local.sessions) == ({}, {})
+    assert system.two.metrics.endings == [(alice.client_id, "alice", Ending.INACTIVE)]
+    assert await system.registered() == []
+    assert (await alice.poll(system.one))[1]["error"] == errors.UNKNOWN_CLIENT
+
+
+@pytest.mark.parametrize("channel", ["/meta/subscribe", "/meta/unsubscribe", "/service/x"])
+async def test_any_other_message_keeps_a_client_active(system: Installation, channel: str) -> None:
+    watch_activity(system.one)
+    alice = await Client().begin(system.one)
+    await back_date(system, alice, "active", 21_000)
+    assert (await alice.ask(system.one, channel, subscription="/v2/me/calls", data={}))["successful"]
+    assert (await alice.connect(system.one)).held is not None
+
+
+@pytest.mark.parametrize(("both_sides", "lives"), [(False, False), (True, True)])
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_events_count_where_both_sides_do(
+    system: Installation, both_sides: bool, lives: bool, streaming: bool
+) -> None:
+    watch_activity(system.one, system.two, both_sides=both_sides)
+    alice = await Client().begin(system.one)
+    turn = await alice.send(system.one, alice.connecting(), streaming=streaming)
+    assert turn.held is not None
+    await system.publish(1)
+    if streaming:
+        assert len(system.one.connects.take(turn.held.session)) == 1
+    else:
+        assert len((await alice.finish(system.one, turn))[0]) == 1
+    await system.settle()
+    await back_date(system, alice, "active", 21_000)
+    assert ((await alice.connect(system.one)).held is not None) is lives
+
+
+async def test_activity_costs_connects_no_round_trip(system: Installation) -> None:
+    watch_activity(system.one)
+    alice = await Client().begin(system.one)
+    before = len(system.one.client.exchanges)
+    assert (await alice.connect(system.one)).held is not None
+    assert len(system.one.client.exchanges) == before + 1
+
+
+async def test_who_is_no_session_publishes_nothing(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await alice.ask(system.one, "/meta/disconnect")
+    assert (await alice.ask(system.one, "/service/x", data={}))["error"] == errors.UNKNOWN_CLIENT
+
+
+async def test_the_handshakes_own_proof_holds_for_so_long(system: Installation) -> None:
+    system.one.hub.bearer_lifetime_ms = 40_000
+    alice = await Client(bearer=True).begin(system.one)
+    alice.user = None
+    await back_date(system, alice, "ends", 39_000)
+    held = (await alice.connect(system.one)).held
+    assert held is not None
+    await back_date(system, alice, "ends", 2_000)
+    reply = (await alice.connect(system.two)).replies[0]
+    assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
+    await system.settle()
+    assert system.two.metrics.endings == [(alice.client_id, "alice", Ending.LOGIN_ENDED)]
+    assert system.one.local.sessions == {}
+
+
+async def test_only_sessions_by_their_own_proof_end_so(system: Installation) -> None:
+    system.one.hub.bearer_lifetime_ms = 40_000
+    alice = await Client(login="mine").begin(system.one)
+    assert await system.client.connection.hget(key_of(alice), "ends") is None
+
+
+async def test_a_session_ends_with_the_login_that_proves_it(system: Installation) -> None:
+    alice = await Client(login="mine").begin(system.one)
+    alice.user = None
+    reply = (await alice.connect(system.two)).replies[0]
+    assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
+    await system.settle()
+    assert system.two.metrics.endings == [(alice.client_id, "alice", Ending.LOGIN_ENDED)]
+    assert (system.one.local.sessions, system.two.local.sessions) == ({}, {})
+    assert await system.client.connection.exists(key_of(alice)) == 0
+    await system.settle()
+    assert await system.registered() == []
+
+
+async def test_nobody_elses_login_ends_a_session(system: Installation) -> None:
+    alice = await Client(login="mine").begin(system.one)
+    thief = Client(None, login="other", client_id=alice.client_id)
+    assert (await thief.connect(system.two)).replies[0]["error"] == errors.UNKNOWN_CLIENT
+    assert (await alice.connect(system.one)).held is not None
+    assert system.two.metrics.endings == []
+
+
+async def test_a_connect_held_beside_hears_of_the_end_of_the_login(system: Installation) -> None:
+    alice = await Client(login="mine").begin(system.one)
+    turn = await alice.connect(system.one)
+    assert turn.held is not None
+    system.one.connects.end(alice.client_id, Ending.LOGIN_ENDED)
+    _, reply = await alice.finish(system.one, turn)
+    assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
+
+
+async def test_a_silent_session_is_told_of_when_the_store_ends_it_too(system: Installation) -> None:
+    alice, bob = await Client().begin(system.one), await Client("bob").begin(system.one)
+    await system.client.connection.pexpire(key_of(alice), 1_000)
+    system.one.ahead_ms = 11_000
+    system.one.connects.sweep()
+    await system.settle()
+    assert system.one.local.sessions == {}
+    assert system.one.metrics.endings == [(alice.client_id, "alice", Ending.EXPIRED)]
+    assert (await bob.connect(system.one)).held is not None
+
+
+async def test_clients_may_be_told_when_to_handshake_by_themselves(system: Installation) -> None:
+    connects = system.one.connects
+    connects.engine = replace(connects.engine, handshake_reconnect=True)
+    alice = Client()
+    assert (await alice.shake(system.one))["advice"]["maxInterval"] == 10_000
+    assert (await alice.poll(system.one))[1]["advice"]["maxInterval"] == 10_000
+
+
+async def test_other_messages_keep_a_session_alive_for_so_long(system: Installation) -> None:
+    limits = replace(system.one.connects.engine.limits, max_server_interval_ms=12_000)
+    system.one.connects.engine = replace(system.one.connects.engine, limits=limits)
+    alice = await Client().begin(system.one)
+    await system.client.connection.pexpire(key_of(alice), 1_000)
+    await back_date(system, alice, "until", 5_000)
+    await alice.subscribe(system.one)
+    assert 5_000 < await system.client.connection.pttl(key_of(alice)) <= 7_000
+
+
+def test_an_end_is_logged_without_the_whole_id_and_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    client_id, metrics = "c" + "a" * 32 + "mfwgsy3f", Metrics()
+    for listener in (EndingLog(), EndingCounts(metrics)):
+        listener.ended(client_id, "alice", Ending.INACTIVE)
+    written = capsys.readouterr()
+    line = written.out + written.err
+    assert "cometd_session_ended" in line
+    assert "inactive" in line
+    assert client_id[:8] in line
+    assert client_id[:9] not in line
+    assert 'calltag_cometd_sessions_ended_total{reason="inactive"} 1.0' in metrics.exposition().decode()
