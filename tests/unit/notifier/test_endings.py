@@ -73,6 +73,7 @@ class Frames:
     def __init__(self) -> None:
         self.incoming: asyncio.Queue[dict[str, object]] = asyncio.Queue()
         self.outgoing: list[bytes] = []
+        self.client = None
         self.cookies: dict[str, str] = {}
         self.headers: dict[str, str] = {}
         self.application_state = WebSocketState.CONNECTED
@@ -113,14 +114,21 @@ async def test_a_websocket_says_farewell_of_itself(system: Installation, held: b
     frames.come(alice.connecting(connectionType="websocket", **({} if held else {"advice": {"timeout": 0}})))
     await eventually(lambda: bool(socket.held) if held else len(frames.outgoing) == 1)
     frames.outgoing.clear()
-    await system.one.connects.close(alice.client_id)
+    assert await system.one.connects.store.remove(alice.client_id)
+    system.one.connects.end(alice.client_id, Ending.CLOSED)
+    # Whatever the socket does first.
+    socket._forget_ended()
     await eventually(lambda: bool(frames.outgoing))
     [frame] = [orjson.loads(each) for each in frames.outgoing]
     assert frame[0] == orjson.loads(FAREWELL)
     assert [each["advice"] for each in frame[1:]] == ([NONE] if held else [])
+    socket.waker.set()
+    await eventually(lambda: not socket.waker.is_set())
+    frames.come({"channel": "/service/x", "clientId": alice.client_id})
+    await eventually(lambda: len(frames.outgoing) == 2)
+    assert [each["error"] for each in orjson.loads(frames.outgoing[1])] == [errors.UNKNOWN_CLIENT]
     frames.go()
     await serving
-    assert len(frames.outgoing) == 1
 
 
 async def test_who_only_connects_is_disconnected(system: Installation) -> None:

@@ -1,7 +1,7 @@
 """All metrics of calltag, in one place.
 
 Labels have few values, and none that users choose: names of operations, statusCodes, patterns of routes, channels that
-calltag publishes on, names of checks, names of limits.
+calltag publishes on, names of checks, names of limits, reasons of calltag's own.
 """
 
 from dataclasses import dataclass, field
