@@ -51,7 +51,8 @@ class Composition:
 async def run_composition(
     life: Lifecycle, settings: Settings, chosen: Composition, ready: Callable[[Backends], None] | None = None
 ) -> None:
-    """Run until `life.stop` is set, then drain: stop being ready, answer what is held, finish what is in hand.
+    """Run until `life.stop` is set, then drain: stop being ready, wait until that is known, answer what is held, finish
+    what is in hand.
 
     Raises PortBusy, DirectoryError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
     """
@@ -127,6 +128,9 @@ async def _run(
                 ready(parts)
             await life.stop.wait()
         parts.health.stopping = True
+        if listeners:
+            # Connections that are accepted when the listener closes, but not read yet, are lost.
+            await asyncio.sleep(parts.settings.drain_delay_s)
         if notifier is not None:
             notifier.hub.drain()
     working.set()

@@ -72,6 +72,13 @@ class Settings(BaseSettings):
     body_deadline_s: Seconds = Field(
         10.0, le=600, description="How long the body of a request may take to come; beyond, HTTP 408 (CometD: 400)."
     )
+    drain_delay_s: float = Field(
+        0.0,
+        ge=0,
+        le=600,
+        description="How long to go on as before at the end while `/readyz` says no, so that a front that asks for it "
+        "sends nothing more.",
+    )
     drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
     amqp: Amqp = Amqp()
     redis: Redis = Redis()
