@@ -4,8 +4,9 @@
 //           {batch:[channels]} {reload:true} {disconnect:true}
 import readline from 'node:readline';
 
-import { load, watchTheWire } from './official.mjs';
+import { adapt, load, watchTheWire } from './official.mjs';
 
+adapt();
 const name = process.argv[2];
 const { CometD, extensions } = await load(name);
 const META = ['handshake', 'connect', 'subscribe', 'unsubscribe', 'disconnect', 'unsuccessful'];

@@ -5,7 +5,6 @@ const require = createRequire(import.meta.url);
 const EXTENSIONS = ['AckExtension', 'ReloadExtension', 'TimeStampExtension', 'TimeSyncExtension'];
 
 const nodeClient = await import('cometd-nodejs-client');
-(nodeClient.adapt ?? nodeClient.default.adapt)();
 
 // What the client logs must not get between the lines of the driver.
 for (const level of ['debug', 'info', 'log']) console[level] = console.error;
@@ -16,7 +15,12 @@ class Storage {
   setItem = (name, value) => this.#items.set(name, String(value));
   removeItem = (name) => this.#items.delete(name);
 }
-window.sessionStorage = new Storage();
+
+// Makes Node what the clients take for a browser; `options` are those of the adapter.
+export function adapt(options) {
+  (nodeClient.adapt ?? nodeClient.default.adapt)(options);
+  window.sessionStorage = new Storage();
+}
 
 // Calls `told` with each Bayeux message that really goes out, whatever the extensions made of it.
 export function watchTheWire(told) {

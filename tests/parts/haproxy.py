@@ -21,6 +21,8 @@ defaults
     # Only what went wrong; a whole run's requests would fill the disk.
     option dontlog-normal
     timeout connect 2s
+    # A busy machine is no reason to take a server out; a refused connection, or a 503, is.
+    timeout check 5s
     # Longer than a connect is held.
     timeout client 60s
     timeout server 60s
@@ -38,7 +40,9 @@ defaults
     # Who has gone away is told to the notifier, which then keeps what waits.
     option abortonclose
     option httpchk GET /readyz
-    default-server check inter 200ms downinter 100ms fall 1 rise 1
+    # A server that ends is out before it closes its port (CALLTAG_DRAIN_DELAY_S), on a busy machine too. One that was
+    # killed refuses connections, and is passed over at once.
+    default-server check inter 200ms downinter 100ms fall 2 rise 1
     balance roundrobin
 
 frontend front

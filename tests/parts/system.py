@@ -1,6 +1,7 @@
 """A whole calltag: the services as processes of their own, or all in one."""
 
 import os
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -52,9 +53,11 @@ class System:
 
     def stop(self) -> None:
         """Ask everything that runs to end; it does, cleanly."""
-        for name, program in self.programs.items():
-            if program.running:
-                assert program.stop() == 0, f"{name} did not end cleanly:\n{program.text()[-3000:]}"
+        running = {name: program for name, program in self.programs.items() if program.running}
+        for program in running.values():
+            program.signal(signal.SIGTERM)
+        for name, program in running.items():
+            assert program.wait() == 0, f"{name} did not end cleanly:\n{program.text()[-3000:]}"
 
     def kill(self) -> None:
         """End whatever is left."""

@@ -51,7 +51,8 @@ class Composition:
 async def run_composition(
     life: Lifecycle, settings: Settings, chosen: Composition, ready: Callable[[Backends], None] | None = None
 ) -> None:
-    """Run until `life.stop` is set, then drain: stop being ready, answer what is held, finish what is in hand.
+    """Run until `life.stop` is set, then drain: stop being ready, wait until that is known, answer what is held, finish
+    what is in hand.
 
     Raises PortBusy, DirectoryError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
     """

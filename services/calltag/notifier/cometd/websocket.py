@@ -4,6 +4,7 @@ Source: the WebSocket transport of CometD's clients and server.
 """
 
 import asyncio
+import contextlib
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -191,7 +192,9 @@ class Socket:
 
     async def _close(self, code: int, reason: str = "") -> None:
         if self.websocket.application_state is WebSocketState.CONNECTED:
-            await self.websocket.close(code, reason[:120])
+            # The client, or the server that ends, may have been faster.
+            with contextlib.suppress(WebSocketDisconnect, RuntimeError, OSError):
+                await self.websocket.close(code, reason[:120])
 
     def _let_go(self) -> None:
         """The sessions live on for a while: their client may come back on another connection."""
