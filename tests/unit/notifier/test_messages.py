@@ -1,11 +1,16 @@
 """What one user is told of an event."""
 
+from dataclasses import replace
+
 import pytest
 
+from calltag.core.bayeux.events import Published
 from calltag.core.bayeux.position import Position
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
+from calltag.core.store.user_streams import Entry
+from calltag.core.wire.messages import EVENT
 from calltag.notifier.messages import Translator
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("carol")
@@ -46,3 +51,21 @@ def test_a_leg_that_is_gone_is_not_told_beside_a_live_one(live: int) -> None:
 
 def test_where_no_leg_is_live_the_last_one_is_told() -> None:
     assert told(ALICE, *[LegState.RELEASED] * 3) == [("15010", "Released", "e")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"accepted_at_ms":1', b'"accepted_at_ms":1' + b"0" * 18),
+        (b'"accepted_at_ms":1', b'"accepted_at_ms":1' + b"0" * 400),
+        (b'"version":7', b'"version":7' + b"0" * 40),
+    ],
+)
+def test_an_event_that_no_message_can_say_is_passed_over(old: bytes, new: bytes) -> None:
+    legs = (Leg("15000", LegState.RINGING, DeviceId("d1"), ALICE),)
+    call = Call(CallId("c1"), ConnId("1"), CallType.INTERNAL, "1", 0, legs, version=7)
+    event = EVENT.encode(CallChanged(EventId("o1"), NotificationType.STATUS_CHANGE, call, (ALICE,), 1))
+    assert old in event
+    entry = Entry(Position(2), Position(1), event.replace(old, new))
+    assert Translator("").entry(ALICE, entry) == Published(Position(2), Position(1))
+    assert len(Translator("").entry(ALICE, replace(entry, event=event)).events) == 1
