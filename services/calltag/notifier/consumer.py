@@ -19,6 +19,7 @@ from calltag.notifier.messages import Translator, services_event
 
 log = structlog.get_logger()
 _WATCH_S = 1.0
+_LONGEST_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,8 @@ class EventConsumer:
         if place.user in self.hub.connects.local.feeds:
             position, previous = Position(place.position), Position(place.previous)
             self.feeding.publish(place.user, self.translator.published(place.user, event, position, previous))
-            self.metrics.delivery_seconds.observe(max(0.0, time.time() - event.accepted_at_ms / 1000))
+            took_ms = time.time_ns() // 1_000_000 - event.accepted_at_ms
+            self.metrics.delivery_seconds.observe(min(max(0, took_ms), _LONGEST_MS) / 1000)
         else:
             self.hub.connects.residence.overlook(place.user)
 

@@ -45,9 +45,16 @@ class Translator:
     def published(self, user: UserId, event: Event, position: Position, previous: Position) -> Published:
         """The event at its place in the user's stream, as the user sees it from each leg on which the user is.
 
-        Nothing if the user has no part in it.
+        Nothing if the user has no part in it, or if there is something in it that no message can say.
         """
-        return Published(position, previous, self._told(user, event, position))
+        try:
+            told = self._told(user, event, position)
+            for each in told:
+                each.plain()
+        except (ValueError, TypeError, OverflowError) as error:
+            log.error("event_untellable", user=user, reason=type(error).__name__)
+            told = ()
+        return Published(position, previous, told)
 
     def entry(self, user: UserId, entry: Entry) -> Published:
         """The same for an entry of the user's stream. What this version cannot read tells nothing."""

@@ -1,5 +1,7 @@
 """What one user is told of an event."""
 
+from dataclasses import replace
+
 import pytest
 
 from calltag.core.bayeux.events import Published
@@ -9,6 +11,8 @@ from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
 from calltag.core.identity.directory_file import directory
 from calltag.core.identity.model import Role, User
+from calltag.core.store.user_streams import Entry
+from calltag.core.wire.messages import EVENT
 from calltag.notifier.messages import Translator
 
 ALICE, BOB, CAROL, ADMIN = UserId("alice"), UserId("bob"), UserId("carol"), UserId("admin")
@@ -95,3 +99,21 @@ def test_an_administrator_is_told_of_every_leg_once_on_each_channel() -> None:
 
 def test_an_administrator_is_told_of_a_call_between_strangers() -> None:
     assert channels(ADMIN, recipients=()) == [("/v2/calls", "15000")]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b'"accepted_at_ms":1', b'"accepted_at_ms":1' + b"0" * 18),
+        (b'"accepted_at_ms":1', b'"accepted_at_ms":1' + b"0" * 400),
+        (b'"version":7', b'"version":7' + b"0" * 40),
+    ],
+)
+def test_an_event_that_no_message_can_say_is_passed_over(old: bytes, new: bytes) -> None:
+    legs = (Leg("15000", LegState.RINGING, DeviceId("d1"), ALICE),)
+    call = Call(CallId("c1"), ConnId("1"), CallType.INTERNAL, "1", 0, legs, version=7)
+    event = EVENT.encode(CallChanged(EventId("o1"), NotificationType.STATUS_CHANGE, call, (ALICE,), 1))
+    assert old in event
+    entry = Entry(Position(2), Position(1), event.replace(old, new))
+    assert Translator("", CENTRE).entry(ALICE, entry) == Published(Position(2), Position(1))
+    assert len(Translator("", CENTRE).entry(ALICE, replace(entry, event=event)).events) == 1

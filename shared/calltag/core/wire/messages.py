@@ -19,6 +19,7 @@ from calltag.core.domain.operations import AgentOperation, CallOperation
 from calltag.core.domain.status import StatusCode
 
 _FORM: Final = ConfigDict(frozen=True, extra="ignore")
+_LARGEST: Final = 2**53
 
 
 class WireError(ValueError):
@@ -49,9 +50,9 @@ class StreamPlace(BaseModel):
 
     model_config = _FORM
     user: UserId
-    event: int = Field(description="Which of the message's events it is, from 0.")
-    position: int
-    previous: int
+    event: int = Field(ge=0, description="Which of the message's events it is, from 0.")
+    position: int = Field(gt=0, lt=_LARGEST)
+    previous: int = Field(ge=0, lt=_LARGEST)
 
 
 class NoticeKind(StrEnum):
