@@ -30,8 +30,6 @@ KILLING_S = float(os.environ.get("CALLTAG_TEST_CHAOS_S", "15"))
 ROUNDS = int(os.environ.get("CALLTAG_TEST_CHAOS_ROUNDS", "1"))
 KILL_EVERY_S = 5.0
 BATCH = 25
-POLITE_CLOSES = {1001, 1012}
-"""Going away, as the notifier says, and service restart, as the HTTP server says where it is faster."""
 KINDS = list(itertools.product(("cometd-3", "cometd-9"), ("long-polling", "websocket"), (True, False)))
 MEMBERS = [
     Member(f"user-{number % USERS}", *KINDS[(number + number // USERS) % len(KINDS)]) for number in range(2 * USERS)
@@ -178,15 +176,6 @@ async def test_many_clients_miss_nothing_while_notifiers_are_killed(system: Syst
     assert any(each.failures for each in seen)
 
 
-def is_a_polite_close(each: Seen, failure: dict[str, Any]) -> bool:
-    """A WebSocket that was closed politely shows as the failure of the connect that was held on it, and no other."""
-    return (
-        each.member.transport == "websocket"
-        and failure["channel"] == "/meta/connect"
-        and failure.get("websocketCode") in POLITE_CLOSES
-    )
-
-
 @pytest.mark.timeout(300)
 async def test_many_clients_see_no_failure_while_notifiers_are_restarted(system: System) -> None:
     async with many(system) as (switch, clients):
@@ -196,11 +185,6 @@ async def test_many_clients_see_no_failure_while_notifiers_are_restarted(system:
                 await asyncio.to_thread(system.start_notifier, name)
         seen = await all_seen(switch, clients)
     assert_nothing_is_amiss(seen, switch)
-    failures = Counter(
-        f"{each.member.transport} {failure}"
-        for each in seen
-        for failure in each.failures
-        if not is_a_polite_close(each, failure)
-    )
+    failures = Counter(f"{each.member.transport} {failure}" for each in seen for failure in each.failures)
     assert failures == {}, failures
     assert "Exception in ASGI application" not in system.logs()
