@@ -5,11 +5,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
+import orjson
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from calltag.cli.doctor import examine
+from calltag.cli.sessions import NoSuchSession, close_sessions, lines_of, public, sessions, table_of
 from calltag.cli.tour import Tour, welcome
 from calltag.core import VERSION
 from calltag.core.backends import Backends, amqp_settings
@@ -20,6 +22,7 @@ from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, first_leaf,
 from calltag.core.runtime.server import PortBusy, ServerDied
 from calltag.core.settings import Settings, SettingsError, load_settings, settings_table
 from calltag.core.store.ports import StoreError
+from calltag.core.store.session_list import ListedSession
 from calltag.core.telemetry.logging import configure_logging
 from calltag.single.app import Composition, run_composition
 
@@ -37,12 +40,16 @@ topology = typer.Typer(
     help="Exchanges and queues on RabbitMQ. For example: calltag topology apply", no_args_is_help=True
 )
 app.add_typer(topology, name="topology")
+sessions_app = typer.Typer(
+    help="CometD sessions: look at them, end them. For example: calltag sessions ls", no_args_is_help=True
+)
+app.add_typer(sessions_app, name="sessions")
 
 Port = Annotated[int | None, typer.Option(help="Port to listen on (instead of the setting).", min=0, max=65535)]
 Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre; every password is `demo`.")]
 _EXIT_INTERRUPTED = 130
 _EXIT_TERMINATED = 143
-_EXPECTED = (SettingsError, DirectoryError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied)
+_EXPECTED = (SettingsError, DirectoryError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession)
 
 
 def main() -> None:
@@ -176,6 +183,70 @@ def topology_apply() -> None:
     configure_logging("topology", form=settings.log.format, level="critical")
     asyncio.run(apply_topology(amqp_settings(settings)))
     typer.echo(f"{settings.partitions} partition queues and their exchanges are there.")
+
+
+OfUser = Annotated[str | None, typer.Option("--user", help="Only the sessions of this user.")]
+Handle = Annotated[str, typer.Argument(help="The session, as `calltag sessions ls` names it.")]
+
+
+@sessions_app.command("ls")
+def sessions_ls(
+    user: OfUser = None, *, as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
+) -> None:
+    """List the CometD sessions of the installation: whose, held by which notifier, subscribed to what.
+
+    Needs CALLTAG_REDIS__URL. A session is named by a digest of its id, as the id may be all that its client has to
+    show. For example:
+
+        calltag sessions ls --user alice
+    """
+
+    async def listed() -> list[ListedSession]:
+        async with sessions(_settings(None, None)) as found:
+            return [each async for each in found.all(user)]
+
+    rows = asyncio.run(listed())
+    if as_json:
+        for each in rows:
+            typer.echo(orjson.dumps(public(each)).decode())
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(table_of(rows) if rows else "there are no sessions")
+
+
+@sessions_app.command("show")
+def sessions_show(session: Handle) -> None:
+    """Show one CometD session.
+
+    Needs CALLTAG_REDIS__URL. Fails if there is no such session. For example:
+
+        calltag sessions show 0123456789ab
+    """
+
+    async def wanted() -> ListedSession:
+        async with sessions(_settings(None, None)) as found:
+            return await found.one(session)
+
+    for line in lines_of(asyncio.run(wanted())):
+        typer.echo(line)
+
+
+@sessions_app.command("close")
+def sessions_close(
+    session: Annotated[str | None, typer.Argument(help="The session, as `calltag sessions ls` names it.")] = None,
+    user: Annotated[str | None, typer.Option("--user", help="All sessions of this user, instead of one.")] = None,
+) -> None:
+    """End a CometD session, or all of a user: their clients are told, and have to shake hands again.
+
+    Needs CALLTAG_REDIS__URL and CALLTAG_AMQP__URL. For example:
+
+        calltag sessions close --user alice
+    """
+    if (session is None) == (user is None):
+        raise typer.BadParameter("name a session or a user (--user), one of them")
+    settings = _settings(None, None)
+    configure_logging("sessions", form=settings.log.format, level="critical")
+    for each in asyncio.run(close_sessions(settings, session, user)):
+        typer.echo(f"closed {each.handle} of {each.user}")
 
 
 @app.command()

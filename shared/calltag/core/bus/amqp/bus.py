@@ -39,7 +39,8 @@ class AmqpBus:
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         try:
-            await self._publisher.publish(self._topology.events, node, body, message_id)
+            # What counts is in the store: a node that misses a message finds it there.
+            await self._publisher.publish(self._topology.events, node, body, message_id, persistent=False)
         except Unroutable:
             return False
         return True

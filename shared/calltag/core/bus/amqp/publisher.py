@@ -25,14 +25,17 @@ class Publisher:
         self._exchanges: dict[str, AbstractExchange] = {}
         self._opening = asyncio.Lock()
 
-    async def publish(self, exchange: str, routing_key: str, body: bytes, name: str) -> None:
+    async def publish(
+        self, exchange: str, routing_key: str, body: bytes, name: str, *, persistent: bool = True
+    ) -> None:
         """Publish and wait for the confirm. `name` goes along as correlation id.
 
+        What is not `persistent` does not outlive the broker, nor does it wait for its disk.
         Raises BusUnavailable; Unroutable, and BusRefused when the queue is full.
         """
         message = Message(
             body,
-            delivery_mode=DeliveryMode.PERSISTENT,
+            delivery_mode=DeliveryMode.PERSISTENT if persistent else DeliveryMode.NOT_PERSISTENT,
             content_type="application/json",
             # Returned messages are told apart by message id, so each attempt needs one of its own.
             message_id=uuid4().hex,

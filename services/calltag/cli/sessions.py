@@ -1,0 +1,137 @@
+"""What `calltag sessions` does: look at CometD sessions, and end them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Final
+from uuid import uuid4
+
+from rich.table import Table
+
+from calltag.core.backends import amqp_settings
+from calltag.core.bus.amqp import open_amqp_bus
+from calltag.core.bus.ports import Bus, BusUnavailable, NodeId
+from calltag.core.domain.ids import UserId
+from calltag.core.runtime.backoff import backoff_s
+from calltag.core.settings import Settings
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.cometd_sessions import RedisCometdSessions
+from calltag.core.store.keys import Keys
+from calltag.core.store.session_list import ListedSession, SessionList
+from calltag.core.wire.messages import NODE, NodeMessage, NoticeKind, SessionNotice
+
+_HOLDER_DEADLINE_S: Final = 3.0
+_BUS_DEADLINE_S: Final = 5.0
+
+
+class NoSuchSession(Exception):
+    """No session of the installation has the handle; the message says how to find one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sessions:
+    """The sessions of the installation that the settings name. Every method may raise StoreUnavailable."""
+
+    listed: SessionList
+    store: RedisCometdSessions
+
+    async def all(self, user: str | None) -> AsyncIterator[ListedSession]:
+        """The sessions of one user, or of all."""
+        if user is not None:
+            for session in await self.listed.of_user(UserId(user)):
+                yield session
+            return
+        async for each in self.listed.users():
+            for session in await self.listed.of_user(each):
+                yield session
+
+    async def one(self, handle: str) -> ListedSession:
+        """The session with that handle. Raises NoSuchSession."""
+        async for session in self.all(None):
+            if session.handle == handle:
+                return session
+        raise NoSuchSession(f"there is no session {handle} (any more); calltag sessions ls shows those that are there")
+
+    async def close(self, session: ListedSession, bus: Bus) -> None:
+        """End a session: its holder tells the client. Where the holder is gone, there is nobody to tell.
+
+        Raises BusUnavailable.
+        """
+        notice = SessionNotice(kind=NoticeKind.CLOSED, client_id=session.client_id)
+        message = NODE.encode(NodeMessage(notices=(notice,)))
+        if await bus.send(session.holder, message, uuid4().hex):
+            await self._until_gone(session)
+        await self.store.remove(session.client_id)
+
+    async def _until_gone(self, session: ListedSession) -> None:
+        try:
+            async with asyncio.timeout(_HOLDER_DEADLINE_S):
+                for delay_s in backoff_s(0.02, 0.2):
+                    left = await self.listed.of_user(session.user)
+                    if all(each.client_id != session.client_id for each in left):
+                        return
+                    await asyncio.sleep(delay_s)
+        except TimeoutError:
+            return
+
+
+@asynccontextmanager
+async def sessions(settings: Settings) -> AsyncIterator[Sessions]:
+    """The sessions in the Redis of the settings."""
+    client: RedisClient = redis_client(
+        settings.redis.url.get_secret_value(), deadline_s=settings.redis.deadline_s, max_connections=2
+    )
+    keys = Keys(settings.redis.key_prefix)
+    try:
+        store = RedisCometdSessions(client, ScriptBatcher(client), keys, NodeId("operator"))
+        yield Sessions(SessionList(client, keys), store)
+    finally:
+        await client.close()
+
+
+async def close_sessions(settings: Settings, handle: str | None, user: str | None) -> Sequence[ListedSession]:
+    """End one session, or all of a user. Raises NoSuchSession, StoreUnavailable, BusUnavailable."""
+    async with sessions(settings) as found:
+        wanted = [await found.one(handle)] if handle else [each async for each in found.all(user)]
+        if wanted:
+            async with open_amqp_bus(amqp_settings(settings)) as bus:
+                await _connected(bus)
+                for session in wanted:
+                    await found.close(session, bus)
+    return wanted
+
+
+async def _connected(bus: Bus) -> None:
+    try:
+        async with asyncio.timeout(_BUS_DEADLINE_S):
+            for delay_s in backoff_s(0.02, 0.2):
+                if bus.connected():
+                    return
+                await asyncio.sleep(delay_s)
+    except TimeoutError:
+        raise BusUnavailable(f"RabbitMQ was not reached within {_BUS_DEADLINE_S:g} s; see calltag doctor") from None
+
+
+def table_of(found: Sequence[ListedSession]) -> Table:
+    """The sessions for a terminal."""
+    table = Table("session", "user", "held by", "connects", "ack", "subscriptions", "ends in", "unsent", box=None)
+    for each in found:
+        table.add_row(
+            each.handle, each.user, each.holder[:17], str(each.connects), "yes" if each.acknowledges else "no",
+            " ".join(each.subscriptions), f"{each.ends_in_ms / 1000:.0f} s", str(each.unsent),
+        )  # fmt: skip
+    return table
+
+
+def lines_of(session: ListedSession) -> Iterator[str]:
+    """All about one session."""
+    return (f"{name}: {value}" for name, value in public(session).items())
+
+
+def public(session: ListedSession) -> dict[str, object]:
+    """What may be shown: all but the id, which may be all that its client has to show."""
+    fields = asdict(session)
+    del fields["client_id"]
+    return {"session": session.handle, **fields}

@@ -1,0 +1,99 @@
+"""The CometD sessions of an installation, for operators to look at."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, cast
+
+from calltag.core.bayeux.position import Position
+from calltag.core.bus.ports import NodeId
+from calltag.core.domain.ids import UserId
+from calltag.core.store.client import RedisClient
+from calltag.core.store.keys import Keys
+from calltag.core.store.user_streams import stream_id
+
+_PAGE: Final = 500
+_HANDLE_LENGTH: Final = 12
+_MOST_UNSENT: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSession:
+    """A session as it is in the store.
+
+    `ends_in_ms` is when it ends if its client is silent from now on; `unsent` counts the user's events that were not
+    sent to it in answer to a connect, 1,000 at most.
+    """
+
+    client_id: str
+    user: UserId
+    holder: NodeId
+    acknowledges: bool
+    subscriptions: Sequence[str]
+    connects: int
+    ends_in_ms: int
+    unsent: int
+
+    @property
+    def handle(self) -> str:
+        """What operators name the session by: the id itself may be all that its client has to show."""
+        return handle_of(self.client_id)
+
+
+def handle_of(client_id: str) -> str:
+    """Twelve digits of the id's SHA-256."""
+    return sha256(client_id.encode()).hexdigest()[:_HANDLE_LENGTH]
+
+
+class SessionList:
+    """Every method may raise StoreUnavailable."""
+
+    def __init__(self, client: RedisClient, keys: Keys) -> None:
+        self._client = client
+        self._keys = keys
+
+    async def users(self) -> AsyncIterator[UserId]:
+        """The users who have, or lately had, sessions. One who begins a session meanwhile may be left out."""
+        before, after = self._keys.cometd_sessions(UserId("*")).split("*")
+        cursor, seen = 0, set()
+        while True:
+            async with self._client.exchange() as connection:
+                cursor, names = await connection.scan(cursor, match=f"{before}*{after}", count=_PAGE, _type="zset")
+            for name in cast("list[bytes]", names):
+                user = UserId(name.decode().removeprefix(before).removesuffix(after))
+                if user not in seen:
+                    seen.add(user)
+                    yield user
+            if not cursor:
+                return
+
+    async def of_user(self, user: UserId) -> Sequence[ListedSession]:
+        """The user's sessions, the one that ends first at first."""
+        async with self._client.exchange() as connection:
+            seconds, microseconds = await connection.time()
+            now_ms = seconds * 1_000 + microseconds // 1_000
+            ends = await connection.zrangebyscore(self._keys.cometd_sessions(user), now_ms, "+inf", withscores=True)
+        found = [
+            await self._session(user, raw.decode(), round(end_ms) - now_ms)
+            for raw, end_ms in cast("list[tuple[bytes, float]]", ends)
+        ]
+        return [each for each in found if each is not None]
+
+    async def _session(self, user: UserId, client_id: str, ends_in_ms: int) -> ListedSession | None:
+        async with self._client.exchange() as connection:
+            raw = await connection.hgetall(self._keys.cometd_session(user, client_id))
+            fields = {name.decode(): value.decode() for name, value in cast("dict[bytes, bytes]", raw).items()}
+            if "holder" not in fields:
+                return None
+            sent = stream_id(Position(int(fields["sent"])))
+            unsent = await connection.xrange(self._keys.stream_of(user), min=f"({sent}", count=_MOST_UNSENT)
+        return ListedSession(
+            client_id=client_id,
+            user=user,
+            holder=NodeId(fields["holder"]),
+            acknowledges=fields.get("ack") == "1",
+            subscriptions=sorted(name.removeprefix("s:") for name in fields if name.startswith("s:")),
+            connects=int(fields["cycle"]),
+            ends_in_ms=ends_in_ms,
+            unsent=len(unsent or ()),
+        )
