@@ -1,7 +1,6 @@
 """From the node's inbox to the sessions."""
 
 import asyncio
-import time
 from dataclasses import dataclass
 
 import structlog
@@ -85,7 +84,6 @@ class EventConsumer:
         if place.user in self.hub.connects.local.feeds:
             position, previous = Position(place.position), Position(place.previous)
             self.feeding.publish(place.user, self.translator.published(place.user, event, position, previous))
-            self.metrics.delivery_seconds.observe(max(0.0, time.time() - event.accepted_at_ms / 1000))
         else:
             self.hub.connects.residence.overlook(place.user)
 

@@ -37,7 +37,7 @@ class Translator:
 
         Nothing if the user has no part in it.
         """
-        return Published(position, previous, self._told(user, event, position))
+        return Published(position, previous, self._told(user, event, position), event.accepted_at_ms)
 
     def entry(self, user: UserId, entry: Entry) -> Published:
         """The same for an entry of the user's stream. What this version cannot read tells nothing."""

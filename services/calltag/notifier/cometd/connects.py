@@ -12,7 +12,7 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from calltag.core.bayeux.codec import Message, Reply
-from calltag.core.bayeux.engine import Engine
+from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
 from calltag.core.bayeux.extensions.interface import ConnectWish
 from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Held, Session
@@ -68,6 +68,12 @@ def monotonic_ms() -> int:
     return time.monotonic_ns() // 1_000_000
 
 
+def _transport(message: Message, *, streaming: bool) -> str:
+    if streaming:
+        return WEBSOCKET
+    return CALLBACK_POLLING if message.get("connectionType") == CALLBACK_POLLING else LONG_POLLING
+
+
 def wall_ms() -> int:
     """Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
@@ -117,6 +123,7 @@ class Connects:
         if not self.local.holds(session) or session.cycle != attached.record.cycle:
             raise Replaced
         session.interval_ms = wish.interval_ms
+        session.transport = _transport(message, streaming=streaming)
         self.local.expire_at(session, self.clock_ms() + self._lifetime_ms(wish))
         held = Held(session.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
         connect = HeldConnect(session, held, message, arrived_ms)
@@ -190,12 +197,12 @@ class Connects:
             session.behind = False
         session.cycle = record.cycle
         session.streaming = streaming
+        session.sent_before = record.sent
         if session.held is not None:
             session.held = None
             self.local.wake([session])
         self._take_in(session, attached)
         session.behind = session.behind or self.residence.has_overlooked(session.user)
-        self.metrics.sessions(len(self.local.sessions))
         return session
 
     def _held_until_now(self, attached: Attached, have: Have) -> bool:
@@ -235,7 +242,7 @@ class Connects:
     def _answer(self, connect: HeldConnect) -> Answer:
         """All that waits, and the reply; the store is told what was sent."""
         session = connect.session
-        events = session.take()
+        events = self.take(session)
         reply = self.engine.answered(session, connect.held.reply)
         if self.draining:
             # The session lives on for as long as its client is asked to wait.
@@ -246,6 +253,18 @@ class Connects:
         if events and not session.acknowledges:
             self._saves[session.client_id] = saving
         return events, self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
+
+    def take(self, session: Session) -> list[bytes]:
+        """Hand all that waits to the transport."""
+        now_ms, repeated = wall_ms(), 0
+        for each in session.queue:
+            if session.repeats(each):
+                repeated += 1
+            elif each.accepted_at_ms:
+                self.metrics.handed_over(max(0, now_ms - each.accepted_at_ms) / 1000)
+        if repeated:
+            self.metrics.redelivered(repeated)
+        return session.take()
 
     async def _save(self, session: Session, cycle: int, generation: int, sent: Position) -> None:
         lifetime_ms = session.interval_ms + self.engine.limits.max_interval_ms
@@ -320,7 +339,6 @@ class Connects:
             self.admission.release(session.client_id)
         if self.local.remove(session):
             self.residence.leave(session.user)
-        self.metrics.sessions(len(self.local.sessions))
 
     def sweep(self) -> None:
         """Forget silent sessions. In the store they end by themselves."""

@@ -28,6 +28,7 @@ async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyRead
         # What is left of the body would be taken for the next request.
         return Response(str(error), 400, {"Connection": "close"}, media_type="text/plain")
     except CodecError as error:
+        hub.unreadable(error)
         return Response(str(error), 413 if error.too_large else 400, media_type="text/plain")
     claim = claim_of(messages, request, access)
     try:

@@ -74,6 +74,7 @@ class Socket:
             try:
                 await self._handle(text.encode() if text is not None else frame.get("bytes") or b"")
             except CodecError as error:
+                self.hub.unreadable(error)
                 await self._close(_TOO_LARGE if error.too_large else _ERROR, str(error))
                 return
             except (StoreUnavailable, TooManyLogins, Crowded) as error:
@@ -131,7 +132,7 @@ class Socket:
             await connects.feeding.catch_up(session)
             if not session.queue and not session.aside:
                 return
-            await self._send(session.take(), [])
+            await self._send(connects.take(session), [])
 
     async def _answer(self, connect: HeldConnect) -> None:
         session = connect.session
