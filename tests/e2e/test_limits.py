@@ -8,6 +8,7 @@ from websockets.asyncio.client import connect as websocket_connect
 from websockets.exceptions import ConnectionClosed
 
 from parts.agent import Agent, agent
+from parts.samples import sample
 from parts.system import System, embedded_system
 
 LIMITS = {
@@ -116,18 +117,23 @@ async def test_how_long_a_client_may_wait(limited: System, call_id: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("request_", "said"),
+    ("request_", "said", "limit"),
     [
-        ([HELLO | {"ext": "x" * 1_501}], "larger than 1501 bytes"),
-        ([HELLO | {"ext": deep(9)}], "more than 10 deep"),
-        ([HELLO] * 6, "more than 5 messages"),
+        ([HELLO | {"ext": "x" * 1_501}], "larger than 1501 bytes", "max_body_bytes"),
+        ([HELLO | {"ext": deep(9)}], "more than 10 deep", "max_depth"),
+        ([HELLO] * 6, "more than 5 messages", "max_messages"),
     ],
 )
-async def test_what_one_request_to_cometd_may_carry(limited: System, request_: list[Any], said: str) -> None:
+async def test_what_one_request_to_cometd_may_carry(
+    limited: System, request_: list[Any], said: str, limit: str
+) -> None:
     async with agent(limited, "bob") as bob:
+        before = await sample(limited, "serve", "calltag_cometd_limited_total", limit=limit)
         answer = await bob.http.post("/genesys/cometd", json=request_)
         assert answer.status_code == 413
         assert said in answer.text
+        assert f"CALLTAG_NOTIFIER__{limit.upper()}" in answer.text
+        assert await sample(limited, "serve", "calltag_cometd_limited_total", limit=limit) == before + 1
 
 
 async def test_a_frame_is_bounded_as_a_request_is(limited: System) -> None:
@@ -145,6 +151,7 @@ async def test_how_many_sessions_a_user_may_have(limited: System) -> None:
         replies = [(await carol.bayeux(HELLO))[0] for _ in range(3)]
         assert [reply["successful"] for reply in replies] == [True, True, False]
         assert replies[2]["error"] == "429:2:too_many_sessions"
+    assert await sample(limited, "serve", "calltag_cometd_limited_total", limit="max_sessions_per_user") >= 1
 
 
 async def test_how_many_subscriptions_a_session_may_have(limited: System) -> None:
@@ -153,3 +160,4 @@ async def test_how_many_subscriptions_a_session_may_have(limited: System) -> Non
         more = {"channel": "/meta/subscribe", "clientId": alice.client_id, "subscription": channels[4]}
         [reply] = await alice.bayeux(more)
         assert (reply["successful"], reply["error"]) == (False, "429:4:too_many_subscriptions")
+    assert await sample(limited, "serve", "calltag_cometd_limited_total", limit="max_subscriptions") == 1

@@ -24,7 +24,7 @@ from calltag.core.store.client import RedisClient
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import StoreUnavailable
-from calltag.core.store.user_streams import Addition, Entry, RedisUserStreams
+from calltag.core.store.user_streams import PER_MS, Addition, Entry, RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.core.wire.messages import SessionNotice
 from calltag.notifier.cometd.claim import Caller, Claim
@@ -62,7 +62,8 @@ class CountingClient(RedisClient):
 class Counts:
     """Implements HubMetrics, and SessionListener."""
 
-    held: int = 0
+    redeliveries: int = 0
+    latencies: list[float] = field(default_factory=list)
     messages: int = 0
     gaps: int = 0
     moves: int = 0
@@ -72,9 +73,6 @@ class Counts:
     errors: list[str] = field(default_factory=list)
     endings: list[tuple[str, str, Ending]] = field(default_factory=list)
     deliveries: list[tuple[str, int]] = field(default_factory=list)
-
-    def sessions(self, count: int) -> None:
-        self.held = count
 
     def received(self, messages: int) -> None:
         self.messages += messages
@@ -91,6 +89,12 @@ class Counts:
     def delivered(self, channel: str, sessions: int) -> None:
         self.deliveries.append((channel, sessions))
 
+    def handed_over(self, latency_s: float) -> None:
+        self.latencies.append(latency_s)
+
+    def redelivered(self, events: int) -> None:
+        self.redeliveries += events
+
     def resumed(self) -> None:
         self.moves += 1
 
@@ -106,8 +110,9 @@ class Counts:
 
 
 def translate(_user: UserId, entry: Entry) -> Published:
-    """Every entry is one event about calls."""
-    return Published(entry.position, entry.previous, (Event(CALLS, orjson.loads(entry.event)),))
+    """Every entry is one event about calls; what it tells of was accepted when it was added to the stream."""
+    accepted_at_ms = entry.position // PER_MS
+    return Published(entry.position, entry.previous, (Event(CALLS, orjson.loads(entry.event)),), accepted_at_ms)
 
 
 class Node:

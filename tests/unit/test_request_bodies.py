@@ -59,5 +59,8 @@ async def test_cometd_reads_no_further_than_the_limit() -> None:
     nodes = Nodes(redis_client("redis://127.0.0.1:1/0"), BayeuxLimits(max_body_bytes=LIMIT))
     bodies = CometdBodyReader(LIMIT, 10)
     answer = await long_poll(body.request(), nodes.start("n"), cast("Access", None), bodies, Browsers())
-    assert (answer.status_code, answer.body) == (413, b"the request is larger than 10 bytes")
+    assert (answer.status_code, answer.body) == (
+        413,
+        b"the request is larger than 10 bytes (CALLTAG_NOTIFIER__MAX_BODY_BYTES)",
+    )
     assert body.read <= LIMIT + 1

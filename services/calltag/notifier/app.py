@@ -40,6 +40,7 @@ from calltag.notifier.consumer import EventConsumer, NodePost, tell_services
 from calltag.notifier.messages import Translator
 from calltag.notifier.observations import EndingCounts, NotifierObservations
 from calltag.notifier.routes import AuthenticatedAccess, cometd_routes
+from calltag.notifier.session_counts import SessionCounts
 
 _SHORTEST_WATCH_MS: Final = 600_000
 
@@ -102,6 +103,7 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     translator = Translator(backends.settings.public_url, backends.directory)
     hub = _hub(backends, node, translator)
     consumer = EventConsumer(hub, translator, backends.metrics)
+    backends.metrics.observers.append(SessionCounts(backends.metrics, hub.connects.local).observe)
     backends.health.checks["inbox"] = lambda: hub.reachable
     life.supervise("events", consumer.run(backends.bus, node))
     life.supervise("sweeper", hub.sweep())

@@ -1,7 +1,6 @@
 """From the node's inbox to the sessions."""
 
 import asyncio
-import time
 from dataclasses import dataclass
 
 import structlog
@@ -19,7 +18,6 @@ from calltag.notifier.messages import Translator, services_event
 
 log = structlog.get_logger()
 _WATCH_S = 1.0
-_LONGEST_MS = 86_400_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +84,6 @@ class EventConsumer:
         if place.user in self.hub.connects.local.feeds:
             position, previous = Position(place.position), Position(place.previous)
             self.feeding.publish(place.user, self.translator.published(place.user, event, position, previous))
-            took_ms = time.time_ns() // 1_000_000 - event.accepted_at_ms
-            self.metrics.delivery_seconds.observe(min(max(0, took_ms), _LONGEST_MS) / 1000)
         else:
             self.hub.connects.residence.overlook(place.user)
 

@@ -54,7 +54,7 @@ class Translator:
         except (ValueError, TypeError, OverflowError) as error:
             log.error("event_untellable", user=user, reason=type(error).__name__)
             told = ()
-        return Published(position, previous, told)
+        return Published(position, previous, told, event.accepted_at_ms)
 
     def entry(self, user: UserId, entry: Entry) -> Published:
         """The same for an entry of the user's stream. What this version cannot read tells nothing."""

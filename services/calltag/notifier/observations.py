@@ -13,9 +13,6 @@ class NotifierObservations:
 
     metrics: Metrics
 
-    def sessions(self, count: int) -> None:
-        self.metrics.cometd_sessions.set(count)
-
     def received(self, messages: int) -> None:
         self.metrics.cometd_messages.inc(messages)
 
@@ -39,6 +36,12 @@ class NotifierObservations:
 
     def delivered(self, channel: str, sessions: int) -> None:
         self.metrics.deliveries.labels(channel).inc(sessions)
+
+    def handed_over(self, latency_s: float) -> None:
+        self.metrics.delivery_seconds.observe(latency_s)
+
+    def redelivered(self, events: int) -> None:
+        self.metrics.cometd_redelivered.inc(events)
 
 
 @dataclass(frozen=True, slots=True)

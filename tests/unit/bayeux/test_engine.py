@@ -112,6 +112,17 @@ def test_a_busy_server_asks_to_come_back() -> None:
     assert reply["advice"] == {"reconnect": "handshake", "interval": 5_000, "timeout": 1_000}
 
 
+def test_a_session_that_is_behind_is_asked_to_come_at_once() -> None:
+    engine = Engine(BayeuxLimits(interval_ms=700), lambda *_: True)
+    here = session(behind=True, missed=True)
+    reply = engine.answered(here, engine.connected({"channel": "/meta/connect"}, "c"))
+    assert reply["ext"] == {"calltag": {"missed": True, "behind": True}}
+    assert reply["advice"] == {"reconnect": "retry", "interval": 0, "timeout": 30_000}
+    here.behind = False
+    reply = engine.answered(here, engine.connected({"channel": "/meta/connect"}, "c"))
+    assert ("ext" in reply, reply["advice"]) == (False, {"reconnect": "retry", "interval": 700, "timeout": 30_000})
+
+
 # -- any message -------------------------------------------------------------------------------------------------------
 
 

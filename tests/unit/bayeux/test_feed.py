@@ -183,8 +183,8 @@ class Delivery(RuleBasedStateMachine):
     @invariant()
     def queues_are_bounded(self) -> None:
         for here in self.sessions():
-            assert here.queued_bytes == sum(len(body) for _, body in here.queue)
-            if len({position for position, _ in here.queue}) > 1:
+            assert here.queued_bytes == sum(len(body) for _, body, _ in here.queue)
+            if len({position for position, _, _ in here.queue}) > 1:
                 assert len(here.queue) <= LIMITS.max_queued_events
                 assert here.queued_bytes <= LIMITS.max_queued_bytes
 

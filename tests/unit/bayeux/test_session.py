@@ -34,7 +34,7 @@ def test_what_waits_goes_out_once_and_oldest_first() -> None:
     assert not here.has_news
     assert here.offer(entry(1), LIMITS)
     assert here.offer(entry(2), LIMITS)
-    assert (here.has_news, here.sent, here.queued_bytes) == (True, 0, sum(len(body) for _, body in here.queue))
+    assert (here.has_news, here.sent, here.queued_bytes) == (True, 0, sum(len(body) for _, body, _ in here.queue))
     assert numbers(here.take()) == [1, 2]
     assert (here.take(), here.has_news, here.sent, here.queued_bytes) == ([], False, 2, 0)
 
@@ -81,6 +81,7 @@ def test_a_session_with_a_full_queue_falls_behind_and_loses_nothing() -> None:
     here = session()
     assert [here.offer(entry(each), LIMITS) for each in (1, 2, 3, 4)] == [True, True, True, False]
     assert (here.behind, here.position, here.missed) == (True, 3, False)
+    assert here.overflow == "max_queued_events"
     assert numbers(here.take()) == [1, 2, 3]
     assert here.sent == 3
     assert not here.offer(entry(5), LIMITS), "it goes on from the store, not from the middle"
@@ -103,6 +104,7 @@ def test_the_queue_is_bounded_in_bytes(spare: int, fits: bool) -> None:
     here.offer(entry(1), limits)
     assert here.offer(entry(2), limits) is fits
     assert (here.behind, here.queued_bytes <= limits.max_queued_bytes) == (not fits, True)
+    assert here.overflow == ("" if fits else "max_queued_bytes")
 
 
 def test_an_event_that_is_larger_than_the_queue_goes_alone() -> None:

@@ -12,6 +12,7 @@ from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.claim import Caller
 from calltag.notifier.cometd.connects import HeldConnect
 from calltag.notifier.cometd.hub import Turn
+from calltag.notifier.cometd.metrics import Limit
 from parts.hubs import CALLS, KEYS, Client, Installation, Node, numbers
 
 HURRY = {"timeout": 0}
@@ -329,6 +330,51 @@ async def test_more_events_than_a_queue_holds_come_in_order(system: Installation
         await system.settle()
     assert got == list(range(11))
     assert (await alice.connect(system.one)).held is not None
+
+
+@pytest.mark.parametrize(("streaming", "ack"), [(False, False), (False, True), (True, True)])
+async def test_a_slow_client_is_told_that_it_is_behind_and_comes_back_at_once(
+    system: Installation, streaming: bool, ack: bool
+) -> None:
+    alice = await Client().begin(system.one, ack=ack)
+    ext: dict[str, int] = {}
+    await system.publish(*range(11))
+    session = system.one.local.sessions[alice.client_id]
+    assert (len(session.queue), session.queued_bytes) == (4, sum(len(each.body) for each in session.queue))
+    got, told = [], []
+    for _ in range(3):
+        turn = await alice.send(system.one, alice.connecting(ext=ext, advice={"interval": 70}), streaming=streaming)
+        events, reply = await alice.finish(system.one, turn)
+        got.append(events)
+        told.append(reply.get("ext", {}).get("calltag"))
+        ext = {"ack": reply["ext"]["ack"]} if ack else {}
+        await system.settle()
+    assert got == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
+    assert told == [{"behind": True}, {"behind": True}, None]
+    assert system.one.metrics.limits == [Limit.QUEUED_EVENTS]
+
+
+@pytest.mark.parametrize("ack", [False, True])
+async def test_what_is_sent_again_is_counted_and_does_not_count_as_late(system: Installation, ack: bool) -> None:
+    alice = await Client().begin(system.one, ack=ack)
+    await system.publish(1, 2)
+    for node in (system.one, system.one, system.two):
+        await alice.poll(node, advice=HURRY)
+        await system.settle()
+    await system.publish(3)
+    assert (await alice.poll(system.two, advice=HURRY))[0] == [1, 2, 3]
+    assert (system.one.metrics.redeliveries, system.two.metrics.redeliveries) == (2, 4)
+    assert (len(system.one.metrics.latencies), len(system.two.metrics.latencies)) == (2, 1)
+
+
+async def test_how_late_an_event_is_shows_when_it_goes_out(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(1)
+    assert system.one.metrics.latencies == []
+    await asyncio.sleep(0.05)
+    await alice.poll(system.one)
+    [latency_s] = system.one.metrics.latencies
+    assert 0.05 <= latency_s < 5
 
 
 async def test_a_stream_that_lost_what_a_session_needs_says_so(system: Installation) -> None:

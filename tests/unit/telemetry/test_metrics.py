@@ -6,14 +6,14 @@ from prometheus_client import CollectorRegistry
 
 from calltag.core.telemetry.metrics import CONTENT_TYPE, Metrics
 
-ALLOWED_LABELS = {"operation", "code", "route", "status", "channel", "check", "limit", "reason"}
+ALLOWED_LABELS = {"operation", "code", "route", "status", "channel", "check", "limit", "reason", "transport"}
 
 OTHER_NAMES = {"http_seconds": "http_request_seconds"}
 
 
 def declared(metrics: Metrics) -> dict[str, tuple[str, ...]]:
     """Names without prefix, with their labels."""
-    names = [each.name for each in fields(Metrics) if each.name != "registry"]
+    names = [each.name for each in fields(Metrics) if each.name not in ("registry", "observers")]
     return {name: getattr(metrics, name)._labelnames for name in names}
 
 
@@ -39,10 +39,10 @@ def test_two_processes_in_one_test_do_not_meet() -> None:
 def test_the_exposition() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.operations_applied.labels("Hold", 2).inc()
-    metrics.cometd_sessions.set(3)
+    metrics.observers.append(lambda: metrics.cometd_sessions.labels("websocket").set(3))
     metrics.batch_size.observe(7)
     text = metrics.exposition().decode()
     assert 'calltag_operations_applied_total{code="2",operation="Hold"} 1.0' in text
-    assert "calltag_cometd_sessions 3.0" in text
+    assert 'calltag_cometd_sessions{transport="websocket"} 3.0' in text
     assert 'calltag_batch_size_bucket{le="10.0"} 1.0' in text
     assert CONTENT_TYPE.startswith("text/plain")

@@ -39,6 +39,6 @@ class BodyReader:
         async for chunk in request.stream():
             size += len(chunk)
             if size > self.max_bytes:
-                raise CodecError(f"the request is larger than {self.max_bytes} bytes", too_large=True)
+                raise CodecError(f"the request is larger than {self.max_bytes} bytes", limit="max_body_bytes")
             chunks.append(chunk)
         return b"".join(chunks)

@@ -13,7 +13,7 @@ from weakref import WeakValueDictionary
 
 from calltag.core.bayeux.codec import Message, Reply, encode_reply
 from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.engine import LONG_POLLING, WEBSOCKET, Engine
+from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
 from calltag.core.bayeux.extensions.delivery import delivers_with_connects_only
 from calltag.core.bayeux.extensions.interface import ConnectWish
 from calltag.core.bayeux.position import Position
@@ -48,6 +48,8 @@ _CLOCKS_DIFFER_MS: Final = 2_000
 
 Answer = tuple[list[bytes], Reply]
 """Events, and the reply to the connect that they go with."""
+_LONGEST_MS: Final = 2**53
+"""What is accepted long ago, or never was, must not be more than a metric can hold."""
 _SOCKET_CLOSES_MS: Final = 1_000
 """While its client waits so long, a WebSocket is closed, and nothing is under way on it."""
 
@@ -77,6 +79,12 @@ class HeldConnect:
 def monotonic_ms() -> int:
     """A clock that does not go back."""
     return time.monotonic_ns() // 1_000_000
+
+
+def _transport(message: Message, *, streaming: bool) -> str:
+    if streaming:
+        return WEBSOCKET
+    return CALLBACK_POLLING if message.get("connectionType") == CALLBACK_POLLING else LONG_POLLING
 
 
 def wall_ms() -> int:
@@ -136,6 +144,7 @@ class Connects:
         if not self.local.holds(session) or session.cycle != attached.record.cycle:
             raise Replaced
         session.interval_ms = wish.interval_ms
+        session.transport = _transport(message, streaming=streaming)
         self.local.expire_at(session, self.clock_ms() + self._lifetime_ms(wish))
         held = Held(session.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
         connect = HeldConnect(session, held, message, arrived_ms)
@@ -223,12 +232,12 @@ class Connects:
             session.behind = False
         session.cycle = record.cycle
         session.streaming = streaming
+        session.sent_before = record.sent
         if session.held is not None:
             session.held = None
             self.local.wake([session])
         self._take_in(session, attached)
         session.behind = session.behind or self.residence.has_overlooked(session.user)
-        self.metrics.sessions(len(self.local.sessions))
         return session
 
     def _held_until_now(self, attached: Attached, have: Have) -> bool:
@@ -288,6 +297,21 @@ class Connects:
         spread_ms = self.engine.limits.drain_spread_ms
         return _SOCKET_CLOSES_MS if session.streaming else random.randint(0, spread_ms)  # noqa: S311 - spreads load
 
+    def take(self, session: Session) -> list[bytes]:
+        """All that waits in the session, for its client."""
+        now_ms, repeated = wall_ms(), 0
+        for each in session.queue:
+            if session.repeats(each):
+                repeated += 1
+            elif each.accepted_at_ms:
+                self.metrics.handed_over(min(max(0, now_ms - each.accepted_at_ms), _LONGEST_MS) / 1000)
+        if repeated:
+            self.metrics.redelivered(repeated)
+        events = session.take()
+        if events:
+            session.told_at_ms = self.clock_ms()
+        return events
+
     async def _save(self, session: Session, cycle: int, generation: int, sent: Position) -> None:
         await self.store.save(
             session.client_id,
@@ -298,13 +322,6 @@ class Connects:
             told_ago_ms=self._told_ago_ms(session),
             alone_ms=self._alone_ms(session.interval_ms),
         )
-
-    def take(self, session: Session) -> list[bytes]:
-        """All that waits in the session, for its client."""
-        events = session.take()
-        if events:
-            session.told_at_ms = self.clock_ms()
-        return events
 
     def _have(self, session: Session) -> Have:
         return Have(session.cycle, session.position, session.sent, self._told_ago_ms(session))
@@ -428,7 +445,6 @@ class Connects:
             self.admission.release(session.client_id)
         if self.local.remove(session):
             self.residence.leave(session.user)
-        self.metrics.sessions(len(self.local.sessions))
 
     def sweep(self) -> None:
         """Forget silent sessions. In the store they end by themselves."""

@@ -10,7 +10,7 @@ from calltag.core.bayeux.session import Session
 from calltag.core.domain.ids import UserId
 from calltag.core.store.user_streams import Entry, UserStreams
 from calltag.notifier.cometd.local import Local
-from calltag.notifier.cometd.metrics import HubMetrics
+from calltag.notifier.cometd.metrics import HubMetrics, Limit
 from calltag.notifier.cometd.side_tasks import SideTasks
 
 Translate = Callable[[UserId, Entry], Published]
@@ -39,9 +39,16 @@ class Feeding:
             return
         try:
             self._tell(published.events, feed.accept(published, self.limits))
+            self._note_overflows(feed)
         except Gap:
             self.metrics.gap()
             self._repair(feed)
+
+    def _note_overflows(self, feed: Feed) -> None:
+        for session in feed.sessions.values():
+            if session.overflow:
+                self.metrics.limited(Limit(session.overflow))
+                session.overflow = ""
 
     def broadcast(self, event: Event) -> None:
         """Give an event that is in no stream to all subscribed sessions here."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from calltag.core.bayeux import channels, errors
-from calltag.core.bayeux.codec import Message, Reply
+from calltag.core.bayeux.codec import CodecError, Message, Reply
 from calltag.core.bayeux.engine import Engine, Fault, handshake_in
 from calltag.core.bayeux.extensions.interface import Beginning
 from calltag.core.bayeux.extensions.replay import invalid
@@ -222,6 +222,11 @@ class Hub:
         if holder != self.connects.node:
             notice = SessionNotice(kind=NoticeKind.ENDED, client_id=client_id)
             self.connects.side_tasks.begin(self.connects.post.tell(holder, notice))
+
+    def unreadable(self, error: CodecError) -> None:
+        """A request could not be read."""
+        if error.limit:
+            self.connects.metrics.limited(Limit(error.limit))
 
     async def heed(self, notice: SessionNotice) -> None:
         """Another node changed a session that this node holds, or held. Raises StoreUnavailable."""

@@ -34,7 +34,7 @@ async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyRead
         # What is left of the body would be taken for the next request.
         return Response(str(error), 400, {"Connection": "close"}, media_type="text/plain")
     except CodecError as error:
-        return _refused(error)
+        return _refused(hub, error)
     return await _exchanged(
         request, hub, messages, claim_of(messages, request, access), browsers=browsers, written=_json, delivers=True
     )
@@ -46,14 +46,15 @@ async def callback_poll(request: Request, hub: Hub, access: Access, pages: Pages
         name = callback_of(request)
         messages = decode(messages_of_query(request), hub.limits)
     except CodecError as error:
-        return _refused(error)
+        return _refused(hub, error)
     claim = claim_of(messages, request, access, by_request=pages.are_known(request))
     return await _exchanged(
         request, hub, messages, claim, browsers=browsers, written=lambda content: script(name, content), delivers=False
     )
 
 
-def _refused(error: CodecError) -> Response:
+def _refused(hub: Hub, error: CodecError) -> Response:
+    hub.unreadable(error)
     return Response(str(error), 413 if error.too_large else 400, _NOSNIFF, media_type="text/plain")
 
 

@@ -12,14 +12,15 @@ class Limit(StrEnum):
     SESSIONS_OF_ADDRESS = "max_sessions_per_address"
     HANDSHAKES = "handshakes_per_s"
     SUBSCRIPTIONS = "max_subscriptions"
+    MESSAGES = "max_messages"
+    BODY_BYTES = "max_body_bytes"
+    DEPTH = "max_depth"
+    QUEUED_EVENTS = "max_queued_events"
+    QUEUED_BYTES = "max_queued_bytes"
 
 
 class HubMetrics(Protocol):
     """Counts; labels are channels that calltag publishes on, codes of errors, and limits."""
-
-    def sessions(self, count: int) -> None:
-        """How many sessions this node holds."""
-        ...
 
     def received(self, messages: int) -> None:
         """Bayeux messages came in."""
@@ -38,7 +39,15 @@ class HubMetrics(Protocol):
         ...
 
     def delivered(self, channel: str, sessions: int) -> None:
-        """A message was handed to sessions."""
+        """A message was put into the queues of sessions."""
+        ...
+
+    def handed_over(self, latency_s: float) -> None:
+        """An event went from a session's queue to its transport, so long after what it tells of was accepted."""
+        ...
+
+    def redelivered(self, events: int) -> None:
+        """Events that were sent before went to a transport again."""
         ...
 
     def resumed(self) -> None:

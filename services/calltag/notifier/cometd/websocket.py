@@ -80,6 +80,7 @@ class Socket:
                 async with self.handling:
                     await self._handle(text.encode() if text is not None else frame.get("bytes") or b"")
             except CodecError as error:
+                self.hub.unreadable(error)
                 await self._close(_TOO_LARGE if error.too_large else _ERROR, str(error))
                 return
             except (StoreUnavailable, TooManyLogins, Crowded) as error:

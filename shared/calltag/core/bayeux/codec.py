@@ -20,17 +20,22 @@ _BRACKETS: Final = re.compile(rb"[\[\]{}]")
 
 
 class CodecError(ValueError):
-    """The text holds no messages; the message says why. `too_large` tells a limit from a mistake."""
+    """The text holds no messages; the message says why. `limit` is the one that it met, "" where it is a mistake."""
 
-    def __init__(self, text: str, *, too_large: bool = False) -> None:
-        super().__init__(text)
-        self.too_large = too_large
+    def __init__(self, text: str, *, limit: str = "") -> None:
+        super().__init__(f"{text} (CALLTAG_NOTIFIER__{limit.upper()})" if limit else text)
+        self.limit = limit
+
+    @property
+    def too_large(self) -> bool:
+        """Whether a limit was met."""
+        return bool(self.limit)
 
 
 def decode(text: bytes, limits: BayeuxLimits) -> Sequence[object]:
     """The messages in a request, still unchecked. Raises CodecError."""
     if len(text) > limits.max_body_bytes:
-        raise CodecError(f"the request is larger than {limits.max_body_bytes} bytes", too_large=True)
+        raise CodecError(f"the request is larger than {limits.max_body_bytes} bytes", limit="max_body_bytes")
     _check_depth(text, limits.max_depth)
     try:
         content: object = orjson.loads(text)
@@ -40,7 +45,7 @@ def decode(text: bytes, limits: BayeuxLimits) -> Sequence[object]:
     if not messages:
         raise CodecError("the request holds no message")
     if len(messages) > limits.max_messages:
-        raise CodecError(f"the request holds more than {limits.max_messages} messages", too_large=True)
+        raise CodecError(f"the request holds more than {limits.max_messages} messages", limit="max_messages")
     return messages
 
 
@@ -49,7 +54,7 @@ def _check_depth(text: bytes, most: int) -> None:
     for bracket in _BRACKETS.findall(_STRINGS.sub(b"", text)):
         depth += 1 if bracket in b"[{" else -1
         if depth > most:
-            raise CodecError(f"the request is nested more than {most} deep", too_large=True)
+            raise CodecError(f"the request is nested more than {most} deep", limit="max_depth")
 
 
 def can_encode(value: object) -> bool:

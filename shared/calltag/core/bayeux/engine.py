@@ -149,13 +149,23 @@ class Engine:
         return success(message) | {"clientId": client_id, "advice": self.advice()}
 
     def answered(self, session: Session, reply: Reply) -> Reply:
-        """The reply as it goes out, now that all that waited was taken out of the session's queue."""
+        """The reply as it goes out, now that all that waited was taken out of the session's queue.
+
+        `ext.calltag` says `missed` where something is not kept any more, and `behind` where there is more than the
+        queue held: the client is to come for it at once.
+        """
         ext: dict[str, object] = {}
         for extension in self.extensions:
             extension.connected(session, ext)
+        told: dict[str, object] = {}
         if session.missed:
             session.missed = False
-            ext["calltag"] = {"missed": True}
+            told["missed"] = True
+        if session.behind:
+            told["behind"] = True
+            reply = reply | {"advice": self.advice("retry", 0)}
+        if told:
+            ext["calltag"] = told
         return reply | ({"ext": ext} if ext else {})
 
     def ended(self, reply: Reply) -> Reply:

@@ -33,8 +33,12 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What one entry of a user's stream is to the user's sessions; `previous` is the position of the entry before."""
+    """What one entry of a user's stream is to the user's sessions; `previous` is the position of the entry before.
+
+    `accepted_at_ms` is when that which it tells of was accepted, in Unix time; 0 if that is not known.
+    """
 
     position: Position
     previous: Position
     events: Sequence[Event] = ()
+    accepted_at_ms: int = 0

@@ -6,13 +6,14 @@ What is to survive the node (subscriptions, what was sent and confirmed) is in t
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from calltag.core.bayeux.channels import matches
 from calltag.core.bayeux.codec import Reply
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.position import BEGINNING, Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,14 @@ class Held:
     cycle: int
     reply: Reply
     deadline_ms: int
+
+
+class Waiting(NamedTuple):
+    """An event in a session's queue: its position in the user's stream, its text, and when it was accepted."""
+
+    position: Position
+    body: bytes
+    accepted_at_ms: int
 
 
 @dataclass(slots=True)
@@ -45,8 +54,13 @@ class Session:
     numbered: bool = False
     streaming: bool = False
     connects_only: bool = False
+    transport: str = "long-polling"
+    sent_before: Position = BEGINNING
+    """How far the session was sent when its last connect came: what goes out again is not beyond that."""
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
     behind: bool = False
+    overflow: str = ""
+    """The limit that the queue met since its owner looked, "" if none."""
     missed: bool = False
     ending: Ending | None = None
     farewell: bytes = b""
@@ -56,7 +70,7 @@ class Session:
     interval_ms: int = 0
     expires_at_ms: int = 0
     noted_deadline_ms: int = 0
-    queue: deque[tuple[Position, bytes]] = field(default_factory=deque)
+    queue: deque[Waiting] = field(default_factory=deque)
     queued_bytes: int = 0
     aside: deque[bytes] = field(default_factory=deque)
 
@@ -102,12 +116,13 @@ class Session:
         bodies = [self._encoded(each, published.position) for each in published.events]
         wanted = [body for body in bodies if body is not None]
         size = sum(map(len, wanted))
-        if self.queue and wanted and self._full(len(wanted), size, limits):
-            self.behind = True
+        overflow = self._overflow(len(wanted), size, limits) if self.queue and wanted else ""
+        if overflow:
+            self.behind, self.overflow = True, overflow
             return False
         self.missed = self.missed or published.previous > self.position
         self.position = published.position
-        self.queue.extend((published.position, body) for body in wanted)
+        self.queue.extend(Waiting(published.position, body, published.accepted_at_ms) for body in wanted)
         self.queued_bytes += size
         return bool(wanted)
 
@@ -116,11 +131,11 @@ class Session:
             return None
         return event.numbered(position) if self.numbered else event.plain()
 
-    def _full(self, more: int, more_bytes: int, limits: BayeuxLimits) -> bool:
-        return (
-            len(self.queue) + more > limits.max_queued_events
-            or self.queued_bytes + more_bytes > limits.max_queued_bytes
-        )
+    def _overflow(self, more: int, more_bytes: int, limits: BayeuxLimits) -> str:
+        """The limit that more would pass, if any."""
+        if len(self.queue) + more > limits.max_queued_events:
+            return "max_queued_events"
+        return "max_queued_bytes" if self.queued_bytes + more_bytes > limits.max_queued_bytes else ""
 
     def offer_aside(self, event: Event, limits: BayeuxLimits) -> bool:
         """Take an event that is in no stream; the oldest goes where there are too many."""
@@ -131,9 +146,13 @@ class Session:
             self.aside.popleft()
         return True
 
+    def repeats(self, waiting: Waiting) -> bool:
+        """Whether the event was sent before."""
+        return waiting.position <= self.sent_before
+
     def take(self) -> list[bytes]:
         """All that waits, oldest first; the queue is empty afterwards, and counts as sent."""
-        events = [*self.aside, *(body for _, body in self.queue)]
+        events = [*self.aside, *(each.body for each in self.queue)]
         self.aside.clear()
         self.queue.clear()
         self.queued_bytes = 0

@@ -185,9 +185,13 @@ class Notifier(Section):
     handshake_burst: Positive = Field(1_000, description="Handshakes that may come at once.")
     max_subscriptions: Positive = Field(64, description="Subscriptions of one session.")
     max_queued_events: Positive = Field(
-        1_000, description="Events waiting for one session; what is beyond is read from the store when it is due."
+        1_000,
+        description="Events waiting for one session, and so in one answer; what is beyond is read from the store when "
+        "it is due.",
     )
-    max_queued_bytes: Positive = Field(4_194_304, description="Bytes waiting for one session.")
+    max_queued_bytes: Positive = Field(
+        4_194_304, description="Bytes waiting for one session, and so in one answer, unless a single event is larger."
+    )
     max_messages: Positive = Field(64, description="Bayeux messages in one request.")
     max_body_bytes: Positive = Field(65_536, description="Size of one request.")
     max_depth: int = Field(32, ge=2, le=200, description="Nesting of a request's JSON.")

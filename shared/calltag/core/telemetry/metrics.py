@@ -1,9 +1,10 @@
 """All metrics of calltag, in one place.
 
 Labels have few values, and none that users choose: names of operations, statusCodes, patterns of routes, channels that
-calltag publishes on, names of checks, names of limits, reasons of calltag's own.
+calltag publishes on, names of checks, names of limits, transports, reasons of calltag's own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,6 +21,8 @@ class Metrics:
     """The metrics of one process, on a registry of its own."""
 
     registry: CollectorRegistry = field(default_factory=CollectorRegistry)
+    observers: list[Callable[[], None]] = field(default_factory=list)
+    """What sets gauges when somebody asks for them."""
     operations_accepted: Counter = field(init=False)
     operations_applied: Counter = field(init=False)
     operations_repeated: Counter = field(init=False)
@@ -38,11 +41,16 @@ class Metrics:
     deliveries: Counter = field(init=False)
     delivery_seconds: Histogram = field(init=False)
     cometd_sessions: Gauge = field(init=False)
+    cometd_held_connects: Gauge = field(init=False)
+    cometd_sessions_behind: Gauge = field(init=False)
+    cometd_queued_events: Gauge = field(init=False)
+    cometd_queued_bytes: Gauge = field(init=False)
     cometd_messages: Counter = field(init=False)
     cometd_refused: Counter = field(init=False)
     cometd_limited: Counter = field(init=False)
     cometd_handshakes: Counter = field(init=False)
     cometd_resumed: Counter = field(init=False)
+    cometd_redelivered: Counter = field(init=False)
     cometd_swept: Counter = field(init=False)
     cometd_sessions_ended: Counter = field(init=False)
     cometd_gaps: Counter = field(init=False)
@@ -56,6 +64,8 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus's text form."""
+        for observe in self.observers:
+            observe()
         return generate_latest(self.registry)
 
     def _worker(self) -> None:
@@ -88,9 +98,17 @@ class Metrics:
         self.events_received = self._counter("events_received", "Events received from workers.")
         self.deliveries = self._counter("deliveries", "Messages handed to CometD sessions.", "channel")
         self.delivery_seconds = self._histogram(
-            "delivery_seconds", "From the acceptance of an operation to its delivery.", _LATENCY_S
+            "delivery_seconds",
+            "From the acceptance of an operation until an event of it first goes to the transport of a session.",
+            _LATENCY_S,
         )
-        self.cometd_sessions = self._gauge("cometd_sessions", "CometD sessions that this node holds.")
+        self.cometd_sessions = self._gauge("cometd_sessions", "CometD sessions that this node holds.", "transport")
+        self.cometd_held_connects = self._gauge("cometd_held_connects", "Connects that wait for their answer.")
+        self.cometd_sessions_behind = self._gauge(
+            "cometd_sessions_behind", "Sessions with more in their streams than their queues hold."
+        )
+        self.cometd_queued_events = self._gauge("cometd_queued_events", "Events that wait in sessions' queues.")
+        self.cometd_queued_bytes = self._gauge("cometd_queued_bytes", "Bytes that wait in sessions' queues.")
         self.cometd_messages = self._counter("cometd_messages", "Bayeux messages received.")
         self.cometd_refused = self._counter("cometd_refused", "Bayeux messages refused, by code.", "code")
         self.cometd_limited = self._counter(
@@ -98,6 +116,9 @@ class Metrics:
         )
         self.cometd_handshakes = self._counter("cometd_handshakes", "Handshakes that made a session.")
         self.cometd_resumed = self._counter("cometd_resumed", "Sessions that came here from another node.")
+        self.cometd_redelivered = self._counter(
+            "cometd_redelivered", "Events sent once more, since the client may lack them."
+        )
         self.cometd_swept = self._counter("cometd_swept", "Silent sessions forgotten.")
         self.cometd_sessions_ended = self._counter(
             "cometd_sessions_ended", "CometD sessions ended, by reason.", "reason"
