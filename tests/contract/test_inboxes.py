@@ -84,16 +84,19 @@ async def test_in_memory_only_the_newest_of_what_was_rejected_is_kept() -> None:
     assert (bus.rejected[0].message_id, bus.rejected[-1].message_id) == ("junk-1", "junk-1000")
 
 
-async def test_messages_are_persistent(bus: AmqpBus, rabbitmq: RabbitMq, amqp_prefix: str) -> None:
+async def test_operations_are_persistent_and_what_goes_to_nodes_is_not(
+    bus: AmqpBus, rabbitmq: RabbitMq, amqp_prefix: str
+) -> None:
     async with bus.inbox(NODE):
         pass
     await bus.publish_operation(ONE, b"operation", "m")
     assert await bus.send(NODE, b"message", "m")
     async with await aio_pika.connect(rabbitmq.url) as connection, asyncio.timeout(20):
         channel = await connection.channel()
-        for name in (f"{amqp_prefix}.ops.p00", f"{amqp_prefix}.events.{NODE}"):
-            queue = await channel.get_queue(name, ensure=False)
+        modes = {"ops.p00": aio_pika.DeliveryMode.PERSISTENT, f"events.{NODE}": aio_pika.DeliveryMode.NOT_PERSISTENT}
+        for name, mode in modes.items():
+            queue = await channel.get_queue(f"{amqp_prefix}.{name}", ensure=False)
             async with queue.iterator() as messages:
                 message = await anext(messages)
-                assert message.delivery_mode is aio_pika.DeliveryMode.PERSISTENT
+                assert message.delivery_mode is mode
                 await message.ack()

@@ -53,7 +53,7 @@ class Translator:
                 each.plain()
         except (ValueError, TypeError, OverflowError) as error:
             log.error("event_untellable", user=user, reason=type(error).__name__)
-            told = ()
+            return Published(position, previous)
         return Published(position, previous, told, event.accepted_at_ms)
 
     def entry(self, user: UserId, entry: Entry) -> Published:
