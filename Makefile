@@ -1,6 +1,7 @@
 # make run    gateway, worker and notifier in one process on http://127.0.0.1:8080 (PORT= for another)
 # make demo   the tour: sign in, dial, subscribe, attach data, see the message
 # make test   all tests; installs RabbitMQ, Redis, Node, HAProxy and Chromium from Debian's packages where missing
+# make fuzz   every parser of outside input under a fuzzer (TARGET= for one of them, SECONDS= for each; 60)
 # make check  linters, types, direction of imports, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080
@@ -12,10 +13,10 @@ NODE_CLIENTS := tests/clients
 NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check format lock docs clean parts
+.PHONY: help run demo test fuzz check format lock docs clean parts
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 4
+	@sed -n 's/^# //p' Makefile | head -n 5
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -54,6 +55,9 @@ test: $(DEV_READY) parts $(NODE_READY)
 	@$(BIN)/python -m coverage run -m pytest $(ARGS)
 	@[ -n "$(ARGS)" ] || $(BIN)/python tests/coverage_gate.py
 
+fuzz: $(DEV_READY)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(if $(TARGET),--target $(TARGET))
+
 check: $(DEV_READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -77,4 +81,4 @@ docs: $(DEV_READY)
 	@$(BIN)/calltag docs
 
 clean:
-	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .coverage* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache

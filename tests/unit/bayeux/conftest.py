@@ -1,0 +1,19 @@
+"""The installation on which rules are tested that take more than one message."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.store.embedded import embedded_store
+from parts.hubs import Installation
+
+LIMITS = BayeuxLimits(timeout_ms=5_000, interval_ms=10, max_interval_ms=2_000)
+
+
+@pytest.fixture
+async def system() -> AsyncIterator[Installation]:
+    async with embedded_store(None) as store:
+        installation = Installation(store.client, LIMITS)
+        yield installation
+        await installation.settle()
