@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+import orjson
 import pytest
 
 from calltag.core.bayeux.position import Position
@@ -13,6 +14,7 @@ from calltag.notifier.cometd.claim import Caller
 from calltag.notifier.cometd.connects import HeldConnect
 from calltag.notifier.cometd.hub import Turn
 from calltag.notifier.cometd.metrics import Limit
+from parts.eventually import eventually
 from parts.hubs import CALLS, KEYS, Client, Installation, Node, numbers
 
 HURRY = {"timeout": 0}
@@ -498,3 +500,19 @@ async def test_what_waits_in_a_session_that_is_let_go_while_its_connect_arrives_
 
     monkeypatch.setattr(connects.store, "attach", attach_slowly)
     assert (await alice.poll(system.one))[0] == [1, 2]
+
+
+async def test_a_gap_is_filled_as_soon_as_the_store_is_back(system: Installation) -> None:
+    """Though neither an event nor a connect comes meanwhile."""
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    assert turn.held is not None
+    waiting = asyncio.create_task(system.one.connects.hold(turn.held))
+    await system.publish(1, by_bus=False)
+    system.one.client.cut.append("away")
+    system.one.feeding.look_at_all()
+    await eventually(lambda: any(feed.look_again for feed in system.one.local.feeds.values()))
+    system.one.client.cut.clear()
+    answer = await waiting
+    assert answer is not None
+    assert [orjson.loads(each)["data"] for each in answer[0]] == [{"n": 1}]

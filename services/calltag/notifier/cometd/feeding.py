@@ -1,18 +1,24 @@
 """Events on their way into the sessions: as they come over the bus, or read from the users' streams."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+
+import structlog
 
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.feed import Feed, Gap
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.session import Session
 from calltag.core.domain.ids import UserId
+from calltag.core.runtime.backoff import backoff_s
+from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.user_streams import Entry, UserStreams
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import HubMetrics, Limit
 from calltag.notifier.cometd.side_tasks import SideTasks
 
+log = structlog.get_logger()
 Translate = Callable[[UserId, Entry], Published]
 
 
@@ -104,10 +110,17 @@ class Feeding:
             self.side_tasks.begin(self._read_on(feed))
 
     async def _read_on(self, feed: Feed) -> None:
+        delays = backoff_s(0.1, 2.0)
         try:
             while feed.look_again and self.local.feeds.get(feed.user) is feed:
                 feed.look_again = False
-                entries = await self.streams.read(UserId(feed.user), feed.head, self.page)
+                try:
+                    entries = await self.streams.read(UserId(feed.user), feed.head, self.page)
+                except StoreUnavailable as error:
+                    log.info("feed_waits_for_store", reason=str(error))
+                    feed.look_again = True
+                    await asyncio.sleep(next(delays))
+                    continue
                 for entry in entries:
                     published = self.translate(UserId(feed.user), entry)
                     self._tell(published.events, feed.accept_next(published, self.limits))
