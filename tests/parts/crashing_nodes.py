@@ -147,7 +147,7 @@ class Nodes:
         for channel, data in told:
             self._versions += 1
             additions.append(Addition("subject", self._versions, orjson.dumps({"channel": channel, "data": data})))
-        appended = (await self.streams.append({user: additions}))[user]
+        appended = (await self.streams.append({user: additions}, to_watchers=True))[user]
         for node in appended.nodes:
             hub = self._by_id.get(node)
             for addition, place in zip(additions, appended.places, strict=True):

@@ -163,7 +163,7 @@ class Installation:
         """Add events to the user's stream; tell the nodes that hold sessions of the user. Returns their positions."""
         events = [orjson.dumps({"n": number}) for number in numbers]
         additions = [Addition(f"call:{next(self._numbers)}", 1, event) for event in events]
-        appended = (await self.streams.append({UserId(user): additions}))[UserId(user)]
+        appended = (await self.streams.append({UserId(user): additions}, to_watchers=True))[UserId(user)]
         places = [place for place in appended.places if place is not None]
         for node in appended.nodes if by_bus else ():
             for place, event in zip(places, events, strict=True):

@@ -152,7 +152,7 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
             listeners=(EndingLog(), EndingCounts(backends.metrics)),
             connects_only=settings.meta_connect_delivery_only,
         ),
-        Sockets(_socket_spread_s(backends.settings)),
+        Sockets(_socket_spread_s(backends.settings), backends.settings.drain_timeout_s),
         bearer_lifetime_ms=backends.settings.session.lifetime_s * 1000,
     )
 

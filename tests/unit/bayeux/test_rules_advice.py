@@ -60,7 +60,7 @@ Situation = Callable[[Installation], Coroutine[Any, Any, Reply]]
     [
         (begun, "retry"),
         (refused, "none"),
-        (draining, "handshake"),
+        (draining, "retry"),
         (connected, "retry"),
         (timed_out, "retry"),
         (unknown, "handshake"),

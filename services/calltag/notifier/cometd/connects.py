@@ -50,7 +50,7 @@ Answer = tuple[list[bytes], Reply]
 """Events, and the reply to the connect that they go with."""
 _LONGEST_MS: Final = 2**53
 """What is accepted long ago, or never was, must not be more than a metric can hold."""
-_SOCKET_CLOSES_MS: Final = 1_000
+_SOCKET_CLOSES_MS: Final = 2_000
 """While its client waits so long, a WebSocket is closed, and nothing is under way on it."""
 
 

@@ -15,6 +15,7 @@ class Sockets:
     come to the next node all at once."""
 
     spread_s: float = 0.0
+    patience_s: float = 10.0
     open: int = 0
     _drained: asyncio.Event = field(default_factory=asyncio.Event)
     _all_closed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -42,6 +43,6 @@ class Sockets:
             await asyncio.sleep(random.uniform(0, self.spread_s))  # noqa: S311 - spreads load, protects nothing
 
     async def closed(self) -> None:
-        """Wait until all are closed, no longer than their turns take."""
+        """Wait until all are closed, for `patience_s` seconds at most."""
         if self.open:
-            await set_within(self._all_closed, self.spread_s + 1)
+            await set_within(self._all_closed, self.patience_s)

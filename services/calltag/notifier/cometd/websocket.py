@@ -24,7 +24,7 @@ _POLICY_VIOLATION: Final = 1008
 _TOO_LARGE: Final = 1009
 _ERROR: Final = 1011
 _TRY_AGAIN_LATER: Final = 1013
-_PARTING_S: Final = 1.0
+_PARTING_S: Final = 3.0
 
 
 @dataclass(slots=True)
