@@ -106,6 +106,24 @@ class Alices:
         return None
 
 
+async def test_a_websocket_gets_nothing_any_more_once_a_newer_one_has_the_session(system: Installation) -> None:
+    alice, older, newer = await Client().begin(system.one), Frames(), Frames()
+    sockets = [Socket(cast("WebSocket", frames), system.one.hub, Alices(), 30.0) for frames in (older, newer)]
+    serving = [asyncio.create_task(socket.run()) for socket in sockets]
+    older.come(alice.connecting(connectionType="websocket"))
+    await eventually(lambda: bool(sockets[0].held))
+    await system.publish(1, by_bus=False)
+    newer.come(alice.connecting(connectionType="websocket"))
+    await eventually(lambda: bool(older.outgoing or newer.outgoing))
+    await system.publish(2)
+    await eventually(lambda: len(older.outgoing + newer.outgoing) == 2)
+    events = [event for frame in newer.outgoing for event in orjson.loads(frame)]
+    assert ([event["data"]["n"] for event in events], older.outgoing) == ([1, 2], [])
+    for frames in (older, newer):
+        frames.go()
+    await asyncio.gather(*serving)
+
+
 @pytest.mark.parametrize("held", [True, False])
 async def test_a_websocket_says_farewell_of_itself(system: Installation, held: bool) -> None:
     alice, frames = await Client().begin(system.one), Frames()

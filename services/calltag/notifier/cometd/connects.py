@@ -233,9 +233,8 @@ class Connects:
         session.cycle = record.cycle
         session.streaming = streaming
         session.sent_before = record.sent
-        if session.held is not None:
-            session.held = None
-            self.local.wake([session])
+        session.held = None
+        self.local.dismiss(session)
         self._take_in(session, attached)
         session.behind = session.behind or self.residence.has_overlooked(session.user)
         return session

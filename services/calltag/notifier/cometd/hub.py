@@ -251,7 +251,7 @@ class Hub:
             await asyncio.sleep(_SWEEP_S)
 
     def drain(self) -> None:
-        """Answer every held connect, let every WebSocket close, and take no handshake any more."""
+        """Answer every held connect, and let every WebSocket close. Sessions that begin are for other nodes to hold."""
         self.connects.draining = True
         self.sockets.drain()
         self.connects.local.wake_all()

@@ -55,6 +55,16 @@ class Local:
             former.set()
         self._wakers[session.client_id] = waker
 
+    def is_told_by(self, session: Session, waker: asyncio.Event) -> bool:
+        """Whether the session is here, and the transport with that event is the one to be told."""
+        return self.holds(session) and self._wakers.get(session.client_id) is waker
+
+    def dismiss(self, session: Session) -> None:
+        """A newer transport comes: the former one is woken, and gets no news any more."""
+        former = self._wakers.pop(session.client_id, None)
+        if former is not None:
+            former.set()
+
     def release_waker(self, session: Session, waker: asyncio.Event) -> None:
         """The transport waits no more."""
         if self._wakers.get(session.client_id) is waker:

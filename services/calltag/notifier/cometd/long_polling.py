@@ -1,7 +1,8 @@
 """Polling: each request is an array of messages, and a connect waits for its answer.
 
 Source: Bayeux protocol 1.0, section 7; requests as CometD's clients make them (JSON, or a form with `message`).
-Events go with the answers of connects only: two answers under way at once could overtake each other.
+Events go with the answers of connects, or with any where the session asks for it: two answers under way at once may
+overtake each other.
 """
 
 import asyncio

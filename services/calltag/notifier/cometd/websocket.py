@@ -162,9 +162,10 @@ class Socket:
 
     async def _push(self, session: Session) -> None:
         connects = self.hub.connects
-        while connects.local.holds(session):
+        # A newer connection may take the session over at any time: what waits is for that one.
+        while connects.local.is_told_by(session, self.waker):
             await connects.feeding.catch_up(session)
-            if not session.queue and not session.aside:
+            if not connects.local.is_told_by(session, self.waker) or not (session.queue or session.aside):
                 return
             await self._send(connects.take(session), [])
 
