@@ -428,13 +428,13 @@ async def test_whatever_else_a_client_does_is_activity(client: RedisClient, node
         return await nodes.one.unsubscribe(client_id, ["/a"], lifetime_ms=LIFE_MS)
 
     async def publish() -> object:
-        return await nodes.one.touch(client_id)
+        return await nodes.one.touch(client_id, lifetime_ms=LIFE_MS)
 
     for act in (subscribe, unsubscribe, publish):
         await back_date(client, client_id, "active", by_ms=30_000)
         assert await act()
         await attach(nodes.one, client_id, activity=Activity(20_000))
-    assert not await nodes.one.touch(new_client_id(ALICE, bearer=False))
+    assert not await nodes.one.touch(new_client_id(ALICE, bearer=False), lifetime_ms=LIFE_MS)
 
 
 async def test_events_to_the_client_are_activity_where_both_sides_count(client: RedisClient, nodes: Nodes) -> None:

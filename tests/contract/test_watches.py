@@ -70,3 +70,19 @@ async def test_more_is_kept_for_a_watcher(streams: RedisUserStreams, watches: Re
         await streams.append({CAROL: some, ALICE: some}, to_watchers=True)
     assert len(await streams.read(ALICE, BEGINNING, 1_000)) < 250
     assert 300 <= len(await streams.read(CAROL, BEGINNING, 1_000)) < 450
+
+
+async def test_a_watch_that_is_renewed_goes_on_and_one_that_ended_begins_anew(
+    client: RedisClient, batcher: ScriptBatcher, watches: RedisWatches
+) -> None:
+    brief = RedisWatches(client, batcher, KEYS, lease_ms=1)
+    first = await brief.begin(CAROL, Watched(frozenset({ALICE})))
+
+    async def begins_anew() -> bool:
+        return await brief.begin(CAROL, Watched(frozenset({ALICE}))) > first
+
+    await eventually(begins_anew)
+    long = await watches.begin(ADMIN, Watched(all=True))
+    later = await watches.begin(ADMIN, Watched(frozenset({BOB}), all=True))
+    assert long <= later
+    assert await watches.begin(ADMIN, Watched(all=True)) == long

@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 from parts.agent import Agent, agent
 from parts.system import System
 
-SYSTEMS = ("one-process", "three-processes", "six-processes")
+SYSTEMS = ("one-process", "three-notifiers-behind-haproxy")
 
 NO_PERMISSION = 5
 

@@ -15,7 +15,7 @@ from fuzz.catalogue import TARGETS
 from fuzz.target import LOOP, Target
 
 TESTS = Path(__file__).parent.parent
-RUNS = {False: 20_000, True: 200}
+RUNS = {False: 4_000, True: 60}
 EXAMPLES = {False: 300, True: 25}
 
 

@@ -51,7 +51,9 @@ class Tour:
             async with contextlib.AsyncExitStack() as stack:
                 if not await answers(self.url):
                     await stack.enter_async_context(self._instance(own_if_absent=own_if_absent))
-                return await self._walk()
+                code = await self._walk()
+                heed_cancellation()
+                return code
         except (TourFailed, NotStarted) as failed:
             self.console.print(str(failed), markup=False)
             return 1

@@ -127,7 +127,7 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
     local, side_tasks, metrics = Local(), SideTasks(), NotifierObservations(backends.metrics)
     store = RedisCometdSessions(client, batcher, keys, node, retention_ms=retention_ms)
     streams = RedisUserStreams(client, batcher, keys, retention_ms=retention_ms)
-    watches = RedisWatches(client, batcher, keys, lease_ms=max(retention_ms, _SHORTEST_WATCH_MS))
+    watches = RedisWatches(client, batcher, keys, lease_ms=max(2 * retention_ms, _SHORTEST_WATCH_MS))
     authorizer = Authorizer(backends.directory)
     settings = backends.settings.notifier
     engine = Engine(

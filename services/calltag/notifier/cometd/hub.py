@@ -30,6 +30,7 @@ from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.connects import Connects, HeldConnect, Replaced, wall_ms
 from calltag.notifier.cometd.metrics import Limit
 from calltag.notifier.cometd.sockets import Sockets
+from calltag.notifier.cometd.watching import check_watched
 
 _SWEEP_S: Final = 1.0
 
@@ -129,7 +130,8 @@ class Hub:
                 await self._disconnect(message, client_id)
             case _:
                 reply = self.engine.publish(channel, message)
-                if not await self.connects.store.touch(client_id):
+                lifetime_ms = self.limits.interval_ms + self.limits.max_interval_ms
+                if not await self.connects.store.touch(client_id, lifetime_ms=lifetime_ms):
                     raise self.engine.unknown(message)
                 return reply
         return self.engine.done(message, client_id)
@@ -188,8 +190,9 @@ class Hub:
     async def _subscribe(self, message: Message, client_id: str, user: str) -> None:
         wish = self.engine.subscribe(message, client_id, user)
         limits = self.limits
-        await self.connects.watching.begin(user, wish.channels)
+        watched_since_ms = await self.connects.watching.begin(user, wish.channels)
         try:
+            check_watched(wish.channels, watched_since_ms)
             holder = await self.connects.store.subscribe(
                 client_id,
                 wish.channels,

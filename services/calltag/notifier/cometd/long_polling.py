@@ -110,6 +110,9 @@ def _replaced() -> Response:
 async def _held(request: Request, hub: Hub, connect: HeldConnect, browsers: Browsers, browser: str) -> Answer | None:
     """The connect's answer, for which it has to wait if the browser's other tabs let it."""
     with browsers.holding(browser, connect.session) as is_possible:
+        if not is_possible:
+            # The session lives on for as long as its client is asked to wait.
+            connect.session.interval_ms = max(connect.session.interval_ms, browsers.interval_ms)
         answer = await _waited(request, hub, connect) if is_possible else hub.connects.finish(connect)
     if answer is None:
         return None

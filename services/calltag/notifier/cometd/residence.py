@@ -46,9 +46,11 @@ class Residence:
                 self._overlooked.discard(user)
 
     def overlook(self, user: str) -> None:
-        """An event came for a user of whom no session is here (yet)."""
+        """An event came for a user of whom no session is here (yet), or any more: then it came by mistake."""
         if user in self._arriving:
             self._overlooked.add(user)
+        else:
+            self.leave(user)
 
     def has_overlooked(self, user: str) -> bool:
         """Whether an event came while the user's session arrived, and before it was here."""

@@ -117,17 +117,23 @@ class Socket:
 
     async def _write(self) -> None:
         """Push what is queued, and answer held connects whose time has come."""
-        while not self.parting:
-            await self._wait()
-            self.waker.clear()
-            for session in list(self.sessions.values()):
-                if session.farewell and session.client_id not in self.held:
-                    await self._send(self.hub.connects.bid_farewell(session), [])
-                if session.pushes:
-                    await self._push(session)
-            for connect in list(self.held.values()):
-                if self.hub.connects.is_due(connect):
-                    await self._answer(connect)
+        try:
+            while not self.parting:
+                await self._wait()
+                self.waker.clear()
+                await self._tell()
+        except StoreUnavailable as error:
+            await self._close(_TRY_AGAIN_LATER, str(error))
+
+    async def _tell(self) -> None:
+        for session in list(self.sessions.values()):
+            if session.farewell and session.client_id not in self.held:
+                await self._send(self.hub.connects.bid_farewell(session), [])
+            if session.pushes:
+                await self._push(session)
+        for connect in list(self.held.values()):
+            if self.hub.connects.is_due(connect):
+                await self._answer(connect)
 
     async def _part(self, reader: asyncio.Future[None], writer: asyncio.Future[None]) -> None:
         """The node goes: answer what the client has asked, and close while it waits before it connects again.

@@ -302,8 +302,10 @@ class RedisCometdSessions:
         user = user_of(client_id)
         if user is None:
             return [b"unknown"]
-        keys = [self._keys.cometd_session(user, client_id), self._keys.stream_of(user)]
-        answer = await self._change(keys, [lifetime_ms, most, self._retention_ms, how, *channels])
+        keys = [
+            self._keys.cometd_session(user, client_id), self._keys.stream_of(user), self._keys.cometd_sessions(user),
+        ]  # fmt: skip
+        answer = await self._change(keys, [client_id, lifetime_ms, most, self._retention_ms, how, *channels])
         return cast("list[bytes]", answer)
 
     async def save(
@@ -340,10 +342,11 @@ class RedisCometdSessions:
             )
         )
 
-    async def touch(self, client_id: str) -> bool:
+    async def touch(self, client_id: str, *, lifetime_ms: int) -> bool:
         """The client did something that changes nothing else; False if there is no such session."""
         user = user_of(client_id) or UserId("")
-        return bool(await self._touch([self._keys.cometd_session(user, client_id)], []))
+        keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
+        return bool(await self._touch(keys, [client_id, lifetime_ms]))
 
     async def expire(self, client_id: str, *, cycle: int, within_ms: int) -> bool:
         """End a session of which nothing was heard, unless it has more than `within_ms` to live, or moved on.

@@ -60,7 +60,15 @@ class Keys:
 
     def watchers_of_all(self) -> str:
         """Sorted set: the same for all calls of the installation."""
-        return f"{self.prefix}:watchers"
+        return f"{self.prefix}:{{watchers}}"
+
+    def watched_since(self, user: UserId) -> str:
+        """Hash: since when each of them watches without a break, in milliseconds of the server's clock."""
+        return self._of_user(user, "watchers:since")
+
+    def all_watched_since(self) -> str:
+        """Hash: the same for those who watch all calls."""
+        return f"{self.prefix}:{{watchers}}:since"
 
     def watching(self, user: UserId) -> str:
         """String: there as long as the user watches calls of others."""

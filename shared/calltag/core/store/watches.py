@@ -53,12 +53,17 @@ class RedisWatches:
         watchers = await self._watchers([self._keys.watchers_of_all()], [])
         return [UserId(user.decode()) for user in cast("list[bytes]", watchers)]
 
-    async def begin(self, watcher: UserId, watched: Watched) -> None:
-        """The watcher gets what concerns these calls from now on, for the time of the lease."""
+    async def begin(self, watcher: UserId, watched: Watched) -> int:
+        """The watcher gets what concerns these calls from now on, for the time of the lease.
+
+        Returns since when that has been so for all of them, in milliseconds of the server's clock.
+        """
         # First: whoever finds the watcher is to know that the watcher's own events have to wait for what is watched.
         async with self._client.exchange() as connection:
             await connection.set(self._keys.watching(watcher), "1", px=self.lease_ms + _LONGER_MS)
-        places = [self._keys.watchers_of(user) for user in sorted(watched.users)]
+        keys = self._keys
+        places = [[keys.watchers_of(user), keys.watched_since(user)] for user in sorted(watched.users)]
         if watched.all:
-            places.append(self._keys.watchers_of_all())
-        await asyncio.gather(*(self._watch([place], [watcher, self.lease_ms]) for place in places))
+            places.append([keys.watchers_of_all(), keys.all_watched_since()])
+        began = await asyncio.gather(*(self._watch(place, [watcher, self.lease_ms]) for place in places))
+        return max((int(cast("bytes", each)) for each in began), default=0)

@@ -1,7 +1,7 @@
 -- Subscribes a session to channels, or unsubscribes it.
 --
--- KEYS: session, stream. ARGV: lifetime in ms, most subscriptions, retention in ms, 'add' or 'remove', then for each channel: name
--- and, when adding, the position after which its messages are wanted ('' for what comes from now on; -1 for the same, with numbers).
+-- KEYS: session, stream, the user's sessions. ARGV: session id, lifetime in ms, most subscriptions, retention in ms, 'add' or
+-- 'remove', then for each channel: name and, when adding, the position after which its messages are wanted ('' for what comes from now on; -1 for the same, with numbers).
 -- Answers {'unknown'}, {'full'}, {'expired', a position of which the successors are not kept any more}, or {'ok', the node that holds
 -- the session}.
 --
@@ -14,21 +14,21 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local ends = redis.call('HGET', KEYS[1], 'ends')
 if ends and now >= tonumber(ends) then return {'unknown'} end
 redis.call('HSET', KEYS[1], 'active', string.format('%.0f', now))
-if ARGV[4] == 'remove' then
-  for i = 5, #ARGV do redis.call('HDEL', KEYS[1], 's:' .. ARGV[i], 'f:' .. ARGV[i]) end
+if ARGV[5] == 'remove' then
+  for i = 6, #ARGV do redis.call('HDEL', KEYS[1], 's:' .. ARGV[i], 'f:' .. ARGV[i]) end
 else
   local count = 0
   for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
     if string.sub(name, 1, 2) == 's:' then count = count + 1 end
   end
   local names = {}
-  for i = 5, #ARGV, 2 do
+  for i = 6, #ARGV, 2 do
     if redis.call('HEXISTS', KEYS[1], 's:' .. ARGV[i]) == 0 and not names[ARGV[i]] then
       names[ARGV[i]] = true
       count = count + 1
     end
   end
-  if count > tonumber(ARGV[2]) then return {'full'} end
+  if count > tonumber(ARGV[3]) then return {'full'} end
   local tail = '0'
   local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
   if newest then
@@ -36,16 +36,16 @@ else
     tail = string.format('%.0f', ms * 100 + sequence)
   end
   local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-  for i = 6, #ARGV, 2 do
+  for i = 7, #ARGV, 2 do
     local since = tonumber(ARGV[i])
     if since and since > 0 then
       local expired = since > now * 100 + 99
       if oldest then expired = expired or tonumber(oldest[2][2]) > since
-      else expired = expired or since / 100 < now - ARGV[3] end
+      else expired = expired or since / 100 < now - ARGV[4] end
       if expired then return {'expired', ARGV[i]} end
     end
   end
-  for i = 5, #ARGV, 2 do
+  for i = 6, #ARGV, 2 do
     -- A subscription that is there already begins anew only where the client asks for what was.
     if ARGV[i + 1] ~= '' or redis.call('HEXISTS', KEYS[1], 's:' .. ARGV[i]) == 0 then
       local since = ARGV[i + 1]
@@ -55,8 +55,11 @@ else
     end
   end
 end
-local lifetime = tonumber(ARGV[1])
+local lifetime = tonumber(ARGV[2])
 local last = redis.call('HGET', KEYS[1], 'until')
 if last then lifetime = math.min(lifetime, last - now) end
-if redis.call('PTTL', KEYS[1]) < lifetime then redis.call('PEXPIRE', KEYS[1], string.format('%.0f', lifetime)) end
+if redis.call('PTTL', KEYS[1]) < lifetime then
+  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', lifetime))
+  redis.call('ZADD', KEYS[3], string.format('%.0f', now + lifetime), ARGV[1])
+end
 return {'ok', holder}

@@ -1,7 +1,15 @@
--- Registers a watcher, for no shorter than before. KEYS: watchers. ARGV: watcher, how long in ms.
+-- Registers a watcher, for no shorter than before.
+--
+-- KEYS: watchers, since when each watches. ARGV: watcher, how long in ms.
+-- Answers since when the watcher has watched without a break, in ms of the server's clock.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', now))
+for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', now))) do
+  redis.call('ZREM', KEYS[1], gone)
+  redis.call('HDEL', KEYS[2], gone)
+end
+redis.call('HSETNX', KEYS[2], ARGV[1], string.format('%.0f', now))
 redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+return redis.call('HGET', KEYS[2], ARGV[1])

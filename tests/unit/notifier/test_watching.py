@@ -1,0 +1,50 @@
+"""Sessions that watch calls of others, on two nodes."""
+
+import pytest
+
+from calltag.core.bayeux.position import Position
+from calltag.core.domain.ids import UserId
+from calltag.core.store.cometd_sessions import NotKept
+from calltag.core.store.user_streams import PER_MS
+from calltag.notifier.cometd.watching import check_watched
+from parts.hubs import Client, Installation
+
+OF_BOB = "/v2/users/bob/calls"
+
+
+async def test_replay_of_what_was_not_watched_is_refused_not_passed_over(system: Installation) -> None:
+    [before] = await system.publish(1)
+    alice = await Client().begin(system.one)
+    subscription = {"subscription": OF_BOB, "ext": {"replay": {OF_BOB: before}}}
+    refused = await alice.ask(system.one, "/meta/subscribe", **subscription)
+    assert (refused["successful"], refused["error"][:5]) == (False, "400::")
+    for wanted in (-2, -1):
+        subscription["ext"] = {"replay": {OF_BOB: wanted}}
+        assert (await alice.ask(system.two, "/meta/subscribe", **subscription))["successful"]
+
+
+def test_only_what_is_watched_is_judged_by_the_time_of_the_watch() -> None:
+    early, late = Position(9 * PER_MS), Position(11 * PER_MS)
+    check_watched({"/v2/me/calls": early, OF_BOB: late, "/v2/calls": None}, 10)
+    with pytest.raises(NotKept):
+        check_watched({OF_BOB: early}, 10)
+
+
+@pytest.mark.parametrize("channel", ["/service/x", "/meta/subscribe", "/meta/unsubscribe"])
+async def test_any_message_keeps_a_session_alive_and_listed(system: Installation, channel: str) -> None:
+    alice = await Client().begin(system.one)
+    client, keys = system.client.connection, system.one.connects.store._keys
+    name, listed = keys.cometd_session(UserId("alice"), alice.client_id), keys.cometd_sessions(UserId("alice"))
+    await client.pexpire(name, 500)
+    await client.zadd(listed, {alice.client_id: 1})
+    assert (await alice.ask(system.two, channel, subscription="/v2/me/calls", data={}))["successful"]
+    assert await client.pttl(name) > 500
+    assert (await client.zscore(listed, alice.client_id) or 0) > 1
+
+
+async def test_a_node_to_which_events_go_by_mistake_ends_that(system: Installation) -> None:
+    await system.one.connects.store.stay([UserId("alice")])
+    assert await system.registered() == [system.one.name]
+    system.one.connects.residence.overlook("alice")
+    await system.settle()
+    assert await system.registered() == []
