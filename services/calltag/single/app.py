@@ -167,7 +167,7 @@ async def _clients(parts: Backends, listener: socket.socket, chosen: Composition
         listener,
         drain_timeout_s=settings.drain_timeout_s,
         limits=server_limits(settings),
-        connections=gate.connections,
+        places=gate.places,
     ) as port:
         log.info("listening", service=chosen.name, port=port)
         yield

@@ -11,6 +11,7 @@ from websockets.exceptions import InvalidStatus
 
 from calltag.core.runtime.gate import Gate
 from calltag.core.runtime.server import bound_socket, serving
+from parts.eventually import eventually
 
 
 class App:
@@ -41,7 +42,7 @@ def gate() -> Gate:
 @pytest.fixture
 async def address(gate: Gate) -> AsyncIterator[str]:
     listener = bound_socket("127.0.0.1", 0, "--port")
-    async with serving(gate, listener, drain_timeout_s=1, connections=gate.connections) as port:
+    async with serving(gate, listener, drain_timeout_s=1, places=gate.places) as port:
         yield f"127.0.0.1:{port}"
 
 
@@ -82,7 +83,7 @@ async def test_who_comes_beyond_the_connections_served_is_told_at_once(gate: Gat
     gate.app = app = App()
     async with asyncio.TaskGroup() as group, asyncio.timeout(10):
         served = [group.create_task(get(address)) for _ in range(2)]
-        while len(gate.connections) < 2:
+        while len(gate.places) < 2:
             await app.arrived.wait()
             await asyncio.sleep(0)
         refused = await get(address)
@@ -110,3 +111,34 @@ async def test_a_closing_gate_makes_each_answer_the_last_of_its_connection(gate:
         gate.closing = True
         for _ in range(3):
             assert (await client.get("/")).headers["connection"] == "close"
+
+
+async def test_connections_that_ask_for_nothing_take_no_place_from_older_ones(gate: Gate, address: str) -> None:
+    gate.app = app = App()
+    app.go.set()
+    host, _, port = address.partition(":")
+    async with httpx.AsyncClient() as older:
+        assert (await older.get(f"http://{address}/")).text == "ok"
+        idle = [await asyncio.open_connection(host, int(port)) for _ in range(5)]
+        await eventually(lambda: len(gate.places) == 2)
+        check_refused(await get(address), "2 connections")
+        assert (await older.get(f"http://{address}/")).text == "ok"
+        for _, writer in idle:
+            writer.close()
+            await writer.wait_closed()
+        await eventually(lambda: len(gate.places) == 1)
+        assert (await get(address)).text == "ok"
+
+
+async def test_who_waited_without_a_place_gets_one_that_is_given_back(gate: Gate, address: str) -> None:
+    gate.app = app = App()
+    app.go.set()
+    async with connect(f"ws://{address}/"), connect(f"ws://{address}/"):
+        reader, writer = await asyncio.open_connection(*address.split(":"))
+        check_refused(await get(address), "2 connections")
+    await eventually(lambda: len(gate.places) == 0)
+    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+    assert len(gate.places) == 1
+    writer.close()
+    await writer.wait_closed()

@@ -5,6 +5,8 @@ from typing import ClassVar, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from calltag.core.runtime.places import PLACE, Places
+
 MAX_HEAD_BYTES: Final = 65_536
 
 
@@ -18,6 +20,7 @@ class BoundedHttp(HttpToolsProtocol):
     """
 
     head_deadline_s: ClassVar = 10.0
+    places: ClassVar[Places | None] = None
     _head_bytes: int | None = None
     """Bytes of the head that is under way; None while there is none."""
     _began_in_this_read = False
@@ -25,10 +28,17 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # What stands for the connection goes along when it becomes a WebSocket, and with it its place.
+        place = object()
+        self.app_state = {**self.app_state, PLACE: place}
+        if self.places is not None:
+            self.places.take(place)
         self._expect_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._head_came()
+        if self.places is not None:
+            self.places.release(self.app_state[PLACE])
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -75,11 +85,12 @@ class BoundedHttp(HttpToolsProtocol):
             self._expect_head()
 
 
-def bounded_http(head_deadline_s: float) -> type[BoundedHttp]:
-    """The protocol with this deadline, in seconds."""
+def bounded_http(head_deadline_s: float, places: Places | None = None) -> type[BoundedHttp]:
+    """The protocol with this deadline, in seconds, which gives these places to its connections."""
 
     class Deadline(BoundedHttp):
         pass
 
     Deadline.head_deadline_s = head_deadline_s
+    Deadline.places = places
     return Deadline

@@ -1,6 +1,5 @@
 """The gate before an application: what serves clients listens from the beginning, and lets them in when it can."""
 
-import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -9,13 +8,14 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from calltag.core.domain.status import StatusCode
+from calltag.core.runtime.places import PLACE, Places
 
 _NOT_YET: Final = "calltag waits for its store; try again in a moment"
 _POLICY_VIOLATION: Final = 1008
 
 
 class Gate:
-    """Lets requests through to `app` as soon as there is one, and while no more than `max_connections` are open.
+    """Lets requests through to `app` as soon as there is one, on as many connections as `max_connections` says.
 
     Others get HTTP 503 with Retry-After, in the form of the API; WebSockets are not accepted. `closing` makes every
     answer the last one of its connection: a balancer that keeps connections then finds none closed under its feet.
@@ -25,13 +25,13 @@ class Gate:
         self.app: ASGIApp | None = None
         self.max_connections = max_connections
         self.closing = False
-        self.connections: set[asyncio.Protocol] = set()
-        """The connections that are open, idle ones too; the server keeps it up to date."""
+        self.places = Places(max_connections)
+        """Who is served; the server gives the places, to idle connections too."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.app is None:
             await _refuse(_NOT_YET, {}, scope, receive, send)
-        elif len(self.connections) > self.max_connections:
+        elif not self._has_place(scope):
             text = f"{self.max_connections} connections are served here already; try again in a moment"
             await _refuse(text, {"Connection": "close"}, scope, receive, send)
         else:
@@ -44,6 +44,10 @@ class Gate:
             await send(message)
 
         return send_and_close
+
+    def _has_place(self, scope: Scope) -> bool:
+        connection = scope.get("state", {}).get(PLACE)
+        return connection is None or self.places.take(connection)
 
 
 async def _refuse(text: str, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send) -> None:

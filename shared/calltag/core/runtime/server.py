@@ -12,6 +12,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from calltag.core.runtime.bounded_http import bounded_http
+from calltag.core.runtime.placed_websocket import placed_websocket
+from calltag.core.runtime.places import Places
 
 _BACKLOG: Final = 2_048
 
@@ -69,18 +71,16 @@ async def serving(
     *,
     drain_timeout_s: float,
     limits: ServerLimits = _USUAL_LIMITS,
-    connections: set[asyncio.Protocol] | None = None,
+    places: Places | None = None,
 ) -> AsyncIterator[int]:
     """Serve the application on the socket while the context is open; yields the port.
 
     On leaving, no connection is accepted any more, and requests under way have `drain_timeout_s` to finish, at least
-    one second; what is left then is cancelled. Meanwhile `connections` is kept to those that are open. Raises
-    ServerDied inside the context.
+    one second; what is left then is cancelled. Meanwhile each connection is given one of
+    `places`, if there are any left. Raises ServerDied inside the context.
     """
     port: int = listener.getsockname()[1]
-    server = _Server(_configuration(app, drain_timeout_s, limits))
-    if connections is not None:
-        server.server_state.connections = connections  # type: ignore[assignment]
+    server = _Server(_configuration(app, drain_timeout_s, limits, places))
     task = asyncio.create_task(server.serve([listener]), name=f"http-server-{port}")
     try:
         with _interrupted_by_death_of(task):
@@ -100,14 +100,14 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _configuration(app: ASGIApp, drain_timeout_s: float, limits: ServerLimits) -> uvicorn.Config:
+def _configuration(app: ASGIApp, drain_timeout_s: float, limits: ServerLimits, places: Places | None) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_config=None,
         access_log=False,
         lifespan="off",
-        http=bounded_http(limits.head_deadline_s),
-        ws="websockets-sansio",
+        http=bounded_http(limits.head_deadline_s, places),
+        ws=placed_websocket(places),
         ws_max_size=limits.max_websocket_message_bytes,
         ws_per_message_deflate=limits.permessage_deflate,
         timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
