@@ -113,8 +113,13 @@ class Nodes:
         if hub is not None and not self.loses_notices:
             await hub.heed(notice)
 
-    async def publish(self, user: UserId, told: Sequence[tuple[str, object]], *, lost: bool = False) -> None:
-        """Add events, each a channel and data, to the user's stream, and tell the nodes, unless that is `lost`."""
+    async def publish(
+        self, user: UserId, told: Sequence[tuple[str, object]], *, lost: bool = False
+    ) -> Sequence[Position]:
+        """Add events, each a channel and data, to the user's stream, and tell the nodes, unless that is `lost`.
+
+        Returns where they are.
+        """
         additions = []
         for channel, data in told:
             self._versions += 1
@@ -126,6 +131,15 @@ class Nodes:
                 if hub is not None and place is not None and not lost:
                     entry = Entry(place.position, place.previous, addition.event)
                     hub.connects.feeding.publish(user, translate(user, entry))
+        return [place.position for place in appended.places if place is not None]
+
+    async def expire(self, user: UserId, client_id: str) -> None:
+        """The session's time is up in the store; the nodes do not know."""
+        await self.client.connection.delete(KEYS.cometd_session(user, client_id))
+
+    async def trim(self, user: UserId, most: int) -> None:
+        """Let the user's stream keep no more than its last events."""
+        await self.client.connection.xtrim(KEYS.stream_of(user), maxlen=most, approximate=False)
 
     async def settle(self) -> None:
         """Wait until nothing is done aside any more."""
