@@ -334,6 +334,13 @@ class Sessions(RuleBasedStateMachine):
         for session in list(hub.connects.local.sessions.values()):
             hub.connects.let_go(session)
 
+    @rule(node=NODES)
+    def save_late(self, node: str) -> None:
+        """What was sent in answer to earlier connects reaches the store only now."""
+        store = self.nodes.hubs[node].connects.store
+        assert isinstance(store, ForgetfulSessions)
+        self.run(store.save_late())
+
     @rule(loses=st.booleans())
     def lose_notices(self, loses: bool) -> None:
         self.run(self.nodes.settle())

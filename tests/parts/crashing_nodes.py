@@ -1,7 +1,8 @@
 """CometD hubs without bus and HTTP: several nodes on one store, in one process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import orjson
 
@@ -48,14 +49,27 @@ class NoMetrics:
 
 
 class ForgetfulSessions(RedisCometdSessions):
-    """Loses, on demand, what is to be saved after an answer."""
+    """Puts off, on demand, what is to be saved after an answer: until it is asked to, or for ever."""
 
     forgets = False
 
+    def __init__(self, client: RedisClient, batcher: ScriptBatcher, keys: Keys, node: NodeId) -> None:
+        super().__init__(client, batcher, keys, node)
+        self._put_off: list[Callable[[], Awaitable[bool]]] = []
+
     async def save(self, client_id: str, *, cycle: int, generation: int, sent: Position, lifetime_ms: int) -> bool:
-        return not self.forgets and await super().save(
-            client_id, cycle=cycle, generation=generation, sent=sent, lifetime_ms=lifetime_ms
+        saving = partial(
+            super().save, client_id, cycle=cycle, generation=generation, sent=sent, lifetime_ms=lifetime_ms
         )
+        if self.forgets:
+            self._put_off.append(saving)
+            return False
+        return await saving()
+
+    async def save_late(self) -> None:
+        """Save what was put off."""
+        while self._put_off:
+            await self._put_off.pop(0)()
 
 
 def translate(_: UserId, entry: Entry) -> Published:
