@@ -1,7 +1,8 @@
 """CometD hubs without bus and HTTP: several nodes on one store, in one process."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import orjson
 
@@ -57,9 +58,13 @@ class NoMetrics:
 
 
 class ForgetfulSessions(RedisCometdSessions):
-    """Loses, on demand, what is to be saved after an answer."""
+    """Puts off, on demand, what is to be saved after an answer: until it is asked to, or for ever."""
 
     forgets = False
+
+    def __init__(self, client: RedisClient, batcher: ScriptBatcher, keys: Keys, node: NodeId) -> None:
+        super().__init__(client, batcher, keys, node)
+        self._put_off: list[Callable[[], Awaitable[bool]]] = []
 
     async def save(
         self,
@@ -73,7 +78,8 @@ class ForgetfulSessions(RedisCometdSessions):
         told_ago_ms: int | None = None,
         alone_ms: int | None = None,
     ) -> bool:
-        return not self.forgets and await super().save(
+        saving = partial(
+            super().save,
             client_id,
             cycle=cycle,
             generation=generation,
@@ -83,6 +89,15 @@ class ForgetfulSessions(RedisCometdSessions):
             told_ago_ms=told_ago_ms,
             alone_ms=alone_ms,
         )
+        if self.forgets:
+            self._put_off.append(saving)
+            return False
+        return await saving()
+
+    async def save_late(self) -> None:
+        """Save what was put off."""
+        while self._put_off:
+            await self._put_off.pop(0)()
 
 
 def translate(_: UserId, entry: Entry) -> Published:
@@ -114,7 +129,7 @@ class Nodes:
         self._count += 1
         node, local, tasks, metrics = NodeId(f"{name}-{self._count}"), Local(), SideTasks(), NoMetrics()
         store = ForgetfulSessions(self.client, self.batcher, KEYS, node)
-        allowed: Callable[[str, str], bool] = lambda _, channel: channel.startswith("/v2/")  # noqa: E731
+        allowed: Callable[[str, str], bool] = lambda _, channel: channel.startswith(("/v2/", "/x/"))  # noqa: E731
         connects = Connects(
             node,
             Engine(self.limits, allowed, (Acknowledgment(), Replay())),
@@ -141,8 +156,13 @@ class Nodes:
         if hub is not None and not self.loses_notices:
             await hub.heed(notice)
 
-    async def publish(self, user: UserId, told: Sequence[tuple[str, object]], *, lost: bool = False) -> None:
-        """Add events, each a channel and data, to the user's stream, and tell the nodes, unless that is `lost`."""
+    async def publish(
+        self, user: UserId, told: Sequence[tuple[str, object]], *, lost: bool = False
+    ) -> Sequence[Position]:
+        """Add events, each a channel and data, to the user's stream, and tell the nodes, unless that is `lost`.
+
+        Returns where they are.
+        """
         additions = []
         for channel, data in told:
             self._versions += 1
@@ -154,6 +174,15 @@ class Nodes:
                 if hub is not None and place is not None and not lost:
                     entry = Entry(place.position, place.previous, addition.event)
                     hub.connects.feeding.publish(user, translate(user, entry))
+        return [place.position for place in appended.places if place is not None]
+
+    async def expire(self, user: UserId, client_id: str) -> None:
+        """The session's time is up in the store; the nodes do not know."""
+        await self.client.connection.delete(KEYS.cometd_session(user, client_id))
+
+    async def trim(self, user: UserId, most: int) -> None:
+        """Let the user's stream keep no more than its last events."""
+        await self.client.connection.xtrim(KEYS.stream_of(user), maxlen=most, approximate=False)
 
     async def settle(self) -> None:
         """Wait until nothing is done aside any more."""

@@ -47,7 +47,7 @@ def one_input(data: bytes) -> None:
 
 
 async def _talk(data: bytes) -> None:
-    async with embedded_store(None) as store:
+    async with embedded_store(None, deadline_s=30) as store:
         installation = Installation(store.client, LIMITS)
         client = await Client().begin(installation.one)
         try:

@@ -112,7 +112,7 @@ async def _serving() -> AsyncIterator[Endpoint]:
     errors, ended, logger = Errors(), asyncio.Event(), logging.getLogger("uvicorn.error")
     logger.addHandler(errors)
     try:
-        async with embedded_store(None) as store:
+        async with embedded_store(None, deadline_s=30) as store:
             installation = Installation(store.client, BayeuxLimits(timeout_ms=1))
 
             async def socket(websocket: WebSocket) -> None:

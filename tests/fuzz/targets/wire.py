@@ -77,7 +77,7 @@ async def _consumed(data: bytes) -> None:
     position = Position(170_000_000_000_000)
     for told in translator.entry(UserId("alice"), Entry(position, Position(0), data)).events:
         assert orjson.loads(told.plain())["channel"] == told.channel
-    async with embedded_store(None) as store:
+    async with embedded_store(None, deadline_s=30) as store:
         installation = Installation(store.client, BayeuxLimits())
         if data.startswith(b'{"v"'):
             await Client().begin(installation.one)

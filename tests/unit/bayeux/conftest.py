@@ -13,7 +13,7 @@ LIMITS = BayeuxLimits(timeout_ms=5_000, interval_ms=10, max_interval_ms=2_000)
 
 @pytest.fixture
 async def system() -> AsyncIterator[Installation]:
-    async with embedded_store(None) as store:
+    async with embedded_store(None, deadline_s=30) as store:
         installation = Installation(store.client, LIMITS)
         yield installation
         await installation.settle()

@@ -241,6 +241,19 @@ async def test_a_subscription_from_the_past_takes_nothing_from_the_others(system
     assert (await alice.poll(system.one))[0] == [2]
 
 
+async def test_a_subscription_from_the_past_loses_no_answer_that_was_lost(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(1)
+    await alice.connect(system.one)
+    for _ in range(2):
+        await alice.subscribe(system.one, "/v2/x", ext={"replay": {"/v2/x": -2}})
+    await system.settle()
+    assert (await alice.poll(system.one, advice={"timeout": 0}))[0] == [1]
+    assert (await alice.poll(system.one, advice={"timeout": 0}))[0] == [1]
+    await system.settle()
+    assert (await alice.connect(system.one)).held is not None
+
+
 async def test_a_subscription_later_than_what_waits_takes_nothing_from_the_others(system: Installation) -> None:
     alice = await Client().begin(system.one)
     system.loses_notices = True

@@ -19,7 +19,7 @@ end
 
 local raw = redis.call('HGETALL', KEYS[1])
 if #raw == 0 then return {'unknown'} end
-local session, fresh = {}, {}
+local session, fresh, unsure = {}, {}, {}
 local login = ARGV[13]
 local earliest
 for i = 1, #raw, 2 do
@@ -27,6 +27,8 @@ for i = 1, #raw, 2 do
   if string.sub(raw[i], 1, 2) == 'f:' then
     fresh[string.sub(raw[i], 3)] = raw[i]
     if not earliest or tonumber(raw[i + 1]) < earliest then earliest = tonumber(raw[i + 1]) end
+  elseif string.sub(raw[i], 1, 2) == 'u:' then
+    unsure[string.sub(raw[i], 3)] = raw[i]
   end
 end
 if ARGV[12] ~= '1' and (login == '' or login ~= session.login) then return {'unproven'} end
@@ -68,6 +70,18 @@ end
 local after = confirmed
 if not is_connect or (held and confirmed >= sent and tonumber(ARGV[10]) > confirmed) then after = tonumber(ARGV[10]) end
 
+-- A client without acknowledgment says with its next connect whether it lacks what was sent before a look took the stream back.
+if is_connect and ARGV[8] == '1' then
+  for name, field in pairs(unsure) do
+    if session['s:' .. name] and not fresh[name] then
+      fresh[name] = field
+      earliest = math.min(earliest or tonumber(session[field]), tonumber(session[field]))
+      session['s:' .. name] = session[field]
+      redis.call('HSET', KEYS[1], 's:' .. name, session[field])
+    end
+  end
+end
+
 -- Subscriptions that are new here, and perhaps want what was: the stream is read again from there. The others want what the client
 -- has not: with what waits at the node, that is more than follows `after`.
 local had = confirmed
@@ -81,13 +95,21 @@ if earliest and earliest < after then
       changes[#changes + 1] = name
       changes[#changes + 1] = string.format('%.0f', from)
       earliest = math.min(earliest, from)
+      local lacked = math.max(tonumber(since), confirmed)
+      if not is_connect and lacked < from and not unsure[string.sub(name, 3)] then
+        changes[#changes + 1] = 'u:' .. string.sub(name, 3)
+        changes[#changes + 1] = string.format('%.0f', lacked)
+      end
     end
   end
   after, confirmed, sent = earliest, earliest, earliest
   changes[#changes + 1] = 'generation'
   changes[#changes + 1] = (session.generation + 1) % 16
 end
-for _, field in pairs(fresh) do redis.call('HDEL', KEYS[1], field) end
+for name, field in pairs(fresh) do redis.call('HDEL', KEYS[1], field, 'u:' .. name) end
+if is_connect then
+  for _, field in pairs(unsure) do redis.call('HDEL', KEYS[1], field) end
+end
 
 if is_connect then redis.call('HINCRBY', KEYS[1], 'cycle', 1) end
 redis.call('HSET', KEYS[1], 'holder', ARGV[2], 'confirmed', string.format('%.0f', confirmed),

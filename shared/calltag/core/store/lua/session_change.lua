@@ -6,7 +6,8 @@
 -- the session}.
 --
 -- A subscription has two fields: s:<channel> is the position after which its messages are wanted; f:<channel> is there until the
--- holder has taken notice of it.
+-- holder has taken notice of it. A third, u:<channel>, is there until the next connect where the client may lack what was sent after
+-- that position.
 local holder = redis.call('HGET', KEYS[1], 'holder')
 if not holder then return {'unknown'} end
 local clock = redis.call('TIME')
@@ -15,7 +16,7 @@ local ends = redis.call('HGET', KEYS[1], 'ends')
 if ends and now >= tonumber(ends) then return {'unknown'} end
 redis.call('HSET', KEYS[1], 'active', string.format('%.0f', now))
 if ARGV[5] == 'remove' then
-  for i = 6, #ARGV do redis.call('HDEL', KEYS[1], 's:' .. ARGV[i], 'f:' .. ARGV[i]) end
+  for i = 6, #ARGV do redis.call('HDEL', KEYS[1], 's:' .. ARGV[i], 'f:' .. ARGV[i], 'u:' .. ARGV[i]) end
 else
   local count = 0
   for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
