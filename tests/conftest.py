@@ -1,5 +1,6 @@
 """The private servers of a test run, started when the first test asks for them and ended with the run."""
 
+import signal
 from collections.abc import Iterator
 from uuid import uuid4
 
@@ -13,6 +14,10 @@ from parts.redis_server import RedisServer
 # Shared machines are slow at times; how long an example takes proves nothing.
 settings.register_profile("calltag", deadline=None)
 settings.load_profile("calltag")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that starts the tests in the background has Ctrl-C ignored, by all that they start as well.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
