@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import pytest
@@ -19,14 +19,13 @@ TIMEOUT = {"CALLTAG_NOTIFIER__TIMEOUT_S": "2.5"}
 TRANSPORTS = pytest.mark.parametrize("transport", ["long-polling", "websocket"])
 
 
-class Link:
+class Link(Protocol):
     """One request after another, over either transport; returns the answer that ends with the reply."""
 
-    async def ask(self, *messages: dict[str, Any]) -> list[dict[str, Any]]:
-        raise NotImplementedError
+    async def ask(self, *messages: dict[str, Any]) -> list[dict[str, Any]]: ...
 
 
-class Posts(Link):
+class Posts:
     def __init__(self, http: httpx.AsyncClient, url: str) -> None:
         self.http, self.url = http, url
 
@@ -35,7 +34,7 @@ class Posts(Link):
         return answer
 
 
-class Frames(Link):
+class Frames:
     def __init__(self, socket: Any) -> None:
         self.socket = socket
 

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import orjson
 
@@ -66,29 +67,8 @@ class ForgetfulSessions(RedisCometdSessions):
         super().__init__(client, batcher, keys, node)
         self._put_off: list[Callable[[], Awaitable[bool]]] = []
 
-    async def save(
-        self,
-        client_id: str,
-        *,
-        cycle: int,
-        generation: int,
-        sent: Position,
-        lifetime_ms: int,
-        prolong: bool = False,
-        told_ago_ms: int | None = None,
-        alone_ms: int | None = None,
-    ) -> bool:
-        saving = partial(
-            super().save,
-            client_id,
-            cycle=cycle,
-            generation=generation,
-            sent=sent,
-            lifetime_ms=lifetime_ms,
-            prolong=prolong,
-            told_ago_ms=told_ago_ms,
-            alone_ms=alone_ms,
-        )
+    async def save(self, client_id: str, **known: Any) -> bool:
+        saving = partial(super().save, client_id, **known)
         if self.forgets:
             self._put_off.append(saving)
             return False
