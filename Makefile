@@ -5,6 +5,7 @@
 # make check  linters, types, direction of imports, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080
+JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-run
@@ -52,8 +53,15 @@ parts:
 
 test: $(DEV_READY) parts $(NODE_READY)
 	@rm -f .coverage .coverage.*
+ifeq ($(ARGS),)
+	@echo "The tests that share the machine, $(JOBS) at a time:"
+	@$(BIN)/python -m coverage run -m pytest -m "not alone" --numprocesses $(JOBS) --dist loadfile
+	@echo "The tests that need the machine for themselves:"
+	@$(BIN)/python -m coverage run -m pytest -m alone
+	@$(BIN)/python tests/coverage_gate.py
+else
 	@$(BIN)/python -m coverage run -m pytest $(ARGS)
-	@[ -n "$(ARGS)" ] || $(BIN)/python tests/coverage_gate.py
+endif
 
 fuzz: $(DEV_READY)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(if $(TARGET),--target $(TARGET))
