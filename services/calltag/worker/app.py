@@ -1,6 +1,7 @@
 """The worker, put together."""
 
 import asyncio
+from typing import Final
 from uuid import uuid4
 
 import orjson
@@ -19,6 +20,9 @@ from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.partition_worker import PartitionWorker
+
+_MOST_HEARTBEAT_S: Final = 1.0
+"""Others learn of a worker that comes or goes at their next heartbeat, and then have it take its share."""
 
 
 def worker_parts(backends: Backends) -> Assignments:
@@ -67,7 +71,8 @@ def worker_parts(backends: Backends) -> Assignments:
         observations,
         partitions=backends.settings.partitions,
         prefetch=settings.prefetch,
-        heartbeat_s=settings.lease_s / 3,
+        heartbeat_s=min(settings.lease_s / 3, _MOST_HEARTBEAT_S),
+        lease_s=settings.lease_s,
     )
 
 
