@@ -1,6 +1,7 @@
 """The worker, put together."""
 
 import asyncio
+import time
 from typing import Final
 from uuid import uuid4
 
@@ -79,7 +80,17 @@ def worker_parts(backends: Backends) -> Assignments:
 async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -> None:
     """Work until `stop` is set, then finish what is in hand, no longer than the drain timeout."""
     assignments = worker_parts(backends)
+    observations = WorkerObservations(backends.metrics)
     backends.health.checks["partitions"] = assignments.all_consumed
+    backends.health.details["partitions"] = lambda: {
+        "worker": assignments.worker,
+        "owned": sorted(assignments.partitions),
+        "consumed": [each.partition for each in assignments.held()],
+        "missing": assignments.missing(),
+    }
+    backends.metrics.observers.append(
+        lambda: observations.held(assignments.held(), len(assignments.missing()), round(time.time() * 1_000))
+    )
     task = life.supervise("worker", assignments.run(stop))
     await stop.wait()
     await asyncio.wait({task}, timeout=backends.settings.drain_timeout_s)
