@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from calltag.cli.doctor import examine
+from calltag.cli.partitions import NothingStarted, listed_partitions
+from calltag.cli.partitions import public as public_partition
+from calltag.cli.partitions import table_of as table_of_partitions
 from calltag.cli.sessions import NoSuchSession, close_sessions, lines_of, public, sessions, table_of
 from calltag.cli.tour import Tour, welcome
 from calltag.core import VERSION
@@ -49,7 +52,11 @@ Port = Annotated[int | None, typer.Option(help="Port to listen on (instead of th
 Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre; every password is `demo`.")]
 _EXIT_INTERRUPTED = 130
 _EXIT_TERMINATED = 143
-_EXPECTED = (SettingsError, DirectoryError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession)
+_EXIT_UNOWNED = 3
+_EXPECTED = (
+    SettingsError, DirectoryError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession,
+    NothingStarted,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -247,6 +254,34 @@ def sessions_close(
     configure_logging("sessions", form=settings.log.format, level="critical")
     for each in asyncio.run(close_sessions(settings, session, user)):
         typer.echo(f"closed {each.handle} of {each.user}")
+
+
+@app.command()
+def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
+    """List the partitions: who works on each, in which epoch, how much waits there, and for how long.
+
+    Exit code 0 if each has an owner, 3 if one has none or has no queue, 1 if that could not be found out. Needs
+    CALLTAG_REDIS__URL and CALLTAG_AMQP__URL, and changes nothing.
+
+    - owner: the worker with a lease that consumes the partition, as it told when it last renewed the lease, a second
+      ago at most. Two are shown while it moves from one to the other (`moving`).
+    - epoch: how often the partition was taken over; it rises with the first operation that a new owner gets.
+    - depth: operations not done yet: those in the queue, as RabbitMQ tells, and those in hand, as the owner tells.
+    - oldest: how long the oldest operation in hand has waited since its acceptance; the owner tells, as only it knows.
+
+    Of a partition without an owner, `?` stands for what only an owner could tell, and depth is what the queue holds.
+
+    For example:
+
+        calltag partitions
+    """
+    rows = asyncio.run(listed_partitions(_settings(None, None)))
+    if as_json:
+        for each in rows:
+            typer.echo(orjson.dumps(public_partition(each)).decode())
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(table_of_partitions(rows))
+    sys.exit(0 if all(each.good for each in rows) else _EXIT_UNOWNED)
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """The worker, put together."""
 
 import asyncio
+import time
+from typing import Final
 from uuid import uuid4
 
 import orjson
@@ -19,6 +21,9 @@ from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.partition_worker import PartitionWorker
+
+_MOST_HEARTBEAT_S: Final = 1.0
+"""Others learn of a worker that comes or goes at their next heartbeat, and then have it take its share."""
 
 
 def worker_parts(backends: Backends) -> Assignments:
@@ -67,14 +72,25 @@ def worker_parts(backends: Backends) -> Assignments:
         observations,
         partitions=backends.settings.partitions,
         prefetch=settings.prefetch,
-        heartbeat_s=settings.lease_s / 3,
+        heartbeat_s=min(settings.lease_s / 3, _MOST_HEARTBEAT_S),
+        lease_s=settings.lease_s,
     )
 
 
 async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -> None:
     """Work until `stop` is set, then finish what is in hand, no longer than the drain timeout."""
     assignments = worker_parts(backends)
+    observations = WorkerObservations(backends.metrics)
     backends.health.checks["partitions"] = assignments.all_consumed
+    backends.health.details["partitions"] = lambda: {
+        "worker": assignments.worker,
+        "owned": sorted(assignments.partitions),
+        "consumed": [each.partition for each in assignments.held()],
+        "missing": assignments.missing(),
+    }
+    backends.metrics.observers.append(
+        lambda: observations.held(assignments.held(), len(assignments.missing()), round(time.time() * 1_000))
+    )
     task = life.supervise("worker", assignments.run(stop))
     await stop.wait()
     await asyncio.wait({task}, timeout=backends.settings.drain_timeout_s)

@@ -61,6 +61,17 @@ class PartitionWorker:
         self._metrics = metrics
         self._batch_limit = batch_limit
         self._epoch: Epoch | None = None
+        self._oldest_at_ms: int | None = None
+
+    @property
+    def epoch(self) -> Epoch | None:
+        """The epoch in which the partition is owned; None before the first delivery, and while that is in doubt."""
+        return self._epoch
+
+    @property
+    def oldest_at_ms(self) -> int | None:
+        """When the oldest operation in hand was accepted; operations come in order, so none that waits is older."""
+        return self._oldest_at_ms
 
     async def run(self, consumer: PartitionConsumer, released: asyncio.Event) -> None:
         """Work until `released` is set; a batch in hand is finished first. Raises BusInterrupted, Fenced."""
@@ -68,10 +79,12 @@ class PartitionWorker:
             deliveries = await unless(released, consumer.batch(self._batch_limit))
             if deliveries:
                 readable, unreadable = self._read(deliveries)
+                self._oldest_at_ms = min((message.operation.accepted_at_ms for _, message in readable), default=None)
                 set_aside = await self._handle([message for _, message in readable])
                 for delivery in (*unreadable, *(readable[place][0] for place in set_aside)):
                     await consumer.reject(delivery.tag)
                 await consumer.ack_through(deliveries[-1].tag)
+                self._oldest_at_ms = None
 
     async def _handle(self, messages: Sequence[OperationMessage]) -> Sequence[int]:
         """Carry out the operations of a batch; returns the places of those that are to be set aside."""

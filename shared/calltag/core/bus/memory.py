@@ -49,6 +49,9 @@ class _Consumer:
             self._unacknowledged.popleft()
         self._queue.arrived.set()
 
+    def unacknowledged(self) -> int:
+        return len(self._unacknowledged)
+
     async def reject(self, tag: int) -> None:
         for delivery in [each for each in self._unacknowledged if each.tag == tag]:
             self._unacknowledged.remove(delivery)

@@ -53,6 +53,10 @@ class PartitionConsumer(Protocol):
         """Acknowledge every delivery up to and including `tag`. Raises BusInterrupted when that failed."""
         ...
 
+    def unacknowledged(self) -> int:
+        """How many deliveries have come and are not acknowledged, those that no batch has had yet included."""
+        ...
+
     async def reject(self, tag: int) -> None:
         """Set one delivery aside for good: it is kept apart for people to look at, and never delivered again.
 

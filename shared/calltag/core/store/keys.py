@@ -92,7 +92,15 @@ class Keys:
 
     def workers(self) -> str:
         """Sorted set: workers by the end of their lease, in milliseconds of the server's clock."""
-        return f"{self.prefix}:workers"
+        return f"{self.prefix}:{{workers}}"
+
+    def worker_places(self) -> str:
+        """Sorted set: workers by their place in the list from which the partitions are shared out, from 0."""
+        return f"{self.prefix}:{{workers}}:places"
+
+    def worker_reports(self) -> str:
+        """Hash: what each worker told last of the partitions that it consumes, as JSON."""
+        return f"{self.prefix}:{{workers}}:reports"
 
     def installation(self) -> str:
         """Hash: what was fixed when the installation was made."""

@@ -81,6 +81,30 @@ class TakeOver:
     outbox: Sequence[bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class HeldPartition:
+    """A partition that a worker consumes, as the worker tells it.
+
+    `epoch` is the one that it took the partition over in, None while it had nothing to do there since it came; then it
+    may still wait for a former owner. `oldest_at_ms` is when the oldest operation in its hands was accepted, by the
+    gateway's clock; None if there is none.
+    """
+
+    partition: Partition
+    epoch: Epoch | None = None
+    unacknowledged: int = 0
+    oldest_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LivingWorker:
+    """A worker whose lease has not ended, with the partitions that it told of when it last renewed it."""
+
+    worker: WorkerId
+    lease_ends_in_ms: int
+    held: Sequence[HeldPartition]
+
+
 class StateStore(Protocol):
     """The worker's side: all of one call into StateStore concerns one partition. Every method may raise
     StoreUnavailable."""
@@ -134,10 +158,18 @@ class CallIndex(Protocol):
 class WorkerRegistry(Protocol):
     """The workers that share the partitions, with leases. May raise StoreUnavailable."""
 
-    async def renew(self, worker: WorkerId) -> Sequence[WorkerId]:
-        """Keep the worker among the living for one lease; return all that live."""
+    async def renew(self, worker: WorkerId, held: Sequence[HeldPartition] = ()) -> Sequence[WorkerId]:
+        """Keep the worker among the living for one lease, and tell what it consumes; return all that live.
+
+        They come in the order of their places: who is new is the last one, and the last one takes the place of one that
+        is gone.
+        """
         ...
 
     async def leave(self, worker: WorkerId) -> None:
         """Give the worker's partitions to the others."""
+        ...
+
+    async def living(self) -> Sequence[LivingWorker]:
+        """All that live, in the order of their places; changes nothing."""
         ...

@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
+
+from pydantic import TypeAdapter
 
 from calltag.core.domain.call import Call
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
-from calltag.core.store.ports import InstallationMismatch, WorkerId
+from calltag.core.store.ports import HeldPartition, InstallationMismatch, LivingWorker, WorkerId
 
 SCHEMA = "1"
+_HELD: Final = TypeAdapter(tuple[HeldPartition, ...])
 
 
 class RedisCallIndex:
@@ -46,13 +49,35 @@ class RedisWorkerRegistry:
         self._lease_ms = lease_ms
         self._renew = client.script("renew")
 
-    async def renew(self, worker: WorkerId) -> Sequence[WorkerId]:
-        members = await self._renew([self._keys.workers()], [worker, self._lease_ms])
+    async def renew(self, worker: WorkerId, held: Sequence[HeldPartition] = ()) -> Sequence[WorkerId]:
+        members = await self._renew(self._names(), [worker, self._lease_ms, _HELD.dump_json(tuple(held))])
         return [WorkerId(member.decode()) for member in cast(list[bytes], members)]
 
     async def leave(self, worker: WorkerId) -> None:
-        async with self._client.exchange() as connection:
-            await connection.zrem(self._keys.workers(), worker)
+        await self._renew(self._names(), [worker, 0, ""])
+
+    async def living(self) -> Sequence[LivingWorker]:
+        leases, places, reports = self._names()
+        pipeline = self._client.pipeline(atomic=True)
+        pipeline.zrange(leases, 0, -1, withscores=True)
+        pipeline.zrange(places, 0, -1)
+        pipeline.hgetall(reports)
+        pipeline.time()
+        found, members, told, (seconds, microseconds) = cast(
+            "tuple[list[tuple[bytes, float]], list[bytes], dict[bytes, bytes], tuple[int, int]]",
+            await self._client.run(pipeline),
+        )
+        now_ms = seconds * 1_000 + microseconds // 1_000
+        ends_in_ms = {member: round(end_ms) - now_ms for member, end_ms in found}
+        return [
+            LivingWorker(WorkerId(member.decode()), ends_in_ms[member], _HELD.validate_json(told.get(member, b"[]")))
+            for member in members
+            if ends_in_ms.get(member, -1) >= 0
+        ]
+
+    def _names(self) -> tuple[str, str, str]:
+        """In one slot of a Redis Cluster."""
+        return self._keys.workers(), self._keys.worker_places(), self._keys.worker_reports()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,9 @@ class Metrics:
     batch_size: Histogram = field(init=False)
     commit_seconds: Histogram = field(init=False)
     partitions_owned: Gauge = field(init=False)
+    partitions_missing: Gauge = field(init=False)
+    operations_in_hand: Gauge = field(init=False)
+    oldest_operation_seconds: Gauge = field(init=False)
     takeovers: Counter = field(init=False)
     fenced: Counter = field(init=False)
     partitions_failed: Counter = field(init=False)
@@ -79,6 +82,15 @@ class Metrics:
         self.batch_size = self._histogram("batch_size", "Operations in one commit.", _SIZES)
         self.commit_seconds = self._histogram("commit_seconds", "Time that a commit took.", _LATENCY_S)
         self.partitions_owned = self._gauge("partitions_owned", "Partitions that this worker works on.")
+        self.partitions_missing = self._gauge(
+            "partitions_missing", "Partitions that fall to this worker and that it has no consumer of."
+        )
+        self.operations_in_hand = self._gauge(
+            "operations_in_hand", "Operations that this worker has of the broker and has not acknowledged."
+        )
+        self.oldest_operation_seconds = self._gauge(
+            "oldest_operation_seconds", "Age, since its acceptance, of the oldest operation in hand; 0 without any."
+        )
         self.takeovers = self._counter("takeovers", "Partitions taken over.")
         self.fenced = self._counter("fenced", "Times that another worker had taken over in the middle of work.")
         self.partitions_failed = self._counter(

@@ -61,6 +61,9 @@ class AmqpConsumer:
         async with self._settling() as underlay:
             await underlay.basic_ack(last, multiple=True)
 
+    def unacknowledged(self) -> int:
+        return len(self._arrived) + len(self._unsettled)
+
     async def reject(self, tag: int) -> None:
         async with self._settling() as underlay:
             await underlay.basic_reject(tag, requeue=False)
