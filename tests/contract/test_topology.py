@@ -73,7 +73,7 @@ async def test_operations_are_in_quorum_queues_that_lose_none() -> None:
 
 async def test_an_inbox_is_a_classic_queue_that_ends_some_time_after_its_node() -> None:
     recorder = Recorder()
-    await Topology(SETTINGS).declare_inbox(recorder.channel(), NodeId("n"))
+    await Topology(SETTINGS).declare_inbox(recorder.channel(), NodeId("n"), "t.events.n")
     assert recorder.exchanges == {"t.events": ExchangeType.DIRECT}
     assert recorder.queues == {
         "t.events.n": {"x-queue-type": "classic", "x-expires": 103_000, "x-max-length-bytes": 104}

@@ -8,6 +8,7 @@ from typing import Final
 import structlog
 
 from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
+from calltag.core.bus.amqp.observations import BusObservations
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import Bus
 from calltag.core.identity.authentication import Authenticator
@@ -64,6 +65,7 @@ def amqp_settings(settings: Settings) -> AmqpSettings:
         partitions=settings.partitions,
         heartbeat_s=amqp.heartbeat_s,
         publish_deadline_s=amqp.publish_deadline_s,
+        watch_s=amqp.watch_s,
         queue_max_length=amqp.queue_max_length,
         delivery_limit=amqp.delivery_limit,
         inbox_expiry_s=amqp.inbox_expiry_s,
@@ -91,6 +93,7 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
     async with AsyncExitStack() as stack:
         bus: Bus
         store: EmbeddedStore | None
+        metrics = Metrics()
         if embedded:
             folder = settings.embedded.folder
             store = await stack.enter_async_context(embedded_store(folder, deadline_s=settings.redis.deadline_s))
@@ -107,7 +110,9 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
                 max_connections=settings.redis.max_connections,
             )
             stack.push_async_callback(client.close)
-            bus = await stack.enter_async_context(open_amqp_bus(amqp_settings(settings)))
-        health = Health(service, {"bus": bus.connected, "store": client.ping})
+            observations = BusObservations(metrics)
+            bus = amqp = await stack.enter_async_context(open_amqp_bus(amqp_settings(settings), observations))
+            observations.show(amqp)
+        health = Health(service, {"bus": bus.connected, "consumers": bus.consuming, "store": client.ping})
         keys = Keys(settings.redis.key_prefix)
-        yield Backends(settings, bus, client, keys, users, Metrics(), health, ScriptBatcher(client), store)
+        yield Backends(settings, bus, client, keys, users, metrics, health, ScriptBatcher(client), store)

@@ -127,3 +127,6 @@ class MemoryBus:
 
     def connected(self) -> bool:
         return True
+
+    def consuming(self) -> bool:
+        return True

@@ -108,3 +108,7 @@ class Bus(Protocol):
     def connected(self) -> bool:
         """Whether the bus is usable right now (for readiness)."""
         ...
+
+    def consuming(self) -> bool:
+        """Whether no consumer or inbox that was opened has been lost and not opened again (for readiness)."""
+        ...

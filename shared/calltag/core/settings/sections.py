@@ -9,6 +9,8 @@ import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
+from calltag.core.bus.addresses import addresses
+
 
 def _split(text: object) -> object:
     """A list of texts, as a JSON list or with commas between."""
@@ -22,15 +24,30 @@ def _split(text: object) -> object:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+def _check_url(url: str, schemes: tuple[str, ...]) -> None:
+    if url.partition("://")[0] not in schemes:
+        raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    try:
+        _ = urlsplit(url).port
+    except ValueError:
+        raise ValueError("host and port are not well formed; special characters in a password need %XX") from None
+
+
 def _url_of(*schemes: str) -> AfterValidator:
     def check(url: SecretStr) -> SecretStr:
-        if url.get_secret_value().partition("://")[0] not in schemes:
-            raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
-        try:
-            _ = urlsplit(url.get_secret_value()).port
-        except ValueError:
-            raise ValueError("host and port are not well formed; special characters in a password need %XX") from None
+        _check_url(url.get_secret_value(), schemes)
         return url
+
+    return AfterValidator(check)
+
+
+def _urls_of(*schemes: str) -> AfterValidator:
+    """One address, or several with commas between."""
+
+    def check(urls: SecretStr) -> SecretStr:
+        for url in addresses(urls.get_secret_value()):
+            _check_url(url, schemes)
+        return urls
 
     return AfterValidator(check)
 
@@ -64,14 +81,18 @@ class Section(BaseModel):
 class Amqp(Section):
     """RabbitMQ."""
 
-    url: Annotated[SecretStr, _url_of("amqp", "amqps")] = Field(
-        SecretStr("amqp://guest:guest@127.0.0.1:5672/"), description="Address of RabbitMQ."
+    url: Annotated[SecretStr, _urls_of("amqp", "amqps")] = Field(
+        SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
+        description="Address of RabbitMQ; those of a cluster's nodes with commas between.",
     )
     prefix: str = Field(
         "calltag", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="What names of exchanges and queues begin with."
     )
     heartbeat_s: int = Field(10, ge=2, le=600, description="Heartbeat of the connection; two missed ones end it.")
     publish_deadline_s: Seconds = Field(1.5, le=60, description="How long to wait for the broker's confirm.")
+    watch_s: Seconds = Field(
+        3.0, le=60, description="How often connections and consumers are tried, to find those that are dead silently."
+    )
     queue_max_length: Positive = Field(
         100_000, description="Operations that one partition may hold; beyond that they are refused."
     )

@@ -8,6 +8,7 @@ from typing import Final
 import orjson
 from pydantic import BaseModel, SecretStr
 
+from calltag.core.bus.addresses import addresses
 from calltag.core.settings.root import Settings, variable
 
 _PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&]*")
@@ -44,7 +45,7 @@ def _text(value: object) -> str:
         case bool():
             return str(value).lower()
         case SecretStr():
-            return _without_password(value.get_secret_value())
+            return ",".join(map(_without_password, addresses(value.get_secret_value())))
         case tuple():
             return orjson.dumps(value).decode()
         case _:

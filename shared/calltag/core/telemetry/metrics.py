@@ -57,12 +57,17 @@ class Metrics:
     cometd_swept: Counter = field(init=False)
     cometd_sessions_ended: Counter = field(init=False)
     cometd_gaps: Counter = field(init=False)
+    bus_connections: Gauge = field(init=False)
+    bus_blocked: Gauge = field(init=False)
+    bus_consumers: Gauge = field(init=False)
+    bus_repairs: Counter = field(init=False)
     check: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         self._worker()
         self._gateway()
         self._notifier()
+        self._bus()
         self.check = self._gauge("check", "1 while the readiness check of that name holds.", "check")
 
     def exposition(self) -> bytes:
@@ -136,6 +141,18 @@ class Metrics:
             "cometd_sessions_ended", "CometD sessions ended, by reason.", "reason"
         )
         self.cometd_gaps = self._counter("cometd_gaps", "Gaps before events that came, filled from the stream.")
+
+    def _bus(self) -> None:
+        self.bus_connections = self._gauge("bus_connections", "Connections to RabbitMQ that stand, of two.")
+        self.bus_blocked = self._gauge(
+            "bus_blocked", "1 while RabbitMQ takes no messages from this process, for want of memory or disk."
+        )
+        self.bus_consumers = self._gauge(
+            "bus_consumers", "Consumers of this process: those that are there, and those that should be.", "state"
+        )
+        self.bus_repairs = self._counter(
+            "bus_repairs", "Connections and consumers built anew, by what it was and why.", "what", "cause"
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"calltag_{name}", text, labels, registry=self.registry)

@@ -1,6 +1,7 @@
 """Making one connection, and telling in plain words why there is none."""
 
 import asyncio
+import random
 from typing import Final
 
 import aio_pika
@@ -9,6 +10,7 @@ from aio_pika.exceptions import AMQPError, AuthenticationError, ProbableAuthenti
 from aiormq.exceptions import ConnectionNotAllowed, InvalidFrameError
 from yarl import URL
 
+from calltag.core.bus.amqp.failing import telling_cancellations_apart
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.ports import BusUnavailable
 
@@ -16,12 +18,26 @@ _WHERE: Final = "CALLTAG_AMQP__URL says where it is"
 
 
 async def connect(settings: AmqpSettings, purpose: str) -> AbstractConnection:
-    """A connection; `purpose` names it in RabbitMQ's management. Raises BusUnavailable, which says what to mend."""
-    url = URL(settings.url).update_query(heartbeat=str(settings.heartbeat_s), name=f"calltag {purpose}")
-    deadline_s = settings.connect_deadline_s
+    """A connection to the first address that gives one, tried in random order; `purpose` names it in RabbitMQ's
+    management. Raises BusUnavailable, which says what to mend."""
+    urls = random.sample(settings.urls, len(settings.urls))
+    # A node that swallows everything must not keep those that work waiting for long.
+    deadline_s = settings.connect_deadline_s / min(len(urls), 2)
+    reason = "there is no address in CALLTAG_AMQP__URL"
+    for url in urls:
+        try:
+            return await _connect(URL(url), settings.heartbeat_s, purpose, deadline_s)
+        except BusUnavailable as error:
+            reason = str(error)
+    raise BusUnavailable(f"none of {len(urls)} nodes; the last one tried: {reason}" if len(urls) > 1 else reason)
+
+
+async def _connect(address: URL, heartbeat_s: int, purpose: str, deadline_s: float) -> AbstractConnection:
+    url = address.update_query(heartbeat=str(heartbeat_s), name=f"calltag {purpose}")
     try:
-        async with asyncio.timeout(deadline_s):
-            return await aio_pika.connect(url)
+        with telling_cancellations_apart():
+            async with asyncio.timeout(deadline_s):
+                return await aio_pika.connect(url)
     except TimeoutError:
         raise BusUnavailable(f"RabbitMQ did not answer within {deadline_s:g} s; {_WHERE}") from None
     except (AMQPError, OSError, RuntimeError) as error:

@@ -102,11 +102,11 @@ class Topology:
             self.partition_queue(partition), durable=True, arguments=self.partition_arguments
         )
 
-    async def declare_inbox(self, channel: AbstractChannel, node: NodeId) -> AbstractQueue:
-        """Declare a node's inbox."""
+    async def declare_inbox(self, channel: AbstractChannel, node: NodeId, name: str) -> AbstractQueue:
+        """Declare a node's inbox under a name, which is its own as a rule."""
         await self.declare_exchange(channel, self.events)
         queue = await channel.declare_queue(
-            self.inbox_queue(node),
+            name,
             durable=True,
             arguments={
                 "x-queue-type": "classic",
