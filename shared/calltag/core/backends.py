@@ -19,7 +19,8 @@ from calltag.core.identity.model import Directory
 from calltag.core.identity.passwords import Passwords
 from calltag.core.settings import Settings
 from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.client import RedisClient
+from calltag.core.store.deployment import Deployment, client_of
 from calltag.core.store.embedded import EmbeddedStore, embedded_store
 from calltag.core.store.keys import Keys
 from calltag.core.telemetry.internal_http import Health
@@ -73,6 +74,25 @@ def amqp_settings(settings: Settings) -> AmqpSettings:
     )
 
 
+def open_client(
+    settings: Settings, *, deadline_s: float | None = None, max_connections: int | None = None
+) -> RedisClient:
+    """A client for the Redis of the settings, with another deadline or number of connections where given."""
+    redis = settings.redis
+    password = redis.sentinel_password
+    return client_of(
+        Deployment(
+            redis.url.get_secret_value(),
+            redis.mode,
+            redis.sentinel_service,
+            redis.sentinel_username,
+            password.get_secret_value() if password else None,
+        ),
+        deadline_s=deadline_s or redis.deadline_s,
+        max_connections=max_connections or redis.max_connections,
+    )
+
+
 def load_directory(settings: Settings) -> Directory:
     """The directory that the settings name. Raises DirectoryError."""
     chosen = settings.directory
@@ -104,11 +124,7 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
             bus, client = MemoryBus(settings.partitions, queue_limit=settings.amqp.queue_max_length), store.client
         else:
             store = None
-            client = redis_client(
-                settings.redis.url.get_secret_value(),
-                deadline_s=settings.redis.deadline_s,
-                max_connections=settings.redis.max_connections,
-            )
+            client = open_client(settings)
             stack.push_async_callback(client.close)
             observations = BusObservations(metrics)
             bus = amqp = await stack.enter_async_context(open_amqp_bus(amqp_settings(settings), observations))

@@ -2,7 +2,7 @@
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import orjson
@@ -28,9 +28,16 @@ def _check_url(url: str, schemes: tuple[str, ...]) -> None:
     if url.partition("://")[0] not in schemes:
         raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
     try:
-        _ = urlsplit(url).port
+        for address in _addresses(url):
+            _ = urlsplit(f"//{address}").port
     except ValueError:
         raise ValueError("host and port are not well formed; special characters in a password need %XX") from None
+
+
+def _addresses(url: str) -> list[str]:
+    """Of some servers a URL has several addresses, with commas between; what stands before @ belongs to all."""
+    login, at, places = urlsplit(url).netloc.rpartition("@")
+    return [f"{login}{at}{place}" for place in places.split(",")]
 
 
 def _url_of(*schemes: str) -> AfterValidator:
@@ -109,13 +116,39 @@ class Redis(Section):
     """Redis or Valkey."""
 
     url: Annotated[SecretStr, _url_of("redis", "rediss", "unix")] = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="Address of Redis or Valkey."
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Address of Redis or Valkey; of a cluster or of Sentinels some, with commas between.",
+    )
+    mode: Literal["single", "cluster", "sentinel"] = Field(
+        "single", description="Whether the addresses are one server, nodes of a Redis Cluster, or Sentinels."
+    )
+    sentinel_service: str = Field("mymaster", min_length=1, description="Name of the master that Sentinels watch.")
+    sentinel_username: str | None = Field(None, description="User on the Sentinels, if they want one.")
+    sentinel_password: SecretStr | None = Field(None, description="Password on the Sentinels, if they want one.")
+    wait_replicas: int = Field(
+        0, ge=0, le=16, description="Replicas that have to have a change before anybody is told of it."
+    )
+    wait_timeout_s: Seconds = Field(
+        0.5, le=60, description="How long to wait for them at a time; less than the deadline of an exchange."
     )
     key_prefix: str = Field(
         "calltag", pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$", description="What all keys begin with."
     )
     deadline_s: Seconds = Field(1.0, le=60, description="How long one exchange may take.")
-    max_connections: Positive = Field(64, description="Connections that one process may have.")
+    max_connections: Positive = Field(64, description="Connections that one process may have, with each server.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        several = len(_addresses(self.url.get_secret_value())) > 1
+        if self.mode == "single" and several:
+            raise ValueError("CALLTAG_REDIS__URL has several addresses: CALLTAG_REDIS__MODE must say what they are")
+        if self.mode != "single" and self.url.get_secret_value().startswith("unix:"):
+            raise ValueError(f"CALLTAG_REDIS__URL is a socket: that cannot be a {self.mode}")
+        if self.mode == "cluster" and urlsplit(self.url.get_secret_value()).path not in {"", "/", "/0"}:
+            raise ValueError("CALLTAG_REDIS__URL names a database: a cluster has none but 0")
+        if self.wait_replicas and self.wait_timeout_s >= self.deadline_s:
+            raise ValueError("CALLTAG_REDIS__WAIT_TIMEOUT_S must be less than CALLTAG_REDIS__DEADLINE_S")
+        return self
 
 
 class Embedded(Section):
@@ -159,6 +192,11 @@ class Worker(Section):
     lease_s: Seconds = Field(
         6.0, le=300, description="A worker that has not renewed its lease for so long is no longer counted on."
     )
+    recent_s: Seconds = Field(
+        60.0, le=600, description="How long operations are kept at hand after their commit, should the store lose it."
+    )
+    recent_operations: int = Field(5_000, ge=0, le=100_000, description="How many of them at most, a partition.")
+    recent_bytes: Positive = Field(4_194_304, description="How many bytes of them at most, a partition.")
     live_call_lifetime_s: Positive = Field(86_400, description="How long a call without any change is kept.")
     released_call_lifetime_s: Positive = Field(300, description="How long a released call is kept.")
 

@@ -1,18 +1,19 @@
 """The connection to Redis: one client a process, every call with a deadline, errors in calltag's own words."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from hashlib import sha1
 from importlib import resources
-from typing import Protocol
+from typing import Protocol, cast
 
 import redis.asyncio
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
 from calltag.core.store.ports import StoreUnavailable
 
@@ -21,6 +22,11 @@ class Script(Protocol):
     """A script that the server runs by its digest, sent whole where the server does not know it."""
 
     async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> object: ...
+
+
+def script_source(name: str) -> str:
+    """The text of the Lua script of that name."""
+    return resources.files("calltag.core.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +52,54 @@ class RedisClient:
         async with self.exchange():
             return list(await pipeline.execute())
 
-    def pipeline(self, *, atomic: bool = False) -> Pipeline:
-        """Commands that share one round trip; `atomic` makes nothing come between them."""
-        return self.connection.pipeline(transaction=atomic)
+    def pipeline(self) -> Pipeline:
+        """Commands that share round trips, one with each server; other clients' commands may come between them."""
+        return self.connection.pipeline(transaction=False)
 
     def script(self, name: str) -> Script:
         """The Lua script of that name."""
-        source = resources.files("calltag.core.store").joinpath("lua", f"{name}.lua").read_text()
-        registered = self.connection.register_script(source)
+        source = script_source(name)
+        digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
         async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
-            async with self.exchange():
-                return await registered(keys=list(keys), args=list(args))
+            async with self.exchange() as connection:
+                execute: Callable[..., Awaitable[object]] = connection.execute_command
+                try:
+                    return await execute("EVALSHA", digest, len(keys), *keys, *args)
+                except NoScriptError:
+                    # A server that has just become the master does not know it, either.
+                    return await execute("EVAL", source, len(keys), *keys, *args)
 
         return run
+
+    async def scan(self, pattern: str, kind: str, page: int) -> AsyncIterator[bytes]:
+        """The keys that match, of one type, on all servers that have some; a key may come twice."""
+        cursor = 0
+        while True:
+            async with self.exchange() as connection:
+                cursor, names = await connection.scan(cursor, match=pattern, count=page, _type=kind)
+            for name in cast("list[bytes]", names):
+                yield name
+            if not cursor:
+                return
+
+    async def infos(self) -> Mapping[str, Mapping[str, object]]:
+        """What each server that has data says of itself, by its address. Raises StoreUnavailable."""
+        async with self.exchange() as connection:
+            return {"": await connection.info()}
+
+    async def run_and_wait(
+        self, source: str, keys: Sequence[str], args: Sequence[str | bytes | int], *, replicas: int, timeout_ms: int
+    ) -> tuple[object, int]:
+        """Run a script that writes, then wait on the same connection until so many replicas have what it wrote.
+
+        Returns the script's answer, and how many have it. Raises StoreUnavailable.
+        """
+        pipeline = self.pipeline()
+        pipeline.execute_command("EVAL", source, len(keys), *keys, *args)
+        pipeline.execute_command("WAIT", replicas, timeout_ms)
+        answer, acknowledged = await self.run(pipeline)
+        return answer, cast("int", acknowledged)
 
     async def ping(self) -> bool:
         """Whether the server answers, within the deadline."""

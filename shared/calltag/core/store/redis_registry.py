@@ -114,7 +114,7 @@ async def check_installation(client: RedisClient, keys: Keys, partitions: int) -
     Raises InstallationMismatch, StoreUnavailable.
     """
     name = keys.installation()
-    pipeline = client.pipeline(atomic=True)
+    pipeline = client.pipeline()
     pipeline.hsetnx(name, "partitions", str(partitions))
     pipeline.hsetnx(name, "schema", SCHEMA)
     pipeline.hmget(name, ["partitions", "schema"])

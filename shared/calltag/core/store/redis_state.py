@@ -1,5 +1,6 @@
 """State in Redis: what the worker loads and commits, and what the gateway reads."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from typing import cast
 
@@ -10,6 +11,7 @@ from calltag.core.bus.ports import Partition
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId
+from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys, StateKeys
 from calltag.core.store.ports import (
@@ -106,6 +108,7 @@ class RedisCallReader:
         self._client = client
         self._keys = keys
         self._partitions = partitions
+        self._read = ScriptBatcher(client).script("read")
 
     async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
         key = f"call:{call_id}"
@@ -147,15 +150,11 @@ class RedisCallReader:
         """The states under the keys, each read at one moment, or what is wrong with them."""
         if not keys:
             return []
-        pipeline = self._client.pipeline(atomic=True)
-        for key in keys:
-            names = self._names(key)
-            pipeline.hmget(names.state, STATE_FIELDS)
-            pipeline.hgetall(names.data)
-        raw = await self._client.run(pipeline)
+        names = map(self._names, keys)
+        raw = await asyncio.gather(*(self._read([each.state, each.data], STATE_FIELDS) for each in names))
         return [
-            _decoded(key, cast(list[bytes | None], fields), cast(dict[bytes, bytes], data))
-            for key, fields, data in zip(keys, raw[::2], raw[1::2], strict=True)
+            _decoded(key, fields, dict(zip(data[::2], data[1::2], strict=True)))
+            for key, (fields, data) in zip(keys, cast("list[tuple[list[bytes | None], list[bytes]]]", raw), strict=True)
         ]
 
 
