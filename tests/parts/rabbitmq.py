@@ -13,14 +13,14 @@ _PORT_MAPPERS = Path("/usr/lib/erlang")
 
 
 class RabbitMq:
-    """RabbitMQ on a free port, with its files in a folder."""
+    """RabbitMQ on a free port, with its files in a folder; `more` is added to its configuration."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, more: str = "") -> None:
         self.port = free_port()
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         server = _SERVER if Path(_SERVER).exists() else program("rabbitmq-server", "/usr/sbin/rabbitmq-server")
         (folder / "rabbitmq.conf").write_text(
-            "vm_memory_high_watermark.relative = 0.6\ndisk_free_limit.absolute = 10MB\n"
+            f"vm_memory_high_watermark.relative = 0.6\ndisk_free_limit.absolute = 10MB\n{more}"
         )
         (folder / "plugins").write_text("[].\n")
         self._mapped_port = free_port()

@@ -1,6 +1,7 @@
 """Making one connection, and telling in plain words why there is none."""
 
 import asyncio
+import ssl
 from typing import Final
 
 import aio_pika
@@ -11,6 +12,7 @@ from yarl import URL
 
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.ports import BusUnavailable
+from calltag.core.runtime.tls import ClientTls, TlsError
 
 _WHERE: Final = "CALLTAG_AMQP__URL says where it is"
 
@@ -21,14 +23,27 @@ async def connect(settings: AmqpSettings, purpose: str) -> AbstractConnection:
     deadline_s = settings.connect_deadline_s
     try:
         async with asyncio.timeout(deadline_s):
-            return await aio_pika.connect(url)
+            return await aio_pika.connect(url, ssl_context=_context(settings, url))
     except TimeoutError:
         raise BusUnavailable(f"RabbitMQ did not answer within {deadline_s:g} s; {_WHERE}") from None
     except (AMQPError, OSError, RuntimeError) as error:
-        raise BusUnavailable(_explained(error, url)) from error
+        raise BusUnavailable(_explained(error, url, settings.tls)) from error
 
 
-def _explained(error: Exception, url: URL) -> str:
+def _context(settings: AmqpSettings, url: URL) -> ssl.SSLContext | None:
+    """Read anew for each connection: certificates are renewed while services run."""
+    if url.scheme != "amqps":
+        return None
+    try:
+        return settings.tls.context()
+    except TlsError as error:
+        raise BusUnavailable(str(error)) from None
+
+
+def _explained(error: Exception, url: URL, tls: ClientTls) -> str:
+    by_tls = tls.explained(error) if url.scheme == "amqps" else None
+    if by_tls is not None:
+        return f"no TLS with RabbitMQ ({url.host}:{url.port}): {by_tls}"
     match error:
         case AuthenticationError() | ProbableAuthenticationError():
             return "RabbitMQ refuses the user or password in CALLTAG_AMQP__URL"
