@@ -2,7 +2,7 @@
 # make demo   the tour: sign in, dial, subscribe, attach data, see the message
 # make test   all tests; installs RabbitMQ, Redis, Node, HAProxy and Chromium from Debian's packages where missing
 # make fuzz   every parser of outside input under a fuzzer (TARGET= for one of them, SECONDS= for each; 60)
-# make check  linters, types, direction of imports, drift of locks and documents
+# make check  linters, types, direction of imports, known vulnerabilities, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080
 JOBS ?= 3
@@ -71,7 +71,9 @@ check: $(DEV_READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache | tail -n 2
+	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml services shared deploy
 	@$(BIN)/python deploy/locks.py --check
+	@$(BIN)/python deploy/audit.py
 	@$(BIN)/calltag docs --check
 	@$(BIN)/yamllint --strict -c deploy/.yamllint.yaml deploy
 	@$(BIN)/hadolint deploy/Dockerfile

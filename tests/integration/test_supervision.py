@@ -311,7 +311,7 @@ async def test_connections_that_break_in_the_middle_of_everything_leave_no_error
             sender.cancel()
         await asyncio.gather(*senders, return_exceptions=True)
         await eventually(lambda: set(sent) <= set(reader.taken))
-    for sender in range(10):
+    for task in range(10):
         mine = [name for name in reader.taken if name in sent and name.startswith(f"{sender}-")]
         assert mine == [name for name in sent if name.startswith(f"{sender}-")]
     gc.collect()

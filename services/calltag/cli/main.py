@@ -23,6 +23,7 @@ from calltag.core.bus.ports import BusError
 from calltag.core.identity.directory_file import DirectoryError
 from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, first_leaf, run
 from calltag.core.runtime.server import PortBusy, ServerDied
+from calltag.core.runtime.tls import TlsError
 from calltag.core.settings import Settings, SettingsError, load_settings, settings_table
 from calltag.core.store.ports import StoreError
 from calltag.core.store.session_list import ListedSession
@@ -54,7 +55,7 @@ _EXIT_INTERRUPTED = 130
 _EXIT_TERMINATED = 143
 _EXIT_UNOWNED = 3
 _EXPECTED = (
-    SettingsError, DirectoryError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession,
+    SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession,
     NothingStarted,
 )  # fmt: skip
 
@@ -171,7 +172,8 @@ def _for_one_machine(settings: Settings) -> Settings:
     gateway_settings = settings.gateway
     changes: dict[str, Any] = {}
     if "public_url" not in settings.model_fields_set:
-        changes["public_url"] = f"http://{gateway_settings.host}:{gateway_settings.port}"
+        scheme = "https" if settings.tls.cert_file is not None else "http"
+        changes["public_url"] = f"{scheme}://{gateway_settings.host}:{gateway_settings.port}"
     if "port" not in settings.internal.model_fields_set:
         changes["internal"] = settings.internal.model_copy(update={"port": 0})
     return settings.model_copy(update=changes)

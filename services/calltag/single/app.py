@@ -11,7 +11,7 @@ import structlog
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 
-from calltag.core.backends import NO_USERS, Backends, backends
+from calltag.core.backends import NO_USERS, Backends, backends, server_tls
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.descriptors import raise_descriptor_limit
 from calltag.core.runtime.gate import Gate
@@ -54,7 +54,7 @@ async def run_composition(
     """Run until `life.stop` is set, then drain: stop being ready, wait until that is known, answer what is held, finish
     what is in hand.
 
-    Raises PortBusy, DirectoryError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
+    Raises PortBusy, DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
     """
     async with AsyncExitStack() as sockets:
         listeners = [sockets.enter_context(each) for each in _listeners(settings, chosen)]
@@ -156,6 +156,7 @@ def server_limits(settings: Settings) -> ServerLimits:
         max_websocket_message_bytes=notifier.max_body_bytes,
         permessage_deflate=notifier.permessage_deflate,
         trusted_proxies=settings.trusted_proxies,
+        tls=server_tls(settings),
     )
 
 

@@ -17,7 +17,10 @@ from calltag.core.identity.directory_file import DirectoryError, demo_directory,
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.identity.model import Directory
 from calltag.core.identity.passwords import Passwords
+from calltag.core.runtime.tls import ClientTls, OwnCertificate, ServerTls
 from calltag.core.settings import Settings
+from calltag.core.settings.root import variable
+from calltag.core.settings.sections import ClientTlsSection, Tls
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.deployment import Deployment, client_of
@@ -71,6 +74,7 @@ def amqp_settings(settings: Settings) -> AmqpSettings:
         delivery_limit=amqp.delivery_limit,
         inbox_expiry_s=amqp.inbox_expiry_s,
         inbox_max_bytes=amqp.inbox_max_bytes,
+        tls=client_tls("amqp", amqp.tls),
     )
 
 
@@ -87,10 +91,36 @@ def open_client(
             redis.sentinel_service,
             redis.sentinel_username,
             password.get_secret_value() if password else None,
+            client_tls("redis", redis.tls),
         ),
         deadline_s=deadline_s or redis.deadline_s,
         max_connections=max_connections or redis.max_connections,
     )
+
+
+def client_tls(section: str, chosen: ClientTlsSection) -> ClientTls:
+    """TLS to the server that the section is about."""
+    return ClientTls(variable((section, "tls", "")), chosen.ca_file, _own_certificate(chosen))
+
+
+def server_tls(settings: Settings) -> ServerTls | None:
+    """TLS on the port for clients, if it is to be."""
+    chosen = settings.tls
+    return ServerTls(_own_certificate(chosen), chosen.client_ca_file) if chosen.cert_file is not None else None
+
+
+def _own_certificate(chosen: ClientTlsSection | Tls) -> OwnCertificate:
+    password = chosen.key_password
+    return OwnCertificate(chosen.cert_file, chosen.key_file, password.get_secret_value() if password else None)
+
+
+def check_tls(settings: Settings) -> None:
+    """What the settings name is there and usable, so that a slip is told at the start. Raises TlsError."""
+    amqp, redis = settings.amqp, settings.redis
+    if amqp.url.get_secret_value().startswith("amqps://"):
+        client_tls("amqp", amqp.tls).context()
+    if redis.url.get_secret_value().startswith("rediss://"):
+        client_tls("redis", redis.tls).context()
 
 
 def load_directory(settings: Settings) -> Directory:
@@ -107,7 +137,7 @@ def load_directory(settings: Settings) -> Directory:
 async def backends(service: str, settings: Settings, *, embedded: bool = False) -> AsyncIterator[Backends]:
     """Open bus and store; neither has to be reachable yet. `embedded` takes those inside this process.
 
-    Raises DirectoryError, DataFolderInUse, DataFolderUnusable.
+    Raises DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable.
     """
     users = load_directory(settings)
     async with AsyncExitStack() as stack:
@@ -124,6 +154,7 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
             bus, client = MemoryBus(settings.partitions, queue_limit=settings.amqp.queue_max_length), store.client
         else:
             store = None
+            check_tls(settings)
             client = open_client(settings)
             stack.push_async_callback(client.close)
             observations = BusObservations(metrics)

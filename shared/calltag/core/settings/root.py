@@ -30,6 +30,7 @@ from calltag.core.settings.sections import (
     Redis,
     Seconds,
     Session,
+    Tls,
     Worker,
 )
 
@@ -93,6 +94,7 @@ class Settings(BaseSettings):
     events: Events = Events()
     notifier: Notifier = Notifier()
     internal: Internal = Internal()
+    tls: Tls = Tls()
     directory: DirectorySection = DirectorySection()
     session: Session = Session()
     log: Log = Log()

@@ -85,13 +85,44 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class ClientTlsSection(Section):
+    """TLS to a server, where its URL says so (`amqps://`, `rediss://`); the server's certificate is always checked."""
+
+    ca_file: Path | None = Field(
+        None, description="PEM file of the authorities that the server's certificate may be from; else the system's."
+    )
+    cert_file: Path | None = Field(None, description="PEM file of the certificate that the server is shown.")
+    key_file: Path | None = Field(None, description="PEM file of its key, where that is not in the same file.")
+    key_password: SecretStr | None = Field(None, description="What the key is encrypted with.")
+
+
+class Tls(Section):
+    """TLS on the port for clients. The files are read anew when they change."""
+
+    cert_file: Path | None = Field(
+        None, description="PEM file of the certificate and its chain; with it, clients are served by TLS only."
+    )
+    key_file: Path | None = Field(None, description="PEM file of its key, where that is not in the same file.")
+    key_password: SecretStr | None = Field(None, description="What the key is encrypted with.")
+    client_ca_file: Path | None = Field(
+        None, description="PEM file of the authorities from which clients must show a certificate."
+    )
+
+    @model_validator(mode="after")
+    def _needs_certificate(self) -> "Tls":
+        if self.cert_file is None and (self.key_file is not None or self.client_ca_file is not None):
+            raise ValueError("KEY_FILE and CLIENT_CA_FILE take CERT_FILE")
+        return self
+
+
 class Amqp(Section):
     """RabbitMQ."""
 
     url: Annotated[SecretStr, _urls_of("amqp", "amqps")] = Field(
         SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
-        description="Address of RabbitMQ; those of a cluster's nodes with commas between.",
+        description="Address of RabbitMQ; those of a cluster's nodes with commas between. `amqps://` is by TLS.",
     )
+    tls: ClientTlsSection = ClientTlsSection()
     prefix: str = Field(
         "calltag", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="What names of exchanges and queues begin with."
     )
@@ -117,7 +148,7 @@ class Redis(Section):
 
     url: Annotated[SecretStr, _url_of("redis", "rediss", "unix")] = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="Address of Redis or Valkey; of a cluster or of Sentinels some, with commas between.",
+        description="Address of Redis or Valkey (`rediss://` is by TLS); of a cluster or Sentinels some, with commas between.",
     )
     mode: Literal["single", "cluster", "sentinel"] = Field(
         "single", description="Whether the addresses are one server, nodes of a Redis Cluster, or Sentinels."
@@ -131,6 +162,7 @@ class Redis(Section):
     wait_timeout_s: Seconds = Field(
         0.5, le=60, description="How long to wait for them at a time; less than the deadline of an exchange."
     )
+    tls: ClientTlsSection = ClientTlsSection()
     key_prefix: str = Field(
         "calltag", pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$", description="What all keys begin with."
     )

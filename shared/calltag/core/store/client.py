@@ -1,12 +1,13 @@
 """The connection to Redis: one client a process, every call with a deadline, errors in calltag's own words."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from hashlib import sha1
 from importlib import resources
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import redis.asyncio
 from redis.asyncio.client import Pipeline
@@ -15,7 +16,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from calltag.core.runtime.tls import ClientTls
 from calltag.core.store.ports import StoreUnavailable
+
+USUAL_TLS: Final = ClientTls("CALLTAG_REDIS__TLS__")
 
 
 class Script(Protocol):
@@ -35,6 +39,8 @@ class RedisClient:
 
     connection: redis.asyncio.Redis
     deadline_s: float = 1.0
+    tls: ClientTls | None = None
+    """Where the connections are by TLS."""
 
     @asynccontextmanager
     async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
@@ -45,7 +51,9 @@ class RedisClient:
         except TimeoutError:
             raise StoreUnavailable(f"Redis did not answer within {self.deadline_s:g} s") from None
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"Redis is not usable: {type(error).__name__}: {error}") from error
+            by_tls = self.tls.explained(error) if self.tls is not None else None
+            reason = f"no TLS: {by_tls}" if by_tls else f"{type(error).__name__}: {error}"
+            raise StoreUnavailable(f"Redis is not usable: {reason}") from error
 
     async def run(self, pipeline: Pipeline) -> list[object]:
         """Execute a pipeline. Raises StoreUnavailable."""
@@ -114,11 +122,14 @@ class RedisClient:
         await self.connection.aclose()
 
 
-def redis_client(url: str, *, deadline_s: float = 1.0, max_connections: int = 64) -> RedisClient:
+def redis_client(
+    url: str, *, deadline_s: float = 1.0, max_connections: int = 64, tls: ClientTls = USUAL_TLS
+) -> RedisClient:
     """A client for a Redis URL. Connections are made when needed; a command that met a broken one is tried once more.
 
     To try again is safe: the scripts recognise what they did already by version and operation id.
     """
+    by_tls = url.startswith("rediss://")
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
@@ -127,5 +138,20 @@ def redis_client(url: str, *, deadline_s: float = 1.0, max_connections: int = 64
         socket_timeout=deadline_s,
         retry=Retry(NoBackoff(), 1),
         health_check_interval=15,
+        **(tls_options(tls) if by_tls else {}),
     )
-    return RedisClient(redis.asyncio.Redis.from_pool(pool), deadline_s)
+    return RedisClient(redis.asyncio.Redis.from_pool(pool), deadline_s, tls if by_tls else None)
+
+
+def tls_options(tls: ClientTls) -> dict[str, object]:
+    """The library makes a context of these for each connection: certificates are renewed while services run."""
+    files = {
+        "ssl_ca_certs": tls.ca_file,
+        "ssl_certfile": tls.own.cert_file,
+        "ssl_keyfile": tls.own.key_file,
+    }
+    return {
+        **{name: str(file) for name, file in files.items() if file is not None},
+        "ssl_password": tls.own.key_password,
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+    }

@@ -19,7 +19,8 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import ClusterDownError, RedisClusterException
 
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.runtime.tls import ClientTls
+from calltag.core.store.client import USUAL_TLS, RedisClient, redis_client, tls_options
 from calltag.core.store.ports import StoreUnavailable
 
 Mode = Literal["single", "cluster", "sentinel"]
@@ -36,6 +37,7 @@ class Deployment:
     service: str = "mymaster"
     sentinel_username: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
+    tls: ClientTls = USUAL_TLS
 
 
 def addresses(url: str, default_port: int) -> list[tuple[str, int]]:
@@ -51,7 +53,9 @@ def client_of(deployment: Deployment, *, deadline_s: float = 1.0, max_connection
     """A client for a deployment. Connections are made when needed; no server has to be there yet."""
     match deployment.mode:
         case "single":
-            return redis_client(deployment.url, deadline_s=deadline_s, max_connections=max_connections)
+            return redis_client(
+                deployment.url, deadline_s=deadline_s, max_connections=max_connections, tls=deployment.tls
+            )
         case "sentinel":
             return _sentinel_client(deployment, deadline_s, max_connections)
         case "cluster":
@@ -190,16 +194,21 @@ def _page(raw: object) -> tuple[int, list[bytes]]:
     return int(cursor), names
 
 
-def _options(url: str) -> dict[str, Any]:
-    """What a URL says apart from its addresses: user, password, database, TLS, as redis-py has it."""
-    parts = urlsplit(url)
+def _options(deployment: Deployment) -> dict[str, Any]:
+    """What the URL says apart from its addresses: user, password, database, TLS, as redis-py has it."""
+    parts = urlsplit(deployment.url)
     login, at, _ = parts.netloc.rpartition("@")
     options = dict(parse_url(urlunsplit(parts._replace(netloc=f"{login}{at}host"))))
     options.pop("host", None)
     options.pop("port", None)
     if options.pop("connection_class", None) is SSLConnection:
-        options["ssl"] = True
+        options.update(tls_options(deployment.tls), ssl=True)
     return options
+
+
+def _told(deployment: Deployment) -> ClientTls | None:
+    """What explains a failure of TLS, where there is any."""
+    return deployment.tls if deployment.url.startswith("rediss://") else None
 
 
 def _limits(deadline_s: float) -> dict[str, Any]:
@@ -207,7 +216,7 @@ def _limits(deadline_s: float) -> dict[str, Any]:
 
 
 def _sentinel_client(deployment: Deployment, deadline_s: float, max_connections: int) -> RedisClient:
-    options = _options(deployment.url)
+    options = _options(deployment)
     tls = {name: value for name, value in options.items() if name.startswith("ssl")}
     # A Sentinel that does not answer must leave time to ask the next.
     patience = deadline_s / 3
@@ -231,12 +240,12 @@ def _sentinel_client(deployment: Deployment, deadline_s: float, max_connections:
         **_limits(deadline_s),
         **options,
     )
-    return SentinelClient(master, deadline_s, max_connections=max_connections, sentinel=sentinel)
+    return SentinelClient(master, deadline_s, _told(deployment), max_connections=max_connections, sentinel=sentinel)
 
 
 def _cluster_client(deployment: Deployment, deadline_s: float, max_connections: int) -> RedisClient:
     nodes = [ClusterNode(host, port) for host, port in addresses(deployment.url, _PORTS["cluster"])]
-    options = {name: value for name, value in _options(deployment.url).items() if name != "db"}
+    options = {name: value for name, value in _options(deployment).items() if name != "db"}
     cluster = RedisCluster(
         startup_nodes=nodes,
         max_connections=max_connections,
@@ -249,4 +258,6 @@ def _cluster_client(deployment: Deployment, deadline_s: float, max_connections: 
         **_limits(deadline_s),
         **options,
     )
-    return ClusterClient(cast("redis.asyncio.Redis", cluster), deadline_s, max_connections=max_connections)
+    return ClusterClient(
+        cast("redis.asyncio.Redis", cluster), deadline_s, _told(deployment), max_connections=max_connections
+    )

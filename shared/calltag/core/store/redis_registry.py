@@ -48,6 +48,7 @@ class RedisWorkerRegistry:
         self._keys = keys
         self._lease_ms = lease_ms
         self._renew = client.script("renew")
+        self._living = client.script("living")
 
     async def renew(self, worker: WorkerId, held: Sequence[HeldPartition] = ()) -> Sequence[WorkerId]:
         members = await self._renew(self._names(), [worker, self._lease_ms, _HELD.dump_json(tuple(held))])
@@ -57,22 +58,11 @@ class RedisWorkerRegistry:
         await self._renew(self._names(), [worker, 0, ""])
 
     async def living(self) -> Sequence[LivingWorker]:
-        leases, places, reports = self._names()
-        pipeline = self._client.pipeline(atomic=True)
-        pipeline.zrange(leases, 0, -1, withscores=True)
-        pipeline.zrange(places, 0, -1)
-        pipeline.hgetall(reports)
-        pipeline.time()
-        found, members, told, (seconds, microseconds) = cast(
-            "tuple[list[tuple[bytes, float]], list[bytes], dict[bytes, bytes], tuple[int, int]]",
-            await self._client.run(pipeline),
-        )
-        now_ms = seconds * 1_000 + microseconds // 1_000
-        ends_in_ms = {member: round(end_ms) - now_ms for member, end_ms in found}
+        found = cast("list[tuple[bytes, int, bytes]]", await self._living(self._names(), []))
         return [
-            LivingWorker(WorkerId(member.decode()), ends_in_ms[member], _HELD.validate_json(told.get(member, b"[]")))
-            for member in members
-            if ends_in_ms.get(member, -1) >= 0
+            LivingWorker(WorkerId(member.decode()), ends_in_ms, _HELD.validate_json(told))
+            for member, ends_in_ms, told in found
+            if ends_in_ms >= 0
         ]
 
     def _names(self) -> tuple[str, str, str]:

@@ -1,8 +1,12 @@
 """What the bus on RabbitMQ needs to know."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from calltag.core.bus.addresses import addresses
+from calltag.core.runtime.tls import ClientTls
+
+_USUAL_TLS: Final = ClientTls("CALLTAG_AMQP__TLS__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,7 @@ class AmqpSettings:
     inbox_expiry_s: int = 120
     inbox_max_bytes: int = 268_435_456
     inbox_prefetch: int = 100
+    tls: ClientTls = _USUAL_TLS
 
     @property
     def urls(self) -> tuple[str, ...]:
