@@ -78,7 +78,7 @@ async def test_no_more_than_so_many_operations_wait_for_the_broker(tmp_path: Pat
         refused = await gateway.request("bob", "POST", "/me", session)
         assert (refused.status_code, refused.json()["statusCode"]) == (503, 4)
         assert "1 operations wait for the broker" in refused.json()["statusMessage"]
-        assert refused.headers["Retry-After"] == "1"
+        assert 1 <= int(refused.headers["Retry-After"]) <= 3
         bus.free.set()
         assert (await first).json() == {"statusCode": 0}
         assert (await gateway.request("bob", "POST", "/me", session)).json() == {"statusCode": 0}

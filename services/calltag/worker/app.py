@@ -1,6 +1,7 @@
 """The worker, put together."""
 
 import asyncio
+import time
 from uuid import uuid4
 
 import orjson
@@ -9,6 +10,7 @@ from calltag.core.backends import Backends
 from calltag.core.bus.ports import Partition
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.store.lags import RedisLags
 from calltag.core.store.ports import WorkerId
 from calltag.core.store.records import Lifetimes
 from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
@@ -16,13 +18,20 @@ from calltag.core.store.redis_state import RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.worker.assignments import Assignments
+from calltag.worker.lag import LagReports
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.partition_worker import PartitionWorker
 
 
-def worker_parts(backends: Backends) -> Assignments:
+def lag_reports(backends: Backends) -> LagReports:
+    """Where the worker's lag is noted and reported from."""
+    return LagReports(RedisLags(backends.client, backends.keys), lambda: time.time_ns() // 1_000_000)
+
+
+def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assignments:
     """The worker on these backends; `run` of what is returned is its life."""
+    noted = reports or lag_reports(backends)
     settings, client, keys = backends.settings.worker, backends.client, backends.keys
     lifetimes = Lifetimes(
         settings.live_call_lifetime_s * 1000,
@@ -57,7 +66,15 @@ def worker_parts(backends: Backends) -> Assignments:
     observations = WorkerObservations(backends.metrics)
 
     def make(partition: Partition) -> PartitionWorker:
-        return PartitionWorker(partition, store, outgoing, limits, observations, batch_limit=settings.batch_limit)
+        return PartitionWorker(
+            partition,
+            store,
+            outgoing,
+            limits,
+            observations,
+            batch_limit=settings.batch_limit,
+            lag=noted.of(partition),
+        )
 
     return Assignments(
         WorkerId(f"worker-{uuid4().hex}"),
@@ -73,8 +90,10 @@ def worker_parts(backends: Backends) -> Assignments:
 
 async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -> None:
     """Work until `stop` is set, then finish what is in hand, no longer than the drain timeout."""
-    assignments = worker_parts(backends)
+    reports = lag_reports(backends)
+    assignments = worker_parts(backends, reports)
     backends.health.checks["partitions"] = assignments.all_consumed
     task = life.supervise("worker", assignments.run(stop))
+    life.supervise("lag-reports", reports.run(lambda: assignments.partitions))
     await stop.wait()
     await asyncio.wait({task}, timeout=backends.settings.drain_timeout_s)

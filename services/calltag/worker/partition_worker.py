@@ -24,6 +24,7 @@ from calltag.core.runtime.waiting import unless
 from calltag.core.store.ports import CommitConflict, Epoch, StateStore, StoreUnavailable
 from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage, WireError
 from calltag.worker.folding import Applied, Folded, fold
+from calltag.worker.lag import Lag
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.outgoing import Outgoing
 
@@ -53,6 +54,7 @@ class PartitionWorker:
         metrics: WorkerMetrics,
         *,
         batch_limit: int = 100,
+        lag: Lag | None = None,
     ) -> None:
         self._partition = partition
         self._store = store
@@ -60,6 +62,7 @@ class PartitionWorker:
         self._limits = limits
         self._metrics = metrics
         self._batch_limit = batch_limit
+        self._lag = lag or Lag(lambda: 0)
         self._epoch: Epoch | None = None
 
     async def run(self, consumer: PartitionConsumer, released: asyncio.Event) -> None:
@@ -68,10 +71,13 @@ class PartitionWorker:
             deliveries = await unless(released, consumer.batch(self._batch_limit))
             if deliveries:
                 readable, unreadable = self._read(deliveries)
+                if readable:
+                    self._lag.took(min(message.operation.accepted_at_ms for _, message in readable))
                 set_aside = await self._handle([message for _, message in readable])
                 for delivery in (*unreadable, *(readable[place][0] for place in set_aside)):
                     await consumer.reject(delivery.tag)
                 await consumer.ack_through(deliveries[-1].tag)
+                self._lag.finished()
 
     async def _handle(self, messages: Sequence[OperationMessage]) -> Sequence[int]:
         """Carry out the operations of a batch; returns the places of those that are to be set aside."""

@@ -90,6 +90,10 @@ class Keys:
         """What belongs to a user has the user as hash tag, for the same reason."""
         return f"{self.prefix}:{{u:{user}}}:{name}"
 
+    def lags(self) -> str:
+        """Hash: how old the operations of each partition are when its worker takes them up, in milliseconds."""
+        return f"{self.prefix}:lags"
+
     def workers(self) -> str:
         """Sorted set: workers by the end of their lease, in milliseconds of the server's clock."""
         return f"{self.prefix}:workers"

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from aio_pika.exceptions import AMQPError
 
 from calltag.core.bus.amqp.consumer import AmqpConsumer, AmqpInbox
+from calltag.core.bus.amqp.inspector import Inspector
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.publisher import Publisher, Unroutable
 from calltag.core.bus.amqp.settings import AmqpSettings
@@ -25,6 +26,8 @@ class AmqpBus:
         self._publishing = Link(settings, "publisher")
         self._consuming = Link(settings, "consumer")
         self._publisher = Publisher(self._publishing, settings.publish_deadline_s)
+        # A connection that publishes is not answered while the broker is short of memory.
+        self._inspector = Inspector(self._consuming, settings.publish_deadline_s)
 
     @property
     def links(self) -> tuple[Link, Link]:
@@ -36,6 +39,9 @@ class AmqpBus:
             await self._publisher.publish(self._topology.operations, hash_tag(partition), body, message_id)
         except Unroutable as error:
             raise BusRefused(f"{error}; run: calltag topology apply") from None
+
+    async def depth(self, partition: Partition) -> int:
+        return await self._inspector.depth(self._topology.partition_queue(partition))
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         try:
