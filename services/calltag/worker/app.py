@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from typing import Final
 from uuid import uuid4
 
 import orjson
@@ -22,11 +23,21 @@ from calltag.worker.lag import LagReports
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.partition_worker import PartitionWorker
+from calltag.worker.sweep import Sweep
+
+_SWEEP_EVERY_S: Final = 30.0
+_LONGER: Final = 2
+"""Live calls are ended at their lifetime's end, and kept longer than that, in case nobody is there to end them."""
+
+
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
 
 
 def lag_reports(backends: Backends) -> LagReports:
     """Where the worker's lag is noted and reported from."""
-    return LagReports(RedisLags(backends.client, backends.keys), lambda: time.time_ns() // 1_000_000)
+    return LagReports(RedisLags(backends.client, backends.keys), now_ms)
 
 
 def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assignments:
@@ -34,7 +45,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
     noted = reports or lag_reports(backends)
     settings, client, keys = backends.settings.worker, backends.client, backends.keys
     lifetimes = Lifetimes(
-        settings.live_call_lifetime_s * 1000,
+        settings.live_call_lifetime_s * 1000 * _LONGER,
         settings.released_call_lifetime_s * 1000,
         backends.settings.operation_memory_s * 1000,
     )
@@ -74,6 +85,14 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
             observations,
             batch_limit=settings.batch_limit,
             lag=noted.of(partition),
+            sweep=Sweep(
+                partition,
+                store,
+                settings.live_call_lifetime_s * 1000,
+                min(_SWEEP_EVERY_S, settings.live_call_lifetime_s / 4),
+                time.monotonic,
+                now_ms,
+            ),
         )
 
     return Assignments(

@@ -27,6 +27,7 @@ from calltag.worker.folding import Applied, Folded, fold
 from calltag.worker.lag import Lag
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.outgoing import Outgoing
+from calltag.worker.sweep import Sweep
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -55,6 +56,7 @@ class PartitionWorker:
         *,
         batch_limit: int = 100,
         lag: Lag | None = None,
+        sweep: Sweep | None = None,
     ) -> None:
         self._partition = partition
         self._store = store
@@ -63,12 +65,14 @@ class PartitionWorker:
         self._metrics = metrics
         self._batch_limit = batch_limit
         self._lag = lag or Lag(lambda: 0)
+        self._sweep = sweep
         self._epoch: Epoch | None = None
 
     async def run(self, consumer: PartitionConsumer, released: asyncio.Event) -> None:
         """Work until `released` is set; a batch in hand is finished first. Raises BusInterrupted, Fenced."""
         while not released.is_set():
-            deliveries = await unless(released, consumer.batch(self._batch_limit))
+            within_s = self._sweep.due_in_s() if self._sweep is not None else None
+            deliveries = await unless(released, consumer.batch(self._batch_limit), within_s=within_s)
             if deliveries:
                 readable, unreadable = self._read(deliveries)
                 if readable:
@@ -78,6 +82,13 @@ class PartitionWorker:
                     await consumer.reject(delivery.tag)
                 await consumer.ack_through(deliveries[-1].tag)
                 self._lag.finished()
+            if self._sweep is not None:
+                await self._end(await self._sweep.operations())
+
+    async def _end(self, messages: Sequence[OperationMessage]) -> None:
+        """End calls that are silent, the way in which everything is done."""
+        await self._handle(messages)
+        self._metrics.silent(len(messages))
 
     async def _handle(self, messages: Sequence[OperationMessage]) -> Sequence[int]:
         """Carry out the operations of a batch; returns the places of those that are to be set aside."""

@@ -185,9 +185,11 @@ async def test_the_limits_of_the_worker(parts: Backends) -> None:
     assert worker._batch_limit == 120
     assert (worker._limits.max_pairs, worker._limits.max_bytes) == (122, 123)
     assert worker._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
+    assert worker._sweep is not None
+    assert (worker._sweep.silent_ms, worker._sweep.every_s) == (126_000, 30.0)
     assert isinstance(worker._store, RedisStateStore)
     assert worker._store._remembered_operations == 124
-    assert worker._store._lifetimes == Lifetimes(live_ms=126_000, released_ms=127_000)
+    assert worker._store._lifetimes == Lifetimes(live_ms=252_000, released_ms=127_000)
     streams = worker._outgoing._streams
     assert isinstance(streams, RedisUserStreams)
     assert streams._bounds == (128_000, 129, 129_000, 130, 130_000)

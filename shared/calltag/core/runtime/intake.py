@@ -11,7 +11,6 @@ from enum import StrEnum
 from typing import Final
 
 import orjson
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from calltag.core.domain.status import StatusCode
@@ -19,6 +18,17 @@ from calltag.core.domain.status import StatusCode
 _PATIENCE_S: Final = 0.2
 """A request whose body takes longer to come gives up its turn until it is there."""
 _RETRY_AFTER_S: Final = (1, 3)
+_BODY: Final = orjson.dumps(
+    {
+        "statusCode": int(StatusCode.INTERNAL),
+        "statusMessage": "more requests come than are served here; try again in a moment",
+    }
+)
+_HEAD: Final = (
+    (b"content-type", b"application/json;charset=UTF-8"),
+    (b"content-length", str(len(_BODY)).encode()),
+    (b"cache-control", b"no-store"),
+)
 
 
 class Turned(StrEnum):
@@ -97,7 +107,7 @@ class Intake:
         refused = await self._enter()
         if refused is not None:
             self.turned_away(refused)
-            await _refuse(scope, receive, send)
+            await _refuse(send)
             return
         turn = _Turn(self)
         token = _turn.set(turn)
@@ -157,12 +167,7 @@ def _patiently(receive: Receive, turn: _Turn) -> Receive:
     return received
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    text = "more requests come than are served here; try again in a moment"
-    refusal = Response(
-        orjson.dumps({"statusCode": int(StatusCode.INTERNAL), "statusMessage": text}),
-        503,
-        {"Cache-Control": "no-store", "Retry-After": str(retry_after_s())},
-        media_type="application/json;charset=UTF-8",
-    )
-    await refusal(scope, receive, send)
+async def _refuse(send: Send) -> None:
+    headers = [*_HEAD, (b"retry-after", str(retry_after_s()).encode())]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": _BODY})

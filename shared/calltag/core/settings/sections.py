@@ -118,8 +118,8 @@ class Gateway(Section):
     max_switch_events: Positive = Field(1_000, description="Events that one request of the switch may carry.")
     max_in_flight: Positive = Field(2_000, description="Operations waiting for the broker's confirm at a time.")
     max_waiting: Positive = Field(2_000, description="Requests waiting for outcomes (`Prefer: wait`) at a time.")
-    max_requests: Positive = Field(128, description="Requests worked on at a time; others wait their turn.")
-    max_queued_requests: int = Field(512, ge=0, description="Requests waiting their turn; beyond, HTTP 503.")
+    max_requests: Positive = Field(32, description="Requests worked on at a time; others wait their turn.")
+    max_queued_requests: int = Field(256, ge=0, description="Requests waiting their turn; beyond, HTTP 503.")
     queue_deadline_s: Seconds = Field(1.0, le=60, description="How long a request waits its turn; beyond, HTTP 503.")
     max_backlog: Positive = Field(
         5_000, description="Operations that may wait for the worker of one partition; beyond, HTTP 503."
@@ -162,7 +162,7 @@ class Worker(Section):
     lease_s: Seconds = Field(
         6.0, le=300, description="A worker that has not renewed its lease for so long is no longer counted on."
     )
-    live_call_lifetime_s: Positive = Field(86_400, description="How long a call without any change is kept.")
+    live_call_lifetime_s: Positive = Field(86_400, description="A call without any change for so long is ended.")
     released_call_lifetime_s: Positive = Field(300, description="How long a released call is kept.")
 
 

@@ -37,6 +37,10 @@ class Keys:
         """List: events committed and not yet known to be sent, oldest first."""
         return f"{self.prefix}:{{{hash_tag(partition)}}}:outbox"
 
+    def live(self, partition: Partition) -> str:
+        """Sorted set: live calls (`call:<id>`) by their last change, in milliseconds of the server's clock."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:live"
+
     def state(self, partition: Partition, key: str) -> StateKeys:
         """Hash, hash, hash and list of the call or agent named by `key` (`call:<id>`, `agent:<user>`)."""
         base = f"{self.prefix}:{{{hash_tag(partition)}}}:{key}"
