@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -29,7 +30,9 @@ from parts.system import System, three_processes
 LOAD_S = float(os.environ.get("CALLTAG_TEST_OVERLOAD_S", "15"))
 CALIBRATION_S = 4.0
 PARTITIONS = 8
+MAX_BACKLOG = 300
 CALLS = [f"LOAD{number}" for number in range(300)]
+MOST_IN_FLIGHT = 32
 MOST_SECONDS = 5.0
 MOST_TO_REFUSE_S = 2.5
 NORMAL_AGAIN_S = 5.0
@@ -37,13 +40,26 @@ MOST_GROWTH_MB = 100.0
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def system(tmp_path: Path, rabbitmq: RabbitMq, redis_server: RedisServer, amqp_prefix: str) -> Iterator[System]:
-    redis_server.clear()
+@pytest.fixture(scope="module")
+def prefix() -> str:
+    return f"t{uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitMq, prefix: str) -> Iterator[System]:
+    redis = RedisServer(tmp_path_factory.mktemp("redis-under-load"))
+    redis.start()
     # The load leaves no time to measure what other tests do.
-    settings = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": "", "CALLTAG_LOG__LEVEL": "warning"}
-    with three_processes(tmp_path, rabbitmq.url, redis_server.url, amqp_prefix, **settings) as running:
+    settings = {
+        "COVERAGE_PROCESS_START": "",
+        "COVERAGE_PROCESS_CONFIG": "",
+        "CALLTAG_LOG__LEVEL": "warning",
+        "CALLTAG_GATEWAY__MAX_BACKLOG": str(MAX_BACKLOG),
+    }
+    folder = tmp_path_factory.mktemp("under-load")
+    with three_processes(folder, rabbitmq.url, redis.url, prefix, **settings) as running:
         yield running
+    redis.process.kill()
 
 
 async def generated(plan: Plan) -> list[Answer]:
@@ -90,19 +106,28 @@ async def watched(system: System, bus: Bus) -> AsyncIterator[Watch]:
         looking.cancel()
 
 
-async def begin_calls(switch: Agent) -> None:
-    for first in range(0, len(CALLS), 100):
+def port_of(system: System) -> int:
+    return int(system.gateway_url.rpartition(":")[2])
+
+
+def cookie_of(client: Agent) -> str:
+    return "; ".join(f"{name}={value}" for name, value in client.http.cookies.items())
+
+
+async def begin_calls(switch: Agent, calls: list[str], number: str = "15000") -> None:
+    for first in range(0, len(calls), 100):
         facts = [
             {"eventId": f"s-{call}", "eventType": "CallStarted", "id": call,
-             "parties": [{"phoneNumber": "15000", "state": "Established"}]}
-            for call in CALLS[first : first + 100]
+             "parties": [{"phoneNumber": number, "state": "Established"}]}
+            for call in calls[first : first + 100]
         ]  # fmt: skip
         assert (await switch.post("/switch/events", facts, Prefer="wait=10")).json() == {"statusCode": 0}
 
 
-async def attached(client: Agent) -> Counter[int]:
-    """How often each number is in the user data of the calls."""
+async def attached(client: Agent, wanted: list[str]) -> Counter[int]:
+    """How often each number is in the user data of these calls."""
     calls = (await client.http.get("/api/v2/me/calls?fields=*", timeout=60)).json()["calls"]
+    calls = [call for call in calls if call["id"] in wanted]
     found = [call.get("userData", {}).get("log", []) for call in calls]
     return Counter(number for each in found for number in (each if isinstance(each, list) else [each]))
 
@@ -113,15 +138,13 @@ def percentile(answers: list[Answer], part: float) -> float:
 
 
 @pytest.mark.timeout(240 + 3 * LOAD_S)
-async def test_three_times_the_load_that_the_machine_can_take(
-    system: System, rabbitmq: RabbitMq, amqp_prefix: str
-) -> None:
-    port = int(system.gateway_url.rpartition(":")[2])
-    amqp = AmqpSettings(rabbitmq.url, prefix=amqp_prefix, partitions=PARTITIONS, publish_deadline_s=10)
+async def test_three_times_the_load_that_the_machine_can_take(system: System, rabbitmq: RabbitMq, prefix: str) -> None:
+    port = port_of(system)
+    amqp = AmqpSettings(rabbitmq.url, prefix=prefix, partitions=PARTITIONS, publish_deadline_s=10)
     async with agent(system, "switch") as switch, agent(system, "alice") as alice, open_amqp_bus(amqp) as bus:
         await eventually(bus.connected)
-        await begin_calls(switch)
-        cookie = "; ".join(f"{name}={value}" for name, value in alice.http.cookies.items())
+        await begin_calls(switch, CALLS)
+        cookie = cookie_of(alice)
         calm = await generated(Plan(port, cookie, CALLS, CALIBRATION_S, connections=48))
         assert {(each.status, each.code) for each in calm} == {(200, 0)}
         capacity = len(calm) / CALIBRATION_S
@@ -150,7 +173,7 @@ async def test_three_times_the_load_that_the_machine_can_take(
         assert percentile(accepted, 0.99) < MOST_SECONDS
         # What is refused costs little: most of the capacity goes to what is accepted.
         assert len(accepted) > capacity * LOAD_S / 4
-        assert seen.depth <= 5_000
+        assert seen.depth <= MAX_BACKLOG + MOST_IN_FLIGHT
         for name, most in seen.memory_mb.items():
             assert most < before.memory_mb[name] + MOST_GROWTH_MB, name
         assert again["statusCode"] == 0, again
@@ -159,8 +182,34 @@ async def test_three_times_the_load_that_the_machine_can_take(
         wanted = {each.number for each in (*calm, *accepted)}
 
         async def all_there() -> bool:
-            return wanted <= set(await attached(alice))
+            return wanted <= set(await attached(alice, CALLS))
 
         await eventually(all_there, within_s=30)
-        found = await attached(alice)
+        found = await attached(alice, CALLS)
         assert max(found.values()) == 1
+
+
+@pytest.mark.timeout(240)
+async def test_while_no_worker_works_the_backlog_is_bounded(system: System) -> None:
+    call = f"BACKLOG{uuid4().hex[:8]}"
+    async with agent(system, "switch") as switch, agent(system, "bob") as bob:
+        await begin_calls(switch, [call], "15001")
+        for name in [name for name in system.programs if name.startswith("worker") and system.programs[name].running]:
+            system.programs[name].kill()
+        answers = await generated(Plan(port_of(system), cookie_of(bob), [call], 8.0, connections=16))
+        accepted = [each for each in answers if (each.status, each.code) == (200, 0)]
+        refused = [each for each in answers if each.status != 200]
+        assert len(accepted) <= MAX_BACKLOG + MOST_IN_FLIGHT
+        assert refused, f"{len(accepted)} were accepted and none was refused"
+        assert {(each.status, each.retry_after) for each in refused} == {(503, True)}
+        assert any("wait for their worker" in each.text for each in refused)
+        await asyncio.to_thread(system.start, f"worker-{uuid4().hex[:4]}", "worker")
+        began = time.monotonic()
+
+        async def works() -> bool:
+            answer = await bob.operate(call, "UpdateUserData", prefer="wait=5", userData={"again": 1})
+            return answer["statusCode"] == 0
+
+        await eventually(works, within_s=15)
+        print(f"normal {time.monotonic() - began:.1f} s after a worker was there")
+        assert await attached(bob, [call]) == Counter(each.number for each in accepted)
