@@ -307,11 +307,11 @@ async def test_connections_that_break_in_the_middle_of_everything_leave_no_error
             known = len(sent)
             await eventually(lambda known=known: len(sent) > known + 20)  # type: ignore[misc]
             proxy.cut()
-        for sender in senders:
-            sender.cancel()
+        for each in senders:
+            each.cancel()
         await asyncio.gather(*senders, return_exceptions=True)
         await eventually(lambda: set(sent) <= set(reader.taken))
-    for task in range(10):
+    for sender in range(10):
         mine = [name for name in reader.taken if name in sent and name.startswith(f"{sender}-")]
         assert mine == [name for name in sent if name.startswith(f"{sender}-")]
     gc.collect()

@@ -106,6 +106,13 @@ class BackendAway(ApiError):
         super().__init__(message, http_status=503, headers={"Retry-After": str(retry_after_s)})
 
 
+class TooManyOperations(ApiError):
+    """The user, or the address, sends faster than it may."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message, http_status=429, headers={"Retry-After": str(retry_after_s)})
+
+
 class RecordUnreadable(ApiError):
     """What the store holds cannot be read by this version."""
 

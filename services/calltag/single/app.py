@@ -23,7 +23,7 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.redis_registry import check_installation
 from calltag.core.telemetry.internal_http import internal_app
 from calltag.core.telemetry.request_ids import RequestIds
-from calltag.gateway.app import gateway_app
+from calltag.gateway.app import admitting, gateway_app
 from calltag.notifier.app import Notifier, start_notifier
 from calltag.worker.app import run_worker
 
@@ -182,5 +182,7 @@ def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[
     if notifier is not None:
         routes += notifier.routes
     if chosen.gateway:
-        routes.append(Mount("/", gateway_app(parts, life, authenticator)))
+        routes.append(
+            Mount("/", admitting(gateway_app(parts, life, authenticator), parts.settings.gateway, parts.metrics))
+        )
     return Starlette(routes=routes), notifier

@@ -37,6 +37,10 @@ class WorkerMetrics(Protocol):
         """Messages were sent to nodes."""
         ...
 
+    def silent(self, calls: int) -> None:
+        """Calls were ended that had not changed for too long."""
+        ...
+
     def unreadable(self) -> None:
         """A message was not an operation."""
         ...

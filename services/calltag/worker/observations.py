@@ -48,5 +48,8 @@ class WorkerObservations:
     def sent(self, messages: int) -> None:
         self.metrics.node_messages_sent.inc(messages)
 
+    def silent(self, calls: int) -> None:
+        self.metrics.calls_silent.inc(calls)
+
     def unreadable(self) -> None:
         self.metrics.operations_unreadable.inc()

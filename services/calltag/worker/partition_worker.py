@@ -24,8 +24,10 @@ from calltag.core.runtime.waiting import unless
 from calltag.core.store.ports import CommitConflict, Epoch, StateStore, StoreUnavailable
 from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage, WireError
 from calltag.worker.folding import Applied, Folded, fold
+from calltag.worker.lag import Lag
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.outgoing import Outgoing
+from calltag.worker.sweep import Sweep
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -53,6 +55,8 @@ class PartitionWorker:
         metrics: WorkerMetrics,
         *,
         batch_limit: int = 100,
+        lag: Lag | None = None,
+        sweep: Sweep | None = None,
     ) -> None:
         self._partition = partition
         self._store = store
@@ -60,8 +64,9 @@ class PartitionWorker:
         self._limits = limits
         self._metrics = metrics
         self._batch_limit = batch_limit
+        self._lag = lag or Lag(lambda: 0)
+        self._sweep = sweep
         self._epoch: Epoch | None = None
-        self._oldest_at_ms: int | None = None
 
     @property
     def epoch(self) -> Epoch | None:
@@ -71,20 +76,31 @@ class PartitionWorker:
     @property
     def oldest_at_ms(self) -> int | None:
         """When the oldest operation in hand was accepted; operations come in order, so none that waits is older."""
-        return self._oldest_at_ms
+        return self._lag.in_hand_of_ms
 
     async def run(self, consumer: PartitionConsumer, released: asyncio.Event) -> None:
         """Work until `released` is set; a batch in hand is finished first. Raises BusInterrupted, Fenced."""
         while not released.is_set():
-            deliveries = await unless(released, consumer.batch(self._batch_limit))
+            within_s = self._sweep.due_in_s() if self._sweep is not None else None
+            deliveries = await unless(released, consumer.batch(self._batch_limit), within_s=within_s)
             if deliveries:
                 readable, unreadable = self._read(deliveries)
-                self._oldest_at_ms = min((message.operation.accepted_at_ms for _, message in readable), default=None)
-                set_aside = await self._handle([message for _, message in readable])
-                for delivery in (*unreadable, *(readable[place][0] for place in set_aside)):
-                    await consumer.reject(delivery.tag)
-                await consumer.ack_through(deliveries[-1].tag)
-                self._oldest_at_ms = None
+                if readable:
+                    self._lag.took(min(message.operation.accepted_at_ms for _, message in readable))
+                try:
+                    set_aside = await self._handle([message for _, message in readable])
+                    for delivery in (*unreadable, *(readable[place][0] for place in set_aside)):
+                        await consumer.reject(delivery.tag)
+                    await consumer.ack_through(deliveries[-1].tag)
+                finally:
+                    self._lag.finished()
+            if self._sweep is not None:
+                await self._end(await self._sweep.operations())
+
+    async def _end(self, messages: Sequence[OperationMessage]) -> None:
+        """End calls that are silent, the way in which everything is done."""
+        await self._handle(messages)
+        self._metrics.silent(len(messages))
 
     async def _handle(self, messages: Sequence[OperationMessage]) -> Sequence[int]:
         """Carry out the operations of a batch; returns the places of those that are to be set aside."""

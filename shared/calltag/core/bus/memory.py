@@ -99,6 +99,9 @@ class MemoryBus:
         queue.waiting.append(Delivery(queue.last_tag, body, message_id, redelivered=False))
         queue.arrived.set()
 
+    async def depth(self, partition: Partition) -> int:
+        return len(self._queues[partition].waiting)
+
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:  # noqa: ARG002 - as on the broker
         inbox = self._inboxes.get(node)
         if inbox is None:

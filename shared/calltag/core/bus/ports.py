@@ -86,6 +86,10 @@ class Bus(Protocol):
         """
         ...
 
+    async def depth(self, partition: Partition) -> int:
+        """How many operations wait to be delivered to the partition's consumer. Raises BusUnavailable."""
+        ...
+
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         """Send a message to one node's inbox, confirmed; it need not outlive the broker.
 

@@ -62,6 +62,7 @@ def _urls_of(*schemes: str) -> AfterValidator:
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Transports = Annotated[tuple[Literal["long-polling", "websocket"], ...], NoDecode, BeforeValidator(_split)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
@@ -148,7 +149,7 @@ class Redis(Section):
 
     url: Annotated[SecretStr, _url_of("redis", "rediss", "unix")] = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="Address of Redis or Valkey (`rediss://` is by TLS); of a cluster or Sentinels some, with commas between.",
+        description="Address of Redis or Valkey, `rediss://` by TLS; of a cluster or Sentinels some, with commas between.",
     )
     mode: Literal["single", "cluster", "sentinel"] = Field(
         "single", description="Whether the addresses are one server, nodes of a Redis Cluster, or Sentinels."
@@ -202,6 +203,29 @@ class Gateway(Section):
     max_wait_s: int = Field(10, ge=1, le=300, description="Longest wait that `Prefer: wait=N` gets.")
     max_switch_events: Positive = Field(1_000, description="Events that one request of the switch may carry.")
     max_in_flight: Positive = Field(2_000, description="Operations waiting for the broker's confirm at a time.")
+    max_waiting: Positive = Field(2_000, description="Requests waiting for outcomes (`Prefer: wait`) at a time.")
+    max_requests: Positive = Field(32, description="Requests worked on at a time; others wait their turn.")
+    max_queued_requests: int = Field(256, ge=0, description="Requests waiting their turn; beyond, HTTP 503.")
+    queue_deadline_s: Seconds = Field(1.0, le=60, description="How long a request waits its turn; beyond, HTTP 503.")
+    max_backlog: Positive = Field(
+        5_000, description="Operations that may wait for the worker of one partition; beyond, HTTP 503."
+    )
+    max_backlog_age_s: Seconds = Field(
+        2.0, le=3_600, description="How old the operations may be that a partition's worker takes up; beyond, HTTP 503."
+    )
+    user_operations_per_s: Rate = Field(
+        0.0, description="Operations of one user a second, in the long run; beyond, HTTP 429. 0 is no limit."
+    )
+    user_burst: Positive = Field(20, description="Operations of one user that may come at once.")
+    address_operations_per_s: Rate = Field(
+        0.0,
+        description="Operations from one address a second, in the long run; beyond, HTTP 429. 0 is no limit.",
+    )
+    address_burst: Positive = Field(200, description="Operations from one address that may come at once.")
+    max_rates: Positive = Field(
+        10_000,
+        description="Users, and addresses, whose rates are known at a time; the one silent longest is forgotten.",
+    )
     idempotency_lifetime_s: Positive = Field(86_400, description="How long an Idempotency-Key is remembered.")
     csrf_protection: bool = Field(False, description="Demand X-CSRF-TOKEN of requests made with the session cookie.")
     allowed_origins: Origins = Field(
@@ -229,7 +253,7 @@ class Worker(Section):
     )
     recent_operations: int = Field(5_000, ge=0, le=100_000, description="How many of them at most, a partition.")
     recent_bytes: Positive = Field(4_194_304, description="How many bytes of them at most, a partition.")
-    live_call_lifetime_s: Positive = Field(86_400, description="How long a call without any change is kept.")
+    live_call_lifetime_s: Positive = Field(86_400, description="A call without any change for so long is ended.")
     released_call_lifetime_s: Positive = Field(300, description="How long a released call is kept.")
 
 

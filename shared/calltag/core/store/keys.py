@@ -37,6 +37,10 @@ class Keys:
         """List: events committed and not yet known to be sent, oldest first."""
         return f"{self.prefix}:{{{hash_tag(partition)}}}:outbox"
 
+    def live(self, partition: Partition) -> str:
+        """Sorted set: live calls (`call:<id>`) by their last change, in milliseconds of the server's clock."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:live"
+
     def state(self, partition: Partition, key: str) -> StateKeys:
         """Hash, hash, hash and list of the call or agent named by `key` (`call:<id>`, `agent:<user>`)."""
         base = f"{self.prefix}:{{{hash_tag(partition)}}}:{key}"
@@ -89,6 +93,10 @@ class Keys:
     def _of_user(self, user: UserId, name: str) -> str:
         """What belongs to a user has the user as hash tag, for the same reason."""
         return f"{self.prefix}:{{u:{user}}}:{name}"
+
+    def lags(self) -> str:
+        """Hash: how old the operations of each partition are when its worker takes them up, in milliseconds."""
+        return f"{self.prefix}:lags"
 
     def workers(self) -> str:
         """Sorted set: workers by the end of their lease, in milliseconds of the server's clock."""

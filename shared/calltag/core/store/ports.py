@@ -126,6 +126,10 @@ class StateStore(Protocol):
         """
         ...
 
+    async def silent(self, partition: Partition, silent_ms: int, most: int) -> Sequence[CallId]:
+        """Live calls without any change for that long, those silent longest first."""
+        ...
+
     async def sent(self, partition: Partition, epoch: Epoch, count: int) -> None:
         """Drop the `count` oldest kept events: they were sent. Raises Fenced."""
         ...

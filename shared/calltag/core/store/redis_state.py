@@ -48,6 +48,7 @@ class RedisStateStore:
         self._commit = client.script("commit")
         self._take_over = client.script("take_over")
         self._sent = client.script("sent")
+        self._silent = client.script("silent")
 
     async def take_over(self, partition: Partition) -> TakeOver:
         answer = await self._take_over([self._keys.epoch(partition), self._keys.outbox(partition)], [])
@@ -70,13 +71,29 @@ class RedisStateStore:
     async def commit(
         self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
     ) -> None:
-        keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
+        keys = [self._keys.epoch(partition), self._keys.outbox(partition), self._keys.live(partition)]
         remember = (self._remembered_operations, self._lifetimes.operations_ms)
         arguments: list[str | bytes | int] = [epoch, *remember, len(events), *events]
         for change in changes:
             keys.extend(self._keys.state(partition, change.key).all())
             arguments.extend(commit_arguments(change, self._lifetimes))
         _check(partition, epoch, await self._commit(keys, arguments))
+
+    async def silent(self, partition: Partition, silent_ms: int, most: int) -> Sequence[CallId]:
+        name = self._keys.live(partition)
+        found = cast("list[bytes]", await self._silent([name], [silent_ms, most]))
+        if not found:
+            return ()
+        pipeline = self._client.pipeline()
+        for raw in found:
+            pipeline.exists(self._keys.state(partition, raw.decode()).state)
+        there = await self._client.run(pipeline)
+        gone = [raw for raw, exists in zip(found, there, strict=True) if not exists]
+        if gone:
+            # Nobody ended them in time, and they came to their lifetime's end.
+            async with self._client.exchange() as connection:
+                await connection.zrem(name, *gone)
+        return [CallId(raw.decode().removeprefix("call:")) for raw in found if raw not in gone]
 
     async def sent(self, partition: Partition, epoch: Epoch, count: int) -> None:
         keys = [self._keys.epoch(partition), self._keys.outbox(partition)]

@@ -40,6 +40,12 @@ class Metrics:
     http_requests: Counter = field(init=False)
     http_seconds: Histogram = field(init=False)
     requests_refused: Counter = field(init=False)
+    requests_limited: Counter = field(init=False)
+    requests_in_hand: Gauge = field(init=False)
+    requests_queued: Gauge = field(init=False)
+    backlog_operations: Gauge = field(init=False)
+    backlog_age: Gauge = field(init=False)
+    calls_silent: Counter = field(init=False)
     events_received: Counter = field(init=False)
     deliveries: Counter = field(init=False)
     delivery_seconds: Histogram = field(init=False)
@@ -101,6 +107,7 @@ class Metrics:
         self.partitions_failed = self._counter(
             "partitions_failed", "Times that work on a partition failed unexpectedly."
         )
+        self.calls_silent = self._counter("calls_silent", "Calls ended since the switch told nothing of them any more.")
         self.node_messages_sent = self._counter("node_messages_sent", "Messages sent to notifiers and gateways.")
 
     def _gateway(self) -> None:
@@ -110,6 +117,15 @@ class Metrics:
         self.http_requests = self._counter("http_requests", "Requests answered.", "route", "status")
         self.http_seconds = self._histogram("http_request_seconds", "Time to answer a request.", _LATENCY_S, "route")
         self.requests_refused = self._counter("requests_refused", "Requests refused.", "route", "code")
+        self.requests_limited = self._counter(
+            "requests_limited", "Requests refused at a limit of the gateway, by the name of its setting.", "limit"
+        )
+        self.requests_in_hand = self._gauge("requests_in_hand", "Requests worked on.")
+        self.requests_queued = self._gauge("requests_queued", "Requests that wait their turn.")
+        self.backlog_operations = self._gauge(
+            "backlog_operations", "Operations that wait for the worker of the fullest partition."
+        )
+        self.backlog_age = self._gauge("backlog_age_seconds", "Age of the oldest operation that a worker took up.")
 
     def _notifier(self) -> None:
         self.events_received = self._counter("events_received", "Events received from workers.")

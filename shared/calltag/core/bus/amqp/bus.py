@@ -10,6 +10,7 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 
 from calltag.core.bus.amqp.consumer import AmqpConsumer, AmqpInbox
 from calltag.core.bus.amqp.failing import FAILURES, telling_cancellations_apart
+from calltag.core.bus.amqp.inspector import Inspector
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import BusMetrics, BusState, RepairLog
 from calltag.core.bus.amqp.publisher import Publisher, Unroutable
@@ -33,6 +34,8 @@ class AmqpBus:
         self._publisher = Publisher(self._publishing, settings.publish_deadline_s)
         self._watchdog = Watchdog(self.links, observed, settings.watch_s)
         self._inbox_names: dict[NodeId, str] = {}
+        # A connection that publishes is not answered while the broker is short of memory.
+        self._inspector = Inspector(self._consuming, settings.publish_deadline_s)
 
     @property
     def links(self) -> tuple[Link, Link]:
@@ -51,6 +54,9 @@ class AmqpBus:
             await self._publisher.publish(self._topology.operations, hash_tag(partition), body, message_id)
         except Unroutable as error:
             raise BusRefused(f"{error}; run: calltag topology apply") from None
+
+    async def depth(self, partition: Partition) -> int:
+        return await self._inspector.depth(self._topology.partition_queue(partition))
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         try:
