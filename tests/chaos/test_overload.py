@@ -208,7 +208,7 @@ async def test_while_no_worker_works_the_backlog_is_bounded(system: System) -> N
 
         async def works() -> bool:
             answer = await bob.operate(call, "UpdateUserData", prefer="wait=5", userData={"again": 1})
-            return answer["statusCode"] == 0
+            return bool(answer["statusCode"] == 0)
 
         await eventually(works, within_s=15)
         print(f"normal {time.monotonic() - began:.1f} s after a worker was there")

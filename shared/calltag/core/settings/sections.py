@@ -149,7 +149,7 @@ class Redis(Section):
 
     url: Annotated[SecretStr, _url_of("redis", "rediss", "unix")] = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="Address of Redis or Valkey, `rediss://` by TLS; of a cluster or Sentinels some, with commas between.",
+        description="Address of Redis or Valkey, `rediss://` by TLS; of a cluster or Sentinels, with commas.",
     )
     mode: Literal["single", "cluster", "sentinel"] = Field(
         "single", description="Whether the addresses are one server, nodes of a Redis Cluster, or Sentinels."
