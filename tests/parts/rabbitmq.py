@@ -49,10 +49,13 @@ class RabbitMq:
             self._port_mapper.start(self._is_mapped)
         self.process.start(self._ready, within_s=90)
 
-    def control(self, *arguments: str) -> None:
-        """Run rabbitmqctl on the server."""
+    def control(self, *arguments: str) -> str:
+        """Run rabbitmqctl on the server; returns what it wrote."""
         tool = _CONTROL if Path(_CONTROL).exists() else program("rabbitmqctl", "/usr/sbin/rabbitmqctl")
-        subprocess.run([tool, *arguments], check=True, capture_output=True, timeout=60, env=self.process.environment)
+        run = subprocess.run(
+            [tool, *arguments], check=True, capture_output=True, text=True, timeout=60, env=self.process.environment
+        )
+        return run.stdout
 
     def end(self) -> None:
         """End the server and the port mapper."""
