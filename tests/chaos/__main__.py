@@ -75,8 +75,9 @@ def summary(record: Record, took_s: float) -> str:
     events = sum(len(each.received) for each in record.subscribers)
     repeats = events - sum(len({each.event_id for each in one.received}) for one in record.subscribers)
     return (
-        f"seed {record.seed}: {took_s:.0f} s; {outcomes['accepted']} operations accepted, {outcomes['refused']} refused, "
-        f"{outcomes['unknown']} unknown, {tries} tried again; {events} events received, {repeats} of them again"
+        f"seed {record.seed}: {took_s:.0f} s; {outcomes['accepted']} operations accepted, "
+        f"{outcomes['refused']} refused, {outcomes['unknown']} unknown, {tries} tried again; "
+        f"{events} events received, {repeats} of them again"
     )
 
 

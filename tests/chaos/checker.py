@@ -92,11 +92,11 @@ def _check_view(subscriber: Subscriber, final: Final, history: dict[int, Receive
     for message in subscriber.received:
         if message.call != final.call or message.version is None:
             continue
-        known = seen.setdefault(message.event_id, message)
-        if known is not message:
-            if known != message:
+        if message.event_id in seen:
+            if seen[message.event_id] != message:
                 yield Violation("repeat", f"{where}: event {message.event_id} came again, and otherwise")
             continue
+        seen[message.event_id] = message
         if message.version != last + 1:
             what = "goes back" if message.version <= last else "has a gap"
             yield Violation("view", f"{where} {what}: version {message.version} ({_named(message)}) after {last}")
@@ -205,8 +205,8 @@ class _Effects:
             if each.outcome == "accepted" and not idle:
                 yield Violation(
                     "effect",
-                    f"call {self._call}, sender {each.sender}: operation {each.value} ({each.kind}) was accepted and had not "
-                    f"taken effect {when}",
+                    f"call {self._call}, sender {each.sender}: operation {each.value} ({each.kind}) was accepted and "
+                    f"had not taken effect {when}",
                 )
 
     def _refused(self, history: Mapping[int, Received]) -> Iterator[Violation]:
@@ -217,10 +217,8 @@ class _Effects:
                 yield Violation("forbidden", f"call {self._call}, sender {each.sender}: {each.value} was accepted")
         shown = {value: version for version, told in history.items() for own in told.data.values() for value in own}
         for value in forbidden.keys() & shown.keys():
-            yield Violation(
-                "forbidden",
-                f"call {self._call}, sender {forbidden[value].sender}: {value} is forbidden, and in version {shown[value]}",
-            )
+            where = f"call {self._call}, sender {forbidden[value].sender}"
+            yield Violation("forbidden", f"{where}: {value} is forbidden, and in version {shown[value]}")
 
 
 def _seen(data: Data, sender: str) -> _State:

@@ -182,24 +182,24 @@ class Installation:
         await asyncio.sleep(lasts_s)
         await self._end(service)
 
-    async def _kill_broker(self, target: str, lasts_s: float) -> None:
+    async def _kill_broker(self, _: str, lasts_s: float) -> None:
         await asyncio.to_thread(self.broker.process.kill)
         await asyncio.sleep(lasts_s)
         await asyncio.to_thread(self.broker.start)
 
-    async def _kill_store(self, target: str, lasts_s: float) -> None:
+    async def _kill_store(self, _: str, lasts_s: float) -> None:
         await asyncio.to_thread(self.store.process.kill)
         await asyncio.sleep(lasts_s)
         await asyncio.to_thread(self.store.start)
 
-    async def _alarm(self, target: str, lasts_s: float) -> None:
+    async def _alarm(self, _: str, lasts_s: float) -> None:
         await asyncio.to_thread(self.broker.control, "set_vm_memory_high_watermark", "0.000001")
         try:
             await asyncio.sleep(lasts_s)
         finally:
             await asyncio.to_thread(self.broker.control, "set_vm_memory_high_watermark", _NORMAL_WATERMARK)
 
-    async def _forget(self, target: str, lasts_s: float) -> None:
+    async def _forget(self, target: str, _: float) -> None:
         async with self._locks[BROKER]:
             connection = await aio_pika.connect(self.broker.url)
             async with connection:
@@ -212,7 +212,7 @@ class Installation:
         listed = await asyncio.to_thread(self.broker.control, "list_queues", "--quiet", "name")
         return [name for name in listed.split() if name.startswith(f"{self.prefix}.events.{target.partition('-')[0]}")]
 
-    async def _cut(self, target: str, lasts_s: float) -> None:
+    async def _cut(self, target: str, _: float) -> None:
         self._link(target).cut()
 
     async def _stall(self, target: str, lasts_s: float) -> None:

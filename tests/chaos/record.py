@@ -77,7 +77,7 @@ class Final:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """All of a run. `parked` is what lies in the queue of dead letters; `unsent` how many events the store still keeps."""
+    """All of a run. `parked` is what lies in the queue of dead letters; `unsent` how many events the store keeps."""
 
     seed: int
     operations: Sequence[Operation]

@@ -32,7 +32,7 @@ class StoreReader:
             return sum(client.llen(key) for key in client.scan_iter("*:outbox"))
 
     @staticmethod
-    def _key(client: "redis.Redis[str]", pattern: str) -> str | None:
+    def _key(client: redis.Redis, pattern: str) -> str | None:
         return next(iter(client.scan_iter(pattern)), None)
 
 

@@ -1,8 +1,9 @@
-"""One run: everything starts, clients work while the faults of the schedule happen, all heals, and the record is read."""
+"""One run: everything starts, clients work while the scheduled faults happen, all heals, and the record is read."""
 
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -27,6 +28,7 @@ PARTIES: Final[Mapping[str, Sequence[str]]] = {
 }
 """The calls, and who is on each."""
 _NUMBERS: Final = {"alice": "15000", "bob": "15001"}
+_SENDERS_PER_CALL: Final = 3
 _OPERATIONS_PER_SENDER: Final = 150
 _FASTEST_S: Final = 0.12
 _PATIENCE_S: Final = 45.0
@@ -73,10 +75,8 @@ class Plan:
 
 async def run(plan: Plan, folder: Path, broker: RabbitMq) -> Record:
     """Carry out a plan on a broker that is running; the store is the run's own."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "store").mkdir()
     # What the store has answered must not be lost: that is where the promises end.
-    store = RedisServer(folder / "store", appendfsync="always")
+    store = RedisServer(folder, appendfsync="always")
     await asyncio.to_thread(store.start)
     installation = Installation(folder, broker, store, f"c{plan.seed}-{int(time.time() * 1000) % 10**9}")
     try:
@@ -95,9 +95,9 @@ class _Run:
             user: Person(user, gateways, Random(f"{user} {plan.seed}")) for user in ("alice", "bob", "switch")
         }
         self._senders = [
-            Sender(self._people[user], call, f"{user}{number}", plan.seed)
+            Sender(self._people[parties[number % len(parties)]], call, f"sender{number}", plan.seed)
             for call, parties in PARTIES.items()
-            for number, user in enumerate((parties * 3)[:3])
+            for number in range(_SENDERS_PER_CALL)
         ]
         self._stranger = Sender(self._people["bob"], "ALICE", "stranger", plan.seed, stranger=True)
         self._last = [Sender(self._people[PARTIES[call][0]], call, "last", plan.seed) for call in PARTIES]
@@ -175,11 +175,9 @@ class _Run:
             for sender, outcome in zip(self._last, outcomes, strict=True)
             if outcome != "accepted"
         ]
-        try:
+        # What is missing then is for the checker to say.
+        with suppress(AssertionError):
             await eventually(self._is_quiet, within_s=_CALM_S)
-        except AssertionError:
-            # What is missing is for the checker to say.
-            pass
         return [await self._final(call, parties[0]) for call, parties in PARTIES.items()]
 
     async def _is_quiet(self) -> bool:

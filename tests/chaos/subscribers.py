@@ -105,7 +105,8 @@ class Client:
             self._take(each)
 
     async def _send(self, message: JSON) -> list[JSON]:
-        auth = (self.user, "demo") if message["channel"] == "/meta/handshake" else None
+        begins = message["channel"] == "/meta/handshake"
+        auth = httpx.BasicAuth(self.user, "demo") if begins else httpx.USE_CLIENT_DEFAULT
         response = await self._http.post(f"{next(self._notifiers)}/genesys/cometd", json=[message], auth=auth)
         response.raise_for_status()
         answer: list[JSON] = response.json()

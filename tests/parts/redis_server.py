@@ -9,7 +9,7 @@ from parts.processes import Program, program
 
 
 class RedisServer:
-    """Redis on a free port, with its files in a folder; with `appendfsync` "always" nothing that it answered is lost."""
+    """Redis on a free port, with its files in a folder; `appendfsync` "always" loses nothing that was answered."""
 
     def __init__(self, folder: Path, appendfsync: str = "everysec") -> None:
         self.port = free_port()
