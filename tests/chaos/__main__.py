@@ -46,6 +46,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="how many seeds, from the first one on")
     parser.add_argument("--seconds", type=float, default=30.0, help="how long each run is under fire")
     parser.add_argument("--every", type=float, default=1.5, help="seconds between two faults, on average")
+    parser.add_argument("--calm", type=float, default=30.0, help="how long everything may take to come to rest")
     parser.add_argument("--folder", type=Path, help="where to put files; a temporary folder where it is not given")
     parser.add_argument("--mix", default="", help='only these faults, as in "kill worker=3,cut worker:store=1"')
     return parser.parse_args()
@@ -53,7 +54,7 @@ def _options() -> argparse.Namespace:
 
 def _holds(seed: int, options: argparse.Namespace, folder: Path, broker: RabbitMq) -> bool:
     mix = {name: float(weight) for name, _, weight in (each.partition("=") for each in options.mix.split(",") if each)}
-    plan = Plan(seed, options.seconds, every_s=options.every, **({"mix": mix} if mix else {}))
+    plan = Plan(seed, options.seconds, every_s=options.every, calm_s=options.calm, **({"mix": mix} if mix else {}))
     print(plan.text(), flush=True)
     place = _fresh(folder / f"seed-{seed}")
     began = time.monotonic()

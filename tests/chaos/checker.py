@@ -2,7 +2,8 @@
 
 P1  every operation that was accepted took effect exactly once, one that was refused never
 P2  those of one sender on one call took effect in the order in which they were sent
-P3  every subscriber saw every version of its calls, in order; a repeat has the same event id
+P3  every subscriber saw every version of its calls, in order; a repeat has the same event id; who reads the call
+    then reads no earlier version
 """
 
 from collections import Counter
@@ -79,6 +80,8 @@ def _check_call(final: Final, record: Record) -> Iterator[Violation]:
     if set(history) == set(range(1, last + 1)):
         operations = [each for each in record.operations if each.call == final.call]
         yield from _Effects(final.call, operations).check(history)
+    for subscriber in concerned:
+        yield from _check_readings(subscriber, final.call, history)
 
 
 # -- what a subscriber saw -------------------------------------------------------------------------------------------
@@ -110,6 +113,17 @@ def _check_view(subscriber: Subscriber, final: Final, history: dict[int, Receive
             )
     if last < final.version and not subscriber.left:
         yield Violation("view", f"{where} ends with version {last}; the call is in version {final.version}")
+
+
+def _check_readings(subscriber: Subscriber, call: str, history: Mapping[int, Received]) -> Iterator[Violation]:
+    """Whoever reads a call after it was told of a version reads that one, or a later one."""
+    for each in subscriber.readings:
+        if each.call == call and not any(
+            told.data == each.data for version, told in history.items() if version >= each.version
+        ):
+            yield Violation(
+                "reading", f"{subscriber.name}, told of version {each.version} of call {call}, then read {each.data}"
+            )
 
 
 def _named(message: Received) -> str:

@@ -51,6 +51,15 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """A call as it was read by somebody who had been told of the version before."""
+
+    call: str
+    version: int
+    data: Data
+
+
+@dataclass(frozen=True, slots=True)
 class Subscriber:
     """What one subscriber received, in order; it was there from the beginning of its calls, or asked for all of it.
 
@@ -63,6 +72,7 @@ class Subscriber:
     received: Sequence[Received]
     left: bool = False
     missed: int = 0
+    readings: Sequence[Reading] = ()
 
 
 @dataclass(frozen=True, slots=True)

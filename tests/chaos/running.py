@@ -10,12 +10,12 @@ from random import Random
 from typing import Final
 
 from chaos.installation import Installation
-from chaos.record import Data, Record
 from chaos.record import Final as FinalCall
+from chaos.record import Record
 from chaos.remains import StoreReader, parked, waiting
 from chaos.schedule import ALL, Mix, Step, schedule
 from chaos.senders import Person, Sender
-from chaos.subscribers import Client, Habits
+from chaos.subscribers import Client, Habits, read_call
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
@@ -32,7 +32,6 @@ _SENDERS_PER_CALL: Final = 3
 _OPERATIONS_PER_SENDER: Final = 150
 _FASTEST_S: Final = 0.12
 _PATIENCE_S: Final = 45.0
-_CALM_S: Final = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +42,8 @@ class Plan:
     seconds: float = 30.0
     mix: Mix = field(default_factory=lambda: ALL)
     every_s: float = 1.5
+    calm_s: float = 30.0
+    """How long everything may take to come to rest; what is missing then is missing."""
 
     @property
     def steps(self) -> list[Step]:
@@ -102,7 +103,7 @@ class _Run:
         self._stranger = Sender(self._people["bob"], "ALICE", "stranger", plan.seed, stranger=True)
         self._last = [Sender(self._people[PARTIES[call][0]], call, "last", plan.seed) for call in PARTIES]
         self._clients = [
-            Client(name, user, installation.notifiers, habits, Random(f"{name} {plan.seed}"))
+            Client(name, self._people[user], installation.notifiers, habits, Random(f"{name} {plan.seed}"))
             for name, (user, habits) in plan.habits().items()
         ]
 
@@ -177,7 +178,7 @@ class _Run:
         ]
         # What is missing then is for the checker to say.
         with suppress(AssertionError):
-            await eventually(self._is_quiet, within_s=_CALM_S)
+            await eventually(self._is_quiet, within_s=self._plan.calm_s)
         return [await self._final(call, parties[0]) for call, parties in PARTIES.items()]
 
     async def _is_quiet(self) -> bool:
@@ -192,10 +193,7 @@ class _Run:
         )
 
     async def _final(self, call: str, user: str) -> FinalCall:
-        response, _ = await self._people[user].ask("GET", f"/me/calls/{call}", time.monotonic() + _PATIENCE_S)
-        assert response is not None, f"call {call} cannot be read"
-        assert response.status_code == 200, response.text
-        pairs = response.json()["call"].get("userData", {})
-        read: Data = {key: value if isinstance(value, list) else [value] for key, value in pairs.items()}
+        read = await read_call(self._people[user], call, time.monotonic() + _PATIENCE_S)
+        assert read is not None, f"call {call} cannot be read"
         version, stored = await asyncio.to_thread(self._store.call, call)
         return FinalCall(call, read, stored, version)

@@ -1,7 +1,7 @@
-"""CometD clients over long-polling that come to another notifier with every request, and write down what they get."""
+"""CometD clients over long-polling that come to one notifier or another, and write down what they get."""
 
 import asyncio
-import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
@@ -9,7 +9,8 @@ from typing import Any, Final
 
 import httpx
 
-from chaos.record import Data, Received, Subscriber
+from chaos.record import Data, Reading, Received, Subscriber
+from chaos.senders import Person
 
 JSON = dict[str, Any]
 _CHANNEL: Final = "/v2/me/calls"
@@ -39,12 +40,16 @@ class Habits:
 class Client:
     """One user's subscription to all calls of the user's."""
 
-    def __init__(self, name: str, user: str, notifiers: Sequence[str], habits: Habits, random: Random) -> None:
+    def __init__(self, name: str, person: Person, notifiers: Sequence[str], habits: Habits, random: Random) -> None:
         self.name = name
-        self.user = user
+        self.user = person.user
+        self._person = person
+        self._reading: asyncio.Task[None] | None = None
+        self._readings: list[Reading] = []
         self._habits = habits
-        turn = random.randrange(len(notifiers))
-        self._notifiers = itertools.cycle([*notifiers[turn:], *notifiers[:turn]])
+        self._random = random
+        self._notifiers = notifiers
+        self._notifier = random.choice(notifiers)
         self._http = httpx.AsyncClient(timeout=_ANSWER_S)
         self._client_id = ""
         self._batch = 0
@@ -57,7 +62,7 @@ class Client:
         """The highest version seen of each call."""
 
     def record(self, calls: Sequence[str]) -> Subscriber:
-        return Subscriber(self.name, self.user, calls, self.received, missed=self.missed)
+        return Subscriber(self.name, self.user, calls, self.received, missed=self.missed, readings=self._readings)
 
     async def run(self) -> None:
         """Connect again and again for as long as the task runs."""
@@ -75,6 +80,7 @@ class Client:
                     await self._connect()
                 except (httpx.HTTPError, _Refused):
                     self._failed = True
+                    self._notifier = self._random.choice([each for each in self._notifiers if each != self._notifier])
                     await asyncio.sleep(_PAUSE_S)
 
     async def _begin(self) -> None:
@@ -98,6 +104,8 @@ class Client:
             message["ext"] = {"ack": self._batch}
         *events, reply = await self._send(message)
         self._failed = False
+        # Not with every connect: one that stays away would be met by every second one, and each of these is a failure.
+        self._notifier = self._random.choice(self._notifiers)
         ext = reply.get("ext", {})
         self._batch = ext.get("ack", 0)
         self.missed += bool(ext.get("calltag", {}).get("missed"))
@@ -107,7 +115,7 @@ class Client:
     async def _send(self, message: JSON) -> list[JSON]:
         begins = message["channel"] == "/meta/handshake"
         auth = httpx.BasicAuth(self.user, "demo") if begins else httpx.USE_CLIENT_DEFAULT
-        response = await self._http.post(f"{next(self._notifiers)}/genesys/cometd", json=[message], auth=auth)
+        response = await self._http.post(f"{self._notifier}/genesys/cometd", json=[message], auth=auth)
         response.raise_for_status()
         answer: list[JSON] = response.json()
         if not answer or not answer[-1].get("successful"):
@@ -121,8 +129,32 @@ class Client:
         call = data["call"]["id"] if "call" in data else data["callId"]
         seen: Data = {}
         if "call" in data:
-            pairs = data["call"].get("userData", {})
-            seen = {key: value if isinstance(value, list) else [value] for key, value in pairs.items()}
+            seen = as_data(data["call"])
             self.versions[call] = max(self.versions.get(call, 0), told["version"])
+            self._look(call, told["version"])
         self._last = max(self._last, told["replayId"])
         self.received.append(Received(call, told["eventId"], told["replayId"], told.get("version"), seen))
+
+    def _look(self, call: str, version: int) -> None:
+        """Read the call that a message came about, unless that is being done."""
+        if self._reading is None or self._reading.done():
+            self._reading = asyncio.create_task(self._read(call, version))
+
+    async def _read(self, call: str, version: int) -> None:
+        data = await read_call(self._person, call, time.monotonic())
+        if data is not None:
+            self._readings.append(Reading(call, version, data))
+
+
+async def read_call(person: Person, call: str, until: float) -> Data | None:
+    """The user data of a call as a user reads it; None if there is no answer until then."""
+    response, _ = await person.ask("GET", f"/me/calls/{call}", until)
+    if response is None or response.status_code != 200:
+        return None
+    return as_data(response.json()["call"])
+
+
+def as_data(call: JSON) -> Data:
+    """User data in which every key has a list of values."""
+    pairs: JSON = call.get("userData", {})
+    return {key: value if isinstance(value, list) else [value] for key, value in pairs.items()}

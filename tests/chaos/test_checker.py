@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from chaos.checker import check
-from chaos.record import Data, Final, Operation, Received, Record, Subscriber
+from chaos.record import Data, Final, Operation, Reading, Received, Record, Subscriber
 
 CALL = "C1"
 OPERATIONS = (
@@ -80,6 +80,17 @@ def test_whoever_left_need_not_have_seen_the_end() -> None:
     assert check(replace(good, subscribers=[alice, replace(bob, left=True)])) == []
 
 
+def read(version: int, data: Data) -> Record:
+    """A record in which bob read the call after having been told of a version."""
+    good = record()
+    alice, bob = good.subscribers
+    return replace(good, subscribers=[alice, replace(bob, readings=[Reading(CALL, version, data)])])
+
+
+def test_whoever_reads_later_may_read_a_later_version() -> None:
+    assert check(read(2, DATA[1])) == check(read(2, DATA[5])) == []
+
+
 LOST = [{key: [v for v in values if v != "ann-1"] for key, values in each.items()} for each in DATA if each != DATA[3]]
 TWICE = [*DATA, {**DATA[-1], "log": [*DATA[-1]["log"], "ben-0"], "ben": ["ben-0", "ben-0"]}]
 SWAPPED = [
@@ -140,6 +151,7 @@ AT_ONCE = [DATA[0], DATA[2], *DATA[3:]]
             replace(record(), finals=[Final(CALL, DATA[4], DATA[4], 6)]), ("C1 is stored as", "told last"), id="stored"
         ),
         pytest.param(replace(record(), finals=[Final(CALL, DATA[-1], DATA[-1], 7)]), ("version 7",), id="version"),
+        pytest.param(read(3, DATA[1]), ("bob", "told of version 3 of call C1, then read"), id="read_too_early"),
         pytest.param(replace(record(), parked=["an operation"]), ("dead letters: an operation",), id="parked"),
         pytest.param(replace(record(), unsent=2), ("2 events are kept as unsent",), id="unsent"),
         pytest.param(replace(record(), notes=["worker-1 ended with 1"]), ("worker-1 ended with 1",), id="note"),
