@@ -229,11 +229,8 @@ def _hunt(mutation: Mutation, folder: Path) -> tuple[str, str]:
         path = folder / edit.path
         path.write_text(path.read_text().replace(edit.text, edit.becomes))
     try:
-        for seed in mutation.seeds:
-            violation = _run(mutation, seed, folder)
-            if violation:
-                return str(seed), violation
-        return "-", "not caught"
+        found = ((str(seed), _run(mutation, seed, folder)) for seed in mutation.seeds)
+        return next((each for each in found if each[1]), ("-", "not caught"))
     except _NoRecord as error:
         return "-", f"no record: {error}"
     finally:
