@@ -2,6 +2,8 @@
 # make demo   the tour: sign in, dial, subscribe, attach data, see the message
 # make test   all tests; installs RabbitMQ, Redis, Node, HAProxy and Chromium from Debian's packages where missing
 # make fuzz   every parser of outside input under a fuzzer (TARGET= for one of them, SECONDS= for each; 60)
+# make chaos  random faults by seed on real processes (SEED= for the first seed, SEEDS= how many, SECONDS= for each; 30)
+# make mutations  breaks calltag on purpose, again and again, and demands that chaos finds it
 # make check  linters, types, direction of imports, known vulnerabilities, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080
@@ -14,10 +16,10 @@ NODE_CLIENTS := tests/clients
 NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test fuzz check format lock docs clean parts
+.PHONY: help run demo test fuzz chaos mutations check format lock docs clean parts
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 5
+	@sed -n 's/^# //p' Makefile | head -n 7
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -65,6 +67,12 @@ endif
 
 fuzz: $(DEV_READY)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(if $(TARGET),--target $(TARGET))
+
+chaos: $(DEV_READY) parts
+	@PYTHONPATH=tests $(BIN)/python -m chaos --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1) --seconds $(or $(SECONDS),30)
+
+mutations: $(DEV_READY) parts
+	@PYTHONPATH=tests $(BIN)/python -m chaos.mutations $(if $(ONLY),--only "$(ONLY)")
 
 check: $(DEV_READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }
