@@ -310,8 +310,8 @@ async def test_connections_that_break_in_the_middle_of_everything_leave_no_error
             known = len(sent)
             await eventually(lambda known=known: len(sent) > known + 20)  # type: ignore[misc]
             proxy.cut()
-        for sender in senders:
-            sender.cancel()
+        for task in senders:
+            task.cancel()
         await asyncio.gather(*senders, return_exceptions=True)
         await eventually(lambda: set(sent) <= set(reader.taken))
     for sender in range(10):
