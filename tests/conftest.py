@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from parts.ports import free_port
 from parts.rabbitmq import RabbitMq
+from parts.rabbitmq_cluster import RabbitMqCluster
 from parts.redis_cluster import RedisCluster
 from parts.redis_sentinel import RedisSentinel
 from parts.redis_server import RedisServer
@@ -45,6 +46,16 @@ def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMq]:
         yield server
     finally:
         server.end()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMqCluster]:
+    cluster = RabbitMqCluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.end()
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,14 +12,13 @@ import pytest
 
 from calltag.core.bus.amqp import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
 from calltag.core.bus.amqp.metrics import Repair, RepairLog
-from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery, NodeId, Partition
+from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery, Partition, PartitionConsumer
 from parts.amqp_frames import Method
 from parts.eventually import eventually
 from parts.proxy import Proxy
 from parts.rabbitmq import RabbitMq
 
 ONE = Partition(0)
-NODE = NodeId("node-1")
 MOST_S = 5.0
 
 
@@ -196,28 +196,35 @@ async def test_a_consumer_whose_queue_is_gone_is_missed_until_the_queue_is_there
         assert bus.consuming()
 
 
+async def take_and_keep(bus: AmqpBus) -> None:
+    async with asyncio.timeout(20), bus.partition(ONE, 10) as consumer:
+        while True:
+            await consumer.batch(10)
+
+
 async def test_a_consumer_that_kept_the_broker_waiting_for_too_long_gets_everything_again(
     bus: AmqpBus, rabbitmq: RabbitMq
 ) -> None:
+    patience = (
+        "application:set_env(rabbit, channel_tick_interval, {}), application:set_env(rabbit, consumer_timeout, {})."
+    )
     try:
-        rabbitmq.control(
-            "eval",
-            "application:set_env(rabbit, channel_tick_interval, 300), "
-            "application:set_env(rabbit, consumer_timeout, 1000).",
-        )
+        await asyncio.to_thread(rabbitmq.control, "eval", patience.format(300, 1_000))
         assert await confirmed(bus, ["a", "b"]) == ["a", "b"]
-        with pytest.raises(BusInterrupted):  # noqa: PT012 - whichever of them meets it
-            async with asyncio.timeout(20), bus.partition(ONE, 10) as consumer:
-                while True:
-                    await consumer.batch(10)
+        with pytest.raises(BusInterrupted):
+            await take_and_keep(bus)
     finally:
-        rabbitmq.control(
-            "eval",
-            "application:set_env(rabbit, channel_tick_interval, 60000), "
-            "application:set_env(rabbit, consumer_timeout, 1800000).",
-        )
+        await asyncio.to_thread(rabbitmq.control, "eval", patience.format(60_000, 1_800_000))
     async with reading(bus) as reader:
         await eventually(lambda: reader.taken == ["a", "b"])
+
+
+async def acknowledge_one_by_one(consumer: PartitionConsumer, taken: list[Delivery]) -> None:
+    """The first may still go into a connection that is broken."""
+    async with asyncio.timeout(MOST_S):
+        while taken:
+            await consumer.ack_through(taken.pop(0).tag)
+            await asyncio.sleep(0.01)
 
 
 async def test_what_was_taken_ahead_on_a_channel_that_died_cannot_be_acknowledged_and_comes_again(
@@ -231,12 +238,8 @@ async def test_what_was_taken_ahead_on_a_channel_that_died_cannot_be_acknowledge
             taken += await consumer.batch(10 - len(taken))
         proxy.cut()
         for _ in range(2):
-            with pytest.raises(BusInterrupted):  # noqa: PT012 - whichever of them meets it
-                async with asyncio.timeout(MOST_S):
-                    while True:
-                        # The first may still go into the broken connection.
-                        await consumer.ack_through(taken.pop(0).tag)
-                        await asyncio.sleep(0.01)
+            with pytest.raises(BusInterrupted):
+                await acknowledge_one_by_one(consumer, taken)
         with pytest.raises(BusInterrupted):
             await consumer.batch(10)
     async with reading(bus) as reader:
@@ -288,7 +291,7 @@ async def takes_not(bus: AmqpBus, name: str) -> bool:
 
 
 async def test_connections_that_break_in_the_middle_of_everything_leave_no_error_unheard(
-    bus: AmqpBus, proxy: Proxy
+    bus: AmqpBus, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     unheard: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
@@ -307,8 +310,8 @@ async def test_connections_that_break_in_the_middle_of_everything_leave_no_error
             known = len(sent)
             await eventually(lambda known=known: len(sent) > known + 20)  # type: ignore[misc]
             proxy.cut()
-        for each in senders:
-            each.cancel()
+        for task in senders:
+            task.cancel()
         await asyncio.gather(*senders, return_exceptions=True)
         await eventually(lambda: set(sent) <= set(reader.taken))
     for sender in range(10):
@@ -317,3 +320,4 @@ async def test_connections_that_break_in_the_middle_of_everything_leave_no_error
     gc.collect()
     await asyncio.sleep(0)
     assert unheard == []
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []

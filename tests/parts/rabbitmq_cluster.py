@@ -39,7 +39,7 @@ class RabbitMqCluster:
         return ",".join(node.url for node in self.nodes)
 
     def start(self) -> None:
-        """Start what does not run, and wait until all nodes are members and serve."""
+        """Start all nodes, and wait until they are members and serve."""
         # The first one forms the cluster, which the others find.
         self.nodes[0].start()
         with ThreadPoolExecutor() as pool:
@@ -65,3 +65,7 @@ class RabbitMqCluster:
     def thaw(self, node: RabbitMq) -> None:
         """Let a frozen node go on: it finds itself apart from the others, as after a break of the network."""
         node.process.signal(signal.SIGCONT)
+
+    def misses(self, node: RabbitMq, other: RabbitMq) -> bool:
+        """Whether a node takes another one for gone."""
+        return f"'{other.name}'" not in node.control("eval", "rabbit_nodes:all_running().")

@@ -70,6 +70,7 @@ def amqp_settings(settings: Settings) -> AmqpSettings:
         heartbeat_s=amqp.heartbeat_s,
         publish_deadline_s=amqp.publish_deadline_s,
         watch_s=amqp.watch_s,
+        replicas=amqp.replicas,
         queue_max_length=amqp.queue_max_length,
         delivery_limit=amqp.delivery_limit,
         inbox_expiry_s=amqp.inbox_expiry_s,

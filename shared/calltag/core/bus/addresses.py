@@ -9,4 +9,4 @@ _BETWEEN: Final = re.compile(r"\s*,\s*(?=amqps?://)")
 
 def addresses(url: str) -> tuple[str, ...]:
     """The addresses in a setting that holds one or several, with commas between."""
-    return tuple(_BETWEEN.split(url.strip()))
+    return tuple(_BETWEEN.split(url.strip(" ,\t\n")))

@@ -28,10 +28,12 @@ def _check_url(url: str, schemes: tuple[str, ...]) -> None:
     if url.partition("://")[0] not in schemes:
         raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
     try:
-        for address in _addresses(url):
-            _ = urlsplit(f"//{address}").port
+        parts = [urlsplit(f"//{address}") for address in _addresses(url)]
+        well_formed = all(part.port is not None or "," not in (part.hostname or "") for part in parts)
     except ValueError:
-        raise ValueError("host and port are not well formed; special characters in a password need %XX") from None
+        well_formed = False
+    if not well_formed:
+        raise ValueError("host and port are not well formed; special characters in a password need %XX")
 
 
 def _addresses(url: str) -> list[str]:
@@ -131,6 +133,13 @@ class Amqp(Section):
     publish_deadline_s: Seconds = Field(1.5, le=60, description="How long to wait for the broker's confirm.")
     watch_s: Seconds = Field(
         3.0, le=60, description="How often connections and consumers are tried, to find those that are dead silently."
+    )
+    replicas: int = Field(
+        0,
+        ge=0,
+        le=15,
+        description="Nodes of a cluster that keep each operation; 0 is what RabbitMQ takes: three, or all if they are "
+        "fewer.",
     )
     queue_max_length: Positive = Field(
         100_000, description="Operations that one partition may hold; beyond that they are refused."

@@ -66,6 +66,7 @@ class Metrics:
     bus_connections: Gauge = field(init=False)
     bus_blocked: Gauge = field(init=False)
     bus_consumers: Gauge = field(init=False)
+    bus_consumers_missing: Gauge = field(init=False)
     bus_repairs: Counter = field(init=False)
     check: Gauge = field(init=False)
 
@@ -163,11 +164,12 @@ class Metrics:
         self.bus_blocked = self._gauge(
             "bus_blocked", "1 while RabbitMQ takes no messages from this process, for want of memory or disk."
         )
-        self.bus_consumers = self._gauge(
-            "bus_consumers", "Consumers of this process: those that are there, and those that should be.", "state"
+        self.bus_consumers = self._gauge("bus_consumers", "Consumers of this process that are there.")
+        self.bus_consumers_missing = self._gauge(
+            "bus_consumers_missing", "Consumers of this process that should be there and are not."
         )
         self.bus_repairs = self._counter(
-            "bus_repairs", "Connections and consumers built anew, by what it was and why.", "what", "cause"
+            "bus_repairs", "Connections and consumers built anew, by what it was and why.", "part", "reason"
         )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:

@@ -23,7 +23,7 @@ class Repair(StrEnum):
 class BusMetrics(Protocol):
     """What is counted."""
 
-    def repaired(self, what: str, cause: Repair) -> None:
+    def repaired(self, part: str, reason: Repair) -> None:
         """A link (`publisher`, `consumer`) or a single consumer (`queue`) is built anew."""
         ...
 
@@ -34,8 +34,8 @@ class RepairLog:
 
     repairs: list[tuple[str, Repair]] = field(default_factory=list)
 
-    def repaired(self, what: str, cause: Repair) -> None:
-        self.repairs.append((what, cause))
+    def repaired(self, part: str, reason: Repair) -> None:
+        self.repairs.append((part, reason))
         del self.repairs[:-1_000]
 
 

@@ -13,8 +13,8 @@ class BusObservations:
 
     metrics: Metrics
 
-    def repaired(self, what: str, cause: Repair) -> None:
-        self.metrics.bus_repairs.labels(what, cause).inc()
+    def repaired(self, part: str, reason: Repair) -> None:
+        self.metrics.bus_repairs.labels(part, reason).inc()
 
     def show(self, bus: AmqpBus) -> None:
         """Show how the bus is doing whenever somebody asks for the metrics."""
@@ -23,7 +23,7 @@ class BusObservations:
             state = bus.state()
             self.metrics.bus_connections.set(state.connected)
             self.metrics.bus_blocked.set(state.blocked)
-            self.metrics.bus_consumers.labels("there").set(state.consuming)
-            self.metrics.bus_consumers.labels("missing").set(state.missing)
+            self.metrics.bus_consumers.set(state.consuming)
+            self.metrics.bus_consumers_missing.set(state.missing)
 
         self.metrics.observers.append(observe)

@@ -13,7 +13,8 @@ _USUAL_TLS: Final = ClientTls("CALLTAG_AMQP__TLS__")
 class AmqpSettings:
     """Addresses (those of a cluster's nodes with commas between), names and limits; times in seconds, sizes in bytes.
 
-    `watch_s` is how often connections and consumers are tried.
+    `watch_s` is how often connections and consumers are tried. Of `replicas` of a quorum queue, 0 leaves the number to
+    RabbitMQ: three, or as many as there are nodes.
     """
 
     url: str = field(repr=False)
@@ -23,6 +24,7 @@ class AmqpSettings:
     connect_deadline_s: float = 5.0
     publish_deadline_s: float = 1.5
     watch_s: float = 3.0
+    replicas: int = 0
     queue_max_length: int = 100_000
     delivery_limit: int = 1_000_000
     inbox_expiry_s: int = 120
