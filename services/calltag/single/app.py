@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -30,6 +31,10 @@ from calltag.worker.app import run_worker
 log = structlog.get_logger()
 _OTHER_DESCRIPTORS: Final = 256
 """What the process opens beside the connections of clients: broker, store, files, the internal port."""
+_LEAST_WORK_S: Final = 1.0
+"""What a worker has for its batches, however long the clients of the same process took."""
+_CLOSE_TIMEOUT_S: Final = 5.0
+"""What closing the connections may take when the time to drain is over; then the process ends in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,14 +133,17 @@ async def _run(
                 ready(parts)
             await life.stop.wait()
         parts.health.stopping = gate.closing = True
+        settings = parts.settings
+        life.end_within(settings.drain_delay_s + settings.drain_timeout_s + _CLOSE_TIMEOUT_S)
         if listeners and life.failure is None:
-            await asyncio.sleep(parts.settings.drain_delay_s)
+            await asyncio.sleep(settings.drain_delay_s)
+        drained_by_s = time.monotonic() + settings.drain_timeout_s
         if notifier is not None:
             notifier.hub.drain()
             await notifier.hub.sockets.closed()
     working.set()
     if worker is not None:
-        await asyncio.wait({worker})
+        await asyncio.wait({worker}, timeout=max(_LEAST_WORK_S, drained_by_s - time.monotonic()))
     if notifier is not None:
         await notifier.leave()
 
