@@ -37,6 +37,8 @@ class Metrics:
     http_requests: Counter = field(init=False)
     http_seconds: Histogram = field(init=False)
     requests_refused: Counter = field(init=False)
+    logins_failed: Counter = field(init=False)
+    logins_locked_out: Counter = field(init=False)
     events_received: Counter = field(init=False)
     deliveries: Counter = field(init=False)
     delivery_seconds: Histogram = field(init=False)
@@ -59,6 +61,7 @@ class Metrics:
     def __post_init__(self) -> None:
         self._worker()
         self._gateway()
+        self._logins()
         self._notifier()
         self.check = self._gauge("check", "1 while the readiness check of that name holds.", "check")
 
@@ -93,6 +96,14 @@ class Metrics:
         self.http_requests = self._counter("http_requests", "Requests answered.", "route", "status")
         self.http_seconds = self._histogram("http_request_seconds", "Time to answer a request.", _LATENCY_S, "route")
         self.requests_refused = self._counter("requests_refused", "Requests refused.", "route", "code")
+
+    def _logins(self) -> None:
+        self.logins_failed = self._counter("logins_failed", "Passwords that were wrong.")
+        self.logins_locked_out = self._counter(
+            "logins_locked_out",
+            "Logins refused unseen after too many wrong passwords, of the user or from the address.",
+            "by",
+        )
 
     def _notifier(self) -> None:
         self.events_received = self._counter("events_received", "Events received from workers.")
