@@ -95,8 +95,10 @@ def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
         "CALLTAG_PUBLIC_URL": public_url,
         "CALLTAG_WORKER__LEASE_S": "2",
         "CALLTAG_LOG__FORMAT": "json",
-        # Tests share users, and many leave their sessions behind.
+        # Tests share users, and many leave their sessions behind, or try wrong passwords.
         "CALLTAG_NOTIFIER__MAX_SESSIONS_PER_USER": "10000",
+        "CALLTAG_LOGIN__FAILURES_PER_USER": "0",
+        "CALLTAG_LOGIN__FAILURES_PER_ADDRESS": "0",
         **more,
     }
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from calltag.core import VERSION
 from calltag.core.backends import Backends
-from calltag.core.identity.authentication import COOKIE, Authenticator, TooManyLogins, WrongCredentials
+from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOut, TooManyLogins, WrongCredentials
 from calltag.core.identity.csrf import EXPOSED_HEADERS, HEADER, MESSAGE, csrf_headers, csrf_passes
 from calltag.core.identity.model import User
 from calltag.core.runtime.intake import Intake
@@ -38,6 +38,7 @@ from calltag.gateway.errors import (
     NotFound,
     OutOfRange,
     RecordUnreadable,
+    TooManyAttempts,
 )
 from calltag.gateway.idempotency import RedisIdempotencyRecords
 from calltag.gateway.metrics import Limit
@@ -64,11 +65,17 @@ class Identification:
     csrf_protection: bool
 
     async def user(self, request: Request) -> User:
-        """Raises NotAuthenticated, FeatureMissing (CSRF), BackendAway (too many logins), StoreUnavailable."""
+        """Raises NotAuthenticated, TooManyAttempts, FeatureMissing (CSRF), BackendAway (busy), StoreUnavailable."""
         try:
-            known = await self.authenticator.identify(request.headers.get("authorization"), request.cookies.get(COOKIE))
+            known = await self.authenticator.identify(
+                request.headers.get("authorization"),
+                request.cookies.get(COOKIE),
+                request.client.host if request.client else "",
+            )
         except WrongCredentials as wrong:
             raise NotAuthenticated(str(wrong)) from None
+        except LockedOut as locked:
+            raise TooManyAttempts(str(locked), locked.wait_s) from None
         except TooManyLogins as busy:
             raise BackendAway(str(busy)) from None
         if known is None:

@@ -15,6 +15,7 @@ from calltag.core.identity.authentication import Authenticator
 from calltag.core.identity.cookies import CookieFlags
 from calltag.core.identity.directory_file import DirectoryError, demo_directory, directory, read_directory
 from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
 from calltag.core.identity.model import Directory
 from calltag.core.identity.passwords import Passwords
 from calltag.core.runtime.tls import ClientTls, OwnCertificate, ServerTls
@@ -31,6 +32,19 @@ from calltag.core.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 NO_USERS: Final = "there are no users; set CALLTAG_DIRECTORY__FILE (or CALLTAG_DIRECTORY__DEMO=true to try it)"
+
+
+@dataclass(frozen=True, slots=True)
+class LoginObservations:
+    """Implements AttemptObserver."""
+
+    metrics: Metrics
+
+    def login_failed(self) -> None:
+        self.metrics.logins_failed.inc()
+
+    def login_locked_out(self, by: By) -> None:
+        self.metrics.logins_locked_out.labels(by).inc()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +67,19 @@ class Backends:
         sessions = RedisHttpSessions(
             self.client, self.batcher, self.keys.prefix, idle_s=session.idle_s, lifetime_s=session.lifetime_s
         )
-        return Authenticator(self.directory, Passwords(self.directory), sessions, cookies=self.cookies())
+        login = self.settings.login
+        passwords = Passwords(
+            self.directory,
+            concurrency=login.concurrency,
+            max_waiting=login.max_waiting,
+            attempts=RedisLoginAttempts(
+                self.batcher,
+                self.keys.prefix,
+                AttemptLimits(login.failures_per_user, login.failures_per_address, login.window_s),
+                LoginObservations(self.metrics),
+            ),
+        )
+        return Authenticator(self.directory, passwords, sessions, cookies=self.cookies())
 
     def cookies(self) -> CookieFlags:
         """How cookies are set."""

@@ -24,6 +24,7 @@ from calltag.core.settings.sections import (
     Gateway,
     Internal,
     Log,
+    Login,
     Notifier,
     Positive,
     Proxies,
@@ -97,6 +98,7 @@ class Settings(BaseSettings):
     tls: Tls = Tls()
     directory: DirectorySection = DirectorySection()
     session: Session = Session()
+    login: Login = Login()
     log: Log = Log()
 
     @classmethod

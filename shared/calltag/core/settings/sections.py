@@ -377,6 +377,24 @@ class DirectorySection(Section):
     demo: bool = Field(False, description="Use the demo contact centre, password `demo`. Never in production.")
 
 
+class Login(Section):
+    """Checking passwords."""
+
+    failures_per_user: int = Field(
+        10,
+        ge=0,
+        description="Wrong passwords for one user name in WINDOW_S before no more are looked at; 0 is no limit.",
+    )
+    failures_per_address: int = Field(
+        100, ge=0, description="The same from one address (TRUSTED_PROXIES matters); 0 is no limit."
+    )
+    window_s: Positive = Field(300, description="How long wrong passwords are counted, from the first on.")
+    concurrency: int = Field(
+        2, ge=1, le=64, description="Passwords that one process checks at a time, each in a thread."
+    )
+    max_waiting: Positive = Field(200, description="Passwords that wait for being checked; beyond, HTTP 503.")
+
+
 class Session(Section):
     """HTTP sessions."""
 

@@ -46,6 +46,8 @@ class Metrics:
     backlog_operations: Gauge = field(init=False)
     backlog_age: Gauge = field(init=False)
     calls_silent: Counter = field(init=False)
+    logins_failed: Counter = field(init=False)
+    logins_locked_out: Counter = field(init=False)
     events_received: Counter = field(init=False)
     deliveries: Counter = field(init=False)
     delivery_seconds: Histogram = field(init=False)
@@ -73,6 +75,7 @@ class Metrics:
     def __post_init__(self) -> None:
         self._worker()
         self._gateway()
+        self._logins()
         self._notifier()
         self._bus()
         self.check = self._gauge("check", "1 while the readiness check of that name holds.", "check")
@@ -127,6 +130,14 @@ class Metrics:
             "backlog_operations", "Operations that wait for the worker of the fullest partition."
         )
         self.backlog_age = self._gauge("backlog_age_seconds", "Age of the oldest operation that a worker took up.")
+
+    def _logins(self) -> None:
+        self.logins_failed = self._counter("logins_failed", "Passwords that were wrong.")
+        self.logins_locked_out = self._counter(
+            "logins_locked_out",
+            "Logins refused unseen after too many wrong passwords, of the user or from the address.",
+            "by",
+        )
 
     def _notifier(self) -> None:
         self.events_received = self._counter("events_received", "Events received from workers.")
