@@ -9,6 +9,7 @@ from calltag.core.backends import Backends
 from calltag.core.bus.ports import Partition
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.store.durability import Durability
 from calltag.core.store.ports import WorkerId
 from calltag.core.store.records import Lifetimes
 from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
@@ -19,11 +20,14 @@ from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.partition_worker import PartitionWorker
+from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
 
 
 def worker_parts(backends: Backends) -> Assignments:
     """The worker on these backends; `run` of what is returned is its life."""
     settings, client, keys = backends.settings.worker, backends.client, backends.keys
+    redis = backends.settings.redis
+    recent = RecentOfPartitions(RecentLimits(settings.recent_s, settings.recent_operations, settings.recent_bytes))
     lifetimes = Lifetimes(
         settings.live_call_lifetime_s * 1000,
         settings.released_call_lifetime_s * 1000,
@@ -34,6 +38,7 @@ def worker_parts(backends: Backends) -> Assignments:
         keys,
         lifetimes=lifetimes,
         remembered_operations=settings.remembered_operations,
+        durability=Durability(redis.wait_replicas, round(redis.wait_timeout_s * 1000)),
     )
     kept = backends.settings.events
     streams = RedisUserStreams(
@@ -57,7 +62,15 @@ def worker_parts(backends: Backends) -> Assignments:
     observations = WorkerObservations(backends.metrics)
 
     def make(partition: Partition) -> PartitionWorker:
-        return PartitionWorker(partition, store, outgoing, limits, observations, batch_limit=settings.batch_limit)
+        return PartitionWorker(
+            partition,
+            store,
+            outgoing,
+            limits,
+            observations,
+            batch_limit=settings.batch_limit,
+            recent=recent.of(partition),
+        )
 
     return Assignments(
         WorkerId(f"worker-{uuid4().hex}"),

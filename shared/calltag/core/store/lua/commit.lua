@@ -1,11 +1,11 @@
 -- Commits one batch of a partition: all of it, or nothing.
 --
--- KEYS: epoch, outbox, then for each change: state, user data, done, order.
+-- KEYS: epoch, outbox, position, then for each change: state, user data, done, order.
 -- ARGV: epoch, how many operations to remember, for how many ms at least, number of events, the events, then for each change:
 --       expected version ('-' for no state), new version ('' if unchanged), lifetime in ms, state ('' as it was), order of the
 --       user-data keys ('' as it was), number of keys to drop (-1: all), the keys, number of keys to set,
 --       key and value list each, number of operations done, id and outcome each.
--- Answers {'ok'}, {'fenced', the epoch} or {'conflict', the key}.
+-- Answers {'ok', the new position}, {'fenced', the epoch} or {'conflict', the key}.
 local at = 0
 local function take()
   at = at + 1
@@ -23,7 +23,7 @@ local remember, memory = tonumber(take()), tonumber(take())
 local events = take_list(tonumber(take()))
 
 local changes = {}
-for key = 3, #KEYS, 4 do
+for key = 4, #KEYS, 4 do
   local change = {
     state = KEYS[key], data = KEYS[key + 1], done = KEYS[key + 2], order = KEYS[key + 3],
     expected = take(), version = take(), lifetime = take(), doc = take(), keys = take(),
@@ -63,4 +63,4 @@ for _, change in ipairs(changes) do
   redis.call('PEXPIRE', change.order, remembered)
 end
 for _, event in ipairs(events) do redis.call('RPUSH', KEYS[2], event) end
-return {'ok'}
+return {'ok', tostring(redis.call('INCR', KEYS[3]))}
