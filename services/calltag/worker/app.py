@@ -11,6 +11,7 @@ from calltag.core.backends import Backends
 from calltag.core.bus.ports import Partition
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.store.durability import Durability
 from calltag.core.store.lags import RedisLags
 from calltag.core.store.ports import WorkerId
 from calltag.core.store.records import Lifetimes
@@ -23,6 +24,7 @@ from calltag.worker.lag import LagReports
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.partition_worker import PartitionWorker
+from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
 from calltag.worker.sweep import Sweep
 
 _SWEEP_EVERY_S: Final = 30.0
@@ -47,6 +49,8 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
     """The worker on these backends; `run` of what is returned is its life."""
     noted = reports or lag_reports(backends)
     settings, client, keys = backends.settings.worker, backends.client, backends.keys
+    redis = backends.settings.redis
+    recent = RecentOfPartitions(RecentLimits(settings.recent_s, settings.recent_operations, settings.recent_bytes))
     lifetimes = Lifetimes(
         settings.live_call_lifetime_s * 1000 * _LONGER,
         settings.released_call_lifetime_s * 1000,
@@ -57,6 +61,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         keys,
         lifetimes=lifetimes,
         remembered_operations=settings.remembered_operations,
+        durability=Durability(redis.wait_replicas, round(redis.wait_timeout_s * 1000)),
     )
     kept = backends.settings.events
     streams = RedisUserStreams(
@@ -96,6 +101,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
                 time.monotonic,
                 now_ms,
             ),
+            recent=recent.of(partition),
         )
 
     return Assignments(

@@ -44,3 +44,8 @@ class WorkerMetrics(Protocol):
     def unreadable(self) -> None:
         """A message was not an operation."""
         ...
+
+    def lost(self, commits: int, reapplied: int, gone: int) -> None:
+        """The store lost commits that it had confirmed; so many operations of them were applied again, and so many of
+        the commits are gone for good."""
+        ...

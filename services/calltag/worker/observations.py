@@ -53,3 +53,8 @@ class WorkerObservations:
 
     def unreadable(self) -> None:
         self.metrics.operations_unreadable.inc()
+
+    def lost(self, commits: int, reapplied: int, gone: int) -> None:
+        self.metrics.store_lost_commits.inc(commits)
+        self.metrics.operations_reapplied.inc(reapplied)
+        self.metrics.commits_gone.inc(gone)

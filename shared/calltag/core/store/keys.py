@@ -30,8 +30,16 @@ class Keys:
     prefix: str = "calltag"
 
     def epoch(self, partition: Partition) -> str:
-        """Counter: how often the partition was taken over."""
+        """Number: it rises when the partition is taken over."""
         return f"{self.prefix}:{{{hash_tag(partition)}}}:epoch"
+
+    def position(self, partition: Partition) -> str:
+        """Counter: the commits of the partition."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:position"
+
+    def losses(self, partition: Partition) -> str:
+        """Hash: what the store has lost of the partition so far: `commits`, `gone` of them for good, `at_ms`."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:losses"
 
     def outbox(self, partition: Partition) -> str:
         """List: events committed and not yet known to be sent, oldest first."""

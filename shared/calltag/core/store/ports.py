@@ -5,7 +5,7 @@ One implementation speaks to Redis or Valkey; in one process the same code runs 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NewType, Protocol, TypeAlias
+from typing import Final, NewType, Protocol, TypeAlias
 
 from calltag.core.bus.ports import Partition
 from calltag.core.domain.agent import Agent
@@ -14,7 +14,10 @@ from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 
 Epoch = NewType("Epoch", int)
+CommitPosition = NewType("CommitPosition", int)
 WorkerId = NewType("WorkerId", str)
+NEVER: Final = Epoch(0)
+NOTHING: Final = CommitPosition(0)
 State: TypeAlias = Call | Agent
 
 
@@ -24,6 +27,10 @@ class StoreError(Exception):
 
 class StoreUnavailable(StoreError):
     """The store is away or did not answer in time. Whether a write took place is not known."""
+
+
+class WritesLost(StoreUnavailable):
+    """The store is back at a state from before commits that it had confirmed: a fail-over has lost them."""
 
 
 class Fenced(StoreError):
@@ -75,10 +82,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """A partition now owned: the new epoch, and the events that the former owner committed but may not have sent."""
+    """A partition now owned: the new epoch, and the events that the former owner committed but may not have sent.
+
+    `former` is the epoch before, `position` the number of commits so far.
+    """
 
     epoch: Epoch
     outbox: Sequence[bytes]
+    former: Epoch = NEVER
+    position: CommitPosition = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +121,8 @@ class StateStore(Protocol):
     """The worker's side: all of one call into StateStore concerns one partition. Every method may raise
     StoreUnavailable."""
 
-    async def take_over(self, partition: Partition) -> TakeOver:
-        """Raise the partition's epoch: from here on, commits of former owners fail."""
+    async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
+        """Raise the partition's epoch, beyond `after` in any case: from here on, commits of former owners fail."""
         ...
 
     async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
@@ -119,15 +131,30 @@ class StateStore(Protocol):
 
     async def commit(
         self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
-    ) -> None:
+    ) -> CommitPosition:
         """Write all changes, remember the operations and keep the events for sending: all of it or nothing.
 
-        Raises Fenced, CommitConflict.
+        Returns the number of commits so far. Raises Fenced, CommitConflict.
         """
         ...
 
     async def silent(self, partition: Partition, silent_ms: int, most: int) -> Sequence[CallId]:
         """Live calls without any change for that long, those silent longest first."""
+        ...
+
+    async def settle(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        """Wait until as many replicas as are wanted have all commits up to the position.
+
+        Raises StoreUnavailable if they have not in time, WritesLost, Fenced.
+        """
+        ...
+
+    async def standing(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
+        """The epoch and the number of commits, as the store has them now."""
+        ...
+
+    async def note_loss(self, partition: Partition, commits: int, gone: int, at_ms: int) -> None:
+        """Remember, for operators, that the store lost commits, some of them for good."""
         ...
 
     async def sent(self, partition: Partition, epoch: Epoch, count: int) -> None:

@@ -1,8 +1,9 @@
 """State in Redis: what the worker loads and commits, and what the gateway reads."""
 
 import asyncio
+import secrets
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Final, cast
 
 import structlog
 
@@ -13,10 +14,13 @@ from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
+from calltag.core.store.durability import Durability, Settling
 from calltag.core.store.keys import Keys, StateKeys
 from calltag.core.store.ports import (
+    NEVER,
     Change,
     CommitConflict,
+    CommitPosition,
     Done,
     Epoch,
     Fenced,
@@ -28,6 +32,8 @@ from calltag.core.store.ports import (
 from calltag.core.store.records import STATE_FIELDS, Lifetimes, commit_arguments, decode_dones, decode_state
 
 log = structlog.get_logger()
+# Numbers of Lua are exact to 2^53: enough for millions of take-overs.
+_LARGEST_STEP: Final = 2**30
 
 
 class RedisStateStore:
@@ -40,6 +46,7 @@ class RedisStateStore:
         *,
         lifetimes: Lifetimes | None = None,
         remembered_operations: int = 10_000,
+        durability: Durability | None = None,
     ) -> None:
         self._client = client
         self._keys = keys
@@ -49,11 +56,17 @@ class RedisStateStore:
         self._take_over = client.script("take_over")
         self._sent = client.script("sent")
         self._silent = client.script("silent")
+        self._durability = durability or Durability()
+        self._settling = Settling(client, keys, self._durability)
 
-    async def take_over(self, partition: Partition) -> TakeOver:
-        answer = await self._take_over([self._keys.epoch(partition), self._keys.outbox(partition)], [])
-        epoch, *outbox = cast(list[bytes], answer)
-        return TakeOver(Epoch(int(epoch)), outbox)
+    async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
+        step = 1 + secrets.randbelow(_LARGEST_STEP)
+        answer = await self._take_over(self._partition_keys(partition), [after, step])
+        epoch, former, position, *outbox = cast(list[bytes], answer)
+        return TakeOver(Epoch(int(epoch)), outbox, Epoch(int(former)), CommitPosition(int(position)))
+
+    def _partition_keys(self, partition: Partition) -> list[str]:
+        return [self._keys.epoch(partition), self._keys.outbox(partition), self._keys.position(partition)]
 
     async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
         pipeline = self._client.pipeline()
@@ -70,14 +83,25 @@ class RedisStateStore:
 
     async def commit(
         self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
-    ) -> None:
-        keys = [self._keys.epoch(partition), self._keys.outbox(partition), self._keys.live(partition)]
+    ) -> CommitPosition:
+        keys = [*self._partition_keys(partition), self._keys.live(partition)]
         remember = (self._remembered_operations, self._lifetimes.operations_ms)
         arguments: list[str | bytes | int] = [epoch, *remember, len(events), *events]
         for change in changes:
             keys.extend(self._keys.state(partition, change.key).all())
             arguments.extend(commit_arguments(change, self._lifetimes))
-        _check(partition, epoch, await self._commit(keys, arguments))
+        answer = await self._commit(keys, arguments)
+        _check(partition, epoch, answer)
+        return CommitPosition(int(cast("list[bytes]", answer)[1]))
+
+    async def settle(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        await self._settling.settle(partition, epoch, position)
+
+    async def standing(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
+        return await self._settling.standing(partition)
+
+    async def note_loss(self, partition: Partition, commits: int, gone: int, at_ms: int) -> None:
+        await self._settling.note_loss(partition, commits, gone, at_ms)
 
     async def silent(self, partition: Partition, silent_ms: int, most: int) -> Sequence[CallId]:
         name = self._keys.live(partition)

@@ -36,6 +36,9 @@ class Metrics:
     takeovers: Counter = field(init=False)
     fenced: Counter = field(init=False)
     partitions_failed: Counter = field(init=False)
+    store_lost_commits: Counter = field(init=False)
+    operations_reapplied: Counter = field(init=False)
+    commits_gone: Counter = field(init=False)
     node_messages_sent: Counter = field(init=False)
     http_requests: Counter = field(init=False)
     http_seconds: Histogram = field(init=False)
@@ -112,6 +115,11 @@ class Metrics:
             "partitions_failed", "Times that work on a partition failed unexpectedly."
         )
         self.calls_silent = self._counter("calls_silent", "Calls ended since the switch told nothing of them any more.")
+        self.store_lost_commits = self._counter("store_lost_commits", "Commits that the store had confirmed and lost.")
+        self.operations_reapplied = self._counter(
+            "operations_reapplied", "Operations applied again, since the store had lost them."
+        )
+        self.commits_gone = self._counter("commits_gone", "Lost commits of which the operations are not at hand.")
         self.node_messages_sent = self._counter("node_messages_sent", "Messages sent to notifiers and gateways.")
 
     def _gateway(self) -> None:
