@@ -42,6 +42,7 @@ class Commits:
 
     of: dict[Partition, list[Owner]] = field(default_factory=lambda: {each: [] for each in ALL})
     fenced: int = 0
+    waiting: int = 0
     held_up: dict[RedisStateStore, asyncio.Event] = field(default_factory=dict)
     """Whose commits wait on their way to Redis, and for what."""
 
@@ -64,6 +65,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
         self: RedisStateStore, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
     ) -> None:
         if self in seen.held_up:
+            seen.waiting += 1
             await seen.held_up[self].wait()
         try:
             await commit(self, partition, epoch, changes, events)
@@ -232,16 +234,18 @@ async def test_what_a_stalled_worker_still_has_in_hand_does_not_take_effect(
         await eventually(lambda: len(commits.of[ALL[0]]) == 1)
         goes_on = commits.held_up[stalled.store] = asyncio.Event()
         await here.publish(ALL[0], 1)
-        await eventually(lambda: any(each.oldest_at_ms for each in stalled.made.held()))
+        await eventually(lambda: commits.waiting == 1)
         stalled.made._registry = Stalled(stalled.made._registry, goes_on)
         bus = stalled.backends.bus
         assert isinstance(bus, AmqpBus)
-        # Where the process does not move, RabbitMQ ends its connection when it misses the heartbeats.
-        for link in bus.links:
-            link.broken()
-        await here.publish(ALL[0], 2)
-        await eventually(lambda: [store for store, _ in commits.of[ALL[0]]][-1] is other.store)
-        goes_on.set()
+        try:
+            # Where the process does not move, RabbitMQ ends its connection when it misses the heartbeats.
+            for link in bus.links:
+                link.broken()
+            await here.publish(ALL[0], 2)
+            await eventually(lambda: commits.of[ALL[0]][-1][0] is other.store)
+        finally:
+            goes_on.set()
         await eventually(lambda: commits.fenced == 1)
         await here.publish(ALL[0], 3)
 
