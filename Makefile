@@ -18,7 +18,7 @@ NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
 .PHONY: help run demo test fuzz chaos mutations check format lock docs clean parts
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 8
+	@sed -n 's/^# //p' Makefile | head -n 7
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

@@ -47,8 +47,8 @@ class Mutation:
     name: str
     edits: Sequence[Edit]
     mix: Mapping[str, float]
-    every_s: float = 0.5
-    seconds: float = 20
+    every_s: float = 0.8
+    seconds: float = 15
     seeds: Sequence[int] = field(default=(1, 2, 3))
 
 
@@ -243,7 +243,7 @@ def _run(mutation: Mutation, seed: int, folder: Path) -> str:
     mix = ",".join(f"{name}={weight}" for name, weight in mutation.mix.items())
     run = subprocess.run(
         [sys.executable, "-m", "chaos", "--seed", str(seed), "--seconds", str(mutation.seconds),
-         "--every", str(mutation.every_s), "--calm", "12", "--mix", mix, "--folder", str(folder / "run")],
+         "--every", str(mutation.every_s), "--calm", "15", "--few", "--mix", mix, "--folder", str(folder / "run")],
         cwd=folder, env={**os.environ, "PYTHONPATH": os.pathsep.join(str(folder / each) for each in _COPIED)},
         text=True, capture_output=True, timeout=400, check=False,
     )  # fmt: skip

@@ -13,7 +13,7 @@ from chaos.installation import Installation
 from chaos.record import Final as FinalCall
 from chaos.record import Record
 from chaos.remains import StoreReader, parked, waiting
-from chaos.schedule import ALL, Mix, Step, schedule
+from chaos.schedule import ALL, SERVICES, Mix, Step, schedule
 from chaos.senders import Person, Sender
 from chaos.subscribers import Client, Habits, read_call
 from parts.eventually import eventually
@@ -42,12 +42,13 @@ class Plan:
     seconds: float = 30.0
     mix: Mix = field(default_factory=lambda: ALL)
     every_s: float = 1.5
+    services: Sequence[str] = SERVICES
     calm_s: float = 30.0
     """How long everything may take to come to rest; what is missing then is missing."""
 
     @property
     def steps(self) -> list[Step]:
-        return schedule(self.seed, self.seconds, self.mix, every_s=self.every_s)
+        return schedule(self.seed, self.seconds, self.mix, every_s=self.every_s, services=self.services)
 
     def text(self) -> str:
         """What is going to happen, line by line."""
@@ -64,10 +65,9 @@ class Plan:
             "steady": ("alice", Habits()),
             "plain": ("alice", Habits(acknowledges=False)),
             "absent": ("alice", Habits(away=absence(6))),
-            "late": (
-                "alice",
-                Habits(acknowledges=random.random() < 0.5, comes_at_s=random.uniform(0.2, 0.7) * self.seconds),
-            ),
+            "late": ("alice", Habits(random.random() < 0.5, comes_at_s=random.uniform(0.2, 0.7) * self.seconds)),
+            "socket": ("alice", Habits(websocket=True, away=absence(4))),
+            "plain-socket": ("bob", Habits(acknowledges=False, websocket=True)),
             "fickle": ("alice", Habits(away=(*absence(3), *absence(3)), fickle=True)),
             "bob": ("bob", Habits()),
             "bob-plain": ("bob", Habits(acknowledges=False, away=absence(15))),
@@ -79,7 +79,7 @@ async def run(plan: Plan, folder: Path, broker: RabbitMq) -> Record:
     # What the store has answered must not be lost: that is where the promises end.
     store = RedisServer(folder, appendfsync="always")
     await asyncio.to_thread(store.start)
-    installation = Installation(folder, broker, store, f"c{plan.seed}-{int(time.time() * 1000) % 10**9}")
+    installation = Installation(folder, broker, store, f"c{plan.seed}-{int(time.time() * 1000) % 10**9}", plan.services)
     try:
         async with installation.running():
             return await _Run(plan, installation).record()
@@ -91,7 +91,7 @@ class _Run:
     def __init__(self, plan: Plan, installation: Installation) -> None:
         self._plan = plan
         self._installation = installation
-        gateways = installation.gateways
+        gateways = installation.urls("gateway")
         self._people = {
             user: Person(user, gateways, Random(f"{user} {plan.seed}")) for user in ("alice", "bob", "switch")
         }
@@ -103,7 +103,7 @@ class _Run:
         self._stranger = Sender(self._people["bob"], "ALICE", "stranger", plan.seed, stranger=True)
         self._last = [Sender(self._people[PARTIES[call][0]], call, "last", plan.seed) for call in PARTIES]
         self._clients = [
-            Client(name, self._people[user], installation.notifiers, habits, Random(f"{name} {plan.seed}"))
+            Client(name, self._people[user], installation.urls("notifier"), habits, Random(f"{name} {plan.seed}"))
             for name, (user, habits) in plan.habits().items()
         ]
 
