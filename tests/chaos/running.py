@@ -29,6 +29,8 @@ PARTIES: Final[Mapping[str, Sequence[str]]] = {
 """The calls, and who is on each."""
 _NUMBERS: Final = {"alice": "15000", "bob": "15001"}
 _SENDERS_PER_CALL: Final = 3
+_FEW: Final = ("steady", "plain", "bob")
+"""The subscribers of an installation with few services."""
 _OPERATIONS_PER_SENDER: Final = 150
 _FASTEST_S: Final = 0.12
 _PATIENCE_S: Final = 45.0
@@ -61,7 +63,7 @@ class Plan:
         def absence(longest_s: float) -> tuple[tuple[float, float]]:
             return ((random.uniform(0.1, 0.6) * self.seconds, random.uniform(1, longest_s)),)
 
-        return {
+        all_of_them = {
             "steady": ("alice", Habits()),
             "plain": ("alice", Habits(acknowledges=False)),
             "absent": ("alice", Habits(away=absence(6))),
@@ -72,6 +74,7 @@ class Plan:
             "bob": ("bob", Habits()),
             "bob-plain": ("bob", Habits(acknowledges=False, away=absence(15))),
         }
+        return all_of_them if self.services == SERVICES else {name: all_of_them[name] for name in _FEW}
 
 
 async def run(plan: Plan, folder: Path, broker: RabbitMq) -> Record:
