@@ -4,9 +4,10 @@
 # make fuzz   every parser of outside input under a fuzzer (TARGET= for one of them, SECONDS= for each; 60)
 # make chaos  random faults by seed on real processes (SEED= for the first seed, SEEDS= how many, SECONDS= for each; 30)
 # make mutations  breaks calltag on purpose, again and again, and demands that chaos finds it
-# make check  linters, types, direction of imports, drift of locks and documents
+# make check  linters, types, direction of imports, known vulnerabilities, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080
+JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-run
@@ -54,8 +55,15 @@ parts:
 
 test: $(DEV_READY) parts $(NODE_READY)
 	@rm -f .coverage .coverage.*
+ifeq ($(ARGS),)
+	@echo "The tests that share the machine, $(JOBS) at a time:"
+	@$(BIN)/python -m coverage run -m pytest -m "not alone" --numprocesses $(JOBS) --dist loadfile
+	@echo "The tests that need the machine for themselves:"
+	@$(BIN)/python -m coverage run -m pytest -m alone
+	@$(BIN)/python tests/coverage_gate.py
+else
 	@$(BIN)/python -m coverage run -m pytest $(ARGS)
-	@[ -n "$(ARGS)" ] || $(BIN)/python tests/coverage_gate.py
+endif
 
 fuzz: $(DEV_READY)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(if $(TARGET),--target $(TARGET))
@@ -71,7 +79,9 @@ check: $(DEV_READY)
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache | tail -n 2
+	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml services shared deploy
 	@$(BIN)/python deploy/locks.py --check
+	@$(BIN)/python deploy/audit.py
 	@$(BIN)/calltag docs --check
 	@$(BIN)/yamllint --strict -c deploy/.yamllint.yaml deploy
 	@$(BIN)/hadolint deploy/Dockerfile

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import aio_pika
 
-from chaos.links import Link
 from chaos.schedule import BROKER, GUEST, STORE, Step
 from parts.command import calltag
 from parts.ports import free_port
 from parts.processes import Program
+from parts.proxy import Proxy
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import calltag_program
@@ -48,7 +48,7 @@ class Service:
     name: str
     make: Callable[[], Program]
     internal_port: int
-    links: dict[str, Link]
+    links: dict[str, Proxy]
     program: Program = field(init=False)
 
     def start(self) -> None:
@@ -95,7 +95,7 @@ class Installation:
         if command != "worker":
             ends["clients"] = port
             settings[f"CALLTAG_{command.upper()}__PORT"] = str(port)
-        links = {end: self._stack.enter_context(Link("127.0.0.1", at)) for end, at in ends.items()}
+        links = {end: self._stack.enter_context(Proxy("127.0.0.1", at)) for end, at in ends.items()}
         settings["CALLTAG_AMQP__URL"] = f"amqp://guest:guest@127.0.0.1:{links[BROKER].port}/"
         settings["CALLTAG_REDIS__URL"] = f"redis://127.0.0.1:{links[STORE].port}/0"
 
@@ -228,6 +228,6 @@ class Installation:
         finally:
             link.be_late(0)
 
-    def _link(self, target: str) -> Link:
+    def _link(self, target: str) -> Proxy:
         name, _, end = target.partition(":")
         return self.services[name].links[end]

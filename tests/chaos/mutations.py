@@ -103,7 +103,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "does not raise the epoch with a take-over",
-        _one(f"{_LUA}/take_over.lua", "redis.call('INCR', KEYS[1])", "redis.call('INCRBY', KEYS[1], 0)"),
+        _one(f"{_LUA}/take_over.lua", " + tonumber(ARGV[2]))", " + 0)"),
         _TAKE_OVERS,
     ),
     Mutation(

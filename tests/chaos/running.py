@@ -80,7 +80,7 @@ class Plan:
 async def run(plan: Plan, folder: Path, broker: RabbitMq) -> Record:
     """Carry out a plan on a broker that is running; the store is the run's own."""
     # What the store has answered must not be lost: that is where the promises end.
-    store = RedisServer(folder, appendfsync="always")
+    store = RedisServer(folder, "--appendfsync", "always")
     await asyncio.to_thread(store.start)
     installation = Installation(folder, broker, store, f"c{plan.seed}-{int(time.time() * 1000) % 10**9}", plan.services)
     try:

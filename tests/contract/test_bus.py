@@ -56,6 +56,23 @@ async def test_partitions_are_apart(bus: Bus) -> None:
         assert await take(consumer, 1) == ["b"]
 
 
+async def test_the_depth_is_what_waits_for_the_consumer(bus: Bus) -> None:
+    assert await bus.depth(ONE) == 0
+    await publish(bus, "a", "b", "c")
+    assert (await bus.depth(ONE), await bus.depth(TWO)) == (3, 0)
+    async with bus.partition(ONE, 10) as consumer:
+        assert await take(consumer, 3) == ["a", "b", "c"]
+        await consumer.ack_through((await _last(bus, consumer)).tag)
+        assert await bus.depth(ONE) == 0
+
+
+async def _last(bus: Bus, consumer: PartitionConsumer) -> Delivery:
+    """One more delivery."""
+    await publish(bus, "z")
+    [delivery] = await consumer.batch(1)
+    return delivery
+
+
 async def test_what_is_not_acknowledged_comes_again_in_order(bus: Bus) -> None:
     await publish(bus, "a", "b", "c", "d")
     async with bus.partition(ONE, 10) as consumer:

@@ -1,6 +1,6 @@
 """How exchanges and queues are declared: the broker refuses whatever is declared otherwise later."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from aio_pika import ExchangeType
@@ -71,9 +71,16 @@ async def test_operations_are_in_quorum_queues_that_lose_none() -> None:
     assert recorder.bound == [("t.ops.dead", "t.ops.dead"), ("t.ops p00", "t.ops.p00"), ("t.ops p01", "t.ops.p01")]
 
 
+async def test_the_settings_may_say_how_many_nodes_keep_an_operation() -> None:
+    recorder = Recorder()
+    await Topology(replace(SETTINGS, replicas=5)).declare(recorder.channel())
+    assert recorder.queues["t.ops.p00"] == {**PARTITION, "x-quorum-initial-group-size": 5}
+    assert recorder.queues["t.ops.dead"] == {"x-queue-type": "quorum", "x-quorum-initial-group-size": 5}
+
+
 async def test_an_inbox_is_a_classic_queue_that_ends_some_time_after_its_node() -> None:
     recorder = Recorder()
-    await Topology(SETTINGS).declare_inbox(recorder.channel(), NodeId("n"))
+    await Topology(SETTINGS).declare_inbox(recorder.channel(), NodeId("n"), "t.events.n")
     assert recorder.exchanges == {"t.events": ExchangeType.DIRECT}
     assert recorder.queues == {
         "t.events.n": {"x-queue-type": "classic", "x-expires": 103_000, "x-max-length-bytes": 104}

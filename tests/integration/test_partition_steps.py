@@ -83,7 +83,7 @@ async def test_the_steps_of_a_batch_are_taken_in_the_order_that_the_promises_res
     outgoing: Any = Recorded(outgoing_of(bus, client), steps)
     async with consuming(bus, store, outgoing, steps):
         await eventually(lambda: "ack_through" in steps)
-    assert steps == ["batch", "take_over", "load", "commit", "send", "sent", "ack_through"]
+    assert steps == ["batch", "take_over", "load", "commit", "settle", "send", "sent", "ack_through"]
 
 
 async def test_all_operations_of_a_batch_are_acknowledged(client: RedisClient) -> None:

@@ -19,7 +19,7 @@ from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
-from calltag.core.store.ports import Change, CommitConflict, Epoch, StoreUnavailable, WorkerId
+from calltag.core.store.ports import Change, CommitConflict, CommitPosition, Epoch, StoreUnavailable, WorkerId
 from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
@@ -47,11 +47,12 @@ class Unreliable(RedisStateStore):
 
     async def commit(
         self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
-    ) -> None:
-        await super().commit(partition, epoch, changes, events)
+    ) -> CommitPosition:
+        position = await super().commit(partition, epoch, changes, events)
         fault = next(self.faults, None)
         if fault is not None:
             raise fault("the answer was lost")
+        return position
 
 
 @pytest.fixture

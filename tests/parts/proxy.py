@@ -1,10 +1,22 @@
-"""A TCP proxy that misbehaves on demand: it stalls like a network that swallows packets, or cuts connections."""
+"""A TCP proxy that misbehaves on demand: it stalls like a network that swallows packets, dribbles like a bad line, lets
+a peer vanish without a word, loses single frames, or cuts connections."""
 
 import asyncio
+from dataclasses import dataclass, field
 
+from parts.amqp_frames import FrameFilter, Method
 from parts.threaded_server import ThreadedServer
 
 _CHUNK = 65_536
+
+
+@dataclass(slots=True)
+class _Line:
+    """One direction of all connections."""
+
+    flowing: asyncio.Event = field(default_factory=asyncio.Event)
+    lost: set[Method] = field(default_factory=set)
+    """Methods of AMQP that do not arrive."""
 
 
 class Proxy(ThreadedServer):
@@ -13,18 +25,45 @@ class Proxy(ThreadedServer):
     def __init__(self, host: str, port: int) -> None:
         super().__init__()
         self._target = (host, port)
-        self._flowing = asyncio.Event()
-        self._flowing.set()
+        self._there, self._back = _Line(), _Line()
+        for line in (self._there, self._back):
+            line.flowing.set()
+        self._bytes_per_s = 0
+        self._late_s = 0.0
+        self._vanished: set[asyncio.Event] = set()
+        """Of each connection, what is set once its ends do not reach each other any more."""
         self.taken = 0
         """How many connections it has taken."""
 
-    def stall(self) -> None:
-        """Connections stay, new ones are taken, and not a byte goes through any more."""
-        self.soon(self._flowing, is_set=False)
+    def stall(self, *, there: bool = True, back: bool = True) -> None:
+        """Connections stay, new ones are taken, and not a byte goes through any more, one way or both."""
+        for line, stalls in ((self._there, there), (self._back, back)):
+            if stalls:
+                self.soon(line.flowing, is_set=False)
 
     def heal(self) -> None:
-        """Everything flows again, what was held back too."""
-        self.soon(self._flowing, is_set=True)
+        """Everything flows again, what was held back too; nothing more is lost or slow."""
+        for line in (self._there, self._back):
+            line.lost.clear()
+            self.soon(line.flowing, is_set=True)
+        self._bytes_per_s = 0
+        self._late_s = 0.0
+
+    def slow(self, bytes_per_s: int) -> None:
+        """So many bytes a second go through each way of each connection."""
+        self._bytes_per_s = bytes_per_s
+
+    def be_late(self, seconds: float) -> None:
+        """Each piece comes so much later, in order."""
+        self._late_s = seconds
+
+    def lose(self, *methods: Method) -> None:
+        """These AMQP methods of the broker do not arrive any more; all else does."""
+        self._back.lost.update(methods)
+
+    def vanish(self) -> None:
+        """Every connection there is goes dead for good, both ways and without a sign; new ones are served."""
+        self.do(self._part())
 
     def cut(self) -> None:
         """Reset every connection there is; new ones are served."""
@@ -32,21 +71,40 @@ class Proxy(ThreadedServer):
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.taken += 1
-        await self._flowing.wait()
+        await asyncio.gather(self._there.flowing.wait(), self._back.flowing.wait())
         try:
             there, back = await asyncio.open_connection(*self._target)
         except OSError:
             return
         self.writers.add(back)
-        await asyncio.gather(self._pump(reader, back), self._pump(there, writer))
+        vanished = asyncio.Event()
+        self._vanished.add(vanished)
+        await asyncio.gather(
+            self._pump(reader, back, self._there, vanished), self._pump(there, writer, self._back, vanished)
+        )
+        self._vanished.discard(vanished)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _part(self) -> None:
+        for vanished in self._vanished:
+            vanished.set()
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, line: _Line, vanished: asyncio.Event
+    ) -> None:
+        frames = FrameFilter(line.lost)
         try:
-            while chunk := await reader.read(_CHUNK):
-                await self._flowing.wait()
-                writer.write(chunk)
+            while chunk := await reader.read(self._bytes_per_s // 20 or _CHUNK):
+                if self._late_s:
+                    await asyncio.sleep(self._late_s)
+                await line.flowing.wait()
+                if self._bytes_per_s:
+                    await asyncio.sleep(len(chunk) / self._bytes_per_s)
+                if vanished.is_set():
+                    continue
+                writer.write(frames.passed(chunk))
                 await writer.drain()
         except OSError:
             pass
         finally:
-            self.close(writer)
+            if not vanished.is_set():
+                self.close(writer)

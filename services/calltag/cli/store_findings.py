@@ -6,8 +6,9 @@ from typing import Final
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from calltag.cli.finding import Finding, version_finding
+from calltag.core.backends import open_client
 from calltag.core.settings import Settings
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import InstallationMismatch, StoreUnavailable
 from calltag.core.store.redis_registry import read_installation
@@ -19,7 +20,7 @@ Info = Mapping[str, object]
 
 async def store_findings(settings: Settings) -> list[Finding]:
     """Version, what the server does when memory is full and when it restarts, and whose data it has."""
-    client = redis_client(settings.redis.url.get_secret_value(), deadline_s=_DEADLINE_S)
+    client = open_client(settings, deadline_s=_DEADLINE_S)
     try:
         async with client.exchange() as connection:
             info: Info = await connection.info()

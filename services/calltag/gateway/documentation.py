@@ -74,6 +74,11 @@ REFUSALS: Final[Responses] = {
         "The Idempotency-Key is of another request, or of one too long ago (18)", 18, "Idempotency-Key was used for ..."
     ),
     413: _refusal("The body is too large (10)", 10, "the body is larger than 262144 bytes"),
+    429: _refusal(
+        "Too many wrong passwords of this user or from this address (20); try again after Retry-After",
+        20,
+        "too many failed logins; try again in 300 s",
+    ),
     500: _refusal(
         "What the store holds cannot be read by this version (4)", 4, "the record of call:01RC... is not ..."
     ),

@@ -37,6 +37,15 @@ class WorkerMetrics(Protocol):
         """Messages were sent to nodes."""
         ...
 
+    def silent(self, calls: int) -> None:
+        """Calls were ended that had not changed for too long."""
+        ...
+
     def unreadable(self) -> None:
         """A message was not an operation."""
+        ...
+
+    def lost(self, commits: int, reapplied: int, gone: int) -> None:
+        """The store lost commits that it had confirmed; so many operations of them were applied again, and so many of
+        the commits are gone for good."""
         ...

@@ -105,6 +105,13 @@ def test_origins_are_a_json_list_or_have_commas_between(
         ("CALLTAG_PUBLIC_URL", "calltag", r"^CALLTAG_PUBLIC_URL: String should match"),
         ("CALLTAG_AMQP__URL", "http://hunter2@x", r"^CALLTAG_AMQP__URL: must begin with amqp:// or amqps://$"),
         ("CALLTAG_AMQP__URL", "amqp://u:hunter2/x@h", r"^CALLTAG_AMQP__URL: host and port are not well formed"),
+        (
+            "CALLTAG_AMQP__URL",
+            "amqp://a/,amqp://u:hunter2/x@h",
+            r"^CALLTAG_AMQP__URL: host and port are not well formed",
+        ),
+        ("CALLTAG_AMQP__URL", "amqp://u:hunter2@one,two/", r"^CALLTAG_AMQP__URL: host and port are not well formed"),
+        ("CALLTAG_AMQP__URL", "amqp://u:hunter2@one:1,two:2/", r"^CALLTAG_AMQP__URL: host and port are not well"),
         ("CALLTAG_REDIS__URL", "redis://h:hunter2", r"^CALLTAG_REDIS__URL: host and port are not well formed"),
         ("CALLTAG_REDIS__URL", "hunter2", r"^CALLTAG_REDIS__URL: must begin with redis:// or rediss:// or unix://$"),
         ("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "*,hunter2", r"^CALLTAG_GATEWAY__ALLOWED_ORIGINS: String should match"),

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
 from calltag.core.backends import Backends, amqp_settings, backends
 from calltag.core.bayeux.extensions.activity import Activity
@@ -22,10 +23,11 @@ from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.strict_json import JsonLimits
-from calltag.gateway.app import gateway_api
+from calltag.gateway.app import admitting, backlog_of, gateway_api
 from calltag.gateway.idempotency import RedisIdempotencyRecords
 from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.parameters import UserDataLimits
+from calltag.gateway.rates import RateLimit
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api
 from calltag.notifier.app import _hub, bayeux_limits, connection_types, extensions
@@ -59,6 +61,9 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         gateway={
             "max_body_bytes": 111, "max_depth": 112, "max_pairs": 113, "max_user_data_bytes": 114,
             "max_key_bytes": 115, "max_wait_s": 116, "max_in_flight": 118, "idempotency_lifetime_s": 119,
+            "max_waiting": 150, "max_requests": 151, "max_queued_requests": 152, "queue_deadline_s": 15.3,
+            "max_backlog": 154, "max_backlog_age_s": 155, "user_operations_per_s": 15.6, "user_burst": 157,
+            "address_operations_per_s": 15.8, "address_burst": 159, "max_rates": 160,
         },
         worker={
             "batch_limit": 120, "prefetch": 121, "max_call_pairs": 122, "max_call_bytes": 123,
@@ -94,7 +99,23 @@ async def parts(settings: Settings) -> AsyncIterator[Backends]:
 
 @pytest.fixture
 def api(parts: Backends) -> Api:
-    return gateway_api(parts, Replies(NodeId("n")), GatewayObservations(parts.metrics), parts.authenticator())
+    observations = GatewayObservations(parts.metrics)
+    return gateway_api(
+        parts, Replies(NodeId("n")), observations, backlog_of(parts, observations), parts.authenticator()
+    )
+
+
+async def test_the_bounds_on_load(parts: Backends, api: Api) -> None:
+    submission = api.service.submission
+    assert (submission.max_in_flight, submission.max_waiting) == (118, 150)
+    assert (submission.backlog.most, submission.backlog.most_age_ms) == (154, 155_000)
+    rates = api.operations.rates
+    assert rates is not None
+    assert (rates.users.limit, rates.users.most) == (RateLimit(15.6, 157), 160)
+    assert (rates.addresses.limit, rates.addresses.most) == (RateLimit(15.8, 159), 160)
+    intake = admitting(FastAPI(), parts.settings.gateway, parts.metrics)
+    assert (intake.most, intake.most_queued, intake.deadline_s) == (151, 152, 15.3)
+    assert b"calltag_requests_in_hand 0.0" in parts.metrics.exposition()
 
 
 def test_the_settings_of_rabbitmq(settings: Settings, unused_tcp_port: int) -> None:
@@ -164,9 +185,11 @@ async def test_the_limits_of_the_worker(parts: Backends) -> None:
     assert worker._batch_limit == 120
     assert (worker._limits.max_pairs, worker._limits.max_bytes) == (122, 123)
     assert worker._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
+    assert worker._sweep is not None
+    assert (worker._sweep.silent_ms, worker._sweep.every_s) == (126_000, 30.0)
     assert isinstance(worker._store, RedisStateStore)
     assert worker._store._remembered_operations == 124
-    assert worker._store._lifetimes == Lifetimes(live_ms=126_000, released_ms=127_000)
+    assert worker._store._lifetimes == Lifetimes(live_ms=252_000, released_ms=127_000)
     streams = worker._outgoing._streams
     assert isinstance(streams, RedisUserStreams)
     assert streams._bounds == (128_000, 129, 129_000, 130, 130_000)

@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry
 
 from calltag.core.telemetry.metrics import CONTENT_TYPE, Metrics
 
-ALLOWED_LABELS = {"operation", "code", "route", "status", "channel", "check", "limit", "reason", "transport"}
+ALLOWED_LABELS = {"operation", "code", "route", "status", "channel", "check", "limit", "part", "reason", "transport"}
 
 OTHER_NAMES = {"http_seconds": "http_request_seconds"}
 

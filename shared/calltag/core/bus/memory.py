@@ -49,6 +49,9 @@ class _Consumer:
             self._unacknowledged.popleft()
         self._queue.arrived.set()
 
+    def unacknowledged(self) -> int:
+        return len(self._unacknowledged)
+
     async def reject(self, tag: int) -> None:
         for delivery in [each for each in self._unacknowledged if each.tag == tag]:
             self._unacknowledged.remove(delivery)
@@ -96,6 +99,9 @@ class MemoryBus:
         queue.waiting.append(Delivery(queue.last_tag, body, message_id, redelivered=False))
         queue.arrived.set()
 
+    async def depth(self, partition: Partition) -> int:
+        return len(self._queues[partition].waiting)
+
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:  # noqa: ARG002 - as on the broker
         inbox = self._inboxes.get(node)
         if inbox is None:
@@ -123,4 +129,7 @@ class MemoryBus:
                 del self._inboxes[node]
 
     def connected(self) -> bool:
+        return True
+
+    def consuming(self) -> bool:
         return True

@@ -53,6 +53,10 @@ class PartitionConsumer(Protocol):
         """Acknowledge every delivery up to and including `tag`. Raises BusInterrupted when that failed."""
         ...
 
+    def unacknowledged(self) -> int:
+        """How many deliveries have come and are not acknowledged, those that no batch has had yet included."""
+        ...
+
     async def reject(self, tag: int) -> None:
         """Set one delivery aside for good: it is kept apart for people to look at, and never delivered again.
 
@@ -82,6 +86,10 @@ class Bus(Protocol):
         """
         ...
 
+    async def depth(self, partition: Partition) -> int:
+        """How many operations wait to be delivered to the partition's consumer. Raises BusUnavailable."""
+        ...
+
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         """Send a message to one node's inbox, confirmed; it need not outlive the broker.
 
@@ -103,4 +111,8 @@ class Bus(Protocol):
 
     def connected(self) -> bool:
         """Whether the bus is usable right now (for readiness)."""
+        ...
+
+    def consuming(self) -> bool:
+        """Whether no consumer or inbox that was opened has been lost and not opened again (for readiness)."""
         ...

@@ -8,6 +8,7 @@ from typing import Final
 import orjson
 from pydantic import BaseModel, SecretStr
 
+from calltag.core.bus.addresses import addresses
 from calltag.core.settings.root import Settings, variable
 
 _PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&]*")
@@ -44,7 +45,7 @@ def _text(value: object) -> str:
         case bool():
             return str(value).lower()
         case SecretStr():
-            return _without_password(value.get_secret_value())
+            return ",".join(map(_without_password, addresses(value.get_secret_value())))
         case tuple():
             return orjson.dumps(value).decode()
         case _:
@@ -52,7 +53,9 @@ def _text(value: object) -> str:
 
 
 def _without_password(url: str) -> str:
-    """The URL with `***` for the password, whether it stands before the host or in the query."""
+    """The URL with `***` for the password, whether it stands before the host or in the query; `***` for no URL."""
+    if "://" not in url:
+        return "***"
     scheme, separator, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     name, colon, _ = credentials.partition(":")

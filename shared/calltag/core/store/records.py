@@ -18,6 +18,7 @@ from calltag.core.wire.messages import AGENT, CALL, WireError
 STATE_FIELDS: Final = ("version", "doc", "keys")
 _NO_STATE: Final = "-"
 _AS_IT_WAS: Final = ""
+_NO_CALL: Final = ("", _AS_IT_WAS)
 
 Argument = str | bytes | int
 
@@ -71,9 +72,10 @@ def commit_arguments(change: Change, lifetimes: Lifetimes) -> Iterator[Argument]
     before, after = change.before, change.after
     yield _NO_STATE if before is None else before.version
     if after is before or after is None:
-        yield from (_AS_IT_WAS, lifetimes.of(after), _AS_IT_WAS, _AS_IT_WAS, 0, 0)
+        yield from (_AS_IT_WAS, lifetimes.of(after), *_NO_CALL, _AS_IT_WAS, _AS_IT_WAS, 0, 0)
     else:
         yield from (after.version, lifetimes.of(after))
+        yield from (change.key, int(not after.released)) if isinstance(after, Call) else _NO_CALL
         yield from _state_arguments(before, after)
     yield len(change.done)
     for operation_id, done in change.done:

@@ -1,7 +1,9 @@
 """State in Redis: what the worker loads and commits, and what the gateway reads."""
 
+import asyncio
+import secrets
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Final, cast
 
 import structlog
 
@@ -10,11 +12,15 @@ from calltag.core.bus.ports import Partition
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId
+from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
+from calltag.core.store.durability import Durability, Settling
 from calltag.core.store.keys import Keys, StateKeys
 from calltag.core.store.ports import (
+    NEVER,
     Change,
     CommitConflict,
+    CommitPosition,
     Done,
     Epoch,
     Fenced,
@@ -26,6 +32,8 @@ from calltag.core.store.ports import (
 from calltag.core.store.records import STATE_FIELDS, Lifetimes, commit_arguments, decode_dones, decode_state
 
 log = structlog.get_logger()
+# Numbers of Lua are exact to 2^53: enough for millions of take-overs.
+_LARGEST_STEP: Final = 2**30
 
 
 class RedisStateStore:
@@ -38,6 +46,7 @@ class RedisStateStore:
         *,
         lifetimes: Lifetimes | None = None,
         remembered_operations: int = 10_000,
+        durability: Durability | None = None,
     ) -> None:
         self._client = client
         self._keys = keys
@@ -46,11 +55,18 @@ class RedisStateStore:
         self._commit = client.script("commit")
         self._take_over = client.script("take_over")
         self._sent = client.script("sent")
+        self._silent = client.script("silent")
+        self._durability = durability or Durability()
+        self._settling = Settling(client, keys, self._durability)
 
-    async def take_over(self, partition: Partition) -> TakeOver:
-        answer = await self._take_over([self._keys.epoch(partition), self._keys.outbox(partition)], [])
-        epoch, *outbox = cast(list[bytes], answer)
-        return TakeOver(Epoch(int(epoch)), outbox)
+    async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
+        step = 1 + secrets.randbelow(_LARGEST_STEP)
+        answer = await self._take_over(self._partition_keys(partition), [after, step])
+        epoch, former, position, *outbox = cast(list[bytes], answer)
+        return TakeOver(Epoch(int(epoch)), outbox, Epoch(int(former)), CommitPosition(int(position)))
+
+    def _partition_keys(self, partition: Partition) -> list[str]:
+        return [self._keys.epoch(partition), self._keys.outbox(partition), self._keys.position(partition)]
 
     async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
         pipeline = self._client.pipeline()
@@ -67,14 +83,41 @@ class RedisStateStore:
 
     async def commit(
         self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
-    ) -> None:
-        keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
+    ) -> CommitPosition:
+        keys = [*self._partition_keys(partition), self._keys.live(partition)]
         remember = (self._remembered_operations, self._lifetimes.operations_ms)
         arguments: list[str | bytes | int] = [epoch, *remember, len(events), *events]
         for change in changes:
             keys.extend(self._keys.state(partition, change.key).all())
             arguments.extend(commit_arguments(change, self._lifetimes))
-        _check(partition, epoch, await self._commit(keys, arguments))
+        answer = await self._commit(keys, arguments)
+        _check(partition, epoch, answer)
+        return CommitPosition(int(cast("list[bytes]", answer)[1]))
+
+    async def settle(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        await self._settling.settle(partition, epoch, position)
+
+    async def standing(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
+        return await self._settling.standing(partition)
+
+    async def note_loss(self, partition: Partition, commits: int, gone: int, at_ms: int) -> None:
+        await self._settling.note_loss(partition, commits, gone, at_ms)
+
+    async def silent(self, partition: Partition, silent_ms: int, most: int) -> Sequence[CallId]:
+        name = self._keys.live(partition)
+        found = cast("list[bytes]", await self._silent([name], [silent_ms, most]))
+        if not found:
+            return ()
+        pipeline = self._client.pipeline()
+        for raw in found:
+            pipeline.exists(self._keys.state(partition, raw.decode()).state)
+        there = await self._client.run(pipeline)
+        gone = [raw for raw, exists in zip(found, there, strict=True) if not exists]
+        if gone:
+            # Nobody ended them in time, and they came to their lifetime's end.
+            async with self._client.exchange() as connection:
+                await connection.zrem(name, *gone)
+        return [CallId(raw.decode().removeprefix("call:")) for raw in found if raw not in gone]
 
     async def sent(self, partition: Partition, epoch: Epoch, count: int) -> None:
         keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
@@ -106,6 +149,7 @@ class RedisCallReader:
         self._client = client
         self._keys = keys
         self._partitions = partitions
+        self._read = ScriptBatcher(client).script("read")
 
     async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
         key = f"call:{call_id}"
@@ -147,15 +191,11 @@ class RedisCallReader:
         """The states under the keys, each read at one moment, or what is wrong with them."""
         if not keys:
             return []
-        pipeline = self._client.pipeline(atomic=True)
-        for key in keys:
-            names = self._names(key)
-            pipeline.hmget(names.state, STATE_FIELDS)
-            pipeline.hgetall(names.data)
-        raw = await self._client.run(pipeline)
+        names = map(self._names, keys)
+        raw = await asyncio.gather(*(self._read([each.state, each.data], STATE_FIELDS) for each in names))
         return [
-            _decoded(key, cast(list[bytes | None], fields), cast(dict[bytes, bytes], data))
-            for key, fields, data in zip(keys, raw[::2], raw[1::2], strict=True)
+            _decoded(key, fields, dict(zip(data[::2], data[1::2], strict=True)))
+            for key, (fields, data) in zip(keys, cast("list[tuple[list[bytes | None], list[bytes]]]", raw), strict=True)
         ]
 
 

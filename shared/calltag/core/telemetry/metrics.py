@@ -30,13 +30,27 @@ class Metrics:
     batch_size: Histogram = field(init=False)
     commit_seconds: Histogram = field(init=False)
     partitions_owned: Gauge = field(init=False)
+    partitions_missing: Gauge = field(init=False)
+    operations_in_hand: Gauge = field(init=False)
+    oldest_operation_seconds: Gauge = field(init=False)
     takeovers: Counter = field(init=False)
     fenced: Counter = field(init=False)
     partitions_failed: Counter = field(init=False)
+    store_lost_commits: Counter = field(init=False)
+    operations_reapplied: Counter = field(init=False)
+    commits_gone: Counter = field(init=False)
     node_messages_sent: Counter = field(init=False)
     http_requests: Counter = field(init=False)
     http_seconds: Histogram = field(init=False)
     requests_refused: Counter = field(init=False)
+    requests_limited: Counter = field(init=False)
+    requests_in_hand: Gauge = field(init=False)
+    requests_queued: Gauge = field(init=False)
+    backlog_operations: Gauge = field(init=False)
+    backlog_age: Gauge = field(init=False)
+    calls_silent: Counter = field(init=False)
+    logins_failed: Counter = field(init=False)
+    logins_locked_out: Counter = field(init=False)
     events_received: Counter = field(init=False)
     deliveries: Counter = field(init=False)
     delivery_seconds: Histogram = field(init=False)
@@ -54,12 +68,19 @@ class Metrics:
     cometd_swept: Counter = field(init=False)
     cometd_sessions_ended: Counter = field(init=False)
     cometd_gaps: Counter = field(init=False)
+    bus_connections: Gauge = field(init=False)
+    bus_blocked: Gauge = field(init=False)
+    bus_consumers: Gauge = field(init=False)
+    bus_consumers_missing: Gauge = field(init=False)
+    bus_repairs: Counter = field(init=False)
     check: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         self._worker()
         self._gateway()
+        self._logins()
         self._notifier()
+        self._bus()
         self.check = self._gauge("check", "1 while the readiness check of that name holds.", "check")
 
     def exposition(self) -> bytes:
@@ -79,11 +100,26 @@ class Metrics:
         self.batch_size = self._histogram("batch_size", "Operations in one commit.", _SIZES)
         self.commit_seconds = self._histogram("commit_seconds", "Time that a commit took.", _LATENCY_S)
         self.partitions_owned = self._gauge("partitions_owned", "Partitions that this worker works on.")
+        self.partitions_missing = self._gauge(
+            "partitions_missing", "Partitions that fall to this worker and that it has no consumer of."
+        )
+        self.operations_in_hand = self._gauge(
+            "operations_in_hand", "Operations that this worker has of the broker and has not acknowledged."
+        )
+        self.oldest_operation_seconds = self._gauge(
+            "oldest_operation_seconds", "Age, since its acceptance, of the oldest operation in hand; 0 without any."
+        )
         self.takeovers = self._counter("takeovers", "Partitions taken over.")
         self.fenced = self._counter("fenced", "Times that another worker had taken over in the middle of work.")
         self.partitions_failed = self._counter(
             "partitions_failed", "Times that work on a partition failed unexpectedly."
         )
+        self.calls_silent = self._counter("calls_silent", "Calls ended since the switch told nothing of them any more.")
+        self.store_lost_commits = self._counter("store_lost_commits", "Commits that the store had confirmed and lost.")
+        self.operations_reapplied = self._counter(
+            "operations_reapplied", "Operations applied again, since the store had lost them."
+        )
+        self.commits_gone = self._counter("commits_gone", "Lost commits of which the operations are not at hand.")
         self.node_messages_sent = self._counter("node_messages_sent", "Messages sent to notifiers and gateways.")
 
     def _gateway(self) -> None:
@@ -93,6 +129,23 @@ class Metrics:
         self.http_requests = self._counter("http_requests", "Requests answered.", "route", "status")
         self.http_seconds = self._histogram("http_request_seconds", "Time to answer a request.", _LATENCY_S, "route")
         self.requests_refused = self._counter("requests_refused", "Requests refused.", "route", "code")
+        self.requests_limited = self._counter(
+            "requests_limited", "Requests refused at a limit of the gateway, by the name of its setting.", "limit"
+        )
+        self.requests_in_hand = self._gauge("requests_in_hand", "Requests worked on.")
+        self.requests_queued = self._gauge("requests_queued", "Requests that wait their turn.")
+        self.backlog_operations = self._gauge(
+            "backlog_operations", "Operations that wait for the worker of the fullest partition."
+        )
+        self.backlog_age = self._gauge("backlog_age_seconds", "Age of the oldest operation that a worker took up.")
+
+    def _logins(self) -> None:
+        self.logins_failed = self._counter("logins_failed", "Passwords that were wrong.")
+        self.logins_locked_out = self._counter(
+            "logins_locked_out",
+            "Logins refused unseen after too many wrong passwords, of the user or from the address.",
+            "by",
+        )
 
     def _notifier(self) -> None:
         self.events_received = self._counter("events_received", "Events received from workers.")
@@ -124,6 +177,19 @@ class Metrics:
             "cometd_sessions_ended", "CometD sessions ended, by reason.", "reason"
         )
         self.cometd_gaps = self._counter("cometd_gaps", "Gaps before events that came, filled from the stream.")
+
+    def _bus(self) -> None:
+        self.bus_connections = self._gauge("bus_connections", "Connections to RabbitMQ that stand, of two.")
+        self.bus_blocked = self._gauge(
+            "bus_blocked", "1 while RabbitMQ takes no messages from this process, for want of memory or disk."
+        )
+        self.bus_consumers = self._gauge("bus_consumers", "Consumers of this process that are there.")
+        self.bus_consumers_missing = self._gauge(
+            "bus_consumers_missing", "Consumers of this process that should be there and are not."
+        )
+        self.bus_repairs = self._counter(
+            "bus_repairs", "Connections and consumers built anew, by what it was and why.", "part", "reason"
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"calltag_{name}", text, labels, registry=self.registry)

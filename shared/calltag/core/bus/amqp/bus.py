@@ -3,14 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
-from aio_pika.exceptions import AMQPError
+from aio_pika.abc import AbstractChannel, AbstractQueue
+from aio_pika.exceptions import ChannelNotFoundEntity
 
 from calltag.core.bus.amqp.consumer import AmqpConsumer, AmqpInbox
+from calltag.core.bus.amqp.failing import FAILURES, telling_cancellations_apart
+from calltag.core.bus.amqp.inspector import Inspector
 from calltag.core.bus.amqp.link import Link
+from calltag.core.bus.amqp.metrics import BusMetrics, BusState, RepairLog
 from calltag.core.bus.amqp.publisher import Publisher, Unroutable
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.amqp.topology import Topology
+from calltag.core.bus.amqp.watchdog import Watchdog
 from calltag.core.bus.partitioning import hash_tag
 from calltag.core.bus.ports import BusInterrupted, BusRefused, NodeId, Partition
 
@@ -19,23 +25,38 @@ class AmqpBus:
     """Publishes on one connection and consumes on another: a broker short of memory stops reading from connections
     that publish, and acknowledgements must not wait for that."""
 
-    def __init__(self, settings: AmqpSettings) -> None:
+    def __init__(self, settings: AmqpSettings, metrics: BusMetrics | None = None) -> None:
+        observed = metrics or RepairLog()
         self._settings = settings
         self._topology = Topology(settings)
-        self._publishing = Link(settings, "publisher")
-        self._consuming = Link(settings, "consumer")
+        self._publishing = Link(settings, "publisher", observed)
+        self._consuming = Link(settings, "consumer", observed)
         self._publisher = Publisher(self._publishing, settings.publish_deadline_s)
+        self._watchdog = Watchdog(self.links, observed, settings.watch_s)
+        self._inbox_names: dict[NodeId, str] = {}
+        # A connection that publishes is not answered while the broker is short of memory.
+        self._inspector = Inspector(self._consuming, settings.publish_deadline_s)
 
     @property
     def links(self) -> tuple[Link, Link]:
-        """The two connections, to be run."""
+        """The two connections."""
         return (self._publishing, self._consuming)
+
+    async def run(self) -> None:
+        """Keep connections and consumers for as long as the task runs."""
+        async with asyncio.TaskGroup() as group:
+            for link in self.links:
+                group.create_task(link.run(), name="amqp-link")
+            group.create_task(self._watchdog.run(), name="amqp-watchdog")
 
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         try:
             await self._publisher.publish(self._topology.operations, hash_tag(partition), body, message_id)
         except Unroutable as error:
             raise BusRefused(f"{error}; run: calltag topology apply") from None
+
+    async def depth(self, partition: Partition) -> int:
+        return await self._inspector.depth(self._topology.partition_queue(partition))
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         try:
@@ -47,36 +68,63 @@ class AmqpBus:
 
     @asynccontextmanager
     async def partition(self, partition: Partition, prefetch: int) -> AsyncIterator[AmqpConsumer]:
-        async with self._consuming.channel() as channel:
-            consumer = AmqpConsumer(channel, self._settings.publish_deadline_s)
-            queue = await channel.get_queue(self._topology.partition_queue(partition), ensure=False)
-            await consumer.start(queue, prefetch)
-            yield consumer
+        name = self._topology.partition_queue(partition)
+        with self._watchdog.expecting(name):
+            async with self._consuming.channel() as channel:
+                queue = await channel.get_queue(name, ensure=False)
+                consumer = AmqpConsumer(channel, self._settings.publish_deadline_s)
+                await consumer.start(queue, prefetch)
+                self._watchdog.there(name, consumer)
+                yield consumer
 
     @asynccontextmanager
     async def inbox(self, node: NodeId) -> AsyncIterator[AmqpInbox]:
-        async with self._consuming.channel() as channel:
-            consumer = AmqpConsumer(channel, self._settings.publish_deadline_s)
-            try:
+        with self._watchdog.expecting(node):
+            async with self._consuming.channel() as channel:
+                queue = await self._declare_inbox(channel, node)
+                consumer = AmqpConsumer(channel, self._settings.publish_deadline_s)
+                await consumer.start(queue, self._settings.inbox_prefetch)
+                self._watchdog.there(node, consumer)
+                yield AmqpInbox(consumer)
+
+    async def _declare_inbox(self, channel: AbstractChannel, node: NodeId) -> AbstractQueue:
+        """The node's inbox; where the broker's node that has it is away, the next attempt makes another one.
+
+        Both are bound alike. What waits in the old one is in the streams as well, and the queue expires.
+        """
+        name = self._inbox_names.setdefault(node, self._topology.inbox_queue(node))
+        try:
+            with telling_cancellations_apart():
                 async with asyncio.timeout(self._settings.connect_deadline_s):
-                    queue = await self._topology.declare_inbox(channel, node)
-            except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
-                raise BusInterrupted(f"the inbox was not declared: {error}") from error
-            await consumer.start(queue, self._settings.inbox_prefetch)
-            yield AmqpInbox(consumer)
+                    return await self._topology.declare_inbox(channel, node, name)
+        except FAILURES as error:
+            if isinstance(error, ChannelNotFoundEntity | TimeoutError):
+                self._inbox_names[node] = f"{self._topology.inbox_queue(node)}.{uuid4().hex[:8]}"
+            raise BusInterrupted(f"the inbox was not declared: {type(error).__name__}: {error}") from error
 
     def connected(self) -> bool:
-        return all(link.up for link in self.links)
+        return all(link.up and not link.blocked for link in self.links)
+
+    def consuming(self) -> bool:
+        return not self._watchdog.missing
+
+    def state(self) -> BusState:
+        """How it is doing at this moment."""
+        return BusState(
+            connected=sum(link.up for link in self.links),
+            blocked=any(link.blocked for link in self.links),
+            consuming=self._watchdog.consuming,
+            missing=self._watchdog.missing,
+        )
 
 
 @asynccontextmanager
-async def open_amqp_bus(settings: AmqpSettings) -> AsyncIterator[AmqpBus]:
+async def open_amqp_bus(settings: AmqpSettings, metrics: BusMetrics | None = None) -> AsyncIterator[AmqpBus]:
     """A bus whose connections are kept while the context is open; RabbitMQ need not be there yet."""
-    bus = AmqpBus(settings)
-    tasks = [asyncio.create_task(link.run(), name="amqp-link") for link in bus.links]
+    bus = AmqpBus(settings, metrics)
+    task = asyncio.create_task(bus.run(), name="amqp-bus")
     try:
         yield bus
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)

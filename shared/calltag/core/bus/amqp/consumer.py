@@ -4,12 +4,17 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Final
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
-from aio_pika.exceptions import AMQPError
 from aiormq.abc import AbstractChannel as Underlay
 
+from calltag.core.bus.amqp.failing import FAILURES, telling_cancellations_apart
+from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.ports import BusInterrupted, Delivery
+
+_SIGHTINGS: Final = 2
+"""How often in a row something has to look wrong: a queue that elects a leader shows no consumers for a moment."""
 
 
 class AmqpConsumer:
@@ -22,18 +27,25 @@ class AmqpConsumer:
         self._unsettled: deque[int] = deque()
         self._news = asyncio.Event()
         self._lost = ""
+        self._queue = ""
+        self._delivered = 0
+        self._seen = 0
+        """How much was delivered when the watch looked last."""
+        self._suspicion: tuple[Repair | None, int] = (None, 0)
         channel.close_callbacks.add(self._on_close)
 
     async def start(self, queue: AbstractQueue, prefetch: int) -> None:
         """Begin to consume. Raises BusInterrupted."""
         try:
-            async with asyncio.timeout(self._deadline_s):
-                await self._channel.set_qos(prefetch_count=prefetch)
-                underlay = await self._channel.get_underlay_channel()
-                # The broker cancels a consumer whose queue is deleted, or moves to another node.
-                underlay.on_consumer_cancel_callbacks.add(self._on_close)
-                await queue.consume(self._on_message)
-        except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
+            with telling_cancellations_apart():
+                async with asyncio.timeout(self._deadline_s):
+                    await self._channel.set_qos(prefetch_count=prefetch)
+                    underlay = await self._channel.get_underlay_channel()
+                    # The broker cancels a consumer whose queue is deleted, or moves to another node.
+                    underlay.on_consumer_cancel_callbacks.add(self._on_close)
+                    await queue.consume(self._on_message)
+            self._queue = queue.name
+        except FAILURES as error:
             raise BusInterrupted(f"{queue.name} cannot be consumed: {error}") from error
 
     async def batch(self, limit: int) -> Sequence[Delivery]:
@@ -61,10 +73,52 @@ class AmqpConsumer:
         async with self._settling() as underlay:
             await underlay.basic_ack(last, multiple=True)
 
+    def unacknowledged(self) -> int:
+        return len(self._arrived) + len(self._unsettled)
+
     async def reject(self, tag: int) -> None:
         async with self._settling() as underlay:
             await underlay.basic_reject(tag, requeue=False)
         self._unsettled.remove(tag)
+
+    async def watch(self) -> Repair | None:
+        """Ask the broker whether the consumer is there and gets what there is; what is wrong, once that is certain.
+
+        The channel is this consumer's own: where the queue is gone, the broker closes it. Raises TimeoutError when
+        nothing comes back.
+        """
+        if self._lost or not self._queue:
+            return None
+        try:
+            with telling_cancellations_apart():
+                async with asyncio.timeout(self._deadline_s):
+                    underlay = await self._channel.get_underlay_channel()
+                    declared = await underlay.queue_declare(self._queue, passive=True)
+        except TimeoutError:
+            raise
+        except FAILURES:
+            self._on_close()
+            return Repair.CONSUMER_GONE
+        wrong = self._wrong(declared.consumer_count or 0, declared.message_count or 0)
+        before, times = self._suspicion
+        self._suspicion = (wrong, times + 1 if wrong is before else 1)
+        if wrong is None or self._suspicion[1] < _SIGHTINGS:
+            return None
+        self.lose(f"{self._queue}: {wrong}")
+        return wrong
+
+    def _wrong(self, consumers: int, waiting: int) -> Repair | None:
+        idle = self._seen == self._delivered and not self._arrived and not self._unsettled
+        self._seen = self._delivered
+        if not consumers:
+            return Repair.CONSUMER_GONE
+        # Where there are several, another one may be the active one.
+        return Repair.CONSUMER_STARVED if consumers == 1 and waiting and idle else None
+
+    def lose(self, reason: str) -> None:
+        """Whoever uses this consumer is told that it is gone."""
+        self._lost = self._lost or reason
+        self._news.set()
 
     @asynccontextmanager
     async def _settling(self) -> AsyncIterator[Underlay]:
@@ -72,18 +126,19 @@ class AmqpConsumer:
             raise BusInterrupted(self._lost)
         try:
             underlay = await self._channel.get_underlay_channel()
-            async with asyncio.timeout(self._deadline_s):
-                yield underlay
-        except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
+            with telling_cancellations_apart():
+                async with asyncio.timeout(self._deadline_s):
+                    yield underlay
+        except FAILURES as error:
             raise BusInterrupted(f"an acknowledgement was not sent: {type(error).__name__}") from error
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
+        self._delivered += 1
         self._arrived.append(message)
         self._news.set()
 
     def _on_close(self, *_: object) -> None:
-        self._lost = self._lost or "the channel, its queue or its connection is gone"
-        self._news.set()
+        self.lose("the channel, its queue or its connection is gone")
 
 
 class AmqpInbox:

@@ -11,27 +11,30 @@ from typing import Final
 
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
-from aio_pika.exceptions import AMQPError
 
 from calltag.core.bus.amqp.connecting import connect
+from calltag.core.bus.amqp.failing import FAILURES, telling_cancellations_apart
+from calltag.core.bus.amqp.metrics import BusMetrics, Repair, RepairLog
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.ports import BusUnavailable
 from calltag.core.runtime.backoff import backoff_s
 
 log = structlog.get_logger()
-_FAILURES: Final = (AMQPError, OSError, RuntimeError, TimeoutError)
-"""What operations on a broken connection raise."""
 _CLOSE_DEADLINE_S: Final = 1.0
 
 
 class Link:
-    """One supervised connection; `purpose` names it in logs and in RabbitMQ's management."""
+    """One supervised connection; `purpose` names it in logs, metrics and RabbitMQ's management."""
 
-    def __init__(self, settings: AmqpSettings, purpose: str) -> None:
+    def __init__(self, settings: AmqpSettings, purpose: str, metrics: BusMetrics | None = None) -> None:
         self._settings = settings
         self._purpose = purpose
+        self._metrics = metrics or RepairLog()
         self._connection: AbstractConnection | None = None
         self._closed = asyncio.Event()
+        self._cause = Repair.CLOSED
+        self.blocked = False
+        """Whether the broker reads no messages from this connection, as far as is known."""
 
     @property
     def up(self) -> bool:
@@ -46,12 +49,13 @@ class Link:
                 try:
                     await self._connect()
                 except BusUnavailable as error:
-                    log.warning("broker_away", purpose=self._purpose, reason=str(error)[:200])
+                    log.warning("broker_away", purpose=self._purpose, reason=str(error)[:500])
                     await asyncio.sleep(next(delays))
                     continue
                 delays = backoff_s(0.1, 5.0)
                 await self._closed.wait()
-                log.warning("broker_lost", purpose=self._purpose)
+                log.warning("broker_lost", purpose=self._purpose, cause=self._cause)
+                self._metrics.repaired(self._purpose, self._cause)
                 await self._drop()
         finally:
             await self._drop()
@@ -59,6 +63,7 @@ class Link:
     async def _connect(self) -> None:
         self._closed = closed = asyncio.Event()
         connection = await connect(self._settings, self._purpose)
+        self._cause, self.blocked = Repair.CLOSED, False
         connection.close_callbacks.add(lambda *_: closed.set())
         self._connection = connection
         log.info("broker_connected", purpose=self._purpose)
@@ -66,13 +71,39 @@ class Link:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(*_FAILURES):
+            with suppress(*FAILURES), telling_cancellations_apart():
                 async with asyncio.timeout(_CLOSE_DEADLINE_S):
                     await connection.close()
 
-    def broken(self) -> None:
+    def broken(self, cause: Repair = Repair.SILENT) -> None:
         """The connection does not do what it should: build a new one."""
-        self._closed.set()
+        if self._connection is not None and not self._closed.is_set():
+            self._cause = cause
+            self._closed.set()
+
+    async def look(self) -> bool:
+        """Look whether the broker takes messages; true if it does not, since it is short of memory or disk."""
+        connection = self._connection
+        if connection is None or connection.transport is None:
+            return False
+        try:
+            async with asyncio.timeout(0):
+                # This waits for as long as the broker says that it is blocked, and otherwise for nothing.
+                await connection.transport.ready()
+        except TimeoutError:
+            blocked = True
+        else:
+            blocked = False
+        if blocked != self.blocked:
+            log.warning("broker_blocked" if blocked else "broker_unblocked", purpose=self._purpose)
+        self.blocked = blocked
+        return blocked
+
+    async def probe(self) -> None:
+        """Find out whether the connection still carries anything; one that does not is built anew."""
+        if self.up and not await self.look():
+            with suppress(BusUnavailable):
+                await self.close(await self.open_channel(confirms=False))
 
     async def open_channel(self, *, confirms: bool) -> AbstractChannel:
         """A new channel. Raises BusUnavailable at once if there is no connection."""
@@ -80,12 +111,14 @@ class Link:
         if connection is None or connection.is_closed:
             raise BusUnavailable("there is no connection to RabbitMQ")
         try:
-            async with asyncio.timeout(self._settings.publish_deadline_s):
-                channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
-                await channel.initialize()
-                return channel
-        except _FAILURES as error:
-            self.broken()
+            with telling_cancellations_apart():
+                async with asyncio.timeout(self._settings.publish_deadline_s):
+                    channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+                    await channel.initialize()
+                    return channel
+        except FAILURES as error:
+            if connection is self._connection and not await self.look():
+                self.broken()
             raise BusUnavailable(f"RabbitMQ opened no channel: {type(error).__name__}") from error
 
     @asynccontextmanager
@@ -103,7 +136,8 @@ class Link:
         if channel.is_closed:
             return
         try:
-            async with asyncio.timeout(_CLOSE_DEADLINE_S):
-                await channel.close()
-        except _FAILURES:
+            with telling_cancellations_apart():
+                async with asyncio.timeout(_CLOSE_DEADLINE_S):
+                    await channel.close()
+        except FAILURES:
             self.broken()

@@ -7,7 +7,9 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractExchange
 from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
 
+from calltag.core.bus.amqp.failing import telling_cancellations_apart
 from calltag.core.bus.amqp.link import Link
+from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.ports import BusRefused, BusUnavailable
 
 
@@ -24,6 +26,8 @@ class Publisher:
         self._channel: AbstractChannel | None = None
         self._exchanges: dict[str, AbstractExchange] = {}
         self._opening = asyncio.Lock()
+        self._confirmed_s = 0.0
+        """When the latest confirm came, by the loop's clock."""
 
     async def publish(
         self, exchange: str, routing_key: str, body: bytes, name: str, *, persistent: bool = True
@@ -33,6 +37,9 @@ class Publisher:
         What is not `persistent` does not outlive the broker, nor does it wait for its disk.
         Raises BusUnavailable; Unroutable, and BusRefused when the queue is full.
         """
+        if await self._link.look():
+            # What is sent to a broker that does not read may be taken much later.
+            raise BusUnavailable("RabbitMQ takes no messages now: it is short of memory or disk")
         message = Message(
             body,
             delivery_mode=DeliveryMode.PERSISTENT if persistent else DeliveryMode.NOT_PERSISTENT,
@@ -42,27 +49,24 @@ class Publisher:
             correlation_id=name,
         )
         channel: AbstractChannel | None = None
+        began_s = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._deadline_s):
-                target = await self._exchange(exchange)
-                channel = self._channel
-                await target.publish(message, routing_key, mandatory=True)
+            with telling_cancellations_apart():
+                async with asyncio.timeout(self._deadline_s):
+                    target = await self._exchange(exchange)
+                    channel = self._channel
+                    await target.publish(message, routing_key, mandatory=True)
+            self._confirmed_s = asyncio.get_running_loop().time()
         except PublishError:
             raise Unroutable(f"{exchange} has no queue for {routing_key}") from None
         except DeliveryError:
             raise BusRefused(f"the queue of {routing_key} is full") from None
         except TimeoutError:
-            self._give_up(channel)
+            await self._doubt(channel, began_s)
             raise BusUnavailable(f"RabbitMQ did not confirm within {self._deadline_s:g} s") from None
         except (AMQPError, OSError, RuntimeError) as error:
             self._forget(channel)
             raise BusUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}") from error
-        except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling():
-                raise
-            self._forget(channel)
-            raise BusUnavailable("the channel to RabbitMQ closed") from None
 
     async def _exchange(self, name: str) -> AbstractExchange:
         if self._channel is None or self._channel.is_closed:
@@ -74,11 +78,14 @@ class Publisher:
             self._exchanges[name] = await self._channel.get_exchange(name, ensure=False)
         return self._exchanges[name]
 
-    def _give_up(self, channel: AbstractChannel | None) -> None:
-        """A confirm that does not come means that the connection is stuck: it is built anew."""
+    async def _doubt(self, channel: AbstractChannel | None, began_s: float) -> None:
+        """A confirm did not come. If no other did either, and the broker does not say that it is short of something,
+        then the connection is stuck: it is built anew. Otherwise it is the queue that is slow."""
+        if began_s < self._confirmed_s or await self._link.look():
+            return
         if channel is None or channel is self._channel:
             self._forget(channel)
-            self._link.broken()
+            self._link.broken(Repair.UNCONFIRMED)
 
     def _forget(self, channel: AbstractChannel | None) -> None:
         if channel is self._channel:

@@ -70,7 +70,13 @@ class Topology:
             "x-dead-letter-strategy": "at-least-once",
             "x-max-length": self.settings.queue_max_length,
             "x-overflow": "reject-publish",
+            **self.replication,
         }
+
+    @property
+    def replication(self) -> FieldTable:
+        """How many nodes keep a quorum queue, where the settings say so. Its members can change later, this not."""
+        return {"x-quorum-initial-group-size": self.settings.replicas} if self.settings.replicas else {}
 
     async def declare(self, channel: AbstractChannel) -> None:
         """Declare all that does not belong to one node. Raises BusRefused where something else is there already."""
@@ -94,7 +100,9 @@ class Topology:
 
     async def declare_grave(self, channel: AbstractChannel) -> AbstractQueue:
         """Declare the queue of dead letters. Raises ChannelPreconditionFailed."""
-        return await channel.declare_queue(self.dead, durable=True, arguments={"x-queue-type": "quorum"})
+        return await channel.declare_queue(
+            self.dead, durable=True, arguments={"x-queue-type": "quorum", **self.replication}
+        )
 
     async def declare_partition(self, channel: AbstractChannel, partition: Partition) -> AbstractQueue:
         """Declare the queue of one partition. Raises ChannelPreconditionFailed."""
@@ -102,11 +110,11 @@ class Topology:
             self.partition_queue(partition), durable=True, arguments=self.partition_arguments
         )
 
-    async def declare_inbox(self, channel: AbstractChannel, node: NodeId) -> AbstractQueue:
-        """Declare a node's inbox."""
+    async def declare_inbox(self, channel: AbstractChannel, node: NodeId, name: str) -> AbstractQueue:
+        """Declare a node's inbox under a name, which is its own as a rule."""
         await self.declare_exchange(channel, self.events)
         queue = await channel.declare_queue(
-            self.inbox_queue(node),
+            name,
             durable=True,
             arguments={
                 "x-queue-type": "classic",

@@ -1,0 +1,29 @@
+"""The metrics of the bus, on Prometheus."""
+
+from dataclasses import dataclass
+
+from calltag.core.bus.amqp.bus import AmqpBus
+from calltag.core.bus.amqp.metrics import Repair
+from calltag.core.telemetry.metrics import Metrics
+
+
+@dataclass(frozen=True, slots=True)
+class BusObservations:
+    """Implements BusMetrics."""
+
+    metrics: Metrics
+
+    def repaired(self, part: str, reason: Repair) -> None:
+        self.metrics.bus_repairs.labels(part, reason).inc()
+
+    def show(self, bus: AmqpBus) -> None:
+        """Show how the bus is doing whenever somebody asks for the metrics."""
+
+        def observe() -> None:
+            state = bus.state()
+            self.metrics.bus_connections.set(state.connected)
+            self.metrics.bus_blocked.set(state.blocked)
+            self.metrics.bus_consumers.set(state.consuming)
+            self.metrics.bus_consumers_missing.set(state.missing)
+
+        self.metrics.observers.append(observe)

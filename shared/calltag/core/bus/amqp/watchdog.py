@@ -1,0 +1,93 @@
+"""The watch over connections and consumers: what is dead without a sign is found here, and built anew.
+
+A connection whose other end vanished is otherwise noticed after several heartbeats, and a consumer that the broker
+forgot not at all.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import structlog
+
+from calltag.core.bus.amqp.consumer import AmqpConsumer
+from calltag.core.bus.amqp.link import Link
+from calltag.core.bus.amqp.metrics import BusMetrics
+from calltag.core.bus.ports import BusError
+
+log = structlog.get_logger()
+_COMES_BACK_WITHIN_S: Final = 30.0
+"""Who lost a consumer and has not tried to get it again for so long does not want it any more."""
+
+
+class Watchdog:
+    """Knows the consumers that should be there, and looks whether they are, every `watch_s` seconds."""
+
+    def __init__(self, links: Sequence[Link], metrics: BusMetrics, watch_s: float) -> None:
+        self._links = links
+        self._metrics = metrics
+        self._watch_s = watch_s
+        self._consumers: dict[str, AmqpConsumer] = {}
+        self._missing_since_s: dict[str, float] = {}
+
+    @property
+    def consuming(self) -> int:
+        """How many consumers are there."""
+        return len(self._consumers)
+
+    @property
+    def missing(self) -> int:
+        """How many consumers should be there and are not."""
+        now_s = asyncio.get_running_loop().time()
+        return sum(now_s - since_s < _COMES_BACK_WITHIN_S for since_s in self._missing_since_s.values())
+
+    @contextmanager
+    def expecting(self, name: str) -> Iterator[None]:
+        """Inside, a consumer of that name is built and used; if that fails, it is missing until it is there again."""
+        try:
+            yield
+        except BusError:
+            self._missing_since_s[name] = asyncio.get_running_loop().time()
+            raise
+        finally:
+            self._consumers.pop(name, None)
+
+    def there(self, name: str, consumer: AmqpConsumer) -> None:
+        """The consumer of that name is there."""
+        self._consumers[name] = consumer
+        self._missing_since_s.pop(name, None)
+
+    async def run(self) -> None:
+        """Watch for as long as the task runs."""
+        while True:
+            await asyncio.sleep(self._watch_s)
+            outcomes = await asyncio.gather(
+                *(link.probe() for link in self._links),
+                *map(self._watch, list(self._consumers)),
+                return_exceptions=True,
+            )
+            for unexpected in filter(None, outcomes):
+                # The watch goes on whatever it runs into.
+                log.error("watch_failed", reason=f"{type(unexpected).__name__}: {unexpected}")
+            self._forget()
+
+    async def _watch(self, name: str) -> None:
+        consumer = self._consumers.get(name)
+        if consumer is None:
+            return
+        try:
+            wrong = await consumer.watch()
+        except TimeoutError:
+            # That closed the channel, or it does not answer; whether the connection does is asked at the same time.
+            consumer.lose("the broker did not answer")
+            return
+        if wrong is not None:
+            log.warning("consumer_lost", consumer=name, cause=wrong)
+            self._metrics.repaired("queue", wrong)
+
+    def _forget(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        for name, since_s in list(self._missing_since_s.items()):
+            if now_s - since_s >= _COMES_BACK_WITHIN_S:
+                del self._missing_since_s[name]

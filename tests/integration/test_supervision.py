@@ -1,0 +1,323 @@
+"""What may happen to a bus: it tells in time, loses nothing that was confirmed, and works again by itself."""
+
+import asyncio
+import gc
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aio_pika
+import pytest
+
+from calltag.core.bus.amqp import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.bus.amqp.metrics import Repair, RepairLog
+from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery, Partition, PartitionConsumer
+from parts.amqp_frames import Method
+from parts.eventually import eventually
+from parts.proxy import Proxy
+from parts.rabbitmq import RabbitMq
+
+ONE = Partition(0)
+MOST_S = 5.0
+
+
+class Reader:
+    """A consumer as services are: it begins anew whenever it is interrupted, and knows what comes a second time."""
+
+    def __init__(self, bus: AmqpBus) -> None:
+        self._bus = bus
+        self.taken: list[str] = []
+        self.interruptions = 0
+
+    async def run(self) -> None:
+        while True:
+            try:
+                async with self._bus.partition(ONE, 100) as consumer:
+                    while True:
+                        deliveries = await consumer.batch(10)
+                        self.taken += [each.message_id for each in deliveries if each.message_id not in self.taken]
+                        await consumer.ack_through(deliveries[-1].tag)
+            except (BusInterrupted, BusUnavailable):
+                self.interruptions += 1
+                await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+def proxy(rabbitmq: RabbitMq) -> Iterator[Proxy]:
+    with Proxy("127.0.0.1", rabbitmq.port) as forwarding:
+        yield forwarding
+        forwarding.heal()
+
+
+@pytest.fixture
+async def settings(proxy: Proxy, rabbitmq: RabbitMq, amqp_prefix: str) -> AmqpSettings:
+    """The broker notices within seconds that a client is gone; the client has to notice before its heartbeats do."""
+    await apply_topology(AmqpSettings(rabbitmq.url, prefix=amqp_prefix, partitions=1))
+    return AmqpSettings(
+        f"amqp://guest:guest@127.0.0.1:{proxy.port}/", prefix=amqp_prefix, partitions=1,
+        heartbeat_s=2, connect_deadline_s=1, publish_deadline_s=1, watch_s=0.3,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def repairs() -> RepairLog:
+    return RepairLog()
+
+
+@pytest.fixture
+async def bus(settings: AmqpSettings, repairs: RepairLog) -> AsyncIterator[AmqpBus]:
+    async with open_amqp_bus(settings, repairs) as opened:
+        await eventually(opened.connected)
+        yield opened
+
+
+@asynccontextmanager
+async def reading(bus: AmqpBus) -> AsyncIterator[Reader]:
+    reader = Reader(bus)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(reader.run())
+        yield reader
+        task.cancel()
+
+
+async def takes(bus: AmqpBus, name: str) -> bool:
+    """Whether the bus takes an operation; in any case it says so in time."""
+    try:
+        async with asyncio.timeout(MOST_S):
+            await bus.publish_operation(ONE, b"x", name)
+    except (BusUnavailable, BusRefused):
+        return False
+    return True
+
+
+async def arrives(bus: AmqpBus, reader: Reader, name: str) -> None:
+    """An operation that is sent, again if need be, is taken and read."""
+    await eventually(lambda: takes(bus, name))
+    await eventually(lambda: name in reader.taken)
+
+
+async def confirmed(bus: AmqpBus, names: Sequence[str]) -> list[str]:
+    return [name for name in names if await takes(bus, name)]
+
+
+async def test_a_peer_that_vanished_without_a_sign_is_noticed(bus: AmqpBus, proxy: Proxy, repairs: RepairLog) -> None:
+    async with reading(bus) as reader:
+        await arrives(bus, reader, "before")
+        proxy.vanish()
+        # Nobody publishes: what has to be noticed is silence.
+        await eventually(lambda: {("consumer", Repair.SILENT), ("publisher", Repair.SILENT)} <= set(repairs.repairs))
+        await arrives(bus, reader, "after")
+
+
+@pytest.mark.parametrize(("there", "back"), [(True, False), (False, True)])
+async def test_a_line_that_carries_one_way_only_is_told_in_time(
+    bus: AmqpBus, proxy: Proxy, *, there: bool, back: bool
+) -> None:
+    async with reading(bus) as reader:
+        await arrives(bus, reader, "before")
+        proxy.stall(there=there, back=back)
+        assert not await takes(bus, "meanwhile")
+        await eventually(lambda: not bus.connected())
+        proxy.heal()
+        await arrives(bus, reader, "after")
+        assert reader.taken in (["before", "after"], ["before", "meanwhile", "after"])
+
+
+async def test_on_a_slow_line_what_was_confirmed_arrives_in_order(bus: AmqpBus, proxy: Proxy) -> None:
+    async with reading(bus) as reader:
+        await arrives(bus, reader, "before")
+        proxy.slow(bytes_per_s=1_500)
+        sent = await confirmed(bus, [f"slow-{number}" for number in range(8)])
+        proxy.heal()
+        await arrives(bus, reader, "after")
+        assert [name for name in reader.taken if name in sent] == sent
+
+
+async def test_confirms_that_are_lost_on_the_way_are_told_in_time(
+    bus: AmqpBus, proxy: Proxy, repairs: RepairLog
+) -> None:
+    async with reading(bus) as reader:
+        await arrives(bus, reader, "before")
+        proxy.lose(Method.BASIC_ACK)
+        assert not await takes(bus, "unconfirmed")
+        await eventually(lambda: ("publisher", Repair.UNCONFIRMED) in repairs.repairs)
+        proxy.heal()
+        await arrives(bus, reader, "after")
+        assert reader.taken == ["before", "unconfirmed", "after"]
+
+
+async def delete_queue(settings: AmqpSettings, rabbitmq: RabbitMq) -> None:
+    async with await aio_pika.connect(rabbitmq.url) as connection:
+        await (await connection.channel()).queue_delete(f"{settings.prefix}.ops.p00")
+
+
+FORGET_CONSUMER = """
+{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)),
+[ra:process_command(amqqueue:get_pid(Q), rabbit_fifo:make_checkout({{element(2, C), element(1, C)}}, cancel, #{{}}))
+ || C <- rabbit_amqqueue:consumers(Q)].
+"""
+
+
+async def test_a_consumer_that_the_broker_forgot_is_found(
+    bus: AmqpBus, settings: AmqpSettings, rabbitmq: RabbitMq, repairs: RepairLog
+) -> None:
+    async with reading(bus) as reader:
+        await arrives(bus, reader, "before")
+        forget = FORGET_CONSUMER.format(queue=f"{settings.prefix}.ops.p00")
+        await asyncio.to_thread(rabbitmq.control, "eval", forget)
+        await arrives(bus, reader, "after")
+        assert ("queue", Repair.CONSUMER_GONE) in repairs.repairs
+        assert (bus.state().consuming, bus.state().missing) == (1, 0)
+
+
+async def test_a_consumer_that_was_not_told_that_its_queue_is_gone_finds_out(
+    bus: AmqpBus, settings: AmqpSettings, rabbitmq: RabbitMq, proxy: Proxy, repairs: RepairLog
+) -> None:
+    async with reading(bus) as reader:
+        await arrives(bus, reader, "before")
+        proxy.lose(Method.BASIC_CANCEL)
+        await delete_queue(settings, rabbitmq)
+        await eventually(lambda: ("queue", Repair.CONSUMER_GONE) in repairs.repairs)
+        await apply_topology(settings)
+        await arrives(bus, reader, "after")
+
+
+async def test_a_consumer_whose_queue_is_gone_is_missed_until_the_queue_is_there_again(
+    bus: AmqpBus, settings: AmqpSettings, rabbitmq: RabbitMq
+) -> None:
+    async with reading(bus) as reader:
+        await arrives(bus, reader, "before")
+        assert bus.consuming()
+        await delete_queue(settings, rabbitmq)
+        await eventually(lambda: not bus.consuming())
+        await apply_topology(settings)
+        await arrives(bus, reader, "after")
+        assert bus.consuming()
+
+
+async def take_and_keep(bus: AmqpBus) -> None:
+    async with asyncio.timeout(20), bus.partition(ONE, 10) as consumer:
+        while True:
+            await consumer.batch(10)
+
+
+async def test_a_consumer_that_kept_the_broker_waiting_for_too_long_gets_everything_again(
+    bus: AmqpBus, rabbitmq: RabbitMq
+) -> None:
+    patience = (
+        "application:set_env(rabbit, channel_tick_interval, {}), application:set_env(rabbit, consumer_timeout, {})."
+    )
+    try:
+        await asyncio.to_thread(rabbitmq.control, "eval", patience.format(300, 1_000))
+        assert await confirmed(bus, ["a", "b"]) == ["a", "b"]
+        with pytest.raises(BusInterrupted):
+            await take_and_keep(bus)
+    finally:
+        await asyncio.to_thread(rabbitmq.control, "eval", patience.format(60_000, 1_800_000))
+    async with reading(bus) as reader:
+        await eventually(lambda: reader.taken == ["a", "b"])
+
+
+async def acknowledge_one_by_one(consumer: PartitionConsumer, taken: list[Delivery]) -> None:
+    """The first may still go into a connection that is broken."""
+    async with asyncio.timeout(MOST_S):
+        while taken:
+            await consumer.ack_through(taken.pop(0).tag)
+            await asyncio.sleep(0.01)
+
+
+async def test_what_was_taken_ahead_on_a_channel_that_died_cannot_be_acknowledged_and_comes_again(
+    bus: AmqpBus, proxy: Proxy
+) -> None:
+    names = [f"o{number}" for number in range(20)]
+    assert await confirmed(bus, names) == names
+    async with bus.partition(ONE, 100) as consumer:
+        taken: list[Delivery] = []
+        while len(taken) < 10:
+            taken += await consumer.batch(10 - len(taken))
+        proxy.cut()
+        for _ in range(2):
+            with pytest.raises(BusInterrupted):
+                await acknowledge_one_by_one(consumer, taken)
+        with pytest.raises(BusInterrupted):
+            await consumer.batch(10)
+    async with reading(bus) as reader:
+        await eventually(lambda: len(reader.taken) == 20)
+        assert reader.taken == names
+
+
+async def test_without_any_connection_publishing_is_refused_at_once(unused_tcp_port: int) -> None:
+    settings = AmqpSettings(f"amqp://guest:guest@127.0.0.1:{unused_tcp_port}/", partitions=1, publish_deadline_s=60)
+    async with open_amqp_bus(settings) as bus:
+        assert not await takes(bus, "x")
+        assert not bus.connected()
+
+
+ALARMS = {
+    "memory": (("set_vm_memory_high_watermark", "0.0000001"), ("set_vm_memory_high_watermark", "0.6")),
+    "disk": (("set_disk_free_limit", "1000000000000000"), ("set_disk_free_limit", "10MB")),
+}
+
+
+@pytest.mark.parametrize("alarm", ALARMS)
+async def test_a_broker_that_is_short_of_something_refuses_fast_serves_consumers_and_recovers(
+    bus: AmqpBus, rabbitmq: RabbitMq, proxy: Proxy, alarm: str
+) -> None:
+    raise_it, end_it = ALARMS[alarm]
+    names = [f"o{number}" for number in range(5)]
+    assert await confirmed(bus, names) == names
+    connections = proxy.taken
+    try:
+        await asyncio.to_thread(rabbitmq.control, *raise_it)
+        await eventually(lambda: takes_not(bus, "first"))
+        await eventually(lambda: not bus.connected())
+        # From here on it is known: nobody has to wait for that.
+        async with asyncio.timeout(MOST_S):
+            for number in range(200):
+                assert not await takes(bus, f"refused-{number}")
+        async with reading(bus) as reader:
+            await eventually(lambda: reader.taken[:5] == names)
+    finally:
+        await asyncio.to_thread(rabbitmq.control, *end_it)
+    await eventually(bus.connected)
+    async with reading(bus) as reader:
+        await arrives(bus, reader, "after")
+    assert proxy.taken == connections
+
+
+async def takes_not(bus: AmqpBus, name: str) -> bool:
+    return not await takes(bus, name)
+
+
+async def test_connections_that_break_in_the_middle_of_everything_leave_no_error_unheard(
+    bus: AmqpBus, proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+    sent: list[str] = []
+
+    async def send(sender: int) -> None:
+        for number in range(10_000):
+            if await takes(bus, f"{sender}-{number}"):
+                sent.append(f"{sender}-{number}")
+            else:
+                await asyncio.sleep(0.02)
+
+    async with reading(bus) as reader:
+        senders = [asyncio.create_task(send(sender)) for sender in range(10)]
+        for _ in range(8):
+            known = len(sent)
+            await eventually(lambda known=known: len(sent) > known + 20)  # type: ignore[misc]
+            proxy.cut()
+        for task in senders:
+            task.cancel()
+        await asyncio.gather(*senders, return_exceptions=True)
+        await eventually(lambda: set(sent) <= set(reader.taken))
+    for sender in range(10):
+        mine = [name for name in reader.taken if name in sent and name.startswith(f"{sender}-")]
+        assert mine == [name for name in sent if name.startswith(f"{sender}-")]
+    gc.collect()
+    await asyncio.sleep(0)
+    assert unheard == []
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
