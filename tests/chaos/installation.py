@@ -206,7 +206,7 @@ class Installation:
 
     async def _inboxes(self, target: str) -> list[str]:
         """The inboxes of nodes whose name begins as the target's does."""
-        listed = await asyncio.to_thread(self.broker.control, "list_queues", "--quiet", "name")
+        listed = await asyncio.to_thread(self.broker.control, "list_queues", "name")
         return [name for name in listed.split() if name.startswith(f"{self.prefix}.events.{target.partition('-')[0]}")]
 
     async def _cut(self, target: str, _: float) -> None:
