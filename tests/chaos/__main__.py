@@ -7,6 +7,7 @@ services and the record of a run that broke a promise stay in the folder.
 import argparse
 import asyncio
 import shutil
+import signal
 import sys
 import time
 from collections import Counter
@@ -16,12 +17,16 @@ from tempfile import mkdtemp
 from chaos.checker import check
 from chaos.record import Record
 from chaos.running import Plan, run
+from chaos.schedule import ALL, FEWEST, SERVICES
 from parts.rabbitmq import RabbitMq
 
 
 def main() -> int:
     """Run the seeds one after another; 1 if any broke a promise."""
     options = _options()
+    # Who asks for the end gets it with all that was started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     folder = options.folder or Path(mkdtemp(prefix="calltag-chaos-"))
     folder.mkdir(parents=True, exist_ok=True)
     broker = RabbitMq(_fresh(folder / "broker"))
@@ -47,6 +52,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long each run is under fire")
     parser.add_argument("--every", type=float, default=1.5, help="seconds between two faults, on average")
     parser.add_argument("--calm", type=float, default=30.0, help="how long everything may take to come to rest")
+    parser.add_argument("--few", action="store_true", help="one gateway, two workers and one notifier only")
     parser.add_argument("--folder", type=Path, help="where to put files; a temporary folder where it is not given")
     parser.add_argument("--mix", default="", help='only these faults, as in "kill worker=3,cut worker:store=1"')
     return parser.parse_args()
@@ -54,7 +60,8 @@ def _options() -> argparse.Namespace:
 
 def _holds(seed: int, options: argparse.Namespace, folder: Path, broker: RabbitMq) -> bool:
     mix = {name: float(weight) for name, _, weight in (each.partition("=") for each in options.mix.split(",") if each)}
-    plan = Plan(seed, options.seconds, every_s=options.every, calm_s=options.calm, **({"mix": mix} if mix else {}))
+    services = FEWEST if options.few else SERVICES
+    plan = Plan(seed, options.seconds, mix or ALL, every_s=options.every, calm_s=options.calm, services=services)
     print(plan.text(), flush=True)
     place = _fresh(folder / f"seed-{seed}")
     began = time.monotonic()

@@ -5,14 +5,14 @@ import contextlib
 import http.client
 import signal
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aio_pika
 
-from chaos.schedule import BROKER, GATEWAYS, GUEST, NOTIFIERS, SERVICES, STORE, Step
+from chaos.schedule import BROKER, GUEST, STORE, Step
 from parts.command import calltag
 from parts.ports import free_port
 from parts.processes import Program
@@ -24,6 +24,9 @@ from parts.system import calltag_program
 SETTINGS = {
     "CALLTAG_PARTITIONS": "4",
     "CALLTAG_WORKER__LEASE_S": "2",
+    # The machine may be busy; how long store and broker take proves nothing.
+    "CALLTAG_REDIS__DEADLINE_S": "2.5",
+    "CALLTAG_AMQP__PUBLISH_DEADLINE_S": "2.5",
     # A dead link is to be noticed within the run.
     "CALLTAG_AMQP__HEARTBEAT_S": "2",
     "CALLTAG_NOTIFIER__TIMEOUT_S": "3",
@@ -67,27 +70,21 @@ class Service:
 class Installation:
     """All services on private servers. `notes` says what was not as it should be."""
 
-    def __init__(self, folder: Path, broker: RabbitMq, store: RedisServer, prefix: str) -> None:
+    def __init__(self, folder: Path, broker: RabbitMq, store: RedisServer, prefix: str, names: Sequence[str]) -> None:
         self.folder = folder
         self.broker = broker
         self.store = store
         self.prefix = prefix
+        self._names = names
         self.services: dict[str, Service] = {}
         self.notes: list[str] = []
         self._stack = contextlib.ExitStack()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-    def urls(self, names: tuple[str, ...]) -> list[str]:
-        """Where clients reach these services."""
-        return [f"http://127.0.0.1:{self.services[name].links['clients'].port}" for name in names]
-
-    @property
-    def gateways(self) -> list[str]:
-        return self.urls(GATEWAYS)
-
-    @property
-    def notifiers(self) -> list[str]:
-        return self.urls(NOTIFIERS)
+    def urls(self, command: str) -> list[str]:
+        """Where clients reach the services of one kind."""
+        found = (self.services[name].links["clients"] for name in self._names if name.startswith(command))
+        return [f"http://127.0.0.1:{link.port}" for link in found]
 
     def add(self, name: str) -> Service:
         """A service that is not started yet; it is called after its command."""
@@ -118,7 +115,7 @@ class Installation:
                 settings["CALLTAG_REDIS__URL"] = self.store.url
                 applied = await asyncio.to_thread(calltag, "topology", "apply", cwd=self.folder, **settings)
                 assert applied.returncode == 0, applied.stderr
-                for name in SERVICES:
+                for name in self._names:
                     self.add(name)
                 await asyncio.gather(*(asyncio.to_thread(each.start) for each in self.services.values()))
                 yield
@@ -209,7 +206,7 @@ class Installation:
 
     async def _inboxes(self, target: str) -> list[str]:
         """The inboxes of nodes whose name begins as the target's does."""
-        listed = await asyncio.to_thread(self.broker.control, "list_queues", "--quiet", "name")
+        listed = await asyncio.to_thread(self.broker.control, "list_queues", "name")
         return [name for name in listed.split() if name.startswith(f"{self.prefix}.events.{target.partition('-')[0]}")]
 
     async def _cut(self, target: str, _: float) -> None:

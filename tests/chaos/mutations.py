@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
@@ -47,9 +47,8 @@ class Mutation:
     name: str
     edits: Sequence[Edit]
     mix: Mapping[str, float]
-    every_s: float = 0.5
-    seconds: float = 20
-    seeds: Sequence[int] = field(default=(1, 2, 3))
+    every_s: float = 1.2
+    seconds: float = 12
 
 
 def _one(path: str, text: str, becomes: str) -> tuple[Edit]:
@@ -104,7 +103,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "does not raise the epoch with a take-over",
-        _one(f"{_LUA}/take_over.lua", "redis.call('INCR', KEYS[1])", "redis.call('INCRBY', KEYS[1], 0)"),
+        _one(f"{_LUA}/take_over.lua", " + tonumber(ARGV[2]))", " + 0)"),
         _TAKE_OVERS,
     ),
     Mutation(
@@ -200,7 +199,7 @@ def main() -> int:
     folder = options.folder or Path(mkdtemp(prefix="calltag-mutations-"))
     rows = []
     for number, mutation in enumerate(wanted):
-        rows.append((mutation.name, *_hunt(mutation, folder / f"mutation-{number}")))
+        rows.append((mutation.name, *_hunt(mutation, options.seeds, folder / f"mutation-{number}")))
         print(" | ".join(rows[-1]), flush=True)
     print(_table(rows))
     if options.folder is None:
@@ -211,6 +210,7 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="mutations", description=__doc__)
     parser.add_argument("--only", default="", help="only mutations with this in their name")
+    parser.add_argument("--seeds", type=int, default=4, help="how many seeds may try to catch each")
     parser.add_argument("--part", default="1/1", help="every second one, say: 1/2, and the others: 2/2")
     parser.add_argument("--folder", type=Path, help="where to put files; a temporary folder where it is not given")
     return parser.parse_args()
@@ -220,7 +220,7 @@ def _count(root: Path, edit: Edit) -> int:
     return (root / edit.path).read_text().count(edit.text)
 
 
-def _hunt(mutation: Mutation, folder: Path) -> tuple[str, str]:
+def _hunt(mutation: Mutation, seeds: int, folder: Path) -> tuple[str, str]:
     """The seed that caught it and the violation, or "-" and what came instead."""
     shutil.rmtree(folder, ignore_errors=True)
     for each in _COPIED:
@@ -229,7 +229,7 @@ def _hunt(mutation: Mutation, folder: Path) -> tuple[str, str]:
         path = folder / edit.path
         path.write_text(path.read_text().replace(edit.text, edit.becomes))
     try:
-        found = ((str(seed), _run(mutation, seed, folder)) for seed in mutation.seeds)
+        found = ((str(seed), _run(mutation, seed, folder)) for seed in range(1, seeds + 1))
         return next((each for each in found if each[1]), ("-", "not caught"))
     except _NoRecord as error:
         return "-", f"no record: {error}"
@@ -243,7 +243,7 @@ def _run(mutation: Mutation, seed: int, folder: Path) -> str:
     mix = ",".join(f"{name}={weight}" for name, weight in mutation.mix.items())
     run = subprocess.run(
         [sys.executable, "-m", "chaos", "--seed", str(seed), "--seconds", str(mutation.seconds),
-         "--every", str(mutation.every_s), "--calm", "12", "--mix", mix, "--folder", str(folder / "run")],
+         "--every", str(mutation.every_s), "--calm", "15", "--few", "--mix", mix, "--folder", str(folder / "run")],
         cwd=folder, env={**os.environ, "PYTHONPATH": os.pathsep.join(str(folder / each) for each in _COPIED)},
         text=True, capture_output=True, timeout=400, check=False,
     )  # fmt: skip

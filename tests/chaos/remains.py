@@ -1,7 +1,7 @@
 """What lies in store and broker at the end, read without any of calltag's code."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import aio_pika
 import redis
@@ -21,8 +21,10 @@ class StoreReader:
             state = self._key(client, f"*:{{p??}}:call:{call}")
             if state is None:
                 return 0, {}
-            version, order = client.hmget(state, ["version", "keys"])
-            values: Mapping[str, str] = client.hgetall(f"{state}:userdata")
+            both = client.pipeline(transaction=True)
+            both.hmget(state, ["version", "keys"])
+            both.hgetall(f"{state}:userdata")
+            (version, order), values = both.execute()
             assert set(json.loads(order or "[]")) == set(values), f"{state}: {order} and {list(values)}"
             return int(version or 0), {key: json.loads(value) for key, value in values.items()}
 

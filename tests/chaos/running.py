@@ -13,7 +13,7 @@ from chaos.installation import Installation
 from chaos.record import Final as FinalCall
 from chaos.record import Record
 from chaos.remains import StoreReader, parked, waiting
-from chaos.schedule import ALL, Mix, Step, schedule
+from chaos.schedule import ALL, SERVICES, Mix, Step, schedule
 from chaos.senders import Person, Sender
 from chaos.subscribers import Client, Habits, read_call
 from parts.eventually import eventually
@@ -29,6 +29,8 @@ PARTIES: Final[Mapping[str, Sequence[str]]] = {
 """The calls, and who is on each."""
 _NUMBERS: Final = {"alice": "15000", "bob": "15001"}
 _SENDERS_PER_CALL: Final = 3
+_FEW: Final = ("steady", "plain", "bob")
+"""The subscribers of an installation with few services."""
 _OPERATIONS_PER_SENDER: Final = 150
 _FASTEST_S: Final = 0.12
 _PATIENCE_S: Final = 45.0
@@ -42,12 +44,13 @@ class Plan:
     seconds: float = 30.0
     mix: Mix = field(default_factory=lambda: ALL)
     every_s: float = 1.5
+    services: Sequence[str] = SERVICES
     calm_s: float = 30.0
     """How long everything may take to come to rest; what is missing then is missing."""
 
     @property
     def steps(self) -> list[Step]:
-        return schedule(self.seed, self.seconds, self.mix, every_s=self.every_s)
+        return schedule(self.seed, self.seconds, self.mix, every_s=self.every_s, services=self.services)
 
     def text(self) -> str:
         """What is going to happen, line by line."""
@@ -60,18 +63,18 @@ class Plan:
         def absence(longest_s: float) -> tuple[tuple[float, float]]:
             return ((random.uniform(0.1, 0.6) * self.seconds, random.uniform(1, longest_s)),)
 
-        return {
+        all_of_them = {
             "steady": ("alice", Habits()),
             "plain": ("alice", Habits(acknowledges=False)),
             "absent": ("alice", Habits(away=absence(6))),
-            "late": (
-                "alice",
-                Habits(acknowledges=random.random() < 0.5, comes_at_s=random.uniform(0.2, 0.7) * self.seconds),
-            ),
+            "late": ("alice", Habits(random.random() < 0.5, comes_at_s=random.uniform(0.2, 0.7) * self.seconds)),
+            "socket": ("alice", Habits(websocket=True, away=absence(4))),
+            "plain-socket": ("bob", Habits(acknowledges=False, websocket=True)),
             "fickle": ("alice", Habits(away=(*absence(3), *absence(3)), fickle=True)),
             "bob": ("bob", Habits()),
             "bob-plain": ("bob", Habits(acknowledges=False, away=absence(15))),
         }
+        return all_of_them if self.services == SERVICES else {name: all_of_them[name] for name in _FEW}
 
 
 async def run(plan: Plan, folder: Path, broker: RabbitMq) -> Record:
@@ -79,7 +82,7 @@ async def run(plan: Plan, folder: Path, broker: RabbitMq) -> Record:
     # What the store has answered must not be lost: that is where the promises end.
     store = RedisServer(folder, "--appendfsync", "always")
     await asyncio.to_thread(store.start)
-    installation = Installation(folder, broker, store, f"c{plan.seed}-{int(time.time() * 1000) % 10**9}")
+    installation = Installation(folder, broker, store, f"c{plan.seed}-{int(time.time() * 1000) % 10**9}", plan.services)
     try:
         async with installation.running():
             return await _Run(plan, installation).record()
@@ -91,7 +94,7 @@ class _Run:
     def __init__(self, plan: Plan, installation: Installation) -> None:
         self._plan = plan
         self._installation = installation
-        gateways = installation.gateways
+        gateways = installation.urls("gateway")
         self._people = {
             user: Person(user, gateways, Random(f"{user} {plan.seed}")) for user in ("alice", "bob", "switch")
         }
@@ -103,7 +106,7 @@ class _Run:
         self._stranger = Sender(self._people["bob"], "ALICE", "stranger", plan.seed, stranger=True)
         self._last = [Sender(self._people[PARTIES[call][0]], call, "last", plan.seed) for call in PARTIES]
         self._clients = [
-            Client(name, self._people[user], installation.notifiers, habits, Random(f"{name} {plan.seed}"))
+            Client(name, self._people[user], installation.urls("notifier"), habits, Random(f"{name} {plan.seed}"))
             for name, (user, habits) in plan.habits().items()
         ]
 

@@ -9,6 +9,8 @@ GATEWAYS: Final = ("gateway-0", "gateway-1")
 WORKERS: Final = ("worker-0", "worker-1", "worker-2")
 NOTIFIERS: Final = ("notifier-0", "notifier-1")
 SERVICES: Final = (*GATEWAYS, *WORKERS, *NOTIFIERS)
+FEWEST: Final = ("gateway-0", "worker-0", "worker-1", "notifier-0")
+"""As few services as leave somebody to take over from a worker."""
 BROKER: Final = "broker"
 STORE: Final = "store"
 GUEST: Final = "guest"
@@ -72,10 +74,12 @@ class Step:
         return f"{self.at_s:6.2f} s  {self.kind} {self.target}{lasts}"
 
 
-def schedule(seed: int, seconds: float, mix: Mix = ALL, *, every_s: float = 1.5) -> list[Step]:
+def schedule(
+    seed: int, seconds: float, mix: Mix = ALL, *, every_s: float = 1.5, services: Sequence[str] = SERVICES
+) -> list[Step]:
     """The faults of a run of so many seconds, one each `every_s` on average; `mix` may name "kind" or "kind target".
 
-    A target may be the beginning of a name: "kill worker" befalls any worker.
+    A target may be the beginning of a name: "kill worker" befalls any worker that is among the `services`.
     """
     random = Random(f"faults {seed}")
     names = list(mix)
@@ -84,11 +88,15 @@ def schedule(seed: int, seconds: float, mix: Mix = ALL, *, every_s: float = 1.5)
     while at_s < seconds:
         kind, _, begins = random.choices(names, [mix[name] for name in names])[0].partition(" ")
         of_kind = KINDS[kind]
-        target = random.choice([each for each in of_kind.targets if _named(each, begins)])
+        target = random.choice([each for each in of_kind.targets if _named(each, begins) and _is_there(each, services)])
         lasts_s = random.uniform(of_kind.shortest_s, of_kind.longest_s)
         steps.append(Step(round(at_s, 3), round(lasts_s, 3), kind, target))
         at_s += random.uniform(0.1, 2 * every_s - 0.1)
     return steps
+
+
+def _is_there(target: str, services: Sequence[str]) -> bool:
+    return target in {BROKER, STORE, GUEST} or target.partition(":")[0] in services
 
 
 def _named(target: str, begins: str) -> bool:

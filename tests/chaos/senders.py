@@ -11,8 +11,8 @@ import httpx
 from chaos.record import Kind, Operation, Outcome
 
 _KINDS: Final[Mapping[Kind, float]] = {"attach": 12, "update": 3, "delete": 2, "forbidden": 1, "impossible": 1}
-_TRY_S: Final = 4.0
-_PAUSE_S: Final = 0.1
+_TRY_S: Final = 6.0
+_PAUSE_S: Final = 0.3
 _TOO_LONG_KEY: Final = "k" * 300
 
 

@@ -1,20 +1,17 @@
-"""CometD clients over long-polling that come to one notifier or another, and write down what they get."""
+"""CometD clients that come to one notifier or another, and write down what they get."""
 
 import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
-from typing import Any, Final
-
-import httpx
+from typing import Final
 
 from chaos.record import Data, Reading, Received, Subscriber
 from chaos.senders import Person
+from chaos.transports import JSON, Broken, LongPolling, Transport, WebSocket
 
-JSON = dict[str, Any]
 _CHANNEL: Final = "/v2/me/calls"
-_ANSWER_S: Final = 7.0
 _PAUSE_S: Final = 0.1
 _NEW_ONLY: Final = -1
 _ALL: Final = -2
@@ -32,6 +29,7 @@ class Habits:
     """
 
     acknowledges: bool = True
+    websocket: bool = False
     comes_at_s: float = 0.0
     away: Sequence[tuple[float, float]] = ()
     fickle: bool = False
@@ -50,7 +48,7 @@ class Client:
         self._random = random
         self._notifiers = notifiers
         self._notifier = random.choice(notifiers)
-        self._http = httpx.AsyncClient(timeout=_ANSWER_S)
+        self._transport: Transport = (WebSocket if habits.websocket else LongPolling)(person.user, self._take)
         self._client_id = ""
         self._batch = 0
         self._failed = True
@@ -69,7 +67,7 @@ class Client:
         began = asyncio.get_running_loop().time()
         await asyncio.sleep(self._habits.comes_at_s)
         away = list(self._habits.away)
-        async with self._http:
+        try:
             while True:
                 if away and asyncio.get_running_loop().time() - began > away[0][0]:
                     await asyncio.sleep(away.pop(0)[1])
@@ -78,15 +76,21 @@ class Client:
                     if not self._client_id:
                         await self._begin()
                     await self._connect()
-                except (httpx.HTTPError, _Refused):
+                except (Broken, _Refused):
                     self._failed = True
-                    self._notifier = self._random.choice([each for each in self._notifiers if each != self._notifier])
+                    others = [each for each in self._notifiers if each != self._notifier]
+                    self._notifier = self._random.choice(others or self._notifiers)
+                    await self._transport.leave()
                     await asyncio.sleep(_PAUSE_S)
+        finally:
+            if self._reading is not None:
+                self._reading.cancel()
+            await self._transport.close()
 
     async def _begin(self) -> None:
         ext = {"ext": {"ack": True}} if self._habits.acknowledges else {}
-        [shaken] = await self._send({"channel": "/meta/handshake", "version": "1.0",
-                                     "supportedConnectionTypes": ["long-polling"], **ext})  # fmt: skip
+        shaken = await self._send({"channel": "/meta/handshake", "version": "1.0",
+                                   "supportedConnectionTypes": [self._transport.name], **ext})  # fmt: skip
         client_id = shaken["clientId"]
         await self._send({"channel": "/meta/subscribe", "clientId": client_id, "subscription": _CHANNEL,
                           "ext": {"replay": {_CHANNEL: self._last}}})  # fmt: skip
@@ -96,33 +100,32 @@ class Client:
         self.subscribed.set()
 
     async def _connect(self) -> None:
-        message: JSON = {"channel": "/meta/connect", "clientId": self._client_id, "connectionType": "long-polling"}
+        message: JSON = {
+            "channel": "/meta/connect",
+            "clientId": self._client_id,
+            "connectionType": self._transport.name,
+        }
         if self._failed:
             # So do the official clients after a failure.
             message["advice"] = {"timeout": 0}
         if self._habits.acknowledges:
             message["ext"] = {"ack": self._batch}
-        *events, reply = await self._send(message)
+        reply = await self._send(message)
         self._failed = False
         # Not with every connect: one that stays away would be met by every second one, and each of these is a failure.
-        self._notifier = self._random.choice(self._notifiers)
+        if not self._transport.stays:
+            self._notifier = self._random.choice(self._notifiers)
         ext = reply.get("ext", {})
         self._batch = ext.get("ack", 0)
         self.missed += bool(ext.get("calltag", {}).get("missed"))
-        for each in events:
-            self._take(each)
 
-    async def _send(self, message: JSON) -> list[JSON]:
-        begins = message["channel"] == "/meta/handshake"
-        auth = httpx.BasicAuth(self.user, "demo") if begins else httpx.USE_CLIENT_DEFAULT
-        response = await self._http.post(f"{self._notifier}/genesys/cometd", json=[message], auth=auth)
-        response.raise_for_status()
-        answer: list[JSON] = response.json()
-        if not answer or not answer[-1].get("successful"):
-            if answer and answer[-1].get("advice", {}).get("reconnect") == "handshake":
+    async def _send(self, message: JSON) -> JSON:
+        reply = await self._transport.exchange(self._notifier, message)
+        if not reply.get("successful"):
+            if reply.get("advice", {}).get("reconnect") == "handshake":
                 self._client_id = ""
-            raise _Refused(str(answer[-1:]))
-        return answer
+            raise _Refused(str(reply))
+        return reply
 
     def _take(self, message: JSON) -> None:
         data, told = message["data"], message["ext"]["calltag"]
