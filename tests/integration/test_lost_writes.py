@@ -179,7 +179,7 @@ async def test_what_is_not_at_hand_is_told_and_versions_go_on(redis: Redis, clie
             )[-2:] == [7, 8]
 
         await eventually(told)
-    losses = await client.connection.hgetall(KEYS.losses(HERE))  # type: ignore[misc]
+    losses = await client.connection.hgetall(KEYS.losses(HERE))
     assert (losses[b"commits"], losses[b"gone"]) == (b"3", b"2")
 
 
