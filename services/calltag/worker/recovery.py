@@ -59,7 +59,7 @@ class Recovery:
             raise WritesLost(f"the store is at commit {position} after {known} were confirmed")
 
     async def has_lost(self) -> bool:
-        """Whether the store is not as this owner left it. A store that is away has not (yet)."""
+        """Whether the store is behind what this owner left there. One that is away is not (yet)."""
         self._recent.forget(time.monotonic())
         if not self._recent:
             return False
@@ -67,7 +67,7 @@ class Recovery:
             epoch, position = await self._store.standing(self._partition)
         except StoreUnavailable:
             return False
-        return not self._recent.continues(epoch, position)
+        return self._recent.is_ahead_of(epoch, position)
 
     async def recover(self, taken: TakeOver, handle: Batch) -> bool:
         """After a take-over: apply again what the store has lost, through `handle`, and tell of it.
