@@ -103,6 +103,13 @@ class RedisCluster:
         [[_, replica, _]] = ask(port, "ROLE")[2]
         return int(replica)
 
+    def revive(self) -> None:
+        """Start again what was killed, and wait until every master has a replica."""
+        for port, each in self.programs.items():
+            if not each.running:
+                each.start(lambda port=port: answers(port))  # type: ignore[misc]
+        wait_until(self.whole)
+
     def clear(self) -> None:
         """Forget everything."""
         for port in self.masters():

@@ -72,9 +72,10 @@ class RecentOperations:
         while self._commits and self._commits[0].at_s < now_s - self.limits.seconds:
             self._drop()
 
-    def continues(self, former: Epoch, position: CommitPosition) -> bool:
-        """Whether the store, with this epoch and position, has all that it confirmed, and nobody else was at work."""
-        return former == self.epoch and position >= self.position
+    def is_ahead_of(self, epoch: Epoch, position: CommitPosition) -> bool:
+        """Whether the store, with this epoch and position, lacks something that it confirmed. A higher epoch is
+        another owner's, who is to be left alone."""
+        return epoch < self.epoch or (epoch == self.epoch and position < self.position)
 
     def lost(self, position: CommitPosition) -> int:
         """How many commits are lost if the store is at this position."""

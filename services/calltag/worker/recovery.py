@@ -44,6 +44,7 @@ class Recovery:
         self._metrics = metrics
         self._batch = batch
         self._lost = self._gone = self._reapplied = self._refused = 0
+        self._versions: dict[str, int] = {}
 
     def confirmed(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
         """The store has confirmed a commit of this batch. Raises WritesLost if it lacks earlier ones."""
@@ -58,7 +59,7 @@ class Recovery:
             raise WritesLost(f"the store is at commit {position} after {known} were confirmed")
 
     async def has_lost(self) -> bool:
-        """Whether the store is not as this owner left it. A store that is away has not (yet)."""
+        """Whether the store is behind what this owner left there. One that is away is not (yet)."""
         self._recent.forget(time.monotonic())
         if not self._recent:
             return False
@@ -66,7 +67,7 @@ class Recovery:
             epoch, position = await self._store.standing(self._partition)
         except StoreUnavailable:
             return False
-        return not self._recent.continues(epoch, position)
+        return self._recent.is_ahead_of(epoch, position)
 
     async def recover(self, taken: TakeOver, handle: Batch) -> bool:
         """After a take-over: apply again what the store has lost, through `handle`, and tell of it.
@@ -81,6 +82,8 @@ class Recovery:
             self._lost = max(self._lost, recent.lost(taken.position))
             self._gone = max(self._gone, recent.gone(taken.position))
         commits = recent.commits()
+        for key, version in recent.versions().items():
+            self._versions[key] = max(version, self._versions.get(key, 0))
         recent.taken_over(taken.epoch, taken.position)
         missing = await self._missing([message for commit in commits for message in commit.messages])
         if missing:
@@ -90,7 +93,8 @@ class Recovery:
             for applied in (await handle(taken.epoch, missing[start : start + self._batch])).applied:
                 self._reapplied += not applied.repeated
                 self._refused += not applied.repeated and applied.done.code is not StatusCode.SUCCESS
-        raised = bool(self._lost) and await self._raise_versions(taken.epoch, recent.versions())
+        raised = bool(self._lost) and await self._raise_versions(taken.epoch, self._versions)
+        self._versions.clear()
         if self._lost:
             await self._tell()
         return raised
