@@ -2,6 +2,7 @@
 # make demo   the tour: sign in, dial, subscribe, attach data, see the message
 # make test   all tests; installs RabbitMQ, Redis, Node, HAProxy and Chromium from Debian's packages where missing
 # make fuzz   every parser of outside input under a fuzzer (TARGET= for one of them, SECONDS= for each; 60)
+# make soak   a steady load on real processes: does anything grow? (SECONDS=; 600)
 # make check  linters, types, direction of imports, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080
@@ -13,10 +14,10 @@ NODE_CLIENTS := tests/clients
 NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test fuzz check format lock docs clean parts
+.PHONY: help run demo test fuzz soak check format lock docs clean parts
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 5
+	@sed -n 's/^# //p' Makefile | head -n 6
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -57,6 +58,9 @@ test: $(DEV_READY) parts $(NODE_READY)
 
 fuzz: $(DEV_READY)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(if $(TARGET),--target $(TARGET))
+
+soak: $(DEV_READY) parts
+	@PYTHONPATH=tests $(BIN)/python -m soak --seconds $(or $(SECONDS),600)
 
 check: $(DEV_READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }
