@@ -4,6 +4,7 @@
 # make fuzz   every parser of outside input under a fuzzer (TARGET= for one of them, SECONDS= for each; 60)
 # make chaos  random faults by seed on real processes (SEED= for the first seed, SEEDS= how many, SECONDS= for each; 30)
 # make mutations  breaks calltag on purpose, again and again, and demands that chaos finds it
+# make soak   a steady load on real processes: does anything grow? (SECONDS=; 600)
 # make check  linters, types, direction of imports, known vulnerabilities, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080
@@ -16,10 +17,10 @@ NODE_CLIENTS := tests/clients
 NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test fuzz chaos mutations check format lock docs clean parts
+.PHONY: help run demo test fuzz chaos mutations soak check format lock docs clean parts
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 7
+	@sed -n 's/^# //p' Makefile | head -n 8
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -73,6 +74,9 @@ chaos: $(DEV_READY) parts
 
 mutations: $(DEV_READY) parts
 	@PYTHONPATH=tests $(BIN)/python -m chaos.mutations $(if $(ONLY),--only "$(ONLY)")
+
+soak: $(DEV_READY) parts
+	@PYTHONPATH=tests $(BIN)/python -m soak --seconds $(or $(SECONDS),600)
 
 check: $(DEV_READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }

@@ -33,7 +33,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came of one request; `seconds` from the time at which it was due. Status 0 is no answer at all."""
+    """What came of one request; `seconds` from when it was sent. Status 0 is no answer at all."""
 
     number: int
     status: int
@@ -50,16 +50,16 @@ class Connection(asyncio.Protocol):
         self.load = load
         self.transport: asyncio.Transport | None = None
         self.number = -1
-        self._due = 0.0
+        self._sent_at = 0.0
         self._received = b""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self.load.idle(self)
 
-    def send(self, number: int, due: float) -> None:
+    def send(self, number: int) -> None:
         assert self.transport is not None
-        self.number, self._due, self._received = number, due, b""
+        self.number, self._sent_at, self._received = number, time.monotonic(), b""
         self.transport.write(self.load.request(number))
 
     def data_received(self, data: bytes) -> None:
@@ -80,7 +80,7 @@ class Connection(asyncio.Protocol):
             self._answered(0, {}, retry_after=False)
 
     def _answered(self, status: int, body: dict[str, Any], retry_after: bool) -> None:
-        seconds = round(time.monotonic() - self._due, 4)
+        seconds = round(time.monotonic() - self._sent_at, 4)
         text = f"{status} {body.get('statusMessage', '')[:60]}"
         self.load.answers.append(Answer(self.number, status, body.get("statusCode", -1), retry_after, seconds, text))
         self.number = -1
@@ -94,7 +94,7 @@ class Load:
         self.answers: list[Answer] = []
         self.numbers = plan.first
         self._idle: list[Connection] = []
-        self._waiting: deque[tuple[int, float]] = deque()
+        self._waiting: deque[int] = deque()
         self._open = 0
         self._began = self._ends = 0.0
 
@@ -109,9 +109,9 @@ class Load:
     def idle(self, connection: Connection) -> None:
         """The connection may send again."""
         if self._waiting:
-            connection.send(*self._waiting.popleft())
+            connection.send(self._waiting.popleft())
         elif self.plan.rate is None and time.monotonic() < self._ends:
-            connection.send(self._next(), time.monotonic())
+            connection.send(self._next())
         else:
             self._idle.append(connection)
 
@@ -140,12 +140,12 @@ class Load:
         connecting: set[asyncio.Task[None]] = set()
         while (now := time.monotonic()) < self._ends:
             while sent < (now - self._began) * rate:
-                number, due = self._next(), self._began + sent / rate
+                number = self._next()
                 sent += 1
                 if self._idle:
-                    self._idle.pop().send(number, due)
+                    self._idle.pop().send(number)
                     continue
-                self._waiting.append((number, due))
+                self._waiting.append(number)
                 if self._open < self.plan.connections:
                     task = asyncio.create_task(self._connect())
                     connecting.add(task)

@@ -82,7 +82,16 @@ REFUSALS: Final[Responses] = {
     500: _refusal(
         "What the store holds cannot be read by this version (4)", 4, "the record of call:01RC... is not ..."
     ),
-    503: _refusal("Broker or store is away (4); try again after Retry-After", 4, "the message broker is away"),
+    429: _refusal(
+        "The user, or the address, sends faster than it may (4); try again after Retry-After",
+        4,
+        "5 operations a second are taken of one user",
+    ),
+    503: _refusal(
+        "Broker or store is away, or there is more to do than can be done (4); try again after Retry-After",
+        4,
+        "the message broker is away",
+    ),
 }
 
 

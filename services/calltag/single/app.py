@@ -10,7 +10,8 @@ from typing import Final
 
 import structlog
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import Mount
+from starlette.types import ASGIApp
 
 from calltag.core.backends import NO_USERS, Backends, backends, server_tls
 from calltag.core.runtime.backoff import backoff_s
@@ -182,15 +183,16 @@ async def _clients(parts: Backends, listener: socket.socket, chosen: Composition
         yield
 
 
-def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[Starlette, Notifier | None]:
+def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[ASGIApp, Notifier | None]:
     """CometD's endpoints come first; all else is the API's."""
     authenticator = parts.authenticator()
-    routes: list[BaseRoute] = []
     notifier = start_notifier(parts, life, authenticator) if chosen.notifier else None
-    if notifier is not None:
-        routes += notifier.routes
+    routes = [*notifier.routes] if notifier is not None else []
     if chosen.gateway:
-        routes.append(
-            Mount("/", admitting(gateway_app(parts, life, authenticator), parts.settings.gateway, parts.metrics))
-        )
+        settings = parts.settings.gateway
+        api = admitting(gateway_app(parts, life, authenticator), settings, parts.metrics)
+        if notifier is None:
+            # With nothing before it, to refuse a request costs least.
+            return api, None
+        routes.append(Mount("/", api))
     return Starlette(routes=routes), notifier

@@ -80,6 +80,24 @@ async def test_nobody_waits_longer_than_the_deadline() -> None:
     assert (await request(intake))["status"] == 200
 
 
+async def test_who_would_wait_too_long_at_the_pace_of_late_is_refused_at_once() -> None:
+    turned = list[Turned]()
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await asyncio.sleep(0.02)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    # No one has to wait for so long: there is room for a few in the queue, and the others are told before.
+    intake = Intake(app, 1, 1_000, 0.3, turned.append)
+    statuses = [each["status"] for each in await asyncio.gather(*(request(intake) for _ in range(10)))]
+    assert statuses == [200] * 10
+    tasks = [begin(intake) for _ in range(500)]
+    await eventually(lambda: intake.queued + len(turned) == 499)
+    assert intake.in_hand == 1
+    assert len(turned) > 200
+    assert 200 in [(await each)["status"] for each in tasks]
+
+
 async def test_who_goes_away_keeps_no_place() -> None:
     app = App()
     intake = Intake(app, 1, 5, 10)

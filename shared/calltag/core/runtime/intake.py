@@ -17,6 +17,8 @@ from calltag.core.domain.status import StatusCode
 
 _PATIENCE_S: Final = 0.2
 """A request whose body takes longer to come gives up its turn until it is there."""
+_FORGETS: Final = 0.05
+"""What each turn that ends counts for the pace."""
 _RETRY_AFTER_S: Final = (1, 3)
 _BODY: Final = orjson.dumps(
     {
@@ -83,8 +85,9 @@ def aside() -> Iterator[None]:
 class Intake:
     """Lets `most` requests into the application at a time; `most_queued` others wait, first come, first served.
 
-    One that would have to wait longer than `deadline_s`, or finds the queue full, gets HTTP 503 with Retry-After, in
-    the form of the API, before anything was spent on it. `turned_away` is told of each.
+    One that finds the queue full, or would have to wait longer than `deadline_s` at the pace of late, gets HTTP 503 at
+    once, before anything was spent on it; one that did wait so long, then. It comes with Retry-After, in the form of
+    the API. `turned_away` is told of each.
     """
 
     app: ASGIApp
@@ -93,6 +96,9 @@ class Intake:
     deadline_s: float
     turned_away: Callable[[Turned], None] = lambda _: None
     in_hand: int = 0
+    _pace_s: float = 0.0
+    """How long it took of late from one turn that ended to the next, while others waited."""
+    _ended_at_s: float | None = None
     _queue: deque[asyncio.Future[bool]] = field(default_factory=deque)
 
     @property
@@ -120,11 +126,21 @@ class Intake:
     def leave(self) -> None:
         """Somebody's turn is over: the next one has it."""
         self.in_hand -= 1
+        self._keep_pace()
         while self._queue and self.in_hand < self.most:
             following = self._queue.popleft()
             if not following.done():
                 self.in_hand += 1
                 following.set_result(True)
+
+    def _keep_pace(self) -> None:
+        if not self._queue:
+            self._ended_at_s = None
+            return
+        now_s = asyncio.get_running_loop().time()
+        if self._ended_at_s is not None:
+            self._pace_s += (now_s - self._ended_at_s - self._pace_s) * _FORGETS
+        self._ended_at_s = now_s
 
     async def _enter(self) -> Turned | None:
         if self.in_hand < self.most and not self._queue:
@@ -132,6 +148,8 @@ class Intake:
             return None
         if len(self._queue) >= self.most_queued:
             return Turned.QUEUE_FULL
+        if len(self._queue) * self._pace_s > self.deadline_s:
+            return Turned.LATE
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[bool] = loop.create_future()
         self._queue.append(waiting)
