@@ -62,8 +62,10 @@ async def test_what_is_no_operation_is_set_aside_and_the_rest_goes_on(parts: Bac
     stop = asyncio.Event()
     running = asyncio.create_task(worker_parts(parts).run(stop))
     try:
-        await eventually(lambda: len(bus.rejected) == len(junk))
+        await eventually(lambda: len(bus.parked) == len(junk))
     finally:
         stop.set()
         await running
-    assert [delivery.body for delivery in bus.rejected] == junk
+    assert [each.body for each in bus.parked] == junk
+    assert {each.parking.reason for each in bus.parked} == {"not_an_operation"}
+    assert all(each.parking.detail.endswith("its sender is not known") for each in bus.parked)

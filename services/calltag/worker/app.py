@@ -18,7 +18,8 @@ from calltag.core.store.watches import RedisWatches
 from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
-from calltag.worker.partition_worker import PartitionWorker
+from calltag.worker.parking import ParkingLot
+from calltag.worker.partition_worker import PartitionWorker, Patience
 
 
 def worker_parts(backends: Backends) -> Assignments:
@@ -54,10 +55,21 @@ def worker_parts(backends: Backends) -> Assignments:
         settings.max_call_bytes,
         settings.max_call_parties,
     )
+    parking_lot = ParkingLot(backends.bus)
     observations = WorkerObservations(backends.metrics)
 
     def make(partition: Partition) -> PartitionWorker:
-        return PartitionWorker(partition, store, outgoing, limits, observations, batch_limit=settings.batch_limit)
+        return PartitionWorker(
+            partition,
+            store,
+            outgoing,
+            limits,
+            observations,
+            parking_lot=parking_lot,
+            batch_limit=settings.batch_limit,
+            most_waiting=settings.prefetch // 2,
+            patience=Patience(settings.park_after_s, settings.max_crashes),
+        )
 
     return Assignments(
         WorkerId(f"worker-{uuid4().hex}"),

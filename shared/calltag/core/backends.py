@@ -66,6 +66,7 @@ def amqp_settings(settings: Settings) -> AmqpSettings:
         publish_deadline_s=amqp.publish_deadline_s,
         queue_max_length=amqp.queue_max_length,
         delivery_limit=amqp.delivery_limit,
+        parking_max_length=amqp.parking_max_length,
         inbox_expiry_s=amqp.inbox_expiry_s,
         inbox_max_bytes=amqp.inbox_max_bytes,
     )
@@ -98,7 +99,14 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
                 log.warning("embedded_store_keeps_nothing", reason=store.reason)
             else:
                 log.info("embedded_store", kept_in=str(store.kept_in))
-            bus, client = MemoryBus(settings.partitions, queue_limit=settings.amqp.queue_max_length), store.client
+            bus, client = (
+                MemoryBus(
+                    settings.partitions,
+                    queue_limit=settings.amqp.queue_max_length,
+                    parking_limit=settings.amqp.parking_max_length,
+                ),
+                store.client,
+            )
         else:
             store = None
             client = redis_client(

@@ -8,11 +8,12 @@ from aio_pika.exceptions import AMQPError
 
 from calltag.core.bus.amqp.consumer import AmqpConsumer, AmqpInbox
 from calltag.core.bus.amqp.link import Link
+from calltag.core.bus.amqp.parking import headers_of
 from calltag.core.bus.amqp.publisher import Publisher, Unroutable
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.partitioning import hash_tag
-from calltag.core.bus.ports import BusInterrupted, BusRefused, NodeId, Partition
+from calltag.core.bus.ports import BusInterrupted, BusRefused, NodeId, Parking, Partition
 
 
 class AmqpBus:
@@ -34,6 +35,13 @@ class AmqpBus:
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         try:
             await self._publisher.publish(self._topology.operations, hash_tag(partition), body, message_id)
+        except Unroutable as error:
+            raise BusRefused(f"{error}; run: calltag topology apply") from None
+
+    async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
+        headers = headers_of(parking)
+        try:
+            await self._publisher.publish(self._topology.parking, "", body, message_id, headers=headers)
         except Unroutable as error:
             raise BusRefused(f"{error}; run: calltag topology apply") from None
 

@@ -4,7 +4,7 @@ import asyncio
 from uuid import uuid4
 
 from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractChannel, AbstractExchange
+from aio_pika.abc import AbstractChannel, AbstractExchange, HeadersType
 from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
 
 from calltag.core.bus.amqp.link import Link
@@ -26,7 +26,14 @@ class Publisher:
         self._opening = asyncio.Lock()
 
     async def publish(
-        self, exchange: str, routing_key: str, body: bytes, name: str, *, persistent: bool = True
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        name: str,
+        *,
+        persistent: bool = True,
+        headers: HeadersType | None = None,
     ) -> None:
         """Publish and wait for the confirm. `name` goes along as correlation id.
 
@@ -40,6 +47,7 @@ class Publisher:
             # Returned messages are told apart by message id, so each attempt needs one of its own.
             message_id=uuid4().hex,
             correlation_id=name,
+            headers=headers,
         )
         channel: AbstractChannel | None = None
         try:

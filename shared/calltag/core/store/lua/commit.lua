@@ -1,11 +1,12 @@
 -- Commits one batch of a partition: all of it, or nothing.
 --
--- KEYS: epoch, outbox, then for each change: state, user data, done, order.
+-- KEYS: epoch, outbox, marks, then for each change: state, user data, done, order.
 -- ARGV: epoch, how many operations to remember, for how many ms at least, number of events, the events, then for each change:
 --       expected version ('-' for no state), new version ('' if unchanged), lifetime in ms, state ('' as it was), order of the
 --       user-data keys ('' as it was), number of keys to drop (-1: all), the keys, number of keys to set,
---       key and value list each, number of operations done, id and outcome each.
--- Answers {'ok'}, {'fenced', the epoch} or {'conflict', the key}.
+--       key and value list each, number of operations done, id and outcome each; at the end the marks: name of the call or
+--       agent and the mark each, '' to take one away.
+-- Answers {'ok', number of marks}, {'fenced', the epoch}, {'conflict', the key} or {'refused', the key that holds something else}.
 local at = 0
 local function take()
   at = at + 1
@@ -22,8 +23,15 @@ if epoch ~= take() then return {'fenced', epoch} end
 local remember, memory = tonumber(take()), tonumber(take())
 local events = take_list(tonumber(take()))
 
+-- A command that fails half-way would leave what came before it written.
+local function is(key, kind)
+  local found = redis.call('TYPE', key).ok
+  return found == kind or found == 'none'
+end
+if not is(KEYS[3], 'hash') then return {'refused', KEYS[3]} end
+
 local changes = {}
-for key = 3, #KEYS, 4 do
+for key = 4, #KEYS, 4 do
   local change = {
     state = KEYS[key], data = KEYS[key + 1], done = KEYS[key + 2], order = KEYS[key + 3],
     expected = take(), version = take(), lifetime = take(), doc = take(), keys = take(),
@@ -32,6 +40,9 @@ for key = 3, #KEYS, 4 do
   change.dropped = take_list(math.max(change.drop, 0))
   change.set = take_list(2 * tonumber(take()))
   change.finished = take_list(2 * tonumber(take()))
+  for name, kind in pairs({state = 'hash', data = 'hash', done = 'hash', order = 'list'}) do
+    if not is(change[name], kind) then return {'refused', change[name]} end
+  end
   local version = redis.call('HGET', change.state, 'version') or '-'
   if version ~= change.expected then return {'conflict', change.state} end
   for i = 1, #change.finished, 2 do
@@ -63,4 +74,8 @@ for _, change in ipairs(changes) do
   redis.call('PEXPIRE', change.order, remembered)
 end
 for _, event in ipairs(events) do redis.call('RPUSH', KEYS[2], event) end
-return {'ok'}
+while at < #ARGV do
+  local name, mark = take(), take()
+  if mark == '' then redis.call('HDEL', KEYS[3], name) else redis.call('HSET', KEYS[3], name, mark) end
+end
+return {'ok', tostring(redis.call('HLEN', KEYS[3]))}
