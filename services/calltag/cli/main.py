@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from calltag.cli.doctor import examine
+from calltag.cli.parked import NotParked
+from calltag.cli.parked_commands import parked_app
 from calltag.cli.sessions import NoSuchSession, close_sessions, lines_of, public, sessions, table_of
 from calltag.cli.tour import Tour, welcome
 from calltag.core import VERSION
@@ -44,12 +46,15 @@ sessions_app = typer.Typer(
     help="CometD sessions: look at them, end them. For example: calltag sessions ls", no_args_is_help=True
 )
 app.add_typer(sessions_app, name="sessions")
+app.add_typer(parked_app, name="parked")
 
 Port = Annotated[int | None, typer.Option(help="Port to listen on (instead of the setting).", min=0, max=65535)]
 Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre; every password is `demo`.")]
 _EXIT_INTERRUPTED = 130
 _EXIT_TERMINATED = 143
-_EXPECTED = (SettingsError, DirectoryError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession)
+_EXPECTED = (
+    SettingsError, DirectoryError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession, NotParked,
+)  # fmt: skip
 
 
 def main() -> None:

@@ -21,6 +21,7 @@ from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.embedded import EmbeddedStore, embedded_store
 from calltag.core.store.keys import Keys
+from calltag.core.store.marks import RedisMarks
 from calltag.core.telemetry.internal_http import Health
 from calltag.core.telemetry.metrics import Metrics
 
@@ -82,6 +83,13 @@ def load_directory(settings: Settings) -> Directory:
     return read_directory(chosen.file) if chosen.file is not None else directory(())
 
 
+async def _forget_marks(client: RedisClient, settings: Settings) -> None:
+    """What was parked in a process before is gone with its bus: nobody could replay or drop it."""
+    forgotten = await RedisMarks(client, Keys(settings.redis.key_prefix), settings.partitions).forget()
+    if forgotten:
+        log.warning("marks_forgotten", count=forgotten, reason="what an embedded bus parks is gone with it")
+
+
 @asynccontextmanager
 async def backends(service: str, settings: Settings, *, embedded: bool = False) -> AsyncIterator[Backends]:
     """Open bus and store; neither has to be reachable yet. `embedded` takes those inside this process.
@@ -99,6 +107,7 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
                 log.warning("embedded_store_keeps_nothing", reason=store.reason)
             else:
                 log.info("embedded_store", kept_in=str(store.kept_in))
+                await _forget_marks(store.client, settings)
             bus, client = (
                 MemoryBus(
                     settings.partitions,
