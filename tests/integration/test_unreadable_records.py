@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from calltag.core.domain.ids import UserId
+from calltag.core.store.marks import RedisMarks
 from parts.eventually import eventually
 from parts.in_process import InProcess, ended, in_process, started
 
@@ -71,3 +72,21 @@ async def test_its_operations_are_parked_and_all_others_go_on(impatient: InProce
     refusals = [event for event in events if b'"kind":"refused"' in event]
     assert len(refusals) == 2
     assert all(b'"code":4' in each and b'"Hold"' in each for each in refusals)
+    await connection.hset(names.data, "a", b"[1]")
+    shown = (await gateway.request("alice", "GET", "/me/calls/C")).json()["call"]
+    told = shown["ext"]["calltag"]["parked"]
+    assert (told["operationId"], told["reason"]) == (behind.after, "failed_repeatedly")
+    assert "ext" not in (await gateway.request("alice", "GET", "/me/calls/D")).json()["call"]
+
+
+async def test_an_embedded_instance_forgets_the_marks_of_what_is_gone_with_its_bus(impatient: InProcess) -> None:
+    marks = RedisMarks(impatient.backends.client, impatient.backends.keys, 1)
+    async with impatient.working():
+        await impatient.tell(started("C", "15000", userData={"a": 1}))
+    await impatient.backends.client.connection.hset(impatient.keys("C").data, "a", b"odd")
+    async with impatient.working():
+        await impatient.request("alice", "POST", "/me/calls/C", {"operationName": "Hold"})
+        await eventually(lambda: len(impatient.bus.parked) == 1)
+    assert list(await marks.all()) == ["call:C"]
+    assert await marks.forget() == 1
+    assert await marks.all() == {}
