@@ -18,6 +18,7 @@ from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
+from calltag.worker.parking import ParkingLot
 from calltag.worker.partition_worker import PartitionWorker
 from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
 from integration.test_partition_worker import (
@@ -66,7 +67,8 @@ async def working(
     recent = RecentOfPartitions(limits or RecentLimits())
 
     def make(partition: Partition) -> PartitionWorker:
-        return PartitionWorker(partition, store, outgoing, LIMITS, observations, recent=recent.of(partition))
+        return PartitionWorker(partition, store, outgoing, LIMITS, observations, parking_lot=ParkingLot(bus),
+                               recent=recent.of(partition))  # fmt: skip
 
     registry = RedisWorkerRegistry(client, KEYS, lease_ms=60_000)
     worker = Assignments(WorkerId("w"), bus, registry, make, observations, partitions=PARTITIONS, heartbeat_s=0.2)

@@ -66,11 +66,13 @@ async def test_what_is_no_operation_is_set_aside_and_the_rest_goes_on(parts: Bac
     stop = asyncio.Event()
     running = asyncio.create_task(worker_parts(parts).run(stop))
     try:
-        await eventually(lambda: len(bus.rejected) == len(junk))
+        await eventually(lambda: len(bus.parked) == len(junk))
     finally:
         stop.set()
         await running
-    assert [delivery.body for delivery in bus.rejected] == junk
+    assert [each.body for each in bus.parked] == junk
+    assert {each.parking.reason for each in bus.parked} == {"not_an_operation"}
+    assert all(each.parking.detail.endswith("its sender is not known") for each in bus.parked)
 
 
 async def test_operators_see_which_partitions_a_worker_should_consume_and_does(

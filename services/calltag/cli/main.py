@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from calltag.cli.doctor import examine
+from calltag.cli.parked import NotParked
+from calltag.cli.parked_commands import parked_app
 from calltag.cli.partitions import NothingStarted, listed_partitions
 from calltag.cli.partitions import public as public_partition
 from calltag.cli.partitions import table_of as table_of_partitions
@@ -48,6 +50,7 @@ sessions_app = typer.Typer(
     help="CometD sessions: look at them, end them. For example: calltag sessions ls", no_args_is_help=True
 )
 app.add_typer(sessions_app, name="sessions")
+app.add_typer(parked_app, name="parked")
 
 Port = Annotated[int | None, typer.Option(help="Port to listen on (instead of the setting).", min=0, max=65535)]
 Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre; every password is `demo`.")]
@@ -56,7 +59,7 @@ _EXIT_TERMINATED = 143
 _EXIT_UNOWNED = 3
 _EXPECTED = (
     SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession,
-    NothingStarted,
+    NotParked, NothingStarted,
 )  # fmt: skip
 
 

@@ -75,17 +75,13 @@ REFUSALS: Final[Responses] = {
     ),
     413: _refusal("The body is too large (10)", 10, "the body is larger than 262144 bytes"),
     429: _refusal(
-        "Too many wrong passwords of this user or from this address (20); try again after Retry-After",
-        20,
-        "too many failed logins; try again in 300 s",
+        "The user, or the address, sends faster than it may (4), or too many passwords of this user or from "
+        "this address were wrong (20); try again after Retry-After",
+        4,
+        "5 operations a second are taken of one user",
     ),
     500: _refusal(
         "What the store holds cannot be read by this version (4)", 4, "the record of call:01RC... is not ..."
-    ),
-    429: _refusal(
-        "The user, or the address, sends faster than it may (4); try again after Retry-After",
-        4,
-        "5 operations a second are taken of one user",
     ),
     503: _refusal(
         "Broker or store is away, or there is more to do than can be done (4); try again after Retry-After",

@@ -23,7 +23,8 @@ from calltag.worker.assignments import Assignments
 from calltag.worker.lag import LagReports
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
-from calltag.worker.partition_worker import PartitionWorker
+from calltag.worker.parking import ParkingLot
+from calltag.worker.partition_worker import PartitionWorker, Patience
 from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
 from calltag.worker.sweep import Sweep
 
@@ -82,6 +83,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         settings.max_call_bytes,
         settings.max_call_parties,
     )
+    parking_lot = ParkingLot(backends.bus)
     observations = WorkerObservations(backends.metrics)
 
     def make(partition: Partition) -> PartitionWorker:
@@ -102,6 +104,9 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
                 now_ms,
             ),
             recent=recent.of(partition),
+            parking_lot=parking_lot,
+            most_waiting=settings.prefetch // 2,
+            patience=Patience(settings.park_after_s, settings.max_crashes),
         )
 
     return Assignments(

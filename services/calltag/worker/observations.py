@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from calltag.core.bus.ports import Partition
 from calltag.core.store.ports import HeldPartition
 from calltag.core.telemetry.metrics import Metrics
+from calltag.worker.fault import Reason
 from calltag.worker.folding import Applied
 
 
@@ -50,6 +52,22 @@ class WorkerObservations:
 
     def silent(self, calls: int) -> None:
         self.metrics.calls_silent.inc(calls)
+
+    def retried(self) -> None:
+        self.metrics.operations_retried.inc()
+
+    def parked(self, reason: Reason) -> None:
+        self.metrics.operations_parked.labels(reason.value).inc()
+
+    def waiting(self, partition: Partition, operations: int) -> None:
+        self.metrics.operations_waiting.labels(partition).set(operations)
+
+    def marked(self, partition: Partition, marks: int) -> None:
+        self.metrics.marked.labels(partition).set(marks)
+
+    def left(self, partition: Partition) -> None:
+        self.waiting(partition, 0)
+        self.marked(partition, 0)
 
     def unreadable(self) -> None:
         self.metrics.operations_unreadable.inc()

@@ -27,6 +27,7 @@ from calltag.core.store.client import RedisClient
 from calltag.core.store.deployment import Deployment, client_of
 from calltag.core.store.embedded import EmbeddedStore, embedded_store
 from calltag.core.store.keys import Keys
+from calltag.core.store.marks import RedisMarks
 from calltag.core.telemetry.internal_http import Health
 from calltag.core.telemetry.metrics import Metrics
 
@@ -99,6 +100,7 @@ def amqp_settings(settings: Settings) -> AmqpSettings:
         replicas=amqp.replicas,
         queue_max_length=amqp.queue_max_length,
         delivery_limit=amqp.delivery_limit,
+        parking_max_length=amqp.parking_max_length,
         inbox_expiry_s=amqp.inbox_expiry_s,
         inbox_max_bytes=amqp.inbox_max_bytes,
         tls=client_tls("amqp", amqp.tls),
@@ -160,6 +162,13 @@ def load_directory(settings: Settings) -> Directory:
     return read_directory(chosen.file) if chosen.file is not None else directory(())
 
 
+async def _forget_marks(client: RedisClient, settings: Settings) -> None:
+    """What was parked in a process before is gone with its bus: nobody could replay or drop it."""
+    forgotten = await RedisMarks(client, Keys(settings.redis.key_prefix), settings.partitions).forget()
+    if forgotten:
+        log.warning("marks_forgotten", count=forgotten, reason="what an embedded bus parks is gone with it")
+
+
 @asynccontextmanager
 async def backends(service: str, settings: Settings, *, embedded: bool = False) -> AsyncIterator[Backends]:
     """Open bus and store; neither has to be reachable yet. `embedded` takes those inside this process.
@@ -178,7 +187,15 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
                 log.warning("embedded_store_keeps_nothing", reason=store.reason)
             else:
                 log.info("embedded_store", kept_in=str(store.kept_in))
-            bus, client = MemoryBus(settings.partitions, queue_limit=settings.amqp.queue_max_length), store.client
+                await _forget_marks(store.client, settings)
+            bus, client = (
+                MemoryBus(
+                    settings.partitions,
+                    queue_limit=settings.amqp.queue_max_length,
+                    parking_limit=settings.amqp.parking_max_length,
+                ),
+                store.client,
+            )
         else:
             store = None
             check_tls(settings)

@@ -36,6 +36,7 @@ from calltag.notifier.messages import Translator
 from calltag.notifier.observations import EndingCounts
 from calltag.single.app import server_limits
 from calltag.worker.app import worker_parts
+from calltag.worker.partition_worker import Patience
 
 PUBLIC_URL = "http://desk.example"
 
@@ -51,7 +52,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         amqp={
             "url": f"amqp://127.0.0.1:{unused_tcp_port}/", "prefix": "a", "heartbeat_s": 103,
             "publish_deadline_s": 10.4, "queue_max_length": 105, "delivery_limit": 106, "inbox_expiry_s": 107,
-            "inbox_max_bytes": 108,
+            "inbox_max_bytes": 108, "parking_max_length": 149,
         },
         redis={
             "url": f"redis://127.0.0.1:{unused_tcp_port}/0", "key_prefix": "r", "deadline_s": 10.9,
@@ -68,7 +69,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         worker={
             "batch_limit": 120, "prefetch": 121, "max_call_pairs": 122, "max_call_bytes": 123,
             "remembered_operations": 124, "lease_s": 125, "live_call_lifetime_s": 126,
-            "released_call_lifetime_s": 127,
+            "released_call_lifetime_s": 127, "park_after_s": 147, "max_crashes": 48,
         },
         events={
             "retention_s": 128, "per_user": 129, "per_user_bytes": 129_000, "per_watcher": 130,
@@ -127,6 +128,7 @@ def test_the_settings_of_rabbitmq(settings: Settings, unused_tcp_port: int) -> N
         publish_deadline_s=10.4,
         queue_max_length=105,
         delivery_limit=106,
+        parking_max_length=149,
         inbox_expiry_s=107,
         inbox_max_bytes=108,
     )
@@ -146,7 +148,7 @@ async def test_bus_and_store(parts: Backends, unused_tcp_port: int) -> None:
 async def test_bus_and_store_in_one_process(settings: Settings, tmp_path: Path) -> None:
     async with backends("serve", settings, embedded=True) as parts:
         assert isinstance(parts.bus, MemoryBus)
-        assert (len(parts.bus._queues), parts.bus._queue_limit) == (101, 105)
+        assert (len(parts.bus._queues), parts.bus._queue_limit, parts.bus._parking_limit) == (101, 105, 149)
         assert parts.keys == Keys("r")
         assert parts.client.deadline_s == 10.9
         assert parts.embedded is not None
@@ -183,14 +185,16 @@ async def test_the_limits_of_the_worker(parts: Backends) -> None:
     assert 0 < made._heartbeat_s <= 125 / 3
     worker = made._make(Partition(0))
     assert worker._batch_limit == 120
-    assert (worker._limits.max_pairs, worker._limits.max_bytes) == (122, 123)
-    assert worker._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
+    assert worker._patience == Patience(147, 48)
+    assert worker._lanes._most == 60
+    assert (worker._ownership._limits.max_pairs, worker._ownership._limits.max_bytes) == (122, 123)
+    assert worker._ownership._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
     assert worker._sweep is not None
     assert (worker._sweep.silent_ms, worker._sweep.every_s) == (126_000, 30.0)
     assert isinstance(worker._store, RedisStateStore)
     assert worker._store._remembered_operations == 124
     assert worker._store._lifetimes == Lifetimes(live_ms=252_000, released_ms=127_000)
-    streams = worker._outgoing._streams
+    streams = worker._ownership._outgoing._streams
     assert isinstance(streams, RedisUserStreams)
     assert streams._bounds == (128_000, 129, 129_000, 130, 130_000)
 

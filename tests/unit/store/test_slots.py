@@ -96,7 +96,7 @@ async def work_of_a_partition(client: NotingClient, partition: Partition) -> Non
                [(OperationId("o"), Done(StatusCode.SUCCESS, 1))])
         for each in ("C1", "{x}", "a}b")
     ]  # fmt: skip
-    position = await store.commit(partition, epoch, changes, [b"event"])
+    position = (await store.commit(partition, epoch, changes, [b"event"])).position
     await store.sent(partition, epoch, 1)
     with pytest.raises(StoreUnavailable):
         await store.settle(partition, epoch, position)

@@ -145,7 +145,11 @@ class Amqp(Section):
         100_000, description="Operations that one partition may hold; beyond that they are refused."
     )
     delivery_limit: Positive = Field(
-        1_000_000, description="Deliveries of one operation before it goes to the dead-letter queue."
+        1_000_000,
+        description="Deliveries of one operation before RabbitMQ parks it by itself. The last resort: keep it high.",
+    )
+    parking_max_length: Positive = Field(
+        10_000, description="Operations that may be parked; beyond, those that should be wait in their partitions."
     )
     inbox_expiry_s: int = Field(120, ge=5, description="How long a node's inbox outlives its connection.")
     inbox_max_bytes: Positive = Field(
@@ -254,6 +258,14 @@ class Worker(Section):
     max_call_bytes: Positive = Field(65_536, description="Bytes of user data that one call may hold.")
     max_call_parties: Positive = Field(64, description="Parties that one call may have, with those that left.")
     remembered_operations: Positive = Field(10_000, description="Operations remembered a call, to recognise repeats.")
+    park_after_s: Seconds = Field(
+        30.0,
+        le=3_600,
+        description="An operation that fails for so long, while the store is there, is parked and its call is marked.",
+    )
+    max_crashes: int = Field(
+        3, ge=1, le=100, description="An operation that workers died of so often, one after another, is parked."
+    )
     lease_s: Seconds = Field(
         6.0, le=300, description="A worker that has not renewed its lease for so long is no longer counted on."
     )

@@ -49,6 +49,14 @@ class Keys:
         """Sorted set: live calls (`call:<id>`) by their last change, in milliseconds of the server's clock."""
         return f"{self.prefix}:{{{hash_tag(partition)}}}:live"
 
+    def marks(self, partition: Partition) -> str:
+        """Hash: the calls and agents of which an operation is parked, each with its mark."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:marks"
+
+    def attempts(self, partition: Partition) -> str:
+        """Hash: how often operations were tried that workers may have died of."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:attempts"
+
     def state(self, partition: Partition, key: str) -> StateKeys:
         """Hash, hash, hash and list of the call or agent named by `key` (`call:<id>`, `agent:<user>`)."""
         base = f"{self.prefix}:{{{hash_tag(partition)}}}:{key}"

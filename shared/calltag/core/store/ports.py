@@ -37,6 +37,10 @@ class Fenced(StoreError):
     """Another worker has taken the partition over: nothing was written, and nothing will be under this epoch."""
 
 
+class WriteRefused(StoreError):
+    """The store takes no such write for this call or agent: nothing was written. Others may be written all the same."""
+
+
 class CommitConflict(StoreError):
     """A call has another version than expected, or an operation is applied already: nothing was written."""
 
@@ -59,6 +63,21 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """On a call or an agent: the operation of it that is parked, why, and since when in Unix milliseconds. Until an
+    operator has it replayed or dropped, no other operation is applied."""
+
+    operation_id: OperationId
+    reason: str
+    at_ms: int
+
+
+Marks: TypeAlias = Mapping[str, Mark | None]
+"""What is to be marked, and (None) of what the mark is to be taken away."""
+NO_MARKS: Final[Marks] = {}
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """The state under a key (None: there is none) and the operations among those asked for that are done.
 
@@ -68,6 +87,7 @@ class Loaded:
     state: State | None
     done: Mapping[OperationId, Done] = field(default_factory=dict)
     unreadable: StateUnreadable | None = None
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +111,14 @@ class TakeOver:
     outbox: Sequence[bytes]
     former: Epoch = NEVER
     position: CommitPosition = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Committal:
+    """What a commit came to: how many there were so far, and how many marks the partition has."""
+
+    position: CommitPosition
+    marks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +158,25 @@ class StateStore(Protocol):
         ...
 
     async def commit(
-        self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
-    ) -> CommitPosition:
-        """Write all changes, remember the operations and keep the events for sending: all of it or nothing.
+        self,
+        partition: Partition,
+        epoch: Epoch,
+        changes: Sequence[Change],
+        events: Sequence[bytes],
+        marks: Marks = NO_MARKS,
+    ) -> Committal:
+        """Write all changes and marks, remember the operations and keep the events for sending: all of it or nothing.
 
-        Returns the number of commits so far. Raises Fenced, CommitConflict.
+        Raises Fenced, CommitConflict, WriteRefused.
         """
+        ...
+
+    async def attempt(self, partition: Partition, epoch: Epoch, name: str) -> int:
+        """Note that an operation is about to be tried; returns how often it was since `survived`. Raises Fenced."""
+        ...
+
+    async def survived(self, partition: Partition, name: str) -> None:
+        """The attempts at an operation came to an end."""
         ...
 
     async def silent(self, partition: Partition, silent_ms: int, most: int) -> Sequence[CallId]:
@@ -171,6 +212,10 @@ class CallReader(Protocol):
 
     async def calls_of(self, user: UserId) -> Sequence[Call]:
         """The user's calls that are not released, oldest first; those that cannot be read are left out."""
+        ...
+
+    async def mark(self, call_id: CallId) -> Mark | None:
+        """The mark of the call, if it has one."""
         ...
 
     async def agent(self, user: UserId) -> Agent | None:

@@ -1,7 +1,7 @@
 """All metrics of calltag, in one place.
 
 Labels have few values, and none that users choose: names of operations, statusCodes, patterns of routes, channels that
-calltag publishes on, names of checks, names of limits, transports, reasons of calltag's own.
+calltag publishes on, partitions, names of checks, names of limits, transports, reasons of calltag's own.
 """
 
 from collections.abc import Callable
@@ -27,6 +27,10 @@ class Metrics:
     operations_applied: Counter = field(init=False)
     operations_repeated: Counter = field(init=False)
     operations_unreadable: Counter = field(init=False)
+    operations_retried: Counter = field(init=False)
+    operations_parked: Counter = field(init=False)
+    operations_waiting: Gauge = field(init=False)
+    marked: Gauge = field(init=False)
     batch_size: Histogram = field(init=False)
     commit_seconds: Histogram = field(init=False)
     partitions_owned: Gauge = field(init=False)
@@ -97,6 +101,12 @@ class Metrics:
             "operations_repeated", "Operations recognised as done before.", "operation"
         )
         self.operations_unreadable = self._counter("operations_unreadable", "Messages that were no operations.")
+        self.operations_retried = self._counter("operations_retried", "Times that a failed operation was tried again.")
+        self.operations_parked = self._counter("operations_parked", "Operations parked, by reason.", "reason")
+        self.operations_waiting = self._gauge(
+            "operations_waiting", "Operations that wait since one of their call fails.", "partition"
+        )
+        self.marked = self._gauge("marked", "Calls and agents that are marked: an operation is parked.", "partition")
         self.batch_size = self._histogram("batch_size", "Operations in one commit.", _SIZES)
         self.commit_seconds = self._histogram("commit_seconds", "Time that a commit took.", _LATENCY_S)
         self.partitions_owned = self._gauge("partitions_owned", "Partitions that this worker works on.")

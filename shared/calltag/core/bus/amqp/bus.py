@@ -13,12 +13,13 @@ from calltag.core.bus.amqp.failing import FAILURES, telling_cancellations_apart
 from calltag.core.bus.amqp.inspector import Inspector
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import BusMetrics, BusState, RepairLog
+from calltag.core.bus.amqp.parking import headers_of
 from calltag.core.bus.amqp.publisher import Publisher, Unroutable
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.amqp.watchdog import Watchdog
 from calltag.core.bus.partitioning import hash_tag
-from calltag.core.bus.ports import BusInterrupted, BusRefused, NodeId, Partition
+from calltag.core.bus.ports import BusInterrupted, BusRefused, NodeId, Parking, Partition
 
 
 class AmqpBus:
@@ -57,6 +58,13 @@ class AmqpBus:
 
     async def depth(self, partition: Partition) -> int:
         return await self._inspector.depth(self._topology.partition_queue(partition))
+
+    async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
+        headers = headers_of(parking)
+        try:
+            await self._publisher.publish(self._topology.parking, "", body, message_id, headers=headers)
+        except Unroutable as error:
+            raise BusRefused(f"{error}; run: calltag topology apply") from None
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         try:

@@ -27,6 +27,7 @@ class AmqpSettings:
     replicas: int = 0
     queue_max_length: int = 100_000
     delivery_limit: int = 1_000_000
+    parking_max_length: int = 10_000
     inbox_expiry_s: int = 120
     inbox_max_bytes: int = 268_435_456
     inbox_prefetch: int = 100

@@ -1,12 +1,14 @@
 -- Commits one batch of a partition: all of it, or nothing.
 --
--- KEYS: epoch, outbox, position, live calls by their last change, then for each change: state, user data, done, order.
+-- KEYS: epoch, outbox, position, live calls by their last change, marks, then for each change: state, user data, done,
+-- order.
 -- ARGV: epoch, how many operations to remember, for how many ms at least, number of events, the events, then for each change:
 --       expected version ('-' for no state), new version ('' if unchanged), lifetime in ms, member
 --       of the live calls ('' for what is no call), whether it is one ('1', '0', or '' as it was), state ('' as it was), order of the
 --       user-data keys ('' as it was), number of keys to drop (-1: all), the keys, number of keys to set,
---       key and value list each, number of operations done, id and outcome each.
--- Answers {'ok', the new position}, {'fenced', the epoch} or {'conflict', the key}.
+--       key and value list each, number of operations done, id and outcome each; at the end the marks: name of the call or
+--       agent and the mark each, '' to take one away.
+-- Answers {'ok', the new position, number of marks}, {'fenced', the epoch}, {'conflict', the key} or {'refused', the key that holds something else}.
 local at = 0
 local function take()
   at = at + 1
@@ -23,8 +25,15 @@ if epoch ~= take() then return {'fenced', epoch} end
 local remember, memory = tonumber(take()), tonumber(take())
 local events = take_list(tonumber(take()))
 
+-- A command that fails half-way would leave what came before it written.
+local function is(key, kind)
+  local found = redis.call('TYPE', key).ok
+  return found == kind or found == 'none'
+end
+if not is(KEYS[5], 'hash') then return {'refused', KEYS[5]} end
+
 local changes = {}
-for key = 5, #KEYS, 4 do
+for key = 6, #KEYS, 4 do
   local change = {
     state = KEYS[key], data = KEYS[key + 1], done = KEYS[key + 2], order = KEYS[key + 3],
     expected = take(), version = take(), lifetime = take(), member = take(), live = take(), doc = take(), keys = take(),
@@ -33,6 +42,9 @@ for key = 5, #KEYS, 4 do
   change.dropped = take_list(math.max(change.drop, 0))
   change.set = take_list(2 * tonumber(take()))
   change.finished = take_list(2 * tonumber(take()))
+  for name, kind in pairs({state = 'hash', data = 'hash', done = 'hash', order = 'list'}) do
+    if not is(change[name], kind) then return {'refused', change[name]} end
+  end
   local version = redis.call('HGET', change.state, 'version') or '-'
   if version ~= change.expected then return {'conflict', change.state} end
   for i = 1, #change.finished, 2 do
@@ -73,4 +85,8 @@ for _, change in ipairs(changes) do
   redis.call('PEXPIRE', change.order, remembered)
 end
 for _, event in ipairs(events) do redis.call('RPUSH', KEYS[2], event) end
-return {'ok', tostring(redis.call('INCR', KEYS[3]))}
+while at < #ARGV do
+  local name, mark = take(), take()
+  if mark == '' then redis.call('HDEL', KEYS[5], name) else redis.call('HSET', KEYS[5], name, mark) end
+end
+return {'ok', tostring(redis.call('INCR', KEYS[3])), tostring(redis.call('HLEN', KEYS[5]))}
