@@ -9,11 +9,14 @@ from typing import cast
 
 import pytest
 
+from calltag.core.bus.amqp import AmqpBus
 from calltag.core.bus.ports import Partition
 from calltag.core.store.ports import (
     Change,
     Epoch,
     Fenced,
+    HeldPartition,
+    LivingWorker,
     StoreUnavailable,
     WorkerId,
     WorkerRegistry,
@@ -39,6 +42,9 @@ class Commits:
 
     of: dict[Partition, list[Owner]] = field(default_factory=lambda: {each: [] for each in ALL})
     fenced: int = 0
+    waiting: int = 0
+    held_up: dict[RedisStateStore, asyncio.Event] = field(default_factory=dict)
+    """Whose commits wait on their way to Redis, and for what."""
 
     def last(self) -> dict[Partition, Owner]:
         return {partition: done[-1] for partition, done in self.of.items() if done}
@@ -58,6 +64,9 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
     async def recorded(
         self: RedisStateStore, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
     ) -> None:
+        if self in seen.held_up:
+            seen.waiting += 1
+            await seen.held_up[self].wait()
         try:
             await commit(self, partition, epoch, changes, events)
         except Fenced:
@@ -195,4 +204,54 @@ async def test_a_worker_that_cannot_renew_its_lease_makes_way_and_comes_back(
             cut.made._registry = registry
             here.members.append(cut)
             await settled(here, commits, JOIN_OR_LEAVE_S)
+        commits.assert_owners_never_interleave()
+
+
+@dataclass
+class Stalled:
+    """The registry of a worker that does not get on, and says nothing meanwhile."""
+
+    registry: WorkerRegistry
+    goes_on: asyncio.Event
+
+    async def renew(self, worker: WorkerId, held: Sequence[HeldPartition] = ()) -> Sequence[WorkerId]:
+        await self.goes_on.wait()
+        return await self.registry.renew(worker, held)
+
+    async def leave(self, worker: WorkerId) -> None:
+        await self.registry.leave(worker)
+
+    async def living(self) -> Sequence[LivingWorker]:
+        return await self.registry.living()
+
+
+async def test_what_a_stalled_worker_still_has_in_hand_does_not_take_effect(
+    rabbitmq: RabbitMq, redis_url: str, amqp_prefix: str, commits: Commits
+) -> None:
+    async with crew(rabbitmq.url, redis_url, amqp_prefix, partitions=1, worker={"lease_s": 2.0}) as here:
+        stalled, other = await here.join(), await here.join()
+        await here.publish(ALL[0], 0)
+        await eventually(lambda: len(commits.of[ALL[0]]) == 1)
+        goes_on = commits.held_up[stalled.store] = asyncio.Event()
+        await here.publish(ALL[0], 1)
+        await eventually(lambda: commits.waiting == 1)
+        stalled.made._registry = Stalled(stalled.made._registry, goes_on)
+        bus = stalled.backends.bus
+        assert isinstance(bus, AmqpBus)
+        try:
+            # Where the process does not move, RabbitMQ ends its connection when it misses the heartbeats.
+            for link in bus.links:
+                link.broken()
+            await here.publish(ALL[0], 2)
+            await eventually(lambda: commits.of[ALL[0]][-1][0] is other.store)
+        finally:
+            goes_on.set()
+        await eventually(lambda: commits.fenced == 1)
+        await here.publish(ALL[0], 3)
+
+        async def done() -> bool:
+            return len(await here.values(ALL[0])) >= 3
+
+        await eventually(done)
+        assert await here.values(ALL[0]) == (1, 2, 3)
         commits.assert_owners_never_interleave()

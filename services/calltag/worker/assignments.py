@@ -122,9 +122,13 @@ class Assignments:
         for partition in self.partitions - mine:
             self._release(partition)
         for partition in mine - self.partitions:
-            assignment = self._held[partition] = _Assignment(partition)
-            assignment.task = group.create_task(self._work(assignment), name=f"partition-{partition}")
+            self._held[partition] = self._begun(group, _Assignment(partition))
         self._metrics.owned(len(self._held))
+
+    def _begun(self, group: asyncio.TaskGroup, assignment: _Assignment) -> _Assignment:
+        assignment.task = group.create_task(self._work(assignment), name=f"partition-{assignment.partition}")
+        assignment.task.add_done_callback(lambda _: self._leaving.discard(assignment))
+        return assignment
 
     def _lose_what_others_count_on(self) -> None:
         """Give everything up if the lease has run out. What is in hand cannot be finished without the store."""
@@ -159,24 +163,21 @@ class Assignments:
         structlog.contextvars.bind_contextvars(partition=assignment.partition)
         delays = backoff_s(0.05, 2.0)
         released = assignment.released
-        try:
-            while not released.is_set():
-                try:
-                    await self._consume(assignment)
-                except Fenced as error:
-                    self._metrics.fenced()
-                    log.info("partition_fenced", reason=str(error))
-                except BusError as error:
-                    log.warning("partition_interrupted", reason=str(error))
-                except Exception:
-                    # One partition must not take the others along; what is in hand is delivered again.
-                    self._metrics.failed()
-                    log.exception("partition_failed")
-                else:
-                    return
-                await set_within(released, next(delays))
-        finally:
-            self._leaving.discard(assignment)
+        while not released.is_set():
+            try:
+                await self._consume(assignment)
+            except Fenced as error:
+                self._metrics.fenced()
+                log.info("partition_fenced", reason=str(error))
+            except BusError as error:
+                log.warning("partition_interrupted", reason=str(error))
+            except Exception:
+                # One partition must not take the others along; what is in hand is delivered again.
+                self._metrics.failed()
+                log.exception("partition_failed")
+            else:
+                return
+            await set_within(released, next(delays))
 
     async def _consume(self, assignment: _Assignment) -> None:
         async with self._bus.partition(assignment.partition, self._prefetch) as consumer:
