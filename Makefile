@@ -2,9 +2,13 @@
 # make demo   the tour: sign in, dial, subscribe, attach data, see the message
 # make test   all tests; installs RabbitMQ, Redis, Node, HAProxy and Chromium from Debian's packages where missing
 # make fuzz   every parser of outside input under a fuzzer (TARGET= for one of them, SECONDS= for each; 60)
-# make check  linters, types, direction of imports, drift of locks and documents
+# make chaos  random faults by seed on real processes (SEED= for the first seed, SEEDS= how many, SECONDS= for each; 30)
+# make mutations  breaks calltag on purpose, again and again, and demands that chaos finds it
+# make soak   a steady load on real processes: does anything grow? (SECONDS=; 600)
+# make check  linters, types, direction of imports, known vulnerabilities, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080
+JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-run
@@ -13,10 +17,10 @@ NODE_CLIENTS := tests/clients
 NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test fuzz check format lock docs clean parts
+.PHONY: help run demo test fuzz chaos mutations soak check format lock docs clean parts
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 5
+	@sed -n 's/^# //p' Makefile | head -n 8
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -52,18 +56,36 @@ parts:
 
 test: $(DEV_READY) parts $(NODE_READY)
 	@rm -f .coverage .coverage.*
+ifeq ($(ARGS),)
+	@echo "The tests that share the machine, $(JOBS) at a time:"
+	@$(BIN)/python -m coverage run -m pytest -m "not alone" --numprocesses $(JOBS) --dist loadfile
+	@echo "The tests that need the machine for themselves:"
+	@$(BIN)/python -m coverage run -m pytest -m alone
+	@$(BIN)/python tests/coverage_gate.py
+else
 	@$(BIN)/python -m coverage run -m pytest $(ARGS)
-	@[ -n "$(ARGS)" ] || $(BIN)/python tests/coverage_gate.py
+endif
 
 fuzz: $(DEV_READY)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz --seconds $(or $(SECONDS),60) $(if $(TARGET),--target $(TARGET))
+
+chaos: $(DEV_READY) parts
+	@PYTHONPATH=tests $(BIN)/python -m chaos --seed $(or $(SEED),1) --seeds $(or $(SEEDS),1) --seconds $(or $(SECONDS),30)
+
+mutations: $(DEV_READY) parts
+	@PYTHONPATH=tests $(BIN)/python -m chaos.mutations $(if $(ONLY),--only "$(ONLY)")
+
+soak: $(DEV_READY) parts
+	@PYTHONPATH=tests $(BIN)/python -m soak --seconds $(or $(SECONDS),600)
 
 check: $(DEV_READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache | tail -n 2
+	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml services shared deploy
 	@$(BIN)/python deploy/locks.py --check
+	@$(BIN)/python deploy/audit.py
 	@$(BIN)/calltag docs --check
 	@$(BIN)/yamllint --strict -c deploy/.yamllint.yaml deploy
 	@$(BIN)/hadolint deploy/Dockerfile

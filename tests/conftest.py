@@ -10,6 +10,8 @@ from hypothesis import settings
 from parts.ports import free_port
 from parts.rabbitmq import RabbitMq
 from parts.rabbitmq_cluster import RabbitMqCluster
+from parts.redis_cluster import RedisCluster
+from parts.redis_sentinel import RedisSentinel
 from parts.redis_server import RedisServer
 
 # Shared machines are slow at times; how long an example takes proves nothing.
@@ -71,3 +73,23 @@ def unused_tcp_port() -> int:
 def call_id() -> str:
     """A call of its own for each test."""
     return uuid4().hex.upper()
+
+
+@pytest.fixture(scope="session")
+def redis_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    cluster = RedisCluster(tmp_path_factory.mktemp("redis-cluster"))
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.kill()
+
+
+@pytest.fixture(scope="session")
+def redis_sentinel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSentinel]:
+    watched = RedisSentinel(tmp_path_factory.mktemp("redis-sentinel"))
+    try:
+        watched.start()
+        yield watched
+    finally:
+        watched.kill()

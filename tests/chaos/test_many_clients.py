@@ -24,6 +24,8 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, behind_haproxy
 
+pytestmark = pytest.mark.alone
+
 USERS = 100
 RATE = float(os.environ.get("CALLTAG_TEST_CHAOS_RATE", "300"))
 KILLING_S = float(os.environ.get("CALLTAG_TEST_CHAOS_S", "15"))

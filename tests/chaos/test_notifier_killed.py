@@ -16,6 +16,8 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, three_processes
 
+pytestmark = pytest.mark.alone
+
 OPERATIONS = 160
 NAMES = ("notifier", "second", "third")
 CALLS = "/v2/me/calls"

@@ -11,6 +11,8 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, three_processes
 
+pytestmark = pytest.mark.alone
+
 OPERATIONS = 1_000
 SENDERS = 10
 

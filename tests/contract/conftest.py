@@ -6,13 +6,22 @@ from pathlib import Path
 import pytest
 
 from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.deployment import Deployment, client_of
 from calltag.core.store.embedded import embedded_store
+from parts.redis_cluster import RedisCluster
 
 
-@pytest.fixture(params=["redis", "valkey", "fakeredis"])
+@pytest.fixture(params=["redis", "cluster", "valkey", "fakeredis"])
 async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisClient]:
     if request.param == "redis":
         connected = redis_client(request.getfixturevalue("redis_url"))
+        yield connected
+        await connected.close()
+        return
+    if request.param == "cluster":
+        cluster: RedisCluster = request.getfixturevalue("redis_cluster")
+        cluster.clear()
+        connected = client_of(Deployment(cluster.url, "cluster"), deadline_s=5)
         yield connected
         await connected.close()
         return

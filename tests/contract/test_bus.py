@@ -7,22 +7,27 @@ import aio_pika
 import pytest
 
 from calltag.core.bus.amqp import AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.bus.amqp.parking import parking_of
 from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Bus, BusRefused, Delivery, NodeId, Partition, PartitionConsumer
+from calltag.core.bus.ports import Bus, BusRefused, Delivery, NodeId, Parking, Partition, PartitionConsumer
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 
 ONE, TWO = Partition(0), Partition(1)
 LIMIT = 50
+PARKING_LIMIT = 5
 
 
 @pytest.fixture(params=["memory", "rabbitmq"])
 async def bus(request: pytest.FixtureRequest, amqp_prefix: str) -> AsyncIterator[Bus]:
     if request.param == "memory":
-        yield MemoryBus(2, queue_limit=LIMIT)
+        yield MemoryBus(2, queue_limit=LIMIT, parking_limit=PARKING_LIMIT)
         return
     url = request.getfixturevalue("rabbitmq").url
-    settings = AmqpSettings(url, prefix=amqp_prefix, partitions=2, queue_max_length=LIMIT, publish_deadline_s=5)
+    settings = AmqpSettings(
+        url, prefix=amqp_prefix, partitions=2, queue_max_length=LIMIT, parking_max_length=PARKING_LIMIT,
+        publish_deadline_s=5,
+    )  # fmt: skip
     await apply_topology(settings)
     async with open_amqp_bus(settings) as opened:
         await eventually(opened.connected)
@@ -54,6 +59,23 @@ async def test_partitions_are_apart(bus: Bus) -> None:
     await publish(bus, "b", partition=TWO)
     async with bus.partition(TWO, 10) as consumer:
         assert await take(consumer, 1) == ["b"]
+
+
+async def test_the_depth_is_what_waits_for_the_consumer(bus: Bus) -> None:
+    assert await bus.depth(ONE) == 0
+    await publish(bus, "a", "b", "c")
+    assert (await bus.depth(ONE), await bus.depth(TWO)) == (3, 0)
+    async with bus.partition(ONE, 10) as consumer:
+        assert await take(consumer, 3) == ["a", "b", "c"]
+        await consumer.ack_through((await _last(bus, consumer)).tag)
+        assert await bus.depth(ONE) == 0
+
+
+async def _last(bus: Bus, consumer: PartitionConsumer) -> Delivery:
+    """One more delivery."""
+    await publish(bus, "z")
+    [delivery] = await consumer.batch(1)
+    return delivery
 
 
 async def test_what_is_not_acknowledged_comes_again_in_order(bus: Bus) -> None:
@@ -113,50 +135,64 @@ async def test_a_full_partition_refuses(bus: Bus) -> None:
         await fill()
 
 
-async def set_aside(bus: Bus, request: pytest.FixtureRequest, prefix: str) -> list[str]:
+async def parked(bus: Bus, request: pytest.FixtureRequest, prefix: str) -> list[tuple[bytes, str, Parking | None]]:
     if isinstance(bus, MemoryBus):
-        return [delivery.message_id for delivery in bus.rejected]
-    connection = await aio_pika.connect(request.getfixturevalue("rabbitmq").url)
-    async with connection:
+        return [(each.body, each.message_id, each.parking) for each in bus.parked]
+    async with await aio_pika.connect(request.getfixturevalue("rabbitmq").url) as connection:
         queue = await (await connection.channel()).get_queue(f"{prefix}.ops.dead", ensure=False)
-        found: list[str] = []
+        found: list[tuple[bytes, str, Parking | None]] = []
         while (message := await queue.get(no_ack=True, fail=False)) is not None:
-            found.append(message.correlation_id or "")
+            found.append((message.body, message.correlation_id or "", parking_of(message.headers)))
         return found
 
 
-async def test_what_is_rejected_is_set_aside_and_holds_nothing_up(
+async def taken(consumer: PartitionConsumer, count: int) -> list[Delivery]:
+    deliveries: list[Delivery] = []
+    async with asyncio.timeout(20):
+        while len(deliveries) < count:
+            deliveries += await consumer.batch(count)
+    return deliveries
+
+
+async def test_what_is_parked_is_kept_with_its_reason_until_there_is_no_room(
     bus: Bus, request: pytest.FixtureRequest, amqp_prefix: str
 ) -> None:
+    why = Parking("failed", "text", TWO, 1, 2, 3, "ValueError", "call:C", "o9")
+    kept = []
+
+    async def fill() -> None:
+        for number in range(10 * PARKING_LIMIT):
+            await bus.park(b"%d" % number, f"o{number}", why)
+            kept.append((b"%d" % number, f"o{number}", why))
+
+    with pytest.raises(BusRefused):
+        await fill()
+    assert len(kept) >= PARKING_LIMIT
+    assert await parked(bus, request, amqp_prefix) == kept
+
+
+@pytest.mark.parametrize("acknowledged", [(1,), (2,), (0, 2), (0, 1, 2), (1, 2)])
+async def test_of_several_deliveries_some_may_be_acknowledged(bus: Bus, acknowledged: tuple[int, ...]) -> None:
     await publish(bus, "a", "b", "c")
     async with bus.partition(ONE, 3) as consumer:
-        deliveries: list[Delivery] = []
-        while len(deliveries) < 3:
-            deliveries += await consumer.batch(3)
-        await consumer.reject(deliveries[1].tag)
-        await consumer.ack_through(deliveries[2].tag)
-        await publish(bus, "d", "e", "f")
-        assert await take(consumer, 3) == ["d", "e", "f"]
-    found: list[str] = []
-
-    async def arrived() -> bool:
-        found.extend(await set_aside(bus, request, amqp_prefix))
-        return bool(found)
-
-    await eventually(arrived)
-    assert found == ["b"]
+        deliveries = await taken(consumer, 3)
+        await consumer.ack([deliveries[number].tag for number in acknowledged])
+        await publish(bus, "d")
+        assert await take(consumer, 1) == ["d"]
+    async with bus.partition(ONE, 10) as consumer:
+        again = await taken(consumer, 4 - len(acknowledged))
+        left = [name for number, name in enumerate("abc") if number not in acknowledged]
+        assert [each.body.decode() for each in again] == [*left, "d"]
+        assert all(each.returned >= 1 for each in again)
 
 
-async def test_the_last_of_a_batch_may_be_rejected(bus: Bus) -> None:
-    await publish(bus, "a", "b")
-    async with bus.partition(ONE, 2) as consumer:
-        deliveries: list[Delivery] = []
-        while len(deliveries) < 2:
-            deliveries += await consumer.batch(2)
-        await consumer.reject(deliveries[1].tag)
-        await consumer.ack_through(deliveries[1].tag)
-        await publish(bus, "c")
-        assert await take(consumer, 1) == ["c"]
+async def test_how_often_an_operation_came_back_is_told(bus: Bus) -> None:
+    await publish(bus, "a")
+    seen = []
+    for _ in range(4):
+        async with bus.partition(ONE, 3) as consumer:
+            seen += [each.returned for each in await taken(consumer, 1)]
+    assert seen == [0, 1, 2, 3]
 
 
 async def test_an_inbox_gets_its_messages_in_order(bus: Bus) -> None:

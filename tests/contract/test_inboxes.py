@@ -73,17 +73,6 @@ async def test_of_a_full_inbox_in_memory_the_oldest_messages_go() -> None:
         assert [await received(inbox) for _ in range(2)] == [b"2", b"3"]
 
 
-async def test_in_memory_only_the_newest_of_what_was_rejected_is_kept() -> None:
-    bus = MemoryBus(1)
-    async with bus.partition(ONE, 1) as consumer:
-        for number in range(1_001):
-            await bus.publish_operation(ONE, b"junk", f"junk-{number}")
-            [delivery] = await consumer.batch(1)
-            await consumer.reject(delivery.tag)
-    assert len(bus.rejected) == 1_000
-    assert (bus.rejected[0].message_id, bus.rejected[-1].message_id) == ("junk-1", "junk-1000")
-
-
 async def test_operations_are_persistent_and_what_goes_to_nodes_is_not(
     bus: AmqpBus, rabbitmq: RabbitMq, amqp_prefix: str
 ) -> None:

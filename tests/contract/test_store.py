@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from calltag.core.bus.partitioning import partition_of
+from calltag.core.bus.ports import Partition
 from calltag.core.domain.agent import Agent, AgentDevice, UserState
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
@@ -18,6 +19,7 @@ from calltag.core.store.ports import (
     Done,
     Epoch,
     Fenced,
+    HeldPartition,
     InstallationMismatch,
     StateUnreadable,
     StoreUnavailable,
@@ -319,6 +321,39 @@ async def test_a_lease_ends(client: RedisClient) -> None:
     assert set(await longer.renew(WorkerId("new"))) == {"here", "new"}
     await longer.leave(WorkerId("here"))
     assert await longer.renew(WorkerId("new")) == ["new"]
+
+
+async def test_who_goes_leaves_the_place_to_the_last_one_and_nobody_else_changes_place(client: RedisClient) -> None:
+    registry = RedisWorkerRegistry(client, KEYS)
+    for number in range(4):
+        listed = await registry.renew(WorkerId(f"w{number}"))
+    assert listed == ["w0", "w1", "w2", "w3"]
+    await registry.leave(WorkerId("w1"))
+    assert await registry.renew(WorkerId("w2")) == ["w0", "w3", "w2"]
+    await registry.leave(WorkerId("w2"))
+    assert await registry.renew(WorkerId("w4")) == ["w0", "w3", "w4"]
+    await client.connection.zrem(KEYS.workers(), "w0", "w3")
+    assert await registry.renew(WorkerId("w4")) == ["w4"]
+
+
+async def test_what_workers_tell_of_their_partitions(client: RedisClient) -> None:
+    registry = RedisWorkerRegistry(client, KEYS, lease_ms=5_000)
+    assert await registry.living() == []
+    held = (HeldPartition(Partition(3), Epoch(7), 2, 1_700_000_000_000), HeldPartition(Partition(5)))
+    await registry.renew(WorkerId("w0"), held)
+    await registry.renew(WorkerId("w1"))
+    told = {each.worker: each for each in await registry.living()}
+    assert told[WorkerId("w0")].held == held
+    assert told[WorkerId("w1")].held == ()
+    assert 0 <= told[WorkerId("w0")].lease_ends_in_ms <= 5_000
+    await registry.leave(WorkerId("w0"))
+    assert [each.worker for each in await registry.living()] == ["w1"]
+    assert await client.connection.hkeys(KEYS.worker_reports()) == [b"w1"]
+
+
+def test_the_keys_of_the_registry_are_in_one_slot() -> None:
+    names = (KEYS.workers(), KEYS.worker_places(), KEYS.worker_reports())
+    assert {name[name.index("{") : name.index("}")] for name in names} == {"{workers"}
 
 
 async def test_the_number_of_partitions_is_fixed(client: RedisClient) -> None:

@@ -12,7 +12,7 @@ from calltag.core.bus.ports import NodeId
 
 SETTINGS = AmqpSettings(
     "amqp://nowhere/", prefix="t", partitions=2, queue_max_length=101, delivery_limit=102, inbox_expiry_s=103,
-    inbox_max_bytes=104,
+    inbox_max_bytes=104, parking_max_length=100,
 )  # fmt: skip
 PARTITION = {
     "x-queue-type": "quorum",
@@ -21,6 +21,13 @@ PARTITION = {
     "x-dead-letter-exchange": "t.ops.dead",
     "x-dead-letter-strategy": "at-least-once",
     "x-max-length": 101,
+    "x-overflow": "reject-publish",
+}
+
+PARKING = {
+    "x-queue-type": "quorum",
+    "x-delivery-limit": 1_000_000_000,
+    "x-max-length": 100,
     "x-overflow": "reject-publish",
 }
 
@@ -66,7 +73,7 @@ async def test_operations_are_in_quorum_queues_that_lose_none() -> None:
         "t.ops": ExchangeType.DIRECT, "t.events": ExchangeType.DIRECT, "t.ops.dead": ExchangeType.FANOUT,
     }  # fmt: skip
     assert recorder.queues == {
-        "t.ops.dead": {"x-queue-type": "quorum"}, "t.ops.p00": PARTITION, "t.ops.p01": PARTITION,
+        "t.ops.dead": PARKING, "t.ops.p00": PARTITION, "t.ops.p01": PARTITION,
     }  # fmt: skip
     assert recorder.bound == [("t.ops.dead", "t.ops.dead"), ("t.ops p00", "t.ops.p00"), ("t.ops p01", "t.ops.p01")]
 

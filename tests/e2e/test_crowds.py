@@ -75,3 +75,26 @@ async def test_the_javascript_client_shakes_hands_again_by_itself(tmp_path: Path
             assert (await client.next("connect"))["successful"]
         assert await sample(system, "serve", "calltag_cometd_limited_total", limit="handshakes_per_s") == 1
         assert await sample(system, "serve", "calltag_cometd_handshakes_total") == 2
+
+
+@pytest.mark.parametrize("trusted", ["127.0.0.0/8", "10.9.9.9"])
+async def test_operations_have_a_rate_for_the_address_that_a_trusted_proxy_tells(tmp_path: Path, trusted: str) -> None:
+    limits = {
+        "CALLTAG_GATEWAY__ADDRESS_OPERATIONS_PER_S": "0.05",
+        "CALLTAG_GATEWAY__ADDRESS_BURST": "2",
+        "CALLTAG_TRUSTED_PROXIES": trusted,
+    }
+    session = {"operationName": "StartContactCenterSession", "channels": ["voice"]}
+    with embedded_system(tmp_path, **limits) as system:
+        async with httpx.AsyncClient(base_url=system.gateway_url, headers=ALICE, timeout=20) as http:
+            answers = [
+                await http.post("/api/v2/me", json=session, headers={"X-Forwarded-For": f"10.0.0.{host}"})
+                for host in (1, 1, 1, 2)
+            ]
+        believed = trusted.startswith("127")
+        assert [each.status_code for each in answers] == [200, 200, 429, 200 if believed else 429]
+        assert (answers[2].json()["statusCode"], answers[2].headers["Retry-After"]) == (4, "20")
+        refused = 1 if believed else 2
+        assert (
+            await sample(system, "serve", "calltag_requests_limited_total", limit="address_operations_per_s") == refused
+        )

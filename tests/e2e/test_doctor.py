@@ -50,7 +50,7 @@ def test_what_is_missing_is_told_and_nothing_is_changed(tmp_path: Path, where: W
         told = doctor(tmp_path, where, CALLTAG_DIRECTORY__DEMO="false")
         assert f"WRONG  4 of 4 partition queues are missing; {APPLY}" in told
         assert f"WRONG  3 of 3 exchanges are missing; {APPLY}" in told
-        assert f"WRONG  1 of 1 dead-letter queues are missing; {APPLY}" in told
+        assert f"WRONG  1 of 1 parking queues are missing; {APPLY}" in told
         assert "WRONG  there are no users" in told
         assert "ok     nothing was ever started on this store" in told
     with redis.Redis.from_url(redis_url) as client:
@@ -64,7 +64,7 @@ def test_what_is_well_is_told(tmp_path: Path, where: Where, redis_url: str) -> N
         client.hset("calltag:installation", mapping={"partitions": 4, "schema": 1})
     told = doctor(tmp_path, where)
     assert "WRONG" not in told
-    for what in ("3 exchanges", "4 partition queues", "1 dead-letter queues"):
+    for what in ("3 exchanges", "4 partition queues", "1 parking queues"):
         assert f"all {what} are there, as configured" in told
 
 

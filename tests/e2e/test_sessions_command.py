@@ -25,12 +25,13 @@ async def held(other: Agent) -> "asyncio.Task[list[dict[str, object]]]":
 
 
 async def test_ls_and_show(system: System) -> None:
-    async with agent(system, "dave", "/v2/me/calls", "/v2/me/devices") as dave:
+    # A session that does not connect ends, and on a busy machine the commands take their time.
+    async with agent(system, "dave", "/v2/me/calls", "/v2/me/devices") as dave, dave.listening():
         listed = await asyncio.to_thread(sessions, system, "ls", "--user", "dave", "--json")
         rows = [orjson.loads(line) for line in listed.stdout.splitlines()]
         [row] = [each for each in rows if each["session"] == handle_of(dave.client_id)]
         assert (row["user"], row["subscriptions"]) == ("dave", ["/v2/me/calls", "/v2/me/devices"])
-        assert (row["connects"], row["acknowledges"], row["unsent"]) == (1, False, 0)
+        assert (row["connects"] >= 1, row["acknowledges"], row["unsent"]) == (True, False, 0)
         assert row["holder"].startswith("notifier-")
         assert dave.client_id not in listed.stdout
         everybody = await asyncio.to_thread(sessions, system, "ls")

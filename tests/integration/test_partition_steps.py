@@ -18,6 +18,7 @@ from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
+from calltag.worker.parking import ParkingLot
 from calltag.worker.partition_worker import PartitionWorker
 from integration.test_partition_worker import (
     CALL,
@@ -62,7 +63,9 @@ async def consuming(
 ) -> AsyncIterator[None]:
     """Work on the partition in batches of up to three, while the context is open."""
     released = asyncio.Event()
-    worker = PartitionWorker(HERE, store, outgoing, LIMITS, WorkerObservations(Metrics()), batch_limit=3)
+    observations = WorkerObservations(Metrics())
+    lot = ParkingLot(bus)
+    worker = PartitionWorker(HERE, store, outgoing, LIMITS, observations, parking_lot=lot, batch_limit=3)
     async with bus.partition(HERE, 10) as consumer:
         recorded: Any = consumer if steps is None else Recorded(consumer, steps)
         running = asyncio.create_task(worker.run(recorded, released))
@@ -82,8 +85,8 @@ async def test_the_steps_of_a_batch_are_taken_in_the_order_that_the_promises_res
     store: Any = Recorded(RedisStateStore(client, KEYS), steps)
     outgoing: Any = Recorded(outgoing_of(bus, client), steps)
     async with consuming(bus, store, outgoing, steps):
-        await eventually(lambda: "ack_through" in steps)
-    assert steps == ["batch", "take_over", "load", "commit", "send", "sent", "ack_through"]
+        await eventually(lambda: "ack" in steps)
+    assert steps == ["batch", "take_over", "load", "commit", "settle", "send", "sent", "ack"]
 
 
 async def test_all_operations_of_a_batch_are_acknowledged(client: RedisClient) -> None:

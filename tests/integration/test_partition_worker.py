@@ -19,7 +19,16 @@ from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
-from calltag.core.store.ports import Change, CommitConflict, Epoch, StoreUnavailable, WorkerId
+from calltag.core.store.ports import (
+    NO_MARKS,
+    Change,
+    CommitConflict,
+    Committal,
+    Epoch,
+    Marks,
+    StoreUnavailable,
+    WorkerId,
+)
 from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
@@ -29,6 +38,7 @@ from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
+from calltag.worker.parking import ParkingLot
 from calltag.worker.partition_worker import PartitionWorker
 from parts.eventually import eventually
 
@@ -46,12 +56,18 @@ class Unreliable(RedisStateStore):
     faults: Iterator[type[Exception] | None] = iter(())
 
     async def commit(
-        self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
-    ) -> None:
-        await super().commit(partition, epoch, changes, events)
+        self,
+        partition: Partition,
+        epoch: Epoch,
+        changes: Sequence[Change],
+        events: Sequence[bytes],
+        marks: Marks = NO_MARKS,
+    ) -> Committal:
+        made = await super().commit(partition, epoch, changes, events, marks)
         fault = next(self.faults, None)
         if fault is not None:
             raise fault("the answer was lost")
+        return made
 
 
 @pytest.fixture
@@ -83,7 +99,8 @@ def assignments(
     outgoing, observations = outgoing_of(bus, client), WorkerObservations(metrics or Metrics())
 
     def make(partition: Partition) -> PartitionWorker:
-        return PartitionWorker(partition, store, outgoing, LIMITS, observations, batch_limit=1)
+        lot = ParkingLot(bus)
+        return PartitionWorker(partition, store, outgoing, LIMITS, observations, parking_lot=lot, batch_limit=1)
 
     yield Assignments(
         WorkerId("w"),

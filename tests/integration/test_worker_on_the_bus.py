@@ -2,20 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+import httpx
 import orjson
 import pytest
 from structlog.testing import capture_logs
 
 from calltag.core.backends import Backends, backends
 from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Partition
+from calltag.core.bus.ports import BusInterrupted, Partition, PartitionConsumer
 from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallOperation
+from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings import load_settings
+from calltag.core.telemetry.internal_http import internal_app
 from calltag.core.wire.messages import OPERATION, OperationMessage
-from calltag.worker.app import worker_parts
+from calltag.worker.app import run_worker, worker_parts
 from parts.eventually import eventually
 
 
@@ -62,8 +66,55 @@ async def test_what_is_no_operation_is_set_aside_and_the_rest_goes_on(parts: Bac
     stop = asyncio.Event()
     running = asyncio.create_task(worker_parts(parts).run(stop))
     try:
-        await eventually(lambda: len(bus.rejected) == len(junk))
+        await eventually(lambda: len(bus.parked) == len(junk))
     finally:
         stop.set()
         await running
-    assert [delivery.body for delivery in bus.rejected] == junk
+    assert [each.body for each in bus.parked] == junk
+    assert {each.parking.reason for each in bus.parked} == {"not_an_operation"}
+    assert all(each.parking.detail.endswith("its sender is not known") for each in bus.parked)
+
+
+async def test_operators_see_which_partitions_a_worker_should_consume_and_does(
+    parts: Backends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = httpx.ASGITransport(internal_app(parts.health, parts.metrics))
+    allowed = asyncio.Event()
+    open_partition = parts.bus.partition
+
+    @asynccontextmanager
+    async def closed(partition: Partition, prefetch: int) -> AsyncIterator[PartitionConsumer]:
+        if not allowed.is_set():
+            raise BusInterrupted("not yet")
+        async with open_partition(partition, prefetch) as consumer:
+            yield consumer
+
+    monkeypatch.setattr(parts.bus, "partition", closed)
+    stop = asyncio.Event()
+    async with (
+        httpx.AsyncClient(transport=transport, base_url="http://internal") as http,
+        asyncio.TaskGroup() as group,
+    ):
+        life = Lifecycle(group, asyncio.Event())
+        life.supervise("worker-service", run_worker(parts, life, stop))
+
+        async def sees(owned: list[int], consumed: list[int], missing: list[int]) -> None:
+            async def seen() -> bool:
+                told = (await http.get("/readyz?verbose")).json()
+                details = told.get("details", {}).get("partitions", {})
+                return told["checks"].get("partitions") is (owned == consumed) and [
+                    details.get(name) for name in ("owned", "consumed", "missing")
+                ] == [owned, consumed, missing]
+
+            await eventually(seen)
+
+        await sees([0], [], [0])
+        assert "calltag_partitions_missing 1.0" in (await http.get("/metrics")).text
+        assert "details" not in (await http.get("/readyz")).json()
+        allowed.set()
+        await sees([0], [0], [])
+        text = (await http.get("/metrics")).text
+        assert "calltag_partitions_missing 0.0" in text
+        assert "calltag_oldest_operation_seconds 0.0" in text
+        life.stop.set()
+        stop.set()

@@ -29,6 +29,7 @@ class Proxy(ThreadedServer):
         for line in (self._there, self._back):
             line.flowing.set()
         self._bytes_per_s = 0
+        self._late_s = 0.0
         self._vanished: set[asyncio.Event] = set()
         """Of each connection, what is set once its ends do not reach each other any more."""
         self.taken = 0
@@ -46,10 +47,15 @@ class Proxy(ThreadedServer):
             line.lost.clear()
             self.soon(line.flowing, is_set=True)
         self._bytes_per_s = 0
+        self._late_s = 0.0
 
     def slow(self, bytes_per_s: int) -> None:
         """So many bytes a second go through each way of each connection."""
         self._bytes_per_s = bytes_per_s
+
+    def be_late(self, seconds: float) -> None:
+        """Each piece comes so much later, in order."""
+        self._late_s = seconds
 
     def lose(self, *methods: Method) -> None:
         """These AMQP methods of the broker do not arrive any more; all else does."""
@@ -88,6 +94,8 @@ class Proxy(ThreadedServer):
         frames = FrameFilter(line.lost)
         try:
             while chunk := await reader.read(self._bytes_per_s // 20 or _CHUNK):
+                if self._late_s:
+                    await asyncio.sleep(self._late_s)
                 await line.flowing.wait()
                 if self._bytes_per_s:
                     await asyncio.sleep(len(chunk) / self._bytes_per_s)

@@ -9,13 +9,13 @@ from parts.processes import Program, program
 
 
 class RedisServer:
-    """Redis on a free port, with its files in a folder."""
+    """Redis on a free port, with its files in a folder; `more` are further arguments."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *more: str) -> None:
         self.port = free_port()
         self.url = f"redis://127.0.0.1:{self.port}/0"
         command = [program("redis-server"), "--port", str(self.port), "--bind", "127.0.0.1", "--save", ""]
-        self.process = Program([*command, "--appendonly", "yes", "--dir", str(folder)], folder)
+        self.process = Program([*command, "--appendonly", "yes", "--dir", str(folder), *more], folder)
 
     def start(self) -> None:
         self.process.start(self._ready)

@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from parts.ports import free_port
 from parts.processes import Program
 from parts.round_robin import RoundRobin
 
+BEHIND_A_PROXY = ("gateway", "notifier")
+
 
 @dataclass
 class System:
@@ -27,12 +30,20 @@ class System:
     cometd_url: str = ""
     programs: dict[str, Program] = field(default_factory=dict)
     upstreams: dict[str, Upstream] = field(default_factory=dict)
-    """The notifiers by name, where there are several."""
+    """The ports of notifiers, or of gateways too, by name, where there are several."""
 
     def start_notifier(self, name: str) -> Program:
         """Start one of the notifiers, or start it again, on its own ports."""
         place = self.upstreams[name]
         return self.start(name, "notifier", port_of="NOTIFIER", port=place.port, internal=place.internal)
+
+    def start_again(self, name: str) -> Program:
+        """Start the service that the name begins with, on its own ports if it has any."""
+        kind = name.partition("-")[0]
+        place = self.upstreams.get(name)
+        if place is None:
+            return self.start(name, kind)
+        return self.start(name, kind, port_of=kind.upper(), port=place.port, internal=place.internal)
 
     def start(self, name: str, *command: str, port_of: str = "", port: int = 0, internal: int = 0) -> Program:
         """Start one service and wait until it is ready."""
@@ -84,8 +95,10 @@ def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
         "CALLTAG_PUBLIC_URL": public_url,
         "CALLTAG_WORKER__LEASE_S": "2",
         "CALLTAG_LOG__FORMAT": "json",
-        # Tests share users, and many leave their sessions behind.
+        # Tests share users, and many leave their sessions behind, or try wrong passwords.
         "CALLTAG_NOTIFIER__MAX_SESSIONS_PER_USER": "10000",
+        "CALLTAG_LOGIN__FAILURES_PER_USER": "0",
+        "CALLTAG_LOGIN__FAILURES_PER_ADDRESS": "0",
         **more,
     }
 
@@ -157,6 +170,33 @@ def behind_haproxy(folder: Path, amqp_url: str, redis_url: str, prefix: str, **s
         system.start("gateway", "gateway", port_of="GATEWAY", port=gateway.port, internal=gateway.internal)
         for name in notifiers:
             system.start_notifier(name)
+        try:
+            front.start()
+            yield system
+            system.stop()
+        finally:
+            front.process.kill()
+
+
+@contextmanager
+def two_of_each_behind_haproxy(
+    folder: Path, amqp_url: str, redis_url: str, prefix: str, **settings: str
+) -> Iterator[System]:
+    """Two gateways, two workers and two notifiers, behind an HAProxy without stickiness; `settings` are variables.
+
+    `system.upstreams` has gateways and notifiers.
+    """
+    places = {f"{kind}-{number}": Upstream(free_port(), free_port()) for kind in BEHIND_A_PROXY for number in range(2)}
+    gateways, notifiers = (
+        {name: each for name, each in places.items() if name.startswith(kind)} for kind in BEHIND_A_PROXY
+    )
+    front = HaProxy(folder / "haproxy", PATHS, gateways, notifiers)
+    url = f"http://127.0.0.1:{front.port}"
+    environment = _environment(url, _backends(amqp_url, redis_url, prefix) | settings)
+    system = System(folder, environment, url, url, upstreams=places)
+    with _running(system):
+        with ThreadPoolExecutor() as starting:
+            list(starting.map(system.start_again, ("worker-0", "worker-1", *places)))
         try:
             front.start()
             yield system

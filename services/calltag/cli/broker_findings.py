@@ -61,13 +61,13 @@ def _version(connection: AbstractConnection) -> str:
 
 async def _topology_findings(connection: AbstractConnection, topology: Topology) -> list[Finding]:
     exchanges = [await _exchange(connection, topology, name) for name in topology.exchanges]
-    grave = await _state(connection, lambda channel: channel.get_queue(topology.dead), topology.declare_grave)
+    parking = await _state(connection, lambda channel: channel.get_queue(topology.parking), topology.declare_parking)
     partitions = [
         await _partition(connection, topology, Partition(number)) for number in range(topology.settings.partitions)
     ]
     return [
         *_findings(exchanges, "exchanges"),
-        *_findings([grave], "dead-letter queues"),
+        *_findings([parking], "parking queues"),
         *_findings(partitions, "partition queues"),
     ]
 

@@ -11,6 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from calltag.cli.doctor import examine
+from calltag.cli.parked import NotParked
+from calltag.cli.parked_commands import parked_app
+from calltag.cli.partitions import NothingStarted, listed_partitions
+from calltag.cli.partitions import public as public_partition
+from calltag.cli.partitions import table_of as table_of_partitions
 from calltag.cli.sessions import NoSuchSession, close_sessions, lines_of, public, sessions, table_of
 from calltag.cli.tour import Tour, welcome
 from calltag.core import VERSION
@@ -20,6 +25,7 @@ from calltag.core.bus.ports import BusError
 from calltag.core.identity.directory_file import DirectoryError
 from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, first_leaf, run
 from calltag.core.runtime.server import PortBusy, ServerDied
+from calltag.core.runtime.tls import TlsError
 from calltag.core.settings import Settings, SettingsError, load_settings, settings_table
 from calltag.core.store.ports import StoreError
 from calltag.core.store.session_list import ListedSession
@@ -44,12 +50,17 @@ sessions_app = typer.Typer(
     help="CometD sessions: look at them, end them. For example: calltag sessions ls", no_args_is_help=True
 )
 app.add_typer(sessions_app, name="sessions")
+app.add_typer(parked_app, name="parked")
 
 Port = Annotated[int | None, typer.Option(help="Port to listen on (instead of the setting).", min=0, max=65535)]
 Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre; every password is `demo`.")]
 _EXIT_INTERRUPTED = 130
 _EXIT_TERMINATED = 143
-_EXPECTED = (SettingsError, DirectoryError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession)
+_EXIT_UNOWNED = 3
+_EXPECTED = (
+    SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession,
+    NotParked, NothingStarted,
+)  # fmt: skip
 
 
 def main() -> None:
@@ -164,7 +175,8 @@ def _for_one_machine(settings: Settings) -> Settings:
     gateway_settings = settings.gateway
     changes: dict[str, Any] = {}
     if "public_url" not in settings.model_fields_set:
-        changes["public_url"] = f"http://{gateway_settings.host}:{gateway_settings.port}"
+        scheme = "https" if settings.tls.cert_file is not None else "http"
+        changes["public_url"] = f"{scheme}://{gateway_settings.host}:{gateway_settings.port}"
     if "port" not in settings.internal.model_fields_set:
         changes["internal"] = settings.internal.model_copy(update={"port": 0})
     return settings.model_copy(update=changes)
@@ -247,6 +259,34 @@ def sessions_close(
     configure_logging("sessions", form=settings.log.format, level="critical")
     for each in asyncio.run(close_sessions(settings, session, user)):
         typer.echo(f"closed {each.handle} of {each.user}")
+
+
+@app.command()
+def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
+    """List the partitions: who works on each, in which epoch, how much waits there, and for how long.
+
+    Exit code 0 if each has an owner, 3 if one has none or has no queue, 1 if that could not be found out. Needs
+    CALLTAG_REDIS__URL and CALLTAG_AMQP__URL, and changes nothing.
+
+    - owner: the worker with a lease that consumes the partition, as it told when it last renewed the lease, a second
+      ago at most. Two are shown while it moves from one to the other (`moving`).
+    - epoch: how often the partition was taken over; it rises with the first operation that a new owner gets.
+    - depth: operations not done yet: those in the queue, as RabbitMQ tells, and those in hand, as the owner tells.
+    - oldest: how long the oldest operation in hand has waited since its acceptance; the owner tells, as only it knows.
+
+    Of a partition without an owner, `?` stands for what only an owner could tell, and depth is what the queue holds.
+
+    For example:
+
+        calltag partitions
+    """
+    rows = asyncio.run(listed_partitions(_settings(None, None)))
+    if as_json:
+        for each in rows:
+            typer.echo(orjson.dumps(public_partition(each)).decode())
+    else:
+        Console(width=None if sys.stdout.isatty() else 200).print(table_of_partitions(rows))
+    sys.exit(0 if all(each.good for each in rows) else _EXIT_UNOWNED)
 
 
 @app.command()

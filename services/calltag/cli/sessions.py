@@ -9,14 +9,13 @@ from uuid import uuid4
 
 from rich.table import Table
 
-from calltag.core.backends import amqp_settings
+from calltag.core.backends import amqp_settings, open_client
 from calltag.core.bus.amqp import open_amqp_bus
 from calltag.core.bus.ports import Bus, BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.settings import Settings
 from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
 from calltag.core.store.session_list import ListedSession, SessionList
@@ -80,9 +79,7 @@ class Sessions:
 @asynccontextmanager
 async def sessions(settings: Settings) -> AsyncIterator[Sessions]:
     """The sessions in the Redis of the settings."""
-    client: RedisClient = redis_client(
-        settings.redis.url.get_secret_value(), deadline_s=settings.redis.deadline_s, max_connections=2
-    )
+    client = open_client(settings, max_connections=2)
     keys = Keys(settings.redis.key_prefix)
     try:
         store = RedisCometdSessions(client, ScriptBatcher(client), keys, NodeId("operator"))

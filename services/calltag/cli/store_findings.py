@@ -1,13 +1,15 @@
 """What `calltag doctor` looks at on Redis. Nothing is changed there."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from redis.exceptions import AuthenticationError, NoPermissionError
 
+from calltag.cli.durability_findings import loss_findings, mode_finding, replica_findings
 from calltag.cli.finding import Finding, version_finding
+from calltag.core.backends import open_client
 from calltag.core.settings import Settings
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import InstallationMismatch, StoreUnavailable
 from calltag.core.store.redis_registry import read_installation
@@ -19,15 +21,29 @@ Info = Mapping[str, object]
 
 async def store_findings(settings: Settings) -> list[Finding]:
     """Version, what the server does when memory is full and when it restarts, and whose data it has."""
-    client = redis_client(settings.redis.url.get_secret_value(), deadline_s=_DEADLINE_S)
+    client = open_client(settings, deadline_s=_DEADLINE_S)
     try:
-        async with client.exchange() as connection:
-            info: Info = await connection.info()
-        return [*_server(info), *_memory(info), *_persistence(info), await _installation(client, settings)]
+        infos = await client.infos()
+        info = next(iter(infos.values()))
+        wrong = mode_finding(info, settings.redis.mode)
+        if wrong is not None:
+            return [*_server(info), wrong]
+        return [
+            *_server(info),
+            *_distinct(finding for each in infos.values() for finding in (*_memory(each), *_persistence(each))),
+            *replica_findings(infos, settings.redis.wait_replicas),
+            await _installation(client, settings),
+            *await loss_findings(client, settings),
+        ]
     except StoreUnavailable as error:
         return [Finding(False, _explained(error))]
     finally:
         await client.close()
+
+
+def _distinct(findings: Iterable[Finding]) -> list[Finding]:
+    """What several servers have in common is said once."""
+    return list(dict.fromkeys(findings))
 
 
 def _explained(error: StoreUnavailable) -> str:

@@ -10,19 +10,25 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp
 
 from calltag.core import VERSION
 from calltag.core.backends import Backends
-from calltag.core.identity.authentication import COOKIE, Authenticator, TooManyLogins, WrongCredentials
+from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOut, TooManyLogins, WrongCredentials
 from calltag.core.identity.csrf import EXPOSED_HEADERS, HEADER, MESSAGE, csrf_headers, csrf_passes
 from calltag.core.identity.model import User
+from calltag.core.runtime.intake import Intake
 from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.settings.sections import Gateway
+from calltag.core.store.lags import RedisLags
 from calltag.core.store.ports import StateUnreadable, StoreUnavailable
 from calltag.core.store.redis_state import RedisCallReader
 from calltag.core.strict_json import JsonLimits
 from calltag.core.telemetry import request_ids
+from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway import documentation
 from calltag.gateway.answers import answer
+from calltag.gateway.backlog import Backlog
 from calltag.gateway.bodies import BodyReader
 from calltag.gateway.errors import (
     ApiError,
@@ -32,11 +38,14 @@ from calltag.gateway.errors import (
     NotFound,
     OutOfRange,
     RecordUnreadable,
+    TooManyAttempts,
 )
 from calltag.gateway.idempotency import RedisIdempotencyRecords
+from calltag.gateway.metrics import Limit
 from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.operation_request import OperationRequests
 from calltag.gateway.parameters import UserDataLimits
+from calltag.gateway.rates import Buckets, RateLimit, Rates
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api, user_routes
 from calltag.gateway.service import CallService, gateway_node
@@ -56,11 +65,17 @@ class Identification:
     csrf_protection: bool
 
     async def user(self, request: Request) -> User:
-        """Raises NotAuthenticated, FeatureMissing (CSRF), BackendAway (too many logins), StoreUnavailable."""
+        """Raises NotAuthenticated, TooManyAttempts, FeatureMissing (CSRF), BackendAway (busy), StoreUnavailable."""
         try:
-            known = await self.authenticator.identify(request.headers.get("authorization"), request.cookies.get(COOKIE))
+            known = await self.authenticator.identify(
+                request.headers.get("authorization"),
+                request.cookies.get(COOKIE),
+                request.client.host if request.client else "",
+            )
         except WrongCredentials as wrong:
             raise NotAuthenticated(str(wrong)) from None
+        except LockedOut as locked:
+            raise TooManyAttempts(str(locked), locked.wait_s) from None
         except TooManyLogins as busy:
             raise BackendAway(str(busy)) from None
         if known is None:
@@ -83,7 +98,9 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     replies = Replies(gateway_node())
     backends.health.checks["replies"] = lambda: replies.reachable
     life.supervise("replies", replies.run(backends.bus))
-    api = gateway_api(backends, replies, observations, authenticator)
+    backlog = backlog_of(backends, observations)
+    life.supervise("backlog", backlog.run())
+    api = gateway_api(backends, replies, observations, backlog, authenticator)
     app = build_app(api, observations, max_switch_events=settings.max_switch_events)
     if settings.allowed_origins:
         app.add_middleware(
@@ -99,11 +116,17 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
 
 
 def gateway_api(
-    backends: Backends, replies: Replies, observations: GatewayObservations, authenticator: Authenticator
+    backends: Backends,
+    replies: Replies,
+    observations: GatewayObservations,
+    backlog: Backlog,
+    authenticator: Authenticator,
 ) -> Api:
     """What the routes work with, within the limits of the settings."""
     settings, partitions = backends.settings.gateway, backends.settings.partitions
-    submission = Submission(backends.bus, replies, observations, partitions, settings.max_in_flight)
+    submission = Submission(
+        backends.bus, replies, observations, backlog, partitions, settings.max_in_flight, settings.max_waiting
+    )
     reader = RedisCallReader(backends.client, backends.keys, partitions)
     return Api(
         identify=Identification(authenticator, settings.csrf_protection).user,
@@ -113,9 +136,51 @@ def gateway_api(
             RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
             settings.max_wait_s,
             backends.settings.operation_memory_s * 1000,
+            rates=rates_of(settings, observations),
         ),
         limits=UserDataLimits(settings.max_pairs, settings.max_user_data_bytes, settings.max_key_bytes),
     )
+
+
+def backlog_of(backends: Backends, observations: GatewayObservations) -> Backlog:
+    """What is known of how far the workers lag."""
+    settings = backends.settings.gateway
+    return Backlog(
+        backends.bus,
+        RedisLags(backends.client, backends.keys),
+        observations,
+        settings.max_backlog,
+        round(settings.max_backlog_age_s * 1000),
+    )
+
+
+def rates_of(settings: Gateway, observations: GatewayObservations) -> Rates:
+    """How fast users and addresses may send."""
+    return Rates(
+        Buckets(RateLimit(settings.user_operations_per_s, settings.user_burst), settings.max_rates),
+        Buckets(RateLimit(settings.address_operations_per_s, settings.address_burst), settings.max_rates),
+        observations,
+        lambda: round(time.monotonic() * 1000),
+    )
+
+
+def admitting(app: ASGIApp, settings: Gateway, metrics: Metrics) -> Intake:
+    """The application behind the bound on requests at a time; gauges show them."""
+    observations = GatewayObservations(metrics)
+    intake = Intake(
+        app,
+        settings.max_requests,
+        settings.max_queued_requests,
+        settings.queue_deadline_s,
+        lambda turned: observations.limited(Limit(turned.value)),
+    )
+
+    def observe() -> None:
+        metrics.requests_in_hand.set(intake.in_hand)
+        metrics.requests_queued.set(intake.queued)
+
+    metrics.observers.append(observe)
+    return intake
 
 
 def build_app(api: Api, observations: GatewayObservations, *, max_switch_events: int) -> FastAPI:

@@ -74,10 +74,20 @@ REFUSALS: Final[Responses] = {
         "The Idempotency-Key is of another request, or of one too long ago (18)", 18, "Idempotency-Key was used for ..."
     ),
     413: _refusal("The body is too large (10)", 10, "the body is larger than 262144 bytes"),
+    429: _refusal(
+        "The user, or the address, sends faster than it may (4), or too many passwords of this user or from "
+        "this address were wrong (20); try again after Retry-After",
+        4,
+        "5 operations a second are taken of one user",
+    ),
     500: _refusal(
         "What the store holds cannot be read by this version (4)", 4, "the record of call:01RC... is not ..."
     ),
-    503: _refusal("Broker or store is away (4); try again after Retry-After", 4, "the message broker is away"),
+    503: _refusal(
+        "Broker or store is away, or there is more to do than can be done (4); try again after Retry-After",
+        4,
+        "the message broker is away",
+    ),
 }
 
 

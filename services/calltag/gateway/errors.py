@@ -99,11 +99,27 @@ class NotAuthenticated(ApiError):
         super().__init__(message, headers={"WWW-Authenticate": 'Basic realm="calltag", charset="UTF-8"'})
 
 
+class TooManyAttempts(ApiError):
+    """Too many wrong passwords; whether this one was right is not told."""
+
+    code = StatusCode.NOT_AUTHENTICATED
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message, http_status=429, headers={"Retry-After": str(retry_after_s)})
+
+
 class BackendAway(ApiError):
     """Broker or store is away, or too busy; to try again is right."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message, http_status=503, headers={"Retry-After": str(retry_after_s)})
+
+
+class TooManyOperations(ApiError):
+    """The user, or the address, sends faster than it may."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message, http_status=429, headers={"Retry-After": str(retry_after_s)})
 
 
 class RecordUnreadable(ApiError):

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
-from calltag.core.identity.model import User
+from calltag.core.identity.model import Role, User
 from calltag.gateway.answers import answer
 from calltag.gateway.bodies import BodyReader, ReadBody
 from calltag.gateway.errors import AlreadyUsed, ApiError
@@ -19,6 +19,7 @@ from calltag.gateway.idempotency import (
     RecordedAnswer,
     idempotent_request,
 )
+from calltag.gateway.rates import Rates
 from calltag.gateway.requests import wait_s
 from calltag.gateway.service import Terms, new_operation_id, now_ms
 
@@ -57,9 +58,12 @@ class OperationRequests:
     max_wait_s: int = 10
     memory_ms: int = 3_600_000
     clock_ms: Callable[[], int] = now_ms
+    rates: Rates | None = None
 
     async def perform(self, request: Request, user: User, understand: Understand) -> Response:
         """Answer the request; `understand` reads its parameters. Raises ApiError, StoreError."""
+        if self.rates is not None and Role.SWITCH not in user.roles:
+            self.rates.check(user.id, request.client.host if request.client else "")
         body = await self.bodies.read(request)
         wait = wait_s(request.headers.getlist("prefer"), self.max_wait_s)
         understood = understand(user, body)

@@ -3,6 +3,7 @@
 What an operation still in the queue may change (capabilities, keys, the amount of user data) is the worker's to judge.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -121,13 +122,20 @@ class CallService:
             check_outcomes(events, await self.submission.outcomes(operations, terms.wait_s))
 
     async def call(self, user: User, call_id: CallId) -> Resource:
-        """One call as the user sees it; where the user is no party, but oversees one, as that party sees it."""
-        call = await self._existing(call_id, with_user_data=True)
+        """One call as the user sees it; where the user is no party, but oversees one, as that party sees it.
+
+        On a call that is marked, `ext.calltag.parked` tells the operation that it waits for.
+        """
+        call, mark = await asyncio.gather(self._existing(call_id, with_user_data=True), self.reader.mark(call_id))
         overseen = (party for party in call.users() if self._oversees(user, party, call))
         viewer = user.id if call.is_open_to(user.id) or user.is_administrator else next(overseen, None)
         if viewer is None:
             raise _not_yours(call)
-        return self._view(call, viewer)
+        seen = self._view(call, viewer)
+        if mark is None:
+            return seen
+        parked = {"operationId": mark.operation_id, "reason": mark.reason, "at": mark.at_ms}
+        return {**seen, "ext": {"calltag": {"parked": parked}}}
 
     def _oversees(self, user: User, party: UserId, call: Call) -> bool:
         return call.is_open_to(party) and self.directory.oversees(user.id, party)

@@ -1,6 +1,7 @@
 """Submitting an operation: the way from an accepted request to the broker's confirm, and to the outcome if asked."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -8,12 +9,14 @@ from dataclasses import dataclass
 import structlog
 
 from calltag.core.bus.partitioning import partition_of
-from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable
+from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, Partition
 from calltag.core.domain.operations import Operation
 from calltag.core.domain.status import StatusCode
+from calltag.core.runtime.intake import aside, retry_after_s
 from calltag.core.wire.messages import OPERATION, OperationMessage, OperationReply
+from calltag.gateway.backlog import Backlog
 from calltag.gateway.errors import BackendAway, Incomplete, OutcomeRefused
-from calltag.gateway.metrics import GatewayMetrics
+from calltag.gateway.metrics import GatewayMetrics, Limit
 from calltag.gateway.replies import Replies
 
 log = structlog.get_logger()
@@ -21,14 +24,20 @@ log = structlog.get_logger()
 
 @dataclass(slots=True)
 class Submission:
-    """Publishes operations, no more than `max_in_flight` at a time."""
+    """Publishes operations, no more than `max_in_flight` at a time, and none where too much waits for the worker.
+
+    No more than `max_waiting` requests wait for outcomes at a time.
+    """
 
     bus: Bus
     replies: Replies
     metrics: GatewayMetrics
+    backlog: Backlog
     partitions: int
     max_in_flight: int = 2_000
+    max_waiting: int = 2_000
     _in_flight: int = 0
+    _waiting: int = 0
 
     async def publish(self, operations: Sequence[Operation]) -> None:
         """Put operations on the bus, those with the same key in the order given; return when all are confirmed.
@@ -49,18 +58,29 @@ class Submission:
 
         Raises BackendAway; Incomplete when `wait_s` seconds have passed.
         """
+        if self._waiting >= self.max_waiting:
+            raise self._crowded(Limit.WAITING, f"{self._waiting} requests wait for outcomes already")
+        self._waiting += 1
+        try:
+            return await self._outcomes(operations, wait_s)
+        finally:
+            self._waiting -= 1
+
+    async def _outcomes(self, operations: Sequence[Operation], wait_s: float) -> Sequence[OperationReply]:
         async with AsyncExitStack() as stack:
             awaited = [await stack.enter_async_context(self.replies.expected(each.id)) for each in operations]
             await self._publish(operations, wait=True)
             try:
-                async with asyncio.timeout(wait_s):
-                    return await asyncio.gather(*awaited)
+                with aside():
+                    async with asyncio.timeout(wait_s):
+                        return await asyncio.gather(*awaited)
             except TimeoutError:
                 raise Incomplete(f"accepted, but the outcome was not known within {wait_s:g} s") from None
 
     async def _publish(self, operations: Sequence[Operation], *, wait: bool) -> None:
         if self._in_flight + len(operations) > max(self.max_in_flight, len(operations)):
-            raise BackendAway(f"{self._in_flight} operations wait for the broker already; try again in a moment")
+            raise self._crowded(Limit.IN_FLIGHT, f"{self._in_flight} operations wait for the broker already")
+        self.backlog.admit(Counter(map(self._partition, operations)))
         self._in_flight += len(operations)
         try:
             results = await asyncio.gather(
@@ -76,8 +96,14 @@ class Submission:
 
     async def _publish_one(self, operation: Operation, *, wait: bool) -> None:
         message = OperationMessage(operation=operation, reply_to=self.replies.node if wait else None)
-        partition = partition_of(operation.partition_key, self.partitions)
-        await self.bus.publish_operation(partition, OPERATION.encode(message), operation.id)
+        await self.bus.publish_operation(self._partition(operation), OPERATION.encode(message), operation.id)
+
+    def _partition(self, operation: Operation) -> Partition:
+        return partition_of(operation.partition_key, self.partitions)
+
+    def _crowded(self, limit: Limit, text: str) -> BackendAway:
+        self.metrics.limited(limit)
+        return BackendAway(f"{text}; try again in a moment", retry_after_s())
 
 
 def _as_refusal(failures: Sequence[BaseException]) -> BaseException:

@@ -136,7 +136,9 @@ def _ext(event: Event, version: int | None, position: Position) -> dict[str, Jso
     `version` rises by one with each change of the call, `replayId` with each event of the user.
     """
     accepted_at = datetime.fromtimestamp(event.accepted_at_ms / 1000, UTC).isoformat(timespec="milliseconds")
-    known = {} if version is None else {"version": version}
+    known: dict[str, JsonValue] = {} if version is None else {"version": version}
+    if isinstance(event, CallChanged) and event.reason is not None:
+        known["reason"] = event.reason
     accepted = accepted_at.replace("+00:00", "Z")
     return {"calltag": {"eventId": event.id, **known, "acceptedAt": accepted, "replayId": position}}
 

@@ -11,7 +11,14 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from calltag.core.bayeux.engine import CALLBACK_POLLING
-from calltag.core.identity.authentication import COOKIE, Authenticator, Identified, TooManyLogins, WrongCredentials
+from calltag.core.identity.authentication import (
+    COOKIE,
+    Authenticator,
+    Identified,
+    LockedOut,
+    TooManyLogins,
+    WrongCredentials,
+)
 from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_passes
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Login
@@ -50,11 +57,12 @@ class AuthenticatedAccess:
     async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
         """Raises CsrfRefused, TooManyLogins, StoreUnavailable."""
         authorization = connection.headers.get("authorization")
+        address = connection.client.host if connection.client else ""
         try:
             if authorization is not None and not begins and not self.csrf_protection:
-                user = await self.authenticator.check_header(authorization)
+                user = await self.authenticator.check_header(authorization, address)
                 return Login(user.id)
-            known = await self.authenticator.identify(authorization, connection.cookies.get(COOKIE))
+            known = await self.authenticator.identify(authorization, connection.cookies.get(COOKIE), address)
         except WrongCredentials:
             return None
         if known is not None and self.csrf_protection and connection.scope["type"] == "http":
@@ -63,15 +71,15 @@ class AuthenticatedAccess:
                 raise CsrfRefused
         return _login(known)
 
-    async def of_credentials(self, name: str, password: str) -> Login | None:
+    async def of_credentials(self, name: str, password: str, address: str) -> Login | None:
         """With CSRF protection there is no cookie: it would demand a token that such a client never saw.
 
         Raises TooManyLogins, StoreUnavailable.
         """
         if self.csrf_protection:
-            user = await self.authenticator.check(name, password)
+            user = await self.authenticator.check(name, password, address)
             return Login(user.id) if user else None
-        return _login(await self.authenticator.log_in(name, password))
+        return _login(await self.authenticator.log_in(name, password, address))
 
 
 def _login(known: Identified | None) -> Login | None:
@@ -125,6 +133,8 @@ async def _guarded(answer: Callable[[], Awaitable[Response]]) -> Response:
         return await answer()
     except CsrfRefused:
         return Response(MESSAGE, 403, media_type="text/plain")
+    except LockedOut as error:
+        return Response(str(error), 429, {"Retry-After": str(error.wait_s)}, media_type="text/plain")
     except (StoreUnavailable, TooManyLogins) as error:
         return Response(str(error), 503, {"Retry-After": "1"}, media_type="text/plain")
     except Crowded as error:

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -9,9 +10,10 @@ from typing import Final
 
 import structlog
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import Mount
+from starlette.types import ASGIApp
 
-from calltag.core.backends import NO_USERS, Backends, backends
+from calltag.core.backends import NO_USERS, Backends, backends, server_tls
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.descriptors import raise_descriptor_limit
 from calltag.core.runtime.gate import Gate
@@ -23,13 +25,17 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.redis_registry import check_installation
 from calltag.core.telemetry.internal_http import internal_app
 from calltag.core.telemetry.request_ids import RequestIds
-from calltag.gateway.app import gateway_app
+from calltag.gateway.app import admitting, gateway_app
 from calltag.notifier.app import Notifier, start_notifier
 from calltag.worker.app import run_worker
 
 log = structlog.get_logger()
 _OTHER_DESCRIPTORS: Final = 256
 """What the process opens beside the connections of clients: broker, store, files, the internal port."""
+_LEAST_WORK_S: Final = 1.0
+"""What a worker has for its batches, however long the clients of the same process took."""
+_CLOSE_TIMEOUT_S: Final = 5.0
+"""What closing the connections may take when the time to drain is over; then the process ends in any case."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +60,7 @@ async def run_composition(
     """Run until `life.stop` is set, then drain: stop being ready, wait until that is known, answer what is held, finish
     what is in hand.
 
-    Raises PortBusy, DirectoryError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
+    Raises PortBusy, DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
     """
     async with AsyncExitStack() as sockets:
         listeners = [sockets.enter_context(each) for each in _listeners(settings, chosen)]
@@ -128,14 +134,17 @@ async def _run(
                 ready(parts)
             await life.stop.wait()
         parts.health.stopping = gate.closing = True
+        settings = parts.settings
+        life.end_within(settings.drain_delay_s + settings.drain_timeout_s + _CLOSE_TIMEOUT_S)
         if listeners and life.failure is None:
-            await asyncio.sleep(parts.settings.drain_delay_s)
+            await asyncio.sleep(settings.drain_delay_s)
+        drained_by_s = time.monotonic() + settings.drain_timeout_s
         if notifier is not None:
             notifier.hub.drain()
             await notifier.hub.sockets.closed()
     working.set()
     if worker is not None:
-        await asyncio.wait({worker})
+        await asyncio.wait({worker}, timeout=max(_LEAST_WORK_S, drained_by_s - time.monotonic()))
     if notifier is not None:
         await notifier.leave()
 
@@ -156,6 +165,7 @@ def server_limits(settings: Settings) -> ServerLimits:
         max_websocket_message_bytes=notifier.max_body_bytes,
         permessage_deflate=notifier.permessage_deflate,
         trusted_proxies=settings.trusted_proxies,
+        tls=server_tls(settings),
     )
 
 
@@ -173,13 +183,16 @@ async def _clients(parts: Backends, listener: socket.socket, chosen: Composition
         yield
 
 
-def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[Starlette, Notifier | None]:
+def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[ASGIApp, Notifier | None]:
     """CometD's endpoints come first; all else is the API's."""
     authenticator = parts.authenticator()
-    routes: list[BaseRoute] = []
     notifier = start_notifier(parts, life, authenticator) if chosen.notifier else None
-    if notifier is not None:
-        routes += notifier.routes
+    routes = [*notifier.routes] if notifier is not None else []
     if chosen.gateway:
-        routes.append(Mount("/", gateway_app(parts, life, authenticator)))
+        settings = parts.settings.gateway
+        api = admitting(gateway_app(parts, life, authenticator), settings, parts.metrics)
+        if notifier is None:
+            # With nothing before it, to refuse a request costs least.
+            return api, None
+        routes.append(Mount("/", api))
     return Starlette(routes=routes), notifier

@@ -1,6 +1,8 @@
 """The worker, put together."""
 
 import asyncio
+import time
+from typing import Final
 from uuid import uuid4
 
 import orjson
@@ -9,6 +11,8 @@ from calltag.core.backends import Backends
 from calltag.core.bus.ports import Partition
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.store.durability import Durability
+from calltag.core.store.lags import RedisLags
 from calltag.core.store.ports import WorkerId
 from calltag.core.store.records import Lifetimes
 from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
@@ -16,16 +20,40 @@ from calltag.core.store.redis_state import RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.worker.assignments import Assignments
+from calltag.worker.lag import LagReports
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
-from calltag.worker.partition_worker import PartitionWorker
+from calltag.worker.parking import ParkingLot
+from calltag.worker.partition_worker import PartitionWorker, Patience
+from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
+from calltag.worker.sweep import Sweep
+
+_SWEEP_EVERY_S: Final = 30.0
+_LONGER: Final = 2
+"""Live calls are ended at their lifetime's end, and kept longer than that, in case nobody is there to end them."""
+
+_MOST_HEARTBEAT_S: Final = 1.0
+"""Others learn of a worker that comes or goes at their next heartbeat, and then have it take its share."""
 
 
-def worker_parts(backends: Backends) -> Assignments:
+def now_ms() -> int:
+    """Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def lag_reports(backends: Backends) -> LagReports:
+    """Where the worker's lag is noted and reported from."""
+    return LagReports(RedisLags(backends.client, backends.keys), now_ms)
+
+
+def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assignments:
     """The worker on these backends; `run` of what is returned is its life."""
+    noted = reports or lag_reports(backends)
     settings, client, keys = backends.settings.worker, backends.client, backends.keys
+    redis = backends.settings.redis
+    recent = RecentOfPartitions(RecentLimits(settings.recent_s, settings.recent_operations, settings.recent_bytes))
     lifetimes = Lifetimes(
-        settings.live_call_lifetime_s * 1000,
+        settings.live_call_lifetime_s * 1000 * _LONGER,
         settings.released_call_lifetime_s * 1000,
         backends.settings.operation_memory_s * 1000,
     )
@@ -34,6 +62,7 @@ def worker_parts(backends: Backends) -> Assignments:
         keys,
         lifetimes=lifetimes,
         remembered_operations=settings.remembered_operations,
+        durability=Durability(redis.wait_replicas, round(redis.wait_timeout_s * 1000)),
     )
     kept = backends.settings.events
     streams = RedisUserStreams(
@@ -54,10 +83,31 @@ def worker_parts(backends: Backends) -> Assignments:
         settings.max_call_bytes,
         settings.max_call_parties,
     )
+    parking_lot = ParkingLot(backends.bus)
     observations = WorkerObservations(backends.metrics)
 
     def make(partition: Partition) -> PartitionWorker:
-        return PartitionWorker(partition, store, outgoing, limits, observations, batch_limit=settings.batch_limit)
+        return PartitionWorker(
+            partition,
+            store,
+            outgoing,
+            limits,
+            observations,
+            batch_limit=settings.batch_limit,
+            lag=noted.of(partition),
+            sweep=Sweep(
+                partition,
+                store,
+                settings.live_call_lifetime_s * 1000,
+                min(_SWEEP_EVERY_S, settings.live_call_lifetime_s / 4),
+                time.monotonic,
+                now_ms,
+            ),
+            recent=recent.of(partition),
+            parking_lot=parking_lot,
+            most_waiting=settings.prefetch // 2,
+            patience=Patience(settings.park_after_s, settings.max_crashes),
+        )
 
     return Assignments(
         WorkerId(f"worker-{uuid4().hex}"),
@@ -67,14 +117,27 @@ def worker_parts(backends: Backends) -> Assignments:
         observations,
         partitions=backends.settings.partitions,
         prefetch=settings.prefetch,
-        heartbeat_s=settings.lease_s / 3,
+        heartbeat_s=min(settings.lease_s / 3, _MOST_HEARTBEAT_S),
+        lease_s=settings.lease_s,
     )
 
 
 async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -> None:
     """Work until `stop` is set, then finish what is in hand, no longer than the drain timeout."""
-    assignments = worker_parts(backends)
+    reports = lag_reports(backends)
+    assignments = worker_parts(backends, reports)
+    observations = WorkerObservations(backends.metrics)
     backends.health.checks["partitions"] = assignments.all_consumed
+    backends.health.details["partitions"] = lambda: {
+        "worker": assignments.worker,
+        "owned": sorted(assignments.partitions),
+        "consumed": [each.partition for each in assignments.held()],
+        "missing": assignments.missing(),
+    }
+    backends.metrics.observers.append(
+        lambda: observations.held(assignments.held(), len(assignments.missing()), round(time.time() * 1_000))
+    )
     task = life.supervise("worker", assignments.run(stop))
+    life.supervise("lag-reports", reports.run(lambda: assignments.partitions))
     await stop.wait()
     await asyncio.wait({task}, timeout=backends.settings.drain_timeout_s)

@@ -1,19 +1,24 @@
 """Which partitions this worker works on, from moment to moment.
 
 Every worker keeps a lease in the registry, sees who else does, and works on the partitions that fall to it. A worker
-that is new takes its share; one that is gone is missed within a lease.
+that is new takes its share; one that is gone is missed within a lease. What others do changes nothing about a partition
+that stays here: it has a task and a consumer of its own.
+
+A partition that falls to this worker is consumed at once, though its former owner may not have let it go: the broker
+gives it to the one who waits when the other cancels. So nobody waits for anybody's next heartbeat a second time.
 """
 
 import asyncio
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
 
-from calltag.core.bus.ports import Bus, BusError, Partition
+from calltag.core.bus.ports import Bus, BusError, Partition, PartitionConsumer
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import set_within
-from calltag.core.store.ports import Fenced, StoreUnavailable, WorkerId, WorkerRegistry
+from calltag.core.store.ports import Fenced, HeldPartition, StoreUnavailable, WorkerId, WorkerRegistry
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.partition_worker import PartitionWorker
 from calltag.worker.rendezvous import owned_by
@@ -21,14 +26,30 @@ from calltag.worker.rendezvous import owned_by
 log = structlog.get_logger()
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Assignment:
-    task: asyncio.Task[None]
+    """A partition that falls to this worker; `task` works on it, through `consumer` while there is one."""
+
+    partition: Partition
     released: asyncio.Event = field(default_factory=asyncio.Event)
+    task: asyncio.Task[None] | None = None
+    consumer: PartitionConsumer | None = None
+    work: PartitionWorker | None = None
+
+    def told(self) -> HeldPartition | None:
+        if self.consumer is None or self.work is None:
+            return None
+        return HeldPartition(
+            self.partition, self.work.epoch, self.consumer.unacknowledged(), self.work.oldest_at_ms
+        )  # fmt: skip
 
 
 class Assignments:
-    """Keeps one task running for each partition that falls to this worker."""
+    """Keeps one task running for each partition that falls to this worker.
+
+    A lease that could not be renewed for `lease_s` is lost: others count on the partitions by then, and must not wait
+    for a worker that the store does not hear.
+    """
 
     def __init__(
         self,
@@ -40,9 +61,10 @@ class Assignments:
         *,
         partitions: int,
         prefetch: int = 200,
-        heartbeat_s: float = 2.0,
+        heartbeat_s: float = 1.0,
+        lease_s: float = 6.0,
     ) -> None:
-        self._worker = worker
+        self.worker = worker
         self._bus = bus
         self._registry = registry
         self._make = make
@@ -50,18 +72,29 @@ class Assignments:
         self._partitions = partitions
         self._prefetch = prefetch
         self._heartbeat_s = heartbeat_s
+        self._lease_s = lease_s
         self._held: dict[Partition, _Assignment] = {}
-        self._consumed: set[Partition] = set()
-        self._registered = False
+        self._leaving: set[_Assignment] = set()
+        self._others = False
+        self._renewed_at_s: float | None = None
 
     @property
     def partitions(self) -> frozenset[Partition]:
-        """The partitions worked on now."""
+        """The partitions that fall to this worker now."""
         return frozenset(self._held)
+
+    def missing(self) -> Sequence[Partition]:
+        """Those that should be consumed here and are not."""
+        return sorted(each.partition for each in self._held.values() if each.consumer is None)
+
+    def held(self) -> Sequence[HeldPartition]:
+        """What is consumed here, those partitions included that are being given back."""
+        told = (each.told() for each in (*self._held.values(), *self._leaving))
+        return sorted((each for each in told if each is not None), key=lambda each: each.partition)
 
     def all_consumed(self) -> bool:
         """Whether every partition that falls to this worker has its consumer (for readiness)."""
-        return self._registered and self.partitions <= self._consumed
+        return self._renewed_at_s is not None and not self.missing()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish what is in hand and give the partitions back."""
@@ -70,45 +103,69 @@ class Assignments:
                 await self._adjust(group)
                 await set_within(stop, self._heartbeat_s)
             await self._leave()
-            for partition in list(self._held):
+            for partition in self.partitions:
                 self._release(partition)
 
     async def _adjust(self, group: asyncio.TaskGroup) -> None:
+        began_s = time.monotonic()
         try:
-            workers = await self._registry.renew(self._worker)
+            workers = await self._registry.renew(self.worker, self.held())
         except StoreUnavailable as error:
-            # Nobody can commit while the store is away: to keep what one has does no harm.
             log.warning("lease_not_renewed", reason=str(error))
+            self._lose_what_others_count_on()
             return
-        self._registered = True
-        mine = owned_by(self._worker, workers, self._partitions)
+        self._renewed_at_s = began_s
+        self._others = len(workers) > 1
+        mine = owned_by(self.worker, workers, self._partitions)
         if mine != self.partitions:
             log.info("partitions_assigned", partitions=sorted(mine), workers=len(workers))
         for partition in self.partitions - mine:
             self._release(partition)
         for partition in mine - self.partitions:
-            released = asyncio.Event()
-            task = group.create_task(self._work(partition, released), name=f"partition-{partition}")
-            self._held[partition] = _Assignment(task, released)
+            self._held[partition] = self._begun(group, _Assignment(partition))
         self._metrics.owned(len(self._held))
+
+    def _begun(self, group: asyncio.TaskGroup, assignment: _Assignment) -> _Assignment:
+        assignment.task = group.create_task(self._work(assignment), name=f"partition-{assignment.partition}")
+        assignment.task.add_done_callback(lambda _: self._leaving.discard(assignment))
+        return assignment
+
+    def _lose_what_others_count_on(self) -> None:
+        """Give everything up if the lease has run out. What is in hand cannot be finished without the store."""
+        if self._renewed_at_s is None or time.monotonic() - self._renewed_at_s < self._lease_s:
+            return
+        self._renewed_at_s = None
+        log.error("lease_lost", partitions=sorted(self.partitions))
+        for partition in self.partitions:
+            task = self._held[partition].task
+            self._release(partition)
+            if task is not None:
+                task.cancel()
+        self._metrics.owned(0)
 
     def _release(self, partition: Partition) -> None:
         assignment = self._held.pop(partition)
+        self._leaving.add(assignment)
         assignment.released.set()
 
     async def _leave(self) -> None:
+        """Take leave, and work on until the others have seen it and wait: so the partitions rest for a moment only."""
         try:
-            await self._registry.leave(self._worker)
+            await self._registry.leave(self.worker)
         except StoreUnavailable as error:
             log.warning("lease_not_given_back", reason=str(error))
+            return
+        if self._others:
+            await asyncio.sleep(self._heartbeat_s)
 
-    async def _work(self, partition: Partition, released: asyncio.Event) -> None:
+    async def _work(self, assignment: _Assignment) -> None:
         """Consume the partition again and again until it is released. All log lines of this task name it."""
-        structlog.contextvars.bind_contextvars(partition=partition)
+        structlog.contextvars.bind_contextvars(partition=assignment.partition)
         delays = backoff_s(0.05, 2.0)
+        released = assignment.released
         while not released.is_set():
             try:
-                await self._consume(partition, released)
+                await self._consume(assignment)
             except Fenced as error:
                 self._metrics.fenced()
                 log.info("partition_fenced", reason=str(error))
@@ -122,10 +179,10 @@ class Assignments:
                 return
             await set_within(released, next(delays))
 
-    async def _consume(self, partition: Partition, released: asyncio.Event) -> None:
-        async with self._bus.partition(partition, self._prefetch) as consumer:
-            self._consumed.add(partition)
+    async def _consume(self, assignment: _Assignment) -> None:
+        async with self._bus.partition(assignment.partition, self._prefetch) as consumer:
+            assignment.consumer, assignment.work = consumer, self._make(assignment.partition)
             try:
-                await self._make(partition).run(consumer, released)
+                await assignment.work.run(consumer, assignment.released)
             finally:
-                self._consumed.discard(partition)
+                assignment.consumer = assignment.work = None

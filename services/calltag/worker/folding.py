@@ -11,8 +11,9 @@ from calltag.core.domain.ids import EventId, OperationId
 from calltag.core.domain.operations import CallOperation, Operation
 from calltag.core.domain.outcome import CallLimits, Outcome
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.ports import Change, Done, Loaded, State, StateUnreadable
+from calltag.core.store.ports import Change, Done, Loaded, Mark, State
 from calltag.core.wire.messages import OperationMessage, OperationReply
+from calltag.worker.fault import Fault, fault_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,9 @@ class Applied:
 class Folded:
     """What a batch amounts to, in the order of its operations.
 
-    `set_aside` holds the places in the batch of those operations whose call or agent cannot be read.
+    `faults` says by key why an operation failed; it and those after it with the same key have their places in `held`:
+    nothing was done about them. `behind` has the places of those that are to be parked behind the operation named with
+    them. `unmarked` are the keys whose mark falls with this batch.
     """
 
     changes: list[Change] = field(default_factory=list)
@@ -36,7 +39,10 @@ class Folded:
     replies: list[tuple[NodeId, OperationReply]] = field(default_factory=list)
     applied: list[Applied] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
-    set_aside: list[int] = field(default_factory=list)
+    faults: dict[str, Fault] = field(default_factory=dict)
+    held: list[int] = field(default_factory=list)
+    behind: list[tuple[int, OperationId]] = field(default_factory=list)
+    unmarked: list[str] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -45,6 +51,7 @@ class _Subject:
 
     loaded: Loaded
     state: State | None
+    mark: Mark | None
     done: dict[OperationId, Done] = field(default_factory=dict)
 
     def known(self, operation_id: OperationId) -> Done | None:
@@ -54,17 +61,31 @@ class _Subject:
 def fold(messages: Sequence[OperationMessage], loaded: Mapping[str, Loaded], limits: CallLimits) -> Folded:
     """Apply the operations of one batch in order. An operation that is done already has no effect, only its reply."""
     folded = Folded()
-    subjects = {key: _Subject(found, found.state) for key, found in loaded.items()}
+    subjects = {key: _Subject(found, found.state, found.mark) for key, found in loaded.items()}
     for place, message in enumerate(messages):
         operation = message.operation
         subject = subjects[operation.key]
         done = subject.known(operation.id)
         repeated = done is not None
-        if done is None and subject.loaded.unreadable is not None:
-            folded.set_aside.append(place)
-            done = _refuse(operation, subject.loaded.unreadable, folded)
+        if operation.key in folded.faults:
+            folded.held.append(place)
+            continue
+        if done is None and subject.mark is not None and subject.mark.operation_id != operation.id:
+            if operation.sender is None:
+                # Nobody would be told of the refusal, and the switch tells each fact once.
+                folded.behind.append((place, subject.mark.operation_id))
+                continue
+            done = refuse(operation, _behind(subject.mark), folded)
         elif done is None:
-            done = _apply(subject, operation, limits, folded)
+            try:
+                done = _apply(subject, operation, limits, folded)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is of this call alone
+                folded.faults[operation.key] = fault_of(error)
+                folded.held.append(place)
+                continue
+        if subject.mark is not None and subject.mark.operation_id == operation.id:
+            folded.unmarked.append(operation.key)
+            subject.mark = None
         folded.applied.append(Applied(operation, done, repeated))
         if message.reply_to is not None:
             state = None if repeated and not _may_see(operation, subject.state) else subject.state
@@ -78,6 +99,8 @@ def fold(messages: Sequence[OperationMessage], loaded: Mapping[str, Loaded], lim
 
 
 def _apply(subject: _Subject, operation: Operation, limits: CallLimits, folded: Folded) -> Done:
+    if subject.loaded.unreadable is not None:
+        raise subject.loaded.unreadable
     outcome: Outcome = apply(subject.state, operation, limits)
     subject.state = outcome.state
     done = Done(outcome.code, outcome.state.version if outcome.state else 0, outcome.text)
@@ -89,14 +112,22 @@ def _apply(subject: _Subject, operation: Operation, limits: CallLimits, folded: 
     return done
 
 
-def _refuse(operation: Operation, unreadable: StateUnreadable, folded: Folded) -> Done:
-    """Refuse what would work on a record that cannot be read. It is not done: who can read it may still do it."""
-    done = Done(StatusCode.INTERNAL, 0, str(unreadable))
+def _behind(mark: Mark) -> Done:
+    return Done(
+        StatusCode.INTERNAL,
+        0,
+        f"operation {mark.operation_id} failed before it and is parked: an operator has to decide",
+    )
+
+
+def refuse(operation: Operation, done: Done, folded: Folded) -> Done:
+    """Tell the sender that an operation was not applied. It is not done: it may be applied later, and its event then
+    has another id."""
     if operation.sender is not None:
         call_id = operation.call_id if isinstance(operation, CallOperation) else None
         folded.events.append(
             OperationRefused(
-                id=EventId(operation.id),
+                id=EventId(f"{operation.id}-not-applied"),
                 user=operation.sender,
                 operation_name=operation.action.name,
                 call_id=call_id,

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
+from calltag.core.bus.ports import Partition
+from calltag.worker.fault import Reason
 from calltag.worker.folding import Applied
 
 
@@ -37,6 +39,35 @@ class WorkerMetrics(Protocol):
         """Messages were sent to nodes."""
         ...
 
+    def silent(self, calls: int) -> None:
+        """Calls were ended that had not changed for too long."""
+        ...
+
+    def retried(self) -> None:
+        """An operation that had failed was tried again."""
+        ...
+
+    def parked(self, reason: Reason) -> None:
+        """An operation was parked."""
+        ...
+
+    def waiting(self, partition: Partition, operations: int) -> None:
+        """How many operations of the partition wait because one of their call fails."""
+        ...
+
+    def marked(self, partition: Partition, marks: int) -> None:
+        """How many calls and agents of the partition are marked."""
+        ...
+
+    def left(self, partition: Partition) -> None:
+        """The partition is no longer worked on here."""
+        ...
+
     def unreadable(self) -> None:
         """A message was not an operation."""
+        ...
+
+    def lost(self, commits: int, reapplied: int, gone: int) -> None:
+        """The store lost commits that it had confirmed; so many operations of them were applied again, and so many of
+        the commits are gone for good."""
         ...

@@ -3,7 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from calltag.core.bus.ports import Partition
+from calltag.core.store.ports import HeldPartition
 from calltag.core.telemetry.metrics import Metrics
+from calltag.worker.fault import Reason
 from calltag.worker.folding import Applied
 
 
@@ -15,6 +18,13 @@ class WorkerObservations:
 
     def owned(self, partitions: int) -> None:
         self.metrics.partitions_owned.set(partitions)
+
+    def held(self, held: Sequence[HeldPartition], missing: int, now_ms: int) -> None:
+        """What the worker has at this moment, set when somebody asks for the metrics."""
+        oldest_at_ms = min((each.oldest_at_ms for each in held if each.oldest_at_ms is not None), default=now_ms)
+        self.metrics.partitions_missing.set(missing)
+        self.metrics.operations_in_hand.set(sum(each.unacknowledged for each in held))
+        self.metrics.oldest_operation_seconds.set(max(0, now_ms - oldest_at_ms) / 1_000)
 
     def taken_over(self) -> None:
         self.metrics.takeovers.inc()
@@ -40,5 +50,29 @@ class WorkerObservations:
     def sent(self, messages: int) -> None:
         self.metrics.node_messages_sent.inc(messages)
 
+    def silent(self, calls: int) -> None:
+        self.metrics.calls_silent.inc(calls)
+
+    def retried(self) -> None:
+        self.metrics.operations_retried.inc()
+
+    def parked(self, reason: Reason) -> None:
+        self.metrics.operations_parked.labels(reason.value).inc()
+
+    def waiting(self, partition: Partition, operations: int) -> None:
+        self.metrics.operations_waiting.labels(partition).set(operations)
+
+    def marked(self, partition: Partition, marks: int) -> None:
+        self.metrics.marked.labels(partition).set(marks)
+
+    def left(self, partition: Partition) -> None:
+        self.waiting(partition, 0)
+        self.marked(partition, 0)
+
     def unreadable(self) -> None:
         self.metrics.operations_unreadable.inc()
+
+    def lost(self, commits: int, reapplied: int, gone: int) -> None:
+        self.metrics.store_lost_commits.inc(commits)
+        self.metrics.operations_reapplied.inc(reapplied)
+        self.metrics.commits_gone.inc(gone)

@@ -15,18 +15,37 @@ from calltag.core.identity.authentication import Authenticator
 from calltag.core.identity.cookies import CookieFlags
 from calltag.core.identity.directory_file import DirectoryError, demo_directory, directory, read_directory
 from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
 from calltag.core.identity.model import Directory
 from calltag.core.identity.passwords import Passwords
+from calltag.core.runtime.tls import ClientTls, OwnCertificate, ServerTls
 from calltag.core.settings import Settings
+from calltag.core.settings.root import variable
+from calltag.core.settings.sections import ClientTlsSection, Tls
 from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.client import RedisClient
+from calltag.core.store.deployment import Deployment, client_of
 from calltag.core.store.embedded import EmbeddedStore, embedded_store
 from calltag.core.store.keys import Keys
+from calltag.core.store.marks import RedisMarks
 from calltag.core.telemetry.internal_http import Health
 from calltag.core.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 NO_USERS: Final = "there are no users; set CALLTAG_DIRECTORY__FILE (or CALLTAG_DIRECTORY__DEMO=true to try it)"
+
+
+@dataclass(frozen=True, slots=True)
+class LoginObservations:
+    """Implements AttemptObserver."""
+
+    metrics: Metrics
+
+    def login_failed(self) -> None:
+        self.metrics.logins_failed.inc()
+
+    def login_locked_out(self, by: By) -> None:
+        self.metrics.logins_locked_out.labels(by).inc()
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +68,19 @@ class Backends:
         sessions = RedisHttpSessions(
             self.client, self.batcher, self.keys.prefix, idle_s=session.idle_s, lifetime_s=session.lifetime_s
         )
-        return Authenticator(self.directory, Passwords(self.directory), sessions, cookies=self.cookies())
+        login = self.settings.login
+        passwords = Passwords(
+            self.directory,
+            concurrency=login.concurrency,
+            max_waiting=login.max_waiting,
+            attempts=RedisLoginAttempts(
+                self.batcher,
+                self.keys.prefix,
+                AttemptLimits(login.failures_per_user, login.failures_per_address, login.window_s),
+                LoginObservations(self.metrics),
+            ),
+        )
+        return Authenticator(self.directory, passwords, sessions, cookies=self.cookies())
 
     def cookies(self) -> CookieFlags:
         """How cookies are set."""
@@ -69,9 +100,56 @@ def amqp_settings(settings: Settings) -> AmqpSettings:
         replicas=amqp.replicas,
         queue_max_length=amqp.queue_max_length,
         delivery_limit=amqp.delivery_limit,
+        parking_max_length=amqp.parking_max_length,
         inbox_expiry_s=amqp.inbox_expiry_s,
         inbox_max_bytes=amqp.inbox_max_bytes,
+        tls=client_tls("amqp", amqp.tls),
     )
+
+
+def open_client(
+    settings: Settings, *, deadline_s: float | None = None, max_connections: int | None = None
+) -> RedisClient:
+    """A client for the Redis of the settings, with another deadline or number of connections where given."""
+    redis = settings.redis
+    password = redis.sentinel_password
+    return client_of(
+        Deployment(
+            redis.url.get_secret_value(),
+            redis.mode,
+            redis.sentinel_service,
+            redis.sentinel_username,
+            password.get_secret_value() if password else None,
+            client_tls("redis", redis.tls),
+        ),
+        deadline_s=deadline_s or redis.deadline_s,
+        max_connections=max_connections or redis.max_connections,
+    )
+
+
+def client_tls(section: str, chosen: ClientTlsSection) -> ClientTls:
+    """TLS to the server that the section is about."""
+    return ClientTls(variable((section, "tls", "")), chosen.ca_file, _own_certificate(chosen))
+
+
+def server_tls(settings: Settings) -> ServerTls | None:
+    """TLS on the port for clients, if it is to be."""
+    chosen = settings.tls
+    return ServerTls(_own_certificate(chosen), chosen.client_ca_file) if chosen.cert_file is not None else None
+
+
+def _own_certificate(chosen: ClientTlsSection | Tls) -> OwnCertificate:
+    password = chosen.key_password
+    return OwnCertificate(chosen.cert_file, chosen.key_file, password.get_secret_value() if password else None)
+
+
+def check_tls(settings: Settings) -> None:
+    """What the settings name is there and usable, so that a slip is told at the start. Raises TlsError."""
+    amqp, redis = settings.amqp, settings.redis
+    if amqp.url.get_secret_value().startswith("amqps://"):
+        client_tls("amqp", amqp.tls).context()
+    if redis.url.get_secret_value().startswith("rediss://"):
+        client_tls("redis", redis.tls).context()
 
 
 def load_directory(settings: Settings) -> Directory:
@@ -84,11 +162,18 @@ def load_directory(settings: Settings) -> Directory:
     return read_directory(chosen.file) if chosen.file is not None else directory(())
 
 
+async def _forget_marks(client: RedisClient, settings: Settings) -> None:
+    """What was parked in a process before is gone with its bus: nobody could replay or drop it."""
+    forgotten = await RedisMarks(client, Keys(settings.redis.key_prefix), settings.partitions).forget()
+    if forgotten:
+        log.warning("marks_forgotten", count=forgotten, reason="what an embedded bus parks is gone with it")
+
+
 @asynccontextmanager
 async def backends(service: str, settings: Settings, *, embedded: bool = False) -> AsyncIterator[Backends]:
     """Open bus and store; neither has to be reachable yet. `embedded` takes those inside this process.
 
-    Raises DirectoryError, DataFolderInUse, DataFolderUnusable.
+    Raises DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable.
     """
     users = load_directory(settings)
     async with AsyncExitStack() as stack:
@@ -102,14 +187,19 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
                 log.warning("embedded_store_keeps_nothing", reason=store.reason)
             else:
                 log.info("embedded_store", kept_in=str(store.kept_in))
-            bus, client = MemoryBus(settings.partitions, queue_limit=settings.amqp.queue_max_length), store.client
+                await _forget_marks(store.client, settings)
+            bus, client = (
+                MemoryBus(
+                    settings.partitions,
+                    queue_limit=settings.amqp.queue_max_length,
+                    parking_limit=settings.amqp.parking_max_length,
+                ),
+                store.client,
+            )
         else:
             store = None
-            client = redis_client(
-                settings.redis.url.get_secret_value(),
-                deadline_s=settings.redis.deadline_s,
-                max_connections=settings.redis.max_connections,
-            )
+            check_tls(settings)
+            client = open_client(settings)
             stack.push_async_callback(client.close)
             observations = BusObservations(metrics)
             bus = amqp = await stack.enter_async_context(open_amqp_bus(amqp_settings(settings), observations))

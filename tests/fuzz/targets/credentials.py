@@ -36,7 +36,7 @@ SEEDS = [
 class KnownPassword:
     """Stands for Passwords: one password is right for every user of the directory."""
 
-    async def check(self, name: str, password: str) -> User | None:
+    async def check(self, name: str, password: str, address: str = "") -> User | None:
         name.encode()
         password.encode()
         return next((user for user in DIRECTORY.users.values() if user.id == name and password == PASSWORD), None)

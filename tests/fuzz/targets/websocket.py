@@ -54,7 +54,7 @@ class EveryoneIsAlice:
     async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
         return Login("alice")
 
-    async def of_credentials(self, name: str, password: str) -> Login | None:
+    async def of_credentials(self, name: str, password: str, address: str) -> Login | None:
         return None
 
 

@@ -262,7 +262,13 @@ def test_a_call_begins_once() -> None:
 
 
 def test_the_switch_ends_a_call() -> None:
-    assert changed(run(call(), CallEnded(), None))[0].released
+    after, event = changed(run(call(), CallEnded(), None))
+    assert (after.released, event.reason) == (True, None)
+
+
+def test_a_call_that_is_silent_is_ended_and_why_is_told() -> None:
+    after, event = changed(run(call(), CallEnded("silent"), None))
+    assert (after.released, event.reason) == (True, "silent")
 
 
 def test_the_switch_changes_parties() -> None:

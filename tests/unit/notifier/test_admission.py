@@ -7,10 +7,10 @@ import pytest
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.runtime.token_bucket import TokenBucket
 from calltag.core.store.embedded import embedded_store
 from calltag.notifier.cometd.admission import Crowded
 from calltag.notifier.cometd.metrics import Limit
-from calltag.notifier.cometd.token_bucket import TokenBucket
 from parts.hubs import Client, Installation, Node
 
 LIMITS = BayeuxLimits(max_sessions=3, max_sessions_per_address=2, handshakes_per_s=0.001, handshake_burst=4)

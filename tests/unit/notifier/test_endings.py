@@ -105,7 +105,7 @@ class Alices:
     async def of_request(self, connection: object, *, begins: bool) -> Login | None:  # noqa: ARG002 - the interface's
         return Login("alice")
 
-    async def of_credentials(self, name: str, password: str) -> Login | None:  # noqa: ARG002 - the interface's
+    async def of_credentials(self, name: str, password: str, address: str) -> Login | None:  # noqa: ARG002 - the interface's
         return None
 
 

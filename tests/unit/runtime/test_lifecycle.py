@@ -172,7 +172,7 @@ def test_a_service_runs_in_a_loop_of_its_own(monkeypatch: pytest.MonkeyPatch, uv
 
 
 SERVICE = """
-import asyncio, sys
+import asyncio, sys, time
 from calltag.core.runtime.lifecycle import Lifecycle, run
 from calltag.core.telemetry.logging import configure_logging
 
@@ -182,6 +182,10 @@ async def main(life: Lifecycle) -> None:
     print("ready", flush=True)
     await life.stop.wait()
     print("draining", flush=True)
+    if "deadline" in sys.argv:
+        life.end_within(0.3)
+    if "stuck" in sys.argv:
+        time.sleep(60)
     if "hold" in sys.argv:
         await asyncio.Event().wait()
 
@@ -209,6 +213,22 @@ def test_a_process_ends_cleanly_and_soon(number: signal.Signals) -> None:
     assert '"event":"stopping"' in errors
     assert "Traceback" not in errors
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("how", ["hold", "stuck"])
+def test_a_process_that_drains_for_too_long_ends_at_its_deadline(how: str) -> None:
+    with service("deadline", how) as process:
+        process.send_signal(signal.SIGTERM)
+        out, errors = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("draining\n", EXIT_FORCED)
+    assert "stopped without finishing" in errors
+
+
+def test_a_process_that_ends_in_time_does_not_meet_its_deadline() -> None:
+    with service("deadline") as process:
+        process.send_signal(signal.SIGTERM)
+        out, _ = process.communicate(timeout=20)
+    assert (out, process.returncode) == ("draining\nended\n", 0)
 
 
 def test_a_process_that_drains_for_too_long_ends_at_the_second_signal() -> None:

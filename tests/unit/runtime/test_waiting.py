@@ -33,6 +33,21 @@ async def test_an_event_that_comes_first_cancels_the_work() -> None:
     assert cancelled.is_set()
 
 
+async def test_work_that_takes_too_long_is_cancelled() -> None:
+    cancelled = asyncio.Event()
+
+    async def work() -> int:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return 7
+
+    assert await unless(asyncio.Event(), work(), within_s=0.01) is None
+    assert cancelled.is_set()
+
+
 async def test_an_error_of_the_work_comes_out() -> None:
     async def work() -> int:
         raise ValueError("broken")

@@ -1,5 +1,7 @@
 """Frames of a WebSocket are bounded by the server, before any application sees them."""
 
+import logging
+
 import pytest
 from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
@@ -31,3 +33,28 @@ async def test_a_frame_beyond_the_limit_ends_the_connection() -> None:
                 await socket.recv()
         assert closed.value.rcvd is not None
         assert closed.value.rcvd.code == 1009
+
+
+@pytest.mark.parametrize("parts", [[b"\xff"], [b"\xc3", b"\xa9\xff"]])
+async def test_text_that_is_not_utf8_ends_the_connection_and_is_no_news(
+    caplog: pytest.LogCaptureFixture, parts: list[bytes]
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
+        for _ in range(3):
+            async with connect(f"ws://127.0.0.1:{port}/") as socket:
+                await socket.send(parts[0] if len(parts) == 1 else parts, text=True)
+                with pytest.raises(ConnectionClosed) as closed:
+                    await socket.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1007
+    assert not caplog.records
+
+
+async def test_characters_may_be_cut_by_frames() -> None:
+    async with (
+        serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port,
+        connect(f"ws://127.0.0.1:{port}/") as socket,
+    ):
+        await socket.send([b"\xc3", b"\xa9"], text=True)
+        assert await socket.recv() == "é"

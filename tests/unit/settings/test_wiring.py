@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 
 from calltag.core.backends import Backends, amqp_settings, backends
 from calltag.core.bayeux.extensions.activity import Activity
@@ -22,10 +23,11 @@ from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.strict_json import JsonLimits
-from calltag.gateway.app import gateway_api
+from calltag.gateway.app import admitting, backlog_of, gateway_api
 from calltag.gateway.idempotency import RedisIdempotencyRecords
 from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.parameters import UserDataLimits
+from calltag.gateway.rates import RateLimit
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api
 from calltag.notifier.app import _hub, bayeux_limits, connection_types, extensions
@@ -34,6 +36,7 @@ from calltag.notifier.messages import Translator
 from calltag.notifier.observations import EndingCounts
 from calltag.single.app import server_limits
 from calltag.worker.app import worker_parts
+from calltag.worker.partition_worker import Patience
 
 PUBLIC_URL = "http://desk.example"
 
@@ -49,7 +52,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         amqp={
             "url": f"amqp://127.0.0.1:{unused_tcp_port}/", "prefix": "a", "heartbeat_s": 103,
             "publish_deadline_s": 10.4, "queue_max_length": 105, "delivery_limit": 106, "inbox_expiry_s": 107,
-            "inbox_max_bytes": 108,
+            "inbox_max_bytes": 108, "parking_max_length": 149,
         },
         redis={
             "url": f"redis://127.0.0.1:{unused_tcp_port}/0", "key_prefix": "r", "deadline_s": 10.9,
@@ -59,11 +62,14 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         gateway={
             "max_body_bytes": 111, "max_depth": 112, "max_pairs": 113, "max_user_data_bytes": 114,
             "max_key_bytes": 115, "max_wait_s": 116, "max_in_flight": 118, "idempotency_lifetime_s": 119,
+            "max_waiting": 150, "max_requests": 151, "max_queued_requests": 152, "queue_deadline_s": 15.3,
+            "max_backlog": 154, "max_backlog_age_s": 155, "user_operations_per_s": 15.6, "user_burst": 157,
+            "address_operations_per_s": 15.8, "address_burst": 159, "max_rates": 160,
         },
         worker={
             "batch_limit": 120, "prefetch": 121, "max_call_pairs": 122, "max_call_bytes": 123,
             "remembered_operations": 124, "lease_s": 125, "live_call_lifetime_s": 126,
-            "released_call_lifetime_s": 127,
+            "released_call_lifetime_s": 127, "park_after_s": 147, "max_crashes": 48,
         },
         events={
             "retention_s": 128, "per_user": 129, "per_user_bytes": 129_000, "per_watcher": 130,
@@ -94,7 +100,23 @@ async def parts(settings: Settings) -> AsyncIterator[Backends]:
 
 @pytest.fixture
 def api(parts: Backends) -> Api:
-    return gateway_api(parts, Replies(NodeId("n")), GatewayObservations(parts.metrics), parts.authenticator())
+    observations = GatewayObservations(parts.metrics)
+    return gateway_api(
+        parts, Replies(NodeId("n")), observations, backlog_of(parts, observations), parts.authenticator()
+    )
+
+
+async def test_the_bounds_on_load(parts: Backends, api: Api) -> None:
+    submission = api.service.submission
+    assert (submission.max_in_flight, submission.max_waiting) == (118, 150)
+    assert (submission.backlog.most, submission.backlog.most_age_ms) == (154, 155_000)
+    rates = api.operations.rates
+    assert rates is not None
+    assert (rates.users.limit, rates.users.most) == (RateLimit(15.6, 157), 160)
+    assert (rates.addresses.limit, rates.addresses.most) == (RateLimit(15.8, 159), 160)
+    intake = admitting(FastAPI(), parts.settings.gateway, parts.metrics)
+    assert (intake.most, intake.most_queued, intake.deadline_s) == (151, 152, 15.3)
+    assert b"calltag_requests_in_hand 0.0" in parts.metrics.exposition()
 
 
 def test_the_settings_of_rabbitmq(settings: Settings, unused_tcp_port: int) -> None:
@@ -106,6 +128,7 @@ def test_the_settings_of_rabbitmq(settings: Settings, unused_tcp_port: int) -> N
         publish_deadline_s=10.4,
         queue_max_length=105,
         delivery_limit=106,
+        parking_max_length=149,
         inbox_expiry_s=107,
         inbox_max_bytes=108,
     )
@@ -125,7 +148,7 @@ async def test_bus_and_store(parts: Backends, unused_tcp_port: int) -> None:
 async def test_bus_and_store_in_one_process(settings: Settings, tmp_path: Path) -> None:
     async with backends("serve", settings, embedded=True) as parts:
         assert isinstance(parts.bus, MemoryBus)
-        assert (len(parts.bus._queues), parts.bus._queue_limit) == (101, 105)
+        assert (len(parts.bus._queues), parts.bus._queue_limit, parts.bus._parking_limit) == (101, 105, 149)
         assert parts.keys == Keys("r")
         assert parts.client.deadline_s == 10.9
         assert parts.embedded is not None
@@ -162,12 +185,16 @@ async def test_the_limits_of_the_worker(parts: Backends) -> None:
     assert 0 < made._heartbeat_s <= 125 / 3
     worker = made._make(Partition(0))
     assert worker._batch_limit == 120
-    assert (worker._limits.max_pairs, worker._limits.max_bytes) == (122, 123)
-    assert worker._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
+    assert worker._patience == Patience(147, 48)
+    assert worker._lanes._most == 60
+    assert (worker._ownership._limits.max_pairs, worker._ownership._limits.max_bytes) == (122, 123)
+    assert worker._ownership._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
+    assert worker._sweep is not None
+    assert (worker._sweep.silent_ms, worker._sweep.every_s) == (126_000, 30.0)
     assert isinstance(worker._store, RedisStateStore)
     assert worker._store._remembered_operations == 124
-    assert worker._store._lifetimes == Lifetimes(live_ms=126_000, released_ms=127_000)
-    streams = worker._outgoing._streams
+    assert worker._store._lifetimes == Lifetimes(live_ms=252_000, released_ms=127_000)
+    streams = worker._ownership._outgoing._streams
     assert isinstance(streams, RedisUserStreams)
     assert streams._bounds == (128_000, 129, 129_000, 130, 130_000)
 

@@ -9,6 +9,7 @@ from calltag.core.domain.events import CallChanged, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import (
     AgentOperation,
+    AttachUserData,
     CallAction,
     CallEnded,
     CallOperation,
@@ -17,10 +18,11 @@ from calltag.core.domain.operations import (
     Hangup,
     Hold,
     PartyChanged,
+    Retrieve,
 )
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.ports import Done, Loaded, StateUnreadable
+from calltag.core.store.ports import Done, Loaded, Mark, StateUnreadable
 from calltag.core.wire.messages import OperationMessage
 from calltag.worker.folding import Folded, fold
 
@@ -68,7 +70,7 @@ def test_what_a_client_asks_of_no_call_is_done() -> None:
     assert [name for name, _ in result.changes[0].done] == ["h"]
 
 
-def test_a_record_that_cannot_be_read_refuses_its_operations_and_no_others() -> None:
+def test_a_record_that_cannot_be_read_holds_its_operations_and_no_others() -> None:
     loaded = {"call:C": UNREADABLE, "call:D": Loaded(CALL)}
     result = folded(
         loaded,
@@ -76,28 +78,65 @@ def test_a_record_that_cannot_be_read_refuses_its_operations_and_no_others() -> 
         message("o2", Hold(), ALICE, "D"),
         message("o3", CallEnded()),
     )
-    assert codes(result) == [StatusCode.INTERNAL, StatusCode.SUCCESS, StatusCode.INTERNAL]
-    assert result.set_aside == [0, 2]
+    assert (codes(result), result.held) == ([StatusCode.SUCCESS], [0, 2])
+    assert result.faults["call:C"].detail == str(UNREADABLE.unreadable)
     assert [change.key for change in result.changes] == ["call:D"]
-    refusal, changed = result.events
-    assert isinstance(refusal, OperationRefused)
-    assert (refusal.id, refusal.user, refusal.operation_name, refusal.call_id) == ("o1", ALICE, "Hold", "C")
-    assert (refusal.code, refusal.text) == (StatusCode.INTERNAL, str(UNREADABLE.unreadable))
+    [changed] = result.events
     assert isinstance(changed, CallChanged)
 
 
-def test_an_agent_that_cannot_be_read_refuses_its_operations() -> None:
-    operation = AgentOperation(OperationId("o"), ALICE, EndContactCenterSession(), 5)
-    result = folded({"agent:alice": UNREADABLE}, OperationMessage(operation=operation, reply_to=NODE))
-    [refusal] = result.events
-    assert isinstance(refusal, OperationRefused)
-    assert (codes(result), result.set_aside, refusal.call_id) == ([StatusCode.INTERNAL], [0], None)
+def test_an_operation_that_raises_holds_those_behind_it_and_lets_those_before_it_be() -> None:
+    loaded = {"call:C": Loaded(CALL), "call:D": Loaded(CALL)}
+    poison = message("o2", AttachUserData((("SECRET", 1),)), ALICE)
+
+    def length(value: object) -> int:
+        raise KeyError(value)
+
+    attached = message("o4", Retrieve(), ALICE)
+    works = [message("o1", Hold(), ALICE), poison, message("o3", Hold(), ALICE, "D"), attached]
+    result = fold(works, loaded, CallLimits(length))
+    assert result.held == [1, 3]
+    fault = result.faults["call:C"]
+    assert (fault.detail, fault.exception) == ("KeyError was raised", "KeyError")
+    assert fault.where.startswith("test_folding.py:")
+    assert [name for each in result.changes for name, _ in each.done] == ["o1", "o3"]
 
 
 def test_what_is_done_is_recognised_where_the_call_cannot_be_read() -> None:
     known = {OperationId("o"): Done(StatusCode.SUCCESS, 3)}
     result = folded({"call:C": Loaded(None, known, UNREADABLE.unreadable)}, message("o", Hold(), ALICE))
-    assert (codes(result), result.set_aside, result.events) == ([StatusCode.SUCCESS], [], [])
+    assert (codes(result), result.held, result.events) == ([StatusCode.SUCCESS], [], [])
+
+
+def test_on_a_marked_call_clients_are_refused_and_what_the_switch_tells_is_parked_behind() -> None:
+    done = {OperationId("o0"): Done(StatusCode.SUCCESS, 1)}
+    marked = Loaded(CALL, done, None, Mark(OperationId("m"), "failed_repeatedly", 7))
+    result = folded(
+        {"call:C": marked}, message("o0", Hold(), ALICE), message("o1", Hold(), ALICE), message("o2", CallEnded())
+    )
+    assert codes(result) == [StatusCode.SUCCESS, StatusCode.INTERNAL]
+    assert (result.changes, result.behind, result.unmarked) == ([], [(2, "m")], [])
+    [refusal] = result.events
+    assert isinstance(refusal, OperationRefused)
+    assert (refusal.id, refusal.user, refusal.code) == ("o1-not-applied", ALICE, StatusCode.INTERNAL)
+    assert "operation m failed before it and is parked" in refusal.text
+
+
+def test_the_operation_that_a_call_is_marked_with_takes_the_mark_away() -> None:
+    mark = Mark(OperationId("m"), "failed_repeatedly", 7)
+    result = folded(
+        {"call:C": Loaded(CALL, {}, None, mark)}, message("m", Hold(), ALICE), message("o2", Retrieve(), ALICE)
+    )
+    assert (codes(result), result.unmarked) == ([StatusCode.SUCCESS] * 2, ["call:C"])
+    known = {OperationId("m"): Done(StatusCode.SUCCESS, 3)}
+    again = folded({"call:C": Loaded(CALL, known, None, mark)}, message("m", Hold(), ALICE))
+    assert (codes(again), again.unmarked, again.changes) == ([StatusCode.SUCCESS], ["call:C"], [])
+
+
+def test_a_parked_operation_that_fails_again_leaves_the_mark() -> None:
+    mark = Mark(OperationId("m"), "failed_repeatedly", 7)
+    result = folded({"call:C": Loaded(None, {}, UNREADABLE.unreadable, mark)}, message("m", Hold(), ALICE))
+    assert (result.held, result.unmarked) == ([0], [])
 
 
 def test_who_left_gets_the_call_with_the_outcome_and_not_when_asking_again() -> None:

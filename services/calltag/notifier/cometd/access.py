@@ -31,8 +31,8 @@ class Access(Protocol):
         """Whom the request's credentials or cookie prove. `begins`: a session is to begin, so a login may too."""
         ...
 
-    async def of_credentials(self, name: str, password: str) -> Login | None:
-        """Whom a name and a password prove."""
+    async def of_credentials(self, name: str, password: str, address: str) -> Login | None:
+        """Whom a name and a password prove; `address` is where they come from."""
         ...
 
 
@@ -46,17 +46,17 @@ def claim_of(
     Source: `ext.authentication` as clients of Web Services send it.
     """
     handshake = handshake_in(messages)
+    address = connection.client.host if connection.client else ""
 
     async def look() -> Caller:
         login = await access.of_request(connection, begins=handshake is not None) if by_request else None
         if login is not None:
             return Caller(login.user, set_cookie=login.set_cookie)
         credentials = _credentials(handshake)
-        shown = await access.of_credentials(*credentials) if credentials else None
+        shown = await access.of_credentials(*credentials, address) if credentials else None
         return Caller(shown.user, bearer=True, set_cookie=shown.set_cookie) if shown else Caller(None)
 
-    client = connection.client
-    return Claim(look, access.login_of(connection) if by_request else "", client.host if client else "")
+    return Claim(look, access.login_of(connection) if by_request else "", address)
 
 
 def _credentials(handshake: Mapping[str, object] | None) -> tuple[str, str] | None:

@@ -8,10 +8,10 @@ from typing import Final
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.runtime.token_bucket import TokenBucket
 from calltag.notifier.cometd.addresses import Addresses
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import HubMetrics, Limit
-from calltag.notifier.cometd.token_bucket import TokenBucket
 
 _COME_BACK_MS: Final = (2_000, 10_000)
 _RETRY_AFTER_S: Final = (1, 5)

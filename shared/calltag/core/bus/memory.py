@@ -2,14 +2,20 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Final
 
-from calltag.core.bus.ports import BusRefused, Delivery, NodeId, Partition
+from calltag.core.bus.ports import BusRefused, Delivery, NodeId, Parking, Partition
 
-_MOST_REJECTED: Final = 1_000
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """A message that was parked, and why."""
+
+    body: bytes
+    message_id: str
+    parking: Parking
 
 
 @dataclass(slots=True)
@@ -25,9 +31,8 @@ class _Queue:
 class _Consumer:
     """The consumer of a partition while it has the partition's lock; it asks for the lock with its first batch."""
 
-    def __init__(self, queue: _Queue, prefetch: int, rejected: deque[Delivery]) -> None:
+    def __init__(self, queue: _Queue, prefetch: int) -> None:
         self._queue = queue
-        self._rejected = rejected
         self._prefetch = prefetch
         self._unacknowledged: deque[Delivery] = deque()
         self._active = False
@@ -49,17 +54,18 @@ class _Consumer:
             self._unacknowledged.popleft()
         self._queue.arrived.set()
 
-    async def reject(self, tag: int) -> None:
-        for delivery in [each for each in self._unacknowledged if each.tag == tag]:
-            self._unacknowledged.remove(delivery)
-            self._rejected.append(delivery)
+    def unacknowledged(self) -> int:
+        return len(self._unacknowledged)
+
+    async def ack(self, tags: Collection[int]) -> None:
+        self._unacknowledged = deque(each for each in self._unacknowledged if each.tag not in tags)
         self._queue.arrived.set()
 
     def give_back(self) -> None:
         """Put what is not acknowledged back in front, in order, and let the next consumer have its turn."""
         if not self._active:
             return
-        returned = [replace(delivery, redelivered=True) for delivery in self._unacknowledged]
+        returned = [replace(each, redelivered=True, returned=each.returned + 1) for each in self._unacknowledged]
         self._queue.waiting.extendleft(reversed(returned))
         self._active = False
         self._queue.arrived.set()
@@ -77,16 +83,24 @@ class _Inbox:
 class MemoryBus:
     """A bus for one event loop. What it holds is gone with the process.
 
-    A partition takes `queue_limit` operations and an inbox `inbox_limit` messages; beyond that operations are refused,
-    and of an inbox the oldest message is dropped. What consumers rejected is in `rejected`, the newest of it.
+    A partition takes `queue_limit` operations, an inbox `inbox_limit` messages, and `parking_limit` operations may be
+    parked; beyond that operations are refused, and of an inbox the oldest message is dropped.
     """
 
-    def __init__(self, partitions: int, *, queue_limit: int = 100_000, inbox_limit: int = 100_000) -> None:
+    def __init__(
+        self,
+        partitions: int,
+        *,
+        queue_limit: int = 100_000,
+        inbox_limit: int = 100_000,
+        parking_limit: int = 10_000,
+    ) -> None:
         self._queues = [_Queue() for _ in range(partitions)]
         self._queue_limit = queue_limit
         self._inbox_limit = inbox_limit
         self._inboxes: dict[NodeId, _Inbox] = {}
-        self.rejected: deque[Delivery] = deque(maxlen=_MOST_REJECTED)
+        self._parking_limit = parking_limit
+        self.parked: list[Parked] = []
 
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         queue = self._queues[partition]
@@ -95,6 +109,14 @@ class MemoryBus:
         queue.last_tag += 1
         queue.waiting.append(Delivery(queue.last_tag, body, message_id, redelivered=False))
         queue.arrived.set()
+
+    async def depth(self, partition: Partition) -> int:
+        return len(self._queues[partition].waiting)
+
+    async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
+        if len(self.parked) >= self._parking_limit:
+            raise BusRefused(f"{self._parking_limit} operations are parked already")
+        self.parked.append(Parked(body, message_id, parking))
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:  # noqa: ARG002 - as on the broker
         inbox = self._inboxes.get(node)
@@ -107,7 +129,7 @@ class MemoryBus:
 
     @asynccontextmanager
     async def partition(self, partition: Partition, prefetch: int) -> AsyncIterator[_Consumer]:
-        consumer = _Consumer(self._queues[partition], prefetch, self.rejected)
+        consumer = _Consumer(self._queues[partition], prefetch)
         try:
             yield consumer
         finally:

@@ -4,7 +4,7 @@ Two sides implement it: RabbitMQ (`amqp`) and the in-process bus (`memory`). Bot
 the business of `calltag.core.wire`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NewType, Protocol
@@ -31,12 +31,35 @@ class BusInterrupted(BusError):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message taken from a partition. `tag` rises with the order of delivery within one consumer."""
+    """One message taken from a partition. `tag` rises with the order of delivery within one consumer.
+
+    `returned` is how often it was delivered before and came back; others may be the cause.
+    """
 
     tag: int
     body: bytes
     message_id: str
     redelivered: bool
+    returned: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Parking:
+    """Why an operation was parked. Nothing here holds values of user data; times are Unix time in milliseconds.
+
+    `key` is the call or agent that it is about, if that is known. `after` is the parked operation of the same call that
+    it was parked behind.
+    """
+
+    reason: str
+    detail: str
+    partition: Partition
+    first_seen_ms: int
+    failed_ms: int
+    attempts: int = 1
+    exception: str = ""
+    key: str = ""
+    after: str = ""
 
 
 class PartitionConsumer(Protocol):
@@ -53,11 +76,12 @@ class PartitionConsumer(Protocol):
         """Acknowledge every delivery up to and including `tag`. Raises BusInterrupted when that failed."""
         ...
 
-    async def reject(self, tag: int) -> None:
-        """Set one delivery aside for good: it is kept apart for people to look at, and never delivered again.
+    def unacknowledged(self) -> int:
+        """How many deliveries have come and are not acknowledged, those that no batch has had yet included."""
+        ...
 
-        Raises BusInterrupted when that failed.
-        """
+    async def ack(self, tags: Collection[int]) -> None:
+        """Acknowledge these deliveries and no others. Raises BusInterrupted when that failed."""
         ...
 
 
@@ -79,6 +103,17 @@ class Bus(Protocol):
         """Put an operation on its partition's queue; return once the broker confirmed that it is safe.
 
         Calls made one after another on one bus keep their order. Raises BusUnavailable, BusRefused.
+        """
+        ...
+
+    async def depth(self, partition: Partition) -> int:
+        """How many operations wait to be delivered to the partition's consumer. Raises BusUnavailable."""
+        ...
+
+    async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
+        """Set an operation aside for people to look at; return once that is safe.
+
+        Raises BusUnavailable; BusRefused when as much is parked as may be.
         """
         ...
 

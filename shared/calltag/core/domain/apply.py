@@ -4,7 +4,7 @@ It is called for each operation once, in the order of the queue; whoever calls i
 """
 
 from dataclasses import replace
-from typing import assert_never
+from typing import Literal, assert_never
 
 from calltag.core.domain.agent import Agent, AgentDevice, UserState
 from calltag.core.domain.call import Call, Leg, LegState
@@ -62,7 +62,7 @@ def _apply_to_call(call: Call | None, operation: CallOperation, limits: CallLimi
     if call.released:
         raise RefusedError(StatusCode.INVALID_STATE, f"call {call.id} is already released")
     if isinstance(action, CallEnded):
-        return _changed(call, ended(call), operation, NotificationType.STATUS_CHANGE)
+        return _changed(call, ended(call), operation, NotificationType.STATUS_CHANGE, action.reason)
     if isinstance(action, PartyChanged):
         after = parties_changed(call, action.legs)
         _check_parties(len(after.legs), len(call.legs), limits)
@@ -174,7 +174,13 @@ def _check_size(data: UserData, before: UserData, limits: CallLimits) -> None:
     )
 
 
-def _changed(before: Call | None, after: Call, operation: CallOperation, kind: NotificationType) -> Outcome:
+def _changed(
+    before: Call | None,
+    after: Call,
+    operation: CallOperation,
+    kind: NotificationType,
+    reason: Literal["silent"] | None = None,
+) -> Outcome:
     version = 1 if before is None else before.version + 1
     after = replace(after, version=version)
     return Outcome(
@@ -185,6 +191,7 @@ def _changed(before: Call | None, after: Call, operation: CallOperation, kind: N
             call=after,
             recipients=_recipients(before, after),
             accepted_at_ms=operation.accepted_at_ms,
+            reason=reason,
         ),
     )
 

@@ -28,6 +28,8 @@ class CallChanged:
     call: Call
     recipients: tuple[UserId, ...]
     accepted_at_ms: int
+    reason: Literal["silent"] | None = None
+    """Why a call ended that nobody has ended: the switch told nothing of it any more."""
     kind: Literal["call"] = "call"
 
 

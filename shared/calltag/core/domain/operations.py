@@ -113,8 +113,9 @@ class PartyChanged:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The switch has ended the call for all."""
+    """The call is over for all: the switch says so, or (`silent`) has said nothing of it for too long."""
 
+    reason: Literal["silent"] | None = None
     name: Literal["CallEnded"] = "CallEnded"
 
 

@@ -14,12 +14,12 @@ from weakref import WeakValueDictionary
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.cookies import USUAL, CookieFlags
-from calltag.core.identity.errors import TooManyLogins, WrongCredentials
+from calltag.core.identity.errors import LockedOut, TooManyLogins, WrongCredentials
 from calltag.core.identity.http_sessions import HttpSession, HttpSessions
 from calltag.core.identity.model import Directory, User
 from calltag.core.identity.passwords import Passwords
 
-__all__ = ["COOKIE", "Authenticator", "Identified", "TooManyLogins", "WrongCredentials"]
+__all__ = ["COOKIE", "Authenticator", "Identified", "LockedOut", "TooManyLogins", "WrongCredentials"]
 
 COOKIE: Final = "JSESSIONID"
 _REUSE_S: Final = 60.0
@@ -64,36 +64,36 @@ class Authenticator:
         self._recent: OrderedDict[UserId, tuple[float, HttpSession]] = OrderedDict()
         self._turns: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
 
-    async def identify(self, authorization: str | None, cookie: str | None) -> Identified | None:
+    async def identify(self, authorization: str | None, cookie: str | None, address: str = "") -> Identified | None:
         """The user that the request proves to be; None if it proves nothing.
 
-        Takes the value of the `Authorization` header and of the cookie. Credentials that are sent must be right, even
-        beside a valid cookie; they win over the cookie of another user.
+        Takes the value of the `Authorization` header and of the cookie, and where the request comes from. Credentials
+        that are sent must be right, even beside a valid cookie; they win over the cookie of another user.
         Raises WrongCredentials, TooManyLogins, StoreUnavailable.
         """
         if authorization is None:
             return await self._by_cookie(cookie) if cookie else None
-        user = await self.check_header(authorization)
+        user = await self.check_header(authorization, address)
         shown = await self._by_cookie(cookie) if cookie else None
         return shown if shown and shown.user.id == user.id else await self._with_session(user)
 
-    async def check_header(self, authorization: str) -> User:
+    async def check_header(self, authorization: str, address: str = "") -> User:
         """The user that an `Authorization` header proves; makes no session. Raises WrongCredentials, TooManyLogins."""
-        user = await self._passwords.check(*_basic(authorization))
+        user = await self._passwords.check(*_basic(authorization), address)
         if user is None:
             raise WrongCredentials("user name or password is wrong")
         return user
 
-    async def check(self, name: str, password: str) -> User | None:
+    async def check(self, name: str, password: str, address: str = "") -> User | None:
         """The user of that name, if the password is right; makes no session. Raises TooManyLogins."""
-        return await self._passwords.check(name, password)
+        return await self._passwords.check(name, password, address)
 
-    async def log_in(self, name: str, password: str) -> Identified | None:
+    async def log_in(self, name: str, password: str, address: str = "") -> Identified | None:
         """A session for whoever knows the password, as `ext.authentication` of a handshake does.
 
         Raises TooManyLogins, StoreUnavailable.
         """
-        user = await self._passwords.check(name, password)
+        user = await self._passwords.check(name, password, address)
         return await self._with_session(user) if user else None
 
     async def _by_cookie(self, token: str) -> Identified | None:

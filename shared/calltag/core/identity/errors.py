@@ -1,5 +1,7 @@
 """Why a user could not be identified. When the store is away, that is `calltag.core.store.ports.StoreUnavailable`."""
 
+import math
+
 
 class AuthenticationError(Exception):
     """Root of what can go wrong with credentials."""
@@ -11,3 +13,11 @@ class WrongCredentials(AuthenticationError):
 
 class TooManyLogins(AuthenticationError):
     """More passwords wait for being checked than may; the same may work later."""
+
+
+class LockedOut(TooManyLogins):
+    """Too many wrong passwords were tried, for this user or from this address; a right one is told the same."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.wait_s = max(1, math.ceil(wait_s))
+        super().__init__(f"too many failed logins; try again in {self.wait_s} s")

@@ -16,6 +16,7 @@ from argon2.profiles import RFC_9106_LOW_MEMORY
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.errors import TooManyLogins
+from calltag.core.identity.login_attempts import LoginAttempts, UnlimitedAttempts
 from calltag.core.identity.model import Directory, User
 
 _MAX_PASSWORD_BYTES: Final = 1_024
@@ -37,6 +38,7 @@ class Passwords:
         remember_s: float = 300.0,
         remember_most: int = 10_000,
         clock_s: Callable[[], float] = time.monotonic,
+        attempts: LoginAttempts | None = None,
     ) -> None:
         self._directory = directory
         self._hasher = PasswordHasher.from_parameters(_usual_parameters(directory))
@@ -51,31 +53,39 @@ class Passwords:
         self._remember_most = remember_most
         self._clock_s = clock_s
         self._known: OrderedDict[bytes, float] = OrderedDict()
+        self._attempts = attempts or UnlimitedAttempts()
 
-    async def check(self, name: str, password: str) -> User | None:
+    async def check(self, name: str, password: str, address: str = "") -> User | None:
         """The user of that name, if the password is right. An unknown name takes as long as a wrong password.
 
-        Raises TooManyLogins.
+        `address` is where it comes from. Raises TooManyLogins, LockedOut, StoreUnavailable.
         """
         if not _is_possible(password):
             return None
+        # Also where the password is known as right: whoever is locked out must not learn that it is.
+        self._attempts.check(name, address)
         user = self._directory.users.get(UserId(name))
         stored = user.password_hash if user else self._nobody
         digest = self._digest(name, password, stored)
-        if self._is_known(digest) or await self._is_right(digest, stored, password):
+        if self._is_known(digest):
             return user
-        return None
+        return user if await self._is_right(digest, stored, password, (name, address)) else None
 
-    async def _is_right(self, digest: bytes, stored: str, password: str) -> bool:
+    async def _is_right(self, digest: bytes, stored: str, password: str, login: tuple[str, str]) -> bool:
         with self._place_in_line():
             async with self._turns:
                 # Of many requests with the same credentials, those that waited profit from the first.
                 if self._is_known(digest):
                     return True
+                # Counted in turn: of right passwords, never more than have their turn count for a moment.
+                await self._attempts.take(*login)
                 loop = asyncio.get_running_loop()
                 right = await loop.run_in_executor(self._threads, self._verify, stored, password)
                 if right:
                     self._remember(digest)
+                    await self._attempts.give_back(*login)
+                else:
+                    self._attempts.failed()
                 return right
 
     @contextmanager

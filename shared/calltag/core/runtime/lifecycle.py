@@ -1,13 +1,14 @@
 """The life of a service: from the first signal on, one way out.
 
 SIGTERM, Ctrl-C and the death of a side task all set the same stop event. Who serves requests drains, who works
-finishes what is in hand; a second signal does not wait for that.
+finishes what is in hand; a second signal does not wait for that, nor does a deadline.
 """
 
 import asyncio
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ class Lifecycle:
     stop: asyncio.Event
     failure: ServiceFailed | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _deadline: threading.Timer | None = None
 
     def supervise(self, name: str, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Run a side task that lasts until `stop` is set, or until it is cancelled when `main` has returned.
@@ -50,6 +52,17 @@ class Lifecycle:
     def is_running(self) -> bool:
         """Whether the service is not about to end (for readiness)."""
         return not self.stop.is_set()
+
+    def end_within(self, timeout_s: float) -> None:
+        """End the process there and then if it has not ended by itself after so long, even if its loop hangs."""
+        self._deadline = threading.Timer(timeout_s, _end_now)
+        self._deadline.daemon = True
+        self._deadline.start()
+
+    def ended(self) -> None:
+        """Nothing is in hand any more: lift the deadline."""
+        if self._deadline is not None:
+            self._deadline.cancel()
 
     def end(self) -> None:
         """Set `stop` and cancel the side tasks that still run."""
@@ -96,6 +109,7 @@ async def run_service(main: Main) -> None:
             except Exception as error:  # noqa: BLE001 - raised below, outside of the group, which would wrap it
                 raised = error
             life.end()
+        life.ended()
     if failure := raised or life.failure:
         raise failure
 
@@ -114,6 +128,12 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
+def _end_now() -> None:
+    sys.stderr.write("stopped without finishing what was in hand\n")
+    sys.stderr.flush()
+    os._exit(EXIT_FORCED)
+
+
 @contextmanager
 def _signals_set(stop: asyncio.Event) -> Iterator[None]:
     """The first signal sets the event; the next one ends the process there and then."""
@@ -122,9 +142,7 @@ def _signals_set(stop: asyncio.Event) -> Iterator[None]:
 
     def on_signal(number: int) -> None:
         if received:
-            sys.stderr.write("stopped without finishing what was in hand\n")
-            sys.stderr.flush()
-            os._exit(EXIT_FORCED)
+            _end_now()
         received.append(number)
         log.info("stopping", signal=signal.Signals(number).name)
         stop.set()

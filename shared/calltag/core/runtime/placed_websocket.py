@@ -1,10 +1,12 @@
-"""WebSockets as uvicorn serves them, which give back the place of their connection."""
+"""WebSockets as uvicorn serves them, which give back the place of their connection, and log nothing of bad frames."""
 
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from calltag.core.runtime.places import PLACE, Places
+
+_INVALID_DATA: Final = 1007
 
 
 class PlacedWebSocket(WebSocketsSansIOProtocol):
@@ -16,6 +18,21 @@ class PlacedWebSocket(WebSocketsSansIOProtocol):
         if self.places is not None:
             self.places.release(self.app_state[PLACE])
         super().connection_lost(exc)
+
+    def send_receive_event_to_app(self) -> None:
+        """A text that is not UTF-8 ends the connection, as RFC 6455 says (8.1).
+
+        Uvicorn would log a traceback of each: whoever can connect could fill the disk.
+        """
+        if self.curr_msg_data_type == "text" and not self.close_sent:
+            try:
+                b"".join(self.frames).decode()
+            except UnicodeDecodeError:
+                self.frames = []
+                self.conn.send_close(_INVALID_DATA)
+                self.handle_parser_exception()
+                return
+        super().send_receive_event_to_app()
 
 
 def placed_websocket(places: Places | None) -> type[PlacedWebSocket]:

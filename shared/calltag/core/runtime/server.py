@@ -3,19 +3,25 @@
 import asyncio
 import errno
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final, cast
 
+import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
 from calltag.core.runtime.bounded_http import bounded_http
 from calltag.core.runtime.placed_websocket import placed_websocket
 from calltag.core.runtime.places import Places
+from calltag.core.runtime.tls import ServerTls, TlsError
 
+log = structlog.get_logger()
 _BACKLOG: Final = 2_048
+RENEWAL_S: Final = 2.0
+"""How often the files of the certificate are looked at."""
 
 
 class PortBusy(OSError):
@@ -40,6 +46,8 @@ class ServerLimits:
     trusted_proxies: tuple[str, ...] = ()
     """Whose X-Forwarded-For tells the client's address: addresses, networks, or `*`."""
     permessage_deflate: bool = False
+    tls: ServerTls | None = None
+    """TLS, and no plain HTTP."""
 
 
 _USUAL_LIMITS: Final = ServerLimits()
@@ -77,15 +85,18 @@ async def serving(
 
     On leaving, no connection is accepted any more, and requests under way have `drain_timeout_s` to finish, at least
     one second; what is left then is cancelled. Meanwhile each connection is given one of
-    `places`, if there are any left. Raises ServerDied inside the context.
+    `places`, if there are any left. Raises TlsError, and ServerDied inside the context.
     """
     port: int = listener.getsockname()[1]
-    server = _Server(_configuration(app, drain_timeout_s, limits, places))
+    context = limits.tls.context() if limits.tls is not None else None
+    server = _Server(_configuration(app, drain_timeout_s, limits, places, context))
     task = asyncio.create_task(server.serve([listener]), name=f"http-server-{port}")
+    renewing = asyncio.create_task(_renew(limits.tls, context), name=f"certificate-{port}")
     try:
         with _interrupted_by_death_of(task):
             yield port
     finally:
+        renewing.cancel()
         server.should_exit = True
         if not task.done():
             await task
@@ -100,7 +111,29 @@ class _Server(uvicorn.Server):
         yield
 
 
-def _configuration(app: ASGIApp, drain_timeout_s: float, limits: ServerLimits, places: Places | None) -> uvicorn.Config:
+async def _renew(tls: ServerTls | None, context: ssl.SSLContext | None) -> None:
+    """Take a certificate that was renewed; connections that stand go on with the old one."""
+    if tls is None or context is None:
+        return
+    changed_at = tls.changed_at()
+    while True:
+        await asyncio.sleep(RENEWAL_S)
+        seen_at = tls.changed_at()
+        if seen_at in {0.0, changed_at}:
+            continue
+        try:
+            tls.refresh(context)
+        except TlsError as error:
+            # As when it is only half written: what is shown stays, and the files are looked at again.
+            log.warning("certificate_not_renewed", reason=str(error))
+        else:
+            changed_at = seen_at
+            log.info("certificate_renewed")
+
+
+def _configuration(
+    app: ASGIApp, drain_timeout_s: float, limits: ServerLimits, places: Places | None, context: ssl.SSLContext | None
+) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         log_config=None,
@@ -116,6 +149,7 @@ def _configuration(app: ASGIApp, drain_timeout_s: float, limits: ServerLimits, p
         server_header=False,
         proxy_headers=bool(limits.trusted_proxies),
         forwarded_allow_ips=",".join(limits.trusted_proxies),
+        ssl_context_factory=None if context is None else lambda *_: context,
     )
 
 

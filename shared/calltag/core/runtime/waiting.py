@@ -7,12 +7,15 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def unless(event: asyncio.Event, work: Coroutine[object, object, T]) -> T | None:
-    """Run `work` and return its result, or None if the event is set before; the loser is cancelled and awaited."""
+async def unless(
+    event: asyncio.Event, work: Coroutine[object, object, T], *, within_s: float | None = None
+) -> T | None:
+    """Run `work` and return its result, or None if the event is set before, or the time is up; the loser is cancelled
+    and awaited."""
     task = asyncio.ensure_future(work)
     waiter = asyncio.ensure_future(event.wait())
     try:
-        await asyncio.wait({task, waiter}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({task, waiter}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
         task.cancel()

@@ -24,12 +24,14 @@ from calltag.core.settings.sections import (
     Gateway,
     Internal,
     Log,
+    Login,
     Notifier,
     Positive,
     Proxies,
     Redis,
     Seconds,
     Session,
+    Tls,
     Worker,
 )
 
@@ -93,8 +95,10 @@ class Settings(BaseSettings):
     events: Events = Events()
     notifier: Notifier = Notifier()
     internal: Internal = Internal()
+    tls: Tls = Tls()
     directory: DirectorySection = DirectorySection()
     session: Session = Session()
+    login: Login = Login()
     log: Log = Log()
 
     @classmethod

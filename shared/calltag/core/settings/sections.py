@@ -2,7 +2,7 @@
 
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 import orjson
@@ -28,12 +28,18 @@ def _check_url(url: str, schemes: tuple[str, ...]) -> None:
     if url.partition("://")[0] not in schemes:
         raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
     try:
-        parts = urlsplit(url)
-        well_formed = parts.port is not None or "," not in (parts.hostname or "")
+        parts = [urlsplit(f"//{address}") for address in _addresses(url)]
+        well_formed = all(part.port is not None or "," not in (part.hostname or "") for part in parts)
     except ValueError:
         well_formed = False
     if not well_formed:
         raise ValueError("host and port are not well formed; special characters in a password need %XX")
+
+
+def _addresses(url: str) -> list[str]:
+    """Of some servers a URL has several addresses, with commas between; what stands before @ belongs to all."""
+    login, at, places = urlsplit(url).netloc.rpartition("@")
+    return [f"{login}{at}{place}" for place in places.split(",")]
 
 
 def _url_of(*schemes: str) -> AfterValidator:
@@ -58,6 +64,7 @@ def _urls_of(*schemes: str) -> AfterValidator:
 Port = Annotated[int, Field(ge=0, le=65535)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Transports = Annotated[tuple[Literal["long-polling", "websocket"], ...], NoDecode, BeforeValidator(_split)]
 Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
 Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
@@ -81,13 +88,44 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
+class ClientTlsSection(Section):
+    """TLS to a server, where its URL says so (`amqps://`, `rediss://`); the server's certificate is always checked."""
+
+    ca_file: Path | None = Field(
+        None, description="PEM file of the authorities that the server's certificate may be from; else the system's."
+    )
+    cert_file: Path | None = Field(None, description="PEM file of the certificate that the server is shown.")
+    key_file: Path | None = Field(None, description="PEM file of its key, where that is not in the same file.")
+    key_password: SecretStr | None = Field(None, description="What the key is encrypted with.")
+
+
+class Tls(Section):
+    """TLS on the port for clients. The files are read anew when they change."""
+
+    cert_file: Path | None = Field(
+        None, description="PEM file of the certificate and its chain; with it, clients are served by TLS only."
+    )
+    key_file: Path | None = Field(None, description="PEM file of its key, where that is not in the same file.")
+    key_password: SecretStr | None = Field(None, description="What the key is encrypted with.")
+    client_ca_file: Path | None = Field(
+        None, description="PEM file of the authorities from which clients must show a certificate."
+    )
+
+    @model_validator(mode="after")
+    def _needs_certificate(self) -> "Tls":
+        if self.cert_file is None and (self.key_file is not None or self.client_ca_file is not None):
+            raise ValueError("KEY_FILE and CLIENT_CA_FILE take CERT_FILE")
+        return self
+
+
 class Amqp(Section):
     """RabbitMQ."""
 
     url: Annotated[SecretStr, _urls_of("amqp", "amqps")] = Field(
         SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
-        description="Address of RabbitMQ; those of a cluster's nodes with commas between.",
+        description="Address of RabbitMQ; those of a cluster's nodes with commas between. `amqps://` is by TLS.",
     )
+    tls: ClientTlsSection = ClientTlsSection()
     prefix: str = Field(
         "calltag", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="What names of exchanges and queues begin with."
     )
@@ -107,7 +145,11 @@ class Amqp(Section):
         100_000, description="Operations that one partition may hold; beyond that they are refused."
     )
     delivery_limit: Positive = Field(
-        1_000_000, description="Deliveries of one operation before it goes to the dead-letter queue."
+        1_000_000,
+        description="Deliveries of one operation before RabbitMQ parks it by itself. The last resort: keep it high.",
+    )
+    parking_max_length: Positive = Field(
+        10_000, description="Operations that may be parked; beyond, those that should be wait in their partitions."
     )
     inbox_expiry_s: int = Field(120, ge=5, description="How long a node's inbox outlives its connection.")
     inbox_max_bytes: Positive = Field(
@@ -119,13 +161,40 @@ class Redis(Section):
     """Redis or Valkey."""
 
     url: Annotated[SecretStr, _url_of("redis", "rediss", "unix")] = Field(
-        SecretStr("redis://127.0.0.1:6379/0"), description="Address of Redis or Valkey."
+        SecretStr("redis://127.0.0.1:6379/0"),
+        description="Address of Redis or Valkey, `rediss://` by TLS; of a cluster or Sentinels, with commas.",
     )
+    mode: Literal["single", "cluster", "sentinel"] = Field(
+        "single", description="Whether the addresses are one server, nodes of a Redis Cluster, or Sentinels."
+    )
+    sentinel_service: str = Field("mymaster", min_length=1, description="Name of the master that Sentinels watch.")
+    sentinel_username: str | None = Field(None, description="User on the Sentinels, if they want one.")
+    sentinel_password: SecretStr | None = Field(None, description="Password on the Sentinels, if they want one.")
+    wait_replicas: int = Field(
+        0, ge=0, le=16, description="Replicas that have to have a change before anybody is told of it."
+    )
+    wait_timeout_s: Seconds = Field(
+        0.5, le=60, description="How long to wait for them at a time; less than the deadline of an exchange."
+    )
+    tls: ClientTlsSection = ClientTlsSection()
     key_prefix: str = Field(
         "calltag", pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$", description="What all keys begin with."
     )
     deadline_s: Seconds = Field(1.0, le=60, description="How long one exchange may take.")
-    max_connections: Positive = Field(64, description="Connections that one process may have.")
+    max_connections: Positive = Field(64, description="Connections that one process may have, with each server.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        several = len(_addresses(self.url.get_secret_value())) > 1
+        if self.mode == "single" and several:
+            raise ValueError("CALLTAG_REDIS__URL has several addresses: CALLTAG_REDIS__MODE must say what they are")
+        if self.mode != "single" and self.url.get_secret_value().startswith("unix:"):
+            raise ValueError(f"CALLTAG_REDIS__URL is a socket: that cannot be a {self.mode}")
+        if self.mode == "cluster" and urlsplit(self.url.get_secret_value()).path not in {"", "/", "/0"}:
+            raise ValueError("CALLTAG_REDIS__URL names a database: a cluster has none but 0")
+        if self.wait_replicas and self.wait_timeout_s >= self.deadline_s:
+            raise ValueError("CALLTAG_REDIS__WAIT_TIMEOUT_S must be less than CALLTAG_REDIS__DEADLINE_S")
+        return self
 
 
 class Embedded(Section):
@@ -147,6 +216,29 @@ class Gateway(Section):
     max_wait_s: int = Field(10, ge=1, le=300, description="Longest wait that `Prefer: wait=N` gets.")
     max_switch_events: Positive = Field(1_000, description="Events that one request of the switch may carry.")
     max_in_flight: Positive = Field(2_000, description="Operations waiting for the broker's confirm at a time.")
+    max_waiting: Positive = Field(2_000, description="Requests waiting for outcomes (`Prefer: wait`) at a time.")
+    max_requests: Positive = Field(32, description="Requests worked on at a time; others wait their turn.")
+    max_queued_requests: int = Field(256, ge=0, description="Requests waiting their turn; beyond, HTTP 503.")
+    queue_deadline_s: Seconds = Field(1.0, le=60, description="How long a request waits its turn; beyond, HTTP 503.")
+    max_backlog: Positive = Field(
+        5_000, description="Operations that may wait for the worker of one partition; beyond, HTTP 503."
+    )
+    max_backlog_age_s: Seconds = Field(
+        2.0, le=3_600, description="How old the operations may be that a partition's worker takes up; beyond, HTTP 503."
+    )
+    user_operations_per_s: Rate = Field(
+        0.0, description="Operations of one user a second, in the long run; beyond, HTTP 429. 0 is no limit."
+    )
+    user_burst: Positive = Field(20, description="Operations of one user that may come at once.")
+    address_operations_per_s: Rate = Field(
+        0.0,
+        description="Operations from one address a second, in the long run; beyond, HTTP 429. 0 is no limit.",
+    )
+    address_burst: Positive = Field(200, description="Operations from one address that may come at once.")
+    max_rates: Positive = Field(
+        10_000,
+        description="Users, and addresses, whose rates are known at a time; the one silent longest is forgotten.",
+    )
     idempotency_lifetime_s: Positive = Field(86_400, description="How long an Idempotency-Key is remembered.")
     csrf_protection: bool = Field(False, description="Demand X-CSRF-TOKEN of requests made with the session cookie.")
     allowed_origins: Origins = Field(
@@ -166,10 +258,23 @@ class Worker(Section):
     max_call_bytes: Positive = Field(65_536, description="Bytes of user data that one call may hold.")
     max_call_parties: Positive = Field(64, description="Parties that one call may have, with those that left.")
     remembered_operations: Positive = Field(10_000, description="Operations remembered a call, to recognise repeats.")
+    park_after_s: Seconds = Field(
+        30.0,
+        le=3_600,
+        description="An operation that fails for so long, while the store is there, is parked and its call is marked.",
+    )
+    max_crashes: int = Field(
+        3, ge=1, le=100, description="An operation that workers died of so often, one after another, is parked."
+    )
     lease_s: Seconds = Field(
         6.0, le=300, description="A worker that has not renewed its lease for so long is no longer counted on."
     )
-    live_call_lifetime_s: Positive = Field(86_400, description="How long a call without any change is kept.")
+    recent_s: Seconds = Field(
+        60.0, le=600, description="How long operations are kept at hand after their commit, should the store lose it."
+    )
+    recent_operations: int = Field(5_000, ge=0, le=100_000, description="How many of them at most, a partition.")
+    recent_bytes: Positive = Field(4_194_304, description="How many bytes of them at most, a partition.")
+    live_call_lifetime_s: Positive = Field(86_400, description="A call without any change for so long is ended.")
     released_call_lifetime_s: Positive = Field(300, description="How long a released call is kept.")
 
 
@@ -282,6 +387,24 @@ class DirectorySection(Section):
 
     file: Path | None = Field(None, description="TOML file of users and devices.")
     demo: bool = Field(False, description="Use the demo contact centre, password `demo`. Never in production.")
+
+
+class Login(Section):
+    """Checking passwords."""
+
+    failures_per_user: int = Field(
+        10,
+        ge=0,
+        description="Wrong passwords for one user name in WINDOW_S before no more are looked at; 0 is no limit.",
+    )
+    failures_per_address: int = Field(
+        100, ge=0, description="The same from one address (TRUSTED_PROXIES matters); 0 is no limit."
+    )
+    window_s: Positive = Field(300, description="How long wrong passwords are counted, from the first on.")
+    concurrency: int = Field(
+        2, ge=1, le=64, description="Passwords that one process checks at a time, each in a thread."
+    )
+    max_waiting: Positive = Field(200, description="Passwords that wait for being checked; beyond, HTTP 503.")
 
 
 class Session(Section):

@@ -53,7 +53,9 @@ def _text(value: object) -> str:
 
 
 def _without_password(url: str) -> str:
-    """The URL with `***` for the password, whether it stands before the host or in the query."""
+    """The URL with `***` for the password, whether it stands before the host or in the query; `***` for no URL."""
+    if "://" not in url:
+        return "***"
     scheme, separator, rest = url.partition("://")
     credentials, at, host = rest.rpartition("@")
     name, colon, _ = credentials.partition(":")

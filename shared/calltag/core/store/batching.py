@@ -7,12 +7,11 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
-from importlib import resources
 from typing import Final
 
 from redis.exceptions import NoScriptError
 
-from calltag.core.store.client import RedisClient, Script
+from calltag.core.store.client import RedisClient, Script, script_source
 from calltag.core.store.ports import StoreError, StoreUnavailable
 
 _UNDER_WAY: Final = 4
@@ -41,8 +40,7 @@ class ScriptBatcher:
 
     def script(self, name: str) -> Script:
         """The Lua script of that name. Calls raise StoreUnavailable."""
-        folder = resources.files("calltag.core.store").joinpath("lua")
-        return self.source(folder.joinpath(f"{name}.lua").read_text(encoding="utf-8"))
+        return self.source(script_source(name))
 
     def source(self, source: str) -> Script:
         """The script with that text. Calls raise StoreUnavailable."""
@@ -93,9 +91,9 @@ class ScriptBatcher:
         pipeline = self._client.pipeline()
         for call in calls:
             if whole:
-                pipeline.eval(call.source, len(call.keys), *call.keys, *call.args)
+                pipeline.execute_command("EVAL", call.source, len(call.keys), *call.keys, *call.args)
             else:
-                pipeline.evalsha(call.digest, len(call.keys), *call.keys, *call.args)
+                pipeline.execute_command("EVALSHA", call.digest, len(call.keys), *call.keys, *call.args)
         async with self._client.exchange():
             answers: list[object] = await pipeline.execute(raise_on_error=False)
         self.round_trips += 1

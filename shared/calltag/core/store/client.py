@@ -1,20 +1,25 @@
 """The connection to Redis: one client a process, every call with a deadline, errors in calltag's own words."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from hashlib import sha1
 from importlib import resources
-from typing import Protocol
+from typing import Final, Protocol, cast
 
 import redis.asyncio
 from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
+from calltag.core.runtime.tls import ClientTls
 from calltag.core.store.ports import StoreUnavailable
+
+USUAL_TLS: Final = ClientTls("CALLTAG_REDIS__TLS__")
 
 
 class Script(Protocol):
@@ -23,12 +28,19 @@ class Script(Protocol):
     async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> object: ...
 
 
+def script_source(name: str) -> str:
+    """The text of the Lua script of that name."""
+    return resources.files("calltag.core.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
 @dataclass(frozen=True, slots=True)
 class RedisClient:
     """A client with a deadline for each exchange, in seconds."""
 
     connection: redis.asyncio.Redis
     deadline_s: float = 1.0
+    tls: ClientTls | None = None
+    """Where the connections are by TLS."""
 
     @asynccontextmanager
     async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
@@ -39,27 +51,63 @@ class RedisClient:
         except TimeoutError:
             raise StoreUnavailable(f"Redis did not answer within {self.deadline_s:g} s") from None
         except (RedisError, OSError) as error:
-            raise StoreUnavailable(f"Redis is not usable: {type(error).__name__}: {error}") from error
+            by_tls = self.tls.explained(error) if self.tls is not None else None
+            reason = f"no TLS: {by_tls}" if by_tls else f"{type(error).__name__}: {error}"
+            raise StoreUnavailable(f"Redis is not usable: {reason}") from error
 
     async def run(self, pipeline: Pipeline) -> list[object]:
         """Execute a pipeline. Raises StoreUnavailable."""
         async with self.exchange():
             return list(await pipeline.execute())
 
-    def pipeline(self, *, atomic: bool = False) -> Pipeline:
-        """Commands that share one round trip; `atomic` makes nothing come between them."""
-        return self.connection.pipeline(transaction=atomic)
+    def pipeline(self) -> Pipeline:
+        """Commands that share round trips, one with each server; other clients' commands may come between them."""
+        return self.connection.pipeline(transaction=False)
 
     def script(self, name: str) -> Script:
         """The Lua script of that name."""
-        source = resources.files("calltag.core.store").joinpath("lua", f"{name}.lua").read_text()
-        registered = self.connection.register_script(source)
+        source = script_source(name)
+        digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
         async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
-            async with self.exchange():
-                return await registered(keys=list(keys), args=list(args))
+            async with self.exchange() as connection:
+                execute: Callable[..., Awaitable[object]] = connection.execute_command
+                try:
+                    return await execute("EVALSHA", digest, len(keys), *keys, *args)
+                except NoScriptError:
+                    # A server that has just become the master does not know it, either.
+                    return await execute("EVAL", source, len(keys), *keys, *args)
 
         return run
+
+    async def scan(self, pattern: str, kind: str, page: int) -> AsyncIterator[bytes]:
+        """The keys that match, of one type, on all servers that have some; a key may come twice."""
+        cursor = 0
+        while True:
+            async with self.exchange() as connection:
+                cursor, names = await connection.scan(cursor, match=pattern, count=page, _type=kind)
+            for name in cast("list[bytes]", names):
+                yield name
+            if not cursor:
+                return
+
+    async def infos(self) -> Mapping[str, Mapping[str, object]]:
+        """What each server that has data says of itself, by its address. Raises StoreUnavailable."""
+        async with self.exchange() as connection:
+            return {"": await connection.info()}
+
+    async def run_and_wait(
+        self, source: str, keys: Sequence[str], args: Sequence[str | bytes | int], *, replicas: int, timeout_ms: int
+    ) -> tuple[object, int]:
+        """Run a script that writes, then wait on the same connection until so many replicas have what it wrote.
+
+        Returns the script's answer, and how many have it. Raises StoreUnavailable.
+        """
+        pipeline = self.pipeline()
+        pipeline.execute_command("EVAL", source, len(keys), *keys, *args)
+        pipeline.execute_command("WAIT", replicas, timeout_ms)
+        answer, acknowledged = await self.run(pipeline)
+        return answer, cast("int", acknowledged)
 
     async def ping(self) -> bool:
         """Whether the server answers, within the deadline."""
@@ -74,11 +122,14 @@ class RedisClient:
         await self.connection.aclose()
 
 
-def redis_client(url: str, *, deadline_s: float = 1.0, max_connections: int = 64) -> RedisClient:
+def redis_client(
+    url: str, *, deadline_s: float = 1.0, max_connections: int = 64, tls: ClientTls = USUAL_TLS
+) -> RedisClient:
     """A client for a Redis URL. Connections are made when needed; a command that met a broken one is tried once more.
 
     To try again is safe: the scripts recognise what they did already by version and operation id.
     """
+    by_tls = url.startswith("rediss://")
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
@@ -87,5 +138,20 @@ def redis_client(url: str, *, deadline_s: float = 1.0, max_connections: int = 64
         socket_timeout=deadline_s,
         retry=Retry(NoBackoff(), 1),
         health_check_interval=15,
+        **(tls_options(tls) if by_tls else {}),
     )
-    return RedisClient(redis.asyncio.Redis.from_pool(pool), deadline_s)
+    return RedisClient(redis.asyncio.Redis.from_pool(pool), deadline_s, tls if by_tls else None)
+
+
+def tls_options(tls: ClientTls) -> dict[str, object]:
+    """The library makes a context of these for each connection: certificates are renewed while services run."""
+    files = {
+        "ssl_ca_certs": tls.ca_file,
+        "ssl_certfile": tls.own.cert_file,
+        "ssl_keyfile": tls.own.key_file,
+    }
+    return {
+        **{name: str(file) for name, file in files.items() if file is not None},
+        "ssl_password": tls.own.key_password,
+        "ssl_min_version": ssl.TLSVersion.TLSv1_2,
+    }

@@ -30,12 +30,32 @@ class Keys:
     prefix: str = "calltag"
 
     def epoch(self, partition: Partition) -> str:
-        """Counter: how often the partition was taken over."""
+        """Number: it rises when the partition is taken over."""
         return f"{self.prefix}:{{{hash_tag(partition)}}}:epoch"
+
+    def position(self, partition: Partition) -> str:
+        """Counter: the commits of the partition."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:position"
+
+    def losses(self, partition: Partition) -> str:
+        """Hash: what the store has lost of the partition so far: `commits`, `gone` of them for good, `at_ms`."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:losses"
 
     def outbox(self, partition: Partition) -> str:
         """List: events committed and not yet known to be sent, oldest first."""
         return f"{self.prefix}:{{{hash_tag(partition)}}}:outbox"
+
+    def live(self, partition: Partition) -> str:
+        """Sorted set: live calls (`call:<id>`) by their last change, in milliseconds of the server's clock."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:live"
+
+    def marks(self, partition: Partition) -> str:
+        """Hash: the calls and agents of which an operation is parked, each with its mark."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:marks"
+
+    def attempts(self, partition: Partition) -> str:
+        """Hash: how often operations were tried that workers may have died of."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:attempts"
 
     def state(self, partition: Partition, key: str) -> StateKeys:
         """Hash, hash, hash and list of the call or agent named by `key` (`call:<id>`, `agent:<user>`)."""
@@ -90,9 +110,21 @@ class Keys:
         """What belongs to a user has the user as hash tag, for the same reason."""
         return f"{self.prefix}:{{u:{user}}}:{name}"
 
+    def lags(self) -> str:
+        """Hash: how old the operations of each partition are when its worker takes them up, in milliseconds."""
+        return f"{self.prefix}:lags"
+
     def workers(self) -> str:
         """Sorted set: workers by the end of their lease, in milliseconds of the server's clock."""
-        return f"{self.prefix}:workers"
+        return f"{self.prefix}:{{workers}}"
+
+    def worker_places(self) -> str:
+        """Sorted set: workers by their place in the list from which the partitions are shared out, from 0."""
+        return f"{self.prefix}:{{workers}}:places"
+
+    def worker_reports(self) -> str:
+        """Hash: what each worker told last of the partitions that it consumes, as JSON."""
+        return f"{self.prefix}:{{workers}}:reports"
 
     def installation(self) -> str:
         """Hash: what was fixed when the installation was made."""

@@ -5,7 +5,7 @@ One implementation speaks to Redis or Valkey; in one process the same code runs 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NewType, Protocol, TypeAlias
+from typing import Final, NewType, Protocol, TypeAlias
 
 from calltag.core.bus.ports import Partition
 from calltag.core.domain.agent import Agent
@@ -14,7 +14,10 @@ from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 
 Epoch = NewType("Epoch", int)
+CommitPosition = NewType("CommitPosition", int)
 WorkerId = NewType("WorkerId", str)
+NEVER: Final = Epoch(0)
+NOTHING: Final = CommitPosition(0)
 State: TypeAlias = Call | Agent
 
 
@@ -26,8 +29,16 @@ class StoreUnavailable(StoreError):
     """The store is away or did not answer in time. Whether a write took place is not known."""
 
 
+class WritesLost(StoreUnavailable):
+    """The store is back at a state from before commits that it had confirmed: a fail-over has lost them."""
+
+
 class Fenced(StoreError):
     """Another worker has taken the partition over: nothing was written, and nothing will be under this epoch."""
+
+
+class WriteRefused(StoreError):
+    """The store takes no such write for this call or agent: nothing was written. Others may be written all the same."""
 
 
 class CommitConflict(StoreError):
@@ -52,6 +63,21 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """On a call or an agent: the operation of it that is parked, why, and since when in Unix milliseconds. Until an
+    operator has it replayed or dropped, no other operation is applied."""
+
+    operation_id: OperationId
+    reason: str
+    at_ms: int
+
+
+Marks: TypeAlias = Mapping[str, Mark | None]
+"""What is to be marked, and (None) of what the mark is to be taken away."""
+NO_MARKS: Final[Marks] = {}
+
+
+@dataclass(frozen=True, slots=True)
 class Loaded:
     """The state under a key (None: there is none) and the operations among those asked for that are done.
 
@@ -61,6 +87,7 @@ class Loaded:
     state: State | None
     done: Mapping[OperationId, Done] = field(default_factory=dict)
     unreadable: StateUnreadable | None = None
+    mark: Mark | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,18 +102,55 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """A partition now owned: the new epoch, and the events that the former owner committed but may not have sent."""
+    """A partition now owned: the new epoch, and the events that the former owner committed but may not have sent.
+
+    `former` is the epoch before, `position` the number of commits so far.
+    """
 
     epoch: Epoch
     outbox: Sequence[bytes]
+    former: Epoch = NEVER
+    position: CommitPosition = NOTHING
+
+
+@dataclass(frozen=True, slots=True)
+class Committal:
+    """What a commit came to: how many there were so far, and how many marks the partition has."""
+
+    position: CommitPosition
+    marks: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPartition:
+    """A partition that a worker consumes, as the worker tells it.
+
+    `epoch` is the one that it took the partition over in, None while it had nothing to do there since it came; then it
+    may still wait for a former owner. `oldest_at_ms` is when the oldest operation in its hands was accepted, by the
+    gateway's clock; None if there is none.
+    """
+
+    partition: Partition
+    epoch: Epoch | None = None
+    unacknowledged: int = 0
+    oldest_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LivingWorker:
+    """A worker whose lease has not ended, with the partitions that it told of when it last renewed it."""
+
+    worker: WorkerId
+    lease_ends_in_ms: int
+    held: Sequence[HeldPartition]
 
 
 class StateStore(Protocol):
     """The worker's side: all of one call into StateStore concerns one partition. Every method may raise
     StoreUnavailable."""
 
-    async def take_over(self, partition: Partition) -> TakeOver:
-        """Raise the partition's epoch: from here on, commits of former owners fail."""
+    async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
+        """Raise the partition's epoch, beyond `after` in any case: from here on, commits of former owners fail."""
         ...
 
     async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
@@ -94,12 +158,44 @@ class StateStore(Protocol):
         ...
 
     async def commit(
-        self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
-    ) -> None:
-        """Write all changes, remember the operations and keep the events for sending: all of it or nothing.
+        self,
+        partition: Partition,
+        epoch: Epoch,
+        changes: Sequence[Change],
+        events: Sequence[bytes],
+        marks: Marks = NO_MARKS,
+    ) -> Committal:
+        """Write all changes and marks, remember the operations and keep the events for sending: all of it or nothing.
 
-        Raises Fenced, CommitConflict.
+        Raises Fenced, CommitConflict, WriteRefused.
         """
+        ...
+
+    async def attempt(self, partition: Partition, epoch: Epoch, name: str) -> int:
+        """Note that an operation is about to be tried; returns how often it was since `survived`. Raises Fenced."""
+        ...
+
+    async def survived(self, partition: Partition, name: str) -> None:
+        """The attempts at an operation came to an end."""
+        ...
+
+    async def silent(self, partition: Partition, silent_ms: int, most: int) -> Sequence[CallId]:
+        """Live calls without any change for that long, those silent longest first."""
+        ...
+
+    async def settle(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        """Wait until as many replicas as are wanted have all commits up to the position.
+
+        Raises StoreUnavailable if they have not in time, WritesLost, Fenced.
+        """
+        ...
+
+    async def standing(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
+        """The epoch and the number of commits, as the store has them now."""
+        ...
+
+    async def note_loss(self, partition: Partition, commits: int, gone: int, at_ms: int) -> None:
+        """Remember, for operators, that the store lost commits, some of them for good."""
         ...
 
     async def sent(self, partition: Partition, epoch: Epoch, count: int) -> None:
@@ -118,6 +214,10 @@ class CallReader(Protocol):
         """The user's calls that are not released, oldest first; those that cannot be read are left out."""
         ...
 
+    async def mark(self, call_id: CallId) -> Mark | None:
+        """The mark of the call, if it has one."""
+        ...
+
     async def agent(self, user: UserId) -> Agent | None:
         """The agent's contact-centre session, if there ever was one."""
         ...
@@ -134,10 +234,18 @@ class CallIndex(Protocol):
 class WorkerRegistry(Protocol):
     """The workers that share the partitions, with leases. May raise StoreUnavailable."""
 
-    async def renew(self, worker: WorkerId) -> Sequence[WorkerId]:
-        """Keep the worker among the living for one lease; return all that live."""
+    async def renew(self, worker: WorkerId, held: Sequence[HeldPartition] = ()) -> Sequence[WorkerId]:
+        """Keep the worker among the living for one lease, and tell what it consumes; return all that live.
+
+        They come in the order of their places: who is new is the last one, and the last one takes the place of one that
+        is gone.
+        """
         ...
 
     async def leave(self, worker: WorkerId) -> None:
         """Give the worker's partitions to the others."""
+        ...
+
+    async def living(self) -> Sequence[LivingWorker]:
+        """All that live, in the order of their places; changes nothing."""
         ...

@@ -12,12 +12,13 @@ from calltag.core.domain.call import Call
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.ports import Change, Done, State, StateUnreadable
+from calltag.core.store.ports import Change, Done, Mark, Marks, State, StateUnreadable
 from calltag.core.wire.messages import AGENT, CALL, WireError
 
 STATE_FIELDS: Final = ("version", "doc", "keys")
 _NO_STATE: Final = "-"
 _AS_IT_WAS: Final = ""
+_NO_CALL: Final = ("", _AS_IT_WAS)
 
 Argument = str | bytes | int
 
@@ -66,14 +67,36 @@ def decode_done(raw: bytes) -> Done:
     return Done(StatusCode(code), version, text)
 
 
+def encode_mark(mark: Mark) -> bytes:
+    """A mark as JSON."""
+    return orjson.dumps(mark)
+
+
+def decode_mark(raw: bytes) -> Mark:
+    """The reverse of encode_mark. A mark that cannot be read is one all the same."""
+    try:
+        fields = orjson.loads(raw)
+        return Mark(OperationId(fields["operation_id"]), fields["reason"], fields["at_ms"])
+    except (ValueError, TypeError, KeyError):
+        return Mark(OperationId(""), "unknown", 0)
+
+
+def mark_arguments(marks: Marks) -> Iterator[Argument]:
+    """Marks as the commit script reads them."""
+    for key, mark in marks.items():
+        yield key
+        yield "" if mark is None else encode_mark(mark)
+
+
 def commit_arguments(change: Change, lifetimes: Lifetimes) -> Iterator[Argument]:
     """One change as the commit script reads it."""
     before, after = change.before, change.after
     yield _NO_STATE if before is None else before.version
     if after is before or after is None:
-        yield from (_AS_IT_WAS, lifetimes.of(after), _AS_IT_WAS, _AS_IT_WAS, 0, 0)
+        yield from (_AS_IT_WAS, lifetimes.of(after), *_NO_CALL, _AS_IT_WAS, _AS_IT_WAS, 0, 0)
     else:
         yield from (after.version, lifetimes.of(after))
+        yield from (change.key, int(not after.released)) if isinstance(after, Call) else _NO_CALL
         yield from _state_arguments(before, after)
     yield len(change.done)
     for operation_id, done in change.done:

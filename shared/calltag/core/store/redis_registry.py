@@ -2,14 +2,17 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
+
+from pydantic import TypeAdapter
 
 from calltag.core.domain.call import Call
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
-from calltag.core.store.ports import InstallationMismatch, WorkerId
+from calltag.core.store.ports import HeldPartition, InstallationMismatch, LivingWorker, WorkerId
 
 SCHEMA = "1"
+_HELD: Final = TypeAdapter(tuple[HeldPartition, ...])
 
 
 class RedisCallIndex:
@@ -45,14 +48,26 @@ class RedisWorkerRegistry:
         self._keys = keys
         self._lease_ms = lease_ms
         self._renew = client.script("renew")
+        self._living = client.script("living")
 
-    async def renew(self, worker: WorkerId) -> Sequence[WorkerId]:
-        members = await self._renew([self._keys.workers()], [worker, self._lease_ms])
+    async def renew(self, worker: WorkerId, held: Sequence[HeldPartition] = ()) -> Sequence[WorkerId]:
+        members = await self._renew(self._names(), [worker, self._lease_ms, _HELD.dump_json(tuple(held))])
         return [WorkerId(member.decode()) for member in cast(list[bytes], members)]
 
     async def leave(self, worker: WorkerId) -> None:
-        async with self._client.exchange() as connection:
-            await connection.zrem(self._keys.workers(), worker)
+        await self._renew(self._names(), [worker, 0, ""])
+
+    async def living(self) -> Sequence[LivingWorker]:
+        found = cast("list[tuple[bytes, int, bytes]]", await self._living(self._names(), []))
+        return [
+            LivingWorker(WorkerId(member.decode()), ends_in_ms, _HELD.validate_json(told))
+            for member, ends_in_ms, told in found
+            if ends_in_ms >= 0
+        ]
+
+    def _names(self) -> tuple[str, str, str]:
+        """In one slot of a Redis Cluster."""
+        return self._keys.workers(), self._keys.worker_places(), self._keys.worker_reports()
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +104,7 @@ async def check_installation(client: RedisClient, keys: Keys, partitions: int) -
     Raises InstallationMismatch, StoreUnavailable.
     """
     name = keys.installation()
-    pipeline = client.pipeline(atomic=True)
+    pipeline = client.pipeline()
     pipeline.hsetnx(name, "partitions", str(partitions))
     pipeline.hsetnx(name, "schema", SCHEMA)
     pipeline.hmget(name, ["partitions", "schema"])

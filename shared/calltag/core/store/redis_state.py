@@ -1,31 +1,56 @@
 """State in Redis: what the worker loads and commits, and what the gateway reads."""
 
+import asyncio
+import secrets
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Final, cast
 
 import structlog
+from redis.asyncio.client import Pipeline
+from redis.exceptions import ResponseError
 
 from calltag.core.bus.partitioning import partition_of
 from calltag.core.bus.ports import Partition
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId
+from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
+from calltag.core.store.durability import Durability, Settling
 from calltag.core.store.keys import Keys, StateKeys
 from calltag.core.store.ports import (
+    NEVER,
+    NO_MARKS,
     Change,
     CommitConflict,
+    CommitPosition,
+    Committal,
     Done,
     Epoch,
     Fenced,
     Loaded,
+    Mark,
+    Marks,
     State,
     StateUnreadable,
+    StoreUnavailable,
     TakeOver,
+    WriteRefused,
 )
-from calltag.core.store.records import STATE_FIELDS, Lifetimes, commit_arguments, decode_dones, decode_state
+from calltag.core.store.records import (
+    STATE_FIELDS,
+    Lifetimes,
+    commit_arguments,
+    decode_dones,
+    decode_mark,
+    decode_state,
+    mark_arguments,
+)
 
 log = structlog.get_logger()
+# Numbers of Lua are exact to 2^53: enough for millions of take-overs.
+_LARGEST_STEP: Final = 2**30
+_ATTEMPTS_KEPT_MS: Final = 24 * 3600 * 1000
 
 
 class RedisStateStore:
@@ -38,6 +63,7 @@ class RedisStateStore:
         *,
         lifetimes: Lifetimes | None = None,
         remembered_operations: int = 10_000,
+        durability: Durability | None = None,
     ) -> None:
         self._client = client
         self._keys = keys
@@ -46,11 +72,19 @@ class RedisStateStore:
         self._commit = client.script("commit")
         self._take_over = client.script("take_over")
         self._sent = client.script("sent")
+        self._silent = client.script("silent")
+        self._durability = durability or Durability()
+        self._settling = Settling(client, keys, self._durability)
+        self._attempt = client.script("attempt")
 
-    async def take_over(self, partition: Partition) -> TakeOver:
-        answer = await self._take_over([self._keys.epoch(partition), self._keys.outbox(partition)], [])
-        epoch, *outbox = cast(list[bytes], answer)
-        return TakeOver(Epoch(int(epoch)), outbox)
+    async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
+        step = 1 + secrets.randbelow(_LARGEST_STEP)
+        answer = await self._take_over(self._partition_keys(partition), [after, step])
+        epoch, former, position, *outbox = cast(list[bytes], answer)
+        return TakeOver(Epoch(int(epoch)), outbox, Epoch(int(former)), CommitPosition(int(position)))
+
+    def _partition_keys(self, partition: Partition) -> list[str]:
+        return [self._keys.epoch(partition), self._keys.outbox(partition), self._keys.position(partition)]
 
     async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
         pipeline = self._client.pipeline()
@@ -59,44 +93,118 @@ class RedisStateStore:
             pipeline.hmget(names.state, STATE_FIELDS)
             pipeline.hgetall(names.data)
             pipeline.hmget(names.done, operations)
-        raw = await self._client.run(pipeline)
+        pipeline.hmget(self._keys.marks(partition), list(wanted))
+        *raw, marks = await _each(self._client, pipeline)
+        if isinstance(marks, ResponseError):
+            raise StoreUnavailable(f"Redis is not usable: the marks cannot be read: {marks}") from marks
         return {
-            key: _loaded(key, operations, raw[3 * number : 3 * number + 3])
-            for number, (key, operations) in enumerate(wanted.items())
+            key: _loaded(key, operations, raw[3 * number : 3 * number + 3], mark)
+            for number, ((key, operations), mark) in enumerate(
+                zip(wanted.items(), cast("list[bytes | None]", marks), strict=True)
+            )
         }
 
     async def commit(
-        self, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
-    ) -> None:
-        keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
+        self,
+        partition: Partition,
+        epoch: Epoch,
+        changes: Sequence[Change],
+        events: Sequence[bytes],
+        marks: Marks = NO_MARKS,
+    ) -> Committal:
+        keys = [*self._partition_keys(partition), self._keys.live(partition), self._keys.marks(partition)]
         remember = (self._remembered_operations, self._lifetimes.operations_ms)
         arguments: list[str | bytes | int] = [epoch, *remember, len(events), *events]
         for change in changes:
             keys.extend(self._keys.state(partition, change.key).all())
             arguments.extend(commit_arguments(change, self._lifetimes))
-        _check(partition, epoch, await self._commit(keys, arguments))
+        arguments.extend(mark_arguments(marks))
+        try:
+            answer = await self._commit(keys, arguments)
+        except StoreUnavailable as error:
+            # The server answered, and did not take it. Whether it takes anything shows when the partition is next
+            # taken over.
+            if isinstance(error.__cause__, ResponseError):
+                raise WriteRefused(str(error)) from error
+            raise
+        position, marked = _check(partition, epoch, answer)
+        return Committal(CommitPosition(int(position)), int(marked))
+
+    async def settle(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        await self._settling.settle(partition, epoch, position)
+
+    async def standing(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
+        return await self._settling.standing(partition)
+
+    async def note_loss(self, partition: Partition, commits: int, gone: int, at_ms: int) -> None:
+        await self._settling.note_loss(partition, commits, gone, at_ms)
+
+    async def silent(self, partition: Partition, silent_ms: int, most: int) -> Sequence[CallId]:
+        name = self._keys.live(partition)
+        found = cast("list[bytes]", await self._silent([name], [silent_ms, most]))
+        if not found:
+            return ()
+        pipeline = self._client.pipeline()
+        for raw in found:
+            pipeline.exists(self._keys.state(partition, raw.decode()).state)
+        there = await self._client.run(pipeline)
+        gone = [raw for raw, exists in zip(found, there, strict=True) if not exists]
+        if gone:
+            # Nobody ended them in time, and they came to their lifetime's end.
+            async with self._client.exchange() as connection:
+                await connection.zrem(name, *gone)
+        return [CallId(raw.decode().removeprefix("call:")) for raw in found if raw not in gone]
+
+    async def attempt(self, partition: Partition, epoch: Epoch, name: str) -> int:
+        keys = [self._keys.epoch(partition), self._keys.attempts(partition)]
+        [count] = _check(partition, epoch, await self._attempt(keys, [epoch, name, _ATTEMPTS_KEPT_MS]))
+        return int(count)
+
+    async def survived(self, partition: Partition, name: str) -> None:
+        async with self._client.exchange() as connection:
+            await connection.hdel(self._keys.attempts(partition), name)
 
     async def sent(self, partition: Partition, epoch: Epoch, count: int) -> None:
         keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
         _check(partition, epoch, await self._sent(keys, [epoch, count]))
 
 
-def _loaded(key: str, operations: Sequence[OperationId], raw: Sequence[object]) -> Loaded:
+async def _each(client: RedisClient, pipeline: Pipeline) -> list[object]:
+    """The answers to the commands, an error for a command whose key holds something else. Raises StoreUnavailable."""
+    async with client.exchange():
+        answers: list[object] = await pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception) and not _is_wrong_type(answer):
+                raise answer
+    return answers
+
+
+def _is_wrong_type(answer: object) -> bool:
+    return isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE")
+
+
+def _loaded(key: str, operations: Sequence[OperationId], raw: Sequence[object], marked: bytes | None) -> Loaded:
+    mark = decode_mark(marked) if marked is not None else None
+    if any(map(_is_wrong_type, raw)):
+        return Loaded(None, {}, StateUnreadable(f"the record of {key} is no hash"), mark)
     fields, data, dones = cast("tuple[list[bytes | None], dict[bytes, bytes], list[bytes | None]]", raw)
     done: Mapping[OperationId, Done] = {}
     try:
         done = decode_dones(key, operations, dones)
-        return Loaded(decode_state(key, fields, data), done)
+        return Loaded(decode_state(key, fields, data), done, None, mark)
     except StateUnreadable as unreadable:
-        return Loaded(None, done, unreadable)
+        return Loaded(None, done, unreadable, mark)
 
 
-def _check(partition: Partition, epoch: Epoch, answer: object) -> None:
+def _check(partition: Partition, epoch: Epoch, answer: object) -> Sequence[str]:
     verdict, *detail = (part.decode() for part in cast(list[bytes], answer))
     if verdict == "fenced":
         raise Fenced(f"partition {partition} is in epoch {detail[0]}; this worker took it over in {epoch}")
     if verdict == "conflict":
         raise CommitConflict(f"partition {partition}: {detail[0]} is not as it was when it was loaded")
+    if verdict == "refused":
+        raise WriteRefused(f"what is kept under {detail[0]} is not of the type that it should be")
+    return detail
 
 
 class RedisCallReader:
@@ -106,11 +214,18 @@ class RedisCallReader:
         self._client = client
         self._keys = keys
         self._partitions = partitions
+        self._read = ScriptBatcher(client).script("read")
 
     async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
         key = f"call:{call_id}"
         state = await self._state(key) if with_user_data else await self._without_user_data(key)
         return state if isinstance(state, Call) else None
+
+    async def mark(self, call_id: CallId) -> Mark | None:
+        async with self._client.exchange() as connection:
+            name = self._keys.marks(partition_of(call_id, self._partitions))
+            raw = cast("bytes | None", await connection.hget(name, f"call:{call_id}"))
+        return decode_mark(raw) if raw is not None else None
 
     async def calls_of(self, user: UserId) -> Sequence[Call]:
         name = self._keys.calls_of(user)
@@ -147,21 +262,21 @@ class RedisCallReader:
         """The states under the keys, each read at one moment, or what is wrong with them."""
         if not keys:
             return []
-        pipeline = self._client.pipeline(atomic=True)
-        for key in keys:
-            names = self._names(key)
-            pipeline.hmget(names.state, STATE_FIELDS)
-            pipeline.hgetall(names.data)
-        raw = await self._client.run(pipeline)
-        return [
-            _decoded(key, cast(list[bytes | None], fields), cast(dict[bytes, bytes], data))
-            for key, fields, data in zip(keys, raw[::2], raw[1::2], strict=True)
-        ]
+        names = map(self._names, keys)
+        raw = await asyncio.gather(*(self._read([each.state, each.data], STATE_FIELDS) for each in names))
+        return [_decoded(key, cast("list[list[bytes]]", each)) for key, each in zip(keys, raw, strict=True)]
 
 
-def _decoded(key: str, fields: Sequence[bytes | None], data: Mapping[bytes, bytes]) -> State | StateUnreadable | None:
+def _decoded(key: str, answer: Sequence[Sequence[bytes]]) -> State | StateUnreadable | None:
     try:
-        return decode_state(key, fields, data)
-    except StateUnreadable as unreadable:
-        log.error("state_unreadable", reason=str(unreadable))
-        return unreadable
+        return _state_in(key, answer)
+    except StateUnreadable as error:
+        log.error("state_unreadable", reason=str(error))
+        return error
+
+
+def _state_in(key: str, answer: Sequence[Sequence[bytes]]) -> State | None:
+    if not answer:
+        raise StateUnreadable(f"the record of {key} is no hash")
+    fields, data = answer
+    return decode_state(key, fields, dict(zip(data[::2], data[1::2], strict=True)))

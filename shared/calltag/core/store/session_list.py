@@ -51,31 +51,24 @@ class SessionList:
     def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._client = client
         self._keys = keys
+        self._live = client.script("sessions_live")
 
     async def users(self) -> AsyncIterator[UserId]:
         """The users who have, or lately had, sessions. One who begins a session meanwhile may be left out."""
         before, after = self._keys.cometd_sessions(UserId("*")).split("*")
-        cursor, seen = 0, set()
-        while True:
-            async with self._client.exchange() as connection:
-                cursor, names = await connection.scan(cursor, match=f"{before}*{after}", count=_PAGE, _type="zset")
-            for name in cast("list[bytes]", names):
-                user = UserId(name.decode().removeprefix(before).removesuffix(after))
-                if user not in seen:
-                    seen.add(user)
-                    yield user
-            if not cursor:
-                return
+        seen = set()
+        async for name in self._client.scan(f"{before}*{after}", "zset", _PAGE):
+            user = UserId(name.decode().removeprefix(before).removesuffix(after))
+            if user not in seen:
+                seen.add(user)
+                yield user
 
     async def of_user(self, user: UserId) -> Sequence[ListedSession]:
         """The user's sessions, the one that ends first at first."""
-        async with self._client.exchange() as connection:
-            seconds, microseconds = await connection.time()
-            now_ms = seconds * 1_000 + microseconds // 1_000
-            ends = await connection.zrangebyscore(self._keys.cometd_sessions(user), now_ms, "+inf", withscores=True)
+        answer = cast("list[bytes]", await self._live([self._keys.cometd_sessions(user)], []))
         found = [
-            await self._session(user, raw.decode(), round(end_ms) - now_ms)
-            for raw, end_ms in cast("list[tuple[bytes, float]]", ends)
+            await self._session(user, raw.decode(), int(left_ms))
+            for raw, left_ms in zip(answer[::2], answer[1::2], strict=True)
         ]
         return [each for each in found if each is not None]
 

@@ -30,6 +30,8 @@ class Health:
 
     service: str
     checks: dict[str, Check] = field(default_factory=dict)
+    details: dict[str, Callable[[], object]] = field(default_factory=dict)
+    """What `/readyz?verbose` tells beside the checks, as JSON; most often why the check of that name does not hold."""
     stopping: bool = False
 
     async def states(self) -> Mapping[str, bool]:
@@ -54,16 +56,19 @@ def internal_app(health: Health, metrics: Metrics) -> Starlette:
     """`/livez`, `/readyz`, `/metrics`, `/version`.
 
     `/readyz` answers 503 while a check does not hold, and names every check with its state; `/metrics` has the same
-    as `calltag_check`.
+    as `calltag_check`. `/readyz?verbose` has details as well.
     """
 
     async def livez(_: Request) -> Response:
         return _json({"alive": True})
 
-    async def readyz(_: Request) -> Response:
+    async def readyz(request: Request) -> Response:
         states = await health.states()
         ready = all(states.values())
-        return _json({"ready": ready, "checks": states}, 200 if ready else 503)
+        told: dict[str, object] = {"ready": ready, "checks": states}
+        if "verbose" in request.query_params:
+            told["details"] = {name: tell() for name, tell in health.details.items()}
+        return _json(told, 200 if ready else 503)
 
     async def show_metrics(_: Request) -> Response:
         for name, holds in (await health.states()).items():

@@ -1,7 +1,7 @@
 """All metrics of calltag, in one place.
 
 Labels have few values, and none that users choose: names of operations, statusCodes, patterns of routes, channels that
-calltag publishes on, names of checks, names of limits, transports, reasons of calltag's own.
+calltag publishes on, partitions, names of checks, names of limits, transports, reasons of calltag's own.
 """
 
 from collections.abc import Callable
@@ -27,16 +27,34 @@ class Metrics:
     operations_applied: Counter = field(init=False)
     operations_repeated: Counter = field(init=False)
     operations_unreadable: Counter = field(init=False)
+    operations_retried: Counter = field(init=False)
+    operations_parked: Counter = field(init=False)
+    operations_waiting: Gauge = field(init=False)
+    marked: Gauge = field(init=False)
     batch_size: Histogram = field(init=False)
     commit_seconds: Histogram = field(init=False)
     partitions_owned: Gauge = field(init=False)
+    partitions_missing: Gauge = field(init=False)
+    operations_in_hand: Gauge = field(init=False)
+    oldest_operation_seconds: Gauge = field(init=False)
     takeovers: Counter = field(init=False)
     fenced: Counter = field(init=False)
     partitions_failed: Counter = field(init=False)
+    store_lost_commits: Counter = field(init=False)
+    operations_reapplied: Counter = field(init=False)
+    commits_gone: Counter = field(init=False)
     node_messages_sent: Counter = field(init=False)
     http_requests: Counter = field(init=False)
     http_seconds: Histogram = field(init=False)
     requests_refused: Counter = field(init=False)
+    requests_limited: Counter = field(init=False)
+    requests_in_hand: Gauge = field(init=False)
+    requests_queued: Gauge = field(init=False)
+    backlog_operations: Gauge = field(init=False)
+    backlog_age: Gauge = field(init=False)
+    calls_silent: Counter = field(init=False)
+    logins_failed: Counter = field(init=False)
+    logins_locked_out: Counter = field(init=False)
     events_received: Counter = field(init=False)
     deliveries: Counter = field(init=False)
     delivery_seconds: Histogram = field(init=False)
@@ -64,6 +82,7 @@ class Metrics:
     def __post_init__(self) -> None:
         self._worker()
         self._gateway()
+        self._logins()
         self._notifier()
         self._bus()
         self.check = self._gauge("check", "1 while the readiness check of that name holds.", "check")
@@ -82,14 +101,35 @@ class Metrics:
             "operations_repeated", "Operations recognised as done before.", "operation"
         )
         self.operations_unreadable = self._counter("operations_unreadable", "Messages that were no operations.")
+        self.operations_retried = self._counter("operations_retried", "Times that a failed operation was tried again.")
+        self.operations_parked = self._counter("operations_parked", "Operations parked, by reason.", "reason")
+        self.operations_waiting = self._gauge(
+            "operations_waiting", "Operations that wait since one of their call fails.", "partition"
+        )
+        self.marked = self._gauge("marked", "Calls and agents that are marked: an operation is parked.", "partition")
         self.batch_size = self._histogram("batch_size", "Operations in one commit.", _SIZES)
         self.commit_seconds = self._histogram("commit_seconds", "Time that a commit took.", _LATENCY_S)
         self.partitions_owned = self._gauge("partitions_owned", "Partitions that this worker works on.")
+        self.partitions_missing = self._gauge(
+            "partitions_missing", "Partitions that fall to this worker and that it has no consumer of."
+        )
+        self.operations_in_hand = self._gauge(
+            "operations_in_hand", "Operations that this worker has of the broker and has not acknowledged."
+        )
+        self.oldest_operation_seconds = self._gauge(
+            "oldest_operation_seconds", "Age, since its acceptance, of the oldest operation in hand; 0 without any."
+        )
         self.takeovers = self._counter("takeovers", "Partitions taken over.")
         self.fenced = self._counter("fenced", "Times that another worker had taken over in the middle of work.")
         self.partitions_failed = self._counter(
             "partitions_failed", "Times that work on a partition failed unexpectedly."
         )
+        self.calls_silent = self._counter("calls_silent", "Calls ended since the switch told nothing of them any more.")
+        self.store_lost_commits = self._counter("store_lost_commits", "Commits that the store had confirmed and lost.")
+        self.operations_reapplied = self._counter(
+            "operations_reapplied", "Operations applied again, since the store had lost them."
+        )
+        self.commits_gone = self._counter("commits_gone", "Lost commits of which the operations are not at hand.")
         self.node_messages_sent = self._counter("node_messages_sent", "Messages sent to notifiers and gateways.")
 
     def _gateway(self) -> None:
@@ -99,6 +139,23 @@ class Metrics:
         self.http_requests = self._counter("http_requests", "Requests answered.", "route", "status")
         self.http_seconds = self._histogram("http_request_seconds", "Time to answer a request.", _LATENCY_S, "route")
         self.requests_refused = self._counter("requests_refused", "Requests refused.", "route", "code")
+        self.requests_limited = self._counter(
+            "requests_limited", "Requests refused at a limit of the gateway, by the name of its setting.", "limit"
+        )
+        self.requests_in_hand = self._gauge("requests_in_hand", "Requests worked on.")
+        self.requests_queued = self._gauge("requests_queued", "Requests that wait their turn.")
+        self.backlog_operations = self._gauge(
+            "backlog_operations", "Operations that wait for the worker of the fullest partition."
+        )
+        self.backlog_age = self._gauge("backlog_age_seconds", "Age of the oldest operation that a worker took up.")
+
+    def _logins(self) -> None:
+        self.logins_failed = self._counter("logins_failed", "Passwords that were wrong.")
+        self.logins_locked_out = self._counter(
+            "logins_locked_out",
+            "Logins refused unseen after too many wrong passwords, of the user or from the address.",
+            "by",
+        )
 
     def _notifier(self) -> None:
         self.events_received = self._counter("events_received", "Events received from workers.")

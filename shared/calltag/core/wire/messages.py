@@ -14,7 +14,7 @@ from calltag.core.bus.ports import NodeId
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, OperationRefused
-from calltag.core.domain.ids import OperationId, UserId
+from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.operations import AgentOperation, CallOperation
 from calltag.core.domain.status import StatusCode
 
@@ -84,6 +84,32 @@ class NodeMessage(BaseModel):
     notices: tuple[SessionNotice, ...] = ()
 
 
+class EnvelopeAction(BaseModel):
+    """What kind of operation it is."""
+
+    model_config = _FORM
+    name: str = ""
+
+
+class EnvelopeOperation(BaseModel):
+    """Whose operation it is, and on what."""
+
+    model_config = _FORM
+    id: OperationId
+    sender: UserId | None = None
+    call_id: CallId | None = None
+    accepted_at_ms: int = 0
+    action: EnvelopeAction = EnvelopeAction()
+
+
+class Envelope(BaseModel):
+    """As much of an OperationMessage as tells who is to hear of it, where the rest cannot be read."""
+
+    model_config = _FORM
+    operation: EnvelopeOperation
+    reply_to: NodeId | None = None
+
+
 M = TypeVar("M")
 
 
@@ -108,6 +134,7 @@ class Form(Generic[M]):
             raise WireError(places) from None
 
 
+ENVELOPE: Final = Form(TypeAdapter(Envelope))
 OPERATION: Final = Form(TypeAdapter(OperationMessage))
 NODE: Final = Form(TypeAdapter(NodeMessage))
 EVENT: Final = Form[CallChanged | DevicesChanged | OperationRefused](

@@ -26,9 +26,8 @@ class Delivery(Extension):
     def begun(self, beginning: Beginning, reply_ext: dict[str, object]) -> None:
         if OPTION in beginning.options:
             agreed = beginning.acknowledges or beginning.options[OPTION] == "1"
-            told = reply_ext.setdefault("calltag", {})
-            if isinstance(told, dict):
-                told[_ASKED] = agreed
+            # Nothing else answers under this name at a handshake.
+            reply_ext["calltag"] = {_ASKED: agreed}
 
 
 def delivers_with_connects_only(options: Mapping[str, str], *, usual: bool) -> bool:

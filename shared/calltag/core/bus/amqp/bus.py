@@ -10,14 +10,16 @@ from aio_pika.exceptions import ChannelNotFoundEntity
 
 from calltag.core.bus.amqp.consumer import AmqpConsumer, AmqpInbox
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
+from calltag.core.bus.amqp.inspector import Inspector
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import BusMetrics, BusState, RepairLog
+from calltag.core.bus.amqp.parking import headers_of
 from calltag.core.bus.amqp.publisher import Publisher, Unroutable
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.amqp.watchdog import Watchdog
 from calltag.core.bus.partitioning import hash_tag
-from calltag.core.bus.ports import BusInterrupted, BusRefused, NodeId, Partition
+from calltag.core.bus.ports import BusInterrupted, BusRefused, NodeId, Parking, Partition
 
 
 class AmqpBus:
@@ -33,6 +35,8 @@ class AmqpBus:
         self._publisher = Publisher(self._publishing, settings.publish_deadline_s)
         self._watchdog = Watchdog(self.links, observed, settings.watch_s)
         self._inbox_names: dict[NodeId, str] = {}
+        # A connection that publishes is not answered while the broker is short of memory.
+        self._inspector = Inspector(self._consuming, settings.publish_deadline_s)
 
     @property
     def links(self) -> tuple[Link, Link]:
@@ -49,6 +53,16 @@ class AmqpBus:
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         try:
             await self._publisher.publish(self._topology.operations, hash_tag(partition), body, message_id)
+        except Unroutable as error:
+            raise BusRefused(f"{error}; run: calltag topology apply") from None
+
+    async def depth(self, partition: Partition) -> int:
+        return await self._inspector.depth(self._topology.partition_queue(partition))
+
+    async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
+        headers = headers_of(parking)
+        try:
+            await self._publisher.publish(self._topology.parking, "", body, message_id, headers=headers)
         except Unroutable as error:
             raise BusRefused(f"{error}; run: calltag topology apply") from None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import ssl
 from typing import Final
 
 import aio_pika
@@ -13,6 +14,7 @@ from yarl import URL
 from calltag.core.bus.amqp.failing import told_plainly
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.ports import BusUnavailable
+from calltag.core.runtime.tls import ClientTls, TlsError
 
 _WHERE: Final = "CALLTAG_AMQP__URL says where it is"
 
@@ -26,25 +28,38 @@ async def connect(settings: AmqpSettings, purpose: str) -> AbstractConnection:
     reason = "there is no address in CALLTAG_AMQP__URL"
     for url in urls:
         try:
-            return await _connect(URL(url), settings.heartbeat_s, purpose, deadline_s)
+            return await _connect(settings, URL(url), purpose, deadline_s)
         except BusUnavailable as error:
             reason = str(error)
     raise BusUnavailable(f"none of {len(urls)} nodes; the last one tried: {reason}" if len(urls) > 1 else reason)
 
 
-async def _connect(address: URL, heartbeat_s: int, purpose: str, deadline_s: float) -> AbstractConnection:
-    url = address.update_query(heartbeat=str(heartbeat_s), name=f"calltag {purpose}")
+async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_s: float) -> AbstractConnection:
+    url = address.update_query(heartbeat=str(settings.heartbeat_s), name=f"calltag {purpose}")
     try:
         with told_plainly():
             async with asyncio.timeout(deadline_s):
-                return await aio_pika.connect(url)
+                return await aio_pika.connect(url, ssl_context=_context(settings, url))
     except TimeoutError:
         raise BusUnavailable(f"RabbitMQ did not answer within {deadline_s:g} s; {_WHERE}") from None
     except (AMQPError, OSError, RuntimeError) as error:
-        raise BusUnavailable(_explained(error, url)) from error
+        raise BusUnavailable(_explained(error, url, settings.tls)) from error
 
 
-def _explained(error: Exception, url: URL) -> str:
+def _context(settings: AmqpSettings, url: URL) -> ssl.SSLContext | None:
+    """Read anew for each connection: certificates are renewed while services run."""
+    if url.scheme != "amqps":
+        return None
+    try:
+        return settings.tls.context()
+    except TlsError as error:
+        raise BusUnavailable(str(error)) from None
+
+
+def _explained(error: Exception, url: URL, tls: ClientTls) -> str:
+    by_tls = tls.explained(error) if url.scheme == "amqps" else None
+    if by_tls is not None:
+        return f"no TLS with RabbitMQ ({url.host}:{url.port}): {by_tls}"
     match error:
         case AuthenticationError() | ProbableAuthenticationError():
             return "RabbitMQ refuses the user or password in CALLTAG_AMQP__URL"

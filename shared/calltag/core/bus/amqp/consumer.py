@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -15,6 +15,7 @@ from calltag.core.bus.ports import BusInterrupted, Delivery
 
 _SIGHTINGS: Final = 2
 """How often in a row something has to look wrong: a queue that elects a leader shows no consumers for a moment."""
+_NOT_TOLD: Final = 1_000
 
 
 class AmqpConsumer:
@@ -59,7 +60,9 @@ class AmqpConsumer:
         taken = [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
         self._unsettled.extend(each.delivery_tag or 0 for each in taken)
         return [
-            Delivery(each.delivery_tag or 0, each.body, each.correlation_id or "", bool(each.redelivered))
+            Delivery(
+                each.delivery_tag or 0, each.body, each.correlation_id or "", bool(each.redelivered), _returned(each)
+            )
             for each in taken
         ]
 
@@ -69,14 +72,26 @@ class AmqpConsumer:
             last = self._unsettled.popleft()
         if last is None:
             return
-        # The tag must be one that is not settled: for one that was rejected the broker closes the channel.
+        # The tag must be one that is not settled: for another the broker closes the channel.
         async with self._settling() as underlay:
             await underlay.basic_ack(last, multiple=True)
 
-    async def reject(self, tag: int) -> None:
-        async with self._settling() as underlay:
-            await underlay.basic_reject(tag, requeue=False)
-        self._unsettled.remove(tag)
+    def unacknowledged(self) -> int:
+        return len(self._arrived) + len(self._unsettled)
+
+    async def ack(self, tags: Collection[int]) -> None:
+        left = set(tags)
+        last = None
+        for tag in self._unsettled:
+            if tag not in left:
+                break
+            last = tag
+        if last is not None:
+            await self.ack_through(last)
+        for tag in [each for each in self._unsettled if each in left]:
+            async with self._settling() as underlay:
+                await underlay.basic_ack(tag)
+            self._unsettled.remove(tag)
 
     async def watch(self) -> Repair | None:
         """Ask the broker whether the consumer is there and gets what there is; what is wrong, once that is certain.
@@ -136,6 +151,14 @@ class AmqpConsumer:
 
     def _on_close(self, *_: object) -> None:
         self.lose("the channel, its queue or its connection is gone")
+
+
+def _returned(message: AbstractIncomingMessage) -> int:
+    """How often a message came back. RabbitMQ 4 counts what failed and what was only acquired apart; where neither is
+    told, a message that is delivered again counts as one that came back often enough to be looked at alone."""
+    counts = [message.headers.get(name) for name in ("x-delivery-count", "x-acquired-count")]
+    told = [count for count in counts if isinstance(count, int)]
+    return max(told) if told else _NOT_TOLD if message.redelivered else 0
 
 
 class AmqpInbox:

@@ -49,7 +49,7 @@ class Link:
                 try:
                     await self._connect()
                 except BusUnavailable as error:
-                    log.warning("broker_away", purpose=self._purpose, reason=str(error)[:200])
+                    log.warning("broker_away", purpose=self._purpose, reason=str(error)[:500])
                     await asyncio.sleep(next(delays))
                     continue
                 delays = backoff_s(0.1, 5.0)

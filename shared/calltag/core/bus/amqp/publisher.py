@@ -4,7 +4,7 @@ import asyncio
 from uuid import uuid4
 
 from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractChannel, AbstractExchange
+from aio_pika.abc import AbstractChannel, AbstractExchange, HeadersType
 from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
 
 from calltag.core.bus.amqp.failing import told_plainly
@@ -30,7 +30,14 @@ class Publisher:
         """When the latest confirm came, by the loop's clock."""
 
     async def publish(
-        self, exchange: str, routing_key: str, body: bytes, name: str, *, persistent: bool = True
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        name: str,
+        *,
+        persistent: bool = True,
+        headers: HeadersType | None = None,
     ) -> None:
         """Publish and wait for the confirm. `name` goes along as correlation id.
 
@@ -47,6 +54,7 @@ class Publisher:
             # Returned messages are told apart by message id, so each attempt needs one of its own.
             message_id=uuid4().hex,
             correlation_id=name,
+            headers=headers,
         )
         channel: AbstractChannel | None = None
         began_s = asyncio.get_running_loop().time()

@@ -1,8 +1,12 @@
 """What the bus on RabbitMQ needs to know."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from calltag.core.bus.addresses import addresses
+from calltag.core.runtime.tls import ClientTls
+
+_USUAL_TLS: Final = ClientTls("CALLTAG_AMQP__TLS__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,9 +27,11 @@ class AmqpSettings:
     replicas: int = 0
     queue_max_length: int = 100_000
     delivery_limit: int = 1_000_000
+    parking_max_length: int = 10_000
     inbox_expiry_s: int = 120
     inbox_max_bytes: int = 268_435_456
     inbox_prefetch: int = 100
+    tls: ClientTls = _USUAL_TLS
 
     @property
     def urls(self) -> tuple[str, ...]:

@@ -1,15 +1,17 @@
 """Exchanges and queues.
 
 Partition queues are quorum queues with a single active consumer. Their delivery limit is explicit, because RabbitMQ 4
-sets a low one by itself and a worker that dies again and again must not cost an operation; what exceeds it waits in a
-dead-letter queue instead of vanishing. An inbox is a durable classic queue: it survives a broken connection of its
-node and a restart of the broker, and expires some time after the node is gone. It is not a quorum queue, because one
-that was made just before its broker was killed can come back without a leader (seen on 3.10), and everything that is
-sent to it then waits for ever.
+sets a low one by itself, and a worker that dies counts against all that it had taken ahead: the worker itself finds
+out which operation it dies of, and parks that one. What exceeds the limit all the same joins the parked operations, at
+least once, instead of vanishing. An inbox is a durable classic queue: it survives a broken connection of its node and
+a restart of the broker, and expires some time after the node is gone. It is not a quorum queue, because one that was
+made just before its broker was killed can come back without a leader (seen on 3.10), and everything that is sent to it
+then waits for ever.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
@@ -19,6 +21,8 @@ from pamqp.common import FieldTable
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.partitioning import hash_tag
 from calltag.core.bus.ports import BusRefused, NodeId, Partition
+
+_NO_DELIVERY_LIMIT: Final = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +42,8 @@ class Topology:
         return f"{self.settings.prefix}.events"
 
     @property
-    def dead(self) -> str:
-        """Exchange and queue of what was delivered too often, or was no operation."""
+    def parking(self) -> str:
+        """Exchange and queue of operations that were parked, and of those that the broker delivered too often."""
         return f"{self.settings.prefix}.ops.dead"
 
     @property
@@ -48,7 +52,7 @@ class Topology:
         return {
             self.operations: ExchangeType.DIRECT,
             self.events: ExchangeType.DIRECT,
-            self.dead: ExchangeType.FANOUT,
+            self.parking: ExchangeType.FANOUT,
         }
 
     def partition_queue(self, partition: Partition) -> str:
@@ -66,7 +70,7 @@ class Topology:
             "x-queue-type": "quorum",
             "x-single-active-consumer": True,
             "x-delivery-limit": self.settings.delivery_limit,
-            "x-dead-letter-exchange": self.dead,
+            "x-dead-letter-exchange": self.parking,
             "x-dead-letter-strategy": "at-least-once",
             "x-max-length": self.settings.queue_max_length,
             "x-overflow": "reject-publish",
@@ -78,13 +82,25 @@ class Topology:
         """How many nodes keep a quorum queue, where the settings say so. Its members can change later, this not."""
         return {"x-quorum-initial-group-size": self.settings.replicas} if self.settings.replicas else {}
 
+    @property
+    def parking_arguments(self) -> FieldTable:
+        """What the queue of parked operations is declared with. Whoever lists them returns each message: the delivery
+        limit is as good as none, and yet one, since with none a returned message may go to the queue's end."""
+        return {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": _NO_DELIVERY_LIMIT,
+            "x-max-length": self.settings.parking_max_length,
+            "x-overflow": "reject-publish",
+            **self.replication,
+        }
+
     async def declare(self, channel: AbstractChannel) -> None:
         """Declare all that does not belong to one node. Raises BusRefused where something else is there already."""
         try:
             for name in self.exchanges:
                 await self.declare_exchange(channel, name)
-            grave = await self.declare_grave(channel)
-            await grave.bind(self.dead)
+            parking = await self.declare_parking(channel)
+            await parking.bind(self.parking)
             for partition in map(Partition, range(self.settings.partitions)):
                 queue = await self.declare_partition(channel, partition)
                 await queue.bind(self.operations, routing_key=hash_tag(partition))
@@ -98,11 +114,9 @@ class Topology:
         """Declare one of the exchanges. Raises ChannelPreconditionFailed."""
         return await channel.declare_exchange(name, self.exchanges[name], durable=True)
 
-    async def declare_grave(self, channel: AbstractChannel) -> AbstractQueue:
-        """Declare the queue of dead letters. Raises ChannelPreconditionFailed."""
-        return await channel.declare_queue(
-            self.dead, durable=True, arguments={"x-queue-type": "quorum", **self.replication}
-        )
+    async def declare_parking(self, channel: AbstractChannel) -> AbstractQueue:
+        """Declare the queue of parked operations. Raises ChannelPreconditionFailed."""
+        return await channel.declare_queue(self.parking, durable=True, arguments=self.parking_arguments)
 
     async def declare_partition(self, channel: AbstractChannel, partition: Partition) -> AbstractQueue:
         """Declare the queue of one partition. Raises ChannelPreconditionFailed."""

@@ -1,11 +1,14 @@
 -- Commits one batch of a partition: all of it, or nothing.
 --
--- KEYS: epoch, outbox, then for each change: state, user data, done, order.
+-- KEYS: epoch, outbox, position, live calls by their last change, marks, then for each change: state, user data, done,
+-- order.
 -- ARGV: epoch, how many operations to remember, for how many ms at least, number of events, the events, then for each change:
---       expected version ('-' for no state), new version ('' if unchanged), lifetime in ms, state ('' as it was), order of the
+--       expected version ('-' for no state), new version ('' if unchanged), lifetime in ms, member
+--       of the live calls ('' for what is no call), whether it is one ('1', '0', or '' as it was), state ('' as it was), order of the
 --       user-data keys ('' as it was), number of keys to drop (-1: all), the keys, number of keys to set,
---       key and value list each, number of operations done, id and outcome each.
--- Answers {'ok'}, {'fenced', the epoch} or {'conflict', the key}.
+--       key and value list each, number of operations done, id and outcome each; at the end the marks: name of the call or
+--       agent and the mark each, '' to take one away.
+-- Answers {'ok', the new position, number of marks}, {'fenced', the epoch}, {'conflict', the key} or {'refused', the key that holds something else}.
 local at = 0
 local function take()
   at = at + 1
@@ -22,16 +25,26 @@ if epoch ~= take() then return {'fenced', epoch} end
 local remember, memory = tonumber(take()), tonumber(take())
 local events = take_list(tonumber(take()))
 
+-- A command that fails half-way would leave what came before it written.
+local function is(key, kind)
+  local found = redis.call('TYPE', key).ok
+  return found == kind or found == 'none'
+end
+if not is(KEYS[5], 'hash') then return {'refused', KEYS[5]} end
+
 local changes = {}
-for key = 3, #KEYS, 4 do
+for key = 6, #KEYS, 4 do
   local change = {
     state = KEYS[key], data = KEYS[key + 1], done = KEYS[key + 2], order = KEYS[key + 3],
-    expected = take(), version = take(), lifetime = take(), doc = take(), keys = take(),
+    expected = take(), version = take(), lifetime = take(), member = take(), live = take(), doc = take(), keys = take(),
   }
   change.drop = tonumber(take())
   change.dropped = take_list(math.max(change.drop, 0))
   change.set = take_list(2 * tonumber(take()))
   change.finished = take_list(2 * tonumber(take()))
+  for name, kind in pairs({state = 'hash', data = 'hash', done = 'hash', order = 'list'}) do
+    if not is(change[name], kind) then return {'refused', change[name]} end
+  end
   local version = redis.call('HGET', change.state, 'version') or '-'
   if version ~= change.expected then return {'conflict', change.state} end
   for i = 1, #change.finished, 2 do
@@ -41,6 +54,8 @@ for key = 3, #KEYS, 4 do
 end
 
 -- Nothing is written before every check has passed.
+local clock = redis.call('TIME')
+local now = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000))
 for _, change in ipairs(changes) do
   if change.version ~= '' then
     redis.call('HSET', change.state, 'version', change.version)
@@ -51,6 +66,13 @@ for _, change in ipairs(changes) do
     for i = 1, #change.set, 2 do redis.call('HSET', change.data, change.set[i], change.set[i + 1]) end
     redis.call('PEXPIRE', change.state, change.lifetime)
     redis.call('PEXPIRE', change.data, change.lifetime)
+  end
+  if change.live == '1' then
+    redis.call('ZADD', KEYS[4], now, change.member)
+    -- Longer than any of its members: they are ended, or are gone, before.
+    redis.call('PEXPIRE', KEYS[4], change.lifetime)
+  elseif change.live == '0' then
+    redis.call('ZREM', KEYS[4], change.member)
   end
   for i = 1, #change.finished, 2 do
     redis.call('HSET', change.done, change.finished[i], change.finished[i + 1])
@@ -63,4 +85,8 @@ for _, change in ipairs(changes) do
   redis.call('PEXPIRE', change.order, remembered)
 end
 for _, event in ipairs(events) do redis.call('RPUSH', KEYS[2], event) end
-return {'ok'}
+while at < #ARGV do
+  local name, mark = take(), take()
+  if mark == '' then redis.call('HDEL', KEYS[5], name) else redis.call('HSET', KEYS[5], name, mark) end
+end
+return {'ok', tostring(redis.call('INCR', KEYS[3])), tostring(redis.call('HLEN', KEYS[5]))}

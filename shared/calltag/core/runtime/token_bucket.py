@@ -17,10 +17,18 @@ class TokenBucket:
 
     def take(self, now_ms: int) -> bool:
         """Whether one more may pass now."""
-        since_ms = now_ms - self._filled_at_ms if self._filled_at_ms is not None else 0
-        self._filled_at_ms = now_ms
-        self._tokens = min(self.burst, self._tokens + since_ms * self.per_s / 1000)
+        self._fill(now_ms)
         if self._tokens < 1:
             return False
         self._tokens -= 1
         return True
+
+    def next_in_s(self, now_ms: int) -> float:
+        """In how many seconds one more may pass."""
+        self._fill(now_ms)
+        return max(0.0, (1 - self._tokens) / self.per_s)
+
+    def _fill(self, now_ms: int) -> None:
+        since_ms = max(0, now_ms - self._filled_at_ms) if self._filled_at_ms is not None else 0
+        self._filled_at_ms = now_ms
+        self._tokens = min(self.burst, self._tokens + since_ms * self.per_s / 1000)

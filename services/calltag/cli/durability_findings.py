@@ -1,0 +1,59 @@
+"""What `calltag doctor` looks at of fail-over: whether Redis is run as the settings say, its replicas, what it lost."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import cast
+
+from calltag.cli.finding import Finding
+from calltag.core.bus.ports import Partition
+from calltag.core.settings import Settings
+from calltag.core.store.client import RedisClient
+from calltag.core.store.keys import Keys
+
+Info = Mapping[str, object]
+
+
+def mode_finding(info: Info, mode: str) -> Finding | None:
+    """Whether what answers is what CALLTAG_REDIS__MODE says; None if it is."""
+    found, role = str(info.get("redis_mode", "standalone")), info.get("role")
+    if found != "standalone" and mode == "single":
+        return Finding(False, f"Redis is run as {found}; set CALLTAG_REDIS__MODE={found}")
+    if role == "slave":
+        return Finding(False, "CALLTAG_REDIS__URL leads to a replica: nothing can be written there")
+    return None
+
+
+def replica_findings(infos: Mapping[str, Info], wanted: int) -> Iterator[Finding]:
+    """Whether each master has the replicas that commits wait for, and what no waiting means."""
+    counts = {address: cast("int", info.get("connected_slaves", 0)) for address, info in infos.items()}
+    for address, count in counts.items():
+        if count < wanted:
+            yield Finding(
+                False,
+                f"the master{f' {address}' if address else ''} has {count} replicas, and CALLTAG_REDIS__WAIT_REPLICAS "
+                f"wants {wanted}: operations are accepted, and none takes effect",
+            )
+    if not wanted and any(counts.values()):
+        yield Finding(
+            True,
+            "commits do not wait for replicas: a fail-over may lose the last of them (CALLTAG_REDIS__WAIT_REPLICAS)",
+        )
+
+
+async def loss_findings(client: RedisClient, settings: Settings) -> list[Finding]:
+    """What the store has lost so far, as the workers have noted it. Raises StoreUnavailable."""
+    keys = Keys(settings.redis.key_prefix)
+    pipeline = client.pipeline()
+    for number in range(settings.partitions):
+        pipeline.hgetall(keys.losses(Partition(number)))
+    found = cast("list[dict[bytes, bytes]]", await client.run(pipeline))
+    return [_loss(number, losses) for number, losses in enumerate(found) if losses]
+
+
+def _loss(partition: int, losses: Mapping[bytes, bytes]) -> Finding:
+    commits, gone = int(losses.get(b"commits", 0)), int(losses.get(b"gone", 0))
+    at = datetime.fromtimestamp(int(losses.get(b"at_ms", 0)) / 1_000, UTC).isoformat(timespec="seconds")
+    told = f"Redis lost {commits} commits of partition {partition} that it had confirmed, last noticed at {at}"
+    if gone:
+        return Finding(False, f"{told}; {gone} of them could not be applied again")
+    return Finding(True, f"{told}; their operations were applied again")

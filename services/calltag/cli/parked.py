@@ -1,0 +1,258 @@
+"""What `calltag parked` does: look at operations that were parked, put them back, drop them.
+
+The parking queue is looked through by taking every message and acknowledging none: when the channel closes, RabbitMQ
+puts them back where they were, in order. Meanwhile nobody else finds them there.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import uuid4
+
+import orjson
+from aio_pika import DeliveryMode, Message
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, DeliveryError
+
+from calltag.core.backends import amqp_settings
+from calltag.core.bus.amqp.connecting import connect
+from calltag.core.bus.amqp.parking import parking_of
+from calltag.core.bus.amqp.topology import Topology
+from calltag.core.bus.partitioning import hash_tag, partition_of
+from calltag.core.bus.ports import BusRefused, BusUnavailable, Parking, Partition
+from calltag.core.domain.ids import OperationId
+from calltag.core.settings import Settings
+from calltag.core.store.client import redis_client
+from calltag.core.store.keys import Keys
+from calltag.core.store.marks import RedisMarks
+from calltag.core.store.ports import Mark
+from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
+
+_DEADLINE_S: Final = 60.0
+_NEXT_DEADLINE_S: Final = 5.0
+_EMBEDDED: Final = (
+    "calltag serve --embedded has its bus inside its process: what it parks is gone when it ends, and nobody else can "
+    "look at it; its log (operation_parked) says what it was"
+)
+_NOT_TOLD: Final = Parking("unknown", "neither a worker nor RabbitMQ says why it is here", Partition(0), 0, 0, 0)
+HIDDEN: Final = "(hidden)"
+
+
+class NotParked(Exception):
+    """No operation of that id is parked; the message says how to find one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parked:
+    """One parked operation; `message` is None where it cannot be read."""
+
+    operation_id: OperationId
+    body: bytes
+    parking: Parking
+    message: OperationMessage | None
+    marks_call: bool = False
+
+    @property
+    def key(self) -> str:
+        """The call or agent that it is about, if that is known."""
+        return self.message.operation.key if self.message is not None else self.parking.key
+
+    def partition(self, partitions: int) -> Partition:
+        """Where it goes when it is replayed."""
+        if self.message is None:
+            return self.parking.partition
+        return partition_of(self.message.operation.partition_key, partitions)
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All that is parked, oldest first, and the marks without an operation that is parked."""
+
+    parked: Sequence[Parked]
+    stray: Mapping[str, Mark]
+
+
+@dataclass(frozen=True, slots=True)
+class ParkingLot:
+    """The parking queue of an installation and the marks on its calls.
+
+    Methods raise StoreUnavailable, BusUnavailable, and BusRefused where the queue is missing.
+    """
+
+    settings: Settings
+    channel: AbstractChannel
+    marks: RedisMarks
+
+    async def found(self) -> Found:
+        """Everything that is parked; it stays there."""
+        return await self._found([parked for _, parked in await self._taken()])
+
+    async def one(self, operation_id: str) -> Parked:
+        """The parked operation of that id. Raises NotParked."""
+        for parked in (await self.found()).parked:
+            if parked.operation_id == operation_id:
+                return parked
+        raise _not_parked(operation_id)
+
+    async def replay(self, operation_id: str | None) -> Sequence[Parked]:
+        """Put one operation, and what was parked behind it, or all of them back on their partitions' queues, in order.
+
+        The worker that applies an operation takes the mark of its call away in the same step. Raises NotParked.
+        """
+        taken = await self._taken()
+        wanted = [each for each in taken if _is_wanted(each[1], operation_id)]
+        if operation_id is not None and all(parked.operation_id != operation_id for _, parked in wanted):
+            raise _not_parked(operation_id)
+        for message, parked in wanted:
+            await self._publish(parked)
+            await message.ack()
+        return [parked for _, parked in wanted]
+
+    async def drop(self, operation_id: str | None) -> Sequence[str]:
+        """Throw one operation or all away, and take the marks of their calls away; returns the ids.
+
+        A mark whose operation is not parked (any more) goes as well. Raises NotParked.
+        """
+        taken = await self._taken()
+        found = await self._found([parked for _, parked in taken])
+        chosen: Callable[[str], bool] = lambda each: operation_id in {None, each}  # noqa: E731
+        dropped: list[str] = []
+        for message, parked in taken:
+            if chosen(parked.operation_id):
+                await message.ack()
+                dropped.append(parked.operation_id)
+                if parked.key:
+                    await self.marks.clear(parked.key, parked.operation_id)
+        for key, mark in found.stray.items():
+            if chosen(mark.operation_id):
+                await self.marks.clear(key, mark.operation_id)
+                dropped.append(mark.operation_id)
+        if operation_id is not None and not dropped:
+            raise _not_parked(operation_id)
+        return dropped
+
+    async def _found(self, parked: Sequence[Parked]) -> Found:
+        marks = await self.marks.all()
+        there = {each.operation_id for each in parked}
+        stray = {key: mark for key, mark in marks.items() if mark.operation_id not in there}
+        return Found([_with_mark(each, marks) for each in parked], stray)
+
+    async def _taken(self) -> list[tuple[AbstractIncomingMessage, Parked]]:
+        """All that is in the queue, oldest first, until the channel closes.
+
+        One consumer takes it: what single fetches (basic.get) take comes back in any order.
+        """
+        name = Topology(amqp_settings(self.settings)).parking
+        try:
+            queue = await self.channel.declare_queue(name, passive=True)
+        except ChannelNotFoundEntity:
+            raise BusRefused(f"there is no queue {name}; run: calltag topology apply") from None
+        arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
+        await queue.consume(arrived.put)
+        taken: list[tuple[AbstractIncomingMessage, Parked]] = []
+        with suppress(TimeoutError):
+            # Somebody else may have taken some of them at the same time.
+            while len(taken) < (queue.declaration_result.message_count or 0):
+                async with asyncio.timeout(_NEXT_DEADLINE_S):
+                    message = await arrived.get()
+                taken.append((message, _parked(message)))
+        return taken
+
+    async def _publish(self, parked: Parked) -> None:
+        topology = Topology(amqp_settings(self.settings))
+        exchange = await self.channel.get_exchange(topology.operations, ensure=False)
+        tag = hash_tag(parked.partition(self.settings.partitions))
+        message = Message(
+            parked.body,
+            delivery_mode=DeliveryMode.PERSISTENT,
+            content_type="application/json",
+            message_id=uuid4().hex,
+            correlation_id=parked.operation_id,
+        )
+        try:
+            await exchange.publish(message, tag, mandatory=True)
+        except DeliveryError:
+            raise BusRefused(f"the queue of {tag} is full or missing; what was not replayed stays parked") from None
+
+
+@asynccontextmanager
+async def parking_lot(settings: Settings) -> AsyncIterator[ParkingLot]:
+    """The parking queue that the settings name. Raises BusUnavailable."""
+    client = redis_client(
+        settings.redis.url.get_secret_value(), deadline_s=settings.redis.deadline_s, max_connections=2
+    )
+    try:
+        connection = await connect(amqp_settings(settings), "parked")
+        async with asyncio.timeout(_DEADLINE_S), connection:
+            channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+            yield ParkingLot(
+                settings, channel, RedisMarks(client, Keys(settings.redis.key_prefix), settings.partitions)
+            )
+            await channel.close()
+    except BusUnavailable as error:
+        raise BusUnavailable(f"{error} ({_EMBEDDED})") from None
+    except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
+        raise BusUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}: {error}") from error
+    finally:
+        await client.close()
+
+
+def _parked(message: AbstractIncomingMessage) -> Parked:
+    try:
+        read = OPERATION.decode(message.body)
+    except WireError:
+        read = None
+    name = read.operation.id if read is not None else OperationId(message.correlation_id or "")
+    return Parked(name, message.body, parking_of(message.headers) or _NOT_TOLD, read)
+
+
+def _with_mark(parked: Parked, marks: Mapping[str, Mark]) -> Parked:
+    mark = marks.get(parked.key)
+    marked = mark is not None and mark.operation_id == parked.operation_id
+    return Parked(parked.operation_id, parked.body, parked.parking, parked.message, marked)
+
+
+def _is_wanted(parked: Parked, operation_id: str | None) -> bool:
+    return operation_id is None or operation_id in {parked.operation_id, parked.parking.after}
+
+
+def _not_parked(operation_id: str) -> NotParked:
+    return NotParked(f"no operation {operation_id} is parked (any more); calltag parked ls shows those that are")
+
+
+def public(parked: Parked, *, values: bool = False) -> dict[str, Any]:
+    """What may be shown of a parked operation; values of user data and tones only on demand."""
+    parking, operation = parked.parking, parked.message.operation if parked.message is not None else None
+    return {
+        "operation": parked.operation_id,
+        "reason": parking.reason,
+        "detail": parking.detail,
+        "about": parked.key,
+        "name": operation.action.name if operation is not None else "",
+        "sender": (operation.sender or "") if operation is not None else "",
+        "partition": parking.partition,
+        "first_seen_ms": parking.first_seen_ms,
+        "failed_ms": parking.failed_ms,
+        "attempts": parking.attempts,
+        "exception": parking.exception,
+        "behind": parking.after,
+        "marks_call": parked.marks_call,
+        "bytes": len(parked.body),
+        "content": content(parked, values=values),
+    }
+
+
+def content(parked: Parked, *, values: bool) -> Any:
+    """The operation itself; without `values`, what users wrote is hidden, and of what cannot be read, all."""
+    if parked.message is None:
+        return parked.body.decode(errors="replace") if values else HIDDEN
+    whole = orjson.loads(OPERATION.encode(parked.message))
+    action = whole["operation"]["action"]
+    if not values:
+        if "pairs" in action:
+            action["pairs"] = [[key, HIDDEN] for key, _ in action["pairs"]]
+        if "digits" in action:
+            action["digits"] = HIDDEN
+    return whole["operation"]

@@ -1,0 +1,146 @@
+"""The commands `calltag parked ...`."""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated, TypeVar
+
+import orjson
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from calltag.cli.parked import Found, ParkingLot, parking_lot, public
+from calltag.core.settings import Settings, load_settings
+from calltag.core.telemetry.logging import configure_logging
+
+parked_app = typer.Typer(
+    help="Operations that were set aside after they failed again and again: look at them, put them back, drop them. "
+    "For example: calltag parked ls",
+    no_args_is_help=True,
+)
+T = TypeVar("T")
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+Wanted = Annotated[str | None, typer.Argument(help="The operation, as `calltag parked ls` names it.")]
+All = Annotated[bool, typer.Option("--all", help="All that are parked, instead of one.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+@parked_app.command("ls")
+def parked_ls(*, as_json: AsJson = False) -> None:
+    """List what is parked, oldest first: which operation, why, about which call.
+
+    Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. Nothing is taken out: each message is fetched and put back in its
+    place, and a second `calltag parked` at the same moment does not see it. A call marked `yes` takes no operations
+    until the one that failed is replayed or dropped. For example:
+
+        calltag parked ls --json
+    """
+    found = _with_lot(lambda lot: lot.found())
+    if as_json:
+        for each in found.parked:
+            row = public(each)
+            del row["content"]
+            typer.echo(orjson.dumps(row).decode())
+        for key, mark in found.stray.items():
+            stray = {"operation": mark.operation_id, "reason": mark.reason, "about": key, "marks_call": True}
+            typer.echo(orjson.dumps({**stray, "failed_ms": mark.at_ms, "parked": False}).decode())
+    elif found.parked or found.stray:
+        Console(width=None if sys.stdout.isatty() else 200).print(_table(found))
+    else:
+        typer.echo("nothing is parked")
+
+
+@parked_app.command("show")
+def parked_show(
+    operation: Annotated[str, typer.Argument(help="The operation, as `calltag parked ls` names it.")],
+    *,
+    values: Annotated[
+        bool, typer.Option("--values", help="Show the values of user data as well. They may be confidential.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show one parked operation: why it failed, how often, since when. Values of user data are hidden.
+
+    Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. Fails if it is not parked. For example:
+
+        calltag parked show 0123456789abcdef0123456789abcdef
+    """
+    if values:
+        typer.echo("calltag: what follows has values of user data; keep it out of tickets and logs", err=True)
+    row = public(_with_lot(lambda lot: lot.one(operation)), values=values)
+    if as_json:
+        typer.echo(orjson.dumps(row).decode())
+        return
+    for name, value in row.items():
+        typer.echo(f"{name}: {orjson.dumps(value).decode() if isinstance(value, dict) else value}")
+
+
+@parked_app.command("replay")
+def parked_replay(operation: Wanted = None, *, all_of_them: All = False, yes: Yes = False) -> None:
+    """Put a parked operation back, with what was parked behind it: it takes effect once, under its own id.
+
+    Mend first what made it fail. If its call is marked, the mark falls in the moment in which it takes effect; if it
+    fails again, it is parked again. One that marked no call comes after what has happened meanwhile.
+    Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. For example:
+
+        calltag parked replay 0123456789abcdef0123456789abcdef --yes
+    """
+    _check(operation, all_of_them=all_of_them)
+    _confirm(f"Put {operation or 'all parked operations'} back on the queue?", yes=yes)
+    for each in _with_lot(lambda lot: lot.replay(operation)):
+        typer.echo(f"replayed {each.operation_id} ({each.key or 'not readable'})")
+
+
+@parked_app.command("drop")
+def parked_drop(operation: Wanted = None, *, all_of_them: All = False, yes: Yes = False) -> None:
+    """Throw a parked operation away for good: it takes no effect, and its call takes operations again.
+
+    What was parked behind it stays parked. Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. For example:
+
+        calltag parked drop 0123456789abcdef0123456789abcdef --yes
+    """
+    _check(operation, all_of_them=all_of_them)
+    _confirm(f"Throw {operation or 'all parked operations'} away?", yes=yes)
+    for each in _with_lot(lambda lot: lot.drop(operation)):
+        typer.echo(f"dropped {each}")
+
+
+def _with_lot(work: Callable[[ParkingLot], Awaitable[T]]) -> T:
+    async def run(settings: Settings) -> T:
+        async with parking_lot(settings) as lot:
+            return await work(lot)
+
+    settings = load_settings()
+    configure_logging("parked", form=settings.log.format, level="critical")
+    return asyncio.run(run(settings))
+
+
+def _check(operation: str | None, *, all_of_them: bool) -> None:
+    if (operation is None) != all_of_them:
+        raise typer.BadParameter("name an operation or say --all, one of them")
+
+
+def _confirm(question: str, *, yes: bool) -> None:
+    if not yes:
+        typer.confirm(question, abort=True)
+
+
+def _table(found: Found) -> Table:
+    table = Table("operation", "reason", "about", "name", "sender", "marked", "attempts", "parked at", box=None)
+    for each in found.parked:
+        row = public(each)
+        table.add_row(
+            each.operation_id, row["reason"], row["about"], row["name"], row["sender"],
+            "yes" if each.marks_call else "", str(row["attempts"]), _at(row["failed_ms"]),
+        )  # fmt: skip
+    for key, mark in found.stray.items():
+        table.add_row(
+            mark.operation_id, f"{mark.reason}, not parked (any more)", key, "", "", "yes", "", _at(mark.at_ms)
+        )
+    return table
+
+
+def _at(unix_ms: int) -> str:
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="seconds") if unix_ms else ""

@@ -1,0 +1,81 @@
+"""What waits for the workers already: where that is too much, nothing is added to it.
+
+An operation that is accepted waits in its partition's queue until the worker takes it up. While the workers cannot keep
+up, it is better to refuse at once than to accept what takes effect much later than its sender thinks.
+"""
+
+import asyncio
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from calltag.core.bus.ports import Bus, BusUnavailable, Partition
+from calltag.core.runtime.intake import retry_after_s
+from calltag.core.store.lags import Lags
+from calltag.core.store.ports import StoreUnavailable
+from calltag.gateway.errors import BackendAway
+from calltag.gateway.metrics import GatewayMetrics, Limit
+
+log = structlog.get_logger()
+_LOOK_EVERY_S: Final = 0.5
+
+
+@dataclass(slots=True)
+class Backlog:
+    """Looks every half second at the partitions that this gateway published to since, and at those that were not empty.
+
+    In between, what it publishes itself counts as waiting. An idle gateway asks the broker nothing.
+    """
+
+    bus: Bus
+    lags: Lags
+    metrics: GatewayMetrics
+    most: int = 5_000
+    most_age_ms: int = 2_000
+    _waiting: Counter[Partition] = field(default_factory=Counter)
+    _ages_ms: dict[Partition, int] = field(default_factory=dict)
+
+    def admit(self, partitions: Counter[Partition]) -> None:
+        """So many operations are about to be published to each of these partitions. Raises BackendAway."""
+        for partition in partitions:
+            if self._waiting[partition] >= self.most:
+                self._refuse(Limit.BACKLOG, f"{self._waiting[partition]} operations wait for their worker already")
+            age_ms = self._ages_ms.get(partition, 0)
+            # Where nothing waits, what was old is done.
+            if age_ms > self.most_age_ms and self._waiting[partition]:
+                self._refuse(Limit.BACKLOG_AGE, f"operations wait {age_ms / 1000:.1f} s for their worker")
+        self._waiting.update(partitions)
+
+    def _refuse(self, limit: Limit, text: str) -> None:
+        self.metrics.limited(limit)
+        raise BackendAway(f"{text}; try again in a moment", retry_after_s())
+
+    async def run(self) -> None:
+        """Look for as long as the task runs."""
+        while True:
+            await asyncio.sleep(_LOOK_EVERY_S)
+            await self.look()
+
+    async def look(self) -> None:
+        """Bring what is known up to date."""
+        try:
+            if self._waiting:
+                self._ages_ms = dict(await self.lags.read())
+        except StoreUnavailable as error:
+            log.info("lags_not_known", reason=str(error))
+        for partition in list(self._waiting):
+            before = self._waiting[partition]
+            try:
+                found = await self.bus.depth(partition)
+            except BusUnavailable as error:
+                log.info("backlog_not_known", reason=str(error))
+                break
+            # What was published while the broker was asked may or may not be in its answer.
+            now = found + self._waiting[partition] - before
+            if now:
+                self._waiting[partition] = now
+            else:
+                del self._waiting[partition]
+        self.metrics.backlog(max(self._waiting.values(), default=0), max(self._ages_ms.values(), default=0) / 1000)

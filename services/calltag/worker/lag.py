@@ -1,0 +1,70 @@
+"""How far this worker lags behind: how old operations are when it takes them up."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from calltag.core.bus.ports import Partition
+from calltag.core.store.lags import Lags
+from calltag.core.store.ports import StoreUnavailable
+
+log = structlog.get_logger()
+_REPORT_EVERY_S: Final = 0.5
+
+
+@dataclass(slots=True)
+class Lag:
+    """Of one partition."""
+
+    clock_ms: Callable[[], int]
+    in_hand_of_ms: int | None = None
+    """When the oldest operation in hand was accepted (Unix time); they come in order: none that waits is older."""
+    _worst_ms: int = 0
+
+    def took(self, accepted_at_ms: int) -> None:
+        """A batch was taken up whose oldest operation was accepted then (Unix time in milliseconds)."""
+        self.in_hand_of_ms = accepted_at_ms
+
+    def finished(self) -> None:
+        """The batch is done."""
+        self._note()
+        self.in_hand_of_ms = None
+
+    def worst_ms(self) -> int:
+        """The greatest age since this was asked last, in milliseconds; 0 where nothing was in hand."""
+        self._note()
+        worst, self._worst_ms = self._worst_ms, 0
+        return worst
+
+    def _note(self) -> None:
+        if self.in_hand_of_ms is not None:
+            self._worst_ms = max(self._worst_ms, self.clock_ms() - self.in_hand_of_ms)
+
+
+@dataclass(slots=True)
+class LagReports:
+    """Reports, twice a second, the lag of the partitions that are this worker's."""
+
+    lags: Lags
+    clock_ms: Callable[[], int]
+    _of: dict[Partition, Lag] = field(default_factory=dict)
+
+    def of(self, partition: Partition) -> Lag:
+        """Where the partition's work notes its lag."""
+        return self._of.setdefault(partition, Lag(self.clock_ms))
+
+    async def run(self, owned: Callable[[], Collection[Partition]]) -> None:
+        """Report for as long as the task runs."""
+        while True:
+            await asyncio.sleep(_REPORT_EVERY_S)
+            await self.report(owned())
+
+    async def report(self, owned: Collection[Partition]) -> None:
+        """Report once."""
+        try:
+            await self.lags.report({partition: self.of(partition).worst_ms() for partition in owned})
+        except StoreUnavailable as error:
+            log.info("lag_not_reported", reason=str(error))

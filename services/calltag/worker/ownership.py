@@ -1,0 +1,177 @@
+"""Owning a partition: taking it over, committing in its epoch, and sending what came of that.
+
+The order is what the promises rest on: commit, wait for replicas where that is wanted, then send, then forget the kept
+events; the acknowledgement comes last. Wherever it is cut off, the next owner (or this one, in doubt) finds either the
+operations undone and in the queue, or done with their events kept; nothing is lost and nothing is done twice.
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import structlog
+
+from calltag.core.bus.ports import BusRefused, BusUnavailable, Partition
+from calltag.core.domain.events import Event
+from calltag.core.domain.ids import OperationId
+from calltag.core.domain.operations import CallOperation
+from calltag.core.domain.outcome import CallLimits
+from calltag.core.domain.status import StatusCode
+from calltag.core.runtime.backoff import backoff_s
+from calltag.core.store.ports import NO_MARKS, Epoch, Marks, StateStore, StoreUnavailable, TakeOver
+from calltag.core.wire.messages import EVENT, OperationMessage, WireError
+from calltag.worker.folding import Applied, Folded, fold
+from calltag.worker.metrics import WorkerMetrics
+from calltag.worker.outgoing import Outgoing
+from calltag.worker.recent_operations import RecentOperations
+from calltag.worker.recovery import Recovery
+
+log = structlog.get_logger()
+T = TypeVar("T")
+_FIRST_RETRY_S: Final = 0.05
+_SLOWEST_RETRY_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """A batch that the store has, with its events as they were kept."""
+
+    folded: Folded
+    encoded: Sequence[bytes]
+
+
+class Ownership:
+    """Of one partition by this worker. `on_wait` is called whenever store or broker keep it waiting."""
+
+    def __init__(
+        self,
+        partition: Partition,
+        store: StateStore,
+        outgoing: Outgoing,
+        limits: CallLimits,
+        metrics: WorkerMetrics,
+        *,
+        recent: RecentOperations,
+        batch_limit: int,
+        on_wait: Callable[[], None],
+    ) -> None:
+        self._partition = partition
+        self._store = store
+        self._outgoing = outgoing
+        self._limits = limits
+        self._metrics = metrics
+        self._recent = recent
+        self._recovery = Recovery(partition, store, recent, metrics, batch_limit)
+        self._on_wait = on_wait
+        self.epoch: Epoch | None = None
+        """None before the first delivery, and while it is in doubt."""
+
+    def doubt(self) -> None:
+        """The partition has to be taken over anew: that fences off whatever is still on its way."""
+        self.epoch = None
+
+    async def has_lost(self) -> bool:
+        """Whether the store is not as this owner left it."""
+        return self.epoch is not None and await self._recovery.has_lost()
+
+    async def owned(self) -> Epoch:
+        """The epoch of this ownership; with the first delivery, and after doubt, the partition is taken over.
+
+        A former owner that is still at work is fenced off from here on. Events that were committed and perhaps not
+        sent are sent first, and what the store has lost is applied again. Raises StoreUnavailable, CommitConflict,
+        Fenced.
+        """
+        while self.epoch is None:
+            taken = await self.insist(lambda: self._store.take_over(self._partition, self._recent.epoch))
+            self._metrics.taken_over()
+            log.info("partition_taken_over", epoch=taken.epoch, kept=len(taken.outbox))
+            if taken.outbox:
+                await self._send_kept(taken)
+            if not await self._recovery.recover(taken, self._again):
+                self.epoch = taken.epoch
+        return self.epoch
+
+    async def _send_kept(self, taken: TakeOver) -> None:
+        await self._store.settle(self._partition, taken.epoch, taken.position)
+        events = list(_kept(taken.outbox))
+        await self.insist(lambda: self._outgoing.send((), events, ()))
+        await self.insist(lambda: self._store.sent(self._partition, taken.epoch, len(taken.outbox)))
+
+    async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
+        """Carry out operations that the store has lost."""
+        committed = await self.commit(epoch, messages)
+        await self.send(epoch, committed)
+        return committed.folded
+
+    async def commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Committed:
+        """Fold the operations onto what the store has, and commit that. Raises StoreError."""
+        wanted: dict[str, list[OperationId]] = {}
+        for message in messages:
+            wanted.setdefault(message.operation.key, []).append(message.operation.id)
+        loaded = await self._store.load(self._partition, wanted)
+        folded = fold(messages, loaded, self._limits)
+        began = time.perf_counter()
+        committed = await self.write(epoch, folded, dict.fromkeys(folded.unmarked), messages)
+        if folded.changes or folded.events:
+            self._metrics.committed(len(messages), time.perf_counter() - began)
+        self._metrics.applied(folded.applied)
+        _log_refused(folded.applied)
+        return committed
+
+    async def write(
+        self, epoch: Epoch, folded: Folded, marks: Marks = NO_MARKS, messages: Sequence[OperationMessage] = ()
+    ) -> Committed:
+        """Commit what was folded. Raises StoreError."""
+        encoded = [EVENT.encode(event) for event in folded.events]
+        if folded.changes or encoded or marks:
+            made = await self._store.commit(self._partition, epoch, folded.changes, encoded, marks)
+            self._metrics.marked(self._partition, made.marks)
+            self._recovery.confirmed(made.position, messages, folded)
+        # What was committed before and is only recognised now has to be safe, too, before anybody is told of it.
+        await self._store.settle(self._partition, epoch, self._recent.position)
+        return Committed(folded, encoded)
+
+    async def send(self, epoch: Epoch, committed: Committed) -> None:
+        """Send events and replies, for as long as it takes, and forget the kept events. Raises Fenced."""
+        folded = committed.folded
+        events = list(zip(folded.events, committed.encoded, strict=True))
+        sent = await self.insist(lambda: self._outgoing.send(folded.calls, events, folded.replies))
+        self._metrics.sent(sent)
+        if events:
+            await self.insist(lambda: self._store.sent(self._partition, epoch, len(events)))
+
+    async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Try again for as long as broker or store is away: the operations wait, in order, in this worker's hands."""
+        delays = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S)
+        while True:
+            try:
+                return await attempt()
+            except (StoreUnavailable, BusUnavailable, BusRefused) as error:
+                log.warning("partition_waits", reason=str(error))
+                self._on_wait()
+                await asyncio.sleep(next(delays))
+
+
+def _kept(outbox: Sequence[bytes]) -> Iterator[tuple[Event, bytes]]:
+    for raw in outbox:
+        try:
+            yield EVENT.decode(raw), raw
+        except WireError as error:
+            log.error("event_unreadable", reason=str(error))
+
+
+def _log_refused(applied: Sequence[Applied]) -> None:
+    """A line for each operation that was refused now; what it was about is in the names, never in values."""
+    for each in applied:
+        if each.repeated or each.done.code is StatusCode.SUCCESS:
+            continue
+        operation = each.operation
+        log.info(
+            "operation_refused",
+            operation_id=operation.id,
+            operation=operation.action.name,
+            call_id=operation.call_id if isinstance(operation, CallOperation) else None,
+            code=int(each.done.code),
+        )

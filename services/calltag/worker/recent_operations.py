@@ -1,0 +1,116 @@
+"""The operations that were committed lately, kept at hand in case the store loses them.
+
+A fail-over of Redis to a replica that lacked the last writes takes them back. Whoever owned the partition still knows
+the operations: those that the store does not have any more are applied again, in order. Which ones is decided by their
+ids, so nothing is applied twice.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from calltag.core.bus.ports import Partition
+from calltag.core.store.ports import NEVER, NOTHING, CommitPosition, Epoch
+from calltag.core.wire.messages import OperationMessage
+
+
+@dataclass(frozen=True, slots=True)
+class RecentLimits:
+    """How long committed operations are kept, in seconds, and how many and how many bytes of them, a partition."""
+
+    seconds: float = 60.0
+    operations: int = 5_000
+    size_bytes: int = 4_194_304
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """The operations that one commit recorded, in order, and the versions of the calls after it by key."""
+
+    position: CommitPosition
+    at_s: float
+    messages: Sequence[OperationMessage]
+    versions: dict[str, int]
+    size_bytes: int
+
+
+@dataclass(slots=True)
+class RecentOperations:
+    """Of one partition, as this process has worked on it: it outlives the PartitionWorker that was interrupted.
+
+    `epoch` and `position` are those that the store confirmed last.
+    """
+
+    limits: RecentLimits = RecentLimits()
+    epoch: Epoch = NEVER
+    position: CommitPosition = NOTHING
+    _commits: deque[Commit] = field(default_factory=deque)
+    _operations: int = 0
+    _size_bytes: int = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._commits)
+
+    def taken_over(self, epoch: Epoch, position: CommitPosition) -> None:
+        """The partition is owned here, in this epoch."""
+        self.epoch, self.position = epoch, position
+
+    def committed(self, commit: Commit) -> None:
+        """The store has confirmed a commit."""
+        self.position = max(self.position, commit.position)
+        self._commits.append(commit)
+        self._operations += len(commit.messages)
+        self._size_bytes += commit.size_bytes
+        while self._commits and (
+            self._operations > self.limits.operations or self._size_bytes > self.limits.size_bytes
+        ):
+            self._drop()
+        self.forget(commit.at_s)
+
+    def forget(self, now_s: float) -> None:
+        """Let go of what is older than it may be: the store's memory of operations must outlast this one."""
+        while self._commits and self._commits[0].at_s < now_s - self.limits.seconds:
+            self._drop()
+
+    def is_ahead_of(self, epoch: Epoch, position: CommitPosition) -> bool:
+        """Whether the store, with this epoch and position, lacks something that it confirmed. A higher epoch is
+        another owner's, who is to be left alone."""
+        return epoch < self.epoch or (epoch == self.epoch and position < self.position)
+
+    def lost(self, position: CommitPosition) -> int:
+        """How many commits are lost if the store is at this position."""
+        return max(0, self.position - position)
+
+    def gone(self, position: CommitPosition) -> int:
+        """How many of them are not at hand any more."""
+        oldest = self._commits[0].position if self._commits else self.position + 1
+        return max(0, min(oldest, self.position + 1) - position - 1)
+
+    def commits(self) -> Sequence[Commit]:
+        """All that are at hand, oldest first."""
+        return tuple(self._commits)
+
+    def versions(self) -> dict[str, int]:
+        """The highest version that was confirmed of each call or agent, by key."""
+        highest: dict[str, int] = {}
+        for commit in self._commits:
+            for key, version in commit.versions.items():
+                highest[key] = max(version, highest.get(key, 0))
+        return highest
+
+    def _drop(self) -> None:
+        dropped = self._commits.popleft()
+        self._operations -= len(dropped.messages)
+        self._size_bytes -= dropped.size_bytes
+
+
+@dataclass(slots=True)
+class RecentOfPartitions:
+    """The recent operations of all partitions that this process works on, or has worked on."""
+
+    limits: RecentLimits = RecentLimits()
+    _by_partition: dict[Partition, RecentOperations] = field(default_factory=dict)
+
+    def of(self, partition: Partition) -> RecentOperations:
+        """Those of one partition."""
+        return self._by_partition.setdefault(partition, RecentOperations(self.limits))

@@ -1,0 +1,146 @@
+"""How often wrong passwords may be tried: for one user and from one address, counted in the store for all processes.
+
+An attempt is counted before its password is looked at, so that many at once are no way round, and given back if the
+password was right. Names that nobody has are counted like others: to be locked out tells nothing about a name.
+"""
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import resources
+from typing import Final, Literal, Protocol, cast
+
+import structlog
+
+from calltag.core.identity.errors import LockedOut
+from calltag.core.store.batching import ScriptBatcher
+
+log = structlog.get_logger()
+By = Literal["user", "address"]
+_REMEMBERED: Final = 10_000
+
+
+class LoginAttempts(Protocol):
+    """Counts attempts. `address` is "" where it is not known."""
+
+    def check(self, name: str, address: str) -> None:
+        """Raises LockedOut if this process knows it. Costs nothing: also for those whose password is known as right."""
+        ...
+
+    async def take(self, name: str, address: str) -> None:
+        """A password is about to be looked at. Raises LockedOut, StoreUnavailable."""
+        ...
+
+    async def give_back(self, name: str, address: str) -> None:
+        """It was right. Raises StoreUnavailable."""
+        ...
+
+    def failed(self) -> None:
+        """It was wrong."""
+        ...
+
+
+class UnlimitedAttempts:
+    """Implements LoginAttempts: no limit."""
+
+    def check(self, name: str, address: str) -> None: ...
+
+    async def take(self, name: str, address: str) -> None: ...
+
+    async def give_back(self, name: str, address: str) -> None: ...
+
+    def failed(self) -> None: ...
+
+
+class AttemptObserver(Protocol):
+    """What is counted for operators."""
+
+    def login_failed(self) -> None:
+        """A password was wrong."""
+        ...
+
+    def login_locked_out(self, by: By) -> None:
+        """A login was refused without a look at its password."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptLimits:
+    """Wrong passwords within `window_s` seconds; 0 is no limit."""
+
+    per_user: int = 10
+    per_address: int = 100
+    window_s: int = 300
+
+
+class RedisLoginAttempts:
+    """Implements LoginAttempts under `<prefix>:logins:<user or address>:<SHA-256>`."""
+
+    def __init__(
+        self,
+        batcher: ScriptBatcher,
+        prefix: str,
+        limits: AttemptLimits,
+        observer: AttemptObserver,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._take, self._give_back = (batcher.source(_source(name)) for name in ("take_attempt", "give_back_attempt"))
+        self._prefix = prefix
+        self._limits = limits
+        self._observer = observer
+        self._clock_s = clock_s
+        self._locked: OrderedDict[str, float] = OrderedDict()
+
+    def check(self, name: str, address: str) -> None:
+        for by, key, _ in self._counted(name, address):
+            left_s = self._locked.get(key, 0.0) - self._clock_s()
+            if left_s > 0:
+                self._refuse(by, left_s)
+
+    async def take(self, name: str, address: str) -> None:
+        counted = self._counted(name, address)
+        asked = (self._take([key], [self._limits.window_s * 1_000, most]) for _, key, most in counted)
+        waits_s = [cast("int", wait_ms) / 1_000 for wait_ms in await asyncio.gather(*asked)]
+        if not any(waits_s):
+            return
+        for (by, key, _), wait_s in zip(counted, waits_s, strict=True):
+            if wait_s:
+                self._lock(by, key, address, wait_s)
+            else:
+                await self._give_back([key], [])
+        self.check(name, address)
+
+    async def give_back(self, name: str, address: str) -> None:
+        await asyncio.gather(*(self._give_back([key], []) for _, key, _ in self._counted(name, address)))
+
+    def failed(self) -> None:
+        self._observer.login_failed()
+
+    def _counted(self, name: str, address: str) -> list[tuple[By, str, int]]:
+        """What the attempt counts for: by what, under which key, and how many there may be."""
+        of_user: tuple[By, str, int] = ("user", name, self._limits.per_user)
+        of_address: tuple[By, str, int] = ("address", address, self._limits.per_address)
+        return [(by, self._key(by, of), most) for by, of, most in (of_user, of_address) if of and most]
+
+    def _key(self, by: By, of: str) -> str:
+        return f"{self._prefix}:logins:{by}:{sha256(of.encode(errors='replace')).hexdigest()}"
+
+    def _lock(self, by: By, key: str, address: str, wait_s: float) -> None:
+        if key not in self._locked:
+            # Not the name: people type their passwords there.
+            log.warning("login_locked_out", by=by, address=address, wait_s=round(wait_s))
+        self._locked[key] = self._clock_s() + wait_s
+        self._locked.move_to_end(key)
+        if len(self._locked) > _REMEMBERED:
+            self._locked.popitem(last=False)
+
+    def _refuse(self, by: By, left_s: float) -> None:
+        self._observer.login_locked_out(by)
+        raise LockedOut(left_s)
+
+
+def _source(name: str) -> str:
+    return resources.files("calltag.core.identity").joinpath(f"{name}.lua").read_text(encoding="utf-8")

@@ -1,0 +1,10 @@
+-- Who is in the registry of workers. KEYS: leases, places, reports.
+-- Answers the workers in the order of their places, and for each of them: ms until its lease ends, what it tells of its partitions.
+local clock = redis.call('TIME')
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
+local answer = {}
+for _, member in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+  local ends = tonumber(redis.call('ZSCORE', KEYS[1], member) or '0')
+  answer[#answer + 1] = {member, ends - now, redis.call('HGET', KEYS[3], member) or '[]'}
+end
+return answer

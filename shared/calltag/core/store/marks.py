@@ -1,0 +1,40 @@
+"""The marks of calls and agents of which an operation is parked, as operators see them."""
+
+from collections.abc import Mapping
+from typing import cast
+
+from calltag.core.bus.partitioning import partition_of
+from calltag.core.bus.ports import Partition
+from calltag.core.domain.ids import OperationId
+from calltag.core.store.client import RedisClient
+from calltag.core.store.keys import Keys
+from calltag.core.store.ports import Mark
+from calltag.core.store.records import decode_mark
+
+
+class RedisMarks:
+    """All marks of an installation. Every method may raise StoreUnavailable."""
+
+    def __init__(self, client: RedisClient, keys: Keys, partitions: int) -> None:
+        self._client = client
+        self._keys = keys
+        self._partitions = partitions
+        self._unmark = client.script("unmark")
+
+    async def all(self) -> Mapping[str, Mark]:
+        """The marks by the name of what is marked (`call:<id>`, `agent:<user>`)."""
+        pipeline = self._client.pipeline()
+        for number in range(self._partitions):
+            pipeline.hgetall(self._keys.marks(Partition(number)))
+        found = cast("list[dict[bytes, bytes]]", await self._client.run(pipeline))
+        return {key.decode(): decode_mark(raw) for marks in found for key, raw in marks.items()}
+
+    async def clear(self, key: str, operation_id: OperationId) -> bool:
+        """Take a mark away if it is the one of this operation; returns whether it was."""
+        partition = partition_of(key.partition(":")[2], self._partitions)
+        return await self._unmark([self._keys.marks(partition)], [key, operation_id]) == 1
+
+    async def forget(self) -> int:
+        """Take all marks away, where what was parked is gone; returns how many there were."""
+        marks = await self.all()
+        return sum([await self.clear(key, mark.operation_id) for key, mark in marks.items()])

@@ -1,0 +1,102 @@
+"""What a run leaves behind: what was asked and answered, what was received, and how it all ended.
+
+Nothing here knows how calltag works; the checker judges this alone.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Data = Mapping[str, Sequence[str]]
+"""User data: every key with its values, also where there is one only."""
+Kind = Literal["attach", "update", "delete", "forbidden", "impossible"]
+Outcome = Literal["accepted", "refused", "unknown"]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation of a sender, whose operations on a call are numbered in the order in which they were sent.
+
+    attach      the value `sender-number` is added under the keys `log` and `sender`
+    update      the value becomes the only one under the key `sender`
+    delete      the key `sender` goes
+    forbidden   the gateway has to refuse it; its value may show nowhere
+    impossible  it is taken, and its `user` is to be told that the state of the call does not allow it
+    """
+
+    call: str
+    sender: str
+    number: int
+    kind: Kind
+    outcome: Outcome
+    user: str = ""
+    tries: int = 1
+
+    @property
+    def value(self) -> str:
+        return f"{self.sender}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One message about a call; without a version where an operation was refused."""
+
+    call: str
+    event_id: str
+    sequence: int
+    version: int | None = None
+    data: Data = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A call as it was read by somebody who had been told of the version before."""
+
+    call: str
+    version: int
+    data: Data
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriber:
+    """What one subscriber received, in order; it was there from the beginning of its calls, or asked for all of it.
+
+    `left` says that it went before the end; `missed` how often it was told that something was lost.
+    """
+
+    name: str
+    user: str
+    calls: Sequence[str]
+    received: Sequence[Received]
+    left: bool = False
+    missed: int = 0
+    readings: Sequence[Reading] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Final:
+    """A call at the end: as a client reads it, and as it lies in the store."""
+
+    call: str
+    read: Data
+    stored: Data
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """All of a run. `parked` is what lies in the queue of dead letters; `unsent` how many events the store keeps."""
+
+    seed: int
+    operations: Sequence[Operation]
+    subscribers: Sequence[Subscriber]
+    finals: Sequence[Final]
+    parked: Sequence[str] = ()
+    unsent: int = 0
+    notes: Sequence[str] = ()
+    """What else was not as it should be: services that did not end cleanly, say."""
+
+    def save(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=1))

@@ -1,0 +1,110 @@
+"""`calltag partitions`, as an operator uses it: who works on what, what waits, and whether all is well."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import orjson
+import pytest
+
+from calltag.cli.partitions import ListedPartition, listed_partitions
+from calltag.core.bus.ports import Partition
+from calltag.core.store.ports import Change, Epoch
+from calltag.core.store.redis_state import RedisStateStore
+from parts.command import calltag
+from parts.eventually import eventually
+from parts.rabbitmq import RabbitMq
+from parts.workers import Crew, crew
+
+PARTITIONS = 4
+HERE = Partition(2)
+
+
+@pytest.fixture
+def may_commit(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Commits wait until it is set."""
+    may, commit = asyncio.Event(), RedisStateStore.commit
+
+    async def held_up(
+        self: RedisStateStore, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
+    ) -> None:
+        await may.wait()
+        await commit(self, partition, epoch, changes, events)
+
+    monkeypatch.setattr(RedisStateStore, "commit", held_up)
+    return may
+
+
+async def shown(here: Crew, cwd: Path, *arguments: str, **other: str) -> tuple[int, str, str]:
+    """What the command does and prints."""
+    amqp, redis = here.settings.amqp, here.settings.redis
+    where = {
+        "CALLTAG_AMQP__URL": amqp.url.get_secret_value(),
+        "CALLTAG_AMQP__PREFIX": amqp.prefix,
+        "CALLTAG_REDIS__URL": redis.url.get_secret_value(),
+        "CALLTAG_PARTITIONS": str(PARTITIONS),
+        **other,
+    }
+    done = await asyncio.to_thread(calltag, "partitions", *arguments, cwd=cwd, **where)
+    return done.returncode, done.stdout, done.stderr
+
+
+async def test_who_works_on_what_and_what_waits(
+    tmp_path: Path, rabbitmq: RabbitMq, redis_url: str, amqp_prefix: str, may_commit: asyncio.Event
+) -> None:
+    async with crew(
+        rabbitmq.url, redis_url, amqp_prefix, partitions=PARTITIONS, worker={"lease_s": 2.0, "prefetch": 2}
+    ) as here:
+
+        async def become(state: str, depth: int, unacknowledged: int | None, epoch: int) -> ListedPartition:
+            found: list[ListedPartition] = []
+
+            async def is_so() -> bool:
+                found[:] = await listed_partitions(here.settings)
+                it = found[HERE]
+                return {each.state for each in found} == {state} and (depth, unacknowledged, epoch) == (
+                    it.depth, it.unacknowledged, it.epoch,
+                )  # fmt: skip
+
+            await eventually(is_so)
+            return found[HERE]
+
+        worker = await here.join()
+        idle = await become("owned", 0, 0, 0)
+        assert (idle.owners, idle.consumers, idle.oldest_age_ms) == ([worker.made.worker], 1, 0)
+
+        for number in range(3):
+            await here.publish(HERE, number)
+        busy = await become("owned", 3, 2, 1)
+        assert (busy.oldest_age_ms or 0) > 0
+        code, printed, _ = await shown(here, tmp_path, "--json")
+        rows = [orjson.loads(line) for line in printed.splitlines()]
+        assert (code, [each["partition"] for each in rows]) == (0, list(range(PARTITIONS)))
+        assert rows[HERE].keys() == asdict(busy).keys()
+        assert (rows[HERE]["depth"], rows[HERE]["owners"]) == (3, [worker.made.worker])
+
+        await here.lose(worker)
+        lost = await become("unowned", 3, None, 1)
+        assert (lost.owners, lost.ready, lost.consumers, lost.oldest_age_ms) == ([], 3, 0, None)
+        code, printed, _ = await shown(here, tmp_path)
+        assert (code, printed.splitlines()[1 + HERE].split()) == (3, ["2", "unowned", "-", "1", "3", "?", "0", "?"])
+
+        may_commit.set()
+        await here.join()
+        await become("owned", 0, 0, 2)
+
+        elsewhere = await shown(here, tmp_path, "--json", CALLTAG_AMQP__PREFIX="nothing-here")
+        assert (elsewhere[0], elsewhere[1].count('"no queue"')) == (3, PARTITIONS)
+
+
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({}, "nothing was ever started on this store"),
+        ({"CALLTAG_REDIS__URL": "redis://127.0.0.1:1"}, "Redis is not usable"),
+    ],
+)
+def test_what_cannot_be_found_out_is_said(tmp_path: Path, redis_url: str, other: dict[str, str], told: str) -> None:
+    done = calltag("partitions", cwd=tmp_path, **{"CALLTAG_REDIS__URL": redis_url, **other})
+    assert (done.returncode, done.stderr.startswith(f"calltag: {told}")) == (1, True), done.stderr

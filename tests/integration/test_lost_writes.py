@@ -1,0 +1,206 @@
+"""A fail-over that takes back what the store had confirmed: what is at hand is applied again, the rest is told."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+
+from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.ports import Partition
+from calltag.core.domain.operations import AttachUserData
+from calltag.core.store.client import RedisClient
+from calltag.core.store.deployment import Deployment, client_of
+from calltag.core.store.durability import Durability
+from calltag.core.store.ports import StoreUnavailable, WorkerId
+from calltag.core.store.redis_registry import RedisWorkerRegistry
+from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+from calltag.core.telemetry.metrics import Metrics
+from calltag.worker.assignments import Assignments
+from calltag.worker.observations import WorkerObservations
+from calltag.worker.parking import ParkingLot
+from calltag.worker.partition_worker import PartitionWorker
+from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
+from integration.test_partition_worker import (
+    CALL,
+    HERE,
+    KEYS,
+    LIMITS,
+    PARTITIONS,
+    begin,
+    outgoing_of,
+    publish,
+    versions_told,
+)
+from parts.eventually import eventually
+from parts.redis_asking import ask
+from parts.redis_cluster import RedisCluster
+from parts.redis_sentinel import SERVICE, RedisSentinel
+
+pytestmark = pytest.mark.timeout(120)
+Redis = RedisSentinel | RedisCluster
+
+
+@pytest.fixture(params=["sentinel", "cluster"])
+def redis(request: pytest.FixtureRequest) -> Iterator[Redis]:
+    made: Redis = request.getfixturevalue(f"redis_{request.param}")
+    made.clear()
+    yield made
+    made.revive()
+
+
+@pytest.fixture
+async def client(redis: Redis) -> AsyncIterator[RedisClient]:
+    mode, service = ("sentinel", SERVICE) if isinstance(redis, RedisSentinel) else ("cluster", "")
+    made = client_of(Deployment(redis.url, mode, service), deadline_s=2)  # type: ignore[arg-type]
+    yield made
+    await made.close()
+
+
+@asynccontextmanager
+async def working(
+    bus: MemoryBus, client: RedisClient, metrics: Metrics, *, limits: RecentLimits | None = None, replicas: int = 0
+) -> AsyncIterator[None]:
+    """A worker on all partitions, while the context is open."""
+    store = RedisStateStore(client, KEYS, durability=Durability(replicas, 400))
+    outgoing, observations = outgoing_of(bus, client), WorkerObservations(metrics)
+    recent = RecentOfPartitions(limits or RecentLimits())
+
+    def make(partition: Partition) -> PartitionWorker:
+        return PartitionWorker(partition, store, outgoing, LIMITS, observations, parking_lot=ParkingLot(bus),
+                               recent=recent.of(partition))  # fmt: skip
+
+    registry = RedisWorkerRegistry(client, KEYS, lease_ms=60_000)
+    worker = Assignments(WorkerId("w"), bus, registry, make, observations, partitions=PARTITIONS, heartbeat_s=0.2)
+    stop = asyncio.Event()
+    running = asyncio.create_task(worker.run(stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await running
+
+
+def master_of(redis: Redis) -> int:
+    port = redis.master_of(KEYS.epoch(HERE)) if isinstance(redis, RedisCluster) else redis.master()
+    assert port is not None
+    return port
+
+
+def replicas_of(redis: Redis) -> list[int]:
+    return [redis.replica_of(master_of(redis))] if isinstance(redis, RedisCluster) else redis.replicas()
+
+
+def cut_off(redis: Redis) -> None:
+    """The replicas stay up, and get nothing new from the master any more; they do not know why."""
+    master = master_of(redis)
+    for replica in replicas_of(redis):
+        ask(replica, "CONFIG", "SET", "masteruser", "nobody")
+        ask(replica, "CONFIG", "SET", "masterauth", "wrong")
+    ask(master, "CLIENT", "KILL", "TYPE", "replica")
+
+
+def reconnect(redis: Redis) -> None:
+    for port in redis.ports:
+        if redis.programs[port].running:
+            ask(port, "CONFIG", "SET", "masteruser", "")
+            ask(port, "CONFIG", "SET", "masterauth", "")
+
+
+async def attached(client: RedisClient) -> Sequence[object]:
+    """What was attached to the call, in order; nothing while the store is away."""
+    try:
+        call = await RedisCallReader(client, KEYS, PARTITIONS).call(CALL)
+    except StoreUnavailable:
+        return ()
+    return call.user_data.values.get("n", ()) if call else ()
+
+
+async def until_attached(client: RedisClient, wanted: Sequence[object]) -> None:
+    async def so() -> bool:
+        return list(await attached(client)) == list(wanted)
+
+    await eventually(so, within_s=40)
+
+
+def counted(metrics: Metrics, name: str) -> float:
+    return metrics.registry.get_sample_value(f"calltag_{name}_total") or 0
+
+
+async def lose(redis: Redis, bus: MemoryBus, client: RedisClient) -> None:
+    """Operations 0 to 5 are confirmed; then the master dies, and no replica has 3 to 5."""
+    await begin(bus)
+    for number in (1, 2):
+        await publish(bus, number, AttachUserData((("n", number),)))
+    await until_attached(client, [1, 2])
+    await asyncio.to_thread(_replicated, redis)
+    cut_off(redis)
+    for number in (3, 4, 5):
+        await publish(bus, number, AttachUserData((("n", number),)))
+        await until_attached(client, range(1, number + 1))
+
+    async def told() -> bool:
+        return (await versions_told(client))[-1:] == [6]
+
+    await eventually(told)
+    redis.programs[master_of(redis)].kill()
+    reconnect(redis)
+
+
+def _replicated(redis: Redis) -> None:
+    assert ask(master_of(redis), "WAIT", len(replicas_of(redis)), 5_000) == len(replicas_of(redis))
+
+
+async def test_what_a_failover_lost_is_applied_again(redis: Redis, client: RedisClient) -> None:
+    bus, metrics = MemoryBus(PARTITIONS), Metrics()
+    async with working(bus, client, metrics):
+        await lose(redis, bus, client)
+        await until_attached(client, [1, 2, 3, 4, 5])
+        await eventually(lambda: counted(metrics, "store_lost_commits") > 0)
+        await publish(bus, 6, AttachUserData((("n", 6),)))
+        await until_attached(client, [1, 2, 3, 4, 5, 6])
+    assert counted(metrics, "operations_reapplied") == 3
+    assert counted(metrics, "commits_gone") == 0
+    call = await RedisCallReader(client, KEYS, PARTITIONS).call(CALL)
+    assert call is not None
+    assert call.version == 7
+
+
+async def test_what_is_not_at_hand_is_told_and_versions_go_on(redis: Redis, client: RedisClient) -> None:
+    bus, metrics = MemoryBus(PARTITIONS), Metrics()
+    async with working(bus, client, metrics, limits=RecentLimits(operations=1)):
+        await lose(redis, bus, client)
+        await until_attached(client, [1, 2, 5])
+        await eventually(lambda: counted(metrics, "commits_gone") == 2)
+        await publish(bus, 6, AttachUserData((("n", 6),)))
+        await until_attached(client, [1, 2, 5, 6])
+
+        async def told() -> bool:
+            return await versions_told(client) == sorted(set(await versions_told(client))) and (
+                await versions_told(client)
+            )[-2:] == [7, 8]
+
+        await eventually(told)
+    losses = await client.connection.hgetall(KEYS.losses(HERE))
+    assert (losses[b"commits"], losses[b"gone"]) == (b"3", b"2")
+
+
+async def test_nobody_is_told_before_the_replicas_have_it(redis: Redis, client: RedisClient) -> None:
+    bus, metrics = MemoryBus(PARTITIONS), Metrics()
+    async with working(bus, client, metrics, replicas=1):
+        await begin(bus)
+        await publish(bus, 1, AttachUserData((("n", 1),)))
+        await until_attached(client, [1])
+        await asyncio.to_thread(_replicated, redis)
+        cut_off(redis)
+        await publish(bus, 2, AttachUserData((("n", 2),)))
+        await until_attached(client, [1, 2])
+        await eventually(lambda: counted(metrics, "takeovers") > PARTITIONS + 1)
+        assert await versions_told(client) == [1, 2]
+        reconnect(redis)
+
+        async def told() -> bool:
+            return await versions_told(client) == [1, 2, 3]
+
+        await eventually(told, within_s=30)
+    assert await attached(client) == (1, 2)

@@ -1,0 +1,24 @@
+"""The command `calltag`, in a process that dies of any operation that attaches the key `poison`."""
+
+import os
+
+from calltag.cli.main import main
+from calltag.core.domain.agent import Agent
+from calltag.core.domain.apply import apply
+from calltag.core.domain.call import Call
+from calltag.core.domain.operations import AttachUserData, Operation
+from calltag.core.domain.outcome import CallLimits, Outcome
+from calltag.worker import folding
+
+_apply = apply
+
+
+def deadly(state: Call | Agent | None, operation: Operation, limits: CallLimits) -> Outcome:
+    if isinstance(operation.action, AttachUserData) and operation.action.pairs[0][0] == "poison":
+        os._exit(86)
+    return _apply(state, operation, limits)
+
+
+if __name__ == "__main__":
+    setattr(folding, "apply", deadly)  # noqa: B010 - the worker's own name for it
+    main()

@@ -1,0 +1,119 @@
+"""All keys of one script, or of one command, are in one slot of a Redis Cluster."""
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+
+import pytest
+from redis.crc import key_slot
+
+from calltag.core.bayeux.position import Position
+from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.domain.call import Call, CallType
+from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
+from calltag.core.domain.status import StatusCode
+from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient, Script
+from calltag.core.store.cometd_sessions import Have, Proof, RedisCometdSessions, new_client_id
+from calltag.core.store.durability import Durability
+from calltag.core.store.embedded import embedded_store
+from calltag.core.store.keys import Keys
+from calltag.core.store.ports import Change, Done, StoreUnavailable, WorkerId
+from calltag.core.store.redis_registry import RedisWorkerRegistry
+from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+from calltag.core.store.session_list import SessionList
+from calltag.core.store.user_streams import Addition, RedisUserStreams
+from calltag.core.store.watches import RedisWatches, Watched
+
+KEYS = Keys("slots")
+
+
+@dataclass(frozen=True, slots=True)
+class NotingClient(RedisClient):
+    """Notes the keys that scripts are given, by script."""
+
+    noted: dict[str, list[Sequence[str]]] = field(default_factory=dict)
+
+    def script(self, name: str) -> Script:
+        return self.noting(name, RedisClient.script(self, name))
+
+    def noting(self, name: str, script: Script) -> Script:
+        async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
+            self.noted.setdefault(name, []).append(keys)
+            return await script(keys, args)
+
+        return run
+
+    async def run_and_wait(
+        self, source: str, keys: Sequence[str], args: Sequence[str | bytes | int], *, replicas: int, timeout_ms: int
+    ) -> tuple[object, int]:
+        self.noted.setdefault("settle", []).append(keys)
+        raise StoreUnavailable(f"{source[:0]}{args[:0]}there are no {replicas} replicas in {timeout_ms} ms")
+
+
+class NotingBatcher(ScriptBatcher):
+    def __init__(self, client: NotingClient) -> None:
+        super().__init__(client)
+        self._noting = client
+
+    def script(self, name: str) -> Script:
+        return self._noting.noting(name, super().script(name))
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[NotingClient]:
+    async with embedded_store(None, deadline_s=20) as store:
+        yield NotingClient(store.client.connection, 20)
+
+
+async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: UserId) -> None:
+    """What concerns a user: sessions, the stream, watches."""
+    sessions = RedisCometdSessions(client, batcher, KEYS, NodeId("n"))
+    name = new_client_id(user, bearer=True)
+    await sessions.create(name, acknowledges=True, options={}, login="", lifetime_ms=60_000, most_of_user=9)
+    await sessions.attach(name, Proof(True), lifetime_ms=60_000, most=10)
+    await sessions.look_again(name, most=10, have=Have(1, Position(0), Position(0)))
+    await sessions.subscribe(name, {"/c": None}, lifetime_ms=60_000, most=9)
+    await sessions.save(name, cycle=1, generation=0, sent=Position(0), lifetime_ms=60_000)
+    await sessions.touch(name, lifetime_ms=60_000)
+    assert len(await SessionList(client, KEYS).of_user(user)) == 1
+    await sessions.expire(name, cycle=1, within_ms=1)
+    await sessions.remove(name)
+    streams = RedisUserStreams(client, batcher, KEYS)
+    await streams.append({user: [Addition("call:1", 1, b"{}"), Addition("agent", 1, b"{}")]})
+    watches = RedisWatches(client, batcher, KEYS)
+    await watches.begin(user, Watched(frozenset({UserId("one"), user}), all=True))
+    await watches.of_all()
+
+
+async def work_of_a_partition(client: NotingClient, partition: Partition) -> None:
+    """What concerns a partition: taking it over, commits."""
+    store = RedisStateStore(client, KEYS, durability=Durability(1))
+    epoch = (await store.take_over(partition)).epoch
+    changes = [
+        Change(f"call:{each}", None, Call(CallId(each), ConnId("c"), CallType.INTERNAL, "", 1, (), version=1),
+               [(OperationId("o"), Done(StatusCode.SUCCESS, 1))])
+        for each in ("C1", "{x}", "a}b")
+    ]  # fmt: skip
+    position = (await store.commit(partition, epoch, changes, [b"event"])).position
+    await store.sent(partition, epoch, 1)
+    with pytest.raises(StoreUnavailable):
+        await store.settle(partition, epoch, position)
+
+
+async def test_each_script_keeps_to_one_slot(client: NotingClient) -> None:
+    batcher = NotingBatcher(client)
+    for user in ("alice", "a}b", "{x}y", "é:{"):
+        await work_of_a_user(client, batcher, UserId(user))
+    for partition in (0, 7, 31):
+        await work_of_a_partition(client, Partition(partition))
+    await RedisWorkerRegistry(client, KEYS).renew(WorkerId("w"))
+    reader = RedisCallReader(client, KEYS, 32)
+    client.noted["read"] = [[names.state, names.data] for names in [reader._names("call:C1"), reader._names("agent:a")]]
+    await RedisHttpSessions(client, batcher).find("token")
+    for name, calls in client.noted.items():
+        for keys in calls:
+            assert len({key_slot(key.encode()) for key in keys}) == 1, (name, keys)
+    folder = resources.files("calltag.core.store").joinpath("lua")
+    assert set(client.noted) == {each.name.removesuffix(".lua") for each in folder.iterdir()}

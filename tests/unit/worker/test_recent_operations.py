@@ -1,0 +1,62 @@
+"""What is kept of the operations committed lately, and what it tells about a store that went back."""
+
+import pytest
+
+from calltag.core.domain.ids import CallId, OperationId, UserId
+from calltag.core.domain.operations import AttachUserData, CallOperation
+from calltag.core.store.ports import CommitPosition, Epoch
+from calltag.core.wire.messages import OperationMessage
+from calltag.worker.recent_operations import Commit, RecentLimits, RecentOperations
+
+
+def commit(position: int, *, at_s: float = 0.0, version: int = 1, size_bytes: int = 10) -> Commit:
+    operation = CallOperation(OperationId(f"o{position}"), CallId("C"), AttachUserData((("n", 1),)), 1, UserId("alice"))
+    message = OperationMessage(operation=operation)
+    return Commit(CommitPosition(position), at_s, [message], {"call:C": version}, size_bytes)
+
+
+def recent(*commits: Commit, limits: RecentLimits | None = None) -> RecentOperations:
+    made = RecentOperations(limits or RecentLimits())
+    made.taken_over(Epoch(7), CommitPosition(0))
+    for each in commits:
+        made.committed(each)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("limits", "kept"),
+    [
+        (RecentLimits(), [1, 2, 3]),
+        (RecentLimits(operations=2), [2, 3]),
+        (RecentLimits(operations=0), []),
+        (RecentLimits(size_bytes=15), [3]),
+        (RecentLimits(seconds=15), [2, 3]),
+    ],
+)
+def test_age_number_and_bytes_are_bounded(limits: RecentLimits, kept: list[int]) -> None:
+    made = recent(*(commit(number, at_s=number * 10) for number in (1, 2, 3)), limits=limits)
+    assert [each.position for each in made.commits()] == kept
+    assert bool(made) == bool(kept)
+    assert made.position == 3
+
+
+@pytest.mark.parametrize(
+    ("epoch", "position", "ahead"),
+    [(7, 3, False), (7, 4, False), (7, 2, True), (6, 3, True), (6, 9, True), (8, 2, False)],
+)
+def test_a_store_that_went_back_is_told_from_another_owner(epoch: int, position: int, ahead: bool) -> None:
+    made = recent(commit(1), commit(2), commit(3))
+    assert made.is_ahead_of(Epoch(epoch), CommitPosition(position)) == ahead
+
+
+@pytest.mark.parametrize(
+    ("operations", "position", "lost", "gone"),
+    [(10, 3, 0, 0), (10, 1, 2, 0), (1, 1, 2, 1), (1, 2, 1, 0), (0, 1, 2, 2), (1, 5, 0, 0)],
+)
+def test_what_is_lost_and_what_of_it_is_gone(operations: int, position: int, lost: int, gone: int) -> None:
+    made = recent(commit(1), commit(2), commit(3), limits=RecentLimits(operations=operations))
+    assert (made.lost(CommitPosition(position)), made.gone(CommitPosition(position))) == (lost, gone)
+
+
+def test_the_highest_version_of_each_call() -> None:
+    assert recent(commit(1, version=4), commit(2, version=6), commit(3, version=5)).versions() == {"call:C": 6}
