@@ -33,7 +33,11 @@ def system(
     redis_server.clear()
     folder = tmp_path_factory.mktemp("system")
     # That a busy machine is slow proves nothing.
-    slow = {"CALLTAG_REDIS__DEADLINE_S": "5", "CALLTAG_AMQP__HEARTBEAT_S": "3"}
+    slow = {
+        "CALLTAG_REDIS__DEADLINE_S": "5",
+        "CALLTAG_NOTIFIER__MAX_INTERVAL_S": "60",
+        "CALLTAG_AMQP__HEARTBEAT_S": "3",
+    }
     with three_processes(folder, rabbitmq_cluster.url, redis_server.url, prefix, **slow) as running:
         yield running
 

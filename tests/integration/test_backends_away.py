@@ -100,3 +100,42 @@ async def test_the_store_goes_away_and_comes_back(system: System, store: RedisSe
         await refused_in_time(alice, call_id)
         store.start()
         await works_again(alice, call_id)
+
+
+ALARMS = {
+    "memory": (("set_vm_memory_high_watermark", "0.0000001"), ("set_vm_memory_high_watermark", "0.6")),
+    "disk": (("set_disk_free_limit", "1000000000000000"), ("set_disk_free_limit", "10MB")),
+}
+
+
+@pytest.mark.timeout(180)
+async def test_while_the_broker_is_short_of_memory_or_disk_nothing_that_was_accepted_is_lost(
+    tmp_path: Path, rabbitmq: RabbitMq, redis_server: RedisServer, amqp_prefix: str, call_id: str
+) -> None:
+    redis_server.clear()
+    with three_processes(tmp_path, rabbitmq.url, redis_server.url, amqp_prefix) as system:
+        async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
+            alice.about = call_id
+            await begin(switch, call_id)
+            await alice.next_message()
+            versions: list[int] = []
+
+            async def has_seen(version: int) -> None:
+                while version not in versions:
+                    versions.append((await alice.next_message())["ext"]["calltag"]["version"])
+
+            async with alice.listening():
+                for raise_it, end_it in ALARMS.values():
+                    try:
+                        await asyncio.to_thread(rabbitmq.control, *raise_it)
+                        for _ in range(3):
+                            await refused_in_time(alice, call_id)
+                    finally:
+                        await asyncio.to_thread(rabbitmq.control, *end_it)
+                    await works_again(alice, call_id)
+                accepted = await alice.operate(call_id, "AttachUserData", prefer="wait=10", userData={"a": 2})
+                # What was refused in the end may have been taken when the alarm began.
+                values = accepted["call"]["userData"]["a"]
+                assert [value for value in values if value] == [1, 1, 2]
+                await has_seen(1 + len(values))
+                assert versions == list(range(2, 2 + len(values)))

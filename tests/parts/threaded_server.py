@@ -72,11 +72,15 @@ class ThreadedServer(ABC):
 
     async def _close(self) -> None:
         self._server.close()
+        # What was accepted is served when the loop has come round, and what is closed is gone.
+        await self._come_round()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.reset()
-        # What is closed is gone when the loop has come round.
+        await self._come_round()
+
+    async def _come_round(self) -> None:
         for _ in range(3):
             await asyncio.sleep(0)

@@ -19,6 +19,7 @@ from calltag.core.store.ports import CallIndex
 from calltag.core.store.user_streams import Addition, Appended, UserStreams
 from calltag.core.store.watches import Watchers
 from calltag.core.wire.messages import OperationReply, StreamPlace, node_message
+from calltag.worker.owing import Owing
 
 log = structlog.get_logger()
 Encoded = tuple[Event, bytes]
@@ -54,6 +55,7 @@ class Outgoing:
         self._index = index
         self._streams = streams
         self._watchers = watchers
+        self._owing = Owing(bus)
 
     async def send(
         self, calls: Sequence[Call], events: Sequence[Encoded], replies: Sequence[tuple[NodeId, OperationReply]]
@@ -94,17 +96,19 @@ class Outgoing:
 
     async def _deliver(self, node: NodeId, parcel: _Parcel) -> bool:
         body = node_message(list(parcel.events.values()), parcel.places, parcel.replies)
+        users = list(dict.fromkeys(place.user for place in parcel.places))
         try:
             if await self._bus.send(node, body, uuid4().hex):
                 return True
         except BusUnavailable as error:
-            # One node that cannot be reached holds nobody up: its sessions find in the streams what did not come, and
-            # who waits for a reply is told in time that the outcome is not known.
+            # One node that cannot be reached holds nobody up: its sessions find in the streams what did not come, once
+            # they know of it, and who waits for a reply is told in time that the outcome is not known.
             log.warning("node_not_reached", node=node, reason=str(error))
+            self._owing.add(node, users, body)
             return False
         # The inbox outlives its node by minutes: where there is none, nobody will come back to it.
         log.info("node_gone", node=node)
-        await self._streams.forget(node, list(dict.fromkeys(place.user for place in parcel.places)))
+        await self._streams.forget(node, users)
         return False
 
 

@@ -9,7 +9,7 @@ from aio_pika.abc import AbstractChannel, AbstractQueue
 from aio_pika.exceptions import ChannelNotFoundEntity
 
 from calltag.core.bus.amqp.consumer import AmqpConsumer, AmqpInbox
-from calltag.core.bus.amqp.failing import FAILURES, telling_cancellations_apart
+from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.inspector import Inspector
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import BusMetrics, BusState, RepairLog
@@ -102,7 +102,7 @@ class AmqpBus:
         """
         name = self._inbox_names.setdefault(node, self._topology.inbox_queue(node))
         try:
-            with telling_cancellations_apart():
+            with told_plainly():
                 async with asyncio.timeout(self._settings.connect_deadline_s):
                     return await self._topology.declare_inbox(channel, node, name)
         except FAILURES as error:

@@ -11,7 +11,7 @@ from aio_pika.exceptions import AMQPError, AuthenticationError, ProbableAuthenti
 from aiormq.exceptions import ConnectionNotAllowed, InvalidFrameError
 from yarl import URL
 
-from calltag.core.bus.amqp.failing import telling_cancellations_apart
+from calltag.core.bus.amqp.failing import told_plainly
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.ports import BusUnavailable
 from calltag.core.runtime.tls import ClientTls, TlsError
@@ -37,7 +37,7 @@ async def connect(settings: AmqpSettings, purpose: str) -> AbstractConnection:
 async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_s: float) -> AbstractConnection:
     url = address.update_query(heartbeat=str(settings.heartbeat_s), name=f"calltag {purpose}")
     try:
-        with telling_cancellations_apart():
+        with told_plainly():
             async with asyncio.timeout(deadline_s):
                 return await aio_pika.connect(url, ssl_context=_context(settings, url))
     except TimeoutError:

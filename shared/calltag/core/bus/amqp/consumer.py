@@ -9,7 +9,7 @@ from typing import Final
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from aiormq.abc import AbstractChannel as Underlay
 
-from calltag.core.bus.amqp.failing import FAILURES, telling_cancellations_apart
+from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.ports import BusInterrupted, Delivery
 
@@ -38,7 +38,7 @@ class AmqpConsumer:
     async def start(self, queue: AbstractQueue, prefetch: int) -> None:
         """Begin to consume. Raises BusInterrupted."""
         try:
-            with telling_cancellations_apart():
+            with told_plainly():
                 async with asyncio.timeout(self._deadline_s):
                     await self._channel.set_qos(prefetch_count=prefetch)
                     underlay = await self._channel.get_underlay_channel()
@@ -102,7 +102,7 @@ class AmqpConsumer:
         if self._lost or not self._queue:
             return None
         try:
-            with telling_cancellations_apart():
+            with told_plainly():
                 async with asyncio.timeout(self._deadline_s):
                     underlay = await self._channel.get_underlay_channel()
                     declared = await underlay.queue_declare(self._queue, passive=True)
@@ -138,7 +138,7 @@ class AmqpConsumer:
             raise BusInterrupted(self._lost)
         try:
             underlay = await self._channel.get_underlay_channel()
-            with telling_cancellations_apart():
+            with told_plainly():
                 async with asyncio.timeout(self._deadline_s):
                     yield underlay
         except FAILURES as error:

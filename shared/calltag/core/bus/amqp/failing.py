@@ -12,9 +12,9 @@ FAILURES: Final = (AMQPError, OSError, RuntimeError, TimeoutError)
 
 
 @contextmanager
-def telling_cancellations_apart() -> Iterator[None]:
-    """aiormq cancels what waits on a channel that closes. Nobody cancelled the task then: here that is a
-    ConnectionError, so that no task ends for it."""
+def told_plainly() -> Iterator[None]:
+    """What waits on a channel that closes, aiormq cancels though nobody cancelled the task, or fails with an exception
+    of no kind. Here both are a ConnectionError, so that no task ends for it."""
     try:
         yield
     except asyncio.CancelledError:
@@ -22,3 +22,7 @@ def telling_cancellations_apart() -> Iterator[None]:
         if current is not None and current.cancelling():
             raise
         raise ConnectionError("the channel closed") from None
+    except Exception as error:
+        if type(error) is Exception:
+            raise ConnectionError("the channel closed") from error
+        raise

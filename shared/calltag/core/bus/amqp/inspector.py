@@ -3,8 +3,8 @@
 import asyncio
 
 from aio_pika.abc import AbstractChannel
-from aio_pika.exceptions import AMQPError
 
+from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.ports import BusUnavailable
 
@@ -22,11 +22,12 @@ class Inspector:
         """How many messages of a queue are not delivered yet. Raises BusUnavailable."""
         async with self._asking:
             try:
-                async with asyncio.timeout(self._deadline_s):
-                    if self._channel is None or self._channel.is_closed:
-                        self._channel = await self._link.open_channel(confirms=False)
-                    found = await self._channel.declare_queue(queue, passive=True)
-            except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
+                with told_plainly():
+                    async with asyncio.timeout(self._deadline_s):
+                        if self._channel is None or self._channel.is_closed:
+                            self._channel = await self._link.open_channel(confirms=False)
+                        found = await self._channel.declare_queue(queue, passive=True)
+            except FAILURES as error:
                 self._channel = None
                 raise BusUnavailable(f"{queue} cannot be looked at: {type(error).__name__}") from error
             return found.declaration_result.message_count or 0

@@ -13,7 +13,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
 from calltag.core.bus.amqp.connecting import connect
-from calltag.core.bus.amqp.failing import FAILURES, telling_cancellations_apart
+from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import BusMetrics, Repair, RepairLog
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.ports import BusUnavailable
@@ -71,7 +71,7 @@ class Link:
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(*FAILURES), telling_cancellations_apart():
+            with suppress(*FAILURES), told_plainly():
                 async with asyncio.timeout(_CLOSE_DEADLINE_S):
                     await connection.close()
 
@@ -111,7 +111,7 @@ class Link:
         if connection is None or connection.is_closed:
             raise BusUnavailable("there is no connection to RabbitMQ")
         try:
-            with telling_cancellations_apart():
+            with told_plainly():
                 async with asyncio.timeout(self._settings.publish_deadline_s):
                     channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
                     await channel.initialize()
@@ -136,7 +136,7 @@ class Link:
         if channel.is_closed:
             return
         try:
-            with telling_cancellations_apart():
+            with told_plainly():
                 async with asyncio.timeout(_CLOSE_DEADLINE_S):
                     await channel.close()
         except FAILURES:

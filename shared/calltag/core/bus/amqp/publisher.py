@@ -7,7 +7,7 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractExchange, HeadersType
 from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
 
-from calltag.core.bus.amqp.failing import telling_cancellations_apart
+from calltag.core.bus.amqp.failing import told_plainly
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.ports import BusRefused, BusUnavailable
@@ -59,7 +59,7 @@ class Publisher:
         channel: AbstractChannel | None = None
         began_s = asyncio.get_running_loop().time()
         try:
-            with telling_cancellations_apart():
+            with told_plainly():
                 async with asyncio.timeout(self._deadline_s):
                     target = await self._exchange(exchange)
                     channel = self._channel

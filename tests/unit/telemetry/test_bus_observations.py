@@ -1,0 +1,22 @@
+"""What the bus shows of itself in the metrics."""
+
+from calltag.core.bus.amqp import AmqpBus, AmqpSettings
+from calltag.core.bus.amqp.metrics import Repair
+from calltag.core.bus.amqp.observations import BusObservations
+from calltag.core.telemetry.metrics import Metrics
+
+
+async def test_connections_consumers_and_repairs_are_shown() -> None:
+    metrics = Metrics()
+    observations = BusObservations(metrics)
+    observations.show(AmqpBus(AmqpSettings("amqp://nowhere/"), observations))
+    observations.repaired("queue", Repair.CONSUMER_GONE)
+    shown = metrics.exposition().decode()
+    for line in (
+        "calltag_bus_connections 0.0",
+        "calltag_bus_blocked 0.0",
+        "calltag_bus_consumers 0.0",
+        "calltag_bus_consumers_missing 0.0",
+        'calltag_bus_repairs_total{part="queue",reason="consumer_gone"} 1.0',
+    ):
+        assert line in shown
