@@ -251,6 +251,7 @@ class PartitionWorker:
                     self._lanes.forgive(time.monotonic())
                 await asyncio.sleep(next(delays))
             except Exception as error:
+                self._epoch = None
                 raise _Failed(fault_of(error)) from error
             else:
                 await self._send(epoch, committed)
