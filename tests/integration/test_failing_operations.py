@@ -194,6 +194,11 @@ async def test_while_the_store_takes_no_writes_at_all_nothing_is_parked(impatien
     async with made.working():
         await made.start("C")
         await made.until_started("C")
+
+        async def all_told() -> bool:
+            return await connection.llen(made.parts.keys.outbox(ONLY)) == 0
+
+        await eventually(all_told)
         try:
             with capture_logs() as logs:
                 await connection.config_set("maxmemory", "1")

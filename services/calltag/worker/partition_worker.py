@@ -254,10 +254,8 @@ class PartitionWorker:
         if faults:
             self._lanes.failed(lane, faults[0], time.monotonic())
             _log_failed(lane.first, lane.fault, lane.attempts)
-            return
-        self._settled.append(lane.first.delivery.tag)
-        lane.waiting.popleft()
-        lane.through = True
+        else:
+            await self._pass(lane)
 
     async def _park(self, lane: Lane, reason: Reason) -> bool:
         """Mark the call, tell the sender, park the operation. False if it could not be parked; the rest is done."""
@@ -277,11 +275,16 @@ class PartitionWorker:
             "operation_parked", operation_id=work.name, key=lane.key, reason=reason.value,
             detail=lane.fault.detail, attempts=lane.attempts,
         )  # fmt: skip
-        await self._ownership.insist(lambda: self._store.survived(self._partition, work.name))
-        self._settled.append(work.delivery.tag)
-        lane.waiting.popleft()
-        lane.through = True
+        await self._pass(lane)
         return True
+
+    async def _pass(self, lane: Lane) -> None:
+        """The first operation of a lane is done with."""
+        work = lane.waiting.popleft()
+        if work.delivery.returned >= _SUSPICIOUS:
+            await self._ownership.insist(lambda: self._store.survived(self._partition, work.name))
+        self._settled.append(work.delivery.tag)
+        lane.through = True
 
     async def _tell(self, folded: Folded, marks: Marks) -> bool:
         epoch = await self._ownership.owned()
