@@ -46,6 +46,7 @@ def redis(request: pytest.FixtureRequest) -> Iterator[Redis]:
     made: Redis = request.getfixturevalue(f"redis_{request.param}")
     made.clear()
     yield made
+    reconnect(made)
     made.revive()
 
 
