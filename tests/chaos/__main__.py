@@ -52,7 +52,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long each run is under fire")
     parser.add_argument("--every", type=float, default=1.5, help="seconds between two faults, on average")
     parser.add_argument("--calm", type=float, default=30.0, help="how long everything may take to come to rest")
-    parser.add_argument("--few", action="store_true", help="one gateway, two workers and one notifier only")
+    parser.add_argument("--few", action="store_true", help="two gateways, two workers and one notifier only")
     parser.add_argument("--folder", type=Path, help="where to put files; a temporary folder where it is not given")
     parser.add_argument("--mix", default="", help='only these faults, as in "kill worker=3,cut worker:store=1"')
     return parser.parse_args()

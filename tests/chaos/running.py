@@ -161,19 +161,25 @@ class _Run:
         assert response.json() == {"statusCode": 0}, response.text
 
     async def _under_fire(self) -> None:
-        until = time.monotonic() + self._plan.seconds
+        over, ends = asyncio.Event(), time.monotonic() + self._plan.seconds
         every_s = max(self._plan.seconds / _OPERATIONS_PER_SENDER, _FASTEST_S)
         async with asyncio.TaskGroup() as group:
             for sender in (*self._senders, self._stranger):
                 slower = 5 if sender is self._stranger else 1
-                group.create_task(sender.run(until, every_s * slower, _PATIENCE_S), name=sender.name)
-            group.create_task(self._installation.play(self._plan.steps), name="faults")
+                group.create_task(sender.run(over, every_s * slower, _OPERATIONS_PER_SENDER), name=sender.name)
+            await self._installation.play(self._plan.steps)
+            await asyncio.sleep(max(ends - time.monotonic(), 0))
+            over.set()
+            self._be_patient()
+
+    def _be_patient(self) -> None:
+        for person in self._people.values():
+            person.patient_until = time.monotonic() + _PATIENCE_S
 
     async def _at_rest(self) -> list[FinalCall]:
         """Everything is healed and answered: what is under way comes to its end."""
-        outcomes = await asyncio.gather(
-            *(each.send("attach", time.monotonic() + _PATIENCE_S, wait=True) for each in self._last)
-        )
+        self._be_patient()
+        outcomes = await asyncio.gather(*(each.send("attach", wait=True) for each in self._last))
         self._installation.notes += [
             f"call {sender.call}: its last operation was not carried out"
             for sender, outcome in zip(self._last, outcomes, strict=True)

@@ -9,8 +9,8 @@ GATEWAYS: Final = ("gateway-0", "gateway-1")
 WORKERS: Final = ("worker-0", "worker-1", "worker-2")
 NOTIFIERS: Final = ("notifier-0", "notifier-1")
 SERVICES: Final = (*GATEWAYS, *WORKERS, *NOTIFIERS)
-FEWEST: Final = ("gateway-0", "worker-0", "worker-1", "notifier-0")
-"""As few services as leave somebody to take over from a worker."""
+FEWEST: Final = ("gateway-0", "gateway-1", "worker-0", "worker-1", "notifier-0")
+"""As few services as leave another gateway and another worker."""
 BROKER: Final = "broker"
 STORE: Final = "store"
 GUEST: Final = "guest"

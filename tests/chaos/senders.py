@@ -1,6 +1,7 @@
 """Clients that operate on calls, one operation after another, and write down what they were answered."""
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from random import Random
@@ -26,12 +27,18 @@ class Person:
         self._http = httpx.AsyncClient(timeout=_TRY_S, limits=httpx.Limits(max_connections=200))
         self._signing_in = asyncio.Lock()
         self._signed_in = False
+        self.patient_until = math.inf
+        """When it gives up on what it insists on (monotonic); known once all faults are over."""
 
     async def close(self) -> None:
         await self._http.aclose()
 
-    async def ask(self, method: str, path: str, until: float, **request: Any) -> tuple[httpx.Response | None, int]:
+    async def ask(
+        self, method: str, path: str, until: float | None = None, **request: Any
+    ) -> tuple[httpx.Response | None, int]:
         """Ask until there is a definite answer, or until that time (monotonic); returns it with how often was asked.
+
+        Without a time it asks for as long as it is patient.
 
         A timeout, a broken connection, HTTP 5xx and "accepted, outcome not known" leave open what has happened.
         """
@@ -48,7 +55,7 @@ class Person:
                     return response, tries
             except httpx.HTTPError:
                 pass
-            if time.monotonic() > until:
+            if time.monotonic() > (self.patient_until if until is None else until):
                 return None, tries
             await asyncio.sleep(_PAUSE_S)
 
@@ -72,18 +79,18 @@ class Sender:
         self._seed = seed
         self.operations: list[Operation] = []
 
-    async def run(self, until: float, every_s: float, patience_s: float) -> None:
-        """Send until that time (monotonic); the last operation is insisted on for `patience_s` more."""
-        while time.monotonic() < until:
+    async def run(self, over: asyncio.Event, every_s: float, most: int) -> None:
+        """Send until all is over, `most` operations at most; the last one is insisted on."""
+        while not over.is_set() and len(self.operations) < most:
             began = time.monotonic()
             kind = self._random.choices(list(_KINDS), list(_KINDS.values()))[0]
             wait = self._random.random() < 0.15
-            await self.send("forbidden" if self._stranger else kind, until + patience_s, wait=wait)
+            await self.send("forbidden" if self._stranger else kind, wait=wait)
             pause_s = every_s * self._random.uniform(0.2, 1.8) - (time.monotonic() - began)
             await asyncio.sleep(max(pause_s, 0))
 
-    async def send(self, kind: Kind, until: float, *, wait: bool) -> Outcome:
-        """Send the next operation; what is not answered by `until` is unknown."""
+    async def send(self, kind: Kind, *, wait: bool) -> Outcome:
+        """Send the next operation; what has no definite answer when patience ends is unknown."""
         number = len(self.operations)
         value = f"{self.name}-{number}"
         headers = {"Idempotency-Key": f"{self._seed}-{self.call}-{value}"}
@@ -91,7 +98,7 @@ class Sender:
         if wait and kind != "impossible":
             headers["Prefer"] = "wait=2"
         body = self._body(kind, value)
-        response, tries = await self._person.ask("POST", f"/me/calls/{self.call}", until, json=body, headers=headers)
+        response, tries = await self._person.ask("POST", f"/me/calls/{self.call}", json=body, headers=headers)
         if response is None:
             outcome: Outcome = "unknown"
         else:
