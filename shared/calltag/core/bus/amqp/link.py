@@ -102,8 +102,9 @@ class Link:
     async def probe(self) -> None:
         """Find out whether the connection still carries anything; one that does not is built anew."""
         if self.up and not await self.look():
+            connection = self._connection
             with suppress(BusUnavailable):
-                await self.close(await self.open_channel(confirms=False))
+                await self._close(await self.open_channel(confirms=False), connection)
 
     async def open_channel(self, *, confirms: bool) -> AbstractChannel:
         """A new channel. Raises BusUnavailable at once if there is no connection."""
@@ -125,19 +126,22 @@ class Link:
     async def channel(self) -> AsyncIterator[AbstractChannel]:
         """A channel for a consumer. It is closed without cancelling the consumer before: so the broker takes back, in
         order, what was not acknowledged, before the next consumer gets anything."""
+        connection = self._connection
         channel = await self.open_channel(confirms=False)
         try:
             yield channel
         finally:
-            await self.close(channel)
+            await self._close(channel, connection)
 
-    async def close(self, channel: AbstractChannel) -> None:
-        """Close a channel; where that does not work, give the connection up: the broker then sees the channel go."""
-        if channel.is_closed:
+    async def _close(self, channel: AbstractChannel, connection: AbstractConnection | None) -> None:
+        """Close a channel of that connection; where that does not work, give the connection up: the broker then sees the
+        channel go. One that was made since has nothing to do with it."""
+        if channel.is_closed or connection is not self._connection:
             return
         try:
             with told_plainly():
                 async with asyncio.timeout(_CLOSE_DEADLINE_S):
                     await channel.close()
         except FAILURES:
-            self.broken()
+            if connection is self._connection:
+                self.broken()
