@@ -10,7 +10,7 @@ import pytest
 
 from calltag.cli.partitions import ListedPartition, listed_partitions
 from calltag.core.bus.ports import Partition
-from calltag.core.store.ports import Change, Epoch
+from calltag.core.store.ports import NO_MARKS, Change, Committal, Epoch, Marks
 from calltag.core.store.redis_state import RedisStateStore
 from parts.command import calltag
 from parts.eventually import eventually
@@ -27,10 +27,15 @@ def may_commit(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     may, commit = asyncio.Event(), RedisStateStore.commit
 
     async def held_up(
-        self: RedisStateStore, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
-    ) -> None:
+        self: RedisStateStore,
+        partition: Partition,
+        epoch: Epoch,
+        changes: Sequence[Change],
+        events: Sequence[bytes],
+        marks: Marks = NO_MARKS,
+    ) -> Committal:
         await may.wait()
-        await commit(self, partition, epoch, changes, events)
+        return await commit(self, partition, epoch, changes, events, marks)
 
     monkeypatch.setattr(RedisStateStore, "commit", held_up)
     return may
@@ -57,27 +62,29 @@ async def test_who_works_on_what_and_what_waits(
         rabbitmq.url, redis_url, amqp_prefix, partitions=PARTITIONS, worker={"lease_s": 2.0, "prefetch": 2}
     ) as here:
 
-        async def become(state: str, depth: int, unacknowledged: int | None, epoch: int) -> ListedPartition:
+        async def become(state: str, depth: int, unacknowledged: int | None) -> ListedPartition:
             found: list[ListedPartition] = []
 
             async def is_so() -> bool:
                 found[:] = await listed_partitions(here.settings)
                 it = found[HERE]
-                return {each.state for each in found} == {state} and (depth, unacknowledged, epoch) == (
-                    it.depth, it.unacknowledged, it.epoch,
-                )  # fmt: skip
+                return {each.state for each in found} == {state} and (depth, unacknowledged) == (
+                    it.depth,
+                    it.unacknowledged,
+                )
 
             await eventually(is_so)
             return found[HERE]
 
         worker = await here.join()
-        idle = await become("owned", 0, 0, 0)
-        assert (idle.owners, idle.consumers, idle.oldest_age_ms) == ([worker.made.worker], 1, 0)
+        idle = await become("owned", 0, 0)
+        assert (idle.owners, idle.consumers, idle.oldest_age_ms, idle.epoch) == ([worker.made.worker], 1, 0, 0)
 
         for number in range(3):
             await here.publish(HERE, number)
-        busy = await become("owned", 3, 2, 1)
+        busy = await become("owned", 3, 2)
         assert (busy.oldest_age_ms or 0) > 0
+        assert busy.epoch > 0
         code, printed, _ = await shown(here, tmp_path, "--json")
         rows = [orjson.loads(line) for line in printed.splitlines()]
         assert (code, [each["partition"] for each in rows]) == (0, list(range(PARTITIONS)))
@@ -85,14 +92,19 @@ async def test_who_works_on_what_and_what_waits(
         assert (rows[HERE]["depth"], rows[HERE]["owners"]) == (3, [worker.made.worker])
 
         await here.lose(worker)
-        lost = await become("unowned", 3, None, 1)
+        lost = await become("unowned", 3, None)
         assert (lost.owners, lost.ready, lost.consumers, lost.oldest_age_ms) == ([], 3, 0, None)
+        assert lost.epoch == busy.epoch
         code, printed, _ = await shown(here, tmp_path)
-        assert (code, printed.splitlines()[1 + HERE].split()) == (3, ["2", "unowned", "-", "1", "3", "?", "0", "?"])
+        assert (code, printed.splitlines()[1 + HERE].split()) == (
+            3,
+            ["2", "unowned", "-", str(lost.epoch), "3", "?", "0", "?"],
+        )
 
         may_commit.set()
         await here.join()
-        await become("owned", 0, 0, 2)
+        again = await become("owned", 0, 0)
+        assert again.epoch > lost.epoch
 
         elsewhere = here.settings.amqp.model_copy(update={"prefix": "nothing-here"})
         found = await listed_partitions(here.settings.model_copy(update={"amqp": elsewhere}))

@@ -203,7 +203,7 @@ async def test_while_the_store_takes_no_writes_at_all_nothing_is_parked(impatien
             with capture_logs() as logs:
                 await connection.config_set("maxmemory", "1")
                 await made.attach("C", 1)
-                await eventually(lambda: sum(each["event"] == "partition_waits" for each in logs) >= 6)
+                await eventually(lambda: sum(each["event"] == "partition_waits" for each in logs) >= 3)
         finally:
             await connection.config_set("maxmemory", "0")
         await made.until("C", 1)

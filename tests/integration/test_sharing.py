@@ -12,11 +12,14 @@ import pytest
 from calltag.core.bus.amqp import AmqpBus
 from calltag.core.bus.ports import Partition
 from calltag.core.store.ports import (
+    NO_MARKS,
     Change,
+    Committal,
     Epoch,
     Fenced,
     HeldPartition,
     LivingWorker,
+    Marks,
     StoreUnavailable,
     WorkerId,
     WorkerRegistry,
@@ -62,17 +65,23 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
     seen, commit = Commits(), RedisStateStore.commit
 
     async def recorded(
-        self: RedisStateStore, partition: Partition, epoch: Epoch, changes: Sequence[Change], events: Sequence[bytes]
-    ) -> None:
+        self: RedisStateStore,
+        partition: Partition,
+        epoch: Epoch,
+        changes: Sequence[Change],
+        events: Sequence[bytes],
+        marks: Marks = NO_MARKS,
+    ) -> Committal:
         if self in seen.held_up:
             seen.waiting += 1
             await seen.held_up[self].wait()
         try:
-            await commit(self, partition, epoch, changes, events)
+            made = await commit(self, partition, epoch, changes, events, marks)
         except Fenced:
             seen.fenced += 1
             raise
         seen.of[partition].append((self, epoch))
+        return made
 
     monkeypatch.setattr(RedisStateStore, "commit", recorded)
     return seen

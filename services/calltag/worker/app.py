@@ -138,6 +138,7 @@ async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -
         lambda: observations.held(assignments.held(), len(assignments.missing()), round(time.time() * 1_000))
     )
     task = life.supervise("worker", assignments.run(stop))
-    life.supervise("lag-reports", reports.run(lambda: assignments.partitions))
+    reporting = life.supervise("lag-reports", reports.run(lambda: assignments.partitions))
     await stop.wait()
     await asyncio.wait({task}, timeout=backends.settings.drain_timeout_s)
+    reporting.cancel()

@@ -134,8 +134,8 @@ class Link:
             await self._close(channel, connection)
 
     async def _close(self, channel: AbstractChannel, connection: AbstractConnection | None) -> None:
-        """Close a channel of that connection; where that does not work, give the connection up: the broker then sees the
-        channel go. One that was made since has nothing to do with it."""
+        """Close a channel of that connection; where that does not work, give the connection up: the broker then sees
+        the channel go. One that was made since has nothing to do with it."""
         if channel.is_closed or connection is not self._connection:
             return
         try:
