@@ -60,9 +60,10 @@ MUTATIONS: Final = (
         "acknowledges an operation before it is committed",
         _one(
             f"{_WORKER}/partition_worker.py",
-            "                readable, unreadable = self._read(deliveries)\n",
-            "                await consumer.ack_through(deliveries[-1].tag)\n"
-            "                readable, unreadable = self._read(deliveries)\n",
+            "        works = [self._read(each) for each in deliveries]\n",
+            "        for each in deliveries[-1:]:\n"
+            "            await consumer.ack_through(each.tag)\n"
+            "        works = [self._read(each) for each in deliveries]\n",
         ),
         _SLOW_WORKERS,
     ),
@@ -137,16 +138,16 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "takes over without sending what was kept",
-        _one(f"{_WORKER}/partition_worker.py", "            if taken.outbox:\n", "            if not taken.epoch:\n"),
+        _one(f"{_WORKER}/ownership.py", "            if taken.outbox:\n", "            if not taken.epoch:\n"),
         _SLOW_WORKERS,
     ),
     Mutation(
         "tells of a change before it is committed",
         _one(
-            f"{_WORKER}/partition_worker.py",
-            "            began = time.perf_counter()\n",
-            "            began = time.perf_counter()\n"
-            "            await self._outgoing.send((), list(zip(folded.events, encoded, strict=True)), ())\n",
+            f"{_WORKER}/ownership.py",
+            "        began = time.perf_counter()\n",
+            "        began = time.perf_counter()\n"
+            "        await self._outgoing.send((), [(each, EVENT.encode(each)) for each in folded.events], ())\n",
         ),
         {"slow worker:store": 4, "stall worker:store": 2},
     ),
@@ -154,8 +155,8 @@ MUTATIONS: Final = (
         "goes on after a commit of which the outcome is not known",
         _one(
             f"{_WORKER}/partition_worker.py",
-            "                self._epoch = None\n                await asyncio.sleep",
-            "                await asyncio.sleep",
+            "                self._ownership.doubt()\n                conflicts += ",
+            "                conflicts += ",
         ),
         {"cut worker:store": 4, "slow worker:store": 3, "stall worker:store": 3},
     ),
@@ -191,10 +192,9 @@ def main() -> int:
     options = _options()
     part, parts = map(int, options.part.split("/"))
     wanted = [each for each in MUTATIONS if options.only in each.name][part - 1 :: parts]
-    astray = [edit for each in wanted for edit in each.edits if _count(_ROOT, edit) != 1]
-    for edit in astray:
-        print(f"{edit.path} has {_count(_ROOT, edit)} times and not once: {edit.text.strip()}")
-    if astray:
+    strayed = astray(wanted)
+    print("".join(f"{line}\n" for line in strayed), end="")
+    if strayed:
         return 2
     folder = options.folder or Path(mkdtemp(prefix="calltag-mutations-"))
     rows = []
@@ -205,6 +205,12 @@ def main() -> int:
     if options.folder is None:
         shutil.rmtree(folder)
     return 1 if any(seed == "-" for _, seed, _ in rows) else 0
+
+
+def astray(mutations: Sequence[Mutation]) -> list[str]:
+    """A line for each edit whose text is not in its file once."""
+    counted = [(edit, _count(_ROOT, edit)) for mutation in mutations for edit in mutation.edits]
+    return [f"{edit.path} has {count} times and not once: {edit.text.strip()}" for edit, count in counted if count != 1]
 
 
 def _options() -> argparse.Namespace:

@@ -16,6 +16,8 @@ from parts.rabbitmq_cluster import RabbitMqCluster
 from parts.redis_server import RedisServer
 from parts.system import System, three_processes
 
+pytestmark = pytest.mark.alone
+
 SENDERS = 4
 SECONDS = 60.0
 NODE = NodeId("node-1")
@@ -203,7 +205,13 @@ async def test_a_node_that_is_cut_off_from_the_others_does_no_harm(
             await running.goes_on()
         finally:
             rabbitmq_cluster.thaw(leader)
-        await eventually(lambda: not rabbitmq_cluster.misses(others[0], leader), within_s=SECONDS)
+        try:
+            await eventually(lambda: not rabbitmq_cluster.misses(others[0], leader), within_s=20)
+        except AssertionError:
+            # Now and then Erlang does not let a node that was frozen back in before it is restarted.
+            leader.process.kill()
+            await asyncio.to_thread(leader.process.start, leader.ready, 90)
+            await eventually(lambda: not rabbitmq_cluster.misses(others[0], leader), within_s=SECONDS)
 
 
 @pytest.mark.timeout(240)

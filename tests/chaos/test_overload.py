@@ -27,6 +27,8 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, three_processes
 
+pytestmark = pytest.mark.alone
+
 LOAD_S = float(os.environ.get("CALLTAG_TEST_OVERLOAD_S", "15"))
 CALIBRATION_S = 4.0
 PARTITIONS = 8

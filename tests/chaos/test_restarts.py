@@ -16,6 +16,8 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, two_of_each_behind_haproxy
 
+pytestmark = pytest.mark.alone
+
 CALLS = 6
 PACE_S = 0.15
 DRAIN_DELAY_S = 4.0

@@ -17,6 +17,8 @@ from parts.processes import Program
 from parts.rabbitmq import RabbitMq
 from parts.workers import Crew, crew
 
+pytestmark = pytest.mark.alone
+
 PARTITIONS = 8
 ALL = [Partition(number) for number in range(PARTITIONS)]
 PACE_S = 0.1

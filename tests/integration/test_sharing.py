@@ -29,6 +29,8 @@ from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 from parts.workers import Crew, crew
 
+pytestmark = pytest.mark.alone
+
 PARTITIONS = 32
 ALL = [Partition(number) for number in range(PARTITIONS)]
 JOIN_OR_LEAVE_S = 5.0

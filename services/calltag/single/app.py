@@ -10,7 +10,6 @@ from typing import Final
 
 import structlog
 from starlette.applications import Starlette
-from starlette.routing import Mount
 from starlette.types import ASGIApp
 
 from calltag.core.backends import NO_USERS, Backends, backends, server_tls
@@ -194,5 +193,8 @@ def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[
         if notifier is None:
             # With nothing before it, to refuse a request costs least.
             return api, None
-        routes.append(Mount("/", api))
+        app = Starlette(routes=routes)
+        # Not a mount: the pattern of one matches no address with a line feed.
+        app.router.default = api
+        return app, notifier
     return Starlette(routes=routes), notifier
