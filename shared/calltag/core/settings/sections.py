@@ -1,5 +1,6 @@
 """The sections of the settings tree. Units are in the names; every field says what it does."""
 
+from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -24,11 +25,12 @@ def _split(text: object) -> object:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def _check_url(url: str, schemes: tuple[str, ...]) -> None:
+def _check_url(url: str, schemes: tuple[str, ...], places: Sequence[str]) -> None:
+    """`places` are user, host and port of each server that the URL names."""
     if url.partition("://")[0] not in schemes:
         raise ValueError(f"must begin with {' or '.join(f'{scheme}://' for scheme in schemes)}")
     try:
-        parts = [urlsplit(f"//{address}") for address in _addresses(url)]
+        parts = [urlsplit(f"//{place}") for place in places]
         well_formed = all(part.port is not None or "," not in (part.hostname or "") for part in parts)
     except ValueError:
         well_formed = False
@@ -44,7 +46,7 @@ def _addresses(url: str) -> list[str]:
 
 def _url_of(*schemes: str) -> AfterValidator:
     def check(url: SecretStr) -> SecretStr:
-        _check_url(url.get_secret_value(), schemes)
+        _check_url(url.get_secret_value(), schemes, _addresses(url.get_secret_value()))
         return url
 
     return AfterValidator(check)
@@ -55,7 +57,7 @@ def _urls_of(*schemes: str) -> AfterValidator:
 
     def check(urls: SecretStr) -> SecretStr:
         for url in addresses(urls.get_secret_value()):
-            _check_url(url, schemes)
+            _check_url(url, schemes, [urlsplit(url).netloc])
         return urls
 
     return AfterValidator(check)
