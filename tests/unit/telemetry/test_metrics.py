@@ -6,9 +6,22 @@ from prometheus_client import CollectorRegistry
 
 from calltag.core.telemetry.metrics import CONTENT_TYPE, Metrics
 
-ALLOWED_LABELS = {"operation", "code", "route", "status", "channel", "check", "limit", "part", "reason", "transport"}
+ALLOWED_LABELS = {
+    "by",
+    "operation",
+    "partition",
+    "code",
+    "route",
+    "status",
+    "channel",
+    "check",
+    "limit",
+    "part",
+    "reason",
+    "transport",
+}
 
-OTHER_NAMES = {"http_seconds": "http_request_seconds"}
+OTHER_NAMES = {"http_seconds": "http_request_seconds", "backlog_age": "backlog_age_seconds"}
 
 
 def declared(metrics: Metrics) -> dict[str, tuple[str, ...]]:
