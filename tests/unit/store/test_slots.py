@@ -19,6 +19,7 @@ from calltag.core.store.cometd_sessions import Have, Proof, RedisCometdSessions,
 from calltag.core.store.durability import Durability
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
+from calltag.core.store.marks import RedisMarks
 from calltag.core.store.ports import Change, Done, StoreUnavailable, WorkerId
 from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
@@ -98,6 +99,8 @@ async def work_of_a_partition(client: NotingClient, partition: Partition) -> Non
     ]  # fmt: skip
     position = (await store.commit(partition, epoch, changes, [b"event"])).position
     await store.sent(partition, epoch, 1)
+    await store.attempt(partition, epoch, "o")
+    await store.silent(partition, 0, 9)
     with pytest.raises(StoreUnavailable):
         await store.settle(partition, epoch, position)
 
@@ -108,7 +111,11 @@ async def test_each_script_keeps_to_one_slot(client: NotingClient) -> None:
         await work_of_a_user(client, batcher, UserId(user))
     for partition in (0, 7, 31):
         await work_of_a_partition(client, Partition(partition))
-    await RedisWorkerRegistry(client, KEYS).renew(WorkerId("w"))
+    registry = RedisWorkerRegistry(client, KEYS)
+    await registry.renew(WorkerId("w"))
+    assert [each.worker for each in await registry.living()] == ["w"]
+    for key in ("call:C1", "agent:a}b"):
+        assert not await RedisMarks(client, KEYS, 32).clear(key, OperationId("o"))
     reader = RedisCallReader(client, KEYS, 32)
     client.noted["read"] = [[names.state, names.data] for names in [reader._names("call:C1"), reader._names("agent:a")]]
     await RedisHttpSessions(client, batcher).find("token")
