@@ -57,6 +57,7 @@ def system(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitMq, prefix:
         "COVERAGE_PROCESS_CONFIG": "",
         "CALLTAG_LOG__LEVEL": "warning",
         "CALLTAG_GATEWAY__MAX_BACKLOG": str(MAX_BACKLOG),
+        "CALLTAG_GATEWAY__MAX_BACKLOG_AGE_S": "2",
         # How long a busy machine takes proves nothing.
         "CALLTAG_REDIS__DEADLINE_S": "5",
         "CALLTAG_AMQP__PUBLISH_DEADLINE_S": "10",

@@ -15,12 +15,14 @@ pytestmark = pytest.mark.alone
 
 OPERATIONS = 1_000
 SENDERS = 10
+PATIENT = {"CALLTAG_GATEWAY__MAX_BACKLOG_AGE_S": "120"}
+"""However long the next worker takes to come on a busy machine."""
 
 
 @pytest.fixture
 def system(tmp_path: Path, rabbitmq: RabbitMq, redis_server: RedisServer, amqp_prefix: str):  # type: ignore[no-untyped-def]
     redis_server.clear()
-    with three_processes(tmp_path, rabbitmq.url, redis_server.url, amqp_prefix) as running:
+    with three_processes(tmp_path, rabbitmq.url, redis_server.url, amqp_prefix, **PATIENT) as running:
         yield running
 
 

@@ -226,7 +226,9 @@ class Gateway(Section):
         5_000, description="Operations that may wait for the worker of one partition; beyond, HTTP 503."
     )
     max_backlog_age_s: Seconds = Field(
-        2.0, le=3_600, description="How old the operations may be that a partition's worker takes up; beyond, HTTP 503."
+        10.0,
+        le=3_600,
+        description="How old the operations may be that a partition's worker takes up; beyond, HTTP 503.",
     )
     user_operations_per_s: Rate = Field(
         0.0, description="Operations of one user a second, in the long run; beyond, HTTP 429. 0 is no limit."

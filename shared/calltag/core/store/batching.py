@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hashlib import sha1
 from typing import Final
 
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ResponseError
 
 from calltag.core.store.client import RedisClient, Script, script_source
 from calltag.core.store.ports import StoreError, StoreUnavailable
@@ -111,7 +111,9 @@ def _settle(call: _Call, answer: object) -> None:
         return
     if isinstance(answer, StoreError):
         call.answer.set_exception(answer)
-    elif isinstance(answer, Exception):
+    elif isinstance(answer, ResponseError):
         call.answer.set_exception(StoreUnavailable(f"Redis refused a script: {answer}"))
+    elif isinstance(answer, Exception):
+        call.answer.set_exception(StoreUnavailable(f"Redis is not usable: {type(answer).__name__}: {answer}"))
     else:
         call.answer.set_result(answer)
