@@ -195,7 +195,7 @@ class PartitionWorker:
         """Work on an operation that somebody may have died of, so that only the one that kills is counted."""
         # What came before is acknowledged first: it must not come again because of this one.
         await self._acknowledge(consumer)
-        epoch, name = await self._ownership.owned(), work.name
+        epoch, name = await self._owned(), work.name
         tries = await self._ownership.insist(lambda: self._store.attempt(self._partition, epoch, name))
         if tries > self._patience.max_crashes:
             fault = Fault(f"workers died {self._patience.max_crashes} times while they worked on it")
@@ -287,7 +287,7 @@ class PartitionWorker:
         lane.through = True
 
     async def _tell(self, folded: Folded, marks: Marks) -> bool:
-        epoch = await self._ownership.owned()
+        epoch = await self._owned()
         try:
             committed = await self._ownership.write(epoch, folded, marks)
         except Fenced:
@@ -299,6 +299,17 @@ class PartitionWorker:
         await self._ownership.send(epoch, committed)
         return True
 
+    async def _owned(self) -> Epoch:
+        """The epoch of the ownership, however long the store keeps a take-over waiting. Raises Fenced."""
+        delays = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S)
+        while True:
+            try:
+                return await self._ownership.owned()
+            except (CommitConflict, StoreUnavailable) as error:
+                log.warning("take_over_uncertain", reason=str(error))
+                self._forgive()
+                await asyncio.sleep(next(delays))
+
     async def _carry_out(self, messages: Sequence[OperationMessage]) -> Folded:
         """Commit and send; while the store is away, wait. Without operations, the partition is only taken over.
 
@@ -306,13 +317,7 @@ class PartitionWorker:
         """
         delays, conflicts = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S), 0
         while True:
-            try:
-                epoch = await self._ownership.owned()
-            except (CommitConflict, StoreUnavailable) as error:
-                log.warning("take_over_uncertain", reason=str(error))
-                self._forgive()
-                await asyncio.sleep(next(delays))
-                continue
+            epoch = await self._owned()
             if not messages:
                 return Folded()
             try:
