@@ -6,6 +6,7 @@ services and the record of a run that broke a promise stay in the folder.
 
 import argparse
 import asyncio
+import re
 import shutil
 import signal
 import sys
@@ -13,12 +14,15 @@ import time
 from collections import Counter
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Final
 
 from chaos.checker import check
 from chaos.record import Record
 from chaos.running import Plan, run
 from chaos.schedule import ALL, FEWEST, SERVICES
 from parts.rabbitmq import RabbitMq
+
+_NUMBER: Final = re.compile(r"-\d+")
 
 
 def main() -> int:
@@ -39,6 +43,7 @@ def main() -> int:
         ]
     finally:
         broker.end()
+    print(_faults(options))
     print(f"broken by seeds {broken}; see {folder}" if broken else f"all {options.seeds} seeds hold")
     if not broken and options.folder is None:
         shutil.rmtree(folder)
@@ -52,16 +57,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=30.0, help="how long each run is under fire")
     parser.add_argument("--every", type=float, default=1.5, help="seconds between two faults, on average")
     parser.add_argument("--calm", type=float, default=30.0, help="how long everything may take to come to rest")
-    parser.add_argument("--few", action="store_true", help="two gateways, two workers and one notifier only")
+    parser.add_argument("--few", action="store_true", help="two gateways, two workers and two notifiers only")
     parser.add_argument("--folder", type=Path, help="where to put files; a temporary folder where it is not given")
     parser.add_argument("--mix", default="", help='only these faults, as in "kill worker=3,cut worker:store=1"')
     return parser.parse_args()
 
 
 def _holds(seed: int, options: argparse.Namespace, folder: Path, broker: RabbitMq) -> bool:
-    mix = {name: float(weight) for name, _, weight in (each.partition("=") for each in options.mix.split(",") if each)}
-    services = FEWEST if options.few else SERVICES
-    plan = Plan(seed, options.seconds, mix or ALL, every_s=options.every, calm_s=options.calm, services=services)
+    plan = _plan(seed, options)
     print(plan.text(), flush=True)
     place = _fresh(folder / f"seed-{seed}")
     began = time.monotonic()
@@ -74,6 +77,20 @@ def _holds(seed: int, options: argparse.Namespace, folder: Path, broker: RabbitM
     if not violations and options.folder is None:
         shutil.rmtree(place)
     return not violations
+
+
+def _plan(seed: int, options: argparse.Namespace) -> Plan:
+    mix = {name: float(weight) for name, _, weight in (each.partition("=") for each in options.mix.split(",") if each)}
+    services = FEWEST if options.few else SERVICES
+    return Plan(seed, options.seconds, mix or ALL, every_s=options.every, calm_s=options.calm, services=services)
+
+
+def _faults(options: argparse.Namespace) -> str:
+    """A line with how often each kind of fault came in all seeds, and to whom."""
+    seeds = range(options.seed, options.seed + options.seeds)
+    steps = [step for seed in seeds for step in _plan(seed, options).steps]
+    counts = Counter(f"{step.kind} {_NUMBER.sub('', step.target)}" for step in steps)
+    return f"{len(steps)} faults: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
 
 
 def summary(record: Record, took_s: float) -> str:

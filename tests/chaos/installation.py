@@ -37,7 +37,6 @@ SETTINGS = {
     "CALLTAG_EVENTS__PER_USER_BYTES": "200000000",
 }
 _FROZEN_FOR_DEAD_S = 0.3
-_LATE_S = 0.15
 _NORMAL_WATERMARK = "0.6"
 
 
@@ -149,59 +148,59 @@ class Installation:
         await asyncio.sleep(step.at_s)
         # What has befallen somebody ends before the next thing does.
         async with self._locks[step.target]:
-            await getattr(self, f"_{step.kind}")(step.target, step.lasts_s)
+            await getattr(self, f"_{step.kind}")(step)
 
-    async def _kill(self, target: str, lasts_s: float) -> None:
-        service = self.services[target]
+    async def _kill(self, step: Step) -> None:
+        service = self.services[step.target]
         await asyncio.to_thread(service.program.kill)
-        await asyncio.sleep(lasts_s)
+        await asyncio.sleep(step.lasts_s)
         await asyncio.to_thread(service.start)
 
-    async def _terminate(self, target: str, lasts_s: float) -> None:
-        service = self.services[target]
+    async def _terminate(self, step: Step) -> None:
+        service = self.services[step.target]
         await self._end(service)
-        await asyncio.sleep(lasts_s)
+        await asyncio.sleep(step.lasts_s)
         await asyncio.to_thread(service.start)
 
-    async def _freeze(self, target: str, lasts_s: float) -> None:
-        service = self.services[target]
+    async def _freeze(self, step: Step) -> None:
+        service = self.services[step.target]
         service.program.signal(signal.SIGSTOP)
         try:
             await asyncio.sleep(_FROZEN_FOR_DEAD_S)
             service.links[BROKER].cut()
-            await asyncio.sleep(lasts_s)
+            await asyncio.sleep(step.lasts_s)
         finally:
             service.program.signal(signal.SIGCONT)
 
-    async def _join(self, target: str, lasts_s: float) -> None:
-        service = self.services.get(target) or self.add(target)
+    async def _join(self, step: Step) -> None:
+        service = self.services.get(step.target) or self.add(step.target)
         await asyncio.to_thread(service.start)
-        await asyncio.sleep(lasts_s)
+        await asyncio.sleep(step.lasts_s)
         await self._end(service)
 
-    async def _kill_broker(self, _: str, lasts_s: float) -> None:
+    async def _kill_broker(self, step: Step) -> None:
         await asyncio.to_thread(self.broker.process.kill)
-        await asyncio.sleep(lasts_s)
+        await asyncio.sleep(step.lasts_s)
         await asyncio.to_thread(self.broker.start)
 
-    async def _kill_store(self, _: str, lasts_s: float) -> None:
+    async def _kill_store(self, step: Step) -> None:
         await asyncio.to_thread(self.store.process.kill)
-        await asyncio.sleep(lasts_s)
+        await asyncio.sleep(step.lasts_s)
         await asyncio.to_thread(self.store.start)
 
-    async def _alarm(self, _: str, lasts_s: float) -> None:
+    async def _alarm(self, step: Step) -> None:
         await asyncio.to_thread(self.broker.control, "set_vm_memory_high_watermark", "0.000001")
         try:
-            await asyncio.sleep(lasts_s)
+            await asyncio.sleep(step.lasts_s)
         finally:
             await asyncio.to_thread(self.broker.control, "set_vm_memory_high_watermark", _NORMAL_WATERMARK)
 
-    async def _forget(self, target: str, _: float) -> None:
+    async def _forget(self, step: Step) -> None:
         async with self._locks[BROKER]:
             connection = await aio_pika.connect(self.broker.url)
             async with connection:
                 channel = await connection.channel()
-                for name in await self._inboxes(target):
+                for name in await self._inboxes(step.target):
                     await channel.queue_delete(name)
 
     async def _inboxes(self, target: str) -> list[str]:
@@ -209,22 +208,22 @@ class Installation:
         listed = await asyncio.to_thread(self.broker.control, "list_queues", "name")
         return [name for name in listed.split() if name.startswith(f"{self.prefix}.events.{target.partition('-')[0]}")]
 
-    async def _cut(self, target: str, _: float) -> None:
-        self._link(target).cut()
+    async def _cut(self, step: Step) -> None:
+        self._link(step.target).cut()
 
-    async def _stall(self, target: str, lasts_s: float) -> None:
-        link = self._link(target)
+    async def _stall(self, step: Step) -> None:
+        link = self._link(step.target)
         link.stall()
         try:
-            await asyncio.sleep(lasts_s)
+            await asyncio.sleep(step.lasts_s)
         finally:
             link.heal()
 
-    async def _slow(self, target: str, lasts_s: float) -> None:
-        link = self._link(target)
-        link.be_late(_LATE_S)
+    async def _slow(self, step: Step) -> None:
+        link = self._link(step.target)
+        link.be_late(step.late_s)
         try:
-            await asyncio.sleep(lasts_s)
+            await asyncio.sleep(step.lasts_s)
         finally:
             link.be_late(0)
 

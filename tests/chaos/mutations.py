@@ -23,7 +23,7 @@ _LUA: Final = "shared/calltag/core/store/lua"
 _AMQP: Final = "shared/calltag/core/bus/amqp"
 
 _SLOW_WORKERS: Final = {"slow worker:store": 4, "kill worker": 4}
-_TAKE_OVERS: Final = {"freeze worker": 4, "slow worker:store": 4, "stall worker:store": 4, "cut worker:broker": 3}
+_TAKE_OVERS: Final = {"slow worker:store": 6, "kill worker": 4, "freeze worker": 2, "cut worker:broker": 2}
 _LOST_ANSWERS: Final = {"cut gateway:broker": 3, "stall gateway:broker": 3, "kill gateway": 2, "cut gateway:clients": 3}
 
 
@@ -158,7 +158,7 @@ MUTATIONS: Final = (
             "                self._ownership.doubt()\n                conflicts += ",
             "                conflicts += ",
         ),
-        {"cut worker:store": 4, "slow worker:store": 3, "stall worker:store": 3},
+        {"cut worker:store": 4, "slow worker:store": 6},
     ),
     Mutation(
         "adds an event to a stream each time it is sent",
@@ -173,7 +173,7 @@ MUTATIONS: Final = (
     Mutation(
         "forgets at a reconnect what the client lacks",
         _one(f"{_LUA}/session_attach.lua", "confirmed = math.min(acknowledged, sent)", "confirmed = sent"),
-        {"cut notifier:clients": 4, "stall notifier:clients": 3, "kill notifier": 2},
+        {"slow notifier:clients": 6, "cut notifier:clients": 4, "kill notifier": 2},
     ),
     Mutation(
         "does not give a session what it missed while away",

@@ -9,8 +9,8 @@ GATEWAYS: Final = ("gateway-0", "gateway-1")
 WORKERS: Final = ("worker-0", "worker-1", "worker-2")
 NOTIFIERS: Final = ("notifier-0", "notifier-1")
 SERVICES: Final = (*GATEWAYS, *WORKERS, *NOTIFIERS)
-FEWEST: Final = ("gateway-0", "gateway-1", "worker-0", "worker-1", "notifier-0")
-"""As few services as leave another gateway and another worker."""
+FEWEST: Final = ("gateway-0", "gateway-1", "worker-0", "worker-1", "notifier-0", "notifier-1")
+"""As few services as leave another one of each kind."""
 BROKER: Final = "broker"
 STORE: Final = "store"
 GUEST: Final = "guest"
@@ -23,11 +23,13 @@ _LINKS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of fault: whom it may befall, and for how long (shortest and longest, in seconds)."""
+    """A kind of fault: whom it may befall, for how long, and by how much it delays (least and most, in seconds)."""
 
     targets: Sequence[str]
     shortest_s: float = 0.0
     longest_s: float = 0.0
+    least_late_s: float = 0.0
+    most_late_s: float = 0.0
 
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -45,10 +47,11 @@ KINDS: Final[Mapping[str, Kind]] = {
     "alarm": Kind((BROKER,), 0.5, 2.5),
     # The queue of a node vanishes, and the broker cancels its consumer.
     "forget": Kind((*GATEWAYS, *NOTIFIERS)),
-    # Connections are reset; or nothing goes through; or everything comes late.
+    # Connections are reset; or nothing goes through; or everything comes late: what is on its way for a second may
+    # arrive when its sender is long dead, or never.
     "cut": Kind(_LINKS),
     "stall": Kind(_LINKS, 0.5, 4.0),
-    "slow": Kind(_LINKS, 1.0, 6.0),
+    "slow": Kind(_LINKS, 1.0, 6.0, 0.05, 1.0),
 }
 
 Mix = Mapping[str, float]
@@ -62,16 +65,18 @@ ALL: Final[Mix] = {
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One fault: when it begins after the start, how long it lasts, what it is and whom it befalls."""
+    """One fault: when it begins after the start, how long it lasts, what it is, whom it befalls, how late it makes."""
 
     at_s: float
     lasts_s: float
     kind: str
     target: str
+    late_s: float = 0.0
 
     def __str__(self) -> str:
         lasts = f" for {self.lasts_s:.2f} s" if self.lasts_s else ""
-        return f"{self.at_s:6.2f} s  {self.kind} {self.target}{lasts}"
+        late = f", {self.late_s:.2f} s late" if self.late_s else ""
+        return f"{self.at_s:6.2f} s  {self.kind} {self.target}{lasts}{late}"
 
 
 def schedule(
@@ -90,7 +95,8 @@ def schedule(
         of_kind = KINDS[kind]
         target = random.choice([each for each in of_kind.targets if _named(each, begins) and _is_there(each, services)])
         lasts_s = random.uniform(of_kind.shortest_s, of_kind.longest_s)
-        steps.append(Step(round(at_s, 3), round(lasts_s, 3), kind, target))
+        late_s = random.uniform(of_kind.least_late_s, of_kind.most_late_s)
+        steps.append(Step(round(at_s, 3), round(lasts_s, 3), kind, target, round(late_s, 3)))
         at_s += random.uniform(0.1, 2 * every_s - 0.1)
     return steps
 

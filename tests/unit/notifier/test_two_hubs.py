@@ -529,3 +529,51 @@ async def test_a_gap_is_filled_as_soon_as_the_store_is_back(system: Installation
     answer = await waiting
     assert answer is not None
     assert [orjson.loads(each)["data"] for each in answer[0]] == [{"n": 1}]
+
+
+@pytest.mark.parametrize("waits", [(), (1,)], ids=["nothing waits", "an event waits"])
+async def test_an_event_comes_while_the_holder_hears_of_a_subscription(
+    system: Installation, monkeypatch: pytest.MonkeyPatch, waits: tuple[int, ...]
+) -> None:
+    """The event is after the subscription, and comes when the holder does not know of that yet."""
+    alice = Client()
+    await alice.shake(system.one)
+    await alice.subscribe(system.one)
+    await alice.connect(system.one)
+    turn = await alice.connect(system.one)
+    await system.publish(*waits)
+    await alice.ask(system.one, "/meta/unsubscribe", subscription=CALLS)
+    assert not held(turn).session.subscriptions
+    publish_after(system.one.connects.store, "look_again", system, 2, monkeypatch)
+    await alice.subscribe(system.one)
+    seen, _ = await alice.finish(system.one, turn)
+    if waits:
+        assert seen == [1]
+        seen += (await alice.poll(system.one))[0]
+    assert seen == [*waits, 2]
+
+
+@pytest.mark.parametrize("ack", [False, True])
+async def test_an_event_comes_while_a_connect_hears_of_a_subscription(
+    system: Installation, monkeypatch: pytest.MonkeyPatch, ack: bool
+) -> None:
+    system.loses_notices = True
+    alice = Client()
+    await alice.shake(system.one, ext={"ack": ack})
+    await alice.connect(system.one)
+    await alice.subscribe(system.two)
+    publish_after(system.one.connects.store, "attach", system, 1, monkeypatch)
+    assert (await alice.poll(system.one))[0] == [1]
+
+
+def publish_after(store: object, what: str, system: Installation, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An event comes, once, when the store has done something and its answer is on the way."""
+    do = getattr(store, what)
+
+    async def do_and_publish(*arguments: Any, **more: Any) -> Any:
+        done = await do(*arguments, **more)
+        monkeypatch.setattr(store, what, do)
+        await system.publish(number)
+        return done
+
+    monkeypatch.setattr(store, what, do_and_publish)

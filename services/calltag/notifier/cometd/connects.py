@@ -7,6 +7,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
@@ -133,7 +134,8 @@ class Connects:
             try:
                 with self.admission.arrival(client_id, claim.address):
                     local = self.local.sessions.get(client_id)
-                    attached, have = await self._attach(message, client_id, wish, claim, local)
+                    with local.asking() if local is not None else nullcontext():
+                        attached, have = await self._attach(message, client_id, wish, claim, local)
                     if local is not None and not self.local.holds(local):
                         # It was let go meanwhile, with all that waited in it.
                         attached, have = await self._attach(message, client_id, wish, claim, None)
@@ -260,7 +262,8 @@ class Connects:
                 return
             have = self._have(session)
             try:
-                attached = await self.store.look_again(client_id, most=self.feeding.page, have=have)
+                with session.asking():
+                    attached = await self.store.look_again(client_id, most=self.feeding.page, have=have)
             except HasEnded as over:
                 self.end(client_id, over.ending)
                 self._tell_ended(client_id, over.ending)

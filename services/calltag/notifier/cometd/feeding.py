@@ -79,11 +79,14 @@ class Feeding:
             session.behind = True
 
     async def catch_up(self, session: Session) -> None:
-        """Read on until there is something to send, or nothing more to read."""
-        while self.local.holds(session) and session.behind and not session.queue:
+        """Read on until there is something to send, or nothing more to read.
+
+        Where the store is being asked about the session, who asks reads on.
+        """
+        while self.local.holds(session) and session.behind and not (session.queue or session.asked):
             began = session.position
             entries = await self.streams.read(UserId(session.user), began, self.page)
-            if not self.local.holds(session) or session.position != began:
+            if not self.local.holds(session) or session.position != began or session.asked:
                 continue
             session.behind = False
             if not entries:

@@ -4,7 +4,8 @@ What is to survive the node (subscriptions, what was sent and confirmed) is in t
 """
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -37,11 +38,12 @@ class Waiting(NamedTuple):
 class Session:
     """`position` is how far the user's stream was looked through for this session, `sent` how far it was sent.
 
-    A session that is `behind` takes no more from the stream as it comes: its queue is full, or there is more in the
-    store than was read at once. It goes on from its position when the queue was sent. `multiple_clients` says what its
-    client was told last: whether other tabs of the browser keep its connects from being held;
-    `farewell` is what it is still to be told of the `ending`, and `told_at_ms` when it last got an event, by the node's
-    clock.
+    While the store is `asked` what the session subscribes to, it takes nothing: what comes meanwhile may be for a
+    subscription of which only the store knows. A session that is `behind` takes no more from the stream as it comes:
+    its queue is full, or there is more in the store than was read at once, or something came while the store was asked.
+    It goes on from its position when the queue was sent. `multiple_clients` says what its client was told last: whether
+    other tabs of the browser keep its connects from being held; `farewell` is what it is still to be told of the
+    `ending`, and `told_at_ms` when it last got an event, by the node's clock.
     """
 
     client_id: str
@@ -59,6 +61,7 @@ class Session:
     """How far the session was sent when its last connect came: what goes out again is not beyond that."""
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
     behind: bool = False
+    asked: bool = False
     overflow: str = ""
     """The limit that the queue met since its owner looked, "" if none."""
     missed: bool = False
@@ -98,6 +101,15 @@ class Session:
         """Whether a message on the channel at that position is for this session."""
         return any(since < position and matches(pattern, channel) for pattern, since in self.subscriptions.items())
 
+    @contextmanager
+    def asking(self) -> Iterator[None]:
+        """The store is asked what the session subscribes to while the context is open."""
+        self.asked = True
+        try:
+            yield
+        finally:
+            self.asked = False
+
     def restart(self, after: Position) -> None:
         """Go back to a position: what waits is dropped, and what follows is to be offered and sent again."""
         self.queue.clear()
@@ -107,11 +119,14 @@ class Session:
         self.behind = False
 
     def offer(self, published: Published, limits: BayeuxLimits) -> bool:
-        """Take the next entry of the stream, unless it was taken before or the session is behind.
+        """Take the next entry of the stream, unless it was taken before or the session is behind or asked about.
 
         Returns whether there is something new to send.
         """
         if published.position <= self.position or self.behind:
+            return False
+        if self.asked:
+            self.behind = True
             return False
         bodies = [self._encoded(each, published.position) for each in published.events]
         wanted = [body for body in bodies if body is not None]
