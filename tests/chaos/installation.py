@@ -11,9 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aio_pika
+import redis.asyncio
+from redis.asyncio.client import PubSub
 
 from chaos.schedule import BROKER, GUEST, STORE, Step
 from parts.command import calltag
+from parts.eventually import eventually
 from parts.ports import free_port
 from parts.processes import Program
 from parts.proxy import Proxy
@@ -37,6 +40,9 @@ SETTINGS = {
     "CALLTAG_EVENTS__PER_USER_BYTES": "200000000",
 }
 _FROZEN_FOR_DEAD_S = 0.3
+_TAKEN_OVER_S = 8
+_COMMITS = b":live"
+"""What is in a commit, and in nothing else that a worker sends often."""
 _NORMAL_WATERMARK = "0.6"
 
 
@@ -146,8 +152,9 @@ class Installation:
 
     async def _at(self, step: Step) -> None:
         await asyncio.sleep(step.at_s)
-        # What has befallen somebody ends before the next thing does.
-        async with self._locks[step.target]:
+        # What has befallen somebody ends before the next thing does; but a slow or stalled link may break, too: then
+        # what is on its way is lost.
+        async with contextlib.nullcontext() if step.kind == "cut" else self._locks[step.target]:
             await getattr(self, f"_{step.kind}")(step)
 
     async def _kill(self, step: Step) -> None:
@@ -171,6 +178,43 @@ class Installation:
             await asyncio.sleep(step.lasts_s)
         finally:
             service.program.signal(signal.SIGCONT)
+
+    async def _belated(self, step: Step) -> None:
+        async with self._locks["belated"]:
+            service, link = self.services[step.target], self._link(f"{step.target}:{STORE}")
+            others = [each.links[STORE] for each in self.services.values() if "clients" not in each.links]
+            for each in others:
+                each.be_late(step.late_s)
+            try:
+                link.stall_at(_COMMITS)
+                async with self._take_overs() as take_overs:
+                    if await _comes_true(lambda: link.stalls, step.lasts_s):
+                        await asyncio.to_thread(service.program.kill)
+                        await take_overs.get_message(ignore_subscribe_messages=True, timeout=_TAKEN_OVER_S)
+                link.heal()
+                await asyncio.sleep(4 * step.late_s)
+            except redis.RedisError:
+                pass  # There is no store that it could be late for.
+            finally:
+                for each in others:
+                    each.be_late(0)
+                link.heal()
+            if not service.program.running:
+                await asyncio.to_thread(service.start)
+
+    async def _unanswered(self, step: Step) -> None:
+        link = self._link(f"{step.target}:{STORE}")
+        link.lose_answer_to(_COMMITS)
+        await asyncio.sleep(step.lasts_s)
+        link.heal()
+
+    @asynccontextmanager
+    async def _take_overs(self) -> AsyncIterator[PubSub]:
+        """Tells whenever a worker takes a partition over."""
+        async with redis.asyncio.Redis(port=self.store.port) as client, client.pubsub() as pubsub:
+            await pubsub.psubscribe("__keyspace@0__:*:epoch")
+            await pubsub.get_message(timeout=1)
+            yield pubsub
 
     async def _join(self, step: Step) -> None:
         service = self.services.get(step.target) or self.add(step.target)
@@ -230,3 +274,10 @@ class Installation:
     def _link(self, target: str) -> Proxy:
         name, _, end = target.partition(":")
         return self.services[name].links[end]
+
+
+async def _comes_true(condition: Callable[[], bool], within_s: float) -> bool:
+    """Whether that comes true in time."""
+    with contextlib.suppress(AssertionError):
+        await eventually(condition, within_s)
+    return condition()

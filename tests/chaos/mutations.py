@@ -23,7 +23,7 @@ _LUA: Final = "shared/calltag/core/store/lua"
 _AMQP: Final = "shared/calltag/core/bus/amqp"
 
 _SLOW_WORKERS: Final = {"slow worker:store": 4, "kill worker": 4}
-_TAKE_OVERS: Final = {"slow worker:store": 6, "kill worker": 4, "freeze worker": 2, "cut worker:broker": 2}
+_TAKE_OVERS: Final = {"belated": 1}
 _LOST_ANSWERS: Final = {"cut gateway:broker": 3, "stall gateway:broker": 3, "kill gateway": 2, "cut gateway:clients": 3}
 
 
@@ -101,11 +101,15 @@ MUTATIONS: Final = (
         "commits in an epoch that is over",
         _one(f"{_LUA}/commit.lua", "if epoch ~= take() then return {'fenced', epoch} end", "take()"),
         _TAKE_OVERS,
+        every_s=4,
+        seconds=24,
     ),
     Mutation(
         "does not raise the epoch with a take-over",
         _one(f"{_LUA}/take_over.lua", " + tonumber(ARGV[2]))", " + 0)"),
         _TAKE_OVERS,
+        every_s=4,
+        seconds=24,
     ),
     Mutation(
         "lets several workers consume a partition",
@@ -158,7 +162,7 @@ MUTATIONS: Final = (
             "                self._ownership.doubt()\n                conflicts += ",
             "                conflicts += ",
         ),
-        {"cut worker:store": 4, "slow worker:store": 6},
+        {"unanswered": 4, "cut worker:store": 2},
     ),
     Mutation(
         "adds an event to a stream each time it is sent",
@@ -172,7 +176,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "forgets at a reconnect what the client lacks",
-        _one(f"{_LUA}/session_attach.lua", "confirmed = math.min(acknowledged, sent)", "confirmed = sent"),
+        _one(f"{_LUA}/session_attach.lua", "local after = confirmed\n", "local after = sent\n"),
         {"slow notifier:clients": 6, "cut notifier:clients": 4, "kill notifier": 2},
     ),
     Mutation(

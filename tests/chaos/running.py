@@ -80,7 +80,8 @@ class Plan:
 async def run(plan: Plan, folder: Path, broker: RabbitMq) -> Record:
     """Carry out a plan on a broker that is running; the store is the run's own."""
     # What the store has answered must not be lost: that is where the promises end.
-    store = RedisServer(folder, "--appendfsync", "always")
+    # And it tells what is written, which some faults wait for.
+    store = RedisServer(folder, "--appendfsync", "always", "--notify-keyspace-events", "K$")
     await asyncio.to_thread(store.start)
     installation = Installation(folder, broker, store, f"c{plan.seed}-{int(time.time() * 1000) % 10**9}", plan.services)
     try:

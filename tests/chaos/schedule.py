@@ -38,6 +38,11 @@ KINDS: Final[Mapping[str, Kind]] = {
     "terminate": Kind(SERVICES, 0.1, 2.0),
     # A worker stands still beyond its lease while the broker takes its connections for dead, and then goes on.
     "freeze": Kind(WORKERS, 2.2, 4.0),
+    # A worker is killed while its commit is on the way to the store, where that arrives when another worker has taken
+    # the partition over; the other one, whose way is long, has not seen yet what is there.
+    "belated": Kind(WORKERS, 1.0, 3.0, 0.15, 0.3),
+    # A worker's commit arrives, and its connections to the store break before the answer is back.
+    "unanswered": Kind(WORKERS, 1.0, 3.0),
     # One worker more, for a while.
     "join": Kind((GUEST,), 2.0, 6.0),
     # The servers are killed, and started again.
@@ -58,8 +63,8 @@ Mix = Mapping[str, float]
 """How often each kind comes, compared with the others."""
 
 ALL: Final[Mix] = {
-    "kill": 6, "terminate": 2, "freeze": 3, "join": 1.5, "kill_broker": 0.7, "kill_store": 1, "alarm": 0.7,
-    "forget": 1, "cut": 4, "stall": 4, "slow": 2,
+    "kill": 6, "terminate": 2, "freeze": 3, "belated": 1.5, "unanswered": 1.5, "join": 1.5,
+    "kill_broker": 0.7, "kill_store": 1, "alarm": 0.7, "forget": 1, "cut": 4, "stall": 4, "slow": 2,
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from parts.amqp_frames import FrameFilter, Method
 from parts.threaded_server import ThreadedServer
 
 _CHUNK = 65_536
+_ARRIVES_S = 0.1
 
 
 @dataclass(slots=True)
@@ -17,6 +18,10 @@ class _Line:
     flowing: asyncio.Event = field(default_factory=asyncio.Event)
     lost: set[Method] = field(default_factory=set)
     """Methods of AMQP that do not arrive."""
+    trap: bytes = b""
+    """What is waited for to come by."""
+    breaks: bool = False
+    """Whether connections break when it has arrived; otherwise nothing flows any more from there on."""
 
 
 class Proxy(ThreadedServer):
@@ -41,9 +46,23 @@ class Proxy(ThreadedServer):
             if stalls:
                 self.soon(line.flowing, is_set=False)
 
+    def stall_at(self, text: bytes) -> None:
+        """Stall the way there as soon as somebody sends this text, which is held back, too."""
+        self._there.trap, self._there.breaks = text, False
+
+    def lose_answer_to(self, text: bytes) -> None:
+        """As soon as somebody has sent this text, let it arrive, and reset all connections before an answer is back."""
+        self._there.trap, self._there.breaks = text, True
+
+    @property
+    def stalls(self) -> bool:
+        """Whether nothing goes through any more on the way there."""
+        return not self._there.flowing.is_set()
+
     def heal(self) -> None:
         """Everything flows again, what was held back too; nothing more is lost or slow."""
         for line in (self._there, self._back):
+            line.trap = b""
             line.lost.clear()
             self.soon(line.flowing, is_set=True)
         self._bytes_per_s = 0
@@ -96,6 +115,10 @@ class Proxy(ThreadedServer):
             while chunk := await reader.read(self._bytes_per_s // 20 or _CHUNK):
                 if self._late_s:
                     await asyncio.sleep(self._late_s)
+                trapped = bool(line.trap) and line.trap in chunk
+                if trapped:
+                    line.trap = b""
+                    (self._back if line.breaks else line).flowing.clear()
                 await line.flowing.wait()
                 if self._bytes_per_s:
                     await asyncio.sleep(len(chunk) / self._bytes_per_s)
@@ -103,6 +126,10 @@ class Proxy(ThreadedServer):
                     continue
                 writer.write(frames.passed(chunk))
                 await writer.drain()
+                if trapped and line.breaks:
+                    await asyncio.sleep(_ARRIVES_S)
+                    await self.reset()
+                    self._back.flowing.set()
         except OSError:
             pass
         finally:
