@@ -6,7 +6,6 @@ services and the record of a run that broke a promise stay in the folder.
 
 import argparse
 import asyncio
-import re
 import shutil
 import signal
 import sys
@@ -14,15 +13,12 @@ import time
 from collections import Counter
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Final
 
 from chaos.checker import check
 from chaos.record import Record
 from chaos.running import Plan, run
 from chaos.schedule import ALL, FEWEST, SERVICES
 from parts.rabbitmq import RabbitMq
-
-_NUMBER: Final = re.compile(r"-\d+")
 
 
 def main() -> int:
@@ -35,15 +31,20 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     broker = RabbitMq(_fresh(folder / "broker"))
     broker.start()
+    hit: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    broken = []
+    began = time.monotonic()
     try:
-        broken = [
-            seed
-            for seed in range(options.seed, options.seed + options.seeds)
-            if not _holds(seed, options, folder, broker)
-        ]
+        for seed in range(options.seed, options.seed + options.seeds):
+            holds, record = _run(seed, options, folder, broker)
+            hit.update(record.faults)
+            failed.update(record.failed_faults)
+            broken += [] if holds else [seed]
     finally:
         broker.end()
-    print(_faults(options))
+        print(_faults(hit, failed))
+        print(f"{time.monotonic() - began:.0f} s in all")
     print(f"broken by seeds {broken}; see {folder}" if broken else f"all {options.seeds} seeds hold")
     if not broken and options.folder is None:
         shutil.rmtree(folder)
@@ -63,7 +64,8 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _holds(seed: int, options: argparse.Namespace, folder: Path, broker: RabbitMq) -> bool:
+def _run(seed: int, options: argparse.Namespace, folder: Path, broker: RabbitMq) -> tuple[bool, Record]:
+    """Whether every promise was kept, and the record."""
     plan = _plan(seed, options)
     print(plan.text(), flush=True)
     place = _fresh(folder / f"seed-{seed}")
@@ -76,7 +78,7 @@ def _holds(seed: int, options: argparse.Namespace, folder: Path, broker: RabbitM
         print(f"  {violation}", flush=True)
     if not violations and options.folder is None:
         shutil.rmtree(place)
-    return not violations
+    return not violations, record
 
 
 def _plan(seed: int, options: argparse.Namespace) -> Plan:
@@ -85,12 +87,16 @@ def _plan(seed: int, options: argparse.Namespace) -> Plan:
     return Plan(seed, options.seconds, mix or ALL, every_s=options.every, calm_s=options.calm, services=services)
 
 
-def _faults(options: argparse.Namespace) -> str:
-    """A line with how often each kind of fault came in all seeds, and to whom."""
-    seeds = range(options.seed, options.seed + options.seeds)
-    steps = [step for seed in seeds for step in _plan(seed, options).steps]
-    counts = Counter(f"{step.kind} {_NUMBER.sub('', step.target)}" for step in steps)
-    return f"{len(steps)} faults: " + ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
+def _faults(hit: Counter[str], failed: Counter[str]) -> str:
+    """How often each kind of fault took place in all runs, and to whom; and those that did not."""
+    told = [f"{hit.total()} faults: {_counts(hit)}"]
+    if failed:
+        told.append(f"{failed.total()} more found nobody whom they could befall: {_counts(failed)}")
+    return "\n".join(told)
+
+
+def _counts(counts: Counter[str]) -> str:
+    return ", ".join(f"{count} {what}" for what, count in sorted(counts.items()))
 
 
 def summary(record: Record, took_s: float) -> str:

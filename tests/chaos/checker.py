@@ -14,6 +14,7 @@ from typing import Final as Constant
 from chaos.record import Data, Final, Operation, Received, Record, Subscriber
 
 LOG: Constant = "log"
+_POSSIBLE: Constant = ("attach", "update", "delete")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ def check(record: Record) -> list[Violation]:
     found += [Violation("parked", f"in the queue of dead letters: {text}") for text in record.parked]
     if record.unsent:
         found.append(Violation("unsent", f"{record.unsent} events are kept as unsent though all is quiet"))
+    found += _check_service(record)
     for final in record.finals:
         found += _check_call(final, record)
     for subscriber in record.subscribers:
@@ -59,6 +61,24 @@ def check(record: Record) -> list[Violation]:
             found.append(Violation("missed", f"{subscriber.name} was told {subscriber.missed} times of lost events"))
         found += _check_refusals(subscriber, record.operations)
     return found
+
+
+def _check_service(record: Record) -> Iterator[Violation]:
+    """Whether there is something to judge: who accepts nothing, and tells nobody, keeps every other promise."""
+    wanted = [each for each in record.operations if each.kind in _POSSIBLE]
+    refused = [each.value for each in wanted if each.outcome == "refused"]
+    if refused:
+        yield Violation("service", f"operations were refused without a reason: {', '.join(refused)}")
+    accepted = [each for each in wanted if each.outcome == "accepted"]
+    if not wanted or len(accepted) < len(wanted) / 2:
+        yield Violation("service", f"of {len(wanted)} operations only {len(accepted)} were accepted")
+    finals = {final.call for final in record.finals}
+    told = {call for each in record.subscribers for call in each.calls}
+    for call in sorted({each.call for each in record.operations}):
+        if call not in finals:
+            yield Violation("service", f"how call {call} ended is not known")
+        if call not in told:
+            yield Violation("service", f"nobody subscribed to call {call}")
 
 
 def _check_call(final: Final, record: Record) -> Iterator[Violation]:

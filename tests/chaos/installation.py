@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 import http.client
+import re
 import signal
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -39,6 +40,8 @@ SETTINGS = {
     "CALLTAG_EVENTS__PER_USER": "20000",
     "CALLTAG_EVENTS__PER_USER_BYTES": "200000000",
 }
+_NUMBER = re.compile(r"-\d+")
+_AT_ANY_TIME = ("cut", "vanish")
 _FROZEN_FOR_DEAD_S = 0.3
 _TAKEN_OVER_S = 8
 _COMMITS = b":live"
@@ -73,7 +76,11 @@ class Service:
 
 
 class Installation:
-    """All services on private servers. `notes` says what was not as it should be."""
+    """All services on private servers.
+
+    `notes` says what was not as it should be, `hit` and `failed` how often a fault of which kind took place, or found
+    nobody whom it could befall.
+    """
 
     def __init__(self, folder: Path, broker: RabbitMq, store: RedisServer, prefix: str, names: Sequence[str]) -> None:
         self.folder = folder
@@ -83,6 +90,8 @@ class Installation:
         self._names = names
         self.services: dict[str, Service] = {}
         self.notes: list[str] = []
+        self.hit: Counter[str] = Counter()
+        self.failed: Counter[str] = Counter()
         self._stack = contextlib.ExitStack()
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
@@ -154,8 +163,9 @@ class Installation:
         await asyncio.sleep(step.at_s)
         # What has befallen somebody ends before the next thing does; but a slow or stalled link may break, too: then
         # what is on its way is lost.
-        async with contextlib.nullcontext() if step.kind == "cut" else self._locks[step.target]:
-            await getattr(self, f"_{step.kind}")(step)
+        async with contextlib.nullcontext() if step.kind in _AT_ANY_TIME else self._locks[step.target]:
+            hits = await getattr(self, f"_{step.kind}")(step)
+        (self.failed if hits is False else self.hit)[f"{step.kind} {_NUMBER.sub('', step.target)}"] += 1
 
     async def _kill(self, step: Step) -> None:
         service = self.services[step.target]
@@ -179,34 +189,44 @@ class Installation:
         finally:
             service.program.signal(signal.SIGCONT)
 
-    async def _belated(self, step: Step) -> None:
-        async with self._locks["belated"]:
-            service, link = self.services[step.target], self._link(f"{step.target}:{STORE}")
-            others = [each.links[STORE] for each in self.services.values() if "clients" not in each.links]
+    async def _belated(self, step: Step) -> bool:
+        """Whether a commit was on the way, and its partition was taken over meanwhile."""
+        own = f"{step.target}:{STORE}"
+        others = [f"{each.name}:{STORE}" for each in self.services.values() if "clients" not in each.links]
+        async with contextlib.AsyncExitStack() as held:
+            for lock in ("belated", *sorted({own, *others})):
+                await held.enter_async_context(self._locks[lock])
             for each in others:
-                each.be_late(step.late_s)
+                self._link(each).be_late(step.late_s)
             try:
-                link.stall_at(_COMMITS)
-                async with self._take_overs() as take_overs:
-                    if await _comes_true(lambda: link.stalls, step.lasts_s):
-                        await asyncio.to_thread(service.program.kill)
-                        await take_overs.get_message(ignore_subscribe_messages=True, timeout=_TAKEN_OVER_S)
-                link.heal()
-                await asyncio.sleep(4 * step.late_s)
+                return await self._overtake(self.services[step.target], self._link(own), step)
             except redis.RedisError:
-                pass  # There is no store that it could be late for.
+                return False
             finally:
                 for each in others:
-                    each.be_late(0)
-                link.heal()
-            if not service.program.running:
-                await asyncio.to_thread(service.start)
+                    self._link(each).heal()
+                if not self.services[step.target].program.running:
+                    await asyncio.to_thread(self.services[step.target].start)
 
-    async def _unanswered(self, step: Step) -> None:
-        link = self._link(f"{step.target}:{STORE}")
-        link.lose_answer_to(_COMMITS)
-        await asyncio.sleep(step.lasts_s)
+    async def _overtake(self, service: Service, link: Proxy, step: Step) -> bool:
+        link.stall_at(_COMMITS)
+        async with self._take_overs() as take_overs:
+            if not await _comes_true(lambda: link.stalls, step.lasts_s):
+                return False
+            await asyncio.to_thread(service.program.kill)
+            told = await take_overs.get_message(ignore_subscribe_messages=True, timeout=_TAKEN_OVER_S)
         link.heal()
+        await asyncio.sleep(4 * step.late_s)
+        return told is not None
+
+    async def _unanswered(self, step: Step) -> bool:
+        """Whether there was a commit."""
+        async with self._locks[f"{step.target}:{STORE}"]:
+            link = self._link(f"{step.target}:{STORE}")
+            link.lose_answer_to(_COMMITS)
+            is_lost = await _comes_true(lambda: not link.waits_for_text, step.lasts_s)
+            link.heal()
+            return is_lost
 
     @asynccontextmanager
     async def _take_overs(self) -> AsyncIterator[PubSub]:
@@ -215,6 +235,15 @@ class Installation:
             await pubsub.psubscribe("__keyspace@0__:*:epoch")
             await pubsub.get_message(timeout=1)
             yield pubsub
+
+    async def _pause(self, step: Step) -> None:
+        servers = {BROKER: self.broker.process, STORE: self.store.process}
+        program = servers[step.target] if step.target in servers else self.services[step.target].program
+        program.signal(signal.SIGSTOP)
+        try:
+            await asyncio.sleep(step.lasts_s)
+        finally:
+            program.signal(signal.SIGCONT)
 
     async def _join(self, step: Step) -> None:
         service = self.services.get(step.target) or self.add(step.target)
@@ -239,13 +268,15 @@ class Installation:
         finally:
             await asyncio.to_thread(self.broker.control, "set_vm_memory_high_watermark", _NORMAL_WATERMARK)
 
-    async def _forget(self, step: Step) -> None:
+    async def _forget(self, step: Step) -> bool:
         async with self._locks[BROKER]:
             connection = await aio_pika.connect(self.broker.url)
             async with connection:
                 channel = await connection.channel()
-                for name in await self._inboxes(step.target):
+                names = await self._inboxes(step.target)
+                for name in names:
                     await channel.queue_delete(name)
+                return bool(names)
 
     async def _inboxes(self, target: str) -> list[str]:
         """The inboxes of nodes whose name begins as the target's does."""
@@ -254,6 +285,9 @@ class Installation:
 
     async def _cut(self, step: Step) -> None:
         self._link(step.target).cut()
+
+    async def _vanish(self, step: Step) -> None:
+        self._link(step.target).vanish()
 
     async def _stall(self, step: Step) -> None:
         link = self._link(step.target)

@@ -97,6 +97,10 @@ class Record:
     unsent: int = 0
     notes: Sequence[str] = ()
     """What else was not as it should be: services that did not end cleanly, say."""
+    faults: Mapping[str, int] = field(default_factory=dict)
+    """How often each kind of fault took place, and whom it befell."""
+    failed_faults: Mapping[str, int] = field(default_factory=dict)
+    """Those that found nobody whom they could befall."""
 
     def save(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=1))

@@ -29,7 +29,7 @@ PARTIES: Final[Mapping[str, Sequence[str]]] = {
 """The calls, and who is on each."""
 _NUMBERS: Final = {"alice": "15000", "bob": "15001"}
 _SENDERS_PER_CALL: Final = 3
-_FEW: Final = ("steady", "plain", "bob")
+_FEW: Final = ("steady", "plain", "bob", "watcher")
 """The subscribers of an installation with few services."""
 _OPERATIONS_PER_SENDER: Final = 150
 _FASTEST_S: Final = 0.12
@@ -72,6 +72,7 @@ class Plan:
             "plain-socket": ("bob", Habits(acknowledges=False, websocket=True)),
             "fickle": ("alice", Habits(away=(*absence(3), *absence(3)), fickle=True)),
             "bob": ("bob", Habits()),
+            "watcher": ("carol", Habits(of="alice")),
             "bob-plain": ("bob", Habits(acknowledges=False, away=absence(15))),
         }
         return all_of_them if self.services == SERVICES else {name: all_of_them[name] for name in _FEW}
@@ -97,7 +98,7 @@ class _Run:
         self._installation = installation
         gateways = installation.urls("gateway")
         self._people = {
-            user: Person(user, gateways, Random(f"{user} {plan.seed}")) for user in ("alice", "bob", "switch")
+            user: Person(user, gateways, Random(f"{user} {plan.seed}")) for user in ("alice", "bob", "carol", "switch")
         }
         self._senders = [
             Sender(self._people[parties[number % len(parties)]], call, f"sender{number}", plan.seed)
@@ -131,13 +132,15 @@ class _Run:
             seed=self._plan.seed,
             operations=[each for sender in self._all_senders for each in sender.operations],
             subscribers=[
-                each.record([call for call, parties in PARTIES.items() if each.user in parties])
+                each.record([call for call, parties in PARTIES.items() if each.sees in parties])
                 for each in self._clients
             ],
             finals=finals,
             parked=await parked(self._installation.broker.url, self._installation.prefix),
             unsent=self._store.unsent(),
             notes=self._installation.notes,
+            faults=dict(self._installation.hit),
+            failed_faults=dict(self._installation.failed),
         )
 
     @property
@@ -199,7 +202,7 @@ class _Run:
             each.versions.get(call) == version
             for each in self._clients
             for call, version in versions.items()
-            if each.user in PARTIES[call]
+            if each.sees in PARTIES[call]
         )
 
     async def _final(self, call: str, user: str) -> FinalCall:

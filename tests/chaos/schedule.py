@@ -14,11 +14,8 @@ FEWEST: Final = ("gateway-0", "gateway-1", "worker-0", "worker-1", "notifier-0",
 BROKER: Final = "broker"
 STORE: Final = "store"
 GUEST: Final = "guest"
-_LINKS: Final = (
-    *(f"{name}:{BROKER}" for name in SERVICES),
-    *(f"{name}:{STORE}" for name in SERVICES),
-    *(f"{name}:clients" for name in (*GATEWAYS, *NOTIFIERS)),
-)
+_BACKENDS: Final = (*(f"{name}:{BROKER}" for name in SERVICES), *(f"{name}:{STORE}" for name in SERVICES))
+_LINKS: Final = (*_BACKENDS, *(f"{name}:clients" for name in (*GATEWAYS, *NOTIFIERS)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +35,8 @@ KINDS: Final[Mapping[str, Kind]] = {
     "terminate": Kind(SERVICES, 0.1, 2.0),
     # A worker stands still beyond its lease while the broker takes its connections for dead, and then goes on.
     "freeze": Kind(WORKERS, 2.2, 4.0),
+    # Somebody else stands still, and goes on as if nothing had been.
+    "pause": Kind((*GATEWAYS, *NOTIFIERS, BROKER, STORE), 0.5, 3.0),
     # A worker is killed while its commit is on the way to the store, where that arrives when another worker has taken
     # the partition over; the other one, whose way is long, has not seen yet what is there.
     "belated": Kind(WORKERS, 1.0, 3.0, 0.15, 0.3),
@@ -52,9 +51,10 @@ KINDS: Final[Mapping[str, Kind]] = {
     "alarm": Kind((BROKER,), 0.5, 2.5),
     # The queue of a node vanishes, and the broker cancels its consumer.
     "forget": Kind((*GATEWAYS, *NOTIFIERS)),
-    # Connections are reset; or nothing goes through; or everything comes late: what is on its way for a second may
-    # arrive when its sender is long dead, or never.
+    # Connections are reset; or nothing goes through them any more, without a sign; or nothing goes through for a while;
+    # or everything comes late: what is on its way for a second may arrive when its sender is long dead, or never.
     "cut": Kind(_LINKS),
+    "vanish": Kind(_BACKENDS),
     "stall": Kind(_LINKS, 0.5, 4.0),
     "slow": Kind(_LINKS, 1.0, 6.0, 0.05, 1.0),
 }
@@ -63,8 +63,8 @@ Mix = Mapping[str, float]
 """How often each kind comes, compared with the others."""
 
 ALL: Final[Mix] = {
-    "kill": 6, "terminate": 2, "freeze": 3, "belated": 1.5, "unanswered": 1.5, "join": 1.5,
-    "kill_broker": 0.7, "kill_store": 1, "alarm": 0.7, "forget": 1, "cut": 4, "stall": 4, "slow": 2,
+    "kill": 6, "terminate": 2, "freeze": 3, "pause": 2, "belated": 1.5, "unanswered": 1.5, "join": 1.5,
+    "kill_broker": 0.7, "kill_store": 1, "alarm": 0.7, "forget": 1, "cut": 4, "vanish": 1.5, "stall": 4, "slow": 2,
 }  # fmt: skip
 
 
@@ -89,14 +89,17 @@ def schedule(
 ) -> list[Step]:
     """The faults of a run of so many seconds, one each `every_s` on average; `mix` may name "kind" or "kind target".
 
-    A target may be the beginning of a name: "kill worker" befalls any worker that is among the `services`.
+    Each comes once before any comes again, which is then as often as the mix says. A target may be the beginning of a
+    name: "kill worker" befalls any worker that is among the `services`.
     """
     random = Random(f"faults {seed}")
     names = list(mix)
-    steps = []
+    first = random.sample(names, len(names))
+    steps: list[Step] = []
     at_s = random.uniform(0.3, every_s)
     while at_s < seconds:
-        kind, _, begins = random.choices(names, [mix[name] for name in names])[0].partition(" ")
+        chosen = first[len(steps)] if len(steps) < len(first) else random.choices(names, list(mix.values()))[0]
+        kind, _, begins = chosen.partition(" ")
         of_kind = KINDS[kind]
         target = random.choice([each for each in of_kind.targets if _named(each, begins) and _is_there(each, services)])
         lasts_s = random.uniform(of_kind.shortest_s, of_kind.longest_s)

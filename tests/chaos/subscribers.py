@@ -11,7 +11,6 @@ from chaos.record import Data, Reading, Received, Subscriber
 from chaos.senders import Person
 from chaos.transports import JSON, Broken, LongPolling, Transport, WebSocket
 
-_CHANNEL: Final = "/v2/me/calls"
 _PAUSE_S: Final = 0.1
 _NEW_ONLY: Final = -1
 _ALL: Final = -2
@@ -25,7 +24,8 @@ class _Refused(Exception):
 class Habits:
     """How a client behaves: when it comes (0: before the calls begin), and when it is away, for how long; in seconds.
 
-    One that is `fickle` does not resume its session after it was away, but begins a new one after the last event.
+    One that watches subscribes to the calls `of` another user. One that is `fickle` does not resume its session after
+    it was away, but begins a new one after the last event.
     """
 
     acknowledges: bool = True
@@ -33,6 +33,7 @@ class Habits:
     comes_at_s: float = 0.0
     away: Sequence[tuple[float, float]] = ()
     fickle: bool = False
+    of: str = ""
 
 
 class Client:
@@ -41,6 +42,8 @@ class Client:
     def __init__(self, name: str, person: Person, notifiers: Sequence[str], habits: Habits, random: Random) -> None:
         self.name = name
         self.user = person.user
+        self.sees = habits.of or person.user
+        """The user whose calls it is told of."""
         self._person = person
         self._reading: asyncio.Task[None] | None = None
         self._readings: list[Reading] = []
@@ -58,6 +61,10 @@ class Client:
         self.received: list[Received] = []
         self.versions: dict[str, int] = {}
         """The highest version seen of each call."""
+
+    @property
+    def _channel(self) -> str:
+        return f"/v2/users/{self._habits.of}/calls" if self._habits.of else "/v2/me/calls"
 
     def record(self, calls: Sequence[str]) -> Subscriber:
         return Subscriber(self.name, self.user, calls, self.received, missed=self.missed, readings=self._readings)
@@ -92,8 +99,8 @@ class Client:
         shaken = await self._send({"channel": "/meta/handshake", "version": "1.0",
                                    "supportedConnectionTypes": [self._transport.name], **ext})  # fmt: skip
         client_id = shaken["clientId"]
-        await self._send({"channel": "/meta/subscribe", "clientId": client_id, "subscription": _CHANNEL,
-                          "ext": {"replay": {_CHANNEL: self._last}}})  # fmt: skip
+        await self._send({"channel": "/meta/subscribe", "clientId": client_id, "subscription": self._channel,
+                          "ext": {"replay": {self._channel: self._last}}})  # fmt: skip
         self._client_id, self._batch, self._failed = client_id, 0, True
         # Whoever has seen nothing yet and has to begin anew wants all there is.
         self._last = _ALL if self._last == _NEW_ONLY else self._last

@@ -165,3 +165,17 @@ AT_ONCE = [DATA[0], DATA[2], *DATA[3:]]
 def test_each_violation_is_named(broken: Record, words: Sequence[str]) -> None:
     found = [str(each) for each in check(broken)]
     assert any(all(word in text for word in words) for text in found), found
+
+
+SERVICE = [
+    (changed(0, outcome="refused"), "refused without a reason: ann-0"),
+    ([replace(each, outcome="unknown") for each in OPERATIONS], "of 7 operations only 0 were accepted"),
+    ([], "of 0 operations only 0 were accepted"),
+    ([*OPERATIONS, Operation("C2", "ann", 0, "attach", "accepted", "alice")], "how call C2 ended is not known"),
+    ([*OPERATIONS, Operation("C2", "ann", 0, "attach", "accepted", "alice")], "nobody subscribed to call C2"),
+]
+
+
+@pytest.mark.parametrize(("operations", "text"), SERVICE, ids=[text for _, text in SERVICE])
+def test_a_run_without_anything_to_judge_does_not_hold(operations: Sequence[Operation], text: str) -> None:
+    assert any(each.rule == "service" and text in each.text for each in check(record(operations=operations)))

@@ -4,9 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
+import aio_pika
 import pytest
 
 from calltag.core.bus.amqp import AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.bus.amqp.connecting import connect
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, Partition
 from parts.eventually import eventually
@@ -59,6 +61,49 @@ async def opens_channel(link: Link) -> bool:
     except BusUnavailable:
         return False
     return True
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 200, 505, 520, 560])
+async def test_a_connection_that_ends_while_it_is_made_is_tried_again(
+    settings: AmqpSettings, proxy: Proxy, count: int
+) -> None:
+    """Wherever in the broker's greeting, its tuning or its welcome that is."""
+    proxy.close_after(count)
+    async with running(Link(settings, "test")) as link:
+        await eventually(lambda: proxy.taken > 2)
+        proxy.close_after(None)
+        await eventually(lambda: opens_channel(link))
+
+
+@pytest.mark.parametrize("error", [StopAsyncIteration(), EOFError(), Exception("of no kind")], ids=repr)
+async def test_whatever_ends_a_connection_while_it_is_made_is_told_plainly(
+    settings: AmqpSettings, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The first of these came from the library when a broker was started again, and was the end of the link."""
+
+    async def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(aio_pika, "connect", fail)
+    with pytest.raises(BusUnavailable, match="RabbitMQ is not reachable"):
+        await connect(settings, "test")
+
+
+async def test_a_link_that_ends_begins_anew(settings: AmqpSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever it is that ended it."""
+    errors = [ValueError("not foreseen"), asyncio.CancelledError()]
+
+    async def fail(link: Link) -> None:
+        if errors:
+            raise errors.pop()
+        await connecting(link)
+
+    connecting = Link._connect
+    monkeypatch.setattr(Link, "_connect", fail)
+    await apply_topology(settings)
+    async with open_amqp_bus(settings) as bus:
+        await eventually(lambda: takes(bus))
+    assert errors == []
 
 
 async def test_a_connection_that_does_not_come_about_is_tried_again(settings: AmqpSettings, proxy: Proxy) -> None:

@@ -37,6 +37,7 @@ class Proxy(ThreadedServer):
         self._late_s = 0.0
         self._vanished: set[asyncio.Event] = set()
         """Of each connection, what is set once its ends do not reach each other any more."""
+        self._closes_after: int | None = None
         self.taken = 0
         """How many connections it has taken."""
 
@@ -53,6 +54,11 @@ class Proxy(ThreadedServer):
     def lose_answer_to(self, text: bytes) -> None:
         """As soon as somebody has sent this text, let it arrive, and reset all connections before an answer is back."""
         self._there.trap, self._there.breaks = text, True
+
+    @property
+    def waits_for_text(self) -> bool:
+        """Whether the text that it was told of has not come by yet."""
+        return bool(self._there.trap)
 
     @property
     def stalls(self) -> bool:
@@ -80,6 +86,10 @@ class Proxy(ThreadedServer):
         """These AMQP methods of the broker do not arrive any more; all else does."""
         self._back.lost.update(methods)
 
+    def close_after(self, count: int | None) -> None:
+        """Close each new connection when so many bytes of the server have gone through (0: at once); None: never."""
+        self._closes_after = count
+
     def vanish(self) -> None:
         """Every connection there is goes dead for good, both ways and without a sign; new ones are served."""
         self.do(self._part())
@@ -91,17 +101,41 @@ class Proxy(ThreadedServer):
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.taken += 1
         await asyncio.gather(self._there.flowing.wait(), self._back.flowing.wait())
+        if self._closes_after == 0:
+            return
         try:
             there, back = await asyncio.open_connection(*self._target)
         except OSError:
             return
         self.writers.add(back)
+        if self._closes_after is not None:
+            await self._begin(reader, writer, there, back, self._closes_after)
+            return
         vanished = asyncio.Event()
         self._vanished.add(vanished)
         await asyncio.gather(
             self._pump(reader, back, self._there, vanished), self._pump(there, writer, self._back, vanished)
         )
         self._vanished.discard(vanished)
+
+    async def _begin(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        there: asyncio.StreamReader,
+        back: asyncio.StreamWriter,
+        count: int,
+    ) -> None:
+        """Forward until so many bytes have come back, and close both ends."""
+        forwarding = asyncio.ensure_future(self._pump(reader, back, self._there, asyncio.Event()))
+        try:
+            writer.write(await there.readexactly(count))
+            await writer.drain()
+        except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:
+            forwarding.cancel()
+            self.close(back)
 
     async def _part(self) -> None:
         for vanished in self._vanished:

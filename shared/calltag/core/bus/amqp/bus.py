@@ -20,6 +20,7 @@ from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.amqp.watchdog import Watchdog
 from calltag.core.bus.partitioning import hash_tag
 from calltag.core.bus.ports import BusInterrupted, BusRefused, NodeId, Parking, Partition
+from calltag.core.runtime.without_end import without_end
 
 
 class AmqpBus:
@@ -47,8 +48,8 @@ class AmqpBus:
         """Keep connections and consumers for as long as the task runs."""
         async with asyncio.TaskGroup() as group:
             for link in self.links:
-                group.create_task(link.run(), name="amqp-link")
-            group.create_task(self._watchdog.run(), name="amqp-watchdog")
+                group.create_task(without_end(link.run, "amqp-link"), name="amqp-link")
+            group.create_task(without_end(self._watchdog.run, "amqp-watchdog"), name="amqp-watchdog")
 
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         try:

@@ -14,7 +14,8 @@ FAILURES: Final = (AMQPError, OSError, RuntimeError, TimeoutError)
 @contextmanager
 def told_plainly() -> Iterator[None]:
     """What waits on a channel that closes, aiormq cancels though nobody cancelled the task, or fails with an exception
-    of no kind. Here both are a ConnectionError, so that no task ends for it."""
+    of no kind; and where a connection ends while it is made, with whatever ended the reading. Here all these are a
+    ConnectionError, so that no task ends for it."""
     try:
         yield
     except asyncio.CancelledError:
@@ -23,6 +24,6 @@ def told_plainly() -> Iterator[None]:
             raise
         raise ConnectionError("the channel closed") from None
     except Exception as error:
-        if type(error) is Exception:
+        if type(error) is Exception or isinstance(error, StopAsyncIteration | EOFError):
             raise ConnectionError("the channel closed") from error
         raise
