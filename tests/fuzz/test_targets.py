@@ -1,5 +1,6 @@
 """Every target under a few hundred inputs, the same ones each time, and under a short run of the fuzzer."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from fuzz.catalogue import TARGETS
 from fuzz.target import LOOP, Target
+from parts.command import UNMEASURED
 
 TESTS = Path(__file__).parent.parent
 RUNS = {False: 4_000, True: 60}
@@ -66,7 +68,8 @@ if find_spec("atheris") is not None:
         command = [sys.executable, "-m", "fuzz", "--target", name, "--seed", "1", "--corpus", str(tmp_path)]
         runs = RUNS[TARGETS[name].slow]
         ended = subprocess.run(
-            [*command, "--runs", str(runs)], cwd=TESTS, capture_output=True, text=True, check=False, timeout=500
-        )
+            [*command, "--runs", str(runs)], cwd=TESTS, env={**os.environ, **UNMEASURED}, capture_output=True,
+            text=True, check=False, timeout=500,
+        )  # fmt: skip
         assert ended.returncode == 0, ended.stderr[-4_000:]
         assert f"Done {runs} runs" in ended.stderr
