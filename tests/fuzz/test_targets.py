@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from fuzz.catalogue import TARGETS
-from fuzz.target import LOOP, Target
+from fuzz.target import LOOP, Target, log_nothing
 from parts.command import UNMEASURED
 
 TESTS = Path(__file__).parent.parent
@@ -34,6 +34,7 @@ def inputs(target: Target) -> st.SearchStrategy[bytes]:
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
+    log_nothing()
     yield
     LOOP.close()
     structlog.reset_defaults()
