@@ -19,7 +19,7 @@ from calltag.core.backends import amqp_settings
 from calltag.core.bus.amqp import apply_topology
 from calltag.core.settings import load_settings
 from calltag.notifier.routes import PATHS
-from parts.command import CALLTAG, UNMEASURED
+from parts.command import CALLTAG, UNMEASURED, calltag
 from parts.haproxy import HaProxy, Upstream
 from parts.ports import free_port
 from parts.processes import Program
@@ -239,14 +239,21 @@ def _backends(amqp_url: str, redis_url: str, prefix: str) -> dict[str, str]:
 def _running(system: System) -> Iterator[None]:
     """The queues are there before, and nothing runs afterwards."""
     try:
-        _apply_topology(system.environment)
+        if "CALLTAG_SECRETS_DIR" in system.environment:
+            applied = calltag("topology", "apply", cwd=system.folder, **system.environment)
+            assert applied.returncode == 0, applied.stderr
+        else:
+            _apply_topology(system.environment)
         yield
     finally:
         system.kill()
 
 
 def _apply_topology(environment: Mapping[str, str]) -> None:
-    """As `calltag topology apply` does with these variables, without the second that a process takes to start."""
+    """As `calltag topology apply` does with these variables, without the second that a process takes to start.
+
+    Only variables are looked at, no files with secrets.
+    """
     given: dict[str, Any] = {}
     for name, value in environment.items():
         if name == "CALLTAG_PARTITIONS" or name.startswith("CALLTAG_AMQP__"):
