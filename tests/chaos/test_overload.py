@@ -43,13 +43,14 @@ MOST_GROWTH_MB = 100.0
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def prefix() -> str:
     return f"t{uuid4().hex[:12]}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def system(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitMq, prefix: str) -> Iterator[System]:
+    """For each test another one: what a killed worker leaves behind is not what the next one measures."""
     redis = RedisServer(tmp_path_factory.mktemp("redis-under-load"))
     redis.start()
     # The load leaves no time to measure what other tests do.
