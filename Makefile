@@ -9,6 +9,8 @@
 PYTHON ?= python3
 PORT ?= 8080
 JOBS ?= 3
+# In the order of tests/conftest.py: long files first.
+BY_FILE := --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-run
@@ -54,13 +56,17 @@ demo: $(RUN_READY)
 parts:
 	@sh tests/parts/install.sh
 
+# Each process that a test starts would compile calltag anew.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(DEV_READY) parts $(NODE_READY)
 	@rm -f .coverage .coverage.*
 ifeq ($(ARGS),)
 	@echo "The tests that share the machine, $(JOBS) at a time:"
-	@$(BIN)/python -m coverage run -m pytest -m "not alone" --numprocesses $(JOBS) --dist loadfile
+	@$(BIN)/python -m coverage run -m pytest -m "not alone and not paired" --numprocesses $(JOBS) $(BY_FILE)
+	@echo "The tests that share it with one other:"
+	@$(BIN)/python -m pytest -m paired --numprocesses 2 $(BY_FILE)
 	@echo "The tests that need the machine for themselves:"
-	@$(BIN)/python -m coverage run -m pytest -m alone
+	@$(BIN)/python -m pytest -m alone
 	@$(BIN)/python tests/coverage_gate.py
 else
 	@$(BIN)/python -m coverage run -m pytest $(ARGS)

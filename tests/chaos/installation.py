@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import http.client
 import re
 import signal
 from collections import Counter, defaultdict
@@ -23,7 +22,7 @@ from parts.processes import Program
 from parts.proxy import Proxy
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
-from parts.system import calltag_program
+from parts.system import calltag_program, is_ready
 
 SETTINGS = {
     "CALLTAG_PARTITIONS": "4",
@@ -62,17 +61,7 @@ class Service:
     def start(self) -> None:
         """Start it, and wait until it is ready."""
         self.program = self.make()
-        self.program.start(self._is_ready, within_s=90)
-
-    def _is_ready(self) -> bool:
-        connection = http.client.HTTPConnection("127.0.0.1", self.internal_port, timeout=2)
-        try:
-            connection.request("GET", "/readyz")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        self.program.start(lambda: is_ready(self.internal_port), within_s=90)
 
 
 class Installation:

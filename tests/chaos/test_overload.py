@@ -21,6 +21,7 @@ from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
 from calltag.core.bus.ports import Bus, Partition
 from load.generator import Answer, Plan
 from parts.agent import Agent, agent
+from parts.command import UNMEASURED
 from parts.eventually import eventually
 from parts.memory import resident_mb
 from parts.rabbitmq import RabbitMq
@@ -42,19 +43,19 @@ MOST_GROWTH_MB = 100.0
 TESTS = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def prefix() -> str:
     return f"t{uuid4().hex[:12]}"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def system(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitMq, prefix: str) -> Iterator[System]:
+    """For each test another one: what a killed worker leaves behind is not what the next one measures."""
     redis = RedisServer(tmp_path_factory.mktemp("redis-under-load"))
     redis.start()
     # The load leaves no time to measure what other tests do.
     settings = {
-        "COVERAGE_PROCESS_START": "",
-        "COVERAGE_PROCESS_CONFIG": "",
+        **UNMEASURED,
         "CALLTAG_LOG__LEVEL": "warning",
         "CALLTAG_GATEWAY__MAX_BACKLOG": str(MAX_BACKLOG),
         "CALLTAG_GATEWAY__MAX_BACKLOG_AGE_S": "2",

@@ -9,7 +9,7 @@ import pytest
 
 from soak.figures import Sample, trends
 
-SECONDS = 20
+SECONDS = 10
 TESTS = Path(__file__).parents[1]
 GREW = 1
 

@@ -17,16 +17,16 @@ from parts.processes import Program
 from parts.rabbitmq import RabbitMq
 from parts.workers import Crew, crew
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.paired
 
 PARTITIONS = 8
 ALL = [Partition(number) for number in range(PARTITIONS)]
 PACE_S = 0.1
 WORKERS = 3
-KILL_S = 10.0
-STALL_S = 20.0
+KILL_S = 30.0
+STALL_S = 60.0
 """A lease, and what RabbitMQ takes to miss heartbeats of two seconds."""
-BACK_S = 10.0
+BACK_S = 30.0
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """The ways to run calltag. Every test here runs on one process and on three; a module may name others in SYSTEMS."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +12,8 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, behind_haproxy, embedded_system, six_processes, three_processes
 
-_USUAL = ("one-process", "three-processes")
+_USUAL = {"one-process": "one_process", "three-processes": "usual_processes"}
+"""Each with the fixture that starts it."""
 _ON_BACKENDS = {
     "three-processes": three_processes,
     "six-processes": six_processes,
@@ -34,18 +36,42 @@ def pages() -> Iterator[Pages]:
 
 
 @pytest.fixture(scope="session")
-def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pages: Pages) -> Iterator[System]:
-    folder = tmp_path_factory.mktemp(request.param)
-    allowed = dict.fromkeys(("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "CALLTAG_NOTIFIER__ALLOWED_ORIGINS"), pages.origin)
-    if request.param == "one-process":
-        with embedded_system(folder, **allowed) as running:
-            yield running
-        return
-    rabbitmq: RabbitMq = request.getfixturevalue("rabbitmq")
-    redis = RedisServer(tmp_path_factory.mktemp(f"redis-of-{request.param}"))
-    redis.start()
-    settings = allowed if request.param == "three-notifiers-behind-haproxy" else {}
-    prefix = f"e2e{uuid4().hex[:8]}"
-    with _ON_BACKENDS[request.param](folder, rabbitmq.url, redis.url, prefix, **settings) as running:
+def allowed(pages: Pages) -> dict[str, str]:
+    """The settings by which the pages may do so."""
+    return dict.fromkeys(("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "CALLTAG_NOTIFIER__ALLOWED_ORIGINS"), pages.origin)
+
+
+@pytest.fixture(scope="session")
+def one_process(tmp_path_factory: pytest.TempPathFactory, allowed: dict[str, str]) -> Iterator[System]:
+    with embedded_system(tmp_path_factory.mktemp("one-process"), **allowed) as running:
         yield running
-    redis.process.kill()
+
+
+@contextmanager
+def _on_backends(name: str, factory: pytest.TempPathFactory, rabbitmq: RabbitMq, **settings: str) -> Iterator[System]:
+    redis = RedisServer(factory.mktemp(f"redis-of-{name}"))
+    redis.start()
+    try:
+        prefix = f"e2e{uuid4().hex[:8]}"
+        with _ON_BACKENDS[name](factory.mktemp(name), rabbitmq.url, redis.url, prefix, **settings) as running:
+            yield running
+    finally:
+        redis.process.kill()
+
+
+@pytest.fixture(scope="session")
+def usual_processes(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitMq) -> Iterator[System]:
+    with _on_backends("three-processes", tmp_path_factory, rabbitmq) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    # Nearly every module uses these: whoever goes from one to the other does not end them.
+    if request.param in _USUAL:
+        yield request.getfixturevalue(_USUAL[request.param])
+        return
+    settings = request.getfixturevalue("allowed") if request.param == "three-notifiers-behind-haproxy" else {}
+    rabbitmq: RabbitMq = request.getfixturevalue("rabbitmq")
+    with _on_backends(request.param, tmp_path_factory, rabbitmq, **settings) as running:
+        yield running

@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fuzz.target import log_nothing
+
 _MEMORY_MB = 2_048
 _HANG_S = 25
 
@@ -16,6 +18,7 @@ _HANG_S = 25
 def main() -> int:
     """Run one target here, or all of them one after another; 1 if an invariant was broken."""
     options = _options()
+    log_nothing()
     if options.input is not None:
         from fuzz.catalogue import TARGETS
 

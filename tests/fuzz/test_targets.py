@@ -1,5 +1,6 @@
 """Every target under a few hundred inputs, the same ones each time, and under a short run of the fuzzer."""
 
+import os
 import re
 import subprocess
 import sys
@@ -13,7 +14,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from fuzz.catalogue import TARGETS
-from fuzz.target import LOOP, Target
+from fuzz.target import LOOP, Target, log_nothing
+from parts.command import UNMEASURED
 
 TESTS = Path(__file__).parent.parent
 RUNS = {False: 4_000, True: 60}
@@ -33,6 +35,7 @@ def inputs(target: Target) -> st.SearchStrategy[bytes]:
 
 @pytest.fixture(autouse=True)
 def _as_it_was() -> Iterator[None]:
+    log_nothing()
     yield
     LOOP.close()
     structlog.reset_defaults()
@@ -67,8 +70,9 @@ if find_spec("atheris") is not None:
         command = [sys.executable, "-m", "fuzz", "--target", name, "--seed", "1", "--corpus", str(tmp_path)]
         runs = RUNS[TARGETS[name].slow]
         ended = subprocess.run(
-            [*command, "--runs", str(runs)], cwd=TESTS, capture_output=True, text=True, check=False, timeout=500
-        )
+            [*command, "--runs", str(runs)], cwd=TESTS, env={**os.environ, **UNMEASURED}, capture_output=True,
+            text=True, check=False, timeout=500,
+        )  # fmt: skip
         assert ended.returncode == 0, ended.stderr[-4_000:]
         # It may do a few more than asked: those with which it begins are not counted against the limit.
         done = re.search(r"^Done (\d+) runs", ended.stderr, re.MULTILINE)

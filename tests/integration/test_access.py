@@ -224,7 +224,8 @@ async def test_channels(centre: Both, role: str) -> None:
         await cometd(centre, role, connecting(client_id))
     fresh = f"new-{role.replace(' ', '-')}"
     await begin(centre, fresh)
-    heard = {channel for channel, client_id in sessions.items() if MARK in str(await heard_by(centre, role, client_id))}
+    told_to = await asyncio.gather(*(heard_by(centre, role, client_id) for client_id in sessions.values()))
+    heard = {channel for channel, events in zip(sessions, told_to, strict=True) if MARK in str(events)}
     ours = [channel for channel in CHANNELS if role in CHANNELS[channel]]
     of_alice = {
         each for each in ours if "/users/alice" in each or each in {"/v2/calls", "/v2/*", "/v2/**", "/v2/users/**"}
@@ -269,11 +270,16 @@ async def test_replay_begins_at_any_position_and_shows_ones_own_only(centre: Bot
     events = await heard_by(centre, "party", hers)
     assert MARK in str(events)
     known = [each["ext"]["calltag"]["replayId"] for each in events]
-    for replay_id in (-2, 0, *known, *(each - 1 for each in known)):
-        for channel in ("/v2/me/calls", "/v2/me/**"):
-            mine = await shaken(centre, role)
-            await cometd(centre, role, subscribing(mine, channel, replay={channel: replay_id}))
-            assert MARK not in str(await heard_by(centre, role, mine))
+
+    async def replayed(replay_id: int, channel: str) -> list[JSON]:
+        mine = await shaken(centre, role)
+        await cometd(centre, role, subscribing(mine, channel, replay={channel: replay_id}))
+        return await heard_by(centre, role, mine)
+
+    replay_ids = (-2, 0, *known, *(each - 1 for each in known))
+    channels = ("/v2/me/calls", "/v2/me/**")
+    shown = await asyncio.gather(*(replayed(each, channel) for each in replay_ids for channel in channels))
+    assert MARK not in str(shown)
 
 
 async def test_over_real_http_without_anybody_tidying_the_address(tmp_path: Path) -> None:

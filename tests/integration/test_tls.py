@@ -220,7 +220,7 @@ def secured(
 
     def is_ready() -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{internal}/readyz").status_code == 200
+            return httpx.get(f"http://127.0.0.1:{internal}/readyz", verify=False).status_code == 200
         except httpx.HTTPError:
             return False
 

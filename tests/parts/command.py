@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 CALLTAG = [sys.executable, "-c", "from calltag.cli.main import main; main()"]
+UNMEASURED = {"COVERAGE_PROCESS_START": "", "COVERAGE_PROCESS_CONFIG": ""}
+"""Variables of a process whose coverage is not measured, which makes it faster."""
 
 
 def calltag(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:

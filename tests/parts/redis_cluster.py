@@ -13,21 +13,13 @@ _SLOTS = 16_384
 _MASTERS = 3
 
 
-def _free_ports(count: int) -> list[int]:
-    """Ports whose second one, ten thousand further on, may be used for the bus between the nodes."""
-    found: set[int] = set()
-    while len(found) < count:
-        port = free_port()
-        if port < 55_000:
-            found.add(port)
-    return sorted(found)
-
-
 class RedisCluster:
     """Six servers on free ports, with their files in a folder."""
 
     def __init__(self, folder: Path, *, node_timeout_ms: int = 1_000) -> None:
-        self.ports = _free_ports(2 * _MASTERS)
+        self.ports = sorted(free_port() for _ in range(2 * _MASTERS))
+        # Not ten thousand further on, as usual: those may be in use as ports of outgoing connections.
+        self._buses = {port: free_port() for port in self.ports}
         self.programs: dict[int, Program] = {}
         for port in self.ports:
             own = folder / str(port)
@@ -35,7 +27,7 @@ class RedisCluster:
             options = {
                 "port": port, "bind": "127.0.0.1", "save": "", "appendonly": "no", "dir": own,
                 "cluster-enabled": "yes", "cluster-node-timeout": node_timeout_ms,
-                "cluster-port": port + 10_000, "cluster-replica-validity-factor": 0,
+                "cluster-port": self._buses[port], "cluster-replica-validity-factor": 0,
                 "repl-diskless-sync": "yes", "repl-diskless-sync-delay": 0, "enable-debug-command": "yes",
             }  # fmt: skip
             command = [program("redis-server")]
@@ -55,7 +47,7 @@ class RedisCluster:
             ask(port, "CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for port in self.ports[:1]:
             for other in self.ports[1:]:
-                ask(port, "CLUSTER", "MEET", "127.0.0.1", other, other + 10_000)
+                ask(port, "CLUSTER", "MEET", "127.0.0.1", other, self._buses[other])
         bounds = [_SLOTS * number // _MASTERS for number in range(_MASTERS + 1)]
         for number, port in enumerate(masters):
             ask(port, "CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)

@@ -1,17 +1,25 @@
-"""A whole calltag: the services as processes of their own, or all in one."""
+"""A whole calltag: the services as processes of their own, or all in one.
 
+What the code covers is measured in the smallest two; larger ones do the same, and would only be slower by it.
+"""
+
+import asyncio
+import http.client
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
-import httpx
-
+from calltag.core.backends import amqp_settings
+from calltag.core.bus.amqp import apply_topology
+from calltag.core.settings import load_settings
 from calltag.notifier.routes import PATHS
-from parts.command import CALLTAG, calltag
+from parts.command import CALLTAG, UNMEASURED, calltag
 from parts.haproxy import HaProxy, Upstream
 from parts.ports import free_port
 from parts.processes import Program
@@ -54,7 +62,7 @@ class System:
         if port_of:
             more[f"CALLTAG_{port_of}__PORT"] = str(port)
         program = Program([*CALLTAG, *command], folder, {**self.environment, **more})
-        program.start(lambda: _answers(f"http://127.0.0.1:{internal}/readyz"))
+        program.start(lambda: is_ready(internal))
         self.programs[name] = program
         return program
 
@@ -76,11 +84,17 @@ class System:
             program.kill()
 
 
-def _answers(url: str) -> bool:
+def is_ready(port: int) -> bool:
+    """Whether the process with this internal port says that it is ready."""
+    # It is asked many times a second: a client of httpx, which reads all authorities' certificates, costs too much.
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
     try:
-        return httpx.get(url, timeout=2).status_code == 200
-    except httpx.HTTPError:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
@@ -131,9 +145,11 @@ def three_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str, **
     environment = _environment(url, _backends(amqp_url, redis_url, prefix) | settings)
     system = System(folder, environment, url, f"http://127.0.0.1:{notifier}")
     with _running(system):
-        system.start("worker", "worker")
-        system.start("notifier", "notifier", port_of="NOTIFIER", port=notifier)
-        system.start("gateway", "gateway", port_of="GATEWAY", port=gateway)
+        _at_once(
+            partial(system.start, "worker", "worker"),
+            partial(system.start, "notifier", "notifier", port_of="NOTIFIER", port=notifier),
+            partial(system.start, "gateway", "gateway", port_of="GATEWAY", port=gateway),
+        )
         yield system
         system.stop()
 
@@ -146,12 +162,15 @@ def six_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str, **se
         url = f"http://127.0.0.1:{front.port}"
         # Six processes keep a small machine busy; how long the store takes proves nothing.
         slow = {"CALLTAG_REDIS__DEADLINE_S": "5"}
-        system = System(folder, _environment(url, _backends(amqp_url, redis_url, prefix) | slow | settings), url, url)
+        more = UNMEASURED | _backends(amqp_url, redis_url, prefix) | slow | settings
+        system = System(folder, _environment(url, more), url, url)
         with _running(system):
             for number in range(2):
-                system.start(f"worker-{number}", "worker")
-                system.start(f"notifier-{number}", "notifier", port_of="NOTIFIER", port=notifiers[number])
-                system.start(f"gateway-{number}", "gateway", port_of="GATEWAY", port=gateways[number])
+                _at_once(
+                    partial(system.start, f"worker-{number}", "worker"),
+                    partial(system.start, f"notifier-{number}", "notifier", port_of="NOTIFIER", port=notifiers[number]),
+                    partial(system.start, f"gateway-{number}", "gateway", port_of="GATEWAY", port=gateways[number]),
+                )
             yield system
             system.stop()
 
@@ -163,13 +182,16 @@ def behind_haproxy(folder: Path, amqp_url: str, redis_url: str, prefix: str, **s
     notifiers = {f"notifier-{number}": Upstream(free_port(), free_port()) for number in range(3)}
     front = HaProxy(folder / "haproxy", PATHS, {"gateway": gateway}, notifiers)
     url = f"http://127.0.0.1:{front.port}"
-    environment = _environment(url, _backends(amqp_url, redis_url, prefix) | settings)
+    environment = _environment(url, UNMEASURED | _backends(amqp_url, redis_url, prefix) | settings)
     system = System(folder, environment, url, url, upstreams=notifiers)
     with _running(system):
-        system.start("worker", "worker")
-        system.start("gateway", "gateway", port_of="GATEWAY", port=gateway.port, internal=gateway.internal)
-        for name in notifiers:
-            system.start_notifier(name)
+        _at_once(
+            partial(system.start, "worker", "worker"),
+            partial(
+                system.start, "gateway", "gateway", port_of="GATEWAY", port=gateway.port, internal=gateway.internal
+            ),
+            *(partial(system.start_notifier, name) for name in notifiers),
+        )
         try:
             front.start()
             yield system
@@ -192,11 +214,10 @@ def two_of_each_behind_haproxy(
     )
     front = HaProxy(folder / "haproxy", PATHS, gateways, notifiers)
     url = f"http://127.0.0.1:{front.port}"
-    environment = _environment(url, _backends(amqp_url, redis_url, prefix) | settings)
+    environment = _environment(url, UNMEASURED | _backends(amqp_url, redis_url, prefix) | settings)
     system = System(folder, environment, url, url, upstreams=places)
     with _running(system):
-        with ThreadPoolExecutor() as starting:
-            list(starting.map(system.start_again, ("worker-0", "worker-1", *places)))
+        _at_once(*(partial(system.start_again, name) for name in ("worker-0", "worker-1", *places)))
         try:
             front.start()
             yield system
@@ -218,8 +239,34 @@ def _backends(amqp_url: str, redis_url: str, prefix: str) -> dict[str, str]:
 def _running(system: System) -> Iterator[None]:
     """The queues are there before, and nothing runs afterwards."""
     try:
-        applied = calltag("topology", "apply", cwd=system.folder, **system.environment)
-        assert applied.returncode == 0, applied.stderr
+        if "CALLTAG_SECRETS_DIR" in system.environment:
+            applied = calltag("topology", "apply", cwd=system.folder, **system.environment)
+            assert applied.returncode == 0, applied.stderr
+        else:
+            _apply_topology(system.environment)
         yield
     finally:
         system.kill()
+
+
+def _apply_topology(environment: Mapping[str, str]) -> None:
+    """As `calltag topology apply` does with these variables, without the second that a process takes to start.
+
+    Only variables are looked at, no files with secrets.
+    """
+    given: dict[str, Any] = {}
+    for name, value in environment.items():
+        if name == "CALLTAG_PARTITIONS" or name.startswith("CALLTAG_AMQP__"):
+            *sections, last = name.removeprefix("CALLTAG_").lower().split("__")
+            reduce(lambda inside, section: inside.setdefault(section, {}), sections, given)[last] = value
+    settings = amqp_settings(load_settings(**given))
+    # The caller may be on an event loop.
+    with ThreadPoolExecutor(1) as apart:
+        apart.submit(asyncio.run, apply_topology(settings)).result()
+
+
+def _at_once(*starts: Callable[[], object]) -> None:
+    """Start all at the same time; returns when the last one is ready."""
+    with ThreadPoolExecutor() as pool:
+        for each in [pool.submit(start) for start in starts]:
+            each.result()

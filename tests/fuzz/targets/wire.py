@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-import structlog
 
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import Position
@@ -85,5 +84,4 @@ async def _consumed(data: bytes) -> None:
         await installation.settle()
 
 
-structlog.configure(processors=[lambda *_: ""], logger_factory=structlog.ReturnLoggerFactory())
 TARGET = Target("wire", one_input, SEEDS, WORDS, slow=True)

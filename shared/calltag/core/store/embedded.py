@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, cast
 
-import fakeredis
 import redis.asyncio
 
 from calltag.core.runtime.parent_death import die_with_parent
@@ -72,6 +71,9 @@ async def embedded_store(
 
 
 def _in_memory(reason: str, deadline_s: float) -> EmbeddedStore:
+    # Of all processes only this one needs it, and it takes a while to load.
+    import fakeredis
+
     connection = cast(redis.asyncio.Redis, fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()))
     return EmbeddedStore(RedisClient(connection, deadline_s), None, reason)
 
