@@ -70,7 +70,7 @@ def nodes(client: RedisClient, batcher: ScriptBatcher) -> Nodes:
 
 
 async def attach(sessions: RedisCometdSessions, client_id: str, **more: object) -> Attached:
-    found = await sessions.attach(client_id, PROVEN, lifetime_ms=LIFE_MS, most=100, **more)  # type: ignore[arg-type]
+    found = await sessions.attach(client_id, PROVEN, lifetime_ms=LIFE_MS, **({"most": 100} | more))  # type: ignore[arg-type]
     assert found is not None
     return found
 
@@ -206,8 +206,19 @@ async def test_what_is_not_confirmed_is_sent_again_on_demand(streams: RedisUserS
     assert events((await attach(nodes.two, client_id, again=True)).entries) == [b"event-1", b"event-2"]
     assert await nodes.two.save(client_id, cycle=2, generation=0, sent=two, lifetime_ms=LIFE_MS)
     assert events((await attach(nodes.two, client_id, again=True)).entries) == [b"event-1", b"event-2"]
+    assert await nodes.two.save(client_id, cycle=3, generation=0, sent=two, lifetime_ms=LIFE_MS)
     assert (await attach(nodes.two, client_id)).entries == []
     assert (await attach(nodes.two, client_id, again=True)).entries == []
+
+
+async def test_what_is_sent_again_in_parts_counts_as_sent_when_it_was(streams: RedisUserStreams, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await attach(nodes.one, client_id)
+    [one, two] = await add(streams, 1, 2)
+    assert await nodes.one.save(client_id, cycle=1, generation=0, sent=two, lifetime_ms=LIFE_MS)
+    assert events((await attach(nodes.two, client_id, again=True, most=1)).entries) == [b"event-1"]
+    assert await nodes.two.save(client_id, cycle=2, generation=0, sent=one, lifetime_ms=LIFE_MS)
+    assert events((await attach(nodes.two, client_id)).entries) == [b"event-2"]
 
 
 async def test_acknowledgments_tell_what_the_client_has(streams: RedisUserStreams, nodes: Nodes) -> None:
@@ -297,6 +308,7 @@ async def test_the_holder_knows_best_what_was_sent(streams: RedisUserStreams, no
     [one] = await add(streams, 1)
     again = await attach(nodes.one, client_id, have=Have(1, one, one), again=True)
     assert (events(again.entries), again.record.sent) == ([b"event-1"], one)
+    assert await nodes.one.save(client_id, cycle=2, generation=0, sent=one, lifetime_ms=LIFE_MS)
     assert (await attach(nodes.two, client_id)).entries == []
 
 

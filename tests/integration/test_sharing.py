@@ -33,8 +33,8 @@ pytestmark = pytest.mark.alone
 
 PARTITIONS = 32
 ALL = [Partition(number) for number in range(PARTITIONS)]
-JOIN_OR_LEAVE_S = 20.0
-KILL_S = 30.0
+JOIN_OR_LEAVE_S = 5.0
+KILL_S = 10.0
 PACE_S = 0.4
 UP_AND_DOWN = (2, 3, 4, 8, 16, 15, 8, 4, 3, 2, 1)
 

@@ -577,3 +577,40 @@ def publish_after(store: object, what: str, system: Installation, number: int, m
         return done
 
     monkeypatch.setattr(store, what, do_and_publish)
+
+
+LOOKS = ["answered", "repeated by the library", "without an answer", "not made"]
+
+
+@pytest.mark.parametrize("ack", [False, True])
+@pytest.mark.parametrize("look", LOOKS)
+async def test_nothing_is_lost_where_a_look_at_a_subscription_fails(
+    system: Installation, monkeypatch: pytest.MonkeyPatch, look: str, ack: bool
+) -> None:
+    """An event comes to the holder before it knows of the subscription, and another one while it asks."""
+    alice = Client()
+    await alice.shake(system.one, ext={"ack": ack})
+    await alice.connect(system.one)
+    turn = await alice.connect(system.one)
+    system.loses_notices = True
+    await alice.subscribe(system.two)
+    await system.publish(1)
+    store, ask = system.one.connects.store, system.one.connects.store.look_again
+
+    async def fail(*arguments: Any, **more: Any) -> Any:
+        monkeypatch.setattr(store, "look_again", ask)
+        answer = await ask(*arguments, **more) if look != "not made" else None
+        await system.publish(2)
+        if look == "repeated by the library":
+            answer = await ask(*arguments, **more)
+        if look in ("without an answer", "not made"):
+            raise StoreUnavailable("Redis did not answer within 1 s")
+        return answer
+
+    monkeypatch.setattr(store, "look_again", fail)
+    await system.one.hub.heed(SessionNotice(kind=NoticeKind.CHANGED, client_id=alice.client_id))
+    seen, reply = await alice.finish(system.one, turn)
+    while len(seen) < 2:
+        more, reply = await alice.poll(system.one, **({"ext": {"ack": reply["ext"]["ack"]}} if ack else {}))
+        seen += more
+    assert seen == [1, 2]

@@ -7,10 +7,12 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
+
+import structlog
 
 from calltag.core.bayeux.codec import Message, Reply, encode_reply
 from calltag.core.bayeux.endings import Ending
@@ -20,6 +22,7 @@ from calltag.core.bayeux.extensions.interface import ConnectWish
 from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Held, Session
 from calltag.core.bus.ports import NodeId
+from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import set_within
 from calltag.core.store.cometd_sessions import (
     Activity,
@@ -33,6 +36,7 @@ from calltag.core.store.cometd_sessions import (
     is_bearer,
     user_of,
 )
+from calltag.core.store.ports import StoreUnavailable
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Admission
 from calltag.notifier.cometd.claim import Claim
@@ -44,6 +48,7 @@ from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.watching import Watching
 
+log = structlog.get_logger()
 _CLOCKS_DIFFER_MS: Final = 2_000
 """How much later than here a session may end in the store, by its clock and after the way there."""
 
@@ -222,7 +227,8 @@ class Connects:
         session = self.local.sessions.get(record.client_id)
         if session is None:
             session = Session(
-                record.client_id, record.user, record.cycle, record.generation, attached.after, record.sent,
+                record.client_id, record.user, record.cycle, record.generation, attached.after,
+                min(record.sent, attached.after),
                 acknowledges=record.acknowledges,
             )  # fmt: skip
             self.local.add(session, attached.after)
@@ -255,7 +261,27 @@ class Connects:
         self.feeding.take_in(session, attached.entries)
 
     async def look_again(self, client_id: str) -> None:
-        """Subscriptions of a session that is held here changed. Raises StoreUnavailable."""
+        """Subscriptions of a session that is held here changed.
+
+        Where the store does not say how, the session takes nothing until it does.
+        """
+        try:
+            await self._look(client_id)
+        except StoreUnavailable as error:
+            session = self.local.sessions.get(client_id)
+            if session is not None and not session.asked:
+                log.info("subscriptions_not_known", reason=str(error))
+                session.asked = True
+                self.side_tasks.begin(self._look_until_known(session))
+
+    async def _look_until_known(self, session: Session) -> None:
+        delays = backoff_s(0.1, 2.0)
+        while session.asked and self.local.holds(session):
+            await asyncio.sleep(next(delays))
+            with suppress(StoreUnavailable):
+                await self._look(session.client_id)
+
+    async def _look(self, client_id: str) -> None:
         async with self.turn(client_id):
             session = self.local.sessions.get(client_id)
             if session is None:
@@ -326,7 +352,7 @@ class Connects:
         )
 
     def _have(self, session: Session) -> Have:
-        return Have(session.cycle, session.position, session.sent, self._told_ago_ms(session))
+        return Have(session.cycle, session.position, session.sent, self._told_ago_ms(session), session.generation)
 
     def _told_ago_ms(self, session: Session) -> int | None:
         return None if session.told_at_ms is None else self.clock_ms() - session.told_at_ms

@@ -103,12 +103,14 @@ class Session:
 
     @contextmanager
     def asking(self) -> Iterator[None]:
-        """The store is asked what the session subscribes to while the context is open."""
-        self.asked = True
+        """The store is asked what the session subscribes to while the context is open; if that fails, all stays."""
+        before, self.asked = self.asked, True
         try:
             yield
-        finally:
-            self.asked = False
+        except BaseException:
+            self.asked = before
+            raise
+        self.asked = False
 
     def restart(self, after: Position) -> None:
         """Go back to a position: what waits is dropped, and what follows is to be offered and sent again."""

@@ -57,14 +57,15 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Have:
-    """What a node has of a session: the cycle in which it holds it, the position up to which it has the stream, and the
-    one up to which it was sent (the store may learn of that later)."""
+    """What a node has of a session: the cycle in which it holds it, the position up to which it has the stream, the one
+    up to which it was sent (the store may learn of that later), and the generation of the last answer that it got."""
 
     cycle: int
     position: Position
     sent: Position
     told_ago_ms: int | None = None
     """How long ago an event was sent, if the store may not know of it."""
+    generation: int = 0
 
 
 class TooManySessions(Exception):
@@ -258,6 +259,7 @@ class RedisCometdSessions:
                 sent,
                 _or_nothing(activity.longest_ms if activity else None), _or_nothing(have.told_ago_ms if have else None),
                 int(activity is not None and activity.both_sides), _or_nothing(alone_ms),
+                have.generation if have else "",
             ],
         )  # fmt: skip
         verdict, *rest = cast("list[object]", answer)

@@ -7,7 +7,7 @@
 -- proven to be the session's user ('1' or '0'), the login that the caller shows ('' for none), which proves it if it is the session's,
 -- the position up to which the node has sent the stream, how long the client may have sent nothing but connects in ms ('' for ever),
 -- how long ago the node has sent an event in ms ('' if it has not), whether that is activity too ('1' or '0'), and for how long other
--- messages may keep the session alive without a connect in ms ('' for ever).
+-- messages may keep the session alive without a connect in ms ('' for ever), the generation that the node knows.
 -- Answers {'unknown'}, {'unproven'}, {'moved'} (a look of a node that is not the holder), {'ended', why, holder before}, or {'ok', fields as they are now, position that the
 -- entries begin after, entries, holder before}.
 local function newest()
@@ -33,6 +33,8 @@ for i = 1, #raw, 2 do
 end
 if ARGV[12] ~= '1' and (login == '' or login ~= session.login) then return {'unproven'} end
 local held = session.holder == ARGV[2] and session.cycle == ARGV[9]
+-- Whether the node has had every answer: otherwise it does not know that the session has gone back in its stream.
+local current = held and session.generation == ARGV[19]
 local is_connect = ARGV[11] == '1'
 if not is_connect and not held then return {'moved'} end
 
@@ -56,7 +58,7 @@ end
 
 -- What the client has for certain.
 local confirmed, sent = tonumber(session.confirmed), tonumber(session.sent)
-if held and tonumber(ARGV[14]) > sent then sent = tonumber(ARGV[14]) end
+if current and tonumber(ARGV[14]) > sent then sent = tonumber(ARGV[14]) end
 local acknowledged = tonumber(ARGV[6])
 if is_connect and session.ack == '1' then
   if acknowledged and ARGV[7] == session.generation and acknowledged > confirmed then
@@ -68,7 +70,7 @@ elseif is_connect and ARGV[8] ~= '1' then
   confirmed = sent
 end
 local after = confirmed
-if not is_connect or (held and confirmed >= sent and tonumber(ARGV[10]) > confirmed) then after = tonumber(ARGV[10]) end
+if current and (not is_connect or (confirmed >= sent and tonumber(ARGV[10]) > confirmed)) then after = tonumber(ARGV[10]) end
 
 -- A client without acknowledgment says with its next connect whether it lacks what was sent before a look took the stream back.
 if is_connect and ARGV[8] == '1' then
@@ -111,9 +113,12 @@ if is_connect then
   for _, field in pairs(unsure) do redis.call('HDEL', KEYS[1], field) end
 end
 
+-- What is sent again, perhaps not all at once, counts as sent when it was.
+local known = sent
+if is_connect and session.ack ~= '1' and ARGV[8] == '1' then known = confirmed end
 if is_connect then redis.call('HINCRBY', KEYS[1], 'cycle', 1) end
 redis.call('HSET', KEYS[1], 'holder', ARGV[2], 'confirmed', string.format('%.0f', confirmed),
-  'sent', string.format('%.0f', sent), 'told', string.format('%.0f', told), unpack(changes))
+  'sent', string.format('%.0f', known), 'told', string.format('%.0f', told), unpack(changes))
 if ARGV[18] ~= '' then redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + ARGV[18])) end
 -- A look keeps nothing alive: what changed the subscriptions has done so.
 if is_connect then
@@ -125,4 +130,8 @@ redis.call('SADD', KEYS[3], ARGV[2])
 redis.call('PEXPIRE', KEYS[3], ARGV[4])
 local from = string.format('(%.0f-%.0f', math.floor(after / 100), after % 100)
 local entries = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', ARGV[5])
-return {'ok', redis.call('HGETALL', KEYS[1]), string.format('%.0f', after), entries, session.holder}
+local fields = redis.call('HGETALL', KEYS[1])
+for i = 1, #fields, 2 do
+  if fields[i] == 'sent' then fields[i + 1] = string.format('%.0f', sent) end
+end
+return {'ok', fields, string.format('%.0f', after), entries, session.holder}
