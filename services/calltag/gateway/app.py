@@ -95,7 +95,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     """The HTTP API; its inbox for outcomes runs as a side task."""
     settings = backends.settings.gateway
     observations = GatewayObservations(backends.metrics)
-    replies = Replies(gateway_node())
+    replies = Replies(gateway_node(), life.closing)
     backends.health.checks["replies"] = lambda: replies.reachable
     life.supervise("replies", replies.run(backends.bus))
     backlog = backlog_of(backends, observations)

@@ -1,5 +1,6 @@
 """Every setting gets to the part that it is meant for: all have values of their own here, and none is a default."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -102,7 +103,11 @@ async def parts(settings: Settings) -> AsyncIterator[Backends]:
 def api(parts: Backends) -> Api:
     observations = GatewayObservations(parts.metrics)
     return gateway_api(
-        parts, Replies(NodeId("n")), observations, backlog_of(parts, observations), parts.authenticator()
+        parts,
+        Replies(NodeId("n"), asyncio.Event()),
+        observations,
+        backlog_of(parts, observations),
+        parts.authenticator(),
     )
 
 
