@@ -31,6 +31,7 @@ from calltag.gateway.parameters import UserDataLimits
 from calltag.gateway.rates import RateLimit
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api
+from calltag.gateway.service import CallBounds
 from calltag.notifier.app import _hub, bayeux_limits, connection_types, extensions
 from calltag.notifier.cometd.endings import EndingLog
 from calltag.notifier.messages import Translator
@@ -66,6 +67,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "max_waiting": 150, "max_requests": 151, "max_queued_requests": 152, "queue_deadline_s": 15.3,
             "max_backlog": 154, "max_backlog_age_s": 155, "user_operations_per_s": 15.6, "user_burst": 157,
             "address_operations_per_s": 15.8, "address_burst": 159, "max_rates": 160,
+            "max_live_calls": 161, "max_calls_bytes": 162,
         },
         worker={
             "batch_limit": 120, "prefetch": 121, "max_call_pairs": 122, "max_call_bytes": 123,
@@ -114,6 +116,7 @@ def api(parts: Backends) -> Api:
 async def test_the_bounds_on_load(parts: Backends, api: Api) -> None:
     submission = api.service.submission
     assert (submission.max_in_flight, submission.max_waiting) == (118, 150)
+    assert api.service.bounds == CallBounds(161, 162)
     assert (submission.backlog.most, submission.backlog.most_age_ms) == (154, 155_000)
     rates = api.operations.rates
     assert rates is not None
