@@ -181,6 +181,7 @@ async def _clients(parts: Backends, listener: socket.socket, chosen: Composition
         drain_timeout_s=settings.drain_timeout_s,
         limits=server_limits(settings),
         places=gate.places,
+        malformed=parts.metrics.http_malformed,
     ) as port:
         log.info("listening", service=chosen.name, port=port)
         yield

@@ -14,9 +14,9 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from calltag.core.runtime.bounded_http import bounded_http
+from calltag.core.runtime.bounded_http import BoundedHttp, Malformed, bounded_http
 from calltag.core.runtime.last_answer import with_last_answer
-from calltag.core.runtime.placed_websocket import placed_websocket
+from calltag.core.runtime.placed_websocket import PlacedWebSocket, placed_websocket
 from calltag.core.runtime.places import Places
 from calltag.core.runtime.tls import ServerTls, TlsError
 
@@ -83,16 +83,19 @@ async def serving(
     drain_timeout_s: float,
     limits: ServerLimits = _USUAL_LIMITS,
     places: Places | None = None,
+    malformed: Malformed | None = None,
 ) -> AsyncIterator[int]:
     """Serve the application on the socket while the context is open; yields the port.
 
     On leaving, no connection is accepted any more, and requests under way have `drain_timeout_s` to finish, in whole
     seconds and at least one; what is left then is cancelled, and answered with HTTP 503. Meanwhile each connection is
-    given one of `places`, if there are any left. Raises TlsError, and ServerDied inside the context.
+    given one of `places`, if there are any left, and `malformed` is told of what is no request. Raises TlsError, and
+    ServerDied inside the context.
     """
     port: int = listener.getsockname()[1]
     context = limits.tls.context() if limits.tls is not None else None
-    server = _Server(_configuration(app, drain_timeout_s, limits, places, context))
+    http = bounded_http(limits.head_deadline_s, places, malformed)
+    server = _Server(_configuration(app, drain_timeout_s, limits, context, http=http, ws=placed_websocket(places)))
     task = asyncio.create_task(server.serve([listener]), name=f"http-server-{port}")
     renewing = asyncio.create_task(_renew(limits.tls, context), name=f"certificate-{port}")
     try:
@@ -143,15 +146,21 @@ async def _renew(tls: ServerTls | None, context: ssl.SSLContext | None) -> None:
 
 
 def _configuration(
-    app: ASGIApp, drain_timeout_s: float, limits: ServerLimits, places: Places | None, context: ssl.SSLContext | None
+    app: ASGIApp,
+    drain_timeout_s: float,
+    limits: ServerLimits,
+    context: ssl.SSLContext | None,
+    *,
+    http: type[BoundedHttp],
+    ws: type[PlacedWebSocket],
 ) -> uvicorn.Config:
     return uvicorn.Config(
         with_last_answer(app),
         log_config=None,
         access_log=False,
         lifespan="off",
-        http=bounded_http(limits.head_deadline_s, places),
-        ws=placed_websocket(places),
+        http=http,
+        ws=ws,
         ws_max_size=limits.max_websocket_message_bytes,
         ws_per_message_deflate=limits.permessage_deflate,
         timeout_graceful_shutdown=max(1, math.ceil(drain_timeout_s)),
