@@ -8,9 +8,10 @@ from calltag.core.bus.partitioning import partition_of
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
+from calltag.core.domain.user_data import UserData
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
-from calltag.core.store.ports import Change, Done
+from calltag.core.store.ports import Change, Done, TooMuch
 from calltag.core.store.redis_registry import RedisCallIndex
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 
@@ -46,3 +47,26 @@ async def test_calls_that_are_listed_wrongly_are_not_shown(
 ) -> None:
     await client.connection.sadd(KEYS.calls_of(user), CALL.id, RELEASED.id, "never-there")
     assert await reader.calls_of(user) == shown
+
+
+async def test_a_list_is_read_up_to_so_many_bytes(client: RedisClient) -> None:
+    """However many calls of others, or over, are among them; without user data, where nobody asks for it."""
+    store, reader = RedisStateStore(client, KEYS), RedisCallReader(client, KEYS, PARTITIONS)
+    data = UserData({"k": ("x" * 1_000,)})
+    calls = [replace(CALL, id=CallId(f"L{number}"), began_at_ms=number, user_data=data) for number in range(250)]
+    over = [replace(RELEASED, id=CallId(f"R{number}"), user_data=data) for number in range(250)]
+    for call in (*calls, *over):
+        partition = partition_of(call.id, PARTITIONS)
+        epoch = (await store.take_over(partition)).epoch
+        done = [(OperationId(f"o-{call.id}"), Done(StatusCode.SUCCESS, 1))]
+        await store.commit(partition, epoch, [Change(f"call:{call.id}", None, call, done)], [])
+        await client.connection.sadd(KEYS.calls_of(ALICE), call.id)
+    assert await reader.calls_of(ALICE) == calls
+    assert await reader.calls_of(ALICE, max_bytes=400_000) == calls
+    with pytest.raises(TooMuch):
+        await reader.calls_of(ALICE, max_bytes=250_000)
+    bare = [replace(call, user_data=UserData()) for call in calls]
+    assert await reader.calls_of(ALICE, with_user_data=False) == bare
+    for count, is_on in ((249, True), (250, True), (251, False), (500, False), (501, False)):
+        assert await reader.is_on(ALICE, count) is is_on
+    assert not await reader.is_on(BOB, 1)

@@ -1,6 +1,6 @@
 """Users' streams and CometD sessions: the same tests on Redis, on the embedded Valkey and on fakeredis."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 
@@ -489,6 +489,42 @@ async def test_a_session_may_end_in_any_case(client: RedisClient, nodes: Nodes) 
     with pytest.raises(HasEnded):
         await nodes.one.look_again(client_id, most=9, have=Have(2, BEGINNING, BEGINNING))
     assert await client.connection.exists(key_of(client_id)) == 0
+
+
+@pytest.mark.parametrize("began_with", ["", "old"])
+async def test_a_session_ends_with_the_credential_that_it_began_with(
+    client: RedisClient, nodes: Nodes, began_with: str
+) -> None:
+    """One that began with none is of a version that did not note it."""
+
+    async def begin(credential: str) -> str:
+        client_id = new_client_id(ALICE, bearer=True)
+        await nodes.one.create(
+            client_id, acknowledges=False, options={}, login="", lifetime_ms=LIFE_MS, most_of_user=9,
+            credential=credential,
+        )  # fmt: skip
+        await attach(nodes.one, client_id, credential=credential)
+        return client_id
+
+    lives = await begin("new")
+    uses: dict[str, Callable[[str], Awaitable[object]]] = {
+        "attach": lambda client_id: attach(nodes.two, client_id, credential="new"),
+        "subscribe": lambda client_id: nodes.two.subscribe(
+            client_id, {"/a": None}, lifetime_ms=LIFE_MS, most=9, credential="new"
+        ),
+        "unsubscribe": lambda client_id: nodes.two.unsubscribe(
+            client_id, ["/a"], lifetime_ms=LIFE_MS, credential="new"
+        ),
+        "touch": lambda client_id: nodes.two.touch(client_id, lifetime_ms=LIFE_MS, credential="new"),
+    }
+    for name, use in uses.items():
+        ends = await begin(began_with)
+        with pytest.raises(HasEnded) as over:
+            await use(ends)
+        assert (over.value.ending, over.value.former) == (Ending.LOGIN_ENDED, nodes.one._node), name
+        assert await client.connection.exists(key_of(ends)) == 0, name
+        assert await use(lives), name
+    assert await client.connection.zrange(KEYS.cometd_sessions(ALICE), 0, -1) == [lives.encode()]
 
 
 async def test_other_messages_keep_a_session_alive_for_so_long(client: RedisClient, nodes: Nodes) -> None:

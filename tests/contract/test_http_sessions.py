@@ -1,7 +1,9 @@
 """HTTP sessions in the store: found by their token alone, and ended by idleness, by age, or on demand."""
 
+from dataclasses import replace
 from hashlib import sha256
 
+import orjson
 import pytest
 
 from calltag.core.domain.ids import UserId
@@ -11,6 +13,7 @@ from calltag.core.store.client import RedisClient
 
 ALICE = UserId("alice")
 IDLE_S, LIFETIME_S = 100, 1_000
+NOW = "credential"
 
 
 class Clock:
@@ -35,7 +38,7 @@ def name(session: HttpSession) -> str:
 
 
 async def test_a_session_is_found_by_its_token(sessions: RedisHttpSessions) -> None:
-    made = [await sessions.create(ALICE), await sessions.create(UserId("bob"))]
+    made = [await sessions.create(ALICE, NOW), await sessions.create(UserId("bob"), NOW)]
     assert len({each.token for each in made} | {each.csrf_token for each in made}) == 4
     for each in made:
         assert await sessions.find(each.token) == each
@@ -44,20 +47,20 @@ async def test_a_session_is_found_by_its_token(sessions: RedisHttpSessions) -> N
 
 
 async def test_who_reads_the_store_learns_no_token(sessions: RedisHttpSessions, client: RedisClient) -> None:
-    session = await sessions.create(ALICE)
+    session = await sessions.create(ALICE, NOW)
     assert [each async for each in client.scan("*", "string", 100)] == [name(session).encode()]
     assert session.token not in str(await client.connection.get(name(session)))
 
 
 async def test_a_session_is_kept_for_its_idle_time(sessions: RedisHttpSessions, client: RedisClient) -> None:
-    session = await sessions.create(ALICE)
+    session = await sessions.create(ALICE, NOW)
     assert 0.9 * IDLE_S * 1_000 < await client.connection.pttl(name(session)) <= IDLE_S * 1_000
 
 
 async def test_the_idle_time_begins_anew_with_each_use_to_a_tenth(
     sessions: RedisHttpSessions, client: RedisClient
 ) -> None:
-    session = await sessions.create(ALICE)
+    session = await sessions.create(ALICE, NOW)
     for left_ms, begins_anew in ((95_000, False), (85_000, True), (5_000, True)):
         await client.connection.pexpire(name(session), left_ms)
         assert await sessions.find(session.token) == session
@@ -67,7 +70,7 @@ async def test_the_idle_time_begins_anew_with_each_use_to_a_tenth(
 async def test_a_session_that_is_used_all_the_time_ends_all_the_same(
     sessions: RedisHttpSessions, client: RedisClient, clock: Clock
 ) -> None:
-    session = await sessions.create(ALICE)
+    session = await sessions.create(ALICE, NOW)
     clock.now_s += LIFETIME_S - 1
     assert await sessions.find(session.token) == session
     clock.now_s += 1
@@ -76,7 +79,17 @@ async def test_a_session_that_is_used_all_the_time_ends_all_the_same(
 
 
 async def test_a_session_that_was_ended_is_gone(sessions: RedisHttpSessions, client: RedisClient) -> None:
-    ended, other = await sessions.create(ALICE), await sessions.create(ALICE)
+    ended, other = await sessions.create(ALICE, NOW), await sessions.create(ALICE, NOW)
     await sessions.end(ended.token)
     assert await sessions.find(ended.token) is None
     assert [each async for each in client.scan("*", "string", 100)] == [name(other).encode()]
+
+
+async def test_a_session_of_an_older_version_began_with_no_credential(
+    sessions: RedisHttpSessions, client: RedisClient
+) -> None:
+    made = await sessions.create(ALICE, NOW)
+    record = orjson.loads(await client.connection.get(name(made)) or b"")
+    assert record.pop("credential") == NOW
+    await client.connection.set(name(made), orjson.dumps(record))
+    assert await sessions.find(made.token) == replace(made, credential="")

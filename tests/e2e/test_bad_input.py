@@ -1,12 +1,16 @@
 """Bad input: a clear answer, nothing changed, nothing published."""
 
+import asyncio
+import json
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from parts.agent import Agent, agent
-from parts.system import System
+from parts.samples import sample
+from parts.system import System, embedded_system
 
 DEEP = '{"operationName":"AttachUserData","userData":{"a":' + "[" * 40 + "]" * 40 + "}}"
 
@@ -176,3 +180,20 @@ async def test_bad_facts_of_the_switch(
         check(await switch.post("/switch/events", [good, good | change]), 400, code, "event 1", word)
         await begin(switch, call_id, alice)
         await nothing_has_come_of_it(alice, call_id)
+
+
+async def test_lines_that_are_no_requests_are_counted_and_not_logged(tmp_path: Path) -> None:
+    with embedded_system(tmp_path) as system:
+        url = httpx.URL(system.gateway_url)
+        before = system.logs()
+        for line in [b"nothing of HTTP\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n"] * 5:
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write(line)
+            assert (await asyncio.wait_for(reader.read(), 10)).startswith(b"HTTP/1.1 400")
+            writer.close()
+        async with httpx.AsyncClient() as http:
+            upgrade = {"Connection": "Upgrade", "Upgrade": "h2c"}
+            assert (await http.get(f"{system.gateway_url}/api/v2/me", headers=upgrade)).status_code == 401
+        assert await sample(system, "serve", "calltag_http_malformed_total") == 15
+        written = [json.loads(line) for line in system.logs().removeprefix(before).splitlines()]
+        assert [each["event"] for each in written if each.get("logger", "").startswith("uvicorn")] == []

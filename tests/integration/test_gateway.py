@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from calltag.core.backends import Backends
@@ -12,6 +13,7 @@ from calltag.core.bus.ports import Partition
 from parts.eventually import eventually
 from parts.in_process import InProcess, ended, in_process, started, with_second_device
 
+BOBS_DEVICE = "7d1f6a52-9c0b-4c62-8c5e-0f3a6b1d2e01"
 ALICES_DEVICE = "631608b3-ceb1-472b-ba05-2ae39555b0d1"
 
 
@@ -115,6 +117,75 @@ async def test_no_more_than_so_many_requests_wait_for_outcomes(tmp_path: Path) -
         assert "1 requests wait for outcomes" in refused.json()["statusMessage"]
         async with gateway.working():
             assert (await first).json() == {"statusCode": 0}
+
+
+async def limited(gateway: InProcess, limit: str) -> float:
+    """How many requests met the limit."""
+    text = gateway.backends.metrics.exposition().decode()
+    [line] = [
+        each for each in text.splitlines() if each.startswith(f'calltag_requests_limited_total{{limit="{limit}"}}')
+    ]
+    return float(line.split()[-1])
+
+
+async def dialed(gateway: InProcess, user: str, device: str, number: str, **headers: str) -> httpx.Response:
+    body = {"operationName": "Dial", "destination": {"phoneNumber": number}}
+    return await gateway.request(user, "POST", f"/me/devices/{device}/calls", body, Prefer="wait=10", **headers)
+
+
+async def test_who_is_on_so_many_calls_begins_no_more(tmp_path: Path) -> None:
+    async with in_process(tmp_path, gateway={"max_live_calls": 2}) as gateway, gateway.working():
+        keyed = {"Idempotency-Key": "k"}
+        first = await dialed(gateway, "alice", ALICES_DEVICE, "0891", **keyed)
+        # The switch tells what is, of however many calls.
+        for number in range(3):
+            assert (await gateway.tell(started(f"C{number}", "15000", "0892"))).json() == {"statusCode": 0}
+        refused = await dialed(gateway, "alice", ALICES_DEVICE, "0893")
+        assert (refused.status_code, refused.json()["statusCode"]) == (400, 2)
+        assert "alice has 2 live calls or more" in refused.json()["statusMessage"]
+        assert "CALLTAG_GATEWAY__MAX_LIVE_CALLS" in refused.json()["statusMessage"]
+        assert len((await gateway.request("alice", "GET", "/me/calls")).json()["uris"]) == 4
+        # What was accepted before is not held against the limit now.
+        assert (await dialed(gateway, "alice", ALICES_DEVICE, "0891", **keyed)).json()["call"]["id"] == (
+            first.json()["call"]["id"]
+        )
+        of_bob = await dialed(gateway, "bob", BOBS_DEVICE, "15000")
+        assert (of_bob.status_code, of_bob.json()["statusCode"]) == (400, 2)
+        assert of_bob.json()["statusMessage"].startswith("the destination has 2 live calls or more")
+        assert await limited(gateway, "max_live_calls") == 2
+        for number in range(3):
+            await gateway.tell(ended(f"C{number}"))
+        assert (await dialed(gateway, "alice", ALICES_DEVICE, "0893")).json()["statusCode"] == 0
+
+
+async def test_the_answer_with_all_calls_has_a_bound(tmp_path: Path) -> None:
+    async with in_process(tmp_path, gateway={"max_calls_bytes": 20_000}) as gateway, gateway.working():
+        for number in range(3):
+            await gateway.tell(started(f"C{number}", "15000", userData={"k": "x" * 8_000}))
+        for query in ("fields=*", "fields=id,userData", "fields=userData&fields=id"):
+            refused = await gateway.request("alice", "GET", f"/me/calls?{query}")
+            assert (refused.status_code, refused.json()["statusCode"]) == (400, 10)
+            for said in ("20000 bytes", "CALLTAG_GATEWAY__MAX_CALLS_BYTES", "fewer fields"):
+                assert said in refused.json()["statusMessage"]
+        assert await limited(gateway, "max_calls_bytes") == 3
+        without = await gateway.request("alice", "GET", "/me/calls?fields=id,state,uri")
+        assert [each["id"] for each in without.json()["calls"]] == ["C0", "C1", "C2"]
+        uris = (await gateway.request("alice", "GET", "/me/calls")).json()["uris"]
+        for uri in uris:
+            one = await gateway.request("alice", "GET", uri.partition("/api/v2")[2])
+            assert len(one.json()["call"]["userData"]["k"]) == 8_000
+        await gateway.tell(ended("C0"))
+        all_fields = await gateway.request("alice", "GET", "/me/calls?fields=*")
+        assert [len(each["userData"]["k"]) for each in all_fields.json()["calls"]] == [8_000, 8_000]
+
+
+async def test_the_bound_holds_for_what_is_not_user_data(tmp_path: Path) -> None:
+    async with in_process(tmp_path, gateway={"max_calls_bytes": 1_000}) as gateway, gateway.working():
+        for number in range(4):
+            await gateway.tell(started(f"C{number}", "15000"))
+        assert (await gateway.request("alice", "GET", "/me/calls")).status_code == 200
+        refused = await gateway.request("alice", "GET", "/me/calls?fields=participants,capabilities,uri,deviceUri")
+        assert (refused.status_code, refused.json()["statusCode"]) == (400, 10)
 
 
 @pytest.mark.parametrize("fields", [["*,id"], ["id", "*"]])

@@ -121,6 +121,7 @@ class Nodes:
             self,
             metrics,
             tasks,
+            lambda user: f"credential of {user}",
             clock_ms=lambda: self.clock_ms,
         )
         former = self.hubs.get(name)

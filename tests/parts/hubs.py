@@ -138,6 +138,7 @@ class Node:
             installation,
             self.metrics,
             self.side_tasks,
+            lambda user: installation.credentials.get(user, f"credential of {user}"),
             clock_ms=lambda: monotonic_ms() + self.ahead_ms,
             listeners=(self.metrics,),
         )
@@ -149,6 +150,7 @@ class Installation:
 
     def __init__(self, client: RedisClient, limits: BayeuxLimits) -> None:
         self.client, self.loses_notices = client, False
+        self.credentials: dict[UserId, str] = {}
         self.one, self.two = Node("n1", self, limits), Node("n2", self, limits)
         self.nodes = {node.name: node for node in (self.one, self.two)}
         self.streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)

@@ -48,7 +48,7 @@ from calltag.gateway.parameters import UserDataLimits
 from calltag.gateway.rates import Buckets, RateLimit, Rates
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api, user_routes
-from calltag.gateway.service import CallService, gateway_node
+from calltag.gateway.service import CallBounds, CallService, gateway_node
 from calltag.gateway.submission import Submission
 from calltag.gateway.swagger import add_swagger
 from calltag.gateway.switch_routes import switch_routes
@@ -95,7 +95,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     """The HTTP API; its inbox for outcomes runs as a side task."""
     settings = backends.settings.gateway
     observations = GatewayObservations(backends.metrics)
-    replies = Replies(gateway_node())
+    replies = Replies(gateway_node(), life.closing)
     backends.health.checks["replies"] = lambda: replies.reachable
     life.supervise("replies", replies.run(backends.bus))
     backlog = backlog_of(backends, observations)
@@ -130,7 +130,13 @@ def gateway_api(
     reader = RedisCallReader(backends.client, backends.keys, partitions)
     return Api(
         identify=Identification(authenticator, settings.csrf_protection).user,
-        service=CallService(reader, submission, backends.directory, backends.settings.public_url),
+        service=CallService(
+            reader,
+            submission,
+            backends.directory,
+            backends.settings.public_url,
+            CallBounds(settings.max_live_calls, settings.max_calls_bytes),
+        ),
         operations=OperationRequests(
             BodyReader(JsonLimits(settings.max_body_bytes, settings.max_depth), backends.settings.body_deadline_s),
             RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),

@@ -11,6 +11,8 @@ class Limit(StrEnum):
 
     QUEUED_REQUESTS = "max_queued_requests"
     QUEUE_DEADLINE = "queue_deadline_s"
+    LIVE_CALLS = "max_live_calls"
+    CALLS_BYTES = "max_calls_bytes"
     IN_FLIGHT = "max_in_flight"
     WAITING = "max_waiting"
     BACKLOG = "max_backlog"

@@ -15,10 +15,14 @@ log = structlog.get_logger()
 
 
 class Replies:
-    """Gives each reply to whoever waits for it; replies that nobody waits for any more are dropped."""
+    """Gives each reply to whoever waits for it; replies that nobody waits for any more are dropped.
 
-    def __init__(self, node: NodeId) -> None:
+    Nobody is to wait on once `closing` is set.
+    """
+
+    def __init__(self, node: NodeId, closing: asyncio.Event) -> None:
         self.node = node
+        self.closing = closing
         self.reachable = False
         """Whether replies can come: the inbox was opened. It outlives a connection that breaks."""
         self._waiting: dict[OperationId, set[asyncio.Future[OperationReply]]] = {}

@@ -1,7 +1,9 @@
 """The resources that the gateway shows besides calls, and `fields=`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
+
+import orjson
 
 from calltag.core.domain.agent import Agent, UserState
 from calltag.core.domain.json_value import JsonValue
@@ -56,9 +58,31 @@ def collection(resources: Sequence[Resource], name: str, fields: Sequence[str] |
     return {"statusCode": 0, name: [selected(resource, fields) for resource in resources]}
 
 
+class TooLong(Exception):
+    """A collection takes more bytes than an answer may."""
+
+
+def bounded_collection(
+    resources: Iterable[Resource], name: str, fields: Sequence[str] | None, most_bytes: int
+) -> dict[str, object]:
+    """The same of resources that are made one after another. Raises TooLong as soon as they take too many bytes."""
+    encoded, taken = [], 0
+    for resource in resources:
+        encoded.append(orjson.dumps(resource["uri"] if fields is None else selected(resource, fields)))
+        taken += len(encoded[-1]) + 1
+        if taken > most_bytes:
+            raise TooLong
+    return {"statusCode": 0, "uris" if fields is None else name: [orjson.Fragment(each) for each in encoded]}
+
+
+def names(fields: Sequence[str]) -> frozenset[str]:
+    """The properties that the parameters `fields` name together."""
+    return frozenset(name.strip() for each in fields for name in each.split(","))
+
+
 def selected(resource: Resource, fields: Sequence[str] | None) -> Resource:
     """The properties that the parameters `fields` name together; those that the resource lacks are passed over."""
     if fields is None:
         return resource
-    wanted = {name.strip() for each in fields for name in each.split(",")}
+    wanted = names(fields)
     return resource if "*" in wanted else {name: value for name, value in resource.items() if name in wanted}

@@ -145,7 +145,7 @@ def _add_calls(router: APIRouter, api: Api) -> None:
     @router.get("/me/calls", tags=["calls"], summary="The user's calls")
     async def calls(request: Request, fields: Fields = None) -> Response:
         user = await api.identify(request)
-        return answer(collection(await service.calls(user), "calls", fields))
+        return answer(await service.calls(user, fields))
 
     @router.get("/me/calls/{call_id}", tags=["calls"], summary="One call", responses=documentation.CALL_ANSWER)
     async def call(request: Request, call_id: str, fields: Fields = None) -> Response:

@@ -5,7 +5,7 @@ What an operation still in the queue may change (capabilities, keys, the amount 
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
@@ -22,10 +22,11 @@ from calltag.core.domain.operations import (
 )
 from calltag.core.domain.view import call_resource
 from calltag.core.identity.model import VOICE_FEATURE, Device, Directory, User
-from calltag.core.store.ports import CallReader
+from calltag.core.store.ports import CallReader, TooMuch
 from calltag.gateway.dialing import new_call_id, new_conn_id
-from calltag.gateway.errors import FeatureMissing, InvalidState, NoPermission, NotFound
-from calltag.gateway.resources import Resource
+from calltag.gateway.errors import FeatureMissing, InvalidState, NoPermission, NotFound, OutOfRange
+from calltag.gateway.metrics import Limit
+from calltag.gateway.resources import Resource, TooLong, bounded_collection, names
 from calltag.gateway.submission import Submission
 from calltag.gateway.switch_events import SwitchEvent, check_outcomes
 
@@ -53,6 +54,14 @@ class Terms:
     begin: Callable[[], Awaitable[None]] = _nothing
 
 
+@dataclass(frozen=True, slots=True)
+class CallBounds:
+    """On how many live calls a user may be to begin one more, and how many bytes are told of them at once."""
+
+    max_live_calls: int = 1_000
+    max_calls_bytes: int = 8_388_608
+
+
 def new_operation_id() -> OperationId:
     """An id for an operation that carries no idempotency key."""
     return OperationId(uuid4().hex)
@@ -66,6 +75,7 @@ class CallService:
     submission: Submission
     directory: Directory
     base_url: str
+    bounds: CallBounds = CallBounds()
     clock_ms: Callable[[], int] = now_ms
 
     async def operate(self, user: User, call_id: CallId, action: ClientAction, terms: Terms) -> Resource | None:
@@ -88,6 +98,8 @@ class CallService:
     async def dial(self, user: User, action: Dial, terms: Terms) -> Resource | None:
         """Submit the beginning of a call."""
         _require_voice(user)
+        if not terms.repeated:
+            await self._check_room(action)
         operation = CallOperation(
             id=terms.operation_id,
             call_id=new_call_id(terms.operation_id),
@@ -147,9 +159,22 @@ class CallService:
         except (NotFound, NoPermission):
             return None
 
-    async def calls(self, user: User) -> Sequence[Resource]:
-        """The user's calls, oldest first."""
-        return [self._view(call, user.id) for call in await self.reader.calls_of(user.id)]
+    async def calls(self, user: User, fields: Sequence[str] | None) -> Mapping[str, object]:
+        """The answer with the user's calls, oldest first; `fields` as in `collection`.
+
+        What is not asked for is not read. Raises OutOfRange where the answer would be too long.
+        """
+        most = self.bounds.max_calls_bytes
+        with_user_data = fields is not None and not names(fields).isdisjoint({"*", "userData"})
+        try:
+            calls = await self.reader.calls_of(user.id, with_user_data=with_user_data, max_bytes=most)
+            return bounded_collection((self._view(each, user.id) for each in calls), "calls", fields, most)
+        except (TooMuch, TooLong):
+            self.submission.metrics.limited(Limit.CALLS_BYTES)
+            raise OutOfRange(
+                f"your calls take more than {most} bytes (CALLTAG_GATEWAY__MAX_CALLS_BYTES): ask for fewer fields, "
+                "without userData, or for no fields and then for each call by its uri"
+            ) from None
 
     def device(self, user: User, device_id: DeviceId) -> Device:
         """A device of the user's own; for an administrator, any."""
@@ -169,6 +194,22 @@ class CallService:
             raise _not_yours(call)
         if call.released:
             raise InvalidState(f"call {call.id} is already released")
+
+    async def _check_room(self, action: Dial) -> None:
+        """Whether those whom the call is between, as far as they are users, may be on one more."""
+        most = self.bounds.max_live_calls
+        parties = [leg.user for leg in action.legs]
+        crowded = await asyncio.gather(*(self._is_crowded(party) for party in parties))
+        if not any(crowded):
+            return
+        self.submission.metrics.limited(Limit.LIVE_CALLS)
+        who = f"user {parties[0]}" if crowded[0] else "the destination"
+        raise InvalidState(
+            f"{who} has {most} live calls or more (CALLTAG_GATEWAY__MAX_LIVE_CALLS): no other begins before some end"
+        )
+
+    async def _is_crowded(self, user: UserId | None) -> bool:
+        return user is not None and await self.reader.is_on(user, self.bounds.max_live_calls)
 
     async def _check_repeated(self, user: User, call_id: CallId) -> None:
         """What the first try may have changed (the user left, the call is over or gone) is not held against it.

@@ -13,6 +13,7 @@ from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, Partition
 from calltag.core.domain.operations import Operation
 from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.intake import aside, retry_after_s
+from calltag.core.runtime.waiting import unless
 from calltag.core.wire.messages import OPERATION, OperationMessage, OperationReply
 from calltag.gateway.backlog import Backlog
 from calltag.gateway.errors import BackendAway, Incomplete, OutcomeRefused
@@ -56,7 +57,7 @@ class Submission:
     async def outcomes(self, operations: Sequence[Operation], wait_s: float) -> Sequence[OperationReply]:
         """Publish operations and wait for what becomes of all of them, whether they succeed or are refused.
 
-        Raises BackendAway; Incomplete when `wait_s` seconds have passed.
+        Raises BackendAway; Incomplete when `wait_s` seconds have passed, or the gateway is about to end.
         """
         if self._waiting >= self.max_waiting:
             raise self._crowded(Limit.WAITING, f"{self._waiting} requests wait for outcomes already")
@@ -70,12 +71,13 @@ class Submission:
         async with AsyncExitStack() as stack:
             awaited = [await stack.enter_async_context(self.replies.expected(each.id)) for each in operations]
             await self._publish(operations, wait=True)
-            try:
-                with aside():
-                    async with asyncio.timeout(wait_s):
-                        return await asyncio.gather(*awaited)
-            except TimeoutError:
-                raise Incomplete(f"accepted, but the outcome was not known within {wait_s:g} s") from None
+            with aside():
+                known = await unless(self.replies.closing, _all(awaited), within_s=wait_s)
+            if known is not None:
+                return known
+            if self.replies.closing.is_set():
+                raise Incomplete("accepted, but the outcome is not known yet: this server stops")
+            raise Incomplete(f"accepted, but the outcome was not known within {wait_s:g} s")
 
     async def _publish(self, operations: Sequence[Operation], *, wait: bool) -> None:
         if self._in_flight + len(operations) > max(self.max_in_flight, len(operations)):
@@ -104,6 +106,10 @@ class Submission:
     def _crowded(self, limit: Limit, text: str) -> BackendAway:
         self.metrics.limited(limit)
         return BackendAway(f"{text}; try again in a moment", retry_after_s())
+
+
+async def _all(awaited: Sequence[asyncio.Future[OperationReply]]) -> Sequence[OperationReply]:
+    return await asyncio.gather(*awaited)
 
 
 def _as_refusal(failures: Sequence[BaseException]) -> BaseException:

@@ -149,6 +149,7 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
             NodePost(backends.bus),
             metrics,
             side_tasks,
+            backends.directory.credential_of,
             listeners=(EndingLog(), EndingCounts(backends.metrics)),
             connects_only=settings.meta_connect_delivery_only,
         ),

@@ -45,8 +45,11 @@ class Translator:
     def published(self, user: UserId, event: Event, position: Position, previous: Position) -> Published:
         """The event at its place in the user's stream, as the user sees it from each leg on which the user is.
 
-        Nothing if the user has no part in it, or if there is something in it that no message can say.
+        Nothing if the user has no part in it, or is not in the directory (any more), or if there is something in it
+        that no message can say.
         """
+        if user not in self.directory.users:
+            return Published(position, previous)
         try:
             told = self._told(user, event, position)
             for each in told:

@@ -33,6 +33,8 @@ _OTHER_DESCRIPTORS: Final = 256
 """What the process opens beside the connections of clients: broker, store, files, the internal port."""
 _LEAST_WORK_S: Final = 1.0
 """What a worker has for its batches, however long the clients of the same process took."""
+_LAST_ANSWERS_S: Final = 1.0
+"""How long before the time to drain is over requests that wait for outcomes are answered."""
 _CLOSE_TIMEOUT_S: Final = 5.0
 """What closing the connections may take when the time to drain is over; then the process ends in any case."""
 
@@ -138,6 +140,8 @@ async def _run(
         if listeners and life.failure is None:
             await asyncio.sleep(settings.drain_delay_s)
         drained_by_s = time.monotonic() + settings.drain_timeout_s
+        answers_from_s = max(settings.drain_timeout_s - _LAST_ANSWERS_S, settings.drain_timeout_s / 2)
+        asyncio.get_running_loop().call_later(answers_from_s, life.closing.set)
         if notifier is not None:
             notifier.hub.drain()
             await notifier.hub.sockets.closed()
@@ -177,6 +181,7 @@ async def _clients(parts: Backends, listener: socket.socket, chosen: Composition
         drain_timeout_s=settings.drain_timeout_s,
         limits=server_limits(settings),
         places=gate.places,
+        malformed=parts.metrics.http_malformed,
     ) as port:
         log.info("listening", service=chosen.name, port=port)
         yield

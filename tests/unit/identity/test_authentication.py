@@ -2,6 +2,7 @@
 
 import asyncio
 from base64 import b64encode
+from dataclasses import replace
 
 import pytest
 from argon2 import PasswordHasher
@@ -28,10 +29,10 @@ class Sessions:
         self.alive: dict[str, HttpSession] = {}
         self.made = 0
 
-    async def create(self, user: UserId) -> HttpSession:
+    async def create(self, user: UserId, credential: str) -> HttpSession:
         await asyncio.sleep(0)
         self.made += 1
-        session = HttpSession(f"token-{self.made}", user, f"csrf-{self.made}")
+        session = HttpSession(f"token-{self.made}", user, f"csrf-{self.made}", credential)
         self.alive[session.token] = session
         return session
 
@@ -113,9 +114,42 @@ async def test_who_shows_nothing_is_nobody(authenticator: Authenticator, cookie:
 async def test_the_session_of_a_user_who_left_is_worth_nothing(sessions: Sessions) -> None:
     users: dict[UserId, User] = {ALICE.id: ALICE}
     authenticator = Authenticator(Directory(users, {}, {}), Passwords(CENTRE), sessions)
-    made = await sessions.create(ALICE.id)
+    made = await sessions.create(ALICE.id, ALICE.credential)
     users.clear()
     assert await authenticator.identify(None, made.token) is None
+    assert sessions.alive == {}
+
+
+@pytest.mark.parametrize(
+    "began_with",
+    ["", "-", BOB.credential, replace(ALICE, password_hash="old").credential],
+    ids=["none", "nobody's", "another's", "her former one"],
+)
+async def test_a_session_ends_with_the_password_that_began_it(
+    authenticator: Authenticator, sessions: Sessions, began_with: str
+) -> None:
+    """One of a version that did not note it ends, too."""
+    made = await sessions.create(ALICE.id, began_with)
+    assert await authenticator.identify(None, made.token) is None
+    assert sessions.alive == {}
+
+
+async def test_with_a_new_password_the_session_before_is_not_given_out_again(sessions: Sessions) -> None:
+    users: dict[UserId, User] = {ALICE.id: ALICE}
+    centre = Directory(users, {}, {})
+    authenticator = Authenticator(centre, Passwords(centre), sessions)
+    former = await session_of(authenticator, ALICES)
+    users[ALICE.id] = replace(ALICE, password_hash=BOB.password_hash)
+    now = await session_of(authenticator, basic("alice", "hidden"))
+    assert (former.session.token, now.session.token) == ("token-1", "token-2")
+
+
+def test_a_credential_says_nothing_of_the_hash_and_is_no_others() -> None:
+    same_hash = replace(BOB, password_hash=ALICE.password_hash)
+    credentials = [ALICE.credential, BOB.credential, same_hash.credential, CENTRE.credential_of(UserId("nobody"))]
+    assert len(set(credentials)) == 4
+    assert all(each not in ALICE.password_hash for each in credentials[:3])
+    assert CENTRE.credential_of(ALICE.id) == ALICE.credential
 
 
 @pytest.mark.parametrize("with_cookie", [False, True])
@@ -138,7 +172,7 @@ async def test_the_session_of_a_user_who_left_is_worth_nothing(sessions: Session
 async def test_wrong_credentials_are_refused_even_beside_a_valid_cookie(
     authenticator: Authenticator, sessions: Sessions, authorization: str, with_cookie: bool
 ) -> None:
-    made = await sessions.create(ALICE.id)
+    made = await sessions.create(ALICE.id, ALICE.credential)
     with pytest.raises(WrongCredentials) as refused:
         await authenticator.identify(authorization, made.token if with_cookie else None)
     assert isinstance(refused.value, AuthenticationError)

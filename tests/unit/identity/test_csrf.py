@@ -6,7 +6,7 @@ from calltag.core.domain.ids import UserId
 from calltag.core.identity.csrf import EXPOSED_HEADERS, MESSAGE, csrf_headers, csrf_passes
 from calltag.core.identity.http_sessions import HttpSession
 
-SESSION = HttpSession("token", UserId("alice"), "csrf")
+SESSION = HttpSession("token", UserId("alice"), "csrf", "credential")
 
 
 def test_the_answer_to_a_get_names_header_and_token() -> None:

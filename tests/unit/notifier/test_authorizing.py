@@ -24,7 +24,7 @@ NOBODYS = (
         ("carol", OWN + OF_AGENTS),
         ("admin", OWN + OF_AGENTS + OF_OTHERS + OF_ALL),
         ("switch", OWN),
-        ("nobody", OWN),
+        ("nobody", ()),
     ],
 )
 def test_who_may_subscribe_to_what(user: str, allowed: tuple[str, ...]) -> None:

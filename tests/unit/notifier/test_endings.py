@@ -242,6 +242,54 @@ async def test_a_session_ends_with_the_login_that_proves_it(system: Installation
     assert await system.registered() == []
 
 
+@pytest.mark.parametrize(
+    ("channel", "more"),
+    [
+        ("/meta/subscribe", {"subscription": "/v2/me/devices"}),
+        ("/meta/unsubscribe", {"subscription": "/v2/me/calls"}),
+        ("/service/x", {"data": {}}),
+    ],
+)
+@pytest.mark.parametrize("shows_credentials", [False, True])
+async def test_a_session_known_by_its_id_ends_with_the_credential_that_began_it(
+    system: Installation, channel: str, more: dict[str, object], shows_credentials: bool
+) -> None:
+    """Also where its user has proven to be one with what is right now: whoever has the id may be another."""
+    alice = await Client(bearer=True).begin(system.one)
+    turn = await alice.connect(system.one)
+    assert turn.held is not None
+    system.credentials[UserId("alice")] = "new"
+    if not shows_credentials:
+        alice.user = None
+    assert (await alice.ask(system.two, channel, **more))["error"] == errors.UNKNOWN_CLIENT
+    await system.settle()
+    assert system.two.metrics.endings == [(alice.client_id, "alice", Ending.LOGIN_ENDED)]
+    assert await system.client.connection.exists(key_of(alice)) == 0
+    assert (system.one.local.sessions, await system.registered()) == ({}, [])
+    assert turn.held.session.ended
+
+
+async def test_a_connect_comes_too_late_for_the_credential_in_its_one_round_trip(system: Installation) -> None:
+    alice = await Client(bearer=True).begin(system.one)
+    alice.user = None
+    before = len(system.one.client.exchanges)
+    assert (await alice.connect(system.one)).held is not None
+    assert len(system.one.client.exchanges) == before + 1
+    system.credentials[UserId("alice")] = "new"
+    reply = (await alice.connect(system.one)).replies[0]
+    assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
+    assert len(system.one.client.exchanges) == before + 2
+    await system.settle()
+    assert system.one.metrics.endings == [(alice.client_id, "alice", Ending.LOGIN_ENDED)]
+
+
+async def test_a_session_whose_requests_prove_their_user_needs_no_other_credential(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    system.credentials[UserId("alice")] = "new"
+    assert (await alice.connect(system.one)).held is not None
+    assert await system.client.connection.hget(key_of(alice), "credential") is None
+
+
 async def test_nobody_elses_login_ends_a_session(system: Installation) -> None:
     alice = await Client(login="mine").begin(system.one)
     thief = Client(None, login="other", client_id=alice.client_id)

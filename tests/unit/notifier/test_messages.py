@@ -7,8 +7,9 @@ import pytest
 from calltag.core.bayeux.events import Published
 from calltag.core.bayeux.position import Position
 from calltag.core.domain.call import Call, CallType, Leg, LegState
-from calltag.core.domain.events import CallChanged, NotificationType
+from calltag.core.domain.events import CallChanged, DevicesChanged, NotificationType, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
+from calltag.core.domain.status import StatusCode
 from calltag.core.identity.directory_file import directory
 from calltag.core.identity.model import Role, User
 from calltag.core.store.user_streams import Entry
@@ -65,6 +66,19 @@ def test_a_leg_that_is_gone_is_not_told_beside_a_live_one(live: int) -> None:
     states = [LegState.RELEASED, LegState.RELEASED, LegState.HELD]
     states[live] = LegState.HELD
     assert told(ALICE, *states) == [(("15000", "15010")[live], "Held", "e")]
+
+
+def test_who_is_not_in_the_directory_any_more_is_told_nothing() -> None:
+    centre = directory(tuple(each for each in CENTRE.users.values() if each.id != ALICE))
+    leg = Leg("15000", LegState.HELD, DeviceId("d"), ALICE)
+    call = Call(CallId("C"), ConnId("c"), CallType.INTERNAL, "15010", 0, (leg,), version=3)
+    changed = CallChanged(EventId("e"), NotificationType.STATUS_CHANGE, call, (ALICE,), 0)
+    refused = OperationRefused(EventId("e"), ALICE, "Hold", CallId("C"), StatusCode.INVALID_STATE, "text", 0)
+    devices = DevicesChanged(EventId("e"), ALICE, (), 1, 0)
+    for event in (changed, refused, devices):
+        told_of = [Translator("", each).published(ALICE, event, Position(2), Position(1)) for each in (CENTRE, centre)]
+        assert [len(each.events) for each in told_of] == [1, 0]
+        assert (told_of[1].position, told_of[1].previous) == (2, 1)
 
 
 def test_where_no_leg_is_live_the_last_one_is_told() -> None:

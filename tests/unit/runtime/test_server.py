@@ -117,19 +117,37 @@ async def test_a_request_that_takes_too_long_is_cancelled() -> None:
     app.go.clear()
     async with asyncio.TaskGroup() as group:
         async with serving(app, free_socket(), drain_timeout_s=0.01) as port:
-            answer = group.create_task(outcome(port))
+            answer = group.create_task(get(port))
             await app.arrived.wait()
         async with asyncio.timeout(10):
             await app.cancelled.wait()
-            assert await answer != 200
+            told = await answer
+    assert (told.status_code, told.json()["statusCode"]) == (503, 4)
+    assert (told.headers["retry-after"], told.headers["connection"]) == ("1", "close")
 
 
-async def outcome(port: int) -> int:
-    """The status of the answer, 0 if there was none."""
+async def test_an_answer_that_has_begun_is_cut_off_where_it_is() -> None:
+    begun = asyncio.Event()
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"o", "more_body": True})
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with asyncio.TaskGroup() as group:
+        async with serving(app, free_socket(), drain_timeout_s=0.01) as port:
+            answer = group.create_task(failure(port))
+            await begun.wait()
+        assert isinstance(await answer, httpx.RemoteProtocolError)
+
+
+async def failure(port: int) -> Exception | None:
     try:
-        return (await get(port)).status_code
-    except httpx.TransportError:
-        return 0
+        await get(port)
+    except httpx.TransportError as error:
+        return error
+    return None
 
 
 async def test_an_error_inside_comes_out_as_it_is() -> None:

@@ -1,5 +1,6 @@
 """Every setting gets to the part that it is meant for: all have values of their own here, and none is a default."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from calltag.gateway.parameters import UserDataLimits
 from calltag.gateway.rates import RateLimit
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api
+from calltag.gateway.service import CallBounds
 from calltag.notifier.app import _hub, bayeux_limits, connection_types, extensions
 from calltag.notifier.cometd.endings import EndingLog
 from calltag.notifier.messages import Translator
@@ -65,6 +67,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "max_waiting": 150, "max_requests": 151, "max_queued_requests": 152, "queue_deadline_s": 15.3,
             "max_backlog": 154, "max_backlog_age_s": 155, "user_operations_per_s": 15.6, "user_burst": 157,
             "address_operations_per_s": 15.8, "address_burst": 159, "max_rates": 160,
+            "max_live_calls": 161, "max_calls_bytes": 162,
         },
         worker={
             "batch_limit": 120, "prefetch": 121, "max_call_pairs": 122, "max_call_bytes": 123,
@@ -102,13 +105,18 @@ async def parts(settings: Settings) -> AsyncIterator[Backends]:
 def api(parts: Backends) -> Api:
     observations = GatewayObservations(parts.metrics)
     return gateway_api(
-        parts, Replies(NodeId("n")), observations, backlog_of(parts, observations), parts.authenticator()
+        parts,
+        Replies(NodeId("n"), asyncio.Event()),
+        observations,
+        backlog_of(parts, observations),
+        parts.authenticator(),
     )
 
 
 async def test_the_bounds_on_load(parts: Backends, api: Api) -> None:
     submission = api.service.submission
     assert (submission.max_in_flight, submission.max_waiting) == (118, 150)
+    assert api.service.bounds == CallBounds(161, 162)
     assert (submission.backlog.most, submission.backlog.most_age_ms) == (154, 155_000)
     rates = api.operations.rates
     assert rates is not None

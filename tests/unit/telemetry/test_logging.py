@@ -68,6 +68,14 @@ def test_libraries_come_out_in_the_same_form(output: Terminal) -> None:
     assert (event["level"], event["logger"], event["service"]) == ("warning", "aiormq.connection", "gateway")
 
 
+def test_whoever_can_connect_cannot_fill_the_log(output: Terminal) -> None:
+    """The server's warnings are about what clients send, one for each request; its errors are about calltag."""
+    configure_logging("gateway", level="debug")
+    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
+    logging.getLogger("uvicorn.error").error("Exception in ASGI application")
+    assert [event["event"] for event in output.events()] == ["Exception in ASGI application"]
+
+
 def test_the_level_is_the_least_that_is_logged(output: Terminal) -> None:
     configure_logging("gateway", level="error")
     structlog.get_logger().warning("quiet")

@@ -46,11 +46,16 @@ class Authorizer:
     directory: Directory
 
     def may_subscribe(self, user: str, channel: str) -> bool:
-        """Whether the user may subscribe to the channel or pattern; on "me" channels all see what is theirs."""
+        """Whether the user may subscribe to the channel or pattern; on "me" channels all see what is theirs.
+
+        Who is not in the directory (any more) may to nothing.
+        """
+        who = self.directory.users.get(UserId(user))
+        if who is None:
+            return False
         watched = watched_on(channel)
         if watched.all:
-            who = self.directory.users.get(UserId(user))
-            return who is not None and who.is_administrator
+            return who.is_administrator
         if watched.users:
             return all(self.directory.oversees(UserId(user), other) for other in watched.users)
         return channel in _CHANNELS or channel in _PATTERNS

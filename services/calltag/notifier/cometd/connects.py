@@ -22,6 +22,7 @@ from calltag.core.bayeux.extensions.interface import ConnectWish
 from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Held, Session
 from calltag.core.bus.ports import NodeId
+from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import set_within
 from calltag.core.store.cometd_sessions import (
@@ -112,6 +113,8 @@ class Connects:
     post: Post
     metrics: HubMetrics
     side_tasks: SideTasks
+    credential_of: Callable[[UserId], str]
+    """With what a user logs in now, in the form in which sessions keep it."""
     clock_ms: Callable[[], int] = monotonic_ms
     draining: bool = False
     admission: Admission = field(init=False)
@@ -180,6 +183,7 @@ class Connects:
                 have=have,
                 activity=activity,
                 alone_ms=self._alone_ms(wish.timeout_ms + wish.interval_ms),
+                credential=self.credential(client_id),
             )
 
         if claim.login:
@@ -220,6 +224,11 @@ class Connects:
         caller = claim.caller().result()
         if caller.user != user_of(client_id) and not (caller.user is None and is_bearer(client_id)):
             raise self.engine.unknown(message)
+
+    def credential(self, client_id: str) -> str:
+        """With what the session must have begun to go on; "" where each request proves its user by itself."""
+        user = user_of(client_id)
+        return self.credential_of(user) if user is not None and is_bearer(client_id) else ""
 
     def _here(self, attached: Attached, have: Have | None, *, streaming: bool) -> Session:
         """The session as it is held here from now on."""
@@ -442,16 +451,20 @@ class Connects:
 
     def _over(self, message: Message, client_id: str, over: HasEnded, arrived_ms: int) -> Answer:
         """The answer to a connect that came too late. Raises Fault."""
-        self.end(client_id, over.ending)
-        if over.former != self.node:
-            notice = SessionNotice(kind=NoticeKind.ENDED, client_id=client_id)
-            self.side_tasks.begin(self.post.tell(over.former, notice))
-        self._tell_ended(client_id, over.ending)
+        self.has_ended(client_id, over)
         if over.ending is Ending.LOGIN_ENDED:
             raise self.engine.unknown(message)
         reply = self.engine.ended(self.engine.connected(message, client_id))
         events = [encode_reply(self.engine.disconnected())]
         return events, self.engine.extend(message, reply, arrived_ms, wall_ms())
+
+    def has_ended(self, client_id: str, over: HasEnded) -> None:
+        """A session has ended with a message that came for it too late."""
+        self.end(client_id, over.ending)
+        if over.former != self.node:
+            notice = SessionNotice(kind=NoticeKind.ENDED, client_id=client_id)
+            self.side_tasks.begin(self.post.tell(over.former, notice))
+        self._tell_ended(client_id, over.ending)
 
     def _told_of_end(self, message: Message, reply: Reply, ending: Ending) -> Reply:
         if ending is Ending.LOGIN_ENDED:

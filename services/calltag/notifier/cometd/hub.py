@@ -10,13 +10,16 @@ from typing import Final
 
 from calltag.core.bayeux import channels, errors
 from calltag.core.bayeux.codec import CodecError, Message, Reply
+from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine, Fault, handshake_in
 from calltag.core.bayeux.extensions.interface import Beginning
 from calltag.core.bayeux.extensions.replay import invalid
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
+from calltag.core.identity.model import NOBODYS
 from calltag.core.store.cometd_sessions import (
+    HasEnded,
     NotKept,
     TooManySessions,
     TooManySubscriptions,
@@ -118,20 +121,35 @@ class Hub:
         await claim.caller()
         self.connects.prove(message, client_id, claim)
         turn.spoke[client_id] = None
+        try:
+            return await self._of_session(channel, message, client_id, user)
+        except HasEnded as over:
+            self.connects.has_ended(client_id, over)
+            raise self.engine.unknown(message) from None
+
+    async def _of_session(self, channel: str, message: Message, client_id: str, user: UserId) -> Reply:
+        """The reply to a message of the session's own user that is no connect.
+
+        Raises Fault, HasEnded, StoreUnavailable.
+        """
+        store, credential = self.connects.store, self.connects.credential(client_id)
+        lifetime_ms = self.limits.interval_ms + self.limits.max_interval_ms
+        if credential == NOBODYS:
+            holder = await store.remove(client_id)
+            raise HasEnded(Ending.LOGIN_ENDED, holder) if holder is not None else self.engine.unknown(message)
         match channel:
             case channels.SUBSCRIBE:
                 await self._subscribe(message, client_id, user)
             case channels.UNSUBSCRIBE:
                 names = self.engine.unsubscribe(message)
-                lifetime_ms = self.limits.interval_ms + self.limits.max_interval_ms
-                holder = await self.connects.store.unsubscribe(client_id, names, lifetime_ms=lifetime_ms)
+                holder = await store.unsubscribe(client_id, names, lifetime_ms=lifetime_ms, credential=credential)
                 await self._changed(message, client_id, holder)
             case channels.DISCONNECT:
+                # It ends in any case.
                 await self._disconnect(message, client_id)
             case _:
                 reply = self.engine.publish(channel, message)
-                lifetime_ms = self.limits.interval_ms + self.limits.max_interval_ms
-                if not await self.connects.store.touch(client_id, lifetime_ms=lifetime_ms):
+                if not await store.touch(client_id, lifetime_ms=lifetime_ms, credential=credential):
                     raise self.engine.unknown(message)
                 return reply
         return self.engine.done(message, client_id)
@@ -178,6 +196,7 @@ class Hub:
                 lifetime_ms=limits.timeout_ms + limits.max_interval_ms,
                 most_of_user=limits.max_sessions_per_user,
                 ends_in_ms=self.bearer_lifetime_ms if is_bearer(client_id) else None,
+                credential=self.connects.credential(client_id),
             )
             created = True
         except TooManySessions as error:
@@ -198,6 +217,7 @@ class Hub:
                 wish.channels,
                 lifetime_ms=limits.interval_ms + limits.max_interval_ms,
                 most=limits.max_subscriptions,
+                credential=self.connects.credential(client_id),
             )
         except TooManySubscriptions:
             self.connects.metrics.limited(Limit.SUBSCRIPTIONS)

@@ -97,26 +97,33 @@ class Authenticator:
         return await self._with_session(user) if user else None
 
     async def _by_cookie(self, token: str) -> Identified | None:
+        session = await self._live_session(token)
+        return Identified(self._directory.users[session.user], session, by_cookie=True) if session else None
+
+    async def _live_session(self, token: str) -> HttpSession | None:
+        """The session with that token, while the password that began it is its user's; else it ends."""
         session = await self._sessions.find(token)
-        user = self._directory.users.get(session.user) if session else None
-        return Identified(user, session, by_cookie=True) if user and session else None
+        if session is None or session.credential == self._directory.credential_of(session.user):
+            return session
+        await self._sessions.end(token)
+        return None
 
     async def _with_session(self, user: User) -> Identified:
         # One at a time for each user: a burst of first requests makes one session, not one each.
         async with self._turns.setdefault(user.id, asyncio.Lock()):
-            session = await self._recent_session(user.id) or await self._new_session(user.id)
+            session = await self._recent_session(user.id) or await self._new_session(user)
         return Identified(user, session, by_cookie=False, set_cookie=self._cookies.set_cookie(COOKIE, session.token))
 
     async def _recent_session(self, user: UserId) -> HttpSession | None:
         made_at, session = self._recent.get(user, (float("-inf"), None))
         if session is None or self._clock_s() - made_at > _REUSE_S:
             return None
-        return await self._sessions.find(session.token)
+        return await self._live_session(session.token)
 
-    async def _new_session(self, user: UserId) -> HttpSession:
-        session = await self._sessions.create(user)
-        self._recent[user] = (self._clock_s(), session)
-        self._recent.move_to_end(user)
+    async def _new_session(self, user: User) -> HttpSession:
+        session = await self._sessions.create(user.id, user.credential)
+        self._recent[user.id] = (self._clock_s(), session)
+        self._recent.move_to_end(user.id)
         if len(self._recent) > _REUSE_MOST:
             self._recent.popitem(last=False)
         return session

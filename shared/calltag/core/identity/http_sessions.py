@@ -17,18 +17,22 @@ from calltag.core.store.client import RedisClient
 
 @dataclass(frozen=True, slots=True)
 class HttpSession:
-    """A session: `token` is the value of the cookie, `csrf_token` what requests that change something must show."""
+    """A session: `token` is the value of the cookie, `csrf_token` what requests that change something must show.
+
+    `credential` is the user's as it was when the session began; "" where an older version began it.
+    """
 
     token: str = field(repr=False)
     user: UserId
     csrf_token: str = field(repr=False)
+    credential: str = field(repr=False)
 
 
 class HttpSessions(Protocol):
     """Where sessions are. Every method may raise StoreUnavailable."""
 
-    async def create(self, user: UserId) -> HttpSession:
-        """A new session of the user's."""
+    async def create(self, user: UserId, credential: str) -> HttpSession:
+        """A new session of the user's, whose credential is this one now."""
         ...
 
     async def find(self, token: str) -> HttpSession | None:
@@ -64,10 +68,10 @@ class RedisHttpSessions:
         source = resources.files("calltag.core.identity").joinpath("find_session.lua").read_text(encoding="utf-8")
         self._find = batcher.source(source)
 
-    async def create(self, user: UserId) -> HttpSession:
-        session = HttpSession(secrets.token_urlsafe(32), user, secrets.token_urlsafe(24))
+    async def create(self, user: UserId, credential: str) -> HttpSession:
+        session = HttpSession(secrets.token_urlsafe(32), user, secrets.token_urlsafe(24), credential)
         ends_at = self._clock_s() + self._lifetime_s
-        record = orjson.dumps({"user": user, "csrf": session.csrf_token, "ends_at": ends_at})
+        record = orjson.dumps({"user": user, "csrf": session.csrf_token, "ends_at": ends_at, "credential": credential})
         async with self._client.exchange() as connection:
             await connection.set(self._name(session.token), record, ex=min(self._idle_s, self._lifetime_s))
         return session
@@ -80,7 +84,7 @@ class RedisHttpSessions:
         if record["ends_at"] <= self._clock_s():
             await self.end(token)
             return None
-        return HttpSession(token, UserId(record["user"]), record["csrf"])
+        return HttpSession(token, UserId(record["user"]), record["csrf"], record.get("credential", ""))
 
     async def end(self, token: str) -> None:
         async with self._client.exchange() as connection:

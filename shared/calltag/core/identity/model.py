@@ -3,11 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from hashlib import sha256
 from typing import Final
 
 from calltag.core.domain.ids import DeviceId, UserId
 
 VOICE_FEATURE: Final = "api-voice"
+NOBODYS: Final = "-"
+"""A credential with which nothing ever began."""
+_CREDENTIAL_LENGTH: Final = 32
 
 
 class Role(StrEnum):
@@ -44,6 +48,14 @@ class User:
     def is_administrator(self) -> bool:
         return Role.ADMINISTRATOR in self.roles
 
+    @property
+    def credential(self) -> str:
+        """What a login began with: 128 bits of a digest of the stored hash, another one once the password is new.
+
+        The hash has a salt that only the directory knows, so who reads the digest cannot try passwords on it.
+        """
+        return sha256(f"{self.id}\0{self.password_hash}".encode()).hexdigest()[:_CREDENTIAL_LENGTH]
+
     def device(self, device_id: DeviceId) -> Device | None:
         """The user's own device with that id, if any."""
         return next((device for device in self.devices if device.id == device_id), None)
@@ -64,6 +76,11 @@ class Directory:
     users: Mapping[UserId, User]
     by_device: Mapping[DeviceId, DeviceOwner]
     by_number: Mapping[str, DeviceOwner]
+
+    def credential_of(self, user: UserId) -> str:
+        """The user's credential; NOBODYS for one who is not in the directory (any more)."""
+        known = self.users.get(user)
+        return known.credential if known else NOBODYS
 
     def oversees(self, user: UserId, other: UserId) -> bool:
         """Whether the user may see the other's calls: as one of the other's supervisors, or as an administrator."""

@@ -1,13 +1,21 @@
 """HTTP as uvicorn's httptools protocol speaks it, with bounds on the head of a request, which that one has not."""
 
 import asyncio
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from calltag.core.runtime.places import PLACE, Places
 
 MAX_HEAD_BYTES: Final = 65_536
+
+
+class Malformed(Protocol):
+    """Counts what comes and is no request."""
+
+    def inc(self) -> None:
+        """One more has come."""
+        ...
 
 
 class BoundedHttp(HttpToolsProtocol):
@@ -21,6 +29,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     head_deadline_s: ClassVar = 10.0
     places: ClassVar[Places | None] = None
+    malformed: ClassVar[Malformed | None] = None
     _head_bytes: int | None = None
     """Bytes of the head that is under way; None while there is none."""
     _began_in_this_read = False
@@ -51,6 +60,11 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_bytes += len(data)
         if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
             self.send_400_response(f"The head of the request is larger than {MAX_HEAD_BYTES} bytes.")
+
+    def send_400_response(self, msg: str) -> None:
+        if self.malformed is not None:
+            self.malformed.inc()
+        super().send_400_response(msg)
 
     def on_message_begin(self) -> None:
         self._head_bytes = 0
@@ -85,12 +99,18 @@ class BoundedHttp(HttpToolsProtocol):
             self._expect_head()
 
 
-def bounded_http(head_deadline_s: float, places: Places | None = None) -> type[BoundedHttp]:
-    """The protocol with this deadline, in seconds, which gives these places to its connections."""
+def bounded_http(
+    head_deadline_s: float, places: Places | None = None, malformed: Malformed | None = None
+) -> type[BoundedHttp]:
+    """The protocol with this deadline, in seconds, which gives these places to its connections.
+
+    `malformed` is told of each request that is none.
+    """
 
     class Deadline(BoundedHttp):
         pass
 
     Deadline.head_deadline_s = head_deadline_s
     Deadline.places = places
+    Deadline.malformed = malformed
     return Deadline

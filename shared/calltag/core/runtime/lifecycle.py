@@ -32,6 +32,8 @@ class Lifecycle:
 
     group: asyncio.TaskGroup
     stop: asyncio.Event
+    closing: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set a moment before the time to drain is over: a request that waits for something answers without it."""
     failure: ServiceFailed | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _deadline: threading.Timer | None = None

@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import math
 import socket
 import ssl
 from collections.abc import AsyncIterator, Iterator
@@ -13,13 +14,15 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp
 
-from calltag.core.runtime.bounded_http import bounded_http
-from calltag.core.runtime.placed_websocket import placed_websocket
+from calltag.core.runtime.bounded_http import BoundedHttp, Malformed, bounded_http
+from calltag.core.runtime.last_answer import with_last_answer
+from calltag.core.runtime.placed_websocket import PlacedWebSocket, placed_websocket
 from calltag.core.runtime.places import Places
 from calltag.core.runtime.tls import ServerTls, TlsError
 
 log = structlog.get_logger()
 _BACKLOG: Final = 2_048
+_LAST_ANSWERS_S: Final = 1.0
 RENEWAL_S: Final = 2.0
 """How often the files of the certificate are looked at."""
 
@@ -80,16 +83,19 @@ async def serving(
     drain_timeout_s: float,
     limits: ServerLimits = _USUAL_LIMITS,
     places: Places | None = None,
+    malformed: Malformed | None = None,
 ) -> AsyncIterator[int]:
     """Serve the application on the socket while the context is open; yields the port.
 
-    On leaving, no connection is accepted any more, and requests under way have `drain_timeout_s` to finish, at least
-    one second; what is left then is cancelled. Meanwhile each connection is given one of
-    `places`, if there are any left. Raises TlsError, and ServerDied inside the context.
+    On leaving, no connection is accepted any more, and requests under way have `drain_timeout_s` to finish, in whole
+    seconds and at least one; what is left then is cancelled, and answered with HTTP 503. Meanwhile each connection is
+    given one of `places`, if there are any left, and `malformed` is told of what is no request. Raises TlsError, and
+    ServerDied inside the context.
     """
     port: int = listener.getsockname()[1]
     context = limits.tls.context() if limits.tls is not None else None
-    server = _Server(_configuration(app, drain_timeout_s, limits, places, context))
+    http = bounded_http(limits.head_deadline_s, places, malformed)
+    server = _Server(_configuration(app, drain_timeout_s, limits, context, http=http, ws=placed_websocket(places)))
     task = asyncio.create_task(server.serve([listener]), name=f"http-server-{port}")
     renewing = asyncio.create_task(_renew(limits.tls, context), name=f"certificate-{port}")
     try:
@@ -100,6 +106,7 @@ async def serving(
         server.should_exit = True
         if not task.done():
             await task
+        await _last_answers(server)
         listener.close()
 
 
@@ -109,6 +116,13 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+async def _last_answers(server: uvicorn.Server) -> None:
+    """Let requests that the server has cancelled tell their clients."""
+    cut_off = server.server_state.tasks
+    if cut_off:
+        await asyncio.wait(set(cut_off), timeout=_LAST_ANSWERS_S)
 
 
 async def _renew(tls: ServerTls | None, context: ssl.SSLContext | None) -> None:
@@ -132,18 +146,24 @@ async def _renew(tls: ServerTls | None, context: ssl.SSLContext | None) -> None:
 
 
 def _configuration(
-    app: ASGIApp, drain_timeout_s: float, limits: ServerLimits, places: Places | None, context: ssl.SSLContext | None
+    app: ASGIApp,
+    drain_timeout_s: float,
+    limits: ServerLimits,
+    context: ssl.SSLContext | None,
+    *,
+    http: type[BoundedHttp],
+    ws: type[PlacedWebSocket],
 ) -> uvicorn.Config:
     return uvicorn.Config(
-        app,
+        with_last_answer(app),
         log_config=None,
         access_log=False,
         lifespan="off",
-        http=bounded_http(limits.head_deadline_s, places),
-        ws=placed_websocket(places),
+        http=http,
+        ws=ws,
         ws_max_size=limits.max_websocket_message_bytes,
         ws_per_message_deflate=limits.permessage_deflate,
-        timeout_graceful_shutdown=max(1, round(drain_timeout_s)),
+        timeout_graceful_shutdown=max(1, math.ceil(drain_timeout_s)),
         timeout_keep_alive=limits.keep_alive_s,
         backlog=_BACKLOG,
         server_header=False,

@@ -217,6 +217,10 @@ class Gateway(Section):
     max_key_bytes: int = Field(255, ge=1, le=65_536, description="Length of a key of user data, in UTF-8.")
     max_wait_s: int = Field(10, ge=1, le=300, description="Longest wait that `Prefer: wait=N` gets.")
     max_switch_events: Positive = Field(1_000, description="Events that one request of the switch may carry.")
+    max_live_calls: Positive = Field(1_000, description="Live calls of one user; beyond, Dial is refused.")
+    max_calls_bytes: Positive = Field(
+        8_388_608, description="Length of the answer to `GET /me/calls`; beyond, HTTP 400."
+    )
     max_in_flight: Positive = Field(2_000, description="Operations waiting for the broker's confirm at a time.")
     max_waiting: Positive = Field(2_000, description="Requests waiting for outcomes (`Prefer: wait`) at a time.")
     max_requests: Positive = Field(32, description="Requests worked on at a time; others wait their turn.")

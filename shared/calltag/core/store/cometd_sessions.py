@@ -92,7 +92,7 @@ class Proof:
 
 
 class HasEnded(Exception):
-    """The session was over: it has ended with the connect that came for it."""
+    """The session was over: it has ended with what came for it."""
 
     def __init__(self, ending: Ending, former: NodeId) -> None:
         super().__init__(ending)
@@ -169,8 +169,11 @@ class RedisCometdSessions:
         lifetime_ms: int,
         most_of_user: int,
         ends_in_ms: int | None = None,
+        credential: str = "",
     ) -> SessionRecord:
         """Begin a session, at the end of the user's stream. It ends after `ends_in_ms` whatever is done with it.
+
+        `credential` is what proved its user, where nothing else will; whoever is given it again asks for the same.
 
         Raises TooManySessions.
         """
@@ -178,6 +181,7 @@ class RedisCometdSessions:
         fields = {
             "ack": str(int(acknowledges)),
             "login": login,
+            **({"credential": credential} if credential else {}),
             **{f"o:{name}": value for name, value in options.items()},
         }
         answer = await self._create(
@@ -214,16 +218,19 @@ class RedisCometdSessions:
         have: Have | None = None,
         activity: Activity | None = None,
         alone_ms: int | None = None,
+        credential: str = "",
     ) -> Attached | None:
         """A connect came: hold the session. None if there is no such session.
 
         `acknowledged` is position and generation of the client's acknowledgment; `again` says that the client may lack
         what was sent last, so that it is sent once more. `alone_ms` bounds for how long other messages keep the session
-        alive until the next connect. Raises NotProven, HasEnded.
+        alive until the next connect. Where a `credential` is given and the session began with another one, or with
+        none, it ends. Raises NotProven, HasEnded.
         """
         return await self._attached(
             client_id, proof, lifetime_ms, most, acknowledged,
             again=again, have=have, connect=True, activity=activity, alone_ms=alone_ms,
+            credential=credential,
         )  # fmt: skip
 
     async def look_again(self, client_id: str, *, most: int, have: Have) -> Attached | None:
@@ -246,6 +253,7 @@ class RedisCometdSessions:
         connect: bool,
         activity: Activity | None = None,
         alone_ms: int | None = None,
+        credential: str = "",
     ) -> Attached | None:
         user = user_of(client_id)
         if user is None:
@@ -258,7 +266,7 @@ class RedisCometdSessions:
                 *(acknowledged or ("", "")), int(again), cycle, position, int(connect), int(proof.known), proof.login,
                 sent,
                 _or_nothing(activity.longest_ms if activity else None), _or_nothing(have.told_ago_ms if have else None),
-                int(activity is not None and activity.both_sides), _or_nothing(alone_ms),
+                int(activity is not None and activity.both_sides), _or_nothing(alone_ms), credential,
                 have.generation if have else "",
             ],
         )  # fmt: skip
@@ -279,36 +287,48 @@ class RedisCometdSessions:
         )
 
     async def subscribe(
-        self, client_id: str, channels: Mapping[str, Position | None], *, lifetime_ms: int, most: int
+        self,
+        client_id: str,
+        channels: Mapping[str, Position | None],
+        *,
+        lifetime_ms: int,
+        most: int,
+        credential: str = "",
     ) -> NodeId | None:
         """Subscribe to channels, from a position on or (None) from now on; returns who holds the session.
 
-        None if there is no such session. Raises TooManySubscriptions, NotKept.
+        None if there is no such session. `credential` as in `attach`. Raises TooManySubscriptions, NotKept, HasEnded.
         """
         wanted = {name: "" if since is None else str(since) for name, since in channels.items()}
-        verdict, *rest = await self._changed(client_id, lifetime_ms, most, "add", _flat(wanted))
+        verdict, *rest = await self._changed(client_id, lifetime_ms, most, credential, ["add", *_flat(wanted)])
         if verdict == b"full":
             raise TooManySubscriptions(f"a session may have {most} subscriptions")
         if verdict == b"expired":
             raise NotKept(Position(int(rest[0])))
         return NodeId(rest[0].decode()) if verdict == b"ok" else None
 
-    async def unsubscribe(self, client_id: str, channels: Sequence[str], *, lifetime_ms: int) -> NodeId | None:
-        """End subscriptions; returns who holds the session, None if there is no such session."""
-        verdict, *rest = await self._changed(client_id, lifetime_ms, 0, "remove", channels)
+    async def unsubscribe(
+        self, client_id: str, channels: Sequence[str], *, lifetime_ms: int, credential: str = ""
+    ) -> NodeId | None:
+        """End subscriptions; returns who holds the session, None if there is no such session.
+
+        `credential` as in `attach`. Raises HasEnded.
+        """
+        verdict, *rest = await self._changed(client_id, lifetime_ms, 0, credential, ["remove", *channels])
         return NodeId(rest[0].decode()) if verdict == b"ok" else None
 
     async def _changed(
-        self, client_id: str, lifetime_ms: int, most: int, how: str, channels: Sequence[str]
+        self, client_id: str, lifetime_ms: int, most: int, credential: str, change: Sequence[str]
     ) -> list[bytes]:
+        """`change` is "add" or "remove", and what. Raises HasEnded."""
         user = user_of(client_id)
         if user is None:
             return [b"unknown"]
         keys = [
             self._keys.cometd_session(user, client_id), self._keys.stream_of(user), self._keys.cometd_sessions(user),
         ]  # fmt: skip
-        answer = await self._change(keys, [client_id, lifetime_ms, most, self._retention_ms, how, *channels])
-        return cast("list[bytes]", answer)
+        terms: list[str | int] = [client_id, lifetime_ms, most, self._retention_ms, credential]
+        return _not_ended(await self._change(keys, [*terms, *change]))
 
     async def save(
         self,
@@ -344,11 +364,14 @@ class RedisCometdSessions:
             )
         )
 
-    async def touch(self, client_id: str, *, lifetime_ms: int) -> bool:
-        """The client did something that changes nothing else; False if there is no such session."""
+    async def touch(self, client_id: str, *, lifetime_ms: int, credential: str = "") -> bool:
+        """The client did something that changes nothing else; False if there is no such session.
+
+        `credential` as in `attach`. Raises HasEnded.
+        """
         user = user_of(client_id) or UserId("")
         keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
-        return bool(await self._touch(keys, [client_id, lifetime_ms]))
+        return _not_ended(await self._touch(keys, [client_id, lifetime_ms, credential])) == [b"ok"]
 
     async def expire(self, client_id: str, *, cycle: int, within_ms: int) -> bool:
         """End a session of which nothing was heard, unless it has more than `within_ms` to live, or moved on.
@@ -394,6 +417,14 @@ def _flat(fields: Mapping[str, str]) -> list[str]:
 
 def _or_nothing(number: int | None) -> int | str:
     return "" if number is None else number
+
+
+def _not_ended(answer: object) -> list[bytes]:
+    """What a script answered. Raises HasEnded where it ended the session, whose login is over."""
+    verdict, *rest = cast("list[bytes]", answer)
+    if verdict == b"ended":
+        raise HasEnded(Ending.LOGIN_ENDED, NodeId(rest[0].decode()))
+    return [verdict, *rest]
 
 
 def _record(client_id: str, user: UserId, flat: Sequence[bytes]) -> SessionRecord:

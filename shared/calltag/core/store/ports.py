@@ -49,6 +49,10 @@ class StateUnreadable(StoreError):
     """What is kept of a call or an agent has not the form of this version; the message names the key, never values."""
 
 
+class TooMuch(StoreError):
+    """What is asked for takes more bytes than are to be read."""
+
+
 class InstallationMismatch(StoreError):
     """The store belongs to an installation with another number of partitions or another schema."""
 
@@ -210,8 +214,17 @@ class CallReader(Protocol):
         """The call as it is now, on demand without its user data; a released one is kept for a while."""
         ...
 
-    async def calls_of(self, user: UserId) -> Sequence[Call]:
-        """The user's calls that are not released, oldest first; those that cannot be read are left out."""
+    async def calls_of(
+        self, user: UserId, *, with_user_data: bool = True, max_bytes: int | None = None
+    ) -> Sequence[Call]:
+        """The user's calls that are not released, oldest first; those that cannot be read are left out.
+
+        Raises TooMuch as soon as their user data takes more than `max_bytes`.
+        """
+        ...
+
+    async def is_on(self, user: UserId, count: int) -> bool:
+        """Whether the user is on at least so many calls that are not released."""
         ...
 
     async def mark(self, call_id: CallId) -> Mark | None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Final, cast
 
 import structlog
@@ -35,6 +35,7 @@ from calltag.core.store.ports import (
     StateUnreadable,
     StoreUnavailable,
     TakeOver,
+    TooMuch,
     WriteRefused,
 )
 from calltag.core.store.records import (
@@ -50,6 +51,9 @@ from calltag.core.store.records import (
 log = structlog.get_logger()
 # Numbers of Lua are exact to 2^53: enough for millions of take-overs.
 _LARGEST_STEP: Final = 2**30
+_PAGE: Final = 100
+"""How many calls of a user are read at once."""
+_WITHOUT_USER_DATA: Final = STATE_FIELDS[:2]
 _ATTEMPTS_KEPT_MS: Final = 24 * 3600 * 1000
 
 
@@ -227,18 +231,50 @@ class RedisCallReader:
             raw = cast("bytes | None", await connection.hget(name, f"call:{call_id}"))
         return decode_mark(raw) if raw is not None else None
 
-    async def calls_of(self, user: UserId) -> Sequence[Call]:
+    async def calls_of(
+        self, user: UserId, *, with_user_data: bool = True, max_bytes: int | None = None
+    ) -> Sequence[Call]:
+        calls: list[Call] = []
+        taken = 0
+        async for call, size in self._calls_of(user, with_user_data=with_user_data):
+            calls.append(call)
+            taken += size
+            if max_bytes is not None and taken > max_bytes:
+                raise TooMuch(f"the user data of the calls of {user} takes more than {max_bytes} bytes")
+        return sorted(calls, key=lambda call: (call.began_at_ms, call.id))
+
+    async def is_on(self, user: UserId, count: int) -> bool:
+        async with self._client.exchange() as connection:
+            listed = int(await connection.scard(self._keys.calls_of(user)))
+        if listed < count:
+            return False
+        # Some may be over, or gone.
+        found = 0
+        async for _ in self._calls_of(user, with_user_data=False):
+            found += 1
+            if found >= count:
+                return True
+        return False
+
+    async def _calls_of(self, user: UserId, *, with_user_data: bool) -> AsyncIterator[tuple[Call, int]]:
+        """The same in no order, with how many bytes the user data of each takes; no more than a page is read ahead."""
         name = self._keys.calls_of(user)
         async with self._client.exchange() as connection:
             ids = list(cast(set[bytes], await connection.smembers(name)))
-        found = await self._found([f"call:{raw.decode()}" for raw in ids])
-        gone = [raw for raw, state in zip(ids, found, strict=True) if state is None]
-        if gone:
-            # Calls that came to their lifetime's end: no operation settles the list for them any more.
-            async with self._client.exchange() as connection:
-                await connection.srem(name, *gone)
-        calls = [state for state in found if isinstance(state, Call) and not state.released and state.is_open_to(user)]
-        return sorted(calls, key=lambda call: (call.began_at_ms, call.id))
+        for begin in range(0, len(ids), _PAGE):
+            page = ids[begin : begin + _PAGE]
+            raw = await self._raw([f"call:{each.decode()}" for each in page], with_user_data=with_user_data)
+            found = [
+                (_decoded(f"call:{each.decode()}", answer), answer) for each, answer in zip(page, raw, strict=True)
+            ]
+            gone = [each for each, (state, _) in zip(page, found, strict=True) if state is None]
+            if gone:
+                # Calls that came to their lifetime's end: no operation settles the list for them any more.
+                async with self._client.exchange() as connection:
+                    await connection.srem(name, *gone)
+            for state, answer in found:
+                if isinstance(state, Call) and not state.released and state.is_open_to(user):
+                    yield state, sum(map(len, answer[1]))
 
     async def agent(self, user: UserId) -> Agent | None:
         state = await self._state(f"agent:{user}")
@@ -262,9 +298,15 @@ class RedisCallReader:
         """The states under the keys, each read at one moment, or what is wrong with them."""
         if not keys:
             return []
-        names = map(self._names, keys)
-        raw = await asyncio.gather(*(self._read([each.state, each.data], STATE_FIELDS) for each in names))
-        return [_decoded(key, cast("list[list[bytes]]", each)) for key, each in zip(keys, raw, strict=True)]
+        raw = await self._raw(keys, with_user_data=True)
+        return [_decoded(key, each) for key, each in zip(keys, raw, strict=True)]
+
+    async def _raw(self, keys: Sequence[str], *, with_user_data: bool) -> Sequence[Sequence[Sequence[bytes]]]:
+        """What the script `read` answers for each key."""
+        fields = STATE_FIELDS if with_user_data else _WITHOUT_USER_DATA
+        names = [[each.state, each.data] if with_user_data else [each.state] for each in map(self._names, keys)]
+        answers = await asyncio.gather(*(self._read(each, fields) for each in names))
+        return cast("list[list[list[bytes]]]", answers)
 
 
 def _decoded(key: str, answer: Sequence[Sequence[bytes]]) -> State | StateUnreadable | None:
@@ -278,5 +320,6 @@ def _decoded(key: str, answer: Sequence[Sequence[bytes]]) -> State | StateUnread
 def _state_in(key: str, answer: Sequence[Sequence[bytes]]) -> State | None:
     if not answer:
         raise StateUnreadable(f"the record of {key} is no hash")
-    fields, data = answer
+    given, data = answer
+    fields = [*given, *[None] * (len(STATE_FIELDS) - len(given))]
     return decode_state(key, fields, dict(zip(data[::2], data[1::2], strict=True)))

@@ -7,7 +7,8 @@
 -- proven to be the session's user ('1' or '0'), the login that the caller shows ('' for none), which proves it if it is the session's,
 -- the position up to which the node has sent the stream, how long the client may have sent nothing but connects in ms ('' for ever),
 -- how long ago the node has sent an event in ms ('' if it has not), whether that is activity too ('1' or '0'), and for how long other
--- messages may keep the session alive without a connect in ms ('' for ever), the generation that the node knows.
+-- messages may keep the session alive without a connect in ms ('' for ever), the credential that the session must have begun with
+-- ('' if that does not matter), and the generation that the node knows ('' for none).
 -- Answers {'unknown'}, {'unproven'}, {'moved'} (a look of a node that is not the holder), {'ended', why, holder before}, or {'ok', fields as they are now, position that the
 -- entries begin after, entries, holder before}.
 local function newest()
@@ -34,7 +35,7 @@ end
 if ARGV[12] ~= '1' and (login == '' or login ~= session.login) then return {'unproven'} end
 local held = session.holder == ARGV[2] and session.cycle == ARGV[9]
 -- Whether the node has had every answer: otherwise it does not know that the session has gone back in its stream.
-local current = held and session.generation == ARGV[19]
+local current = held and session.generation == ARGV[20]
 local is_connect = ARGV[11] == '1'
 if not is_connect and not held then return {'moved'} end
 
@@ -43,7 +44,7 @@ local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local told = tonumber(session.told or 0)
 if held and ARGV[16] ~= '' then told = math.max(told, now - ARGV[16]) end
 local why
-if session.ends and now >= tonumber(session.ends) then
+if (session.ends and now >= tonumber(session.ends)) or (ARGV[19] ~= '' and ARGV[19] ~= session.credential) then
   why = 'login_ended'
 elseif is_connect and ARGV[15] ~= '' then
   local active = tonumber(session.active or now)

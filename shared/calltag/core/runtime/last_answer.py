@@ -1,0 +1,51 @@
+"""The answer to a request that is cut off when the time to drain is over, before it was answered."""
+
+import asyncio
+from typing import Final
+
+import orjson
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from calltag.core.domain.status import StatusCode
+
+_BODY: Final = orjson.dumps(
+    {
+        "statusCode": int(StatusCode.INTERNAL),
+        "statusMessage": "this server stops, and had no time left for the request; send it again",
+    }
+)
+_HEAD: Final = (
+    (b"content-type", b"application/json;charset=UTF-8"),
+    (b"content-length", str(len(_BODY)).encode()),
+    (b"cache-control", b"no-store"),
+    (b"retry-after", b"1"),
+    (b"connection", b"close"),
+)
+
+
+def with_last_answer(app: ASGIApp) -> ASGIApp:
+    """The application, which answers a request with HTTP 503, in the form of the API, where the server cancels it.
+
+    Where the answer has begun, it is cut off where it is. Without this, uvicorn would write a text and status 500.
+    """
+
+    async def answering(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await app(scope, receive, send)
+            return
+        begun = False
+
+        async def noting(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await app(scope, receive, noting)
+        except asyncio.CancelledError:
+            if begun:
+                raise
+            await send({"type": "http.response.start", "status": 503, "headers": [*_HEAD]})
+            await send({"type": "http.response.body", "body": _BODY})
+
+    return answering
