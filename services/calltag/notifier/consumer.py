@@ -74,6 +74,10 @@ class EventConsumer:
         for place in message.places:
             if place.event < len(message.events):
                 self._deliver(message.events[place.event], place)
+            elif place.user in self.hub.connects.local.feeds:
+                self.feeding.look_at(place.user)
+            else:
+                self.hub.connects.residence.overlook(place.user)
         for notice in message.notices:
             try:
                 await self.hub.heed(notice)

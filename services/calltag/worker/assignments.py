@@ -10,7 +10,7 @@ gives it to the one who waits when the other cancels. So nobody waits for anybod
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -63,6 +63,7 @@ class Assignments:
         prefetch: int = 200,
         heartbeat_s: float = 1.0,
         lease_s: float = 6.0,
+        finish: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.worker = worker
         self._bus = bus
@@ -73,6 +74,7 @@ class Assignments:
         self._prefetch = prefetch
         self._heartbeat_s = heartbeat_s
         self._lease_s = lease_s
+        self._finish = finish
         self._held: dict[Partition, _Assignment] = {}
         self._leaving: set[_Assignment] = set()
         self._others = False
@@ -105,6 +107,8 @@ class Assignments:
             await self._leave()
             for partition in self.partitions:
                 self._release(partition)
+        if self._finish is not None:
+            await self._finish()
 
     async def _adjust(self, group: asyncio.TaskGroup) -> None:
         began_s = time.monotonic()

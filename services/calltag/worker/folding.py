@@ -8,7 +8,7 @@ from calltag.core.domain.apply import apply
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import Event, OperationRefused
 from calltag.core.domain.ids import EventId, OperationId
-from calltag.core.domain.operations import CallOperation, Operation
+from calltag.core.domain.operations import CallEnded, CallOperation, Operation
 from calltag.core.domain.outcome import CallLimits, Outcome
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.ports import Change, Done, Loaded, Mark, State
@@ -70,7 +70,8 @@ def fold(messages: Sequence[OperationMessage], loaded: Mapping[str, Loaded], lim
         if operation.key in folded.faults:
             folded.held.append(place)
             continue
-        if done is None and subject.mark is not None and subject.mark.operation_id != operation.id:
+        ends_silent = isinstance(operation, CallOperation) and operation.action == CallEnded("silent")
+        if done is None and subject.mark is not None and subject.mark.operation_id != operation.id and not ends_silent:
             if operation.sender is None:
                 # Nobody would be told of the refusal, and the switch tells each fact once.
                 folded.behind.append((place, subject.mark.operation_id))
@@ -83,7 +84,8 @@ def fold(messages: Sequence[OperationMessage], loaded: Mapping[str, Loaded], lim
                 folded.faults[operation.key] = fault_of(error)
                 folded.held.append(place)
                 continue
-        if subject.mark is not None and subject.mark.operation_id == operation.id:
+        # That a call which the switch has forgotten ends sets nothing upon what is missing, and the mark ends with it.
+        if subject.mark is not None and (subject.mark.operation_id == operation.id or ends_silent):
             folded.unmarked.append(operation.key)
             subject.mark = None
         folded.applied.append(Applied(operation, done, repeated))

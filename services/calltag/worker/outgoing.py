@@ -70,6 +70,10 @@ class Outgoing:
         sent = await asyncio.gather(*(self._deliver(node, parcel) for node, parcel in parcels.items()))
         return sum(sent)
 
+    async def finish(self) -> None:
+        """Wait until every node knows of what did not come to it."""
+        await self._owing.paid()
+
     async def _settle(self, calls: Sequence[Call]) -> None:
         if calls:
             await self._index.settle(calls)
@@ -104,7 +108,7 @@ class Outgoing:
             # One node that cannot be reached holds nobody up: its sessions find in the streams what did not come, once
             # they know of it, and who waits for a reply is told in time that the outcome is not known.
             log.warning("node_not_reached", node=node, reason=str(error))
-            self._owing.add(node, users, body)
+            self._owing.add(node, users)
             return False
         # The inbox outlives its node by minutes: where there is none, nobody will come back to it.
         log.info("node_gone", node=node)

@@ -1,8 +1,10 @@
-"""What could not be sent to a node while the broker took nothing, or lost the confirm."""
+"""Whom something is owed: the users of whose events a node got no message, while the broker took nothing or lost the
+confirm."""
 
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 from uuid import uuid4
 
@@ -11,46 +13,53 @@ import structlog
 from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
+from calltag.core.wire.messages import node_message, place_to_look_at
 
 log = structlog.get_logger()
-_MOST_USERS: Final = 10_000
+_MOST_USERS: Final = 100_000
+_AT_ONCE: Final = 1_000
 
 
 @dataclass(slots=True)
 class Owing:
-    """Sends the latest message of each user again until the node has it.
+    """Tells each node, until it has that, at whose streams it has to look: there its sessions find what they missed.
 
-    From that its sessions see what they missed, and read it in the stream; what comes twice they know.
+    What is kept is the users' names alone, however much is owed to them.
     """
 
     bus: Bus
-    _latest: dict[NodeId, dict[UserId, bytes]] = field(default_factory=dict)
+    _owed: dict[NodeId, dict[UserId, None]] = field(default_factory=dict)
     _sending: dict[NodeId, asyncio.Task[None]] = field(default_factory=dict)
 
-    def add(self, node: NodeId, users: Sequence[UserId], body: bytes) -> None:
-        """The message did not reach the node, as far as is known."""
-        latest = self._latest.setdefault(node, {})
-        for user in users:
-            latest.pop(user, None)
-            latest[user] = body
-        while len(latest) > _MOST_USERS:
+    def add(self, node: NodeId, users: Sequence[UserId]) -> None:
+        """A message about these users did not reach the node, as far as is known."""
+        if not users:
+            return
+        owed = self._owed.setdefault(node, {})
+        owed.update(dict.fromkeys(users))
+        while len(owed) > _MOST_USERS:
             # Their sessions see with the next event that they missed one.
-            latest.pop(next(iter(latest)))
+            owed.pop(next(iter(owed)))
         if node not in self._sending:
             self._sending[node] = asyncio.create_task(self._send(node), name=f"owing-{node}")
+
+    async def paid(self) -> None:
+        """Wait until nothing is owed any more."""
+        while self._sending:
+            await asyncio.wait(list(self._sending.values()))
 
     async def _send(self, node: NodeId) -> None:
         delays = backoff_s(0.1, 2.0)
         try:
-            while latest := self._latest.pop(node, {}):
+            while owed := self._owed.pop(node, {}):
                 await asyncio.sleep(next(delays))
-                bodies = list(dict.fromkeys(latest.values()))
+                users = iter(owed)
                 try:
-                    for body in bodies:
-                        await self.bus.send(node, body, uuid4().hex)
+                    while some := list(islice(users, _AT_ONCE)):
+                        await self.bus.send(node, node_message((), list(map(place_to_look_at, some)), ()), uuid4().hex)
                 except (BusUnavailable, BusRefused):
-                    self._latest[node] = {**latest, **self._latest.get(node, {})}
+                    self._owed[node] = owed | self._owed.get(node, {})
                 else:
-                    log.info("node_reached_again", node=node, messages=len(bodies))
+                    log.info("node_reached_again", node=node, users=len(owed))
         finally:
             del self._sending[node]

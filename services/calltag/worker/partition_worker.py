@@ -114,8 +114,8 @@ class PartitionWorker:
                     for lane in self._lanes.due(time.monotonic()):
                         await self._tend(lane, consumer)
                     await self._acknowledge(consumer)
-                    if self._sweep is not None:
-                        await self._end(await self._sweep.operations())
+                    if self._sweep is not None and not self._sweep.due_in_s():
+                        await self._end(self._sweep)
                     self._metrics.waiting(self._partition, len(self._lanes))
             finally:
                 self._metrics.left(self._partition)
@@ -157,17 +157,28 @@ class PartitionWorker:
         finally:
             self._lag.finished()
 
-    async def _end(self, silent: Sequence[OperationMessage]) -> None:
+    async def _end(self, sweep: Sweep) -> None:
         """End calls that are silent, the way in which everything is done; what fails is left to the next sweep."""
-        messages = [each for each in silent if not self._lanes.has(each.operation.key)]
+        messages = [each for each in await sweep.operations() if not self._lanes.has(each.operation.key)]
+        ended = await self._ended(messages)
+        if ended:
+            self._metrics.silent(ended)
+        sweep.ended(ended)
+
+    async def _ended(self, messages: Sequence[OperationMessage]) -> int:
+        """How many of the calls could be ended: if all fail together, one after another is tried."""
         if not messages:
-            return
+            return 0
         try:
             folded = await self._carry_out(messages)
         except _Failed as failed:
-            log.warning("silent_calls_not_ended", detail=failed.fault.detail)
-        else:
-            self._metrics.silent(len(folded.applied))
+            if len(messages) == 1:
+                log.warning("silent_call_not_ended", key=messages[0].operation.key, detail=failed.fault.detail)
+                return 0
+            return sum([await self._ended([each]) for each in messages])
+        for key, fault in folded.faults.items():
+            log.warning("silent_call_not_ended", key=key, detail=fault.detail)
+        return len(folded.applied)
 
     async def _acknowledge(self, consumer: PartitionConsumer) -> None:
         if self._settled:

@@ -20,7 +20,8 @@ log = structlog.get_logger()
 class Sweep:
     """Looks every `every_s` for calls of one partition without any change for `silent_ms`.
 
-    `clock_s` is monotonic, `now_ms` Unix time in milliseconds.
+    Where there are more than `most`, it looks on at once, past those that could not be ended. `clock_s` is monotonic,
+    `now_ms` Unix time in milliseconds.
     """
 
     partition: Partition
@@ -31,6 +32,8 @@ class Sweep:
     now_ms: Callable[[], int]
     most: int = 100
     _due_at_s: float = field(init=False)
+    _found: int = 0
+    _passed: int = 0
 
     def __post_init__(self) -> None:
         # Partitions that were taken over together are not to be swept together.
@@ -45,15 +48,17 @@ class Sweep:
         if self.due_in_s():
             return ()
         self._due_at_s = self.clock_s() + self.every_s
+        self._found = 0
         try:
-            silent = await self.store.silent(self.partition, self.silent_ms, self.most)
+            silent = await self.store.silent(self.partition, self.silent_ms, self.most, self._passed)
         except StoreUnavailable as error:
             log.info("calls_not_swept", reason=str(error))
             return ()
         if silent:
             log.warning("calls_silent", count=len(silent), silent_s=self.silent_ms // 1000)
-        if len(silent) == self.most:
-            self._due_at_s = self.clock_s()
+        self._found = len(silent)
+        if not silent:
+            self._passed = 0
         return [
             OperationMessage(
                 operation=CallOperation(
@@ -62,3 +67,11 @@ class Sweep:
             )
             for call_id in silent
         ]
+
+    def ended(self, count: int) -> None:
+        """So many of the calls that were found last are ended; the others are left to the next round."""
+        if self._found == self.most:
+            self._passed += self._found - count
+            self._due_at_s = self.clock_s()
+        else:
+            self._passed = 0

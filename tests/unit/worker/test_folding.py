@@ -122,6 +122,13 @@ def test_on_a_marked_call_clients_are_refused_and_what_the_switch_tells_is_parke
     assert "operation m failed before it and is parked" in refusal.text
 
 
+def test_a_marked_call_of_which_the_switch_says_nothing_any_more_is_ended_all_the_same() -> None:
+    marked = Loaded(CALL, {}, None, Mark(OperationId("m"), "failed_repeatedly", 7))
+    result = folded({"call:C": marked}, message("o1", CallEnded("silent")), message("o2", Hold(), ALICE))
+    assert (len(result.events), result.behind, result.unmarked) == (2, [], ["call:C"])
+    assert codes(result)[0] is StatusCode.SUCCESS
+
+
 def test_the_operation_that_a_call_is_marked_with_takes_the_mark_away() -> None:
     mark = Mark(OperationId("m"), "failed_repeatedly", 7)
     result = folded(

@@ -1,15 +1,18 @@
 """What could not be sent to a node goes there when the broker is back."""
 
+import asyncio
+
 import pytest
 
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId
+from calltag.core.wire.messages import NODE as NODE_MESSAGE
 from calltag.worker.owing import Owing
 from parts.eventually import eventually
 
 NODE = NodeId("node-1")
-ALICE, BOB = UserId("alice"), UserId("bob")
+ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("carol")
 
 
 class AwayBus(MemoryBus):
@@ -32,22 +35,35 @@ def bus() -> AwayBus:
     return AwayBus()
 
 
-async def test_the_latest_message_of_each_user_goes_to_the_node_when_the_broker_is_back(bus: AwayBus) -> None:
+async def test_who_missed_something_is_named_to_the_node_when_the_broker_is_back(bus: AwayBus) -> None:
     owing = Owing(bus)
     async with bus.inbox(NODE) as inbox:
-        owing.add(NODE, [ALICE, BOB], b"first")
-        owing.add(NODE, [ALICE], b"second")
+        owing.add(NODE, [ALICE, BOB])
         await eventually(lambda: bus.refused > 1)
-        owing.add(NODE, [ALICE], b"third")
+        owing.add(NODE, [ALICE, CAROL])
+        paying = asyncio.create_task(owing.paid())
         bus.away = False
-        received = [await inbox.receive()]
-        while received[-1] != b"third":
-            received.append(await inbox.receive())
-    assert received[0] == b"first"
+        named: set[str] = set()
+        while named != {ALICE, BOB, CAROL}:
+            message = NODE_MESSAGE.decode(await inbox.receive())
+            assert message.events == ()
+            named |= {place.user for place in message.places}
+        await paying
+
+
+async def test_however_many_there_are_no_message_is_large(bus: AwayBus) -> None:
+    owing = Owing(bus)
+    bus.away = False
+    users = [UserId(f"user-{number}") for number in range(2_500)]
+    async with bus.inbox(NODE) as inbox:
+        owing.add(NODE, users)
+        messages = [NODE_MESSAGE.decode(await inbox.receive()) for _ in range(3)]
+    assert [len(each.places) for each in messages] == [1_000, 1_000, 500]
+    assert [place.user for each in messages for place in each.places] == users
 
 
 async def test_what_is_owed_to_a_node_that_is_gone_is_forgotten(bus: AwayBus) -> None:
     owing = Owing(bus)
-    owing.add(NODE, [ALICE], b"first")
+    owing.add(NODE, [ALICE])
     bus.away = False
-    await eventually(lambda: not owing._sending)
+    await owing.paid()

@@ -16,12 +16,14 @@ class Store:
     def __init__(self, *silent: str) -> None:
         self.calls: Sequence[CallId] | None = [CallId(each) for each in silent]
         self.asked: list[tuple[Partition, int, int]] = []
+        self.skipped: list[int] = []
 
-    async def silent(self, partition: Partition, silent_ms: int, most: int) -> Sequence[CallId]:
+    async def silent(self, partition: Partition, silent_ms: int, most: int, skip: int = 0) -> Sequence[CallId]:
+        self.skipped.append(skip)
         self.asked.append((partition, silent_ms, most))
         if self.calls is None:
             raise StoreUnavailable("away")
-        return self.calls[:most]
+        return self.calls[skip : skip + most]
 
 
 def sweep(store: Store, clock: list[float], most: int = 100) -> Sweep:
@@ -44,12 +46,34 @@ async def test_silent_calls_are_ended_when_it_is_time_to_look() -> None:
     assert sweeping.due_in_s() == 10
 
 
-async def test_where_there_are_more_the_next_look_is_at_once() -> None:
-    store, clock = Store("A", "B", "C"), [0.0]
+async def test_where_there_are_more_the_next_look_is_at_once_and_past_those_that_do_not_end() -> None:
+    store, clock = Store("BAD", "A", "B", "C"), [0.0]
     sweeping = sweep(store, clock, most=2)
     clock[0] = 10.0
     assert len(await sweeping.operations()) == 2
+    store.calls = [CallId("BAD"), CallId("B"), CallId("C")]
+    sweeping.ended(1)
     assert sweeping.due_in_s() == 0
+    assert len(await sweeping.operations()) == 2
+    store.calls = [CallId("BAD")]
+    sweeping.ended(2)
+    assert sweeping.due_in_s() == 0
+    assert await sweeping.operations() == []
+    sweeping.ended(0)
+    assert (sweeping.due_in_s(), store.skipped) == (10, [0, 1, 1])
+    clock[0] = 20.0
+    await sweeping.operations()
+    assert store.skipped[-1] == 0
+
+
+async def test_where_none_can_be_ended_all_are_looked_at_once_a_round() -> None:
+    store, clock = Store("A", "B", "C", "D", "E"), [0.0]
+    sweeping = sweep(store, clock, most=2)
+    clock[0] = 10.0
+    while not sweeping.due_in_s():
+        await sweeping.operations()
+        sweeping.ended(0)
+    assert store.skipped == [0, 2, 4]
 
 
 async def test_while_the_store_is_away_nothing_is_ended() -> None:

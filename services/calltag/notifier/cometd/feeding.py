@@ -106,6 +106,12 @@ class Feeding:
         for feed in list(self.local.feeds.values()):
             self._repair(feed)
 
+    def look_at(self, user: UserId) -> None:
+        """Events of this user may have been missed."""
+        feed = self.local.feeds.get(user)
+        if feed is not None:
+            self._repair(feed)
+
     def _repair(self, feed: Feed) -> None:
         feed.look_again = True
         if not feed.repairing:

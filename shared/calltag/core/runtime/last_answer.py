@@ -11,7 +11,7 @@ from calltag.core.domain.status import StatusCode
 _BODY: Final = orjson.dumps(
     {
         "statusCode": int(StatusCode.INTERNAL),
-        "statusMessage": "this server stops, and had no time left for the request; send it again",
+        "statusMessage": "this server stops before the request was answered; whether it took effect is not known",
     }
 )
 _HEAD: Final = (

@@ -173,7 +173,8 @@ class RedisCometdSessions:
     ) -> SessionRecord:
         """Begin a session, at the end of the user's stream. It ends after `ends_in_ms` whatever is done with it.
 
-        `credential` is what proved its user, where nothing else will; whoever is given it again asks for the same.
+        `credential` is the user's as it is now, where the id alone will prove the user afterwards; it is compared where
+        one is given to the other methods.
 
         Raises TooManySessions.
         """

@@ -183,8 +183,8 @@ class StateStore(Protocol):
         """The attempts at an operation came to an end."""
         ...
 
-    async def silent(self, partition: Partition, silent_ms: int, most: int) -> Sequence[CallId]:
-        """Live calls without any change for that long, those silent longest first."""
+    async def silent(self, partition: Partition, silent_ms: int, most: int, skip: int = 0) -> Sequence[CallId]:
+        """Live calls without any change for that long, those silent longest first; the first of them are skipped."""
         ...
 
     async def settle(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:

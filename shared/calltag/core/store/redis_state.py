@@ -143,9 +143,9 @@ class RedisStateStore:
     async def note_loss(self, partition: Partition, commits: int, gone: int, at_ms: int) -> None:
         await self._settling.note_loss(partition, commits, gone, at_ms)
 
-    async def silent(self, partition: Partition, silent_ms: int, most: int) -> Sequence[CallId]:
+    async def silent(self, partition: Partition, silent_ms: int, most: int, skip: int = 0) -> Sequence[CallId]:
         name = self._keys.live(partition)
-        found = cast("list[bytes]", await self._silent([name], [silent_ms, most]))
+        found = cast("list[bytes]", await self._silent([name], [silent_ms, most, skip]))
         if not found:
             return ()
         pipeline = self._client.pipeline()

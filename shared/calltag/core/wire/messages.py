@@ -153,3 +153,8 @@ def node_message(events: Sequence[bytes], places: Sequence[StreamPlace], replies
         (b'{"v":1,"events":[', b",".join(events), b'],"places":', PLACES.encode(tuple(places)), b',"replies":[',
          encoded, b"]}")
     )  # fmt: skip
+
+
+def place_to_look_at(user: UserId) -> StreamPlace:
+    """A place of no event that comes along: the node has to look at the user's stream."""
+    return StreamPlace(user=user, event=0, position=1, previous=0)
