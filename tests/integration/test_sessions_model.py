@@ -332,7 +332,7 @@ class Sessions(RuleBasedStateMachine):
 
     async def let_all_go(self, hub: Hub) -> None:
         for session in list(hub.connects.local.sessions.values()):
-            hub.connects.let_go(session)
+            hub.connects.ends.let_go(session)
 
     @rule(node=NODES)
     def save_late(self, node: str) -> None:

@@ -56,7 +56,7 @@ class Notifier:
         """Have no events routed here any more, once the store knows what was sent."""
         connects = self.hub.connects
         for session in list(connects.local.sessions.values()):
-            connects.let_go(session)
+            connects.ends.let_go(session)
         await connects.side_tasks.finish()
 
 

@@ -91,7 +91,7 @@ class Endpoint:
             yield await Client().begin(self.installation.one)
         finally:
             for client_id in list(self.installation.one.local.sessions):
-                self.installation.one.connects.end(client_id)
+                self.installation.one.connects.ends.end(client_id)
             await self.installation.settle()
             await self.installation.client.connection.flushall()
             self.errors.records.clear()

@@ -56,7 +56,7 @@ async def test_a_connection_that_ends_ends_no_session(system: Installation) -> N
     system.one.connects.abandon(turn.held)
     await system.publish(1)
     system.one.ahead_ms += ANSWERED_MS - 1_000
-    system.one.connects.sweep()
+    system.one.connects.ends.sweep()
     assert (await alice.poll(system.one))[0] == [1]
 
 
@@ -64,7 +64,7 @@ async def test_a_session_without_connects_is_swept_with_what_waits_in_it(system:
     await Client().begin(system.one)
     await system.publish(1)
     system.one.ahead_ms += ANSWERED_MS + 1
-    system.one.connects.sweep()
+    system.one.connects.ends.sweep()
     await system.settle()
     assert (system.one.metrics.silent, system.one.local.sessions, await system.registered()) == (1, {}, [])
 
@@ -75,7 +75,7 @@ async def test_an_abandoned_connect_is_swept_no_later_than_an_answered_one(syste
     assert turn.held is not None
     system.one.connects.abandon(turn.held)
     system.one.ahead_ms += ANSWERED_MS + 1
-    system.one.connects.sweep()
+    system.one.connects.ends.sweep()
     assert system.one.local.sessions == {}
 
 
@@ -84,7 +84,7 @@ async def test_a_late_deadline_of_an_older_connect_does_not_end_a_newer_one(syst
     system.one.ahead_ms += ANSWERED_MS - 100
     turn = await alice.connect(system.one)
     system.one.ahead_ms += 200
-    system.one.connects.sweep()
+    system.one.connects.ends.sweep()
     assert turn.held is not None
     assert system.one.local.holds(turn.held.session)
 

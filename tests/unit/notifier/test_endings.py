@@ -136,7 +136,7 @@ async def test_a_websocket_says_farewell_of_itself(system: Installation, held: b
     await eventually(lambda: bool(socket.held) if held else len(frames.outgoing) == 1)
     frames.outgoing.clear()
     assert await system.one.connects.store.remove(alice.client_id)
-    system.one.connects.end(alice.client_id, Ending.CLOSED)
+    system.one.connects.ends.end(alice.client_id, Ending.CLOSED)
     # Whatever the socket does first.
     socket._forget_ended()
     await eventually(lambda: bool(frames.outgoing))
@@ -302,7 +302,7 @@ async def test_a_connect_held_beside_hears_of_the_end_of_the_login(system: Insta
     alice = await Client(login="mine").begin(system.one)
     turn = await alice.connect(system.one)
     assert turn.held is not None
-    system.one.connects.end(alice.client_id, Ending.LOGIN_ENDED)
+    system.one.connects.ends.end(alice.client_id, Ending.LOGIN_ENDED)
     _, reply = await alice.finish(system.one, turn)
     assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
 
@@ -311,7 +311,7 @@ async def test_a_silent_session_is_told_of_when_the_store_ends_it_too(system: In
     alice, bob = await Client().begin(system.one), await Client("bob").begin(system.one)
     await system.client.connection.pexpire(key_of(alice), 1_000)
     system.one.ahead_ms = 11_000
-    system.one.connects.sweep()
+    system.one.connects.ends.sweep()
     await system.settle()
     assert system.one.local.sessions == {}
     assert system.one.metrics.endings == [(alice.client_id, "alice", Ending.EXPIRED)]

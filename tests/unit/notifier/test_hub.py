@@ -282,7 +282,7 @@ async def test_a_silent_session_is_forgotten(system: Installation) -> None:
     system.one.ahead_ms = 9_000
     assert (await bob.connect(system.one)).held is not None
     system.one.ahead_ms = 11_000
-    system.one.connects.sweep()
+    system.one.connects.ends.sweep()
     await system.settle()
     assert set(system.one.local.sessions) == {bob.client_id}
     assert system.one.metrics.silent == 1

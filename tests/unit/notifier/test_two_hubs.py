@@ -508,7 +508,7 @@ async def test_what_waits_in_a_session_that_is_let_go_while_its_connect_arrives_
 
     async def attach_slowly(*arguments: Any, **more: Any) -> Any:
         attached = await attach(*arguments, **more)
-        connects.end(alice.client_id)
+        connects.ends.end(alice.client_id)
         return attached
 
     monkeypatch.setattr(connects.store, "attach", attach_slowly)

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final
 from weakref import WeakValueDictionary
 
 import structlog
@@ -42,6 +42,7 @@ from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Admission
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.endings import SessionListener
+from calltag.notifier.cometd.ends import Ends, Post
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import HubMetrics
@@ -50,23 +51,12 @@ from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.watching import Watching
 
 log = structlog.get_logger()
-_CLOCKS_DIFFER_MS: Final = 2_000
-"""How much later than here a session may end in the store, by its clock and after the way there."""
-
 Answer = tuple[list[bytes], Reply]
 """Events, and the reply to the connect that they go with."""
 _LONGEST_MS: Final = 2**53
 """What is accepted long ago, or never was, must not be more than a metric can hold."""
 _SOCKET_CLOSES_MS: Final = 2_000
 """While its client waits so long, a WebSocket is closed, and nothing is under way on it."""
-
-
-class Post(Protocol):
-    """The way to the other nodes."""
-
-    async def tell(self, node: NodeId, notice: SessionNotice) -> None:
-        """Send a notice; if it does not arrive, what it says shows later."""
-        ...
 
 
 class Replaced(Exception):
@@ -118,6 +108,7 @@ class Connects:
     clock_ms: Callable[[], int] = monotonic_ms
     draining: bool = False
     admission: Admission = field(init=False)
+    ends: Ends = field(init=False)
     listeners: Sequence[SessionListener] = ()
     connects_only: Sequence[str] = (LONG_POLLING,)
     """The transports (of the engine's names) whose sessions get events with connect replies only, unless they wish
@@ -127,6 +118,10 @@ class Connects:
 
     def __post_init__(self) -> None:
         self.admission = Admission(self.engine.limits, self.local, self.metrics, self.clock_ms)
+        self.ends = Ends(
+            self.node, self.engine, self.store, self.local, self.residence, self.admission, self.post, self.metrics,
+            self.side_tasks, self.clock_ms, self.listeners,
+        )  # fmt: skip
 
     async def connect(
         self, message: Message, client_id: str, claim: Claim, *, streaming: bool, alone: bool
@@ -300,8 +295,7 @@ class Connects:
                 with session.asking():
                     attached = await self.store.look_again(client_id, most=self.feeding.page, have=have)
             except HasEnded as over:
-                self.end(client_id, over.ending)
-                self._tell_ended(client_id, over.ending)
+                self.ends.has_ended(client_id, over)
                 return
             if attached is None or not self.local.holds(session):
                 return
@@ -411,7 +405,7 @@ class Connects:
         if session.ending is not None:
             over = self._told_of_end(connect.message, connect.held.reply, session.ending)
             reply = self.engine.extend(connect.message, over, connect.arrived_ms, wall_ms())
-            return self.bid_farewell(session), reply
+            return self.ends.bid_farewell(session), reply
         if session.held is not connect.held or not self.local.holds(session):
             return None
         session.held = None
@@ -424,81 +418,19 @@ class Connects:
             session.held = None
             self._expire_soon(session)
 
-    # -- the end -------------------------------------------------------------------------------------------------
-
-    def end(self, client_id: str, ending: Ending = Ending.DISCONNECTED) -> None:
-        """The session has ended: its held connect is answered so."""
-        session = self.local.sessions.get(client_id)
-        if session is not None:
-            session.ending = ending
-            if ending is Ending.CLOSED:
-                session.farewell = encode_reply(self.engine.disconnected())
-            self.let_go(session)
-        else:
-            self.admission.release(client_id)
-
-    async def close(self, client_id: str) -> None:
-        """An operator ends the session. Raises StoreUnavailable."""
-        holder = await self.store.remove(client_id)
-        if holder is not None or client_id in self.local.sessions:
-            self.end(client_id, Ending.CLOSED)
-            self._tell_ended(client_id, Ending.CLOSED)
-
-    def disconnected(self, client_id: str) -> None:
-        """The client has ended its session."""
-        self.end(client_id)
-        self._tell_ended(client_id, Ending.DISCONNECTED)
-
     def _over(self, message: Message, client_id: str, over: HasEnded, arrived_ms: int) -> Answer:
         """The answer to a connect that came too late. Raises Fault."""
-        self.has_ended(client_id, over)
+        self.ends.has_ended(client_id, over)
         if over.ending is Ending.LOGIN_ENDED:
             raise self.engine.unknown(message)
         reply = self.engine.ended(self.engine.connected(message, client_id))
         events = [encode_reply(self.engine.disconnected())]
         return events, self.engine.extend(message, reply, arrived_ms, wall_ms())
 
-    def has_ended(self, client_id: str, over: HasEnded) -> None:
-        """A session has ended with a message that came for it too late."""
-        self.end(client_id, over.ending)
-        if over.former != self.node:
-            notice = SessionNotice(kind=NoticeKind.ENDED, client_id=client_id)
-            self.side_tasks.begin(self.post.tell(over.former, notice))
-        self._tell_ended(client_id, over.ending)
-
     def _told_of_end(self, message: Message, reply: Reply, ending: Ending) -> Reply:
         if ending is Ending.LOGIN_ENDED:
             return self.engine.unknown(message).reply
         return self.engine.ended(reply)
-
-    def bid_farewell(self, session: Session) -> list[bytes]:
-        """What the client is told, once, of the end that the server made of its session."""
-        farewell, session.farewell = session.farewell, b""
-        return [farewell] if farewell else []
-
-    def _tell_ended(self, client_id: str, ending: Ending) -> None:
-        for listener in self.listeners:
-            listener.ended(client_id, user_of(client_id) or "", ending)
-
-    def let_go(self, session: Session) -> None:
-        """Another node holds the session, or nobody does."""
-        if self.local.holds(session):
-            self.admission.release(session.client_id)
-        if self.local.remove(session):
-            self.residence.leave(session.user)
-
-    def sweep(self) -> None:
-        """Forget silent sessions. In the store they end by themselves."""
-        self.admission.sweep()
-        for session in self.local.silent(self.clock_ms()):
-            session.ending = Ending.EXPIRED
-            self.metrics.swept()
-            self.let_go(session)
-            self.side_tasks.begin(self._expire(session))
-
-    async def _expire(self, session: Session) -> None:
-        if await self.store.expire(session.client_id, cycle=session.cycle, within_ms=_CLOCKS_DIFFER_MS):
-            self._tell_ended(session.client_id, Ending.EXPIRED)
 
     def _expire_soon(self, session: Session) -> None:
         after_ms = session.interval_ms + self.engine.limits.max_interval_ms

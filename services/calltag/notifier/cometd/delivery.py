@@ -44,5 +44,5 @@ class Delivery:
         if known:
             return events
         # Another node may send the same: here nothing of it goes out, and the client's next connect asks the store.
-        connects.let_go(session)
+        connects.ends.let_go(session)
         return []

@@ -124,7 +124,7 @@ class Hub:
         try:
             return await self._of_session(channel, message, client_id, user)
         except HasEnded as over:
-            self.connects.has_ended(client_id, over)
+            self.connects.ends.has_ended(client_id, over)
             raise self.engine.unknown(message) from None
 
     async def _of_session(self, channel: str, message: Message, client_id: str, user: UserId) -> Reply:
@@ -241,7 +241,7 @@ class Hub:
         holder = await self.connects.store.remove(client_id)
         if holder is None:
             raise self.engine.unknown(message)
-        self.connects.disconnected(client_id)
+        self.connects.ends.disconnected(client_id)
         if holder != self.connects.node:
             notice = SessionNotice(kind=NoticeKind.ENDED, client_id=client_id)
             self.connects.side_tasks.begin(self.connects.post.tell(holder, notice))
@@ -258,19 +258,19 @@ class Hub:
             case NoticeKind.CHANGED:
                 await self.connects.look_again(notice.client_id)
             case NoticeKind.ENDED:
-                self.connects.end(notice.client_id)
+                self.connects.ends.end(notice.client_id)
             case NoticeKind.CLOSED:
-                await self.connects.close(notice.client_id)
+                await self.connects.ends.close(notice.client_id)
             case NoticeKind.MOVED:
                 if session is None:
                     self.connects.admission.release(notice.client_id)
                 elif session.cycle < notice.cycle:
-                    self.connects.let_go(session)
+                    self.connects.ends.let_go(session)
 
     async def sweep(self) -> None:
         """Forget silent sessions, for as long as the task runs."""
         while True:
-            self.connects.sweep()
+            self.connects.ends.sweep()
             await asyncio.sleep(_SWEEP_S)
 
     def drain(self) -> None:

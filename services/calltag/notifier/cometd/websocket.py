@@ -128,7 +128,7 @@ class Socket:
     async def _tell(self) -> None:
         for session in list(self.sessions.values()):
             if session.farewell and session.client_id not in self.held:
-                await self._send(self.hub.connects.bid_farewell(session), [])
+                await self._send(self.hub.connects.ends.bid_farewell(session), [])
             if session.pushes:
                 await self._push(session)
         for connect in list(self.held.values()):
