@@ -21,8 +21,10 @@ from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import (
     NO_MARKS,
+    NOTHING,
     Change,
     CommitConflict,
+    CommitPosition,
     Committal,
     Epoch,
     Marks,
@@ -62,8 +64,10 @@ class Unreliable(RedisStateStore):
         changes: Sequence[Change],
         events: Sequence[bytes],
         marks: Marks = NO_MARKS,
+        *,
+        after: CommitPosition = NOTHING,
     ) -> Committal:
-        made = await super().commit(partition, epoch, changes, events, marks)
+        made = await super().commit(partition, epoch, changes, events, marks, after=after)
         fault = next(self.faults, None)
         if fault is not None:
             raise fault("the answer was lost")

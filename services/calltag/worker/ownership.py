@@ -74,7 +74,7 @@ class Ownership:
 
     async def has_lost(self) -> bool:
         """Whether the store is not as this owner left it."""
-        return self.epoch is not None and await self._recovery.has_lost()
+        return await self._recovery.has_lost()
 
     async def owned(self) -> Epoch:
         """The epoch of this ownership; with the first delivery, and after doubt, the partition is taken over.
@@ -126,9 +126,13 @@ class Ownership:
         """Commit what was folded. Raises StoreError."""
         encoded = [EVENT.encode(event) for event in folded.events]
         if folded.changes or encoded or marks:
-            made = await self._store.commit(self._partition, epoch, folded.changes, encoded, marks)
+            made = await self._store.commit(
+                self._partition, epoch, folded.changes, encoded, marks, after=self._recent.position
+            )
             self._metrics.marked(self._partition, made.marks)
             self._recovery.confirmed(made.position, messages, folded)
+        else:
+            self._recovery.recognised(messages, folded)
         # What was committed before and is only recognised now has to be safe, too, before anybody is told of it.
         await self._store.settle(self._partition, epoch, self._recent.position)
         return Committed(folded, encoded)

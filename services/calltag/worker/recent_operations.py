@@ -35,6 +35,18 @@ class Commit:
 
 
 @dataclass(slots=True)
+class Loss:
+    """What the store has lost and nobody was told of yet: commits, those of them that are not at hand, operations that
+    were applied again, those of them that were refused, and the highest version that was told of by key."""
+
+    commits: int = 0
+    gone: int = 0
+    reapplied: int = 0
+    refused: int = 0
+    versions: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class RecentOperations:
     """Of one partition, as this process has worked on it: it outlives the PartitionWorker that was interrupted.
 
@@ -44,6 +56,7 @@ class RecentOperations:
     limits: RecentLimits = RecentLimits()
     epoch: Epoch = NEVER
     position: CommitPosition = NOTHING
+    loss: Loss = field(default_factory=Loss)
     _commits: deque[Commit] = field(default_factory=deque)
     _operations: int = 0
     _size_bytes: int = 0
@@ -82,9 +95,9 @@ class RecentOperations:
         return max(0, self.position - position)
 
     def gone(self, position: CommitPosition) -> int:
-        """How many of them are not at hand any more."""
-        oldest = self._commits[0].position if self._commits else self.position + 1
-        return max(0, min(oldest, self.position + 1) - position - 1)
+        """How many of them are not at hand (any more)."""
+        at_hand = {commit.position for commit in self._commits if position < commit.position <= self.position}
+        return max(0, self.position - position - len(at_hand))
 
     def commits(self) -> Sequence[Commit]:
         """All that are at hand, oldest first."""

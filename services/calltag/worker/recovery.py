@@ -13,6 +13,7 @@ from calltag.core.domain.events import CallChanged, DevicesChanged, Event, Notif
 from calltag.core.domain.ids import EventId, OperationId
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.ports import (
+    NEVER,
     Change,
     CommitPosition,
     Epoch,
@@ -25,7 +26,7 @@ from calltag.core.store.ports import (
 from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage
 from calltag.worker.folding import Folded
 from calltag.worker.metrics import WorkerMetrics
-from calltag.worker.recent_operations import Commit, RecentOperations
+from calltag.worker.recent_operations import Commit, Loss, RecentOperations
 
 log = structlog.get_logger()
 _NONE: Final = OperationId("-")
@@ -43,31 +44,41 @@ class Recovery:
         self._recent = recent
         self._metrics = metrics
         self._batch = batch
-        self._lost = self._gone = self._reapplied = self._refused = 0
-        self._versions: dict[str, int] = {}
 
     def confirmed(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
         """The store has confirmed a commit of this batch. Raises WritesLost if it lacks earlier ones."""
-        recorded = {operation for change in folded.changes for operation, _ in change.done}
-        # Nobody waits for an answer any more when they are applied again.
-        kept = [each.model_copy(update={"reply_to": None}) for each in messages if each.operation.id in recorded]
-        versions = {change.key: change.after.version for change in folded.changes if change.after is not None}
-        size_bytes = sum(len(OPERATION.encode(message)) for message in kept)
         known = self._recent.position
-        self._recent.committed(Commit(position, time.monotonic(), kept, versions, size_bytes))
+        self._keep(position, messages, folded)
         if position <= known:
             raise WritesLost(f"the store is at commit {position} after {known} were confirmed")
 
+    def recognised(self, messages: Sequence[OperationMessage], folded: Folded) -> None:
+        """A batch of which all is in the store already: whoever made it so may not be there any more."""
+        if any(each.repeated for each in folded.applied):
+            self._keep(self._recent.position, messages, folded)
+
+    def _keep(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
+        there = {operation for change in folded.changes for operation, _ in change.done}
+        there |= {each.operation.id for each in folded.applied if each.repeated}
+        # Nobody waits for an answer any more when they are applied again.
+        kept = [each.model_copy(update={"reply_to": None}) for each in messages if each.operation.id in there]
+        versions = {f"call:{call.id}": call.version for call in folded.calls}
+        versions |= {change.key: change.after.version for change in folded.changes if change.after is not None}
+        size_bytes = sum(len(OPERATION.encode(message)) for message in kept)
+        self._recent.committed(Commit(position, time.monotonic(), kept, versions, size_bytes))
+
     async def has_lost(self) -> bool:
-        """Whether the store is behind what this owner left there. One that is away is not (yet)."""
+        """Whether the store is behind what this owner left there, or nobody was told of it yet. One that is away is not
+        (yet)."""
         self._recent.forget(time.monotonic())
-        if not self._recent:
+        if self._recent.epoch == NEVER:
             return False
         try:
             epoch, position = await self._store.standing(self._partition)
         except StoreUnavailable:
             return False
-        return self._recent.is_ahead_of(epoch, position)
+        not_told = epoch == self._recent.epoch and bool(self._recent.loss.commits)
+        return not_told or self._recent.is_ahead_of(epoch, position)
 
     async def recover(self, taken: TakeOver, handle: Batch) -> bool:
         """After a take-over: apply again what the store has lost, through `handle`, and tell of it.
@@ -76,41 +87,41 @@ class Recovery:
         since. Returns whether the partition has to be taken over once more, as there is something more to send.
         Raises what `handle` raises: then it begins again with the next take-over.
         """
-        recent = self._recent
+        recent, loss = self._recent, self._recent.loss
         recent.forget(time.monotonic())
         if recent.epoch:
-            self._lost = max(self._lost, recent.lost(taken.position))
-            self._gone = max(self._gone, recent.gone(taken.position))
+            loss.commits = max(loss.commits, recent.lost(taken.position))
+            loss.gone = max(loss.gone, recent.gone(taken.position))
         commits = recent.commits()
         for key, version in recent.versions().items():
-            self._versions[key] = max(version, self._versions.get(key, 0))
+            loss.versions[key] = max(version, loss.versions.get(key, 0))
         recent.taken_over(taken.epoch, taken.position)
         missing = await self._missing([message for commit in commits for message in commit.messages])
         if missing:
             ids = {message.operation.id for message in missing}
-            self._lost = max(self._lost, sum(any(m.operation.id in ids for m in each.messages) for each in commits))
+            loss.commits = max(loss.commits, sum(any(m.operation.id in ids for m in each.messages) for each in commits))
         for start in range(0, len(missing), self._batch):
             for applied in (await handle(taken.epoch, missing[start : start + self._batch])).applied:
-                self._reapplied += not applied.repeated
-                self._refused += not applied.repeated and applied.done.code is not StatusCode.SUCCESS
-        raised = bool(self._lost) and await self._raise_versions(taken.epoch, self._versions)
-        self._versions.clear()
-        if self._lost:
-            await self._tell()
+                loss.reapplied += not applied.repeated
+                loss.refused += not applied.repeated and applied.done.code is not StatusCode.SUCCESS
+        raised = bool(loss.commits) and await self._raise_versions(taken.epoch, loss.versions)
+        if loss.commits:
+            await self._tell(loss)
+        # Whoever is interrupted before this tells of it the next time.
+        recent.loss = Loss()
         return raised
 
-    async def _tell(self) -> None:
-        await self._store.note_loss(self._partition, self._lost, self._gone, time.time_ns() // 1_000_000)
+    async def _tell(self, loss: Loss) -> None:
+        await self._store.note_loss(self._partition, loss.commits, loss.gone, time.time_ns() // 1_000_000)
         log.error(
             "store_lost_writes",
             partition=self._partition,
-            commits=self._lost,
-            reapplied=self._reapplied,
-            refused=self._refused,
-            commits_gone=self._gone,
+            commits=loss.commits,
+            reapplied=loss.reapplied,
+            refused=loss.refused,
+            commits_gone=loss.gone,
         )
-        self._metrics.lost(self._lost, self._reapplied, self._gone)
-        self._lost = self._gone = self._reapplied = self._refused = 0
+        self._metrics.lost(loss.commits, loss.reapplied, loss.gone)
 
     async def _missing(self, messages: Sequence[OperationMessage]) -> list[OperationMessage]:
         wanted: dict[str, list[OperationId]] = {}

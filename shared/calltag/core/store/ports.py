@@ -168,10 +168,13 @@ class StateStore(Protocol):
         changes: Sequence[Change],
         events: Sequence[bytes],
         marks: Marks = NO_MARKS,
+        *,
+        after: CommitPosition = NOTHING,
     ) -> Committal:
         """Write all changes and marks, remember the operations and keep the events for sending: all of it or nothing.
 
-        Raises Fenced, CommitConflict, WriteRefused.
+        `after` is the position of the last commit that was confirmed. Raises Fenced, CommitConflict, WriteRefused, and
+        WritesLost if the store is back before that: nothing is to be written onto what is missing.
         """
         ...
 

@@ -21,6 +21,7 @@ from calltag.core.store.keys import Keys, StateKeys
 from calltag.core.store.ports import (
     NEVER,
     NO_MARKS,
+    NOTHING,
     Change,
     CommitConflict,
     CommitPosition,
@@ -37,6 +38,7 @@ from calltag.core.store.ports import (
     TakeOver,
     TooMuch,
     WriteRefused,
+    WritesLost,
 )
 from calltag.core.store.records import (
     STATE_FIELDS,
@@ -115,10 +117,12 @@ class RedisStateStore:
         changes: Sequence[Change],
         events: Sequence[bytes],
         marks: Marks = NO_MARKS,
+        *,
+        after: CommitPosition = NOTHING,
     ) -> Committal:
         keys = [*self._partition_keys(partition), self._keys.live(partition), self._keys.marks(partition)]
         remember = (self._remembered_operations, self._lifetimes.operations_ms)
-        arguments: list[str | bytes | int] = [epoch, *remember, len(events), *events]
+        arguments: list[str | bytes | int] = [epoch, after, *remember, len(events), *events]
         for change in changes:
             keys.extend(self._keys.state(partition, change.key).all())
             arguments.extend(commit_arguments(change, self._lifetimes))
@@ -204,6 +208,8 @@ def _check(partition: Partition, epoch: Epoch, answer: object) -> Sequence[str]:
     verdict, *detail = (part.decode() for part in cast(list[bytes], answer))
     if verdict == "fenced":
         raise Fenced(f"partition {partition} is in epoch {detail[0]}; this worker took it over in {epoch}")
+    if verdict == "lost":
+        raise WritesLost(f"partition {partition}: the store is back at commit {detail[0]}")
     if verdict == "conflict":
         raise CommitConflict(f"partition {partition}: {detail[0]} is not as it was when it was loaded")
     if verdict == "refused":

@@ -2,13 +2,13 @@
 --
 -- KEYS: epoch, outbox, position, live calls by their last change, marks, then for each change: state, user data, done,
 -- order.
--- ARGV: epoch, how many operations to remember, for how many ms at least, number of events, the events, then for each change:
+-- ARGV: epoch, the last position that the owner knows, how many operations to remember, for how many ms at least, number of events, the events, then for each change:
 --       expected version ('-' for no state), new version ('' if unchanged), lifetime in ms, member
 --       of the live calls ('' for what is no call), whether it is one ('1', '0', or '' as it was), state ('' as it was), order of the
 --       user-data keys ('' as it was), number of keys to drop (-1: all), the keys, number of keys to set,
 --       key and value list each, number of operations done, id and outcome each; at the end the marks: name of the call or
 --       agent and the mark each, '' to take one away.
--- Answers {'ok', the new position, number of marks}, {'fenced', the epoch}, {'conflict', the key} or {'refused', the key that holds something else}.
+-- Answers {'ok', the new position, number of marks}, {'fenced', the epoch}, {'lost', the position} (commits that were confirmed are not there), {'conflict', the key} or {'refused', the key that holds something else}.
 local at = 0
 local function take()
   at = at + 1
@@ -22,6 +22,8 @@ end
 
 local epoch = redis.call('GET', KEYS[1]) or '0'
 if epoch ~= take() then return {'fenced', epoch} end
+local position = redis.call('GET', KEYS[3]) or '0'
+if tonumber(position) < tonumber(take()) then return {'lost', position} end
 local remember, memory = tonumber(take()), tonumber(take())
 local events = take_list(tonumber(take()))
 

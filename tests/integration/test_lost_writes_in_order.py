@@ -1,0 +1,167 @@
+"""What a store has lost comes back before anything else is written, whatever happened to its worker meanwhile."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+import redis.asyncio
+
+from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.ports import Partition
+from calltag.core.domain.operations import AttachUserData
+from calltag.core.store.client import RedisClient
+from calltag.core.store.embedded import embedded_store
+from calltag.core.store.ports import StoreUnavailable, WorkerId
+from calltag.core.store.redis_registry import RedisWorkerRegistry
+from calltag.core.store.redis_state import RedisStateStore
+from calltag.core.telemetry.metrics import Metrics
+from calltag.worker.assignments import Assignments
+from calltag.worker.observations import WorkerObservations
+from calltag.worker.parking import ParkingLot
+from calltag.worker.partition_worker import PartitionWorker
+from calltag.worker.recent_operations import RecentOfPartitions
+from integration.test_lost_writes import counted, until_attached
+from integration.test_partition_worker import (
+    HERE,
+    KEYS,
+    LIMITS,
+    PARTITIONS,
+    Unreliable,
+    begin,
+    outgoing_of,
+    publish,
+    versions_told,
+)
+from parts.eventually import eventually
+from parts.snapshot import Snapshot, put_back, snapshot
+
+LEASE_S = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class MayBeAway(RedisClient):
+    """A client that may be cut off from the store."""
+
+    away: list[str] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+        if self.away:
+            raise StoreUnavailable(self.away[0])
+        async with RedisClient.exchange(self) as connection:
+            yield connection
+
+
+@dataclass
+class Worker:
+    """One worker on all partitions, and the store before it."""
+
+    client: MayBeAway
+    bus: MemoryBus = field(default_factory=lambda: MemoryBus(PARTITIONS))
+    metrics: Metrics = field(default_factory=Metrics)
+
+    def __post_init__(self) -> None:
+        self.store = Unreliable(self.client, KEYS)
+        self.recent = RecentOfPartitions()
+        self.assignments = Assignments(
+            WorkerId("w"), self.bus, RedisWorkerRegistry(self.client, KEYS, lease_ms=round(LEASE_S * 1000)), self._make,
+            WorkerObservations(self.metrics), partitions=PARTITIONS, heartbeat_s=0.2, lease_s=LEASE_S,
+        )  # fmt: skip
+
+    def _make(self, partition: Partition) -> PartitionWorker:
+        return PartitionWorker(
+            partition, self.store, outgoing_of(self.bus, self.client), LIMITS, WorkerObservations(self.metrics),
+            parking_lot=ParkingLot(self.bus), recent=self.recent.of(partition),
+        )  # fmt: skip
+
+    async def attach(self, number: int) -> None:
+        await publish(self.bus, number, AttachUserData((("n", number),)))
+
+    async def attached(self, *numbers: int) -> None:
+        """Wait until these are on the call, and everybody was told."""
+        await until_attached(self.client, numbers)
+
+        async def told() -> bool:
+            return len(await versions_told(self.client)) > len(numbers) and await self.all_sent()
+
+        await eventually(told)
+
+    async def all_sent(self) -> bool:
+        return await self.client.connection.llen(KEYS.outbox(HERE)) == 0
+
+    async def without_two(self) -> Snapshot:
+        """The call begins and gets two values; what the store held when it had the first one only."""
+        await begin(self.bus)
+        await self.attach(1)
+        await self.attached(1)
+        before = await snapshot(self.client)
+        await self.attach(2)
+        await self.attached(1, 2)
+        return before
+
+
+@pytest.fixture
+async def worker() -> AsyncIterator[Worker]:
+    async with embedded_store(None) as embedded:
+        made, stop = Worker(MayBeAway(embedded.client.connection, embedded.client.deadline_s)), asyncio.Event()
+        running = asyncio.create_task(made.assignments.run(stop))
+        yield made
+        stop.set()
+        await running
+
+
+async def test_nothing_new_is_written_onto_what_is_missing(worker: Worker) -> None:
+    await put_back(worker.client, await worker.without_two())
+    await worker.attach(3)
+    await worker.attached(1, 2, 3)
+    await eventually(lambda: counted(worker.metrics, "operations_reapplied") == 1)
+    assert counted(worker.metrics, "commits_gone") == 0
+
+
+async def test_what_was_only_recognised_is_at_hand_too(worker: Worker) -> None:
+    await begin(worker.bus)
+    await worker.attach(1)
+    await worker.attached(1)
+    before = await snapshot(worker.client)
+    worker.store.faults = iter([StoreUnavailable])
+    await worker.attach(2)
+    await worker.attached(1, 2)
+    await worker.attach(3)
+    await worker.attached(1, 2, 3)
+    await put_back(worker.client, before)
+    await worker.attached(1, 2, 3)
+    await eventually(lambda: counted(worker.metrics, "operations_reapplied") == 2)
+    assert counted(worker.metrics, "commits_gone") == 0
+
+
+async def test_a_loss_is_seen_though_nothing_comes_after_an_interruption(worker: Worker) -> None:
+    before = await worker.without_two()
+    worker.client.away.append("away")
+    await eventually(lambda: not worker.assignments.partitions)
+    worker.client.away.clear()
+    await put_back(worker.client, before)
+    await worker.attached(1, 2)
+    await eventually(lambda: counted(worker.metrics, "store_lost_commits") == 1)
+
+
+async def test_a_recovery_that_is_interrupted_tells_of_the_loss_the_next_time(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await worker.without_two()
+    note_loss, interrupted = RedisStateStore.note_loss, asyncio.Event()
+
+    async def interrupt(*_: object) -> None:
+        interrupted.set()
+        raise StoreUnavailable("away")
+
+    monkeypatch.setattr(RedisStateStore, "note_loss", interrupt)
+    await put_back(worker.client, before)
+    await interrupted.wait()
+    worker.client.away.append("away")
+    await eventually(lambda: not worker.assignments.partitions)
+    monkeypatch.setattr(RedisStateStore, "note_loss", note_loss)
+    worker.client.away.clear()
+    await eventually(lambda: counted(worker.metrics, "store_lost_commits") == 1)
+    await worker.attached(1, 2)
