@@ -17,7 +17,8 @@ from calltag.core.bus.ports import BusError, Delivery, Partition, PartitionConsu
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import set_within, unless
+from calltag.core.runtime.waiting import unless
+from calltag.core.runtime.without_end import without_end
 from calltag.core.store.ports import CommitConflict, Epoch, Fenced, Marks, StateStore, StoreUnavailable
 from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
 from calltag.worker.attempts import Attempts
@@ -128,18 +129,25 @@ class PartitionWorker:
         """An event that is set when the partition is released, and when the store has lost something meanwhile."""
         wake = asyncio.Event()
 
-        async def watch() -> None:
-            while not await set_within(released, _LOOK_S):
+        async def look() -> None:
+            while True:
+                await asyncio.sleep(_LOOK_S)
                 if await self._ownership.has_lost():
                     wake.set()
+
+        async def end() -> None:
+            await released.wait()
             wake.set()
 
-        watching = asyncio.create_task(watch(), name=f"partition-{self._partition}-watch")
+        name = f"partition-{self._partition}-watch"
+        # Who waits for the partition does not wait for the store, nor for what its watch runs into.
+        watching = [asyncio.create_task(each, name=name) for each in (end(), without_end(look, name))]
         try:
             yield wake
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for each in watching:
+                each.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
 
     def _due_in_s(self) -> float | None:
         """In how many seconds there is something to do though nothing comes; None if there is nothing to wait for."""
