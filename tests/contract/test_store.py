@@ -142,6 +142,19 @@ async def test_an_operation_is_done_once(store: RedisStateStore) -> None:
     assert (await stored(store))[0] == CALL
 
 
+async def test_whether_an_operation_is_done_can_be_asked_without_reading_the_state(
+    store: RedisStateStore, client: RedisClient
+) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    key = f"call:{CALL_ID}"
+    assert [await store.is_done(PARTITION, key, OperationId(each)) for each in ("o1", "o2")] == [True, False]
+    name = KEYS.state(PARTITION, key).done
+    await client.connection.delete(name)
+    await client.connection.set(name, "no hash")
+    assert not await store.is_done(PARTITION, key, OperationId("o1"))
+
+
 async def test_one_change_that_fails_keeps_all_from_being_written(store: RedisStateStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     good = change(None, CALL, "o1")

@@ -15,6 +15,7 @@ from calltag.core.store.redis_state import RedisStateStore
 from parts.command import calltag
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
+from parts.redis_modes import redis_of
 from parts.workers import Crew, crew
 
 PARTITIONS = 4
@@ -48,6 +49,8 @@ async def shown(here: Crew, cwd: Path, *arguments: str) -> tuple[int, str, str]:
         "CALLTAG_AMQP__URL": amqp.url.get_secret_value(),
         "CALLTAG_AMQP__PREFIX": amqp.prefix,
         "CALLTAG_REDIS__URL": redis.url.get_secret_value(),
+        "CALLTAG_REDIS__MODE": redis.mode,
+        "CALLTAG_REDIS__SENTINEL_SERVICE": redis.sentinel_service,
         "CALLTAG_PARTITIONS": str(PARTITIONS),
     }
     done = await asyncio.to_thread(calltag, "partitions", *arguments, cwd=cwd, **where)
@@ -109,6 +112,27 @@ async def test_who_works_on_what_and_what_waits(
         elsewhere = here.settings.amqp.model_copy(update={"prefix": "nothing-here"})
         found = await listed_partitions(here.settings.model_copy(update={"amqp": elsewhere}))
         assert {(each.state, each.good, each.depth) for each in found} == {("no queue", False, None)}
+
+
+@pytest.mark.parametrize("mode", ["sentinel", "cluster"])
+async def test_it_looks_into_a_store_of_several_servers(
+    request: pytest.FixtureRequest, tmp_path: Path, rabbitmq: RabbitMq, amqp_prefix: str, mode: str
+) -> None:
+    redis = redis_of(request, mode)
+    async with crew(rabbitmq.url, redis["url"], amqp_prefix, redis=redis, partitions=PARTITIONS) as here:
+        worker = await here.join()
+        for partition in map(Partition, range(PARTITIONS)):
+            await here.publish(partition, 0)
+
+        async def all_owned() -> bool:
+            return all(
+                each.epoch and each.owners == [worker.made.worker] for each in await listed_partitions(here.settings)
+            )
+
+        await eventually(all_owned)
+        code, printed, _ = await shown(here, tmp_path, "--json")
+        rows = [orjson.loads(line) for line in printed.splitlines()]
+        assert (code, [each["state"] for each in rows]) == (0, ["owned"] * PARTITIONS)
 
 
 @pytest.mark.parametrize(

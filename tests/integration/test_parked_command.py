@@ -19,22 +19,31 @@ from parts.command import calltag
 from parts.eventually import eventually
 from parts.operations import ONLY, Operations, operations
 from parts.rabbitmq import RabbitMq
+from parts.redis_modes import redis_of, redis_variables
+
+ON_EACH = pytest.mark.parametrize("redis_mode", ["single", "sentinel", "cluster"], indirect=True)
 
 
 @pytest.fixture
-async def made(rabbitmq: RabbitMq, redis_url: str, amqp_prefix: str) -> AsyncIterator[Operations]:
-    async with operations(rabbitmq.url, redis_url, amqp_prefix, park_after_s=0.1) as opened:
+def redis_mode(request: pytest.FixtureRequest) -> dict[str, str]:
+    """An empty Redis of the mode that is asked for, a single one otherwise, as the settings name it."""
+    return redis_of(request, getattr(request, "param", "single"))
+
+
+@pytest.fixture
+async def made(rabbitmq: RabbitMq, redis_mode: dict[str, str], amqp_prefix: str) -> AsyncIterator[Operations]:
+    async with operations(rabbitmq.url, redis_mode["url"], amqp_prefix, redis=redis_mode, park_after_s=0.1) as opened:
         yield opened
 
 
 @pytest.fixture
-def environment(made: Operations) -> dict[str, str]:
+def environment(made: Operations, redis_mode: dict[str, str]) -> dict[str, str]:
     settings = made.parts.settings
     return {
         "CALLTAG_AMQP__URL": settings.amqp.url.get_secret_value(),
         "CALLTAG_AMQP__PREFIX": settings.amqp.prefix,
-        "CALLTAG_REDIS__URL": settings.redis.url.get_secret_value(),
         "CALLTAG_PARTITIONS": "1",
+        **redis_variables(redis_mode),
     }
 
 
@@ -81,6 +90,7 @@ class Operator:
         return [Ended(*each) for each in orjson.loads(done.stdout)]
 
 
+@ON_EACH
 async def test_what_is_parked_is_listed_shown_and_replayed(
     made: Operations, environment: dict[str, str], tmp_path: Path
 ) -> None:

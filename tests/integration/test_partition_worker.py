@@ -190,3 +190,38 @@ async def test_a_worker_is_ready_when_its_partitions_are_consumed(client: RedisC
         await eventually(made.all_consumed)
         assert len(made.partitions) == PARTITIONS
     assert made.partitions == frozenset()
+
+
+@pytest.mark.parametrize("ends_in", [RuntimeError, asyncio.CancelledError, None])
+async def test_a_watch_of_the_store_that_fails_or_hangs_holds_up_no_release(
+    client: RedisClient, monkeypatch: pytest.MonkeyPatch, ends_in: type[BaseException] | None
+) -> None:
+    bus, store, looks = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS), 0
+
+    async def standing(_: Partition) -> tuple[Epoch, CommitPosition]:
+        nonlocal looks
+        looks += 1
+        if ends_in is not None:
+            raise ends_in
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    monkeypatch.setattr(store, "standing", standing)
+    monkeypatch.setattr("calltag.worker.partition_worker._LOOK_S", 0.01)
+    worker = PartitionWorker(
+        HERE, store, outgoing_of(bus, client), LIMITS, WorkerObservations(Metrics()), parking_lot=ParkingLot(bus)
+    )
+    released = asyncio.Event()
+    await begin(bus)
+    async with bus.partition(HERE, 10) as consumer:
+        running = asyncio.create_task(worker.run(consumer, released))
+        # It goes on looking, and has nothing in hand.
+        await eventually(lambda: looks >= (1 if ends_in is None else 3))
+
+        async def idle() -> bool:
+            return await versions_told(client) == [1] and not consumer.unacknowledged()
+
+        await eventually(idle)
+        released.set()
+        async with asyncio.timeout(30):
+            await running

@@ -4,7 +4,7 @@ import asyncio
 import gc
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aio_pika
@@ -321,3 +321,15 @@ async def test_connections_that_break_in_the_middle_of_everything_leave_no_error
     await asyncio.sleep(0)
     assert unheard == []
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
+
+
+@pytest.mark.parametrize("broken", [False, True])
+async def test_a_consumer_that_came_before_the_former_one_left_is_watched_on(bus: AmqpBus, *, broken: bool) -> None:
+    former = bus.partition(ONE, 10)
+    await former.__aenter__()
+    async with bus.partition(ONE, 10):
+        error = BusInterrupted("no channel") if broken else None
+        with suppress(BusInterrupted):
+            await former.__aexit__(type(error) if error else None, error, None)
+        assert (bus.state().consuming, bus.consuming()) == (1, True)
+    assert (bus.state().consuming, bus.consuming()) == (0, True)

@@ -1,7 +1,7 @@
 """A worker in the test's own process on RabbitMQ and Redis, and operations for it."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, cast
@@ -114,12 +114,14 @@ class Operations:
 
 
 @asynccontextmanager
-async def operations(amqp_url: str, redis_url: str, prefix: str, **worker: Any) -> AsyncIterator[Operations]:
-    """One partition on RabbitMQ and Redis; `worker` are settings of the worker."""
+async def operations(
+    amqp_url: str, redis_url: str, prefix: str, *, redis: Mapping[str, Any] | None = None, **worker: Any
+) -> AsyncIterator[Operations]:
+    """One partition on RabbitMQ and Redis; `redis` are more settings of that, `worker` are settings of the worker."""
     settings = load_settings(
         partitions=1,
         amqp={"url": amqp_url, "prefix": prefix, "publish_deadline_s": 5},
-        redis={"url": redis_url, "deadline_s": 5},
+        redis={"url": redis_url, "deadline_s": 5, **(redis or {})},
         worker={"lease_s": 0.5, **worker},
         directory={"demo": True},
     )

@@ -3,12 +3,12 @@
 import asyncio
 import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from calltag.core.backends import Backends, amqp_settings, backends
+from calltag.core.backends import Backends, amqp_settings, backends, open_client
 from calltag.core.bus.amqp import AmqpBus, apply_topology, open_amqp_bus
 from calltag.core.bus.partitioning import partition_of
 from calltag.core.bus.ports import Partition
@@ -16,7 +16,7 @@ from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
 from calltag.core.settings import Settings, load_settings
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import LivingWorker
 from calltag.core.store.redis_registry import RedisWorkerRegistry, check_installation
@@ -132,12 +132,14 @@ class Crew:
 
 
 @asynccontextmanager
-async def crew(amqp_url: str, redis_url: str, prefix: str, **settings: Any) -> AsyncIterator[Crew]:
-    """No worker yet; those that are left at the end are stopped in order."""
+async def crew(
+    amqp_url: str, redis_url: str, prefix: str, *, redis: Mapping[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Crew]:
+    """No worker yet; those that are left at the end are stopped in order. `redis` are more settings of that."""
     amqp = {"url": amqp_url, "prefix": prefix}
-    chosen = load_settings(amqp=amqp, redis={"url": redis_url, "deadline_s": 5.0}, **settings)
+    chosen = load_settings(amqp=amqp, redis={"url": redis_url, "deadline_s": 5.0, **(redis or {})}, **settings)
     await apply_topology(amqp_settings(chosen))
-    client = redis_client(redis_url, deadline_s=5.0)
+    client = open_client(chosen)
     await check_installation(client, Keys(), chosen.partitions)
     async with open_amqp_bus(amqp_settings(chosen)) as bus:
         await eventually(bus.connected)

@@ -16,7 +16,7 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, DeliveryError
 
-from calltag.core.backends import amqp_settings
+from calltag.core.backends import amqp_settings, open_client
 from calltag.core.bus.amqp.connecting import connect
 from calltag.core.bus.amqp.parking import parking_of
 from calltag.core.bus.amqp.topology import Topology
@@ -24,7 +24,6 @@ from calltag.core.bus.partitioning import hash_tag, partition_of
 from calltag.core.bus.ports import BusRefused, BusUnavailable, Parking, Partition
 from calltag.core.domain.ids import OperationId
 from calltag.core.settings import Settings
-from calltag.core.store.client import redis_client
 from calltag.core.store.keys import Keys
 from calltag.core.store.marks import RedisMarks
 from calltag.core.store.ports import Mark
@@ -180,9 +179,7 @@ class ParkingLot:
 @asynccontextmanager
 async def parking_lot(settings: Settings) -> AsyncIterator[ParkingLot]:
     """The parking queue that the settings name. Raises BusUnavailable."""
-    client = redis_client(
-        settings.redis.url.get_secret_value(), deadline_s=settings.redis.deadline_s, max_connections=2
-    )
+    client = open_client(settings, max_connections=2)
     try:
         connection = await connect(amqp_settings(settings), "parked")
         async with asyncio.timeout(_DEADLINE_S), connection:

@@ -10,12 +10,12 @@ from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity
 from rich.table import Table
 
-from calltag.core.backends import amqp_settings
+from calltag.core.backends import amqp_settings, open_client
 from calltag.core.bus.amqp.connecting import connect
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.ports import BusUnavailable, Partition
 from calltag.core.settings import Settings
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import HeldPartition, LivingWorker
 from calltag.core.store.redis_registry import RedisWorkerRegistry, read_installation
@@ -64,7 +64,7 @@ class NothingStarted(Exception):
 
 async def listed_partitions(settings: Settings) -> Sequence[ListedPartition]:
     """All partitions of the installation. Raises StoreUnavailable, BusUnavailable, NothingStarted."""
-    client = redis_client(settings.redis.url.get_secret_value(), deadline_s=settings.redis.deadline_s)
+    client = open_client(settings)
     try:
         keys = Keys(settings.redis.key_prefix)
         installation = await read_installation(client, keys)
@@ -85,9 +85,9 @@ async def _epochs(client: RedisClient, keys: Keys, partitions: int) -> tuple[Seq
     pipeline = client.pipeline()
     for partition in map(Partition, range(partitions)):
         pipeline.get(keys.epoch(partition))
-    pipeline.time()
-    *epochs, clock = await client.run(pipeline)
-    seconds, microseconds = cast("tuple[int, int]", clock)
+    epochs = await client.run(pipeline)
+    # Of the servers of a cluster, the one by which leases are counted.
+    seconds, microseconds = map(int, cast("list[bytes]", await client.script("clock")([keys.workers()], [])))
     return [int(cast("bytes | None", each) or 0) for each in epochs], seconds * 1_000 + microseconds // 1_000
 
 

@@ -17,9 +17,11 @@ from calltag.core.bus.ports import BusError, Delivery, Partition, PartitionConsu
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import set_within, unless
+from calltag.core.runtime.waiting import unless
+from calltag.core.runtime.without_end import without_end
 from calltag.core.store.ports import CommitConflict, Epoch, Fenced, Marks, StateStore, StoreUnavailable
 from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
+from calltag.worker.attempts import Attempts
 from calltag.worker.fault import Fault, Reason, fault_of
 from calltag.worker.folding import Folded
 from calltag.worker.lag import Lag
@@ -82,6 +84,7 @@ class PartitionWorker:
         self._patience = patience
         self._lanes = Lanes(patience.park_after_s, most_waiting)
         self._settled: list[int] = []
+        self._attempts = Attempts(partition, store)
         self._lag = lag or Lag(lambda: 0)
         self._sweep = sweep
         kept = RecentOperations() if recent is None else recent
@@ -119,24 +122,32 @@ class PartitionWorker:
                     self._metrics.waiting(self._partition, len(self._lanes))
             finally:
                 self._metrics.left(self._partition)
+                await self._attempts.abandon()
 
     @asynccontextmanager
     async def _watching(self, released: asyncio.Event) -> AsyncIterator[asyncio.Event]:
         """An event that is set when the partition is released, and when the store has lost something meanwhile."""
         wake = asyncio.Event()
 
-        async def watch() -> None:
-            while not await set_within(released, _LOOK_S):
+        async def look() -> None:
+            while True:
+                await asyncio.sleep(_LOOK_S)
                 if await self._ownership.has_lost():
                     wake.set()
+
+        async def end() -> None:
+            await released.wait()
             wake.set()
 
-        watching = asyncio.create_task(watch(), name=f"partition-{self._partition}-watch")
+        name = f"partition-{self._partition}-watch"
+        # Who waits for the partition does not wait for the store, nor for what its watch runs into.
+        watching = [asyncio.create_task(each, name=name) for each in (end(), without_end(look, name))]
         try:
             yield wake
         finally:
-            watching.cancel()
-            await asyncio.gather(watching, return_exceptions=True)
+            for each in watching:
+                each.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
 
     def _due_in_s(self) -> float | None:
         """In how many seconds there is something to do though nothing comes; None if there is nothing to wait for."""
@@ -207,15 +218,24 @@ class PartitionWorker:
         # What came before is acknowledged first: it must not come again because of this one.
         await self._acknowledge(consumer)
         epoch, name = await self._owned(), work.name
-        tries = await self._ownership.insist(lambda: self._store.attempt(self._partition, epoch, name))
-        if tries > self._patience.max_crashes:
+        tries = await self._ownership.insist(lambda: self._attempts.begin(epoch, name))
+        if tries > self._patience.max_crashes and not await self._is_done(work):
             fault = Fault(f"workers died {self._patience.max_crashes} times while they worked on it")
             self._lanes.open([work], fault, time.monotonic(), Reason.CRASH)
             return
         await self._apply([work])
         await self._acknowledge(consumer)
         if not self._lanes.has(work.key):
-            await self._ownership.insist(lambda: self._store.survived(self._partition, name))
+            await self._ownership.insist(lambda: self._attempts.end(name))
+
+    async def _is_done(self, work: Work) -> bool:
+        """Whether it took effect before somebody died: then it is not refused, but recognised as done."""
+        if work.message is None:
+            return False
+        operation = work.message.operation
+        return await self._ownership.insist(
+            lambda: self._store.is_done(self._partition, operation.key, operation.id)
+        )  # fmt: skip
 
     async def _apply(self, works: Sequence[Work]) -> None:
         """Carry out a batch; if that fails as a whole, one operation after another, so that only faulty calls wait."""
@@ -293,7 +313,7 @@ class PartitionWorker:
         """The first operation of a lane is done with."""
         work = lane.waiting.popleft()
         if work.delivery.returned >= _SUSPICIOUS:
-            await self._ownership.insist(lambda: self._store.survived(self._partition, work.name))
+            await self._ownership.insist(lambda: self._attempts.end(work.name))
         self._settled.append(work.delivery.tag)
         lane.through = True
 

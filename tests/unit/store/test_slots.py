@@ -114,6 +114,7 @@ async def test_each_script_keeps_to_one_slot(client: NotingClient) -> None:
     registry = RedisWorkerRegistry(client, KEYS)
     await registry.renew(WorkerId("w"))
     assert [each.worker for each in await registry.living()] == ["w"]
+    await client.script("clock")([KEYS.workers()], [])
     for key in ("call:C1", "agent:a}b"):
         assert not await RedisMarks(client, KEYS, 32).clear(key, OperationId("o"))
     reader = RedisCallReader(client, KEYS, 32)

@@ -186,6 +186,10 @@ class StateStore(Protocol):
         """The attempts at an operation came to an end."""
         ...
 
+    async def is_done(self, partition: Partition, key: str, operation: OperationId) -> bool:
+        """Whether the operation took effect on what is under the key, which itself is not read."""
+        ...
+
     async def silent(self, partition: Partition, silent_ms: int, most: int, skip: int = 0) -> Sequence[CallId]:
         """Live calls without any change for that long, those silent longest first; the first of them are skipped."""
         ...

@@ -172,6 +172,13 @@ class RedisStateStore:
         async with self._client.exchange() as connection:
             await connection.hdel(self._keys.attempts(partition), name)
 
+    async def is_done(self, partition: Partition, key: str, operation: OperationId) -> bool:
+        pipeline = self._client.pipeline()
+        pipeline.hexists(self._keys.state(partition, key).done, operation)
+        # Of what is no hash, nothing is known to be done.
+        [answer] = await _each(self._client, pipeline)
+        return answer is True
+
     async def sent(self, partition: Partition, epoch: Epoch, count: int) -> None:
         keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
         _check(partition, epoch, await self._sent(keys, [epoch, count]))

@@ -78,22 +78,22 @@ class AmqpBus:
     @asynccontextmanager
     async def partition(self, partition: Partition, prefetch: int) -> AsyncIterator[AmqpConsumer]:
         name = self._topology.partition_queue(partition)
-        with self._watchdog.expecting(name):
+        with self._watchdog.expecting(name) as expected:
             async with self._consuming.channel() as channel:
                 queue = await channel.get_queue(name, ensure=False)
                 consumer = AmqpConsumer(channel, self._settings.publish_deadline_s)
                 await consumer.start(queue, prefetch)
-                self._watchdog.there(name, consumer)
+                self._watchdog.there(expected, consumer)
                 yield consumer
 
     @asynccontextmanager
     async def inbox(self, node: NodeId) -> AsyncIterator[AmqpInbox]:
-        with self._watchdog.expecting(node):
+        with self._watchdog.expecting(node) as expected:
             async with self._consuming.channel() as channel:
                 queue = await self._declare_inbox(channel, node)
                 consumer = AmqpConsumer(channel, self._settings.publish_deadline_s)
                 await consumer.start(queue, self._settings.inbox_prefetch)
-                self._watchdog.there(node, consumer)
+                self._watchdog.there(expected, consumer)
                 yield AmqpInbox(consumer)
 
     async def _declare_inbox(self, channel: AbstractChannel, node: NodeId) -> AbstractQueue:

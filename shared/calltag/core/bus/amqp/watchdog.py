@@ -7,6 +7,7 @@ forgot not at all.
 import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -21,6 +22,14 @@ _COMES_BACK_WITHIN_S: Final = 30.0
 """Who lost a consumer and has not tried to get it again for so long does not want it any more."""
 
 
+@dataclass(slots=True, eq=False)
+class Expected:
+    """A consumer of the name that should be there, and is once it is set."""
+
+    name: str
+    consumer: AmqpConsumer | None = None
+
+
 class Watchdog:
     """Knows the consumers that should be there, and looks whether they are, every `watch_s` seconds."""
 
@@ -28,13 +37,14 @@ class Watchdog:
         self._links = links
         self._metrics = metrics
         self._watch_s = watch_s
-        self._consumers: dict[str, AmqpConsumer] = {}
+        # Of one name there are two while a partition is back before its former consumer has left.
+        self._expected: set[Expected] = set()
         self._missing_since_s: dict[str, float] = {}
 
     @property
     def consuming(self) -> int:
         """How many consumers are there."""
-        return len(self._consumers)
+        return sum(each.consumer is not None for each in self._expected)
 
     @property
     def missing(self) -> int:
@@ -43,20 +53,23 @@ class Watchdog:
         return sum(now_s - since_s < _COMES_BACK_WITHIN_S for since_s in self._missing_since_s.values())
 
     @contextmanager
-    def expecting(self, name: str) -> Iterator[None]:
+    def expecting(self, name: str) -> Iterator[Expected]:
         """Inside, a consumer of that name is built and used; if that fails, it is missing until it is there again."""
+        expected = Expected(name)
+        self._expected.add(expected)
         try:
-            yield
+            yield expected
         except BusError:
-            self._missing_since_s[name] = asyncio.get_running_loop().time()
+            if not any(each.name == name and each.consumer for each in self._expected if each is not expected):
+                self._missing_since_s[name] = asyncio.get_running_loop().time()
             raise
         finally:
-            self._consumers.pop(name, None)
+            self._expected.discard(expected)
 
-    def there(self, name: str, consumer: AmqpConsumer) -> None:
-        """The consumer of that name is there."""
-        self._consumers[name] = consumer
-        self._missing_since_s.pop(name, None)
+    def there(self, expected: Expected, consumer: AmqpConsumer) -> None:
+        """It is there."""
+        expected.consumer = consumer
+        self._missing_since_s.pop(expected.name, None)
 
     async def run(self) -> None:
         """Watch for as long as the task runs."""
@@ -64,7 +77,7 @@ class Watchdog:
             await asyncio.sleep(self._watch_s)
             outcomes = await asyncio.gather(
                 *(link.probe() for link in self._links),
-                *map(self._watch, list(self._consumers)),
+                *map(self._watch, list(self._expected)),
                 return_exceptions=True,
             )
             for unexpected in filter(None, outcomes):
@@ -72,8 +85,8 @@ class Watchdog:
                 log.error("watch_failed", reason=f"{type(unexpected).__name__}: {unexpected}")
             self._forget()
 
-    async def _watch(self, name: str) -> None:
-        consumer = self._consumers.get(name)
+    async def _watch(self, expected: Expected) -> None:
+        consumer = expected.consumer
         if consumer is None:
             return
         try:
@@ -83,7 +96,7 @@ class Watchdog:
             consumer.lose("the broker did not answer")
             return
         if wrong is not None:
-            log.warning("consumer_lost", consumer=name, cause=wrong)
+            log.warning("consumer_lost", consumer=expected.name, cause=wrong)
             self._metrics.repaired("queue", wrong)
 
     def _forget(self) -> None:

@@ -1,0 +1,210 @@
+"""What a worker lives through is no death, and what took effect is not refused for the deaths that follow."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass, replace
+
+import orjson
+import pytest
+
+from calltag.core.bayeux.position import BEGINNING
+from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.ports import BusInterrupted, Delivery, NodeId, PartitionConsumer
+from calltag.core.domain.ids import OperationId
+from calltag.core.domain.operations import AttachUserData, CallOperation
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient
+from calltag.core.store.embedded import embedded_store
+from calltag.core.store.ports import Fenced, StoreUnavailable
+from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.telemetry.metrics import Metrics
+from calltag.core.wire.messages import OPERATION, OperationMessage
+from calltag.worker.observations import WorkerObservations
+from calltag.worker.parking import ParkingLot
+from calltag.worker.partition_worker import PartitionWorker, Patience
+from integration.test_partition_worker import (
+    ALICE,
+    CALL,
+    HERE,
+    KEYS,
+    LIMITS,
+    PARTITIONS,
+    begin,
+    outgoing_of,
+    publish,
+    working,
+)
+from parts.eventually import eventually
+
+PATIENCE = Patience(600, 2)
+SUSPECT = "o1"
+Ack = Callable[[PartitionConsumer, Collection[int]], Awaitable[None]]
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[RedisClient]:
+    async with embedded_store(None) as store:
+        yield store.client
+
+
+@dataclass
+class Suspicious:
+    """A consumer to which everything came back often; `acked` is how it acknowledges."""
+
+    inner: PartitionConsumer
+    acked: Ack
+
+    async def batch(self, limit: int) -> Sequence[Delivery]:
+        return [replace(each, returned=9) for each in await self.inner.batch(limit)]
+
+    async def ack(self, tags: Collection[int]) -> None:
+        await self.acked(self.inner, tags)
+
+    async def ack_through(self, tag: int) -> None:
+        await self.inner.ack_through(tag)
+
+    def unacknowledged(self) -> int:
+        return self.inner.unacknowledged()
+
+
+@dataclass
+class Here:
+    """One partition, with a call, and an operation on it that somebody may have died of."""
+
+    client: RedisClient
+    bus: MemoryBus
+    store: RedisStateStore
+
+    async def work(self, acked: Ack, until: Callable[[], Awaitable[bool]] | None = None) -> None:
+        """Work in the partition until that is so, or it ends by itself."""
+        lot, observations = ParkingLot(self.bus), WorkerObservations(Metrics())
+        worker = PartitionWorker(
+            HERE, self.store, outgoing_of(self.bus, self.client), LIMITS, observations, parking_lot=lot,
+            patience=PATIENCE,
+        )  # fmt: skip
+        released = asyncio.Event()
+        async with self.bus.partition(HERE, 10) as consumer:
+            running = asyncio.create_task(worker.run(Suspicious(consumer, acked), released))
+            if until is not None:
+                await eventually(until)
+                released.set()
+            await asyncio.wait({running})
+            if not running.cancelled() and not isinstance(running.exception(), BusInterrupted | Fenced):
+                running.result()
+
+    async def acknowledged(self) -> bool:
+        """Whether the queue is through."""
+        queue = self.bus._queues[HERE]
+        return not queue.waiting and await self.attached() == [1]
+
+    async def attached(self) -> list[object]:
+        call = await RedisCallReader(self.client, KEYS, PARTITIONS).call(CALL)
+        return list(call.user_data.values.get("n", ())) if call is not None else []
+
+    async def counted(self) -> bool:
+        """Whether a try at an operation is counted."""
+        return bool(await self.client.connection.exists(KEYS.attempts(HERE)))
+
+    async def refused(self) -> bool:
+        """Whether alice was told that something was not applied."""
+        entries = await RedisUserStreams(self.client, ScriptBatcher(self.client), KEYS).read(ALICE, BEGINNING, 100)
+        return any(orjson.loads(entry.event)["kind"] == "refused" for entry in entries)
+
+
+@pytest.fixture
+async def here(client: RedisClient) -> Here:
+    made = Here(client, MemoryBus(PARTITIONS), RedisStateStore(client, KEYS))
+    reader = RedisCallReader(client, KEYS, PARTITIONS)
+
+    async def there() -> bool:
+        return await reader.call(CALL) is not None
+
+    await begin(made.bus)
+    async with working(made.bus, client, made.store):
+        await eventually(there)
+    return made
+
+
+async def sound(consumer: PartitionConsumer, tags: Collection[int]) -> None:
+    await consumer.ack(tags)
+
+
+def failing(error: BaseException) -> Ack:
+    async def acked(_: PartitionConsumer, __: Collection[int]) -> None:
+        raise error
+
+    return acked
+
+
+@pytest.mark.parametrize("error", [BusInterrupted("no channel"), Fenced("taken over"), asyncio.CancelledError()])
+async def test_what_a_worker_lives_through_is_no_death(here: Here, error: BaseException) -> None:
+    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+    for _ in range(PATIENCE.max_crashes + 1):
+        await here.work(failing(error))
+        assert not await here.counted()
+    await here.work(sound, here.acknowledged)
+    assert (here.bus.parked, await here.refused(), await here.attached()) == ([], False, [1])
+
+
+async def test_an_operation_that_waits_when_the_partition_is_released_killed_nobody(here: Here) -> None:
+    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+    name = KEYS.state(HERE, f"call:{CALL}").data
+    await here.client.connection.set(name, "no hash")
+    for _ in range(PATIENCE.max_crashes + 1):
+        await here.work(sound, here.counted)
+        assert not await here.counted()
+    await here.client.connection.delete(name)
+    await here.work(sound, here.acknowledged)
+    assert (here.bus.parked, await here.attached()) == ([], [1])
+
+
+async def test_a_try_is_taken_back_though_the_store_is_away_for_a_moment(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    survived, away = here.store.survived, iter([True, True, False])
+
+    async def at_last(*arguments: object) -> None:
+        if next(away, False):
+            raise StoreUnavailable("away")
+        await survived(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(here.store, "survived", at_last)
+    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+    await here.work(failing(BusInterrupted("no channel")))
+    assert not await here.counted()
+
+
+async def test_what_took_effect_before_workers_died_is_told_as_done(here: Here) -> None:
+    """Others died after the commit, before the acknowledgement."""
+    action, bus, node = AttachUserData((("n", 1),)), here.bus, NodeId("gateway")
+    operation = CallOperation(OperationId(SUSPECT), CALL, action, 1, ALICE)
+    body = OPERATION.encode(OperationMessage(operation=operation, reply_to=node))
+    await bus.publish_operation(HERE, body, SUSPECT)
+    async with working(bus, here.client, here.store):
+        await eventually(here.acknowledged)
+    taken = await here.store.take_over(HERE)
+    for _ in range(PATIENCE.max_crashes):
+        await here.store.attempt(HERE, taken.epoch, SUSPECT)
+    async with bus.inbox(node) as inbox:
+        await bus.publish_operation(HERE, body, SUSPECT)
+        told = asyncio.create_task(inbox.receive())
+
+        async def answered() -> bool:
+            return told.done()
+
+        await here.work(sound, answered)
+        assert b'"code":0' in told.result()
+    assert (bus.parked, await here.refused(), await here.attached()) == ([], False, [1])
+    assert await RedisCallReader(here.client, KEYS, PARTITIONS).mark(CALL) is None
+    assert not await here.counted()
+
+
+async def test_what_took_no_effect_is_parked_after_as_many_deaths_as_before(here: Here) -> None:
+    taken = await here.store.take_over(HERE)
+    for _ in range(PATIENCE.max_crashes):
+        await here.store.attempt(HERE, taken.epoch, SUSPECT)
+    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+    await here.work(sound, here.refused)
+    assert [(each.message_id, each.parking.reason) for each in here.bus.parked] == [(SUSPECT, "crashes_workers")]
+    assert not await here.counted()
