@@ -8,6 +8,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import SecretStr
+
 from calltag.core.backends import Backends, amqp_settings, backends, open_client
 from calltag.core.bus.amqp import AmqpBus, apply_topology, open_amqp_bus
 from calltag.core.bus.partitioning import partition_of
@@ -88,10 +90,13 @@ class Crew:
         call = await RedisCallReader(self.client, Keys(), self.settings.partitions).call(self.calls[partition])
         return () if call is None else call.user_data.values.get("n", ())
 
-    async def join(self) -> RunningWorker:
-        """One more, which is ready: it waits for what falls to it."""
-        stack = AsyncExitStack()
-        parts = await stack.enter_async_context(backends("worker", self.settings))
+    async def join(self, amqp_url: str | None = None) -> RunningWorker:
+        """One more, which is ready: it waits for what falls to it. It may have a way to RabbitMQ of its own."""
+        stack, settings = AsyncExitStack(), self.settings
+        if amqp_url is not None:
+            amqp = settings.amqp.model_copy(update={"url": SecretStr(amqp_url)})
+            settings = settings.model_copy(update={"amqp": amqp})
+        parts = await stack.enter_async_context(backends("worker", settings))
         worker = RunningWorker(parts, worker_parts(parts), stack)
         worker.task = asyncio.create_task(worker.made.run(worker.stop))
         self.members.append(worker)

@@ -6,6 +6,8 @@ that stays here: it has a task and a consumer of its own.
 
 A partition that falls to this worker is consumed at once, though its former owner may not have let it go: the broker
 gives it to the one who waits when the other cancels. So nobody waits for anybody's next heartbeat a second time.
+
+A worker that cannot consume anything while others can leaves the registry, and comes back when it can.
 """
 
 import asyncio
@@ -17,8 +19,9 @@ import structlog
 
 from calltag.core.bus.ports import Bus, BusError, Partition, PartitionConsumer
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import set_within
+from calltag.core.runtime.waiting import set_within, unless
 from calltag.core.store.ports import Fenced, HeldPartition, StoreUnavailable, WorkerId, WorkerRegistry
+from calltag.worker.broker_reach import BrokerReach
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.partition_worker import PartitionWorker
 from calltag.worker.rendezvous import owned_by
@@ -75,6 +78,7 @@ class Assignments:
         self._heartbeat_s = heartbeat_s
         self._lease_s = lease_s
         self._finish = finish
+        self._reach = BrokerReach(worker, bus, registry, lease_s)
         self._held: dict[Partition, _Assignment] = {}
         self._leaving: set[_Assignment] = set()
         self._others = False
@@ -102,13 +106,34 @@ class Assignments:
         """Work until `stop` is set; then finish what is in hand and give the partitions back."""
         async with asyncio.TaskGroup() as group:
             while not stop.is_set():
-                await self._adjust(group)
+                if await unless(stop, self._is_of_use()):
+                    await self._adjust(group)
                 await set_within(stop, self._heartbeat_s)
             await self._leave()
             for partition in self.partitions:
                 self._release(partition)
         if self._finish is not None:
             await self._finish()
+
+    async def _is_of_use(self) -> bool:
+        """Whether to be among the workers; who reaches the broker no more, while others do, is not."""
+        try:
+            if self._reach.lost:
+                return await self._reach.is_back()
+            if not await self._reach.is_lost(self.partitions, self.missing()):
+                return True
+            await self._registry.leave(self.worker)
+        except StoreUnavailable as error:
+            # Without the store, the lease runs out.
+            log.warning("workers_not_seen", reason=str(error))
+            return not self._reach.lost
+        log.error("broker_not_reached", partitions=sorted(self.partitions), reason="others consume, and take them")
+        self._renewed_at_s = None
+        self._reach.give_up(self.partitions)
+        for partition in self.partitions:
+            self._release(partition)
+        self._metrics.owned(0)
+        return False
 
     async def _adjust(self, group: asyncio.TaskGroup) -> None:
         began_s = time.monotonic()
