@@ -32,6 +32,7 @@ from calltag.core.store.redis_registry import (
     check_installation,
 )
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+from parts.eventually import eventually
 
 KEYS = Keys("calltag-test")
 PARTITIONS = 32
@@ -323,8 +324,28 @@ async def test_the_index_follows_the_calls(
     assert await reader.calls_of(BOB) == []
 
 
+async def test_after_the_store_was_away_everybody_keeps_the_place_for_one_more_lease(client: RedisClient) -> None:
+    registry = RedisWorkerRegistry(client, KEYS, lease_ms=300)
+    everybody = [WorkerId(f"w{number}") for number in range(3)]
+    for each in everybody:
+        await registry.renew(each)
+
+    async def nobody_is_left() -> bool:
+        return await registry.living() == []
+
+    await eventually(nobody_is_left)
+    assert await registry.renew(everybody[2]) == everybody
+
+    async def only_two_are_left() -> bool:
+        await registry.renew(everybody[1])
+        return set(await registry.renew(everybody[2])) == set(everybody[1:])
+
+    await eventually(only_two_are_left)
+
+
 async def test_a_lease_ends(client: RedisClient) -> None:
     short, longer = RedisWorkerRegistry(client, KEYS, lease_ms=1), RedisWorkerRegistry(client, KEYS)
+    await longer.renew(WorkerId("here"))
     await short.renew(WorkerId("gone"))
     for _ in range(1_000):
         live = await longer.renew(WorkerId("here"))

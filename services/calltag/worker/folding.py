@@ -85,7 +85,8 @@ def fold(messages: Sequence[OperationMessage], loaded: Mapping[str, Loaded], lim
                 folded.held.append(place)
                 continue
         # That a call which the switch has forgotten ends sets nothing upon what is missing, and the mark ends with it.
-        if subject.mark is not None and (subject.mark.operation_id == operation.id or ends_silent):
+        has_ended = ends_silent and done.code is StatusCode.SUCCESS
+        if subject.mark is not None and (subject.mark.operation_id == operation.id or has_ended):
             folded.unmarked.append(operation.key)
             subject.mark = None
         folded.applied.append(Applied(operation, done, repeated))

@@ -16,6 +16,7 @@ import structlog
 from calltag.core.bus.ports import BusError, Delivery, Partition, PartitionConsumer
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.outcome import CallLimits
+from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import unless
 from calltag.core.runtime.without_end import without_end
@@ -189,7 +190,7 @@ class PartitionWorker:
             return sum([await self._ended([each]) for each in messages])
         for key, fault in folded.faults.items():
             log.warning("silent_call_not_ended", key=key, detail=fault.detail)
-        return len(folded.applied)
+        return sum(each.done.code is StatusCode.SUCCESS for each in folded.applied)
 
     async def _acknowledge(self, consumer: PartitionConsumer) -> None:
         if self._settled:

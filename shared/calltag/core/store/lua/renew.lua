@@ -3,7 +3,8 @@
 -- KEYS: leases, places, reports. ARGV: member, lease in ms (0: it leaves), what it tells of its partitions.
 --
 -- Time is the server's. Who comes gets the place after the last one. The place of one that is gone goes to the last one:
--- so nobody else's place changes.
+-- so nobody else's place changes. Where nobody's lease is valid any more, it was the store that was away: all keep their
+-- places for as long as one lease lasts, since those who had a partition know what the store may have lost of it.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local member, lease = ARGV[1], tonumber(ARGV[2])
@@ -17,6 +18,12 @@ local function vacate(gone)
   if last[1] and tonumber(last[2]) > place then redis.call('ZADD', KEYS[2], place, last[1]) end
 end
 
+local latest = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
+if lease > 0 and latest[1] and tonumber(latest[2]) < now then
+  for _, each in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+    redis.call('ZADD', KEYS[1], string.format('%d', now + lease), each)
+  end
+end
 if lease > 0 then
   redis.call('ZADD', KEYS[1], string.format('%d', now + lease), member)
 else
