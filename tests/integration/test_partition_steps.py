@@ -49,8 +49,8 @@ class Recorded:
         self._steps = steps
 
     def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
-        async def call(*given: Any) -> Any:
-            result = await getattr(self._inner, name)(*given)
+        async def call(*given: Any, **named: Any) -> Any:
+            result = await getattr(self._inner, name)(*given, **named)
             self._steps.append(name)
             return result
 
