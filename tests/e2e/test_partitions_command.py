@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import orjson
 import pytest
@@ -34,9 +35,10 @@ def may_commit(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
         changes: Sequence[Change],
         events: Sequence[bytes],
         marks: Marks = NO_MARKS,
+        **more: Any,
     ) -> Committal:
         await may.wait()
-        return await commit(self, partition, epoch, changes, events, marks)
+        return await commit(self, partition, epoch, changes, events, marks, **more)
 
     monkeypatch.setattr(RedisStateStore, "commit", held_up)
     return may

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -73,12 +73,13 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
         changes: Sequence[Change],
         events: Sequence[bytes],
         marks: Marks = NO_MARKS,
+        **more: Any,
     ) -> Committal:
         if self in seen.held_up:
             seen.waiting += 1
             await seen.held_up[self].wait()
         try:
-            made = await commit(self, partition, epoch, changes, events, marks)
+            made = await commit(self, partition, epoch, changes, events, marks, **more)
         except Fenced:
             seen.fenced += 1
             raise
