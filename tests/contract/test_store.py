@@ -343,6 +343,45 @@ async def test_after_the_store_was_away_everybody_keeps_the_place_for_one_more_l
     await eventually(only_two_are_left)
 
 
+async def test_an_outage_that_only_some_leases_outlast_moves_nobody(client: RedisClient) -> None:
+    registry = RedisWorkerRegistry(client, KEYS, lease_ms=600)
+    for number in range(2):
+        await registry.renew(WorkerId(f"w{number}"))
+    await client.connection.zadd(KEYS.workers(), {"w0": 1})
+
+    async def nobody_was_heard_for_long() -> bool:
+        [one] = await registry.living()
+        return one.lease_ends_in_ms < 150
+
+    await eventually(nobody_was_heard_for_long)
+    assert await registry.renew(WorkerId("w1")) == ["w0", "w1"]
+
+
+async def test_whoever_comes_after_all_were_killed_does_not_share_with_the_dead(client: RedisClient) -> None:
+    short, longer = RedisWorkerRegistry(client, KEYS, lease_ms=1), RedisWorkerRegistry(client, KEYS)
+    for number in range(2):
+        await short.renew(WorkerId(f"dead{number}"))
+
+    async def nobody_is_left() -> bool:
+        return await short.living() == []
+
+    await eventually(nobody_is_left)
+    assert await longer.renew(WorkerId("new")) == ["new"]
+
+
+async def test_who_leaves_after_the_store_was_away_takes_nobody_along(client: RedisClient) -> None:
+    registry = RedisWorkerRegistry(client, KEYS, lease_ms=300)
+    for number in range(3):
+        await registry.renew(WorkerId(f"w{number}"))
+
+    async def nobody_is_left() -> bool:
+        return await registry.living() == []
+
+    await eventually(nobody_is_left)
+    await registry.leave(WorkerId("w2"))
+    assert await registry.renew(WorkerId("w1")) == ["w0", "w1"]
+
+
 async def test_a_lease_ends(client: RedisClient) -> None:
     short, longer = RedisWorkerRegistry(client, KEYS, lease_ms=1), RedisWorkerRegistry(client, KEYS)
     await longer.renew(WorkerId("here"))

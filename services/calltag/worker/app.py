@@ -51,7 +51,9 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
     noted = reports or lag_reports(backends)
     settings, client, keys = backends.settings.worker, backends.client, backends.keys
     redis = backends.settings.redis
-    recent = RecentOfPartitions(RecentLimits(settings.recent_s, settings.recent_operations, settings.recent_bytes))
+    # What the store may have forgotten of a call must not be taken for lost.
+    most_recent = min(settings.recent_operations, settings.remembered_operations)
+    recent = RecentOfPartitions(RecentLimits(settings.recent_s, most_recent, settings.recent_bytes))
     lifetimes = Lifetimes(
         settings.live_call_lifetime_s * 1000 * _LONGER,
         settings.released_call_lifetime_s * 1000,

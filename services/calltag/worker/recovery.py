@@ -59,11 +59,16 @@ class Recovery:
 
     def _keep(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
         there = {operation for change in folded.changes for operation, _ in change.done}
-        there |= {each.operation.id for each in folded.applied if each.repeated}
-        # Nobody waits for an answer any more when they are applied again.
-        kept = [each.model_copy(update={"reply_to": None}) for each in messages if each.operation.id in there]
         versions = {f"call:{call.id}": call.version for call in folded.calls}
         versions |= {change.key: change.after.version for change in folded.changes if change.after is not None}
+        # A repeat from long ago is not lost, and the store may forget it before it is let go of here.
+        there |= {
+            each.operation.id
+            for each in folded.applied
+            if each.repeated and versions.get(each.operation.key, 0) - each.done.version < self._batch
+        }
+        # Nobody waits for an answer any more when they are applied again.
+        kept = [each.model_copy(update={"reply_to": None}) for each in messages if each.operation.id in there]
         size_bytes = sum(len(OPERATION.encode(message)) for message in kept)
         self._recent.committed(Commit(position, time.monotonic(), kept, versions, size_bytes))
 
@@ -73,12 +78,14 @@ class Recovery:
         self._recent.forget(time.monotonic())
         if self._recent.epoch == NEVER:
             return False
+        # What is confirmed while the question is under way is not in its answer.
+        known = self._recent.epoch, self._recent.position
         try:
-            epoch, position = await self._store.standing(self._partition)
+            standing = await self._store.standing(self._partition)
         except StoreUnavailable:
             return False
-        not_told = epoch == self._recent.epoch and bool(self._recent.loss.commits)
-        return not_told or self._recent.is_ahead_of(epoch, position)
+        not_told = standing[0] == self._recent.epoch and bool(self._recent.loss.commits)
+        return not_told or standing < known
 
     async def recover(self, taken: TakeOver, handle: Batch) -> bool:
         """After a take-over: apply again what the store has lost, through `handle`, and tell of it.

@@ -3,7 +3,7 @@
 -- KEYS: leases, places, reports. ARGV: member, lease in ms (0: it leaves), what it tells of its partitions.
 --
 -- Time is the server's. Who comes gets the place after the last one. The place of one that is gone goes to the last one:
--- so nobody else's place changes. Where nobody's lease is valid any more, it was the store that was away: all keep their
+-- so nobody else's place changes. Where nobody was heard for long, it was the store that was away: all keep their
 -- places for as long as one lease lasts, since those who had a partition know what the store may have lost of it.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -19,7 +19,9 @@ local function vacate(gone)
 end
 
 local latest = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
-if lease > 0 and latest[1] and tonumber(latest[2]) < now then
+-- Workers renew every third of a lease at least: where nobody did for two thirds, the store was away. Whoever comes anew does
+-- not count for that: those before it may all be gone since long.
+if lease > 0 and latest[1] and redis.call('ZSCORE', KEYS[2], member) and now - (tonumber(latest[2]) - lease) > lease * 2 / 3 then
   for _, each in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
     redis.call('ZADD', KEYS[1], string.format('%d', now + lease), each)
   end
@@ -31,7 +33,7 @@ else
 end
 for _, each in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
   local ends = redis.call('ZSCORE', KEYS[1], each)
-  if not ends or tonumber(ends) < now then vacate(each) end
+  if not ends or (lease > 0 and tonumber(ends) < now) then vacate(each) end
 end
 if lease > 0 then
   redis.call('ZADD', KEYS[2], 'NX', redis.call('ZCARD', KEYS[2]), member)
