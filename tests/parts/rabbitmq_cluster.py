@@ -1,6 +1,7 @@
 """Three RabbitMQ nodes on this machine that are one cluster; each can be killed, frozen and started again."""
 
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -44,6 +45,11 @@ class RabbitMqCluster:
         self.nodes[0].start()
         with ThreadPoolExecutor() as pool:
             list(pool.map(RabbitMq.start, self.nodes[1:]))
+        # A node takes connections a moment before the others count on it, and a queue that is declared then has fewer
+        # replicas.
+        ends = time.monotonic() + 60
+        while any(self.misses(node, *self.nodes) for node in self.nodes):
+            assert time.monotonic() < ends, "the nodes do not find one another"
 
     def end(self) -> None:
         """End all nodes and the port mapper."""
@@ -66,6 +72,7 @@ class RabbitMqCluster:
         """Let a frozen node go on: it finds itself apart from the others, as after a break of the network."""
         node.process.signal(signal.SIGCONT)
 
-    def misses(self, node: RabbitMq, other: RabbitMq) -> bool:
-        """Whether a node takes another one for gone."""
-        return f"'{other.name}'" not in node.control("eval", "rabbit_nodes:all_running().")
+    def misses(self, node: RabbitMq, *others: RabbitMq) -> bool:
+        """Whether a node takes any of the others for gone."""
+        running = node.control("eval", "rabbit_nodes:all_running().")
+        return any(f"'{other.name}'" not in running for other in others)

@@ -1,16 +1,21 @@
 """Publishing with confirms: a message counts as taken when the broker says so, within the deadline."""
 
 import asyncio
+from contextlib import suppress
+from typing import Final
 from uuid import uuid4
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractExchange, HeadersType
 from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
 
-from calltag.core.bus.amqp.failing import told_plainly
+from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.ports import BusRefused, BusUnavailable
+
+_TRUSTED_S: Final = 1.0
+"""For how long a channel on which a queue refuses messages is kept; leaders are elected within less."""
 
 
 class Unroutable(BusRefused):
@@ -28,6 +33,8 @@ class Publisher:
         self._opening = asyncio.Lock()
         self._confirmed_s = 0.0
         """When the latest confirm came, by the loop's clock."""
+        self._opened_s = 0.0
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def publish(
         self,
@@ -68,6 +75,7 @@ class Publisher:
         except PublishError:
             raise Unroutable(f"{exchange} has no queue for {routing_key}") from None
         except DeliveryError:
+            self._distrust(channel)
             raise BusRefused(f"the queue of {routing_key} is full") from None
         except TimeoutError:
             await self._doubt(channel, began_s)
@@ -82,6 +90,7 @@ class Publisher:
                 if self._channel is None or self._channel.is_closed:
                     self._exchanges = {}
                     self._channel = await self._link.open_channel(confirms=True)
+                    self._opened_s = asyncio.get_running_loop().time()
         if name not in self._exchanges:
             self._exchanges[name] = await self._channel.get_exchange(name, ensure=False)
         return self._exchanges[name]
@@ -94,6 +103,25 @@ class Publisher:
         if channel is None or channel is self._channel:
             self._forget(channel)
             self._link.broken(Repair.UNCONFIRMED)
+
+    def _distrust(self, channel: AbstractChannel | None) -> None:
+        """A queue refused a message: it is full, or the channel came while the queue had no leader. RabbitMQ 3.10 asks
+        the dead one then for as long as the channel lives, so what follows goes over a new one."""
+        if channel is None or channel is not self._channel:
+            return
+        if asyncio.get_running_loop().time() - self._opened_s < _TRUSTED_S:
+            return
+        self._channel = None
+        closing = asyncio.create_task(self._close_later(channel), name="publisher-channel")
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+
+    async def _close_later(self, channel: AbstractChannel) -> None:
+        """Close it once what was published on it has its confirm, or will have none."""
+        await asyncio.sleep(self._deadline_s)
+        with suppress(*FAILURES), told_plainly():
+            async with asyncio.timeout(self._deadline_s):
+                await channel.close()
 
     def _forget(self, channel: AbstractChannel | None) -> None:
         if channel is self._channel:
