@@ -118,7 +118,8 @@ class PartitionWorker:
                     for lane in self._lanes.due(time.monotonic()):
                         await self._tend(lane, consumer)
                     await self._acknowledge(consumer)
-                    if self._sweep is not None and not self._sweep.due_in_s():
+                    # Whom the partition does not fall to any more leaves that to whom it does.
+                    if self._sweep is not None and not self._sweep.due_in_s() and not released.is_set():
                         await self._end(self._sweep)
                     self._metrics.waiting(self._partition, len(self._lanes))
             finally:
@@ -171,7 +172,8 @@ class PartitionWorker:
 
     async def _end(self, sweep: Sweep) -> None:
         """End calls that are silent, the way in which everything is done; what fails is left to the next sweep."""
-        messages = [each for each in await sweep.operations() if not self._lanes.has(each.operation.key)]
+        silent = await sweep.operations(owned=self._ownership.epoch is not None)
+        messages = [each for each in silent if not self._lanes.has(each.operation.key)]
         ended = await self._ended(messages)
         if ended:
             self._metrics.silent(ended)
