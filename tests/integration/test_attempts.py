@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import orjson
 import pytest
@@ -162,14 +163,14 @@ async def test_an_operation_that_waits_when_the_partition_is_released_killed_nob
 async def test_a_try_is_taken_back_though_the_store_is_away_for_a_moment(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    survived, away = here.store.survived, iter([True, True, False])
+    broken_off, away = here.store.broken_off, iter([True, True, False])
 
     async def at_last(*arguments: object) -> None:
         if next(away, False):
             raise StoreUnavailable("away")
-        await survived(*arguments)  # type: ignore[arg-type]
+        await broken_off(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(here.store, "survived", at_last)
+    monkeypatch.setattr(here.store, "broken_off", at_last)
     await publish(here.bus, 1, AttachUserData((("n", 1),)))
     await here.work(failing(BusInterrupted("no channel")))
     assert not await here.counted()
@@ -208,3 +209,31 @@ async def test_what_took_no_effect_is_parked_after_as_many_deaths_as_before(here
     await here.work(sound, here.refused)
     assert [(each.message_id, each.parking.reason) for each in here.bus.parked] == [(SUSPECT, "crashes_workers")]
     assert not await here.counted()
+
+
+async def test_an_answer_that_is_lost_is_no_death(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt, lost = here.store.attempt, iter([True] * (PATIENCE.max_crashes + 1))
+
+    async def unheard(*arguments: Any) -> int:
+        tries = await attempt(*arguments)
+        if next(lost, False):
+            raise StoreUnavailable("the answer was lost")
+        return tries
+
+    monkeypatch.setattr(here.store, "attempt", unheard)
+    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+    await here.work(sound, here.acknowledged)
+    assert (here.bus.parked, await here.refused(), await here.attached()) == ([], False, [1])
+
+
+async def test_a_worker_that_lets_go_in_order_forgets_no_deaths_of_others(here: Here) -> None:
+    """It could not be parked: the parking queue is full. The next one is not to die of it again."""
+    full = Here(here.client, MemoryBus(PARTITIONS, parking_limit=0), here.store)
+    taken = await here.store.take_over(HERE)
+    for _ in range(PATIENCE.max_crashes):
+        await here.store.attempt(HERE, taken.epoch, SUSPECT)
+    await publish(full.bus, 1, AttachUserData((("n", 1),)))
+    for _ in range(2):
+        await full.work(sound, full.refused)
+        assert await full.attached() == []
+        assert await here.client.connection.hget(KEYS.attempts(HERE), SUSPECT) == b"2"

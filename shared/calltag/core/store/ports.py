@@ -186,6 +186,10 @@ class StateStore(Protocol):
         """The attempts at an operation came to an end."""
         ...
 
+    async def broken_off(self, partition: Partition, name: str, attempts: int) -> None:
+        """So many attempts at an operation came to no end, and nobody died of them; those before them still count."""
+        ...
+
     async def is_done(self, partition: Partition, key: str, operation: OperationId) -> bool:
         """Whether the operation took effect on what is under the key, which itself is not read."""
         ...

@@ -172,6 +172,12 @@ class RedisStateStore:
         async with self._client.exchange() as connection:
             await connection.hdel(self._keys.attempts(partition), name)
 
+    async def broken_off(self, partition: Partition, name: str, attempts: int) -> None:
+        key = self._keys.attempts(partition)
+        async with self._client.exchange() as connection:
+            if await connection.hincrby(key, name, -attempts) <= 0:
+                await connection.hdel(key, name)
+
     async def is_done(self, partition: Partition, key: str, operation: OperationId) -> bool:
         pipeline = self._client.pipeline()
         pipeline.hexists(self._keys.state(partition, key).done, operation)
