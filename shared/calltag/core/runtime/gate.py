@@ -1,14 +1,11 @@
 """The gate before an application: what serves clients listens from the beginning, and lets them in when it can."""
 
-from collections.abc import Mapping
 from typing import Final
 
-import orjson
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.places import PLACE, Places
+from calltag.core.runtime.unavailable import answer_unavailable
 
 _NOT_YET: Final = "calltag waits for its store; try again in a moment"
 _POLICY_VIOLATION: Final = 1008
@@ -30,10 +27,10 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.app is None:
-            await _refuse(_NOT_YET, {}, scope, receive, send)
+            await _refuse(_NOT_YET, scope, send)
         elif not self._has_place(scope):
             text = f"{self.max_connections} connections are served here already; try again in a moment"
-            await _refuse(text, {"Connection": "close"}, scope, receive, send)
+            await _refuse(text, scope, send, close=True)
         else:
             await self.app(scope, receive, self._closing(send) if scope["type"] == "http" else send)
 
@@ -50,15 +47,9 @@ class Gate:
         return connection is None or self.places.take(connection)
 
 
-async def _refuse(text: str, headers: Mapping[str, str], scope: Scope, receive: Receive, send: Send) -> None:
+async def _refuse(text: str, scope: Scope, send: Send, *, close: bool = False) -> None:
     if scope["type"] == "websocket":
         # Before it is accepted, a close is an HTTP 403.
         await send({"type": "websocket.close", "code": _POLICY_VIOLATION, "reason": text})
         return
-    refusal = Response(
-        orjson.dumps({"statusCode": int(StatusCode.INTERNAL), "statusMessage": text}),
-        503,
-        {"Cache-Control": "no-store", "Retry-After": "1", **headers},
-        media_type="application/json;charset=UTF-8",
-    )
-    await refusal(scope, receive, send)
+    await answer_unavailable(send, text, close=close)

@@ -10,27 +10,16 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from calltag.core.domain.status import StatusCode
+from calltag.core.runtime.unavailable import answer_unavailable
 
 _PATIENCE_S: Final = 0.2
 """A request whose body takes longer to come gives up its turn until it is there."""
 _FORGETS: Final = 0.05
 """What each turn that ends counts for the pace."""
 _RETRY_AFTER_S: Final = (1, 3)
-_BODY: Final = orjson.dumps(
-    {
-        "statusCode": int(StatusCode.INTERNAL),
-        "statusMessage": "more requests come than are served here; try again in a moment",
-    }
-)
-_HEAD: Final = (
-    (b"content-type", b"application/json;charset=UTF-8"),
-    (b"content-length", str(len(_BODY)).encode()),
-    (b"cache-control", b"no-store"),
-)
+_TEXT: Final = "more requests come than are served here; try again in a moment"
 
 
 class Turned(StrEnum):
@@ -186,6 +175,4 @@ def _patiently(receive: Receive, turn: _Turn) -> Receive:
 
 
 async def _refuse(send: Send) -> None:
-    headers = [*_HEAD, (b"retry-after", str(retry_after_s()).encode())]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": _BODY})
+    await answer_unavailable(send, _TEXT, retry_after_s=retry_after_s())

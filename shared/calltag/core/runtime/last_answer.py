@@ -3,24 +3,11 @@
 import asyncio
 from typing import Final
 
-import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from calltag.core.domain.status import StatusCode
+from calltag.core.runtime.unavailable import answer_unavailable
 
-_BODY: Final = orjson.dumps(
-    {
-        "statusCode": int(StatusCode.INTERNAL),
-        "statusMessage": "this server stops before the request was answered; whether it took effect is not known",
-    }
-)
-_HEAD: Final = (
-    (b"content-type", b"application/json;charset=UTF-8"),
-    (b"content-length", str(len(_BODY)).encode()),
-    (b"cache-control", b"no-store"),
-    (b"retry-after", b"1"),
-    (b"connection", b"close"),
-)
+_TEXT: Final = "this server stops before the request was answered; whether it took effect is not known"
 
 
 def with_last_answer(app: ASGIApp) -> ASGIApp:
@@ -45,7 +32,6 @@ def with_last_answer(app: ASGIApp) -> ASGIApp:
         except asyncio.CancelledError:
             if begun:
                 raise
-            await send({"type": "http.response.start", "status": 503, "headers": [*_HEAD]})
-            await send({"type": "http.response.body", "body": _BODY})
+            await answer_unavailable(send, _TEXT, close=True)
 
     return answering
