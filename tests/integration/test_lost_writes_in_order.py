@@ -21,7 +21,7 @@ from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.parking import ParkingLot
 from calltag.worker.partition_worker import PartitionWorker
-from calltag.worker.recent_operations import RecentOfPartitions
+from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
 from integration.test_lost_writes import counted, until_attached
 from integration.test_partition_worker import (
     HERE,
@@ -59,12 +59,13 @@ class Worker:
     """One worker on all partitions, and the store before it."""
 
     client: MayBeAway
+    limits: RecentLimits = RecentLimits()
     bus: MemoryBus = field(default_factory=lambda: MemoryBus(PARTITIONS))
     metrics: Metrics = field(default_factory=Metrics)
 
     def __post_init__(self) -> None:
         self.store = Unreliable(self.client, KEYS)
-        self.recent = RecentOfPartitions()
+        self.recent = RecentOfPartitions(self.limits)
         self.assignments = Assignments(
             WorkerId("w"), self.bus, RedisWorkerRegistry(self.client, KEYS, lease_ms=round(LEASE_S * 1000)), self._make,
             WorkerObservations(self.metrics), partitions=PARTITIONS, heartbeat_s=0.2, lease_s=LEASE_S,
@@ -103,9 +104,10 @@ class Worker:
 
 
 @pytest.fixture
-async def worker() -> AsyncIterator[Worker]:
+async def worker(request: pytest.FixtureRequest) -> AsyncIterator[Worker]:
     async with embedded_store(None) as embedded:
-        made, stop = Worker(MayBeAway(embedded.client.connection, embedded.client.deadline_s)), asyncio.Event()
+        client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
+        made, stop = Worker(client, getattr(request, "param", RecentLimits())), asyncio.Event()
         running = asyncio.create_task(made.assignments.run(stop))
         yield made
         stop.set()
@@ -165,3 +167,20 @@ async def test_a_recovery_that_is_interrupted_tells_of_the_loss_the_next_time(
     worker.client.away.clear()
     await eventually(lambda: counted(worker.metrics, "store_lost_commits") == 1)
     await worker.attached(1, 2)
+
+
+@pytest.mark.parametrize("worker", [RecentLimits(operations=1)], indirect=True)
+async def test_a_version_that_was_told_after_a_loss_is_not_told_again_after_the_next_one(worker: Worker) -> None:
+    """Only the last operation is at hand: the call is one version behind when that was applied again."""
+
+    async def last_told_is(version: int) -> bool:
+        return (await versions_told(worker.client))[-1:] == [version] and await worker.all_sent()
+
+    before = await worker.without_two()
+    await worker.attach(3)
+    await worker.attached(1, 2, 3)
+    await eventually(lambda: last_told_is(4))
+    for version in (5, 6, 7):
+        await put_back(worker.client, before)
+        await until_attached(worker.client, (1, 3))
+        await eventually(lambda version=version: last_told_is(version))  # type: ignore[misc]

@@ -61,9 +61,6 @@ class RecentOperations:
     _operations: int = 0
     _size_bytes: int = 0
 
-    def __bool__(self) -> bool:
-        return bool(self._commits)
-
     def taken_over(self, epoch: Epoch, position: CommitPosition) -> None:
         """The partition is owned here, in this epoch."""
         self.epoch, self.position = epoch, position
@@ -84,11 +81,6 @@ class RecentOperations:
         """Let go of what is older than it may be: the store's memory of operations must outlast this one."""
         while self._commits and self._commits[0].at_s < now_s - self.limits.seconds:
             self._drop()
-
-    def is_ahead_of(self, epoch: Epoch, position: CommitPosition) -> bool:
-        """Whether the store, with this epoch and position, lacks something that it confirmed. A higher epoch is
-        another owner's, who is to be left alone."""
-        return epoch < self.epoch or (epoch == self.epoch and position < self.position)
 
     def lost(self, position: CommitPosition) -> int:
         """How many commits are lost if the store is at this position."""

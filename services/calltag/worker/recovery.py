@@ -21,7 +21,6 @@ from calltag.core.store.ports import (
     StateStore,
     StoreUnavailable,
     TakeOver,
-    WritesLost,
 )
 from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage
 from calltag.worker.folding import Folded
@@ -46,11 +45,8 @@ class Recovery:
         self._batch = batch
 
     def confirmed(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
-        """The store has confirmed a commit of this batch. Raises WritesLost if it lacks earlier ones."""
-        known = self._recent.position
+        """The store has confirmed a commit of this batch; earlier ones it has, too, or it would not have done that."""
         self._keep(position, messages, folded)
-        if position <= known:
-            raise WritesLost(f"the store is at commit {position} after {known} were confirmed")
 
     def recognised(self, messages: Sequence[OperationMessage], folded: Folded) -> None:
         """A batch of which all is in the store already: whoever made it so may not be there any more."""
@@ -78,7 +74,8 @@ class Recovery:
         self._recent.forget(time.monotonic())
         if self._recent.epoch == NEVER:
             return False
-        # What is confirmed while the question is under way is not in its answer.
+        # What is confirmed while the question is under way is not in its answer. A higher epoch is another owner's,
+        # who is to be left alone.
         known = self._recent.epoch, self._recent.position
         try:
             standing = await self._store.standing(self._partition)
@@ -156,7 +153,10 @@ class Recovery:
         ]
         events = [EVENT.encode(_restored(change.after)) for change in changes if change.after is not None]
         if changes:
-            await self._store.commit(self._partition, epoch, changes, events)
+            made = await self._store.commit(self._partition, epoch, changes, events, after=self._recent.position)
+            # Where it is lost again, the version goes on from this one.
+            raised = {change.key: change.after.version for change in changes if change.after is not None}
+            self._recent.committed(Commit(made.position, time.monotonic(), (), raised, 0))
         return bool(changes)
 
 
