@@ -31,7 +31,7 @@ async def _value(store: Any, kind: str, key: bytes) -> Any:
         case "stream":
             return await store.xrange(key)
         case _:
-            raise NotImplementedError(kind)
+            raise ValueError(f"{key!r} is of a type that the store has no other key of: {kind}")
 
 
 async def put_back(client: RedisClient, taken: Snapshot) -> None:
