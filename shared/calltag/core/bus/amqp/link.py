@@ -143,5 +143,6 @@ class Link:
                 async with asyncio.timeout(_CLOSE_DEADLINE_S):
                     await channel.close()
         except FAILURES:
-            if connection is self._connection:
+            # A broker that is short of something reads nothing, this neither.
+            if connection is self._connection and not await self.look():
                 self.broken()
