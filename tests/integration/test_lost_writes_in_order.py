@@ -59,7 +59,7 @@ class Worker:
     """One worker on all partitions, and the store before it."""
 
     client: MayBeAway
-    limits: RecentLimits = RecentLimits()
+    limits: RecentLimits = field(default_factory=RecentLimits)
     bus: MemoryBus = field(default_factory=lambda: MemoryBus(PARTITIONS))
     metrics: Metrics = field(default_factory=Metrics)
 

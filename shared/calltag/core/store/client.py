@@ -16,6 +16,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from calltag.core.runtime.cancelling import heeding_cancellation
 from calltag.core.runtime.tls import ClientTls
 from calltag.core.store.ports import StoreUnavailable
 
@@ -45,15 +46,16 @@ class RedisClient:
     @asynccontextmanager
     async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
         """Bound what is done inside by the deadline. Raises StoreUnavailable."""
-        try:
-            async with asyncio.timeout(self.deadline_s):
-                yield self.connection
-        except TimeoutError:
-            raise StoreUnavailable(f"Redis did not answer within {self.deadline_s:g} s") from None
-        except (RedisError, OSError) as error:
-            by_tls = self.tls.explained(error) if self.tls is not None else None
-            reason = f"no TLS: {by_tls}" if by_tls else f"{type(error).__name__}: {error}"
-            raise StoreUnavailable(f"Redis is not usable: {reason}") from error
+        with heeding_cancellation():
+            try:
+                async with asyncio.timeout(self.deadline_s):
+                    yield self.connection
+            except TimeoutError:
+                raise StoreUnavailable(f"Redis did not answer within {self.deadline_s:g} s") from None
+            except (RedisError, OSError) as error:
+                by_tls = self.tls.explained(error) if self.tls is not None else None
+                reason = f"no TLS: {by_tls}" if by_tls else f"{type(error).__name__}: {error}"
+                raise StoreUnavailable(f"Redis is not usable: {reason}") from error
 
     async def run(self, pipeline: Pipeline) -> list[object]:
         """Execute a pipeline. Raises StoreUnavailable."""

@@ -7,6 +7,8 @@ from typing import Final
 
 from aio_pika.exceptions import AMQPError
 
+from calltag.core.runtime.cancelling import heeding_cancellation, times_cancelled
+
 FAILURES: Final = (AMQPError, OSError, RuntimeError, TimeoutError)
 """What operations on a broken connection raise."""
 
@@ -16,27 +18,16 @@ def told_plainly() -> Iterator[None]:
     """What waits on a channel that closes, aiormq cancels though nobody cancelled the task, or fails with an exception
     of no kind; and where a connection ends while it is made, with whatever ended the reading. Here all these are a
     ConnectionError, so that no task ends for it.
-
-    A task that is cancelled meanwhile ends, whatever the library made of that: `asyncio.wait_for` of Python 3.11
-    forgets it where what it waits for comes at the same moment.
     """
-    cancelled = _times_cancelled()
+    before = times_cancelled()
     try:
-        yield
+        with heeding_cancellation():
+            yield
     except asyncio.CancelledError:
-        if _times_cancelled() > cancelled:
+        if times_cancelled() > before:
             raise
         raise ConnectionError("the channel closed") from None
     except Exception as error:
-        if _times_cancelled() > cancelled:
-            raise asyncio.CancelledError from error
         if type(error) is Exception or isinstance(error, StopAsyncIteration | EOFError):
             raise ConnectionError("the channel closed") from error
         raise
-    if _times_cancelled() > cancelled:
-        raise asyncio.CancelledError
-
-
-def _times_cancelled() -> int:
-    current = asyncio.current_task()
-    return current.cancelling() if current is not None else 0

@@ -1,0 +1,59 @@
+"""What becomes of an exchange with Redis whose task is told to end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+import pytest
+import redis.asyncio
+from redis.exceptions import RedisError
+
+from calltag.core.store.client import RedisClient
+from calltag.core.store.ports import StoreUnavailable
+
+
+async def answers_at_the_same_moment() -> None:
+    """As `asyncio.wait_for` of Python 3.11 does, with which the library sends."""
+    with suppress(asyncio.CancelledError):
+        await asyncio.Event().wait()
+
+
+async def fails_at_the_same_moment() -> None:
+    await answers_at_the_same_moment()
+    raise RedisError
+
+
+async def lets_it_through() -> None:
+    await asyncio.Event().wait()
+
+
+@pytest.fixture
+def client() -> RedisClient:
+    return RedisClient(redis.asyncio.Redis(), deadline_s=60)
+
+
+@pytest.mark.parametrize("work", [answers_at_the_same_moment, fails_at_the_same_moment, lets_it_through])
+async def test_a_task_that_is_cancelled_ends(client: RedisClient, work: Callable[[], Awaitable[None]]) -> None:
+    async def run() -> None:
+        while True:
+            with suppress(StoreUnavailable):
+                async with client.exchange():
+                    await work()
+
+    task = asyncio.create_task(run())
+    await asyncio.sleep(0)
+    task.cancel()
+    done, _ = await asyncio.wait({task}, timeout=10)
+    assert done
+    assert task.cancelled()
+
+
+async def limited(client: RedisClient, work: Callable[[], Awaitable[None]]) -> None:
+    async with asyncio.timeout(0), client.exchange():
+        await work()
+
+
+@pytest.mark.parametrize("work", [answers_at_the_same_moment, fails_at_the_same_moment, lets_it_through])
+async def test_within_a_shorter_limit_it_is_the_limit(client: RedisClient, work: Callable[[], Awaitable[None]]) -> None:
+    with pytest.raises(TimeoutError):
+        await limited(client, work)
