@@ -13,7 +13,7 @@ from parts.workers import Crew, RunningWorker, crew
 pytestmark = pytest.mark.timeout(120)
 PARTITIONS = 4
 ALL = frozenset(map(Partition, range(PARTITIONS)))
-WORKER = {"lease_s": 1.0}
+WORKER = {"lease_s": 2.0}
 
 
 @pytest.fixture
