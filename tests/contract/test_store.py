@@ -16,6 +16,7 @@ from calltag.core.store.keys import Keys
 from calltag.core.store.ports import (
     Change,
     CommitConflict,
+    CommitPosition,
     Done,
     Epoch,
     Fenced,
@@ -412,7 +413,8 @@ async def test_who_goes_leaves_the_place_to_the_last_one_and_nobody_else_changes
 async def test_what_workers_tell_of_their_partitions(client: RedisClient) -> None:
     registry = RedisWorkerRegistry(client, KEYS, lease_ms=5_000)
     assert await registry.living() == []
-    held = (HeldPartition(Partition(3), Epoch(7), 2, 1_700_000_000_000), HeldPartition(Partition(5)))
+    busy = HeldPartition(Partition(3), Epoch(7), 2, 1_700_000_000_000, CommitPosition(9))
+    held = (busy, HeldPartition(Partition(5)))
     await registry.renew(WorkerId("w0"), held)
     await registry.renew(WorkerId("w1"))
     told = {each.worker: each for each in await registry.living()}

@@ -13,7 +13,7 @@ from calltag.core.bus.ports import Partition
 from calltag.core.domain.operations import AttachUserData
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.ports import StoreUnavailable, WorkerId
+from calltag.core.store.ports import CommitPosition, Epoch, StoreUnavailable, WorkerId
 from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
@@ -62,13 +62,15 @@ class Worker:
     limits: RecentLimits = field(default_factory=RecentLimits)
     bus: MemoryBus = field(default_factory=lambda: MemoryBus(PARTITIONS))
     metrics: Metrics = field(default_factory=Metrics)
+    name: str = "w"
 
     def __post_init__(self) -> None:
         self.store = Unreliable(self.client, KEYS)
         self.recent = RecentOfPartitions(self.limits)
         self.assignments = Assignments(
-            WorkerId("w"), self.bus, RedisWorkerRegistry(self.client, KEYS, lease_ms=round(LEASE_S * 1000)), self._make,
-            WorkerObservations(self.metrics), partitions=PARTITIONS, heartbeat_s=0.2, lease_s=LEASE_S,
+            WorkerId(self.name), self.bus, RedisWorkerRegistry(self.client, KEYS, lease_ms=round(LEASE_S * 1000)),
+            self._make, WorkerObservations(self.metrics), partitions=PARTITIONS, heartbeat_s=0.2, lease_s=LEASE_S,
+            hear=self.recent.hear,
         )  # fmt: skip
 
     def _make(self, partition: Partition) -> PartitionWorker:
@@ -184,3 +186,35 @@ async def test_a_version_that_was_told_after_a_loss_is_not_told_again_after_the_
         await put_back(worker.client, before)
         await until_attached(worker.client, (1, 3))
         await eventually(lambda version=version: last_told_is(version))  # type: ignore[misc]
+
+
+async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_the_next_owner() -> None:
+    """It cannot be applied again: nobody else had it. The next owner has heard how far the dead one was."""
+    async with embedded_store(None) as embedded:
+        client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
+        dead = Worker(client)
+        heir, stop = Worker(client, bus=dead.bus, name="x"), asyncio.Event()
+        running = asyncio.create_task(dead.assignments.run(asyncio.Event()))
+        before = await dead.without_two()
+        inheriting = asyncio.create_task(heir.assignments.run(stop))
+        told = dead.recent.of(HERE)
+        await eventually(lambda: heir.recent.of(HERE).heard == (told.epoch, told.position))
+        assert HERE not in heir.assignments.partitions
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await put_back(client, before)
+        await heir.attach(3)
+        await heir.attached(1, 3)
+        assert counted(heir.metrics, "store_lost_commits") == counted(heir.metrics, "commits_gone") == 1
+        losses = await client.connection.hgetall(KEYS.losses(HERE))
+        assert (losses[b"commits"], losses[b"gone"]) == (b"1", b"1")
+        stop.set()
+        await inheriting
+
+
+async def test_an_owner_s_epoch_is_higher_than_any_that_another_one_told_of(worker: Worker) -> None:
+    """The store may have lost that take-over."""
+    theirs = Epoch(1 << 40)
+    worker.recent.of(HERE).heard = (theirs, CommitPosition(0))
+    await begin(worker.bus)
+    await eventually(lambda: worker.recent.of(HERE).epoch > theirs)

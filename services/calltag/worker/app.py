@@ -121,6 +121,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         prefetch=settings.prefetch,
         heartbeat_s=min(settings.lease_s / 3, _MOST_HEARTBEAT_S),
         lease_s=settings.lease_s,
+        hear=recent.hear,
         finish=outgoing.finish,
     )
 

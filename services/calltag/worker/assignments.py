@@ -42,16 +42,18 @@ class _Assignment:
     def told(self) -> HeldPartition | None:
         if self.consumer is None or self.work is None:
             return None
+        work = self.work
         return HeldPartition(
-            self.partition, self.work.epoch, self.consumer.unacknowledged(), self.work.oldest_at_ms
-        )  # fmt: skip
+            self.partition, work.epoch, self.consumer.unacknowledged(), work.oldest_at_ms, work.position
+        )
 
 
 class Assignments:
     """Keeps one task running for each partition that falls to this worker.
 
     A lease that could not be renewed for `lease_s` is lost: others count on the partitions by then, and must not wait
-    for a worker that the store does not hear.
+    for a worker that the store does not hear. `hear` is called with what others tell of their partitions, `finish` at
+    the end.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Assignments:
         prefetch: int = 200,
         heartbeat_s: float = 1.0,
         lease_s: float = 6.0,
+        hear: Callable[[HeldPartition], None] = lambda _: None,
         finish: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.worker = worker
@@ -77,6 +80,7 @@ class Assignments:
         self._prefetch = prefetch
         self._heartbeat_s = heartbeat_s
         self._lease_s = lease_s
+        self._hear = hear
         self._finish = finish
         self._reach = BrokerReach(worker, bus, registry, lease_s)
         self._held: dict[Partition, _Assignment] = {}
@@ -145,6 +149,8 @@ class Assignments:
             return
         self._renewed_at_s = began_s
         self._others = len(workers) > 1
+        # Before anything is taken over from those of whom it tells.
+        await self._listen()
         mine = owned_by(self.worker, workers, self._partitions)
         if mine != self.partitions:
             log.info("partitions_assigned", partitions=sorted(mine), workers=len(workers))
@@ -153,6 +159,17 @@ class Assignments:
         for partition in mine - self.partitions:
             self._held[partition] = self._begun(group, _Assignment(partition))
         self._metrics.owned(len(self._held))
+
+    async def _listen(self) -> None:
+        try:
+            living = await self._registry.living() if self._others else ()
+        except StoreUnavailable as error:
+            log.warning("workers_not_heard", reason=str(error))
+            return
+        for each in living:
+            if each.worker != self.worker:
+                for held in each.held:
+                    self._hear(held)
 
     def _begun(self, group: asyncio.TaskGroup, assignment: _Assignment) -> _Assignment:
         assignment.task = group.create_task(self._work(assignment), name=f"partition-{assignment.partition}")

@@ -20,7 +20,7 @@ from calltag.core.domain.operations import CallOperation
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.store.ports import NO_MARKS, Epoch, Marks, StateStore, StoreUnavailable, TakeOver
+from calltag.core.store.ports import NO_MARKS, CommitPosition, Epoch, Marks, StateStore, StoreUnavailable, TakeOver
 from calltag.core.wire.messages import EVENT, OperationMessage, WireError
 from calltag.worker.folding import Applied, Folded, fold
 from calltag.worker.metrics import WorkerMetrics
@@ -68,6 +68,11 @@ class Ownership:
         self.epoch: Epoch | None = None
         """None before the first delivery, and while it is in doubt."""
 
+    @property
+    def position(self) -> CommitPosition:
+        """How many commits the store has confirmed."""
+        return self._recent.position
+
     def doubt(self) -> None:
         """The partition has to be taken over anew: that fences off whatever is still on its way."""
         self.epoch = None
@@ -84,7 +89,7 @@ class Ownership:
         Fenced.
         """
         while self.epoch is None:
-            taken = await self.insist(lambda: self._store.take_over(self._partition, self._recent.epoch))
+            taken = await self.insist(lambda: self._store.take_over(self._partition, self._recent.latest_epoch))
             self._metrics.taken_over()
             log.info("partition_taken_over", epoch=taken.epoch, kept=len(taken.outbox))
             if taken.outbox:

@@ -20,7 +20,7 @@ from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import unless
 from calltag.core.runtime.without_end import without_end
-from calltag.core.store.ports import CommitConflict, Epoch, Fenced, Marks, StateStore, StoreUnavailable
+from calltag.core.store.ports import CommitConflict, CommitPosition, Epoch, Fenced, Marks, StateStore, StoreUnavailable
 from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
 from calltag.worker.attempts import Attempts
 from calltag.worker.fault import Fault, Reason, fault_of
@@ -97,6 +97,11 @@ class PartitionWorker:
     def epoch(self) -> Epoch | None:
         """The epoch in which the partition is owned; None before the first delivery, and while that is in doubt."""
         return self._ownership.epoch
+
+    @property
+    def position(self) -> CommitPosition:
+        """How many commits the store has confirmed in that epoch and before."""
+        return self._ownership.position
 
     @property
     def oldest_at_ms(self) -> int | None:

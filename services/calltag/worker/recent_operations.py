@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from calltag.core.bus.ports import Partition
-from calltag.core.store.ports import NEVER, NOTHING, CommitPosition, Epoch
+from calltag.core.store.ports import NEVER, NOTHING, CommitPosition, Epoch, HeldPartition
 from calltag.core.wire.messages import OperationMessage
 
 
@@ -56,10 +56,22 @@ class RecentOperations:
     limits: RecentLimits = RecentLimits()
     epoch: Epoch = NEVER
     position: CommitPosition = NOTHING
+    heard: tuple[Epoch, CommitPosition] = (NEVER, NOTHING)
+    """How far the store was with the latest owner that told so, elsewhere."""
     loss: Loss = field(default_factory=Loss)
     _commits: deque[Commit] = field(default_factory=deque)
     _operations: int = 0
     _size_bytes: int = 0
+
+    @property
+    def latest_epoch(self) -> Epoch:
+        """The highest that is known of, here and elsewhere."""
+        return max(self.epoch, self.heard[0])
+
+    @property
+    def was_elsewhere(self) -> bool:
+        """Whether another worker has owned the partition since, as far as is known."""
+        return self.heard > (self.epoch, self.position)
 
     def taken_over(self, epoch: Epoch, position: CommitPosition) -> None:
         """The partition is owned here, in this epoch."""
@@ -85,6 +97,11 @@ class RecentOperations:
     def lost(self, position: CommitPosition) -> int:
         """How many commits are lost if the store is at this position."""
         return max(0, self.position - position)
+
+    def lost_elsewhere(self, epoch: Epoch, position: CommitPosition) -> int:
+        """How many commits of the latest owner that told of itself are lost if the store is in this epoch, at this
+        position. What an owner after that one has to tell of is not counted."""
+        return max(0, self.heard[1] - position) if epoch <= self.heard[0] else 0
 
     def gone(self, position: CommitPosition) -> int:
         """How many of them are not at hand (any more)."""
@@ -119,3 +136,9 @@ class RecentOfPartitions:
     def of(self, partition: Partition) -> RecentOperations:
         """Those of one partition."""
         return self._by_partition.setdefault(partition, RecentOperations(self.limits))
+
+    def hear(self, held: HeldPartition) -> None:
+        """What another worker tells of a partition."""
+        if held.epoch is not None:
+            recent = self.of(held.partition)
+            recent.heard = max(recent.heard, (held.epoch, held.position))

@@ -93,7 +93,11 @@ class Recovery:
         """
         recent, loss = self._recent, self._recent.loss
         recent.forget(time.monotonic())
-        if recent.epoch:
+        if recent.was_elsewhere:
+            # Whoever has those commits at hand, if anybody, does not own the partition any more.
+            gone = recent.lost_elsewhere(taken.former, taken.position)
+            loss.commits, loss.gone = max(loss.commits, gone), max(loss.gone, gone)
+        elif recent.epoch:
             loss.commits = max(loss.commits, recent.lost(taken.position))
             loss.gone = max(loss.gone, recent.gone(taken.position))
         commits = recent.commits()

@@ -2,11 +2,12 @@
 
 import pytest
 
+from calltag.core.bus.ports import Partition
 from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallOperation
-from calltag.core.store.ports import CommitPosition, Epoch
+from calltag.core.store.ports import CommitPosition, Epoch, HeldPartition
 from calltag.core.wire.messages import OperationMessage
-from calltag.worker.recent_operations import Commit, RecentLimits, RecentOperations
+from calltag.worker.recent_operations import Commit, RecentLimits, RecentOfPartitions, RecentOperations
 
 
 def commit(position: int, *, at_s: float = 0.0, version: int = 1, size_bytes: int = 10) -> Commit:
@@ -37,6 +38,24 @@ def test_age_number_and_bytes_are_bounded(limits: RecentLimits, kept: list[int])
     made = recent(*(commit(number, at_s=number * 10) for number in (1, 2, 3)), limits=limits)
     assert [each.position for each in made.commits()] == kept
     assert made.position == 3
+
+
+@pytest.mark.parametrize(
+    ("epoch", "position", "lost"),
+    [(9, 5, 0), (9, 6, 0), (9, 2, 3), (8, 2, 3), (10, 2, 0)],
+)
+def test_what_another_owner_told_of_tells_what_is_lost(epoch: int, position: int, lost: int) -> None:
+    partitions = RecentOfPartitions()
+    made = partitions.of(Partition(3))
+    made.taken_over(Epoch(7), CommitPosition(3))
+    assert (made.was_elsewhere, made.latest_epoch) == (False, 7)
+    for told in ((7, 2), (9, 5), (9, 4), (8, 8)):
+        partitions.hear(HeldPartition(Partition(3), Epoch(told[0]), position=CommitPosition(told[1])))
+    partitions.hear(HeldPartition(Partition(3), None, position=CommitPosition(99)))
+    assert (made.was_elsewhere, made.latest_epoch) == (True, 9)
+    assert made.lost_elsewhere(Epoch(epoch), CommitPosition(position)) == lost
+    made.taken_over(Epoch(11), CommitPosition(position))
+    assert (made.was_elsewhere, made.latest_epoch) == (False, 11)
 
 
 @pytest.mark.parametrize(
