@@ -7,7 +7,7 @@ from typing import cast
 import orjson
 import pytest
 import structlog
-from starlette.websockets import WebSocket, WebSocketState
+from starlette.websockets import WebSocket
 from structlog.testing import LogCapture
 
 from calltag.core.bayeux import errors
@@ -17,11 +17,11 @@ from calltag.core.domain.ids import UserId
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd import endings
-from calltag.notifier.cometd.access import Login
 from calltag.notifier.cometd.endings import EndingLog
 from calltag.notifier.cometd.websocket import Socket
 from calltag.notifier.observations import EndingCounts
 from parts.eventually import eventually
+from parts.frames import Alices, Frames
 from parts.hubs import KEYS, Client, Installation, Node
 
 NONE = {"reconnect": "none", "interval": 0, "timeout": 30_000}
@@ -68,45 +68,6 @@ async def test_a_session_that_an_operator_closes_says_farewell(system: Installat
     assert (await alice.poll(system.two))[1]["error"] == errors.UNKNOWN_CLIENT
     await system.one.hub.heed(SessionNotice(kind=NoticeKind.CLOSED, client_id=alice.client_id))
     assert len(system.one.metrics.endings) == 1
-
-
-class Frames:
-    """A WebSocket that is told what comes, and keeps what goes."""
-
-    def __init__(self) -> None:
-        self.incoming: asyncio.Queue[dict[str, object]] = asyncio.Queue()
-        self.outgoing: list[bytes] = []
-        self.client = None
-        self.cookies: dict[str, str] = {}
-        self.headers: dict[str, str] = {}
-        self.application_state = WebSocketState.CONNECTED
-
-    async def accept(self) -> None: ...
-
-    async def receive(self) -> dict[str, object]:
-        return await self.incoming.get()
-
-    async def send_text(self, text: str) -> None:
-        self.outgoing.append(text.encode())
-
-    def come(self, *messages: object) -> None:
-        self.incoming.put_nowait({"type": "websocket.receive", "text": orjson.dumps(messages).decode()})
-
-    def go(self) -> None:
-        self.incoming.put_nowait({"type": "websocket.disconnect"})
-
-
-class Alices:
-    """Implements Access: all requests are alice's."""
-
-    def login_of(self, connection: object) -> str:  # noqa: ARG002 - the interface's
-        return ""
-
-    async def of_request(self, connection: object, *, begins: bool) -> Login | None:  # noqa: ARG002 - the interface's
-        return Login("alice")
-
-    async def of_credentials(self, name: str, password: str, address: str) -> Login | None:  # noqa: ARG002 - the interface's
-        return None
 
 
 async def test_a_websocket_gets_nothing_any_more_once_a_newer_one_has_the_session(system: Installation) -> None:

@@ -24,7 +24,8 @@ _POLICY_VIOLATION: Final = 1008
 _TOO_LARGE: Final = 1009
 _ERROR: Final = 1011
 _TRY_AGAIN_LATER: Final = 1013
-_PARTING_S: Final = 3.0
+_PARTING_S: Final = 4.0
+"""For how long a client that was told to wait may be silent, and some more."""
 
 
 @dataclass(slots=True)
@@ -42,6 +43,10 @@ class Socket:
     sending: asyncio.Lock = field(default_factory=asyncio.Lock)
     handling: asyncio.Lock = field(default_factory=asyncio.Lock)
     connected: asyncio.Event = field(default_factory=asyncio.Event)
+    fresh: bool = True
+    """Whether no session has connected yet."""
+    rests_until_s: float = 0.0
+    """Until when the client, as it was told to, certainly sends nothing, by the loop's clock."""
     parting: bool = False
 
     async def run(self) -> None:
@@ -97,12 +102,15 @@ class Socket:
         session = self.hub.connects.local.sessions.get(turn.connected)
         if session is not None:
             self.sessions[session.client_id] = session
+            self.fresh = False
             self.hub.connects.local.adopt_waker(session, self.waker)
         if turn.held is not None:
             self.held[turn.connected] = turn.held
         if session is not None and session.connects_only:
             await self.hub.connects.saved(session.client_id)
         await self._send(turn.events, turn.replies)
+        if session is not None and turn.held is None:
+            self._told_to_wait(session)
         self._forget_ended()
         self.connected.set()
         self.waker.set()
@@ -138,15 +146,14 @@ class Socket:
     async def _part(self, reader: asyncio.Future[None], writer: asyncio.Future[None]) -> None:
         """The node goes: answer what the client has asked, and close while it waits before it connects again.
 
-        So nothing that it has sent is without an answer, and nothing has to be sent again.
+        So nothing that it has sent is without an answer, and nothing has to be sent again. Who has just come may have
+        sent something that is still on its way.
         """
-        try:
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PARTING_S):
-                while self.sessions and not self.held:
+                while (self.sessions or self.fresh) and not self.held and not self._rests():
                     self.connected.clear()
                     await self.connected.wait()
-        except TimeoutError:
-            pass
         async with self.handling:
             reader.cancel()
             self.parting = True
@@ -185,9 +192,19 @@ class Socket:
             if session.connects_only:
                 await self.hub.connects.saved(session.client_id)
             await self._send(events, [reply])
+            self._told_to_wait(session)
         if not self.hub.connects.local.holds(session) and self.sessions.get(session.client_id) is session:
             del self.sessions[session.client_id]
             self.hub.connects.local.release_waker(session, self.waker)
+
+    def _told_to_wait(self, session: Session) -> None:
+        """A connect was answered; while the node goes, that tells the client to wait. Half of that is taken for sure,
+        as the answer may be under way for some time."""
+        if self.hub.draining:
+            self.rests_until_s = asyncio.get_running_loop().time() + session.interval_ms / 2000
+
+    def _rests(self) -> bool:
+        return asyncio.get_running_loop().time() < self.rests_until_s
 
     async def _send(self, events: list[bytes], replies: list[Reply]) -> None:
         """One frame. Frames go out in the order of the calls, and so in the order in which events were taken."""
