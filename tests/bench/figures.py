@@ -106,9 +106,8 @@ async def in_turns(measures: Mapping[str, Measure], rounds: int, progress: Progr
         for name, measure in measures.items():
             sample = await measure()
             taken[name].append(sample)
-            progress(
-                f"round {number} of {rounds}: {name}: {sample.per_cpu_s:,.0f} a CPU second, {sample.per_s:,.0f} a second"
-            )
+            speeds = f"{sample.per_cpu_s:,.0f} a CPU second, {sample.per_s:,.0f} a second"
+            progress(f"round {number} of {rounds}: {name}: {speeds}")
     return taken
 
 

@@ -1,0 +1,106 @@
+"""The bench: `python -m bench [--short] [--rounds N] [--only ROW,ROW] [--json FILE]`.
+
+Starts RabbitMQ, Redis and all that is compared, measures in turns, and prints a table of ratios. Nothing is left
+running. A few minutes in the full form, about one in the short form.
+"""
+
+import argparse
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.figures import Findings, Progress
+from bench.rig import Backends, backends
+from bench.rows import gateway, path, worker
+from bench.size import FULL, SHORT, Size
+
+Compare = Callable[[Path, Backends, Size, Progress], Awaitable[Findings]]
+ROWS: Final[Mapping[str, Compare]] = {
+    "gateway": gateway.compare,
+    "worker": worker.compare,
+    "path": path.compare,
+}
+
+
+def main() -> int:
+    """Measure the rows that are asked for; 1 if one does not hold."""
+    options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    size = SHORT if options.short else FULL
+    size = replace(size, rounds=options.rounds or size.rounds)
+    console = Console(stderr=True)
+    began = time.monotonic()
+
+    def progress(text: str) -> None:
+        console.print(f"{time.monotonic() - began:5.0f} s  {text}", highlight=False)
+
+    with tempfile.TemporaryDirectory(prefix="calltag-bench-") as name:
+        found = asyncio.run(_measure(Path(name), options.only, size, progress))
+    Console(width=None if sys.stdout.isatty() else 140).print(table(found))
+    if options.json:
+        options.json.write_text(json.dumps(asdict(found), indent=1) + "\n")
+        print(f"written to {options.json}")
+    return 0 if all(ratio.holds is not False for ratio in found.ratios) else 1
+
+
+async def _measure(folder: Path, only: list[str], size: Size, progress: Progress) -> Findings:
+    found = Findings()
+    with backends(folder / "backends") as using:
+        for name in only:
+            progress(f"{name} ...")
+            found.add(await ROWS[name](folder / name, using, size, progress))
+            using.store.clear()
+    return found
+
+
+def table(found: Findings) -> Table:
+    """The ratios, and the figures that they are made of."""
+    shown = Table("row", "figure", "against", "median", "spread", "bound", "holds")
+    for each in found.ratios:
+        holds = {True: "yes", False: "NO", None: ""}[each.holds]
+        low, high = each.spread
+        shown.add_row(
+            each.row, each.what, each.against, f"{each.median:.2f} x", f"{low:.2f} to {high:.2f}",
+            str(each.bound or "reported"), holds,
+        )  # fmt: skip
+    shown.add_section()
+    for figure in found.absolutes:
+        low, high = figure.spread
+        shown.add_row(
+            figure.row, figure.what, "", f"{figure.median:,.6g} {figure.unit}", f"{low:,.6g} to {high:,.6g}", "", ""
+        )
+    return shown
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="a fraction of the work, to see that everything runs")
+    parser.add_argument("--rounds", type=int, help="how often each is measured (3)")
+    parser.add_argument(
+        "--only", type=_rows, default=list(ROWS), metavar="ROW,ROW", help=f"which rows: {', '.join(ROWS)}"
+    )
+    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    return parser.parse_args()
+
+
+def _rows(text: str) -> list[str]:
+    names = text.split(",")
+    unknown = [name for name in names if name not in ROWS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no such row: {', '.join(unknown)}; there are {', '.join(ROWS)}")
+    return names
+
+
+if __name__ == "__main__":
+    sys.exit(main())
