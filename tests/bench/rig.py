@@ -41,6 +41,9 @@ UNBOUNDED: Final = {
     # A worker that is kept stopped while its queues are filled keeps its partitions.
     "CALLTAG_WORKER__LEASE_S": "60",
     "CALLTAG_LOG__LEVEL": "info",
+    # How long a busy machine takes proves nothing.
+    "CALLTAG_REDIS__DEADLINE_S": "10",
+    "CALLTAG_AMQP__PUBLISH_DEADLINE_S": "10",
 }
 
 

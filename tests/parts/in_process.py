@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from calltag.core.backends import Backends, backends
 from calltag.core.bus.memory import MemoryBus
@@ -30,7 +30,7 @@ class InProcess:
     """What runs; `work` lets a worker run inside."""
 
     backends: Backends
-    app: FastAPI
+    app: ASGIApp
     stack: AsyncExitStack
     clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
 

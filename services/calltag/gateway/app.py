@@ -1,8 +1,8 @@
 """The gateway, put together."""
 
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 from fastapi import FastAPI
@@ -30,6 +30,7 @@ from calltag.gateway import documentation
 from calltag.gateway.answers import answer
 from calltag.gateway.backlog import Backlog
 from calltag.gateway.bodies import BodyReader
+from calltag.gateway.direct import Direct
 from calltag.gateway.errors import (
     ApiError,
     BackendAway,
@@ -40,6 +41,7 @@ from calltag.gateway.errors import (
     RecordUnreadable,
     TooManyAttempts,
 )
+from calltag.gateway.finishing import Finishing, failed, route_of
 from calltag.gateway.idempotency import RedisIdempotencyRecords
 from calltag.gateway.metrics import Limit
 from calltag.gateway.observations import GatewayObservations
@@ -47,14 +49,13 @@ from calltag.gateway.operation_request import OperationRequests
 from calltag.gateway.parameters import UserDataLimits
 from calltag.gateway.rates import Buckets, RateLimit, Rates
 from calltag.gateway.replies import Replies
-from calltag.gateway.routes import Api, user_routes
+from calltag.gateway.routes import Api, operate_call, user_routes
 from calltag.gateway.service import CallBounds, CallService, gateway_node
 from calltag.gateway.submission import Submission
 from calltag.gateway.swagger import add_swagger
 from calltag.gateway.switch_routes import switch_routes
 
 log = structlog.get_logger()
-Next = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Identification:
         return known.user
 
 
-def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> FastAPI:
+def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> ASGIApp:
     """The HTTP API; its inbox for outcomes runs as a side task."""
     settings = backends.settings.gateway
     observations = GatewayObservations(backends.metrics)
@@ -101,10 +102,10 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     backlog = backlog_of(backends, observations)
     life.supervise("backlog", backlog.run())
     api = gateway_api(backends, replies, observations, backlog, authenticator)
-    app = build_app(api, observations, max_switch_events=settings.max_switch_events)
+    app = served(build_app(api, observations, max_switch_events=settings.max_switch_events), api, observations)
     if settings.allowed_origins:
-        app.add_middleware(
-            CORSMiddleware,
+        return CORSMiddleware(
+            app,
             allow_origins=list(settings.allowed_origins),
             # With any origin, a page that nobody knows would act with the user's cookies.
             allow_credentials="*" not in settings.allowed_origins,
@@ -197,19 +198,37 @@ def build_app(api: Api, observations: GatewayObservations, *, max_switch_events:
     add_swagger(app)
     app.include_router(user_routes(api))
     app.include_router(switch_routes(api, max_events=max_switch_events))
-    _add_refusals(app, observations)
-    _add_answers(app, observations)
+    refusals = Refusals(observations)
+    for kind in refusals.KINDS:
+        app.add_exception_handler(kind, refusals.answer)
+    # Starlette raises it again when it is answered: so it comes to the log.
+    app.add_exception_handler(Exception, _failed)
     return app
 
 
-def _add_refusals(app: FastAPI, observations: GatewayObservations) -> None:
-    async def refused(request: Request, error: Exception) -> Response:
-        refusal = _as_refusal(error)
-        observations.refused(_route(request), refusal.code)
-        return answer(refusal.body(), refusal.http_status, refusal.headers)
+async def _failed(*_: object) -> Response:
+    return failed()
 
-    for kind in (ApiError, StoreUnavailable, StateUnreadable, HTTPException):
-        app.add_exception_handler(kind, refused)
+
+def served(app: FastAPI, api: Api, observations: GatewayObservations) -> ASGIApp:
+    """The application as it is served: with the most frequent requests before it, and every answer finished."""
+    refusals = Refusals(observations)
+    return Finishing(Direct(app, operate_call(api), refusals.answer, refusals.KINDS), observations)
+
+
+class Refusals:
+    """Answers what the routes raise."""
+
+    KINDS: Final = (ApiError, StoreUnavailable, StateUnreadable, HTTPException)
+
+    def __init__(self, observations: GatewayObservations) -> None:
+        self._observations = observations
+
+    async def answer(self, request: Request, error: Exception) -> Response:
+        """The answer to the request that met this."""
+        refusal = _as_refusal(error)
+        self._observations.refused(route_of(request.scope), refusal.code)
+        return answer(refusal.body(), refusal.http_status, refusal.headers)
 
 
 def _as_refusal(error: Exception) -> ApiError:
@@ -225,30 +244,3 @@ def _as_refusal(error: Exception) -> ApiError:
             return OutOfRange("this method is not served here", http_status=405, headers=dict(error.headers or {}))
         case _:
             return NotFound("there is nothing at this address; /docs lists what there is")
-
-
-def _add_answers(app: FastAPI, observations: GatewayObservations) -> None:
-    @app.middleware("http")
-    async def finish(request: Request, call_next: Next) -> Response:
-        began = time.perf_counter()
-        try:
-            response = await call_next(request)
-        except Exception:
-            log.exception("request_failed", route=_route(request))
-            response = answer({"statusCode": 4, "statusMessage": "internal error"}, 500)
-        cookie = getattr(request.state, "set_cookie", None)
-        if cookie:
-            response.headers.append("Set-Cookie", cookie)
-        response.headers.update(getattr(request.state, "csrf_headers", {}))
-        seconds = time.perf_counter() - began
-        observations.answered(_route(request), response.status_code, seconds)
-        log.info(
-            "request", method=request.method, route=_route(request), status=response.status_code,
-            ms=round(seconds * 1000, 1),
-        )  # fmt: skip
-        return response
-
-
-def _route(request: Request) -> str:
-    """The route's pattern: an address itself has too many values for a label."""
-    return getattr(request.scope.get("route"), "path", "") or "none"

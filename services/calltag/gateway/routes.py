@@ -152,9 +152,15 @@ def _add_calls(router: APIRouter, api: Api) -> None:
         user = await api.identify(request)
         return answer({"statusCode": 0, "call": selected(await service.call(user, CallId(call_id)), fields)})
 
-    @router.post(
+    router.post(
         "/me/calls/{call_id}", tags=["calls"], summary="An operation on a call", openapi_extra=documentation.CALL
-    )
+    )(operate_call(api))
+
+
+def operate_call(api: Api) -> Callable[[Request, str], Awaitable[Response]]:
+    """The endpoint of operations on a call."""
+    service = api.service
+
     async def operate_call(request: Request, call_id: str) -> Response:
         structlog.contextvars.bind_contextvars(call_id=call_id[:64])
 
@@ -170,3 +176,5 @@ def _add_calls(router: APIRouter, api: Api) -> None:
             return Understood(submit, look)
 
         return await api.operations.perform(request, await api.identify(request), understand)
+
+    return operate_call

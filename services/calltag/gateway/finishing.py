@@ -1,0 +1,82 @@
+"""What every answer of the API gets: cookie and token of its session, a line in the log, its place in the counts.
+
+Plain ASGI: around it, a framework's middleware would cost as much as all that an operation takes.
+"""
+
+import time
+from typing import Final
+
+import structlog
+from starlette.datastructures import MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from calltag.gateway.answers import answer
+from calltag.gateway.observations import GatewayObservations
+
+log = structlog.get_logger()
+_FAILED: Final = {"statusCode": 4, "statusMessage": "internal error"}
+
+
+class Finishing:
+    """An ASGI application around another, whose answers it finishes. What that one did not foresee is answered, too.
+
+    `state` of the request may have `set_cookie`, a value of Set-Cookie, and `csrf_headers`.
+    """
+
+    def __init__(self, app: ASGIApp, observations: GatewayObservations) -> None:
+        self._app = app
+        self._observations = observations
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        began, status, complete = time.perf_counter(), 0, False
+
+        async def finish(message: Message) -> None:
+            nonlocal status, complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                _add_headers(state, message)
+            elif not message.get("more_body"):
+                complete = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, finish)
+        except Exception:
+            log.exception("request_failed", route=route_of(scope))
+            if status and not complete:
+                # What is half said already can only be cut off.
+                raise
+            if not status:
+                await failed()(scope, receive, finish)
+        finally:
+            if status:
+                self._tell(scope, status, time.perf_counter() - began)
+
+    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
+        route = route_of(scope)
+        self._observations.answered(route, status, seconds)
+        log.info("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
+
+
+def failed() -> Response:
+    """The answer to a request that met a fault of ours."""
+    return answer(_FAILED, 500)
+
+
+def route_of(scope: Scope) -> str:
+    """The route's pattern: an address itself has too many values for a label."""
+    return getattr(scope.get("route"), "path", "") or "none"
+
+
+def _add_headers(state: Scope, message: Message) -> None:
+    cookie, csrf = state.get("set_cookie"), state.get("csrf_headers")
+    if cookie or csrf:
+        headers = MutableHeaders(scope=message)
+        if cookie:
+            headers.append("Set-Cookie", cookie)
+        headers.update(csrf or {})
