@@ -84,7 +84,9 @@ def asyncapi() -> dict[str, Any]:
             "operations": _channel(
                 "calltag.ops", "p{partition}", "OperationMessage",
                 "One operation each, on the partition of its call: the first 8 bytes of the SHA-256 of the call's id, "
-                "as a big-endian number, modulo the number of partitions.",
+                "as a big-endian number, modulo the number of partitions. Operations that waited together for the same "
+                "partition are together in one message: its body is then a JSON list of them, the header "
+                "calltag-lengths tells how many bytes each takes, and calltag-names their ids, with commas between.",
             ),
             "events": _channel(
                 "calltag.events", "{node}", "NodeMessage", "What one batch has to say to one notifier or gateway."

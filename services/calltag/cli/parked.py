@@ -13,12 +13,13 @@ from uuid import uuid4
 
 import orjson
 from aio_pika import DeliveryMode, Message
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, HeadersType
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, DeliveryError
 
 from calltag.core.backends import amqp_settings, open_client
 from calltag.core.bus.amqp.connecting import connect
-from calltag.core.bus.amqp.parking import parking_of
+from calltag.core.bus.amqp.packing import unpacked
+from calltag.core.bus.amqp.parking import headers_of, parking_of
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.partitioning import hash_tag, partition_of
 from calltag.core.bus.ports import BusRefused, BusUnavailable, Parking, Partition
@@ -151,27 +152,38 @@ class ParkingLot:
         arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
         await queue.consume(arrived.put)
         taken: list[tuple[AbstractIncomingMessage, Parked]] = []
+        left = queue.declaration_result.message_count or 0
         with suppress(TimeoutError):
             # Somebody else may have taken some of them at the same time.
-            while len(taken) < (queue.declaration_result.message_count or 0):
+            while left:
                 async with asyncio.timeout(_NEXT_DEADLINE_S):
                     message = await arrived.get()
-                taken.append((message, _parked(message)))
+                left += await self._take_apart(message) - 1
+                if not message.processed:
+                    taken.append((message, _parked(message)))
         return taken
+
+    async def _take_apart(self, message: AbstractIncomingMessage) -> int:
+        """Park each operation of a message that holds several by itself; returns how many these are, 0 for one alone.
+
+        Only RabbitMQ parks such messages: they were delivered too often, whoever was at work on them.
+        """
+        parts = unpacked(message.body, message.correlation_id or "", message.headers)
+        if len(parts) == 1:
+            return 0
+        exchange = await self.channel.get_exchange(Topology(amqp_settings(self.settings)).parking, ensure=False)
+        headers = headers_of(parking_of(message.headers) or _NOT_TOLD)
+        for part in parts:
+            await exchange.publish(_message(part.body, part.name, headers), "", mandatory=True)
+        await message.ack()
+        return len(parts)
 
     async def _publish(self, parked: Parked) -> None:
         topology = Topology(amqp_settings(self.settings))
         exchange = await self.channel.get_exchange(topology.operations, ensure=False)
         tag = hash_tag(parked.partition(self.settings.partitions))
-        message = Message(
-            parked.body,
-            delivery_mode=DeliveryMode.PERSISTENT,
-            content_type="application/json",
-            message_id=uuid4().hex,
-            correlation_id=parked.operation_id,
-        )
         try:
-            await exchange.publish(message, tag, mandatory=True)
+            await exchange.publish(_message(parked.body, parked.operation_id), tag, mandatory=True)
         except DeliveryError:
             raise BusRefused(f"the queue of {tag} is full or missing; what was not replayed stays parked") from None
 
@@ -194,6 +206,17 @@ async def parking_lot(settings: Settings) -> AsyncIterator[ParkingLot]:
         raise BusUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}: {error}") from error
     finally:
         await client.close()
+
+
+def _message(body: bytes, name: str, headers: HeadersType | None = None) -> Message:
+    return Message(
+        body,
+        delivery_mode=DeliveryMode.PERSISTENT,
+        content_type="application/json",
+        message_id=uuid4().hex,
+        correlation_id=name,
+        headers=headers,
+    )
 
 
 def _parked(message: AbstractIncomingMessage) -> Parked:

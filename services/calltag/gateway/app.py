@@ -128,7 +128,7 @@ def gateway_api(
     submission = Submission(
         backends.bus, replies, observations, backlog, partitions, settings.max_in_flight, settings.max_waiting
     )
-    reader = RedisCallReader(backends.client, backends.keys, partitions)
+    reader = RedisCallReader(backends.client, backends.keys, partitions, backends.batcher)
     return Api(
         identify=Identification(authenticator, settings.csrf_protection).user,
         service=CallService(

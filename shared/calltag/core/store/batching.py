@@ -1,4 +1,4 @@
-"""Scripts that share round trips: whatever is called while the loop turns once goes to Redis in one pipeline.
+"""Scripts and commands that share round trips: what is called while the loop turns once goes to Redis in one pipeline.
 
 Nothing waits for a batch to fill. When as many pipelines are under way as may be, calls gather until one returns.
 """
@@ -14,17 +14,16 @@ from redis.exceptions import NoScriptError, ResponseError
 from calltag.core.store.client import RedisClient, Script, script_source
 from calltag.core.store.ports import StoreError, StoreUnavailable
 
-_UNDER_WAY: Final = 4
+_UNDER_WAY: Final = 2
 _MOST: Final = 500
 
 
 @dataclass(slots=True)
 class _Call:
-    source: str
-    digest: str
-    keys: Sequence[str]
-    args: Sequence[str | bytes | int]
+    command: Sequence[str | bytes | int]
     answer: asyncio.Future[object]
+    whole: Sequence[str | bytes | int] | None = None
+    """What to send instead where the server does not know the script of the command."""
 
 
 class ScriptBatcher:
@@ -47,17 +46,28 @@ class ScriptBatcher:
         digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
         async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
-            call = _Call(source, digest, keys, args, asyncio.get_running_loop().create_future())
-            self._waiting.append(call)
-            self._start()
-            try:
-                # Waiting for one's turn counts, too.
-                async with asyncio.timeout(self._client.deadline_s):
-                    return await call.answer
-            except TimeoutError:
-                raise StoreUnavailable(f"Redis did not answer within {self._client.deadline_s:g} s") from None
+            return await self._answer(
+                ("EVALSHA", digest, len(keys), *keys, *args), ("EVAL", source, len(keys), *keys, *args)
+            )
 
         return run
+
+    async def command(self, *command: str | bytes | int) -> object:
+        """The answer to one command. Raises StoreUnavailable."""
+        return await self._answer(command)
+
+    async def _answer(
+        self, command: Sequence[str | bytes | int], whole: Sequence[str | bytes | int] | None = None
+    ) -> object:
+        call = _Call(command, asyncio.get_running_loop().create_future(), whole)
+        self._waiting.append(call)
+        self._start()
+        try:
+            # Waiting for one's turn counts, too.
+            async with asyncio.timeout(self._client.deadline_s):
+                return await call.answer
+        except TimeoutError:
+            raise StoreUnavailable(f"Redis did not answer within {self._client.deadline_s:g} s") from None
 
     def _start(self) -> None:
         """See to it that somebody sends what waits: the one who is about to, or those who are under way."""
@@ -85,15 +95,12 @@ class ScriptBatcher:
             self._under_way -= 1
 
     async def _run(self, calls: Sequence[_Call], *, whole: bool = False) -> None:
-        """Send the calls by their scripts' digests, and once more with the whole scripts where they are unknown."""
+        """Send the calls, scripts by their digests, and once more with the whole scripts where they are unknown."""
         if not calls:
             return
         pipeline = self._client.pipeline()
         for call in calls:
-            if whole:
-                pipeline.execute_command("EVAL", call.source, len(call.keys), *call.keys, *call.args)
-            else:
-                pipeline.execute_command("EVALSHA", call.digest, len(call.keys), *call.keys, *call.args)
+            pipeline.execute_command(*(call.whole if whole and call.whole is not None else call.command))
         async with self._client.exchange():
             answers: list[object] = await pipeline.execute(raise_on_error=False)
         self.round_trips += 1

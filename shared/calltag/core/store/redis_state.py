@@ -233,11 +233,13 @@ def _check(partition: Partition, epoch: Epoch, answer: object) -> Sequence[str]:
 class RedisCallReader:
     """The gateway's CallReader."""
 
-    def __init__(self, client: RedisClient, keys: Keys, partitions: int) -> None:
+    def __init__(self, client: RedisClient, keys: Keys, partitions: int, batcher: ScriptBatcher | None = None) -> None:
+        """Reads share the round trips of `batcher`."""
         self._client = client
         self._keys = keys
         self._partitions = partitions
-        self._read = ScriptBatcher(client).script("read")
+        self._batcher = ScriptBatcher(client) if batcher is None else batcher
+        self._read = self._batcher.script("read")
 
     async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
         key = f"call:{call_id}"
@@ -306,9 +308,10 @@ class RedisCallReader:
         return found
 
     async def _without_user_data(self, key: str) -> State | None:
-        async with self._client.exchange() as connection:
-            version, doc = await connection.hmget(self._names(key).state, ["version", "doc"])
-        return decode_state(key, cast("list[bytes | None]", (version, doc, None)), {})
+        version, doc = cast(
+            "list[bytes | None]", await self._batcher.command("HMGET", self._names(key).state, "version", "doc")
+        )
+        return decode_state(key, (version, doc, None), {})
 
     def _names(self, key: str) -> StateKeys:
         return self._keys.state(partition_of(key.partition(":")[2], self._partitions), key)

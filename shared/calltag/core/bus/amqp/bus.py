@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from uuid import uuid4
 
-from aio_pika.abc import AbstractChannel, AbstractQueue
+from aio_pika.abc import AbstractChannel, AbstractQueue, HeadersType
 from aio_pika.exceptions import ChannelNotFoundEntity
 
 from calltag.core.bus.amqp.consumer import AmqpConsumer, AmqpInbox
@@ -13,6 +14,7 @@ from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.inspector import Inspector
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import BusMetrics, BusState, RepairLog
+from calltag.core.bus.amqp.packing import Packing, Part
 from calltag.core.bus.amqp.parking import headers_of
 from calltag.core.bus.amqp.publisher import Publisher, Unroutable
 from calltag.core.bus.amqp.settings import AmqpSettings
@@ -35,6 +37,7 @@ class AmqpBus:
         self._consuming = Link(settings, "consumer", observed)
         self._publisher = Publisher(self._publishing, settings.publish_deadline_s)
         self._watchdog = Watchdog(self.links, observed, settings.watch_s)
+        self._packing: dict[Partition, Packing] = {}
         self._inbox_names: dict[NodeId, str] = {}
         # A connection that publishes is not answered while the broker is short of memory.
         self._inspector = Inspector(self._consuming, settings.publish_deadline_s)
@@ -52,13 +55,22 @@ class AmqpBus:
             group.create_task(without_end(self._watchdog.run, "amqp-watchdog"), name="amqp-watchdog")
 
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
+        packing = self._packing.get(partition)
+        if packing is None:
+            packing = self._packing[partition] = Packing(partial(self._publish_packed, hash_tag(partition)))
+        await packing.add(Part(body, message_id))
+
+    async def _publish_packed(self, tag: str, body: bytes, name: str, headers: HeadersType | None) -> None:
         try:
-            await self._publisher.publish(self._topology.operations, hash_tag(partition), body, message_id)
+            await self._publisher.publish(self._topology.operations, tag, body, name, headers=headers)
         except Unroutable as error:
             raise BusRefused(f"{error}; run: calltag topology apply") from None
 
     async def depth(self, partition: Partition) -> int:
-        return await self._inspector.depth(self._topology.partition_queue(partition))
+        messages = await self._inspector.depth(self._topology.partition_queue(partition))
+        packing = self._packing.get(partition)
+        # The broker counts messages; there may be more to one, as far as was seen here.
+        return messages if packing is None else round(messages * packing.per_message)
 
     async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
         headers = headers_of(parking)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -11,6 +11,8 @@ from aiormq.abc import AbstractChannel as Underlay
 
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import Repair
+from calltag.core.bus.amqp.packing import unpacked
+from calltag.core.bus.amqp.unsettled import Messages, Settled
 from calltag.core.bus.ports import BusInterrupted, Delivery
 
 _SIGHTINGS: Final = 2
@@ -25,7 +27,9 @@ class AmqpConsumer:
         self._channel = channel
         self._deadline_s = deadline_s
         self._arrived: deque[AbstractIncomingMessage] = deque()
-        self._unsettled: deque[int] = deque()
+        self._parts: deque[Delivery] = deque()
+        """Of the message that was taken apart last, what no batch has had yet."""
+        self._messages = Messages()
         self._news = asyncio.Event()
         self._lost = ""
         self._queue = ""
@@ -50,48 +54,41 @@ class AmqpConsumer:
             raise BusInterrupted(f"{queue.name} cannot be consumed: {error}") from error
 
     async def batch(self, limit: int) -> Sequence[Delivery]:
-        while not self._arrived:
+        while not self._arrived and not self._parts:
             if self._lost:
                 raise BusInterrupted(self._lost)
             self._news.clear()
             await self._news.wait()
         if self._lost:
             raise BusInterrupted(self._lost)
-        taken = [self._arrived.popleft() for _ in range(min(limit, len(self._arrived)))]
-        self._unsettled.extend(each.delivery_tag or 0 for each in taken)
-        return [
-            Delivery(
-                each.delivery_tag or 0, each.body, each.correlation_id or "", bool(each.redelivered), _returned(each)
-            )
-            for each in taken
-        ]
+        while self._arrived and len(self._parts) < limit:
+            self._parts.extend(self._taken_apart(self._arrived.popleft()))
+        return [self._parts.popleft() for _ in range(min(limit, len(self._parts)))]
+
+    def _taken_apart(self, message: AbstractIncomingMessage) -> Iterator[Delivery]:
+        parts = unpacked(message.body, message.correlation_id or "", message.headers)
+        tags = self._messages.took(message.delivery_tag or 0, len(parts))
+        returned = _returned(message)
+        for tag, part in zip(tags, parts, strict=True):
+            yield Delivery(tag, part.body, part.name, bool(message.redelivered), returned)
 
     async def ack_through(self, tag: int) -> None:
-        last = None
-        while self._unsettled and self._unsettled[0] <= tag:
-            last = self._unsettled.popleft()
-        if last is None:
-            return
-        # The tag must be one that is not settled: for another the broker closes the channel.
-        async with self._settling() as underlay:
-            await underlay.basic_ack(last, multiple=True)
+        await self._ack(self._messages.settle_through(tag))
 
     def unacknowledged(self) -> int:
-        return len(self._arrived) + len(self._unsettled)
+        return len(self._arrived) + self._messages.unsettled
 
     async def ack(self, tags: Collection[int]) -> None:
-        left = set(tags)
-        last = None
-        for tag in self._unsettled:
-            if tag not in left:
-                break
-            last = tag
-        if last is not None:
-            await self.ack_through(last)
-        for tag in [each for each in self._unsettled if each in left]:
+        await self._ack(self._messages.settle(tags))
+
+    async def _ack(self, settled: Settled) -> None:
+        # A tag must be one that is not settled: for another the broker closes the channel.
+        if settled.through is not None:
+            async with self._settling() as underlay:
+                await underlay.basic_ack(settled.through, multiple=True)
+        for tag in settled.beyond:
             async with self._settling() as underlay:
                 await underlay.basic_ack(tag)
-            self._unsettled.remove(tag)
 
     async def watch(self) -> Repair | None:
         """Ask the broker whether the consumer is there and gets what there is; what is wrong, once that is certain.
@@ -120,7 +117,7 @@ class AmqpConsumer:
         return wrong
 
     def _wrong(self, consumers: int, waiting: int) -> Repair | None:
-        idle = self._seen == self._delivered and not self._arrived and not self._unsettled
+        idle = self._seen == self._delivered and not self._arrived and not self._messages.unsettled
         self._seen = self._delivered
         if not consumers:
             return Repair.CONSUMER_GONE

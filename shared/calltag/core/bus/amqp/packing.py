@@ -1,0 +1,139 @@
+"""Several operations of one partition in one message, where they wait anyway.
+
+The body is then a list of what would be the bodies of single messages, and two headers say how long each part is and
+what it is called, so that nobody has to parse the list to take it apart.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from aio_pika.abc import HeadersType
+from pamqp.common import FieldValue
+
+from calltag.core.bus.ports import BusUnavailable
+
+MOST: Final = 64
+MOST_BYTES: Final = 65_536
+"""A message with more than one part is no longer than this, so that what is taken ahead stays bounded."""
+_LENGTHS: Final = "calltag-lengths"
+_NAMES: Final = "calltag-names"
+_LATE: Final = 0.1
+"""What each message counts for `per_message`."""
+Publish = Callable[[bytes, str, HeadersType | None], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One operation: its body, and its id."""
+
+    body: bytes
+    name: str
+
+
+def packed(parts: Sequence[Part]) -> tuple[bytes, str, HeadersType | None]:
+    """Body, name and headers of the message with these parts; one alone is a message like any other."""
+    [first, *others] = parts
+    if not others:
+        return first.body, first.name, None
+    headers: HeadersType = {
+        _LENGTHS: ",".join(str(len(each.body)) for each in parts),
+        _NAMES: ",".join(each.name for each in parts),
+    }
+    return b"[%b]" % b",".join(each.body for each in parts), first.name, headers
+
+
+def unpacked(body: bytes, name: str, headers: Mapping[str, FieldValue]) -> Sequence[Part]:
+    """The parts of a message. One whose headers do not fit its body is one part: it is for others to say what it is."""
+    lengths, names = headers.get(_LENGTHS), headers.get(_NAMES)
+    if not isinstance(lengths, str) or not isinstance(names, str):
+        return [Part(body, name)]
+    try:
+        sizes = [int(each) for each in lengths.split(",")]
+    except ValueError:
+        return [Part(body, name)]
+    called = names.split(",")
+    if min(sizes) < 0 or len(called) != len(sizes) or sum(sizes) + len(sizes) + 1 != len(body):
+        return [Part(body, name)]
+    parts, at = [], 1
+    for size, each in zip(sizes, called, strict=True):
+        parts.append(Part(body[at : at + size], each))
+        at += size + 1
+    return parts
+
+
+@dataclass(slots=True)
+class _Waiting:
+    part: Part
+    taken: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class Packing:
+    """Publishes the operations of one partition. What comes while a message is under way goes together in the next one,
+    so that nothing waits where nothing is under way.
+
+    `per_message` is how many operations there were to a message of late.
+    """
+
+    publish: Publish
+    per_message: float = 1.0
+    _waiting: deque[_Waiting] = field(default_factory=deque)
+    _sending: asyncio.Task[None] | None = None
+
+    async def add(self, part: Part) -> None:
+        """Returns once the broker has confirmed the message that the operation went in.
+
+        Raises what `publish` raises. Where the message before it was not confirmed in time, this one was not sent.
+        """
+        waiting = _Waiting(part, asyncio.get_running_loop().create_future())
+        self._waiting.append(waiting)
+        if self._sending is None:
+            self._sending = asyncio.create_task(self._send(), name="packing")
+        await waiting.taken
+
+    async def _send(self) -> None:
+        try:
+            while together := self._together():
+                self.per_message += (len(together) - self.per_message) * _LATE
+                try:
+                    await self.publish(*packed([each.part for each in together]))
+                except BusUnavailable as error:
+                    # Those behind would wait as long again, each for its own deadline.
+                    _settle([*together, *self._waiting], error)
+                    self._waiting.clear()
+                except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
+                    _settle(together, error)
+                else:
+                    _settle(together, None)
+        finally:
+            # In the same step as the last look at what waits: whoever comes next begins anew.
+            self._sending = None
+            _settle(self._waiting, BusUnavailable("the connection to RabbitMQ was closed"))
+
+    def _together(self) -> list[_Waiting]:
+        """What goes in the next message."""
+        together: list[_Waiting] = []
+        size = 0
+        while self._waiting and len(together) < MOST:
+            if self._waiting[0].taken.done():
+                # Nobody waits for it any more.
+                self._waiting.popleft()
+                continue
+            size += len(self._waiting[0].part.body) + 1
+            if together and size > MOST_BYTES:
+                break
+            together.append(self._waiting.popleft())
+        return together
+
+
+def _settle(those: Iterable[_Waiting], error: BaseException | None) -> None:
+    for each in those:
+        if each.taken.done():
+            continue
+        if error is None:
+            each.taken.set_result(None)
+        else:
+            each.taken.set_exception(error)

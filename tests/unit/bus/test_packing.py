@@ -1,0 +1,154 @@
+"""Several operations in one message: how they are put together and taken apart, and who waits for what."""
+
+import asyncio
+from collections.abc import Mapping
+
+import pytest
+from aio_pika.abc import HeadersType
+from hypothesis import given
+from hypothesis import strategies as st
+
+from calltag.core.bus.amqp.packing import MOST, MOST_BYTES, Packing, Part, packed, unpacked
+from calltag.core.bus.ports import BusRefused, BusUnavailable
+
+NAMES = st.text("0123456789abcdef-", min_size=1, max_size=40)
+PARTS = st.lists(st.builds(Part, st.binary(max_size=60), NAMES), min_size=1, max_size=8)
+
+
+@given(PARTS)
+def test_what_is_put_together_is_taken_apart_again(parts: list[Part]) -> None:
+    body, name, headers = packed(parts)
+    assert list(unpacked(body, name, headers or {})) == parts
+
+
+def test_one_alone_is_a_message_like_any_other() -> None:
+    assert packed([Part(b"{}", "a")]) == (b"{}", "a", None)
+
+
+def test_several_are_a_list() -> None:
+    body, name, _ = packed([Part(b'{"a":1}', "a"), Part(b'{"b":2}', "b")])
+    assert (body, name) == (b'[{"a":1},{"b":2}]', "a")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"calltag-lengths": "2,2"},
+        {"calltag-lengths": "2,x", "calltag-names": "a,b"},
+        {"calltag-lengths": "2,3", "calltag-names": "a,b"},
+        {"calltag-lengths": "2,2", "calltag-names": "a"},
+        {"calltag-lengths": "-1,5", "calltag-names": "a,b"},
+        {"calltag-lengths": 4, "calltag-names": "a,b"},
+    ],
+)
+def test_headers_that_do_not_fit_leave_it_one_message(headers: Mapping[str, int | str]) -> None:
+    body = b"[{},{}]"
+    assert list(unpacked(body, "a", dict(headers))) == [Part(body, "a")]
+
+
+class Broker:
+    """Confirms one message when it is told to."""
+
+    def __init__(self) -> None:
+        self.messages: list[list[str]] = []
+        self._confirm = asyncio.Event()
+        self._failure: Exception | None = None
+
+    async def publish(self, body: bytes, name: str, headers: HeadersType | None) -> None:
+        self.messages.append([part.name for part in unpacked(body, name, headers or {})])
+        await self._confirm.wait()
+        self._confirm.clear()
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    async def confirm(self, failure: Exception | None = None) -> None:
+        self._failure = failure
+        self._confirm.set()
+        await settle()
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def added(packing: Packing, *names: str, size: int = 2) -> list[asyncio.Task[None]]:
+    return [asyncio.create_task(packing.add(Part(b"x" * size, name))) for name in names]
+
+
+async def test_what_comes_while_a_message_is_under_way_goes_together_in_the_next() -> None:
+    broker = Broker()
+    packing = Packing(broker.publish)
+    first = added(packing, "a")
+    await settle()
+    later = added(packing, "b", "c")
+    await settle()
+    assert broker.messages == [["a"]]
+    await broker.confirm()
+    assert first[0].done()
+    assert broker.messages == [["a"], ["b", "c"]]
+    assert not any(each.done() for each in later)
+    await broker.confirm()
+    assert all(each.done() for each in later)
+    assert packing.per_message > 1
+
+
+async def test_a_message_is_bounded_in_number_and_bytes() -> None:
+    broker = Broker()
+    packing = Packing(broker.publish)
+    tasks = added(packing, *(f"o{number}" for number in range(MOST + 1)))
+    tasks += added(packing, "large-1", "large-2", size=MOST_BYTES // 2)
+    tasks += added(packing, "huge", size=MOST_BYTES * 2)
+    while not all(each.done() for each in tasks):
+        await settle()
+        await broker.confirm()
+    assert [len(each) for each in broker.messages] == [MOST, 2, 1, 1]
+    assert broker.messages[-2:] == [["large-2"], ["huge"]]
+
+
+async def test_where_one_is_not_confirmed_those_behind_do_not_wait_as_long_again() -> None:
+    broker = Broker()
+    packing = Packing(broker.publish)
+    first = added(packing, "a")
+    await settle()
+    behind = added(packing, "b")
+    await settle()
+    await broker.confirm(BusUnavailable("no confirm"))
+    assert isinstance(first[0].exception(), BusUnavailable)
+    assert isinstance(behind[0].exception(), BusUnavailable)
+    assert broker.messages == [["a"]]
+    again = added(packing, "c")
+    await settle()
+    await broker.confirm()
+    assert again[0].exception() is None
+
+
+async def test_a_refusal_is_of_those_in_the_message_alone() -> None:
+    broker = Broker()
+    packing = Packing(broker.publish)
+    refused = added(packing, "a")
+    await settle()
+    behind = added(packing, "b")
+    await settle()
+    await broker.confirm(BusRefused("full"))
+    await broker.confirm()
+    assert isinstance(refused[0].exception(), BusRefused)
+    assert behind[0].exception() is None
+
+
+async def test_what_nobody_waits_for_any_more_is_not_sent() -> None:
+    broker = Broker()
+    packing = Packing(broker.publish)
+    first = added(packing, "a")
+    await settle()
+    left, stays = added(packing, "b", "c")
+    await settle()
+    left.cancel()
+    await settle()
+    await broker.confirm()
+    await broker.confirm()
+    assert broker.messages == [["a"], ["c"]]
+    assert first[0].done()
+    assert stays.exception() is None
