@@ -8,7 +8,7 @@ class Size:
     """The size of a run."""
 
     rounds: int = 3
-    operations: int = 10_000
+    operations: int = 6_000
     """Operations in one measurement of throughput."""
     calls: int = 200
     connections: int = 64

@@ -1,4 +1,4 @@
-"""Fills the queues of the partitions with operations, in the form of the gateway of either system.
+"""Fills the queues of the partitions with operations, the way in which the gateway of either system does.
 
 `python -m bench.load.filling URL calltag|naive COUNT CALLS PARTITIONS`; each operation sets one value of a call.
 """
@@ -9,65 +9,80 @@ import os
 import sys
 import time
 import uuid
+from collections.abc import Awaitable, Callable
 
 import aio_pika
 import uvloop
 
 IN_FLIGHT = 400
+"""Requests that wait for the broker at a time."""
+Publish = Callable[[str, int], Awaitable[object]]
 
 
-def naive_message(call: str, number: int) -> tuple[str, bytes]:
-    """Queue and body."""
+async def fill(publish: Publish, count: int, calls: int) -> None:
+    """Publish with confirms, the operations of one call in order."""
+    left = iter(range(count))
+
+    async def one_after_another() -> None:
+        for number in left:
+            await publish(f"BENCH{number % calls}", number)
+
+    await asyncio.gather(*(one_after_another() for _ in range(IN_FLIGHT)))
+
+
+async def fill_naive(url: str, count: int, calls: int) -> None:
+    """As the naive gateway does."""
     from bench.naive.names import queue_of
 
-    operation = {
-        "id": uuid.uuid4().hex, "call_id": call, "user": "alice", "name": "UpdateUserData",
-        "user_data": {"AccountNumber": str(number)}, "accepted_at": time.time(),
-    }  # fmt: skip
-    return queue_of(call), json.dumps(operation).encode()
-
-
-def calltag_message(call: str, number: int, partitions: int) -> tuple[str, bytes]:
-    """Queue and body."""
-    from calltag.core.bus.amqp.settings import AmqpSettings
-    from calltag.core.bus.amqp.topology import Topology
-    from calltag.core.bus.partitioning import partition_of
-    from calltag.core.domain.ids import CallId, OperationId, UserId
-    from calltag.core.domain.operations import CallOperation, UpdateUserData
-    from calltag.core.wire.messages import OPERATION, OperationMessage
-
-    operation = CallOperation(
-        id=OperationId(uuid.uuid4().hex),
-        call_id=CallId(call),
-        action=UpdateUserData((("AccountNumber", (str(number),)),)),
-        accepted_at_ms=time.time_ns() // 1_000_000,
-        sender=UserId("alice"),
-    )
-    queue = Topology(AmqpSettings("", "bench", partitions)).partition_queue(partition_of(call, partitions))
-    return queue, OPERATION.encode(OperationMessage(operation=operation))
-
-
-async def fill(url: str, system: str, count: int, calls: int, partitions: int) -> None:
-    """Publish with confirms, the operations of one call in order."""
     connection = await aio_pika.connect(url)
     async with connection:
         channel = await connection.channel(publisher_confirms=True)
-        left = iter(range(count))
 
-        async def one_after_another() -> None:
-            for number in left:
-                call = f"BENCH{number % calls}"
-                queue, body = naive_message(call, number) if system == "naive" else calltag_message(
-                    call, number, partitions
-                )  # fmt: skip
-                message = aio_pika.Message(body, delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
-                await channel.default_exchange.publish(message, queue)
+        async def publish(call: str, number: int) -> None:
+            operation = {
+                "id": uuid.uuid4().hex, "call_id": call, "user": "alice", "name": "UpdateUserData",
+                "user_data": {"AccountNumber": str(number)}, "accepted_at": time.time(),
+            }  # fmt: skip
+            message = aio_pika.Message(json.dumps(operation).encode(), delivery_mode=aio_pika.DeliveryMode.PERSISTENT)
+            await channel.default_exchange.publish(message, queue_of(call))
 
-        await asyncio.gather(*(one_after_another() for _ in range(IN_FLIGHT)))
+        await fill(publish, count, calls)
+
+
+async def fill_calltag(url: str, count: int, calls: int, partitions: int) -> None:
+    """As calltag's gateway does: through its bus."""
+    from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
+    from calltag.core.bus.partitioning import partition_of
+    from calltag.core.domain.ids import CallId, OperationId, UserId
+    from calltag.core.domain.operations import CallOperation, UpdateUserData
+    from calltag.core.telemetry.logging import configure_logging
+    from calltag.core.wire.messages import OPERATION, OperationMessage
+    from parts.eventually import eventually
+
+    configure_logging("bench", level="critical")
+    async with open_amqp_bus(AmqpSettings(url, "bench", partitions, publish_deadline_s=30)) as bus:
+        await eventually(bus.connected)
+
+        async def publish(call: str, number: int) -> None:
+            operation = CallOperation(
+                id=OperationId(uuid.uuid4().hex),
+                call_id=CallId(call),
+                action=UpdateUserData((("AccountNumber", str(number)),)),
+                accepted_at_ms=time.time_ns() // 1_000_000,
+                sender=UserId("alice"),
+            )
+            body = OPERATION.encode(OperationMessage(operation=operation))
+            await bus.publish_operation(partition_of(call, partitions), body, operation.id)
+
+        await fill(publish, count, calls)
 
 
 if __name__ == "__main__":
     address, form, *numbers = sys.argv[1:]
-    os.environ["NAIVE_PARTITIONS"] = numbers[2]
-    uvloop.run(fill(address, form, *map(int, numbers)))
+    operations, live, shares = map(int, numbers)
+    os.environ["NAIVE_PARTITIONS"] = str(shares)
+    filling = fill_naive(address, operations, live) if form == "naive" else fill_calltag(
+        address, operations, live, shares
+    )  # fmt: skip
+    uvloop.run(filling)
     print("{}")

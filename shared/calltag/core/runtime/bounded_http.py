@@ -5,6 +5,7 @@ from typing import ClassVar, Final, Protocol
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from calltag.core.runtime.corked import CorkedTransport
 from calltag.core.runtime.places import PLACE, Places
 
 MAX_HEAD_BYTES: Final = 65_536
@@ -36,7 +37,8 @@ class BoundedHttp(HttpToolsProtocol):
     _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        # An answer's head and body, and the answers to requests that came together, go out in one system call.
+        super().connection_made(CorkedTransport(transport, self.loop.call_soon))
         # What stands for the connection goes along when it becomes a WebSocket, and with it its place.
         place = object()
         self.app_state = {**self.app_state, PLACE: place}
