@@ -23,6 +23,7 @@ from calltag.core.runtime.backoff import backoff_s
 from calltag.core.store.ports import NO_MARKS, CommitPosition, Epoch, Marks, StateStore, StoreUnavailable, TakeOver
 from calltag.core.wire.messages import EVENT, OperationMessage, WireError
 from calltag.worker.folding import Applied, Folded, fold
+from calltag.worker.listed import Listed
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.recent_operations import RecentOperations
@@ -65,6 +66,7 @@ class Ownership:
         self._recent = recent
         self._recovery = Recovery(partition, store, recent, metrics, batch_limit)
         self._on_wait = on_wait
+        self._listed = Listed()
         self.epoch: Epoch | None = None
         """None before the first delivery, and while it is in doubt."""
 
@@ -91,6 +93,8 @@ class Ownership:
         while self.epoch is None:
             taken = await self.insist(lambda: self._store.take_over(self._partition, self._recent.latest_epoch))
             self._metrics.taken_over()
+            # Others may have been at work on these calls.
+            self._listed = Listed()
             log.info("partition_taken_over", epoch=taken.epoch, kept=len(taken.outbox))
             if taken.outbox:
                 await self._send_kept(taken)
@@ -135,7 +139,7 @@ class Ownership:
                 self._partition, epoch, folded.changes, encoded, marks, after=self._recent.position
             )
             self._metrics.marked(self._partition, made.marks)
-            self._recovery.confirmed(made.position, messages, folded)
+            self._recovery.confirmed(made.position, messages, folded, encoded)
         else:
             self._recovery.recognised(messages, folded)
         # What was committed before and is only recognised now has to be safe, too, before anybody is told of it.
@@ -146,7 +150,9 @@ class Ownership:
         """Send events and replies, for as long as it takes, and forget the kept events. Raises Fenced."""
         folded = committed.folded
         events = list(zip(folded.events, committed.encoded, strict=True))
-        sent = await self.insist(lambda: self._outgoing.send(folded.calls, events, folded.replies))
+        calls = self._listed.changed(folded.calls, time.monotonic())
+        sent = await self.insist(lambda: self._outgoing.send(calls, events, folded.replies))
+        self._listed.note(calls, time.monotonic())
         self._metrics.sent(sent)
         if events:
             await self.insist(lambda: self._store.sent(self._partition, epoch, len(events)))

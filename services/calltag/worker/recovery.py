@@ -44,16 +44,25 @@ class Recovery:
         self._metrics = metrics
         self._batch = batch
 
-    def confirmed(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
-        """The store has confirmed a commit of this batch; earlier ones it has, too, or it would not have done that."""
-        self._keep(position, messages, folded)
+    def confirmed(
+        self,
+        position: CommitPosition,
+        messages: Sequence[OperationMessage],
+        folded: Folded,
+        events: Sequence[bytes] = (),
+    ) -> None:
+        """The store has confirmed a commit of this batch with these events; earlier commits it has, too, or it would
+        not have done that."""
+        self._keep(position, messages, folded, events)
 
     def recognised(self, messages: Sequence[OperationMessage], folded: Folded) -> None:
         """A batch of which all is in the store already: whoever made it so may not be there any more."""
         if any(each.repeated for each in folded.applied):
-            self._keep(self._recent.position, messages, folded)
+            self._keep(self._recent.position, messages, folded, ())
 
-    def _keep(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
+    def _keep(
+        self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded, events: Sequence[bytes]
+    ) -> None:
         there = {operation for change in folded.changes for operation, _ in change.done}
         versions = {f"call:{call.id}": call.version for call in folded.calls}
         versions |= {change.key: change.after.version for change in folded.changes if change.after is not None}
@@ -63,9 +72,11 @@ class Recovery:
             for each in folded.applied
             if each.repeated and versions.get(each.operation.key, 0) - each.done.version < self._batch
         }
-        # Nobody waits for an answer any more when they are applied again.
-        kept = [each.model_copy(update={"reply_to": None}) for each in messages if each.operation.id in there]
-        size_bytes = sum(len(OPERATION.encode(message)) for message in kept)
+        kept = [each for each in messages if each.operation.id in there]
+        # An event holds what its operation has brought, which was encoded already; what was refused is told without.
+        told = {each.operation.id for each in folded.applied if each.done.code is StatusCode.SUCCESS} if events else ()
+        untold = (each for each in kept if each.operation.id not in told)
+        size_bytes = sum(map(len, events)) + sum(len(OPERATION.encode(each)) for each in untold)
         self._recent.committed(Commit(position, time.monotonic(), kept, versions, size_bytes))
 
     async def has_lost(self) -> bool:
@@ -138,8 +149,9 @@ class Recovery:
         if not wanted:
             return []
         loaded = await self._store.load(self._partition, wanted)
+        # Nobody waits for an answer any more when they are applied again.
         return [
-            each
+            each.model_copy(update={"reply_to": None})
             for each in messages
             if each.operation.id not in (found := loaded[each.operation.key]).done and found.unreadable is None
         ]

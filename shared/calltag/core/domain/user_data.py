@@ -1,6 +1,6 @@
 """User data: the key-value pairs that travel with a call, as an ordered multimap."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from calltag.core.domain.json_value import JsonValue
@@ -48,7 +48,11 @@ class UserData:
 
     def size(self, encoded_bytes: Callable[[JsonValue], int]) -> "Size":
         """How much this is, each value weighed by `encoded_bytes` (the length of its JSON)."""
-        return Size.of(self.pairs(), encoded_bytes)
+        pairs, size = 0, 0
+        for key, values in self.values.items():
+            pairs += len(values)
+            size += len(key.encode()) * len(values) + sum(map(encoded_bytes, values))
+        return Size(pairs, size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,7 @@ class Size:
 
 def _spread(value: JsonValue) -> tuple[JsonValue, ...]:
     """A list given as a value is that many values of its key."""
-    return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    return tuple(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _without_empty(values: dict[str, tuple[JsonValue, ...]]) -> dict[str, tuple[JsonValue, ...]]:

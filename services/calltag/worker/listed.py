@@ -1,0 +1,36 @@
+"""Which calls are on their users' lists as they should be, so that not every change of a call writes to the lists."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from calltag.core.domain.call import Call, Leg
+from calltag.core.domain.ids import CallId
+
+_MOST: Final = 5_000
+_REFRESHED_AFTER_S: Final = 1.0
+"""Lists live for some time after the last change of a call on them."""
+
+
+@dataclass(slots=True)
+class Listed:
+    """What one ownership of a partition has brought up to date; times are seconds of a clock that only goes forward."""
+
+    _legs: OrderedDict[CallId, tuple[tuple[Leg, ...], float]] = field(default_factory=OrderedDict)
+
+    def changed(self, calls: Sequence[Call], now_s: float) -> Sequence[Call]:
+        """The calls whose lists have to be brought up to date."""
+        return [call for call in calls if not self._is_listed(call, now_s)]
+
+    def note(self, calls: Sequence[Call], now_s: float) -> None:
+        """The lists are as these calls say."""
+        for call in calls:
+            self._legs[call.id] = (call.legs, now_s)
+            self._legs.move_to_end(call.id)
+        while len(self._legs) > _MOST:
+            self._legs.popitem(last=False)
+
+    def _is_listed(self, call: Call, now_s: float) -> bool:
+        legs, at_s = self._legs.get(call.id, (None, 0.0))
+        return legs == call.legs and now_s - at_s < _REFRESHED_AFTER_S
