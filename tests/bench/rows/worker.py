@@ -1,12 +1,18 @@
 """Row 2: operations for each CPU second of the worker, against the naive one and against bare consuming."""
 
+import asyncio
 import signal
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+from picows import ws_connect
 
 from bench.children import told_by, worked
 from bench.cpu import cpu_s
 from bench.figures import Absolute, Bound, Findings, Measure, Progress, Ratio, Sample, in_turns, ratios
+from bench.load.path import Arrivals, BayeuxSocket
 from bench.rig import PARTITIONS, Backends, Rig, calltag_rig, naive_rig
 from bench.size import Size
 
@@ -19,6 +25,8 @@ async def compare(folder: Path, using: Backends, size: Size, progress: Progress)
     async with (
         calltag_rig(folder / "calltag", using, size.calls) as ours,
         naive_rig(folder / "naive", using, size.calls) as naive,
+        # With nobody to tell of an event, calltag sends none.
+        listening(ours),
     ):
         taken = await in_turns(
             {
@@ -56,6 +64,21 @@ def _working(rig: Rig, form: str, size: Size) -> Measure:
         return Sample(size.operations, time.monotonic() - began, cpu_s(rig.worker.pid) - cpu)
 
     return measure
+
+
+@asynccontextmanager
+async def listening(rig: Rig) -> AsyncIterator[None]:
+    """One session of the user whose calls they are, for as long as the context is open."""
+    arrivals = Arrivals(0)
+    headers = {"Cookie": f"JSESSIONID={rig.token}"}
+    url = f"ws://127.0.0.1:{rig.notifier_port}/genesys/cometd"
+    transport, _ = await ws_connect(lambda: BayeuxSocket(arrivals), url, extra_headers=headers)
+    async with asyncio.timeout(20):
+        await arrivals.ready.wait()
+    try:
+        yield
+    finally:
+        transport.disconnect()
 
 
 def _consuming(using: Backends, size: Size, how: str) -> Measure:
