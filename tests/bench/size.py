@@ -11,7 +11,7 @@ class Size:
     operations: int = 6_000
     """Operations in one measurement of throughput."""
     calls: int = 200
-    connections: int = 64
+    connections: int = 200
     rate: float = 200.0
     """Operations a second where latency is measured."""
     seconds: float = 10.0

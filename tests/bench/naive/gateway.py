@@ -38,7 +38,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     for queue in QUEUES:
         await channel.declare_queue(queue, durable=True, arguments=dict(QUEUE_ARGUMENTS))
     app.state.exchange = channel.default_exchange
-    app.state.redis = redis.asyncio.Redis.from_url(REDIS_URL, decode_responses=True)
+    app.state.redis = redis.asyncio.Redis.from_url(REDIS_URL, decode_responses=True, max_connections=1_000)
     yield
     await app.state.redis.aclose()
     await connection.close()

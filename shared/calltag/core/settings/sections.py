@@ -223,7 +223,7 @@ class Gateway(Section):
     )
     max_in_flight: Positive = Field(2_000, description="Operations waiting for the broker's confirm at a time.")
     max_waiting: Positive = Field(2_000, description="Requests waiting for outcomes (`Prefer: wait`) at a time.")
-    max_requests: Positive = Field(32, description="Requests worked on at a time; others wait their turn.")
+    max_requests: Positive = Field(128, description="Requests worked on at a time; others wait their turn.")
     max_queued_requests: int = Field(256, ge=0, description="Requests waiting their turn; beyond, HTTP 503.")
     queue_deadline_s: Seconds = Field(1.0, le=60, description="How long a request waits its turn; beyond, HTTP 503.")
     max_backlog: Positive = Field(

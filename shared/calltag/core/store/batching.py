@@ -14,7 +14,7 @@ from redis.exceptions import NoScriptError, ResponseError
 from calltag.core.store.client import RedisClient, Script, script_source
 from calltag.core.store.ports import StoreError, StoreUnavailable
 
-_UNDER_WAY: Final = 2
+_UNDER_WAY: Final = 1
 _MOST: Final = 500
 
 
