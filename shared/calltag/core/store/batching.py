@@ -1,6 +1,6 @@
 """Scripts and commands that share round trips: what is called while the loop turns once goes to Redis in one pipeline.
 
-Nothing waits for a batch to fill. When as many pipelines are under way as may be, calls gather until one returns.
+Nothing waits for a batch to fill. While a pipeline is under way, calls gather until it returns, or has taken too long.
 """
 
 import asyncio
@@ -14,7 +14,9 @@ from redis.exceptions import NoScriptError, ResponseError
 from calltag.core.store.client import RedisClient, Script, script_source
 from calltag.core.store.ports import StoreError, StoreUnavailable
 
-_UNDER_WAY: Final = 1
+_UNDER_WAY: Final = 4
+_PATIENCE_S: Final = 0.02
+"""A pipeline that takes longer does not hold up what came since: another one is sent beside it."""
 _MOST: Final = 500
 
 
@@ -34,6 +36,7 @@ class ScriptBatcher:
         self._waiting: list[_Call] = []
         self._under_way = 0
         self._about_to_send = False
+        self._impatient: asyncio.TimerHandle | None = None
         self._senders: set[asyncio.Task[None]] = set()
         self.round_trips = 0
 
@@ -59,20 +62,36 @@ class ScriptBatcher:
     async def _answer(
         self, command: Sequence[str | bytes | int], whole: Sequence[str | bytes | int] | None = None
     ) -> object:
-        call = _Call(command, asyncio.get_running_loop().create_future(), whole)
+        loop = asyncio.get_running_loop()
+        call = _Call(command, loop.create_future(), whole)
         self._waiting.append(call)
         self._start()
+        # Waiting for one's turn counts, too. A timer of one's own costs a third of asyncio.timeout.
+        late = loop.call_later(self._client.deadline_s, self._give_up, call.answer)
         try:
-            # Waiting for one's turn counts, too.
-            async with asyncio.timeout(self._client.deadline_s):
-                return await call.answer
-        except TimeoutError:
-            raise StoreUnavailable(f"Redis did not answer within {self._client.deadline_s:g} s") from None
+            return await call.answer
+        finally:
+            late.cancel()
+
+    def _give_up(self, answer: asyncio.Future[object]) -> None:
+        if not answer.done():
+            answer.set_exception(StoreUnavailable(f"Redis did not answer within {self._client.deadline_s:g} s"))
 
     def _start(self) -> None:
-        """See to it that somebody sends what waits: the one who is about to, or those who are under way."""
-        if self._about_to_send or self._under_way >= _UNDER_WAY:
+        """See to it that somebody sends what waits: the one who is about to, or who is under way, or another one."""
+        if self._about_to_send:
             return
+        if not self._under_way:
+            self._begin()
+        elif self._impatient is None:
+            self._impatient = asyncio.get_running_loop().call_later(_PATIENCE_S, self._send_beside)
+
+    def _send_beside(self) -> None:
+        self._impatient = None
+        if self._waiting and not self._about_to_send and self._under_way < _UNDER_WAY:
+            self._begin()
+
+    def _begin(self) -> None:
         self._about_to_send = True
         self._under_way += 1
         task = asyncio.create_task(self._send(), name="script-batch")
@@ -84,6 +103,9 @@ class ScriptBatcher:
         try:
             while self._waiting:
                 calls, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+                if self._impatient is not None:
+                    self._impatient.cancel()
+                    self._impatient = None
                 wanted = [call for call in calls if not call.answer.done()]
                 try:
                     await self._run(wanted)
