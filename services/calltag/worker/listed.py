@@ -9,14 +9,16 @@ from calltag.core.domain.call import Call, Leg
 from calltag.core.domain.ids import CallId
 
 _MOST: Final = 5_000
-_REFRESHED_AFTER_S: Final = 1.0
-"""Lists live for some time after the last change of a call on them."""
 
 
 @dataclass(slots=True)
 class Listed:
-    """What one ownership of a partition has brought up to date; times are seconds of a clock that only goes forward."""
+    """What one ownership of a partition has brought up to date; times are seconds of a clock that only goes forward.
 
+    Lists live for some time after they were written, so they are written again after `refreshed_after_s`.
+    """
+
+    refreshed_after_s: float = 1.0
     _legs: OrderedDict[CallId, tuple[tuple[Leg, ...], float]] = field(default_factory=OrderedDict)
 
     def changed(self, calls: Sequence[Call], now_s: float) -> Sequence[Call]:
@@ -33,4 +35,4 @@ class Listed:
 
     def _is_listed(self, call: Call, now_s: float) -> bool:
         legs, at_s = self._legs.get(call.id, (None, 0.0))
-        return legs == call.legs and now_s - at_s < _REFRESHED_AFTER_S
+        return legs == call.legs and now_s - at_s < self.refreshed_after_s

@@ -56,6 +56,8 @@ class Outgoing:
         self._streams = streams
         self._watchers = watchers
         self._owing = Owing(bus)
+        self.lists_fresh_s = index.lifetime_ms / 4_000
+        """For how many seconds lists of calls need not be written again."""
 
     async def send(
         self, calls: Sequence[Call], events: Sequence[Encoded], replies: Sequence[tuple[NodeId, OperationReply]]

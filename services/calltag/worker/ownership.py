@@ -66,7 +66,7 @@ class Ownership:
         self._recent = recent
         self._recovery = Recovery(partition, store, recent, metrics, batch_limit)
         self._on_wait = on_wait
-        self._listed = Listed()
+        self._listed = Listed(outgoing.lists_fresh_s)
         self.epoch: Epoch | None = None
         """None before the first delivery, and while it is in doubt."""
 
@@ -94,7 +94,7 @@ class Ownership:
             taken = await self.insist(lambda: self._store.take_over(self._partition, self._recent.latest_epoch))
             self._metrics.taken_over()
             # Others may have been at work on these calls.
-            self._listed = Listed()
+            self._listed = Listed(self._outgoing.lists_fresh_s)
             log.info("partition_taken_over", epoch=taken.epoch, kept=len(taken.outbox))
             if taken.outbox:
                 await self._send_kept(taken)

@@ -252,6 +252,9 @@ class CallReader(Protocol):
 class CallIndex(Protocol):
     """Which users are on which calls. May raise StoreUnavailable."""
 
+    lifetime_ms: int
+    """How long a list stays after it was last written."""
+
     async def settle(self, calls: Sequence[Call]) -> None:
         """Bring the lists of calls of all these calls' users up to date."""
         ...

@@ -25,7 +25,7 @@ class RedisCallIndex:
     def __init__(self, client: RedisClient, keys: Keys, *, lifetime_ms: int = 24 * 3600 * 1000) -> None:
         self._client = client
         self._keys = keys
-        self._lifetime_ms = lifetime_ms
+        self.lifetime_ms = lifetime_ms
 
     async def settle(self, calls: Sequence[Call]) -> None:
         pipeline = self._client.pipeline()
@@ -34,7 +34,7 @@ class RedisCallIndex:
                 name, leg = self._keys.calls_of(user), call.leg_of(user)
                 if leg is not None and leg.live:
                     pipeline.sadd(name, call.id)
-                    pipeline.pexpire(name, self._lifetime_ms)
+                    pipeline.pexpire(name, self.lifetime_ms)
                 else:
                     pipeline.srem(name, call.id)
         await self._client.run(pipeline)
