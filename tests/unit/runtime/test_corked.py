@@ -1,0 +1,77 @@
+"""One write for all that is written in one turn of the loop, and nothing lost where a connection ends."""
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from calltag.core.runtime.corked import CorkedTransport
+
+
+class Behind(asyncio.Transport):
+    """Notes what is done to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done: list[Any] = []
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.done.append(bytes(data))
+
+    def close(self) -> None:
+        self.done.append("close")
+
+    def abort(self) -> None:
+        self.done.append("abort")
+
+    def write_eof(self) -> None:
+        self.done.append("eof")
+
+    def get_write_buffer_size(self) -> int:
+        return 100
+
+
+@pytest.fixture
+async def corked() -> tuple[CorkedTransport, list[Any]]:
+    behind = Behind()
+    return CorkedTransport(behind, asyncio.get_running_loop().call_soon), behind.done
+
+
+Corked = tuple[CorkedTransport, list[Any]]
+
+
+async def test_what_is_written_in_one_turn_goes_out_in_one_write(corked: Corked) -> None:
+    transport, done = corked
+    transport.write(b"head")
+    transport.write(b"")
+    transport.writelines([b"bo", b"dy"])
+    assert done == []
+    assert transport.get_write_buffer_size() == 108
+    await asyncio.sleep(0)
+    assert done == [b"headbody"]
+    transport.write(b"next")
+    await asyncio.sleep(0)
+    assert done == [b"headbody", b"next"]
+
+
+async def test_closing_writes_what_waits_before(corked: Corked) -> None:
+    transport, done = corked
+    transport.write(b"last")
+    transport.close()
+    await asyncio.sleep(0)
+    assert done == [b"last", "close"]
+
+
+async def test_half_closing_writes_what_waits_before(corked: Corked) -> None:
+    transport, done = corked
+    transport.write(b"last")
+    transport.write_eof()
+    assert done == [b"last", "eof"]
+
+
+async def test_aborting_drops_what_waits(corked: Corked) -> None:
+    transport, done = corked
+    transport.write(b"lost")
+    transport.abort()
+    await asyncio.sleep(0)
+    assert done == ["abort"]
