@@ -5,6 +5,7 @@
 # make chaos  random faults by seed on real processes (SEED= for the first seed, SEEDS= how many, SECONDS= for each; 30)
 # make mutations  breaks calltag on purpose, again and again, and demands that chaos finds it
 # make soak   a steady load on real processes: does anything grow? (SECONDS=; 600)
+# make bench  calltag against a naive system, its bare parts and its peers, in ratios (ROUNDS=, ONLY=row,row, FOLDER= for files; .bench)
 # make check  linters, types, direction of imports, known vulnerabilities, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080
@@ -19,10 +20,10 @@ NODE_CLIENTS := tests/clients
 NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test fuzz chaos mutations soak check format lock docs clean parts
+.PHONY: help run demo test fuzz chaos mutations soak bench check format lock docs clean parts
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 8
+	@sed -n 's/^# //p' Makefile | head -n 9
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -84,6 +85,9 @@ mutations: $(DEV_READY) parts
 soak: $(DEV_READY) parts
 	@PYTHONPATH=tests $(BIN)/python -m soak --seconds $(or $(SECONDS),600)
 
+bench: $(DEV_READY) parts $(NODE_READY)
+	@PYTHONPATH=tests $(BIN)/python -m bench --folder $(or $(FOLDER),.bench) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
+
 check: $(DEV_READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
@@ -109,4 +113,4 @@ docs: $(DEV_READY)
 	@$(BIN)/calltag docs
 
 clean:
-	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .bench .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""The bench: `python -m bench [--short] [--rounds N] [--only ROW,ROW] [--json FILE]`.
+"""The bench: `python -m bench [--short] [--rounds N] [--only ROW,ROW] [--folder FOLDER]`.
 
 Starts RabbitMQ, Redis and all that is compared, measures in turns, and prints a table of ratios. Nothing is left
 running. A few minutes in the full form, about one in the short form.
@@ -6,20 +6,19 @@ running. A few minutes in the full form, about one in the short form.
 
 import argparse
 import asyncio
-import json
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from rich.console import Console
-from rich.table import Table
 
 from bench.figures import Findings, Progress
+from bench.report import as_json, draw, markdown, table
 from bench.rig import Backends, backends
 from bench.rows import gateway, path, worker
 from bench.size import FULL, SHORT, Size
@@ -47,10 +46,13 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="calltag-bench-") as name:
         found = asyncio.run(_measure(Path(name), options.only, size, progress))
-    Console(width=None if sys.stdout.isatty() else 140).print(table(found))
-    if options.json:
-        options.json.write_text(json.dumps(asdict(found), indent=1) + "\n")
-        print(f"written to {options.json}")
+    Console(width=None if sys.stdout.isatty() else 160).print(table(found))
+    if options.folder is not None:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        (options.folder / "bench.json").write_text(as_json(found))
+        (options.folder / "bench.md").write_text(markdown(found))
+        draw(found, options.folder / "bench.svg")
+        print(f"bench.json, bench.md and bench.svg are in {options.folder}")
     return 0 if all(ratio.holds is not False for ratio in found.ratios) else 1
 
 
@@ -64,25 +66,6 @@ async def _measure(folder: Path, only: list[str], size: Size, progress: Progress
     return found
 
 
-def table(found: Findings) -> Table:
-    """The ratios, and the figures that they are made of."""
-    shown = Table("row", "figure", "against", "median", "spread", "bound", "holds")
-    for each in found.ratios:
-        holds = {True: "yes", False: "NO", None: ""}[each.holds]
-        low, high = each.spread
-        shown.add_row(
-            each.row, each.what, each.against, f"{each.median:.2f} x", f"{low:.2f} to {high:.2f}",
-            str(each.bound or "reported"), holds,
-        )  # fmt: skip
-    shown.add_section()
-    for figure in found.absolutes:
-        low, high = figure.spread
-        shown.add_row(
-            figure.row, figure.what, "", f"{figure.median:,.6g} {figure.unit}", f"{low:,.6g} to {high:,.6g}", "", ""
-        )
-    return shown
-
-
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--short", action="store_true", help="a fraction of the work, to see that everything runs")
@@ -90,7 +73,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--only", type=_rows, default=list(ROWS), metavar="ROW,ROW", help=f"which rows: {', '.join(ROWS)}"
     )
-    parser.add_argument("--json", type=Path, help="write the figures there as well")
+    parser.add_argument("--folder", type=Path, help="write the figures there as JSON, Markdown and SVG as well")
     return parser.parse_args()
 
 
