@@ -20,7 +20,7 @@ from rich.console import Console
 from bench.figures import Findings, Progress
 from bench.report import as_json, draw, markdown, table
 from bench.rig import Backends, backends
-from bench.rows import gateway, path, worker
+from bench.rows import gateway, path, scale, worker
 from bench.size import FULL, SHORT, Size
 
 Compare = Callable[[Path, Backends, Size, Progress], Awaitable[Findings]]
@@ -28,6 +28,7 @@ ROWS: Final[Mapping[str, Compare]] = {
     "gateway": gateway.compare,
     "worker": worker.compare,
     "path": path.compare,
+    "scale": scale.compare,
 }
 
 

@@ -92,6 +92,8 @@ class Rig:
     """The value of the user's session cookie."""
     calls: Sequence[str]
     queues: Sequence[str]
+    system: System
+    """All processes; of the naive system, none."""
     versions: Callable[[], Awaitable[int]]
     """The sum of the versions of all calls: how many operations took effect."""
 
@@ -113,14 +115,16 @@ class Rig:
 
 
 @asynccontextmanager
-async def calltag_rig(folder: Path, using: Backends, calls: int, **settings: str) -> AsyncIterator[Rig]:
+async def calltag_rig(
+    folder: Path, using: Backends, calls: int, prefix: str = "bench", **settings: str
+) -> AsyncIterator[Rig]:
     """calltag as three processes."""
     more = {**UNBOUNDED, "CALLTAG_PARTITIONS": str(PARTITIONS), **UNMEASURED, **settings}
-    with three_processes(folder, using.broker.url, using.store.url, "bench", **more) as system:
-        yield await _filled(system, using, [f"BENCH{number}" for number in range(calls)])
+    with three_processes(folder, using.broker.url, using.store.url, prefix, **more) as system:
+        yield await _filled(system, using, prefix, [f"BENCH{number}" for number in range(calls)])
 
 
-async def _filled(system: System, using: Backends, calls: Sequence[str]) -> Rig:
+async def _filled(system: System, using: Backends, prefix: str, calls: Sequence[str]) -> Rig:
     partitions = int(system.environment["CALLTAG_PARTITIONS"])
     async with httpx.AsyncClient(base_url=system.gateway_url, timeout=60) as http:
         for first in range(0, len(calls), _FACTS):
@@ -143,7 +147,7 @@ async def _filled(system: System, using: Backends, calls: Sequence[str]) -> Rig:
         found = await asyncio.gather(*(reader.call(CallId(call), with_user_data=False) for call in calls))
         return sum(call.version for call in found if call is not None)
 
-    topology = Topology(AmqpSettings(using.broker.url, "bench", partitions))
+    topology = Topology(AmqpSettings(using.broker.url, prefix, partitions))
     return Rig(
         broker=using.broker,
         gateway=system.programs["gateway"],
@@ -154,6 +158,7 @@ async def _filled(system: System, using: Backends, calls: Sequence[str]) -> Rig:
         token=token,
         calls=calls,
         queues=[topology.partition_queue(Partition(number)) for number in range(partitions)],
+        system=system,
         versions=versions,
     )
 
@@ -191,15 +196,16 @@ async def naive_rig(folder: Path, using: Backends, calls: int) -> AsyncIterator[
             serving(folder / "notifier", "bench.naive.notifier", str(notifier_port), port=notifier_port, **where)
         )
         yield Rig(
-            using.broker,
-            gateway,
-            worker,
-            notifier,
-            port,
-            notifier_port,
-            token,
-            names,
-            queue_names(PARTITIONS),
-            versions,
+            broker=using.broker,
+            gateway=gateway,
+            worker=worker,
+            notifier=notifier,
+            port=port,
+            notifier_port=notifier_port,
+            token=token,
+            calls=names,
+            queues=queue_names(PARTITIONS),
+            system=System(folder, {}),
+            versions=versions,
         )
     await store.aclose()

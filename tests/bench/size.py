@@ -16,7 +16,9 @@ class Size:
     """Operations a second where latency is measured."""
     seconds: float = 10.0
     """How long latency is measured in one round."""
+    live_calls: int = 1_000_000
+    """Where an installation is large."""
 
 
 FULL = Size()
-SHORT = Size(rounds=1, operations=600, calls=20, connections=16, seconds=2.0)
+SHORT = Size(rounds=1, operations=600, calls=20, connections=16, seconds=2.0, live_calls=4_000)
