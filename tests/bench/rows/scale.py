@@ -98,7 +98,8 @@ async def _copy_calls(url: str, call: str, count: int) -> None:
     store = redis.asyncio.Redis.from_url(url)
     async with store:
         state, data = await store.dump(names.state), await store.dump(names.data)
-        assert state is not None and data is not None, f"there is no call {call}"
+        assert state is not None, f"there is no call {call}"
+        assert data is not None, f"call {call} has no user data"
         for first in range(0, count, _IN_A_PIPELINE):
             pipeline = store.pipeline(transaction=False)
             for number in range(first, min(first + _IN_A_PIPELINE, count)):
