@@ -71,8 +71,10 @@ MUTATIONS: Final = (
         "acknowledges what has come and was not carried out yet",
         _one(
             f"{_AMQP}/consumer.py",
-            "await underlay.basic_ack(last, multiple=True)",
-            "await underlay.basic_ack(max([last, *(each.delivery_tag or 0 for each in self._arrived)]), multiple=True)",
+            "await underlay.basic_ack(settled.through, multiple=True)",
+            "await underlay.basic_ack(\n"
+            "    max([settled.through, *(each.delivery_tag or 0 for each in self._arrived)]), multiple=True\n"
+            ")",
         ),
         _SLOW_WORKERS,
     ),

@@ -20,12 +20,12 @@ def lines(system: System, **wanted: object) -> list[dict[str, Any]]:
     return [line for line in found if wanted.items() <= line.items()]
 
 
-async def test_a_request_is_found_by_the_id_that_its_answer_has(system: System) -> None:
+async def test_a_request_that_went_wrong_is_found_by_the_id_that_its_answer_has(system: System) -> None:
     async with agent(system, "alice") as alice:
-        given = await alice.http.get("/api/v2/me", headers={"X-Request-Id": "look-me-up"})
+        given = await alice.http.get("/api/v2/me/calls/none", headers={"X-Request-Id": "look-me-up"})
         made = await alice.http.get("/api/v2/nothing")
     assert given.headers["X-Request-Id"] == "look-me-up"
-    for answer, route in ((given, "/api/v2/me"), (made, "none")):
+    for answer, route in ((given, "/api/v2/me/calls/{call_id}"), (made, "none")):
         request_id = answer.headers["X-Request-Id"]
         [line] = lines(system, event="request", request_id=request_id)
         assert (line["status"], line["route"]) == (answer.status_code, route)

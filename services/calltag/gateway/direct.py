@@ -31,7 +31,7 @@ class Direct:
         refuse: Refuse,
         refusals: tuple[type[Exception], ...],
     ) -> None:
-        self._app = app
+        self.app = app
         # Counts and log lines name a request by its route.
         self._route = Route(PATH, operate, methods=["POST"])
         self._operate = operate
@@ -41,7 +41,7 @@ class Direct:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         call_id = _call_of(scope)
         if call_id is None:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         scope["route"] = self._route
         request = Request(scope, receive, send)

@@ -26,12 +26,12 @@ class Finishing:
     """
 
     def __init__(self, app: ASGIApp, observations: GatewayObservations) -> None:
-        self._app = app
+        self.app = app
         self._observations = observations
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
         began, status, complete = time.perf_counter(), 0, False
@@ -46,7 +46,7 @@ class Finishing:
             await send(message)
 
         try:
-            await self._app(scope, receive, finish)
+            await self.app(scope, receive, finish)
         except Exception:
             log.exception("request_failed", route=route_of(scope))
             if status and not complete:
