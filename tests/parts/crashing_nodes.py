@@ -27,6 +27,7 @@ from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import Limit
+from calltag.notifier.cometd.pushing import Pushing
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.watching import Watching
@@ -47,7 +48,7 @@ class NoMetrics:
 
     def delivered(self, channel: str, sessions: int) -> None: ...
 
-    def handed_over(self, latency_s: float) -> None: ...
+    def handed_over(self, latency_s: float, times: int = 1) -> None: ...
 
     def redelivered(self, events: int) -> None: ...
 
@@ -115,7 +116,7 @@ class Nodes:
             Engine(self.limits, allowed, (Acknowledgment(), Replay())),
             store,
             local,
-            Feeding(local, self.streams, translate, self.limits, metrics, tasks),
+            Feeding(local, self.streams, translate, self.limits, metrics, tasks, Pushing(metrics)),
             Residence(store, local, tasks),
             Watching(RedisWatches(self.client, self.batcher, KEYS), tasks, lambda: self.clock_ms),
             self,

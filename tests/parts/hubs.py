@@ -28,11 +28,13 @@ from calltag.core.store.user_streams import PER_MS, Addition, Entry, RedisUserSt
 from calltag.core.store.watches import RedisWatches
 from calltag.core.wire.messages import SessionNotice
 from calltag.notifier.cometd.claim import Caller, Claim
-from calltag.notifier.cometd.connects import Answer, Connects, monotonic_ms
+from calltag.notifier.cometd.clocks import monotonic_ms
+from calltag.notifier.cometd.connects import Answer, Connects
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub, Turn
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import Limit
+from calltag.notifier.cometd.pushing import Pushing
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.watching import Watching
@@ -89,8 +91,8 @@ class Counts:
     def delivered(self, channel: str, sessions: int) -> None:
         self.deliveries.append((channel, sessions))
 
-    def handed_over(self, latency_s: float) -> None:
-        self.latencies.append(latency_s)
+    def handed_over(self, latency_s: float, times: int = 1) -> None:
+        self.latencies += [latency_s] * times
 
     def redelivered(self, events: int) -> None:
         self.redeliveries += events
@@ -126,7 +128,9 @@ class Node:
         self.metrics, self.local, self.side_tasks, self.ahead_ms = Counts(), Local(), SideTasks(), 0
         store = RedisCometdSessions(self.client, self.batcher, KEYS, self.name)
         streams = RedisUserStreams(self.client, self.batcher, KEYS)
-        self.feeding = Feeding(self.local, streams, translate, limits, self.metrics, self.side_tasks)
+        self.feeding = Feeding(
+            self.local, streams, translate, limits, self.metrics, self.side_tasks, Pushing(self.metrics)
+        )
         self.connects = Connects(
             self.name,
             Engine(limits, lambda _, channel: channel.startswith("/v2/"), (Acknowledgment(), Replay(), Delivery())),

@@ -26,12 +26,14 @@ from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.notifier.cometd.authorizing import Authorizer
 from calltag.notifier.cometd.browsers import Browsers
-from calltag.notifier.cometd.connects import Connects, monotonic_ms
+from calltag.notifier.cometd.clocks import monotonic_ms
+from calltag.notifier.cometd.connects import Connects
 from calltag.notifier.cometd.endings import EndingLog
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.origins import Origins
+from calltag.notifier.cometd.pushing import Pushing
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.sockets import Sockets
@@ -143,7 +145,7 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
             engine,
             store,
             local,
-            Feeding(local, streams, translator.entry, limits, metrics, side_tasks),
+            Feeding(local, streams, translator.entry, limits, metrics, side_tasks, Pushing(metrics)),
             Residence(store, local, side_tasks),
             Watching(watches, side_tasks, monotonic_ms),
             NodePost(backends.bus),

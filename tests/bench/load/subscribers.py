@@ -2,9 +2,10 @@
 
 The first line of standard input is a Plan as JSON. When all sessions are subscribed, and a connect of each is held,
 standard output says {"ready": sessions}. Each further line is an Expected: events by number, in groups, with the
-sessions that are to have each of them, exactly once. When a group has come whole, a line {"came": group} says so. What
-was not to come, or came twice, ends the process with {"failed": ...}, as does a session that fails. A line
-{"missing": true} is answered with how many deliveries are still to come. The end of the input is the end of all.
+sessions that are to have each of them, exactly once; it is answered with {"expected": events}. When a group has come
+whole, a line {"came": group} says so. What was not to come, or came twice, ends the process with {"failed": ...}, as
+does a session that fails. A line {"missing": true} is answered with how many deliveries are still to come. The end of
+the input is the end of all.
 """
 
 import asyncio
@@ -63,7 +64,8 @@ class Tally:
     _left_of: dict[int, int] = field(default_factory=dict)
     _groups: int = 0
 
-    def expect(self, expected: Expected) -> None:
+    def expect(self, expected: Expected) -> int:
+        """Note what is to come; returns how many events that are."""
         number = expected.first
         for group in expected.groups:
             self._left_of[self._groups] = len(group)
@@ -72,6 +74,7 @@ class Tally:
                 self._group_of[number] = self._groups
                 number += 1
             self._groups += 1
+        return number - expected.first
 
     def came(self, session: int, frame: bytes) -> None:
         """Take note of the events in a frame, or in the body of an answer."""
@@ -317,7 +320,7 @@ async def _follow(reader: asyncio.StreamReader, tally: Tally) -> None:
         if "missing" in asked:
             tell({"missing": tally.missing()})
         else:
-            tally.expect(Expected(**asked))
+            tell({"expected": tally.expect(Expected(**asked))})
 
 
 async def _main() -> int:

@@ -72,11 +72,13 @@ class Subscribers:
 
     def __init__(self, process: Talking) -> None:
         self._process = process
-        self._groups = 0
 
-    def expect(self, expected: Expected) -> None:
-        """Tell what is to come, before it is published."""
+    async def expect(self, expected: Expected) -> None:
+        """Tell what is to come, before it is published. Raises Broken."""
         self._process.say(asdict(expected))
+        answer = await self._answer(within_s=60)
+        if "expected" not in answer:
+            raise Broken(f"subscribers: {answer}")
 
     async def came(self, within_s: float = 60.0) -> int:
         """Wait until one more of the groups has come whole; returns which. Raises Broken."""

@@ -100,7 +100,7 @@ async def _sample(installation: Installation, name: str, transport: str, users: 
     async with installation.server(name, max(users) + 1) as server:
         plan = Plan(server.port, server.path, transport, _sessions(server, users))
         async with subscribers(plan) as subscribed:
-            subscribed.expect(Expected(0, told.sessions))
+            await subscribed.expect(Expected(0, told.sessions))
             number, began_at = 0, 0
             began, used = 0.0, 0.0
             for index, group in enumerate(told.groups):

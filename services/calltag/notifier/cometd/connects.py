@@ -5,7 +5,6 @@ Source of when a connect is held: Bayeux protocol 1.0 and CometD's own server.
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -41,6 +40,7 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Admission
 from calltag.notifier.cometd.claim import Claim
+from calltag.notifier.cometd.clocks import latency_s, monotonic_ms, wall_ms
 from calltag.notifier.cometd.endings import SessionListener
 from calltag.notifier.cometd.ends import Ends, Post
 from calltag.notifier.cometd.feeding import Feeding
@@ -53,8 +53,6 @@ from calltag.notifier.cometd.watching import Watching
 log = structlog.get_logger()
 Answer = tuple[list[bytes], Reply]
 """Events, and the reply to the connect that they go with."""
-_LONGEST_MS: Final = 2**53
-"""What is accepted long ago, or never was, must not be more than a metric can hold."""
 _SOCKET_CLOSES_MS: Final = 2_000
 """While its client waits so long, a WebSocket is closed, and nothing is under way on it."""
 
@@ -73,20 +71,10 @@ class HeldConnect:
     arrived_ms: int
 
 
-def monotonic_ms() -> int:
-    """A clock that does not go back."""
-    return time.monotonic_ns() // 1_000_000
-
-
 def _transport(message: Message, *, streaming: bool) -> str:
     if streaming:
         return WEBSOCKET
     return CALLBACK_POLLING if message.get("connectionType") == CALLBACK_POLLING else LONG_POLLING
-
-
-def wall_ms() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(slots=True)
@@ -335,7 +323,7 @@ class Connects:
             if session.repeats(each):
                 repeated += 1
             elif each.accepted_at_ms:
-                self.metrics.handed_over(min(max(0, now_ms - each.accepted_at_ms), _LONGEST_MS) / 1000)
+                self.metrics.handed_over(latency_s(each.accepted_at_ms, now_ms))
         if repeated:
             self.metrics.redelivered(repeated)
         events = session.take()

@@ -16,6 +16,7 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.user_streams import Entry, UserStreams
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import HubMetrics, Limit
+from calltag.notifier.cometd.pushing import Pushing
 from calltag.notifier.cometd.side_tasks import SideTasks
 
 log = structlog.get_logger()
@@ -32,6 +33,7 @@ class Feeding:
     limits: BayeuxLimits
     metrics: HubMetrics
     side_tasks: SideTasks
+    pushing: Pushing
 
     @property
     def page(self) -> int:
@@ -44,6 +46,8 @@ class Feeding:
         if feed is None:
             return
         try:
+            if feed.is_next(published):
+                self.pushing.push(feed, published)
             self._tell(published.events, feed.accept(published, self.limits))
             self._note_overflows(feed)
         except Gap:

@@ -25,6 +25,10 @@ class Feed:
     repairing: bool = False
     look_again: bool = False
 
+    def is_next(self, published: Published) -> bool:
+        """Whether the entry follows what was given before, with nothing between."""
+        return published.previous <= self.head < published.position
+
     def accept(self, published: Published, limits: BayeuxLimits) -> list[Session]:
         """Give the next entry to the sessions; returns those that have something new to send. Raises Gap.
 
