@@ -142,8 +142,12 @@ class Session:
 
     def wanted(self, published: Published) -> list[bytes]:
         """The messages of an entry that are for this session."""
-        bodies = [self._encoded(each, published.position) for each in published.events]
-        return [body for body in bodies if body is not None]
+        position = published.position
+        return [
+            each.numbered(position) if self.numbered else each.plain()
+            for each in published.events
+            if self.wants(each.channel, position)
+        ]
 
     def offer(self, published: Published, limits: BayeuxLimits) -> bool:
         """Take the next entry of the stream, unless it was taken before or the session is behind or asked about.
@@ -166,11 +170,6 @@ class Session:
         self.queue.extend(Waiting(published.position, body, published.accepted_at_ms) for body in wanted)
         self.queued_bytes += size
         return bool(wanted)
-
-    def _encoded(self, event: Event, position: Position) -> bytes | None:
-        if not self.wants(event.channel, position):
-            return None
-        return event.numbered(position) if self.numbered else event.plain()
 
     def _overflow(self, more: int, more_bytes: int, limits: BayeuxLimits) -> str:
         """The limit that more would pass, if any."""

@@ -1,5 +1,5 @@
-"""WebSockets as uvicorn serves them, which give back the place of their connection, take frames that are written already,
-and log nothing of bad ones."""
+"""WebSockets as uvicorn serves them, which give back the place of their connection, take frames as they are, and log
+nothing of bad ones."""
 
 from typing import ClassVar, Final
 
