@@ -27,7 +27,6 @@ from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import Limit
-from calltag.notifier.cometd.pushing import Pushing
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.watching import Watching
@@ -116,7 +115,7 @@ class Nodes:
             Engine(self.limits, allowed, (Acknowledgment(), Replay())),
             store,
             local,
-            Feeding(local, self.streams, translate, self.limits, metrics, tasks, Pushing(metrics)),
+            Feeding(local, self.streams, translate, self.limits, metrics, tasks),
             Residence(store, local, tasks),
             Watching(RedisWatches(self.client, self.batcher, KEYS), tasks, lambda: self.clock_ms),
             self,

@@ -34,7 +34,6 @@ from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub, Turn
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import Limit
-from calltag.notifier.cometd.pushing import Pushing
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.watching import Watching
@@ -128,9 +127,7 @@ class Node:
         self.metrics, self.local, self.side_tasks, self.ahead_ms = Counts(), Local(), SideTasks(), 0
         store = RedisCometdSessions(self.client, self.batcher, KEYS, self.name)
         streams = RedisUserStreams(self.client, self.batcher, KEYS)
-        self.feeding = Feeding(
-            self.local, streams, translate, limits, self.metrics, self.side_tasks, Pushing(self.metrics)
-        )
+        self.feeding = Feeding(self.local, streams, translate, limits, self.metrics, self.side_tasks)
         self.connects = Connects(
             self.name,
             Engine(limits, lambda _, channel: channel.startswith("/v2/"), (Acknowledgment(), Replay(), Delivery())),
@@ -172,9 +169,11 @@ class Installation:
         appended = (await self.streams.append({UserId(user): additions}, to_watchers=True))[UserId(user)]
         places = [place for place in appended.places if place is not None]
         for node in appended.nodes if by_bus else ():
-            for place, event in zip(places, events, strict=True):
-                published = translate(UserId(user), Entry(place.position, place.previous, event))
-                self.nodes[node].feeding.publish(UserId(user), published)
+            entries = [
+                translate(UserId(user), Entry(place.position, place.previous, event))
+                for place, event in zip(places, events, strict=True)
+            ]
+            self.nodes[node].feeding.publish(UserId(user), *entries)
         return [place.position for place in places]
 
     async def registered(self, user: str = "alice") -> Sequence[NodeId]:

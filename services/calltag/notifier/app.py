@@ -33,7 +33,6 @@ from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.origins import Origins
-from calltag.notifier.cometd.pushing import Pushing
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.sockets import Sockets
@@ -145,7 +144,7 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
             engine,
             store,
             local,
-            Feeding(local, streams, translator.entry, limits, metrics, side_tasks, Pushing(metrics)),
+            Feeding(local, streams, translator.entry, limits, metrics, side_tasks),
             Residence(store, local, side_tasks),
             Watching(watches, side_tasks, monotonic_ms),
             NodePost(backends.bus),

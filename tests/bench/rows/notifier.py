@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -41,6 +42,8 @@ class Form:
     """How much is measured."""
 
     subscribers: Sequence[int] = (300, 1_000)
+    together: Sequence[int] = (1, 10)
+    """How many events of the first rows come at once; the next ones come when all have these."""
     deliveries: int = 60_000
     """Of one sample of the first rows; half of that where each is an answer to a request."""
     users: int = 2_000
@@ -49,7 +52,7 @@ class Form:
 
 
 FULL: Final = Form()
-SHORT: Final = Form((300,), 6_000, 200, 20, 500)
+SHORT: Final = Form((300,), (1,), 6_000, 200, 20, 500)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +77,13 @@ class _Told:
     sessions: list[list[list[int] | None]]
 
 
-async def delivered(installation: Installation, name: str, transport: str, sessions: int) -> Sample:
-    """So many sessions of one user are told of one event after another; the work is a delivery."""
+async def delivered(installation: Installation, name: str, transport: str, sessions: int, together: int) -> Sample:
+    """So many sessions of one user are told of events, so many at a time; the work is a delivery."""
     most = installation.form.deliveries // (2 if transport == LONG_POLLING else 1)
-    count = max(5, most // sessions)
-    one_by_one = _Told([[[0]]] * (_WARM_UP + count), [[None]] * (_WARM_UP + count))
-    sample = await _sample(installation, name, transport, [0] * sessions, one_by_one)
+    # Of many at once more are needed for as much CPU.
+    count = _WARM_UP + max(5, most // (sessions * max(1, together // 3)))
+    events = _Told([[[0]] * together] * count, [[None] * together] * count)
+    sample = await _sample(installation, name, transport, [0] * sessions, events)
     return Sample(sample.work * sessions, sample.seconds, sample.cpu_s)
 
 
@@ -163,11 +167,12 @@ async def _one_event(
     installation: Installation, rounds: int, progress: Progress, *, row: str, transport: str, bounds: dict[str, Bound]
 ) -> Findings:
     found = Findings()
-    for sessions in installation.form.subscribers:
+    for sessions, together in product(installation.form.subscribers, installation.form.together):
         measures: dict[str, Measure] = {
-            name: partial(delivered, installation, name, transport, sessions) for name in (CALLTAG, *bounds)
+            name: partial(delivered, installation, name, transport, sessions, together) for name in (CALLTAG, *bounds)
         }
-        what = f"deliveries, {transport}, {sessions:,} subscribers"
+        at_once = f", {together} events at once" if together > 1 else ""
+        what = f"deliveries, {transport}, {sessions:,} subscribers{at_once}"
         found.add(await _against(measures, bounds, rounds, progress, row=row, what=what))
     return found
 

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -33,23 +33,27 @@ class Feeding:
     limits: BayeuxLimits
     metrics: HubMetrics
     side_tasks: SideTasks
-    pushing: Pushing
+    pushing: Pushing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pushing = Pushing(self.metrics, self.limits.max_queued_bytes)
 
     @property
     def page(self) -> int:
         """How many entries are read at once."""
         return self.limits.max_queued_events
 
-    def publish(self, user: UserId, published: Published) -> None:
-        """An event for a user came in; a gap before it is filled from the stream."""
+    def publish(self, user: UserId, *entries: Published) -> None:
+        """Events for a user came in together; a gap before one is filled from the stream."""
         feed = self.local.feeds.get(user)
-        if feed is None:
+        if feed is None or not entries:
             return
         try:
-            if feed.is_next(published):
-                self.pushing.push(feed, published)
-            self._tell(published.events, feed.accept(published, self.limits))
-            self._note_overflows(feed)
+            if feed.follow(entries):
+                self.pushing.push(feed, entries)
+            for published in entries:
+                self._tell(published.events, feed.accept(published, self.limits))
+                self._note_overflows(feed)
         except Gap:
             self.metrics.gap()
             self._repair(feed)

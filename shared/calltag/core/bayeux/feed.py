@@ -1,5 +1,6 @@
 """The stream of one user as it comes in at a node that holds sessions of the user."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from calltag.core.bayeux.events import Published
@@ -25,9 +26,14 @@ class Feed:
     repairing: bool = False
     look_again: bool = False
 
-    def is_next(self, published: Published) -> bool:
-        """Whether the entry follows what was given before, with nothing between."""
-        return published.previous <= self.head < published.position
+    def follow(self, entries: Iterable[Published]) -> bool:
+        """Whether the entries follow what was given before, with nothing between."""
+        head = self.head
+        for published in entries:
+            if not published.previous <= head < published.position:
+                return False
+            head = published.position
+        return True
 
     def accept(self, published: Published, limits: BayeuxLimits) -> list[Session]:
         """Give the next entry to the sessions; returns those that have something new to send. Raises Gap.

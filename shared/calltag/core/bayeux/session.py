@@ -4,7 +4,7 @@ What is to survive the node (subscriptions, what was sent and confirmed) is in t
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -140,13 +140,13 @@ class Session:
             and not (self.acknowledges or self.connects_only)
         )
 
-    def wanted(self, published: Published) -> list[bytes]:
-        """The messages of an entry that are for this session."""
-        position = published.position
+    def wanted(self, entries: Iterable[Published]) -> list[bytes]:
+        """The messages of entries that are for this session."""
         return [
-            each.numbered(position) if self.numbered else each.plain()
+            each.numbered(published.position) if self.numbered else each.plain()
+            for published in entries
             for each in published.events
-            if self.wants(each.channel, position)
+            if self.wants(each.channel, published.position)
         ]
 
     def offer(self, published: Published, limits: BayeuxLimits) -> bool:
@@ -159,7 +159,7 @@ class Session:
         if self.asked:
             self.behind = True
             return False
-        wanted = self.wanted(published)
+        wanted = self.wanted((published,))
         size = sum(map(len, wanted))
         overflow = self._overflow(len(wanted), size, limits) if self.queue and wanted else ""
         if overflow:
