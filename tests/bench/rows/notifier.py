@@ -21,7 +21,7 @@ from typing import Final
 from bench.cpu import cpu_s, resident_bytes
 from bench.figures import Absolute, Bound, Findings, Measure, Progress, Ratio, Sample, in_turns, ratios
 from bench.load.subscribers import LONG_POLLING, WEBSOCKET, Expected, Plan
-from bench.load.talking import subscribers
+from bench.load.talking import Subscribers, subscribers
 from bench.servers.bayeux import BayeuxServer, Group
 from bench.servers.calltag import notifier
 from bench.servers.peers import COMETD, FAYE, peer
@@ -34,6 +34,8 @@ _WARM_UP: Final = 5
 _SEED: Final = 1
 _BURST: Final = 20
 """How many events come together in the row of the real pattern: a small batch of the worker's."""
+_UNDER_WAY: Final = 5
+"""How many of these are under way at a time."""
 _SETTLED_S: Final = 3.0
 
 
@@ -96,24 +98,37 @@ async def told(installation: Installation, name: str, transport: str) -> Sample:
         for _ in range(_WARM_UP + form.bursts)
     ]
     in_bursts = _Told(bursts, [[list(users) for users in burst] for burst in bursts])
-    return await _sample(installation, name, transport, range(form.users), in_bursts)
+    return await _sample(installation, name, transport, range(form.users), in_bursts, _UNDER_WAY)
 
 
-async def _sample(installation: Installation, name: str, transport: str, users: Sequence[int], told: _Told) -> Sample:
-    """Publish each group when the one before has come; the first groups do not count."""
+async def _sample(
+    installation: Installation, name: str, transport: str, users: Sequence[int], told: _Told, under_way: int = 1
+) -> Sample:
+    """Publish each group when only so many before it have not come yet; the first groups do not count."""
     async with installation.server(name, max(users) + 1) as server:
         plan = Plan(server.port, server.path, transport, _sessions(server, users))
         async with subscribers(plan) as subscribed:
             await subscribed.expect(Expected(0, told.sessions))
-            number, began_at = 0, 0
-            began, used = 0.0, 0.0
-            for index, group in enumerate(told.groups):
-                if index == _WARM_UP:
-                    began_at, began, used = number, time.monotonic(), cpu_s(server.pid)
-                await server.publish(number, group)
-                await subscribed.came()
-                number += len(group)
-            return Sample(number - began_at, time.monotonic() - began, cpu_s(server.pid) - used)
+            await _publish(server, subscribed, told.groups[:_WARM_UP], 0, under_way)
+            first = sum(map(len, told.groups[:_WARM_UP]))
+            began, used = time.monotonic(), cpu_s(server.pid)
+            count = await _publish(server, subscribed, told.groups[_WARM_UP:], first, under_way)
+            return Sample(count, time.monotonic() - began, cpu_s(server.pid) - used)
+
+
+async def _publish(
+    server: BayeuxServer, subscribed: Subscribers, groups: Sequence[Group], first: int, under_way: int
+) -> int:
+    """Returns how many events there were, once all have come."""
+    number = first
+    for index, group in enumerate(groups):
+        if index >= under_way:
+            await subscribed.came()
+        await server.publish(number, group)
+        number += len(group)
+    for _ in groups[-under_way:]:
+        await subscribed.came()
+    return number - first
 
 
 def _sessions(server: BayeuxServer, users: Sequence[int]) -> list[tuple[str, str]]:
