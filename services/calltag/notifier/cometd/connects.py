@@ -23,7 +23,6 @@ from calltag.core.bayeux.session import Held, Session
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import set_within
 from calltag.core.store.cometd_sessions import (
     Activity,
     Attached,
@@ -59,6 +58,10 @@ _SOCKET_CLOSES_MS: Final = 2_000
 
 class Replaced(Exception):
     """A newer connect of the session has come meanwhile."""
+
+
+class Gone(Exception):
+    """The client of a held connect has gone away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,15 +366,29 @@ class Connects:
         if saving is not None:
             await asyncio.wait({saving})
 
-    async def hold(self, connect: HeldConnect) -> Answer | None:
-        """Wait until a held connect is to be answered; None if a newer one took its place."""
+    async def hold(self, connect: HeldConnect, gone: asyncio.Future[None] | None = None) -> Answer | None:
+        """Wait until a held connect is to be answered; None if a newer one took its place.
+
+        Where the client is `gone` before, what is queued stays queued. Raises Gone.
+        """
         waker = asyncio.Event()
         self.local.adopt_waker(connect.session, waker)
+        if gone is not None:
+            gone.add_done_callback(lambda _: waker.set())
+        timer: asyncio.TimerHandle | None = None
         try:
             while not self.is_due(connect):
-                await set_within(waker, max(0, connect.held.deadline_ms - self.clock_ms()) / 1000)
+                if gone is not None and gone.done():
+                    self.abandon(connect)
+                    raise Gone
+                left_s = max(0, connect.held.deadline_ms - self.clock_ms()) / 1000
+                timer = asyncio.get_running_loop().call_later(left_s, waker.set)
+                await waker.wait()
+                timer.cancel()
                 waker.clear()
         finally:
+            if timer is not None:
+                timer.cancel()
             self.local.release_waker(connect.session, waker)
         return self.finish(connect)
 

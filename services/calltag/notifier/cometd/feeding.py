@@ -79,7 +79,11 @@ class Feeding:
         """Give a session what was read for it, at most a page; the user's other sessions get what is new here."""
         feed = self.local.feeds[session.user]
         for entry in entries:
-            published = self.translate(UserId(session.user), entry)
+            latest = feed.latest
+            if latest is not None and (latest.position, latest.previous) == (entry.position, entry.previous):
+                published = latest
+            else:
+                published = self.translate(UserId(session.user), entry)
             session.offer(published, self.limits)
             if published.previous <= feed.head:
                 self._tell(published.events, feed.accept_next(published, self.limits))

@@ -23,6 +23,8 @@ class Feed:
     user: str
     head: Position
     sessions: dict[str, Session] = field(default_factory=dict)
+    latest: Published | None = None
+    """The entry at the head, where several sessions may come for it."""
     repairing: bool = False
     look_again: bool = False
 
@@ -51,4 +53,5 @@ class Feed:
         if published.position <= self.head:
             return []
         self.head = published.position
+        self.latest = published if len(self.sessions) > 1 else None
         return [session for session in self.sessions.values() if session.offer(published, limits)]

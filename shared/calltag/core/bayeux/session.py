@@ -3,7 +3,6 @@
 What is to survive the node (subscriptions, what was sent and confirmed) is in the store; here is what waits to be sent.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -77,9 +76,9 @@ class Session:
     interval_ms: int = 0
     expires_at_ms: int = 0
     noted_deadline_ms: int = 0
-    queue: deque[Waiting] = field(default_factory=deque)
+    queue: list[Waiting] = field(default_factory=list)
     queued_bytes: int = 0
-    aside: deque[bytes] = field(default_factory=deque)
+    aside: list[bytes] = field(default_factory=list)
     outlet: Outlet | None = None
     """Where events can go out by themselves, past the queue."""
 
@@ -183,7 +182,7 @@ class Session:
             return False
         self.aside.append(event.plain())
         while len(self.aside) > limits.max_queued_events:
-            self.aside.popleft()
+            del self.aside[0]
         return True
 
     def repeats(self, waiting: Waiting) -> bool:

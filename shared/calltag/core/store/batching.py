@@ -4,6 +4,7 @@ Nothing waits for a batch to fill. When as many pipelines are under way as may b
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
@@ -35,6 +36,8 @@ class ScriptBatcher:
         self._waiting: list[_Call] = []
         self._under_way = 0
         self._about_to_send = False
+        self._watched: deque[tuple[float, _Call]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._senders: set[asyncio.Task[None]] = set()
         self.round_trips = 0
 
@@ -49,15 +52,35 @@ class ScriptBatcher:
         async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
             call = _Call(source, digest, keys, args, asyncio.get_running_loop().create_future())
             self._waiting.append(call)
+            self._watch(call)
             self._start()
-            try:
-                # Waiting for one's turn counts, too.
-                async with asyncio.timeout(self._client.deadline_s):
-                    return await call.answer
-            except TimeoutError:
-                raise StoreUnavailable(f"Redis did not answer within {self._client.deadline_s:g} s") from None
+            return await call.answer
 
         return run
+
+    def _watch(self, call: _Call) -> None:
+        """See to it that the call is over when its time is; waiting for its turn counts, too.
+
+        One timer serves all, as all have the same time.
+        """
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._client.deadline_s
+        self._watched.append((ends_at, call))
+        if self._timer is None:
+            self._timer = loop.call_at(ends_at, self._time_passed)
+
+    def _time_passed(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        while self._watched:
+            ends_at, call = self._watched[0]
+            if not call.answer.done():
+                if ends_at > loop.time():
+                    self._timer = loop.call_at(ends_at, self._time_passed)
+                    return
+                text = f"Redis did not answer within {self._client.deadline_s:g} s"
+                call.answer.set_exception(StoreUnavailable(text))
+            self._watched.popleft()
 
     def _start(self) -> None:
         """See to it that somebody sends what waits: the one who is about to, or those who are under way."""
