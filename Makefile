@@ -18,6 +18,8 @@ RUN_READY := $(VENV)/.ready-run
 DEV_READY := $(VENV)/.ready-dev
 NODE_CLIENTS := tests/clients
 NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
+PEERS := tests/bench/peers
+PEERS_READY := $(PEERS)/node_modules/.ready
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test fuzz chaos mutations soak bench check format lock docs clean parts
@@ -48,6 +50,11 @@ $(NODE_READY): $(NODE_CLIENTS)/package.json $(NODE_CLIENTS)/package-lock.json
 	@cd $(NODE_CLIENTS) && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
+$(PEERS_READY): $(PEERS)/package.json $(PEERS)/package-lock.json
+	@echo "Installing the servers that the bench holds calltag against (once) ..."
+	@cd $(PEERS) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
 run: $(RUN_READY)
 	@exec $(BIN)/calltag serve --embedded --demo --port $(PORT)
 
@@ -59,7 +66,7 @@ parts:
 
 # Each process that a test starts would compile calltag anew.
 test: export PYTHONDONTWRITEBYTECODE :=
-test: $(DEV_READY) parts $(NODE_READY)
+test: $(DEV_READY) parts $(NODE_READY) $(PEERS_READY)
 	@rm -f .coverage .coverage.*
 ifeq ($(ARGS),)
 	@echo "The tests that share the machine, $(JOBS) at a time:"
@@ -113,4 +120,4 @@ docs: $(DEV_READY)
 	@$(BIN)/calltag docs
 
 clean:
-	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules .bench .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules $(PEERS)/node_modules .bench .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache

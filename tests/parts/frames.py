@@ -5,6 +5,7 @@ import asyncio
 import orjson
 from starlette.websockets import WebSocketState
 
+from calltag.core.runtime.frames import FRAME_WRITER, text_frame
 from calltag.notifier.cometd.access import Login
 
 
@@ -18,6 +19,11 @@ class Frames:
         self.cookies: dict[str, str] = {}
         self.headers: dict[str, str] = {}
         self.application_state = WebSocketState.CONNECTED
+        self.scope: dict[str, object] = {"state": {FRAME_WRITER: self.write_frame}}
+        self.slow = False
+        """Whether no frame can be written at once."""
+        self.pushed = 0
+        """How many were."""
         self.accepted = False
         self.closed = 0
         """The code of the close."""
@@ -34,6 +40,15 @@ class Frames:
 
     async def send_text(self, text: str) -> None:
         self.outgoing.append(text.encode())
+
+    def write_frame(self, frame: bytes) -> bool:
+        if self.slow:
+            return False
+        start = frame.index(b"[{")
+        assert frame == text_frame(frame[start:])
+        self.outgoing.append(frame[start:])
+        self.pushed += 1
+        return True
 
     def come(self, *messages: object) -> None:
         self.incoming.put_nowait({"type": "websocket.receive", "text": orjson.dumps(messages).decode()})

@@ -28,7 +28,8 @@ from calltag.core.store.user_streams import PER_MS, Addition, Entry, RedisUserSt
 from calltag.core.store.watches import RedisWatches
 from calltag.core.wire.messages import SessionNotice
 from calltag.notifier.cometd.claim import Caller, Claim
-from calltag.notifier.cometd.connects import Answer, Connects, monotonic_ms
+from calltag.notifier.cometd.clocks import monotonic_ms
+from calltag.notifier.cometd.connects import Answer, Connects
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub, Turn
 from calltag.notifier.cometd.local import Local
@@ -89,8 +90,8 @@ class Counts:
     def delivered(self, channel: str, sessions: int) -> None:
         self.deliveries.append((channel, sessions))
 
-    def handed_over(self, latency_s: float) -> None:
-        self.latencies.append(latency_s)
+    def handed_over(self, latency_s: float, times: int = 1) -> None:
+        self.latencies += [latency_s] * times
 
     def redelivered(self, events: int) -> None:
         self.redeliveries += events
@@ -168,9 +169,11 @@ class Installation:
         appended = (await self.streams.append({UserId(user): additions}, to_watchers=True))[UserId(user)]
         places = [place for place in appended.places if place is not None]
         for node in appended.nodes if by_bus else ():
-            for place, event in zip(places, events, strict=True):
-                published = translate(UserId(user), Entry(place.position, place.previous, event))
-                self.nodes[node].feeding.publish(UserId(user), published)
+            entries = [
+                translate(UserId(user), Entry(place.position, place.previous, event))
+                for place, event in zip(places, events, strict=True)
+            ]
+            self.nodes[node].feeding.publish(UserId(user), *entries)
         return [place.position for place in places]
 
     async def registered(self, user: str = "alice") -> Sequence[NodeId]:

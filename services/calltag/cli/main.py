@@ -23,7 +23,6 @@ from calltag.core.backends import Backends, amqp_settings
 from calltag.core.bus.amqp import apply_topology
 from calltag.core.bus.ports import BusError
 from calltag.core.identity.directory_file import DirectoryError
-from calltag.core.runtime.garbage import spare_what_stays
 from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, first_leaf, run
 from calltag.core.runtime.server import PortBusy, ServerDied
 from calltag.core.runtime.tls import TlsError
@@ -98,7 +97,7 @@ def _run(settings: Settings, chosen: Composition) -> None:
     configure_logging(chosen.name, form=settings.log.format, level=settings.log.level)
 
     async def service(life: Lifecycle) -> None:
-        await run_composition(life, settings, chosen, ready=lambda _: spare_what_stays())
+        await run_composition(life, settings, chosen)
 
     run(service)
 

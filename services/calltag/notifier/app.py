@@ -26,7 +26,8 @@ from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.notifier.cometd.authorizing import Authorizer
 from calltag.notifier.cometd.browsers import Browsers
-from calltag.notifier.cometd.connects import Connects, monotonic_ms
+from calltag.notifier.cometd.clocks import monotonic_ms
+from calltag.notifier.cometd.connects import Connects
 from calltag.notifier.cometd.endings import EndingLog
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub

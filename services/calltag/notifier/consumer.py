@@ -5,9 +5,11 @@ from dataclasses import dataclass
 
 import structlog
 
+from calltag.core.bayeux.events import Published
 from calltag.core.bayeux.position import Position
 from calltag.core.bus.ports import Bus, BusError, BusUnavailable, NodeId
 from calltag.core.domain.events import Event
+from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.metrics import Metrics
@@ -71,25 +73,31 @@ class EventConsumer:
             log.error("events_unreadable", reason=str(error))
             return
         self.metrics.events_received.inc(len(message.events))
+        entries: dict[UserId, list[Published]] = {}
         for place in message.places:
             if place.event < len(message.events):
-                self._deliver(message.events[place.event], place)
+                if self._is_here(place.user):
+                    entries.setdefault(place.user, []).append(self._entry(message.events[place.event], place))
             elif place.user in self.hub.connects.local.feeds:
                 self.feeding.look_at(place.user)
             else:
                 self.hub.connects.residence.overlook(place.user)
+        for user, of_user in entries.items():
+            self.feeding.publish(user, *of_user)
         for notice in message.notices:
             try:
                 await self.hub.heed(notice)
             except StoreUnavailable as error:
                 log.info("notice_not_heeded", reason=str(error))
 
-    def _deliver(self, event: Event, place: StreamPlace) -> None:
-        if place.user in self.hub.connects.local.feeds:
-            position, previous = Position(place.position), Position(place.previous)
-            self.feeding.publish(place.user, self.translator.published(place.user, event, position, previous))
-        else:
-            self.hub.connects.residence.overlook(place.user)
+    def _is_here(self, user: UserId) -> bool:
+        if user in self.hub.connects.local.feeds:
+            return True
+        self.hub.connects.residence.overlook(user)
+        return False
+
+    def _entry(self, event: Event, place: StreamPlace) -> Published:
+        return self.translator.published(place.user, event, Position(place.position), Position(place.previous))
 
 
 async def tell_services(bus: Bus, hub: Hub) -> None:

@@ -37,8 +37,8 @@ class NotifierObservations:
     def delivered(self, channel: str, sessions: int) -> None:
         self.metrics.deliveries.labels(channel).inc(sessions)
 
-    def handed_over(self, latency_s: float) -> None:
-        self.metrics.delivery_seconds.observe(latency_s)
+    def handed_over(self, latency_s: float, times: int = 1) -> None:
+        self.metrics.delivery_seconds.observe_many(latency_s, times)
 
     def redelivered(self, events: int) -> None:
         self.metrics.cometd_redelivered.inc(events)

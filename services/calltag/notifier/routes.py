@@ -8,6 +8,7 @@ from typing import Final
 from starlette.requests import ClientDisconnect, HTTPConnection, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from calltag.core.bayeux.engine import CALLBACK_POLLING
@@ -99,7 +100,7 @@ def cometd_routes(
     bodies = BodyReader(hub.limits.max_body_bytes, body_deadline_s)
     pages = Pages(origins)
 
-    async def poll(request: Request) -> Response:
+    async def answer(request: Request) -> Response:
         if not origins.pass_(request):
             return Response(_FOREIGN, 403, media_type="text/plain")
         if request.method == "POST":
@@ -107,6 +108,13 @@ def cometd_routes(
         if request.method == "GET" and CALLBACK_POLLING in hub.engine.connection_types:
             return await _guarded(lambda: callback_poll(request, hub, access, pages, browsers))
         return Response(OFF, 405, {"Allow": "POST"}, media_type="text/plain")
+
+    class Polling:
+        """An application rather than a function: Starlette puts nothing between."""
+
+        async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+            response = await answer(Request(scope, receive, send))
+            await response(scope, receive, send)
 
     async def socket(websocket: WebSocket) -> None:
         if not origins.pass_(websocket):
@@ -118,6 +126,7 @@ def cometd_routes(
 
     cors = origins.middleware()
     methods = ["GET", "POST", "OPTIONS"] if cors else ["GET", "POST"]
+    poll = Polling()
     routes: list[BaseRoute] = []
     for path in PATHS:
         routes += [

@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from calltag.core.backends import NO_USERS, Backends, backends, server_tls
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.descriptors import raise_descriptor_limit
+from calltag.core.runtime.garbage import spare_garbage_collection
 from calltag.core.runtime.gate import Gate
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.runtime.server import ServerLimits, bound_socket, serving
@@ -131,6 +132,7 @@ async def _run(
             if listeners:
                 gate.app, notifier = _client_app(parts, life, chosen)
             checked.set()
+            spare_garbage_collection()
             if ready is not None:
                 ready(parts)
             await life.stop.wait()

@@ -226,3 +226,12 @@ class Delivery(RuleBasedStateMachine):
 
 TestDelivery = Delivery.TestCase
 TestDelivery.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+
+
+def test_the_latest_entry_is_kept_where_several_sessions_may_come_for_it() -> None:
+    feed = Feed("alice", Position(0))
+    for count in (1, 2):
+        feed.sessions[f"c{count}"] = session(f"c{count}")
+        latest = entry(count, count - 1)
+        feed.accept(latest, LIMITS)
+        assert feed.latest is (latest if count == 2 else None)

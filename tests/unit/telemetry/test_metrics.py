@@ -49,6 +49,23 @@ def test_two_processes_in_one_test_do_not_meet() -> None:
     assert two.registry.get_sample_value("calltag_fenced_total") == 0
 
 
+def test_what_took_place_many_times_counts_as_often() -> None:
+    once, at_once = Metrics(), Metrics()
+    for amount, times in ((0.001, 3), (0.7, 2), (60.0, 1)):
+        for _ in range(times):
+            once.delivery_seconds.observe(amount)
+        at_once.delivery_seconds.observe_many(amount, times)
+    told = [
+        [
+            (each.name, each.labels, round(each.value, 6))
+            for each in next(iter(metrics.delivery_seconds.collect())).samples
+            if not each.name.endswith("_created")
+        ]
+        for metrics in (once, at_once)
+    ]
+    assert told[0] == told[1]
+
+
 def test_the_exposition() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.operations_applied.labels("Hold", 2).inc()

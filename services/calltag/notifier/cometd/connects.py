@@ -5,7 +5,6 @@ Source of when a connect is held: Bayeux protocol 1.0 and CometD's own server.
 
 import asyncio
 import random
-import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
@@ -24,7 +23,6 @@ from calltag.core.bayeux.session import Held, Session
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import set_within
 from calltag.core.store.cometd_sessions import (
     Activity,
     Attached,
@@ -41,6 +39,7 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Admission
 from calltag.notifier.cometd.claim import Claim
+from calltag.notifier.cometd.clocks import latency_s, monotonic_ms, wall_ms
 from calltag.notifier.cometd.endings import SessionListener
 from calltag.notifier.cometd.ends import Ends, Post
 from calltag.notifier.cometd.feeding import Feeding
@@ -53,14 +52,16 @@ from calltag.notifier.cometd.watching import Watching
 log = structlog.get_logger()
 Answer = tuple[list[bytes], Reply]
 """Events, and the reply to the connect that they go with."""
-_LONGEST_MS: Final = 2**53
-"""What is accepted long ago, or never was, must not be more than a metric can hold."""
 _SOCKET_CLOSES_MS: Final = 2_000
 """While its client waits so long, a WebSocket is closed, and nothing is under way on it."""
 
 
 class Replaced(Exception):
     """A newer connect of the session has come meanwhile."""
+
+
+class Gone(Exception):
+    """The client of a held connect has gone away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +74,10 @@ class HeldConnect:
     arrived_ms: int
 
 
-def monotonic_ms() -> int:
-    """A clock that does not go back."""
-    return time.monotonic_ns() // 1_000_000
-
-
 def _transport(message: Message, *, streaming: bool) -> str:
     if streaming:
         return WEBSOCKET
     return CALLBACK_POLLING if message.get("connectionType") == CALLBACK_POLLING else LONG_POLLING
-
-
-def wall_ms() -> int:
-    """Unix time in milliseconds."""
-    return time.time_ns() // 1_000_000
 
 
 @dataclass(slots=True)
@@ -335,7 +326,7 @@ class Connects:
             if session.repeats(each):
                 repeated += 1
             elif each.accepted_at_ms:
-                self.metrics.handed_over(min(max(0, now_ms - each.accepted_at_ms), _LONGEST_MS) / 1000)
+                self.metrics.handed_over(latency_s(each.accepted_at_ms, now_ms))
         if repeated:
             self.metrics.redelivered(repeated)
         events = session.take()
@@ -375,15 +366,29 @@ class Connects:
         if saving is not None:
             await asyncio.wait({saving})
 
-    async def hold(self, connect: HeldConnect) -> Answer | None:
-        """Wait until a held connect is to be answered; None if a newer one took its place."""
+    async def hold(self, connect: HeldConnect, gone: asyncio.Future[None] | None = None) -> Answer | None:
+        """Wait until a held connect is to be answered; None if a newer one took its place.
+
+        Where the client is `gone` before, what is queued stays queued. Raises Gone.
+        """
         waker = asyncio.Event()
         self.local.adopt_waker(connect.session, waker)
+        if gone is not None:
+            gone.add_done_callback(lambda _: waker.set())
+        timer: asyncio.TimerHandle | None = None
         try:
             while not self.is_due(connect):
-                await set_within(waker, max(0, connect.held.deadline_ms - self.clock_ms()) / 1000)
+                if gone is not None and gone.done():
+                    self.abandon(connect)
+                    raise Gone
+                left_s = max(0, connect.held.deadline_ms - self.clock_ms()) / 1000
+                timer = asyncio.get_running_loop().call_later(left_s, waker.set)
+                await waker.wait()
+                timer.cancel()
                 waker.clear()
         finally:
+            if timer is not None:
+                timer.cancel()
             self.local.release_waker(connect.session, waker)
         return self.finish(connect)
 

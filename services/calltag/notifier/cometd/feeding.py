@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -16,6 +16,7 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.user_streams import Entry, UserStreams
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import HubMetrics, Limit
+from calltag.notifier.cometd.pushing import Pushing
 from calltag.notifier.cometd.side_tasks import SideTasks
 
 log = structlog.get_logger()
@@ -32,20 +33,27 @@ class Feeding:
     limits: BayeuxLimits
     metrics: HubMetrics
     side_tasks: SideTasks
+    pushing: Pushing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pushing = Pushing(self.metrics, self.limits.max_queued_bytes)
 
     @property
     def page(self) -> int:
         """How many entries are read at once."""
         return self.limits.max_queued_events
 
-    def publish(self, user: UserId, published: Published) -> None:
-        """An event for a user came in; a gap before it is filled from the stream."""
+    def publish(self, user: UserId, *entries: Published) -> None:
+        """Events for a user came in together; a gap before one is filled from the stream."""
         feed = self.local.feeds.get(user)
-        if feed is None:
+        if feed is None or not entries:
             return
         try:
-            self._tell(published.events, feed.accept(published, self.limits))
-            self._note_overflows(feed)
+            if feed.follow(entries):
+                self.pushing.push(feed, entries)
+            for published in entries:
+                self._tell(published.events, feed.accept(published, self.limits))
+                self._note_overflows(feed)
         except Gap:
             self.metrics.gap()
             self._repair(feed)
@@ -71,7 +79,11 @@ class Feeding:
         """Give a session what was read for it, at most a page; the user's other sessions get what is new here."""
         feed = self.local.feeds[session.user]
         for entry in entries:
-            published = self.translate(UserId(session.user), entry)
+            latest = feed.latest
+            if latest is not None and (latest.position, latest.previous) == (entry.position, entry.previous):
+                published = latest
+            else:
+                published = self.translate(UserId(session.user), entry)
             session.offer(published, self.limits)
             if published.previous <= feed.head:
                 self._tell(published.events, feed.accept_next(published, self.limits))

@@ -30,7 +30,8 @@ from calltag.core.store.cometd_sessions import (
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Crowded, come_back_ms
 from calltag.notifier.cometd.claim import Claim
-from calltag.notifier.cometd.connects import Connects, HeldConnect, Replaced, wall_ms
+from calltag.notifier.cometd.clocks import wall_ms
+from calltag.notifier.cometd.connects import Connects, HeldConnect, Replaced
 from calltag.notifier.cometd.metrics import Limit
 from calltag.notifier.cometd.sockets import Sockets
 from calltag.notifier.cometd.watching import check_watched

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from calltag.core.bayeux.deadlines import Deadlines
 from calltag.core.bayeux.feed import Feed
 from calltag.core.bayeux.position import Position
-from calltag.core.bayeux.session import Session
+from calltag.core.bayeux.session import Outlet, Session
 
 
 @dataclass(slots=True)
@@ -31,6 +31,7 @@ class Local:
         if self.sessions.get(session.client_id) is not session:
             return False
         del self.sessions[session.client_id]
+        session.outlet = None
         feed = self.feeds[session.user]
         del feed.sessions[session.client_id]
         self.wake([session])
@@ -45,8 +46,10 @@ class Local:
 
     # -- waiting -------------------------------------------------------------------------------------------------
 
-    def adopt_waker(self, session: Session, waker: asyncio.Event) -> None:
+    def adopt_waker(self, session: Session, waker: asyncio.Event, outlet: Outlet | None = None) -> None:
         """Let a transport be woken when there is news: events, the end of a held connect, the end of all.
+
+        With an outlet, events may go out through that without anybody being woken.
 
         Who waited with another event is woken: the newest transport of a session is the one to be told.
         """
@@ -54,6 +57,7 @@ class Local:
         if former is not None and former is not waker:
             former.set()
         self._wakers[session.client_id] = waker
+        session.outlet = outlet
 
     def is_told_by(self, session: Session, waker: asyncio.Event) -> bool:
         """Whether the session is here, and the transport with that event is the one to be told."""
@@ -62,6 +66,7 @@ class Local:
     def dismiss(self, session: Session) -> None:
         """A newer transport comes: the former one is woken, and gets no news any more."""
         former = self._wakers.pop(session.client_id, None)
+        session.outlet = None
         if former is not None:
             former.set()
 
@@ -69,6 +74,7 @@ class Local:
         """The transport waits no more."""
         if self._wakers.get(session.client_id) is waker:
             del self._wakers[session.client_id]
+            session.outlet = None
 
     def wake(self, sessions: Iterable[Session]) -> None:
         """Wake the transports of sessions."""

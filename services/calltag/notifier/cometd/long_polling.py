@@ -19,7 +19,7 @@ from calltag.notifier.cometd.bodies import BodyReader, TooSlow
 from calltag.notifier.cometd.browsers import Browsers, browser_of
 from calltag.notifier.cometd.callback_polling import Pages, callback_of, messages_of_query, script
 from calltag.notifier.cometd.claim import Claim
-from calltag.notifier.cometd.connects import Answer, HeldConnect
+from calltag.notifier.cometd.connects import Answer, Gone, HeldConnect
 from calltag.notifier.cometd.delivery import Delivery
 from calltag.notifier.cometd.hub import Hub
 
@@ -122,18 +122,14 @@ async def _held(request: Request, hub: Hub, connect: HeldConnect, browsers: Brow
 
 async def _waited(request: Request, hub: Hub, connect: HeldConnect) -> Answer | None:
     """Wait for the connect's answer, or for the client to go away; what was queued then stays queued."""
-    waiting = asyncio.ensure_future(hub.connects.hold(connect))
     gone = asyncio.ensure_future(_gone(request))
     try:
-        await asyncio.wait({waiting, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if waiting.done():
-            return waiting.result()
-        hub.connects.abandon(connect)
-        raise ClientDisconnect
+        return await hub.connects.hold(connect, gone)
+    except Gone:
+        raise ClientDisconnect from None
     finally:
-        waiting.cancel()
         gone.cancel()
-        await asyncio.gather(waiting, gone, return_exceptions=True)
+        await asyncio.wait({gone})
 
 
 async def _gone(request: Request) -> None:

@@ -42,7 +42,7 @@ class HubMetrics(Protocol):
         """A message was put into the queues of sessions."""
         ...
 
-    def handed_over(self, latency_s: float) -> None:
+    def handed_over(self, latency_s: float, times: int = 1) -> None:
         """An event went from a session's queue to its transport, so long after what it tells of was accepted."""
         ...
 

@@ -11,8 +11,9 @@ from typing import Final
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from calltag.core.bayeux.codec import CodecError, Reply, decode, encode
-from calltag.core.bayeux.session import Session
+from calltag.core.bayeux.session import Outlet, Session
 from calltag.core.identity.errors import TooManyLogins
+from calltag.core.runtime.frames import frame_writer_of
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Access, claim_of
 from calltag.notifier.cometd.admission import Crowded
@@ -42,12 +43,26 @@ class Socket:
     waker: asyncio.Event = field(default_factory=asyncio.Event)
     sending: asyncio.Lock = field(default_factory=asyncio.Lock)
     handling: asyncio.Lock = field(default_factory=asyncio.Lock)
+    going_out: int = 0
+    """How many frames are on their way out, or wait for their turn."""
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     fresh: bool = True
     """Whether no session has connected yet."""
     rests_until_s: float = 0.0
     """Until when the client, as it was told to, certainly sends nothing, by the loop's clock."""
     parting: bool = False
+    outlet: Outlet | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        writer = frame_writer_of(self.websocket.scope)
+
+        def send(frame: bytes) -> bool:
+            # What was taken before, for the answer to what is being handled, goes out before.
+            if self.going_out or self.parting or self.handling.locked():
+                return False
+            return writer is not None and writer(frame)
+
+        self.outlet = send if writer is not None else None
 
     async def run(self) -> None:
         """Serve the connection until either side ends it."""
@@ -103,7 +118,7 @@ class Socket:
         if session is not None:
             self.sessions[session.client_id] = session
             self.fresh = False
-            self.hub.connects.local.adopt_waker(session, self.waker)
+            self.hub.connects.local.adopt_waker(session, self.waker, self.outlet)
         if turn.held is not None:
             self.held[turn.connected] = turn.held
         if session is not None and session.connects_only:
@@ -208,9 +223,13 @@ class Socket:
 
     async def _send(self, events: list[bytes], replies: list[Reply]) -> None:
         """One frame. Frames go out in the order of the calls, and so in the order in which events were taken."""
-        async with self.sending:
-            if events or replies:
-                await self.websocket.send_text(encode(events, replies).decode())
+        self.going_out += 1
+        try:
+            async with self.sending:
+                if events or replies:
+                    await self.websocket.send_text(encode(events, replies).decode())
+        finally:
+            self.going_out -= 1
 
     def _without_session(self) -> str:
         return f"no session was connected within {self.deadline_s:g} s (CALLTAG_NOTIFIER__SOCKET_DEADLINE_S)"

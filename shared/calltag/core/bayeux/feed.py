@@ -1,5 +1,6 @@
 """The stream of one user as it comes in at a node that holds sessions of the user."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from calltag.core.bayeux.events import Published
@@ -22,8 +23,19 @@ class Feed:
     user: str
     head: Position
     sessions: dict[str, Session] = field(default_factory=dict)
+    latest: Published | None = None
+    """The entry at the head, where several sessions may come for it."""
     repairing: bool = False
     look_again: bool = False
+
+    def follow(self, entries: Iterable[Published]) -> bool:
+        """Whether the entries follow what was given before, with nothing between."""
+        head = self.head
+        for published in entries:
+            if not published.previous <= head < published.position:
+                return False
+            head = published.position
+        return True
 
     def accept(self, published: Published, limits: BayeuxLimits) -> list[Session]:
         """Give the next entry to the sessions; returns those that have something new to send. Raises Gap.
@@ -41,4 +53,5 @@ class Feed:
         if published.position <= self.head:
             return []
         self.head = published.position
+        self.latest = published if len(self.sessions) > 1 else None
         return [session for session in self.sessions.values() if session.offer(published, limits)]

@@ -3,11 +3,10 @@
 What is to survive the node (subscriptions, what was sent and confirmed) is in the store; here is what waits to be sent.
 """
 
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from calltag.core.bayeux.channels import matches
 from calltag.core.bayeux.codec import Reply
@@ -15,6 +14,10 @@ from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import BEGINNING, Position
+
+Outlet: TypeAlias = Callable[[bytes], bool]
+"""Sends a message to a session's client at once, in the form in which the transport takes it; False if something has to
+wait for that, and so nothing was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +76,11 @@ class Session:
     interval_ms: int = 0
     expires_at_ms: int = 0
     noted_deadline_ms: int = 0
-    queue: deque[Waiting] = field(default_factory=deque)
+    queue: list[Waiting] = field(default_factory=list)
     queued_bytes: int = 0
-    aside: deque[bytes] = field(default_factory=deque)
+    aside: list[bytes] = field(default_factory=list)
+    outlet: Outlet | None = None
+    """Where events can go out by themselves, past the queue."""
 
     @property
     def ended(self) -> bool:
@@ -99,6 +104,9 @@ class Session:
 
     def wants(self, channel: str, position: Position) -> bool:
         """Whether a message on the channel at that position is for this session."""
+        exactly = self.subscriptions.get(channel)
+        if exactly is not None and exactly < position:
+            return True
         return any(since < position and matches(pattern, channel) for pattern, since in self.subscriptions.items())
 
     @contextmanager
@@ -120,6 +128,26 @@ class Session:
         self.sent = min(self.sent, after)
         self.behind = False
 
+    def goes_past(self, published: Published) -> bool:
+        """Whether the entry may go out at once: all before it was sent, once, and nothing else is to be told."""
+        return (
+            self.streaming
+            and self.position >= published.previous
+            and self.position < published.position
+            and self.sent_before < published.position
+            and not (self.queue or self.aside or self.behind or self.asked or self.missed or self.farewell)
+            and not (self.acknowledges or self.connects_only)
+        )
+
+    def wanted(self, entries: Iterable[Published]) -> list[bytes]:
+        """The messages of entries that are for this session."""
+        return [
+            each.numbered(published.position) if self.numbered else each.plain()
+            for published in entries
+            for each in published.events
+            if self.wants(each.channel, published.position)
+        ]
+
     def offer(self, published: Published, limits: BayeuxLimits) -> bool:
         """Take the next entry of the stream, unless it was taken before or the session is behind or asked about.
 
@@ -130,8 +158,7 @@ class Session:
         if self.asked:
             self.behind = True
             return False
-        bodies = [self._encoded(each, published.position) for each in published.events]
-        wanted = [body for body in bodies if body is not None]
+        wanted = self.wanted((published,))
         size = sum(map(len, wanted))
         overflow = self._overflow(len(wanted), size, limits) if self.queue and wanted else ""
         if overflow:
@@ -142,11 +169,6 @@ class Session:
         self.queue.extend(Waiting(published.position, body, published.accepted_at_ms) for body in wanted)
         self.queued_bytes += size
         return bool(wanted)
-
-    def _encoded(self, event: Event, position: Position) -> bytes | None:
-        if not self.wants(event.channel, position):
-            return None
-        return event.numbered(position) if self.numbered else event.plain()
 
     def _overflow(self, more: int, more_bytes: int, limits: BayeuxLimits) -> str:
         """The limit that more would pass, if any."""
@@ -160,7 +182,7 @@ class Session:
             return False
         self.aside.append(event.plain())
         while len(self.aside) > limits.max_queued_events:
-            self.aside.popleft()
+            del self.aside[0]
         return True
 
     def repeats(self, waiting: Waiting) -> bool:

@@ -1,9 +1,12 @@
-"""WebSockets as uvicorn serves them, which give back the place of their connection, and log nothing of bad frames."""
+"""WebSockets as uvicorn serves them, which give back the place of their connection, take frames as they are, and log
+nothing of bad ones."""
 
 from typing import ClassVar, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.http11 import Request
 
+from calltag.core.runtime.frames import FRAME_WRITER
 from calltag.core.runtime.places import PLACE, Places
 
 _INVALID_DATA: Final = 1007
@@ -18,6 +21,27 @@ class PlacedWebSocket(WebSocketsSansIOProtocol):
         if self.places is not None:
             self.places.release(self.app_state[PLACE])
         super().connection_lost(exc)
+
+    def handle_connect(self, event: Request) -> None:
+        self.app_state = {**self.app_state, FRAME_WRITER: self.write_frame}
+        super().handle_connect(event)
+
+    def write_frame(self, frame: bytes) -> bool:
+        """Write a whole frame, unless the connection is not open, its client is slow, or frames are compressed.
+
+        What goes through ASGI is written in whole frames, too, so the two may take turns.
+        """
+        if (
+            not self.handshake_complete
+            or self.close_sent
+            or self.disconnected
+            or self.conn.extensions
+            or not self.writable.is_set()
+            or self.transport.is_closing()
+        ):
+            return False
+        self.transport.write(frame)
+        return True
 
     def send_receive_event_to_app(self) -> None:
         """A text that is not UTF-8 ends the connection, as RFC 6455 says (8.1).

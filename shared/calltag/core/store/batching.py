@@ -4,6 +4,7 @@ Nothing waits for a batch to fill. While a pipeline is under way, calls gather u
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha1
@@ -37,6 +38,8 @@ class ScriptBatcher:
         self._under_way = 0
         self._about_to_send = False
         self._impatient: asyncio.TimerHandle | None = None
+        self._watched: deque[tuple[float, _Call]] = deque()
+        self._timer: asyncio.TimerHandle | None = None
         self._senders: set[asyncio.Task[None]] = set()
         self.round_trips = 0
 
@@ -62,20 +65,35 @@ class ScriptBatcher:
     async def _answer(
         self, command: Sequence[str | bytes | int], whole: Sequence[str | bytes | int] | None = None
     ) -> object:
-        loop = asyncio.get_running_loop()
-        call = _Call(command, loop.create_future(), whole)
+        call = _Call(command, asyncio.get_running_loop().create_future(), whole)
         self._waiting.append(call)
+        self._watch(call)
         self._start()
-        # Waiting for one's turn counts, too. A timer of one's own costs a third of asyncio.timeout.
-        late = loop.call_later(self._client.deadline_s, self._give_up, call.answer)
-        try:
-            return await call.answer
-        finally:
-            late.cancel()
+        return await call.answer
 
-    def _give_up(self, answer: asyncio.Future[object]) -> None:
-        if not answer.done():
-            answer.set_exception(StoreUnavailable(f"Redis did not answer within {self._client.deadline_s:g} s"))
+    def _watch(self, call: _Call) -> None:
+        """See to it that the call is over when its time is; waiting for its turn counts, too.
+
+        One timer serves all, as all have the same time.
+        """
+        loop = asyncio.get_running_loop()
+        ends_at = loop.time() + self._client.deadline_s
+        self._watched.append((ends_at, call))
+        if self._timer is None:
+            self._timer = loop.call_at(ends_at, self._time_passed)
+
+    def _time_passed(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._timer = None
+        while self._watched:
+            ends_at, call = self._watched[0]
+            if not call.answer.done():
+                if ends_at > loop.time():
+                    self._timer = loop.call_at(ends_at, self._time_passed)
+                    return
+                text = f"Redis did not answer within {self._client.deadline_s:g} s"
+                call.answer.set_exception(StoreUnavailable(text))
+            self._watched.popleft()
 
     def _start(self) -> None:
         """See to it that somebody sends what waits: the one who is about to, or who is under way, or another one."""

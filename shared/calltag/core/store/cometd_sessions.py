@@ -8,6 +8,7 @@ import base64
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final, cast
 
 from calltag.core.bayeux.endings import Ending
@@ -23,6 +24,8 @@ _RANDOM_BYTES: Final = 20
 _RANDOM_LENGTH: Final = 32
 _BEARER: Final = "b"
 _OF_LOGIN: Final = "c"
+_REMEMBERED: Final = 20_000
+"""How many ids, as long as a request lets them be, are not decoded again."""
 _NODE_REGISTERED_MS: Final = 24 * 3_600_000
 
 
@@ -131,6 +134,7 @@ def is_bearer(client_id: str) -> bool:
     return client_id.startswith(_BEARER)
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def user_of(client_id: str) -> UserId | None:
     """The user whose session it is, if it is one; None if it can be no id of a session."""
     name = client_id[1 + _RANDOM_LENGTH :].upper()

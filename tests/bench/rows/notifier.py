@@ -1,0 +1,282 @@
+"""The notifier against its peers: what it delivers for a second of CPU, and what a session takes.
+
+`python -m bench.rows.notifier [--rounds N] [--short]` measures these rows alone.
+"""
+
+import argparse
+import asyncio
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Final
+
+from bench.cpu import cpu_s, resident_bytes
+from bench.figures import Absolute, Bound, Findings, Measure, Progress, Ratio, Sample, in_turns, ratios
+from bench.load.subscribers import LONG_POLLING, WEBSOCKET, Expected, Plan
+from bench.load.talking import Subscribers, subscribers
+from bench.servers.bayeux import BayeuxServer, Group
+from bench.servers.calltag import notifier
+from bench.servers.peers import COMETD, FAYE, peer
+from calltag.core.telemetry.logging import configure_logging
+from parts.rabbitmq import RabbitMq
+from parts.redis_server import RedisServer
+
+CALLTAG: Final = "calltag"
+_WARM_UP: Final = 5
+_SEED: Final = 1
+_BURST: Final = 20
+"""How many events come together in the row of the real pattern: a small batch of the worker's."""
+_UNDER_WAY: Final = 5
+"""How many of these are under way at a time."""
+_SETTLED_S: Final = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How much is measured."""
+
+    subscribers: Sequence[int] = (300, 1_000)
+    together: Sequence[int] = (1, 10)
+    """How many events of the first rows come at once; the next ones come when all have these."""
+    deliveries: int = 60_000
+    """Of one sample of the first rows; half of that where each is an answer to a request."""
+    users: int = 2_000
+    bursts: int = 150
+    idle: int = 10_000
+
+
+FULL: Final = Form()
+SHORT: Final = Form((300,), (1,), 6_000, 200, 20, 500)
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """What calltag's notifier needs, and how much is measured."""
+
+    folder: Path
+    broker: RabbitMq
+    store: RedisServer
+    form: Form = FULL
+
+    def server(self, name: str, users: int) -> AbstractAsyncContextManager[BayeuxServer]:
+        """One of the servers by name, for so many users."""
+        return notifier(self.folder, self.broker, self.store, users) if name == CALLTAG else peer(name)
+
+
+@dataclass(slots=True)
+class _Told:
+    """Groups of events, and the sessions that are to have each event (None for all)."""
+
+    groups: Sequence[Group]
+    sessions: list[list[list[int] | None]]
+
+
+async def delivered(installation: Installation, name: str, transport: str, sessions: int, together: int) -> Sample:
+    """So many sessions of one user are told of events, so many at a time; the work is a delivery."""
+    most = installation.form.deliveries // (2 if transport == LONG_POLLING else 1)
+    # Of many at once more are needed for as much CPU.
+    count = _WARM_UP + max(5, most // (sessions * max(1, together // 3)))
+    events = _Told([[[0]] * together] * count, [[None] * together] * count)
+    sample = await _sample(installation, name, transport, [0] * sessions, events)
+    return Sample(sample.work * sessions, sample.seconds, sample.cpu_s)
+
+
+async def told(installation: Installation, name: str, transport: str) -> Sample:
+    """Each user has a session; events come in bursts, each for one or two users. The work is an event."""
+    form = installation.form
+    chance = random.Random(_SEED)
+    bursts = [
+        [sorted(chance.sample(range(form.users), 1 + number % 2)) for number in range(_BURST)]
+        for _ in range(_WARM_UP + form.bursts)
+    ]
+    in_bursts = _Told(bursts, [[list(users) for users in burst] for burst in bursts])
+    return await _sample(installation, name, transport, range(form.users), in_bursts, _UNDER_WAY)
+
+
+async def _sample(
+    installation: Installation, name: str, transport: str, users: Sequence[int], told: _Told, under_way: int = 1
+) -> Sample:
+    """Publish each group when only so many before it have not come yet; the first groups do not count."""
+    async with installation.server(name, max(users) + 1) as server:
+        plan = Plan(server.port, server.path, transport, _sessions(server, users))
+        async with subscribers(plan) as subscribed:
+            await subscribed.expect(Expected(0, told.sessions))
+            await _publish(server, subscribed, told.groups[:_WARM_UP], 0, under_way)
+            first = sum(map(len, told.groups[:_WARM_UP]))
+            began, used = time.monotonic(), cpu_s(server.pid)
+            count = await _publish(server, subscribed, told.groups[_WARM_UP:], first, under_way)
+            return Sample(count, time.monotonic() - began, cpu_s(server.pid) - used)
+
+
+async def _publish(
+    server: BayeuxServer, subscribed: Subscribers, groups: Sequence[Group], first: int, under_way: int
+) -> int:
+    """Returns how many events there were, once all have come."""
+    number = first
+    for index, group in enumerate(groups):
+        if index >= under_way:
+            await subscribed.came()
+        await server.publish(number, group)
+        number += len(group)
+    for _ in groups[-under_way:]:
+        await subscribed.came()
+    return number - first
+
+
+def _sessions(server: BayeuxServer, users: Sequence[int]) -> list[tuple[str, str]]:
+    return [(server.channel_of(user), server.cookie_of(user)) for user in users]
+
+
+async def session_bytes(installation: Installation, name: str, transport: str) -> float:
+    """What each of many idle sessions takes, one of each user: the growth of the server's memory in use."""
+    count = installation.form.idle
+    first = max(10, count // 100)
+    async with installation.server(name, first + count) as server:
+
+        def plan(users: Sequence[int]) -> Plan:
+            return Plan(server.port, server.path, transport, _sessions(server, users))
+
+        # The first sessions bring with them what is there once.
+        async with subscribers(plan(range(first))):
+            before = await _settled(server)
+            async with subscribers(plan(range(first, first + count))):
+                return (await _settled(server) - before) / count
+
+
+async def _settled(server: BayeuxServer) -> int:
+    await asyncio.sleep(_SETTLED_S)
+    await server.collect()
+    return resident_bytes(server.pid)
+
+
+# -- the rows ----------------------------------------------------------------------------------------------------------
+
+
+async def fan_out(installation: Installation, rounds: int, progress: Progress) -> Findings:
+    """Rows 3, 4, 5 and 8."""
+    found = Findings()
+    for row in (_websocket, _long_polling, _real_pattern, _memory):
+        found.add(await row(installation, rounds, progress))
+    return found
+
+
+async def _websocket(installation: Installation, rounds: int, progress: Progress) -> Findings:
+    bounds = {FAYE: Bound(4)}
+    return await _one_event(installation, rounds, progress, row="3", transport=WEBSOCKET, bounds=bounds)
+
+
+async def _long_polling(installation: Installation, rounds: int, progress: Progress) -> Findings:
+    bounds = {FAYE: Bound(2.5), COMETD: Bound(6)}
+    return await _one_event(installation, rounds, progress, row="4", transport=LONG_POLLING, bounds=bounds)
+
+
+async def _one_event(
+    installation: Installation, rounds: int, progress: Progress, *, row: str, transport: str, bounds: dict[str, Bound]
+) -> Findings:
+    found = Findings()
+    for sessions, together in product(installation.form.subscribers, installation.form.together):
+        measures: dict[str, Measure] = {
+            name: partial(delivered, installation, name, transport, sessions, together) for name in (CALLTAG, *bounds)
+        }
+        at_once = f", {together} events at once" if together > 1 else ""
+        what = f"deliveries, {transport}, {sessions:,} subscribers{at_once}"
+        found.add(await _against(measures, bounds, rounds, progress, row=row, what=what))
+    return found
+
+
+async def _real_pattern(installation: Installation, rounds: int, progress: Progress) -> Findings:
+    found = Findings()
+    bounds = {FAYE: Bound(3)}
+    measures: dict[str, Measure] = {name: partial(told, installation, name, WEBSOCKET) for name in (CALLTAG, *bounds)}
+    what = f"events for one or two of {installation.form.users:,} users, {WEBSOCKET}"
+    found.add(await _against(measures, bounds, rounds, progress, row="5", what=what))
+    return found
+
+
+async def _against(
+    measures: dict[str, Measure], bounds: dict[str, Bound], rounds: int, progress: Progress, *, row: str, what: str
+) -> Findings:
+    progress(f"row {row}: {what}")
+    taken = await in_turns(measures, rounds, progress)
+    return Findings(
+        [Ratio(row, what, name, ratios(taken[CALLTAG], taken[name]), bound) for name, bound in bounds.items()],
+        [
+            Absolute(row, f"{what}: {name}", [each.per_cpu_s for each in samples], "a CPU second")
+            for name, samples in taken.items()
+        ],
+    )
+
+
+async def _memory(installation: Installation, rounds: int, progress: Progress) -> Findings:
+    found = Findings()
+    for transport in (WEBSOCKET, LONG_POLLING):
+        what = f"memory of an idle session of {installation.form.idle:,}, {transport}"
+        progress(f"row 8: {what}")
+        taken: dict[str, list[float]] = {CALLTAG: [], FAYE: []}
+        for number in range(1, rounds + 1):
+            for name, sizes in taken.items():
+                sizes.append(await session_bytes(installation, name, transport))
+                progress(f"round {number} of {rounds}: {name}: {sizes[-1]:,.0f} bytes")
+        values = [mine / other for mine, other in zip(taken[CALLTAG], taken[FAYE], strict=True)]
+        found.ratios.append(Ratio("8", what, FAYE, values, Bound(0.5, at_least=False)))
+        found.absolutes += [Absolute("8", f"{what}: {name}", sizes, "bytes") for name, sizes in taken.items()]
+    return found
+
+
+# -- alone -------------------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def installed(folder: Path, form: Form) -> AsyncIterator[Installation]:
+    """A broker and a store of its own."""
+    for name in ("rabbitmq", "redis", "calltag"):
+        (folder / name).mkdir()
+    broker, store = RabbitMq(folder / "rabbitmq"), RedisServer(folder / "redis")
+    try:
+        await asyncio.to_thread(broker.start)
+        await asyncio.to_thread(store.start)
+        yield Installation(folder / "calltag", broker, store, form)
+    finally:
+        store.process.kill()
+        broker.end()
+
+
+def main() -> int:
+    """Measure these rows alone."""
+    rows = {"3": _websocket, "4": _long_polling, "5": _real_pattern, "8": _memory}
+    parser = argparse.ArgumentParser(prog="bench.rows.notifier", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows))
+    given = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    configure_logging("bench", form="console", level="warning")
+
+    async def run(folder: Path) -> Findings:
+        found = Findings()
+        async with installed(folder, SHORT if given.short else FULL) as installation:
+            for row in given.rows:
+                found.add(await rows[row](installation, given.rounds, lambda line: print(line, flush=True)))
+        return found
+
+    with tempfile.TemporaryDirectory(prefix="calltag-bench-") as folder:
+        found = asyncio.run(run(Path(folder)))
+    for each in found.ratios:
+        least, most = each.spread
+        verdict = "" if each.bound is None else f"; {each.bound}: {'holds' if each.holds else 'MISSED'}"
+        print(
+            f"{each.row}: {each.what}, against {each.against}: {each.median:.2f} ({least:.2f} to {most:.2f}){verdict}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""calltag's notifier as a process of its own, and the worker's way to give it events."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Final
+
+from argon2 import PasswordHasher
+
+from bench.servers.bayeux import PUBLIC_URL, TIMEOUT_S, Group, device_of, event, name_of, number_of
+from calltag.core.backends import Backends, amqp_settings, backends
+from calltag.core.bus.amqp import apply_topology
+from calltag.core.domain.ids import UserId
+from calltag.core.identity.authentication import COOKIE
+from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.settings import load_settings
+from calltag.core.store.redis_registry import RedisCallIndex
+from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.store.watches import RedisWatches
+from calltag.core.wire.messages import EVENT
+from calltag.notifier.messages import CALLS_CHANNEL
+from calltag.notifier.routes import PATHS
+from calltag.worker.outgoing import Outgoing
+from parts.command import UNMEASURED
+from parts.ports import free_port
+from parts.processes import Program
+from parts.rabbitmq import RabbitMq
+from parts.redis_server import RedisServer
+from parts.system import calltag_program, is_ready
+
+_MANY: Final = "100000"
+SETTINGS: Final = {
+    "CALLTAG_DIRECTORY__DEMO": "",
+    "CALLTAG_PUBLIC_URL": PUBLIC_URL,
+    "CALLTAG_PARTITIONS": "1",
+    "CALLTAG_LOG__LEVEL": "warning",
+    "CALLTAG_NOTIFIER__TIMEOUT_S": str(TIMEOUT_S),
+    # Sessions begin all at once here, those of the first rows are one user's.
+    "CALLTAG_NOTIFIER__MAX_SESSIONS_PER_USER": _MANY,
+    "CALLTAG_NOTIFIER__MAX_SESSIONS": _MANY,
+    "CALLTAG_NOTIFIER__HANDSHAKES_PER_S": _MANY,
+    "CALLTAG_NOTIFIER__HANDSHAKE_BURST": _MANY,
+    # How long a busy machine takes proves nothing.
+    "CALLTAG_REDIS__DEADLINE_S": "10",
+    "CALLTAG_AMQP__PUBLISH_DEADLINE_S": "10",
+    **UNMEASURED,
+}
+_CALLS: Final = 500
+_runs: Final = itertools.count()
+
+
+class Notifier:
+    """Implements BayeuxServer. Every user has logged in before, and shows the session's cookie."""
+
+    def __init__(self, port: int, program: Program, outgoing: Outgoing, cookies: list[str]) -> None:
+        self.port = port
+        self.path = PATHS[0]
+        self._program = program
+        self._outgoing = outgoing
+        self._cookies = cookies
+        self._versions = itertools.count(2)
+
+    @property
+    def pid(self) -> int:
+        return self._program.pid
+
+    def channel_of(self, user: int) -> str:  # noqa: ARG002 - the interface's
+        return CALLS_CHANNEL
+
+    def cookie_of(self, user: int) -> str:
+        return f"{COOKIE}={self._cookies[user]}"
+
+    async def publish(self, first: int, group: Group) -> None:
+        """One batch of the worker's: into the streams, and one message to the node."""
+        events = [
+            event(number, users, f"01RCC3N118B1V0SL8O7GK2LAES{number % _CALLS:06d}", next(self._versions))
+            for number, users in enumerate(group, first)
+        ]
+        await self._outgoing.send([], [(each, EVENT.encode(each)) for each in events], [])
+
+    async def collect(self) -> None:
+        """Nothing: what is not used is let go at once."""
+
+
+@asynccontextmanager
+async def notifier(folder: Path, broker: RabbitMq, store: RedisServer, users: int) -> AsyncIterator[Notifier]:
+    """A notifier for so many users, with an empty store."""
+    store.clear()
+    here = folder / f"notifier-{next(_runs)}"
+    here.mkdir()
+    centre = here / "directory.toml"
+    centre.write_text(_directory(users))
+    prefix, port, internal = here.name, free_port(), free_port()
+    environment = SETTINGS | {
+        "CALLTAG_DIRECTORY__FILE": str(centre),
+        "CALLTAG_AMQP__URL": broker.url,
+        "CALLTAG_AMQP__PREFIX": prefix,
+        "CALLTAG_REDIS__URL": store.url,
+        "CALLTAG_NOTIFIER__PORT": str(port),
+        "CALLTAG_INTERNAL__PORT": str(internal),
+    }
+    settings = load_settings(
+        partitions=1,
+        amqp={"url": broker.url, "prefix": prefix, "publish_deadline_s": 10},
+        redis={"url": store.url, "deadline_s": 10},
+        directory={"file": centre},
+    )
+    await apply_topology(amqp_settings(settings))
+    program = calltag_program(here, environment, "notifier")
+    try:
+        await asyncio.to_thread(program.start, lambda: is_ready(internal))
+        async with backends("bench", settings) as made:
+            yield Notifier(port, program, _outgoing(made), await _cookies(made))
+    finally:
+        program.kill()
+
+
+def _directory(users: int) -> str:
+    """Everybody has the same password: to hash one for each would take minutes, and nobody logs in with it."""
+    password = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("bench")
+    return "\n".join(
+        f'[[users]]\nid = "{name_of(user)}"\npassword_hash = "{password}"\nfeatures = ["api-voice"]\n'
+        f'[[users.devices]]\nid = "{device_of(user)}"\nnumber = "{number_of(user)}"\n'
+        for user in range(users)
+    )
+
+
+def _outgoing(made: Backends) -> Outgoing:
+    client, batcher, keys = made.client, made.batcher, made.keys
+    streams, watches = RedisUserStreams(client, batcher, keys), RedisWatches(client, batcher, keys)
+    return Outgoing(made.bus, RedisCallIndex(client, keys), streams, watches)
+
+
+async def _cookies(made: Backends) -> list[str]:
+    """A login of each user, as the gateway keeps it once the password was checked."""
+    sessions = RedisHttpSessions(made.client, made.batcher, made.keys.prefix)
+    return [(await sessions.create(UserId(name), user.credential)).token for name, user in made.directory.users.items()]
