@@ -92,7 +92,7 @@ mutations: $(DEV_READY) parts
 soak: $(DEV_READY) parts
 	@PYTHONPATH=tests $(BIN)/python -m soak --seconds $(or $(SECONDS),600)
 
-bench: $(DEV_READY) parts $(NODE_READY)
+bench: $(DEV_READY) parts $(PEERS_READY)
 	@PYTHONPATH=tests $(BIN)/python -m bench --folder $(or $(FOLDER),.bench) $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
 check: $(DEV_READY)

@@ -20,13 +20,15 @@ from rich.console import Console
 from bench.figures import Findings, Progress
 from bench.report import as_json, draw, markdown, table
 from bench.rig import Backends, backends
-from bench.rows import gateway, path, scale, worker
+from bench.rows import gateway, notifier, path, scale, worker
 from bench.size import FULL, SHORT, Size
+from calltag.core.telemetry.logging import configure_logging
 
 Compare = Callable[[Path, Backends, Size, Progress], Awaitable[Findings]]
 ROWS: Final[Mapping[str, Compare]] = {
     "gateway": gateway.compare,
     "worker": worker.compare,
+    "notifier": notifier.compare,
     "path": path.compare,
     "scale": scale.compare,
 }
@@ -37,6 +39,8 @@ def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # What the programs of the bench say of themselves in passing is no figure.
+    configure_logging("bench", level="warning")
     size = SHORT if options.short else FULL
     size = replace(size, rounds=options.rounds or size.rounds)
     console = Console(stderr=True)

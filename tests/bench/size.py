@@ -1,6 +1,21 @@
 """How much is measured."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class FanOut:
+    """How much where events go to many sessions."""
+
+    subscribers: Sequence[int] = (300, 1_000)
+    together: Sequence[int] = (1, 10)
+    """How many events of the first rows come at once; the next ones come when all have these."""
+    deliveries: int = 60_000
+    """Of one sample of the first rows; half of that where each is an answer to a request."""
+    users: int = 2_000
+    bursts: int = 150
+    idle: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +33,9 @@ class Size:
     """How long latency is measured in one round."""
     live_calls: int = 1_000_000
     """Where an installation is large."""
+    fan_out: FanOut = field(default_factory=FanOut)
 
 
 FULL = Size()
-SHORT = Size(rounds=1, operations=600, calls=20, connections=16, seconds=2.0, live_calls=4_000)
+_SHORT_FAN_OUT = FanOut((300,), (1,), 6_000, 200, 20, 500)
+SHORT = Size(rounds=1, operations=600, calls=20, connections=16, seconds=2.0, live_calls=4_000, fan_out=_SHORT_FAN_OUT)

@@ -1,17 +1,10 @@
-"""The notifier against its peers: what it delivers for a second of CPU, and what a session takes.
+"""Rows 3, 4, 5 and 8: the notifier against its peers: what it delivers for a second of CPU, what a session takes."""
 
-`python -m bench.rows.notifier [--rounds N] [--short]` measures these rows alone.
-"""
-
-import argparse
 import asyncio
 import random
-import signal
-import sys
-import tempfile
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
@@ -22,10 +15,11 @@ from bench.cpu import cpu_s, resident_bytes
 from bench.figures import Absolute, Bound, Findings, Measure, Progress, Ratio, Sample, in_turns, ratios
 from bench.load.subscribers import LONG_POLLING, WEBSOCKET, Expected, Plan
 from bench.load.talking import Subscribers, subscribers
+from bench.rig import Backends
 from bench.servers.bayeux import BayeuxServer, Group
 from bench.servers.calltag import notifier
 from bench.servers.peers import COMETD, FAYE, peer
-from calltag.core.telemetry.logging import configure_logging
+from bench.size import FanOut, Size
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 
@@ -40,31 +34,13 @@ _SETTLED_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Form:
-    """How much is measured."""
-
-    subscribers: Sequence[int] = (300, 1_000)
-    together: Sequence[int] = (1, 10)
-    """How many events of the first rows come at once; the next ones come when all have these."""
-    deliveries: int = 60_000
-    """Of one sample of the first rows; half of that where each is an answer to a request."""
-    users: int = 2_000
-    bursts: int = 150
-    idle: int = 10_000
-
-
-FULL: Final = Form()
-SHORT: Final = Form((300,), (1,), 6_000, 200, 20, 500)
-
-
-@dataclass(frozen=True, slots=True)
 class Installation:
     """What calltag's notifier needs, and how much is measured."""
 
     folder: Path
     broker: RabbitMq
     store: RedisServer
-    form: Form = FULL
+    form: FanOut
 
     def server(self, name: str, users: int) -> AbstractAsyncContextManager[BayeuxServer]:
         """One of the servers by name, for so many users."""
@@ -160,11 +136,13 @@ async def _settled(server: BayeuxServer) -> int:
 # -- the rows ----------------------------------------------------------------------------------------------------------
 
 
-async def fan_out(installation: Installation, rounds: int, progress: Progress) -> Findings:
+async def compare(folder: Path, using: Backends, size: Size, progress: Progress) -> Findings:
     """Rows 3, 4, 5 and 8."""
+    installation = Installation(folder, using.broker, using.store, size.fan_out)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     found = Findings()
     for row in (_websocket, _long_polling, _real_pattern, _memory):
-        found.add(await row(installation, rounds, progress))
+        found.add(await row(installation, size.rounds, progress))
     return found
 
 
@@ -229,54 +207,3 @@ async def _memory(installation: Installation, rounds: int, progress: Progress) -
         found.ratios.append(Ratio("8", what, FAYE, values, Bound(0.5, at_least=False)))
         found.absolutes += [Absolute("8", f"{what}: {name}", sizes, "bytes") for name, sizes in taken.items()]
     return found
-
-
-# -- alone -------------------------------------------------------------------------------------------------------------
-
-
-@asynccontextmanager
-async def installed(folder: Path, form: Form) -> AsyncIterator[Installation]:
-    """A broker and a store of its own."""
-    for name in ("rabbitmq", "redis", "calltag"):
-        (folder / name).mkdir()
-    broker, store = RabbitMq(folder / "rabbitmq"), RedisServer(folder / "redis")
-    try:
-        await asyncio.to_thread(broker.start)
-        await asyncio.to_thread(store.start)
-        yield Installation(folder / "calltag", broker, store, form)
-    finally:
-        store.process.kill()
-        broker.end()
-
-
-def main() -> int:
-    """Measure these rows alone."""
-    rows = {"3": _websocket, "4": _long_polling, "5": _real_pattern, "8": _memory}
-    parser = argparse.ArgumentParser(prog="bench.rows.notifier", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--short", action="store_true")
-    parser.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows))
-    given = parser.parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    configure_logging("bench", form="console", level="warning")
-
-    async def run(folder: Path) -> Findings:
-        found = Findings()
-        async with installed(folder, SHORT if given.short else FULL) as installation:
-            for row in given.rows:
-                found.add(await rows[row](installation, given.rounds, lambda line: print(line, flush=True)))
-        return found
-
-    with tempfile.TemporaryDirectory(prefix="calltag-bench-") as folder:
-        found = asyncio.run(run(Path(folder)))
-    for each in found.ratios:
-        least, most = each.spread
-        verdict = "" if each.bound is None else f"; {each.bound}: {'holds' if each.holds else 'MISSED'}"
-        print(
-            f"{each.row}: {each.what}, against {each.against}: {each.median:.2f} ({least:.2f} to {most:.2f}){verdict}"
-        )
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
