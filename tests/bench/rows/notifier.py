@@ -258,7 +258,9 @@ def main() -> int:
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--rows", nargs="+", default=list(rows), choices=list(rows))
     given = parser.parse_args()
+    # Who asks for the end gets it with all that was started.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     configure_logging("bench", form="console", level="warning")
 
     async def run(folder: Path) -> Findings:
