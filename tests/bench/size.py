@@ -14,7 +14,7 @@ class FanOut:
     deliveries: int = 60_000
     """Of one sample of the first rows; half of that where each is an answer to a request."""
     users: int = 2_000
-    bursts: int = 150
+    bursts: int = 400
     idle: int = 10_000
 
 

@@ -9,6 +9,7 @@ Source of the shape of messages about calls: Web Services API, sample of AttachU
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 
 import structlog
@@ -30,6 +31,7 @@ log = structlog.get_logger()
 CALLS_CHANNEL: Final = "/v2/me/calls"
 DEVICES_CHANNEL: Final = "/v2/me/devices"
 SERVICES_CHANNEL: Final = "/notifications/services"
+_TIMES: Final = 1_024
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +140,17 @@ def _ext(event: Event, version: int | None, position: Position) -> dict[str, Jso
 
     `version` rises by one with each change of the call, `replayId` with each event of the user.
     """
-    accepted_at = datetime.fromtimestamp(event.accepted_at_ms / 1000, UTC).isoformat(timespec="milliseconds")
     known: dict[str, JsonValue] = {} if version is None else {"version": version}
     if isinstance(event, CallChanged) and event.reason is not None:
         known["reason"] = event.reason
-    accepted = accepted_at.replace("+00:00", "Z")
-    return {"calltag": {"eventId": event.id, **known, "acceptedAt": accepted, "replayId": position}}
+    accepted_at = _iso_time(event.accepted_at_ms)
+    return {"calltag": {"eventId": event.id, **known, "acceptedAt": accepted_at, "replayId": position}}
+
+
+@lru_cache(maxsize=_TIMES)
+def _iso_time(unix_ms: int) -> str:
+    """As in `2026-01-31T12:00:00.000Z`; each user whom an event concerns is told the same."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def services_event(*, available: bool) -> Told:

@@ -1,6 +1,8 @@
 """The notifier's metrics, on Prometheus."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from prometheus_client import Counter
 
 from calltag.core.bayeux.endings import Ending
 from calltag.core.telemetry.metrics import Metrics
@@ -12,6 +14,7 @@ class NotifierObservations:
     """Implements HubMetrics."""
 
     metrics: Metrics
+    _of_channels: dict[str, Counter] = field(default_factory=dict)
 
     def received(self, messages: int) -> None:
         self.metrics.cometd_messages.inc(messages)
@@ -35,7 +38,10 @@ class NotifierObservations:
         self.metrics.cometd_gaps.inc()
 
     def delivered(self, channel: str, sessions: int) -> None:
-        self.metrics.deliveries.labels(channel).inc(sessions)
+        deliveries = self._of_channels.get(channel)
+        if deliveries is None:
+            deliveries = self._of_channels[channel] = self.metrics.deliveries.labels(channel)
+        deliveries.inc(sessions)
 
     def handed_over(self, latency_s: float, times: int = 1) -> None:
         self.metrics.delivery_seconds.observe_many(latency_s, times)

@@ -57,7 +57,7 @@ class Local:
         if former is not None and former is not waker:
             former.set()
         self._wakers[session.client_id] = waker
-        session.outlet = outlet
+        session.outlet = outlet if session.pushes else None
 
     def is_told_by(self, session: Session, waker: asyncio.Event) -> bool:
         """Whether the session is here, and the transport with that event is the one to be told."""

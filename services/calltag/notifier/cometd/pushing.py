@@ -9,9 +9,41 @@ from dataclasses import dataclass
 from calltag.core.bayeux.codec import encode
 from calltag.core.bayeux.events import Published
 from calltag.core.bayeux.feed import Feed
+from calltag.core.bayeux.session import Session
 from calltag.core.runtime.frames import text_frame
 from calltag.notifier.cometd.clocks import latency_s, monotonic_ms, wall_ms
 from calltag.notifier.cometd.metrics import HubMetrics
+
+
+class Frames:
+    """The frame of these entries for each session: sessions that want the same get the same bytes.
+
+    There is none for a session that wants nothing of them, or for which it would be too large.
+    """
+
+    def __init__(self, entries: Sequence[Published], most_bytes: int) -> None:
+        self._entries = entries
+        self._most_bytes = most_bytes
+        self._made: dict[bool, bytes] = {}
+        channels = {event.channel for published in entries for event in published.events}
+        self._channel = channels.pop() if len(channels) == 1 else ""
+        self._first = entries[0].position
+
+    def of(self, session: Session) -> bytes:
+        """The frame for the session, or nothing."""
+        since = session.subscriptions.get(self._channel)
+        if since is None or since >= self._first:
+            return self._frame(session)
+        # All is on one channel, and the session wants all of that.
+        made = self._made.get(session.numbered)
+        if made is None:
+            made = self._made[session.numbered] = self._frame(session)
+        return made
+
+    def _frame(self, session: Session) -> bytes:
+        wanted = session.wanted(self._entries)
+        frame = text_frame(encode(wanted, ())) if wanted else b""
+        return frame if len(wanted) == 1 or len(frame) <= self._most_bytes else b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +61,14 @@ class Pushing:
         """
         first, last = entries[0], entries[-1].position
         now_ms = self.clock_ms()
-        bodies: list[bytes] = []
-        frame = b""
+        frames = Frames(entries, self.most_bytes)
         pushed = 0
         for session in feed.sessions.values():
             outlet = session.outlet
             if outlet is None or not session.goes_past(first):
                 continue
-            wanted = session.wanted(entries)
-            if not wanted:
-                continue
-            if wanted != bodies:
-                bodies, frame = wanted, text_frame(encode(wanted, ()))
-            if (len(wanted) == 1 or len(frame) <= self.most_bytes) and outlet(frame):
+            frame = frames.of(session)
+            if frame and outlet(frame):
                 session.position = session.sent = last
                 session.told_at_ms = now_ms
                 pushed += 1

@@ -80,7 +80,7 @@ class Session:
     queued_bytes: int = 0
     aside: list[bytes] = field(default_factory=list)
     outlet: Outlet | None = None
-    """Where events can go out by themselves, past the queue."""
+    """Where events can go out by themselves, past the queue; only a session that pushes has one."""
 
     @property
     def ended(self) -> bool:
@@ -130,13 +130,8 @@ class Session:
 
     def goes_past(self, published: Published) -> bool:
         """Whether the entry may go out at once: all before it was sent, once, and nothing else is to be told."""
-        return (
-            self.streaming
-            and self.position >= published.previous
-            and self.position < published.position
-            and self.sent_before < published.position
-            and not (self.queue or self.aside or self.behind or self.asked or self.missed or self.farewell)
-            and not (self.acknowledges or self.connects_only)
+        return published.previous <= self.position < published.position > self.sent_before and not (
+            self.queue or self.aside or self.behind or self.asked or self.missed or self.farewell
         )
 
     def wanted(self, entries: Iterable[Published]) -> list[bytes]:

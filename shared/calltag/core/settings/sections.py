@@ -258,9 +258,9 @@ class Gateway(Section):
 class Worker(Section):
     """The call-state worker."""
 
-    batch_limit: int = Field(100, ge=1, le=10_000, description="Operations folded into one commit.")
+    batch_limit: int = Field(300, ge=1, le=10_000, description="Operations folded into one commit.")
     prefetch: int = Field(
-        200, ge=1, le=65_535, description="Operations taken ahead of their acknowledgement, a partition."
+        200, ge=1, le=65_535, description="Messages taken ahead of their acknowledgement, a partition."
     )
     max_call_pairs: Positive = Field(1_000, description="Pairs of user data that one call may hold.")
     max_call_bytes: Positive = Field(65_536, description="Bytes of user data that one call may hold.")
