@@ -57,3 +57,24 @@ async def limited(client: RedisClient, work: Callable[[], Awaitable[None]]) -> N
 async def test_within_a_shorter_limit_it_is_the_limit(client: RedisClient, work: Callable[[], Awaitable[None]]) -> None:
     with pytest.raises(TimeoutError):
         await limited(client, work)
+
+
+async def test_what_is_under_way_when_the_client_closes_ends_first_and_nothing_begins(client: RedisClient) -> None:
+    answered = asyncio.Event()
+
+    async def work() -> None:
+        async with client.exchange():
+            await answered.wait()
+
+    working = asyncio.create_task(work())
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(client.close())
+    await asyncio.sleep(0.01)
+    assert not closing.done()
+    with pytest.raises(StoreUnavailable, match="closed"):
+        async with client.exchange():
+            pass
+    answered.set()
+    await closing
+    assert working.done()
+    await client.close()

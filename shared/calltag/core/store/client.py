@@ -2,9 +2,9 @@
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from hashlib import sha1
 from importlib import resources
 from typing import Final, Protocol, cast
@@ -34,6 +34,37 @@ def script_source(name: str) -> str:
     return resources.files("calltag.core.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
 
 
+class _Traffic:
+    """The exchanges that are under way, and the end of all."""
+
+    def __init__(self) -> None:
+        self._under_way = 0
+        self._ended: asyncio.Event | None = None
+
+    @contextmanager
+    def exchange(self) -> Iterator[None]:
+        """One exchange. Raises StoreUnavailable after the end."""
+        if self._ended is not None:
+            raise StoreUnavailable("the connection to Redis was closed")
+        self._under_way += 1
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._note()
+
+    def _note(self) -> None:
+        if self._ended is not None and not self._under_way:
+            self._ended.set()
+
+    async def end(self) -> None:
+        """Let no more begin, and wait for those that are under way."""
+        if self._ended is None:
+            self._ended = asyncio.Event()
+        self._note()
+        await self._ended.wait()
+
+
 @dataclass(frozen=True, slots=True)
 class RedisClient:
     """A client with a deadline for each exchange, in seconds."""
@@ -42,11 +73,12 @@ class RedisClient:
     deadline_s: float = 1.0
     tls: ClientTls | None = None
     """Where the connections are by TLS."""
+    _traffic: _Traffic = field(default_factory=_Traffic, init=False, repr=False)
 
     @asynccontextmanager
     async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
         """Bound what is done inside by the deadline. Raises StoreUnavailable."""
-        with heeding_cancellation():
+        with self._traffic.exchange(), heeding_cancellation():
             try:
                 async with asyncio.timeout(self.deadline_s):
                     yield self.connection
@@ -121,6 +153,11 @@ class RedisClient:
         return True
 
     async def close(self) -> None:
+        """Close the connections when the exchanges under way are over, each by its deadline.
+
+        A command that met a connection closed under it would make another one, which nobody would close.
+        """
+        await self._traffic.end()
         await self.connection.aclose()
 
 

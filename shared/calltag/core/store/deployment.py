@@ -89,7 +89,7 @@ class SentinelClient(PooledClient):
     sentinel: Sentinel | None = None
 
     async def close(self) -> None:
-        await self.connection.aclose()
+        await PooledClient.close(self)
         if self.sentinel is not None:
             await self.sentinel.aclose()
 
