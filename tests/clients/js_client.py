@@ -3,6 +3,8 @@
 import asyncio
 import base64
 import json
+import time
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +14,9 @@ from parts.processes import program
 
 _FOLDER = Path(__file__).parent
 JSON = dict[str, Any]
+_REMEMBERED = 60
+_SHOWN = 400
+"""How many of the last things heard are shown where something did not come, and how many characters of each."""
 
 
 class JsClient:
@@ -23,6 +28,7 @@ class JsClient:
         """All that were read."""
         self.handshakes = 0
         """How many went out, of what was read."""
+        self._heard: deque[str] = deque(maxlen=_REMEMBERED)
 
     def versions(self) -> list[int]:
         """The versions of the call in the order in which they came; repeats, which have the same event id, left out."""
@@ -39,18 +45,26 @@ class JsClient:
 
     async def next(self, what: str, within_s: float = 20.0) -> JSON:
         """The next thing of that kind; others are passed over."""
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._next(what)
+        except TimeoutError:
+            heard = "\n".join(self._heard)
+            raise AssertionError(f"no {what} within {within_s:g} s; heard at last:\n{heard}") from None
+
+    async def _next(self, what: str) -> JSON:
         assert self._process.stdout is not None
-        async with asyncio.timeout(within_s):
-            while True:
-                line = await self._process.stdout.readline()
-                assert line, "the client ended"
-                told = json.loads(line)
-                message: JSON = told["message"] if isinstance(told["message"], dict) else {}
-                if told["what"] == "event":
-                    self.events.append(message)
-                self.handshakes += told["what"] == "sent"
-                if told["what"] == what:
-                    return message
+        while True:
+            line = await self._process.stdout.readline()
+            assert line, "the client ended"
+            self._heard.append(f"{time.strftime('%X')} {line.decode().strip()[:_SHOWN]}")
+            told = json.loads(line)
+            message: JSON = told["message"] if isinstance(told["message"], dict) else {}
+            if told["what"] == "event":
+                self.events.append(message)
+            self.handshakes += told["what"] == "sent"
+            if told["what"] == what:
+                return message
 
     async def reload(self) -> JSON:
         """Have a new page take the place of the page; returns the handshake that the new one sees."""

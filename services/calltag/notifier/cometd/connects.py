@@ -56,10 +56,6 @@ _SOCKET_CLOSES_MS: Final = 2_000
 """While its client waits so long, a WebSocket is closed, and nothing is under way on it."""
 
 
-class Replaced(Exception):
-    """A newer connect of the session has come meanwhile."""
-
-
 class Gone(Exception):
     """The client of a held connect has gone away."""
 
@@ -72,6 +68,14 @@ class HeldConnect:
     held: Held
     message: Message
     arrived_ms: int
+
+
+class Replaced(Exception):
+    """A newer connect of the session has come meanwhile."""
+
+    def __init__(self, connect: HeldConnect) -> None:
+        super().__init__()
+        self.connect = connect
 
 
 def _transport(message: Message, *, streaming: bool) -> str:
@@ -137,13 +141,13 @@ class Connects:
             except HasEnded as over:
                 return self._over(message, client_id, over, arrived_ms)
             await self.feeding.catch_up(session)
-        if not self.local.holds(session) or session.cycle != attached.record.cycle:
-            raise Replaced
+        held = Held(attached.record.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
+        connect = HeldConnect(session, held, message, arrived_ms)
+        if not self.local.holds(session) or session.cycle != held.cycle:
+            raise Replaced(connect)
         session.interval_ms = wish.interval_ms
         session.transport = _transport(message, streaming=streaming)
         self.local.expire_at(session, self.clock_ms() + self._lifetime_ms(wish))
-        held = Held(session.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
-        connect = HeldConnect(session, held, message, arrived_ms)
         tells = session.has_news and not session.pushes
         leaves = self.draining and not streaming
         if session.cycle == 1 or not alone or wish.timeout_ms == 0 or tells or leaves:
@@ -415,6 +419,19 @@ class Connects:
             return None
         session.held = None
         return self._answer(connect)
+
+    def overtaken(self, connect: HeldConnect) -> Reply:
+        """The answer to a connect that was replaced, and whose client is here all the same: it is to connect again.
+
+        To a client that does not acknowledge, the connect has failed: so it says with the next one that it may lack
+        what was sent last.
+        """
+        reply = connect.held.reply
+        if not connect.session.acknowledges:
+            reply = self.engine.replaced(connect.message)
+        if self.draining:
+            reply = reply | {"advice": self.engine.advice("retry", _SOCKET_CLOSES_MS)}
+        return self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
 
     def abandon(self, connect: HeldConnect) -> None:
         """The client of a held connect has gone away: what waits goes on waiting."""

@@ -43,13 +43,13 @@ _SWEEP_S: Final = 1.0
 class Turn:
     """What follows from one request: `events`, then `replies` in order; `held` is a connect whose reply has to wait.
 
-    `replaced` says that a newer connect took the place of one in the request.
+    `replaced` is a connect in the request of which a newer one took the place.
     """
 
     events: list[bytes] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     held: HeldConnect | None = None
-    replaced: bool = False
+    replaced: HeldConnect | None = None
     connected: str = ""
     """The session whose connect was answered or is held."""
     spoke: dict[str, None] = field(default_factory=dict)
@@ -94,8 +94,8 @@ class Hub:
             except Fault as fault:
                 self.connects.metrics.refused(str(fault.reply.get("error")))
                 reply = fault.reply
-            except Replaced:
-                turn.replaced = True
+            except Replaced as replaced:
+                turn.replaced = replaced.connect
                 continue
             if reply is not None:
                 known = message if isinstance(message, dict) else {}

@@ -25,6 +25,9 @@ _POLICY_VIOLATION: Final = 1008
 _TOO_LARGE: Final = 1009
 _ERROR: Final = 1011
 _TRY_AGAIN_LATER: Final = 1013
+_OVERTAKEN_MS: Final = 1_000
+"""A session that another connection took over, while its client still waits here, is offered back to the client after
+that time: two clients that both believe to have the session do not take it from each other more often."""
 _PARTING_S: Final = 4.0
 """For how long a client that was told to wait may be silent, and some more."""
 
@@ -40,6 +43,8 @@ class Socket:
     """How long the connection may be there without a session, in seconds."""
     sessions: dict[str, Session] = field(default_factory=dict)
     held: dict[str, HeldConnect] = field(default_factory=dict)
+    overtaken: dict[str, tuple[HeldConnect, int]] = field(default_factory=dict)
+    """Connects that were replaced by some that came another way, and when they are answered, by the hub's clock."""
     waker: asyncio.Event = field(default_factory=asyncio.Event)
     sending: asyncio.Lock = field(default_factory=asyncio.Lock)
     handling: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -121,6 +126,9 @@ class Socket:
             self.hub.connects.local.adopt_waker(session, self.waker, self.outlet)
         if turn.held is not None:
             self.held[turn.connected] = turn.held
+        self.overtaken.pop(turn.connected, None)
+        if turn.replaced is not None:
+            self._note_overtaken(turn.replaced)
         if session is not None and session.connects_only:
             await self.hub.connects.saved(session.client_id)
         await self._send(turn.events, turn.replies)
@@ -157,6 +165,9 @@ class Socket:
         for connect in list(self.held.values()):
             if self.hub.connects.is_due(connect):
                 await self._answer(connect)
+        for connect, due_ms in list(self.overtaken.values()):
+            if due_ms <= self.hub.connects.clock_ms():
+                await self._answer_overtaken(connect)
 
     async def _part(self, reader: asyncio.Future[None], writer: asyncio.Future[None]) -> None:
         """The node goes: answer what the client has asked, and close while it waits before it connects again.
@@ -177,10 +188,13 @@ class Socket:
             await asyncio.wait({writer}, timeout=_PARTING_S)
             for connect in list(self.held.values()):
                 await self._answer(connect)
+            for connect, _ in list(self.overtaken.values()):
+                await self._answer_overtaken(connect)
             await self._close(_GOING_AWAY)
 
     async def _wait(self) -> None:
         deadlines = [connect.held.deadline_ms for connect in self.held.values()]
+        deadlines += [due_ms for _, due_ms in self.overtaken.values()]
         timeout_s = max(0, min(deadlines) - self.hub.connects.clock_ms()) / 1000 if deadlines else None
         try:
             async with asyncio.timeout(timeout_s):
@@ -208,9 +222,24 @@ class Socket:
                 await self.hub.connects.saved(session.client_id)
             await self._send(events, [reply])
             self._told_to_wait(session)
+        elif session.client_id not in self.held:
+            self._note_overtaken(connect)
         if not self.hub.connects.local.holds(session) and self.sessions.get(session.client_id) is session:
             del self.sessions[session.client_id]
             self.hub.connects.local.release_waker(session, self.waker)
+
+    def _note_overtaken(self, connect: HeldConnect) -> None:
+        """Another connection has taken the session over; as a rule this client has made it, and closes this one.
+
+        Where the other one was the older one, and its message only came late (a page that was reloaded, a network that
+        was gone for a while), the client waits here, and would for as long as a connect is held.
+        """
+        self.overtaken[connect.session.client_id] = connect, self.hub.connects.clock_ms() + _OVERTAKEN_MS
+
+    async def _answer_overtaken(self, connect: HeldConnect) -> None:
+        del self.overtaken[connect.session.client_id]
+        await self._send([], [self.hub.connects.overtaken(connect)])
+        self._told_to_wait(connect.session)
 
     def _told_to_wait(self, session: Session) -> None:
         """A connect was answered; while the node goes, that tells the client to wait. Half of that is taken for sure,

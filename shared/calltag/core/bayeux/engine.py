@@ -168,6 +168,10 @@ class Engine:
             ext["calltag"] = told
         return reply | ({"ext": ext} if ext else {})
 
+    def replaced(self, message: Message) -> Reply:
+        """The reply to a connect of which a newer one took the place."""
+        return failure(message, errors.CONNECT_REPLACED) | {"advice": self.advice()}
+
     def ended(self, reply: Reply) -> Reply:
         """The reply to a connect whose session has ended meanwhile."""
         return reply | {"advice": self.advice("none", 0)}

@@ -14,6 +14,7 @@ CHANNEL_MISSING: Final = "400::channel_missing"
 CONNECTION_TYPE_MISSING: Final = "400::connection_type_missing"
 CONNECTION_TYPE_UNKNOWN: Final = "400::connection_type_unknown"
 CONNECTION_TYPES_MISSING: Final = "400::supported_connection_types_missing"
+CONNECT_REPLACED: Final = "408::connect_replaced"
 VERSION_MISSING: Final = "400::version_missing"
 SUBSCRIPTION_MISSING: Final = "403::subscription_missing"
 
