@@ -14,6 +14,7 @@ from calltag.core.store.cometd_sessions import (
     Activity,
     Attached,
     HasEnded,
+    HasLeft,
     Have,
     NotKept,
     NotProven,
@@ -542,6 +543,27 @@ async def test_other_messages_keep_a_session_alive_for_so_long(client: RedisClie
     assert 10_000 < await life_after_subscribing(100_000) <= 20_000
     await back_date(client, client_id, "until", by_ms=20_000)
     assert 10_000 < await life_after_subscribing(100_000) <= 20_000, "nor is its life made shorter"
+
+
+async def test_a_session_that_its_client_has_ended_is_known_for_a_moment(client: RedisClient, nodes: Nodes) -> None:
+    client_id = await nodes.begin(login="mine")
+    assert await nodes.one.remove(client_id, left=True) == ONE
+
+    async def connect(proof: Proof) -> Attached | None:
+        return await nodes.two.attach(client_id, proof, lifetime_ms=LIFE_MS, most=1)
+
+    for proof in (PROVEN, Proof(False, "mine")):
+        with pytest.raises(HasLeft):
+            await connect(proof)
+    for proof in (Proof(False), Proof(False, "other")):
+        with pytest.raises(NotProven):
+            await connect(proof)
+    assert await nodes.two.look_again(client_id, most=1, have=Have(1, BEGINNING, BEGINNING)) is None
+    assert 0 < await client.connection.pttl(KEYS.cometd_session_left(ALICE, client_id)) <= 5_000
+    await client.connection.delete(KEYS.cometd_session_left(ALICE, client_id))
+    assert await connect(PROVEN) is None
+    assert await nodes.one.remove(client_id, left=True) is None
+    assert await client.connection.exists(KEYS.cometd_session_left(ALICE, client_id)) == 0
 
 
 async def test_a_silent_session_ends_when_the_store_would_end_it(client: RedisClient, nodes: Nodes) -> None:

@@ -143,7 +143,7 @@ class Node:
             clock_ms=lambda: monotonic_ms() + self.ahead_ms,
             listeners=(self.metrics,),
         )
-        self.hub = Hub(self.connects, reachable=True)
+        self.hub = Hub(self.connects, reachable=True, parting_s=0.0)
 
 
 class Installation:

@@ -104,6 +104,22 @@ async def test_a_disconnect_on_another_node_ends_the_held_connect_for_good(syste
     assert system.one.local.sessions == {}
 
 
+@pytest.mark.parametrize("streaming", [False, True])
+async def test_a_connect_that_a_disconnect_has_overtaken_is_refused_after_that_was_answered(
+    system: Installation, *, streaming: bool
+) -> None:
+    system.two.hub.parting_s = 3_600.0
+    alice = await Client().begin(system.one)
+    assert (await alice.ask(system.one, "/meta/disconnect"))["successful"]
+    connecting = asyncio.create_task(alice.send(system.two, alice.connecting(), streaming=streaming))
+    done, _ = await asyncio.wait({connecting}, timeout=0.1)
+    assert bool(done) == streaming
+    if done:
+        [reply] = connecting.result().replies
+        assert reply["error"] == "402::Unknown client"
+    connecting.cancel()
+
+
 async def test_a_node_does_not_change_what_another_holds_now(system: Installation) -> None:
     system.loses_notices = True
     alice = await Client().begin(system.one)

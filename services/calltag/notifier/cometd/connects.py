@@ -123,7 +123,7 @@ class Connects:
     ) -> Answer | HeldConnect:
         """Hold the connect, unless it is the first one, not alone, in a hurry, or there is something to tell.
 
-        Raises Fault, Replaced, Crowded, StoreUnavailable.
+        Raises Fault, HasLeft, Replaced, Crowded, StoreUnavailable.
         """
         arrived_ms = wall_ms()
         wish = self.engine.connect(message, client_id)

@@ -20,6 +20,7 @@ from calltag.core.domain.ids import UserId
 from calltag.core.identity.model import NOBODYS
 from calltag.core.store.cometd_sessions import (
     HasEnded,
+    HasLeft,
     NotKept,
     TooManySessions,
     TooManySubscriptions,
@@ -66,6 +67,9 @@ class Hub:
     """Whether events can come to this node."""
     bearer_lifetime_ms: int | None = None
     """How long a session lives at most that needs no login but its own handshake."""
+    parting_s: float = 1.0
+    """How long a connect waits for its refusal whose client has disconnected while it was on its way: the official
+    client takes back the disconnect, and calls it failed, when a connect fails before that was answered."""
 
     @property
     def engine(self) -> Engine:
@@ -158,7 +162,13 @@ class Hub:
     async def _connect(
         self, message: Message, client_id: str, claim: Claim, turn: Turn, *, streaming: bool, alone: bool
     ) -> None:
-        outcome = await self.connects.connect(message, client_id, claim, streaming=streaming, alone=alone)
+        try:
+            outcome = await self.connects.connect(message, client_id, claim, streaming=streaming, alone=alone)
+        except HasLeft:
+            if not streaming:
+                # What comes on one WebSocket is answered in order.
+                await asyncio.sleep(self.parting_s)
+            raise self.engine.unknown(message) from None
         turn.connected = client_id
         if isinstance(outcome, HeldConnect):
             turn.held = outcome
@@ -239,7 +249,7 @@ class Hub:
             self.connects.side_tasks.begin(self.connects.post.tell(holder, notice))
 
     async def _disconnect(self, message: Message, client_id: str) -> None:
-        holder = await self.connects.store.remove(client_id)
+        holder = await self.connects.store.remove(client_id, left=True)
         if holder is None:
             raise self.engine.unknown(message)
         self.connects.ends.disconnected(client_id)

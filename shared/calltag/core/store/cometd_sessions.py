@@ -26,6 +26,8 @@ _BEARER: Final = "b"
 _OF_LOGIN: Final = "c"
 _REMEMBERED: Final = 20_000
 """How many ids, as long as a request lets them be, are not decoded again."""
+_LEFT_MS: Final = 5_000
+"""How long it is known that a client has ended its session: longer than its last connect is on its way."""
 _NODE_REGISTERED_MS: Final = 24 * 3_600_000
 
 
@@ -101,6 +103,10 @@ class HasEnded(Exception):
         super().__init__(ending)
         self.ending = ending
         self.former = former
+
+
+class HasLeft(Exception):
+    """The client has ended the session a moment ago: what comes now was on its way when it did."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +236,7 @@ class RedisCometdSessions:
         `acknowledged` is position and generation of the client's acknowledgment; `again` says that the client may lack
         what was sent last, so that it is sent once more. `alone_ms` bounds for how long other messages keep the session
         alive until the next connect. Where a `credential` is given and the session began with another one, or with
-        none, it ends. Raises NotProven, HasEnded.
+        none, it ends. Raises NotProven, HasEnded, HasLeft.
         """
         return await self._attached(
             client_id, proof, lifetime_ms, most, acknowledged,
@@ -278,6 +284,8 @@ class RedisCometdSessions:
         verdict, *rest = cast("list[object]", answer)
         if verdict == b"unproven":
             raise NotProven
+        if verdict == b"left":
+            raise HasLeft
         if verdict == b"ended":
             why, holder = cast("list[bytes]", rest)
             raise HasEnded(Ending(why.decode()), NodeId(holder.decode()))
@@ -387,11 +395,14 @@ class RedisCometdSessions:
         keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
         return bool(await self._expire(keys, [client_id, cycle, within_ms]))
 
-    async def remove(self, client_id: str) -> NodeId | None:
-        """End a session; returns who held it, None if there was no such session."""
+    async def remove(self, client_id: str, *, left: bool = False) -> NodeId | None:
+        """End a session; returns who held it, None if there was no such session. `left` says that its client did so."""
         user = user_of(client_id) or UserId("")
-        keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
-        holder = cast("bytes | None", await self._remove(keys, [client_id]))
+        keys = [
+            self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user),
+            self._keys.cometd_session_left(user, client_id),
+        ]  # fmt: skip
+        holder = cast("bytes | None", await self._remove(keys, [client_id, _LEFT_MS if left else 0]))
         return NodeId(holder.decode()) if holder else None
 
     async def stay(self, users: Sequence[UserId]) -> None:
@@ -413,6 +424,7 @@ class RedisCometdSessions:
             self._keys.stream_of(user),
             self._keys.nodes_of(user),
             self._keys.cometd_sessions(user),
+            self._keys.cometd_session_left(user, client_id),
         ]
 
 

@@ -102,6 +102,10 @@ class Keys:
         """Hash: a CometD session of the user's."""
         return self._of_user(user, f"session:{client_id}")
 
+    def cometd_session_left(self, user: UserId, client_id: str) -> str:
+        """String: there for a moment after the client has ended the CometD session; the login that the session had."""
+        return self._of_user(user, f"left:{client_id}")
+
     def cometd_sessions(self, user: UserId) -> str:
         """Sorted set: ids of the user's CometD sessions, by their end in milliseconds of the server's clock."""
         return self._of_user(user, "sessions")

@@ -1,6 +1,6 @@
 -- A /meta/connect: the session moves to the node that asks, which gets all that the client lacks.
 --
--- KEYS: session, stream, nodes, the user's sessions. ARGV: session id, node, lifetime in ms, how long a node stays registered in
+-- KEYS: session, stream, nodes, the user's sessions, what is left of the session that its client has ended. ARGV: session id, node, lifetime in ms, how long a node stays registered in
 -- ms, most entries, position and generation that the client acknowledges ('', '' if it does not), whether to send again what is not
 -- confirmed ('1' or '0'), the cycle in which the node holds the session ('' if it does not) and the position up to which it has the
 -- stream, whether this is a connect ('1') or the holder only looks again after subscriptions changed ('0'), whether the caller is
@@ -9,7 +9,7 @@
 -- how long ago the node has sent an event in ms ('' if it has not), whether that is activity too ('1' or '0'), and for how long other
 -- messages may keep the session alive without a connect in ms ('' for ever), the credential that the session must have begun with
 -- ('' if that does not matter), and the generation that the node knows ('' for none).
--- Answers {'unknown'}, {'unproven'}, {'moved'} (a look of a node that is not the holder), {'ended', why, holder before}, or {'ok', fields as they are now, position that the
+-- Answers {'unknown'}, {'left'} (the client has ended the session a moment ago), {'unproven'}, {'moved'} (a look of a node that is not the holder), {'ended', why, holder before}, or {'ok', fields as they are now, position that the
 -- entries begin after, entries, holder before}.
 local function newest()
   local entry = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
@@ -19,9 +19,14 @@ local function newest()
 end
 
 local raw = redis.call('HGETALL', KEYS[1])
-if #raw == 0 then return {'unknown'} end
-local session, fresh, unsure = {}, {}, {}
 local login = ARGV[13]
+if #raw == 0 then
+  local left = redis.call('GET', KEYS[5])
+  if not left or ARGV[11] ~= '1' then return {'unknown'} end
+  if ARGV[12] == '1' or (login ~= '' and login == left) then return {'left'} end
+  return {'unproven'}
+end
+local session, fresh, unsure = {}, {}, {}
 local earliest
 for i = 1, #raw, 2 do
   session[raw[i]] = raw[i + 1]
