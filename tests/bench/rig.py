@@ -19,6 +19,7 @@ from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.ports import Partition
 from calltag.core.domain.ids import CallId
+from calltag.core.identity.authentication import COOKIE
 from calltag.core.store.client import redis_client
 from calltag.core.store.keys import Keys
 from calltag.core.store.redis_state import RedisCallReader
@@ -139,8 +140,7 @@ async def _filled(system: System, using: Backends, prefix: str, calls: Sequence[
                 "/api/v2/switch/events", json=facts, auth=("switch", "demo"), headers={"Prefer": "wait=10"}
             )
             answer.raise_for_status()
-        http.cookies.clear()
-        token = (await http.get("/api/v2/me", auth=("alice", "demo"))).cookies["JSESSIONID"]
+    token = await session_of(_port(system.gateway_url), "alice")
     reader = RedisCallReader(redis_client(using.store.url, deadline_s=10), Keys(), partitions)
 
     async def versions() -> int:
@@ -161,6 +161,12 @@ async def _filled(system: System, using: Backends, prefix: str, calls: Sequence[
         system=system,
         versions=versions,
     )
+
+
+async def session_of(port: int, user: str) -> str:
+    """The value of the cookie that the user gets from the gateway at that port."""
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+        return (await http.get("/api/v2/me", auth=(user, "demo"))).cookies[COOKIE]
 
 
 def _port(url: str) -> int:

@@ -108,3 +108,29 @@ async def subscribers(plan: Plan) -> AsyncIterator[Subscribers]:
         if answer != {"ready": len(plan.sessions)}:
             raise Broken(f"subscribers: {answer}")
         yield Subscribers(process)
+
+
+class Resumers:
+    """Sessions that go on elsewhere when their node dies, in a process of their own."""
+
+    def __init__(self, process: Talking) -> None:
+        self._process = process
+
+    async def resumed(self, within_s: float = 180.0) -> float:
+        """Wait until all have gone on; returns how many seconds after the first was lost. Raises Broken."""
+        answer = json.loads(await self._process.heard(within_s))
+        if "resumed" not in answer:
+            raise Broken(f"sessions that resume: {answer}")
+        return float(answer["seconds"])
+
+
+@asynccontextmanager
+async def resuming(plan: Plan, port: int) -> AsyncIterator[Resumers]:
+    """Begin the sessions; they go on at the other port. Raises Broken."""
+    command = [sys.executable, "-m", "bench.load.resuming"]
+    async with talking("sessions that resume", command, {"PYTHONPATH": str(_TESTS)}) as process:
+        process.say({"plan": asdict(plan), "port": port})
+        answer = json.loads(await process.heard(within_s=180))
+        if answer != {"ready": len(plan.sessions)}:
+            raise Broken(f"sessions that resume: {answer}")
+        yield Resumers(process)

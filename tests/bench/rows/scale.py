@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 import redis.asyncio
 
@@ -14,15 +15,23 @@ from bench.cpu import cpu_s
 from bench.figures import Absolute, Bound, Findings, Progress, Ratio, Sample
 from bench.load.path import PathPlan
 from bench.load.posts import Plan
-from bench.rig import PARTITIONS, Backends, NotDone, Rig, calltag_rig
+from bench.load.subscribers import WEBSOCKET
+from bench.load.subscribers import Plan as SessionsPlan
+from bench.load.talking import resuming, subscribers
+from bench.rig import PARTITIONS, Backends, NotDone, Rig, calltag_rig, session_of
+from bench.servers.calltag import notifier
 from bench.size import Size
 from calltag.core.bus.partitioning import partition_of
+from calltag.core.identity.authentication import COOKIE
 from calltag.core.store.keys import Keys, StateKeys
+from calltag.notifier.messages import CALLS_CHANNEL
+from calltag.notifier.routes import PATHS
 from parts.ports import free_port
 from parts.system import System, embedded_system
 
 MOST = Bound(1.15, at_least=False)
 _IN_A_PIPELINE = 2_000
+_MANY: Final = "100000"
 Grown = Callable[[Path, Backends, Size], AbstractAsyncContextManager[Rig]]
 
 
@@ -44,6 +53,7 @@ async def compare(folder: Path, using: Backends, size: Size, progress: Progress)
         found.ratios.append(Ratio("9", "CPU of an operation", what, values, MOST))
     using.store.clear()
     found.absolutes.append(await _start(folder / "start", size, progress))
+    found.absolutes += await _resumed(folder / "resume", using, size, progress)
     return found
 
 
@@ -51,6 +61,7 @@ def _pairs(size: Size) -> Mapping[str, tuple[Grown, Grown]]:
     """What is compared: the large one and the small one."""
     return {
         f"{size.live_calls:,} live calls against 1,000": (_with_calls(size.live_calls), _with_calls(1_000)),
+        f"{size.fan_out.idle:,} sessions against 100": (_with_sessions(size.fan_out.idle), _with_sessions(100)),
         "four notifiers against one": (_with_notifiers(4), _with_notifiers(1)),
         "32 partitions against 1": (_with_partitions(32), _with_partitions(1)),
     }
@@ -72,6 +83,28 @@ def _with_partitions(count: int) -> Grown:
         prefix = f"bench{count}"
         async with calltag_rig(folder, using, size.calls, prefix, CALLTAG_PARTITIONS=str(count)) as rig:
             yield rig
+
+    return grown
+
+
+def _with_sessions(count: int) -> Grown:
+    """Sessions of another user, over WebSocket, of which each has a connect held."""
+
+    @asynccontextmanager
+    async def grown(folder: Path, using: Backends, size: Size) -> AsyncIterator[Rig]:
+        many = {
+            "CALLTAG_NOTIFIER__MAX_SESSIONS_PER_USER": _MANY,
+            "CALLTAG_NOTIFIER__MAX_SESSIONS": _MANY,
+            "CALLTAG_NOTIFIER__HANDSHAKES_PER_S": _MANY,
+            "CALLTAG_NOTIFIER__HANDSHAKE_BURST": _MANY,
+            # What a connect costs, and how often there is one, is no matter of operations.
+            "CALLTAG_NOTIFIER__TIMEOUT_S": "600",
+        }
+        async with calltag_rig(folder, using, size.calls, **many) as rig:
+            cookie = f"{COOKIE}={await session_of(rig.port, 'bob')}"
+            plan = SessionsPlan(rig.notifier_port, PATHS[0], WEBSOCKET, [(CALLS_CHANNEL, cookie)] * count)
+            async with subscribers(plan):
+                yield rig
 
     return grown
 
@@ -145,3 +178,27 @@ async def _start(folder: Path, size: Size, progress: Progress) -> Absolute:
 def _started_s(folder: Path, began: float) -> float:
     with embedded_system(folder):
         return time.monotonic() - began
+
+
+async def _resumed(folder: Path, using: Backends, size: Size, progress: Progress) -> list[Absolute]:
+    """One notifier of two dies with all sessions: until each has been taken up by the other one."""
+    count = size.fan_out.idle
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+    seconds, costs_us = [], []
+    for number in range(1, size.rounds + 1):
+        async with notifier(folder, using.broker, using.store, count) as dying, dying.another() as (port, pid):
+            sessions = [(dying.channel_of(user), dying.cookie_of(user)) for user in range(count)]
+            async with resuming(SessionsPlan(dying.port, dying.path, WEBSOCKET, sessions), port) as resumers:
+                before = cpu_s(pid)
+                dying.die()
+                seconds.append(await resumers.resumed())
+                costs_us.append(1e6 * (cpu_s(pid) - before) / count)
+        progress(
+            f"round {number} of {size.rounds}: {count:,} sessions of a notifier that died went on after "
+            f"{seconds[-1]:.1f} s, {costs_us[-1]:,.0f} us of CPU each"
+        )
+    what = f"{count:,} sessions of a notifier that died, until another one has all of them"
+    return [
+        Absolute("10", what, seconds, "s"),
+        Absolute("10", f"{what}: its CPU for each", costs_us, "us"),
+    ]

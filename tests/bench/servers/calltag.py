@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -54,8 +54,16 @@ _runs: Final = itertools.count()
 class Notifier:
     """Implements BayeuxServer. Every user has logged in before, and shows the session's cookie."""
 
-    def __init__(self, port: int, program: Program, outgoing: Outgoing, cookies: list[str]) -> None:
+    def __init__(
+        self,
+        port: int,
+        program: Program,
+        outgoing: Outgoing,
+        cookies: list[str],
+        start_another: Callable[[], "Program"],
+    ) -> None:
         self.port = port
+        self._start_another = start_another
         self.path = PATHS[0]
         self._program = program
         self._outgoing = outgoing
@@ -83,6 +91,19 @@ class Notifier:
     async def collect(self) -> None:
         """Nothing: what is not used is let go at once."""
 
+    @asynccontextmanager
+    async def another(self) -> AsyncIterator[tuple[int, int]]:
+        """A second notifier of the same installation: its port, and its process id."""
+        program = await asyncio.to_thread(self._start_another)
+        try:
+            yield int(program.environment["CALLTAG_NOTIFIER__PORT"]), program.pid
+        finally:
+            program.kill()
+
+    def die(self) -> None:
+        """As if its node were gone."""
+        self._program.kill()
+
 
 @asynccontextmanager
 async def notifier(folder: Path, broker: RabbitMq, store: RedisServer, users: int) -> AsyncIterator[Notifier]:
@@ -92,14 +113,12 @@ async def notifier(folder: Path, broker: RabbitMq, store: RedisServer, users: in
     here.mkdir()
     centre = here / "directory.toml"
     centre.write_text(_directory(users))
-    prefix, port, internal = here.name, free_port(), free_port()
+    prefix = here.name
     environment = SETTINGS | {
         "CALLTAG_DIRECTORY__FILE": str(centre),
         "CALLTAG_AMQP__URL": broker.url,
         "CALLTAG_AMQP__PREFIX": prefix,
         "CALLTAG_REDIS__URL": store.url,
-        "CALLTAG_NOTIFIER__PORT": str(port),
-        "CALLTAG_INTERNAL__PORT": str(internal),
     }
     settings = load_settings(
         partitions=1,
@@ -108,13 +127,23 @@ async def notifier(folder: Path, broker: RabbitMq, store: RedisServer, users: in
         directory={"file": centre},
     )
     await apply_topology(amqp_settings(settings))
-    program = calltag_program(here, environment, "notifier")
+    program = await asyncio.to_thread(_started, here / "first", environment)
     try:
-        await asyncio.to_thread(program.start, lambda: is_ready(internal))
         async with backends("bench", settings) as made:
-            yield Notifier(port, program, _outgoing(made), await _cookies(made))
+            yield Notifier(
+                int(program.environment["CALLTAG_NOTIFIER__PORT"]), program, _outgoing(made), await _cookies(made),
+                lambda: _started(here / "second", environment),
+            )  # fmt: skip
     finally:
         program.kill()
+
+
+def _started(folder: Path, environment: Mapping[str, str]) -> Program:
+    internal = free_port()
+    ports = {"CALLTAG_NOTIFIER__PORT": str(free_port()), "CALLTAG_INTERNAL__PORT": str(internal)}
+    program = calltag_program(folder, {**environment, **ports}, "notifier")
+    program.start(lambda: is_ready(internal))
+    return program
 
 
 def _directory(users: int) -> str:
