@@ -4,15 +4,20 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from importlib import resources
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 import orjson
 
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
+
+_REMEMBERED: Final = 20_000
+_TOKEN_BYTES: Final = 32
+_LENGTH: Final = len(secrets.token_urlsafe(_TOKEN_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class RedisHttpSessions:
         self._find = batcher.source(source)
 
     async def create(self, user: UserId, credential: str) -> HttpSession:
-        session = HttpSession(secrets.token_urlsafe(32), user, secrets.token_urlsafe(24), credential)
+        session = HttpSession(secrets.token_urlsafe(_TOKEN_BYTES), user, secrets.token_urlsafe(24), credential)
         ends_at = self._clock_s() + self._lifetime_s
         record = orjson.dumps({"user": user, "csrf": session.csrf_token, "ends_at": ends_at, "credential": credential})
         async with self._client.exchange() as connection:
@@ -91,4 +96,15 @@ class RedisHttpSessions:
             await connection.delete(self._name(token))
 
     def _name(self, token: str) -> str:
-        return f"{self._prefix}:http:{sha256(token.encode(errors='replace')).hexdigest()}"
+        digest = _digest_of_ours(token) if len(token) == _LENGTH else _digest(token)
+        return f"{self._prefix}:http:{digest}"
+
+
+def _digest(token: str) -> str:
+    return sha256(token.encode(errors="replace")).hexdigest()
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _digest_of_ours(token: str) -> str:
+    """A session sends requests again and again. What cannot be one of ours is not kept, long as it may be."""
+    return _digest(token)

@@ -6,11 +6,11 @@ from typing import Final
 from uuid import uuid4
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER: Final = "X-Request-Id"
-_GOOD: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_NAME: Final = HEADER.lower().encode()
+_GOOD: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADS: Final = ("http.response.start", "websocket.accept")
 
 
@@ -29,15 +29,18 @@ class RequestIds:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
 
+        header = (_NAME, request_id.encode())
+
         async def send_with_id(message: Message) -> None:
             if message["type"] in _HEADS:
-                message.setdefault("headers", [])
-                MutableHeaders(scope=message)[HEADER] = request_id
+                message["headers"] = [*message.get("headers", ()), header]
             await send(message)
 
         await self.app(scope, receive, send_with_id)
 
 
 def _given(scope: Scope) -> str | None:
-    given = Headers(scope=scope).get(HEADER, "")
-    return given if _GOOD.fullmatch(given) else None
+    for name, value in scope.get("headers", ()):
+        if name == _NAME:
+            return value.decode() if _GOOD.fullmatch(value) else None
+    return None
