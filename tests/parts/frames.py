@@ -41,7 +41,7 @@ class Frames:
     async def send_text(self, text: str) -> None:
         self.outgoing.append(text.encode())
 
-    def write_frame(self, frame: bytes) -> bool:
+    def write_frame(self, frame: bytes, *, one_of_many: bool = False) -> bool:  # noqa: ARG002 - the interface's
         if self.slow:
             return False
         start = frame.index(b"[{")

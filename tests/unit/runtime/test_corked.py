@@ -54,6 +54,17 @@ async def test_what_is_written_in_one_turn_goes_out_in_one_write(corked: Corked)
     assert done == [b"headbody", b"next"]
 
 
+async def test_what_is_written_now_goes_out_now_and_after_what_waits(corked: Corked) -> None:
+    transport, done = corked
+    transport.write_now(b"first")
+    assert done == [b"first"]
+    transport.write(b"second")
+    transport.write_now(b"third")
+    assert done == [b"first", b"second", b"third"]
+    await asyncio.sleep(0)
+    assert done == [b"first", b"second", b"third"]
+
+
 async def test_closing_writes_what_waits_before(corked: Corked) -> None:
     transport, done = corked
     transport.write(b"last")

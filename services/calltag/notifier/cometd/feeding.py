@@ -1,7 +1,7 @@
 """Events on their way into the sessions: as they come over the bus, or read from the users' streams."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import structlog
@@ -48,18 +48,22 @@ class Feeding:
         feed = self.local.feeds.get(user)
         if feed is None or not entries:
             return
+        if feed.follow(entries):
+            left = self.pushing.push(feed, entries)
+            for published in entries:
+                self._tell(published.events, feed.advance(published, left, self.limits))
+                self._note_overflows(left)
+            return
         try:
-            if feed.follow(entries):
-                self.pushing.push(feed, entries)
             for published in entries:
                 self._tell(published.events, feed.accept(published, self.limits))
-                self._note_overflows(feed)
+                self._note_overflows(feed.sessions.values())
         except Gap:
             self.metrics.gap()
             self._repair(feed)
 
-    def _note_overflows(self, feed: Feed) -> None:
-        for session in feed.sessions.values():
+    def _note_overflows(self, sessions: Iterable[Session]) -> None:
+        for session in sessions:
             if session.overflow:
                 self.metrics.limited(Limit(session.overflow))
                 session.overflow = ""

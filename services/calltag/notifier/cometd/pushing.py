@@ -5,6 +5,7 @@ What cannot go that way goes through the queues of the sessions, and their trans
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from calltag.core.bayeux.codec import encode
 from calltag.core.bayeux.events import Published
@@ -13,6 +14,9 @@ from calltag.core.bayeux.session import Session
 from calltag.core.runtime.frames import text_frame
 from calltag.notifier.cometd.clocks import latency_s, monotonic_ms, wall_ms
 from calltag.notifier.cometd.metrics import HubMetrics
+
+_FEW: Final = 8
+"""For so many sessions of a user, what is written in one turn of the loop is better written together."""
 
 
 class Frames:
@@ -26,21 +30,18 @@ class Frames:
         self._most_bytes = most_bytes
         self._made: dict[bool, bytes] = {}
         channels = {event.channel for published in entries for event in published.events}
-        self._channel = channels.pop() if len(channels) == 1 else ""
-        self._first = entries[0].position
+        self.channel = channels.pop() if len(channels) == 1 else ""
+        """The one on which all is; a session that wants all of that may be given the frame `for_all`."""
+
+    def for_all(self, session: Session) -> bytes:
+        """The frame for a session that wants all."""
+        made = self._made.get(session.numbered)
+        if made is None:
+            made = self._made[session.numbered] = self.of(session)
+        return made
 
     def of(self, session: Session) -> bytes:
         """The frame for the session, or nothing."""
-        since = session.subscriptions.get(self._channel)
-        if since is None or since >= self._first:
-            return self._frame(session)
-        # All is on one channel, and the session wants all of that.
-        made = self._made.get(session.numbered)
-        if made is None:
-            made = self._made[session.numbered] = self._frame(session)
-        return made
-
-    def _frame(self, session: Session) -> bytes:
         wanted = session.wanted(self._entries)
         frame = text_frame(encode(wanted, ())) if wanted else b""
         return frame if len(wanted) == 1 or len(frame) <= self._most_bytes else b""
@@ -54,26 +55,32 @@ class Pushing:
     most_bytes: int
     clock_ms: Callable[[], int] = monotonic_ms
 
-    def push(self, feed: Feed, entries: Sequence[Published]) -> None:
+    def push(self, feed: Feed, entries: Sequence[Published]) -> Sequence[Session]:
         """Send the feed's next entries, between which nothing is, to those of its sessions that can have them at once.
 
-        What came together goes out together.
+        What came together goes out together. Returns the sessions that were sent nothing.
         """
         first, last = entries[0], entries[-1].position
+        previous, position = first.previous, first.position
         now_ms = self.clock_ms()
         frames = Frames(entries, self.most_bytes)
-        pushed = 0
+        channel, many = frames.channel, len(feed.sessions) > _FEW
+        left = []
         for session in feed.sessions.values():
             outlet = session.outlet
-            if outlet is None or not session.goes_past(first):
-                continue
-            frame = frames.of(session)
-            if frame and outlet(frame):
-                session.position = session.sent = last
-                session.told_at_ms = now_ms
-                pushed += 1
+            if outlet is not None and session.goes_past(previous, position):
+                since = session.subscriptions.get(channel)
+                wants_all = since is not None and since < position
+                frame = frames.for_all(session) if wants_all else frames.of(session)
+                if frame and outlet(frame, one_of_many=many):
+                    session.position = session.sent = last
+                    session.told_at_ms = now_ms
+                    continue
+            left.append(session)
+        pushed = len(feed.sessions) - len(left)
         if pushed:
             self._note(entries, pushed)
+        return left
 
     def _note(self, entries: Sequence[Published], pushed: int) -> None:
         now_ms = wall_ms()

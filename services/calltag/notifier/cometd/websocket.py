@@ -61,13 +61,17 @@ class Socket:
     def __post_init__(self) -> None:
         writer = frame_writer_of(self.websocket.scope)
 
-        def send(frame: bytes) -> bool:
+        if writer is None:
+            self.outlet = None
+            return
+
+        def send(message: bytes, *, one_of_many: bool = False) -> bool:
             # What was taken before, for the answer to what is being handled, goes out before.
             if self.going_out or self.parting or self.handling.locked():
                 return False
-            return writer is not None and writer(frame)
+            return writer(message, one_of_many=one_of_many)
 
-        self.outlet = send if writer is not None else None
+        self.outlet = send
 
     async def run(self) -> None:
         """Serve the connection until either side ends it."""

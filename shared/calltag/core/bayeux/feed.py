@@ -52,6 +52,10 @@ class Feed:
         """The same for an entry that is known to be next: what was between is not kept any more."""
         if published.position <= self.head:
             return []
+        return self.advance(published, self.sessions.values(), limits)
+
+    def advance(self, published: Published, sessions: Iterable[Session], limits: BayeuxLimits) -> list[Session]:
+        """The same for an entry that follows, and that all but these sessions have had."""
         self.head = published.position
         self.latest = published if len(self.sessions) > 1 else None
-        return [session for session in self.sessions.values() if session.offer(published, limits)]
+        return [session for session in sessions if session.offer(published, limits)]

@@ -3,10 +3,10 @@
 What is to survive the node (subscriptions, what was sent and confirmed) is in the store; here is what waits to be sent.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol
 
 from calltag.core.bayeux.channels import matches
 from calltag.core.bayeux.codec import Reply
@@ -15,9 +15,12 @@ from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import BEGINNING, Position
 
-Outlet: TypeAlias = Callable[[bytes], bool]
-"""Sends a message to a session's client at once, in the form in which the transport takes it; False if something has to
-wait for that, and so nothing was sent."""
+
+class Outlet(Protocol):
+    """Sends a message to a session's client at once, in the form in which the transport takes it; False if something
+    has to wait for that, and so nothing was sent. `one_of_many` says that others are sent the same."""
+
+    def __call__(self, message: bytes, *, one_of_many: bool = False) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +131,9 @@ class Session:
         self.sent = min(self.sent, after)
         self.behind = False
 
-    def goes_past(self, published: Published) -> bool:
-        """Whether the entry may go out at once: all before it was sent, once, and nothing else is to be told."""
-        return published.previous <= self.position < published.position > self.sent_before and not (
+    def goes_past(self, previous: Position, position: Position) -> bool:
+        """Whether the entry there may go out at once: all before it was sent, once, and nothing else is to be told."""
+        return previous <= self.position < position > self.sent_before and not (
             self.queue or self.aside or self.behind or self.asked or self.missed or self.farewell
         )
 

@@ -28,6 +28,12 @@ class CorkedTransport(asyncio.Transport):
         for each in list_of_data:
             self.write(each)
 
+    def write_now(self, data: bytes) -> None:
+        """Write at once, after what waits: who writes but once in a turn gains nothing by its end."""
+        if self._waiting:
+            self._flush()
+        self._behind.write(data)
+
     def _flush(self) -> None:
         waiting, self._waiting = self._waiting, []
         if waiting:

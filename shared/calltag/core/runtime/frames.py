@@ -1,11 +1,19 @@
 """Frames of WebSockets that are written as they are, so that one serves any number of connections."""
 
 import struct
-from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
-FrameWriter: TypeAlias = Callable[[bytes], bool]
-"""Writes a whole frame to a connection at once; False, and nothing was written, if that is not possible now."""
+
+class FrameWriter(Protocol):
+    """Writes a whole frame to a connection at once; False, and nothing was written, if that is not possible now.
+
+    `one_of_many` says that other connections are written to as well, and this one but once for now.
+    """
+
+    def __call__(self, frame: bytes, *, one_of_many: bool = False) -> bool: ...
+
+
 FRAME_WRITER: Final = "calltag.frame_writer"
 """Where a connection's writer is in the `state` of its scope, if the server has one for it."""
 _FINAL_TEXT: Final = 0x81

@@ -1,11 +1,12 @@
 """WebSockets as uvicorn serves them, which give back the place of their connection, take frames as they are, and log
 nothing of bad ones."""
 
-from typing import ClassVar, Final
+from typing import Any, ClassVar, Final
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
+from calltag.core.runtime.corked import CorkedTransport
 from calltag.core.runtime.frames import FRAME_WRITER
 from calltag.core.runtime.places import PLACE, Places
 
@@ -26,7 +27,7 @@ class PlacedWebSocket(WebSocketsSansIOProtocol):
         self.app_state = {**self.app_state, FRAME_WRITER: self.write_frame}
         super().handle_connect(event)
 
-    def write_frame(self, frame: bytes) -> bool:
+    def write_frame(self, frame: bytes, *, one_of_many: bool = False) -> bool:
         """Write a whole frame, unless the connection is not open, its client is slow, or frames are compressed.
 
         What goes through ASGI is written in whole frames, too, so the two may take turns.
@@ -40,7 +41,11 @@ class PlacedWebSocket(WebSocketsSansIOProtocol):
             or self.transport.is_closing()
         ):
             return False
-        self.transport.write(frame)
+        transport: Any = self.transport
+        if one_of_many and isinstance(transport, CorkedTransport):
+            transport.write_now(frame)
+        else:
+            transport.write(frame)
         return True
 
     def send_receive_event_to_app(self) -> None:
