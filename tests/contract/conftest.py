@@ -14,7 +14,7 @@ from parts.redis_cluster import RedisCluster
 @pytest.fixture(params=["redis", "cluster", "valkey", "fakeredis"])
 async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[RedisClient]:
     if request.param == "redis":
-        connected = redis_client(request.getfixturevalue("redis_url"))
+        connected = redis_client(request.getfixturevalue("redis_url"), deadline_s=20)
         yield connected
         await connected.close()
         return
@@ -25,6 +25,6 @@ async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         yield connected
         await connected.close()
         return
-    async with embedded_store(tmp_path / "data" if request.param == "valkey" else None) as store:
+    async with embedded_store(tmp_path / "data" if request.param == "valkey" else None, deadline_s=20) as store:
         assert bool(store.kept_in) == (request.param == "valkey"), store.reason
         yield store.client

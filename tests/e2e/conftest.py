@@ -53,7 +53,9 @@ def _on_backends(name: str, factory: pytest.TempPathFactory, rabbitmq: RabbitMq,
     redis.start()
     try:
         prefix = f"e2e{uuid4().hex[:8]}"
-        with _ON_BACKENDS[name](factory.mktemp(name), rabbitmq.url, redis.url, prefix, **settings) as running:
+        # Many processes keep a small machine busy; how long store and broker take proves nothing.
+        more = {"CALLTAG_REDIS__DEADLINE_S": "10", "CALLTAG_AMQP__PUBLISH_DEADLINE_S": "10", **settings}
+        with _ON_BACKENDS[name](factory.mktemp(name), rabbitmq.url, redis.url, prefix, **more) as running:
             yield running
     finally:
         redis.process.kill()

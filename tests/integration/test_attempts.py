@@ -45,7 +45,7 @@ Ack = Callable[[PartitionConsumer, Collection[int]], Awaitable[None]]
 
 @pytest.fixture
 async def client() -> AsyncIterator[RedisClient]:
-    async with embedded_store(None) as store:
+    async with embedded_store(None, deadline_s=20) as store:
         yield store.client
 
 

@@ -107,7 +107,7 @@ class Worker:
 
 @pytest.fixture
 async def worker(request: pytest.FixtureRequest) -> AsyncIterator[Worker]:
-    async with embedded_store(None) as embedded:
+    async with embedded_store(None, deadline_s=20) as embedded:
         client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
         made, stop = Worker(client, getattr(request, "param", RecentLimits())), asyncio.Event()
         running = asyncio.create_task(made.assignments.run(stop))
@@ -190,7 +190,7 @@ async def test_a_version_that_was_told_after_a_loss_is_not_told_again_after_the_
 
 async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_the_next_owner() -> None:
     """It cannot be applied again: nobody else had it. The next owner has heard how far the dead one was."""
-    async with embedded_store(None) as embedded:
+    async with embedded_store(None, deadline_s=20) as embedded:
         client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
         dead = Worker(client)
         heir, stop = Worker(client, bus=dead.bus, name="x"), asyncio.Event()

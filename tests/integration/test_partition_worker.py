@@ -76,7 +76,7 @@ class Unreliable(RedisStateStore):
 
 @pytest.fixture
 async def client() -> AsyncIterator[RedisClient]:
-    async with embedded_store(None) as store:
+    async with embedded_store(None, deadline_s=20) as store:
         yield store.client
 
 

@@ -28,7 +28,7 @@ EVERY_S = 0.02
 
 @pytest.fixture
 async def client() -> AsyncIterator[RedisClient]:
-    async with embedded_store(None) as store:
+    async with embedded_store(None, deadline_s=20) as store:
         yield store.client
 
 

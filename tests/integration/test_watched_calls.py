@@ -50,7 +50,7 @@ class Way:
 
 @pytest.fixture
 async def way() -> AsyncIterator[Way]:
-    async with embedded_store(None) as store:
+    async with embedded_store(None, deadline_s=20) as store:
         yield Way(store.client)
 
 

@@ -36,7 +36,8 @@ async def both_in_process(
     folder: Path, change: Callable[[Backends], Backends] = lambda made: made, **settings: Any
 ) -> AsyncIterator[Both]:
     """`change` takes the backends as they are made, before anything runs on them."""
-    given = load_settings(**{"partitions": 1, "directory": {"demo": True}, "embedded": {"folder": folder}, **settings})
+    usual = {"partitions": 1, "directory": {"demo": True}, "embedded": {"folder": folder}, "redis": {"deadline_s": 20}}
+    given = load_settings(**{**usual, **settings})
     async with backends("test", given, embedded=True) as made, asyncio.TaskGroup() as group, AsyncExitStack() as stack:
         changed, stop = change(made), asyncio.Event()
         life = Lifecycle(group, asyncio.Event())

@@ -13,7 +13,7 @@ LIMITS = BayeuxLimits(max_sessions=5, max_sessions_per_user=3, max_subscriptions
 
 @pytest.fixture
 async def system() -> AsyncIterator[Installation]:
-    async with embedded_store(None) as store:
+    async with embedded_store(None, deadline_s=20) as store:
         installation = Installation(store.client, LIMITS)
         yield installation
         await installation.settle()

@@ -18,7 +18,7 @@ LIMITS = BayeuxLimits(max_sessions=3, max_sessions_per_address=2, handshakes_per
 
 @pytest.fixture
 async def crowded() -> AsyncIterator[Installation]:
-    async with embedded_store(None) as store:
+    async with embedded_store(None, deadline_s=20) as store:
         installation = Installation(store.client, LIMITS)
         yield installation
         await installation.settle()
