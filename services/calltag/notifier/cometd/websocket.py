@@ -237,7 +237,12 @@ class Socket:
         self.overtaken[connect.session.client_id] = connect, self.hub.connects.clock_ms() + _OVERTAKEN_MS
 
     async def _answer_overtaken(self, connect: HeldConnect) -> None:
-        del self.overtaken[connect.session.client_id]
+        client_id = connect.session.client_id
+        noted = self.overtaken.get(client_id)
+        if noted is None or noted[0] is not connect:
+            # While another answer went out, the client has come back by itself.
+            return
+        del self.overtaken[client_id]
         await self._send([], [self.hub.connects.overtaken(connect)])
         self._told_to_wait(connect.session)
 
