@@ -75,3 +75,16 @@ async def test_aborting_drops_what_waits(corked: Corked) -> None:
     transport.abort()
     await asyncio.sleep(0)
     assert done == ["abort"]
+
+
+async def test_much_does_not_wait_for_the_loop_to_turn(corked: Corked) -> None:
+    transport, done = corked
+    for _ in range(3):
+        transport.write(b"x" * 40_000)
+    assert list(map(len, done)) == [80_000]
+    assert transport.get_write_buffer_size() == 40_100
+    await asyncio.sleep(0)
+    assert list(map(len, done)) == [80_000, 40_000]
+    transport.write(b"next")
+    await asyncio.sleep(0)
+    assert done[2:] == [b"next"]

@@ -1,5 +1,6 @@
 """Frames of a WebSocket are bounded by the server, before any application sees them."""
 
+import asyncio
 import logging
 
 import pytest
@@ -7,6 +8,7 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from calltag.core.runtime.frames import frame_writer_of, text_frame
 from calltag.core.runtime.server import ServerLimits, bound_socket, serving
 
 MOST = 1_000
@@ -58,3 +60,20 @@ async def test_characters_may_be_cut_by_frames() -> None:
     ):
         await socket.send([b"\xc3", b"\xa9"], text=True)
         assert await socket.recv() == "é"
+
+
+async def test_a_client_that_does_not_read_takes_no_more_frames_even_within_one_turn_of_the_loop() -> None:
+    most, written = 4_000, asyncio.get_running_loop().create_future()
+
+    async def flood(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        writer, frame = frame_writer_of(scope), text_frame(b"x" * 10_000)
+        assert writer is not None
+        written.set_result(sum(writer(frame) for _ in range(most)))
+
+    async with (
+        serving(flood, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port,
+        connect(f"ws://127.0.0.1:{port}/", max_queue=1),
+    ):
+        assert 0 < await written < most
