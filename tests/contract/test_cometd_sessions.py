@@ -1,5 +1,6 @@
 """Users' streams and CometD sessions: the same tests on Redis, on the embedded Valkey and on fakeredis."""
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
@@ -600,3 +601,11 @@ def test_an_id_leads_to_its_user() -> None:
         assert (user_of(client_id), is_bearer(client_id), client_id.isalnum()) == (user, True, True)
     assert not is_bearer(new_client_id(ALICE, bearer=False))
     assert new_client_id(ALICE, bearer=False) != new_client_id(ALICE, bearer=False)
+
+
+def test_what_is_too_long_for_an_id_is_not_kept() -> None:
+    for length, is_kept in ((64, True), (60_000, False)):
+        text = "c" * length + "1"
+        before = sys.getrefcount(text)
+        assert user_of(text) is None
+        assert (sys.getrefcount(text) > before) is is_kept

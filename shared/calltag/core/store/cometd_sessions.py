@@ -25,7 +25,9 @@ _RANDOM_LENGTH: Final = 32
 _BEARER: Final = "b"
 _OF_LOGIN: Final = "c"
 _REMEMBERED: Final = 20_000
-"""How many ids, as long as a request lets them be, are not decoded again."""
+"""How many ids are not decoded again."""
+_MAX_REMEMBERED_LENGTH: Final = 256
+"""Longer ones are not kept: anybody may send ids, as long as a request."""
 _LEFT_MS: Final = 5_000
 """How long it is known that a client has ended its session: longer than its last connect is on its way."""
 _NODE_REGISTERED_MS: Final = 24 * 3_600_000
@@ -140,9 +142,17 @@ def is_bearer(client_id: str) -> bool:
     return client_id.startswith(_BEARER)
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def user_of(client_id: str) -> UserId | None:
     """The user whose session it is, if it is one; None if it can be no id of a session."""
+    return _remembered(client_id) if len(client_id) <= _MAX_REMEMBERED_LENGTH else _decoded(client_id)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _remembered(client_id: str) -> UserId | None:
+    return _decoded(client_id)
+
+
+def _decoded(client_id: str) -> UserId | None:
     name = client_id[1 + _RANDOM_LENGTH :].upper()
     try:
         decoded = base64.b32decode(name + "=" * (-len(name) % 8)).decode()
