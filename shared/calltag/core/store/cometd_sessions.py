@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final, cast
 
 from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.position import BEGINNING, Position
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher
@@ -73,6 +73,8 @@ class Have:
     told_ago_ms: int | None = None
     """How long ago an event was sent, if the store may not know of it."""
     generation: int = 0
+    answered: Position = BEGINNING
+    """Up to where it was sent when the last connect was answered: what was pushed since may be on its way."""
 
 
 class TooManySessions(Exception):
@@ -288,7 +290,7 @@ class RedisCometdSessions:
                 sent,
                 _or_nothing(activity.longest_ms if activity else None), _or_nothing(have.told_ago_ms if have else None),
                 int(activity is not None and activity.both_sides), _or_nothing(alone_ms), credential,
-                have.generation if have else "",
+                have.generation if have else "", have.answered if have else 0,
             ],
         )  # fmt: skip
         verdict, *rest = cast("list[object]", answer)
