@@ -54,10 +54,23 @@ async def test_a_client_that_goes_on_gets_nothing_twice(system: Installation) ->
     assert system.one.metrics.redeliveries == 0
 
 
-async def test_what_was_pushed_on_the_way_is_not_repeated_for_a_subscription_to_the_past(system: Installation) -> None:
+@pytest.mark.parametrize("told", [False, True])
+async def test_a_subscription_to_the_past_hides_nothing_that_was_lost(system: Installation, *, told: bool) -> None:
     alice = await Client().begin(system.one)
-    await answered(system, system.one, await connected(system.one, alice))
+    connect = await connected(system.one, alice)
     assert await pushed(system, system.one, alice, 1) == [1]
-    await alice.subscribe(system.two, "/v2/other", ext={"replay": {"/v2/other": -2}})
-    await connected(system.one, alice)
+    await answered(system, system.one, connect)
     assert await pushed(system, system.one, alice, 2) == [2]
+    system.loses_notices = not told
+    await alice.subscribe(system.two, "/v2/other", ext={"replay": {"/v2/other": -2}})
+    await system.settle()
+    # Nothing of what was pushed comes twice while all goes well.
+    connect = await connected(system.one, alice)
+    assert await pushed(system, system.one, alice, 3) == [3]
+    # When the holder was told, it could not know whether the answer had come, either.
+    assert (await alice.poll(system.one, advice=HURRY))[0] == ([1, 2, 3] if told else [2, 3])
+    await system.settle()
+    connect = await connected(system.one, alice)
+    await answered(system, system.one, connect)
+    await connected(system.one, alice)
+    assert (await alice.poll(system.one, advice=HURRY))[0] == []

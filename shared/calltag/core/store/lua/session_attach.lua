@@ -86,14 +86,19 @@ local goes_on = session.ack ~= '1' and not (is_connect and ARGV[8] == '1')
 if is_connect and goes_on then after = sent end
 if current and (not is_connect or (after >= sent and tonumber(ARGV[10]) > after)) then after = tonumber(ARGV[10]) end
 
--- A client without acknowledgment says with its next connect whether it lacks what was sent before a look took the stream back.
-if is_connect and ARGV[8] == '1' then
+-- A client without acknowledgment says with its next connect whether it lacks what was sent before the stream was taken back. If it
+-- does not, it has that for certain when it was answered after that had been passed.
+if is_connect then
   for name, field in pairs(unsure) do
-    if session['s:' .. name] and not fresh[name] then
+    if ARGV[8] == '1' and session['s:' .. name] and not fresh[name] then
       fresh[name] = field
       earliest = math.min(earliest or tonumber(session[field]), tonumber(session[field]))
       session['s:' .. name] = session[field]
       redis.call('HSET', KEYS[1], 's:' .. name, session[field])
+    end
+    if ARGV[8] == '1' or not current or has >= tonumber(session['s:' .. name] or 0) then
+      redis.call('HDEL', KEYS[1], field)
+      unsure[name] = nil
     end
   end
 end
@@ -112,7 +117,7 @@ if earliest and earliest < after then
       changes[#changes + 1] = string.format('%.0f', from)
       earliest = math.min(earliest, from)
       local lacked = math.max(tonumber(since), confirmed)
-      if not is_connect and lacked < from and not unsure[string.sub(name, 3)] then
+      if lacked < from and not unsure[string.sub(name, 3)] then
         changes[#changes + 1] = 'u:' .. string.sub(name, 3)
         changes[#changes + 1] = string.format('%.0f', lacked)
       end
@@ -123,9 +128,6 @@ if earliest and earliest < after then
   changes[#changes + 1] = (session.generation + 1) % 16
 end
 for name, field in pairs(fresh) do redis.call('HDEL', KEYS[1], field, 'u:' .. name) end
-if is_connect then
-  for _, field in pairs(unsure) do redis.call('HDEL', KEYS[1], field) end
-end
 
 -- What is sent again, perhaps not all at once, counts as sent when it was.
 local known = sent
