@@ -38,7 +38,8 @@ class CorkedTransport(asyncio.Transport):
 
     def _flush(self) -> None:
         waiting, self._waiting, self._size = self._waiting, [], 0
-        if waiting:
+        # One that was lost meanwhile takes nothing: uvloop's raises, which nobody here could heed.
+        if waiting and not self._behind.is_closing():
             self._behind.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
 
     def close(self) -> None:
