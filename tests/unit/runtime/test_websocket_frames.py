@@ -1,6 +1,7 @@
 """Frames of a WebSocket are bounded by the server, before any application sees them."""
 
 import asyncio
+import gc
 import logging
 
 import pytest
@@ -9,7 +10,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from calltag.core.runtime.frames import frame_writer_of, text_frame
+from calltag.core.runtime.placed_websocket import PlacedWebSocket
 from calltag.core.runtime.server import ServerLimits, bound_socket, serving
+from parts.eventually import eventually
 
 MOST = 1_000
 
@@ -77,3 +80,16 @@ async def test_a_client_that_does_not_read_takes_no_more_frames_even_within_one_
         connect(f"ws://127.0.0.1:{port}/", max_queue=1),
     ):
         assert 0 < await written < most
+
+
+async def test_a_connection_that_is_over_is_gone_without_a_look_for_garbage() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
+            async with connect(f"ws://127.0.0.1:{port}/") as socket:
+                await socket.send("x")
+                assert await socket.recv() == "x"
+            await eventually(lambda: not any(issubclass(type(each), PlacedWebSocket) for each in gc.get_objects()))
+    finally:
+        gc.enable()

@@ -276,6 +276,8 @@ class Socket:
 
     def _let_go(self) -> None:
         """The sessions live on for a while: their client may come back on another connection."""
+        # It holds the socket itself: what is over is not to stay until somebody looks for garbage.
+        self.outlet = None
         for session in self.sessions.values():
             self.hub.connects.local.release_waker(session, self.waker)
         for connect in self.held.values():
