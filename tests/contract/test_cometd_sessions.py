@@ -1,5 +1,6 @@
 """Users' streams and CometD sessions: the same tests on Redis, on the embedded Valkey and on fakeredis."""
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
@@ -282,11 +283,23 @@ async def test_what_was_is_read_again_for_the_new_subscription_alone(streams: Re
     [one, two, three] = await add(streams, 1, 2, 3)
     assert await nodes.one.save(client_id, cycle=1, generation=0, sent=two, lifetime_ms=LIFE_MS)
     await nodes.subscribe(client_id, {"/new": one})
-    attached = await attach(nodes.one, client_id, have=Have(1, three, two))
+    attached = await attach(nodes.one, client_id, have=Have(1, three, two, answered=two))
     assert attached.record.subscriptions == {"/old": two, "/new": one}
     assert events(attached.entries) == [b"event-2", b"event-3"]
     again = await attach(nodes.two, client_id, again=True)
     assert (again.record.subscriptions, again.after) == ({"/old": two, "/new": one}, one)
+
+
+async def test_what_was_pushed_since_the_last_answer_may_be_lacked(streams: RedisUserStreams, nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    await nodes.subscribe(client_id, {"/old": None})
+    await attach(nodes.one, client_id)
+    [one, two] = await add(streams, 1, 2)
+    assert await nodes.one.save(client_id, cycle=1, generation=0, sent=one, lifetime_ms=LIFE_MS)
+    attached = await attach(nodes.one, client_id, have=Have(1, two, two, answered=one))
+    assert (attached.after, attached.record.confirmed, attached.record.sent) == (two, one, two)
+    again = await attach(nodes.two, client_id, again=True)
+    assert (again.after, events(again.entries), again.record.sent) == (one, [b"event-2"], two)
 
 
 async def test_what_waits_at_the_holder_is_read_again_for_the_older_subscriptions(
@@ -600,3 +613,11 @@ def test_an_id_leads_to_its_user() -> None:
         assert (user_of(client_id), is_bearer(client_id), client_id.isalnum()) == (user, True, True)
     assert not is_bearer(new_client_id(ALICE, bearer=False))
     assert new_client_id(ALICE, bearer=False) != new_client_id(ALICE, bearer=False)
+
+
+def test_what_is_too_long_for_an_id_is_not_kept() -> None:
+    for length, is_kept in ((64, True), (60_000, False)):
+        text = "c" * length + "1"
+        before = sys.getrefcount(text)
+        assert user_of(text) is None
+        assert (sys.getrefcount(text) > before) is is_kept

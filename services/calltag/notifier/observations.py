@@ -1,12 +1,18 @@
 """The notifier's metrics, on Prometheus."""
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from prometheus_client import Counter
 
 from calltag.core.bayeux.endings import Ending
+from calltag.core.domain.ids import UserId
 from calltag.core.telemetry.metrics import Metrics
+from calltag.notifier.cometd.authorizing import calls_channel_of
 from calltag.notifier.cometd.metrics import Limit
+
+_OF_ANY_USER: Final = calls_channel_of(UserId("{id}"))
+_OF_USERS: Final = _OF_ANY_USER.partition("{")[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +44,11 @@ class NotifierObservations:
         self.metrics.cometd_gaps.inc()
 
     def delivered(self, channel: str, sessions: int) -> None:
-        deliveries = self._of_channels.get(channel)
+        # A label for each user would be too many.
+        kind = _OF_ANY_USER if channel.startswith(_OF_USERS) else channel
+        deliveries = self._of_channels.get(kind)
         if deliveries is None:
-            deliveries = self._of_channels[channel] = self.metrics.deliveries.labels(channel)
+            deliveries = self._of_channels[kind] = self.metrics.deliveries.labels(kind)
         deliveries.inc(sessions)
 
     def handed_over(self, latency_s: float, times: int = 1) -> None:

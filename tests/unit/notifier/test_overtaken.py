@@ -113,3 +113,25 @@ async def test_who_is_overtaken_while_events_are_read_is_asked_too(
     await let_pass(system, page, PATIENCE_MS)
     assert [each["successful"] for each in page.told()] == [True]
     await page.leave()
+
+
+async def test_a_client_that_comes_back_while_another_is_asked_is_told_nothing_more(system: Installation) -> None:
+    page = await waiting(system, ack=True)
+    other = await Client().begin(system.one, ack=True)
+    page.frames.come(other.connecting(connectionType="websocket"))
+    await eventually(lambda: len(page.socket.held) == 2)
+    for connect in list(page.socket.held.values()):
+        moved = SessionNotice(kind=NoticeKind.MOVED, client_id=connect.session.client_id, cycle=99)
+        await system.one.hub.heed(moved)
+    await eventually(lambda: len(page.socket.overtaken) == 2)
+    # The first answer takes its time on the way out.
+    await page.socket.sending.acquire()
+    await let_pass(system, page, PATIENCE_MS)
+    assert list(page.socket.overtaken) == [other.client_id]
+    page.frames.come(other.connecting(connectionType="websocket"))
+    await eventually(lambda: not page.socket.overtaken)
+    page.socket.sending.release()
+    await eventually(lambda: bool(page.told()))
+    await asyncio.sleep(0.01)
+    assert [each["clientId"] for each in page.told()] == [page.alice.client_id]
+    await page.leave()

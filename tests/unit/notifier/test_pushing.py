@@ -1,6 +1,7 @@
 """Events that go straight to the clients on WebSockets, and those that have to wait for something."""
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import cast
@@ -90,3 +91,15 @@ async def test_a_gap_is_filled_first(system: Installation) -> None:
         await system.publish(1, by_bus=False)
         await system.publish(2)
         await eventually(lambda: told(frames) == [1, 2])
+
+
+async def test_a_socket_that_is_over_is_gone_without_a_look_for_garbage(system: Installation) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with connected(system, 1) as served:
+            served[0][1].scope.clear()
+            del served
+        await eventually(lambda: not any(type(each) is Socket for each in gc.get_objects()))
+    finally:
+        gc.enable()

@@ -51,3 +51,32 @@ async def test_nobody_departs_while_another_session_arrives() -> None:
         assert store.done == []
     await side_tasks.finish()
     assert store.done == ["alice left"]
+
+
+class Leaving(RedisCometdSessions):
+    """A store that takes a while to forget a user."""
+
+    def __init__(self) -> None:
+        self.done: list[str] = []
+
+    async def leave(self, user: UserId) -> None:
+        await asyncio.sleep(0.01)
+        self.done.append(f"{user} left")
+
+
+async def test_who_arrives_waits_for_a_departure_that_begins_when_another_ends() -> None:
+    store, side_tasks = Leaving(), SideTasks()
+    residence = Residence(store, Local(), side_tasks)
+
+    async def arrive() -> None:
+        async with residence.arrival("alice"):
+            await asyncio.sleep(0)
+            store.done.append("alice arrived")
+
+    residence.leave("alice")
+    [first] = residence._leaving.values()
+    # An event comes for her, by mistake, in just that moment.
+    first.add_done_callback(lambda _: residence.overlook("alice"))
+    await asyncio.create_task(arrive())
+    await side_tasks.finish()
+    assert store.done == ["alice left", "alice left", "alice arrived"]

@@ -1,5 +1,7 @@
 """Frames of a WebSocket are bounded by the server, before any application sees them."""
 
+import asyncio
+import gc
 import logging
 
 import pytest
@@ -7,7 +9,10 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from calltag.core.runtime.frames import frame_writer_of, text_frame
+from calltag.core.runtime.placed_websocket import PlacedWebSocket
 from calltag.core.runtime.server import ServerLimits, bound_socket, serving
+from parts.eventually import eventually
 
 MOST = 1_000
 
@@ -58,3 +63,33 @@ async def test_characters_may_be_cut_by_frames() -> None:
     ):
         await socket.send([b"\xc3", b"\xa9"], text=True)
         assert await socket.recv() == "é"
+
+
+async def test_a_client_that_does_not_read_takes_no_more_frames_even_within_one_turn_of_the_loop() -> None:
+    most, written = 4_000, asyncio.get_running_loop().create_future()
+
+    async def flood(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        writer, frame = frame_writer_of(scope), text_frame(b"x" * 10_000)
+        assert writer is not None
+        written.set_result(sum(writer(frame) for _ in range(most)))
+
+    async with (
+        serving(flood, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port,
+        connect(f"ws://127.0.0.1:{port}/", max_queue=1),
+    ):
+        assert 0 < await written < most
+
+
+async def test_a_connection_that_is_over_is_gone_without_a_look_for_garbage() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        async with serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
+            async with connect(f"ws://127.0.0.1:{port}/") as socket:
+                await socket.send("x")
+                assert await socket.recv() == "x"
+            await eventually(lambda: not any(issubclass(type(each), PlacedWebSocket) for each in gc.get_objects()))
+    finally:
+        gc.enable()

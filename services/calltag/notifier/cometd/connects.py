@@ -307,6 +307,7 @@ class Connects:
         """All that waits, and the reply; the store is told what was sent."""
         session = connect.session
         events = self.take(session)
+        session.answered = session.sent
         reply = self.engine.answered(session, connect.held.reply)
         if self.draining:
             # The session lives on for as long as its client is asked to wait.
@@ -350,7 +351,10 @@ class Connects:
         )
 
     def _have(self, session: Session) -> Have:
-        return Have(session.cycle, session.position, session.sent, self._told_ago_ms(session), session.generation)
+        return Have(
+            session.cycle, session.position, session.sent, self._told_ago_ms(session), session.generation,
+            session.answered,
+        )  # fmt: skip
 
     def _told_ago_ms(self, session: Session) -> int | None:
         return None if session.told_at_ms is None else self.clock_ms() - session.told_at_ms

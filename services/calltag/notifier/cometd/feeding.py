@@ -9,6 +9,7 @@ import structlog
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.feed import Feed, Gap
 from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Session
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
@@ -100,18 +101,18 @@ class Feeding:
         Where the store is being asked about the session, who asks reads on.
         """
         while self.local.holds(session) and session.behind and not (session.queue or session.asked):
-            began = session.position
+            began, head = session.position, self.local.feeds[session.user].head
             entries = await self.streams.read(UserId(session.user), began, self.page)
             if not self.local.holds(session) or session.position != began or session.asked:
                 continue
             session.behind = False
             if not entries:
-                self._skip(session)
+                # What the feed has seen since may have been added after this was read.
+                self._skip(session, head)
             self.take_in(session, entries)
 
-    def _skip(self, session: Session) -> None:
-        """What the feed has seen and the session has not is not kept any more."""
-        head = self.local.feeds[session.user].head
+    def _skip(self, session: Session, head: Position) -> None:
+        """What the feed had seen up to there and the session has not is not kept any more."""
         if session.position < head:
             session.position, session.missed = head, True
 

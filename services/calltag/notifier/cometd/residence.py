@@ -29,8 +29,8 @@ class Residence:
     @asynccontextmanager
     async def arrival(self, user: str) -> AsyncIterator[None]:
         """Inside, a session of the user arrives."""
-        leaving = self._leaving.get(user)
-        if leaving is not None:
+        while (leaving := self._leaving.get(user)) is not None:
+            # When it is over, another may have begun before this task has its turn.
             await asyncio.wait({leaving})
         self._arriving[user] = self._arriving.get(user, 0) + 1
         try:

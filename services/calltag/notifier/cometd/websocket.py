@@ -241,7 +241,12 @@ class Socket:
         self.overtaken[connect.session.client_id] = connect, self.hub.connects.clock_ms() + _OVERTAKEN_MS
 
     async def _answer_overtaken(self, connect: HeldConnect) -> None:
-        del self.overtaken[connect.session.client_id]
+        client_id = connect.session.client_id
+        noted = self.overtaken.get(client_id)
+        if noted is None or noted[0] is not connect:
+            # While another answer went out, the client has come back by itself.
+            return
+        del self.overtaken[client_id]
         await self._send([], [self.hub.connects.overtaken(connect)])
         self._told_to_wait(connect.session)
 
@@ -275,6 +280,8 @@ class Socket:
 
     def _let_go(self) -> None:
         """The sessions live on for a while: their client may come back on another connection."""
+        # It holds the socket itself: what is over is not to stay until somebody looks for garbage.
+        self.outlet = None
         for session in self.sessions.values():
             self.hub.connects.local.release_waker(session, self.waker)
         for connect in self.held.values():

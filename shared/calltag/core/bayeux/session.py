@@ -65,6 +65,8 @@ class Session:
     transport: str = "long-polling"
     sent_before: Position = BEGINNING
     """How far the session was sent when its last connect came: what goes out again is not beyond that."""
+    answered: Position = BEGINNING
+    """How far the session was sent when its last connect was answered; what was pushed since may be on its way."""
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
     behind: bool = False
     asked: bool = False
@@ -129,6 +131,7 @@ class Session:
         self.queued_bytes = 0
         self.position = after
         self.sent = min(self.sent, after)
+        self.answered = min(self.answered, after)
         self.behind = False
 
     def goes_past(self, previous: Position, position: Position) -> bool:

@@ -2,13 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Final
+
+_MOST: Final = 65_536
+"""How many bytes wait for the loop to turn at most: as many as a transport buffers, as a rule, before it says that it
+is too much."""
 
 
 class CorkedTransport(asyncio.Transport):
     """A transport in front of another one, which it writes to when the loop has turned, or before it is closed.
 
-    Whoever writes too fast is told by the one behind, one turn late.
+    Whoever writes too fast is told by the one behind: with the next turn, or where much was written, at once.
     """
 
     def __init__(self, behind: asyncio.Transport, call_soon: Callable[[Callable[[], None]], object]) -> None:
@@ -16,6 +20,7 @@ class CorkedTransport(asyncio.Transport):
         self._behind = behind
         self._call_soon = call_soon
         self._waiting: list[bytes] = []
+        self._size = 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not data:
@@ -23,6 +28,9 @@ class CorkedTransport(asyncio.Transport):
         if not self._waiting:
             self._call_soon(self._flush)
         self._waiting.append(bytes(data))
+        self._size += len(data)
+        if self._size > _MOST:
+            self._flush()
 
     def writelines(self, list_of_data: Iterable[bytes | bytearray | memoryview]) -> None:
         for each in list_of_data:
@@ -35,8 +43,9 @@ class CorkedTransport(asyncio.Transport):
         self._behind.write(data)
 
     def _flush(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        if waiting:
+        waiting, self._waiting, self._size = self._waiting, [], 0
+        # One that was lost meanwhile takes nothing: uvloop's raises, which nobody here could heed.
+        if waiting and not self._behind.is_closing():
             self._behind.write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
 
     def close(self) -> None:
@@ -44,7 +53,7 @@ class CorkedTransport(asyncio.Transport):
         self._behind.close()
 
     def abort(self) -> None:
-        self._waiting = []
+        self._waiting, self._size = [], 0
         self._behind.abort()
 
     def write_eof(self) -> None:
@@ -61,7 +70,7 @@ class CorkedTransport(asyncio.Transport):
         return self._behind.get_extra_info(name, default)
 
     def get_write_buffer_size(self) -> int:
-        return sum(map(len, self._waiting)) + self._behind.get_write_buffer_size()
+        return self._size + self._behind.get_write_buffer_size()
 
     def get_write_buffer_limits(self) -> tuple[int, int]:
         return self._behind.get_write_buffer_limits()

@@ -2,12 +2,13 @@
 nothing of bad ones."""
 
 from typing import Any, ClassVar, Final
+from weakref import ref
 
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from websockets.http11 import Request
 
 from calltag.core.runtime.corked import CorkedTransport
-from calltag.core.runtime.frames import FRAME_WRITER
+from calltag.core.runtime.frames import FRAME_WRITER, FrameWriter
 from calltag.core.runtime.places import PLACE, Places
 
 _INVALID_DATA: Final = 1007
@@ -24,7 +25,7 @@ class PlacedWebSocket(WebSocketsSansIOProtocol):
         super().connection_lost(exc)
 
     def handle_connect(self, event: Request) -> None:
-        self.app_state = {**self.app_state, FRAME_WRITER: self.write_frame}
+        self.app_state = {**self.app_state, FRAME_WRITER: _writer_of(self)}
         super().handle_connect(event)
 
     def write_frame(self, frame: bytes, *, one_of_many: bool = False) -> bool:
@@ -62,6 +63,17 @@ class PlacedWebSocket(WebSocketsSansIOProtocol):
                 self.handle_parser_exception()
                 return
         super().send_receive_event_to_app()
+
+
+def _writer_of(socket: PlacedWebSocket) -> FrameWriter:
+    """Its writer, which does not keep it: in a circle, what is over would stay until somebody looks for garbage."""
+    found = ref(socket)
+
+    def write(frame: bytes, *, one_of_many: bool = False) -> bool:
+        there = found()
+        return there is not None and there.write_frame(frame, one_of_many=one_of_many)
+
+    return write
 
 
 def placed_websocket(places: Places | None) -> type[PlacedWebSocket]:

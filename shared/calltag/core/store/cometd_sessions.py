@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final, cast
 
 from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.position import BEGINNING, Position
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher
@@ -25,7 +25,9 @@ _RANDOM_LENGTH: Final = 32
 _BEARER: Final = "b"
 _OF_LOGIN: Final = "c"
 _REMEMBERED: Final = 20_000
-"""How many ids, as long as a request lets them be, are not decoded again."""
+"""How many ids are not decoded again."""
+_MAX_REMEMBERED_LENGTH: Final = 256
+"""Longer ones are not kept: anybody may send ids, as long as a request."""
 _LEFT_MS: Final = 5_000
 """How long it is known that a client has ended its session: longer than its last connect is on its way."""
 _NODE_REGISTERED_MS: Final = 24 * 3_600_000
@@ -71,6 +73,8 @@ class Have:
     told_ago_ms: int | None = None
     """How long ago an event was sent, if the store may not know of it."""
     generation: int = 0
+    answered: Position = BEGINNING
+    """Up to where it was sent when the last connect was answered: what was pushed since may be on its way."""
 
 
 class TooManySessions(Exception):
@@ -140,9 +144,17 @@ def is_bearer(client_id: str) -> bool:
     return client_id.startswith(_BEARER)
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def user_of(client_id: str) -> UserId | None:
     """The user whose session it is, if it is one; None if it can be no id of a session."""
+    return _remembered(client_id) if len(client_id) <= _MAX_REMEMBERED_LENGTH else _decoded(client_id)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _remembered(client_id: str) -> UserId | None:
+    return _decoded(client_id)
+
+
+def _decoded(client_id: str) -> UserId | None:
     name = client_id[1 + _RANDOM_LENGTH :].upper()
     try:
         decoded = base64.b32decode(name + "=" * (-len(name) % 8)).decode()
@@ -278,7 +290,7 @@ class RedisCometdSessions:
                 sent,
                 _or_nothing(activity.longest_ms if activity else None), _or_nothing(have.told_ago_ms if have else None),
                 int(activity is not None and activity.both_sides), _or_nothing(alone_ms), credential,
-                have.generation if have else "",
+                have.generation if have else "", have.answered if have else 0,
             ],
         )  # fmt: skip
         verdict, *rest = cast("list[object]", answer)

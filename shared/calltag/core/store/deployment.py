@@ -183,6 +183,7 @@ class ClusterClient(PooledClient):
         return script.result, cast("int", wait.result)
 
     async def close(self) -> None:
+        await self._traffic.end()
         for search in list(self.searches):
             search.cancel()
         await asyncio.gather(*self.searches, return_exceptions=True)

@@ -8,7 +8,8 @@
 -- the position up to which the node has sent the stream, how long the client may have sent nothing but connects in ms ('' for ever),
 -- how long ago the node has sent an event in ms ('' if it has not), whether that is activity too ('1' or '0'), and for how long other
 -- messages may keep the session alive without a connect in ms ('' for ever), the credential that the session must have begun with
--- ('' if that does not matter), and the generation that the node knows ('' for none).
+-- ('' if that does not matter), the generation that the node knows ('' for none), and the position up to which it had sent the stream
+-- when it answered the last connect.
 -- Answers {'unknown'}, {'left'} (the client has ended the session a moment ago), {'unproven'}, {'moved'} (a look of a node that is not the holder), {'ended', why, holder before}, or {'ok', fields as they are now, position that the
 -- entries begin after, entries, holder before}.
 local function newest()
@@ -62,9 +63,13 @@ if why then
   return {'ended', why, session.holder}
 end
 
--- What the client has for certain.
+-- What the client has for certain: who connects again had the answer before. What was pushed since may be on its way, or lost.
 local confirmed, sent = tonumber(session.confirmed), tonumber(session.sent)
-if current and tonumber(ARGV[14]) > sent then sent = tonumber(ARGV[14]) end
+local has = sent
+if current then
+  sent = math.max(sent, tonumber(ARGV[14]))
+  has = math.min(sent, tonumber(ARGV[21]))
+end
 local acknowledged = tonumber(ARGV[6])
 if is_connect and session.ack == '1' then
   if acknowledged and ARGV[7] == session.generation and acknowledged > confirmed then
@@ -73,19 +78,27 @@ if is_connect and session.ack == '1' then
     confirmed = math.min(acknowledged, sent)
   end
 elseif is_connect and ARGV[8] ~= '1' then
-  confirmed = sent
+  confirmed = math.max(confirmed, has)
 end
 local after = confirmed
-if current and (not is_connect or (confirmed >= sent and tonumber(ARGV[10]) > confirmed)) then after = tonumber(ARGV[10]) end
+-- To a client that lacks nothing, as far as it knows, nothing is sent again.
+local goes_on = session.ack ~= '1' and not (is_connect and ARGV[8] == '1')
+if is_connect and goes_on then after = sent end
+if current and (not is_connect or (after >= sent and tonumber(ARGV[10]) > after)) then after = tonumber(ARGV[10]) end
 
--- A client without acknowledgment says with its next connect whether it lacks what was sent before a look took the stream back.
-if is_connect and ARGV[8] == '1' then
+-- A client without acknowledgment says with its next connect whether it lacks what was sent before the stream was taken back. If it
+-- does not, it has that for certain when it was answered after that had been passed.
+if is_connect then
   for name, field in pairs(unsure) do
-    if session['s:' .. name] and not fresh[name] then
+    if ARGV[8] == '1' and session['s:' .. name] and not fresh[name] then
       fresh[name] = field
       earliest = math.min(earliest or tonumber(session[field]), tonumber(session[field]))
       session['s:' .. name] = session[field]
       redis.call('HSET', KEYS[1], 's:' .. name, session[field])
+    end
+    if ARGV[8] == '1' or not current or has >= tonumber(session['s:' .. name] or 0) then
+      redis.call('HDEL', KEYS[1], field)
+      unsure[name] = nil
     end
   end
 end
@@ -93,7 +106,7 @@ end
 -- Subscriptions that are new here, and perhaps want what was: the stream is read again from there. The others want what the client
 -- has not: with what waits at the node, that is more than follows `after`.
 local had = confirmed
-if not is_connect and session.ack ~= '1' then had = sent end
+if goes_on then had = sent end
 local changes = {}
 if login ~= '' and login ~= session.login then changes = {'login', login} end
 if earliest and earliest < after then
@@ -104,7 +117,7 @@ if earliest and earliest < after then
       changes[#changes + 1] = string.format('%.0f', from)
       earliest = math.min(earliest, from)
       local lacked = math.max(tonumber(since), confirmed)
-      if not is_connect and lacked < from and not unsure[string.sub(name, 3)] then
+      if lacked < from and not unsure[string.sub(name, 3)] then
         changes[#changes + 1] = 'u:' .. string.sub(name, 3)
         changes[#changes + 1] = string.format('%.0f', lacked)
       end
@@ -115,9 +128,6 @@ if earliest and earliest < after then
   changes[#changes + 1] = (session.generation + 1) % 16
 end
 for name, field in pairs(fresh) do redis.call('HDEL', KEYS[1], field, 'u:' .. name) end
-if is_connect then
-  for _, field in pairs(unsure) do redis.call('HDEL', KEYS[1], field) end
-end
 
 -- What is sent again, perhaps not all at once, counts as sent when it was.
 local known = sent

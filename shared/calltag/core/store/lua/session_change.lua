@@ -7,7 +7,7 @@
 -- held the session}, or {'ok', the node that holds the session}.
 --
 -- A subscription has two fields: s:<channel> is the position after which its messages are wanted; f:<channel> is there until the
--- holder has taken notice of it. A third, u:<channel>, is there until the next connect where the client may lack what was sent after
+-- holder has taken notice of it. A third, u:<channel>, is there for a connect or two where the client may lack what was sent after
 -- that position.
 local holder, credential = unpack(redis.call('HMGET', KEYS[1], 'holder', 'credential'))
 if not holder then return {'unknown'} end

@@ -1,0 +1,30 @@
+"""What comes while a session reads on in the stream is for the session, too."""
+
+from collections.abc import Sequence
+
+from calltag.core.bayeux.position import Position
+from calltag.core.domain.ids import UserId
+from calltag.core.store.user_streams import Entry
+from parts.hubs import Client, Installation
+
+
+async def test_an_event_that_comes_with_the_answer_of_the_store_is_not_taken_for_one_that_is_gone(
+    system: Installation,
+) -> None:
+    alice = await Client().begin(system.one)
+    session = system.one.local.sessions[alice.client_id]
+    streams = system.one.feeding.streams
+    read, reads = streams.read, 0
+
+    async def read_late(user: UserId, after: Position, most: int) -> Sequence[Entry]:
+        nonlocal reads
+        entries, reads = await read(user, after, most), reads + 1
+        if reads == 1:
+            # It was added when this had been read, and the bus was faster.
+            await system.publish(1)
+        return entries
+
+    streams.read = read_late  # type: ignore[method-assign]
+    session.behind = True
+    await system.one.feeding.catch_up(session)
+    assert (len(session.queue), session.missed, session.behind) == (1, False, False)
