@@ -9,11 +9,11 @@ import pytest
 import redis.asyncio
 
 from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Partition
+from calltag.core.bus.ports import BusInterrupted, Partition
 from calltag.core.domain.operations import AttachUserData
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.ports import CommitPosition, Epoch, StoreUnavailable, WorkerId
+from calltag.core.store.ports import NEVER, CommitPosition, Epoch, StoreUnavailable, TakeOver, WorkerId
 from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
@@ -188,12 +188,29 @@ async def test_a_version_that_was_told_after_a_loss_is_not_told_again_after_the_
         await eventually(lambda version=version: last_told_is(version))  # type: ignore[misc]
 
 
-async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_the_next_owner() -> None:
+class Interrupted(Unreliable):
+    """Its first take-over takes place, and the worker is kept from what follows: it has to take over once more."""
+
+    interruption: type[Exception] | None = None
+
+    async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
+        taken = await super().take_over(partition, after)
+        interruption, self.interruption = self.interruption, None
+        if interruption is not None:
+            raise interruption("the answer was lost")
+        return taken
+
+
+@pytest.mark.parametrize("interruption", [None, StoreUnavailable, BusInterrupted])
+async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_the_next_owner(
+    interruption: type[Exception] | None,
+) -> None:
     """It cannot be applied again: nobody else had it. The next owner has heard how far the dead one was."""
     async with embedded_store(None) as embedded:
         client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
         dead = Worker(client)
         heir, stop = Worker(client, bus=dead.bus, name="x"), asyncio.Event()
+        heir.store = store = Interrupted(client, KEYS)
         running = asyncio.create_task(dead.assignments.run(asyncio.Event()))
         before = await dead.without_two()
         inheriting = asyncio.create_task(heir.assignments.run(stop))
@@ -203,8 +220,10 @@ async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_t
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await put_back(client, before)
+        store.interruption = interruption
         await heir.attach(3)
         await heir.attached(1, 3)
+        assert store.interruption is None
         assert counted(heir.metrics, "store_lost_commits") == counted(heir.metrics, "commits_gone") == 1
         losses = await client.connection.hgetall(KEYS.losses(HERE))
         assert (losses[b"commits"], losses[b"gone"]) == (b"1", b"1")

@@ -91,6 +91,9 @@ class Ownership:
         Fenced.
         """
         while self.epoch is None:
+            if self._recent.was_elsewhere and self._recent.found is None:
+                # Where the answer to a take-over is lost, or what follows is cut off, the next one finds its own epoch.
+                self._recent.found = (await self.insist(lambda: self._store.standing(self._partition)))[0]
             taken = await self.insist(lambda: self._store.take_over(self._partition, self._recent.latest_epoch))
             self._metrics.taken_over()
             # Others may have been at work on these calls.

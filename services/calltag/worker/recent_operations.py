@@ -58,6 +58,8 @@ class RecentOperations:
     position: CommitPosition = NOTHING
     heard: tuple[Epoch, CommitPosition] = (NEVER, NOTHING)
     """How far the store was with the latest owner that told so, elsewhere."""
+    found: Epoch | None = None
+    """The epoch before this process began to take the partition over from another worker, until that is done."""
     loss: Loss = field(default_factory=Loss)
     _commits: deque[Commit] = field(default_factory=deque)
     _operations: int = 0
@@ -75,7 +77,7 @@ class RecentOperations:
 
     def taken_over(self, epoch: Epoch, position: CommitPosition) -> None:
         """The partition is owned here, in this epoch."""
-        self.epoch, self.position = epoch, position
+        self.epoch, self.position, self.found = epoch, position, None
 
     def committed(self, commit: Commit) -> None:
         """The store has confirmed a commit."""

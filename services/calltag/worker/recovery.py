@@ -106,7 +106,8 @@ class Recovery:
         recent.forget(time.monotonic())
         if recent.was_elsewhere:
             # Whoever has those commits at hand, if anybody, does not own the partition any more.
-            gone = recent.lost_elsewhere(taken.former, taken.position)
+            former = taken.former if recent.found is None else min(recent.found, taken.former)
+            gone = recent.lost_elsewhere(former, taken.position)
             loss.commits, loss.gone = max(loss.commits, gone), max(loss.gone, gone)
         elif recent.epoch:
             loss.commits = max(loss.commits, recent.lost(taken.position))
