@@ -24,6 +24,8 @@ from calltag.worker.partition_worker import PartitionWorker
 from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
 from integration.test_lost_writes import counted, until_attached
 from integration.test_partition_worker import (
+    ALICE,
+    CALL,
     HERE,
     KEYS,
     LIMITS,
@@ -186,6 +188,22 @@ async def test_a_version_that_was_told_after_a_loss_is_not_told_again_after_the_
         await put_back(worker.client, before)
         await until_attached(worker.client, (1, 3))
         await eventually(lambda version=version: last_told_is(version))  # type: ignore[misc]
+
+
+async def test_a_list_that_lost_a_call_gets_it_back_with_a_later_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No commit is lost with it: the list may be on another server, or was written later."""
+    monkeypatch.setattr("calltag.worker.outgoing._LISTS_FRESH_S", 0.2)
+    async with embedded_store(None) as embedded:
+        made, stop = Worker(MayBeAway(embedded.client.connection, embedded.client.deadline_s)), asyncio.Event()
+        running = asyncio.create_task(made.assignments.run(stop))
+        await made.without_two()
+        await made.client.connection.delete(KEYS.calls_of(ALICE))
+        await asyncio.sleep(0.3)
+        await made.attach(3)
+        await made.attached(1, 2, 3)
+        assert await made.client.connection.smembers(KEYS.calls_of(ALICE)) == {CALL.encode()}
+        stop.set()
+        await running
 
 
 class Interrupted(Unreliable):
