@@ -125,17 +125,39 @@ async def test_where_one_is_not_confirmed_those_behind_do_not_wait_as_long_again
     assert again[0].exception() is None
 
 
-async def test_a_refusal_is_of_those_in_the_message_alone() -> None:
+async def test_nothing_overtakes_what_was_refused() -> None:
+    """Of one request, what came first would otherwise take effect last, when it is sent again."""
     broker = Broker()
     packing = Packing(broker.publish)
-    refused = added(packing, "a")
-    await settle()
-    behind = added(packing, "b")
+    tasks = added(packing, *(f"o{number}" for number in range(MOST + 1)))
     await settle()
     await broker.confirm(BusRefused("full"))
     await broker.confirm()
-    assert isinstance(refused[0].exception(), BusRefused)
-    assert behind[0].exception() is None
+    assert [len(each) for each in broker.messages] == [MOST]
+    assert all(isinstance(each.exception(), BusRefused) for each in tasks)
+    again = added(packing, "again")
+    await settle()
+    await broker.confirm()
+    assert again[0].exception() is None
+
+
+async def test_where_confirms_are_slow_nothing_waits_for_long_and_nothing_overtakes() -> None:
+    broker = Broker()
+    packing = Packing(broker.publish, patience_s=0.05)
+    first = added(packing, "a")
+    await settle()
+    late = added(packing, "b", "c")
+    await asyncio.sleep(0.1)
+    late += added(packing, "d")
+    await settle()
+    await broker.confirm()
+    assert first[0].exception() is None
+    assert all(isinstance(each.exception(), BusUnavailable) for each in late)
+    assert broker.messages == [["a"]]
+    again = added(packing, "e")
+    await settle()
+    await broker.confirm()
+    assert again[0].exception() is None
 
 
 async def test_what_nobody_waits_for_any_more_is_not_sent() -> None:

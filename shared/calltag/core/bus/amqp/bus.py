@@ -57,7 +57,8 @@ class AmqpBus:
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         packing = self._packing.get(partition)
         if packing is None:
-            packing = self._packing[partition] = Packing(partial(self._publish_packed, hash_tag(partition)))
+            publish = partial(self._publish_packed, hash_tag(partition))
+            packing = self._packing[partition] = Packing(publish, self._settings.publish_deadline_s)
         await packing.add(Part(body, message_id))
 
     async def _publish_packed(self, tag: str, body: bytes, name: str, headers: HeadersType | None) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 from aio_pika.abc import HeadersType
 from pamqp.common import FieldValue
 
-from calltag.core.bus.ports import BusUnavailable
+from calltag.core.bus.ports import BusRefused, BusUnavailable
 
 MOST: Final = 64
 MOST_BYTES: Final = 65_536
@@ -68,17 +68,19 @@ def unpacked(body: bytes, name: str, headers: Mapping[str, FieldValue]) -> Seque
 class _Waiting:
     part: Part
     taken: asyncio.Future[None]
+    since_s: float
 
 
 @dataclass(slots=True)
 class Packing:
     """Publishes the operations of one partition. What comes while a message is under way goes together in the next one,
-    so that nothing waits where nothing is under way.
+    so that nothing waits where nothing is under way, and nothing waits for much longer than `patience_s`.
 
     `per_message` is how many operations there were to a message of late.
     """
 
     publish: Publish
+    patience_s: float = 1.5
     per_message: float = 1.0
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _sending: asyncio.Task[None] | None = None
@@ -86,9 +88,11 @@ class Packing:
     async def add(self, part: Part) -> None:
         """Returns once the broker has confirmed the message that the operation went in.
 
-        Raises what `publish` raises. Where the message before it was not confirmed in time, this one was not sent.
+        Raises what `publish` raises. Where the message before it was not taken, or not confirmed in time, this one was
+        not sent.
         """
-        waiting = _Waiting(part, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(part, loop.create_future(), loop.time())
         self._waiting.append(waiting)
         if self._sending is None:
             self._sending = asyncio.create_task(self._send(), name="packing")
@@ -100,10 +104,11 @@ class Packing:
                 self.per_message += (len(together) - self.per_message) * _LATE
                 try:
                     await self.publish(*packed([each.part for each in together]))
-                except BusUnavailable as error:
-                    # Those behind would wait as long again, each for its own deadline.
-                    _settle([*together, *self._waiting], error)
-                    self._waiting.clear()
+                except (BusUnavailable, BusRefused) as error:
+                    # Those behind would wait as long again, each for its own deadline; and none that is of the same
+                    # call is to be taken where one before it was not.
+                    _settle(together, error)
+                    self._give_up(error)
                 except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
                     _settle(together, error)
                 else:
@@ -111,17 +116,27 @@ class Packing:
         finally:
             # In the same step as the last look at what waits: whoever comes next begins anew.
             self._sending = None
-            _settle(self._waiting, BusUnavailable("the connection to RabbitMQ was closed"))
+            self._give_up(BusUnavailable("the connection to RabbitMQ was closed"))
+
+    def _give_up(self, error: Exception) -> None:
+        """Nothing of what waits is sent."""
+        _settle(self._waiting, error)
+        self._waiting.clear()
 
     def _together(self) -> list[_Waiting]:
         """What goes in the next message."""
         together: list[_Waiting] = []
         size = 0
+        now_s = asyncio.get_running_loop().time()
         while self._waiting and len(together) < MOST:
             if self._waiting[0].taken.done():
                 # Nobody waits for it any more.
                 self._waiting.popleft()
                 continue
+            if now_s - self._waiting[0].since_s > self.patience_s:
+                # All of them: what came with it a moment later may be of the same call.
+                self._give_up(BusUnavailable(f"what was before it was not confirmed within {self.patience_s:g} s"))
+                break
             size += len(self._waiting[0].part.body) + 1
             if together and size > MOST_BYTES:
                 break
