@@ -323,6 +323,16 @@ async def test_connections_that_break_in_the_middle_of_everything_leave_no_error
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
+async def test_what_is_in_hand_is_counted_by_operations(bus: AmqpBus) -> None:
+    await asyncio.gather(*(bus.publish_operation(ONE, b"x", f"o{number}") for number in range(30)))
+    async with bus.partition(ONE, 100) as consumer:
+        await eventually(lambda: consumer.unacknowledged() == 30)
+        [first] = await consumer.batch(1)
+        assert consumer.unacknowledged() == 30
+        await consumer.ack_through(first.tag)
+        assert consumer.unacknowledged() == 29
+
+
 async def test_a_consumer_that_waits_for_the_active_one_is_not_taken_for_starved(
     bus: AmqpBus, settings: AmqpSettings, repairs: RepairLog
 ) -> None:

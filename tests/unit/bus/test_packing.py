@@ -8,7 +8,7 @@ from aio_pika.abc import HeadersType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calltag.core.bus.amqp.packing import MOST, MOST_BYTES, Packing, Part, packed, unpacked
+from calltag.core.bus.amqp.packing import MOST, MOST_BYTES, Packing, Part, number_of_parts, packed, unpacked
 from calltag.core.bus.ports import BusRefused, BusUnavailable
 
 NAMES = st.text("0123456789abcdef-", min_size=1, max_size=40)
@@ -19,6 +19,7 @@ PARTS = st.lists(st.builds(Part, st.binary(max_size=60), NAMES), min_size=1, max
 def test_what_is_put_together_is_taken_apart_again(parts: list[Part]) -> None:
     body, name, headers = packed(parts)
     assert list(unpacked(body, name, headers or {})) == parts
+    assert number_of_parts(headers or {}) == len(parts)
 
 
 def test_one_alone_is_a_message_like_any_other() -> None:

@@ -11,7 +11,7 @@ from aiormq.abc import AbstractChannel as Underlay
 
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import Repair
-from calltag.core.bus.amqp.packing import unpacked
+from calltag.core.bus.amqp.packing import number_of_parts, unpacked
 from calltag.core.bus.amqp.unsettled import Messages, Settled
 from calltag.core.bus.ports import BusInterrupted, Delivery
 
@@ -81,7 +81,7 @@ class AmqpConsumer:
         await self._ack(self._messages.settle_through(tag))
 
     def unacknowledged(self) -> int:
-        return len(self._arrived) + self._messages.unsettled
+        return sum(number_of_parts(each.headers) for each in self._arrived) + self._messages.unsettled
 
     async def ack(self, tags: Collection[int]) -> None:
         await self._ack(self._messages.settle(tags))

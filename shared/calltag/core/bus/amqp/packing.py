@@ -64,6 +64,12 @@ def unpacked(body: bytes, name: str, headers: Mapping[str, FieldValue]) -> Seque
     return parts
 
 
+def number_of_parts(headers: Mapping[str, FieldValue]) -> int:
+    """How many parts a message has, if its headers are right."""
+    lengths = headers.get(_LENGTHS)
+    return lengths.count(",") + 1 if isinstance(lengths, str) else 1
+
+
 @dataclass(slots=True)
 class _Waiting:
     part: Part
