@@ -286,3 +286,21 @@ async def test_each_operation_of_one_message_goes_its_own_way(patient: Operation
         await eventually(nothing_waits)
     assert await patient.values("D") == [1, 2, 3, 4]
     assert {each[:2] for each in await parked(patient)} == {("junk", "not_an_operation")}
+
+
+async def test_what_came_back_since_workers_ended_is_done_at_once(patient: Operations) -> None:
+    """It came in one message, and nobody died of that."""
+    connection, keys = patient.parts.client.connection, patient.parts.keys
+    async with patient.working():
+        await patient.start("C", "D")
+        await patient.until_started("C", "D")
+    began = int(await connection.get(keys.position(ONLY)) or 0)
+    await asyncio.gather(*(patient.attach(call, number) for number in range(30) for call in ("C", "D")))
+    for _ in range(4):
+        async with patient.parts.bus.partition(ONLY, 100) as consumer:
+            await consumer.batch(10)
+    async with patient.working():
+        await patient.until("D", *range(30))
+        await patient.until("C", *range(30))
+    assert int(await connection.get(keys.position(ONLY)) or 0) - began < 10
+    assert not await connection.exists(keys.attempts(ONLY))

@@ -74,8 +74,9 @@ class AmqpConsumer:
         parts = unpacked(message.body, message.correlation_id or "", message.headers)
         tags = self._messages.took(message.delivery_tag or 0, len(parts))
         returned = _returned(message)
+        together = parts[0].name if len(parts) > 1 else ""
         for tag, part in zip(tags, parts, strict=True):
-            yield Delivery(tag, part.body, part.name, bool(message.redelivered), returned)
+            yield Delivery(tag, part.body, part.name, bool(message.redelivered), returned, together)
 
     async def ack_through(self, tag: int) -> None:
         await self._ack(self._messages.settle_through(tag))
