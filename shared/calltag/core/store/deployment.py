@@ -183,6 +183,8 @@ class ClusterClient(PooledClient):
         return script.result, cast("int", wait.result)
 
     async def close(self) -> None:
+        # What is under way may wait for a search.
+        await self._traffic.end()
         for search in list(self.searches):
             search.cancel()
         await asyncio.gather(*self.searches, return_exceptions=True)
