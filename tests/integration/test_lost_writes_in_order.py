@@ -249,6 +249,39 @@ async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_t
         await inheriting
 
 
+async def test_what_comes_again_from_the_queue_is_not_told_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dead owner had committed it, and acknowledged nothing yet."""
+    async with embedded_store(None) as embedded:
+        client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
+        dead = Worker(client)
+        heir, stop = Worker(client, bus=dead.bus, name="x"), asyncio.Event()
+        running = asyncio.create_task(dead.assignments.run(asyncio.Event()))
+        await begin(dead.bus)
+        await dead.attach(1)
+        await dead.attached(1)
+        inheriting = asyncio.create_task(heir.assignments.run(stop))
+        committed = dead.recent.of(HERE).position
+        await eventually(lambda: heir.recent.of(HERE).heard[1] == committed)
+        before = await snapshot(client)
+
+        async def hang(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(dead.store, "sent", hang)
+        await dead.attach(2)
+        await until_attached(client, (1, 2))
+        renewed = heir.assignments._renewed_at_s
+        await asyncio.sleep(LEASE_S)
+        assert heir.assignments._renewed_at_s != renewed
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await put_back(client, before)
+        await heir.attached(1, 2)
+        assert counted(heir.metrics, "store_lost_commits") == counted(heir.metrics, "commits_gone") == 0
+        stop.set()
+        await inheriting
+
+
 async def test_an_owner_s_epoch_is_higher_than_any_that_another_one_told_of(worker: Worker) -> None:
     """The store may have lost that take-over."""
     theirs = Epoch(1 << 40)

@@ -101,7 +101,7 @@ class PartitionWorker:
 
     @property
     def position(self) -> CommitPosition:
-        """How many commits the store has confirmed in that epoch and before."""
+        """How many commits the store has confirmed in that epoch and before, of which nothing comes again."""
         return self._ownership.position
 
     @property
@@ -204,6 +204,7 @@ class PartitionWorker:
         if self._settled:
             await consumer.ack(self._settled)
             self._settled = []
+        self._ownership.acknowledged()
 
     async def _work(self, works: Sequence[Work], consumer: PartitionConsumer) -> None:
         """Carry out operations in order; those that fail, and those behind them, wait in lanes."""
