@@ -93,7 +93,25 @@ async def test_what_comes_while_a_message_is_under_way_goes_together_in_the_next
     assert not any(each.done() for each in later)
     await broker.confirm()
     assert all(each.done() for each in later)
-    assert packing.per_message > 1
+    assert packing.operations_in(2) == 3
+
+
+async def test_how_much_waits_is_told_by_what_was_sent_last() -> None:
+    broker = Broker()
+    packing = Packing(broker.publish)
+    assert packing.operations_in(5) == 5
+    tasks = added(packing, *(f"o{number}" for number in range(2 * MOST)))
+    for _ in range(2):
+        await settle()
+        await broker.confirm()
+    for number in range(30):
+        tasks += added(packing, f"alone-{number}")
+        await settle()
+        await broker.confirm()
+    assert all(each.done() for each in tasks)
+    assert [packing.operations_in(messages) for messages in (0, 1, 30, 31, 32)] == [0, 1, 30, 30 + MOST, 30 + 2 * MOST]
+    # More than was sent from here.
+    assert packing.operations_in(64) == 2 * (30 + 2 * MOST)
 
 
 async def test_a_message_is_bounded_in_number_and_bytes() -> None:

@@ -76,8 +76,8 @@ class AmqpBus:
     async def depth(self, partition: Partition) -> int:
         messages = await self._inspector.depth(self._topology.partition_queue(partition))
         packing = self._packing.get(partition)
-        # The broker counts messages; there may be more to one, as far as was seen here.
-        return messages if packing is None else round(messages * packing.per_message)
+        # The broker counts messages.
+        return messages if packing is None else packing.operations_in(messages)
 
     async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
         headers = headers_of(parking)

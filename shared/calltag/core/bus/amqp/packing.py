@@ -8,6 +8,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from aio_pika.abc import HeadersType
@@ -20,8 +21,8 @@ MOST_BYTES: Final = 65_536
 """A message with more than one part is no longer than this, so that what is taken ahead stays bounded."""
 _LENGTHS: Final = "calltag-lengths"
 _NAMES: Final = "calltag-names"
-_LATE: Final = 0.1
-"""What each message counts for `per_message`."""
+_REMEMBERED: Final = 1_000
+"""Of how many messages it is known how many operations went in each."""
 Publish = Callable[[bytes, str, HeadersType | None], Awaitable[None]]
 
 
@@ -81,13 +82,11 @@ class _Waiting:
 class Packing:
     """Publishes the operations of one partition. What comes while a message is under way goes together in the next one,
     so that nothing waits where nothing is under way, and nothing waits for much longer than `patience_s`.
-
-    `per_message` is how many operations there were to a message of late.
     """
 
     publish: Publish
     patience_s: float = 1.5
-    per_message: float = 1.0
+    _sizes: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _sending: asyncio.Task[None] | None = None
 
@@ -104,10 +103,18 @@ class Packing:
             self._sending = asyncio.create_task(self._send(), name="packing")
         await waiting.taken
 
+    def operations_in(self, messages: int) -> int:
+        """About how many operations there are in so many messages that wait: they are those that were sent last.
+
+        Others may have sent some of them, which are taken to be like those from here.
+        """
+        latest = list(islice(reversed(self._sizes), messages))
+        return round(messages * sum(latest) / len(latest)) if latest else messages
+
     async def _send(self) -> None:
         try:
             while together := self._together():
-                self.per_message += (len(together) - self.per_message) * _LATE
+                self._sizes.append(len(together))
                 try:
                     await self.publish(*packed([each.part for each in together]))
                 except (BusUnavailable, BusRefused) as error:
