@@ -9,14 +9,18 @@ import pytest
 import redis.asyncio
 
 from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.partitioning import partition_of
 from calltag.core.bus.ports import BusInterrupted, Partition
-from calltag.core.domain.operations import AttachUserData
+from calltag.core.domain.call import CallType, Leg, LegState
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId
+from calltag.core.domain.operations import AttachUserData, CallOperation, CallStarted
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import NEVER, CommitPosition, Epoch, StoreUnavailable, TakeOver, WorkerId
 from calltag.core.store.redis_registry import RedisWorkerRegistry
-from calltag.core.store.redis_state import RedisStateStore
+from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
+from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.parking import ParkingLot
@@ -288,3 +292,20 @@ async def test_an_owner_s_epoch_is_higher_than_any_that_another_one_told_of(work
     worker.recent.of(HERE).heard = (theirs, CommitPosition(0))
     await begin(worker.bus)
     await eventually(lambda: worker.recent.of(HERE).epoch > theirs)
+
+
+async def test_a_call_that_cannot_be_set_right_holds_up_no_other(worker: Worker) -> None:
+    """What the store has lost of it is gone, and told."""
+    await put_back(worker.client, await worker.without_two())
+    await worker.client.connection.set(KEYS.state(HERE, f"call:{CALL}").order, "no list")
+    other = next(each for each in map(CallId, map(str, range(100))) if partition_of(each, PARTITIONS) == HERE)
+    leg = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), ALICE)
+    operation = CallOperation(OperationId("x"), other, CallStarted(ConnId("c"), CallType.INBOUND, "", (leg,)), 1, ALICE)
+    await worker.bus.publish_operation(HERE, OPERATION.encode(OperationMessage(operation=operation)), operation.id)
+    reader = RedisCallReader(worker.client, KEYS, PARTITIONS)
+
+    async def is_there() -> bool:
+        return await reader.call(other) is not None
+
+    await eventually(is_there)
+    await eventually(lambda: counted(worker.metrics, "commits_gone") == 1)

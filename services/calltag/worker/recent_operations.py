@@ -7,7 +7,7 @@ ids, so nothing is applied twice.
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from calltag.core.bus.ports import Partition
 from calltag.core.store.ports import NEVER, NOTHING, CommitPosition, Epoch, HeldPartition
@@ -37,13 +37,15 @@ class Commit:
 @dataclass(slots=True)
 class Loss:
     """What the store has lost and nobody was told of yet: commits, those of them that are not at hand, operations that
-    were applied again, those of them that were refused, and the highest version that was told of by key."""
+    were applied again, those of them that were refused, the highest version that was told of by key, and the keys under
+    which nothing could be applied again."""
 
     commits: int = 0
     gone: int = 0
     reapplied: int = 0
     refused: int = 0
     versions: dict[str, int] = field(default_factory=dict)
+    given_up: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -109,6 +111,17 @@ class RecentOperations:
         """How many of them are not at hand (any more)."""
         at_hand = {commit.position for commit in self._commits if position < commit.position <= self.position}
         return max(0, self.position - position - len(at_hand))
+
+    def let_go(self, messages: Sequence[OperationMessage]) -> None:
+        """These cannot be applied again, and that was told."""
+        if not messages:
+            return
+        ids = {each.operation.id for each in messages}
+        self._commits = deque(
+            replace(commit, messages=[each for each in commit.messages if each.operation.id not in ids])
+            for commit in self._commits
+        )
+        self._operations = sum(len(commit.messages) for commit in self._commits)
 
     def commits(self) -> Sequence[Commit]:
         """All that are at hand, oldest first."""
