@@ -1,5 +1,6 @@
 """An operation that kills whoever works on it is parked; those around it are not."""
 
+import asyncio
 import sys
 from pathlib import Path
 
@@ -34,15 +35,26 @@ def worker_of(made: Operations, folder: Path) -> Program:
 
 
 @pytest.mark.timeout(180)
+@pytest.mark.parametrize("together", [False, True])
 async def test_what_kills_workers_is_parked_and_nothing_else(
-    rabbitmq: RabbitMq, redis_url: str, amqp_prefix: str, tmp_path: Path
+    rabbitmq: RabbitMq, redis_url: str, amqp_prefix: str, tmp_path: Path, *, together: bool
 ) -> None:
+    """That holds for those as well that are in one message with it."""
     async with operations(rabbitmq.url, redis_url, amqp_prefix) as made:
-        await made.start("C", "D")
-        await made.attach("D", 1, 2)
-        await made.publish("poison", "C", AttachUserData((("poison", 1),)))
-        await made.attach("C", 1)
-        await made.attach("D", 3)
+        publishing = (
+            made.start("C"),
+            made.start("D"),
+            made.attach("D", 1),
+            made.attach("D", 2),
+            made.publish("poison", "C", AttachUserData((("poison", 1),))),
+            made.attach("C", 1),
+            made.attach("D", 3),
+        )
+        if together:
+            await asyncio.gather(*publishing)
+        else:
+            for each in publishing:
+                await each
         worker, deaths = worker_of(made, tmp_path / "fragile"), 0
 
         async def done_or_dead() -> bool:
@@ -61,8 +73,8 @@ async def test_what_kills_workers_is_parked_and_nothing_else(
             await eventually(both_told)
         finally:
             worker.kill()
-        # Two until it is looked at alone, one until it is known.
-        assert deaths == 3
+        # Two until the message is looked at apart, one until that is known, if it has more, and one until it is known.
+        assert deaths == (4 if together else 3)
         async with parking_lot(made.parts.settings) as lot:
             [parked] = (await lot.found()).parked
         assert (parked.operation_id, parked.parking.reason, parked.marks_call) == ("poison", "crashes_workers", True)

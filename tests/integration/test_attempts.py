@@ -55,9 +55,11 @@ class Suspicious:
 
     inner: PartitionConsumer
     acked: Ack
+    together: str = ""
+    """The message that all of it came in."""
 
     async def batch(self, limit: int) -> Sequence[Delivery]:
-        return [replace(each, returned=9) for each in await self.inner.batch(limit)]
+        return [replace(each, returned=9, together=self.together) for each in await self.inner.batch(limit)]
 
     async def ack(self, tags: Collection[int]) -> None:
         await self.acked(self.inner, tags)
@@ -76,6 +78,7 @@ class Here:
     client: RedisClient
     bus: MemoryBus
     store: RedisStateStore
+    together: str = ""
 
     async def work(self, acked: Ack, until: Callable[[], Awaitable[bool]] | None = None) -> None:
         """Work in the partition until that is so, or it ends by itself."""
@@ -86,7 +89,7 @@ class Here:
         )  # fmt: skip
         released = asyncio.Event()
         async with self.bus.partition(HERE, 10) as consumer:
-            running = asyncio.create_task(worker.run(Suspicious(consumer, acked), released))
+            running = asyncio.create_task(worker.run(Suspicious(consumer, acked, self.together), released))
             if until is not None:
                 await eventually(until)
                 released.set()
@@ -158,6 +161,25 @@ async def test_an_operation_that_waits_when_the_partition_is_released_killed_nob
     await here.client.connection.delete(name)
     await here.work(sound, here.acknowledged)
     assert (here.bus.parked, await here.attached()) == ([], [1])
+
+
+async def test_a_message_of_which_an_operation_waits_is_counted_until_that_is_over(here: Here) -> None:
+    """Somebody may die of it when it is tried again."""
+    here.together = "m"
+    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+    await publish(here.bus, 2, AttachUserData((("n", 2),)))
+    name = KEYS.state(HERE, f"call:{CALL}").data
+    await here.client.connection.set(name, "no hash")
+    for _ in range(PATIENCE.max_crashes + 1):
+        await here.work(sound, here.counted)
+        assert not await here.counted()
+    await here.client.connection.delete(name)
+
+    async def done() -> bool:
+        return await here.attached() == [1, 2]
+
+    await here.work(sound, done)
+    assert (here.bus.parked, await here.counted()) == ([], False)
 
 
 async def test_a_try_is_taken_back_though_the_store_is_away_for_a_moment(

@@ -1,5 +1,6 @@
 """Operations that fail: those of one call wait, in order, while others go on; what fails for too long is parked."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -257,3 +258,49 @@ async def test_looking_changes_neither_what_is_parked_nor_its_order(impatient: O
         await until_parked(made, *names)
     for _ in range(10):
         assert [name for name, _, _ in await parked(made)] == names
+
+
+async def test_each_operation_of_one_message_goes_its_own_way(patient: Operations) -> None:
+    """They come again together, those that are done as well, when a worker dies; what is none is parked alone."""
+    bus = patient.parts.bus
+    async with patient.working():
+        await patient.start("C", "D")
+        await patient.until_started("C", "D")
+    async with patient.damaged("C", "state"):
+        await asyncio.gather(
+            *(patient.attach(call, number) for number in (1, 2, 3) for call in ("C", "D")),
+            bus.publish_operation(ONLY, b"{}", "junk"),
+            *(patient.attach(call, 4) for call in ("C", "D")),
+        )
+        assert await bus.depth(ONLY) > 1
+        for deaths in (1, 2, 3):
+            async with patient.dying():
+                await eventually(lambda deaths=deaths: patient.metric("operations_retried_total") >= deaths)  # type: ignore[misc]
+                await patient.until("D", 1, 2, 3, 4)
+    async with patient.working():
+        await patient.until("C", 1, 2, 3, 4)
+
+        async def nothing_waits() -> bool:
+            return await bus.depth(ONLY) == 0
+
+        await eventually(nothing_waits)
+    assert await patient.values("D") == [1, 2, 3, 4]
+    assert {each[:2] for each in await parked(patient)} == {("junk", "not_an_operation")}
+
+
+async def test_what_came_back_since_workers_ended_is_done_at_once(patient: Operations) -> None:
+    """It came in one message, and nobody died of that."""
+    connection, keys = patient.parts.client.connection, patient.parts.keys
+    async with patient.working():
+        await patient.start("C", "D")
+        await patient.until_started("C", "D")
+    began = int(await connection.get(keys.position(ONLY)) or 0)
+    await asyncio.gather(*(patient.attach(call, number) for number in range(30) for call in ("C", "D")))
+    for _ in range(4):
+        async with patient.parts.bus.partition(ONLY, 100) as consumer:
+            await consumer.batch(10)
+    async with patient.working():
+        await patient.until("D", *range(30))
+        await patient.until("C", *range(30))
+    assert int(await connection.get(keys.position(ONLY)) or 0) - began < 10
+    assert not await connection.exists(keys.attempts(ONLY))

@@ -9,14 +9,18 @@ import pytest
 import redis.asyncio
 
 from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Partition
-from calltag.core.domain.operations import AttachUserData
+from calltag.core.bus.partitioning import partition_of
+from calltag.core.bus.ports import BusInterrupted, Partition
+from calltag.core.domain.call import CallType, Leg, LegState
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId
+from calltag.core.domain.operations import AttachUserData, CallOperation, CallStarted
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.ports import CommitPosition, Epoch, StoreUnavailable, WorkerId
+from calltag.core.store.ports import NEVER, CommitPosition, Epoch, StoreUnavailable, TakeOver, WorkerId
 from calltag.core.store.redis_registry import RedisWorkerRegistry
-from calltag.core.store.redis_state import RedisStateStore
+from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
+from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.parking import ParkingLot
@@ -24,6 +28,8 @@ from calltag.worker.partition_worker import PartitionWorker
 from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
 from integration.test_lost_writes import counted, until_attached
 from integration.test_partition_worker import (
+    ALICE,
+    CALL,
     HERE,
     KEYS,
     LIMITS,
@@ -188,12 +194,45 @@ async def test_a_version_that_was_told_after_a_loss_is_not_told_again_after_the_
         await eventually(lambda version=version: last_told_is(version))  # type: ignore[misc]
 
 
-async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_the_next_owner() -> None:
+async def test_a_list_that_lost_a_call_gets_it_back_with_a_later_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No commit is lost with it: the list may be on another server, or was written later."""
+    monkeypatch.setattr("calltag.worker.outgoing._LISTS_FRESH_S", 0.2)
+    async with embedded_store(None) as embedded:
+        made, stop = Worker(MayBeAway(embedded.client.connection, embedded.client.deadline_s)), asyncio.Event()
+        running = asyncio.create_task(made.assignments.run(stop))
+        await made.without_two()
+        await made.client.connection.delete(KEYS.calls_of(ALICE))
+        await asyncio.sleep(0.3)
+        await made.attach(3)
+        await made.attached(1, 2, 3)
+        assert await made.client.connection.smembers(KEYS.calls_of(ALICE)) == {CALL.encode()}
+        stop.set()
+        await running
+
+
+class Interrupted(Unreliable):
+    """Its first take-over takes place, and the worker is kept from what follows: it has to take over once more."""
+
+    interruption: type[Exception] | None = None
+
+    async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
+        taken = await super().take_over(partition, after)
+        interruption, self.interruption = self.interruption, None
+        if interruption is not None:
+            raise interruption("the answer was lost")
+        return taken
+
+
+@pytest.mark.parametrize("interruption", [None, StoreUnavailable, BusInterrupted])
+async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_the_next_owner(
+    interruption: type[Exception] | None,
+) -> None:
     """It cannot be applied again: nobody else had it. The next owner has heard how far the dead one was."""
     async with embedded_store(None, deadline_s=20) as embedded:
         client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
         dead = Worker(client)
         heir, stop = Worker(client, bus=dead.bus, name="x"), asyncio.Event()
+        heir.store = store = Interrupted(client, KEYS)
         running = asyncio.create_task(dead.assignments.run(asyncio.Event()))
         before = await dead.without_two()
         inheriting = asyncio.create_task(heir.assignments.run(stop))
@@ -203,11 +242,46 @@ async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_t
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
         await put_back(client, before)
+        store.interruption = interruption
         await heir.attach(3)
         await heir.attached(1, 3)
+        assert store.interruption is None
         assert counted(heir.metrics, "store_lost_commits") == counted(heir.metrics, "commits_gone") == 1
         losses = await client.connection.hgetall(KEYS.losses(HERE))
         assert (losses[b"commits"], losses[b"gone"]) == (b"1", b"1")
+        stop.set()
+        await inheriting
+
+
+async def test_what_comes_again_from_the_queue_is_not_told_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The dead owner had committed it, and acknowledged nothing yet."""
+    async with embedded_store(None) as embedded:
+        client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
+        dead = Worker(client)
+        heir, stop = Worker(client, bus=dead.bus, name="x"), asyncio.Event()
+        running = asyncio.create_task(dead.assignments.run(asyncio.Event()))
+        await begin(dead.bus)
+        await dead.attach(1)
+        await dead.attached(1)
+        inheriting = asyncio.create_task(heir.assignments.run(stop))
+        committed = dead.recent.of(HERE).position
+        await eventually(lambda: heir.recent.of(HERE).heard[1] == committed)
+        before = await snapshot(client)
+
+        async def hang(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(dead.store, "sent", hang)
+        await dead.attach(2)
+        await until_attached(client, (1, 2))
+        renewed = heir.assignments._renewed_at_s
+        await asyncio.sleep(LEASE_S)
+        assert heir.assignments._renewed_at_s != renewed
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        await put_back(client, before)
+        await heir.attached(1, 2)
+        assert counted(heir.metrics, "store_lost_commits") == counted(heir.metrics, "commits_gone") == 0
         stop.set()
         await inheriting
 
@@ -218,3 +292,20 @@ async def test_an_owner_s_epoch_is_higher_than_any_that_another_one_told_of(work
     worker.recent.of(HERE).heard = (theirs, CommitPosition(0))
     await begin(worker.bus)
     await eventually(lambda: worker.recent.of(HERE).epoch > theirs)
+
+
+async def test_a_call_that_cannot_be_set_right_holds_up_no_other(worker: Worker) -> None:
+    """What the store has lost of it is gone, and told."""
+    await put_back(worker.client, await worker.without_two())
+    await worker.client.connection.set(KEYS.state(HERE, f"call:{CALL}").order, "no list")
+    other = next(each for each in map(CallId, map(str, range(100))) if partition_of(each, PARTITIONS) == HERE)
+    leg = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), ALICE)
+    operation = CallOperation(OperationId("x"), other, CallStarted(ConnId("c"), CallType.INBOUND, "", (leg,)), 1, ALICE)
+    await worker.bus.publish_operation(HERE, OPERATION.encode(OperationMessage(operation=operation)), operation.id)
+    reader = RedisCallReader(worker.client, KEYS, PARTITIONS)
+
+    async def is_there() -> bool:
+        return await reader.call(other) is not None
+
+    await eventually(is_there)
+    await eventually(lambda: counted(worker.metrics, "commits_gone") == 1)

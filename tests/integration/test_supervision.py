@@ -337,6 +337,32 @@ async def test_connections_that_break_in_the_middle_of_everything_leave_no_error
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
+async def test_what_is_in_hand_is_counted_by_operations(bus: AmqpBus) -> None:
+    await asyncio.gather(*(bus.publish_operation(ONE, b"x", f"o{number}") for number in range(30)))
+    async with bus.partition(ONE, 100) as consumer:
+        await eventually(lambda: consumer.unacknowledged() == 30)
+        [first] = await consumer.batch(1)
+        assert consumer.unacknowledged() == 30
+        await consumer.ack_through(first.tag)
+        assert consumer.unacknowledged() == 29
+
+
+async def test_a_consumer_that_waits_for_the_active_one_is_not_taken_for_starved(
+    bus: AmqpBus, settings: AmqpSettings, repairs: RepairLog
+) -> None:
+    assert await confirmed(bus, ["a", "b"]) == ["a", "b"]
+    async with bus.partition(ONE, 1) as active:
+        [first] = await active.batch(10)
+        async with bus.partition(ONE, 10) as waiting:
+            # What waits in the queue is the active one's, which is at work on what it has.
+            await asyncio.sleep(10 * settings.watch_s)
+            await active.ack_through(first.tag)
+            [second] = await active.batch(10)
+            assert second.body == b"x"
+            await asyncio.wait({asyncio.create_task(waiting.batch(10))}, timeout=0.1)
+    assert repairs.repairs == []
+
+
 @pytest.mark.parametrize("broken", [False, True])
 async def test_a_consumer_that_came_before_the_former_one_left_is_watched_on(bus: AmqpBus, *, broken: bool) -> None:
     former = bus.partition(ONE, 10)

@@ -28,7 +28,8 @@ State = Literal["owned", "moving", "unowned", "no queue"]
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What RabbitMQ tells of a partition's queue: operations that no worker has yet, and consumers."""
+    """What RabbitMQ tells of a partition's queue: messages that no worker has yet, of one operation or several, and
+    consumers."""
 
     ready: int
     consumers: int
@@ -36,7 +37,8 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class ListedPartition:
-    """A partition as it is. `depth` is what is not acknowledged: `ready` in the queue, and what its owner has in hand.
+    """A partition as it is. `depth` is what is not acknowledged: `ready` messages in the queue, and the operations
+    that its owner has in hand.
 
     What only an owner can tell is None where there is none: `unacknowledged`, and `oldest_age_ms`, the age of the
     oldest operation in its hands (0 if it has none).

@@ -87,6 +87,10 @@ class Lanes:
         """Whether operations of that key wait."""
         return key in self._lanes
 
+    def has_of(self, together: str) -> bool:
+        """Whether operations wait that came in the message of that name."""
+        return any(work.delivery.together == together for lane in self._lanes.values() for work in lane.waiting)
+
     def oldest_at_ms(self) -> int | None:
         """When the oldest operation that waits was accepted (Unix time in milliseconds); None if none waits."""
         works = (work.message for lane in self._lanes.values() for work in lane.waiting)

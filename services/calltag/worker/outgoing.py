@@ -7,6 +7,7 @@ The streams are what counts: a node that an event did not come to finds it there
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 from uuid import uuid4
 
 import structlog
@@ -23,6 +24,9 @@ from calltag.worker.owing import Owing
 
 log = structlog.get_logger()
 Encoded = tuple[Event, bytes]
+_LISTS_FRESH_S: Final = 10.0
+"""A list may lose a call without a sign (a fail-over between a commit and the list, or of the server that has the list
+alone): the next change of the call that comes later than this puts it back."""
 
 
 @dataclass(slots=True)
@@ -56,7 +60,7 @@ class Outgoing:
         self._streams = streams
         self._watchers = watchers
         self._owing = Owing(bus)
-        self.lists_fresh_s = index.lifetime_ms / 4_000
+        self.lists_fresh_s = min(index.lifetime_ms / 4_000, _LISTS_FRESH_S)
         """For how many seconds lists of calls need not be written again."""
 
     async def send(

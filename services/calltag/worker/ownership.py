@@ -69,11 +69,12 @@ class Ownership:
         self._listed = Listed(outgoing.lists_fresh_s)
         self.epoch: Epoch | None = None
         """None before the first delivery, and while it is in doubt."""
+        self.position: CommitPosition = recent.position
+        """Up to which commit nothing comes again from the queue, should the store lose it."""
 
-    @property
-    def position(self) -> CommitPosition:
-        """How many commits the store has confirmed."""
-        return self._recent.position
+    def acknowledged(self) -> None:
+        """All that was committed so far is acknowledged."""
+        self.position = self._recent.position
 
     def doubt(self) -> None:
         """The partition has to be taken over anew: that fences off whatever is still on its way."""
@@ -91,6 +92,9 @@ class Ownership:
         Fenced.
         """
         while self.epoch is None:
+            if self._recent.was_elsewhere and self._recent.found is None:
+                # Where the answer to a take-over is lost, or what follows is cut off, the next one finds its own epoch.
+                self._recent.found = (await self.insist(lambda: self._store.standing(self._partition)))[0]
             taken = await self.insist(lambda: self._store.take_over(self._partition, self._recent.latest_epoch))
             self._metrics.taken_over()
             # Others may have been at work on these calls.
@@ -99,6 +103,7 @@ class Ownership:
             if taken.outbox:
                 await self._send_kept(taken)
             if not await self._recovery.recover(taken, self._again):
+                self.acknowledged()
                 self.epoch = taken.epoch
         return self.epoch
 

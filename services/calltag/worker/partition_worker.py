@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final
 
 import structlog
@@ -39,7 +40,7 @@ _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0
 _LOOK_S: Final = 1.0
 _SUSPICIOUS: Final = 2
-"""An operation that came back so often is worked on alone: somebody may have died of it."""
+"""An operation that came back so often is looked at apart from others: somebody may have died of it."""
 
 
 class _Failed(Exception):
@@ -100,7 +101,7 @@ class PartitionWorker:
 
     @property
     def position(self) -> CommitPosition:
-        """How many commits the store has confirmed in that epoch and before."""
+        """How many commits the store has confirmed in that epoch and before, of which nothing comes again."""
         return self._ownership.position
 
     @property
@@ -203,23 +204,50 @@ class PartitionWorker:
         if self._settled:
             await consumer.ack(self._settled)
             self._settled = []
+        self._ownership.acknowledged()
 
     async def _work(self, works: Sequence[Work], consumer: PartitionConsumer) -> None:
         """Carry out operations in order; those that fail, and those behind them, wait in lanes."""
         batch: list[Work] = []
-        for work in works:
-            if self._lanes.hold(work):
-                continue
-            if work.problem is not None:
-                self._lanes.open([work], work.problem, time.monotonic(), Reason.UNREADABLE)
-            elif work.delivery.returned >= _SUSPICIOUS:
+        for suspects, together in groupby(works, _suspects):
+            if suspects:
                 await self._apply(batch)
                 batch = []
-                if not self._lanes.hold(work):
-                    await self._alone(work, consumer)
-            else:
-                batch.append(work)
+                await self._suspected(suspects, list(together), consumer)
+                continue
+            for work in together:
+                if self._lanes.hold(work):
+                    continue
+                if work.problem is not None:
+                    self._lanes.open([work], work.problem, time.monotonic(), Reason.UNREADABLE)
+                else:
+                    batch.append(work)
         await self._apply(batch)
+
+    async def _suspected(self, name: str, works: Sequence[Work], consumer: PartitionConsumer) -> None:
+        """Work on what came in one message that somebody may have died of.
+
+        A worker that ends in order makes what it had taken ahead come back as well: so it is done at once, and each
+        alone only where somebody did die of the message.
+        """
+        if len(works) == 1:
+            await self._singly(works, consumer)
+            return
+        await self._acknowledge(consumer)
+        epoch = await self._owned()
+        if await self._ownership.insist(lambda: self._attempts.begin(epoch, name)) == 1:
+            await self._apply([work for work in works if not self._lanes.hold(work)])
+            await self._acknowledge(consumer)
+        else:
+            await self._singly(works, consumer)
+        # Somebody may still die of what waits, when it is tried again.
+        if not self._lanes.has_of(works[0].delivery.together):
+            await self._ownership.insist(lambda: self._attempts.end(name))
+
+    async def _singly(self, works: Sequence[Work], consumer: PartitionConsumer) -> None:
+        for work in works:
+            if not self._lanes.hold(work):
+                await self._alone(work, consumer)
 
     async def _alone(self, work: Work, consumer: PartitionConsumer) -> None:
         """Work on an operation that somebody may have died of, so that only the one that kills is counted."""
@@ -389,6 +417,13 @@ class PartitionWorker:
             self._metrics.unreadable()
             log.error("operation_unreadable", message_id=delivery.message_id, reason=str(error))
             return Work(delivery, None, seen_ms, Fault(str(error), "WireError"))
+
+
+def _suspects(work: Work) -> str:
+    """What somebody may have died of, if this belongs to it: a message by the name of its first operation."""
+    if work.problem is not None or work.delivery.returned < _SUSPICIOUS:
+        return ""
+    return f"message:{work.delivery.together or work.delivery.tag}"
 
 
 def _messages(works: Sequence[Work]) -> list[OperationMessage]:

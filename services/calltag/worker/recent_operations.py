@@ -7,7 +7,7 @@ ids, so nothing is applied twice.
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from calltag.core.bus.ports import Partition
 from calltag.core.store.ports import NEVER, NOTHING, CommitPosition, Epoch, HeldPartition
@@ -37,13 +37,15 @@ class Commit:
 @dataclass(slots=True)
 class Loss:
     """What the store has lost and nobody was told of yet: commits, those of them that are not at hand, operations that
-    were applied again, those of them that were refused, and the highest version that was told of by key."""
+    were applied again, those of them that were refused, the highest version that was told of by key, and the keys under
+    which nothing could be applied again."""
 
     commits: int = 0
     gone: int = 0
     reapplied: int = 0
     refused: int = 0
     versions: dict[str, int] = field(default_factory=dict)
+    given_up: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -58,6 +60,8 @@ class RecentOperations:
     position: CommitPosition = NOTHING
     heard: tuple[Epoch, CommitPosition] = (NEVER, NOTHING)
     """How far the store was with the latest owner that told so, elsewhere."""
+    found: Epoch | None = None
+    """The epoch before this process began to take the partition over from another worker, until that is done."""
     loss: Loss = field(default_factory=Loss)
     _commits: deque[Commit] = field(default_factory=deque)
     _operations: int = 0
@@ -75,7 +79,7 @@ class RecentOperations:
 
     def taken_over(self, epoch: Epoch, position: CommitPosition) -> None:
         """The partition is owned here, in this epoch."""
-        self.epoch, self.position = epoch, position
+        self.epoch, self.position, self.found = epoch, position, None
 
     def committed(self, commit: Commit) -> None:
         """The store has confirmed a commit."""
@@ -107,6 +111,17 @@ class RecentOperations:
         """How many of them are not at hand (any more)."""
         at_hand = {commit.position for commit in self._commits if position < commit.position <= self.position}
         return max(0, self.position - position - len(at_hand))
+
+    def let_go(self, messages: Sequence[OperationMessage]) -> None:
+        """These cannot be applied again, and that was told."""
+        if not messages:
+            return
+        ids = {each.operation.id for each in messages}
+        self._commits = deque(
+            replace(commit, messages=[each for each in commit.messages if each.operation.id not in ids])
+            for commit in self._commits
+        )
+        self._operations = sum(len(commit.messages) for commit in self._commits)
 
     def commits(self) -> Sequence[Commit]:
         """All that are at hand, oldest first."""

@@ -21,6 +21,7 @@ from calltag.core.store.ports import (
     StateStore,
     StoreUnavailable,
     TakeOver,
+    WriteRefused,
 )
 from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage
 from calltag.worker.folding import Folded
@@ -104,31 +105,56 @@ class Recovery:
         """
         recent, loss = self._recent, self._recent.loss
         recent.forget(time.monotonic())
+        gone = 0
         if recent.was_elsewhere:
             # Whoever has those commits at hand, if anybody, does not own the partition any more.
-            gone = recent.lost_elsewhere(taken.former, taken.position)
-            loss.commits, loss.gone = max(loss.commits, gone), max(loss.gone, gone)
+            former = taken.former if recent.found is None else min(recent.found, taken.former)
+            gone = recent.lost_elsewhere(former, taken.position)
+            loss.commits = max(loss.commits, gone)
         elif recent.epoch:
             loss.commits = max(loss.commits, recent.lost(taken.position))
-            loss.gone = max(loss.gone, recent.gone(taken.position))
+            gone = recent.gone(taken.position)
+        loss.gone = max(loss.gone, gone)
         commits = recent.commits()
         for key, version in recent.versions().items():
             loss.versions[key] = max(version, loss.versions.get(key, 0))
         recent.taken_over(taken.epoch, taken.position)
         missing = await self._missing([message for commit in commits for message in commit.messages])
-        if missing:
-            ids = {message.operation.id for message in missing}
-            loss.commits = max(loss.commits, sum(any(m.operation.id in ids for m in each.messages) for each in commits))
+        loss.commits = max(loss.commits, _touched(commits, missing))
         for start in range(0, len(missing), self._batch):
-            for applied in (await handle(taken.epoch, missing[start : start + self._batch])).applied:
-                loss.reapplied += not applied.repeated
-                loss.refused += not applied.repeated and applied.done.code is not StatusCode.SUCCESS
+            await self._again(taken.epoch, missing[start : start + self._batch], handle)
+        given_up = [each for each in missing if each.operation.key in loss.given_up]
+        loss.gone = max(loss.gone, gone + _touched(commits, given_up))
         raised = bool(loss.commits) and await self._raise_versions(taken.epoch, loss.versions)
         if loss.commits:
             await self._tell(loss)
+        recent.let_go(given_up)
         # Whoever is interrupted before this tells of it the next time.
         recent.loss = Loss()
         return raised
+
+    async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage], handle: Batch) -> None:
+        """Apply again what is not of a call that was given up: one whose record takes no write holds up no other."""
+        loss = self._recent.loss
+        messages = [each for each in messages if each.operation.key not in loss.given_up]
+        if not messages:
+            return
+        try:
+            folded = await handle(epoch, messages)
+        except WriteRefused as error:
+            if error.__cause__ is not None:
+                # It is the server that takes none now.
+                raise
+            if len(messages) == 1:
+                loss.given_up.add(messages[0].operation.key)
+                log.warning("not_applied_again", key=messages[0].operation.key, reason=str(error))
+                return
+            for each in messages:
+                await self._again(epoch, [each], handle)
+            return
+        for applied in folded.applied:
+            loss.reapplied += not applied.repeated
+            loss.refused += not applied.repeated and applied.done.code is not StatusCode.SUCCESS
 
     async def _tell(self, loss: Loss) -> None:
         await self._store.note_loss(self._partition, loss.commits, loss.gone, time.time_ns() // 1_000_000)
@@ -159,9 +185,10 @@ class Recovery:
     async def _raise_versions(self, epoch: Epoch, versions: dict[str, int]) -> bool:
         """No call may come by a version again that subscribers have seen with something else: where not all could be
         applied again, the version goes on from the highest, and the call is told as it is now."""
-        if not versions:
+        keys = versions.keys() - self._recent.loss.given_up
+        if not keys:
             return False
-        loaded = await self._store.load(self._partition, {key: [_NONE] for key in versions})
+        loaded = await self._store.load(self._partition, {key: [_NONE] for key in keys})
         changes = [
             Change(key, found.state, replace(found.state, version=versions[key] + 1), ())
             for key, found in loaded.items()
@@ -174,6 +201,12 @@ class Recovery:
             raised = {change.key: change.after.version for change in changes if change.after is not None}
             self._recent.committed(Commit(made.position, time.monotonic(), (), raised, 0))
         return bool(changes)
+
+
+def _touched(commits: Sequence[Commit], messages: Sequence[OperationMessage]) -> int:
+    """How many of the commits recorded one of these."""
+    ids = {each.operation.id for each in messages}
+    return sum(any(each.operation.id in ids for each in commit.messages) for commit in commits)
 
 
 def _restored(state: State) -> Event:

@@ -8,7 +8,7 @@ from aio_pika.abc import HeadersType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calltag.core.bus.amqp.packing import MOST, MOST_BYTES, Packing, Part, packed, unpacked
+from calltag.core.bus.amqp.packing import MOST, MOST_BYTES, Packing, Part, number_of_parts, packed, unpacked
 from calltag.core.bus.ports import BusRefused, BusUnavailable
 
 NAMES = st.text("0123456789abcdef-", min_size=1, max_size=40)
@@ -19,6 +19,7 @@ PARTS = st.lists(st.builds(Part, st.binary(max_size=60), NAMES), min_size=1, max
 def test_what_is_put_together_is_taken_apart_again(parts: list[Part]) -> None:
     body, name, headers = packed(parts)
     assert list(unpacked(body, name, headers or {})) == parts
+    assert number_of_parts(headers or {}) == len(parts)
 
 
 def test_one_alone_is_a_message_like_any_other() -> None:
@@ -92,7 +93,25 @@ async def test_what_comes_while_a_message_is_under_way_goes_together_in_the_next
     assert not any(each.done() for each in later)
     await broker.confirm()
     assert all(each.done() for each in later)
-    assert packing.per_message > 1
+    assert packing.operations_in(2) == 3
+
+
+async def test_how_much_waits_is_told_by_what_was_sent_last() -> None:
+    broker = Broker()
+    packing = Packing(broker.publish)
+    assert packing.operations_in(5) == 5
+    tasks = added(packing, *(f"o{number}" for number in range(2 * MOST)))
+    for _ in range(2):
+        await settle()
+        await broker.confirm()
+    for number in range(30):
+        tasks += added(packing, f"alone-{number}")
+        await settle()
+        await broker.confirm()
+    assert all(each.done() for each in tasks)
+    assert [packing.operations_in(messages) for messages in (0, 1, 30, 31, 32)] == [0, 1, 30, 30 + MOST, 30 + 2 * MOST]
+    # More than was sent from here.
+    assert packing.operations_in(64) == 2 * (30 + 2 * MOST)
 
 
 async def test_a_message_is_bounded_in_number_and_bytes() -> None:
@@ -125,17 +144,39 @@ async def test_where_one_is_not_confirmed_those_behind_do_not_wait_as_long_again
     assert again[0].exception() is None
 
 
-async def test_a_refusal_is_of_those_in_the_message_alone() -> None:
+async def test_nothing_overtakes_what_was_refused() -> None:
+    """Of one request, what came first would otherwise take effect last, when it is sent again."""
     broker = Broker()
     packing = Packing(broker.publish)
-    refused = added(packing, "a")
-    await settle()
-    behind = added(packing, "b")
+    tasks = added(packing, *(f"o{number}" for number in range(MOST + 1)))
     await settle()
     await broker.confirm(BusRefused("full"))
     await broker.confirm()
-    assert isinstance(refused[0].exception(), BusRefused)
-    assert behind[0].exception() is None
+    assert [len(each) for each in broker.messages] == [MOST]
+    assert all(isinstance(each.exception(), BusRefused) for each in tasks)
+    again = added(packing, "again")
+    await settle()
+    await broker.confirm()
+    assert again[0].exception() is None
+
+
+async def test_where_confirms_are_slow_nothing_waits_for_long_and_nothing_overtakes() -> None:
+    broker = Broker()
+    packing = Packing(broker.publish, patience_s=0.05)
+    first = added(packing, "a")
+    await settle()
+    late = added(packing, "b", "c")
+    await asyncio.sleep(0.1)
+    late += added(packing, "d")
+    await settle()
+    await broker.confirm()
+    assert first[0].exception() is None
+    assert all(isinstance(each.exception(), BusUnavailable) for each in late)
+    assert broker.messages == [["a"]]
+    again = added(packing, "e")
+    await settle()
+    await broker.confirm()
+    assert again[0].exception() is None
 
 
 async def test_what_nobody_waits_for_any_more_is_not_sent() -> None:

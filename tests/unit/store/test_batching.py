@@ -45,6 +45,14 @@ async def test_calls_of_one_moment_share_a_round_trip(client: RedisClient) -> No
     assert batcher.round_trips == before + 1
 
 
+async def test_what_is_answered_is_not_kept_until_its_time_is_over(client: RedisClient) -> None:
+    batcher = ScriptBatcher(client)
+    echo = batcher.source(ECHO)
+    for number in range(20):
+        await asyncio.gather(*(echo([], [str(number)]) for _ in range(5)))
+    assert len(batcher._watched) <= 5
+
+
 @dataclass(frozen=True, slots=True)
 class Gated(RedisClient):
     """A store that answers when the gate is open, all at once."""

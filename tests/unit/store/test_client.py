@@ -3,12 +3,14 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from typing import cast
 
 import pytest
 import redis.asyncio
 from redis.exceptions import RedisError
 
 from calltag.core.store.client import RedisClient
+from calltag.core.store.deployment import ClusterClient
 from calltag.core.store.ports import StoreUnavailable
 
 
@@ -59,7 +61,19 @@ async def test_within_a_shorter_limit_it_is_the_limit(client: RedisClient, work:
         await limited(client, work)
 
 
-async def test_what_is_under_way_when_the_client_closes_ends_first_and_nothing_begins(client: RedisClient) -> None:
+class Cluster:
+    """As much of redis-py's as is asked."""
+
+    def get_default_node(self) -> str:
+        return "a"
+
+    async def aclose(self) -> None:
+        """It has no connections."""
+
+
+@pytest.mark.parametrize("make", [RedisClient, ClusterClient])
+async def test_what_is_under_way_when_the_client_closes_ends_first_and_nothing_begins(make: type[RedisClient]) -> None:
+    client = make(cast("redis.asyncio.Redis", Cluster()), deadline_s=60)
     answered = asyncio.Event()
 
     async def work() -> None:

@@ -31,9 +31,10 @@ class BusInterrupted(BusError):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message taken from a partition. `tag` rises with the order of delivery within one consumer.
+    """One operation taken from a partition. `tag` rises with the order of delivery within one consumer.
 
-    `returned` is how often it was delivered before and came back; others may be the cause.
+    `returned` is how often it was delivered before and came back; others may be the cause. Those that go and come back
+    together have the same name in `together`; '' is one that comes alone.
     """
 
     tag: int
@@ -41,6 +42,7 @@ class Delivery:
     message_id: str
     redelivered: bool
     returned: int = 0
+    together: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -144,7 +144,9 @@ class Amqp(Section):
         "fewer.",
     )
     queue_max_length: Positive = Field(
-        100_000, description="Operations that one partition may hold; beyond that they are refused."
+        100_000,
+        description="Messages that one partition may hold, under load of up to 64 operations each; beyond that "
+        "operations are refused.",
     )
     delivery_limit: Positive = Field(
         1_000_000,
@@ -260,7 +262,11 @@ class Worker(Section):
 
     batch_limit: int = Field(300, ge=1, le=10_000, description="Operations folded into one commit.")
     prefetch: int = Field(
-        200, ge=1, le=65_535, description="Messages taken ahead of their acknowledgement, a partition."
+        200,
+        ge=1,
+        le=65_535,
+        description="Messages, under load of up to 64 operations each, taken ahead of their acknowledgement, a "
+        "partition.",
     )
     max_call_pairs: Positive = Field(1_000, description="Pairs of user data that one call may hold.")
     max_call_bytes: Positive = Field(65_536, description="Bytes of user data that one call may hold.")

@@ -78,6 +78,9 @@ class ScriptBatcher:
         """
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._client.deadline_s
+        # What is answered would otherwise be kept, with its answer, until the timer comes to it.
+        while self._watched and self._watched[0][1].answer.done():
+            self._watched.popleft()
         self._watched.append((ends_at, call))
         if self._timer is None:
             self._timer = loop.call_at(ends_at, self._time_passed)

@@ -183,6 +183,7 @@ class ClusterClient(PooledClient):
         return script.result, cast("int", wait.result)
 
     async def close(self) -> None:
+        # What is under way may wait for a search.
         await self._traffic.end()
         for search in list(self.searches):
             search.cancel()

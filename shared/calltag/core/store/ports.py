@@ -132,7 +132,8 @@ class HeldPartition:
     `epoch` is the one that it took the partition over in, None while it had nothing to do there since it came; then it
     may still wait for a former owner. `oldest_at_ms` is when the oldest operation in its hands was accepted, by the
     gateway's clock; None if there is none. `position` is how many commits the store has confirmed in that epoch and
-    before: it tells the next owner whether the store still has them, where this one dies.
+    before, of which nothing comes again from the queue: it tells the next owner whether the store still has them, where
+    this one dies.
     """
 
     partition: Partition

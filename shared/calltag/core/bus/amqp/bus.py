@@ -1,9 +1,11 @@
 """The bus on RabbitMQ, put together."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Final
 from uuid import uuid4
 
 from aio_pika.abc import AbstractChannel, AbstractQueue, HeadersType
@@ -24,6 +26,9 @@ from calltag.core.bus.partitioning import hash_tag
 from calltag.core.bus.ports import BusInterrupted, BusRefused, NodeId, Parking, Partition
 from calltag.core.runtime.without_end import without_end
 
+_HEARTBEATS: Final = 3
+"""RabbitMQ takes a client for dead within so many: until then it may keep a partition for one that is."""
+
 
 class AmqpBus:
     """Publishes on one connection and consumes on another: a broker short of memory stops reading from connections
@@ -39,6 +44,7 @@ class AmqpBus:
         self._watchdog = Watchdog(self.links, observed, settings.watch_s)
         self._packing: dict[Partition, Packing] = {}
         self._inbox_names: dict[NodeId, str] = {}
+        self._patience = 1 + math.ceil(_HEARTBEATS * settings.heartbeat_s / settings.watch_s)
         # A connection that publishes is not answered while the broker is short of memory.
         self._inspector = Inspector(self._consuming, settings.publish_deadline_s)
 
@@ -57,7 +63,8 @@ class AmqpBus:
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         packing = self._packing.get(partition)
         if packing is None:
-            packing = self._packing[partition] = Packing(partial(self._publish_packed, hash_tag(partition)))
+            publish = partial(self._publish_packed, hash_tag(partition))
+            packing = self._packing[partition] = Packing(publish, self._settings.publish_deadline_s)
         await packing.add(Part(body, message_id))
 
     async def _publish_packed(self, tag: str, body: bytes, name: str, headers: HeadersType | None) -> None:
@@ -69,8 +76,8 @@ class AmqpBus:
     async def depth(self, partition: Partition) -> int:
         messages = await self._inspector.depth(self._topology.partition_queue(partition))
         packing = self._packing.get(partition)
-        # The broker counts messages; there may be more to one, as far as was seen here.
-        return messages if packing is None else round(messages * packing.per_message)
+        # The broker counts messages.
+        return messages if packing is None else packing.operations_in(messages)
 
     async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
         headers = headers_of(parking)
@@ -93,7 +100,7 @@ class AmqpBus:
         with self._watchdog.expecting(name) as expected:
             async with self._consuming.channel() as channel:
                 queue = await channel.get_queue(name, ensure=False)
-                consumer = AmqpConsumer(channel, self._settings.publish_deadline_s)
+                consumer = AmqpConsumer(channel, self._settings.publish_deadline_s, patience=self._patience)
                 await consumer.start(queue, prefetch)
                 self._watchdog.there(expected, consumer)
                 yield consumer

@@ -11,7 +11,7 @@ from aiormq.abc import AbstractChannel as Underlay
 
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import Repair
-from calltag.core.bus.amqp.packing import unpacked
+from calltag.core.bus.amqp.packing import number_of_parts, unpacked
 from calltag.core.bus.amqp.unsettled import Messages, Settled
 from calltag.core.bus.ports import BusInterrupted, Delivery
 
@@ -21,11 +21,16 @@ _NOT_TOLD: Final = 1_000
 
 
 class AmqpConsumer:
-    """The deliveries of one queue on one channel, which is this consumer's alone."""
+    """The deliveries of one queue on one channel, which is this consumer's alone.
 
-    def __init__(self, channel: AbstractChannel, deadline_s: float) -> None:
+    `patience` is how often in a row it may look starved before it has had anything: where one consumer at a time is
+    active, it may wait for another one, and RabbitMQ, asked for the queue, counts the active one alone.
+    """
+
+    def __init__(self, channel: AbstractChannel, deadline_s: float, *, patience: int = _SIGHTINGS) -> None:
         self._channel = channel
         self._deadline_s = deadline_s
+        self._patience = patience
         self._arrived: deque[AbstractIncomingMessage] = deque()
         self._parts: deque[Delivery] = deque()
         """Of the message that was taken apart last, what no batch has had yet."""
@@ -69,14 +74,15 @@ class AmqpConsumer:
         parts = unpacked(message.body, message.correlation_id or "", message.headers)
         tags = self._messages.took(message.delivery_tag or 0, len(parts))
         returned = _returned(message)
+        together = parts[0].name if len(parts) > 1 else ""
         for tag, part in zip(tags, parts, strict=True):
-            yield Delivery(tag, part.body, part.name, bool(message.redelivered), returned)
+            yield Delivery(tag, part.body, part.name, bool(message.redelivered), returned, together)
 
     async def ack_through(self, tag: int) -> None:
         await self._ack(self._messages.settle_through(tag))
 
     def unacknowledged(self) -> int:
-        return len(self._arrived) + self._messages.unsettled
+        return sum(number_of_parts(each.headers) for each in self._arrived) + self._messages.unsettled
 
     async def ack(self, tags: Collection[int]) -> None:
         await self._ack(self._messages.settle(tags))
@@ -111,7 +117,8 @@ class AmqpConsumer:
         wrong = self._wrong(declared.consumer_count or 0, declared.message_count or 0)
         before, times = self._suspicion
         self._suspicion = (wrong, times + 1 if wrong is before else 1)
-        if wrong is None or self._suspicion[1] < _SIGHTINGS:
+        waits = wrong is Repair.CONSUMER_STARVED and not self._delivered
+        if wrong is None or self._suspicion[1] < (self._patience if waits else _SIGHTINGS):
             return None
         self.lose(f"{self._queue}: {wrong}")
         return wrong

@@ -8,20 +8,21 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from aio_pika.abc import HeadersType
 from pamqp.common import FieldValue
 
-from calltag.core.bus.ports import BusUnavailable
+from calltag.core.bus.ports import BusRefused, BusUnavailable
 
 MOST: Final = 64
 MOST_BYTES: Final = 65_536
 """A message with more than one part is no longer than this, so that what is taken ahead stays bounded."""
 _LENGTHS: Final = "calltag-lengths"
 _NAMES: Final = "calltag-names"
-_LATE: Final = 0.1
-"""What each message counts for `per_message`."""
+_REMEMBERED: Final = 1_000
+"""Of how many messages it is known how many operations went in each."""
 Publish = Callable[[bytes, str, HeadersType | None], Awaitable[None]]
 
 
@@ -64,46 +65,63 @@ def unpacked(body: bytes, name: str, headers: Mapping[str, FieldValue]) -> Seque
     return parts
 
 
+def number_of_parts(headers: Mapping[str, FieldValue]) -> int:
+    """How many parts a message has, if its headers are right."""
+    lengths = headers.get(_LENGTHS)
+    return lengths.count(",") + 1 if isinstance(lengths, str) else 1
+
+
 @dataclass(slots=True)
 class _Waiting:
     part: Part
     taken: asyncio.Future[None]
+    since_s: float
 
 
 @dataclass(slots=True)
 class Packing:
     """Publishes the operations of one partition. What comes while a message is under way goes together in the next one,
-    so that nothing waits where nothing is under way.
-
-    `per_message` is how many operations there were to a message of late.
+    so that nothing waits where nothing is under way, and nothing waits for much longer than `patience_s`.
     """
 
     publish: Publish
-    per_message: float = 1.0
+    patience_s: float = 1.5
+    _sizes: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _sending: asyncio.Task[None] | None = None
 
     async def add(self, part: Part) -> None:
         """Returns once the broker has confirmed the message that the operation went in.
 
-        Raises what `publish` raises. Where the message before it was not confirmed in time, this one was not sent.
+        Raises what `publish` raises. Where the message before it was not taken, or not confirmed in time, this one was
+        not sent.
         """
-        waiting = _Waiting(part, asyncio.get_running_loop().create_future())
+        loop = asyncio.get_running_loop()
+        waiting = _Waiting(part, loop.create_future(), loop.time())
         self._waiting.append(waiting)
         if self._sending is None:
             self._sending = asyncio.create_task(self._send(), name="packing")
         await waiting.taken
 
+    def operations_in(self, messages: int) -> int:
+        """About how many operations there are in so many messages that wait: they are those that were sent last.
+
+        Others may have sent some of them, which are taken to be like those from here.
+        """
+        latest = list(islice(reversed(self._sizes), messages))
+        return round(messages * sum(latest) / len(latest)) if latest else messages
+
     async def _send(self) -> None:
         try:
             while together := self._together():
-                self.per_message += (len(together) - self.per_message) * _LATE
+                self._sizes.append(len(together))
                 try:
                     await self.publish(*packed([each.part for each in together]))
-                except BusUnavailable as error:
-                    # Those behind would wait as long again, each for its own deadline.
-                    _settle([*together, *self._waiting], error)
-                    self._waiting.clear()
+                except (BusUnavailable, BusRefused) as error:
+                    # Those behind would wait as long again, each for its own deadline; and none that is of the same
+                    # call is to be taken where one before it was not.
+                    _settle(together, error)
+                    self._give_up(error)
                 except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
                     _settle(together, error)
                 else:
@@ -111,17 +129,27 @@ class Packing:
         finally:
             # In the same step as the last look at what waits: whoever comes next begins anew.
             self._sending = None
-            _settle(self._waiting, BusUnavailable("the connection to RabbitMQ was closed"))
+            self._give_up(BusUnavailable("the connection to RabbitMQ was closed"))
+
+    def _give_up(self, error: Exception) -> None:
+        """Nothing of what waits is sent."""
+        _settle(self._waiting, error)
+        self._waiting.clear()
 
     def _together(self) -> list[_Waiting]:
         """What goes in the next message."""
         together: list[_Waiting] = []
         size = 0
+        now_s = asyncio.get_running_loop().time()
         while self._waiting and len(together) < MOST:
             if self._waiting[0].taken.done():
                 # Nobody waits for it any more.
                 self._waiting.popleft()
                 continue
+            if now_s - self._waiting[0].since_s > self.patience_s:
+                # All of them: what came with it a moment later may be of the same call.
+                self._give_up(BusUnavailable(f"what was before it was not confirmed within {self.patience_s:g} s"))
+                break
             size += len(self._waiting[0].part.body) + 1
             if together and size > MOST_BYTES:
                 break
