@@ -76,12 +76,12 @@ class Socket:
     async def run(self) -> None:
         """Serve the connection until either side ends it."""
         await self.websocket.accept()
-        reader = asyncio.ensure_future(self._read())
-        writer = asyncio.ensure_future(self._write())
-        drained = asyncio.ensure_future(self.hub.sockets.turn())
+        reader: asyncio.Future[None] = asyncio.ensure_future(self._read())
+        writer: asyncio.Future[None] = asyncio.ensure_future(self._write())
+        drained = self.hub.sockets.turn()
         tasks = (reader, writer, drained)
         try:
-            done: set[asyncio.Task[object]] = set()
+            done: set[asyncio.Future[None]] = set()
             while not done:
                 done, _ = await asyncio.wait(tasks, timeout=self.deadline_s, return_when=asyncio.FIRST_COMPLETED)
                 self._forget_ended()

@@ -54,6 +54,10 @@ class PlacedWebSocket(WebSocketsSansIOProtocol):
 
         Uvicorn would log a traceback of each: whoever can connect could fill the disk.
         """
+        if self.handshake_complete:
+            # Nobody asks for them any more, and connections stay for hours.
+            shaken: Any = self
+            shaken.request = shaken.response = None
         if self.curr_msg_data_type == "text" and not self.close_sent:
             try:
                 b"".join(self.frames).decode()
