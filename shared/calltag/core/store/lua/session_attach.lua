@@ -66,10 +66,8 @@ end
 -- What the client has for certain: who connects again had the answer before. What was pushed since may be on its way, or lost.
 local confirmed, sent = tonumber(session.confirmed), tonumber(session.sent)
 local has = sent
-if current then
-  sent = math.max(sent, tonumber(ARGV[14]))
-  has = math.min(sent, tonumber(ARGV[21]))
-end
+if current then sent = math.max(sent, tonumber(ARGV[14])) end
+if held then has = math.min(sent, tonumber(ARGV[21])) end
 local acknowledged = tonumber(ARGV[6])
 if is_connect and session.ack == '1' then
   if acknowledged and ARGV[7] == session.generation and acknowledged > confirmed then
@@ -96,7 +94,7 @@ if is_connect then
       session['s:' .. name] = session[field]
       redis.call('HSET', KEYS[1], 's:' .. name, session[field])
     end
-    if ARGV[8] == '1' or not current or has >= tonumber(session['s:' .. name] or 0) then
+    if ARGV[8] == '1' or not held or has >= tonumber(session['s:' .. name] or 0) then
       redis.call('HDEL', KEYS[1], field)
       unsure[name] = nil
     end
