@@ -1,6 +1,8 @@
 """A fail-over that takes back what the store had confirmed: what is at hand is applied again, the rest is told."""
 
 import asyncio
+import gc
+import warnings
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
@@ -41,6 +43,7 @@ pytestmark = [
     pytest.mark.timeout(120),
     # redis-py lets go of its connections to a node that has left a cluster without closing them.
     pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in.*__del__:pytest.PytestUnraisableExceptionWarning"),
 ]
 Redis = RedisSentinel | RedisCluster
 
@@ -60,6 +63,10 @@ async def client(redis: Redis) -> AsyncIterator[RedisClient]:
     made = client_of(Deployment(redis.url, mode, service), deadline_s=2)  # type: ignore[arg-type]
     yield made
     await made.close()
+    # Of those that were let go of, no other test is to hear.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @asynccontextmanager
@@ -81,9 +88,12 @@ async def working(
     running = asyncio.create_task(worker.run(stop))
     try:
         yield
-    finally:
-        stop.set()
-        await running
+    except BaseException:
+        # It might wait for replicas that do not come.
+        running.cancel()
+        raise
+    stop.set()
+    await running
 
 
 def master_of(redis: Redis) -> int:
