@@ -44,13 +44,13 @@ _SWEEP_S: Final = 1.0
 class Turn:
     """What follows from one request: `events`, then `replies` in order; `held` is a connect whose reply has to wait.
 
-    `replaced` is a connect in the request of which a newer one took the place.
+    `replaced` are connects in the request of which newer ones took the place.
     """
 
     events: list[bytes] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     held: HeldConnect | None = None
-    replaced: HeldConnect | None = None
+    replaced: list[HeldConnect] = field(default_factory=list)
     connected: str = ""
     """The session whose connect was answered or is held."""
     spoke: dict[str, None] = field(default_factory=dict)
@@ -99,7 +99,7 @@ class Hub:
                 self.connects.metrics.refused(str(fault.reply.get("error")))
                 reply = fault.reply
             except Replaced as replaced:
-                turn.replaced = replaced.connect
+                turn.replaced.append(replaced.connect)
                 continue
             if reply is not None:
                 known = message if isinstance(message, dict) else {}
