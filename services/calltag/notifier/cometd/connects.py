@@ -143,6 +143,9 @@ class Connects:
             await self.feeding.catch_up(session)
         held = Held(attached.record.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
         connect = HeldConnect(session, held, message, arrived_ms)
+        if session.ending not in (None, Ending.EXPIRED):
+            # Who was silent here for too long is not silent any more: in the store such a session lives.
+            return self._ended(connect, session.ending)
         if not self.local.holds(session) or session.cycle != held.cycle:
             raise Replaced(connect)
         session.interval_ms = wish.interval_ms
