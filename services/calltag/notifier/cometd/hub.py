@@ -44,7 +44,7 @@ _SWEEP_S: Final = 1.0
 class Turn:
     """What follows from one request: `events`, then `replies` in order; `held` is a connect whose reply has to wait.
 
-    `replaced` are connects in the request of which newer ones took the place.
+    `replaced` are connects in the request of which newer ones took the place, and which the transport is to answer.
     """
 
     events: list[bytes] = field(default_factory=list)
@@ -99,8 +99,11 @@ class Hub:
                 self.connects.metrics.refused(str(fault.reply.get("error")))
                 reply = fault.reply
             except Replaced as replaced:
-                turn.replaced.append(replaced.connect)
-                continue
+                if streaming or alone:
+                    turn.replaced.append(replaced.connect)
+                    continue
+                # Its neighbours have their replies in the same answer.
+                reply = self.engine.replaced(replaced.connect.message)
             if reply is not None:
                 known = message if isinstance(message, dict) else {}
                 turn.replies.append(self.engine.extend(known, reply, arrived_ms, wall_ms()))
