@@ -20,7 +20,10 @@ from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Session
 
 ENGINE = Engine(
-    BayeuxLimits(), lambda _, channel: channel.startswith("/v2/"), (Acknowledgment(), Replay(), Timesync(), Timestamp())
+    BayeuxLimits(),
+    lambda _, channel: channel.startswith("/v2/"),
+    lambda _, channel: channel.startswith("/service/"),
+    (Acknowledgment(), Replay(), Timesync(), Timestamp()),
 )
 WORDS = [
     "", "/v2/me/calls", "/v2/*", "/service/x", "/meta/connect", "/meta/handshake", "/meta/subscribe", "/meta/x",
@@ -78,7 +81,7 @@ METHODS: dict[str, Callable[[Message], object]] = {
     "not_subscribed": lambda message: ENGINE.not_subscribed(message, "c1", "429:1:x").reply,
     "unsubscribe": ENGINE.unsubscribe,
     "done": lambda message: ENGINE.done(message, "c1"),
-    "publish": lambda message: ENGINE.publish(str(message.get("channel")), message),
+    "publish": lambda message: ENGINE.publish(str(message.get("channel")), message, "alice"),
 }
 REFUSALS = ("busy", "unknown", "not_subscribed")
 REPLIES = (*REFUSALS, "begun", "connected", "ended", "done", "publish")

@@ -20,7 +20,11 @@ from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Session
 
 LIMITS = BayeuxLimits(timeout_ms=1_000, interval_ms=5, max_interval_ms=100)
-ENGINE = Engine(LIMITS, lambda user, channel: user == "alice" and channel.startswith("/v2/"))
+ENGINE = Engine(
+    LIMITS,
+    lambda user, channel: user == "alice" and channel.startswith("/v2/"),
+    lambda user, channel: user == "alice" and channel.startswith("/service/"),
+)
 HELLO = {"channel": "/meta/handshake", "id": "1", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
 CONNECT = {"channel": "/meta/connect", "id": "2", "clientId": "c1", "connectionType": "long-polling"}
 SUBSCRIBE = {"channel": "/meta/subscribe", "id": "3", "clientId": "c1", "subscription": "/v2/me/calls"}
@@ -113,7 +117,7 @@ def test_a_busy_server_asks_to_come_back() -> None:
 
 
 def test_a_session_that_is_behind_is_asked_to_come_at_once() -> None:
-    engine = Engine(BayeuxLimits(interval_ms=700), lambda *_: True)
+    engine = Engine(BayeuxLimits(interval_ms=700), lambda *_: True, lambda *_: True)
     here = session(behind=True, missed=True)
     reply = engine.answered(here, engine.connected({"channel": "/meta/connect"}, "c"))
     assert reply["ext"] == {"calltag": {"missed": True, "behind": True}}
@@ -318,7 +322,7 @@ def test_a_refusal_repeats_no_subscription_where_there_was_none() -> None:
 
 def test_a_message_to_the_server_is_taken() -> None:
     message = {"channel": "/service/x", "id": "9", "data": {"a": 1}}
-    assert ENGINE.publish("/service/x", message) == {"channel": "/service/x", "id": "9", "successful": True}
+    assert ENGINE.publish("/service/x", message, "alice") == {"channel": "/service/x", "id": "9", "successful": True}
 
 
 @pytest.mark.parametrize(
@@ -331,7 +335,20 @@ def test_a_message_to_the_server_is_taken() -> None:
     ],
 )
 def test_clients_publish_to_the_server_alone(channel: str, error: str) -> None:
-    assert fault(lambda: ENGINE.publish(channel, {"channel": channel}))["error"] == error
+    assert fault(lambda: ENGINE.publish(channel, {"channel": channel}, "alice"))["error"] == error
+
+
+def test_the_user_decides_what_may_be_published_on() -> None:
+    refused = fault(lambda: ENGINE.publish("/service/x", {"channel": "/service/x"}, "bob"))
+    assert refused["error"] == errors.publish_denied("/service/x")
+
+
+@pytest.mark.parametrize("channel", ["/meta/other", "calls", "/v2/*"])
+def test_nobody_publishes_on_what_is_no_channel_for_it(channel: str) -> None:
+    engine = Engine(LIMITS, lambda *_: True, lambda *_: True)
+    assert fault(lambda: engine.publish(channel, {"channel": channel}, "alice"))["error"] == (
+        errors.channel_invalid(channel)
+    )
 
 
 # -- extensions --------------------------------------------------------------------------------------------------------
@@ -361,7 +378,7 @@ class Recorder(Extension):
 
 
 def test_extensions_see_and_change_what_is_theirs() -> None:
-    engine = Engine(LIMITS, lambda *_: True, (Extension(), Recorder()))
+    engine = Engine(LIMITS, lambda *_: True, lambda *_: True, (Extension(), Recorder()))
     beginning = engine.handshake(HELLO | {"ext": {"x": 5}}, "alice")
     assert engine.begun(HELLO, "c1", beginning)["ext"] == {"x": "5"}
     assert engine.connect(CONNECT | {"ext": {"x": 5}}, "c1").timeout_ms == 5
@@ -372,6 +389,6 @@ def test_extensions_see_and_change_what_is_theirs() -> None:
 
 
 def test_an_extension_may_refuse_a_subscription() -> None:
-    engine = Engine(LIMITS, lambda *_: True, (Recorder(),))
+    engine = Engine(LIMITS, lambda *_: True, lambda *_: True, (Recorder(),))
     reply = fault(lambda: engine.subscribe(SUBSCRIBE | {"ext": {"x": 1}}, "c1", "alice"))
     assert (reply["error"], reply["subscription"]) == ("400:c1:x", CALLS)

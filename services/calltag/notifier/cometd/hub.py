@@ -156,7 +156,7 @@ class Hub:
                 # It ends in any case.
                 await self._disconnect(message, client_id)
             case _:
-                reply = self.engine.publish(channel, message)
+                reply = self.engine.publish(channel, message, user)
                 if not await store.touch(client_id, lifetime_ms=lifetime_ms, credential=credential):
                     raise self.engine.unknown(message)
                 return reply

@@ -45,10 +45,11 @@ def handshake_in(messages: Sequence[object]) -> Message | None:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`may_subscribe(user, channel)` is the authorizer of subscriptions."""
+    """`may_subscribe(user, channel)` authorizes subscriptions, `may_publish(user, channel)` messages."""
 
     limits: BayeuxLimits
     may_subscribe: Callable[[str, str], bool]
+    may_publish: Callable[[str, str], bool]
     extensions: Sequence[Extension] = ()
     connection_types: Sequence[str] = (WEBSOCKET, LONG_POLLING)
     handshake_reconnect: bool = False
@@ -213,11 +214,11 @@ class Engine:
         """The reply to what was carried out; a subscription is repeated as it was sent."""
         return success(message) | {"clientId": client_id} | _subscription(message)
 
-    def publish(self, channel: str, message: Message) -> Reply:
-        """Clients publish to the server's own channels only, where nothing listens. Raises Fault."""
+    def publish(self, channel: str, message: Message, user: str) -> Reply:
+        """The reply to a message that is taken; it goes to no client. Raises Fault."""
         if is_meta(channel) or not is_name(channel):
             raise Fault(failure(message, errors.channel_invalid(channel)))
-        if not is_service(channel):
+        if not self.may_publish(user, channel):
             raise Fault(failure(message, errors.publish_denied(channel)))
         return success(message)
 
