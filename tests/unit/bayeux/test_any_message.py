@@ -79,7 +79,7 @@ METHODS: dict[str, Callable[[Message], object]] = {
     "ended": lambda message: ENGINE.ended(ENGINE.connected(message, "c1")),
     "subscribe": lambda message: ENGINE.subscribe(message, "c1", "alice"),
     "not_subscribed": lambda message: ENGINE.not_subscribed(message, "c1", "429:1:x").reply,
-    "unsubscribe": ENGINE.unsubscribe,
+    "unsubscribe": lambda message: ENGINE.unsubscribe(message, "c1"),
     "done": lambda message: ENGINE.done(message, "c1"),
     "publish": lambda message: ENGINE.publish(str(message.get("channel")), message, "alice"),
 }

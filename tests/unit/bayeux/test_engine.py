@@ -249,14 +249,14 @@ def test_a_subscription_is_one_name_or_several() -> None:
     assert ENGINE.subscribe(SUBSCRIBE, "c1", "alice") == SubscribeWish("c1", {CALLS: None})
     both = SUBSCRIBE | {"subscription": [CALLS, "/v2/me/**"]}
     assert ENGINE.subscribe(both, "c1", "alice").channels == {CALLS: None, "/v2/me/**": None}
-    assert ENGINE.unsubscribe(SUBSCRIBE) == [CALLS]
-    assert ENGINE.unsubscribe(both) == [CALLS, "/v2/me/**"]
+    assert ENGINE.unsubscribe(SUBSCRIBE, "c1") == [CALLS]
+    assert ENGINE.unsubscribe(both, "c1") == [CALLS, "/v2/me/**"]
 
 
 @pytest.mark.parametrize("subscription", [None, 7, "", [], [CALLS, 7], [CALLS, ""], {"a": CALLS}])
 def test_a_subscription_to_nothing_is_refused(subscription: object) -> None:
     message = SUBSCRIBE | {"subscription": subscription}
-    for call in (lambda: ENGINE.subscribe(message, "c1", "alice"), lambda: ENGINE.unsubscribe(message)):
+    for call in (lambda: ENGINE.subscribe(message, "c1", "alice"), lambda: ENGINE.unsubscribe(message, "c1")):
         reply = fault(call)
         assert (reply["error"], reply["id"]) == (errors.SUBSCRIPTION_MISSING, "3")
     missing = {name: value for name, value in SUBSCRIBE.items() if name != "subscription"}
@@ -281,6 +281,22 @@ def test_one_name_that_is_refused_refuses_all(name: str, error: str) -> None:
     reply = fault(lambda: ENGINE.subscribe(SUBSCRIBE | {"subscription": [CALLS, name]}, "c1", "alice"))
     assert (reply["error"], reply["id"], reply["clientId"]) == (error, "3", "c1")
     assert reply.get("subscription") == ([CALLS, name] if "\ud800" not in name else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("v2", "v2"), ("/v2/*/calls", "/v2/*/calls"), ("/v2/a:b,c", "/v2/abc"), ("/v2/\ud800", "/v2/?"), ("/", "/")],
+)
+def test_a_name_that_is_none_refuses_an_unsubscribe_whole(name: str, argument: str) -> None:
+    message = SUBSCRIBE | {"channel": "/meta/unsubscribe", "subscription": [CALLS, name]}
+    reply = fault(lambda: ENGINE.unsubscribe(message, "c1"))
+    assert (reply["error"], reply["id"], reply["clientId"]) == (f"403:{argument}:subscription_invalid", "3", "c1")
+    assert reply.get("subscription") == ([CALLS, name] if "\ud800" not in name else None)
+
+
+@pytest.mark.parametrize("name", ["/other", "/**", "/meta/connect", "/service/x"])
+def test_anybody_may_unsubscribe_from_whatever_has_a_name(name: str) -> None:
+    assert ENGINE.unsubscribe(SUBSCRIBE | {"subscription": name}, "c1") == [name]
 
 
 def test_the_user_decides_what_may_be_subscribed_to() -> None:

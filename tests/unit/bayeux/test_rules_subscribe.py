@@ -86,6 +86,14 @@ async def test_to_unsubscribe_from_what_is_not_subscribed_succeeds(system: Insta
     assert await subscriptions(system, alice) == {CALLS}
 
 
+@pytest.mark.parametrize("bad", ["x", "/v2/*/a"])
+async def test_one_name_that_is_none_leaves_all_subscribed(system: Installation, bad: str) -> None:
+    alice = await Client().begin(system.one)
+    reply = await alice.ask(system.one, "/meta/unsubscribe", subscription=[CALLS, bad])
+    assert (reply["successful"], reply["error"]) == (False, f"403:{bad}:subscription_invalid")
+    assert await subscriptions(system, alice) == {CALLS}
+
+
 async def test_a_pattern_and_a_channel_under_it_are_two_subscriptions(system: Installation) -> None:
     alice = await with_subscription(system, [CALLS, "/v2/**"])
     await alice.ask(system.one, "/meta/unsubscribe", subscription="/v2/**")

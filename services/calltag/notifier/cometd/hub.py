@@ -149,7 +149,7 @@ class Hub:
             case channels.SUBSCRIBE:
                 await self._subscribe(message, client_id, user)
             case channels.UNSUBSCRIBE:
-                names = self.engine.unsubscribe(message)
+                names = self.engine.unsubscribe(message, client_id)
                 holder = await store.unsubscribe(client_id, names, lifetime_ms=lifetime_ms, credential=credential)
                 await self._changed(message, client_id, holder)
             case channels.DISCONNECT:

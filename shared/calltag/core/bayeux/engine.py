@@ -183,12 +183,8 @@ class Engine:
 
     def subscribe(self, message: Message, client_id: str, user: str) -> SubscribeWish:
         """The channels to subscribe to. All or nothing: one name that is refused refuses the request. Raises Fault."""
-        names = _names(message.get("subscription"))
-        if names is None:
-            raise Fault(failure(message, errors.SUBSCRIPTION_MISSING))
+        names = self._named(message, client_id)
         for name in names:
-            if not is_name(name) and not is_pattern(name):
-                raise self.not_subscribed(message, client_id, errors.subscription_invalid(name))
             if is_meta(name) or not (is_service(name) or self.may_subscribe(user, name)):
                 raise self.not_subscribed(message, client_id, errors.subscribe_denied(name))
         wish = SubscribeWish(client_id, {name: None for name in names if not is_service(name)})
@@ -200,14 +196,21 @@ class Engine:
         return wish
 
     def not_subscribed(self, message: Message, client_id: str, error: str) -> Fault:
-        """A subscription that is refused."""
+        """A subscription, or the end of one, that is refused."""
         return Fault(failure(message, error) | {"clientId": client_id} | _subscription(message))
 
-    def unsubscribe(self, message: Message) -> list[str]:
+    def unsubscribe(self, message: Message, client_id: str) -> list[str]:
         """The channels to unsubscribe from. Raises Fault."""
+        return self._named(message, client_id)
+
+    def _named(self, message: Message, client_id: str) -> list[str]:
+        """The channels and patterns that a message names. Raises Fault."""
         names = _names(message.get("subscription"))
         if names is None:
             raise Fault(failure(message, errors.SUBSCRIPTION_MISSING))
+        for name in names:
+            if not is_name(name) and not is_pattern(name):
+                raise self.not_subscribed(message, client_id, errors.subscription_invalid(name))
         return names
 
     def done(self, message: Message, client_id: str) -> Reply:
