@@ -149,6 +149,19 @@ def test_an_id_that_no_reply_can_have_is_left_out(message_id: object) -> None:
     assert "id" not in ENGINE.done({"channel": "/meta/disconnect", "id": message_id}, "c1")
 
 
+@pytest.mark.parametrize("message_id", [1.5, ["7"], [], {}, {"a": "7"}, 2**64, "\ud800"])
+@pytest.mark.parametrize("message", [HELLO, CONNECT, SUBSCRIBE])
+def test_a_message_whose_id_no_reply_can_have_is_refused(message: dict[str, object], message_id: object) -> None:
+    refused = fault(lambda: ENGINE.channel_of(message | {"id": message_id}))
+    assert refused == {"channel": message["channel"], "successful": False, "error": "405::message_id_invalid"}
+
+
+@pytest.mark.parametrize("message_id", ["7", 7, "", "a-b", True, None])
+def test_any_other_id_is_as_good_as_none(message_id: object) -> None:
+    message = CONNECT | {"id": message_id}
+    assert ENGINE.channel_of(message) == ("/meta/connect", message)
+
+
 def test_an_unknown_session_is_told_to_shake_hands_again_in_answer_to_a_connect_only() -> None:
     reply = fault(lambda: raise_(ENGINE.unknown(CONNECT)))
     assert (reply["error"], reply["id"]) == ("402::Unknown client", "2")

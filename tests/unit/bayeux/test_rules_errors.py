@@ -50,6 +50,7 @@ def test_arguments_do_not_break_an_error_apart(error: str) -> None:
         ({"channel": "/v2/me/calls", "data": {}}, "403"),
         ({"channel": "/meta/unheard", "data": {}}, "405"),
         ({"channel": "x", "data": {}}, "405"),
+        ({"channel": "/service/x", "data": {}, "id": ["7"]}, "405"),
         ({"channel": "/meta/disconnect", "clientId": "x"}, "402"),
     ],
 )

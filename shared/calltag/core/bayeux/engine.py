@@ -112,6 +112,9 @@ class Engine:
         channel = message.get("channel")
         if not isinstance(channel, str) or not channel:
             raise Fault(failure(message, errors.CHANNEL_MISSING))
+        if message.get("id") is not None and "id" not in _echo(message):
+            # Its reply could not be told from others.
+            raise Fault(failure(message, errors.MESSAGE_ID_INVALID))
         return channel, message
 
     def unknown(self, message: Message) -> Fault:
