@@ -157,7 +157,7 @@ def test_a_message_whose_id_no_reply_can_have_is_refused(message: dict[str, obje
 
 
 @pytest.mark.parametrize("message_id", ["7", 7, "", "a-b", True, None])
-def test_any_other_id_is_as_good_as_none(message_id: object) -> None:
+def test_any_other_id_is_taken(message_id: object) -> None:
     message = CONNECT | {"id": message_id}
     assert ENGINE.channel_of(message) == ("/meta/connect", message)
 

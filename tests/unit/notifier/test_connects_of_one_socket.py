@@ -8,6 +8,7 @@ import orjson
 import pytest
 from starlette.websockets import WebSocket
 
+from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.extensions.activity import Activity
 from calltag.core.domain.ids import UserId
 from calltag.notifier.cometd.connects import Connects, HeldConnect, Replaced
@@ -135,6 +136,15 @@ async def test_the_older_connect_hears_of_the_end_that_the_newer_one_meets(syste
     await eventually(lambda: len(page.told()) == 3)
     assert [each.get("id") for each in page.told()] == [None, "c1", "c2"]
     assert {each["advice"]["reconnect"] for each in page.told()} == {"none"}
+    await page.leave()
+
+
+async def test_a_session_that_the_sweeper_forgot_here_goes_on(system: Installation) -> None:
+    """To its client, the sweeper says nothing of an end: the store decides, and there the session lives."""
+    page = await Page.open(system, ack=True)
+    [older] = page.socket.held.values()
+    older.session.ending = Ending.EXPIRED
+    assert system.one.connects.superseded(older)[1]["advice"] == RETRY
     await page.leave()
 
 

@@ -84,6 +84,14 @@ def _transport(message: Message, *, streaming: bool) -> str:
     return CALLBACK_POLLING if message.get("connectionType") == CALLBACK_POLLING else LONG_POLLING
 
 
+def _end_of(session: Session) -> Ending | None:
+    """How the session of a connect that has just come has ended since, if it has.
+
+    One that was only silent here for too long has not: in the store, where the connect was first, it lives.
+    """
+    return None if session.ending is Ending.EXPIRED else session.ending
+
+
 @dataclass(slots=True)
 class Connects:
     """The sessions that this node holds, and their connects."""
@@ -143,9 +151,9 @@ class Connects:
             await self.feeding.catch_up(session)
         held = Held(attached.record.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
         connect = HeldConnect(session, held, message, arrived_ms)
-        if session.ending not in (None, Ending.EXPIRED):
-            # Who was silent here for too long is not silent any more: in the store such a session lives.
-            return self._ended(connect, session.ending)
+        ending = _end_of(session)
+        if ending is not None:
+            return self._ended(connect, ending)
         if not self.local.holds(session) or session.cycle != held.cycle:
             raise Replaced(connect)
         session.interval_ms = wish.interval_ms
@@ -440,8 +448,9 @@ class Connects:
         It says nothing of events: the latest one counts, for the client as well. The official one passes over replies
         to others, but for their advice.
         """
-        if connect.session.ending is not None:
-            return self._ended(connect, connect.session.ending)
+        ending = _end_of(connect.session)
+        if ending is not None:
+            return self._ended(connect, ending)
         return [], self._without_events(connect, connect.held.reply)
 
     def _without_events(self, connect: HeldConnect, reply: Reply) -> Reply:
