@@ -112,7 +112,7 @@ class Nodes:
         allowed: Callable[[str, str], bool] = lambda _, channel: channel.startswith(("/v2/", "/x/"))  # noqa: E731
         connects = Connects(
             node,
-            Engine(self.limits, allowed, (Acknowledgment(), Replay())),
+            Engine(self.limits, allowed, lambda *_: False, (Acknowledgment(), Replay())),
             store,
             local,
             Feeding(local, self.streams, translate, self.limits, metrics, tasks),

@@ -130,7 +130,12 @@ class Node:
         self.feeding = Feeding(self.local, streams, translate, limits, self.metrics, self.side_tasks)
         self.connects = Connects(
             self.name,
-            Engine(limits, lambda _, channel: channel.startswith("/v2/"), (Acknowledgment(), Replay(), Delivery())),
+            Engine(
+                limits,
+                lambda _, channel: channel.startswith("/v2/"),
+                lambda _, channel: channel.startswith("/service/"),
+                (Acknowledgment(), Replay(), Delivery()),
+            ),
             store,
             self.local,
             self.feeding,

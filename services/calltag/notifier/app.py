@@ -134,6 +134,7 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
     engine = Engine(
         limits,
         authorizer.may_subscribe,
+        authorizer.may_publish,
         extensions(settings),
         connection_types(settings),
         settings.handshake_reconnect,

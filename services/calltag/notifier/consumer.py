@@ -7,7 +7,7 @@ import structlog
 
 from calltag.core.bayeux.events import Published
 from calltag.core.bayeux.position import Position
-from calltag.core.bus.ports import Bus, BusError, BusUnavailable, NodeId
+from calltag.core.bus.ports import Bus, BusError, NodeId
 from calltag.core.domain.events import Event
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
@@ -32,7 +32,7 @@ class NodePost:
         message = NodeMessage(notices=(notice,))
         try:
             await self.bus.send(node, NODE.encode(message), f"{notice.kind}-{notice.cycle}")
-        except BusUnavailable as error:
+        except BusError as error:
             log.info("notice_not_sent", node=node, reason=str(error))
 
 

@@ -20,7 +20,10 @@ from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Session
 
 ENGINE = Engine(
-    BayeuxLimits(), lambda _, channel: channel.startswith("/v2/"), (Acknowledgment(), Replay(), Timesync(), Timestamp())
+    BayeuxLimits(),
+    lambda _, channel: channel.startswith("/v2/"),
+    lambda _, channel: channel.startswith("/service/"),
+    (Acknowledgment(), Replay(), Timesync(), Timestamp()),
 )
 WORDS = [
     "", "/v2/me/calls", "/v2/*", "/service/x", "/meta/connect", "/meta/handshake", "/meta/subscribe", "/meta/x",
@@ -76,9 +79,9 @@ METHODS: dict[str, Callable[[Message], object]] = {
     "ended": lambda message: ENGINE.ended(ENGINE.connected(message, "c1")),
     "subscribe": lambda message: ENGINE.subscribe(message, "c1", "alice"),
     "not_subscribed": lambda message: ENGINE.not_subscribed(message, "c1", "429:1:x").reply,
-    "unsubscribe": ENGINE.unsubscribe,
+    "unsubscribe": lambda message: ENGINE.unsubscribe(message, "c1"),
     "done": lambda message: ENGINE.done(message, "c1"),
-    "publish": lambda message: ENGINE.publish(str(message.get("channel")), message),
+    "publish": lambda message: ENGINE.publish(str(message.get("channel")), message, "alice"),
 }
 REFUSALS = ("busy", "unknown", "not_subscribed")
 REPLIES = (*REFUSALS, "begun", "connected", "ended", "done", "publish")

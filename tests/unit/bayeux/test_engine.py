@@ -20,7 +20,11 @@ from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Session
 
 LIMITS = BayeuxLimits(timeout_ms=1_000, interval_ms=5, max_interval_ms=100)
-ENGINE = Engine(LIMITS, lambda user, channel: user == "alice" and channel.startswith("/v2/"))
+ENGINE = Engine(
+    LIMITS,
+    lambda user, channel: user == "alice" and channel.startswith("/v2/"),
+    lambda user, channel: user == "alice" and channel.startswith("/service/"),
+)
 HELLO = {"channel": "/meta/handshake", "id": "1", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
 CONNECT = {"channel": "/meta/connect", "id": "2", "clientId": "c1", "connectionType": "long-polling"}
 SUBSCRIBE = {"channel": "/meta/subscribe", "id": "3", "clientId": "c1", "subscription": "/v2/me/calls"}
@@ -113,7 +117,7 @@ def test_a_busy_server_asks_to_come_back() -> None:
 
 
 def test_a_session_that_is_behind_is_asked_to_come_at_once() -> None:
-    engine = Engine(BayeuxLimits(interval_ms=700), lambda *_: True)
+    engine = Engine(BayeuxLimits(interval_ms=700), lambda *_: True, lambda *_: True)
     here = session(behind=True, missed=True)
     reply = engine.answered(here, engine.connected({"channel": "/meta/connect"}, "c"))
     assert reply["ext"] == {"calltag": {"missed": True, "behind": True}}
@@ -143,6 +147,19 @@ def test_an_id_is_repeated_as_it_was_sent(message_id: object) -> None:
 @pytest.mark.parametrize("message_id", [None, 1.5, ["7"], {}, 2**64, "\ud800"])
 def test_an_id_that_no_reply_can_have_is_left_out(message_id: object) -> None:
     assert "id" not in ENGINE.done({"channel": "/meta/disconnect", "id": message_id}, "c1")
+
+
+@pytest.mark.parametrize("message_id", [1.5, ["7"], [], {}, {"a": "7"}, 2**64, "\ud800"])
+@pytest.mark.parametrize("message", [HELLO, CONNECT, SUBSCRIBE])
+def test_a_message_whose_id_no_reply_can_have_is_refused(message: dict[str, object], message_id: object) -> None:
+    refused = fault(lambda: ENGINE.channel_of(message | {"id": message_id}))
+    assert refused == {"channel": message["channel"], "successful": False, "error": "405::message_id_invalid"}
+
+
+@pytest.mark.parametrize("message_id", ["7", 7, "", "a-b", True, None])
+def test_any_other_id_is_taken(message_id: object) -> None:
+    message = CONNECT | {"id": message_id}
+    assert ENGINE.channel_of(message) == ("/meta/connect", message)
 
 
 def test_an_unknown_session_is_told_to_shake_hands_again_in_answer_to_a_connect_only() -> None:
@@ -245,14 +262,14 @@ def test_a_subscription_is_one_name_or_several() -> None:
     assert ENGINE.subscribe(SUBSCRIBE, "c1", "alice") == SubscribeWish("c1", {CALLS: None})
     both = SUBSCRIBE | {"subscription": [CALLS, "/v2/me/**"]}
     assert ENGINE.subscribe(both, "c1", "alice").channels == {CALLS: None, "/v2/me/**": None}
-    assert ENGINE.unsubscribe(SUBSCRIBE) == [CALLS]
-    assert ENGINE.unsubscribe(both) == [CALLS, "/v2/me/**"]
+    assert ENGINE.unsubscribe(SUBSCRIBE, "c1") == [CALLS]
+    assert ENGINE.unsubscribe(both, "c1") == [CALLS, "/v2/me/**"]
 
 
 @pytest.mark.parametrize("subscription", [None, 7, "", [], [CALLS, 7], [CALLS, ""], {"a": CALLS}])
 def test_a_subscription_to_nothing_is_refused(subscription: object) -> None:
     message = SUBSCRIBE | {"subscription": subscription}
-    for call in (lambda: ENGINE.subscribe(message, "c1", "alice"), lambda: ENGINE.unsubscribe(message)):
+    for call in (lambda: ENGINE.subscribe(message, "c1", "alice"), lambda: ENGINE.unsubscribe(message, "c1")):
         reply = fault(call)
         assert (reply["error"], reply["id"]) == (errors.SUBSCRIPTION_MISSING, "3")
     missing = {name: value for name, value in SUBSCRIBE.items() if name != "subscription"}
@@ -277,6 +294,22 @@ def test_one_name_that_is_refused_refuses_all(name: str, error: str) -> None:
     reply = fault(lambda: ENGINE.subscribe(SUBSCRIBE | {"subscription": [CALLS, name]}, "c1", "alice"))
     assert (reply["error"], reply["id"], reply["clientId"]) == (error, "3", "c1")
     assert reply.get("subscription") == ([CALLS, name] if "\ud800" not in name else None)
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [("v2", "v2"), ("/v2/*/calls", "/v2/*/calls"), ("/v2/a:b,c", "/v2/abc"), ("/v2/\ud800", "/v2/?"), ("/", "/")],
+)
+def test_a_name_that_is_none_refuses_an_unsubscribe_whole(name: str, argument: str) -> None:
+    message = SUBSCRIBE | {"channel": "/meta/unsubscribe", "subscription": [CALLS, name]}
+    reply = fault(lambda: ENGINE.unsubscribe(message, "c1"))
+    assert (reply["error"], reply["id"], reply["clientId"]) == (f"403:{argument}:subscription_invalid", "3", "c1")
+    assert reply.get("subscription") == ([CALLS, name] if "\ud800" not in name else None)
+
+
+@pytest.mark.parametrize("name", ["/other", "/**", "/meta/connect", "/service/x"])
+def test_anybody_may_unsubscribe_from_whatever_has_a_name(name: str) -> None:
+    assert ENGINE.unsubscribe(SUBSCRIBE | {"subscription": name}, "c1") == [name]
 
 
 def test_the_user_decides_what_may_be_subscribed_to() -> None:
@@ -318,7 +351,7 @@ def test_a_refusal_repeats_no_subscription_where_there_was_none() -> None:
 
 def test_a_message_to_the_server_is_taken() -> None:
     message = {"channel": "/service/x", "id": "9", "data": {"a": 1}}
-    assert ENGINE.publish("/service/x", message) == {"channel": "/service/x", "id": "9", "successful": True}
+    assert ENGINE.publish("/service/x", message, "alice") == {"channel": "/service/x", "id": "9", "successful": True}
 
 
 @pytest.mark.parametrize(
@@ -331,7 +364,20 @@ def test_a_message_to_the_server_is_taken() -> None:
     ],
 )
 def test_clients_publish_to_the_server_alone(channel: str, error: str) -> None:
-    assert fault(lambda: ENGINE.publish(channel, {"channel": channel}))["error"] == error
+    assert fault(lambda: ENGINE.publish(channel, {"channel": channel}, "alice"))["error"] == error
+
+
+def test_the_user_decides_what_may_be_published_on() -> None:
+    refused = fault(lambda: ENGINE.publish("/service/x", {"channel": "/service/x"}, "bob"))
+    assert refused["error"] == errors.publish_denied("/service/x")
+
+
+@pytest.mark.parametrize("channel", ["/meta/other", "calls", "/v2/*"])
+def test_nobody_publishes_on_what_is_no_channel_for_it(channel: str) -> None:
+    engine = Engine(LIMITS, lambda *_: True, lambda *_: True)
+    assert fault(lambda: engine.publish(channel, {"channel": channel}, "alice"))["error"] == (
+        errors.channel_invalid(channel)
+    )
 
 
 # -- extensions --------------------------------------------------------------------------------------------------------
@@ -361,7 +407,7 @@ class Recorder(Extension):
 
 
 def test_extensions_see_and_change_what_is_theirs() -> None:
-    engine = Engine(LIMITS, lambda *_: True, (Extension(), Recorder()))
+    engine = Engine(LIMITS, lambda *_: True, lambda *_: True, (Extension(), Recorder()))
     beginning = engine.handshake(HELLO | {"ext": {"x": 5}}, "alice")
     assert engine.begun(HELLO, "c1", beginning)["ext"] == {"x": "5"}
     assert engine.connect(CONNECT | {"ext": {"x": 5}}, "c1").timeout_ms == 5
@@ -372,6 +418,6 @@ def test_extensions_see_and_change_what_is_theirs() -> None:
 
 
 def test_an_extension_may_refuse_a_subscription() -> None:
-    engine = Engine(LIMITS, lambda *_: True, (Recorder(),))
+    engine = Engine(LIMITS, lambda *_: True, lambda *_: True, (Recorder(),))
     reply = fault(lambda: engine.subscribe(SUBSCRIBE | {"ext": {"x": 1}}, "c1", "alice"))
     assert (reply["error"], reply["subscription"]) == ("400:c1:x", CALLS)

@@ -13,7 +13,7 @@ from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import GENERATIONS, Position, batch_of, of_batch
 from calltag.core.bayeux.session import Session
 
-ENGINE = Engine(BayeuxLimits(), lambda *_: True, (Acknowledgment(), Replay(), Timesync(), Timestamp()))
+ENGINE = Engine(BayeuxLimits(), lambda *_: True, lambda *_: True, (Acknowledgment(), Replay(), Timesync(), Timestamp()))
 HELLO = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
 CONNECT = {"channel": "/meta/connect", "clientId": "c1", "connectionType": "long-polling"}
 SUBSCRIBE = {"channel": "/meta/subscribe", "clientId": "c1", "subscription": ["/a", "/b"]}

@@ -46,9 +46,11 @@ def test_arguments_do_not_break_an_error_apart(error: str) -> None:
         ({"channel": "/meta/subscribe", "subscription": "x"}, "403"),
         ({"channel": "/meta/subscribe", "subscription": "/other"}, "403"),
         ({"channel": "/meta/unsubscribe"}, "403"),
+        ({"channel": "/meta/unsubscribe", "subscription": "x"}, "403"),
         ({"channel": "/v2/me/calls", "data": {}}, "403"),
         ({"channel": "/meta/unheard", "data": {}}, "405"),
         ({"channel": "x", "data": {}}, "405"),
+        ({"channel": "/service/x", "data": {}, "id": ["7"]}, "405"),
         ({"channel": "/meta/disconnect", "clientId": "x"}, "402"),
     ],
 )

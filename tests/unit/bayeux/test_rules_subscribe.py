@@ -57,7 +57,7 @@ async def test_a_second_subscription_to_a_channel_succeeds_and_changes_nothing(s
 
 @pytest.mark.parametrize("name", ["/meta/connect", "/meta/*", "/meta/**"])
 def test_meta_channels_are_nobodys_to_subscribe_to(name: str) -> None:
-    engine = Engine(BayeuxLimits(), lambda *_: True)
+    engine = Engine(BayeuxLimits(), lambda *_: True, lambda *_: True)
     with pytest.raises(Fault) as refused:
         engine.subscribe({"channel": "/meta/subscribe", "subscription": name}, "c1", "alice")
     assert refused.value.reply["error"] == subscribe_denied(name)
@@ -83,6 +83,14 @@ async def test_to_unsubscribe_from_what_is_not_subscribed_succeeds(system: Insta
     alice = await Client().begin(system.one)
     reply = await alice.ask(system.one, "/meta/unsubscribe", subscription=subscription)
     assert (reply["successful"], reply["subscription"]) == (True, subscription)
+    assert await subscriptions(system, alice) == {CALLS}
+
+
+@pytest.mark.parametrize("bad", ["x", "/v2/*/a"])
+async def test_one_name_that_is_none_leaves_all_subscribed(system: Installation, bad: str) -> None:
+    alice = await Client().begin(system.one)
+    reply = await alice.ask(system.one, "/meta/unsubscribe", subscription=[CALLS, bad])
+    assert (reply["successful"], reply["error"]) == (False, f"403:{bad}:subscription_invalid")
     assert await subscriptions(system, alice) == {CALLS}
 
 

@@ -41,3 +41,10 @@ def test_what_needs_no_watch(channel: str) -> None:
 def test_what_is_watched() -> None:
     assert watched_on("/v2/users/alice/*") == Watched(frozenset({UserId("alice")}))
     assert watched_on("/v2/**").all
+
+
+@pytest.mark.parametrize("user", ["alice", "carol", "admin", "switch", "nobody"])
+def test_everybody_may_publish_on_service_channels_and_nowhere_else(user: str) -> None:
+    authorizer, services = Authorizer(demo_directory()), ("/service/x", "/service/v2/me/calls")
+    every = services + OWN + OF_AGENTS + OF_ALL + NOBODYS
+    assert [each for each in every if authorizer.may_publish(user, each)] == [*services]

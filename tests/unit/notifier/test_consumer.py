@@ -2,14 +2,19 @@
 
 import orjson
 import pytest
+import structlog
+from structlog.testing import LogCapture
 
+from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.ports import BusError, BusInterrupted, BusRefused, BusUnavailable, NodeId
 from calltag.core.domain.events import OperationRefused
 from calltag.core.domain.ids import EventId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.directory_file import demo_directory
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import EVENT
-from calltag.notifier.consumer import EventConsumer
+from calltag.core.wire.messages import EVENT, NoticeKind, SessionNotice
+from calltag.notifier import consumer
+from calltag.notifier.consumer import EventConsumer, NodePost
 from calltag.notifier.messages import Translator
 from parts.hubs import Client, Installation
 
@@ -42,3 +47,17 @@ async def test_a_place_that_is_none_moves_nothing(system: Installation, wrong: d
 
 async def test_a_time_that_no_clock_shows_stops_nothing(system: Installation) -> None:
     assert await heads(system, inbox_message(PLACE, 10**400)) == [2**52]
+
+
+@pytest.mark.parametrize("kind", [BusUnavailable, BusRefused, BusInterrupted])
+async def test_a_notice_that_the_bus_does_not_take_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, kind: type[BusError]
+) -> None:
+    async def send(*_: object) -> bool:
+        raise kind("no")
+
+    bus, written = MemoryBus(1), LogCapture()
+    monkeypatch.setattr(type(bus), "send", send)
+    monkeypatch.setattr(consumer, "log", structlog.wrap_logger(None, processors=[written]))
+    await NodePost(bus).tell(NodeId("n2"), SessionNotice(kind=NoticeKind.ENDED, client_id="c1"))
+    assert written.entries == [{"event": "notice_not_sent", "node": "n2", "reason": "no", "log_level": "info"}]

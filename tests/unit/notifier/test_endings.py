@@ -13,11 +13,13 @@ from structlog.testing import LogCapture
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.extensions.activity import Activity
+from calltag.core.bayeux.session import Session
 from calltag.core.domain.ids import UserId
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd import endings
 from calltag.notifier.cometd.endings import EndingLog
+from calltag.notifier.cometd.hub import Turn
 from calltag.notifier.cometd.websocket import Socket
 from calltag.notifier.observations import EndingCounts
 from parts.eventually import eventually
@@ -86,6 +88,54 @@ async def test_a_websocket_gets_nothing_any_more_once_a_newer_one_has_the_sessio
     for frames in (older, newer):
         frames.go()
     await asyncio.gather(*serving)
+
+
+async def end_while_it_connects(
+    system: Installation, alice: Client, ending: Ending, monkeypatch: pytest.MonkeyPatch
+) -> Turn:
+    """A connect of a session that ends after the store was asked, and before the connect is held."""
+    ends = system.one.connects.ends
+
+    async def end(_: object, session: Session) -> None:
+        ends.end(session.client_id, ending)
+
+    monkeypatch.setattr(type(system.one.feeding), "catch_up", end)
+    return await alice.connect(system.one)
+
+
+@pytest.mark.parametrize(
+    ("ending", "events", "successful", "advice"),
+    [
+        (Ending.CLOSED, [FAREWELL], True, NONE),
+        (Ending.DISCONNECTED, [], True, NONE),
+        (Ending.INACTIVE, [], True, NONE),
+        (Ending.LOGIN_ENDED, [], False, HANDSHAKE),
+    ],
+)
+async def test_a_connect_hears_of_an_end_that_comes_while_it_arrives(
+    system: Installation,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: Ending,
+    events: list[bytes],
+    successful: bool,
+    advice: dict[str, object],
+) -> None:
+    alice = await Client().begin(system.one)
+    turn = await end_while_it_connects(system, alice, ending, monkeypatch)
+    [reply] = turn.replies
+    assert (turn.events, reply["id"], reply["successful"], reply["advice"]) == (events, "8", successful, advice)
+    assert not turn.replaced
+
+
+async def test_a_connect_that_meets_the_sweeper_is_to_come_again(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the store, where the connect was first, the session lives."""
+    alice = await Client().begin(system.one)
+    with monkeypatch.context() as patched:
+        turn = await end_while_it_connects(system, alice, Ending.EXPIRED, patched)
+    assert (len(turn.replaced), turn.replies) == (1, [])
+    assert (await alice.connect(system.one)).held is not None
 
 
 @pytest.mark.parametrize("held", [True, False])

@@ -7,8 +7,10 @@ import pytest
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.events import Event
+from calltag.core.bayeux.session import Session
 from calltag.core.domain.ids import UserId
 from calltag.core.store.cometd_sessions import is_bearer, user_of
+from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.connects import HeldConnect
 from calltag.notifier.cometd.hub import Turn
 from parts.eventually import eventually
@@ -114,6 +116,39 @@ async def test_of_two_connects_at_once_the_later_one_is_held(system: Installatio
     first, second = await asyncio.gather(alice.connect(system.one), alice.connect(system.one))
     assert await system.one.connects.hold(held(first)) is None
     assert not system.one.connects.is_due(held(second))
+
+
+def replace_what_arrives(system: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A newer connect comes to another node while this one reads the events of an older one."""
+
+    async def move(_: object, session: Session) -> None:
+        moved = SessionNotice(kind=NoticeKind.MOVED, client_id=session.client_id, cycle=session.cycle + 1)
+        await system.one.hub.heed(moved)
+
+    monkeypatch.setattr(type(system.one.feeding), "catch_up", move)
+
+
+async def test_a_replaced_connect_has_a_reply_beside_those_of_its_neighbours(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await Client().begin(system.one)
+    replace_what_arrives(system, monkeypatch)
+    other = {"channel": "/service/x", "clientId": alice.client_id, "data": {}}
+    turn = await alice.send(system.one, other | {"id": "6"}, alice.connecting(), other | {"id": "9"})
+    assert [(each["id"], each["successful"]) for each in turn.replies] == [("6", True), ("8", False), ("9", True)]
+    advice = {"reconnect": "retry", "interval": 0, "timeout": 30_000}
+    assert (turn.replies[1]["error"], turn.replies[1]["advice"]) == (errors.CONNECT_REPLACED, advice)
+    assert (turn.replaced, turn.held) == ([], None)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+async def test_a_replaced_connect_that_came_alone_is_the_transports_to_answer(
+    system: Installation, monkeypatch: pytest.MonkeyPatch, *, streaming: bool
+) -> None:
+    alice = await Client().begin(system.one)
+    replace_what_arrives(system, monkeypatch)
+    turn = await alice.send(system.one, alice.connecting(), streaming=streaming)
+    assert ([each.message["id"] for each in turn.replaced], turn.replies) == (["8"], [])
 
 
 async def test_a_connect_whose_client_has_gone_takes_nothing(system: Installation) -> None:

@@ -78,13 +78,16 @@ async def test_who_still_waits_is_asked_to_connect_again_and_misses_nothing(syst
     await page.leave()
 
 
-async def test_a_client_that_connects_again_by_itself_is_told_nothing_more(system: Installation) -> None:
-    page = await waiting(system, ack=True)
+@pytest.mark.parametrize("ack", [True, False])
+async def test_a_client_that_connects_again_by_itself_is_asked_nothing_more(system: Installation, *, ack: bool) -> None:
+    page = await waiting(system, ack=ack)
     await overtake(system, page)
-    page.connect()
+    page.connect(id="9")
     await eventually(lambda: bool(page.socket.held))
+    [reply] = page.told()
+    assert (reply["id"], reply["successful"], "ext" in reply) == ("8", True, False)
     await let_pass(system, page, 2 * PATIENCE_MS)
-    assert page.told() == []
+    assert len(page.told()) == 1
     await page.leave()
 
 
@@ -115,7 +118,7 @@ async def test_who_is_overtaken_while_events_are_read_is_asked_too(
     await page.leave()
 
 
-async def test_a_client_that_comes_back_while_another_is_asked_is_told_nothing_more(system: Installation) -> None:
+async def test_a_client_that_comes_back_while_another_is_asked_is_told_once(system: Installation) -> None:
     page = await waiting(system, ack=True)
     other = await Client().begin(system.one, ack=True)
     page.frames.come(other.connecting(connectionType="websocket"))
@@ -128,10 +131,12 @@ async def test_a_client_that_comes_back_while_another_is_asked_is_told_nothing_m
     await page.socket.sending.acquire()
     await let_pass(system, page, PATIENCE_MS)
     assert list(page.socket.overtaken) == [other.client_id]
-    page.frames.come(other.connecting(connectionType="websocket"))
+    page.frames.come(other.connecting(connectionType="websocket", id="9"))
     await eventually(lambda: not page.socket.overtaken)
     page.socket.sending.release()
-    await eventually(lambda: bool(page.told()))
+    await eventually(lambda: len(page.told()) == 2)
     await asyncio.sleep(0.01)
-    assert [each["clientId"] for each in page.told()] == [page.alice.client_id]
+    assert [(each["clientId"], each["id"]) for each in page.told()] == [
+        (page.alice.client_id, "8"), (other.client_id, "8"),
+    ]  # fmt: skip
     await page.leave()

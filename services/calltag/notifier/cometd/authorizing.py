@@ -1,4 +1,7 @@
-"""Who may subscribe to what: users to what is theirs, supervisors to calls of their agents, administrators to all."""
+"""Who may subscribe to what: users to what is theirs, supervisors to calls of their agents, administrators to all.
+
+And who may publish on what: everybody where only the server could listen.
+"""
 
 import re
 from collections.abc import Iterable
@@ -7,6 +10,7 @@ from functools import lru_cache, reduce
 from operator import or_
 from typing import Final
 
+from calltag.core.bayeux.channels import is_service
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.model import Directory
 from calltag.core.store.watches import Watched
@@ -59,3 +63,7 @@ class Authorizer:
         if watched.users:
             return all(self.directory.oversees(UserId(user), other) for other in watched.users)
         return channel in _CHANNELS or channel in _PATTERNS
+
+    def may_publish(self, _user: str, channel: str) -> bool:
+        """Whether the user may publish on the channel: on service channels, where what is taken goes nowhere."""
+        return is_service(channel)

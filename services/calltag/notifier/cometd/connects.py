@@ -84,6 +84,14 @@ def _transport(message: Message, *, streaming: bool) -> str:
     return CALLBACK_POLLING if message.get("connectionType") == CALLBACK_POLLING else LONG_POLLING
 
 
+def _end_of(session: Session) -> Ending | None:
+    """How the session of a connect that has just come has ended since, if it has.
+
+    One that was only silent here for too long has not: in the store, where the connect was first, it lives.
+    """
+    return None if session.ending is Ending.EXPIRED else session.ending
+
+
 @dataclass(slots=True)
 class Connects:
     """The sessions that this node holds, and their connects."""
@@ -143,6 +151,9 @@ class Connects:
             await self.feeding.catch_up(session)
         held = Held(attached.record.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
         connect = HeldConnect(session, held, message, arrived_ms)
+        ending = _end_of(session)
+        if ending is not None:
+            return self._ended(connect, ending)
         if not self.local.holds(session) or session.cycle != held.cycle:
             raise Replaced(connect)
         session.interval_ms = wish.interval_ms
@@ -416,9 +427,7 @@ class Connects:
         """The answer to a connect that was held; None if a newer one took its place."""
         session = connect.session
         if session.ending is not None:
-            over = self._told_of_end(connect.message, connect.held.reply, session.ending)
-            reply = self.engine.extend(connect.message, over, connect.arrived_ms, wall_ms())
-            return self.ends.bid_farewell(session), reply
+            return self._ended(connect, session.ending)
         if session.held is not connect.held or not self.local.holds(session):
             return None
         session.held = None
@@ -430,9 +439,21 @@ class Connects:
         To a client that does not acknowledge, the connect has failed: so it says with the next one that it may lack
         what was sent last.
         """
-        reply = connect.held.reply
-        if not connect.session.acknowledges:
-            reply = self.engine.replaced(connect.message)
+        told = connect.held.reply if connect.session.acknowledges else self.engine.replaced(connect.message)
+        return self._without_events(connect, told)
+
+    def superseded(self, connect: HeldConnect) -> Answer:
+        """The answer to a connect after which its client has sent another one on the same connection.
+
+        It says nothing of events: the latest one counts, for the client as well. The official one passes over replies
+        to others, but for their advice.
+        """
+        ending = _end_of(connect.session)
+        if ending is not None:
+            return self._ended(connect, ending)
+        return [], self._without_events(connect, connect.held.reply)
+
+    def _without_events(self, connect: HeldConnect, reply: Reply) -> Reply:
         if self.draining:
             reply = reply | {"advice": self.engine.advice("retry", _SOCKET_CLOSES_MS)}
         return self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
@@ -453,10 +474,13 @@ class Connects:
         events = [encode_reply(self.engine.disconnected())]
         return events, self.engine.extend(message, reply, arrived_ms, wall_ms())
 
-    def _told_of_end(self, message: Message, reply: Reply, ending: Ending) -> Reply:
+    def _ended(self, connect: HeldConnect, ending: Ending) -> Answer:
+        """The answer to a connect whose session has ended since it came."""
+        reply = self.engine.ended(connect.held.reply)
         if ending is Ending.LOGIN_ENDED:
-            return self.engine.unknown(message).reply
-        return self.engine.ended(reply)
+            reply = self.engine.unknown(connect.message).reply
+        reply = self.engine.extend(connect.message, reply, connect.arrived_ms, wall_ms())
+        return self.ends.bid_farewell(connect.session), reply
 
     def _expire_soon(self, session: Session) -> None:
         after_ms = session.interval_ms + self.engine.limits.max_interval_ms

@@ -44,13 +44,13 @@ _SWEEP_S: Final = 1.0
 class Turn:
     """What follows from one request: `events`, then `replies` in order; `held` is a connect whose reply has to wait.
 
-    `replaced` is a connect in the request of which a newer one took the place.
+    `replaced` are connects in the request of which newer ones took the place, and which the transport is to answer.
     """
 
     events: list[bytes] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     held: HeldConnect | None = None
-    replaced: HeldConnect | None = None
+    replaced: list[HeldConnect] = field(default_factory=list)
     connected: str = ""
     """The session whose connect was answered or is held."""
     spoke: dict[str, None] = field(default_factory=dict)
@@ -99,8 +99,11 @@ class Hub:
                 self.connects.metrics.refused(str(fault.reply.get("error")))
                 reply = fault.reply
             except Replaced as replaced:
-                turn.replaced = replaced.connect
-                continue
+                if streaming or alone:
+                    turn.replaced.append(replaced.connect)
+                    continue
+                # Its neighbours have their replies in the same answer.
+                reply = self.engine.replaced(replaced.connect.message)
             if reply is not None:
                 known = message if isinstance(message, dict) else {}
                 turn.replies.append(self.engine.extend(known, reply, arrived_ms, wall_ms()))
@@ -146,14 +149,14 @@ class Hub:
             case channels.SUBSCRIBE:
                 await self._subscribe(message, client_id, user)
             case channels.UNSUBSCRIBE:
-                names = self.engine.unsubscribe(message)
+                names = self.engine.unsubscribe(message, client_id)
                 holder = await store.unsubscribe(client_id, names, lifetime_ms=lifetime_ms, credential=credential)
                 await self._changed(message, client_id, holder)
             case channels.DISCONNECT:
                 # It ends in any case.
                 await self._disconnect(message, client_id)
             case _:
-                reply = self.engine.publish(channel, message)
+                reply = self.engine.publish(channel, message, user)
                 if not await store.touch(client_id, lifetime_ms=lifetime_ms, credential=credential):
                     raise self.engine.unknown(message)
                 return reply

@@ -85,7 +85,7 @@ async def _exchanged(
         events, reply = answer
         turn.events += events
         turn.replies.append(reply)
-    elif turn.replaced and not turn.replies:
+    elif turn.replaced:
         return _replaced()
     elif delivers and not turn.connected:
         turn.events += await Delivery(hub.connects).with_replies(turn.spoke)

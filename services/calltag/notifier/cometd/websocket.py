@@ -5,6 +5,7 @@ Source: the WebSocket transport of CometD's clients and server.
 
 import asyncio
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,8 +18,8 @@ from calltag.core.runtime.frames import frame_writer_of
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Access, claim_of
 from calltag.notifier.cometd.admission import Crowded
-from calltag.notifier.cometd.connects import HeldConnect
-from calltag.notifier.cometd.hub import Hub
+from calltag.notifier.cometd.connects import Answer, HeldConnect
+from calltag.notifier.cometd.hub import Hub, Turn
 
 _GOING_AWAY: Final = 1001
 _POLICY_VIOLATION: Final = 1008
@@ -123,6 +124,7 @@ class Socket:
             turn = await self.hub.exchange(messages, claim, streaming=True)
         finally:
             claim.drop()
+        events, replies = self._of_earlier(turn)
         session = self.hub.connects.local.sessions.get(turn.connected)
         if session is not None:
             self.sessions[session.client_id] = session
@@ -130,17 +132,29 @@ class Socket:
             self.hub.connects.local.adopt_waker(session, self.waker, self.outlet)
         if turn.held is not None:
             self.held[turn.connected] = turn.held
-        self.overtaken.pop(turn.connected, None)
-        if turn.replaced is not None:
-            self._note_overtaken(turn.replaced)
         if session is not None and session.connects_only:
             await self.hub.connects.saved(session.client_id)
-        await self._send(turn.events, turn.replies)
+        await self._send(events + turn.events, replies + turn.replies)
         if session is not None and turn.held is None:
             self._told_to_wait(session)
         self._forget_ended()
         self.connected.set()
         self.waker.set()
+
+    def _of_earlier(self, turn: Turn) -> tuple[list[bytes], list[Reply]]:
+        """The answers to connects that wait here, and after which their client has sent the turn's."""
+        answers: list[Answer] = []
+        for connect in turn.replaced:
+            answers += self._superseded(connect.session.client_id)
+            self._note_overtaken(connect)
+        answers += self._superseded(turn.connected)
+        return [event for events, _ in answers for event in events], [reply for _, reply in answers]
+
+    def _superseded(self, client_id: str) -> Iterator[Answer]:
+        held, (overtaken, _) = self.held.pop(client_id, None), self.overtaken.pop(client_id, (None, 0))
+        for connect in (held, overtaken):
+            if connect is not None:
+                yield self.hub.connects.superseded(connect)
 
     def _forget_ended(self) -> None:
         """Drop the sessions that ended, or went elsewhere; what they are still to be told is sent all the same."""
@@ -217,8 +231,10 @@ class Socket:
 
     async def _answer(self, connect: HeldConnect) -> None:
         session = connect.session
-        if self.held.get(session.client_id) is connect:
-            del self.held[session.client_id]
+        if self.held.get(session.client_id) is not connect:
+            # While another answer went out, the client has connected once more, and was answered.
+            return
+        del self.held[session.client_id]
         answer = self.hub.connects.finish(connect)
         if answer is not None:
             events, reply = answer
@@ -226,7 +242,7 @@ class Socket:
                 await self.hub.connects.saved(session.client_id)
             await self._send(events, [reply])
             self._told_to_wait(session)
-        elif session.client_id not in self.held:
+        else:
             self._note_overtaken(connect)
         if not self.hub.connects.local.holds(session) and self.sessions.get(session.client_id) is session:
             del self.sessions[session.client_id]

@@ -45,10 +45,11 @@ def handshake_in(messages: Sequence[object]) -> Message | None:
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """`may_subscribe(user, channel)` is the authorizer of subscriptions."""
+    """`may_subscribe(user, channel)` authorizes subscriptions, `may_publish(user, channel)` messages."""
 
     limits: BayeuxLimits
     may_subscribe: Callable[[str, str], bool]
+    may_publish: Callable[[str, str], bool]
     extensions: Sequence[Extension] = ()
     connection_types: Sequence[str] = (WEBSOCKET, LONG_POLLING)
     handshake_reconnect: bool = False
@@ -111,6 +112,9 @@ class Engine:
         channel = message.get("channel")
         if not isinstance(channel, str) or not channel:
             raise Fault(failure(message, errors.CHANNEL_MISSING))
+        if message.get("id") is not None and "id" not in _echo(message):
+            # Its reply could not be told from others.
+            raise Fault(failure(message, errors.MESSAGE_ID_INVALID))
         return channel, message
 
     def unknown(self, message: Message) -> Fault:
@@ -182,12 +186,8 @@ class Engine:
 
     def subscribe(self, message: Message, client_id: str, user: str) -> SubscribeWish:
         """The channels to subscribe to. All or nothing: one name that is refused refuses the request. Raises Fault."""
-        names = _names(message.get("subscription"))
-        if names is None:
-            raise Fault(failure(message, errors.SUBSCRIPTION_MISSING))
+        names = self._named(message, client_id)
         for name in names:
-            if not is_name(name) and not is_pattern(name):
-                raise self.not_subscribed(message, client_id, errors.subscription_invalid(name))
             if is_meta(name) or not (is_service(name) or self.may_subscribe(user, name)):
                 raise self.not_subscribed(message, client_id, errors.subscribe_denied(name))
         wish = SubscribeWish(client_id, {name: None for name in names if not is_service(name)})
@@ -199,25 +199,32 @@ class Engine:
         return wish
 
     def not_subscribed(self, message: Message, client_id: str, error: str) -> Fault:
-        """A subscription that is refused."""
+        """A subscription, or the end of one, that is refused."""
         return Fault(failure(message, error) | {"clientId": client_id} | _subscription(message))
 
-    def unsubscribe(self, message: Message) -> list[str]:
+    def unsubscribe(self, message: Message, client_id: str) -> list[str]:
         """The channels to unsubscribe from. Raises Fault."""
+        return self._named(message, client_id)
+
+    def _named(self, message: Message, client_id: str) -> list[str]:
+        """The channels and patterns that a message names. Raises Fault."""
         names = _names(message.get("subscription"))
         if names is None:
             raise Fault(failure(message, errors.SUBSCRIPTION_MISSING))
+        for name in names:
+            if not is_name(name) and not is_pattern(name):
+                raise self.not_subscribed(message, client_id, errors.subscription_invalid(name))
         return names
 
     def done(self, message: Message, client_id: str) -> Reply:
         """The reply to what was carried out; a subscription is repeated as it was sent."""
         return success(message) | {"clientId": client_id} | _subscription(message)
 
-    def publish(self, channel: str, message: Message) -> Reply:
-        """Clients publish to the server's own channels only, where nothing listens. Raises Fault."""
+    def publish(self, channel: str, message: Message, user: str) -> Reply:
+        """The reply to a message that is taken; it goes to no client. Raises Fault."""
         if is_meta(channel) or not is_name(channel):
             raise Fault(failure(message, errors.channel_invalid(channel)))
-        if not is_service(channel):
+        if not self.may_publish(user, channel):
             raise Fault(failure(message, errors.publish_denied(channel)))
         return success(message)
 

@@ -122,7 +122,7 @@ class Bus(Protocol):
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         """Send a message to one node's inbox, confirmed; it need not outlive the broker.
 
-        False if there is no such inbox. Raises BusUnavailable.
+        False if there is no such inbox. Raises BusUnavailable, BusRefused.
         """
         ...
 
