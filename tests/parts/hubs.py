@@ -122,7 +122,7 @@ class Node:
     def __init__(self, name: str, installation: "Installation", limits: BayeuxLimits) -> None:
         client = installation.client
         self.name = NodeId(name)
-        self.client = CountingClient(client.connection, client.deadline_s)
+        self.client = installation.client_type(client.connection, client.deadline_s)
         self.batcher = ScriptBatcher(self.client)
         self.metrics, self.local, self.side_tasks, self.ahead_ms = Counts(), Local(), SideTasks(), 0
         store = RedisCometdSessions(self.client, self.batcher, KEYS, self.name)
@@ -148,6 +148,9 @@ class Node:
 
 class Installation:
     """Two nodes, the streams that workers write, and the post between nodes, which may lose what it is given."""
+
+    client_type: type[CountingClient] = CountingClient
+    """By what each node talks to the store."""
 
     def __init__(self, client: RedisClient, limits: BayeuxLimits) -> None:
         self.client, self.loses_notices = client, False

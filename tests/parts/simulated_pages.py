@@ -1,0 +1,194 @@
+"""Pages with WebSockets to nodes, whose links break at any time, and which judge what comes."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Final, cast
+
+import orjson
+import redis.asyncio
+from starlette.websockets import WebSocket
+
+from calltag.core.store.ports import StoreUnavailable
+from calltag.notifier.cometd.websocket import Socket
+from parts.frames import Alices, Frames
+from parts.hubs import CALLS, Client, CountingClient, Installation, Node
+
+_LAST_STEPS: Final = 40
+_WITHOUT_SESSION_S: Final = 1000.0
+
+
+async def turns(most: int) -> None:
+    """Let others go on."""
+    for _ in range(most):
+        await asyncio.sleep(0)
+
+
+class Fault(StrEnum):
+    """What is wrong between a node and the store."""
+
+    AWAY = "away"
+    ANSWERS_LOST = "answers lost"
+
+
+@dataclass(frozen=True, slots=True)
+class UnsteadyClient(CountingClient):
+    """A client that carries out what it is asked and loses the answer, or is late with it, where it is told to.
+
+    `lateness` holds the most turns of the loop that an answer may take, if it is to be late.
+    """
+
+    rng: random.Random = field(default_factory=lambda: random.Random(0))
+    lateness: list[int] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+        if Fault.AWAY in self.cut:
+            raise StoreUnavailable(Fault.AWAY)
+        async with super(UnsteadyClient, self).exchange() as connection:
+            yield connection
+        if self.lateness:
+            await turns(self.rng.randint(0, self.lateness[0]))
+        if Fault.ANSWERS_LOST in self.cut:
+            raise StoreUnavailable(Fault.ANSWERS_LOST)
+
+
+class UnsteadyInstallation(Installation):
+    """Two nodes whose ways to the store fail when they are told to."""
+
+    client_type = UnsteadyClient
+
+    def clients(self) -> Iterator[UnsteadyClient]:
+        for node in self.nodes.values():
+            assert isinstance(node.client, UnsteadyClient)
+            yield node.client
+
+
+class Link:
+    """One WebSocket of a page. What the node has sent and the page has not read is under way, or lost."""
+
+    def __init__(self, node: Node, *, slow: bool) -> None:
+        self.node, self.frames, self.read = node, Frames(), 0
+        self.frames.slow = slow
+        self.socket = Socket(cast("WebSocket", self.frames), node.hub, Alices(), _WITHOUT_SESSION_S)
+        self.serving = asyncio.create_task(self.socket.run())
+
+    def next_frame(self) -> list[dict[str, Any]] | None:
+        """The messages of the next frame, if there is one."""
+        if self.read == len(self.frames.outgoing):
+            return None
+        self.read += 1
+        return cast("list[dict[str, Any]]", orjson.loads(self.frames.outgoing[self.read - 1]))
+
+    def unread(self) -> Iterator[int]:
+        """The numbers of the events that the page has not read."""
+        for frame in self.frames.outgoing[self.read :]:
+            yield from (each["data"]["n"] for each in orjson.loads(frame) if each["channel"] == CALLS)
+
+
+class Page:
+    """A client as it should be: it connects again when a connect was answered, and after each failure it says so, by
+    `timeout: 0`, or says what it has, by acknowledgment."""
+
+    def __init__(self, name: str, steps: Sequence[str], *, acknowledges: bool) -> None:
+        self.name = f"{name} {'with' if acknowledges else 'without'} acknowledgment"
+        self.steps, self.acknowledges = steps, acknowledges
+        self.client, self.batch = Client(), 0
+        self.links: list[Link] = []
+        self.pending: dict[str, object] | None = None
+        """A connect that has not gone out yet."""
+        self.failed = True
+        """Whether the last connect has failed, or there was none."""
+        self.got: list[int] = []
+        self.known: set[int] = set()
+        self.excused: set[int] = set()
+        """What may be lost, as the client's own late connect said that it had come."""
+        self.begins = True
+        """Whether the next event may be any that the client has, as it has just said that it may lack some."""
+        self.returns = 0
+        """How often else the node may go back in the stream."""
+
+    @property
+    def link(self) -> Link:
+        return self.links[-1]
+
+    async def begin(self, node: Node) -> None:
+        """A session that is subscribed, and has no link yet."""
+        assert (await self.client.shake(node, ext={"ack": self.acknowledges}))["successful"]
+        assert (await self.client.subscribe(node))["successful"]
+
+    def open(self, node: Node, *, slow: bool) -> None:
+        """A new link, by which the page connects; the last one is gone for the page, if not for its node."""
+        self.links.append(Link(node, slow=slow))
+        self._fails()
+
+    def _fails(self) -> None:
+        self.failed = self.begins = True
+        self._connects()
+
+    def connecting(self) -> dict[str, object]:
+        """A connect as the page would send it now, if none had failed."""
+        message = self.client.connecting(connectionType="websocket")
+        return message | {"ext": {"ack": self.batch}} if self.acknowledges else message
+
+    def _connects(self) -> None:
+        self.pending = self.connecting() | ({"advice": {"timeout": 0}} if self.failed else {})
+        self.failed = False
+
+    def send(self) -> None:
+        """What the page has to say reaches the node."""
+        if self.pending is not None:
+            self.link.frames.come(self.pending)
+            self.pending = None
+
+    def receive(self, most: int) -> bool:
+        """Read so many frames at most. Returns whether there were any."""
+        for read in range(most):
+            messages = self.link.next_frame()
+            if messages is None:
+                return read > 0
+            for message in messages:
+                if message["channel"] == CALLS:
+                    self._take(message["data"]["n"])
+                elif message["channel"] == "/meta/connect":
+                    self._is_answered(message)
+        return True
+
+    def _is_answered(self, reply: dict[str, Any]) -> None:
+        ext = reply.get("ext", {})
+        assert "missed" not in ext.get("calltag", {}), self.story("is told that it missed something that is kept")
+        if reply["successful"]:
+            self.batch = ext.get("ack", self.batch)
+            self._connects()
+        else:
+            assert reply["advice"]["reconnect"] == "retry", self.story(f"has lost its session: {reply}")
+            self._fails()
+
+    def _take(self, number: int) -> None:
+        lacking = self.lacks(number)
+        assert not lacking, self.story(f"was sent {number} before {lacking}")
+        last = self.got[-1] if self.got else -1
+        goes_on = number > last and self.excused.issuperset(range(last + 1, number))
+        if not goes_on and not self.begins:
+            assert self.returns > 0, self.story(f"was sent {number} after {last} without a cause")
+            self.returns -= 1
+        self.begins = False
+        self.got.append(number)
+        self.known.add(number)
+
+    def lacks(self, count: int) -> list[int]:
+        """Which of the first so many events it has not, and must have."""
+        return [each for each in range(count) if each not in self.known and each not in self.excused]
+
+    def confirms_blindly(self) -> None:
+        """A late connect said for the page that what is under way to it, or was lost with a link, has come."""
+        for link in self.links:
+            self.excused.update(link.unread())
+
+    def story(self, what: str) -> str:
+        """What is wrong, and how it came to that."""
+        last = "\n  ".join(self.steps[-_LAST_STEPS:])
+        return f"{self.name} {what}.\nIt got {self.got}.\nThe last steps:\n  {last}"
