@@ -2,7 +2,8 @@
 
 Promised: each event comes to each page; none comes before those that were told earlier; none comes again unless the
 page has said that it may lack some (a connect failed, or its link broke), or has a new subscription, for which the
-stream is read again while more goes out; no page is told that it missed something.
+stream is read again while more goes out, or a late connect took its session away from the node that serves it; no page
+is told that it missed something.
 
 What may happen: links break, and the node hears of it at once, late, or never; connects come late; the node is slow to
 write; events come by the bus, or only into the stream; notices between the nodes get lost; the store's answers are
@@ -13,8 +14,8 @@ What may be lost: without acknowledgment, a connect that does not say that anoth
 before. If it comes late, from a page that is gone, it confirms what is still under way to the new page, or was lost
 with a link, and nobody can know. That much, and no more, is excused.
 
-A seed that failed fails again: nothing here depends on time but how long a node waits before it asks a store again
-that was away. CALLTAG_TEST_SIMULATION_SEEDS is how many seeds are tried in each mode; 12.
+A seed that failed fails again, as a rule: little here depends on time, above all how long a node waits before it asks
+a store again that was away. Settings by environment: CALLTAG_TEST_SIMULATION_SEEDS, how many seeds each mode has.
 """
 
 import asyncio
@@ -69,7 +70,7 @@ class Simulation:
     """What happens, step by step; `published` is the number of events so far."""
 
     def __init__(self, system: UnsteadyInstallation, mode: Mode, seed: int) -> None:
-        self.system, self.mode, self.rng = system, mode, random.Random(seed)
+        self.system, self.mode, self.rng = system, mode, random.Random(f"{mode} {seed}")
         self.steps: list[str] = []
         self.published = 0
         self.subscribing: list[asyncio.Task[None]] = []

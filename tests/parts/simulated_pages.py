@@ -116,7 +116,7 @@ class Page:
         return self.links[-1]
 
     async def begin(self, node: Node) -> None:
-        """A session that is subscribed, and a WebSocket for it."""
+        """A session that is subscribed, and has no link yet."""
         assert (await self.client.shake(node, ext={"ack": self.acknowledges}))["successful"]
         assert (await self.client.subscribe(node))["successful"]
 
