@@ -18,8 +18,9 @@ from typing import Final
 from rich.console import Console
 
 from bench.figures import Findings, Progress
+from bench.load.talking import Broken
 from bench.report import as_json, draw, markdown, table
-from bench.rig import Backends, backends
+from bench.rig import Backends, NotDone, backends
 from bench.rows import gateway, notifier, path, scale, worker
 from bench.size import FULL, SHORT, Size
 from calltag.core.telemetry.logging import configure_logging
@@ -58,7 +59,9 @@ def main() -> int:
         (options.folder / "bench.md").write_text(markdown(found))
         draw(found, options.folder / "bench.svg")
         print(f"bench.json, bench.md and bench.svg are in {options.folder}")
-    return 0 if all(ratio.holds is not False for ratio in found.ratios) else 1
+    for each in found.broken:
+        print(f"not measured to the end: {each}", file=sys.stderr)
+    return 0 if not found.broken and all(ratio.holds is not False for ratio in found.ratios) else 1
 
 
 async def _measure(folder: Path, only: list[str], size: Size, progress: Progress) -> Findings:
@@ -66,7 +69,12 @@ async def _measure(folder: Path, only: list[str], size: Size, progress: Progress
     with backends(folder / "backends") as using:
         for name in only:
             progress(f"{name} ...")
-            found.add(await ROWS[name](folder / name, using, size, progress))
+            try:
+                found.add(await ROWS[name](folder / name, using, size, progress))
+            except (Broken, NotDone) as error:
+                # What the others found took long, and is told all the same.
+                progress(f"{name}: {error}")
+                found.broken.append(f"{name}: {error}")
             using.store.clear()
     return found
 

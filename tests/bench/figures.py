@@ -90,6 +90,8 @@ class Findings:
 
     ratios: list[Ratio] = field(default_factory=list)
     absolutes: list[Absolute] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    """What could not be measured to its end, and why."""
 
     def add(self, other: "Findings") -> None:
         self.ratios += other.ratios
