@@ -151,14 +151,19 @@ async def test_what_a_worker_lives_through_is_no_death(here: Here, error: BaseEx
     assert (here.bus.parked, await here.refused(), await here.attached()) == ([], False, [1])
 
 
-async def test_an_operation_that_waits_when_the_partition_is_released_killed_nobody(here: Here) -> None:
-    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+async def let_it_wait(here: Here) -> None:
+    """The call cannot be written to: operations on it wait whenever the partition is released. Then it can."""
     name = KEYS.state(HERE, f"call:{CALL}").data
     await here.client.connection.set(name, "no hash")
     for _ in range(PATIENCE.max_crashes + 1):
         await here.work(sound, here.counted)
         assert not await here.counted()
     await here.client.connection.delete(name)
+
+
+async def test_an_operation_that_waits_when_the_partition_is_released_killed_nobody(here: Here) -> None:
+    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+    await let_it_wait(here)
     await here.work(sound, here.acknowledged)
     assert (here.bus.parked, await here.attached()) == ([], [1])
 
@@ -168,12 +173,7 @@ async def test_a_message_of_which_an_operation_waits_is_counted_until_that_is_ov
     here.together = "m"
     await publish(here.bus, 1, AttachUserData((("n", 1),)))
     await publish(here.bus, 2, AttachUserData((("n", 2),)))
-    name = KEYS.state(HERE, f"call:{CALL}").data
-    await here.client.connection.set(name, "no hash")
-    for _ in range(PATIENCE.max_crashes + 1):
-        await here.work(sound, here.counted)
-        assert not await here.counted()
-    await here.client.connection.delete(name)
+    await let_it_wait(here)
 
     async def done() -> bool:
         return await here.attached() == [1, 2]

@@ -6,7 +6,7 @@ import redis.asyncio
 
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import redis_client
-from parts.eventually import eventually
+from parts.eventually import eventually, turns
 from parts.redis_server import RedisServer
 
 
@@ -28,7 +28,8 @@ async def test_a_command_that_is_under_way_makes_no_new_connection(redis_server:
 
         await eventually(is_blocked)
         closing = asyncio.create_task(client.close())
-        await asyncio.sleep(0.05)
+        await turns()
+        assert not closing.done()
         await admin.client_unpause()
         assert await under_way
         await closing

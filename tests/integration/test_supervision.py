@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
@@ -11,6 +12,7 @@ import aio_pika
 import pytest
 
 from calltag.core.bus.amqp import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.bus.amqp.consumer import AmqpConsumer
 from calltag.core.bus.amqp.metrics import Repair, RepairLog
 from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery, Partition, PartitionConsumer
 from parts.amqp_frames import Method
@@ -348,18 +350,26 @@ async def test_what_is_in_hand_is_counted_by_operations(bus: AmqpBus) -> None:
 
 
 async def test_a_consumer_that_waits_for_the_active_one_is_not_taken_for_starved(
-    bus: AmqpBus, settings: AmqpSettings, repairs: RepairLog
+    bus: AmqpBus, repairs: RepairLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    looks: Counter[object] = Counter()
+    watch = AmqpConsumer.watch
+
+    async def counted(consumer: AmqpConsumer) -> Repair | None:
+        looks[consumer] += 1
+        return await watch(consumer)
+
+    monkeypatch.setattr(AmqpConsumer, "watch", counted)
     assert await confirmed(bus, ["a", "b"]) == ["a", "b"]
     async with bus.partition(ONE, 1) as active:
         [first] = await active.batch(10)
         async with bus.partition(ONE, 10) as waiting:
             # What waits in the queue is the active one's, which is at work on what it has.
-            await asyncio.sleep(10 * settings.watch_s)
+            await eventually(lambda: looks[waiting] >= 10)
             await active.ack_through(first.tag)
             [second] = await active.batch(10)
             assert second.body == b"x"
-            await asyncio.wait({asyncio.create_task(waiting.batch(10))}, timeout=0.1)
+            assert waiting.unacknowledged() == 0
     assert repairs.repairs == []
 
 

@@ -6,6 +6,12 @@ import time
 from collections.abc import Awaitable, Callable
 
 
+async def turns(count: int = 20) -> None:
+    """Let the loop turn: what waits for nothing but its turn has it."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 async def eventually(condition: Callable[[], bool | Awaitable[bool]], within_s: float = 15.0) -> None:
     """Wait until the condition holds; fails when the time is up."""
     ends = time.monotonic() + within_s

@@ -6,15 +6,13 @@ with what they were: how long that took since the first was lost, and the longes
 """
 
 import asyncio
-import contextlib
 import json
 import sys
 import time
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from bench.load.subscribers import Failed, Plan, SocketSession, Tally, connect, encoded, tell
-from calltag.core.runtime.descriptors import raise_descriptor_limit
+from bench.load.subscribers import Failed, Plan, SocketSession, Tally, begin_all, carry_out, connect, encoded, tell
 
 
 @dataclass(slots=True)
@@ -64,45 +62,24 @@ async def _main() -> int:
     resuming, plan = Resuming(given["port"]), Plan(**given["plan"])
     tally = Tally(len(plan.sessions))
     sessions = [ResumingSession(index, plan, tally, resuming) for index in range(len(plan.sessions))]
-    waiting = iter(sessions)
+    free = asyncio.Semaphore(plan.at_once)
 
-    async def begin() -> None:
-        for session in waiting:
-            await session.begin()
-
-    async def resume() -> None:
-        while True:
-            session = await resuming.lost.get()
+    async def resume(session: ResumingSession) -> None:
+        async with free:
             await session.resume()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(plan.at_once):
-            group.create_task(begin())
-    tell({"ready": len(sessions)})
-    resumers = [asyncio.ensure_future(resume()) for _ in range(plan.at_once)]
-    while len(resuming.waits_s) < len(sessions):
-        failed = [each.exception() for each in resumers if each.done()]
-        if failed or tally.failure:
-            tell({"failed": repr(failed or tally.failure)})
-            return 1
-        await asyncio.sleep(0.05)
+    try:
+        await begin_all(sessions, plan.at_once)
+        async with asyncio.TaskGroup() as group:
+            for _ in sessions:
+                group.create_task(resume(await resuming.lost.get()))
+    except ExceptionGroup as failed:
+        tell({"failed": repr(failed.exceptions[0])})
+        return 1
     seconds = time.monotonic() - resuming.first_lost_s
     tell({"resumed": len(sessions), "seconds": seconds, "slowest": max(resuming.waits_s)})
-    for each in resumers:
-        each.cancel()
-    await asyncio.gather(*resumers, return_exceptions=True)
     return 0
 
 
-def main() -> int:
-    """Carry out the plan on standard input."""
-    import uvloop
-
-    raise_descriptor_limit()
-    with contextlib.suppress(KeyboardInterrupt):
-        return uvloop.run(_main())
-    return 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(carry_out(_main()))

@@ -13,6 +13,7 @@ import contextlib
 import json
 import re
 import sys
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, cast
 
@@ -299,9 +300,13 @@ def _body(head: bytes, rest: bytes) -> bytes | None:
         rest = rest[int(size, 16) + 2 :]
 
 
-async def _begin_all(plan: Plan, tally: Tally) -> list[Session]:
+def _sessions(plan: Plan, tally: Tally) -> Sequence[Session]:
     kind = {WEBSOCKET: SocketSession, LONG_POLLING: PollingSession}[plan.transport]
-    sessions = [kind(index, plan, tally) for index in range(len(plan.sessions))]
+    return [kind(index, plan, tally) for index in range(len(plan.sessions))]
+
+
+async def begin_all(sessions: Sequence[Session], at_once: int) -> None:
+    """Begin the sessions, so many at a time, and tell when all are there. Raises ExceptionGroup."""
     waiting = iter(sessions)
 
     async def begin() -> None:
@@ -309,9 +314,9 @@ async def _begin_all(plan: Plan, tally: Tally) -> list[Session]:
             await session.begin()
 
     async with asyncio.TaskGroup() as group:
-        for _ in range(plan.at_once):
+        for _ in range(at_once):
             group.create_task(begin())
-    return list(sessions)
+    tell({"ready": len(sessions)})
 
 
 async def _follow(reader: asyncio.StreamReader, tally: Tally) -> None:
@@ -329,11 +334,10 @@ async def _main() -> int:
     plan = Plan(**json.loads(await reader.readline()))
     tally = Tally(len(plan.sessions))
     try:
-        sessions = await _begin_all(plan, tally)
+        await begin_all(_sessions(plan, tally), plan.at_once)
     except ExceptionGroup as group:
         tell({"failed": repr(group.exceptions[0])})
         return 1
-    tell({"ready": len(sessions)})
     following = asyncio.ensure_future(_follow(reader, tally))
     failing = asyncio.ensure_future(tally.failed.wait())
     await asyncio.wait({following, failing}, return_when=asyncio.FIRST_COMPLETED)
@@ -346,15 +350,15 @@ async def _main() -> int:
     return 0
 
 
-def main() -> int:
-    """Carry out the plan on standard input."""
+def carry_out(plan: Coroutine[object, object, int]) -> int:
+    """Run what is to be the whole work of this process."""
     import uvloop
 
     raise_descriptor_limit()
     with contextlib.suppress(KeyboardInterrupt):
-        return uvloop.run(_main())
+        return uvloop.run(plan)
     return 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(carry_out(_main()))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from calltag.core.bus.amqp.packing import MOST, MOST_BYTES, Packing, Part, number_of_parts, packed, unpacked
 from calltag.core.bus.ports import BusRefused, BusUnavailable
+from parts.eventually import turns
 
 NAMES = st.text("0123456789abcdef-", min_size=1, max_size=40)
 PARTS = st.lists(st.builds(Part, st.binary(max_size=60), NAMES), min_size=1, max_size=8)
@@ -67,12 +68,7 @@ class Broker:
     async def confirm(self, failure: Exception | None = None) -> None:
         self._failure = failure
         self._confirm.set()
-        await settle()
-
-
-async def settle() -> None:
-    for _ in range(10):
-        await asyncio.sleep(0)
+        await turns()
 
 
 def added(packing: Packing, *names: str, size: int = 2) -> list[asyncio.Task[None]]:
@@ -83,9 +79,9 @@ async def test_what_comes_while_a_message_is_under_way_goes_together_in_the_next
     broker = Broker()
     packing = Packing(broker.publish)
     first = added(packing, "a")
-    await settle()
+    await turns()
     later = added(packing, "b", "c")
-    await settle()
+    await turns()
     assert broker.messages == [["a"]]
     await broker.confirm()
     assert first[0].done()
@@ -102,11 +98,11 @@ async def test_how_much_waits_is_told_by_what_was_sent_last() -> None:
     assert packing.operations_in(5) == 5
     tasks = added(packing, *(f"o{number}" for number in range(2 * MOST)))
     for _ in range(2):
-        await settle()
+        await turns()
         await broker.confirm()
     for number in range(30):
         tasks += added(packing, f"alone-{number}")
-        await settle()
+        await turns()
         await broker.confirm()
     assert all(each.done() for each in tasks)
     assert [packing.operations_in(messages) for messages in (0, 1, 30, 31, 32)] == [0, 1, 30, 30 + MOST, 30 + 2 * MOST]
@@ -121,7 +117,7 @@ async def test_a_message_is_bounded_in_number_and_bytes() -> None:
     tasks += added(packing, "large-1", "large-2", size=MOST_BYTES // 2)
     tasks += added(packing, "huge", size=MOST_BYTES * 2)
     while not all(each.done() for each in tasks):
-        await settle()
+        await turns()
         await broker.confirm()
     assert [len(each) for each in broker.messages] == [MOST, 2, 1, 1]
     assert broker.messages[-2:] == [["large-2"], ["huge"]]
@@ -131,15 +127,15 @@ async def test_where_one_is_not_confirmed_those_behind_do_not_wait_as_long_again
     broker = Broker()
     packing = Packing(broker.publish)
     first = added(packing, "a")
-    await settle()
+    await turns()
     behind = added(packing, "b")
-    await settle()
+    await turns()
     await broker.confirm(BusUnavailable("no confirm"))
     assert isinstance(first[0].exception(), BusUnavailable)
     assert isinstance(behind[0].exception(), BusUnavailable)
     assert broker.messages == [["a"]]
     again = added(packing, "c")
-    await settle()
+    await turns()
     await broker.confirm()
     assert again[0].exception() is None
 
@@ -149,32 +145,34 @@ async def test_nothing_overtakes_what_was_refused() -> None:
     broker = Broker()
     packing = Packing(broker.publish)
     tasks = added(packing, *(f"o{number}" for number in range(MOST + 1)))
-    await settle()
+    await turns()
     await broker.confirm(BusRefused("full"))
     await broker.confirm()
     assert [len(each) for each in broker.messages] == [MOST]
     assert all(isinstance(each.exception(), BusRefused) for each in tasks)
     again = added(packing, "again")
-    await settle()
+    await turns()
     await broker.confirm()
     assert again[0].exception() is None
 
 
 async def test_where_confirms_are_slow_nothing_waits_for_long_and_nothing_overtakes() -> None:
     broker = Broker()
-    packing = Packing(broker.publish, patience_s=0.05)
+    packing = Packing(broker.publish)
     first = added(packing, "a")
-    await settle()
+    await turns()
     late = added(packing, "b", "c")
-    await asyncio.sleep(0.1)
+    await turns()
+    packing.patience_s = 0.0
     late += added(packing, "d")
-    await settle()
+    await turns()
     await broker.confirm()
     assert first[0].exception() is None
     assert all(isinstance(each.exception(), BusUnavailable) for each in late)
     assert broker.messages == [["a"]]
+    packing.patience_s = 1.5
     again = added(packing, "e")
-    await settle()
+    await turns()
     await broker.confirm()
     assert again[0].exception() is None
 
@@ -183,11 +181,11 @@ async def test_what_nobody_waits_for_any_more_is_not_sent() -> None:
     broker = Broker()
     packing = Packing(broker.publish)
     first = added(packing, "a")
-    await settle()
+    await turns()
     left, stays = added(packing, "b", "c")
-    await settle()
+    await turns()
     left.cancel()
-    await settle()
+    await turns()
     await broker.confirm()
     await broker.confirm()
     assert broker.messages == [["a"], ["c"]]

@@ -7,6 +7,7 @@ from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
+from parts.eventually import turns
 
 
 class SlowStore(RedisCometdSessions):
@@ -60,7 +61,7 @@ class Leaving(RedisCometdSessions):
         self.done: list[str] = []
 
     async def leave(self, user: UserId) -> None:
-        await asyncio.sleep(0.01)
+        await turns()
         self.done.append(f"{user} left")
 
 

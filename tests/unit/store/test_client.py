@@ -12,6 +12,7 @@ from redis.exceptions import RedisError
 from calltag.core.store.client import RedisClient
 from calltag.core.store.deployment import ClusterClient
 from calltag.core.store.ports import StoreUnavailable
+from parts.eventually import turns
 
 
 async def answers_at_the_same_moment() -> None:
@@ -64,16 +65,19 @@ async def test_within_a_shorter_limit_it_is_the_limit(client: RedisClient, work:
 class Cluster:
     """As much of redis-py's as is asked."""
 
+    closes = 0
+
     def get_default_node(self) -> str:
         return "a"
 
     async def aclose(self) -> None:
-        """It has no connections."""
+        self.closes += 1
 
 
 @pytest.mark.parametrize("make", [RedisClient, ClusterClient])
 async def test_what_is_under_way_when_the_client_closes_ends_first_and_nothing_begins(make: type[RedisClient]) -> None:
-    client = make(cast("redis.asyncio.Redis", Cluster()), deadline_s=60)
+    library = Cluster()
+    client = make(cast("redis.asyncio.Redis", library), deadline_s=60)
     answered = asyncio.Event()
 
     async def work() -> None:
@@ -83,12 +87,14 @@ async def test_what_is_under_way_when_the_client_closes_ends_first_and_nothing_b
     working = asyncio.create_task(work())
     await asyncio.sleep(0)
     closing = asyncio.create_task(client.close())
-    await asyncio.sleep(0.01)
+    await turns()
     assert not closing.done()
+    assert library.closes == 0
     with pytest.raises(StoreUnavailable, match="closed"):
         async with client.exchange():
             pass
     answered.set()
     await closing
     assert working.done()
+    assert library.closes == 1
     await client.close()

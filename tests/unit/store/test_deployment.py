@@ -1,14 +1,9 @@
 """Addresses of clusters and Sentinels."""
 
-import asyncio
-from typing import cast
-
 import pytest
-import redis.asyncio
 
 from calltag.core.settings import SettingsError, load_settings
-from calltag.core.store.deployment import ClusterClient, Deployment, SentinelClient, addresses, client_of
-from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.deployment import Deployment, SentinelClient, addresses, client_of
 
 
 @pytest.mark.parametrize(
@@ -54,35 +49,3 @@ async def test_what_a_url_says_besides_addresses_goes_to_the_master_not_to_senti
 def test_what_does_not_fit_is_refused(given: dict[str, object], reason: str) -> None:
     with pytest.raises(SettingsError, match=reason):
         load_settings(redis=given)
-
-
-class Cluster:
-    """One whose masters are known."""
-
-    closed = False
-
-    def get_default_node(self) -> str:
-        return "a"
-
-    async def aclose(self) -> None:
-        self.closed = True
-
-
-async def test_a_cluster_is_left_when_what_is_under_way_is_over() -> None:
-    cluster, go_on = Cluster(), asyncio.Event()
-    client = ClusterClient(cast("redis.asyncio.Redis", cluster), deadline_s=60)
-
-    async def work() -> None:
-        async with client.exchange():
-            await go_on.wait()
-
-    working = asyncio.create_task(work())
-    await asyncio.sleep(0)
-    closing = asyncio.create_task(client.close())
-    await asyncio.sleep(0.01)
-    assert not cluster.closed
-    with pytest.raises(StoreUnavailable):
-        await work()
-    go_on.set()
-    await asyncio.gather(working, closing)
-    assert cluster.closed
