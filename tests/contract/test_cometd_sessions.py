@@ -11,7 +11,10 @@ from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
-from calltag.core.store.cometd_sessions import (
+from calltag.core.store.client_ids import is_bearer, new_client_id, user_of
+from calltag.core.store.cometd_sessions import RedisCometdSessions
+from calltag.core.store.keys import Keys
+from calltag.core.store.session_records import (
     Activity,
     Attached,
     HasEnded,
@@ -20,14 +23,9 @@ from calltag.core.store.cometd_sessions import (
     NotKept,
     NotProven,
     Proof,
-    RedisCometdSessions,
     TooManySessions,
     TooManySubscriptions,
-    is_bearer,
-    new_client_id,
-    user_of,
 )
-from calltag.core.store.keys import Keys
 from calltag.core.store.user_streams import Addition, Entry, RedisUserStreams
 
 KEYS = Keys("calltag-test")

@@ -14,7 +14,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 
 from calltag.core.bayeux.position import BEGINNING
 from calltag.core.domain.ids import UserId
-from calltag.core.store.cometd_sessions import new_client_id
+from calltag.core.store.client_ids import new_client_id
 from parts.access_table import (
     ALICES_DEVICE,
     CALL,

@@ -22,8 +22,8 @@ from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import Position
 from calltag.core.domain.ids import UserId
 from calltag.core.store.embedded import embedded_store
+from calltag.notifier.cometd.answers import HeldConnect
 from calltag.notifier.cometd.claim import Caller, Claim
-from calltag.notifier.cometd.connects import HeldConnect
 from calltag.notifier.cometd.hub import Hub, Turn
 from parts.crashing_nodes import ForgetfulSessions, Nodes
 
@@ -253,8 +253,8 @@ class Sessions(RuleBasedStateMachine):
         assert not turn.replaced
         if former is not None and not self.nodes.loses_notices:
             self.run(self.nodes.settle())
-            assert former[0].connects.is_due(former[1]), "an older connect is still held"
-            assert former[0].connects.finish(former[1]) is None, "an older connect is answered with events"
+            assert former[0].connects.answers.is_due(former[1]), "an older connect is still held"
+            assert former[0].connects.answers.finish(former[1]) is None, "an older connect is answered with events"
         self.end(client, hub, turn, answered=answered, saved=saved)
 
     def end(self, client: Client, hub: Hub, turn: Turn, *, answered: bool, saved: bool) -> None:
@@ -267,7 +267,7 @@ class Sessions(RuleBasedStateMachine):
             self.deliver(client, hub, turn.events, turn.replies[-1], saved=saved)
 
     def deliver(self, client: Client, hub: Hub, events: Sequence[bytes], reply: Reply, *, saved: bool) -> None:
-        self.run(hub.connects.saved(client.client_id))
+        self.run(hub.connects.answers.saved(client.client_id))
         client.receive(self.numbers(events), reply)
         client.unsure = not saved
 
@@ -301,15 +301,15 @@ class Sessions(RuleBasedStateMachine):
             return
         hub, connect = client.held
         if leaves:
-            hub.connects.abandon(connect)
+            hub.connects.answers.abandon(connect)
             client.held = None
             return
-        if not hub.connects.is_due(connect) and not due:
+        if not hub.connects.answers.is_due(connect) and not due:
             return
         self.let_save(hub, saved)
 
         async def finish() -> tuple[list[bytes], Reply] | None:
-            return hub.connects.finish(connect)
+            return hub.connects.answers.finish(connect)
 
         answer = self.run(finish())
         client.held = None

@@ -172,7 +172,7 @@ class Simulation:
         node = self.any_node()
         turn = await page.client.send(node, page.connecting(), streaming=True)
         if turn.held is not None:
-            node.connects.abandon(turn.held)
+            node.connects.answers.abandon(turn.held)
         if not page.acknowledges:
             page.confirms_blindly()
         page.returns += 1

@@ -27,9 +27,10 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.user_streams import PER_MS, Addition, Entry, RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.core.wire.messages import SessionNotice
+from calltag.notifier.cometd.answers import Answer
 from calltag.notifier.cometd.claim import Caller, Claim
 from calltag.notifier.cometd.clocks import monotonic_ms
-from calltag.notifier.cometd.connects import Answer, Connects
+from calltag.notifier.cometd.connects import Connects
 from calltag.notifier.cometd.feeding import Feeding
 from calltag.notifier.cometd.hub import Hub, Turn
 from calltag.notifier.cometd.local import Local
@@ -252,7 +253,7 @@ class Client:
         if turn.held is None:
             [reply] = turn.replies
             return numbers(turn.events), reply
-        answer: Answer | None = await node.connects.hold(turn.held)
+        answer: Answer | None = await node.connects.answers.hold(turn.held)
         assert answer is not None
         return numbers(answer[0]), answer[1]
 

@@ -1,7 +1,7 @@
 """Ids of CometD sessions as clients show them."""
 
 from calltag.core.domain.ids import UserId
-from calltag.core.store.cometd_sessions import is_bearer, new_client_id, user_of
+from calltag.core.store.client_ids import is_bearer, new_client_id, user_of
 from fuzz.target import Target
 
 WORDS = [b"c", b"b", b"a" * 32, b"mfwgsy3f", b"=", b"-", b"7", b"\xc3\xa4", b"\xef\xbc\xa1", b"\x00", b"\xc4\xb1"]

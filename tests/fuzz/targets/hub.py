@@ -72,7 +72,7 @@ async def _request(installation: Installation, client: Client, line: bytes) -> N
     held = turn.held
     if held is not None:
         node.ahead_ms += LIMITS.timeout_ms
-        answer = await node.connects.hold(held)
+        answer = await node.connects.answers.hold(held)
         assert answer is not None
         events, replies = [*events, *answer[0]], [*replies, answer[1]]
     _check_replies(messages, turn, replies)

@@ -63,7 +63,7 @@ async def test_with_acknowledgment_an_event_ends_the_connect_over_a_stream_too(s
     turn = await alice.send(system.one, alice.connecting(), streaming=True)
     assert turn.held is not None
     await system.publish(1)
-    assert system.one.connects.is_due(turn.held)
+    assert system.one.connects.answers.is_due(turn.held)
     assert (await alice.finish(system.one, turn))[0] == [1]
 
 
@@ -71,9 +71,9 @@ async def test_the_end_of_a_newer_connect_does_not_come_back_to_the_older(system
     alice = await Client().begin(system.one)
     older, newer = await alice.connect(system.one), await alice.connect(system.one)
     assert older.held is not None
-    assert system.one.connects.finish(older.held) is None
+    assert system.one.connects.answers.finish(older.held) is None
     await system.publish(1)
-    assert system.one.connects.finish(older.held) is None
+    assert system.one.connects.answers.finish(older.held) is None
     assert (await alice.finish(system.one, newer))[0] == [1]
 
 

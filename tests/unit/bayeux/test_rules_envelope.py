@@ -10,7 +10,7 @@ from calltag.core.bayeux.channels import is_name
 from calltag.core.bayeux.codec import decode, encode
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.domain.ids import UserId
-from calltag.core.store.cometd_sessions import new_client_id
+from calltag.core.store.client_ids import new_client_id
 from parts.hubs import CALLS, HELLO, Client, Installation
 
 META: list[tuple[str, dict[str, Any]]] = [

@@ -53,7 +53,7 @@ async def test_a_connection_that_ends_ends_no_session(system: Installation) -> N
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one)
     assert turn.held is not None
-    system.one.connects.abandon(turn.held)
+    system.one.connects.answers.abandon(turn.held)
     await system.publish(1)
     system.one.ahead_ms += ANSWERED_MS - 1_000
     system.one.connects.ends.sweep()
@@ -73,7 +73,7 @@ async def test_an_abandoned_connect_is_swept_no_later_than_an_answered_one(syste
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one)
     assert turn.held is not None
-    system.one.connects.abandon(turn.held)
+    system.one.connects.answers.abandon(turn.held)
     system.one.ahead_ms += ANSWERED_MS + 1
     system.one.connects.ends.sweep()
     assert system.one.local.sessions == {}

@@ -11,9 +11,10 @@ from starlette.websockets import WebSocket
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.extensions.activity import Activity
 from calltag.core.domain.ids import UserId
-from calltag.notifier.cometd.connects import Connects, HeldConnect, Replaced
+from calltag.notifier.cometd.answers import HeldConnect
+from calltag.notifier.cometd.connects import Connects, Replaced
 from calltag.notifier.cometd.websocket import Socket
-from parts.eventually import eventually
+from parts.eventually import eventually, turns
 from parts.frames import Alices, Frames
 from parts.hubs import KEYS, Client, Installation
 
@@ -55,7 +56,7 @@ class Page:
         """Whatever the socket has to do now and in the next seconds."""
         self.system.one.ahead_ms += 3_000
         self.socket.waker.set()
-        await asyncio.sleep(0.01)
+        await turns()
 
     async def leave(self) -> None:
         self.frames.go()
@@ -144,7 +145,7 @@ async def test_a_session_that_the_sweeper_forgot_here_goes_on(system: Installati
     page = await Page.open(system, ack=True)
     [older] = page.socket.held.values()
     older.session.ending = Ending.EXPIRED
-    assert system.one.connects.superseded(older)[1]["advice"] == RETRY
+    assert system.one.connects.answers.superseded(older)[1]["advice"] == RETRY
     await page.leave()
 
 

@@ -134,7 +134,7 @@ async def test_over_a_stream_events_may_end_the_connect(system: Installation) ->
     alice, bob = await begun(system.one, **CONNECTS_ONLY), await begun(system.one)
     turns = [await each.send(system.one, each.connecting(), streaming=True) for each in (alice, bob)]
     await system.publish(1)
-    due = [turn.held is not None and system.one.connects.is_due(turn.held) for turn in turns]
+    due = [turn.held is not None and system.one.connects.answers.is_due(turn.held) for turn in turns]
     assert due == [True, False]
     assert (await alice.finish(system.one, turns[0]))[0] == [1]
 

@@ -60,7 +60,7 @@ async def test_a_session_that_an_operator_closes_says_farewell(system: Installat
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one)
     assert turn.held is not None
-    waiting = asyncio.create_task(system.one.connects.hold(turn.held))
+    waiting = asyncio.create_task(system.one.connects.answers.hold(turn.held))
     await system.one.hub.heed(SessionNotice(kind=NoticeKind.CLOSED, client_id=alice.client_id))
     answer = await waiting
     assert answer is not None
@@ -197,7 +197,7 @@ async def test_events_count_where_both_sides_do(
     assert turn.held is not None
     await system.publish(1)
     if streaming:
-        assert len(system.one.connects.take(turn.held.session)) == 1
+        assert len(system.one.connects.answers.take(turn.held.session)) == 1
     else:
         assert len((await alice.finish(system.one, turn))[0]) == 1
     await system.settle()
@@ -339,7 +339,8 @@ async def test_clients_may_be_told_when_to_handshake_by_themselves(system: Insta
 
 async def test_other_messages_keep_a_session_alive_for_so_long(system: Installation) -> None:
     limits = replace(system.one.connects.engine.limits, max_server_interval_ms=12_000)
-    system.one.connects.engine = replace(system.one.connects.engine, limits=limits)
+    engine = replace(system.one.connects.engine, limits=limits)
+    system.one.connects.engine = system.one.connects.answers.engine = engine
     alice = await Client().begin(system.one)
     await system.client.connection.pexpire(key_of(alice), 1_000)
     await back_date(system, alice, "until", 5_000)

@@ -9,9 +9,9 @@ from calltag.core.bayeux import errors
 from calltag.core.bayeux.events import Event
 from calltag.core.bayeux.session import Session
 from calltag.core.domain.ids import UserId
-from calltag.core.store.cometd_sessions import is_bearer, user_of
+from calltag.core.store.client_ids import is_bearer, user_of
 from calltag.core.wire.messages import NoticeKind, SessionNotice
-from calltag.notifier.cometd.connects import HeldConnect
+from calltag.notifier.cometd.answers import HeldConnect
 from calltag.notifier.cometd.hub import Turn
 from parts.eventually import eventually
 from parts.hubs import CALLS, HELLO, KEYS, Client, Installation, numbers
@@ -68,8 +68,8 @@ async def test_the_first_connect_is_answered_at_once(system: Installation) -> No
 async def test_a_later_connect_is_held_until_an_event_comes(system: Installation) -> None:
     alice = await Client().begin(system.one)
     connect = held(await alice.connect(system.one))
-    assert not system.one.connects.is_due(connect)
-    waiting = asyncio.create_task(system.one.connects.hold(connect))
+    assert not system.one.connects.answers.is_due(connect)
+    waiting = asyncio.create_task(system.one.connects.answers.hold(connect))
     await system.publish(1)
     answer = await waiting
     assert answer is not None
@@ -81,7 +81,7 @@ async def test_a_later_connect_is_held_until_an_event_comes(system: Installation
 async def test_a_held_connect_ends_when_its_time_is_up(system: Installation) -> None:
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one, advice={"timeout": 20})
-    assert not system.one.connects.is_due(held(turn))
+    assert not system.one.connects.answers.is_due(held(turn))
     events, reply = await alice.finish(system.one, turn)
     assert (events, reply["successful"], reply["advice"]["reconnect"]) == ([], True, "retry")
 
@@ -104,7 +104,7 @@ async def test_a_connect_that_is_not_alone_is_not_held(system: Installation) -> 
 async def test_a_newer_connect_takes_the_place_of_the_older(system: Installation) -> None:
     alice = await Client().begin(system.one)
     older = held(await alice.connect(system.one))
-    waiting = asyncio.create_task(system.one.connects.hold(older))
+    waiting = asyncio.create_task(system.one.connects.answers.hold(older))
     turn = await alice.connect(system.one)
     assert await waiting is None
     await system.publish(1)
@@ -114,8 +114,8 @@ async def test_a_newer_connect_takes_the_place_of_the_older(system: Installation
 async def test_of_two_connects_at_once_the_later_one_is_held(system: Installation) -> None:
     alice = await Client().begin(system.one)
     first, second = await asyncio.gather(alice.connect(system.one), alice.connect(system.one))
-    assert await system.one.connects.hold(held(first)) is None
-    assert not system.one.connects.is_due(held(second))
+    assert await system.one.connects.answers.hold(held(first)) is None
+    assert not system.one.connects.answers.is_due(held(second))
 
 
 def replace_what_arrives(system: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,12 +154,12 @@ async def test_a_replaced_connect_that_came_alone_is_the_transports_to_answer(
 async def test_a_connect_whose_client_has_gone_takes_nothing(system: Installation) -> None:
     alice = await Client().begin(system.one)
     connect = held(await alice.connect(system.one))
-    waiting = asyncio.create_task(system.one.connects.hold(connect))
+    waiting = asyncio.create_task(system.one.connects.answers.hold(connect))
     await asyncio.sleep(0)
     waiting.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await waiting
-    system.one.connects.abandon(connect)
+    system.one.connects.answers.abandon(connect)
     await system.publish(1)
     assert (await alice.poll(system.one))[0] == [1]
 
@@ -168,13 +168,13 @@ async def test_events_are_pushed_past_a_connect_over_a_stream(system: Installati
     alice = await Client().begin(system.one)
     connect = held(await alice.send(system.one, alice.connecting(), streaming=True))
     await system.publish(1)
-    assert not system.one.connects.is_due(connect)
+    assert not system.one.connects.answers.is_due(connect)
     assert numbers(connect.session.take()) == [1]
 
 
 async def test_a_draining_node_answers_its_connects(system: Installation) -> None:
     alice = await Client().begin(system.one)
-    waiting = asyncio.create_task(system.one.connects.hold(held(await alice.connect(system.one))))
+    waiting = asyncio.create_task(system.one.connects.answers.hold(held(await alice.connect(system.one))))
     await asyncio.sleep(0)
     system.one.hub.drain()
     answer = await waiting
@@ -332,7 +332,7 @@ async def test_the_sweeper_ends_held_connects_that_nobody_answers(system: Instal
     sweeping = asyncio.create_task(system.one.hub.sweep())
     await eventually(lambda: connect.session.ended)
     sweeping.cancel()
-    answer = await system.one.connects.hold(connect)
+    answer = await system.one.connects.answers.hold(connect)
     assert answer is not None
     assert answer[1]["advice"]["reconnect"] == "none"  # type: ignore[index]
 

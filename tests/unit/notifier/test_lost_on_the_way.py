@@ -2,7 +2,7 @@
 
 import pytest
 
-from calltag.notifier.cometd.connects import HeldConnect
+from calltag.notifier.cometd.answers import HeldConnect
 from parts.hubs import Client, Installation, Node, numbers
 
 HURRY = {"timeout": 0}
@@ -18,12 +18,12 @@ async def connected(node: Node, alice: Client) -> HeldConnect:
 async def pushed(system: Installation, node: Node, alice: Client, number: int) -> list[int]:
     """An event that goes out at once."""
     await system.publish(number)
-    return numbers(node.connects.take(node.local.sessions[alice.client_id]))
+    return numbers(node.connects.answers.take(node.local.sessions[alice.client_id]))
 
 
 async def answered(system: Installation, node: Node, connect: HeldConnect) -> None:
     """The connect's time is up."""
-    assert node.connects.finish(connect) is not None
+    assert node.connects.answers.finish(connect) is not None
     await system.settle()
 
 

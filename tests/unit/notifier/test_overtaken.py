@@ -10,7 +10,7 @@ from starlette.websockets import WebSocket
 from calltag.core.bayeux.session import Session
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.websocket import Socket
-from parts.eventually import eventually
+from parts.eventually import eventually, turns
 from parts.frames import Alices, Frames
 from parts.hubs import Client, Installation
 
@@ -51,13 +51,13 @@ async def overtake(system: Installation, page: Page) -> None:
     assert turn.held is not None
     await system.settle()
     await eventually(lambda: not page.socket.held)
-    system.two.connects.abandon(turn.held)
+    system.two.connects.answers.abandon(turn.held)
 
 
 async def let_pass(system: Installation, page: Page, ms: int) -> None:
     system.one.ahead_ms += ms
     page.socket.waker.set()
-    await asyncio.sleep(0.01)
+    await turns()
 
 
 @pytest.mark.parametrize("ack", [True, False])
@@ -135,7 +135,7 @@ async def test_a_client_that_comes_back_while_another_is_asked_is_told_once(syst
     await eventually(lambda: not page.socket.overtaken)
     page.socket.sending.release()
     await eventually(lambda: len(page.told()) == 2)
-    await asyncio.sleep(0.01)
+    await turns()
     assert [(each["clientId"], each["id"]) for each in page.told()] == [
         (page.alice.client_id, "8"), (other.client_id, "8"),
     ]  # fmt: skip

@@ -57,7 +57,7 @@ async def test_who_was_told_to_wait_is_not_waited_for(system: Installation, monk
     alice = await Client().begin(system.one)
     _, frames, serving = serve(system)
     # The node goes, and the turn of this socket is later.
-    system.one.connects.draining = True
+    system.one.connects.answers.draining = True
     frames.come(alice.connecting(connectionType="websocket", advice={"timeout": 0}))
     await eventually(lambda: bool(frames.outgoing))
     system.one.hub.drain()

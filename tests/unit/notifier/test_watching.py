@@ -4,7 +4,7 @@ import pytest
 
 from calltag.core.bayeux.position import Position
 from calltag.core.domain.ids import UserId
-from calltag.core.store.cometd_sessions import NotKept
+from calltag.core.store.session_records import NotKept
 from calltag.core.store.user_streams import PER_MS
 from calltag.notifier.cometd.watching import check_watched
 from parts.hubs import Client, Installation

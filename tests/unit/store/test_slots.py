@@ -15,7 +15,8 @@ from calltag.core.domain.status import StatusCode
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient, Script
-from calltag.core.store.cometd_sessions import Have, Proof, RedisCometdSessions, new_client_id
+from calltag.core.store.client_ids import new_client_id
+from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.durability import Durability
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
@@ -24,6 +25,7 @@ from calltag.core.store.ports import Change, Done, StoreUnavailable, WorkerId
 from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.session_list import SessionList
+from calltag.core.store.session_records import Have, Proof
 from calltag.core.store.user_streams import Addition, RedisUserStreams
 from calltag.core.store.watches import RedisWatches, Watched
 

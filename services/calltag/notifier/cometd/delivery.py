@@ -34,7 +34,7 @@ class Delivery:
             await connects.feeding.catch_up(session)
             if not connects.local.holds(session) or not (session.queue or session.aside):
                 return []
-            events, cycle = connects.take(session), session.cycle
+            events, cycle = connects.answers.take(session), session.cycle
             known = await connects.store.save(
                 session.client_id, cycle=cycle, generation=session.generation, sent=session.sent,
                 lifetime_ms=session.interval_ms + connects.engine.limits.max_interval_ms, prolong=True, told_ago_ms=0,

@@ -12,7 +12,9 @@ from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.session import Session
 from calltag.core.bus.ports import NodeId
-from calltag.core.store.cometd_sessions import HasEnded, RedisCometdSessions, user_of
+from calltag.core.store.client_ids import user_of
+from calltag.core.store.cometd_sessions import RedisCometdSessions
+from calltag.core.store.session_records import HasEnded
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Admission
 from calltag.notifier.cometd.endings import SessionListener

@@ -18,21 +18,14 @@ from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.model import NOBODYS
-from calltag.core.store.cometd_sessions import (
-    HasEnded,
-    HasLeft,
-    NotKept,
-    TooManySessions,
-    TooManySubscriptions,
-    is_bearer,
-    new_client_id,
-    user_of,
-)
+from calltag.core.store.client_ids import is_bearer, new_client_id, user_of
+from calltag.core.store.session_records import HasEnded, HasLeft, NotKept, TooManySessions, TooManySubscriptions
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Crowded, come_back_ms
+from calltag.notifier.cometd.answers import HeldConnect
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.clocks import wall_ms
-from calltag.notifier.cometd.connects import Connects, HeldConnect, Replaced
+from calltag.notifier.cometd.connects import Connects, Replaced
 from calltag.notifier.cometd.metrics import Limit
 from calltag.notifier.cometd.sockets import Sockets
 from calltag.notifier.cometd.watching import check_watched
@@ -81,7 +74,7 @@ class Hub:
 
     @property
     def draining(self) -> bool:
-        return self.connects.draining
+        return self.connects.answers.draining
 
     async def exchange(self, messages: Sequence[object], claim: Claim, *, streaming: bool = False) -> Turn:
         """Work through one request. A handshake goes alone: whatever came with it is ignored.
@@ -289,6 +282,6 @@ class Hub:
 
     def drain(self) -> None:
         """Answer every held connect, and let every WebSocket close. Sessions that begin are for other nodes to hold."""
-        self.connects.draining = True
+        self.connects.answers.draining = True
         self.sockets.drain()
         self.connects.local.wake_all()

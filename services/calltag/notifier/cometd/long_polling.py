@@ -15,11 +15,11 @@ from starlette.responses import Response
 from calltag.core.bayeux.channels import HANDSHAKE
 from calltag.core.bayeux.codec import CodecError, Reply, decode, encode
 from calltag.notifier.cometd.access import Access, claim_of
+from calltag.notifier.cometd.answers import Answer, Gone, HeldConnect
 from calltag.notifier.cometd.bodies import BodyReader, TooSlow
 from calltag.notifier.cometd.browsers import Browsers, browser_of
 from calltag.notifier.cometd.callback_polling import Pages, callback_of, messages_of_query, script
 from calltag.notifier.cometd.claim import Claim
-from calltag.notifier.cometd.connects import Answer, Gone, HeldConnect
 from calltag.notifier.cometd.delivery import Delivery
 from calltag.notifier.cometd.hub import Hub
 
@@ -89,7 +89,7 @@ async def _exchanged(
         return _replaced()
     elif delivers and not turn.connected:
         turn.events += await Delivery(hub.connects).with_replies(turn.spoke)
-    await hub.connects.saved(turn.connected)
+    await hub.connects.answers.saved(turn.connected)
     response = written(encode(turn.events, turn.replies))
     if claim.set_cookie:
         response.headers.append("Set-Cookie", claim.set_cookie)
@@ -113,7 +113,7 @@ async def _held(request: Request, hub: Hub, connect: HeldConnect, browsers: Brow
         if not is_possible:
             # The session lives on for as long as its client is asked to wait.
             connect.session.interval_ms = max(connect.session.interval_ms, browsers.interval_ms)
-        answer = await _waited(request, hub, connect) if is_possible else hub.connects.finish(connect)
+        answer = await _waited(request, hub, connect) if is_possible else hub.connects.answers.finish(connect)
     if answer is None:
         return None
     events, reply = answer
@@ -124,7 +124,7 @@ async def _waited(request: Request, hub: Hub, connect: HeldConnect) -> Answer | 
     """Wait for the connect's answer, or for the client to go away; what was queued then stays queued."""
     gone = asyncio.ensure_future(_gone(request))
     try:
-        return await hub.connects.hold(connect, gone)
+        return await hub.connects.answers.hold(connect, gone)
     except Gone:
         raise ClientDisconnect from None
     finally:

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 
 from calltag.core.bayeux.position import BEGINNING, Position
 from calltag.core.domain.ids import UserId
-from calltag.core.store.cometd_sessions import NotKept
+from calltag.core.store.session_records import NotKept
 from calltag.core.store.user_streams import PER_MS
 from calltag.core.store.watches import Watched
 from calltag.notifier.cometd.authorizing import watched_on, watched_on_all

@@ -18,7 +18,7 @@ from calltag.core.runtime.frames import frame_writer_of
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Access, claim_of
 from calltag.notifier.cometd.admission import Crowded
-from calltag.notifier.cometd.connects import Answer, HeldConnect
+from calltag.notifier.cometd.answers import Answer, HeldConnect
 from calltag.notifier.cometd.hub import Hub, Turn
 
 _GOING_AWAY: Final = 1001
@@ -133,7 +133,7 @@ class Socket:
         if turn.held is not None:
             self.held[turn.connected] = turn.held
         if session is not None and session.connects_only:
-            await self.hub.connects.saved(session.client_id)
+            await self.hub.connects.answers.saved(session.client_id)
         await self._send(events + turn.events, replies + turn.replies)
         if session is not None and turn.held is None:
             self._told_to_wait(session)
@@ -154,7 +154,7 @@ class Socket:
         held, (overtaken, _) = self.held.pop(client_id, None), self.overtaken.pop(client_id, (None, 0))
         for connect in (held, overtaken):
             if connect is not None:
-                yield self.hub.connects.superseded(connect)
+                yield self.hub.connects.answers.superseded(connect)
 
     def _forget_ended(self) -> None:
         """Drop the sessions that ended, or went elsewhere; what they are still to be told is sent all the same."""
@@ -181,7 +181,7 @@ class Socket:
             if session.pushes:
                 await self._push(session)
         for connect in list(self.held.values()):
-            if self.hub.connects.is_due(connect):
+            if self.hub.connects.answers.is_due(connect):
                 await self._answer(connect)
         for connect, due_ms in list(self.overtaken.values()):
             if due_ms <= self.hub.connects.clock_ms():
@@ -227,7 +227,7 @@ class Socket:
             await connects.feeding.catch_up(session)
             if not connects.local.is_told_by(session, self.waker) or not (session.queue or session.aside):
                 return
-            await self._send(connects.take(session), [])
+            await self._send(connects.answers.take(session), [])
 
     async def _answer(self, connect: HeldConnect) -> None:
         session = connect.session
@@ -235,11 +235,11 @@ class Socket:
             # While another answer went out, the client has connected once more, and was answered.
             return
         del self.held[session.client_id]
-        answer = self.hub.connects.finish(connect)
+        answer = self.hub.connects.answers.finish(connect)
         if answer is not None:
             events, reply = answer
             if session.connects_only:
-                await self.hub.connects.saved(session.client_id)
+                await self.hub.connects.answers.saved(session.client_id)
             await self._send(events, [reply])
             self._told_to_wait(session)
         else:
@@ -263,7 +263,7 @@ class Socket:
             # While another answer went out, the client has come back by itself.
             return
         del self.overtaken[client_id]
-        await self._send([], [self.hub.connects.overtaken(connect)])
+        await self._send([], [self.hub.connects.answers.overtaken(connect)])
         self._told_to_wait(connect.session)
 
     def _told_to_wait(self, session: Session) -> None:
@@ -301,4 +301,4 @@ class Socket:
         for session in self.sessions.values():
             self.hub.connects.local.release_waker(session, self.waker)
         for connect in self.held.values():
-            self.hub.connects.abandon(connect)
+            self.hub.connects.answers.abandon(connect)
