@@ -35,7 +35,7 @@ from integration.test_partition_worker import (
     versions_told,
 )
 from parts.eventually import eventually
-from parts.redis_asking import ask
+from parts.redis_asking import ask, info, wait_until
 from parts.redis_cluster import RedisCluster
 from parts.redis_sentinel import SERVICE, RedisSentinel
 
@@ -163,7 +163,17 @@ async def lose(redis: Redis, bus: MemoryBus, client: RedisClient) -> None:
 
 
 def _replicated(redis: Redis) -> None:
-    assert ask(master_of(redis), "WAIT", len(replicas_of(redis)), 5_000) == len(replicas_of(redis))
+    """Wait until the replicas have all that the master has written so far.
+
+    Not by WAIT: of a connection that wrote nothing it has nothing to wait for.
+    """
+    written = _offset(master_of(redis), "master_repl_offset")
+    for replica in replicas_of(redis):
+        wait_until(lambda replica=replica: _offset(replica, "slave_repl_offset") >= written)  # type: ignore[misc]
+
+
+def _offset(port: int, field: str) -> int:
+    return int(info(ask(port, "INFO", "replication"))[field])
 
 
 async def test_what_a_failover_lost_is_applied_again(redis: Redis, client: RedisClient) -> None:
@@ -205,8 +215,12 @@ async def test_nobody_is_told_before_the_replicas_have_it(redis: Redis, client: 
     async with working(bus, client, metrics, replicas=1):
         await begin(bus)
         await publish(bus, 1, AttachUserData((("n", 1),)))
-        await until_attached(client, [1])
-        await asyncio.to_thread(_replicated, redis)
+
+        async def confirmed() -> bool:
+            return await versions_told(client) == [1, 2]
+
+        # Told is what the replicas have confirmed to the worker; what is attached it may still wait for.
+        await eventually(confirmed)
         cut_off(redis)
         await publish(bus, 2, AttachUserData((("n", 2),)))
         await until_attached(client, [1, 2])
