@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -10,7 +10,7 @@ import pytest
 import redis.asyncio
 
 from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.store.client import Command, RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import StoreUnavailable
 from parts.eventually import eventually
@@ -113,3 +113,38 @@ async def test_a_caller_is_told_in_time_and_the_next_ones_too(client: RedisClien
     for _ in range(3):
         outcomes = await asyncio.gather(*(echo([], ["1"]) for _ in range(9)), return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
+
+
+@dataclass(frozen=True, slots=True)
+class Several(RedisClient):
+    """Keys begin with the name of their server; those in `frozen` do not answer."""
+
+    frozen: set[str] = field(default_factory=set)
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+    def server_of(self, key: str) -> str:
+        return key[0]
+
+    async def answers(self, server: str, commands: Sequence[Command]) -> list[object]:
+        self.asked.append((server, len(commands)))
+        if server in self.frozen:
+            await asyncio.Event().wait()
+        return [server.encode()] * len(commands)
+
+
+async def test_a_server_that_does_not_answer_holds_up_nobody_who_asks_another(client: RedisClient) -> None:
+    several = Several(client.connection, 20, frozen={"a"})
+    batcher = ScriptBatcher(several)
+    read = batcher.source(ECHO)
+    waiting = [asyncio.create_task(read([f"a{number}"], [])) for number in range(3)]
+    for _ in range(3):
+        answers: Sequence[object] = await asyncio.gather(
+            read(["b1"], []), batcher.command("GET", "b2"), read(["c1"], [])
+        )
+        assert list(answers) == [b"b", b"b", b"c"]
+    assert several.asked == [("a", 3), *[("b", 2), ("c", 1)] * 3]
+    # Servers come and go: of those that are not asked now, nothing is kept.
+    assert list(batcher._lanes) == ["a"]
+    for each in waiting:
+        each.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)

@@ -10,7 +10,7 @@ import redis.asyncio
 from redis.exceptions import RedisError
 
 from calltag.core.store.client import RedisClient
-from calltag.core.store.deployment import ClusterClient
+from calltag.core.store.cluster import ClusterClient
 from calltag.core.store.ports import StoreUnavailable
 from parts.eventually import turns
 

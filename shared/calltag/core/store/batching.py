@@ -1,18 +1,19 @@
 """Scripts and commands that share round trips: what is called while the loop turns once goes to Redis in one pipeline.
 
 Nothing waits for a batch to fill. While a pipeline is under way, calls gather until it returns, or has taken too long.
+Each server of a cluster has its own pipelines: one that does not answer holds up nobody who asks another.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Final
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from calltag.core.store.client import RedisClient, Script, script_source
+from calltag.core.store.client import Command, RedisClient, Script, script_source
 from calltag.core.store.ports import StoreError, StoreUnavailable
 
 _UNDER_WAY: Final = 4
@@ -23,10 +24,21 @@ _MOST: Final = 500
 
 @dataclass(slots=True)
 class _Call:
-    command: Sequence[str | bytes | int]
+    command: Command
     answer: asyncio.Future[object]
-    whole: Sequence[str | bytes | int] | None = None
+    whole: Command | None = None
     """What to send instead where the server does not know the script of the command."""
+
+
+@dataclass(slots=True)
+class _Lane:
+    """What one server is asked."""
+
+    server: str
+    waiting: list[_Call] = field(default_factory=list)
+    under_way: int = 0
+    about_to_send: bool = False
+    impatient: asyncio.TimerHandle | None = None
 
 
 class ScriptBatcher:
@@ -34,10 +46,7 @@ class ScriptBatcher:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._waiting: list[_Call] = []
-        self._under_way = 0
-        self._about_to_send = False
-        self._impatient: asyncio.TimerHandle | None = None
+        self._lanes: dict[str, _Lane] = {}
         self._watched: deque[tuple[float, _Call]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._senders: set[asyncio.Task[None]] = set()
@@ -53,22 +62,26 @@ class ScriptBatcher:
 
         async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
             return await self._answer(
-                ("EVALSHA", digest, len(keys), *keys, *args), ("EVAL", source, len(keys), *keys, *args)
+                keys[0] if keys else "",
+                ("EVALSHA", digest, len(keys), *keys, *args),
+                ("EVAL", source, len(keys), *keys, *args),
             )
 
         return run
 
-    async def command(self, *command: str | bytes | int) -> object:
-        """The answer to one command. Raises StoreUnavailable."""
-        return await self._answer(command)
+    async def command(self, name: str, key: str, *rest: str | bytes | int) -> object:
+        """The answer to one command about a key. Raises StoreUnavailable."""
+        return await self._answer(key, (name, key, *rest))
 
-    async def _answer(
-        self, command: Sequence[str | bytes | int], whole: Sequence[str | bytes | int] | None = None
-    ) -> object:
+    async def _answer(self, key: str, command: Command, whole: Command | None = None) -> object:
         call = _Call(command, asyncio.get_running_loop().create_future(), whole)
-        self._waiting.append(call)
+        server = self._client.server_of(key)
+        lane = self._lanes.get(server)
+        if lane is None:
+            lane = self._lanes[server] = _Lane(server)
+        lane.waiting.append(call)
         self._watch(call)
-        self._start()
+        self._start(lane)
         return await call.answer
 
     def _watch(self, call: _Call) -> None:
@@ -98,54 +111,54 @@ class ScriptBatcher:
                 call.answer.set_exception(StoreUnavailable(text))
             self._watched.popleft()
 
-    def _start(self) -> None:
+    def _start(self, lane: _Lane) -> None:
         """See to it that somebody sends what waits: the one who is about to, or who is under way, or another one."""
-        if self._about_to_send:
+        if lane.about_to_send:
             return
-        if not self._under_way:
-            self._begin()
-        elif self._impatient is None:
-            self._impatient = asyncio.get_running_loop().call_later(_PATIENCE_S, self._send_beside)
+        if not lane.under_way:
+            self._begin(lane)
+        elif lane.impatient is None:
+            lane.impatient = asyncio.get_running_loop().call_later(_PATIENCE_S, self._send_beside, lane)
 
-    def _send_beside(self) -> None:
-        self._impatient = None
-        if self._waiting and not self._about_to_send and self._under_way < _UNDER_WAY:
-            self._begin()
+    def _send_beside(self, lane: _Lane) -> None:
+        lane.impatient = None
+        if lane.waiting and not lane.about_to_send and lane.under_way < _UNDER_WAY:
+            self._begin(lane)
 
-    def _begin(self) -> None:
-        self._about_to_send = True
-        self._under_way += 1
-        task = asyncio.create_task(self._send(), name="script-batch")
+    def _begin(self, lane: _Lane) -> None:
+        lane.about_to_send = True
+        lane.under_way += 1
+        task = asyncio.create_task(self._send(lane), name="script-batch")
         self._senders.add(task)
         task.add_done_callback(self._senders.discard)
 
-    async def _send(self) -> None:
-        self._about_to_send = False
+    async def _send(self, lane: _Lane) -> None:
+        lane.about_to_send = False
         try:
-            while self._waiting:
-                calls, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
-                if self._impatient is not None:
-                    self._impatient.cancel()
-                    self._impatient = None
+            while lane.waiting:
+                calls, lane.waiting = lane.waiting[:_MOST], lane.waiting[_MOST:]
+                if lane.impatient is not None:
+                    lane.impatient.cancel()
+                    lane.impatient = None
                 wanted = [call for call in calls if not call.answer.done()]
                 try:
-                    await self._run(wanted)
+                    await self._run(lane.server, wanted)
                 except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
                     for call in wanted:
                         _settle(call, error)
         finally:
             # In the same step as the last look at what waits: whoever comes next starts another.
-            self._under_way -= 1
+            lane.under_way -= 1
+            if not lane.under_way and not lane.waiting:
+                # Servers come and go.
+                del self._lanes[lane.server]
 
-    async def _run(self, calls: Sequence[_Call], *, whole: bool = False) -> None:
+    async def _run(self, server: str, calls: Sequence[_Call], *, whole: bool = False) -> None:
         """Send the calls, scripts by their digests, and once more with the whole scripts where they are unknown."""
         if not calls:
             return
-        pipeline = self._client.pipeline()
-        for call in calls:
-            pipeline.execute_command(*(call.whole if whole and call.whole is not None else call.command))
-        async with self._client.exchange():
-            answers: list[object] = await pipeline.execute(raise_on_error=False)
+        commands = [call.whole if whole and call.whole is not None else call.command for call in calls]
+        answers = await self._client.answers(server, commands)
         self.round_trips += 1
         unknown = []
         for call, answer in zip(calls, answers, strict=True):
@@ -153,7 +166,7 @@ class ScriptBatcher:
                 unknown.append(call)
             else:
                 _settle(call, answer)
-        await self._run(unknown, whole=True)
+        await self._run(server, unknown, whole=True)
 
 
 def _settle(call: _Call, answer: object) -> None:

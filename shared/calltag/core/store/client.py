@@ -21,6 +21,7 @@ from calltag.core.runtime.tls import ClientTls
 from calltag.core.store.ports import StoreUnavailable
 
 USUAL_TLS: Final = ClientTls("CALLTAG_REDIS__TLS__")
+Command = Sequence[str | bytes | int]
 
 
 class Script(Protocol):
@@ -94,6 +95,21 @@ class RedisClient:
         async with self.exchange():
             return list(await pipeline.execute())
 
+    def server_of(self, _key: str) -> str:
+        """The name of the server that has a key, as far as is known; all of one server can share a round trip."""
+        return ""
+
+    async def answers(self, _server: str, commands: Sequence[Command]) -> list[object]:
+        """What a server answers to commands in one round trip; what it refuses is answered by an exception.
+
+        Raises StoreUnavailable.
+        """
+        pipeline = self.pipeline()
+        for command in commands:
+            pipeline.execute_command(*command)
+        async with self.exchange():
+            return list(await pipeline.execute(raise_on_error=False))
+
     def pipeline(self) -> Pipeline:
         """Commands that share round trips, one with each server; other clients' commands may come between them."""
         return self.connection.pipeline(transaction=False)
@@ -159,6 +175,22 @@ class RedisClient:
         """
         await self._traffic.end()
         await self.connection.aclose()
+
+
+@dataclass(frozen=True, slots=True)
+class PooledClient(RedisClient):
+    """A client whose pool has no queue of its own: callers wait here until a connection is free."""
+
+    max_connections: int = 64
+    places: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "places", asyncio.Semaphore(self.max_connections))
+
+    @asynccontextmanager
+    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+        async with RedisClient.exchange(self) as connection, self.places:
+            yield connection
 
 
 def redis_client(

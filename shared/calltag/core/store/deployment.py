@@ -1,31 +1,28 @@
 """How Redis is run: one server, a Redis Cluster, or a master that Sentinels watch over; and the client for each.
 
-redis-py's own clients find the masters, and find them anew after a fail-over. What is added here: every exchange keeps
-its deadline though the client looks for the masters meanwhile, and no more connections are asked for than there may be.
+redis-py's own clients find the masters. What is added: how they are made, and that no more connections are asked for
+than there may be. Of a cluster `cluster.py` finds the masters anew after a fail-over.
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
-import redis.asyncio
-from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
+from redis.asyncio.cluster import ClusterNode, RedisCluster
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
-from redis.exceptions import ClusterDownError, RedisClusterException
 
 from calltag.core.runtime.tls import ClientTls
-from calltag.core.store.client import USUAL_TLS, RedisClient, redis_client, tls_options
-from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.client import USUAL_TLS, PooledClient, RedisClient, redis_client, tls_options
+from calltag.core.store.cluster import ClusterClient
+
+if TYPE_CHECKING:
+    import redis.asyncio
 
 Mode = Literal["single", "cluster", "sentinel"]
 _PORTS: Final = {"single": 6379, "cluster": 6379, "sentinel": 26379}
-_TRIES: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,22 +60,6 @@ def client_of(deployment: Deployment, *, deadline_s: float = 1.0, max_connection
 
 
 @dataclass(frozen=True, slots=True)
-class PooledClient(RedisClient):
-    """A client whose pool has no queue of its own: callers wait here until a connection is free."""
-
-    max_connections: int = 64
-    places: asyncio.Semaphore = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "places", asyncio.Semaphore(self.max_connections))
-
-    @asynccontextmanager
-    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
-        async with RedisClient.exchange(self) as connection, self.places:
-            yield connection
-
-
-@dataclass(frozen=True, slots=True)
 class SentinelClient(PooledClient):
     """A client for the master that Sentinels name.
 
@@ -92,108 +73,6 @@ class SentinelClient(PooledClient):
         await PooledClient.close(self)
         if self.sentinel is not None:
             await self.sentinel.aclose()
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterClient(PooledClient):
-    """A client for a Redis Cluster. What belongs together is in one slot; pipelines are split by server."""
-
-    searches: set[asyncio.Task[object]] = field(default_factory=set)
-
-    @property
-    def cluster(self) -> RedisCluster:
-        return cast("RedisCluster", self.connection)
-
-    @asynccontextmanager
-    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
-        try:
-            async with PooledClient.exchange(self) as connection:
-                if self.cluster.get_default_node() is None:
-                    await self._found()
-                yield connection
-        except RedisClusterException as error:
-            raise StoreUnavailable(f"the Redis Cluster is not usable: {error}") from error
-
-    async def _found(self) -> None:
-        """See to it that the masters are known. To look for them may take longer than one exchange may: the search
-        goes on, and the next exchange finds what it found."""
-        search = next(iter(self.searches), None)
-        if search is None:
-            search = asyncio.create_task(self._search(), name="redis-cluster-search")
-            self.searches.add(search)
-            search.add_done_callback(self._searched)
-        await asyncio.shield(search)
-
-    async def _search(self) -> object:
-        return await self.cluster.initialize()
-
-    def _searched(self, search: asyncio.Task[object]) -> None:
-        self.searches.discard(search)
-        if not search.cancelled():
-            # Whoever waited for it has seen what went wrong; perhaps nobody did.
-            search.exception()
-
-    async def scan(self, pattern: str, kind: str, page: int) -> AsyncIterator[bytes]:
-        for node in await self._masters():
-            cursor = 0
-            while True:
-                async with self.exchange():
-                    raw = await node.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", page, "TYPE", kind)
-                cursor, names = _page(raw)
-                for name in names:
-                    yield name
-                if not cursor:
-                    break
-
-    async def infos(self) -> Mapping[str, Mapping[str, object]]:
-        nodes = await self._masters()
-        async with self.exchange():
-            found = await asyncio.gather(*(node.execute_command("INFO") for node in nodes))
-        return {f"{node.host}:{node.port}": info for node, info in zip(nodes, found, strict=True)}
-
-    async def ping(self) -> bool:
-        """Whether every master answers: operations on any partition need theirs."""
-        try:
-            nodes = await self._masters()
-            async with self.exchange():
-                await asyncio.gather(*(node.execute_command("PING") for node in nodes))
-        except StoreUnavailable:
-            return False
-        return True
-
-    async def _masters(self) -> list[ClusterNode]:
-        async with self.exchange():
-            return self.cluster.get_primaries()
-
-    async def run_and_wait(
-        self, source: str, keys: Sequence[str], args: Sequence[str | bytes | int], *, replicas: int, timeout_ms: int
-    ) -> tuple[object, int]:
-        script = PipelineCommand(0, "EVAL", source, len(keys), *keys, *args)
-        wait = PipelineCommand(1, "WAIT", replicas, timeout_ms)
-        async with self.exchange():
-            node = self.cluster.get_node_from_key(keys[0])
-            # A server's own pipeline: one connection, no redirection, nothing tried again. Elsewhere than after the
-            # write, WAIT would count replicas that need not have it.
-            if node is None:
-                raise ClusterDownError("the slot has no server")
-            await node.execute_pipeline([script, wait])
-            for command in (script, wait):
-                if isinstance(command.result, Exception):
-                    raise command.result
-        return script.result, cast("int", wait.result)
-
-    async def close(self) -> None:
-        # What is under way may wait for a search.
-        await self._traffic.end()
-        for search in list(self.searches):
-            search.cancel()
-        await asyncio.gather(*self.searches, return_exceptions=True)
-        await self.connection.aclose()
-
-
-def _page(raw: object) -> tuple[int, list[bytes]]:
-    cursor, names = cast("tuple[int, list[bytes]]", raw)
-    return int(cursor), names
 
 
 def _options(deployment: Deployment) -> dict[str, Any]:
@@ -251,9 +130,10 @@ def _cluster_client(deployment: Deployment, deadline_s: float, max_connections: 
     cluster = RedisCluster(
         startup_nodes=nodes,
         max_connections=max_connections,
-        retry=Retry(NoBackoff(), _TRIES),
-        # After a fail-over the old master is asked last, and all that was moved is learnt at once.
-        reinitialize_steps=1,
+        # Before it tries a pipeline once more, the library closes all connections with all servers.
+        retry=Retry(NoBackoff(), 0),
+        # So it does after as many commands that were redirected. What else has moved is found by a search.
+        reinitialize_steps=0,
         require_full_coverage=False,
         # Names are asked for anew; what they led to last may be gone for good.
         dynamic_startup_nodes=False,

@@ -1,0 +1,213 @@
+"""The client of a Redis Cluster: it finds the masters anew whenever one of them does not answer, in whatever way.
+
+redis-py looks for the masters again where a connection is refused, on behalf of the command that met it. A master that
+is frozen, or whose host is gone, refuses nothing, and the time of a command is over before the library notices. So the
+search is made here, beside the commands, one at a time, and closes no connection with a server that is well.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final, cast
+
+import redis.asyncio
+import structlog
+from redis import exceptions
+from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
+from redis.exceptions import ClusterDownError, RedisClusterException, RedisError, SlotNotCoveredError
+
+from calltag.core.store.client import Command, PooledClient
+from calltag.core.store.ports import StoreUnavailable
+
+log = structlog.get_logger()
+_REDIRECTED: Final = (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError)
+_REST_S: Final = 0.2
+"""Between searches. What fails meanwhile will fail again, if it is not for what the last search has found."""
+
+
+class _Masters:
+    """Who has what, as the servers told it last."""
+
+    def __init__(self, cluster: RedisCluster) -> None:
+        self._cluster = cluster
+        self._search: asyncio.Task[None] | None = None
+        self._rests_until_s = 0.0
+
+    async def known(self) -> None:
+        """See to it that they are known. To look for them may take longer than one exchange may: the search goes on,
+        and the next exchange finds what it found."""
+        if self._cluster.get_default_node() is None:
+            await asyncio.shield(self._searching(None))
+
+    def doubt(self, failed: str | None = None) -> None:
+        """Have them looked for: something went wrong, with the server of that name if it is known with which."""
+        if asyncio.get_running_loop().time() >= self._rests_until_s:
+            self._searching(failed)
+
+    def _searching(self, failed: str | None) -> asyncio.Task[None]:
+        if self._search is None:
+            self._search = asyncio.create_task(self._look(failed), name="redis-cluster-search")
+            self._search.add_done_callback(self._looked)
+        return self._search
+
+    async def _look(self, failed: str | None) -> None:
+        if self._cluster.get_default_node() is None:
+            await self._cluster.initialize()
+        else:
+            # The server that failed is asked last.
+            await self._cluster.nodes_manager.initialize(last_failed_node_name=failed)
+
+    def _looked(self, search: asyncio.Task[None]) -> None:
+        self._search = None
+        self._rests_until_s = asyncio.get_running_loop().time() + _REST_S
+        # Perhaps nobody waited for it.
+        if not search.cancelled() and (error := search.exception()) is not None:
+            log.warning("redis_cluster_not_found", reason=str(error))
+
+    async def end(self) -> None:
+        """Look no more."""
+        if (search := self._search) is not None:
+            search.cancel()
+            await asyncio.gather(search, return_exceptions=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterClient(PooledClient):
+    """A client for a Redis Cluster. What belongs together is in one slot; pipelines are split by server."""
+
+    masters: _Masters = field(init=False)
+
+    def __post_init__(self) -> None:
+        PooledClient.__post_init__(self)
+        object.__setattr__(self, "masters", _Masters(self.cluster))
+
+    @property
+    def cluster(self) -> RedisCluster:
+        return cast("RedisCluster", self.connection)
+
+    @asynccontextmanager
+    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+        with self._traffic.exchange():
+            try:
+                async with PooledClient.exchange(self) as connection:
+                    await self.masters.known()
+                    yield connection
+            except RedisClusterException as error:
+                self.masters.doubt()
+                raise StoreUnavailable(f"the Redis Cluster is not usable: {error}") from error
+            except StoreUnavailable as error:
+                if not _is_refusal(error.__cause__):
+                    self.masters.doubt()
+                raise
+
+    def server_of(self, key: str) -> str:
+        try:
+            node = self.cluster.get_node_from_key(key)
+        except SlotNotCoveredError:
+            node = None
+        return node.name if node is not None else ""
+
+    async def answers(self, server: str, commands: Sequence[Command]) -> list[object]:
+        calls = [PipelineCommand(number, *command) for number, command in enumerate(commands)]
+        async with self.exchange():
+            node = self.cluster.get_node(node_name=server) if server else None
+            if node is not None:
+                await _send(node, calls)
+            # Whoever has it by now is asked. With the first that is redirected the library learns of all its server
+            # had; one after another, as each takes a connection.
+            for call in calls:
+                if node is None or isinstance(call.result, _REDIRECTED):
+                    call.result = await self._followed(call)
+        if any(isinstance(call.result, Exception) and not _is_refusal(call.result) for call in calls):
+            self.masters.doubt(server)
+        return [call.result for call in calls]
+
+    async def _followed(self, call: PipelineCommand) -> object:
+        try:
+            return await self.cluster.execute_command(*call.args)
+        except RedisError as error:
+            return error
+
+    async def scan(self, pattern: str, kind: str, page: int) -> AsyncIterator[bytes]:
+        for node in await self._masters():
+            cursor = 0
+            while True:
+                async with self.exchange():
+                    raw = await node.execute_command("SCAN", cursor, "MATCH", pattern, "COUNT", page, "TYPE", kind)
+                cursor, names = _page(raw)
+                for name in names:
+                    yield name
+                if not cursor:
+                    break
+
+    async def infos(self) -> Mapping[str, Mapping[str, object]]:
+        nodes = await self._masters()
+        async with self.exchange():
+            found = await asyncio.gather(*(node.execute_command("INFO") for node in nodes))
+        return {f"{node.host}:{node.port}": info for node, info in zip(nodes, found, strict=True)}
+
+    async def ping(self) -> bool:
+        """Whether every master answers: operations on any partition need theirs."""
+        try:
+            nodes = await self._masters()
+            async with self.exchange():
+                await asyncio.gather(*(node.execute_command("PING") for node in nodes))
+        except StoreUnavailable:
+            return False
+        return True
+
+    async def _masters(self) -> list[ClusterNode]:
+        async with self.exchange():
+            return self.cluster.get_primaries()
+
+    async def run_and_wait(
+        self, source: str, keys: Sequence[str], args: Sequence[str | bytes | int], *, replicas: int, timeout_ms: int
+    ) -> tuple[object, int]:
+        script = PipelineCommand(0, "EVAL", source, len(keys), *keys, *args)
+        wait = PipelineCommand(1, "WAIT", replicas, timeout_ms)
+        async with self.exchange():
+            node = self.cluster.get_node_from_key(keys[0])
+            # A server's own pipeline: one connection, no redirection, nothing tried again. Elsewhere than after the
+            # write, WAIT would count replicas that need not have it.
+            if node is None:
+                raise ClusterDownError("the slot has no server")
+            await node.execute_pipeline([script, wait])
+            for command in (script, wait):
+                if isinstance(command.result, Exception):
+                    raise command.result
+        return script.result, cast("int", wait.result)
+
+    async def close(self) -> None:
+        # What is under way may wait for a search.
+        await self._traffic.end()
+        await self.masters.end()
+        await self.connection.aclose()
+
+
+async def _send(node: ClusterNode, calls: list[PipelineCommand]) -> None:
+    """Ask a server; what met a connection that the server had closed is asked once more. Raises RedisError, OSError.
+
+    To ask again is safe: the scripts recognise what they did already by version and operation id.
+    """
+    try:
+        await node.execute_pipeline(calls)
+    except exceptions.ConnectionError:
+        unanswered = calls
+    else:
+        unanswered = [call for call in calls if isinstance(call.result, exceptions.ConnectionError)]
+    if unanswered:
+        # Those that rest were closed with it.
+        await node.disconnect_free_connections()
+        await node.execute_pipeline(unanswered)
+
+
+def _is_refusal(error: BaseException | None) -> bool:
+    """Whether it is the right server that refuses a command."""
+    elsewhere = (ClusterDownError, *_REDIRECTED)
+    return isinstance(error, exceptions.ResponseError) and not isinstance(error, elsewhere)
+
+
+def _page(raw: object) -> tuple[int, list[bytes]]:
+    cursor, names = cast("tuple[int, list[bytes]]", raw)
+    return int(cursor), names
