@@ -1,6 +1,7 @@
 """Fail-over of Redis, with whole processes: under Sentinels and in a cluster."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from calltag.core.store.keys import Keys
 from parts.agent import Agent, agent
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
-from parts.redis_asking import wait_until
+from parts.redis_asking import ask, wait_until
 from parts.redis_cluster import RedisCluster
 from parts.redis_sentinel import SERVICE, RedisSentinel
 from parts.system import System, three_processes
@@ -26,14 +27,14 @@ PARTITIONS = 8
 def sentinel(redis_sentinel: RedisSentinel) -> Iterator[RedisSentinel]:
     redis_sentinel.clear()
     yield redis_sentinel
-    redis_sentinel.revive()
+    bring_back(redis_sentinel)
 
 
 @pytest.fixture
 def cluster(redis_cluster: RedisCluster) -> Iterator[RedisCluster]:
     redis_cluster.clear()
     yield redis_cluster
-    redis_cluster.revive()
+    bring_back(redis_cluster)
 
 
 def settings_of(redis: RedisSentinel | RedisCluster, wait: int) -> dict[str, str]:
@@ -87,9 +88,30 @@ def master_of(redis: RedisSentinel | RedisCluster, call: str, prefix: str = "cal
     return master
 
 
+def is_master(port: int) -> bool:
+    return bool(ask(port, "ROLE")[0] == b"master")
+
+
+def bring_back(redis: RedisSentinel | RedisCluster) -> None:
+    """What was killed is started again; what was frozen goes on, and takes itself for the master for a moment."""
+    for each in redis.programs.values():
+        if each.running:
+            each.signal(signal.SIGCONT)
+    redis.revive()
+
+
+@pytest.mark.parametrize(
+    "fault", [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="frozen")]
+)
 @pytest.mark.parametrize("kind", ["sentinel", "cluster"])
 async def test_with_wait_each_accepted_operation_takes_effect_once_and_in_order(
-    kind: str, tmp_path: Path, rabbitmq: RabbitMq, request: pytest.FixtureRequest, amqp_prefix: str, call_id: str
+    kind: str,
+    fault: signal.Signals,
+    tmp_path: Path,
+    rabbitmq: RabbitMq,
+    request: pytest.FixtureRequest,
+    amqp_prefix: str,
+    call_id: str,
 ) -> None:
     redis: RedisSentinel | RedisCluster = request.getfixturevalue(kind)
     with three_processes(tmp_path, rabbitmq.url, redis.url, amqp_prefix, **settings_of(redis, 1)) as system:
@@ -97,14 +119,15 @@ async def test_with_wait_each_accepted_operation_takes_effect_once_and_in_order(
             for number in range(20):
                 await attach(alice, call_id, f"v{number}")
             victim = master_of(redis, call_id)
+            successor = redis.replica_of(victim) if isinstance(redis, RedisCluster) else None
             await eventually(lambda: _count(alice, call_id, 20))
-            redis.programs[victim].kill()
+            redis.programs[victim].signal(fault)
             for number in range(20, 60):
                 await attach(alice, call_id, f"v{number}")
-            if isinstance(redis, RedisCluster):
+            if successor is not None:
                 # The new master has no replica: what is accepted waits until it has one again.
-                await asyncio.to_thread(wait_until, lambda: master_of(redis, call_id) != victim)
-                await asyncio.to_thread(redis.revive)
+                await asyncio.to_thread(wait_until, lambda: is_master(successor))
+                await asyncio.to_thread(bring_back, redis)
             await eventually(lambda: _count(alice, call_id, 60), within_s=40)
             assert await values(alice, call_id) == [f"v{number}" for number in range(60)]
             versions: list[int] = []
