@@ -1,5 +1,7 @@
 """What every store must do: the same tests on Redis, on the embedded Valkey and on fakeredis."""
 
+import asyncio
+import gc
 from dataclasses import replace
 
 import pytest
@@ -297,6 +299,35 @@ async def test_a_call_that_is_gone_leaves_the_list_when_it_is_read(
 async def test_a_list_of_calls_lives_as_long_as_a_call(client: RedisClient) -> None:
     await RedisCallIndex(client, KEYS, lifetime_ms=5_000).settle([CALL])
     assert 0 < await client.connection.pttl(KEYS.calls_of(ALICE)) <= 5_000
+
+
+async def test_a_glance_is_a_look_without_user_data(
+    client: RedisClient, store: RedisStateStore, reader: RedisCallReader
+) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    seen, nothing = reader.glance(CALL.id), reader.glance(CallId("no-such-call"))
+    assert (await seen, await nothing) == (replace(CALL, user_data=UserData()), None)
+    await client.connection.hset(KEYS.state(PARTITION, f"call:{CALL.id}").state, "doc", "no call")
+    with pytest.raises(StateUnreadable):
+        await reader.glance(CALL.id)
+
+
+async def test_a_glance_that_nobody_waits_for_is_heard_of_no_more(
+    client: RedisClient, reader: RedisCallReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    under_way = reader.glance(CALL.id)
+    under_way.drop()
+    with pytest.raises(asyncio.CancelledError):
+        await under_way
+    await client.connection.set(KEYS.state(PARTITION, f"call:{CALL.id}").state, "no hash")
+    dropped, awaited = reader.glance(CALL.id), reader.glance(CALL.id)
+    with pytest.raises(StoreUnavailable):
+        await awaited
+    dropped.drop()
+    del dropped, awaited
+    gc.collect()
+    assert not caplog.records
 
 
 async def test_an_agent(store: RedisStateStore, reader: RedisCallReader) -> None:

@@ -57,6 +57,8 @@ async def test_who_left_by_the_first_try_gets_the_outcome_without_the_call(gatew
             return (await gateway.request("alice", "GET", "/me/calls/C")).status_code == 403
 
         await eventually(left)
+        # Replies come in order: after bob's, none of the first try is on its way any more.
+        assert (await gateway.operate("bob", "C", "AttachUserData", userData={"b": 1}))["statusCode"] == 0
         assert (await post(gateway, HANGUP, "wait=10")).json() == {"statusCode": 0}
 
 

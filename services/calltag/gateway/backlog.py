@@ -6,6 +6,7 @@ up, it is better to refuse at once than to accept what takes effect much later t
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -37,8 +38,8 @@ class Backlog:
     _waiting: Counter[Partition] = field(default_factory=Counter)
     _ages_ms: dict[Partition, int] = field(default_factory=dict)
 
-    def admit(self, partitions: Counter[Partition]) -> None:
-        """So many operations are about to be published to each of these partitions. Raises BackendAway."""
+    def admit(self, partitions: Sequence[Partition]) -> None:
+        """An operation is about to be published to each of these partitions. Raises BackendAway."""
         for partition in partitions:
             if self._waiting[partition] >= self.most:
                 self._refuse(Limit.BACKLOG, f"{self._waiting[partition]} operations wait for their worker already")
@@ -46,7 +47,8 @@ class Backlog:
             # Where nothing waits, what was old is done.
             if age_ms > self.most_age_ms and self._waiting[partition]:
                 self._refuse(Limit.BACKLOG_AGE, f"operations wait {age_ms / 1000:.1f} s for their worker")
-        self._waiting.update(partitions)
+        for partition in partitions:
+            self._waiting[partition] += 1
 
     def _refuse(self, limit: Limit, text: str) -> None:
         self.metrics.limited(limit)

@@ -3,6 +3,7 @@
 Plain ASGI: around it, a framework's middleware would cost as much as all that an operation takes.
 """
 
+import logging
 import time
 from typing import Final
 
@@ -15,6 +16,8 @@ from calltag.gateway.answers import answer
 from calltag.gateway.observations import GatewayObservations
 
 log = structlog.get_logger()
+_root: Final = logging.getLogger()
+"""The level of the log is this one's."""
 _WRONG: Final = 400
 _FAILED: Final = {"statusCode": 4, "statusMessage": "internal error"}
 
@@ -61,7 +64,10 @@ class Finishing:
     def _tell(self, scope: Scope, status: int, seconds: float) -> None:
         route = route_of(scope)
         self._observations.answered(route, status, seconds)
-        # A line for each request that went well costs as much as half of its work; they are counted.
+        # A line for each request that went well costs as much as half of its work; they are counted. Even to find out
+        # that it is not wanted costs a logger.
+        if status < _WRONG and not _root.isEnabledFor(logging.DEBUG):
+            return
         told = log.info if status >= _WRONG else log.debug
         told("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
 

@@ -1,6 +1,8 @@
 """The gateway's metrics, on Prometheus."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from prometheus_client import Counter, Histogram
 
 from calltag.core.domain.status import StatusCode
 from calltag.core.telemetry.metrics import Metrics
@@ -12,9 +14,15 @@ class GatewayObservations:
     """Implements GatewayMetrics."""
 
     metrics: Metrics
+    _accepted: dict[str, Counter] = field(default_factory=dict, init=False)
+    _answered: dict[tuple[str, int], tuple[Counter, Histogram]] = field(default_factory=dict, init=False)
+    """What each request counts is looked up once; there are few of them."""
 
     def accepted(self, operation: str) -> None:
-        self.metrics.operations_accepted.labels(operation).inc()
+        counter = self._accepted.get(operation)
+        if counter is None:
+            counter = self._accepted[operation] = self.metrics.operations_accepted.labels(operation)
+        counter.inc()
 
     def refused(self, route: str, code: StatusCode) -> None:
         self.metrics.requests_refused.labels(route, int(code)).inc()
@@ -27,5 +35,11 @@ class GatewayObservations:
         self.metrics.backlog_age.set(age_s)
 
     def answered(self, route: str, http_status: int, seconds: float) -> None:
-        self.metrics.http_requests.labels(route, http_status).inc()
-        self.metrics.http_seconds.labels(route).observe(seconds)
+        found = self._answered.get((route, http_status))
+        if found is None:
+            metrics = self.metrics
+            found = metrics.http_requests.labels(route, http_status), metrics.http_seconds.labels(route)
+            self._answered[route, http_status] = found
+        requests, duration = found
+        requests.inc()
+        duration.observe(seconds)

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from calltag.core.domain.ids import CallId, DeviceId, OperationId
 from calltag.core.domain.operations import EndContactCenterSession, StartContactCenterSession
+from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.model import User
 from calltag.gateway import documentation
 from calltag.gateway.answers import answer
@@ -163,18 +164,24 @@ def operate_call(api: Api) -> Callable[[Request, str], Awaitable[Response]]:
 
     async def operate_call(request: Request, call_id: str) -> Response:
         structlog.contextvars.bind_contextvars(call_id=call_id[:64])
+        # Whose session the cookie shows and what call it is about are asked in one round trip.
+        seen = service.glance(CallId(call_id)) if COOKIE in request.cookies else None
 
         def understand(user: User, body: ReadBody) -> Understood:
             action = call_action(body.as_object(), api.limits)
 
             async def submit(terms: Terms) -> Mapping[str, object]:
-                return _held(await service.operate(user, CallId(call_id), action, terms))
+                return _held(await service.operate(user, CallId(call_id), action, terms, seen))
 
             async def look(_: OperationId) -> Mapping[str, object]:
                 return _held(await service.call_if_visible(user, CallId(call_id)))
 
             return Understood(submit, look)
 
-        return await api.operations.perform(request, await api.identify(request), understand)
+        try:
+            return await api.operations.perform(request, await api.identify(request), understand)
+        finally:
+            if seen is not None:
+                seen.drop()
 
     return operate_call

@@ -22,7 +22,7 @@ from calltag.core.domain.operations import (
 )
 from calltag.core.domain.view import call_resource
 from calltag.core.identity.model import VOICE_FEATURE, Device, Directory, User
-from calltag.core.store.ports import CallReader, TooMuch
+from calltag.core.store.ports import CallReader, Glance, TooMuch
 from calltag.gateway.dialing import new_call_id, new_conn_id
 from calltag.gateway.errors import FeatureMissing, InvalidState, NoPermission, NotFound, OutOfRange
 from calltag.gateway.metrics import Limit
@@ -78,10 +78,23 @@ class CallService:
     bounds: CallBounds = CallBounds()
     clock_ms: Callable[[], int] = now_ms
 
-    async def operate(self, user: User, call_id: CallId, action: ClientAction, terms: Terms) -> Resource | None:
-        """Submit an operation on a call; the call after it, where the client waits for that."""
+    def glance(self, call_id: CallId) -> Glance:
+        """A look at a call that somebody wants to operate on, while it is found out who that is."""
+        return self.reader.glance(call_id)
+
+    async def operate(
+        self, user: User, call_id: CallId, action: ClientAction, terms: Terms, seen: Glance | None = None
+    ) -> Resource | None:
+        """Submit an operation on a call, which was `seen` perhaps; the call after it, where the client waits for that.
+
+        What changed since it was seen is the worker's to judge, as what changes after it.
+        """
         _require_voice(user)
-        await (self._check_repeated if terms.repeated else self._check)(user, call_id)
+        seen = self.glance(call_id) if seen is None else seen
+        if terms.repeated:
+            _check_repeated(user, await seen)
+        else:
+            _check(user, call_id, await seen)
         return await self._submit(
             CallOperation(
                 id=terms.operation_id,
@@ -138,7 +151,7 @@ class CallService:
 
         On a call that is marked, `ext.calltag.parked` tells the operation that it waits for.
         """
-        call, mark = await asyncio.gather(self._existing(call_id, with_user_data=True), self.reader.mark(call_id))
+        call, mark = await asyncio.gather(self._existing(call_id), self.reader.mark(call_id))
         overseen = (party for party in call.users() if self._oversees(user, party, call))
         viewer = user.id if call.is_open_to(user.id) or user.is_administrator else next(overseen, None)
         if viewer is None:
@@ -188,13 +201,6 @@ class CallService:
             raise NoPermission(f"device {device_id} is not a device of yours")
         return owner.device
 
-    async def _check(self, user: User, call_id: CallId) -> None:
-        call = await self._existing(call_id, with_user_data=False)
-        if not call.is_open_to(user.id) and not user.is_administrator:
-            raise _not_yours(call)
-        if call.released:
-            raise InvalidState(f"call {call.id} is already released")
-
     async def _check_room(self, action: Dial) -> None:
         """Whether those whom the call is between, as far as they are users, may be on one more."""
         most = self.bounds.max_live_calls
@@ -211,20 +217,8 @@ class CallService:
     async def _is_crowded(self, user: UserId | None) -> bool:
         return user is not None and await self.reader.is_on(user, self.bounds.max_live_calls)
 
-    async def _check_repeated(self, user: User, call_id: CallId) -> None:
-        """What the first try may have changed (the user left, the call is over or gone) is not held against it.
-
-        The worker knows the operation by its id, and judges it if it does not.
-        """
-        call = await self.reader.call(call_id, with_user_data=False)
-        if call is not None and user.id not in call.users() and not user.is_administrator:
-            raise _not_yours(call)
-
-    async def _existing(self, call_id: CallId, *, with_user_data: bool) -> Call:
-        call = await self.reader.call(call_id, with_user_data=with_user_data)
-        if call is None:
-            raise NotFound(f"there is no call {call_id}")
-        return call
+    async def _existing(self, call_id: CallId) -> Call:
+        return _found(call_id, await self.reader.call(call_id))
 
     async def _submit(self, operation: CallOperation, user: User, terms: Terms) -> Resource | None:
         await terms.begin()
@@ -236,6 +230,29 @@ class CallService:
 
     def _view(self, call: Call, viewer: UserId) -> Resource:
         return call_resource(call, _leg(call, viewer), self.clock_ms(), self.base_url)
+
+
+def _found(call_id: CallId, call: Call | None) -> Call:
+    if call is None:
+        raise NotFound(f"there is no call {call_id}")
+    return call
+
+
+def _check(user: User, call_id: CallId, seen: Call | None) -> None:
+    call = _found(call_id, seen)
+    if not call.is_open_to(user.id) and not user.is_administrator:
+        raise _not_yours(call)
+    if call.released:
+        raise InvalidState(f"call {call.id} is already released")
+
+
+def _check_repeated(user: User, call: Call | None) -> None:
+    """What the first try may have changed (the user left, the call is over or gone) is not held against it.
+
+    The worker knows the operation by its id, and judges it if it does not.
+    """
+    if call is not None and user.id not in call.users() and not user.is_administrator:
+        raise _not_yours(call)
 
 
 def _not_yours(call: Call) -> NoPermission:

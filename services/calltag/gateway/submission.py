@@ -1,7 +1,6 @@
 """Submitting an operation: the way from an accepted request to the broker's confirm, and to the outcome if asked."""
 
 import asyncio
-from collections import Counter
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -83,7 +82,7 @@ class Submission:
         if self._in_flight + len(operations) > max(self.max_in_flight, len(operations)):
             raise self._crowded(Limit.IN_FLIGHT, f"{self._in_flight} operations wait for the broker already")
         partitions = list(map(self._partition, operations))
-        self.backlog.admit(Counter(partitions))
+        self.backlog.admit(partitions)
         self._in_flight += len(operations)
         try:
             failures = await self._published(

@@ -1,5 +1,6 @@
 """What every answer gets, whatever the application does; and which requests go straight to the operations."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -84,14 +85,23 @@ async def test_an_answer_that_is_complete_stays(finished: Finished) -> None:
         assert (await http.get("/")).status_code == 500
 
 
-@pytest.mark.parametrize(("app", "level"), [(fine, "debug"), (raising, "info")])
+@pytest.mark.parametrize(("app", "usual", "all_told"), [(fine, [], ["debug"]), (raising, ["info"], ["info"])])
+@pytest.mark.parametrize("level", [logging.INFO, logging.DEBUG])
 async def test_only_what_went_wrong_has_a_line_each_in_the_usual_log(
-    finished: Finished, app: ASGIApp, level: str
+    finished: Finished,
+    app: ASGIApp,
+    usual: list[str],
+    all_told: list[str],
+    level: int,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(level)
     with structlog.testing.capture_logs() as lines:
         async with client(finished(app)) as http:
             await http.get("/")
-    assert [line["log_level"] for line in lines if line["event"] == "request"] == [level]
+    assert [line["log_level"] for line in lines if line["event"] == "request"] == (
+        usual if level == logging.INFO else all_told
+    )
 
 
 def direct(seen: list[str]) -> ASGIApp:

@@ -150,7 +150,7 @@ async def test_bus_and_store(parts: Backends, unused_tcp_port: int) -> None:
     pool = parts.client.connection.connection_pool
     assert (parts.client.deadline_s, pool.max_connections) == (10.9, 110)
     assert pool.connection_kwargs["port"] == unused_tcp_port
-    assert pool.connection_kwargs["socket_timeout"] == 10.9
+    assert pool.connection_kwargs["socket_connect_timeout"] == 10.9
 
 
 async def test_bus_and_store_in_one_process(settings: Settings, tmp_path: Path) -> None:

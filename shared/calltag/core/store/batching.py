@@ -61,7 +61,7 @@ class ScriptBatcher:
         digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
         async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
-            return await self._answer(
+            return await self._asked(
                 keys[0] if keys else "",
                 ("EVALSHA", digest, len(keys), *keys, *args),
                 ("EVAL", source, len(keys), *keys, *args),
@@ -69,11 +69,11 @@ class ScriptBatcher:
 
         return run
 
-    async def command(self, name: str, key: str, *rest: str | bytes | int) -> object:
-        """The answer to one command about a key. Raises StoreUnavailable."""
-        return await self._answer(key, (name, key, *rest))
+    def command(self, name: str, key: str, *rest: str | bytes | int) -> asyncio.Future[object]:
+        """What will be the answer to one command about a key, which is asked from now on. Raises StoreUnavailable."""
+        return self._asked(key, (name, key, *rest))
 
-    async def _answer(self, key: str, command: Command, whole: Command | None = None) -> object:
+    def _asked(self, key: str, command: Command, whole: Command | None = None) -> asyncio.Future[object]:
         call = _Call(command, asyncio.get_running_loop().create_future(), whole)
         server = self._client.server_of(key)
         lane = self._lanes.get(server)
@@ -82,7 +82,7 @@ class ScriptBatcher:
         lane.waiting.append(call)
         self._watch(call)
         self._start(lane)
-        return await call.answer
+        return call.answer
 
     def _watch(self, call: _Call) -> None:
         """See to it that the call is over when its time is; waiting for its turn counts, too.

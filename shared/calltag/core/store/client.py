@@ -10,11 +10,13 @@ from importlib import resources
 from typing import Final, Protocol, cast
 
 import redis.asyncio
+from hiredis import pack_command
 from redis.asyncio.client import Pipeline
-from redis.asyncio.connection import BlockingConnectionPool
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import ConnectionError as ConnectionBroken
+from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from calltag.core.runtime.cancelling import heeding_cancellation
 from calltag.core.runtime.tls import ClientTls
@@ -104,11 +106,9 @@ class RedisClient:
 
         Raises StoreUnavailable.
         """
-        pipeline = self.pipeline()
-        for command in commands:
-            pipeline.execute_command(*command)
-        async with self.exchange():
-            return list(await pipeline.execute(raise_on_error=False))
+        packed = b"".join(map(_packed, commands))
+        async with self.exchange() as connection:
+            return await _answered(connection.connection_pool, packed, len(commands))
 
     def pipeline(self) -> Pipeline:
         """Commands that share round trips, one with each server; other clients' commands may come between them."""
@@ -177,6 +177,37 @@ class RedisClient:
         await self.connection.aclose()
 
 
+_packed: Final = cast("Callable[[Command], bytes]", pack_command)
+"""A command as the server takes it; the stub of the library knows fewer tuples than it packs."""
+
+
+async def _answered(pool: ConnectionPool, packed: bytes, count: int) -> list[object]:
+    """The answers to commands, past the library's pipeline: it would look at each command for what is not used here.
+
+    What meets a connection that was closed is sent once more. Raises RedisError, OSError.
+    """
+    take: Callable[[], Awaitable[AbstractConnection]] = pool.get_connection
+    connection = await take()
+    try:
+        try:
+            return await _exchanged(connection, packed, count)
+        except ConnectionBroken:
+            return await _exchanged(connection, packed, count)
+    finally:
+        await pool.release(connection)
+
+
+async def _exchanged(connection: AbstractConnection, packed: bytes, count: int) -> list[object]:
+    await connection.send_packed_command(packed)
+    answers: list[object] = []
+    for _ in range(count):
+        try:
+            answers.append(await connection.read_response())
+        except ResponseError as refusal:
+            answers.append(refusal)
+    return answers
+
+
 @dataclass(frozen=True, slots=True)
 class PooledClient(RedisClient):
     """A client whose pool has no queue of its own: callers wait here until a connection is free."""
@@ -205,8 +236,9 @@ def redis_client(
         url,
         max_connections=max_connections,
         timeout=deadline_s,
+        # What an exchange may take is bounded as a whole; the library would make a timer of each answer, and a task.
         socket_connect_timeout=deadline_s,
-        socket_timeout=deadline_s,
+        socket_timeout=None,
         retry=Retry(NoBackoff(), 1),
         health_check_interval=15,
         **(tls_options(tls) if by_tls else {}),

@@ -3,7 +3,7 @@
 One implementation speaks to Redis or Valkey; in one process the same code runs on an embedded server.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NewType, Protocol, TypeAlias
 
@@ -221,11 +221,25 @@ class StateStore(Protocol):
         ...
 
 
+class Glance(Protocol):
+    """A call that is being read, without its user data; to be awaited. Raises StoreUnavailable, StateUnreadable."""
+
+    def __await__(self) -> Generator[object, None, Call | None]: ...
+
+    def drop(self) -> None:
+        """Nobody wants to know (any more)."""
+        ...
+
+
 class CallReader(Protocol):
     """The gateway's side. Every method may raise StoreUnavailable, those that read one record StateUnreadable."""
 
     async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
         """The call as it is now, on demand without its user data; a released one is kept for a while."""
+        ...
+
+    def glance(self, call_id: CallId) -> Glance:
+        """The same, without user data, asked for at once: what else is asked now shares its round trip."""
         ...
 
     async def calls_of(

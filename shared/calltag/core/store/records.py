@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 import orjson
@@ -16,6 +17,7 @@ from calltag.core.store.ports import Change, Done, Mark, Marks, State, StateUnre
 from calltag.core.wire.messages import AGENT, CALL, WireError
 
 STATE_FIELDS: Final = ("version", "doc", "keys")
+_REMEMBERED: Final = 4_000
 _NO_STATE: Final = "-"
 _AS_IT_WAS: Final = ""
 _NO_CALL: Final = ("", _AS_IT_WAS)
@@ -53,7 +55,13 @@ def _decoded(key: str, version: bytes, doc: bytes, keys: bytes | None, data: Map
         return replace(AGENT.decode(doc), version=int(version))
     order: list[str] = orjson.loads(keys) if keys else []
     values = {name: tuple(orjson.loads(data[name.encode()])) for name in order}
-    return replace(CALL.decode(doc), version=int(version), user_data=UserData(values))
+    return replace(_call(doc), version=int(version), user_data=UserData(values))
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _call(doc: bytes) -> Call:
+    """A call is looked at again and again, and what is in its document (parties, states) changes seldom."""
+    return CALL.decode(doc)
 
 
 def encode_done(done: Done) -> bytes:

@@ -2,7 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, cast
 
 import structlog
@@ -29,6 +30,7 @@ from calltag.core.store.ports import (
     Done,
     Epoch,
     Fenced,
+    Glance,
     Loaded,
     Mark,
     Marks,
@@ -230,6 +232,24 @@ def _check(partition: Partition, epoch: Epoch, answer: object) -> Sequence[str]:
     return detail
 
 
+@dataclass(slots=True)
+class _Reading:
+    """The Glance at the call of that key, whose fields are the answer."""
+
+    key: str
+    answer: asyncio.Future[object]
+
+    def __await__(self) -> Generator[object, None, Call | None]:
+        version, doc = cast("list[bytes | None]", (yield from self.answer.__await__()))
+        state = decode_state(self.key, (version, doc, None), {})
+        return state if isinstance(state, Call) else None
+
+    def drop(self) -> None:
+        if not self.answer.cancel() and not self.answer.cancelled():
+            # Looked at, so that the loop does not complain of what nobody heard of.
+            self.answer.exception()
+
+
 class RedisCallReader:
     """The gateway's CallReader."""
 
@@ -243,8 +263,14 @@ class RedisCallReader:
 
     async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
         key = f"call:{call_id}"
-        state = await self._state(key) if with_user_data else await self._without_user_data(key)
+        if not with_user_data:
+            return await self.glance(call_id)
+        state = await self._state(key)
         return state if isinstance(state, Call) else None
+
+    def glance(self, call_id: CallId) -> Glance:
+        key = f"call:{call_id}"
+        return _Reading(key, self._batcher.command("HMGET", self._names(key).state, "version", "doc"))
 
     async def mark(self, call_id: CallId) -> Mark | None:
         async with self._client.exchange() as connection:
@@ -306,12 +332,6 @@ class RedisCallReader:
         if isinstance(found, StateUnreadable):
             raise found
         return found
-
-    async def _without_user_data(self, key: str) -> State | None:
-        version, doc = cast(
-            "list[bytes | None]", await self._batcher.command("HMGET", self._names(key).state, "version", "doc")
-        )
-        return decode_state(key, (version, doc, None), {})
 
     def _names(self, key: str) -> StateKeys:
         return self._keys.state(partition_of(key.partition(":")[2], self._partitions), key)
