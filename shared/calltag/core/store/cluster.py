@@ -107,6 +107,11 @@ class ClusterClient(RedisClient):
             node = None
         return node.name if node is not None else ""
 
+    async def find_servers(self) -> None:
+        if not self.cluster.known:
+            async with self.exchange():
+                pass
+
     async def answers(self, server: str, commands: Sequence[Command]) -> list[object]:
         calls = [PipelineCommand(number, *command) for number, command in enumerate(commands)]
         async with self.exchange():
