@@ -118,14 +118,28 @@ class ClusterClient(RedisClient):
             node = self.cluster.get_node(node_name=server) if server else None
             if node is not None:
                 await _send(node, calls)
-            # Whoever has it by now is asked. With the first that is redirected the library learns of all its server
-            # had; one after another, as each takes a connection.
+            await self._send_after(calls)
+            # Whoever has it by now is asked, one after another.
             for call in calls:
                 if node is None or isinstance(call.result, _REDIRECTED):
                     call.result = await self._followed(call)
         if any(isinstance(call.result, Exception) and not _is_refusal(call.result) for call in calls):
             self.masters.doubt(server)
         return [call.result for call in calls]
+
+    async def _send_after(self, calls: Sequence[PipelineCommand]) -> None:
+        """Ask where the server sends to whose slots have moved, all of one server in one round trip."""
+        elsewhere: dict[tuple[str, int], list[PipelineCommand]] = {}
+        for call in calls:
+            if isinstance(moved := call.result, exceptions.MovedError):
+                await self.cluster.servers.moved(moved)
+                elsewhere.setdefault((moved.host, moved.port), []).append(call)
+        for (host, port), group in elsewhere.items():
+            try:
+                await _send(self.cluster.servers.server_at(host, port), group)
+            except (RedisError, OSError) as error:
+                for call in group:
+                    call.result = error
 
     async def _followed(self, call: PipelineCommand) -> object:
         try:
@@ -172,11 +186,11 @@ class ClusterClient(RedisClient):
         wait = PipelineCommand(1, "WAIT", replicas, timeout_ms)
         async with self.exchange():
             node = self.cluster.get_node_from_key(keys[0])
-            # A server's own pipeline: one connection, no redirection, nothing but the whole tried again. Elsewhere than
-            # after the write, WAIT would count replicas that need not have it.
             if node is None:
                 raise ClusterDownError("the slot has no server")
-            await node.execute_pipeline([script, wait])
+            # On one connection, and nothing but the whole is tried again. Elsewhere than after the write, WAIT would
+            # count replicas that need not have it.
+            await self.cluster.send_on(node, script, wait)
             for command in (script, wait):
                 if isinstance(command.result, Exception):
                     raise command.result

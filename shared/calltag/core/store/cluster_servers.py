@@ -153,22 +153,29 @@ class Cluster(RedisCluster):
         return nodes
 
     async def _execute_command(self, target_node: ClusterNode, *args: Any, **kwargs: Any) -> Any:
-        """Send a command on until whoever has its key answers."""
-        node, asking = target_node, False
+        call = PipelineCommand(0, *args, **kwargs)
+        await self.send_on(target_node, call)
+        if isinstance(call.result, Exception):
+            raise call.result
+        return call.result
+
+    async def send_on(self, node: ClusterNode, call: PipelineCommand, *after: PipelineCommand) -> None:
+        """Send a command on until whoever has its key answers, with what is to come after it on the same connection.
+
+        Raises RedisError, OSError.
+        """
+        asking: list[PipelineCommand] = []
         for _ in range(self.RedisClusterRequestTTL):
-            call = PipelineCommand(0, *args, **kwargs)
             # On one connection: it is to the next command there that a server listens that does not have the slot yet.
-            await node.execute_pipeline([PipelineCommand(0, "ASKING"), call] if asking else [call])
+            await node.execute_pipeline([*asking, call, *after])
             match call.result:
                 case exceptions.MovedError() as moved:
                     await self.servers.moved(moved)
-                    node, asking = self.servers.server_at(moved.host, moved.port), False
+                    node, asking = self.servers.server_at(moved.host, moved.port), []
                 case exceptions.AskError() as ask:
-                    node, asking = self.servers.server_at(ask.host, ask.port), True
+                    node, asking = self.servers.server_at(ask.host, ask.port), [PipelineCommand(0, "ASKING")]
                 case exceptions.TryAgainError():
                     await asyncio.sleep(_TRY_AGAIN_S)
-                case Exception() as error:
-                    raise error
-                case answer:
-                    return answer
-        raise exceptions.ClusterError(f"nobody answers {args[0]!r}, each of them names another one")
+                case _:
+                    return
+        raise exceptions.ClusterError(f"nobody answers {call.args[0]!r}, each of them names another one")
