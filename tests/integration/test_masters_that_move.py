@@ -3,17 +3,22 @@
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 
 import pytest
+import structlog
+from redis.asyncio.cluster import RedisCluster as Library
+from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
+from calltag.core.store.cluster import ClusterClient
 from calltag.core.store.deployment import Deployment, client_of
 from calltag.core.store.ports import StoreUnavailable
-from parts.eventually import eventually
+from parts.eventually import eventually, turns
 from parts.redis_asking import ask, wait_until
 from parts.redis_cluster import RedisCluster
 from parts.redis_sentinel import SERVICE, RedisSentinel
@@ -66,6 +71,12 @@ def cluster(redis_cluster: RedisCluster) -> Iterator[RedisCluster]:
     redis_cluster.clear()
     yield redis_cluster
     redis_cluster.revive()
+    wait_until(lambda: settled(redis_cluster))
+
+
+def settled(cluster: RedisCluster) -> bool:
+    """Whether no server of the cluster doubts another one, which it may still do when all is well again."""
+    return cluster.whole() and not any(b"fail" in ask(port, "CLUSTER", "NODES") for port in cluster.ports)
 
 
 def connect(redis: Redis) -> RedisClient:
@@ -103,8 +114,9 @@ async def test_a_frozen_master_holds_up_nobody_when_it_is_replaced(redis: Redis)
     await asyncio.to_thread(wait_until, redis.whole)
 
 
-async def test_who_is_redirected_asks_there(cluster: RedisCluster) -> None:
+async def test_who_is_redirected_asks_there(cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     client, keys = connect(cluster), [f"{KEY}:{number}" for number in range(200)]
+    assert isinstance(client, ClusterClient)
     batcher = ScriptBatcher(client)
     try:
         await asyncio.gather(*(batcher.command("SET", key, "1") for key in keys))
@@ -112,11 +124,13 @@ async def test_who_is_redirected_asks_there(cluster: RedisCluster) -> None:
         replica = cluster.replica_of(old)
         await asyncio.to_thread(wait_until, lambda: fails_over(replica))
         await asyncio.to_thread(wait_until, lambda: master_of(cluster) == replica)
-        assert set(await asyncio.gather(*(batcher.command("SET", key, "2") for key in keys))) == {True}
+        with monkeypatch.context() as patched:
+            # Nothing is asked for by itself.
+            patched.delattr(Library, "execute_command")
+            assert set(await asyncio.gather(*(batcher.command("SET", key, "2") for key in keys))) == {True}
         await together(client, "3")
         await one_by_one(client, "4")
         assert client.server_of(KEY) == f"127.0.0.1:{replica}"
-        # What was redirected had to ask one after another; no more.
         before = batcher.round_trips
         await asyncio.gather(*(batcher.command("SET", key, "5") for key in keys))
         assert batcher.round_trips == before + 1
@@ -132,13 +146,188 @@ def fails_over(replica: int) -> bool:
     return False
 
 
-async def test_connections_that_a_server_has_closed_are_made_anew(cluster: RedisCluster) -> None:
+@pytest.mark.parametrize("way", WAYS)
+async def test_connections_that_a_server_has_closed_are_made_anew(cluster: RedisCluster, way: str) -> None:
+    client = connect(cluster)
+    run = partial(WAYS[way], client)
+    try:
+        await asyncio.gather(*(run("0") for _ in range(3)))
+        for number in range(3):
+            ask(master_of(cluster), "CLIENT", "KILL", "TYPE", "normal")
+            await turns()
+            await run(str(number))
+        assert await reads(client, KEY) == b"2"
+    finally:
+        await client.close()
+
+
+async def reads(client: RedisClient, key: str) -> object:
+    async with client.exchange() as connection:
+        return await connection.get(key)
+
+
+def others_key(cluster: RedisCluster, master: int | None = None) -> str:
+    """A key that another master has, than that of KEY if none is given."""
+    avoided = cluster.master_of(KEY) if master is None else master
+    keys = (f"t:{{{number}}}:moves" for number in range(100))
+    return next(key for key in keys if cluster.master_of(key) != avoided)
+
+
+@contextlib.contextmanager
+def moving(cluster: RedisCluster, to: int) -> Iterator[None]:
+    """The slot of KEY is on its way to another master."""
+    source, slot = cluster.master_of(KEY), key_slot(KEY.encode())
+    names = {port: ask(port, "CLUSTER", "MYID") for port in (source, to)}
+    ask(to, "CLUSTER", "SETSLOT", slot, "IMPORTING", names[source])
+    ask(source, "CLUSTER", "SETSLOT", slot, "MIGRATING", names[to])
+    try:
+        yield
+    finally:
+        for port in (to, source):
+            ask(port, "CLUSTER", "SETSLOT", slot, "STABLE")
+
+
+@pytest.mark.parametrize("connections", [0, 1, 2, 3])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_key_is_found_while_its_slot_moves(cluster: RedisCluster, way: str, connections: int) -> None:
+    client, other = connect(cluster), others_key(cluster)
+    target = cluster.master_of(other)
+    try:
+        await asyncio.gather(*(reads(client, other) for _ in range(connections)))
+        await reads(client, KEY)
+        if not connections:
+            # As one that has just joined, of which the others tell when it has its first slot.
+            assert isinstance(client, ClusterClient)
+            del client.cluster.nodes_manager.nodes_cache[f"127.0.0.1:{target}"]
+        with moving(cluster, target):
+            await WAYS[way](client, "moved")
+            assert await reads(client, KEY) == b"moved"
+            await asyncio.to_thread(cluster.clear)
+    finally:
+        await client.close()
+
+
+async def test_no_connection_is_left_when_a_command_failed_before_the_end(cluster: RedisCluster) -> None:
+    client, other = connect(cluster), others_key(cluster)
+    await asyncio.gather(reads(client, KEY), reads(client, other))
+    master = cluster.master_of(KEY)
+    cluster.programs[master].kill()
+    assert not await succeeds(one_by_one, client)
+    await client.close()
+    await asyncio.to_thread(wait_until, lambda: not users(cluster.master_of(other)))
+
+
+def users(port: int) -> set[bytes]:
+    """Who is connected to a server, apart from who asks that."""
+    listed = ask(port, "CLIENT", "LIST", "TYPE", "normal").splitlines()
+    return {line.split()[0] for line in listed if b"cmd=client|list" not in line}
+
+
+@contextlib.contextmanager
+def without_a_slot(cluster: RedisCluster, slot: int) -> Iterator[None]:
+    owner = cluster.master_of(KEY)
+    for port in cluster.ports:
+        ask(port, "CLUSTER", "DELSLOTS", slot)
+    try:
+        yield
+    finally:
+        ask(owner, "CLUSTER", "ADDSLOTS", slot)
+        wait_until(lambda: settled(cluster))
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_slot_that_nobody_had_is_found(cluster: RedisCluster, way: str) -> None:
+    client = connect(cluster)
+    try:
+        with without_a_slot(cluster, key_slot(KEY.encode())):
+            assert not await succeeds(WAYS[way], client)
+        await eventually(partial(succeeds, WAYS[way], client))
+    finally:
+        await client.close()
+
+
+async def test_a_cluster_that_is_down_costs_no_connection(cluster: RedisCluster) -> None:
+    client, other = connect(cluster), others_key(cluster)
+    port = cluster.master_of(other)
+    try:
+        await asyncio.gather(*(reads(client, other) for _ in range(3)))
+        before = users(port)
+        with without_a_slot(cluster, key_slot(KEY.encode())):
+            for way in WAYS.values():
+                assert not await succeeds(way, client)
+        await eventually(partial(succeeds, one_by_one, client))
+        assert before <= users(port)
+    finally:
+        await client.close()
+
+
+@contextlib.contextmanager
+def frozen_for_good(cluster: RedisCluster, master: int) -> Iterator[None]:
+    """A master does not answer, and nobody takes its place."""
+    stopped = [cluster.programs[port] for port in (cluster.replica_of(master), master)]
+    for port in cluster.ports:
+        ask(port, "CONFIG", "SET", "cluster-require-full-coverage", "no")
+    for program in stopped:
+        program.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for program in stopped:
+            program.signal(signal.SIGCONT)
+        wait_until(lambda: settled(cluster))
+        for port in cluster.ports:
+            ask(port, "CONFIG", "SET", "cluster-require-full-coverage", "yes")
+
+
+async def test_who_asks_a_frozen_master_takes_no_place_from_others(cluster: RedisCluster) -> None:
+    client, other = connect(cluster), others_key(cluster)
+    try:
+        await asyncio.gather(reads(client, KEY), reads(client, other))
+        with frozen_for_good(cluster, cluster.master_of(KEY)):
+            stuck = [asyncio.create_task(succeeds(one_by_one, client)) for _ in range(200)]
+            await turns()
+            async with asyncio.timeout(0.5):
+                await reads(client, other)
+            assert not any(await asyncio.gather(*stuck))
+    finally:
+        await client.close()
+
+
+async def test_who_begins_while_a_master_is_frozen_finds_the_others(cluster: RedisCluster) -> None:
+    async def found(client: RedisClient, key: str) -> bool:
+        try:
+            await reads(client, key)
+        except StoreUnavailable:
+            return False
+        return True
+
+    for master in cluster.masters():
+        other = others_key(cluster, master)
+        with frozen_for_good(cluster, master):
+            client = connect(cluster)
+            try:
+                await eventually(partial(found, client, other))
+            finally:
+                await client.close()
+
+
+async def test_the_first_calls_share_round_trips(cluster: RedisCluster) -> None:
     client = connect(cluster)
     batcher = ScriptBatcher(client)
     try:
-        for number in range(3):
-            assert await batcher.command("SET", KEY, number)
-            ask(master_of(cluster), "CLIENT", "KILL", "TYPE", "normal")
-        assert await batcher.command("GET", KEY) == b"2"
+        answered = await asyncio.gather(*(batcher.command("SET", f"t:{{{number}}}", "1") for number in range(3000)))
+        assert set(answered) == {True}
+        assert batcher.round_trips < 10
     finally:
         await client.close()
+
+
+async def test_masters_are_looked_for_at_rest_while_no_server_is_up(cluster: RedisCluster) -> None:
+    for program in cluster.programs.values():
+        program.kill()
+    client, ends = connect(cluster), time.monotonic() + 1
+    with structlog.testing.capture_logs() as logs:
+        while time.monotonic() < ends:
+            assert not await succeeds(one_by_one, client)
+    await client.close()
+    assert 0 < len(logs) < 10

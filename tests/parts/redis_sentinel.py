@@ -48,11 +48,12 @@ class RedisSentinel:
         wait_until(self.whole)
 
     def whole(self) -> bool:
-        """Whether the master has both replicas, and all Sentinels know of them and of each other."""
+        """Whether the master has both replicas, and all Sentinels name it and know of them and of each other."""
         master = self.master()
         return (
             master is not None
             and len(ask(master, "ROLE")[2]) == 2
+            and all(self._named_by(port) == master for port in self.sentinel_ports)
             and all(self._sees(port) == (b"2", b"2") for port in self.sentinel_ports)
         )
 
@@ -64,9 +65,12 @@ class RedisSentinel:
     def master(self) -> int | None:
         """The port of the server that the Sentinels name, if it is a master already."""
         with contextlib.suppress(redis.RedisError):
-            port = int(ask(self.sentinel_ports[0], "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
+            port = self._named_by(self.sentinel_ports[0])
             return port if ask(port, "ROLE", timeout_s=1)[0] == b"master" else None
         return None
+
+    def _named_by(self, sentinel: int) -> int:
+        return int(ask(sentinel, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE)[1])
 
     def replicas(self) -> list[int]:
         master = self.master()

@@ -24,6 +24,7 @@ _MOST: Final = 500
 
 @dataclass(slots=True)
 class _Call:
+    key: str
     command: Command
     answer: asyncio.Future[object]
     whole: Command | None = None
@@ -74,15 +75,17 @@ class ScriptBatcher:
         return self._asked(key, (name, key, *rest))
 
     def _asked(self, key: str, command: Command, whole: Command | None = None) -> asyncio.Future[object]:
-        call = _Call(command, asyncio.get_running_loop().create_future(), whole)
-        server = self._client.server_of(key)
+        call = _Call(key, command, asyncio.get_running_loop().create_future(), whole)
+        self._watch(call)
+        self._queue(call, self._client.server_of(key))
+        return call.answer
+
+    def _queue(self, call: _Call, server: str) -> None:
         lane = self._lanes.get(server)
         if lane is None:
             lane = self._lanes[server] = _Lane(server)
         lane.waiting.append(call)
-        self._watch(call)
         self._start(lane)
-        return call.answer
 
     def _watch(self, call: _Call) -> None:
         """See to it that the call is over when its time is; waiting for its turn counts, too.
@@ -142,6 +145,9 @@ class ScriptBatcher:
                     lane.impatient = None
                 wanted = [call for call in calls if not call.answer.done()]
                 try:
+                    if not lane.server:
+                        await self._client.find_servers()
+                    wanted = self._still_in(lane, wanted)
                     await self._run(lane.server, wanted)
                 except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
                     for call in wanted:
@@ -152,6 +158,17 @@ class ScriptBatcher:
             if not lane.under_way and not lane.waiting:
                 # Servers come and go.
                 del self._lanes[lane.server]
+
+    def _still_in(self, lane: _Lane, calls: Sequence[_Call]) -> list[_Call]:
+        """The calls for the lane's server. Another one may have been found for some while they waited."""
+        still = []
+        for call in calls:
+            server = self._client.server_of(call.key)
+            if server == lane.server:
+                still.append(call)
+            else:
+                self._queue(call, server)
+        return still
 
     async def _run(self, server: str, calls: Sequence[_Call], *, whole: bool = False) -> None:
         """Send the calls, scripts by their digests, and once more with the whole scripts where they are unknown."""

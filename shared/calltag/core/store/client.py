@@ -101,6 +101,9 @@ class RedisClient:
         """The name of the server that has a key, as far as is known; all of one server can share a round trip."""
         return ""
 
+    async def find_servers(self) -> None:
+        """See to it that `server_of` knows what it can know. Raises StoreUnavailable."""
+
     async def answers(self, _server: str, commands: Sequence[Command]) -> list[object]:
         """What a server answers to commands in one round trip; what it refuses is answered by an exception.
 

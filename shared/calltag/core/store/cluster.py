@@ -3,6 +3,7 @@
 redis-py looks for the masters again where a connection is refused, on behalf of the command that met it. A master that
 is frozen, or whose host is gone, refuses nothing, and the time of a command is over before the library notices. So the
 search is made here, beside the commands, one at a time, and closes no connection with a server that is well.
+`cluster_servers.py` has the library leave it at that.
 """
 
 import asyncio
@@ -14,10 +15,11 @@ from typing import Final, cast
 import redis.asyncio
 import structlog
 from redis import exceptions
-from redis.asyncio.cluster import ClusterNode, PipelineCommand, RedisCluster
+from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.exceptions import ClusterDownError, RedisClusterException, RedisError, SlotNotCoveredError
 
-from calltag.core.store.client import Command, PooledClient
+from calltag.core.store.client import Command, RedisClient
+from calltag.core.store.cluster_servers import Cluster
 from calltag.core.store.ports import StoreUnavailable
 
 log = structlog.get_logger()
@@ -29,7 +31,7 @@ _REST_S: Final = 0.2
 class _Masters:
     """Who has what, as the servers told it last."""
 
-    def __init__(self, cluster: RedisCluster) -> None:
+    def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
         self._search: asyncio.Task[None] | None = None
         self._rests_until_s = 0.0
@@ -37,7 +39,7 @@ class _Masters:
     async def known(self) -> None:
         """See to it that they are known. To look for them may take longer than one exchange may: the search goes on,
         and the next exchange finds what it found."""
-        if self._cluster.get_default_node() is None:
+        if not self._cluster.known:
             await asyncio.shield(self._searching(None))
 
     def doubt(self, failed: str | None = None) -> None:
@@ -52,11 +54,9 @@ class _Masters:
         return self._search
 
     async def _look(self, failed: str | None) -> None:
-        if self._cluster.get_default_node() is None:
-            await self._cluster.initialize()
-        else:
-            # The server that failed is asked last.
-            await self._cluster.nodes_manager.initialize(last_failed_node_name=failed)
+        # Who knows none has to wait for the search.
+        await asyncio.sleep(self._rests_until_s - asyncio.get_running_loop().time())
+        await self._cluster.search(failed)
 
     def _looked(self, search: asyncio.Task[None]) -> None:
         self._search = None
@@ -73,24 +73,23 @@ class _Masters:
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterClient(PooledClient):
+class ClusterClient(RedisClient):
     """A client for a Redis Cluster. What belongs together is in one slot; pipelines are split by server."""
 
     masters: _Masters = field(init=False)
 
     def __post_init__(self) -> None:
-        PooledClient.__post_init__(self)
         object.__setattr__(self, "masters", _Masters(self.cluster))
 
     @property
-    def cluster(self) -> RedisCluster:
-        return cast("RedisCluster", self.connection)
+    def cluster(self) -> Cluster:
+        return cast("Cluster", self.connection)
 
     @asynccontextmanager
     async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
         with self._traffic.exchange():
             try:
-                async with PooledClient.exchange(self) as connection:
+                async with RedisClient.exchange(self) as connection:
                     await self.masters.known()
                     yield connection
             except RedisClusterException as error:
@@ -108,14 +107,19 @@ class ClusterClient(PooledClient):
             node = None
         return node.name if node is not None else ""
 
+    async def find_servers(self) -> None:
+        if not self.cluster.known:
+            async with self.exchange():
+                pass
+
     async def answers(self, server: str, commands: Sequence[Command]) -> list[object]:
         calls = [PipelineCommand(number, *command) for number, command in enumerate(commands)]
         async with self.exchange():
             node = self.cluster.get_node(node_name=server) if server else None
             if node is not None:
                 await _send(node, calls)
-            # Whoever has it by now is asked. With the first that is redirected the library learns of all its server
-            # had; one after another, as each takes a connection.
+            await self._send_after(calls)
+            # Whoever has it by now is asked, one after another.
             for call in calls:
                 if node is None or isinstance(call.result, _REDIRECTED):
                     call.result = await self._followed(call)
@@ -123,10 +127,24 @@ class ClusterClient(PooledClient):
             self.masters.doubt(server)
         return [call.result for call in calls]
 
+    async def _send_after(self, calls: Sequence[PipelineCommand]) -> None:
+        """Ask where the server sends to whose slots have moved, all of one server in one round trip."""
+        elsewhere: dict[tuple[str, int], list[PipelineCommand]] = {}
+        for call in calls:
+            if isinstance(moved := call.result, exceptions.MovedError):
+                await self.cluster.servers.moved(moved)
+                elsewhere.setdefault((moved.host, moved.port), []).append(call)
+        for (host, port), group in elsewhere.items():
+            try:
+                await _send(self.cluster.servers.server_at(host, port), group)
+            except (RedisError, OSError) as error:
+                for call in group:
+                    call.result = error
+
     async def _followed(self, call: PipelineCommand) -> object:
         try:
             return await self.cluster.execute_command(*call.args)
-        except RedisError as error:
+        except (RedisError, RedisClusterException) as error:
             return error
 
     async def scan(self, pattern: str, kind: str, page: int) -> AsyncIterator[bytes]:
@@ -168,11 +186,11 @@ class ClusterClient(PooledClient):
         wait = PipelineCommand(1, "WAIT", replicas, timeout_ms)
         async with self.exchange():
             node = self.cluster.get_node_from_key(keys[0])
-            # A server's own pipeline: one connection, no redirection, nothing tried again. Elsewhere than after the
-            # write, WAIT would count replicas that need not have it.
             if node is None:
                 raise ClusterDownError("the slot has no server")
-            await node.execute_pipeline([script, wait])
+            # On one connection, and nothing but the whole is tried again. Elsewhere than after the write, WAIT would
+            # count replicas that need not have it.
+            await self.cluster.send_on(node, script, wait)
             for command in (script, wait):
                 if isinstance(command.result, Exception):
                     raise command.result
@@ -186,19 +204,10 @@ class ClusterClient(PooledClient):
 
 
 async def _send(node: ClusterNode, calls: list[PipelineCommand]) -> None:
-    """Ask a server; what met a connection that the server had closed is asked once more. Raises RedisError, OSError.
-
-    To ask again is safe: the scripts recognise what they did already by version and operation id.
-    """
-    try:
-        await node.execute_pipeline(calls)
-    except exceptions.ConnectionError:
-        unanswered = calls
-    else:
-        unanswered = [call for call in calls if isinstance(call.result, exceptions.ConnectionError)]
-    if unanswered:
-        # Those that rest were closed with it.
-        await node.disconnect_free_connections()
+    """Ask a server; what the connection was closed before is asked once more. Raises RedisError, OSError."""
+    await node.execute_pipeline(calls)
+    unanswered = [call for call in calls if isinstance(call.result, exceptions.ConnectionError)]
+    if 0 < len(unanswered) < len(calls):
         await node.execute_pipeline(unanswered)
 
 

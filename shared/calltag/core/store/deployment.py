@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 from urllib.parse import urlsplit, urlunsplit
 
-from redis.asyncio.cluster import ClusterNode, RedisCluster
+from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.connection import SSLConnection, parse_url
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from calltag.core.runtime.tls import ClientTls
 from calltag.core.store.client import USUAL_TLS, PooledClient, RedisClient, redis_client, tls_options
 from calltag.core.store.cluster import ClusterClient
+from calltag.core.store.cluster_servers import Cluster
 
 if TYPE_CHECKING:
     import redis.asyncio
@@ -127,19 +128,13 @@ def _sentinel_client(deployment: Deployment, deadline_s: float, max_connections:
 def _cluster_client(deployment: Deployment, deadline_s: float, max_connections: int) -> RedisClient:
     nodes = [ClusterNode(host, port) for host, port in addresses(deployment.url, _PORTS["cluster"])]
     options = {name: value for name, value in _options(deployment).items() if name != "db"}
-    cluster = RedisCluster(
-        startup_nodes=nodes,
+    cluster = Cluster(
+        nodes,
         max_connections=max_connections,
         # Before it tries a pipeline once more, the library closes all connections with all servers.
         retry=Retry(NoBackoff(), 0),
-        # So it does after as many commands that were redirected. What else has moved is found by a search.
-        reinitialize_steps=0,
         require_full_coverage=False,
-        # Names are asked for anew; what they led to last may be gone for good.
-        dynamic_startup_nodes=False,
         **_limits(deadline_s),
         **options,
     )
-    return ClusterClient(
-        cast("redis.asyncio.Redis", cluster), deadline_s, _told(deployment), max_connections=max_connections
-    )
+    return ClusterClient(cast("redis.asyncio.Redis", cluster), deadline_s, _told(deployment))
