@@ -23,6 +23,7 @@ from calltag.core.runtime.backoff import backoff_s
 from calltag.core.store.ports import NO_MARKS, CommitPosition, Epoch, Marks, StateStore, StoreUnavailable, TakeOver
 from calltag.core.wire.messages import EVENT, OperationMessage, WireError
 from calltag.worker.folding import Applied, Folded, fold
+from calltag.worker.known_calls import KnownCalls
 from calltag.worker.listed import Listed
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.outgoing import Outgoing
@@ -56,6 +57,7 @@ class Ownership:
         *,
         recent: RecentOperations,
         batch_limit: int,
+        known_bytes: int,
         on_wait: Callable[[], None],
     ) -> None:
         self._partition = partition
@@ -67,6 +69,7 @@ class Ownership:
         self._recovery = Recovery(partition, store, recent, metrics, batch_limit)
         self._on_wait = on_wait
         self._listed = Listed(outgoing.lists_fresh_s)
+        self._known = KnownCalls(known_bytes)
         self.epoch: Epoch | None = None
         """None before the first delivery, and while it is in doubt."""
         self.position: CommitPosition = recent.position
@@ -99,11 +102,14 @@ class Ownership:
             self._metrics.taken_over()
             # Others may have been at work on these calls.
             self._listed = Listed(self._outgoing.lists_fresh_s)
+            self._known.forget()
             log.info("partition_taken_over", epoch=taken.epoch, kept=len(taken.outbox))
             if taken.outbox:
                 await self._send_kept(taken)
             if not await self._recovery.recover(taken, self._again):
                 self.acknowledged()
+                # What was set right after a loss was not all by way of a batch.
+                self._known.forget()
                 self.epoch = taken.epoch
         return self.epoch
 
@@ -124,10 +130,14 @@ class Ownership:
         wanted: dict[str, list[OperationId]] = {}
         for message in messages:
             wanted.setdefault(message.operation.key, []).append(message.operation.id)
-        loaded = await self._store.load(self._partition, wanted)
+        loaded = self._known.loaded(wanted)
+        if len(loaded) < len(wanted):
+            missing = {key: operations for key, operations in wanted.items() if key not in loaded}
+            loaded.update(await self._store.load(self._partition, missing))
         folded = fold(messages, loaded, self._limits)
         began = time.perf_counter()
         committed = await self.write(epoch, folded, dict.fromkeys(folded.unmarked), messages)
+        self._known.note(loaded, folded, committed.encoded)
         if folded.changes or folded.events:
             self._metrics.committed(len(messages), time.perf_counter() - began)
         self._metrics.applied(folded.applied)
@@ -144,6 +154,7 @@ class Ownership:
                 self._partition, epoch, folded.changes, encoded, marks, after=self._recent.position
             )
             self._metrics.marked(self._partition, made.marks)
+            self._known.marked(made.marks)
             self._recovery.confirmed(made.position, messages, folded, encoded)
         else:
             self._recovery.recognised(messages, folded)

@@ -77,6 +77,7 @@ class PartitionWorker:
         lag: Lag | None = None,
         sweep: Sweep | None = None,
         recent: RecentOperations | None = None,
+        known_bytes: int = 524_288,
     ) -> None:
         self._partition = partition
         self._store = store
@@ -91,7 +92,15 @@ class PartitionWorker:
         self._sweep = sweep
         kept = RecentOperations() if recent is None else recent
         self._ownership = Ownership(
-            partition, store, outgoing, limits, metrics, recent=kept, batch_limit=batch_limit, on_wait=self._forgive
+            partition,
+            store,
+            outgoing,
+            limits,
+            metrics,
+            recent=kept,
+            batch_limit=batch_limit,
+            known_bytes=known_bytes,
+            on_wait=self._forgive,
         )
 
     @property

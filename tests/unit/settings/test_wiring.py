@@ -72,7 +72,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         worker={
             "batch_limit": 120, "prefetch": 121, "max_call_pairs": 122, "max_call_bytes": 123,
             "remembered_operations": 124, "lease_s": 125, "live_call_lifetime_s": 126,
-            "released_call_lifetime_s": 127, "park_after_s": 147, "max_crashes": 48,
+            "released_call_lifetime_s": 127, "park_after_s": 147, "max_crashes": 48, "known_bytes": 1_630,
         },
         events={
             "retention_s": 128, "per_user": 129, "per_user_bytes": 129_000, "per_watcher": 130,
@@ -194,6 +194,7 @@ async def test_the_limits_of_the_worker(parts: Backends) -> None:
     worker = made._make(Partition(0))
     assert worker._batch_limit == 120
     assert worker._patience == Patience(147, 48)
+    assert worker._ownership._known._most_bytes == 1_630
     assert worker._lanes._most == 60
     assert (worker._ownership._limits.max_pairs, worker._ownership._limits.max_bytes) == (122, 123)
     assert worker._ownership._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())

@@ -288,6 +288,11 @@ class Worker(Section):
     )
     recent_operations: int = Field(5_000, ge=0, le=100_000, description="How many of them at most, a partition.")
     recent_bytes: Positive = Field(4_194_304, description="How many bytes of them at most, a partition.")
+    known_bytes: int = Field(
+        524_288,
+        ge=0,
+        description="Bytes of calls that a worker keeps at hand, a partition, so as not to read them again.",
+    )
     live_call_lifetime_s: Positive = Field(86_400, description="A call without any change for so long is ended.")
     released_call_lifetime_s: Positive = Field(300, description="How long a released call is kept.")
 
