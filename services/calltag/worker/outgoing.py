@@ -16,6 +16,7 @@ from calltag.core.bus.ports import Bus, BusUnavailable, NodeId
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
 from calltag.core.domain.ids import UserId
+from calltag.core.runtime.waiting import together
 from calltag.core.store.ports import CallIndex
 from calltag.core.store.user_streams import Addition, Appended, UserStreams
 from calltag.core.store.watches import Watchers
@@ -71,18 +72,16 @@ class Outgoing:
         `events` come with their encoded form. Returns the number of messages sent. To send again is harmless: an event
         is added to a stream once. Raises StoreError.
         """
-        _, placed = await asyncio.gather(self._settle(calls), self._append(events))
+        if calls:
+            _, placed = await asyncio.gather(self._index.settle(calls), self._append(events))
+        else:
+            placed = await self._append(events)
         parcels = _parcels(events, replies, placed)
-        sent = await asyncio.gather(*(self._deliver(node, parcel) for node, parcel in parcels.items()))
-        return sum(sent)
+        return sum(await together([self._deliver(node, parcel) for node, parcel in parcels.items()]))
 
     async def finish(self) -> None:
         """Wait until every node knows of what did not come to it."""
         await self._owing.paid()
-
-    async def _settle(self, calls: Sequence[Call]) -> None:
-        if calls:
-            await self._index.settle(calls)
 
     async def _append(self, events: Sequence[Encoded]) -> Sequence[_Placed]:
         """Add the events to the streams of their recipients, and of those who watch these.

@@ -136,7 +136,7 @@ async def test_a_server_that_does_not_answer_holds_up_nobody_who_asks_another(cl
     several = Several(client.connection, 20, frozen={"a"})
     batcher = ScriptBatcher(several)
     read = batcher.source(ECHO)
-    waiting = [asyncio.create_task(read([f"a{number}"], [])) for number in range(3)]
+    waiting = [asyncio.ensure_future(read([f"a{number}"], [])) for number in range(3)]
     for _ in range(3):
         answers: Sequence[object] = await asyncio.gather(read(["b1"], []), read(["b2"], []), read(["c1"], []))
         assert list(answers) == [b"b", b"b", b"c"]

@@ -1,7 +1,7 @@
-"""Waiting for the first of two things."""
+"""Waiting for the first of two things, or for all of several."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -18,9 +18,16 @@ async def unless(
         await asyncio.wait({task, waiter}, timeout=within_s, return_when=asyncio.FIRST_COMPLETED)
         return task.result() if task.done() else None
     finally:
-        task.cancel()
+        # Whoever only waited for the event ends by itself, in the loop's next turn.
         waiter.cancel()
-        await asyncio.gather(task, waiter, return_exceptions=True)
+        if not task.done():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+
+async def together(work: Sequence[Coroutine[object, object, T]]) -> Sequence[T]:
+    """Run all at once, and return their results in order. One alone, the usual case, has no task of its own."""
+    return [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
 
 
 async def set_within(event: asyncio.Event, timeout_s: float) -> bool:

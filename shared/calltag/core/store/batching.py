@@ -13,7 +13,7 @@ from typing import Final
 
 from redis.exceptions import NoScriptError, ResponseError
 
-from calltag.core.store.client import Command, RedisClient, Script, script_source
+from calltag.core.store.client import Command, RedisClient, Script, not_usable, script_source
 from calltag.core.store.ports import StoreError, StoreUnavailable
 
 _UNDER_WAY: Final = 4
@@ -61,8 +61,8 @@ class ScriptBatcher:
         """The script with that text. Calls raise StoreUnavailable."""
         digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
-        async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
-            return await self._asked(
+        def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> asyncio.Future[object]:
+            return self._asked(
                 keys[0] if keys else "",
                 ("EVALSHA", digest, len(keys), *keys, *args),
                 ("EVAL", source, len(keys), *keys, *args),
@@ -194,6 +194,6 @@ def _settle(call: _Call, answer: object) -> None:
     elif isinstance(answer, ResponseError):
         call.answer.set_exception(StoreUnavailable(f"Redis refused a script: {answer}"))
     elif isinstance(answer, Exception):
-        call.answer.set_exception(StoreUnavailable(f"Redis is not usable: {type(answer).__name__}: {answer}"))
+        call.answer.set_exception(not_usable(answer))
     else:
         call.answer.set_result(answer)

@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 import redis.asyncio
 from hiredis import pack_command
 from redis.asyncio.client import Pipeline
-from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool, ConnectionPool
+from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionBroken
@@ -24,17 +24,25 @@ from calltag.core.store.ports import StoreUnavailable
 
 USUAL_TLS: Final = ClientTls("CALLTAG_REDIS__TLS__")
 Command = Sequence[str | bytes | int]
+_KEPT: Final = 8
 
 
 class Script(Protocol):
     """A script that the server runs by its digest, sent whole where the server does not know it."""
 
-    async def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> object: ...
+    def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Awaitable[object]:
+        """What the script answers; to be awaited. Raises StoreUnavailable."""
+        ...
 
 
 def script_source(name: str) -> str:
     """The text of the Lua script of that name."""
     return resources.files("calltag.core.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+
+
+def not_usable(error: Exception, reason: str = "") -> StoreUnavailable:
+    """What callers are told of an error of the library."""
+    return StoreUnavailable(f"Redis is not usable: {reason or f'{type(error).__name__}: {error}'}")
 
 
 class _Traffic:
@@ -77,6 +85,8 @@ class RedisClient:
     tls: ClientTls | None = None
     """Where the connections are by TLS."""
     _traffic: _Traffic = field(default_factory=_Traffic, init=False, repr=False)
+    _kept: list[AbstractConnection] = field(default_factory=list, init=False, repr=False)
+    """Connections that rest and were not given back to the pool: to take one from there costs as much as to ask."""
 
     @asynccontextmanager
     async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
@@ -89,8 +99,7 @@ class RedisClient:
                 raise StoreUnavailable(f"Redis did not answer within {self.deadline_s:g} s") from None
             except (RedisError, OSError) as error:
                 by_tls = self.tls.explained(error) if self.tls is not None else None
-                reason = f"no TLS: {by_tls}" if by_tls else f"{type(error).__name__}: {error}"
-                raise StoreUnavailable(f"Redis is not usable: {reason}") from error
+                raise not_usable(error, f"no TLS: {by_tls}" if by_tls else "") from error
 
     async def run(self, pipeline: Pipeline) -> list[object]:
         """Execute a pipeline. Raises StoreUnavailable."""
@@ -110,8 +119,20 @@ class RedisClient:
         Raises StoreUnavailable.
         """
         packed = b"".join(map(_packed, commands))
-        async with self.exchange() as connection:
-            return await _answered(connection.connection_pool, packed, len(commands))
+        async with self.exchange() as library:
+            pool = library.connection_pool
+            take: Callable[[], Awaitable[AbstractConnection]] = pool.get_connection
+            connection = self._kept.pop() if self._kept else await take()
+            try:
+                answers = await _answered(connection, packed, len(commands))
+            except BaseException:
+                await pool.release(connection)
+                raise
+            if len(self._kept) < _KEPT:
+                self._kept.append(connection)
+            else:
+                await pool.release(connection)
+            return answers
 
     def pipeline(self) -> Pipeline:
         """Commands that share round trips, one with each server; other clients' commands may come between them."""
@@ -123,13 +144,14 @@ class RedisClient:
         digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
         async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
-            async with self.exchange() as connection:
-                execute: Callable[..., Awaitable[object]] = connection.execute_command
-                try:
-                    return await execute("EVALSHA", digest, len(keys), *keys, *args)
-                except NoScriptError:
-                    # A server that has just become the master does not know it, either.
-                    return await execute("EVAL", source, len(keys), *keys, *args)
+            server = self.server_of(keys[0])
+            [answer] = await self.answers(server, [("EVALSHA", digest, len(keys), *keys, *args)])
+            if isinstance(answer, NoScriptError):
+                # A server that has just become the master does not know it, either.
+                [answer] = await self.answers(server, [("EVAL", source, len(keys), *keys, *args)])
+            if isinstance(answer, Exception):
+                raise not_usable(answer) from answer
+            return answer
 
         return run
 
@@ -184,20 +206,15 @@ _packed: Final = cast("Callable[[Command], bytes]", pack_command)
 """A command as the server takes it; the stub of the library knows fewer tuples than it packs."""
 
 
-async def _answered(pool: ConnectionPool, packed: bytes, count: int) -> list[object]:
+async def _answered(connection: AbstractConnection, packed: bytes, count: int) -> list[object]:
     """The answers to commands, past the library's pipeline: it would look at each command for what is not used here.
 
     What meets a connection that was closed is sent once more. Raises RedisError, OSError.
     """
-    take: Callable[[], Awaitable[AbstractConnection]] = pool.get_connection
-    connection = await take()
     try:
-        try:
-            return await _exchanged(connection, packed, count)
-        except ConnectionBroken:
-            return await _exchanged(connection, packed, count)
-    finally:
-        await pool.release(connection)
+        return await _exchanged(connection, packed, count)
+    except ConnectionBroken:
+        return await _exchanged(connection, packed, count)
 
 
 async def _exchanged(connection: AbstractConnection, packed: bytes, count: int) -> list[object]:

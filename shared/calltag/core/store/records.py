@@ -116,13 +116,11 @@ def _state_arguments(before: State | None, after: State) -> Iterator[Argument]:
     if isinstance(after, Agent):
         yield from (AGENT.encode(after), _AS_IT_WAS, 0, 0)
         return
-    doc, was = _without_data(after), _without_data(before) if isinstance(before, Call) else None
-    yield _AS_IT_WAS if doc == was else CALL.encode(doc)
-    yield from _data_arguments(before.user_data.values if isinstance(before, Call) else {}, after.user_data.values)
-
-
-def _without_data(call: Call) -> Call:
-    return replace(call, user_data=UserData(), version=0)
+    was = before if isinstance(before, Call) else None
+    # Most operations change nothing but the user data.
+    same = was is not None and replace(was, user_data=after.user_data, version=after.version) == after
+    yield _AS_IT_WAS if same else CALL.encode(replace(after, user_data=UserData(), version=0))
+    yield from _data_arguments(was.user_data.values if was is not None else {}, after.user_data.values)
 
 
 def _data_arguments(

@@ -101,12 +101,11 @@ class RedisUserStreams:
     async def append(
         self, additions: Mapping[UserId, Sequence[Addition]], *, to_watchers: bool = False
     ) -> Mapping[UserId, Appended]:
-        answers = await asyncio.gather(
-            *(
-                self._append(*self._appending(user, events, to_watchers=to_watchers))
-                for user, events in additions.items()
-            )
-        )
+        asked = [
+            self._append(*self._appending(user, events, to_watchers=to_watchers)) for user, events in additions.items()
+        ]
+        # The usual event is for one user, and a gathering of one costs more than to wait for it.
+        answers = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
         return {user: _appended(cast("list[object]", answer)) for user, answer in zip(additions, answers, strict=True)}
 
     def _appending(
