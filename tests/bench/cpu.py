@@ -6,13 +6,18 @@ from typing import Final
 
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
-_USER, _SYSTEM, _SESSION, _RESIDENT = 11, 12, 3, 21
+_SESSION, _RESIDENT = 3, 21
+_CPU: Final = slice(11, 15)
+"""User and system time, and the same of children that ended."""
 """Places in /proc/<pid>/stat, counted from the state, which comes after the name."""
 
 
 def cpu_s(leader: int) -> float:
-    """User and system seconds of a process and of all that it started in its session, those that ended excepted."""
-    return sum(int(stat[_USER]) + int(stat[_SYSTEM]) for stat in _of_session(leader)) / _TICKS
+    """User and system seconds of a process and of all that it started in its session.
+
+    Those that ended count as well, or a child of Redis that has written its file would take its time with it.
+    """
+    return sum(int(ticks) for stat in _of_session(leader) for ticks in stat[_CPU]) / _TICKS
 
 
 def resident_bytes(leader: int) -> int:
