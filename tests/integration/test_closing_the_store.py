@@ -2,12 +2,22 @@
 
 import asyncio
 
+import pytest
 import redis.asyncio
 
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import redis_client
 from parts.eventually import eventually, turns
 from parts.redis_server import RedisServer
+
+
+@pytest.mark.parametrize("most", [1, 2, 8, 64])
+async def test_connections_at_hand_are_left_to_others(redis_url: str, most: int) -> None:
+    client = redis_client(redis_url, deadline_s=20, max_connections=most)
+    batchers = [ScriptBatcher(client) for _ in range(most)]
+    await asyncio.gather(*(each.command("SET", f"at-hand-{number}", "1") for number, each in enumerate(batchers)))
+    assert await asyncio.gather(*(client.ping() for _ in range(most))) == [True] * most
+    await client.close()
 
 
 async def test_a_command_that_is_under_way_makes_no_new_connection(redis_server: RedisServer, redis_url: str) -> None:

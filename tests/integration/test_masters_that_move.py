@@ -116,6 +116,26 @@ async def test_a_frozen_master_holds_up_nobody_when_it_is_replaced(redis: Redis)
     await asyncio.to_thread(wait_until, redis.whole)
 
 
+async def test_a_demoted_master_is_left_by_every_connection(redis_sentinel: RedisSentinel) -> None:
+    redis_sentinel.clear()
+    client = connect(redis_sentinel, _PATIENT_S)
+    try:
+        role = "return string.match(redis.call('INFO', 'replication'), 'role:(%a+)')"
+        # As many connections as may be under way at a time have been used.
+        for batchers in ([ScriptBatcher(client) for _ in range(12)] for _ in range(2)):
+            await asyncio.gather(*(each.source(role)([KEY], []) for each in batchers))
+        old = master_of(redis_sentinel)
+        ask(redis_sentinel.sentinel_ports[0], "SENTINEL", "FAILOVER", SERVICE)
+        await asyncio.to_thread(wait_until, lambda: redis_sentinel.master() not in (None, old))
+        await asyncio.to_thread(wait_until, redis_sentinel.whole)
+        batcher = ScriptBatcher(client)
+        for number in range(12):
+            assert await batcher.source(role)([KEY], []) == b"master"
+            assert await batcher.command("SET", KEY, number)
+    finally:
+        await client.close()
+
+
 async def test_who_is_redirected_asks_there(cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     client, keys = connect(cluster, _PATIENT_S), [f"{KEY}:{number}" for number in range(200)]
     assert isinstance(client, ClusterClient)

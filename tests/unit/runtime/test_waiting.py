@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import set_within, unless
+from calltag.core.runtime.waiting import set_within, together, unless
 
 
 async def test_work_that_ends_first_gives_its_result() -> None:
@@ -86,3 +86,13 @@ def test_backoff_doubles_up_to_the_most_and_is_spread() -> None:
     for delay, most in zip(delays, (0.1, 0.2, 0.4, 0.5, 0.5, 0.5), strict=True):
         assert most / 2 <= delay <= most
     assert len(set(delays)) == len(delays)
+
+
+async def test_one_alone_and_several_together() -> None:
+    async def twice(number: int) -> int:
+        await asyncio.sleep(0)
+        return 2 * number
+
+    assert list(await together([twice(1)])) == [2]
+    assert list(await together([twice(1), twice(2)])) == [2, 4]
+    assert list(await together([])) == []

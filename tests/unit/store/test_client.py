@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -96,3 +97,41 @@ async def test_what_is_under_way_when_the_client_closes_ends_first_and_nothing_b
     assert working.done()
     assert library.closes == 1
     await client.close()
+
+
+class Reset:
+    """A connection on which a write meets that it was reset, as uvloop tells it, the first times."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    async def send_packed_command(self, _: bytes) -> None:
+        self.times -= 1
+        if self.times >= 0:
+            raise RuntimeError("unable to perform operation; the handler is closed")
+
+    async def read_response(self) -> bytes:
+        return b"1"
+
+
+class Pool:
+    def __init__(self, connection: Reset) -> None:
+        self.connection = connection
+        self.given_back = 0
+
+    async def get_connection(self) -> Reset:
+        return self.connection
+
+    async def release(self, _: Reset) -> None:
+        self.given_back += 1
+
+
+async def test_a_connection_that_was_reset_is_made_anew_or_the_store_is_away() -> None:
+    pools = [Pool(Reset(1)), Pool(Reset(2))]
+    once, twice = (
+        RedisClient(cast("redis.asyncio.Redis", SimpleNamespace(connection_pool=pool)), deadline_s=60) for pool in pools
+    )
+    assert await once.answers("", [("GET", "a")]) == [b"1"]
+    with pytest.raises(StoreUnavailable, match="handler is closed"):
+        await twice.answers("", [("GET", "a")])
+    assert [pool.given_back for pool in pools] == [1, 1]

@@ -23,6 +23,9 @@ async def unless(
         if not task.done():
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+        elif not task.cancelled():
+            # Looked at, though who waited may have been told to end in the same moment.
+            task.exception()
 
 
 async def together(work: Sequence[Coroutine[object, object, T]]) -> Sequence[T]:

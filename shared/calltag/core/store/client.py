@@ -24,7 +24,7 @@ from calltag.core.store.ports import StoreUnavailable
 
 USUAL_TLS: Final = ClientTls("CALLTAG_REDIS__TLS__")
 Command = Sequence[str | bytes | int]
-_KEPT: Final = 8
+_MOST_KEPT: Final = 8
 
 
 class Script(Protocol):
@@ -84,6 +84,9 @@ class RedisClient:
     deadline_s: float = 1.0
     tls: ClientTls | None = None
     """Where the connections are by TLS."""
+    most_kept: int = 0
+    """How many connections may rest here. None where the pool has to look at each before it is used again, as Sentinels
+    may have named another master meanwhile."""
     _traffic: _Traffic = field(default_factory=_Traffic, init=False, repr=False)
     _kept: list[AbstractConnection] = field(default_factory=list, init=False, repr=False)
     """Connections that rest and were not given back to the pool: to take one from there costs as much as to ask."""
@@ -97,7 +100,8 @@ class RedisClient:
                     yield self.connection
             except TimeoutError:
                 raise StoreUnavailable(f"Redis did not answer within {self.deadline_s:g} s") from None
-            except (RedisError, OSError) as error:
+            except (RedisError, OSError, RuntimeError) as error:
+                # The last is what uvloop has for who writes to a connection that was reset.
                 by_tls = self.tls.explained(error) if self.tls is not None else None
                 raise not_usable(error, f"no TLS: {by_tls}" if by_tls else "") from error
 
@@ -128,7 +132,7 @@ class RedisClient:
             except BaseException:
                 await pool.release(connection)
                 raise
-            if len(self._kept) < _KEPT:
+            if len(self._kept) < self.most_kept:
                 self._kept.append(connection)
             else:
                 await pool.release(connection)
@@ -213,7 +217,7 @@ async def _answered(connection: AbstractConnection, packed: bytes, count: int) -
     """
     try:
         return await _exchanged(connection, packed, count)
-    except ConnectionBroken:
+    except (ConnectionBroken, RuntimeError):
         return await _exchanged(connection, packed, count)
 
 
@@ -263,7 +267,9 @@ def redis_client(
         health_check_interval=15,
         **(tls_options(tls) if by_tls else {}),
     )
-    return RedisClient(redis.asyncio.Redis.from_pool(pool), deadline_s, tls if by_tls else None)
+    # Those that rest are nobody else's: most have to be left to the pool.
+    most_kept = min(_MOST_KEPT, max_connections // 8)
+    return RedisClient(redis.asyncio.Redis.from_pool(pool), deadline_s, tls if by_tls else None, most_kept=most_kept)
 
 
 def tls_options(tls: ClientTls) -> dict[str, object]:
