@@ -106,8 +106,7 @@ def _user_data_changed(call: Call, operation: CallOperation, action: UserDataAct
     if data == call.user_data and not asked:
         return Outcome(call)
     _check_size(data, call.user_data, limits)
-    after = replace(call, user_data=data, version=call.version + 1)
-    return _told(call, after, operation, NotificationType.ATTACHED_DATA_CHANGED)
+    return _changed(call, replace(call, user_data=data), operation, NotificationType.ATTACHED_DATA_CHANGED)
 
 
 def _acting_leg(call: Call, operation: CallOperation) -> Leg:
@@ -183,17 +182,7 @@ def _changed(
     reason: Literal["silent"] | None = None,
 ) -> Outcome:
     version = 1 if before is None else before.version + 1
-    return _told(before, replace(after, version=version), operation, kind, reason)
-
-
-def _told(
-    before: Call | None,
-    after: Call,
-    operation: CallOperation,
-    kind: NotificationType,
-    reason: Literal["silent"] | None = None,
-) -> Outcome:
-    """The call after the operation, with the event that tells of it."""
+    after = replace(after, version=version)
     return Outcome(
         after,
         CallChanged(

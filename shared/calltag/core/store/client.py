@@ -15,8 +15,16 @@ from redis.asyncio.client import Pipeline
 from redis.asyncio.connection import AbstractConnection, BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    NoScriptError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
 from redis.exceptions import ConnectionError as ConnectionBroken
-from redis.exceptions import NoScriptError, RedisError, ResponseError
 
 from calltag.core.runtime.cancelling import heeding_cancellation
 from calltag.core.runtime.tls import ClientTls
@@ -43,6 +51,12 @@ def script_source(name: str) -> str:
 def not_usable(error: Exception, reason: str = "") -> StoreUnavailable:
     """What callers are told of an error of the library."""
     return StoreUnavailable(f"Redis is not usable: {reason or f'{type(error).__name__}: {error}'}")
+
+
+def is_refusal(error: BaseException | None) -> bool:
+    """Whether the server that has the key refuses a command, rather than that another one has it, or none for now."""
+    elsewhere = (ClusterDownError, MovedError, AskError, TryAgainError)
+    return isinstance(error, ResponseError) and not isinstance(error, elsewhere)
 
 
 class _Traffic:

@@ -18,7 +18,7 @@ from redis import exceptions
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.exceptions import ClusterDownError, RedisClusterException, RedisError, SlotNotCoveredError
 
-from calltag.core.store.client import Command, RedisClient
+from calltag.core.store.client import Command, RedisClient, is_refusal
 from calltag.core.store.cluster_servers import Cluster
 from calltag.core.store.ports import StoreUnavailable
 
@@ -96,7 +96,7 @@ class ClusterClient(RedisClient):
                 self.masters.doubt()
                 raise StoreUnavailable(f"the Redis Cluster is not usable: {error}") from error
             except StoreUnavailable as error:
-                if not _is_refusal(error.__cause__):
+                if not is_refusal(error.__cause__):
                     self.masters.doubt()
                 raise
 
@@ -123,7 +123,7 @@ class ClusterClient(RedisClient):
             for call in calls:
                 if node is None or isinstance(call.result, _REDIRECTED):
                     call.result = await self._followed(call)
-        if any(isinstance(call.result, Exception) and not _is_refusal(call.result) for call in calls):
+        if any(isinstance(call.result, Exception) and not is_refusal(call.result) for call in calls):
             self.masters.doubt(server)
         return [call.result for call in calls]
 
@@ -209,12 +209,6 @@ async def _send(node: ClusterNode, calls: list[PipelineCommand]) -> None:
     unanswered = [call for call in calls if isinstance(call.result, exceptions.ConnectionError)]
     if 0 < len(unanswered) < len(calls):
         await node.execute_pipeline(unanswered)
-
-
-def _is_refusal(error: BaseException | None) -> bool:
-    """Whether it is the right server that refuses a command."""
-    elsewhere = (ClusterDownError, *_REDIRECTED)
-    return isinstance(error, exceptions.ResponseError) and not isinstance(error, elsewhere)
 
 
 def _page(raw: object) -> tuple[int, list[bytes]]:

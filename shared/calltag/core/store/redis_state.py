@@ -16,7 +16,7 @@ from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.store.client import RedisClient, is_refusal
 from calltag.core.store.durability import Durability, Settling
 from calltag.core.store.keys import Keys, StateKeys
 from calltag.core.store.ports import (
@@ -134,7 +134,7 @@ class RedisStateStore:
         except StoreUnavailable as error:
             # The server answered, and did not take it. Whether it takes anything shows when the partition is next
             # taken over.
-            if isinstance(error.__cause__, ResponseError):
+            if is_refusal(error.__cause__):
                 raise WriteRefused(str(error)) from error
             raise
         position, marked = _check(partition, epoch, answer)
