@@ -10,6 +10,8 @@ for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format
 end
 redis.call('HSETNX', KEYS[2], ARGV[1], string.format('%.0f', now))
 redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
+-- Before the time runs: on a busy server a very short one is over within the script.
+local since = redis.call('HGET', KEYS[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
-return redis.call('HGET', KEYS[2], ARGV[1])
+return since
