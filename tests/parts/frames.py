@@ -5,7 +5,7 @@ import asyncio
 import orjson
 from starlette.websockets import WebSocketState
 
-from calltag.core.runtime.frames import FRAME_WRITER, text_frame
+from calltag.core.http.websocket import FRAME_WRITER, text_frame
 from calltag.notifier.cometd.access import Login
 
 

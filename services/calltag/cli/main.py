@@ -22,9 +22,9 @@ from calltag.core import VERSION
 from calltag.core.backends import Backends, amqp_settings
 from calltag.core.bus.amqp import apply_topology
 from calltag.core.bus.ports import BusError
+from calltag.core.http.server import PortBusy
 from calltag.core.identity.directory_file import DirectoryError
 from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, first_leaf, run
-from calltag.core.runtime.server import PortBusy, ServerDied
 from calltag.core.runtime.tls import TlsError
 from calltag.core.settings import Settings, SettingsError, load_settings, settings_table
 from calltag.core.store.ports import StoreError
@@ -58,7 +58,7 @@ _EXIT_INTERRUPTED = 130
 _EXIT_TERMINATED = 143
 _EXIT_UNOWNED = 3
 _EXPECTED = (
-    SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession,
+    SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BusError, ServiceFailed, NoSuchSession,
     NotParked, NothingStarted,
 )  # fmt: skip
 

@@ -14,10 +14,10 @@ from starlette.types import ASGIApp
 
 from calltag.core import VERSION
 from calltag.core.backends import Backends
+from calltag.core.http.intake import Intake
 from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOut, TooManyLogins, WrongCredentials
 from calltag.core.identity.csrf import EXPOSED_HEADERS, HEADER, MESSAGE, csrf_headers, csrf_passes
 from calltag.core.identity.model import User
-from calltag.core.runtime.intake import Intake
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings.sections import Gateway
 from calltag.core.store.lags import RedisLags

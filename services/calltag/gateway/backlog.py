@@ -13,7 +13,7 @@ from typing import Final
 import structlog
 
 from calltag.core.bus.ports import Bus, BusUnavailable, Partition
-from calltag.core.runtime.intake import retry_after_s
+from calltag.core.http.intake import retry_after_s
 from calltag.core.store.lags import Lags
 from calltag.core.store.ports import StoreUnavailable
 from calltag.gateway.errors import BackendAway

@@ -11,7 +11,7 @@ from calltag.core.bus.partitioning import partition_of
 from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, Partition
 from calltag.core.domain.operations import Operation
 from calltag.core.domain.status import StatusCode
-from calltag.core.runtime.intake import aside, retry_after_s
+from calltag.core.http.intake import aside, retry_after_s
 from calltag.core.runtime.waiting import unless
 from calltag.core.wire.messages import OPERATION, OperationMessage, OperationReply
 from calltag.gateway.backlog import Backlog

@@ -1,6 +1,7 @@
 """The composition: any of the three services, alone or all in one process."""
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,12 +14,11 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from calltag.core.backends import NO_USERS, Backends, backends, server_tls
+from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.descriptors import raise_descriptor_limit
 from calltag.core.runtime.garbage import spare_garbage_collection
-from calltag.core.runtime.gate import Gate
 from calltag.core.runtime.lifecycle import Lifecycle
-from calltag.core.runtime.server import ServerLimits, bound_socket, serving
 from calltag.core.runtime.waiting import set_within
 from calltag.core.settings import Settings
 from calltag.core.store.ports import StoreUnavailable
@@ -30,8 +30,8 @@ from calltag.notifier.app import Notifier, start_notifier
 from calltag.worker.app import run_worker
 
 log = structlog.get_logger()
-_OTHER_DESCRIPTORS: Final = 256
-"""What the process opens beside the connections of clients: broker, store, files, the internal port."""
+_OTHER_DESCRIPTORS: Final = 384
+"""File descriptors for all but the connections that are served: broker, store, files, refused clients."""
 _LEAST_WORK_S: Final = 1.0
 """What a worker has for its batches, however long the clients of the same process took."""
 _LAST_ANSWERS_S: Final = 1.0
@@ -123,25 +123,35 @@ async def _run(
     parts.health.checks["installation"] = checked.is_set
     worker, notifier = None, None
     async with AsyncExitStack() as stack:
-        gate = Gate(connection_limit(parts.settings))
+        metrics = parts.metrics
+        door = Server(
+            None, server_options(parts.settings), refused=lambda limit: metrics.http_refused.labels(limit).inc()
+        )
+        metrics.observers.append(lambda: metrics.http_connections.set(door.places.taken))
         for listener in listeners:
-            await stack.enter_async_context(_clients(parts, listener, chosen, gate))
+            port = await stack.enter_async_context(
+                door.serving(listener, drain_timeout_s=parts.settings.drain_timeout_s)
+            )
+            log.info("listening", service=chosen.name, port=port)
         if await _check_installation(parts, life.stop):
             if chosen.worker:
                 worker = life.supervise("worker-service", run_worker(parts, life, working))
             if listeners:
-                gate.app, notifier = _client_app(parts, life, chosen)
+                app, notifier = _client_app(parts, life, chosen)
+                door.app = RequestIds(app)
             checked.set()
             spare_garbage_collection()
             if ready is not None:
                 ready(parts)
             await life.stop.wait()
-        parts.health.stopping = gate.closing = True
+        parts.health.stopping = door.is_stopping = True
         settings = parts.settings
         life.end_within(settings.drain_delay_s + settings.drain_timeout_s + _CLOSE_TIMEOUT_S)
         if listeners and life.failure is None:
             await asyncio.sleep(settings.drain_delay_s)
+        # One deadline for all that follows: WebSockets, requests, the worker's batches.
         drained_by_s = time.monotonic() + settings.drain_timeout_s
+        door.drain_within(settings.drain_timeout_s)
         answers_from_s = max(settings.drain_timeout_s - _LAST_ANSWERS_S, settings.drain_timeout_s / 2)
         asyncio.get_running_loop().call_later(answers_from_s, life.closing.set)
         if notifier is not None:
@@ -151,7 +161,9 @@ async def _run(
     if worker is not None:
         await asyncio.wait({worker}, timeout=max(_LEAST_WORK_S, drained_by_s - time.monotonic()))
     if notifier is not None:
-        await notifier.leave()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(_LEAST_WORK_S, drained_by_s - time.monotonic())):
+                await notifier.leave()
 
 
 def connection_limit(settings: Settings) -> int:
@@ -163,30 +175,17 @@ def connection_limit(settings: Settings) -> int:
     return min(settings.max_connections, possible)
 
 
-def server_limits(settings: Settings) -> ServerLimits:
-    """The bounds of the server for clients."""
-    notifier = settings.notifier
-    return ServerLimits(
-        max_websocket_message_bytes=notifier.max_body_bytes,
-        permessage_deflate=notifier.permessage_deflate,
+def server_options(settings: Settings) -> ServerOptions:
+    """Return the bounds of the server for clients."""
+    return ServerOptions(
+        limits=settings.http,
+        max_connections=connection_limit(settings),
+        body_deadline_s=settings.body_deadline_s,
+        max_message_bytes=settings.notifier.max_body_bytes,
+        permessage_deflate=settings.notifier.permessage_deflate,
         trusted_proxies=settings.trusted_proxies,
         tls=server_tls(settings),
     )
-
-
-@asynccontextmanager
-async def _clients(parts: Backends, listener: socket.socket, chosen: Composition, gate: Gate) -> AsyncIterator[None]:
-    settings = parts.settings
-    async with serving(
-        RequestIds(gate),
-        listener,
-        drain_timeout_s=settings.drain_timeout_s,
-        limits=server_limits(settings),
-        places=gate.places,
-        malformed=parts.metrics.http_malformed,
-    ) as port:
-        log.info("listening", service=chosen.name, port=port)
-        yield
 
 
 def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[ASGIApp, Notifier | None]:

@@ -13,9 +13,9 @@ from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.amqp import AmqpBus, AmqpSettings
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.http.server import ServerOptions
 from calltag.core.identity.cookies import CookieFlags
 from calltag.core.identity.http_sessions import RedisHttpSessions
-from calltag.core.runtime.server import ServerLimits
 from calltag.core.settings import Settings, load_settings
 from calltag.core.settings.sections import Notifier
 from calltag.core.store.keys import Keys
@@ -36,7 +36,7 @@ from calltag.notifier.app import _hub, bayeux_limits, connection_types, extensio
 from calltag.notifier.cometd.endings import EndingLog
 from calltag.notifier.messages import Translator
 from calltag.notifier.observations import EndingCounts
-from calltag.single.app import server_limits
+from calltag.single.app import server_options
 from calltag.worker.app import worker_parts
 from calltag.worker.partition_worker import Patience
 
@@ -242,8 +242,13 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
 
 
 def test_the_limits_of_the_server(settings: Settings) -> None:
-    assert server_limits(settings) == ServerLimits(
-        max_websocket_message_bytes=139, permessage_deflate=True, trusted_proxies=("10.0.0.0/8", "127.0.0.1")
+    assert server_options(settings) == ServerOptions(
+        limits=settings.http,
+        max_connections=settings.max_connections,
+        body_deadline_s=settings.body_deadline_s,
+        max_message_bytes=139,
+        permessage_deflate=True,
+        trusted_proxies=("10.0.0.0/8", "127.0.0.1"),
     )
 
 

@@ -37,7 +37,7 @@ def output(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     yield stream
     root.handlers[:] = handlers
     root.setLevel(level)
-    for library in ("aio_pika", "aiormq", "uvicorn", "uvicorn.error", "websockets", "asyncio"):
+    for library in ("aio_pika", "aiormq", "websockets", "asyncio"):
         logging.getLogger(library).setLevel(logging.NOTSET)
     structlog.contextvars.clear_contextvars()
     structlog.reset_defaults()
@@ -62,18 +62,10 @@ def test_a_line_of_json(output: Terminal) -> None:
 def test_libraries_come_out_in_the_same_form(output: Terminal) -> None:
     configure_logging("gateway", level="debug")
     logging.getLogger("aiormq.connection").warning("%s is away", "the broker")
-    logging.getLogger("uvicorn.error").info("chatter")
+    logging.getLogger("websockets.server").info("chatter")
     (event,) = output.events()
     assert event["event"] == "the broker is away"
     assert (event["level"], event["logger"], event["service"]) == ("warning", "aiormq.connection", "gateway")
-
-
-def test_whoever_can_connect_cannot_fill_the_log(output: Terminal) -> None:
-    """The server's warnings are about what clients send, one for each request; its errors are about calltag."""
-    configure_logging("gateway", level="debug")
-    logging.getLogger("uvicorn.error").warning("Invalid HTTP request received.")
-    logging.getLogger("uvicorn.error").error("Exception in ASGI application")
-    assert [event["event"] for event in output.events()] == ["Exception in ASGI application"]
 
 
 def test_the_level_is_the_least_that_is_logged(output: Terminal) -> None:

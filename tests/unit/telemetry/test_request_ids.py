@@ -12,7 +12,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 
-from calltag.core.runtime.server import bound_socket, serving
+from calltag.core.http.server import bound_socket, serving
 from calltag.core.telemetry.request_ids import RequestIds
 
 

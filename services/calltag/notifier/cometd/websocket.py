@@ -13,8 +13,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from calltag.core.bayeux.codec import CodecError, Reply, decode, encode
 from calltag.core.bayeux.session import Outlet, Session
+from calltag.core.http.websocket import frame_writer_of
 from calltag.core.identity.errors import TooManyLogins
-from calltag.core.runtime.frames import frame_writer_of
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Access, claim_of
 from calltag.notifier.cometd.admission import Crowded

@@ -22,6 +22,7 @@ from calltag.core.settings.sections import (
     Embedded,
     Events,
     Gateway,
+    Http,
     Internal,
     Log,
     Login,
@@ -90,6 +91,7 @@ class Settings(BaseSettings):
     amqp: Amqp = Amqp()
     redis: Redis = Redis()
     embedded: Embedded = Embedded()
+    http: Http = Http()
     gateway: Gateway = Gateway()
     worker: Worker = Worker()
     events: Events = Events()

@@ -394,6 +394,50 @@ class Notifier(Section):
     )
 
 
+class Http(Section):
+    """Connections of clients, for the API and for CometD."""
+
+    max_connections_per_address: int = Field(
+        0,
+        ge=0,
+        description="Connections of one client address (IPv6: of one /64 network); beyond, HTTP 503. 0 is half of "
+        "CALLTAG_MAX_CONNECTIONS. Trusted proxies have no such limit.",
+    )
+    max_head_bytes: int = Field(
+        65_536, ge=1_024, le=1_048_576, description="Size of a request line with its fields; beyond, HTTP 431."
+    )
+    max_headers: int = Field(200, ge=10, le=10_000, description="Fields of one request; beyond, HTTP 431.")
+    max_framing_bytes: int = Field(
+        65_536,
+        ge=1_024,
+        description="Bytes of chunk extensions and trailers of one request; beyond, HTTP 400.",
+    )
+    max_frames_per_message: Positive = Field(
+        1_000, description="Frames that one message of a WebSocket may consist of; beyond, close code 1008."
+    )
+    max_control_frames_per_s: Positive = Field(
+        20,
+        description="Pings and pongs a second from one WebSocket, in the long run, with ten seconds' worth at once; "
+        "beyond, close code 1008.",
+    )
+    head_deadline_s: Seconds = Field(
+        10.0, le=600, description="Seconds for a TLS handshake, and for the head of a request; then the end."
+    )
+    keep_alive_s: Seconds = Field(75.0, le=3_600, description="Seconds that a connection may be idle between requests.")
+    write_stall_s: Seconds = Field(
+        30.0, le=600, description="Seconds without progress after which a client that does not read is cut off."
+    )
+    close_deadline_s: Seconds = Field(
+        5.0, le=60, description="Seconds that a connection has to close in good order before it is cut off."
+    )
+    ping_interval_s: Seconds = Field(
+        20.0, le=600, description="Seconds of silence after which the client of a WebSocket is sent a ping."
+    )
+    pong_deadline_s: Seconds = Field(
+        20.0, le=600, description="Seconds that the client of a WebSocket has to answer a ping."
+    )
+
+
 class Internal(Section):
     """The port for operators: /livez, /readyz, /metrics, /version."""
 

@@ -15,9 +15,7 @@ from calltag.core.telemetry.redaction import redact
 Form = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-_LIBRARIES: Final = ("aio_pika", "aiormq", "uvicorn", "websockets", "asyncio")
-_SERVER: Final = "uvicorn.error"
-"""It warns of each request that is malformed: whoever can connect could fill the disk. They are counted instead."""
+_LIBRARIES: Final = ("aio_pika", "aiormq", "websockets", "asyncio")
 
 
 def configure_logging(service: str, *, form: Form = "auto", level: Level = "info") -> None:
@@ -46,7 +44,6 @@ def configure_logging(service: str, *, form: Form = "auto", level: Level = "info
     root.setLevel(_LEVELS[level])
     for library in _LIBRARIES:
         logging.getLogger(library).setLevel(max(_LEVELS[level], logging.WARNING))
-    logging.getLogger(_SERVER).setLevel(max(_LEVELS[level], logging.ERROR))
 
 
 def _common_processors(service: str, *, console: bool) -> list[Processor]:

@@ -56,7 +56,8 @@ class Metrics:
     node_messages_sent: Counter = field(init=False)
     http_requests: Counter = field(init=False)
     http_seconds: Histogram = field(init=False)
-    http_malformed: Counter = field(init=False)
+    http_refused: Counter = field(init=False)
+    http_connections: Gauge = field(init=False)
     requests_refused: Counter = field(init=False)
     requests_limited: Counter = field(init=False)
     requests_in_hand: Gauge = field(init=False)
@@ -149,9 +150,10 @@ class Metrics:
         )
         self.http_requests = self._counter("http_requests", "Requests answered.", "route", "status")
         self.http_seconds = self._histogram("http_request_seconds", "Time to answer a request.", _LATENCY_S, "route")
-        self.http_malformed = self._counter(
-            "http_malformed", "What came on the port for clients and was no request, or had too large a head."
+        self.http_refused = self._counter(
+            "http_refused", "Connections and requests that the server itself refused or cut off, by the limit.", "limit"
         )
+        self.http_connections = self._gauge("http_connections", "Open connections of clients.")
         self.requests_refused = self._counter("requests_refused", "Requests refused.", "route", "code")
         self.requests_limited = self._counter(
             "requests_limited", "Requests refused at a limit of the gateway, by the name of its setting.", "limit"

@@ -12,7 +12,7 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from calltag.core.runtime.unavailable import answer_unavailable
+from calltag.core.http.unavailable import answer_unavailable
 
 _PATIENCE_S: Final = 0.2
 """A request whose body takes longer to come gives up its turn until it is there."""

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from starlette.types import Message, Receive, Scope, Send
 
-from calltag.core.runtime.intake import Intake, Turned, aside
+from calltag.core.http.intake import Intake, Turned, aside
 from parts.eventually import eventually
 
 

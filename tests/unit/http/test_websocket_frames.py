@@ -9,9 +9,9 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from calltag.core.runtime.frames import frame_writer_of, text_frame
-from calltag.core.runtime.placed_websocket import PlacedWebSocket
-from calltag.core.runtime.server import ServerLimits, bound_socket, serving
+from calltag.core.http.connection import Connection
+from calltag.core.http.server import ServerOptions, bound_socket, serving
+from calltag.core.http.websocket import WebSocket, frame_writer_of, text_frame
 from parts.eventually import eventually
 
 MOST = 1_000
@@ -28,8 +28,8 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def test_a_frame_beyond_the_limit_ends_the_connection() -> None:
-    limits = ServerLimits(max_websocket_message_bytes=MOST)
-    async with serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1, limits=limits) as port:
+    options = ServerOptions(max_message_bytes=MOST)
+    async with serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1, options=options) as port:
         async with connect(f"ws://127.0.0.1:{port}/") as socket:
             await socket.send("x" * MOST)
             assert await socket.recv() == "x" * MOST
@@ -77,19 +77,24 @@ async def test_a_client_that_does_not_read_takes_no_more_frames_even_within_one_
 
     async with (
         serving(flood, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port,
-        connect(f"ws://127.0.0.1:{port}/", max_queue=1),
+        connect(f"ws://127.0.0.1:{port}/", max_queue=1, close_timeout=0.2),
     ):
         assert 0 < await written < most
 
 
+def connections() -> set[object]:
+    """Connections and WebSockets of this process, also those that logged tracebacks of other tests keep."""
+    return {each for each in gc.get_objects() if type(each) in (WebSocket, Connection)}
+
+
 async def test_a_connection_that_is_over_is_gone_without_a_look_for_garbage() -> None:
-    gc.collect()
+    before = connections()
     gc.disable()
     try:
         async with serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
             async with connect(f"ws://127.0.0.1:{port}/") as socket:
                 await socket.send("x")
                 assert await socket.recv() == "x"
-            await eventually(lambda: not any(issubclass(type(each), PlacedWebSocket) for each in gc.get_objects()))
+            await eventually(lambda: not connections() - before)
     finally:
         gc.enable()

@@ -4,7 +4,7 @@ import pytest
 from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
-from calltag.core.runtime.frames import FRAME_WRITER, frame_writer_of, text_frame
+from calltag.core.http.websocket import FRAME_WRITER, frame_writer_of, text_frame
 
 
 @pytest.mark.parametrize("size", [0, 125, 126, 65_535, 65_536])

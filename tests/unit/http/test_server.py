@@ -8,8 +8,7 @@ import httpx
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from calltag.core.runtime import server as server_module
-from calltag.core.runtime.server import PortBusy, ServerDied, bound_socket, serving
+from calltag.core.http.server import PortBusy, bound_socket, serving
 
 
 class App:
@@ -169,19 +168,3 @@ async def test_cancelling_what_runs_inside_ends_the_server() -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-@pytest.mark.parametrize("error", [RuntimeError("lost"), None])
-async def test_a_server_that_dies_is_no_silent_hang(monkeypatch: pytest.MonkeyPatch, error: Exception | None) -> None:
-    async def die(_: object) -> None:
-        if error:
-            raise error
-
-    monkeypatch.setattr(server_module._Server, "main_loop", die)
-    with pytest.raises(ServerDied) as died:
-        async with serving(App(), free_socket(), drain_timeout_s=1), asyncio.timeout(10):
-            await asyncio.Event().wait()
-    assert died.value.__cause__ is error
-    current = asyncio.current_task()
-    assert current is not None
-    assert current.cancelling() == 0
