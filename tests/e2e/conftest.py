@@ -1,5 +1,6 @@
 """The ways to run calltag. Every test here runs on one process and on three; a module may name others in SYSTEMS."""
 
+import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,6 +8,8 @@ from uuid import uuid4
 
 import pytest
 
+from parts.certificates import Authority
+from parts.endpoints import Endpoint, gateway_endpoint, notifier_endpoint
 from parts.pages import Pages
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
@@ -77,3 +80,30 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     rabbitmq: RabbitMq = request.getfixturevalue("rabbitmq")
     with _on_backends(request.param, tmp_path_factory, rabbitmq, **settings) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def gateway(usual_processes: System) -> Endpoint:
+    return gateway_endpoint(usual_processes)
+
+
+@pytest.fixture(scope="session")
+def notifier(usual_processes: System) -> Endpoint:
+    return notifier_endpoint(usual_processes)
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    folder = tmp_path_factory.mktemp("tls")
+    authority = Authority(folder)
+    issued = authority.issue("calltag", "localhost")
+    settings = {"CALLTAG_TLS__CERT_FILE": str(issued.cert), "CALLTAG_TLS__KEY_FILE": str(issued.key)}
+    with embedded_system(folder / "system", **settings) as running:
+        yield notifier_endpoint(running, ssl.create_default_context(cafile=str(authority.ca)))
+
+
+@pytest.fixture
+def endpoint(request: pytest.FixtureRequest) -> Endpoint:
+    """The one that the test's parameter names."""
+    found: Endpoint = request.getfixturevalue(request.param)
+    return found
