@@ -9,9 +9,11 @@ from uuid import uuid4
 import pytest
 
 from parts.certificates import Authority
-from parts.endpoints import Endpoint, gateway_endpoint, notifier_endpoint
+from parts.endpoints import MESSAGES, Endpoint, gateway_endpoint, notifier_endpoint
+from parts.nginx import Nginx
 from parts.pages import Pages
 from parts.rabbitmq import RabbitMq
+from parts.raw_http import Address
 from parts.redis_server import RedisServer
 from parts.system import System, behind_haproxy, embedded_system, six_processes, three_processes
 
@@ -102,8 +104,17 @@ def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
         yield notifier_endpoint(running, ssl.create_default_context(cafile=str(authority.ca)))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def endpoint(request: pytest.FixtureRequest) -> Endpoint:
     """The one that the test's parameter names."""
     found: Endpoint = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """An nginx that passes on a request once it has read it whole; 404 is the answer to it."""
+    server = Nginx(tmp_path_factory.mktemp("nginx"))
+    server.start()
+    yield Endpoint(Address(server.port), "/nowhere", MESSAGES, 404)
+    server.process.kill()

@@ -13,6 +13,7 @@ REQUEST_ID: Final = "x-request-id"
 HEAD: Final = "head"
 """Answers to requests whose id begins so have no body, whatever their fields say."""
 _BODILESS: Final = frozenset({204, 304})
+_REFUSALS: Final = frozenset({400, 408, 413, 414, 431, 501, 503, 505})
 
 
 class NotHttp(AssertionError):
@@ -40,6 +41,11 @@ class Answer:
     @property
     def id(self) -> str:
         return self.fields.get(REQUEST_ID, "")
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether the server itself refused the request and closes."""
+        return self.status in _REFUSALS and self.fields.get("connection", "").lower() == "close"
 
     @property
     def is_final(self) -> bool:
