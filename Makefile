@@ -1,6 +1,6 @@
 # make run    gateway, worker and notifier in one process on http://127.0.0.1:8080 (PORT= for another)
 # make demo   the tour: sign in, dial, subscribe, attach data, see the message
-# make test   all tests; installs RabbitMQ, Redis, Node, HAProxy and Chromium from Debian's packages where missing
+# make test   all tests; installs RabbitMQ, Redis, Node, HAProxy, nginx and Chromium from Debian's packages where missing
 # make fuzz   every parser of outside input under a fuzzer (TARGET= for one of them, SECONDS= for each; 60)
 # make chaos  random faults by seed on real processes (SEED= for the first seed, SEEDS= how many, SECONDS= for each; 30)
 # make mutations  breaks calltag on purpose, again and again, and demands that chaos finds it

@@ -20,7 +20,7 @@ def program(name: str, *places: str) -> str:
     if found is None:
         raise NotStarted(
             f"{name} is not installed; run make test, or: "
-            "apt-get install rabbitmq-server redis-server nodejs npm haproxy chromium"
+            "apt-get install rabbitmq-server redis-server nodejs npm haproxy nginx chromium"
         )
     return found
 
