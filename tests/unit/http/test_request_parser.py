@@ -117,7 +117,12 @@ def test_the_forms_of_a_target(target: bytes, path: bytes, query: bytes, host: b
         (b"FETCH / HTTP/1.1\r\nHost: a\r\n\r\n", 501),
         (b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 505),
         (b"GET / HTTP/1.2\r\nHost: a\r\n\r\n", 505),
-        (b"GET /\r\n\r\n", 505),
+        (b"GET /\r\n\r\n", 400),
+        (b"GET / RTSP/1.0\r\nHost: a\r\n\r\n", 400),
+        (b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET /  HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"GET\t/ HTTP/1.1\r\nHost: a\r\n\r\n", 400),
+        (b"\x16\x03\x01\x02\r\n\r\n", 400),
         (b"GET / HTTP/1.1\nHost: a\n\n", 400),
         (b"GET / HTTP/1.1\r\nHost : a\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: a\r\nX: b\r\n c\r\n\r\n", 400),
@@ -200,6 +205,7 @@ def test_chunks_in_any_pieces_are_the_body(chunks: list[bytes], piece: int, exte
         b"0\r\nGET / HTTP/1.1\r\n\r\n",
         b"1;\x01\r\na\r\n",
         b"1\r\na\n0\r\n\r\n",
+        b"0\n\n",
     ],
 )
 @pytest.mark.parametrize("piece", [1, 1_000])

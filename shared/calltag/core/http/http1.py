@@ -348,7 +348,8 @@ class Exchange:
         if body.is_complete:
             return True
         # A client that waits for 100 (Continue) may send the body all the same, or not (RFC 9110, 10.1.1).
-        return not self._expects_continue and isinstance(body, LengthBody) and body.remaining <= _UNREAD_BODY_BYTES
+        is_long = isinstance(body, LengthBody) and body.remaining > _UNREAD_BODY_BYTES
+        return not self._expects_continue and not is_long
 
 
 @lru_cache(maxsize=2)

@@ -21,6 +21,8 @@ _MAX_LINE_BYTES: Final = 4_096
 _LINES_A_TURN: Final = 1_000
 _FRAMING_PER_BODY_BYTE: Final = 8
 """A chunk of one byte takes five bytes of framing, so a body in the smallest chunks still passes."""
+_REQUEST_LINE: Final = re.compile(rb"[^ ]+ [^ ]+ HTTP/[0-9]\.[0-9]")
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SCHEMES: Final = (b"http", b"https")
 
 Framing = Literal["none", "length", "chunked"]
@@ -74,7 +76,18 @@ class RequestHead:
 class HeadParser:
     """Parses one head. `feed` takes what belongs to it; `head` is set when it is complete."""
 
-    __slots__ = ("_complete", "_headers", "_max_bytes", "_max_headers", "_parser", "_tail", "_target", "head", "size")
+    __slots__ = (
+        "_complete",
+        "_headers",
+        "_line",
+        "_max_bytes",
+        "_max_headers",
+        "_parser",
+        "_tail",
+        "_target",
+        "head",
+        "size",
+    )
 
     def __init__(self, max_bytes: int, max_headers: int) -> None:
         self._max_bytes = max_bytes
@@ -82,6 +95,8 @@ class HeadParser:
         self._parser = httptools.HttpRequestParser(self)
         self._headers: list[tuple[bytes, bytes]] = []
         self._target = b""
+        self._line = b""
+        """The request line, perhaps with something behind it."""
         self._tail = b""
         self._complete = False
         self.head: RequestHead | None = None
@@ -109,6 +124,8 @@ class HeadParser:
 
     def _parse(self, part: bytes) -> None:
         self.size += len(part)
+        if b"\r\n" not in self._line:
+            self._line = (self._line + part).lstrip(b"\r\n")
         if self.size > self._max_bytes:
             raise BadRequest(f"the head of the request is larger than {self._max_bytes} bytes", 431, Limit.HEAD_BYTES)
         try:
@@ -117,6 +134,8 @@ class HeadParser:
             # An offer, which RFC 9110 (7.8) lets a server ignore; the body is framed as ever.
             pass
         except httptools.HttpParserInvalidMethodError:
+            if _TOKEN.fullmatch(self._line.partition(b" ")[0]) is None:
+                raise BadRequest("the request does not begin with a method") from None
             raise BadRequest("the method is not known here", 501) from None
         except httptools.HttpParserError as error:
             status = 505 if str(error) == "Invalid HTTP version" else 400
@@ -137,6 +156,8 @@ class HeadParser:
         self._complete = True
 
     def _checked(self) -> RequestHead:
+        if _REQUEST_LINE.fullmatch(self._line.partition(b"\r\n")[0]) is None:
+            raise BadRequest("the request line is not method, target and version with single spaces")
         version = self._parser.get_http_version()
         if version not in {"1.1", "1.0"}:
             raise BadRequest(f"HTTP/{version} is not served here; use HTTP/1.1", 505)
@@ -329,6 +350,8 @@ class ChunkedBody:
     def _check_unfinished(self, data: bytes, start: int) -> None:
         if len(data) - start >= _MAX_LINE_BYTES:
             raise self._too_much(f"a line of the chunked body's framing is longer than {_MAX_LINE_BYTES} bytes")
+        if b"\n" in data[start:]:
+            raise BadRequest("a line of the chunked body's framing ends without CR")
         if self._needs_line_end and data[start : start + 2] not in {b"", b"\r"}:
             raise BadRequest("a chunk does not end where its size says")
 
