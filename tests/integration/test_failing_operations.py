@@ -81,6 +81,34 @@ async def test_a_call_that_fails_waits_in_order_and_others_go_on(patient: Operat
     assert await patient.refusals() == []
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["packed", "one by one"])
+async def test_a_crowd_behind_an_operation_that_fails_does_not_have_it_parked_early(
+    patient: Operations, *, at_once: bool
+) -> None:
+    numbers = list(range(130))
+    async with patient.working():
+        await patient.start("C", "D")
+        await patient.until_started("C", "D")
+        async with patient.damaged("C", "state"):
+            if at_once:
+                await asyncio.gather(*(patient.attach("C", number) for number in numbers))
+            else:
+                await patient.attach("C", *numbers)
+
+            async def all_wait() -> bool:
+                assert await parked(patient) == []
+                return patient.metric("operations_waiting", partition="0") == len(numbers)
+
+            await eventually(all_wait)
+            retries = patient.metric("operations_retried_total")
+            await eventually(lambda: patient.metric("operations_retried_total") >= retries + 2)
+            await patient.attach("D", 1)
+            await patient.until("D", 1)
+        await patient.until("C", *numbers)
+    assert await parked(patient) == []
+    assert await patient.refusals() == []
+
+
 async def test_a_batch_that_is_refused_leaves_nothing_half_written(patient: Operations) -> None:
     async with patient.working():
         await patient.start("C", "D")

@@ -108,7 +108,6 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
             recent=recent.of(partition),
             known_bytes=settings.known_bytes,
             parking_lot=parking_lot,
-            most_waiting=settings.prefetch // 2,
             patience=Patience(settings.park_after_s, settings.max_crashes),
         )
 
