@@ -10,6 +10,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from calltag.cli.parked import ParkingLot, parking_lot
+from calltag.core.backends import amqp_settings
+from calltag.core.bus.amqp import apply_topology
 from calltag.core.domain.ids import CallId
 from calltag.core.domain.operations import CallEnded, Hold
 from calltag.core.store.redis_state import RedisCallReader
@@ -248,15 +250,14 @@ async def test_what_cannot_be_parked_waits_with_its_call_and_others_go_on(make: 
             bus: Any = made.parts.bus
             publisher = bus._publisher
             async with made.damaged("C", "state"):
-                # As if the queue were full: its exchange leads nowhere.
                 channel = await bus._publishing.open_channel(confirms=False)
-                await (await channel.get_queue(queue, ensure=False)).unbind(queue)
+                await channel.queue_delete(queue)
                 with capture_logs() as logs:
                     await made.attach("C", 1)
                     await eventually(lambda: any(each["event"] == "cannot_park" for each in logs))
                     await made.attach("D", 1)
                     await made.until("D", 1)
-                await (await channel.get_queue(queue, ensure=False)).bind(queue)
+                await apply_topology(amqp_settings(made.parts.settings))
                 await until_parked(made, "C-1")
             assert publisher is bus._publisher
 
