@@ -55,7 +55,7 @@ class Publisher:
         What is not `persistent` does not outlive the broker, nor does it wait for its disk.
         Raises BusUnavailable, ExchangeMissing; Unroutable, and BusRefused when the queue is full.
         """
-        if await self._link.look():
+        if self._link.blocked:
             # What is sent to a broker that does not read may be taken much later.
             raise BusUnavailable("RabbitMQ takes no messages now: it is short of memory or disk")
         message = Message(
