@@ -16,6 +16,7 @@ from calltag.core.bus.amqp.consumer import AmqpConsumer
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import BusMetrics
 from calltag.core.bus.ports import BusError
+from calltag.core.telemetry.tracebacks import summary_of
 
 log = structlog.get_logger()
 _COMES_BACK_WITHIN_S: Final = 30.0
@@ -87,7 +88,7 @@ class Watchdog:
             )
             for unexpected in filter(None, outcomes):
                 # The watch goes on whatever it runs into.
-                log.error("watch_failed", reason=f"{type(unexpected).__name__}: {unexpected}")
+                log.error("watch_failed", reason=summary_of(unexpected))
             self._forget()
 
     async def _watch(self, expected: Expected) -> None:
