@@ -24,7 +24,7 @@ from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.amqp.watchdog import Watchdog
 from calltag.core.bus.partitioning import hash_tag
-from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, NodeId, Parking, Partition
+from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, NodeId, Parking, Partition, Published
 from calltag.core.runtime.without_end import without_end
 
 log = structlog.get_logger()
@@ -99,10 +99,11 @@ class AmqpBus:
                 raise refusal from None
 
     async def depth(self, partition: Partition) -> int:
-        messages = await self._inspector.depth(self._topology.partition_queue(partition))
+        return await self._inspector.depth(self._topology.partition_queue(partition))
+
+    def published(self, partition: Partition) -> Published:
         packing = self._packing.get(partition)
-        # The broker counts messages.
-        return messages if packing is None else packing.operations_in(messages)
+        return Published() if packing is None else packing.published
 
     async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
         headers = headers_of(parking)
