@@ -86,6 +86,9 @@ class NodeMessage(BaseModel):
     places: tuple[StreamPlace, ...] = ()
     replies: tuple[OperationReply, ...] = ()
     notices: tuple[SessionNotice, ...] = ()
+    stale_users: tuple[UserId, ...] = Field(
+        default=(), description="Users of whose events the node may have missed some: it has to read their streams."
+    )
 
 
 class EnvelopeAction(BaseModel):
@@ -163,6 +166,11 @@ def node_message(events: Sequence[bytes], places: Sequence[StreamPlace], replies
     )  # fmt: skip
 
 
-def place_to_look_at(user: UserId) -> StreamPlace:
-    """A place of no event that comes along: the node has to look at the user's stream."""
-    return StreamPlace(user=user, event=0, position=1, previous=0)
+def stale_message(users: Sequence[UserId]) -> bytes:
+    """A NodeMessage that names users whose streams the node has to read.
+
+    Notifiers that do not read `stale_users` yet do so for each place without an event. Such a place would be one of
+    another event in a message that holds some, so it is made here alone, where there are none.
+    """
+    places = tuple(StreamPlace(user=user, event=0, position=1, previous=0) for user in users)
+    return NODE.encode(NodeMessage(places=places, stale_users=tuple(users)))
