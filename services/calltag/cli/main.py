@@ -271,7 +271,8 @@ def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON
     - owner: the worker with a lease that consumes the partition, as it told when it last renewed the lease, a second
       ago at most. Two are shown while it moves from one to the other (`moving`).
     - epoch: how often the partition was taken over; it rises with the first operation that a new owner gets.
-    - depth: operations not done yet: those in the queue, as RabbitMQ tells, and those in hand, as the owner tells.
+    - depth: at least so many operations are not done yet: the messages in the queue, as RabbitMQ tells, under load of
+      up to 64 operations each, and the operations in hand, as the owner tells.
     - oldest: how long the oldest operation in hand has waited since its acceptance; the owner tells, as only it knows.
 
     Of a partition without an owner, `?` stands for what only an owner could tell, and depth is what the queue holds.

@@ -22,6 +22,7 @@ from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings.sections import Gateway
 from calltag.core.store.lags import RedisLags
 from calltag.core.store.ports import StateUnreadable, StoreUnavailable
+from calltag.core.store.published import RedisPublishedTotals
 from calltag.core.store.redis_state import RedisCallReader
 from calltag.core.strict_json import JsonLimits
 from calltag.core.telemetry import request_ids
@@ -155,6 +156,7 @@ def backlog_of(backends: Backends, observations: GatewayObservations) -> Backlog
     return Backlog(
         backends.bus,
         RedisLags(backends.client, backends.keys),
+        RedisPublishedTotals(backends.client, backends.keys),
         observations,
         settings.max_backlog,
         round(settings.max_backlog_age_s * 1000),

@@ -13,7 +13,7 @@ import structlog
 from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.wire.messages import node_message, place_to_look_at
+from calltag.core.wire.messages import stale_message
 
 log = structlog.get_logger()
 _MOST_USERS: Final = 100_000
@@ -56,7 +56,7 @@ class Owing:
                 users = iter(owed)
                 try:
                     while some := list(islice(users, _AT_ONCE)):
-                        await self.bus.send(node, node_message((), list(map(place_to_look_at, some)), ()), uuid4().hex)
+                        await self.bus.send(node, stale_message(some), uuid4().hex)
                 except (BusUnavailable, BusRefused):
                     self._owed[node] = owed | self._owed.get(node, {})
                 else:

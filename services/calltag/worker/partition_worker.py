@@ -72,7 +72,6 @@ class PartitionWorker:
         *,
         parking_lot: ParkingLot,
         batch_limit: int = 100,
-        most_waiting: int = 100,
         patience: Patience = Patience(),
         lag: Lag | None = None,
         sweep: Sweep | None = None,
@@ -85,7 +84,7 @@ class PartitionWorker:
         self._metrics = metrics
         self._batch_limit = batch_limit
         self._patience = patience
-        self._lanes = Lanes(patience.park_after_s, most_waiting)
+        self._lanes = Lanes(patience.park_after_s)
         self._settled: list[int] = []
         self._attempts = Attempts(partition, store)
         self._lag = lag or Lag(lambda: 0)

@@ -195,7 +195,6 @@ async def test_the_limits_of_the_worker(parts: Backends) -> None:
     assert worker._batch_limit == 120
     assert worker._patience == Patience(147, 48)
     assert worker._ownership._known._most_bytes == 1_630
-    assert worker._lanes._most == 60
     assert (worker._ownership._limits.max_pairs, worker._ownership._limits.max_bytes) == (122, 123)
     assert worker._ownership._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
     assert worker._sweep is not None

@@ -139,7 +139,7 @@ def test_tracebacks_do_not_show_local_variables(output: Terminal, form: Form) ->
     except ValueError:
         structlog.get_logger().exception("failed", held_length=len(held))
         logging.getLogger("aio_pika").exception("failed too")
-    assert output.getvalue().count("ValueError: invalid literal") == 2
+    assert output.getvalue().count("ValueError") == 2
     assert SECRET not in output.getvalue()
 
 

@@ -47,7 +47,9 @@ async def test_who_missed_something_is_named_to_the_node_when_the_broker_is_back
         while named != {ALICE, BOB, CAROL}:
             message = NODE_MESSAGE.decode(await inbox.receive())
             assert message.events == ()
-            named |= {place.user for place in message.places}
+            named |= set(message.stale_users)
+            # A notifier that does not read that field looks at the streams of places without an event.
+            assert [place.user for place in message.places] == list(message.stale_users)
         await paying
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 
-from calltag.core.bus.ports import BusRefused, Delivery, NodeId, Parking, Partition
+from calltag.core.bus.ports import BusRefused, Delivery, NodeId, Parking, Partition, Published
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +112,10 @@ class MemoryBus:
 
     async def depth(self, partition: Partition) -> int:
         return len(self._queues[partition].waiting)
+
+    def published(self, partition: Partition) -> Published:
+        count = self._queues[partition].last_tag
+        return Published(count, count)
 
     async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
         if len(self.parked) >= self._parking_limit:

@@ -64,6 +64,18 @@ class Parking:
     after: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Published:
+    """How many operations were published to a partition so far, in how many messages."""
+
+    messages: int = 0
+    operations: int = 0
+
+    def since(self, before: "Published") -> "Published":
+        """What was published after that."""
+        return Published(self.messages - before.messages, self.operations - before.operations)
+
+
 class PartitionConsumer(Protocol):
     """The one reader of a partition, for as long as its context is open."""
 
@@ -109,7 +121,14 @@ class Bus(Protocol):
         ...
 
     async def depth(self, partition: Partition) -> int:
-        """How many operations wait to be delivered to the partition's consumer. Raises BusUnavailable."""
+        """How many messages, of one operation or several, wait to be delivered to the partition's consumer.
+
+        Raises BusUnavailable.
+        """
+        ...
+
+    def published(self, partition: Partition) -> Published:
+        """What this process has published to the partition."""
         ...
 
     async def park(self, body: bytes, message_id: str, parking: Parking) -> None:

@@ -16,6 +16,8 @@ from typing import Final
 
 import structlog
 
+from calltag.core.telemetry.tracebacks import summary_of
+
 log = structlog.get_logger()
 Main = Callable[["Lifecycle"], Awaitable[None]]
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -77,8 +79,7 @@ class Lifecycle:
             await work
         except Exception as error:
             log.exception("side_task_failed", task=name)
-            told = first_leaf(error)
-            self._fail(f"{name} failed: {type(told).__name__}: {told}", error)
+            self._fail(f"{name} failed: {summary_of(first_leaf(error))}", error)
         else:
             if self.is_running():
                 log.error("side_task_ended", task=name)

@@ -49,8 +49,9 @@ def script_source(name: str) -> str:
 
 
 def not_usable(error: Exception, reason: str = "") -> StoreUnavailable:
-    """What callers are told of an error of the library."""
-    return StoreUnavailable(f"Redis is not usable: {reason or f'{type(error).__name__}: {error}'}")
+    """What callers are told of an error of the library; a server that refuses a command repeats its arguments."""
+    text = str(error).partition(", with args beginning with")[0]
+    return StoreUnavailable(f"Redis is not usable: {reason or f'{type(error).__name__}: {text}'}")
 
 
 def is_refusal(error: BaseException | None) -> bool:

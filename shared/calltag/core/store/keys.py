@@ -118,6 +118,10 @@ class Keys:
         """Hash: how old the operations of each partition are when its worker takes them up, in milliseconds."""
         return f"{self.prefix}:lags"
 
+    def published(self) -> str:
+        """Hash: what all gateways published to each partition, counted in messages (`7:m`) and operations (`7:o`)."""
+        return f"{self.prefix}:published"
+
     def workers(self) -> str:
         """Sorted set: workers by the end of their lease, in milliseconds of the server's clock."""
         return f"{self.prefix}:{{workers}}"

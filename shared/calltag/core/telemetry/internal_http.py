@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from calltag.core import VERSION
 from calltag.core.telemetry.metrics import CONTENT_TYPE, Metrics
+from calltag.core.telemetry.tracebacks import summary_of
 
 Check = Callable[[], bool | Awaitable[bool]]
 _CHECK_DEADLINE_S: Final = 2.0
@@ -48,7 +49,7 @@ async def _outcome(name: str, check: Check) -> bool:
             held = check()
             return bool(await held if inspect.isawaitable(held) else held)
     except Exception as error:  # noqa: BLE001 - a broken check must show as not ready, not break the page
-        log.warning("health_check_failed", check=name, reason=f"{type(error).__name__}: {error}")
+        log.warning("health_check_failed", check=name, reason=summary_of(error))
         return False
 
 

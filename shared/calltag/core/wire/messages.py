@@ -18,7 +18,9 @@ from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.operations import AgentOperation, CallOperation
 from calltag.core.domain.status import StatusCode
 
-_FORM: Final = ConfigDict(frozen=True, extra="ignore")
+_FORM: Final = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+_KEYS_BELOW: Final = "user_data"
+"""Of what is below it, places are keys that users chose."""
 _LARGEST: Final = 2**53
 # Told by its kind, an event is tried once; else it would be tried as each of them, which takes several times as long.
 _Event: TypeAlias = Annotated[CallChanged | DevicesChanged | OperationRefused, Field(discriminator="kind")]
@@ -84,6 +86,9 @@ class NodeMessage(BaseModel):
     places: tuple[StreamPlace, ...] = ()
     replies: tuple[OperationReply, ...] = ()
     notices: tuple[SessionNotice, ...] = ()
+    stale_users: tuple[UserId, ...] = Field(
+        default=(), description="Users of whose events the node may have missed some: it has to read their streams."
+    )
 
 
 class EnvelopeAction(BaseModel):
@@ -122,7 +127,8 @@ class Form(Generic[M]):
         self._adapter = adapter
 
     def encode(self, message: M) -> bytes:
-        return self._adapter.dump_json(message)
+        # A warning would show the value that it is about.
+        return self._adapter.dump_json(message, warnings="none")
 
     def decode(self, body: bytes) -> M:
         """Raises WireError."""
@@ -130,10 +136,15 @@ class Form(Generic[M]):
             return self._adapter.validate_json(body)
         except ValidationError as error:
             places = "; ".join(
-                f"{'.'.join(map(str, each['loc'])) or 'message'}: {each['type']}"
+                f"{_place(each['loc'])}: {each['type']}"
                 for each in error.errors(include_input=False, include_url=False)[:5]
             )
             raise WireError(places) from None
+
+
+def _place(steps: Sequence[int | str]) -> str:
+    shown = steps[: steps.index(_KEYS_BELOW) + 1] if _KEYS_BELOW in steps else steps
+    return ".".join(map(str, shown)) or "message"
 
 
 ENVELOPE: Final = Form(TypeAdapter(Envelope))
@@ -155,6 +166,11 @@ def node_message(events: Sequence[bytes], places: Sequence[StreamPlace], replies
     )  # fmt: skip
 
 
-def place_to_look_at(user: UserId) -> StreamPlace:
-    """A place of no event that comes along: the node has to look at the user's stream."""
-    return StreamPlace(user=user, event=0, position=1, previous=0)
+def stale_message(users: Sequence[UserId]) -> bytes:
+    """A NodeMessage that names users whose streams the node has to read.
+
+    Notifiers that do not read `stale_users` yet do so for each place without an event. Such a place would be one of
+    another event in a message that holds some, so it is made here alone, where there are none.
+    """
+    places = tuple(StreamPlace(user=user, event=0, position=1, previous=0) for user in users)
+    return NODE.encode(NodeMessage(places=places, stale_users=tuple(users)))

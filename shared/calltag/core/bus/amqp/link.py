@@ -5,7 +5,7 @@ channel is gone. Here whatever stood on a broken connection fails, and its owner
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -18,9 +18,13 @@ from calltag.core.bus.amqp.metrics import BusMetrics, Repair, RepairLog
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.ports import BusUnavailable
 from calltag.core.runtime.backoff import backoff_s
+from calltag.core.runtime.without_end import without_end
 
 log = structlog.get_logger()
 _CLOSE_DEADLINE_S: Final = 1.0
+_LOOK_EVERY_S: Final = 0.1
+_ANSWERS_WITHIN_S: Final = 0.05
+"""The library says within a few turns of the loop that a connection is not blocked."""
 
 
 class Link:
@@ -34,7 +38,7 @@ class Link:
         self._closed = asyncio.Event()
         self._cause = Repair.CLOSED
         self.blocked = False
-        """Whether the broker reads no messages from this connection, as far as is known."""
+        """Whether the broker reads no messages from this connection, as of the latest look: ten times a second."""
 
     @property
     def up(self) -> bool:
@@ -53,7 +57,7 @@ class Link:
                     await asyncio.sleep(next(delays))
                     continue
                 delays = backoff_s(0.1, 5.0)
-                await self._closed.wait()
+                await self._stand()
                 log.warning("broker_lost", purpose=self._purpose, cause=self._cause)
                 self._metrics.repaired(self._purpose, self._cause)
                 await self._drop()
@@ -67,6 +71,20 @@ class Link:
         connection.close_callbacks.add(lambda *_: closed.set())
         self._connection = connection
         log.info("broker_connected", purpose=self._purpose)
+
+    async def _stand(self) -> None:
+        """Wait for the end of the connection, and look meanwhile whether it is blocked."""
+        looking = asyncio.create_task(without_end(self._keep_looking, "amqp-blocked"), name="amqp-blocked")
+        try:
+            await self._closed.wait()
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -86,8 +104,15 @@ class Link:
         connection = self._connection
         if connection is None or connection.transport is None:
             return False
-        # This waits for as long as the broker says that it is blocked, and otherwise for nothing.
-        blocked = not _is_done(connection.transport.ready())
+        # The library has no callback for that: it keeps whoever asks waiting for as long as it lasts.
+        asking = asyncio.ensure_future(connection.transport.ready())
+        try:
+            await asyncio.wait({asking}, timeout=_ANSWERS_WITHIN_S)
+            blocked = not asking.done()
+        finally:
+            asking.cancel()
+        if connection is not self._connection:
+            return False
         if blocked != self.blocked:
             log.warning("broker_blocked" if blocked else "broker_unblocked", purpose=self._purpose)
         self.blocked = blocked
@@ -140,14 +165,3 @@ class Link:
             # A broker that is short of something reads nothing, this neither.
             if connection is self._connection and not await self.look():
                 self.broken()
-
-
-def _is_done(waiting: Awaitable[object]) -> bool:
-    """Whether there is nothing to wait for; otherwise it is given up. A timer would cost more than all the rest."""
-    steps = waiting.__await__()
-    try:
-        next(steps)
-    except StopIteration:
-        return True
-    steps.close()
-    return False
