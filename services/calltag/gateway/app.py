@@ -139,7 +139,10 @@ def gateway_api(
             CallBounds(settings.max_live_calls, settings.max_calls_bytes),
         ),
         operations=OperationRequests(
-            BodyReader(JsonLimits(settings.max_body_bytes, settings.max_depth), backends.settings.body_deadline_s),
+            BodyReader(
+                JsonLimits(settings.max_body_bytes, settings.max_depth, settings.max_values),
+                backends.settings.body_deadline_s,
+            ),
             RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
             settings.max_wait_s,
             backends.settings.operation_memory_s * 1000,

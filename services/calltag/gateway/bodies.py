@@ -7,7 +7,7 @@ from typing import Final
 from starlette.requests import Request
 
 from calltag.core.domain.json_value import JsonValue
-from calltag.core.strict_json import JsonLimits, JsonRefused, parse
+from calltag.core.strict_json import JsonLimits, JsonRefused, TooManyValues, parse
 from calltag.gateway.errors import OutOfRange
 from calltag.gateway.parameters import Body
 
@@ -43,6 +43,8 @@ class BodyReader:
         raw = await self._in_time(request)
         try:
             return ReadBody(parse(raw, self.limits), raw)
+        except TooManyValues as refused:
+            raise OutOfRange(f"{refused}; send it in several requests (CALLTAG_GATEWAY__MAX_VALUES)") from None
         except JsonRefused as refused:
             raise OutOfRange(str(refused)) from None
 

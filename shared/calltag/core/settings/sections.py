@@ -214,6 +214,11 @@ class Gateway(Section):
     port: Port = Field(8080, description="Port to listen on.")
     max_body_bytes: Positive = Field(262_144, description="Size of a request's body.")
     max_depth: int = Field(16, ge=2, le=200, description="Nesting of a request's JSON.")
+    max_values: int = Field(
+        20_000,
+        ge=100,
+        description="Values in a request's JSON on all levels, empty lists and objects counted twice; else HTTP 400.",
+    )
     max_pairs: Positive = Field(1_000, description="Pairs of user data that one request may carry.")
     max_user_data_bytes: Positive = Field(65_536, description="Bytes of user data that one request may carry.")
     max_key_bytes: int = Field(255, ge=1, le=65_536, description="Length of a key of user data, in UTF-8.")
