@@ -1,12 +1,13 @@
 """The ways to run calltag. Every test here runs on one process and on three; a module may name others in SYSTEMS."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from parts.chromium import Chromium, Page
 from parts.pages import Pages
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
@@ -33,6 +34,20 @@ def pages() -> Iterator[Pages]:
     """The site whose pages may speak to the systems."""
     with Pages(_CLIENTS) as serving:
         yield serving
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    browser = Chromium(tmp_path_factory.mktemp("chromium"))
+    browser.start()
+    yield browser
+    browser.process.kill()
+
+
+@pytest.fixture
+async def page(chromium: Chromium) -> AsyncIterator[Page]:
+    async with chromium.page() as page:
+        yield page
 
 
 @pytest.fixture(scope="session")
