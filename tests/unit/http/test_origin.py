@@ -48,7 +48,7 @@ def test_different_origins(one: str, other: str) -> None:
 
 @pytest.mark.parametrize("text", NONE)
 def test_what_is_no_origin_is_never_allowed(text: str) -> None:
-    with pytest.raises(ValueError):  # noqa: PT011 - the reasons are those of several parsers
+    with pytest.raises(ValueError, match=r"^must be scheme, host and port, as in"):
         Origin.parse(text)
     assert not AllowedOrigins(["https://desk.example.com"]).allow(text)
 

@@ -11,6 +11,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 ANY: Final = "*"
+_FORM: Final = "must be scheme, host and port, as in https://desk.example.com"
 _PORTS: Final = {"http": 80, "https": 443}
 
 
@@ -25,11 +26,14 @@ class Origin:
     @classmethod
     def parse(cls, text: str) -> "Origin":
         """Read `scheme://host` or `scheme://host:port` with the scheme http or https. Raises ValueError."""
-        parts = urlsplit(text)
-        if parts.scheme not in _PORTS or parts.path or parts.query or parts.fragment or parts.username is not None:
-            raise ValueError("must be scheme, host and port, as in https://desk.example.com")
-        port = _PORTS[parts.scheme] if parts.port is None else parts.port
-        return cls(parts.scheme, _host(parts.hostname or "", is_ipv6=parts.netloc.startswith("[")), port)
+        try:
+            parts = urlsplit(text)
+            host, port = _host(parts.hostname or "", is_ipv6=parts.netloc.startswith("[")), parts.port
+        except ValueError:
+            raise ValueError(_FORM) from None
+        if parts.scheme not in _PORTS or parts.username is not None or parts.path or parts.query or parts.fragment:
+            raise ValueError(_FORM)
+        return cls(parts.scheme, host, _PORTS[parts.scheme] if port is None else port)
 
     def is_served_at(self, host: str) -> bool:
         """Whether the value of a Host header means this origin's host and port.
@@ -47,7 +51,7 @@ def _host(name: str, *, is_ipv6: bool) -> str:
         return str(ipaddress.IPv6Address(name))
     host = name.lower().removesuffix(".")
     if not host:
-        raise ValueError("has no host")
+        raise ValueError(_FORM)
     return host if host.isascii() else host.encode("idna").decode()
 
 

@@ -28,6 +28,7 @@ from calltag.core.settings.sections import (
     Notifier,
     Positive,
     Proxies,
+    PublicUrl,
     Redis,
     Seconds,
     Session,
@@ -63,9 +64,8 @@ class Settings(BaseSettings):
     partitions: int = Field(
         32, ge=1, le=1_024, description="Number of partitions, fixed when the installation is made."
     )
-    public_url: str = Field(
+    public_url: PublicUrl = Field(
         "http://127.0.0.1:8080",
-        pattern=r"^https?://[^/\s]+$",
         description="Scheme, host and port that clients use; `uri` and `deviceUri` begin with it.",
     )
     max_connections: int = Field(

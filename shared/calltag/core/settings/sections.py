@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import NoDecode
 
 from calltag.core.bus.addresses import addresses
+from calltag.core.http.origin import ANY, Origin
 
 
 def _split(text: object) -> object:
@@ -68,8 +69,17 @@ Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Transports = Annotated[tuple[Literal["long-polling", "websocket"], ...], NoDecode, BeforeValidator(_split)]
-Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
-Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
+
+
+def _origin(text: str) -> str:
+    if text != ANY:
+        Origin.parse(text)
+    return text
+
+
+PublicUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+$"), AfterValidator(_origin)]
+AllowedOrigin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$"), AfterValidator(_origin)]
+Origins = Annotated[tuple[AllowedOrigin, ...], NoDecode, BeforeValidator(_split)]
 
 
 def _network(text: str) -> str:
