@@ -83,8 +83,8 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Proxies = Field(
         (),
-        description="Addresses and networks of proxies whose X-Forwarded-For tells the client's address, with commas "
-        "between; `*` is all.",
+        description="Addresses and networks, with commas between, of proxies that append to X-Forwarded-For or "
+        "overwrite it; `*` believes every peer for the last entry.",
     )
     drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
     amqp: Amqp = Amqp()
