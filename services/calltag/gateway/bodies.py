@@ -37,7 +37,7 @@ class BodyReader:
 
     async def read(self, request: Request) -> ReadBody:
         """Raises OutOfRange: HTTP status 408 for a body too slow, 413 for one too large, 415 for another type."""
-        content_type = request.headers.get("content-type", _JSON_TYPES[0]).partition(";")[0].strip().lower()
+        content_type = (request.headers.get("content-type") or _JSON_TYPES[0]).partition(";")[0].strip().lower()
         if content_type not in _JSON_TYPES:
             raise OutOfRange("the body must be JSON: send Content-Type: application/json", http_status=415)
         raw = await self._in_time(request)
