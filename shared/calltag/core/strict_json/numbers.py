@@ -12,6 +12,7 @@ _MAX_FRACTION_LENGTH: Final = 64
 _ALWAYS_EXACT_LENGTH: Final = sys.float_info.dig + 1
 """A normal float keeps 15 significant digits, whichever they are; a point or an exponent stands beside them."""
 _LEAST_NORMAL: Final = sys.float_info.min
+_MOST_NORMAL: Final = sys.float_info.max
 
 
 class NumberNotKept(Exception):
@@ -30,15 +31,16 @@ def exact_float(text: str) -> float:
 
     Raises NumberNotKept.
     """
+    number = float(text)
+    if len(text) <= _ALWAYS_EXACT_LENGTH and _LEAST_NORMAL <= abs(number) <= _MOST_NORMAL:
+        return number
     if len(text) > _MAX_FRACTION_LENGTH:
         raise NumberNotKept(f"is a number written with more than {_MAX_FRACTION_LENGTH} characters")
-    number = float(text)
-    size = abs(number)
     if math.isinf(number):
         raise NumberNotKept("is a number too large for a 64-bit float")
-    if 0 < size < _LEAST_NORMAL:
+    if 0 < abs(number) < _LEAST_NORMAL:
         raise NumberNotKept("is a number too small for a 64-bit float")
-    if (len(text) > _ALWAYS_EXACT_LENGTH or size == 0) and not _same_value(text, number):
+    if not _same_value(text, number):
         raise NumberNotKept("is a number with more digits than a 64-bit float can keep")
     return number
 
