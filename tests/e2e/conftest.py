@@ -1,7 +1,7 @@
 """The ways to run calltag. Every test here runs on one process and on three; a module may name others in SYSTEMS."""
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
@@ -9,6 +9,7 @@ from uuid import uuid4
 import pytest
 
 from parts.certificates import Authority
+from parts.chromium import Chromium, Page
 from parts.endpoints import MESSAGES, Endpoint, gateway_endpoint, notifier_endpoint
 from parts.nginx import Nginx
 from parts.pages import Pages
@@ -38,6 +39,20 @@ def pages() -> Iterator[Pages]:
     """The site whose pages may speak to the systems."""
     with Pages(_CLIENTS) as serving:
         yield serving
+
+
+@pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    browser = Chromium(tmp_path_factory.mktemp("chromium"))
+    browser.start()
+    yield browser
+    browser.process.kill()
+
+
+@pytest.fixture
+async def page(chromium: Chromium) -> AsyncIterator[Page]:
+    async with chromium.page() as page:
+        yield page
 
 
 @pytest.fixture(scope="session")

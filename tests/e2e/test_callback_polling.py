@@ -95,6 +95,8 @@ async def test_a_name_that_is_none_is_refused_and_not_repeated(scripted: System)
             assert name not in answer.text
             assert answer.headers["content-type"].startswith("text/plain")
             assert answer.headers["x-content-type-options"] == "nosniff"
+        refused = await http.put(f"{scripted.cometd_url}/genesys/cometd")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, OPTIONS, POST")
 
 
 async def test_with_csrf_protection_no_cookie_counts(protected: System) -> None:
@@ -108,7 +110,7 @@ async def test_with_csrf_protection_no_cookie_counts(protected: System) -> None:
 async def test_without_the_setting_there_is_no_callback_polling(system: System) -> None:
     async with agent(system, "carol") as carol:
         answer = await get(carol.http, system, [HELLO], **OWN_PAGE)
-        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")
         assert "CALLTAG_NOTIFIER__CALLBACK_POLLING" in answer.text
         [hello] = await carol.bayeux(HELLO)
         assert (hello["successful"], hello["supportedConnectionTypes"]) == (False, ["websocket", "long-polling"])

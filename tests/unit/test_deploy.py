@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import typer
 import yaml
 
 from calltag.cli.main import app
+from calltag.core.http.forwarded import TrustedProxies
 from calltag.core.settings import Settings, settings_table
 from calltag.notifier.routes import PATHS
 
@@ -109,3 +111,20 @@ def test_the_front_sends_cometd_to_the_notifiers(path: str) -> None:
     assert target == "notifiers"
     assert re.match(location, f"{path}/connect")
     assert not re.match(location, "/api/v2/me")
+
+
+@pytest.mark.parametrize("name", ["gateway", "notifier"])
+def test_the_addresses_that_the_front_tells_are_believed_and_no_others(name: str) -> None:
+    [subnet] = (each["subnet"] for each in COMPOSE["networks"]["front"]["ipam"]["config"])
+    assert SERVICES[name]["environment"]["CALLTAG_TRUSTED_PROXIES"] == subnet
+    on_it = {each for each, service in SERVICES.items() if "front" in service.get("networks", ())}
+    assert on_it == {"front", "gateway", "notifier"}
+    assert SERVICES["front"]["networks"] == ["front"]
+    proxies = TrustedProxies([subnet])
+    assert proxies.trusts(str(next(ip_network(subnet).hosts())))
+    assert not proxies.trusts("127.0.0.1")
+
+
+def test_the_front_overwrites_what_clients_say_of_their_address() -> None:
+    assert "proxy_set_header X-Forwarded-For $remote_addr;" in FRONT
+    assert "proxy_set_header X-Forwarded-Proto $scheme;" in FRONT

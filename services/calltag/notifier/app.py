@@ -17,6 +17,7 @@ from calltag.core.bayeux.extensions.timestamp import Timestamp
 from calltag.core.bayeux.extensions.timesync import Timesync
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.ports import NodeId
+from calltag.core.http.origin import AllowedOrigins
 from calltag.core.identity.authentication import Authenticator
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings import Settings
@@ -113,7 +114,7 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     routes = cometd_routes(
         hub,
         access,
-        Origins(settings.allowed_origins),
+        Origins(AllowedOrigins(settings.allowed_origins), AllowedOrigins([backends.settings.public_url])),
         Browsers(settings.max_sessions_per_browser, settings.multi_session_interval_ms, backends.cookies()),
         body_deadline_s=backends.settings.body_deadline_s,
         socket_deadline_s=settings.socket_deadline_s,

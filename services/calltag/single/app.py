@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 import structlog
-from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from calltag.core.backends import NO_USERS, Backends, backends, server_tls
+from calltag.core.http.routing import routed
 from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.descriptors import raise_descriptor_limit
@@ -103,7 +103,7 @@ async def _check_installation(parts: Backends, stop: asyncio.Event) -> bool:
 @asynccontextmanager
 async def _internal(parts: Backends, listener: socket.socket, settings: Settings) -> AsyncIterator[None]:
     app = internal_app(parts.health, parts.metrics)
-    async with serving(app, listener, drain_timeout_s=1.0) as port:
+    async with serving(RequestIds(app), listener, drain_timeout_s=1.0) as port:
         log.info("internal_port", host=settings.internal.host, port=port)
         yield
 
@@ -199,8 +199,8 @@ def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[
         if notifier is None:
             # With nothing before it, to refuse a request costs least.
             return api, None
-        app = Starlette(routes=routes)
+        app = routed(routes)
         # Not a mount: the pattern of one matches no address with a line feed.
         app.router.default = api
         return app, notifier
-    return Starlette(routes=routes), notifier
+    return routed(routes), notifier

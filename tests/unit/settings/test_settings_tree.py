@@ -116,6 +116,8 @@ def test_origins_are_a_json_list_or_have_commas_between(
         ("CALLTAG_REDIS__URL", "hunter2", r"^CALLTAG_REDIS__URL: must begin with redis:// or rediss:// or unix://$"),
         ("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "*,hunter2", r"^CALLTAG_GATEWAY__ALLOWED_ORIGINS: String should match"),
         ("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "[hunter2", r"^CALLTAG_GATEWAY__ALLOWED_ORIGINS: begins like a JSON list"),
+        ("CALLTAG_PUBLIC_URL", "https://desk:hunter2", r"^CALLTAG_PUBLIC_URL: must be scheme, host and port"),
+        ("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "https://a:hunter2", r"^CALLTAG_GATEWAY__ALLOWED_ORIGINS: must be scheme"),
         ("CALLTAG_GATEWAY__PROT", "1", r"^CALLTAG_GATEWAY__PROT: there is no such setting$"),
         ("CALLTAG_GATWAY__PORT", "1", r"^CALLTAG_GATWAY__PORT: there is no section GATWAY; is CALLTAG_GATEWAY meant"),
         ("CALLTAG_XYZ__PORT", "1", r"^CALLTAG_XYZ__PORT: there is no section XYZ$"),

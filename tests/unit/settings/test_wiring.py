@@ -62,7 +62,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         },
         embedded={"folder": tmp_path / "data"},
         gateway={
-            "max_body_bytes": 111, "max_depth": 112, "max_pairs": 113, "max_user_data_bytes": 114,
+            "max_body_bytes": 111, "max_depth": 112, "max_values": 163, "max_pairs": 113, "max_user_data_bytes": 114,
             "max_key_bytes": 115, "max_wait_s": 116, "max_in_flight": 118, "idempotency_lifetime_s": 119,
             "max_waiting": 150, "max_requests": 151, "max_queued_requests": 152, "queue_deadline_s": 15.3,
             "max_backlog": 154, "max_backlog_age_s": 155, "user_operations_per_s": 15.6, "user_burst": 157,
@@ -172,7 +172,7 @@ async def test_http_sessions(parts: Backends) -> None:
 
 
 async def test_the_limits_of_the_gateway(api: Api) -> None:
-    assert api.operations.bodies.limits == JsonLimits(111, 112)
+    assert api.operations.bodies.limits == JsonLimits(111, 112, 163)
     assert api.limits == UserDataLimits(113, 114, 115)
     assert api.operations.max_wait_s == 116
     assert api.service.submission.max_in_flight == 118

@@ -31,7 +31,6 @@ _JAVASCRIPT: Final = "text/javascript;charset=UTF-8"
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "Content-Disposition": "attachment; filename=f.txt",
-    "X-Content-Type-Options": "nosniff",
 }
 _ESCAPED: Final = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _TO_ESCAPE: Final = re.compile("|".join(_ESCAPED).encode())

@@ -24,7 +24,6 @@ from calltag.notifier.cometd.delivery import Delivery
 from calltag.notifier.cometd.hub import Hub
 
 _JSON: Final = "application/json;charset=UTF-8"
-_NOSNIFF: Final = {"X-Content-Type-Options": "nosniff"}
 
 
 async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyReader, browsers: Browsers) -> Response:
@@ -56,7 +55,7 @@ async def callback_poll(request: Request, hub: Hub, access: Access, pages: Pages
 
 def _refused(hub: Hub, error: CodecError) -> Response:
     hub.unreadable(error)
-    return Response(str(error), 413 if error.too_large else 400, _NOSNIFF, media_type="text/plain")
+    return Response(str(error), 413 if error.too_large else 400, media_type="text/plain")
 
 
 def _json(content: bytes) -> Response:

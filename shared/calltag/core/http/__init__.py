@@ -1,1 +1,1 @@
-"""The HTTP server: connections of HTTP/1.1 and WebSocket, with a bound on everything that a client can make it hold."""
+"""HTTP: the server with its bounds, addresses behind proxies, origins of pages, headers of answers."""

@@ -29,6 +29,7 @@ from calltag.core.settings.sections import (
     Notifier,
     Positive,
     Proxies,
+    PublicUrl,
     Redis,
     Seconds,
     Session,
@@ -64,9 +65,8 @@ class Settings(BaseSettings):
     partitions: int = Field(
         32, ge=1, le=1_024, description="Number of partitions, fixed when the installation is made."
     )
-    public_url: str = Field(
+    public_url: PublicUrl = Field(
         "http://127.0.0.1:8080",
-        pattern=r"^https?://[^/\s]+$",
         description="Scheme, host and port that clients use; `uri` and `deviceUri` begin with it.",
     )
     max_connections: int = Field(
@@ -84,8 +84,8 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Proxies = Field(
         (),
-        description="Addresses and networks of proxies whose X-Forwarded-For tells the client's address, with commas "
-        "between; `*` is all.",
+        description="Addresses and networks, with commas between, of proxies that append to X-Forwarded-For or "
+        "overwrite it; `*` believes every peer for the last entry.",
     )
     drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
     amqp: Amqp = Amqp()

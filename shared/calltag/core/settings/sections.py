@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import NoDecode
 
 from calltag.core.bus.addresses import addresses
+from calltag.core.http.origin import ANY, Origin
 
 
 def _split(text: object) -> object:
@@ -68,8 +69,17 @@ Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Transports = Annotated[tuple[Literal["long-polling", "websocket"], ...], NoDecode, BeforeValidator(_split)]
-Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
-Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
+
+
+def _origin(text: str) -> str:
+    if text != ANY:
+        Origin.parse(text)
+    return text
+
+
+PublicUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+$"), AfterValidator(_origin)]
+AllowedOrigin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$"), AfterValidator(_origin)]
+Origins = Annotated[tuple[AllowedOrigin, ...], NoDecode, BeforeValidator(_split)]
 
 
 def _network(text: str) -> str:
@@ -214,6 +224,11 @@ class Gateway(Section):
     port: Port = Field(8080, description="Port to listen on.")
     max_body_bytes: Positive = Field(262_144, description="Size of a request's body.")
     max_depth: int = Field(16, ge=2, le=200, description="Nesting of a request's JSON.")
+    max_values: int = Field(
+        20_000,
+        ge=100,
+        description="Values in a request's JSON on all levels, empty lists and objects counted twice; else HTTP 400.",
+    )
     max_pairs: Positive = Field(1_000, description="Pairs of user data that one request may carry.")
     max_user_data_bytes: Positive = Field(65_536, description="Bytes of user data that one request may carry.")
     max_key_bytes: int = Field(255, ge=1, le=65_536, description="Length of a key of user data, in UTF-8.")

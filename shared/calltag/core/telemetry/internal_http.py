@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from calltag.core import VERSION
+from calltag.core.http.routing import routed
 from calltag.core.telemetry.metrics import CONTENT_TYPE, Metrics
 from calltag.core.telemetry.tracebacks import summary_of
 
@@ -79,8 +80,8 @@ def internal_app(health: Health, metrics: Metrics) -> Starlette:
     async def version(_: Request) -> Response:
         return _json({"service": health.service, "version": VERSION})
 
-    return Starlette(
-        routes=[
+    return routed(
+        [
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/metrics", show_metrics),
