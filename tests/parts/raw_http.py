@@ -108,13 +108,13 @@ class Connection:
                     await self._moves()
         return self._finals()
 
-    async def interim(self, status: int, within_s: float) -> bool:
-        """Whether an interim answer of that status comes before any final one."""
+    async def statuses(self, count: int, within_s: float) -> list[int]:
+        """Wait for that many answers, interim ones too, or the close; return the statuses so far."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(within_s):
-                while not self.closed and not self.answers:
+                while not self.closed and len(self.answers) < count:
                     await self._moves()
-        return bool(self.answers) and self.answers[0].status == status
+        return [each.status for each in self.answers]
 
     async def closes(self, within_s: float) -> bool:
         """Whether the server closes within that time."""
