@@ -76,6 +76,8 @@ def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
         max_subscriptions=settings.max_subscriptions,
         max_queued_events=settings.max_queued_events,
         max_queued_bytes=settings.max_queued_bytes,
+        max_answer_bytes=settings.max_answer_bytes,
+        max_frame_bytes=settings.max_frame_bytes,
         max_messages=settings.max_messages,
         max_body_bytes=settings.max_body_bytes,
         max_depth=settings.max_depth,

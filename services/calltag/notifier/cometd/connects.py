@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.codec import Message
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
@@ -92,7 +93,14 @@ class Connects:
         )
 
     async def connect(
-        self, message: Message, client_id: str, claim: Claim, *, streaming: bool, alone: bool
+        self,
+        message: Message,
+        client_id: str,
+        claim: Claim,
+        budget: AnswerBudget,
+        *,
+        streaming: bool,
+        alone: bool,
     ) -> Answer | HeldConnect:
         """Hold the connect, unless it is the first one, not alone, in a hurry, or there is something to tell.
 
@@ -115,7 +123,7 @@ class Connects:
                 return self.answers.too_late(message, client_id, over, arrived_ms)
             await self.feeding.catch_up(session)
         held = Held(attached.record.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
-        connect = HeldConnect(session, held, message, arrived_ms)
+        connect = HeldConnect(session, held, message, arrived_ms, budget)
         ending = end_of(session)
         if ending is not None:
             return self.answers.ended(connect, ending)

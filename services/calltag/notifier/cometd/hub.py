@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from calltag.core.bayeux import channels, errors
+from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.codec import CodecError, Message, Reply
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine, Fault, handshake_in
@@ -38,8 +39,10 @@ class Turn:
     """What follows from one request: `events`, then `replies` in order; `held` is a connect whose reply has to wait.
 
     `replaced` are connects in the request of which newer ones took the place, and which the transport is to answer.
+    `budget` is what the answer may carry.
     """
 
+    budget: AnswerBudget
     events: list[bytes] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     held: HeldConnect | None = None
@@ -76,14 +79,22 @@ class Hub:
     def draining(self) -> bool:
         return self.connects.answers.draining
 
-    async def exchange(self, messages: Sequence[object], claim: Claim, *, streaming: bool = False) -> Turn:
+    async def exchange(
+        self,
+        messages: Sequence[object],
+        claim: Claim,
+        budget: AnswerBudget | None = None,
+        *,
+        streaming: bool = False,
+    ) -> Turn:
         """Work through one request. A handshake goes alone: whatever came with it is ignored.
 
+        `budget` is what the answer may carry beside the replies.
         Raises StoreUnavailable, and Crowded where a session cannot come here.
         """
         self.connects.metrics.received(len(messages))
         handshake = handshake_in(messages)
-        turn, alone = Turn(), len(messages) == 1
+        turn, alone = Turn(budget or self.connects.answers.budget()), len(messages) == 1
         for message in messages if handshake is None else [handshake]:
             arrived_ms = wall_ms()
             try:
@@ -159,7 +170,9 @@ class Hub:
         self, message: Message, client_id: str, claim: Claim, turn: Turn, *, streaming: bool, alone: bool
     ) -> None:
         try:
-            outcome = await self.connects.connect(message, client_id, claim, streaming=streaming, alone=alone)
+            outcome = await self.connects.connect(
+                message, client_id, claim, turn.budget, streaming=streaming, alone=alone
+            )
         except HasLeft:
             if not streaming:
                 # What comes on one WebSocket is answered in order.

@@ -11,7 +11,8 @@ from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from calltag.core.bayeux.codec import CodecError, Reply, decode, encode
+from calltag.core.bayeux.answer_budget import AnswerBudget
+from calltag.core.bayeux.codec import CodecError, Reply, decode, encode_parts
 from calltag.core.bayeux.session import Outlet, Session
 from calltag.core.identity.errors import TooManyLogins
 from calltag.core.runtime.frames import frame_writer_of
@@ -119,9 +120,10 @@ class Socket:
 
     async def _handle(self, text: bytes) -> None:
         messages = decode(text, self.hub.limits)
+        budget = AnswerBudget(self.hub.limits.max_answer_bytes).reserve(len(text), len(messages))
         claim = claim_of(messages, self.websocket, self.access)
         try:
-            turn = await self.hub.exchange(messages, claim, streaming=True)
+            turn = await self.hub.exchange(messages, claim, budget, streaming=True)
         finally:
             claim.drop()
         events, replies = self._of_earlier(turn)
@@ -227,7 +229,7 @@ class Socket:
             await connects.feeding.catch_up(session)
             if not connects.local.is_told_by(session, self.waker) or not (session.queue or session.aside):
                 return
-            await self._send(connects.answers.take(session), [])
+            await self._send(connects.answers.take(session, connects.answers.budget()), [])
 
     async def _answer(self, connect: HeldConnect) -> None:
         session = connect.session
@@ -276,12 +278,15 @@ class Socket:
         return asyncio.get_running_loop().time() < self.rests_until_s
 
     async def _send(self, events: list[bytes], replies: list[Reply]) -> None:
-        """One frame. Frames go out in the order of the calls, and so in the order in which events were taken."""
+        """One answer, in frames that clients take by default.
+
+        Frames go out in the order of the calls, and so in the order in which events were taken.
+        """
         self.going_out += 1
         try:
             async with self.sending:
-                if events or replies:
-                    await self.websocket.send_text(encode(events, replies).decode())
+                for frame in encode_parts(events, replies, self.hub.limits.max_frame_bytes):
+                    await self.websocket.send_text(frame.decode())
         finally:
             self.going_out -= 1
 

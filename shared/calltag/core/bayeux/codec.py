@@ -5,7 +5,7 @@ neighbour: it gets an error of its own from the engine.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import orjson
@@ -82,3 +82,20 @@ def encode_reply(reply: Reply) -> bytes:
 def encode(events: Sequence[bytes], replies: Sequence[Reply]) -> bytes:
     """An answer: events first, so that a client has seen them when it reads the reply."""
     return b"[" + b",".join([*events, *map(orjson.dumps, replies)]) + b"]"
+
+
+def encode_parts(events: Sequence[bytes], replies: Sequence[Reply], most_bytes: int) -> Iterator[bytes]:
+    """The same answer in parts of at most that many bytes, unless an event, or all replies, are larger.
+
+    The replies stay together, in the last part.
+    """
+    part: list[bytes] = []
+    size = 1
+    for unit in [*events, *([b",".join(map(orjson.dumps, replies))] if replies else [])]:
+        if part and size + len(unit) + 1 > most_bytes:
+            yield encode(part, ())
+            part, size = [], 1
+        part.append(unit)
+        size += len(unit) + 1
+    if part:
+        yield encode(part, ())

@@ -153,10 +153,10 @@ class Engine:
         return success(message) | {"clientId": client_id, "advice": self.advice()}
 
     def answered(self, session: Session, reply: Reply) -> Reply:
-        """The reply as it goes out, now that all that waited was taken out of the session's queue.
+        """The reply as it goes out, after events were taken out of the session's queue for it.
 
-        `ext.calltag` says `missed` where something is not kept any more, and `behind` where there is more than the
-        queue held: the client is to come for it at once.
+        `ext.calltag` says `missed` where something is not kept any more, and `behind` where there is more than one
+        answer holds: the client is to come for it at once.
         """
         ext: dict[str, object] = {}
         for extension in self.extensions:
@@ -165,7 +165,7 @@ class Engine:
         if session.missed:
             session.missed = False
             told["missed"] = True
-        if session.behind:
+        if session.has_more:
             told["behind"] = True
             reply = reply | {"advice": self.advice("retry", 0)}
         if told:

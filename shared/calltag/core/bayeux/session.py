@@ -6,8 +6,11 @@ What is to survive the node (subscriptions, what was sent and confirmed) is in t
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from itertools import groupby
+from operator import attrgetter
+from typing import Final, NamedTuple, Protocol
 
+from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.channels import matches
 from calltag.core.bayeux.codec import Reply
 from calltag.core.bayeux.endings import Ending
@@ -38,6 +41,9 @@ class Waiting(NamedTuple):
     position: Position
     body: bytes
     accepted_at_ms: int
+
+
+_POSITION: Final = attrgetter("position")
 
 
 @dataclass(slots=True)
@@ -190,11 +196,33 @@ class Session:
         """Whether the event was sent before."""
         return waiting.position <= self.sent_before
 
-    def take(self) -> list[bytes]:
-        """All that waits, oldest first; the queue is empty afterwards, and counts as sent."""
-        events = [*self.aside, *(each.body for each in self.queue)]
-        self.aside.clear()
-        self.queue.clear()
-        self.queued_bytes = 0
-        self.sent = self.position
+    @property
+    def has_more(self) -> bool:
+        """Whether more waits than was taken last, for the client to come for."""
+        return self.behind or (not self.pushes and bool(self.queue or self.aside))
+
+    def take(self, budget: AnswerBudget | None = None) -> list[bytes]:
+        """Take what waits, oldest first, as far as the budget admits it; it counts as sent.
+
+        Events of one entry of the stream are taken together: a position cannot tell that only some of them were sent.
+        """
+        events: list[bytes] = []
+        while self.aside and (budget is None or budget.admit(self.aside[:1])):
+            events.append(self.aside.pop(0))
+        if not self.aside:
+            events += self._take_queued(budget)
+        if not self.queue:
+            self.sent = self.position
         return events
+
+    def _take_queued(self, budget: AnswerBudget | None) -> list[bytes]:
+        taken: list[bytes] = []
+        for position, waiting in groupby(self.queue, _POSITION):
+            bodies = [each.body for each in waiting]
+            if budget is not None and not budget.admit(bodies):
+                break
+            taken += bodies
+            self.sent = position
+        del self.queue[: len(taken)]
+        self.queued_bytes -= sum(map(len, taken))
+        return taken

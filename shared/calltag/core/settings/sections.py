@@ -341,11 +341,20 @@ class Notifier(Section):
     max_subscriptions: Positive = Field(64, description="Subscriptions of one session.")
     max_queued_events: Positive = Field(
         1_000,
-        description="Events waiting for one session, and so in one answer; what is beyond is read from the store when "
-        "it is due.",
+        description="Events waiting in memory for one session; later ones are read from Redis when they are due.",
     )
     max_queued_bytes: Positive = Field(
-        4_194_304, description="Bytes waiting for one session, and so in one answer, unless a single event is larger."
+        4_194_304, description="Bytes of events waiting in memory for one session, unless a single event is larger."
+    )
+    max_answer_bytes: Positive = Field(
+        524_288,
+        description="Bytes of one answer to a client, unless a single change is larger; the rest goes with the next "
+        "connect. Clients take 1 MiB by default.",
+    )
+    max_frame_bytes: Positive = Field(
+        65_536,
+        description="Bytes of one WebSocket message, unless a single event is larger; the rest goes in further ones. "
+        "Some clients take 64 KiB by default.",
     )
     max_messages: Positive = Field(64, description="Bayeux messages in one request.")
     max_body_bytes: Positive = Field(65_536, description="Size of one request.")
