@@ -187,13 +187,15 @@ class Hub:
             turn.replies.append(reply)
 
     async def _handshake(self, message: Message, claim: Claim) -> Reply:
-        # First what costs nothing: to prove a caller takes a look into the store, or much computing.
+        # First what costs nothing: to prove a caller takes a look into the store, or much computing. Who shows nothing
+        # is refused without either, and takes nothing of the rates of others.
         # While this node drains, a session begins all the same: it is for the other nodes to hold.
         if not self.reachable:
             raise self.engine.busy(message, errors.UNAVAILABLE, come_back_ms())
         admission = self.connects.admission
         try:
-            admission.handshake()
+            if claim.shows_credentials:
+                admission.handshake(claim.address)
             caller = await claim.caller()
             beginning = self.engine.handshake(message, caller.user)
             client_id = new_client_id(UserId(caller.user or ""), bearer=caller.bearer)

@@ -12,6 +12,7 @@ from typing import Final
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
 from calltag.core.bayeux.answer_budget import AnswerBudget
+from calltag.core.bayeux.channels import HANDSHAKE
 from calltag.core.bayeux.codec import CodecError, Reply, decode, encode_parts
 from calltag.core.bayeux.session import Outlet, Session
 from calltag.core.identity.errors import TooManyLogins
@@ -21,6 +22,7 @@ from calltag.notifier.cometd.access import Access, claim_of
 from calltag.notifier.cometd.admission import Crowded
 from calltag.notifier.cometd.answers import Answer, HeldConnect
 from calltag.notifier.cometd.hub import Hub, Turn
+from calltag.notifier.cometd.metrics import Limit
 
 _GOING_AWAY: Final = 1001
 _POLICY_VIOLATION: Final = 1008
@@ -55,6 +57,8 @@ class Socket:
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     fresh: bool = True
     """Whether no session has connected yet."""
+    refused_handshakes: int = 0
+    """How many handshakes in a row were refused."""
     rests_until_s: float = 0.0
     """Until when the client, as it was told to, certainly sends nothing, by the loop's clock."""
     parting: bool = False
@@ -117,6 +121,10 @@ class Socket:
             except (StoreUnavailable, TooManyLogins, Crowded) as error:
                 await self._close(_TRY_AGAIN_LATER, str(error))
                 return
+            if self.refused_handshakes >= self.hub.limits.max_refused_handshakes:
+                self.hub.connects.metrics.limited(Limit.REFUSED_HANDSHAKES)
+                await self._close(_POLICY_VIOLATION, self._refused_too_often())
+                return
 
     async def _handle(self, text: bytes) -> None:
         messages = decode(text, self.hub.limits)
@@ -137,11 +145,17 @@ class Socket:
         if session is not None and session.connects_only:
             await self.hub.connects.answers.saved(session.client_id)
         await self._send(events + turn.events, replies + turn.replies)
+        self._count_refused_handshakes(turn)
         if session is not None and turn.held is None:
             self._told_to_wait(session)
         self._forget_ended()
         self.connected.set()
         self.waker.set()
+
+    def _count_refused_handshakes(self, turn: Turn) -> None:
+        for reply in turn.replies:
+            if reply.get("channel") == HANDSHAKE:
+                self.refused_handshakes = 0 if reply["successful"] else self.refused_handshakes + 1
 
     def _of_earlier(self, turn: Turn) -> tuple[list[bytes], list[Reply]]:
         """The answers to connects that wait here, and after which their client has sent the turn's."""
@@ -289,6 +303,10 @@ class Socket:
                     await self.websocket.send_text(frame.decode())
         finally:
             self.going_out -= 1
+
+    def _refused_too_often(self) -> str:
+        most = self.hub.limits.max_refused_handshakes
+        return f"{most} handshakes in a row were refused (CALLTAG_NOTIFIER__MAX_REFUSED_HANDSHAKES)"
 
     def _without_session(self) -> str:
         return f"no session was connected within {self.deadline_s:g} s (CALLTAG_NOTIFIER__SOCKET_DEADLINE_S)"

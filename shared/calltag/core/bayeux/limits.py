@@ -17,6 +17,11 @@ class BayeuxLimits:
     """0 is no limit."""
     handshakes_per_s: float = 500.0
     handshake_burst: int = 1_000
+    handshakes_per_s_per_address: float = 250.0
+    """0 is no limit."""
+    handshake_burst_per_address: int = 500
+    max_handshake_addresses: int = 10_000
+    max_refused_handshakes: int = 5
     max_subscriptions: int = 64
     max_queued_events: int = 1_000
     max_queued_bytes: int = 4_194_304

@@ -338,6 +338,17 @@ class Notifier(Section):
         500.0, description="Handshakes that one notifier answers in a second, in the long run; others come back later."
     )
     handshake_burst: Positive = Field(1_000, description="Handshakes that may come at once.")
+    handshakes_per_s_per_address: Rate = Field(
+        250.0,
+        description="The same from one address (of IPv6, a /64); TRUSTED_PROXIES matters. 0 is no limit.",
+    )
+    handshake_burst_per_address: Positive = Field(500, description="Handshakes that may come at once from one address.")
+    max_handshake_addresses: Positive = Field(
+        10_000, description="Addresses whose rates are known at a time; the one silent longest is forgotten."
+    )
+    max_refused_handshakes: Positive = Field(
+        5, description="A WebSocket on which so many handshakes in a row were refused is closed."
+    )
     max_subscriptions: Positive = Field(64, description="Subscriptions of one session.")
     max_queued_events: Positive = Field(
         1_000,
