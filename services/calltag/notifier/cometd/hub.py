@@ -32,6 +32,8 @@ from calltag.notifier.cometd.sockets import Sockets
 from calltag.notifier.cometd.watching import check_watched
 
 _SWEEP_S: Final = 1.0
+_MESSAGES_A_TURN: Final = 16
+"""After so many messages of one request others have their turn: some are refused without any wait."""
 
 
 @dataclass(slots=True)
@@ -95,7 +97,9 @@ class Hub:
         self.connects.metrics.received(len(messages))
         handshake = handshake_in(messages)
         turn, alone = Turn(budget or self.connects.answers.budget()), len(messages) == 1
-        for message in messages if handshake is None else [handshake]:
+        for number, message in enumerate(messages if handshake is None else [handshake], 1):
+            if number % _MESSAGES_A_TURN == 0:
+                await asyncio.sleep(0)
             arrived_ms = wall_ms()
             try:
                 reply = await self._carry_out(message, claim, turn, streaming=streaming, alone=alone)

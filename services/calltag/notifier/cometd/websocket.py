@@ -125,6 +125,8 @@ class Socket:
                 self.hub.connects.metrics.limited(Limit.REFUSED_HANDSHAKES)
                 await self._close(_POLICY_VIOLATION, self._refused_too_often())
                 return
+            # What is refused, and what has come already, takes no wait: others are to have their turn all the same.
+            await asyncio.sleep(0)
 
     async def _handle(self, text: bytes) -> None:
         messages = decode(text, self.hub.limits)
