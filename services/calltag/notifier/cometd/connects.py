@@ -123,7 +123,7 @@ class Connects:
                 return self.answers.too_late(message, client_id, over, arrived_ms)
             await self.feeding.catch_up(session)
         held = Held(attached.record.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
-        connect = HeldConnect(session, held, message, arrived_ms, budget)
+        connect = HeldConnect(session, held, self.engine.kept(message), arrived_ms, budget)
         ending = end_of(session)
         if ending is not None:
             return self.answers.ended(connect, ending)
