@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,17 +18,19 @@ from parts.samples import sample
 from parts.system import System, embedded_system
 
 SESSIONS = 60
-LARGE = {"x": [[]] * 20_000}
+LARGE: dict[str, Any] = {"x": [[]] * 20_000}
 """As text near the limit of a request, as objects about 20 times as large."""
-MOST_MB = 25.0
+MOST_MB = 50.0
+"""Half of what the messages take as objects; connections and what the allocator keeps have some."""
 HELLO = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling", "websocket"]}
 CAROL = {"Authorization": "Basic Y2Fyb2w6ZGVtbw=="}
 
 
-@pytest.fixture(scope="module")
-def holding(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+@pytest.fixture
+def holding(tmp_path: Path) -> Iterator[System]:
+    """A process whose memory nothing has used before."""
     settings = {"CALLTAG_NOTIFIER__TIMEOUT_S": "120", "CALLTAG_NOTIFIER__MAX_SESSIONS_PER_BROWSER": "-1"}
-    with embedded_system(tmp_path_factory.mktemp("holding"), **settings) as running:
+    with embedded_system(tmp_path, **settings) as running:
         yield running
 
 

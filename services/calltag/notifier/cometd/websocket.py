@@ -106,27 +106,32 @@ class Socket:
                 raise outcome
 
     async def _read(self) -> None:
-        while True:
-            frame = await self.websocket.receive()
-            if frame["type"] == "websocket.disconnect":
-                return
-            text = frame.get("text")
-            try:
-                async with self.handling:
-                    await self._handle(text.encode() if text is not None else frame.get("bytes") or b"")
-            except CodecError as error:
-                self.hub.unreadable(error)
-                await self._close(_TOO_LARGE if error.too_large else _ERROR, str(error))
-                return
-            except (StoreUnavailable, TooManyLogins, Crowded) as error:
-                await self._close(_TRY_AGAIN_LATER, str(error))
-                return
-            if self.refused_handshakes >= self.hub.limits.max_refused_handshakes:
-                self.hub.connects.metrics.limited(Limit.REFUSED_HANDSHAKES)
-                await self._close(_POLICY_VIOLATION, self._refused_too_often())
-                return
-            # What is refused, and what has come already, takes no wait: others are to have their turn all the same.
-            await asyncio.sleep(0)
+        while await self._read_frame():
+            continue
+
+    async def _read_frame(self) -> bool:
+        """Handle one frame, of which nothing is kept while the next one is waited for; returns whether to go on."""
+        frame = await self.websocket.receive()
+        if frame["type"] == "websocket.disconnect":
+            return False
+        text = frame.get("text")
+        try:
+            async with self.handling:
+                await self._handle(text.encode() if text is not None else frame.get("bytes") or b"")
+        except CodecError as error:
+            self.hub.unreadable(error)
+            await self._close(_TOO_LARGE if error.too_large else _ERROR, str(error))
+            return False
+        except (StoreUnavailable, TooManyLogins, Crowded) as error:
+            await self._close(_TRY_AGAIN_LATER, str(error))
+            return False
+        if self.refused_handshakes >= self.hub.limits.max_refused_handshakes:
+            self.hub.connects.metrics.limited(Limit.REFUSED_HANDSHAKES)
+            await self._close(_POLICY_VIOLATION, self._refused_too_often())
+            return False
+        # What is refused, and what has come already, takes no wait: others are to have their turn all the same.
+        await asyncio.sleep(0)
+        return True
 
     async def _handle(self, text: bytes) -> None:
         messages = decode(text, self.hub.limits)
