@@ -226,7 +226,9 @@ class Gateway(Section):
     max_in_flight: Positive = Field(2_000, description="Operations waiting for the broker's confirm at a time.")
     max_waiting: Positive = Field(2_000, description="Requests waiting for outcomes (`Prefer: wait`) at a time.")
     max_requests: Positive = Field(128, description="Requests worked on at a time; others wait their turn.")
-    max_queued_requests: int = Field(256, ge=0, description="Requests waiting their turn; beyond, HTTP 503.")
+    max_queued_requests: int = Field(
+        256, ge=0, description="Requests waiting their turn, of one address half of them; beyond, HTTP 503."
+    )
     queue_deadline_s: Seconds = Field(1.0, le=60, description="How long a request waits its turn; beyond, HTTP 503.")
     max_backlog: Positive = Field(
         5_000, description="Operations that may wait for the worker of one partition; beyond, HTTP 503."
@@ -443,7 +445,9 @@ class Login(Section):
     concurrency: int = Field(
         2, ge=1, le=64, description="Passwords that one process checks at a time, each in a thread."
     )
-    max_waiting: Positive = Field(200, description="Passwords that wait for being checked; beyond, HTTP 503.")
+    max_waiting: Positive = Field(
+        200, description="Passwords that wait for being checked, of one address half of them; beyond, HTTP 503."
+    )
 
 
 class Session(Section):
