@@ -80,6 +80,7 @@ def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
         max_subscriptions=settings.max_subscriptions,
         max_queued_events=settings.max_queued_events,
         max_queued_bytes=settings.max_queued_bytes,
+        max_queued_bytes_total=settings.max_queued_bytes_total,
         max_answer_bytes=settings.max_answer_bytes,
         max_frame_bytes=settings.max_frame_bytes,
         max_messages=settings.max_messages,

@@ -32,6 +32,7 @@ class Local:
             return False
         del self.sessions[session.client_id]
         session.outlet = None
+        session.leave_memory()
         feed = self.feeds[session.user]
         del feed.sessions[session.client_id]
         self.wake([session])

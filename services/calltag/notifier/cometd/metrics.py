@@ -19,6 +19,7 @@ class Limit(StrEnum):
     DEPTH = "max_depth"
     QUEUED_EVENTS = "max_queued_events"
     QUEUED_BYTES = "max_queued_bytes"
+    QUEUED_BYTES_TOTAL = "max_queued_bytes_total"
 
 
 class HubMetrics(Protocol):

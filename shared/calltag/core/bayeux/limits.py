@@ -25,6 +25,7 @@ class BayeuxLimits:
     max_subscriptions: int = 64
     max_queued_events: int = 1_000
     max_queued_bytes: int = 4_194_304
+    max_queued_bytes_total: int = 268_435_456
     max_answer_bytes: int = 524_288
     max_frame_bytes: int = 65_536
     max_messages: int = 64

@@ -47,6 +47,14 @@ _POSITION: Final = attrgetter("position")
 
 
 @dataclass(slots=True)
+class QueueMemory:
+    """Bytes that wait in the queues of all sessions of a node; a session that would pass `most_bytes` is behind."""
+
+    most_bytes: int
+    used_bytes: int = 0
+
+
+@dataclass(slots=True)
 class Session:
     """`position` is how far the user's stream was looked through for this session, `sent` how far it was sent.
 
@@ -89,6 +97,8 @@ class Session:
     noted_deadline_ms: int = 0
     queue: list[Waiting] = field(default_factory=list)
     queued_bytes: int = 0
+    memory: QueueMemory | None = None
+    """The memory that the queue is counted in, while the session is held."""
     aside: list[bytes] = field(default_factory=list)
     outlet: Outlet | None = None
     """Where events can go out by themselves, past the queue; only a session that pushes has one."""
@@ -134,7 +144,7 @@ class Session:
     def restart(self, after: Position) -> None:
         """Go back to a position: what waits is dropped, and what follows is to be offered and sent again."""
         self.queue.clear()
-        self.queued_bytes = 0
+        self._count(-self.queued_bytes)
         self.position = after
         self.sent = min(self.sent, after)
         self.answered = min(self.answered, after)
@@ -174,14 +184,28 @@ class Session:
         self.missed = self.missed or published.previous > self.position
         self.position = published.position
         self.queue.extend(Waiting(published.position, body, published.accepted_at_ms) for body in wanted)
-        self.queued_bytes += size
+        self._count(size)
         return bool(wanted)
 
     def _overflow(self, more: int, more_bytes: int, limits: BayeuxLimits) -> str:
         """The limit that more would pass, if any."""
         if len(self.queue) + more > limits.max_queued_events:
             return "max_queued_events"
-        return "max_queued_bytes" if self.queued_bytes + more_bytes > limits.max_queued_bytes else ""
+        if self.queued_bytes + more_bytes > limits.max_queued_bytes:
+            return "max_queued_bytes"
+        memory = self.memory
+        return "max_queued_bytes_total" if memory and memory.used_bytes + more_bytes > memory.most_bytes else ""
+
+    def _count(self, more_bytes: int) -> None:
+        self.queued_bytes += more_bytes
+        if self.memory is not None:
+            self.memory.used_bytes += more_bytes
+
+    def leave_memory(self) -> None:
+        """The session is held no more: its queue goes with it."""
+        if self.memory is not None:
+            self.memory.used_bytes -= self.queued_bytes
+            self.memory = None
 
     def offer_aside(self, event: Event, limits: BayeuxLimits) -> bool:
         """Take an event that is in no stream; the oldest goes where there are too many."""
@@ -224,5 +248,5 @@ class Session:
             taken += bodies
             self.sent = position
         del self.queue[: len(taken)]
-        self.queued_bytes -= sum(map(len, taken))
+        self._count(-sum(map(len, taken)))
         return taken

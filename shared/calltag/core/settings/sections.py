@@ -359,6 +359,11 @@ class Notifier(Section):
     max_queued_bytes: Positive = Field(
         4_194_304, description="Bytes of events waiting in memory for one session, unless a single event is larger."
     )
+    max_queued_bytes_total: Positive = Field(
+        268_435_456,
+        description="Bytes of events waiting in memory for all sessions of one notifier; beyond, one event a session, "
+        "and the others are read from Redis when they are due.",
+    )
     max_answer_bytes: Positive = Field(
         524_288,
         description="Bytes of one answer to a client, unless a single change is larger; the rest goes with the next "
