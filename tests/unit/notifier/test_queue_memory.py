@@ -1,4 +1,4 @@
-"""Memory of all queues of a node: bounded, and nothing is lost by that."""
+"""Memory that clients can make a node hold: bounded, and no event is lost by that."""
 
 from collections.abc import AsyncIterator
 
@@ -42,6 +42,14 @@ async def test_queues_are_bounded_together_and_all_comes(small: Installation) ->
     for client in clients:
         assert await read(small, client) == EVENTS
     assert small.one.connects.queue_memory.used_bytes == 0
+
+
+async def test_intervals_that_get_shorter_each_time_are_not_all_remembered(small: Installation) -> None:
+    alice = Client()
+    await alice.shake(small.one)
+    for interval in range(300_000, 275_000, -250):
+        await alice.connect(small.one, advice={"timeout": 0, "interval": interval})
+    assert len(small.one.local._deadlines) <= 28, "one a second at most"
 
 
 async def test_what_waits_for_a_session_that_goes_is_not_counted(small: Installation) -> None:
