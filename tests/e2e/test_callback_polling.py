@@ -68,6 +68,26 @@ async def test_a_page_gets_its_events_by_scripts(scripted: System, call_id: str)
         assert "<" not in answer.text
 
 
+async def test_a_script_is_bounded_as_it_is_written(scripted: System, call_id: str) -> None:
+    """A character that could end the script takes six."""
+    async with agent(scripted, "switch") as switch, agent(scripted, "alice") as alice:
+        [hello] = called(await get(alice.http, scripted, [HELLO], **OWN_PAGE))
+        mine = {"clientId": hello["clientId"]}
+        away = {"advice": {"timeout": 0, "interval": 300_000}}
+        called(await get(alice.http, scripted, [SUBSCRIBE | mine], CONNECT | mine | away, **OWN_PAGE))
+        for number in range(6):
+            facts = {"eventId": f"{call_id}-{number}", "eventType": "CallStarted", "id": f"{call_id}-{number}",
+                     "userData": {"text": "<" * 30_000},
+                     "parties": [{"phoneNumber": "15000", "state": "Established"}]}  # fmt: skip
+            assert (await switch.post("/switch/events", facts, Prefer="wait=10")).status_code == 200
+        got: list[str] = []
+        while f"{call_id}-5" not in got:
+            answer = await get(alice.http, scripted, [CONNECT | mine], **OWN_PAGE)
+            assert len(answer.content) <= 524_288
+            got += [each["data"]["call"]["id"] for each in called(answer) if "data" in each]
+        assert got == [f"{call_id}-{number}" for number in range(6)]
+
+
 async def test_a_page_of_another_site_is_served_what_its_messages_prove(scripted: System) -> None:
     foreign = {"Sec_Fetch_Site": "cross-site", "Referer": "http://theirs.example/"}
     async with agent(scripted, "alice", "/v2/me/calls") as alice:

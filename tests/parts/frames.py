@@ -63,6 +63,9 @@ class Alices:
     def login_of(self, connection: object) -> str:  # noqa: ARG002 - the interface's
         return ""
 
+    def shows_credentials(self, connection: object) -> bool:  # noqa: ARG002 - the interface's
+        return True
+
     async def of_request(self, connection: object, *, begins: bool) -> Login | None:  # noqa: ARG002 - the interface's
         return Login("alice")
 

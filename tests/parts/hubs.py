@@ -209,6 +209,7 @@ class Client:
     bearer: bool = False
     login: str = ""
     address: str = ""
+    shows_credentials: bool = True
     client_id: str = ""
 
     async def look(self) -> Caller:
@@ -216,7 +217,7 @@ class Client:
 
     async def send(self, node: Node, *messages: object, streaming: bool = False) -> Turn:
         """One request."""
-        claim = Claim(self.look, self.login, self.address)
+        claim = Claim(self.look, self.login, self.address, self.shows_credentials)
         try:
             return await node.hub.exchange(messages, claim, streaming=streaming)
         finally:

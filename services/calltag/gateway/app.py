@@ -20,6 +20,7 @@ from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOu
 from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_headers, csrf_passes
 from calltag.core.identity.model import User
 from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.runtime.token_bucket import Buckets, RateLimit
 from calltag.core.settings.sections import Gateway
 from calltag.core.store.lags import RedisLags
 from calltag.core.store.ports import StateUnreadable, StoreUnavailable
@@ -50,7 +51,7 @@ from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.operation_request import OperationRequests
 from calltag.gateway.parameters import UserDataLimits
 from calltag.gateway.product import product_routes
-from calltag.gateway.rates import Buckets, RateLimit, Rates
+from calltag.gateway.rates import Rates
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api, operate_call, user_routes
 from calltag.gateway.service import CallBounds, CallService, gateway_node

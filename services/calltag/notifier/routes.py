@@ -56,6 +56,9 @@ class AuthenticatedAccess:
             return ""
         return sha256(token.encode(errors="replace")).hexdigest()
 
+    def shows_credentials(self, connection: HTTPConnection) -> bool:
+        return "authorization" in connection.headers or bool(connection.cookies.get(COOKIE))
+
     async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
         """Raises CsrfRefused, TooManyLogins, StoreUnavailable."""
         authorization = connection.headers.get("authorization")

@@ -51,6 +51,9 @@ class EveryoneIsAlice:
     def login_of(self, connection: HTTPConnection) -> str:
         return ""
 
+    def shows_credentials(self, connection: HTTPConnection) -> bool:
+        return True
+
     async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
         return Login("alice")
 

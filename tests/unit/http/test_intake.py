@@ -29,14 +29,14 @@ async def nothing() -> Message:
     return {"type": "http.request"}
 
 
-async def request(app: Callable[..., object], receive: Receive = nothing) -> Message:
+async def request(app: Callable[..., object], receive: Receive = nothing, address: str = "") -> Message:
     """The head of the answer."""
     sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await app({"type": "http"}, receive, send)  # type: ignore[misc]
+    await app({"type": "http", "client": (address, 1) if address else None}, receive, send)  # type: ignore[misc]
     return sent[0]
 
 
@@ -67,6 +67,21 @@ async def test_beyond_the_queue_requests_are_refused_at_once() -> None:
     assert turned == [Turned.QUEUE_FULL]
     app.go.set()
     assert [(await each)["status"] for each in tasks] == [200, 200]
+
+
+async def test_an_address_leaves_places_in_the_queue_for_others() -> None:
+    app, turned = App(), list[Turned]()
+    intake = Intake(app, 1, 8, 10, turned.append)
+    greedy = [asyncio.create_task(request(intake, address="10.0.0.1")) for _ in range(20)]
+    await eventually(lambda: intake.queued == 4 and len(turned) == 15)
+    others = [asyncio.create_task(request(intake, address=f"10.0.0.{host}")) for host in (2, 3)]
+    await eventually(lambda: intake.queued == 6)
+    app.go.set()
+    assert [(await each)["status"] for each in others] == [200, 200]
+    statuses = [(await each)["status"] for each in greedy]
+    assert (statuses.count(200), statuses.count(503)) == (5, 15)
+    assert set(turned) == {Turned.QUEUE_FULL}
+    assert intake._places.taken == 0
 
 
 async def test_nobody_waits_longer_than_the_deadline() -> None:

@@ -16,6 +16,7 @@ from calltag.core.bus.ports import NodeId, Partition
 from calltag.core.http.server import ServerOptions
 from calltag.core.identity.cookies import CookieFlags
 from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.runtime.token_bucket import RateLimit
 from calltag.core.settings import Settings, load_settings
 from calltag.core.settings.sections import Notifier
 from calltag.core.store.keys import Keys
@@ -28,7 +29,6 @@ from calltag.gateway.app import admitting, backlog_of, gateway_api
 from calltag.gateway.idempotency import RedisIdempotencyRecords
 from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.parameters import UserDataLimits
-from calltag.gateway.rates import RateLimit
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api
 from calltag.gateway.service import CallBounds
@@ -82,8 +82,11 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "timeout_s": 130, "interval_ms": 131, "max_interval_s": 132, "max_sessions": 133,
             "max_sessions_per_user": 134,
             "max_sessions_per_address": 143, "handshakes_per_s": 144, "handshake_burst": 145,
+            "handshakes_per_s_per_address": 149, "handshake_burst_per_address": 150, "max_handshake_addresses": 151,
+            "max_refused_handshakes": 152,
             "max_subscriptions": 135, "max_queued_events": 136,
-            "max_queued_bytes": 137, "max_messages": 138, "max_body_bytes": 139, "max_depth": 140,
+            "max_queued_bytes": 137, "max_queued_bytes_total": 153, "max_answer_bytes": 147, "max_frame_bytes": 148,
+            "max_messages": 138, "max_body_bytes": 139, "max_depth": 140,
             "drain_spread_ms": 146,
             "max_server_interval_s": 143, "handshake_reconnect": True, "activity_s": 144,
             "activity": "client-server", "meta_connect_delivery_only": "websocket",
@@ -218,9 +221,16 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
         max_sessions_per_address=143,
         handshakes_per_s=144,
         handshake_burst=145,
+        handshakes_per_s_per_address=149,
+        handshake_burst_per_address=150,
+        max_handshake_addresses=151,
+        max_refused_handshakes=152,
         max_subscriptions=135,
         max_queued_events=136,
         max_queued_bytes=137,
+        max_queued_bytes_total=153,
+        max_answer_bytes=147,
+        max_frame_bytes=148,
         max_messages=138,
         max_body_bytes=139,
         max_depth=140,

@@ -27,6 +27,10 @@ class Access(Protocol):
         """What stands for the login that the request shows; "" for none."""
         ...
 
+    def shows_credentials(self, connection: HTTPConnection) -> bool:
+        """Whether the request has credentials or a cookie, right or wrong."""
+        ...
+
     async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
         """Whom the request's credentials or cookie prove. `begins`: a session is to begin, so a login may too."""
         ...
@@ -46,17 +50,22 @@ def claim_of(
     Source: `ext.authentication` as clients of Web Services send it.
     """
     handshake = handshake_in(messages)
+    credentials = _credentials(handshake)
     address = connection.client.host if connection.client else ""
 
     async def look() -> Caller:
         login = await access.of_request(connection, begins=handshake is not None) if by_request else None
         if login is not None:
             return Caller(login.user, set_cookie=login.set_cookie)
-        credentials = _credentials(handshake)
         shown = await access.of_credentials(*credentials, address) if credentials else None
         return Caller(shown.user, bearer=True, set_cookie=shown.set_cookie) if shown else Caller(None)
 
-    return Claim(look, access.login_of(connection) if by_request else "", address)
+    return Claim(
+        look,
+        access.login_of(connection) if by_request else "",
+        address,
+        shows_credentials=credentials is not None or (by_request and access.shows_credentials(connection)),
+    )
 
 
 def _credentials(handshake: Mapping[str, object] | None) -> tuple[str, str] | None:

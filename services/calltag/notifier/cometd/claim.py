@@ -22,12 +22,14 @@ class Caller:
 class Claim:
     """`login` stands for the login that the request shows ("" for none); `look` finds out whose it is.
 
-    `address` is where the request comes from, "" if that is not known.
+    `address` is where the request comes from, "" if that is not known. Without `shows_credentials` there is nothing to
+    look at: it proves nobody.
     """
 
     look: Callable[[], Awaitable[Caller]]
     login: str = ""
     address: str = ""
+    shows_credentials: bool = True
     _looking: asyncio.Future[Caller] | None = field(default=None)
 
     def caller(self) -> asyncio.Future[Caller]:

@@ -11,12 +11,13 @@ from weakref import WeakValueDictionary
 
 import structlog
 
+from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.codec import Message
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
 from calltag.core.bayeux.extensions.delivery import delivers_with_connects_only
 from calltag.core.bayeux.extensions.interface import ConnectWish
-from calltag.core.bayeux.session import Held, Session
+from calltag.core.bayeux.session import Held, QueueMemory, Session
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
@@ -75,6 +76,7 @@ class Connects:
     admission: Admission = field(init=False)
     ends: Ends = field(init=False)
     answers: Answers = field(init=False)
+    queue_memory: QueueMemory = field(init=False)
     listeners: Sequence[SessionListener] = ()
     connects_only: Sequence[str] = (LONG_POLLING,)
     """The transports (of the engine's names) whose sessions get events with connect replies only, unless they wish
@@ -82,6 +84,7 @@ class Connects:
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     def __post_init__(self) -> None:
+        self.queue_memory = QueueMemory(self.engine.limits.max_queued_bytes_total)
         self.admission = Admission(self.engine.limits, self.local, self.metrics, self.clock_ms)
         self.ends = Ends(
             self.node, self.engine, self.store, self.local, self.residence, self.admission, self.post, self.metrics,
@@ -92,7 +95,14 @@ class Connects:
         )
 
     async def connect(
-        self, message: Message, client_id: str, claim: Claim, *, streaming: bool, alone: bool
+        self,
+        message: Message,
+        client_id: str,
+        claim: Claim,
+        budget: AnswerBudget,
+        *,
+        streaming: bool,
+        alone: bool,
     ) -> Answer | HeldConnect:
         """Hold the connect, unless it is the first one, not alone, in a hurry, or there is something to tell.
 
@@ -115,7 +125,7 @@ class Connects:
                 return self.answers.too_late(message, client_id, over, arrived_ms)
             await self.feeding.catch_up(session)
         held = Held(attached.record.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
-        connect = HeldConnect(session, held, message, arrived_ms)
+        connect = HeldConnect(session, held, self.engine.kept(message), arrived_ms, budget)
         ending = end_of(session)
         if ending is not None:
             return self.answers.ended(connect, ending)
@@ -204,7 +214,7 @@ class Connects:
             session = Session(
                 record.client_id, record.user, record.cycle, record.generation, attached.after,
                 min(record.sent, attached.after),
-                acknowledges=record.acknowledges,
+                acknowledges=record.acknowledges, memory=self.queue_memory,
             )  # fmt: skip
             self.local.add(session, attached.after)
         elif have is None or attached.after != have.position or not self._held_until_now(attached, have):

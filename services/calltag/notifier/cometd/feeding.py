@@ -37,7 +37,7 @@ class Feeding:
     pushing: Pushing = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pushing = Pushing(self.metrics, self.limits.max_queued_bytes)
+        self.pushing = Pushing(self.metrics, self.limits.max_frame_bytes)
 
     @property
     def page(self) -> int:

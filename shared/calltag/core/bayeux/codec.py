@@ -4,7 +4,7 @@ A request is a JSON array of messages; a single message is taken as well. A mess
 neighbour: it gets an error of its own from the engine.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import orjson
@@ -72,3 +72,20 @@ def encode_reply(reply: Reply) -> bytes:
 def encode(events: Sequence[bytes], replies: Sequence[Reply]) -> bytes:
     """An answer: events first, so that a client has seen them when it reads the reply."""
     return b"[" + b",".join([*events, *map(orjson.dumps, replies)]) + b"]"
+
+
+def encode_parts(events: Sequence[bytes], replies: Sequence[Reply], most_bytes: int) -> Iterator[bytes]:
+    """The same answer in parts of at most that many bytes, unless an event, or all replies, are larger.
+
+    The replies stay together, in the last part.
+    """
+    part: list[bytes] = []
+    size = 1
+    for unit in [*events, *([b",".join(map(orjson.dumps, replies))] if replies else [])]:
+        if part and size + len(unit) + 1 > most_bytes:
+            yield encode(part, ())
+            part, size = [], 1
+        part.append(unit)
+        size += len(unit) + 1
+    if part:
+        yield encode(part, ())

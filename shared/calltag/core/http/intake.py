@@ -13,6 +13,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from calltag.core.http.unavailable import answer_unavailable
+from calltag.core.runtime.shared_queue import QueueFull, SharedQueue
 
 _PATIENCE_S: Final = 0.2
 """A request whose body takes longer to come gives up its turn until it is there."""
@@ -74,9 +75,9 @@ def aside() -> Iterator[None]:
 class Intake:
     """Lets `most` requests into the application at a time; `most_queued` others wait, first come, first served.
 
-    One that finds the queue full, or would have to wait longer than `deadline_s` at the pace of late, gets HTTP 503 at
-    once, before anything was spent on it; one that did wait so long, then. It comes with Retry-After, in the form of
-    the API. `turned_away` is told of each.
+    Of one address fewer wait, so that others find a place. One that finds the queue full, or would have to wait longer
+    than `deadline_s` at the pace of late, gets HTTP 503 at once, before anything was spent on it; one that did wait so
+    long, then. It comes with Retry-After, in the form of the API. `turned_away` is told of each.
     """
 
     app: ASGIApp
@@ -89,6 +90,10 @@ class Intake:
     """How long it took of late from one turn that ended to the next, while others waited."""
     _ended_at_s: float | None = None
     _queue: deque[asyncio.Future[bool]] = field(default_factory=deque)
+    _places: SharedQueue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._places = SharedQueue(self.most_queued)
 
     @property
     def queued(self) -> int:
@@ -99,7 +104,7 @@ class Intake:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refused = await self._enter()
+        refused = await self._enter((scope.get("client") or ("",))[0])
         if refused is not None:
             self.turned_away(refused)
             await _refuse(send)
@@ -131,20 +136,26 @@ class Intake:
             self._pace_s += (now_s - self._ended_at_s - self._pace_s) * _FORGETS
         self._ended_at_s = now_s
 
-    async def _enter(self) -> Turned | None:
+    async def _enter(self, address: str) -> Turned | None:
         if self.in_hand < self.most and not self._queue:
             self.in_hand += 1
             return None
-        if len(self._queue) >= self.most_queued:
+        try:
+            with self._places.place(address):
+                if len(self._queue) * self._pace_s > self.deadline_s:
+                    return Turned.LATE
+                return None if await self._turn_in_queue() else Turned.LATE
+        except QueueFull:
             return Turned.QUEUE_FULL
-        if len(self._queue) * self._pace_s > self.deadline_s:
-            return Turned.LATE
+
+    async def _turn_in_queue(self) -> bool:
+        """Wait for a turn; returns whether it came before the deadline."""
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[bool] = loop.create_future()
         self._queue.append(waiting)
         late = loop.call_later(self.deadline_s, self._give_up, waiting)
         try:
-            has_turn = await waiting
+            return await waiting
         except asyncio.CancelledError:
             if waiting in self._queue:
                 self._queue.remove(waiting)
@@ -154,7 +165,6 @@ class Intake:
             raise
         finally:
             late.cancel()
-        return None if has_turn else Turned.LATE
 
     def _give_up(self, waiting: asyncio.Future[bool]) -> None:
         if not waiting.done():

@@ -241,7 +241,9 @@ class Gateway(Section):
     max_in_flight: Positive = Field(2_000, description="Operations waiting for the broker's confirm at a time.")
     max_waiting: Positive = Field(2_000, description="Requests waiting for outcomes (`Prefer: wait`) at a time.")
     max_requests: Positive = Field(128, description="Requests worked on at a time; others wait their turn.")
-    max_queued_requests: int = Field(256, ge=0, description="Requests waiting their turn; beyond, HTTP 503.")
+    max_queued_requests: int = Field(
+        256, ge=0, description="Requests waiting their turn, of one address half of them; beyond, HTTP 503."
+    )
     queue_deadline_s: Seconds = Field(1.0, le=60, description="How long a request waits its turn; beyond, HTTP 503.")
     max_backlog: Positive = Field(
         5_000, description="Operations that may wait for the worker of one partition; beyond, HTTP 503."
@@ -353,14 +355,39 @@ class Notifier(Section):
         500.0, description="Handshakes that one notifier answers in a second, in the long run; others come back later."
     )
     handshake_burst: Positive = Field(1_000, description="Handshakes that may come at once.")
+    handshakes_per_s_per_address: Rate = Field(
+        250.0,
+        description="The same from one address (of IPv6, a /64); TRUSTED_PROXIES matters. 0 is no limit.",
+    )
+    handshake_burst_per_address: Positive = Field(500, description="Handshakes that may come at once from one address.")
+    max_handshake_addresses: Positive = Field(
+        10_000, description="Addresses whose rates are known at a time; the one silent longest is forgotten."
+    )
+    max_refused_handshakes: Positive = Field(
+        5, description="A WebSocket on which so many handshakes in a row were refused is closed."
+    )
     max_subscriptions: Positive = Field(64, description="Subscriptions of one session.")
     max_queued_events: Positive = Field(
         1_000,
-        description="Events waiting for one session, and so in one answer; what is beyond is read from the store when "
-        "it is due.",
+        description="Events waiting in memory for one session; later ones are read from Redis when they are due.",
     )
     max_queued_bytes: Positive = Field(
-        4_194_304, description="Bytes waiting for one session, and so in one answer, unless a single event is larger."
+        4_194_304, description="Bytes of events waiting in memory for one session, unless a single event is larger."
+    )
+    max_queued_bytes_total: Positive = Field(
+        268_435_456,
+        description="Bytes of events waiting in memory for all sessions of one notifier; beyond, one event a session, "
+        "and the others are read from Redis when they are due.",
+    )
+    max_answer_bytes: Positive = Field(
+        524_288,
+        description="Bytes of one answer to a client, unless a single change is larger; the rest goes with the next "
+        "connect. Clients take 1 MiB by default.",
+    )
+    max_frame_bytes: Positive = Field(
+        65_536,
+        description="Bytes of one WebSocket message, unless a single event is larger; the rest goes in further ones. "
+        "Some clients take 64 KiB by default.",
     )
     max_messages: Positive = Field(64, description="Bayeux messages in one request.")
     max_body_bytes: Positive = Field(65_536, description="Size of one request.")
@@ -482,7 +509,9 @@ class Login(Section):
     concurrency: int = Field(
         2, ge=1, le=64, description="Passwords that one process checks at a time, each in a thread."
     )
-    max_waiting: Positive = Field(200, description="Passwords that wait for being checked; beyond, HTTP 503.")
+    max_waiting: Positive = Field(
+        200, description="Passwords that wait for being checked, of one address half of them; beyond, HTTP 503."
+    )
 
 
 class Session(Section):
