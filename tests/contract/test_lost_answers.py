@@ -18,6 +18,7 @@ from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.errors import LockedOut
+from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
 from calltag.core.store import client as store_client
 from calltag.core.store.batching import ScriptBatcher
@@ -250,6 +251,14 @@ async def test_a_failed_login_counts_once_and_a_right_one_is_given_back_once(
     with pytest.raises(LockedOut):
         await attempts.take("alice", "")
     assert losses.count >= 5
+
+
+async def test_a_session_too_many_ends_one(client: RedisClient, losses: Losses) -> None:
+    ended: list[int] = []
+    sessions = RedisHttpSessions(client, ScriptBatcher(client), "lost", most_of_user=2, displaced=ended.append)
+    made = [await sessions.create(ALICE, "credential") for _ in range(3)]
+    assert [await sessions.find(each.token) is not None for each in made] == [False, True, True]
+    assert losses.count > 6
 
 
 ADDING = re.compile(r"\.(?:h?incrby|h?incrbyfloat|incr|decr|decrby|[lr]push|[lr]pop|lmove|xadd|spop|getdel|zincrby)\(")

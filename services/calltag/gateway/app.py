@@ -15,6 +15,7 @@ from starlette.types import ASGIApp
 from calltag.core import VERSION
 from calltag.core.backends import Backends
 from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOut, TooManyLogins, WrongCredentials
+from calltag.core.identity.cookies import values_of
 from calltag.core.identity.csrf import EXPOSED_HEADERS, HEADER, MESSAGE, csrf_headers, csrf_passes
 from calltag.core.identity.model import User
 from calltag.core.runtime.intake import Intake
@@ -69,8 +70,8 @@ class Identification:
         """Raises NotAuthenticated, TooManyAttempts, FeatureMissing (CSRF), BackendAway (busy), StoreUnavailable."""
         try:
             known = await self.authenticator.identify(
-                request.headers.get("authorization"),
-                request.cookies.get(COOKIE),
+                request.headers.getlist("authorization"),
+                values_of(COOKIE, request.headers.getlist("cookie")),
                 request.client.host if request.client else "",
             )
         except WrongCredentials as wrong:
@@ -83,8 +84,8 @@ class Identification:
             raise NotAuthenticated("not authenticated: send HTTP Basic credentials or the session cookie")
         request.state.set_cookie = known.set_cookie
         if self.csrf_protection:
-            token = request.headers.get(HEADER)
-            if not csrf_passes(request.method, known.session, token, by_cookie=known.by_cookie):
+            tokens = request.headers.getlist(HEADER)
+            if not csrf_passes(request.method, known.session, tokens, by_cookie=known.by_cookie):
                 raise FeatureMissing(MESSAGE)
             if request.method == "GET":
                 request.state.csrf_headers = csrf_headers(known.session)
@@ -94,7 +95,7 @@ class Identification:
 
 def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> ASGIApp:
     """The HTTP API; its inbox for outcomes runs as a side task."""
-    settings = backends.settings.gateway
+    settings, allowed_origins = backends.settings.gateway, backends.settings.allowed_origins
     observations = GatewayObservations(backends.metrics)
     replies = Replies(gateway_node(), life.closing)
     backends.health.checks["replies"] = lambda: replies.reachable
@@ -103,12 +104,12 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     life.supervise("backlog", backlog.run())
     api = gateway_api(backends, replies, observations, backlog, authenticator)
     app = served(build_app(api, observations, max_switch_events=settings.max_switch_events), api, observations)
-    if settings.allowed_origins:
+    if allowed_origins:
         return CORSMiddleware(
             app,
-            allow_origins=list(settings.allowed_origins),
+            allow_origins=list(allowed_origins),
             # With any origin, a page that nobody knows would act with the user's cookies.
-            allow_credentials="*" not in settings.allowed_origins,
+            allow_credentials="*" not in allowed_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["Content-Type", "Authorization", HEADER, "Idempotency-Key", "Prefer", request_ids.HEADER],
             expose_headers=[*EXPOSED_HEADERS, "Operation-Id", "Retry-After", request_ids.HEADER],
@@ -130,7 +131,7 @@ def gateway_api(
     )
     reader = RedisCallReader(backends.client, backends.keys, partitions, backends.batcher)
     return Api(
-        identify=Identification(authenticator, settings.csrf_protection).user,
+        identify=Identification(authenticator, backends.settings.session.csrf_protection).user,
         service=CallService(
             reader,
             submission,

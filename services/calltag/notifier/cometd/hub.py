@@ -183,7 +183,8 @@ class Hub:
         try:
             admission.handshake()
             caller = await claim.caller()
-            beginning = self.engine.handshake(message, caller.user)
+            refusal = errors.SESSION_OVER if caller.session_over else errors.UNAUTHORIZED
+            beginning = self.engine.handshake(message, caller.user, refusal)
             client_id = new_client_id(UserId(caller.user or ""), bearer=caller.bearer)
             admission.begin(client_id, claim.address)
             await self._create(client_id, beginning, claim)
