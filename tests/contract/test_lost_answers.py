@@ -22,7 +22,7 @@ from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
 from calltag.core.store import client as store_client
 from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.client_ids import new_client_id
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
@@ -31,6 +31,8 @@ from calltag.core.store.redis_state import RedisStateStore
 from calltag.core.store.session_records import Attached, HasEnded, HasLeft, Have, Proof
 from calltag.core.store.user_streams import Addition, RedisUserStreams
 from calltag.worker.attempts import Attempts
+from parts.proxy import Proxy
+from parts.redis_server import RedisServer
 
 KEYS, PARTITION = Keys("lost"), Partition(3)
 ALICE, HERE, LIFE_MS = UserId("alice"), NodeId("n1"), 60_000
@@ -169,6 +171,20 @@ async def test_an_earlier_subscription_takes_the_stream_back_once(
     after = await attach(sessions, client_id, have=have)
     assert [entry.event for entry in after.entries] == [b"event-2"]
     assert after.record.generation == before.generation + 1
+
+
+async def test_a_session_is_ended_once_over_a_link_that_breaks(redis_server: RedisServer) -> None:
+    redis_server.clear()
+    with Proxy("127.0.0.1", redis_server.port) as link:
+        connected = redis_client(f"redis://127.0.0.1:{link.port}/0", deadline_s=20)
+        over_it = RedisCometdSessions(connected, ScriptBatcher(connected), KEYS, HERE)
+        client_id = await begin(over_it)
+        # Its script is known to the server from here on.
+        assert await over_it.remove("unknown") is None
+        link.lose_answer_to(b"left")
+        assert await over_it.remove(client_id, left=True) == HERE
+        assert not link.waits_for_text
+        await connected.close()
 
 
 async def test_events_are_added_once(client: RedisClient, losses: Losses) -> None:

@@ -1,12 +1,14 @@
 """Sessions that the server ends: what their clients are told, and what the application is told."""
 
 import asyncio
+import itertools
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import orjson
 import pytest
 import structlog
+from redis.exceptions import ConnectionError as ConnectionBroken
 from starlette.websockets import WebSocket
 from structlog.testing import LogCapture
 
@@ -15,7 +17,10 @@ from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.extensions.activity import Activity
 from calltag.core.bayeux.session import Session
 from calltag.core.domain.ids import UserId
+from calltag.core.store import client as store_client
 from calltag.core.store.client_ids import digest_of, handle_of
+from calltag.core.store.cometd_sessions import RedisCometdSessions
+from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd import endings
@@ -59,6 +64,44 @@ async def test_a_client_that_leaves_is_told_of_once(system: Installation) -> Non
     await system.settle()
     assert system.two.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.DISCONNECTED)]
     assert system.one.metrics.endings == []
+
+
+async def test_a_client_that_leaves_is_answered_though_the_answer_of_the_store_is_lost(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    assert turn.held is not None
+    waiting = asyncio.create_task(system.one.connects.answers.hold(turn.held))
+    exchanged, lost = store_client._exchanged, itertools.cycle([True, False])
+
+    async def losing(*arguments: Any) -> list[object]:
+        answers = await exchanged(*arguments)
+        if next(lost):
+            raise ConnectionBroken("the answer was lost")
+        return answers
+
+    monkeypatch.setattr(store_client, "_exchanged", losing)
+    assert (await alice.ask(system.one, "/meta/disconnect"))["successful"]
+    assert await waiting is not None
+    assert system.one.local.sessions == {}
+    assert system.one.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.DISCONNECTED)]
+
+
+async def test_a_session_of_a_handshake_that_failed_does_not_count(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = RedisCometdSessions.create
+
+    async def unheard(*arguments: Any, **more: Any) -> None:
+        await create(*arguments, **more)
+        raise StoreUnavailable("the answer was lost, again and again")
+
+    monkeypatch.setattr(RedisCometdSessions, "create", unheard)
+    with pytest.raises(StoreUnavailable):
+        await Client().shake(system.one)
+    await system.settle()
+    assert await system.client.connection.zcard(KEYS.cometd_sessions(UserId("alice"))) == 0
 
 
 async def test_a_session_that_an_operator_closes_says_farewell(system: Installation) -> None:
