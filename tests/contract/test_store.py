@@ -125,7 +125,7 @@ async def test_a_former_owner_is_fenced(store: RedisStateStore) -> None:
         await store.commit(PARTITION, former, [change(None, CALL, "o1")], [b"event"])
     assert await stored(store, "o1") == (None, {})
     with pytest.raises(Fenced):
-        await store.sent(PARTITION, former, 1)
+        await store.sent(PARTITION, former, CommitPosition(1))
     assert (await store.take_over(PARTITION)).outbox == []
 
 
@@ -187,12 +187,12 @@ async def test_the_oldest_operations_are_forgotten_beyond_the_limit(store: Redis
 
 async def test_events_are_kept_until_they_are_sent(store: RedisStateStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
-    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [b"e1", b"e2"])
+    first = await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [b"e1", b"e2"])
     await store.commit(PARTITION, epoch, [change(CALL, CALL, "o2")], [b"e3"])
-    await store.sent(PARTITION, epoch, 1)
+    await store.sent(PARTITION, epoch, first.position)
     taken = await store.take_over(PARTITION)
-    assert taken.outbox == [b"e2", b"e3"]
-    await store.sent(PARTITION, taken.epoch, 2)
+    assert taken.outbox == [b"e1", b"e2", b"e3"], "an answer that comes late drops nothing of a later commit"
+    await store.sent(PARTITION, taken.epoch, taken.position)
     assert (await store.take_over(PARTITION)).outbox == []
 
 

@@ -58,7 +58,7 @@ async def page(chromium: Chromium) -> AsyncIterator[Page]:
 @pytest.fixture(scope="session")
 def allowed(pages: Pages) -> dict[str, str]:
     """The settings by which the pages may do so."""
-    return dict.fromkeys(("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "CALLTAG_NOTIFIER__ALLOWED_ORIGINS"), pages.origin)
+    return {"CALLTAG_ALLOWED_ORIGINS": pages.origin}
 
 
 @pytest.fixture(scope="session")

@@ -28,7 +28,7 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @pytest.fixture(scope="module")
 def protected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    settings = {"CALLTAG_NOTIFIER__CALLBACK_POLLING": "true", "CALLTAG_GATEWAY__CSRF_PROTECTION": "true"}
+    settings = {"CALLTAG_NOTIFIER__CALLBACK_POLLING": "true", "CALLTAG_SESSION__CSRF_PROTECTION": "true"}
     with embedded_system(tmp_path_factory.mktemp("protected"), **settings) as running:
         yield running
 

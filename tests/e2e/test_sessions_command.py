@@ -6,7 +6,7 @@ from subprocess import CompletedProcess
 import orjson
 import pytest
 
-from calltag.core.store.session_list import handle_of
+from calltag.core.store.client_ids import handle_of
 from parts.agent import Agent, agent
 from parts.command import calltag
 from parts.system import System

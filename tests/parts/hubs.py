@@ -106,9 +106,9 @@ class Counts:
     def gap(self) -> None:
         self.gaps += 1
 
-    def ended(self, client_id: str, user: str, ending: Ending) -> None:
+    def ended(self, session: str, user: str, ending: Ending) -> None:
         """Implements SessionListener."""
-        self.endings.append((client_id, user, ending))
+        self.endings.append((session, user, ending))
 
 
 def translate(_user: UserId, entry: Entry) -> Published:

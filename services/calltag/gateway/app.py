@@ -17,6 +17,7 @@ from calltag.core.http.cross_origin import CrossOrigin
 from calltag.core.http.intake import Intake
 from calltag.core.http.origin import AllowedOrigins
 from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOut, TooManyLogins, WrongCredentials
+from calltag.core.identity.cookies import values_of
 from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_headers, csrf_passes
 from calltag.core.identity.model import User
 from calltag.core.runtime.lifecycle import Lifecycle
@@ -74,8 +75,8 @@ class Identification:
         """Raises NotAuthenticated, TooManyAttempts, FeatureMissing (CSRF), BackendAway (busy), StoreUnavailable."""
         try:
             known = await self.authenticator.identify(
-                request.headers.get("authorization"),
-                request.cookies.get(COOKIE),
+                request.headers.getlist("authorization"),
+                values_of(COOKIE, request.headers.getlist("cookie")),
                 request.client.host if request.client else "",
             )
         except WrongCredentials as wrong:
@@ -88,8 +89,8 @@ class Identification:
             raise NotAuthenticated("not authenticated: send HTTP Basic credentials or the session cookie")
         request.state.set_cookie = known.set_cookie
         if self.csrf_protection:
-            token = request.headers.get(HEADER)
-            if not csrf_passes(request.method, known.session, token, by_cookie=known.by_cookie):
+            tokens = request.headers.getlist(HEADER)
+            if not csrf_passes(request.method, known.session, tokens, by_cookie=known.by_cookie):
                 raise FeatureMissing(MESSAGE)
             if request.method == "GET":
                 request.state.csrf_headers = csrf_headers(known.session)
@@ -99,7 +100,7 @@ class Identification:
 
 def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> ASGIApp:
     """The HTTP API; its inbox for outcomes runs as a side task."""
-    settings = backends.settings.gateway
+    settings, allowed_origins = backends.settings.gateway, backends.settings.allowed_origins
     observations = GatewayObservations(backends.metrics)
     replies = Replies(gateway_node(), life.closing)
     backends.health.checks["replies"] = lambda: replies.reachable
@@ -110,7 +111,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     app = served(build_app(api, observations, max_switch_events=settings.max_switch_events), api, observations)
     return CrossOrigin(
         app,
-        AllowedOrigins(settings.allowed_origins),
+        AllowedOrigins(allowed_origins),
         methods=("GET", "HEAD", "POST"),
         headers=("Idempotency-Key", "Prefer"),
         exposed=("Operation-Id", "Retry-After"),
@@ -131,7 +132,7 @@ def gateway_api(
     )
     reader = RedisCallReader(backends.client, backends.keys, partitions, backends.batcher)
     return Api(
-        identify=Identification(authenticator, settings.csrf_protection).user,
+        identify=Identification(authenticator, backends.settings.session.csrf_protection).user,
         service=CallService(
             reader,
             submission,

@@ -117,11 +117,11 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     life.supervise("events", consumer.run(backends.bus, node))
     life.supervise("sweeper", hub.sweep())
     life.supervise("services", tell_services(backends.bus, hub))
-    access = AuthenticatedAccess(authenticator, backends.settings.gateway.csrf_protection)
+    access = AuthenticatedAccess(authenticator, backends.settings.session.csrf_protection)
     routes = cometd_routes(
         hub,
         access,
-        Origins(AllowedOrigins(settings.allowed_origins), AllowedOrigins([backends.settings.public_url])),
+        Origins(AllowedOrigins(backends.settings.allowed_origins), AllowedOrigins([backends.settings.public_url])),
         Browsers(settings.max_sessions_per_browser, settings.multi_session_interval_ms, backends.cookies()),
         body_deadline_s=backends.settings.body_deadline_s,
         socket_deadline_s=settings.socket_deadline_s,

@@ -18,9 +18,11 @@ from calltag.core.identity.authentication import (
     Authenticator,
     Identified,
     LockedOut,
+    SessionOver,
     TooManyLogins,
     WrongCredentials,
 )
+from calltag.core.identity.cookies import values_of
 from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_passes
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Login
@@ -51,28 +53,33 @@ class AuthenticatedAccess:
 
     def login_of(self, connection: HTTPConnection) -> str:
         """The session cookie's digest; nothing where credentials are sent, which need no look into the store."""
-        token = connection.cookies.get(COOKIE)
-        if not token or "authorization" in connection.headers:
+        tokens = values_of(COOKIE, connection.headers.getlist("cookie"))
+        # Of several it is not known yet which one is valid.
+        if len(tokens) != 1 or "authorization" in connection.headers:
             return ""
-        return sha256(token.encode(errors="replace")).hexdigest()
+        return sha256(tokens[0].encode(errors="replace")).hexdigest()
 
     def shows_credentials(self, connection: HTTPConnection) -> bool:
-        return "authorization" in connection.headers or bool(connection.cookies.get(COOKIE))
+        cookies = values_of(COOKIE, connection.headers.getlist("cookie"))
+        return "authorization" in connection.headers or bool(cookies)
 
     async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
-        """Raises CsrfRefused, TooManyLogins, StoreUnavailable."""
-        authorization = connection.headers.get("authorization")
+        """Raises SessionOver, CsrfRefused, TooManyLogins, StoreUnavailable."""
+        authorization = connection.headers.getlist("authorization")
         address = connection.client.host if connection.client else ""
         try:
-            if authorization is not None and not begins and not self.csrf_protection:
+            if authorization and not begins and not self.csrf_protection:
                 user = await self.authenticator.check_header(authorization, address)
                 return Login(user.id)
-            known = await self.authenticator.identify(authorization, connection.cookies.get(COOKIE), address)
+            cookies = values_of(COOKIE, connection.headers.getlist("cookie"))
+            known = await self.authenticator.identify(authorization, cookies, address)
+        except SessionOver:
+            raise
         except WrongCredentials:
             return None
         if known is not None and self.csrf_protection and connection.scope["type"] == "http":
-            token = connection.headers.get(HEADER)
-            if not csrf_passes("POST", known.session, token, by_cookie=known.by_cookie):
+            tokens = connection.headers.getlist(HEADER)
+            if not csrf_passes("POST", known.session, tokens, by_cookie=known.by_cookie):
                 raise CsrfRefused
         return _login(known)
 

@@ -42,6 +42,7 @@ class Committed:
 
     folded: Folded
     encoded: Sequence[bytes]
+    position: CommitPosition
 
 
 class Ownership:
@@ -117,7 +118,7 @@ class Ownership:
         await self._store.settle(self._partition, taken.epoch, taken.position)
         events = list(_kept(taken.outbox))
         await self.insist(lambda: self._outgoing.send((), events, ()))
-        await self.insist(lambda: self._store.sent(self._partition, taken.epoch, len(taken.outbox)))
+        await self.insist(lambda: self._store.sent(self._partition, taken.epoch, taken.position))
 
     async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
         """Carry out operations that the store has lost."""
@@ -160,7 +161,7 @@ class Ownership:
             self._recovery.recognised(messages, folded)
         # What was committed before and is only recognised now has to be safe, too, before anybody is told of it.
         await self._store.settle(self._partition, epoch, self._recent.position)
-        return Committed(folded, encoded)
+        return Committed(folded, encoded, self._recent.position)
 
     async def send(self, epoch: Epoch, committed: Committed) -> None:
         """Send events and replies, for as long as it takes, and forget the kept events. Raises Fenced."""
@@ -171,7 +172,7 @@ class Ownership:
         self._listed.note(calls, time.monotonic())
         self._metrics.sent(sent)
         if events:
-            await self.insist(lambda: self._store.sent(self._partition, epoch, len(events)))
+            await self.insist(lambda: self._store.sent(self._partition, epoch, committed.position))
 
     async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try again for as long as broker or store is away: the operations wait, in order, in this worker's hands."""

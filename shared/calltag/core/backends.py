@@ -66,7 +66,13 @@ class Backends:
         """An authenticator over the directory, with sessions in the store."""
         session = self.settings.session
         sessions = RedisHttpSessions(
-            self.client, self.batcher, self.keys.prefix, idle_s=session.idle_s, lifetime_s=session.lifetime_s
+            self.client,
+            self.batcher,
+            self.keys.prefix,
+            idle_s=session.idle_s,
+            lifetime_s=session.lifetime_s,
+            most_of_user=session.max_per_user,
+            displaced=self.metrics.http_sessions_displaced.inc,
         )
         login = self.settings.login
         passwords = Passwords(
@@ -84,7 +90,7 @@ class Backends:
 
     def cookies(self) -> CookieFlags:
         """How cookies are set."""
-        return CookieFlags(self.settings.session.secure_cookies, self.settings.session.same_site)
+        return CookieFlags(self.settings.cookies_are_secure, self.settings.session.same_site)
 
 
 def amqp_settings(settings: Settings) -> AmqpSettings:

@@ -62,6 +62,45 @@ def test_cookies_for_all_sites_are_for_https_only(monkeypatch: pytest.MonkeyPatc
     assert load_settings().session.same_site == "none"
 
 
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("CALLTAG_GATEWAY__CSRF_PROTECTION", "CALLTAG_SESSION__CSRF_PROTECTION"),
+        ("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "CALLTAG_ALLOWED_ORIGINS"),
+        ("CALLTAG_NOTIFIER__ALLOWED_ORIGINS", "CALLTAG_ALLOWED_ORIGINS"),
+    ],
+)
+def test_a_former_name_is_told_the_new_one(monkeypatch: pytest.MonkeyPatch, former: str, now: str) -> None:
+    monkeypatch.setenv(former, "true")
+    with pytest.raises(SettingsError, match=f"^{former}: this setting is {now} now$"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("environment", "are_secure"),
+    [
+        ({}, False),
+        ({"PUBLIC_URL": "https://calltag.example"}, True),
+        ({"TLS__CERT_FILE": "/etc/calltag.pem"}, True),
+        ({"TLS__CERT_FILE": "/etc/calltag.pem", "SESSION__SECURE_COOKIES": "false"}, False),
+        ({"PUBLIC_URL": "https://calltag.example", "SESSION__SECURE_COOKIES": ""}, True),
+        ({"SESSION__SECURE_COOKIES": "true"}, True),
+    ],
+)
+def test_with_tls_cookies_are_for_https_only(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], are_secure: bool
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(f"CALLTAG_{name}", value)
+    assert load_settings().cookies_are_secure is are_secure
+    monkeypatch.setenv("CALLTAG_SESSION__SAME_SITE", "none")
+    if are_secure:
+        assert load_settings().session.same_site == "none"
+    else:
+        with pytest.raises(SettingsError, match=r"^CALLTAG_SESSION: .*SECURE_COOKIES$"):
+            load_settings()
+
+
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALLTAG_DIRECTORY__FILE", "")
     monkeypatch.setenv("CALLTAG_GATEWAY__PORT", "")
@@ -89,9 +128,9 @@ def test_the_command_line_wins_field_by_field(monkeypatch: pytest.MonkeyPatch) -
 def test_origins_are_a_json_list_or_have_commas_between(
     monkeypatch: pytest.MonkeyPatch, text: str, origins: tuple[str, ...]
 ) -> None:
-    monkeypatch.setenv("CALLTAG_GATEWAY__ALLOWED_ORIGINS", text)
-    assert load_settings().gateway.allowed_origins == origins
-    assert load_settings(gateway={"allowed_origins": origins}).gateway.allowed_origins == origins
+    monkeypatch.setenv("CALLTAG_ALLOWED_ORIGINS", text)
+    assert load_settings().allowed_origins == origins
+    assert load_settings(allowed_origins=origins).allowed_origins == origins
 
 
 @pytest.mark.parametrize(
@@ -114,10 +153,10 @@ def test_origins_are_a_json_list_or_have_commas_between(
         ("CALLTAG_AMQP__URL", "amqp://u:hunter2@one:1,two:2/", r"^CALLTAG_AMQP__URL: host and port are not well"),
         ("CALLTAG_REDIS__URL", "redis://h:hunter2", r"^CALLTAG_REDIS__URL: host and port are not well formed"),
         ("CALLTAG_REDIS__URL", "hunter2", r"^CALLTAG_REDIS__URL: must begin with redis:// or rediss:// or unix://$"),
-        ("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "*,hunter2", r"^CALLTAG_GATEWAY__ALLOWED_ORIGINS: String should match"),
-        ("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "[hunter2", r"^CALLTAG_GATEWAY__ALLOWED_ORIGINS: begins like a JSON list"),
+        ("CALLTAG_ALLOWED_ORIGINS", "*,hunter2", r"^CALLTAG_ALLOWED_ORIGINS: String should match"),
+        ("CALLTAG_ALLOWED_ORIGINS", "[hunter2", r"^CALLTAG_ALLOWED_ORIGINS: begins like a JSON list"),
         ("CALLTAG_PUBLIC_URL", "https://desk:hunter2", r"^CALLTAG_PUBLIC_URL: must be scheme, host and port"),
-        ("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "https://a:hunter2", r"^CALLTAG_GATEWAY__ALLOWED_ORIGINS: must be scheme"),
+        ("CALLTAG_ALLOWED_ORIGINS", "https://a:hunter2", r"^CALLTAG_ALLOWED_ORIGINS: must be scheme"),
         ("CALLTAG_GATEWAY__PROT", "1", r"^CALLTAG_GATEWAY__PROT: there is no such setting$"),
         ("CALLTAG_GATWAY__PORT", "1", r"^CALLTAG_GATWAY__PORT: there is no section GATWAY; is CALLTAG_GATEWAY meant"),
         ("CALLTAG_XYZ__PORT", "1", r"^CALLTAG_XYZ__PORT: there is no section XYZ$"),
@@ -200,9 +239,9 @@ def test_the_table_shows_defaults_whatever_is_set(monkeypatch: pytest.MonkeyPatc
 
 
 def test_values_stand_as_they_would_be_set() -> None:
-    settings = load_settings(gateway={"allowed_origins": ("https://a.example", "https://b.example")})
+    settings = load_settings(allowed_origins=("https://a.example", "https://b.example"))
     table = rows(settings)
-    assert table["CALLTAG_GATEWAY__ALLOWED_ORIGINS"].value == '["https://a.example","https://b.example"]'
+    assert table["CALLTAG_ALLOWED_ORIGINS"].value == '["https://a.example","https://b.example"]'
     assert table["CALLTAG_DIRECTORY__FILE"].value == ""
     assert table["CALLTAG_DIRECTORY__DEMO"].value == "false"
     assert table["CALLTAG_REDIS__DEADLINE_S"].value == "1.0"

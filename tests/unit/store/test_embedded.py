@@ -1,6 +1,7 @@
 """The embedded store where its server misbehaves, and where its folder does."""
 
 import os
+import stat
 import sys
 import time
 from collections.abc import Callable
@@ -110,6 +111,7 @@ async def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(tmp_pat
     folder = tmp_path / "data"
     if place:
         (folder / place).mkdir(parents=True)
+        folder.chmod(0o700)
     else:
         folder.write_text("a file")
     with pytest.raises(DataFolderUnusable) as refused:
@@ -123,3 +125,58 @@ async def test_without_a_folder_data_is_in_memory() -> None:
     async with embedded_store(None) as store:
         assert (store.kept_in, store.reason) == (None, "no data folder was asked for")
         assert await store.client.ping()
+
+
+def open_to_others(folder: Path) -> set[str]:
+    """What of the folder, itself included, others have any right on."""
+    return {each.name for each in (folder, *folder.rglob("*")) if each.lstat().st_mode & 0o077}
+
+
+async def test_nobody_else_can_read_the_data_or_take_the_lock(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        store = await opened(tmp_path / "above" / "data")
+    finally:
+        os.umask(before)
+    assert store.kept_in is not None, store.reason
+    assert list((tmp_path / "above" / "data").rglob("*.aof"))
+    assert open_to_others(tmp_path / "above" / "data") == set()
+
+
+async def test_a_folder_of_a_former_version_is_closed_to_others(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    for name in ("lock", "valkey.log"):
+        (folder / name).touch(0o644)
+    assert (await opened(folder)).kept_in is not None
+    assert open_to_others(folder) == set()
+
+
+async def test_an_empty_folder_is_closed_to_others(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir(mode=0o777)
+    assert (await opened(tmp_path / "data")).kept_in is not None
+    assert open_to_others(tmp_path / "data") == set()
+
+
+async def test_a_folder_with_other_things_that_is_open_to_others_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    folder.chmod(0o755)
+    (folder / "letter").touch()
+    with pytest.raises(
+        DataFolderUnusable, match=r"open to other users \(mode 0755\).*chmod 700.*CALLTAG_EMBEDDED__FOLDER"
+    ):
+        await opened(folder)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    folder.chmod(0o700)
+    assert (await opened(folder)).kept_in is not None
+
+
+async def test_a_folder_of_somebody_else_that_is_open_to_others_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(DataFolderUnusable, match="open to other users"):
+        await opened(folder)

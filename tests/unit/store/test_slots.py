@@ -100,8 +100,10 @@ async def work_of_a_partition(client: NotingClient, partition: Partition) -> Non
         for each in ("C1", "{x}", "a}b")
     ]  # fmt: skip
     position = (await store.commit(partition, epoch, changes, [b"event"])).position
-    await store.sent(partition, epoch, 1)
-    await store.attempt(partition, epoch, "o")
+    await store.sent(partition, epoch, position)
+    await store.attempt(partition, epoch, "o", "1")
+    await store.broken_off(partition, "o", "1")
+    await store.note_loss(partition, "loss", 1, 0, 1)
     await store.silent(partition, 0, 9)
     with pytest.raises(StoreUnavailable):
         await store.settle(partition, epoch, position)

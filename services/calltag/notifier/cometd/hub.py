@@ -20,6 +20,7 @@ from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.model import NOBODYS
 from calltag.core.store.client_ids import is_bearer, new_client_id, user_of
+from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.session_records import HasEnded, HasLeft, NotKept, TooManySessions, TooManySubscriptions
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Crowded, come_back_ms
@@ -201,7 +202,8 @@ class Hub:
             if claim.shows_credentials:
                 admission.handshake(claim.address)
             caller = await claim.caller()
-            beginning = self.engine.handshake(message, caller.user)
+            refusal = errors.SESSION_OVER if caller.session_over else errors.UNAUTHORIZED
+            beginning = self.engine.handshake(message, caller.user, refusal)
             client_id = new_client_id(UserId(caller.user or ""), bearer=caller.bearer)
             admission.begin(client_id, claim.address)
             await self._create(client_id, beginning, claim)
@@ -228,9 +230,16 @@ class Hub:
         except TooManySessions as error:
             self.connects.metrics.limited(Limit.SESSIONS_OF_USER)
             raise Crowded(str(error), errors.too_many_sessions(limits.max_sessions_per_user)) from None
+        except StoreUnavailable:
+            # Perhaps it was created: it would count for its user until it expires.
+            self.connects.side_tasks.begin(self._forget(client_id))
+            raise
         finally:
             if not created:
                 self.connects.admission.release(client_id)
+
+    async def _forget(self, client_id: str) -> None:
+        await self.connects.store.remove(client_id)
 
     async def _subscribe(self, message: Message, client_id: str, user: str) -> None:
         wish = self.engine.subscribe(message, client_id, user)
@@ -286,7 +295,7 @@ class Hub:
             case NoticeKind.ENDED:
                 self.connects.ends.end(notice.client_id)
             case NoticeKind.CLOSED:
-                await self.connects.ends.close(notice.client_id)
+                await self.connects.ends.close(notice.user, notice.digest)
             case NoticeKind.MOVED:
                 if session is None:
                     self.connects.admission.release(notice.client_id)

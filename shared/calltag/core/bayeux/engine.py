@@ -58,8 +58,8 @@ class Engine:
 
     # -- handshake -----------------------------------------------------------------------------------------------
 
-    def handshake(self, message: Message, user: str | None) -> Beginning:
-        """What the new session is to be. Raises Fault."""
+    def handshake(self, message: Message, user: str | None, refusal: str = errors.UNAUTHORIZED) -> Beginning:
+        """What the new session is to be. `refusal` is the error where there is no user. Raises Fault."""
         version, types = message.get("version"), message.get("supportedConnectionTypes")
         if not isinstance(version, str):
             raise self._no_session(message, errors.VERSION_MISSING)
@@ -70,7 +70,7 @@ class Engine:
         if not any(each in self.connection_types for each in types if isinstance(each, str)):
             raise self._no_session(message, errors.connection_types_unsupported(tuple(self.connection_types)))
         if user is None:
-            raise self._no_session(message, errors.UNAUTHORIZED)
+            raise self._no_session(message, refusal)
         beginning = Beginning()
         for extension in self.extensions:
             extension.handshake(ext_of(message), beginning)

@@ -79,12 +79,12 @@ class Passwords:
                 if self._is_known(digest):
                     return True
                 # Counted in turn: of right passwords, never more than have their turn count for a moment.
-                await self._attempts.take(*login)
+                attempt = await self._attempts.take(*login)
                 loop = asyncio.get_running_loop()
                 right = await loop.run_in_executor(self._threads, self._verify, stored, password)
                 if right:
                     self._remember(digest)
-                    await self._attempts.give_back(*login)
+                    await self._attempts.give_back(*login, attempt)
                 else:
                     self._attempts.failed()
                 return right

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -17,6 +17,7 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from calltag.core.settings.sections import (
+    MOVED,
     Amqp,
     DirectorySection,
     Embedded,
@@ -27,6 +28,7 @@ from calltag.core.settings.sections import (
     Log,
     Login,
     Notifier,
+    Origins,
     Positive,
     Proxies,
     PublicUrl,
@@ -87,6 +89,11 @@ class Settings(BaseSettings):
         description="Addresses and networks, with commas between, of proxies that append to X-Forwarded-For or "
         "overwrite it; `*` believes every peer for the last entry.",
     )
+    allowed_origins: Origins = Field(
+        (),
+        description="Origins whose pages may use the API and CometD, with commas between; the server's own always may. "
+        "`*` is all, but without cookies.",
+    )
     drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
     amqp: Amqp = Amqp()
     redis: Redis = Redis()
@@ -103,6 +110,19 @@ class Settings(BaseSettings):
     login: Login = Login()
     log: Log = Log()
 
+    @field_validator("session", mode="after")
+    @classmethod
+    def _cookies_for_all_sites_are_secure(cls, session: Session, info: ValidationInfo) -> Session:
+        tls, public_url = info.data.get("tls", Tls()), info.data.get("public_url", "")
+        if session.same_site == "none" and not _are_secure(session, tls, public_url):
+            raise ValueError("browsers take cookies with SAME_SITE none only with SECURE_COOKIES")
+        return session
+
+    @property
+    def cookies_are_secure(self) -> bool:
+        """Whether cookies are for HTTPS only."""
+        return _are_secure(self.session, self.tls, self.public_url)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -114,6 +134,12 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         secrets = NestedSecretsSettingsSource(file_secret_settings, os.environ.get(SECRETS_FOLDER) or None, "error")
         return init_settings, env_settings, secrets
+
+
+def _are_secure(session: Session, tls: Tls, public_url: str) -> bool:
+    if session.secure_cookies is not None:
+        return session.secure_cookies
+    return tls.cert_file is not None or public_url.startswith("https://")
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -139,9 +165,10 @@ def load_settings(**overrides: object) -> Settings:
 
 def _explained(error: ErrorDetails) -> str:
     reason = error["msg"].removeprefix("Value error, ")
+    name = variable(error["loc"])
     if error["type"] == "extra_forbidden":
-        reason = "there is no such setting"
-    return f"{variable(error['loc'])}: {reason}"
+        reason = f"this setting is {MOVED[name]} now" if name in MOVED else "there is no such setting"
+    return f"{name}: {reason}"
 
 
 def variable(path: Iterable[str | int]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import orjson
@@ -92,6 +92,14 @@ def _network(text: str) -> str:
 
 
 Proxies = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
+
+
+MOVED: Final = {
+    "CALLTAG_GATEWAY__CSRF_PROTECTION": "CALLTAG_SESSION__CSRF_PROTECTION",
+    "CALLTAG_GATEWAY__ALLOWED_ORIGINS": "CALLTAG_ALLOWED_ORIGINS",
+    "CALLTAG_NOTIFIER__ALLOWED_ORIGINS": "CALLTAG_ALLOWED_ORIGINS",
+}
+"""The settings that have another name now."""
 
 
 class Section(BaseModel):
@@ -267,11 +275,6 @@ class Gateway(Section):
         description="Users, and addresses, whose rates are known at a time; the one silent longest is forgotten.",
     )
     idempotency_lifetime_s: Positive = Field(86_400, description="How long an Idempotency-Key is remembered.")
-    csrf_protection: bool = Field(False, description="Demand X-CSRF-TOKEN of requests made with the session cookie.")
-    allowed_origins: Origins = Field(
-        (),
-        description="Origins whose scripts may call, with commas between; `*` is all, but without cookies.",
-    )
 
 
 class Worker(Section):
@@ -399,10 +402,6 @@ class Notifier(Section):
         description="Over how long the clients of a notifier that ends go to others; WebSockets over half of "
         "CALLTAG_DRAIN_TIMEOUT_S at most.",
     )
-    allowed_origins: Origins = Field(
-        (),
-        description="Origins whose pages may use CometD, with commas between; its own always may.",
-    )
     max_server_interval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="How long other messages keep a session alive without a /meta/connect; 0 is without end."
     )
@@ -519,16 +518,19 @@ class Session(Section):
 
     idle_s: Positive = Field(1_800, description="A session not used for so long ends.")
     lifetime_s: Positive = Field(43_200, description="A session ends after so long in any case.")
-    secure_cookies: bool = Field(False, description="Set cookies for HTTPS only.")
+    max_per_user: Positive = Field(
+        100, description="HTTP sessions of one user; one more ends the session that was not used for longest."
+    )
+    csrf_protection: bool = Field(
+        False, description="Demand X-CSRF-TOKEN of requests that change something, and of CometD over HTTP."
+    )
+    secure_cookies: bool | None = Field(
+        None,
+        description="Set cookies for HTTPS only. Unset: with CALLTAG_TLS__CERT_FILE or an https CALLTAG_PUBLIC_URL.",
+    )
     same_site: Literal["lax", "strict", "none"] = Field(
         "lax", description="Which requests of other sites' pages cookies go with; `none` (all) takes SECURE_COOKIES."
     )
-
-    @model_validator(mode="after")
-    def _none_is_secure(self) -> "Session":
-        if self.same_site == "none" and not self.secure_cookies:
-            raise ValueError("browsers take cookies with SAME_SITE none only with SECURE_COOKIES")
-        return self
 
 
 class Log(Section):

@@ -1,12 +1,15 @@
 """The embedded store: a private Valkey server from a wheel, or, where that cannot start, fakeredis in memory.
 
 The server listens on a Unix socket only, in a folder that nobody else can enter, and keeps an append-only file in
-the data folder. A lock that the server inherits keeps two of them from writing to one folder.
+the data folder, which nobody else can enter either: it holds user data. A lock that the server inherits keeps two of
+them from writing to one folder.
 """
 
 import asyncio
 import contextlib
 import fcntl
+import os
+import stat
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +25,9 @@ from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.ports import StoreError
 
 _POLL_S: Final = 0.02
+_LOCK: Final = "lock"
+_OTHERS: Final = 0o077
+"""The rights of everybody but the owner."""
 
 
 class DataFolderInUse(StoreError):
@@ -105,20 +111,48 @@ def _binary() -> Path:
         raise ServerNotStarted(str(error)) from error
 
 
-def _writable(folder: Path, name: str) -> IO[bytes]:
-    """A file of the folder, to be written at its end. Raises DataFolderUnusable."""
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Inside, the folder is written to. Raises DataFolderUnusable."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return (folder / name).open("ab")
+        yield
     except OSError as error:
         raise DataFolderUnusable(
             f"the data folder {folder} cannot be written: {error.strerror}; name another one (CALLTAG_EMBEDDED__FOLDER)"
         ) from None
 
 
+def _make_private(folder: Path) -> None:
+    """Create the folder, or close it to others where it holds nothing but our data. Raises DataFolderUnusable."""
+    with _writing(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if not found.st_mode & _OTHERS:
+            return
+        is_ours = found.st_uid == os.geteuid() and ((folder / _LOCK).exists() or not any(folder.iterdir()))
+        if is_ours:
+            folder.chmod(0o700)
+            return
+    raise DataFolderUnusable(
+        f"the data folder {folder} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}), and would hold "
+        "user data; close it (chmod 700), or name another one (CALLTAG_EMBEDDED__FOLDER)"
+    )
+
+
+def _writable(folder: Path, name: str) -> IO[bytes]:
+    """A file of the folder that only its owner can open, to be written at its end. Raises DataFolderUnusable."""
+    with _writing(folder):
+        file = os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        if os.fstat(file).st_mode & _OTHERS:
+            # A former version made it.
+            os.fchmod(file, 0o600)
+        return os.fdopen(file, "ab")
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[IO[bytes]]:
-    with _writable(folder, "lock") as lock:
+    _make_private(folder)
+    with _writable(folder, _LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -148,6 +182,7 @@ def _start(binary: Path, folder: Path, socket: Path, lock: IO[bytes], log: IO[by
             stdout=log,
             stderr=subprocess.STDOUT,
             process_group=0,
+            umask=_OTHERS,
             pass_fds=[lock.fileno()],
             preexec_fn=die_with_parent(),  # noqa: PLW1509 - one prctl call; it takes no lock
         )

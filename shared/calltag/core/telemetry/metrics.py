@@ -67,6 +67,7 @@ class Metrics:
     calls_silent: Counter = field(init=False)
     logins_failed: Counter = field(init=False)
     logins_locked_out: Counter = field(init=False)
+    http_sessions_displaced: Counter = field(init=False)
     events_received: Counter = field(init=False)
     deliveries: Counter = field(init=False)
     delivery_seconds: ManyTimes = field(init=False)
@@ -171,6 +172,9 @@ class Metrics:
             "logins_locked_out",
             "Logins refused unseen after too many wrong passwords, of the user or from the address.",
             "by",
+        )
+        self.http_sessions_displaced = self._counter(
+            "http_sessions_displaced", "HTTP sessions that ended because their user had too many."
         )
 
     def _notifier(self) -> None:

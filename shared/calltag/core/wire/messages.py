@@ -69,12 +69,17 @@ class NoticeKind(StrEnum):
 
 
 class SessionNotice(BaseModel):
-    """Another node took over a CometD session (in a cycle), changed its subscriptions, or ended it; or it is to end."""
+    """Another node took over a CometD session (in a cycle), changed its subscriptions, or ended it; or it is to end.
+
+    An operator (`closed`) names the session by its user and the digest of its id, which the store does not know.
+    """
 
     model_config = _FORM
     kind: NoticeKind
-    client_id: str
+    client_id: str = ""
     cycle: int = 0
+    user: UserId = UserId("")
+    digest: str = ""
 
 
 class NodeMessage(BaseModel):
