@@ -30,6 +30,7 @@ from calltag.core.settings import Settings, SettingsError, load_settings, settin
 from calltag.core.store.ports import StoreError
 from calltag.core.store.session_list import ListedSession
 from calltag.core.telemetry.logging import configure_logging
+from calltag.core.telemetry.output import queue_output
 from calltag.single.app import Composition, run_composition
 
 app = typer.Typer(
@@ -94,6 +95,7 @@ def _settings(section: str | None, port: int | None, *, demo: bool = False) -> S
 
 
 def _run(settings: Settings, chosen: Composition) -> None:
+    queue_output(settings.log.max_queued_bytes)
     configure_logging(chosen.name, form=settings.log.format, level=settings.log.level)
 
     async def service(life: Lifecycle) -> None:
@@ -156,6 +158,7 @@ def serve(
     if embedded:
         settings = _for_one_machine(settings)
     chosen = Composition(gateway=True, worker=True, notifier=True, embedded=embedded)
+    queue_output(settings.log.max_queued_bytes)
     configure_logging(
         chosen.name, form=settings.log.format, level="warning" if embedded and demo else settings.log.level
     )

@@ -16,6 +16,8 @@ from typing import Final
 
 import structlog
 
+from calltag.core.telemetry.output import drain_output
+
 log = structlog.get_logger()
 Main = Callable[["Lifecycle"], Awaitable[None]]
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -133,6 +135,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _end_now() -> None:
     sys.stderr.write("stopped without finishing what was in hand\n")
     sys.stderr.flush()
+    drain_output()
     os._exit(EXIT_FORCED)
 
 

@@ -450,3 +450,9 @@ class Log(Section):
         "auto", description="`auto` is console on a terminal, else json."
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")
+    max_queued_bytes: int = Field(
+        1_048_576,
+        ge=4_096,
+        description="Bytes of output that wait to be written; beyond, lines are dropped and counted "
+        "(`calltag_log_dropped_total`).",
+    )

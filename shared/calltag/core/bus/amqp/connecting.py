@@ -39,7 +39,7 @@ async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_
     try:
         with told_plainly():
             async with asyncio.timeout(deadline_s):
-                return await aio_pika.connect(url, ssl_context=_context(settings, url))
+                return await aio_pika.connect(url, ssl_context=await asyncio.to_thread(_context, settings, url))
     except TimeoutError:
         raise BusUnavailable(f"RabbitMQ did not answer within {deadline_s:g} s; {_WHERE}") from None
     except (AMQPError, OSError, RuntimeError) as error:
@@ -47,7 +47,7 @@ async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_
 
 
 def _context(settings: AmqpSettings, url: URL) -> ssl.SSLContext | None:
-    """Read anew for each connection: certificates are renewed while services run."""
+    """Read anew for each connection: certificates are renewed while services run. Reading files blocks."""
     if url.scheme != "amqps":
         return None
     try:
