@@ -13,9 +13,10 @@ from typer.testing import CliRunner, Result
 
 from calltag.cli.documents import write_documents
 from calltag.cli.main import app
+from calltag.core import VERSION
 from calltag.core.settings import settings_table
 from parts.agent import agent
-from parts.command import calltag
+from parts.command import CALLTAG, calltag
 from parts.ports import free_port
 from parts.processes import Program
 from parts.system import System, calltag_program, embedded_system
@@ -166,6 +167,44 @@ def test_who_has_nobody_to_serve_says_which_setting_to_set(tmp_path: Path, name:
     warnings = [line for line in program.text().splitlines() if "there are no users" in line]
     assert len(warnings) == warned
     assert all('"level":"warning"' in line and "CALLTAG_DIRECTORY__FILE" in line for line in warnings)
+
+
+def test_a_variable_that_is_no_setting_is_warned_of(tmp_path: Path) -> None:
+    done = calltag("config", cwd=tmp_path, CALLTAG_GATEWAY_PORT="9000", CALLTAG_WORKER_PORT="tcp://10.0.0.1:80")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "calltag: warning: CALLTAG_GATEWAY_PORT is not a setting and has no effect; is CALLTAG_GATEWAY__PORT meant?\n"
+    )
+
+
+@pytest.mark.parametrize(("level", "logged"), [({}, False), ({"CALLTAG_LOG__LEVEL": "info"}, True)])
+def test_a_level_that_is_set_wins_over_the_quiet_of_the_first_look(
+    tmp_path: Path, level: dict[str, str], logged: bool
+) -> None:
+    more = {"CALLTAG_GATEWAY_PORT": "1", "CALLTAG_INTERNAL__PORT": "0", **level}
+    program = calltag_program(tmp_path, more, "serve", "--embedded", "--demo", "--port", "0")
+    program.start(lambda: "Ctrl-C ends calltag" in program.text())
+    assert program.stop() == 0
+    assert ('"level":"info"' in program.text()) == logged
+    assert "is CALLTAG_GATEWAY__PORT meant?" in program.text()
+
+
+def test_a_level_that_is_set_wins_over_the_quiet_of_a_command(tmp_path: Path) -> None:
+    away = {
+        "CALLTAG_AMQP__URL": f"amqp://127.0.0.1:{free_port()}/",
+        "CALLTAG_REDIS__URL": f"redis://127.0.0.1:{free_port()}/0",
+    }
+    assert calltag("sessions", "close", "--user", "a", cwd=tmp_path, **away).stderr.startswith("calltag: ")
+    debug = calltag("doctor", cwd=tmp_path, CALLTAG_LOG__LEVEL="debug", CALLTAG_LOG__FORMAT="json", **away)
+    assert '"level":"' in debug.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "calltag", "--version"], ["-m", "calltag", "version"], [*CALLTAG[1:], "--version"]]
+)
+def test_the_version_is_told_however_it_is_asked_for(tmp_path: Path, command: list[str]) -> None:
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{VERSION}\n", "")
 
 
 def test_the_settings_are_shown_without_passwords(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import orjson
+import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from calltag.cli.configuration import command_settings, log_level, service_settings
 from calltag.cli.doctor import examine
 from calltag.cli.parked import NotParked
 from calltag.cli.parked_commands import parked_app
@@ -26,10 +29,10 @@ from calltag.core.identity.directory_file import DirectoryError
 from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, first_leaf, run
 from calltag.core.runtime.server import PortBusy, ServerDied
 from calltag.core.runtime.tls import TlsError
-from calltag.core.settings import Settings, SettingsError, load_settings, settings_table
+from calltag.core.settings import Settings, SettingsError, settings_table, unknown_settings
 from calltag.core.store.ports import StoreError
 from calltag.core.store.session_list import ListedSession
-from calltag.core.telemetry.logging import configure_logging
+from calltag.core.telemetry.logging import Level, configure_logging
 from calltag.core.telemetry.output import queue_output
 from calltag.single.app import Composition, run_composition
 
@@ -52,6 +55,24 @@ sessions_app = typer.Typer(
 )
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(parked_app, name="parked")
+
+log = structlog.get_logger()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all_commands(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
 
 Port = Annotated[int | None, typer.Option(help="Port to listen on (instead of the setting).", min=0, max=65535)]
 Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre; every password is `demo`.")]
@@ -84,22 +105,19 @@ def _fail(error: BaseException) -> None:
     sys.exit(1)
 
 
-def _settings(section: str | None, port: int | None, *, demo: bool = False) -> Settings:
-    settings = load_settings()
-    changes: dict[str, Any] = {}
-    if section is not None and port is not None:
-        changes[section] = getattr(settings, section).model_copy(update={"port": port})
-    if demo:
-        changes["directory"] = settings.directory.model_copy(update={"demo": True})
-    return settings.model_copy(update=changes)
-
-
-def _run(settings: Settings, chosen: Composition) -> None:
+def _run(
+    settings: Settings,
+    chosen: Composition,
+    ready: Callable[[Backends], None] | None = None,
+    usual_level: Level = "info",
+) -> None:
     queue_output(settings.log.max_queued_bytes)
-    configure_logging(chosen.name, form=settings.log.format, level=settings.log.level)
+    configure_logging(chosen.name, form=settings.log.format, level=log_level(settings, usual_level))
+    for sentence in unknown_settings():
+        log.warning("setting_unknown", reason=sentence)
 
     async def service(life: Lifecycle) -> None:
-        await run_composition(life, settings, chosen)
+        await run_composition(life, settings, chosen, ready)
 
     run(service)
 
@@ -113,7 +131,7 @@ def gateway(port: Port = None, demo: Demo = False) -> None:
 
         calltag gateway --port 8080
     """
-    _run(_settings("gateway", port, demo=demo), Composition(gateway=True))
+    _run(service_settings("gateway", port, demo=demo), Composition(gateway=True))
 
 
 @app.command()
@@ -125,7 +143,7 @@ def worker() -> None:
 
         calltag worker
     """
-    _run(_settings(None, None), Composition(worker=True))
+    _run(service_settings(), Composition(worker=True))
 
 
 @app.command()
@@ -137,7 +155,7 @@ def notifier(port: Port = None, demo: Demo = False) -> None:
 
         calltag notifier --port 8081
     """
-    _run(_settings("notifier", port, demo=demo), Composition(notifier=True))
+    _run(service_settings("notifier", port, demo=demo), Composition(notifier=True))
 
 
 @app.command()
@@ -154,23 +172,17 @@ def serve(
 
         calltag serve --embedded --demo --port 8080
     """
-    settings = _settings("gateway", port, demo=demo)
+    settings = service_settings("gateway", port, demo=demo)
     if embedded:
         settings = _for_one_machine(settings)
     chosen = Composition(gateway=True, worker=True, notifier=True, embedded=embedded)
-    queue_output(settings.log.max_queued_bytes)
-    configure_logging(
-        chosen.name, form=settings.log.format, level="warning" if embedded and demo else settings.log.level
-    )
 
     def ready(parts: Backends) -> None:
         if demo:
             Console(stderr=False, highlight=False, soft_wrap=True).print(welcome(settings, parts), markup=False)
 
-    async def service(life: Lifecycle) -> None:
-        await run_composition(life, settings, chosen, ready)
-
-    run(service)
+    # The banner says what there is to say about a first look.
+    _run(settings, chosen, ready, "warning" if embedded and demo else "info")
 
 
 def _for_one_machine(settings: Settings) -> Settings:
@@ -194,8 +206,7 @@ def topology_apply() -> None:
 
         calltag topology apply
     """
-    settings = _settings(None, None)
-    configure_logging("topology", form=settings.log.format, level="critical")
+    settings = command_settings("topology")
     asyncio.run(apply_topology(amqp_settings(settings)))
     typer.echo(f"{settings.partitions} partition queues and their exchanges are there.")
 
@@ -217,7 +228,7 @@ def sessions_ls(
     """
 
     async def listed() -> list[ListedSession]:
-        async with sessions(_settings(None, None)) as found:
+        async with sessions(command_settings("sessions")) as found:
             return [each async for each in found.all(user)]
 
     rows = asyncio.run(listed())
@@ -238,7 +249,7 @@ def sessions_show(session: Handle) -> None:
     """
 
     async def wanted() -> ListedSession:
-        async with sessions(_settings(None, None)) as found:
+        async with sessions(command_settings("sessions")) as found:
             return await found.one(session)
 
     for line in lines_of(asyncio.run(wanted())):
@@ -258,10 +269,12 @@ def sessions_close(
     """
     if (session is None) == (user is None):
         raise typer.BadParameter("name a session or a user (--user), one of them")
-    settings = _settings(None, None)
-    configure_logging("sessions", form=settings.log.format, level="critical")
-    for each in asyncio.run(close_sessions(settings, session, user)):
+    settings = command_settings("sessions")
+    closed = asyncio.run(close_sessions(settings, session, user))
+    for each in closed:
         typer.echo(f"closed {each.handle} of {each.user}")
+    if not closed:
+        typer.echo(f"{user} has no sessions")
 
 
 @app.command()
@@ -273,7 +286,8 @@ def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON
 
     - owner: the worker with a lease that consumes the partition, as it told when it last renewed the lease, a second
       ago at most. Two are shown while it moves from one to the other (`moving`).
-    - epoch: how often the partition was taken over; it rises with the first operation that a new owner gets.
+    - epoch: the number of the take-over that is valid; commits of owners before it are refused. It rises, by a random
+      step, with the first operation that a new owner gets.
     - depth: operations not done yet: those in the queue, as RabbitMQ tells, and those in hand, as the owner tells.
     - oldest: how long the oldest operation in hand has waited since its acceptance; the owner tells, as only it knows.
 
@@ -283,7 +297,7 @@ def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON
 
         calltag partitions
     """
-    rows = asyncio.run(listed_partitions(_settings(None, None)))
+    rows = asyncio.run(listed_partitions(command_settings("partitions")))
     if as_json:
         for each in rows:
             typer.echo(orjson.dumps(public_partition(each)).decode())
@@ -301,8 +315,7 @@ def doctor() -> None:
 
         calltag doctor
     """
-    settings = _settings(None, None)
-    configure_logging("doctor", form=settings.log.format, level="critical")
+    settings = command_settings("doctor")
     findings = asyncio.run(examine(settings))
     for finding in findings:
         typer.echo(f"{'ok   ' if finding.good else 'WRONG'}  {finding.text}")
@@ -319,7 +332,7 @@ def config() -> None:
         calltag config
     """
     table = Table("variable", "value", "what it does", box=None)
-    for row in settings_table(load_settings()):
+    for row in settings_table(command_settings("config")):
         table.add_row(row.variable, row.value, row.description)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 

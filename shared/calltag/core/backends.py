@@ -20,8 +20,8 @@ from calltag.core.identity.model import Directory
 from calltag.core.identity.passwords import Passwords
 from calltag.core.runtime.tls import ClientTls, OwnCertificate, ServerTls
 from calltag.core.settings import Settings
-from calltag.core.settings.root import variable
 from calltag.core.settings.sections import ClientTlsSection, Tls
+from calltag.core.settings.variables import variable
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.deployment import Deployment, client_of
