@@ -7,14 +7,14 @@ import os
 import re
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from parts.command import CALLTAG
+from parts.eventually import wait_until
 from parts.ports import free_port
 from parts.system import calltag_program
 
@@ -85,13 +85,6 @@ class Serving:
         return float(found)
 
 
-def wait_for(condition: Callable[[], bool], within_s: float = 60.0) -> None:
-    ends = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < ends, f"not so within {within_s:g} s"
-        time.sleep(0.05)
-
-
 @contextlib.contextmanager
 def serving(folder: Path, pipe: FullPipe, **settings: str) -> Iterator[Serving]:
     port, internal = free_port(), free_port()
@@ -109,7 +102,7 @@ def serving(folder: Path, pipe: FullPipe, **settings: str) -> Iterator[Serving]:
 
 def test_a_process_whose_output_nobody_reads_serves_and_ends(tmp_path: Path, full_pipe: FullPipe) -> None:
     with serving(tmp_path, full_pipe, **LOGGED_TOO) as system:
-        wait_for(lambda: system.answers("/readyz"))
+        wait_until(lambda: system.answers("/readyz"))
         for _ in range(50):
             assert system.get("/api/v2/me")[0] == 401
         assert system.answers("/livez")
@@ -121,7 +114,7 @@ def test_lines_that_do_not_fit_are_counted_and_the_count_is_logged_when_writing_
     tmp_path: Path, full_pipe: FullPipe
 ) -> None:
     with serving(tmp_path, full_pipe, CALLTAG_LOG__MAX_QUEUED_BYTES="8192", **LOGGED_TOO) as system:
-        wait_for(lambda: system.answers("/readyz"))
+        wait_until(lambda: system.answers("/readyz"))
         for _ in range(100):
             system.get("/api/v2/me")
         dropped = system.dropped()
@@ -146,8 +139,8 @@ def logged(line: str) -> dict[str, object]:
 
 def test_a_second_signal_ends_a_process_whose_output_nobody_reads(tmp_path: Path, full_pipe: FullPipe) -> None:
     with serving(tmp_path, full_pipe, CALLTAG_DRAIN_DELAY_S="600") as system:
-        wait_for(lambda: system.answers("/readyz"))
+        wait_until(lambda: system.answers("/readyz"))
         system.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: system.get("/readyz", internal=True)[0] == 503)
+        wait_until(lambda: system.get("/readyz", internal=True)[0] == 503)
         system.process.send_signal(signal.SIGTERM)
         assert system.process.wait(30) == 130

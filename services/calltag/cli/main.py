@@ -4,7 +4,7 @@ import asyncio
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
 import structlog
@@ -22,7 +22,7 @@ from calltag.cli.partitions import table_of as table_of_partitions
 from calltag.cli.sessions import NoSuchSession, close_sessions, lines_of, public, sessions, table_of
 from calltag.cli.tour import Tour, welcome
 from calltag.core import VERSION
-from calltag.core.backends import Backends, amqp_settings
+from calltag.core.backends import amqp_settings
 from calltag.core.bus.amqp import apply_topology
 from calltag.core.bus.ports import BusError
 from calltag.core.identity.directory_file import DirectoryError
@@ -35,6 +35,7 @@ from calltag.core.store.session_list import ListedSession
 from calltag.core.telemetry.logging import Level, configure_logging
 from calltag.core.telemetry.output import queue_output
 from calltag.single.app import Composition, run_composition
+from calltag.single.readiness import Serving
 
 app = typer.Typer(
     name="calltag",
@@ -75,6 +76,12 @@ def _of_all_commands(
 
 
 Port = Annotated[int | None, typer.Option(help="Port to listen on (instead of the setting).", min=0, max=65535)]
+ReadyJson = Annotated[
+    bool,
+    typer.Option(
+        "--ready-json", help="Print one line of JSON when it is ready: url, port, internal_port, pid and more."
+    ),
+]
 Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre; every password is `demo`.")]
 _EXIT_INTERRUPTED = 130
 _EXIT_TERMINATED = 143
@@ -108,7 +115,7 @@ def _fail(error: BaseException) -> None:
 def _run(
     settings: Settings,
     chosen: Composition,
-    ready: Callable[[Backends], None] | None = None,
+    ready: Callable[[Serving], None] | None = None,
     usual_level: Level = "info",
 ) -> None:
     queue_output(settings.log.max_queued_bytes)
@@ -123,7 +130,7 @@ def _run(
 
 
 @app.command()
-def gateway(port: Port = None, demo: Demo = False) -> None:
+def gateway(port: Port = None, demo: Demo = False, ready_json: ReadyJson = False) -> None:
     """Serve the HTTP API: takes operations and puts them on RabbitMQ.
 
     Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE); CALLTAG_PUBLIC_URL
@@ -131,11 +138,11 @@ def gateway(port: Port = None, demo: Demo = False) -> None:
 
         calltag gateway --port 8080
     """
-    _run(service_settings("gateway", port, demo=demo), Composition(gateway=True))
+    _run(service_settings("gateway", port, demo=demo), Composition(gateway=True), _ready_line if ready_json else None)
 
 
 @app.command()
-def worker() -> None:
+def worker(ready_json: ReadyJson = False) -> None:
     """Apply operations to calls, and send the events.
 
     Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. Run any number: workers share the partitions among them; those of
@@ -143,11 +150,11 @@ def worker() -> None:
 
         calltag worker
     """
-    _run(service_settings(), Composition(worker=True))
+    _run(service_settings(), Composition(worker=True), _ready_line if ready_json else None)
 
 
 @app.command()
-def notifier(port: Port = None, demo: Demo = False) -> None:
+def notifier(port: Port = None, demo: Demo = False, ready_json: ReadyJson = False) -> None:
     """Serve CometD: tells subscribers what happens to their calls.
 
     Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE). Run any number: each
@@ -155,7 +162,7 @@ def notifier(port: Port = None, demo: Demo = False) -> None:
 
         calltag notifier --port 8081
     """
-    _run(service_settings("notifier", port, demo=demo), Composition(notifier=True))
+    _run(service_settings("notifier", port, demo=demo), Composition(notifier=True), _ready_line if ready_json else None)
 
 
 @app.command()
@@ -165,6 +172,7 @@ def serve(
     embedded: Annotated[
         bool, typer.Option("--embedded", help="Bus and store inside this process: no RabbitMQ, no Redis.")
     ] = False,
+    ready_json: ReadyJson = False,
 ) -> None:
     """Gateway, worker and notifier in one process.
 
@@ -177,24 +185,24 @@ def serve(
         settings = _for_one_machine(settings)
     chosen = Composition(gateway=True, worker=True, notifier=True, embedded=embedded)
 
-    def ready(parts: Backends) -> None:
-        if demo:
-            Console(stderr=False, highlight=False, soft_wrap=True).print(welcome(settings, parts), markup=False)
-
+    ready = _ready_line if ready_json else _banner if demo else None
     # The banner says what there is to say about a first look.
     _run(settings, chosen, ready, "warning" if embedded and demo else "info")
 
 
 def _for_one_machine(settings: Settings) -> Settings:
-    """One process on one port: its address is known, and the internal port may be any."""
-    gateway_settings = settings.gateway
-    changes: dict[str, Any] = {}
-    if "public_url" not in settings.model_fields_set:
-        scheme = "https" if settings.tls.cert_file is not None else "http"
-        changes["public_url"] = f"{scheme}://{gateway_settings.host}:{gateway_settings.port}"
-    if "port" not in settings.internal.model_fields_set:
-        changes["internal"] = settings.internal.model_copy(update={"port": 0})
-    return settings.model_copy(update=changes)
+    """One process on one port: the internal one may be any."""
+    if "port" in settings.internal.model_fields_set:
+        return settings
+    return settings.model_copy(update={"internal": settings.internal.model_copy(update={"port": 0})})
+
+
+def _banner(serving: Serving) -> None:
+    Console(stderr=False, highlight=False, soft_wrap=True).print(welcome(serving.parts), markup=False)
+
+
+def _ready_line(serving: Serving) -> None:
+    typer.echo(orjson.dumps(serving.public()).decode())
 
 
 @topology.command("apply")

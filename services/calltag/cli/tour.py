@@ -14,14 +14,13 @@ from rich.console import Console
 
 from calltag.cli.own_instance import NotStarted, answers, heed_cancellation, own_instance
 from calltag.core.backends import Backends
-from calltag.core.settings import Settings
 from calltag.core.store.embedded import EmbeddedStore
 
 DEVICE: Final = "631608b3-ceb1-472b-ba05-2ae39555b0d1"
 _THIS_MACHINE: Final = ("127.0.0.1", "localhost")
 
 
-def welcome(settings: Settings, parts: Backends) -> str:
+def welcome(parts: Backends) -> str:
     """What is printed when the demo is ready."""
     match parts.embedded:
         case None:
@@ -31,7 +30,7 @@ def welcome(settings: Settings, parts: Backends) -> str:
         case EmbeddedStore(kept_in=Path() as folder):
             kept = f"Data is kept in {folder.resolve()} between runs."
     template = resources.files("calltag.cli").joinpath("tour.txt").read_text(encoding="utf-8")
-    return template.format(url=settings.public_url, device=DEVICE, kept=kept)
+    return template.format(url=parts.settings.public_url, device=DEVICE, kept=kept)
 
 
 class TourFailed(Exception):

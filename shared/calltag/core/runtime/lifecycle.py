@@ -114,6 +114,7 @@ async def run_service(main: Main) -> None:
                 raised = error
             life.end()
         life.ended()
+    log.info("stopped")
     if failure := raised or life.failure:
         raise failure
 

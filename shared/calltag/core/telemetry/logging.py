@@ -15,7 +15,9 @@ from calltag.core.telemetry.redaction import redact
 Form = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-_LIBRARIES: Final = ("aio_pika", "aiormq", "uvicorn", "websockets", "asyncio")
+_LIBRARIES: Final = ("uvicorn", "websockets", "asyncio")
+_BROKER_LIBRARIES: Final = ("aio_pika", "aiormq")
+"""They log each attempt to connect, which calltag itself reports once: they are heard at the level debug alone."""
 _SERVER: Final = "uvicorn.error"
 """It warns of each request that is malformed: whoever can connect could fill the disk. They are counted instead."""
 
@@ -46,6 +48,8 @@ def configure_logging(service: str, *, form: Form = "auto", level: Level = "info
     root.setLevel(_LEVELS[level])
     for library in _LIBRARIES:
         logging.getLogger(library).setLevel(max(_LEVELS[level], logging.WARNING))
+    for library in _BROKER_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING if level == "debug" else logging.CRITICAL)
     logging.getLogger(_SERVER).setLevel(max(_LEVELS[level], logging.ERROR))
 
 

@@ -7,13 +7,14 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aio_pika.exceptions import ChannelNotFoundEntity
 from aiormq.abc import AbstractChannel as Underlay
 
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.amqp.packing import number_of_parts, unpacked
 from calltag.core.bus.amqp.unsettled import Messages, Settled
-from calltag.core.bus.ports import BusInterrupted, Delivery
+from calltag.core.bus.ports import BusInterrupted, Delivery, QueueMissing
 
 _SIGHTINGS: Final = 2
 """How often in a row something has to look wrong: a queue that elects a leader shows no consumers for a moment."""
@@ -45,7 +46,7 @@ class AmqpConsumer:
         channel.close_callbacks.add(self._on_close)
 
     async def start(self, queue: AbstractQueue, prefetch: int) -> None:
-        """Begin to consume. Raises BusInterrupted."""
+        """Begin to consume. Raises QueueMissing, BusInterrupted."""
         try:
             with told_plainly():
                 async with asyncio.timeout(self._deadline_s):
@@ -55,6 +56,8 @@ class AmqpConsumer:
                     underlay.on_consumer_cancel_callbacks.add(self._on_close)
                     await queue.consume(self._on_message)
             self._queue = queue.name
+        except ChannelNotFoundEntity as error:
+            raise QueueMissing(f"{queue.name} does not exist; run: calltag topology apply") from error
         except FAILURES as error:
             raise BusInterrupted(f"{queue.name} cannot be consumed: {error}") from error
 
