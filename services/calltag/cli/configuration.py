@@ -19,13 +19,13 @@ def service_settings(section: str | None = None, port: int | None = None, *, dem
     return settings.model_copy(update=changes)
 
 
-def command_settings(name: str) -> Settings:
+def command_settings(name: str, *, warns: bool = True) -> Settings:
     """The settings of a command that says by itself what is wrong: it logs nothing unless CALLTAG_LOG__LEVEL is set.
 
-    Variables that are no settings are named on standard error. Raises SettingsError.
+    If it `warns`, variables that are no settings are named on standard error. Raises SettingsError.
     """
     settings = load_settings()
-    for sentence in unknown_settings():
+    for sentence in unknown_settings() if warns else ():
         typer.echo(f"calltag: warning: {sentence}", err=True)
     configure_logging(name, form=settings.log.format, level=log_level(settings, "critical"))
     return settings

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from calltag.cli.configuration import command_settings, log_level, service_settings
 from calltag.cli.doctor import examine
+from calltag.cli.finding import Grade
 from calltag.cli.parked import NotParked
 from calltag.cli.parked_commands import parked_app
 from calltag.cli.partitions import NothingStarted, listed_partitions
@@ -319,15 +320,21 @@ def doctor() -> None:
     """Tell what is reachable, which versions, and what is wrong; exit code 1 if something is.
 
     Looks at RabbitMQ (CALLTAG_AMQP__URL), at Redis (CALLTAG_REDIS__URL) and at the directory of users
-    (CALLTAG_DIRECTORY__FILE), and changes nothing. For example:
+    (CALLTAG_DIRECTORY__FILE), and leaves nothing there.
+
+    - ok: as it should be, or of no concern.
+    - warn: it works, but not as an installation should (exit code 0).
+    - WRONG: calltag does not work like this (exit code 1).
+
+    For example:
 
         calltag doctor
     """
-    settings = command_settings("doctor")
+    settings = command_settings("doctor", warns=False)
     findings = asyncio.run(examine(settings))
     for finding in findings:
-        typer.echo(f"{'ok   ' if finding.good else 'WRONG'}  {finding.text}")
-    sys.exit(0 if all(finding.good for finding in findings) else 1)
+        typer.echo(finding.line)
+    sys.exit(1 if any(finding.grade is Grade.WRONG for finding in findings) else 0)
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
@@ -13,6 +13,7 @@ from aiormq.abc import AbstractChannel as Underlay
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.amqp.packing import number_of_parts, unpacked
+from calltag.core.bus.amqp.probing import PROBE
 from calltag.core.bus.amqp.unsettled import Messages, Settled
 from calltag.core.bus.ports import BusInterrupted, Delivery, QueueMissing
 
@@ -153,6 +154,11 @@ class AmqpConsumer:
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
         self._delivered += 1
+        if message.type == PROBE:
+            with suppress(BusInterrupted):
+                async with self._settling() as underlay:
+                    await underlay.basic_ack(message.delivery_tag or 0)
+            return
         self._arrived.append(message)
         self._news.set()
 
