@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from calltag.core.backends import load_directory
+from calltag.core.identity.directory_file import DirectoryError
 from calltag.core.settings import Row, Settings, SettingsError, load_settings, settings_table, unknown_settings
 from calltag.core.settings.variables import PREFIX, SECRETS_FOLDER, unknown_variables
 
@@ -232,6 +234,21 @@ def test_sections_and_settings_are_known(monkeypatch: pytest.MonkeyPatch) -> Non
     for name, value in {"CALLTAG_GATEWAY": "{}", "CALLTAG_PARTITIONS": "8", "calltag_public_url": "http://a"}.items():
         monkeypatch.setenv(name, value)
     assert unknown_settings() == []
+
+
+@pytest.mark.parametrize("section", ["gateway", "notifier"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "desk.example.com", ""])
+def test_the_demo_is_not_served_to_the_network_unless_that_is_said(section: str, host: str) -> None:
+    listening = {section: {"host": host}}
+    with pytest.raises(DirectoryError, match=rf"CALLTAG_{section.upper()}__HOST is .*DEMO_ON_NETWORK=true"):
+        load_directory(load_settings(directory={"demo": True}, **listening))
+    assert load_directory(load_settings(directory={"demo": True, "demo_on_network": True}, **listening)).users
+    assert not load_directory(load_settings(**listening)).users
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_the_demo_is_served_on_the_machine_itself(host: str) -> None:
+    assert load_directory(load_settings(directory={"demo": True}, gateway={"host": host})).users
 
 
 def rows(settings: Settings | None = None) -> dict[str, Row]:

@@ -114,7 +114,8 @@ async def run_service(main: Main) -> None:
                 raised = error
             life.end()
         life.ended()
-    log.info("stopped")
+    if raised is None:
+        log.info("stopped")
     if failure := raised or life.failure:
         raise failure
 

@@ -406,6 +406,9 @@ class DirectorySection(Section):
 
     file: Path | None = Field(None, description="TOML file of users and devices.")
     demo: bool = Field(False, description="Use the demo contact centre, password `demo`. Never in production.")
+    demo_on_network: bool = Field(
+        False, description="Serve the demo contact centre on other addresses than this machine's own (127.0.0.1) too."
+    )
 
 
 class Login(Section):
