@@ -21,6 +21,11 @@ NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
 PEERS := tests/bench/peers
 PEERS_READY := $(PEERS)/node_modules/.ready
 
+# What tests in ARGS need beside Python: unit tests nothing, those of parts by themselves no clients of npm.
+FOLDERS := $(filter tests tests/%,$(ARGS))
+BEYOND_UNIT := $(if $(FOLDERS),$(filter-out tests/unit tests/unit/%,$(FOLDERS)),all)
+BEYOND_PARTS := $(filter-out tests/contract tests/contract/% tests/integration tests/integration/%,$(BEYOND_UNIT))
+
 .DEFAULT_GOAL := help
 .PHONY: help run demo test fuzz chaos mutations soak bench check format lock docs clean parts
 
@@ -66,7 +71,7 @@ parts:
 
 # Each process that a test starts would compile calltag anew.
 test: export PYTHONDONTWRITEBYTECODE :=
-test: $(DEV_READY) parts $(NODE_READY) $(PEERS_READY)
+test: $(DEV_READY) $(if $(BEYOND_UNIT),parts) $(if $(BEYOND_PARTS),$(NODE_READY) $(PEERS_READY))
 	@rm -f .coverage .coverage.*
 ifeq ($(ARGS),)
 	@echo "The tests that share the machine, $(JOBS) at a time:"

@@ -58,6 +58,8 @@ async def test_close_tells_the_client(system: System, by: str) -> None:
 
 def test_what_is_asked_wrongly_is_said(system: System) -> None:
     assert sessions(system, "ls", "--user", "nobody").stdout.strip() == "there are no sessions"
+    none = sessions(system, "close", "--user", "nobody")
+    assert (none.returncode, none.stdout.strip()) == (0, "nobody has no sessions")
     assert "name a session or a user" in sessions(system, "close").stderr
     gone = calltag(
         "sessions", "ls", cwd=system.folder, **{**system.environment, "CALLTAG_REDIS__URL": "redis://127.0.0.1:1"}

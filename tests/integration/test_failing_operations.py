@@ -15,6 +15,7 @@ from calltag.core.bus.amqp import apply_topology
 from calltag.core.domain.ids import CallId
 from calltag.core.domain.operations import CallEnded, Hold
 from calltag.core.store.redis_state import RedisCallReader
+from calltag.core.telemetry import conditions
 from parts.eventually import eventually
 from parts.operations import ONLY, Operations, operations
 from parts.rabbitmq import RabbitMq
@@ -219,7 +220,10 @@ async def test_what_is_dropped_takes_the_mark_along(impatient: Operations) -> No
     assert await parked(made) == []
 
 
-async def test_while_the_store_takes_no_writes_at_all_nothing_is_parked(impatient: Operations) -> None:
+async def test_while_the_store_takes_no_writes_at_all_nothing_is_parked(
+    impatient: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "REPEAT_S", 0.0)
     made = impatient
     connection = made.parts.client.connection
     async with made.working():

@@ -68,6 +68,34 @@ def test_what_a_service_waits_for_is_there_and_can_be_waited_for(name: str) -> N
                 pytest.fail(f"{condition} is not known")
 
 
+def test_no_password_has_a_default() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    passwords = re.findall(r"\$\{(\w*PASSWORD)(\S{0,2})", text)
+    assert {name for name, _ in passwords} == {"RABBITMQ_PASSWORD", "REDIS_PASSWORD"}
+    assert {how for _, how in passwords} == {":?"}
+    for url in re.findall(r"\w+://(\S*?:.*?)@", text):
+        assert re.fullmatch(r"\w*:\$\{\w+_PASSWORD:\?[^}]+\}", url)
+    assert SERVICES["rabbitmq"]["environment"]["RABBITMQ_DEFAULT_PASS"].startswith("${RABBITMQ_PASSWORD:?")
+    assert SERVICES["redis"]["environment"]["REDISCLI_AUTH"].startswith("${REDIS_PASSWORD:?")
+    assert COMPOSE["configs"]["valkey"]["content"].startswith("requirepass ${REDIS_PASSWORD:?")
+
+
+def test_every_image_has_a_version_and_can_be_pinned() -> None:
+    others = [service["image"] for name, service in SERVICES.items() if name not in OURS]
+    assert len(others) == 3
+    for image in others:
+        assert re.fullmatch(r"\$\{[A-Z]+_IMAGE:-[a-z/]+:\d[\w.-]*\}", image)
+    assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == ["${PYTHON_IMAGE}"] * 2
+    assert re.search(r"^ARG PYTHON_IMAGE=python:\d", DOCKERFILE, re.MULTILINE)
+
+
+def test_the_demo_is_published_on_this_machine_alone() -> None:
+    assert SERVICES["gateway"]["environment"]["CALLTAG_DIRECTORY__DEMO_ON_NETWORK"] == "true"
+    published = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
 def test_every_mounted_file_and_volume_is_there() -> None:
     for service in SERVICES.values():
         for source in (volume.partition(":")[0] for volume in service.get("volumes", ())):

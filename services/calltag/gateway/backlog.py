@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from calltag.core.bus.ports import Bus, BusUnavailable, Partition, Published
 from calltag.core.http.intake import retry_after_s
 from calltag.core.store.lags import Lags
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.published import PublishedTotals
+from calltag.core.telemetry.conditions import Condition
 from calltag.gateway.density import Density
 from calltag.gateway.errors import BackendAway
 from calltag.gateway.metrics import GatewayMetrics, Limit
 
-log = structlog.get_logger()
+_LAGS_UNKNOWN: Final = Condition("lags_not_known", level="info")
+_BACKLOG_UNKNOWN: Final = Condition("backlog_not_known", level="info")
 _LOOK_EVERY_S: Final = 0.5
 
 
@@ -74,13 +74,13 @@ class Backlog:
                 self._ages_ms = dict(await self.lags.read())
                 await self._count()
         except StoreUnavailable as error:
-            log.info("lags_not_known", reason=str(error))
+            _LAGS_UNKNOWN.fails(error)
         for partition in list(self._waiting):
             before = self._waiting[partition]
             try:
                 found = self._operations_in(partition, await self.bus.depth(partition))
             except BusUnavailable as error:
-                log.info("backlog_not_known", reason=str(error))
+                _BACKLOG_UNKNOWN.fails(error)
                 break
             # What was published while the broker was asked may or may not be in its answer.
             now = found + self._waiting[partition] - before

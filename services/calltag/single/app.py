@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
@@ -23,13 +24,16 @@ from calltag.core.runtime.waiting import set_within
 from calltag.core.settings import Settings
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.redis_registry import check_installation
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.telemetry.internal_http import internal_app
 from calltag.core.telemetry.request_ids import RequestIds
 from calltag.gateway.app import admitting, gateway_app
 from calltag.notifier.app import Notifier, start_notifier
+from calltag.single.readiness import Ports, Serving, as_bound, tell_when_ready
 from calltag.worker.app import run_worker
 
 log = structlog.get_logger()
+_NO_STORE: Final = Condition("waiting_for_store", over="store_reached", cure="CALLTAG_REDIS__URL says where Redis is")
 _OTHER_DESCRIPTORS: Final = 384
 """File descriptors for all but the connections that are served: broker, store, files, refused clients."""
 _LEAST_WORK_S: Final = 1.0
@@ -57,20 +61,29 @@ class Composition:
 
 
 async def run_composition(
-    life: Lifecycle, settings: Settings, chosen: Composition, ready: Callable[[Backends], None] | None = None
+    life: Lifecycle, settings: Settings, chosen: Composition, ready: Callable[[Serving], None] | None = None
 ) -> None:
     """Run until `life.stop` is set, then drain: stop being ready, wait until that is known, answer what is held, finish
-    what is in hand.
+    what is in hand. `ready` is called once, when all of it is.
 
     Raises PortBusy, DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
     """
     async with AsyncExitStack() as sockets:
         listeners = [sockets.enter_context(each) for each in _listeners(settings, chosen)]
+        ports = Ports(*(listener.getsockname()[1] for listener in listeners))
+        settings = as_bound(settings, ports, gateway=chosen.gateway)
         async with backends(chosen.name, settings, embedded=chosen.embedded) as parts:
             if (chosen.gateway or chosen.notifier) and not parts.directory.users:
                 log.warning("no_users", reason=NO_USERS)
             async with _internal(parts, listeners[0], settings):
-                await _run(parts, life, chosen, listeners[1:], ready)
+                await _run(parts, life, chosen, listeners[1:], partial(_announce, Serving(parts, ports), ready))
+
+
+def _announce(serving: Serving, ready: Callable[[Serving], None] | None) -> None:
+    told = serving.public()
+    log.info("ready", url=told["url"], port=told["port"], internal_port=told["internal_port"])
+    if ready is not None:
+        ready(serving)
 
 
 def _listeners(settings: Settings, chosen: Composition) -> list[socket.socket]:
@@ -93,9 +106,10 @@ async def _check_installation(parts: Backends, stop: asyncio.Event) -> bool:
         try:
             await check_installation(parts.client, parts.keys, parts.settings.partitions)
         except StoreUnavailable as error:
-            log.warning("waiting_for_store", reason=str(error))
+            _NO_STORE.fails(error)
             await set_within(stop, next(delays))
         else:
+            _NO_STORE.holds()
             return True
     return False
 
@@ -113,7 +127,7 @@ async def _run(
     life: Lifecycle,
     chosen: Composition,
     listeners: list[socket.socket],
-    ready: Callable[[Backends], None] | None,
+    ready: Callable[[], None],
 ) -> None:
     """Listen at once; work, and let clients in, when it is certain that the store is the right one.
 
@@ -141,8 +155,7 @@ async def _run(
                 door.app = RequestIds(app)
             checked.set()
             spare_garbage_collection()
-            if ready is not None:
-                ready(parts)
+            life.supervise("readiness", tell_when_ready(parts.health, life.stop, ready))
             await life.stop.wait()
         parts.health.stopping = door.is_stopping = True
         settings = parts.settings
@@ -164,6 +177,8 @@ async def _run(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(_LEAST_WORK_S, drained_by_s - time.monotonic())):
                 await notifier.leave()
+    # What still consumes ends before the connections do, and so does not take that for a fault.
+    life.end()
 
 
 def connection_limit(settings: Settings) -> int:
@@ -171,7 +186,9 @@ def connection_limit(settings: Settings) -> int:
     descriptors = raise_descriptor_limit()
     possible = max(1, descriptors - _OTHER_DESCRIPTORS)
     if possible < settings.max_connections:
-        log.warning("few_descriptors", limit=descriptors, connections=possible, wanted=settings.max_connections)
+        # Nobody has asked for the default.
+        told = log.warning if "max_connections" in settings.model_fields_set else log.info
+        told("few_descriptors", limit=descriptors, connections=possible, wanted=settings.max_connections)
     return min(settings.max_connections, possible)
 
 

@@ -20,10 +20,12 @@ from calltag.core.runtime.waiting import together
 from calltag.core.store.ports import CallIndex
 from calltag.core.store.user_streams import Addition, Appended, UserStreams
 from calltag.core.store.watches import Watchers
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OperationReply, StreamPlace, node_message
 from calltag.worker.owing import Owing
 
 log = structlog.get_logger()
+_NOT_REACHED: Final = Condition("node_not_reached")
 Encoded = tuple[Event, bytes]
 _LISTS_FRESH_S: Final = 10.0
 """A list may lose a call without a sign (a fail-over between a commit and the list, or of the server that has the list
@@ -112,7 +114,7 @@ class Outgoing:
         except BusUnavailable as error:
             # One node that cannot be reached holds nobody up: its sessions find in the streams what did not come, once
             # they know of it, and who waits for a reply is told in time that the outcome is not known.
-            log.warning("node_not_reached", node=node, reason=str(error))
+            _NOT_REACHED.fails(error, node=node)
             self._owing.add(node, users)
             return False
         # The inbox outlives its node by minutes: where there is none, nobody will come back to it.

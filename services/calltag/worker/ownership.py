@@ -21,6 +21,7 @@ from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.store.ports import NO_MARKS, CommitPosition, Epoch, Marks, StateStore, StoreUnavailable, TakeOver
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import EVENT, OperationMessage, WireError
 from calltag.worker.folding import Applied, Folded, fold
 from calltag.worker.known_calls import KnownCalls
@@ -31,6 +32,7 @@ from calltag.worker.recent_operations import RecentOperations
 from calltag.worker.recovery import Recovery
 
 log = structlog.get_logger()
+_WAITS: Final = Condition("partition_waits", over="partitions_go_on")
 T = TypeVar("T")
 _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0
@@ -177,13 +179,19 @@ class Ownership:
     async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try again for as long as broker or store is away: the operations wait, in order, in this worker's hands."""
         delays = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S)
-        while True:
-            try:
-                return await attempt()
-            except (StoreUnavailable, BusUnavailable, BusRefused) as error:
-                log.warning("partition_waits", reason=str(error))
-                self._on_wait()
-                await asyncio.sleep(next(delays))
+        try:
+            while True:
+                try:
+                    done = await attempt()
+                except (StoreUnavailable, BusUnavailable, BusRefused) as error:
+                    _WAITS.fails(error, self._partition)
+                    self._on_wait()
+                    await asyncio.sleep(next(delays))
+                else:
+                    _WAITS.holds(self._partition)
+                    return done
+        finally:
+            _WAITS.forget(self._partition)
 
 
 def _kept(outbox: Sequence[bytes]) -> Iterator[tuple[Event, bytes]]:

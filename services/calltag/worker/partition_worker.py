@@ -22,6 +22,7 @@ from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import unless
 from calltag.core.runtime.without_end import without_end
 from calltag.core.store.ports import CommitConflict, CommitPosition, Epoch, Fenced, Marks, StateStore, StoreUnavailable
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
 from calltag.worker.attempts import Attempts
 from calltag.worker.fault import Fault, Reason, fault_of
@@ -36,6 +37,8 @@ from calltag.worker.recent_operations import RecentOperations
 from calltag.worker.sweep import Sweep
 
 log = structlog.get_logger()
+_NOT_PARKED: Final = Condition("cannot_park")
+_UNCERTAIN: Final = Condition("commit_uncertain", over="commits_certain")
 _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0
 _LOOK_S: Final = 1.0
@@ -343,7 +346,7 @@ class PartitionWorker:
         try:
             await self._parking_lot.park(self._partition, work, lane)
         except BusError as error:
-            log.warning("cannot_park", operation_id=work.name, reason=str(error))
+            _NOT_PARKED.fails(error, operation_id=work.name)
             return False
         self._metrics.parked(reason)
         log.error(
@@ -368,7 +371,7 @@ class PartitionWorker:
         except Fenced:
             raise
         except Exception as error:  # noqa: BLE001 - it is tried again
-            log.warning("mark_uncertain", exception=type(error).__name__)
+            _UNCERTAIN.fails(error, self._partition)
             self._ownership.doubt()
             return False
         await self._ownership.send(epoch, committed)
@@ -381,7 +384,7 @@ class PartitionWorker:
             try:
                 return await self._ownership.owned()
             except (CommitConflict, StoreUnavailable) as error:
-                log.warning("take_over_uncertain", reason=str(error))
+                _UNCERTAIN.fails(error, self._partition)
                 self._forgive()
                 await asyncio.sleep(next(delays))
 
@@ -402,7 +405,7 @@ class PartitionWorker:
             except (CommitConflict, StoreUnavailable) as error:
                 # Whether the commit took place is not known. The partition is taken over anew: that fences off a commit
                 # which is still on its way, and shows the events of one that took place.
-                log.warning("commit_uncertain", reason=str(error))
+                _UNCERTAIN.fails(error, self._partition)
                 self._ownership.doubt()
                 conflicts += isinstance(error, CommitConflict)
                 if conflicts > 1:
@@ -414,6 +417,7 @@ class PartitionWorker:
                 self._ownership.doubt()
                 raise _Failed(fault_of(error)) from error
             else:
+                _UNCERTAIN.holds(self._partition)
                 await self._ownership.send(epoch, committed)
                 return committed.folded
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from calltag.core.settings import Row, Settings, SettingsError, load_settings, settings_table
-from calltag.core.settings.root import PREFIX
+from calltag.core.backends import load_directory
+from calltag.core.identity.directory_file import DirectoryError
+from calltag.core.settings import Row, Settings, SettingsError, load_settings, settings_table, unknown_settings
+from calltag.core.settings.variables import PREFIX, SECRETS_FOLDER, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -220,6 +222,74 @@ def test_a_file_that_cannot_be_read(secrets: Path) -> None:
     (secrets / "CALLTAG_AMQP__URL").write_bytes(b"\xff")
     with pytest.raises(SettingsError, match=r"^CALLTAG_SECRETS_DIR: a file cannot be read"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "likely"),
+    [
+        ("CALLTAG_GATEWAY_PORT", "CALLTAG_GATEWAY__PORT"),
+        ("CALLTAG_PARTITION", "CALLTAG_PARTITIONS"),
+        ("CALLTAG_DRAIN_DELAY", "CALLTAG_DRAIN_DELAY_S"),
+        ("CALLTAG_AMQP_TLS_CA_FILE", "CALLTAG_AMQP__TLS__CA_FILE"),
+        ("calltag_log_level", "CALLTAG_LOG__LEVEL"),
+        ("CALLTAG_SECRET_DIR", SECRETS_FOLDER),
+        ("CALLTAG_COLOUR", None),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_named_with_the_likely_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, likely: str | None
+) -> None:
+    monkeypatch.setenv(name, "8080")
+    hint = f"; is {likely} meant?" if likely else ""
+    assert unknown_settings() == [f"{name} is not a setting and has no effect{hint}"]
+
+
+def test_a_file_that_is_no_setting_is_named_with_the_likely_one(secrets: Path) -> None:
+    (secrets / "CALLTAG_REDIS_URL").write_text("redis://redis/0")
+    (secrets / "tls.key").write_text("not a setting")
+    assert unknown_settings() == ["CALLTAG_REDIS_URL is not a setting and has no effect; is CALLTAG_REDIS__URL meant?"]
+    (secrets / "CALLTAG_REDS__URL").write_text("redis://redis/0")
+    with pytest.raises(SettingsError, match=r"^CALLTAG_REDS__URL: there is no section REDS; is CALLTAG_REDIS meant"):
+        load_settings()
+
+
+def test_what_kubernetes_and_the_tests_set_is_not_taken_for_a_setting() -> None:
+    links = {
+        "CALLTAG_GATEWAY_SERVICE_HOST": "10.0.0.1",
+        "CALLTAG_GATEWAY_SERVICE_PORT": "80",
+        "CALLTAG_GATEWAY_SERVICE_PORT_HTTP": "80",
+        "CALLTAG_GATEWAY_PORT": "tcp://10.0.0.1:80",
+        "CALLTAG_GATEWAY_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "CALLTAG_GATEWAY_PORT_80_TCP_PROTO": "tcp",
+        "CALLTAG_GATEWAY_PORT_80_TCP_PORT": "80",
+        "CALLTAG_GATEWAY_PORT_80_TCP_ADDR": "10.0.0.1",
+        "CALLTAG_SERVICE_HOST": "10.0.0.1",
+        "CALLTAG_PORT": "tcp://10.0.0.1:80",
+        "CALLTAG_PORT_53_UDP_ADDR": "10.0.0.1",
+        "CALLTAG_TEST_CHROMIUM": "/usr/bin/chromium",
+    }
+    assert unknown_variables(links, []) == []
+
+
+def test_sections_and_settings_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CALLTAG_GATEWAY": "{}", "CALLTAG_PARTITIONS": "8", "calltag_public_url": "http://a"}.items():
+        monkeypatch.setenv(name, value)
+    assert unknown_settings() == []
+
+
+@pytest.mark.parametrize("section", ["gateway", "notifier"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "desk.example.com", ""])
+def test_the_demo_is_not_served_to_the_network_unless_that_is_said(section: str, host: str) -> None:
+    listening = {section: {"host": host}}
+    with pytest.raises(DirectoryError, match=rf"CALLTAG_{section.upper()}__HOST is .*DEMO_ON_NETWORK=true"):
+        load_directory(load_settings(directory={"demo": True}, **listening))
+    assert load_directory(load_settings(directory={"demo": True, "demo_on_network": True}, **listening)).users
+    assert not load_directory(load_settings(**listening)).users
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_the_demo_is_served_on_the_machine_itself(host: str) -> None:
+    assert load_directory(load_settings(directory={"demo": True}, gateway={"host": host})).users
 
 
 def rows(settings: Settings | None = None) -> dict[str, Row]:

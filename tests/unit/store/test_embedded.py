@@ -1,5 +1,6 @@
 """The embedded store where its server misbehaves, and where its folder does."""
 
+import asyncio
 import os
 import stat
 import sys
@@ -95,6 +96,17 @@ async def test_a_server_that_does_not_end_when_asked_is_killed(tmp_path: Path, i
     assert (await opened(tmp_path / "data")).kept_in is None
     assert time.monotonic() - began >= START_S + STOP_S
     assert not is_running(noted)
+
+
+async def test_the_event_loop_runs_on_while_a_server_is_waited_for(tmp_path: Path, install: Install) -> None:
+    install("signal.signal(signal.SIGTERM, signal.SIG_IGN)")
+    turns = 0
+    opening = asyncio.ensure_future(opened(tmp_path / "data"))
+    while not opening.done():
+        await asyncio.sleep(0.01)
+        turns += 1
+    assert opening.result().kept_in is None
+    assert turns > 10
 
 
 async def test_a_folder_has_one_user_at_a_time(tmp_path: Path) -> None:

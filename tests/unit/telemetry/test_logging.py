@@ -10,7 +10,7 @@ import pytest
 import structlog
 
 from calltag.core import VERSION
-from calltag.core.telemetry.logging import Form, configure_logging
+from calltag.core.telemetry.logging import Form, Level, configure_logging
 
 SECRET = "12345-do-not-log"
 
@@ -66,6 +66,15 @@ def test_libraries_come_out_in_the_same_form(output: Terminal) -> None:
     (event,) = output.events()
     assert event["event"] == "the broker is away"
     assert (event["level"], event["logger"], event["service"]) == ("warning", "aiormq.connection", "gateway")
+
+
+@pytest.mark.parametrize("level", ["info", "warning", "error"])
+def test_what_calltag_reports_itself_no_library_says_beside_it(output: Terminal, level: Level) -> None:
+    configure_logging("gateway", level=level)
+    logging.getLogger("aiormq.connection").error("error when creating transport")
+    logging.getLogger("aio_pika.robust_connection").error("connection attempt failed")
+    logging.getLogger("asyncio").error("task exception was never retrieved")
+    assert [event["event"] for event in output.events()] == ["task exception was never retrieved"]
 
 
 def test_the_level_is_the_least_that_is_logged(output: Terminal) -> None:
@@ -138,7 +147,7 @@ def test_tracebacks_do_not_show_local_variables(output: Terminal, form: Form) ->
         int("broken")
     except ValueError:
         structlog.get_logger().exception("failed", held_length=len(held))
-        logging.getLogger("aio_pika").exception("failed too")
+        logging.getLogger("asyncio").exception("failed too")
     assert output.getvalue().count("ValueError") == 2
     assert SECRET not in output.getvalue()
 

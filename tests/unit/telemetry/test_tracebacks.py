@@ -93,7 +93,7 @@ def test_what_a_record_holds_is_in_no_traceback(output: Terminal, form: Form, re
         RECORDS[record]()
     except Exception:
         structlog.get_logger().exception("failed")
-        logging.getLogger("aiormq").exception("failed too")
+        logging.getLogger("asyncio").exception("failed too")
     written = output.getvalue()
     assert written.count("Traceback (most recent call last)") >= 2
     assert Path(__file__).name in written
@@ -158,7 +158,7 @@ def test_a_message_that_a_library_complains_of_is_not_shown(output: Terminal) ->
     configure_logging("worker")
     header = ContentHeader(0, 1, Basic.Properties())
     message = aiormq.abc.DeliveredMessage(Basic.Return(), header, SECRET.encode(), None)  # type: ignore[arg-type]
-    logging.getLogger("aiormq.channel").error("Unhandled message %r returning", message)
+    logging.getLogger("asyncio").error("Unhandled message %r returning", message)
     assert output.events()[0]["event"] == "Unhandled message 'DeliveredMessage' returning"
 
 

@@ -7,9 +7,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from typing import Final
 from weakref import WeakValueDictionary
-
-import structlog
 
 from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.codec import Message
@@ -25,6 +24,7 @@ from calltag.core.store.client_ids import is_bearer, user_of
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.session_records import Activity, Attached, HasEnded, Have, NotProven, Proof, SessionRecord
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Admission
 from calltag.notifier.cometd.answers import Answer, Answers, HeldConnect, end_of
@@ -39,7 +39,7 @@ from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.watching import Watching
 
-log = structlog.get_logger()
+_UNKNOWN: Final = Condition("subscriptions_not_known", level="info")
 
 
 class Replaced(Exception):
@@ -255,7 +255,7 @@ class Connects:
         except StoreUnavailable as error:
             session = self.local.sessions.get(client_id)
             if session is not None and not session.asked:
-                log.info("subscriptions_not_known", reason=str(error))
+                _UNKNOWN.fails(error)
                 session.asked = True
                 self.side_tasks.begin(self._look_until_known(session))
 

@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-
-import structlog
+from typing import Final
 
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.feed import Feed, Gap
@@ -15,12 +14,13 @@ from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.user_streams import Entry, UserStreams
+from calltag.core.telemetry.conditions import Condition
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import HubMetrics, Limit
 from calltag.notifier.cometd.pushing import Pushing
 from calltag.notifier.cometd.side_tasks import SideTasks
 
-log = structlog.get_logger()
+_WAITS: Final = Condition("feed_waits_for_store", level="info")
 Translate = Callable[[UserId, Entry], Published]
 
 
@@ -143,7 +143,7 @@ class Feeding:
                 try:
                     entries = await self.streams.read(UserId(feed.user), feed.head, self.page)
                 except StoreUnavailable as error:
-                    log.info("feed_waits_for_store", reason=str(error))
+                    _WAITS.fails(error)
                     feed.look_again = True
                     await asyncio.sleep(next(delays))
                     continue

@@ -21,12 +21,23 @@ class BusUnavailable(BusError):
     """The broker is away, or did not confirm in time. Whether the message was taken is not known."""
 
 
+class NotConnected(BusUnavailable):
+    """There is no connection to the broker, nor is one being waited for."""
+
+    logged_elsewhere = True
+    """The connection itself says so, once: those who need it add nothing to that."""
+
+
 class BusRefused(BusError):
     """The broker refused the message (the queue is full, or topology is missing). It was not taken."""
 
 
 class BusInterrupted(BusError):
     """A consumer lost its queue, channel or connection; what it had not acknowledged will be delivered again."""
+
+
+class QueueMissing(BusInterrupted):
+    """The queue that is to be consumed does not exist; the message says how to make it."""
 
 
 @dataclass(frozen=True, slots=True)

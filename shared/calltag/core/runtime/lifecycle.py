@@ -16,6 +16,7 @@ from typing import Final
 
 import structlog
 
+from calltag.core.telemetry.output import drain_output
 from calltag.core.telemetry.tracebacks import summary_of
 
 log = structlog.get_logger()
@@ -113,6 +114,8 @@ async def run_service(main: Main) -> None:
                 raised = error
             life.end()
         life.ended()
+    if raised is None:
+        log.info("stopped")
     if failure := raised or life.failure:
         raise failure
 
@@ -134,6 +137,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _end_now() -> None:
     sys.stderr.write("stopped without finishing what was in hand\n")
     sys.stderr.flush()
+    drain_output()
     os._exit(EXIT_FORCED)
 
 

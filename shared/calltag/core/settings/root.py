@@ -1,10 +1,7 @@
 """The root of the settings tree, read from the command line, the environment and files of secrets."""
 
-import difflib
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
@@ -38,14 +35,15 @@ from calltag.core.settings.sections import (
     Tls,
     Worker,
 )
-
-PREFIX: Final = "CALLTAG_"
-DELIMITER: Final = "__"
-SECRETS_FOLDER: Final = "CALLTAG_SECRETS_DIR"
-
-
-class SettingsError(ValueError):
-    """Settings are not valid; the message has a line for each, with the variable and the limit, never the value."""
+from calltag.core.settings.variables import (
+    DELIMITER,
+    PREFIX,
+    SECRETS_FOLDER,
+    SettingsError,
+    given_names,
+    refuse_unknown_sections,
+    variable,
+)
 
 
 class Settings(BaseSettings):
@@ -148,10 +146,10 @@ def load_settings(**overrides: object) -> Settings:
     An override of a section is a mapping of some of its fields, as in `gateway={"port": 8080}`.
     Raises SettingsError.
     """
-    _refuse_unknown(os.environ)
     folder = os.environ.get(SECRETS_FOLDER)
     if folder and not Path(folder).is_dir():
         raise SettingsError(f"{SECRETS_FOLDER}: {folder} is not a folder")
+    refuse_unknown_sections(given_names(), Settings)
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -169,22 +167,3 @@ def _explained(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         reason = f"this setting is {MOVED[name]} now" if name in MOVED else "there is no such setting"
     return f"{name}: {reason}"
-
-
-def variable(path: Iterable[str | int]) -> str:
-    """The environment variable of a setting; positions in its value are left out."""
-    return PREFIX + DELIMITER.join(part.upper() for part in path if isinstance(part, str))
-
-
-def _refuse_unknown(names: Iterable[str]) -> None:
-    """A section that does not exist is a slip of the pen. (Unknown fields of a section are refused by the section.)
-
-    Names without the delimiter may be others': Kubernetes puts CALLTAG_GATEWAY_SERVICE_HOST and the like there.
-    """
-    ours = [name for name in names if name.upper().startswith(PREFIX) and DELIMITER in name]
-    for name in ours:
-        section = name[len(PREFIX) :].partition(DELIMITER)[0].lower()
-        if section not in Settings.model_fields:
-            near = difflib.get_close_matches(section, Settings.model_fields, 1)
-            hint = f"; is {variable(near)} meant?" if near else ""
-            raise SettingsError(f"{name}: there is no section {section.upper()}{hint}")

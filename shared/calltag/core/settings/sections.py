@@ -491,6 +491,9 @@ class DirectorySection(Section):
 
     file: Path | None = Field(None, description="TOML file of users and devices.")
     demo: bool = Field(False, description="Use the demo contact centre, password `demo`. Never in production.")
+    demo_on_network: bool = Field(
+        False, description="Serve the demo contact centre on other addresses than this machine's own (127.0.0.1) too."
+    )
 
 
 class Login(Section):
@@ -540,3 +543,9 @@ class Log(Section):
         "auto", description="`auto` is console on a terminal, else json."
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")
+    max_queued_bytes: int = Field(
+        1_048_576,
+        ge=4_096,
+        description="Bytes of output that wait to be written; beyond, lines are dropped and counted "
+        "(`calltag_log_dropped_total`).",
+    )

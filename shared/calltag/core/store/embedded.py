@@ -67,7 +67,7 @@ async def embedded_store(
             store = _in_memory("no data folder was asked for", deadline_s)
         else:
             try:
-                socket = stack.enter_context(_valkey(folder, start_timeout_s, stop_timeout_s))
+                socket = await stack.enter_async_context(_valkey(folder, start_timeout_s, stop_timeout_s))
                 store = EmbeddedStore(redis_client(f"unix://{socket}", deadline_s=deadline_s), folder)
                 stack.push_async_callback(store.client.close)
                 await _answering(store.client, start_timeout_s)
@@ -84,19 +84,19 @@ def _in_memory(reason: str, deadline_s: float) -> EmbeddedStore:
     return EmbeddedStore(RedisClient(connection, deadline_s), None, reason)
 
 
-@contextmanager
-def _valkey(folder: Path, start_timeout_s: float, stop_timeout_s: float) -> Iterator[Path]:
+@asynccontextmanager
+async def _valkey(folder: Path, start_timeout_s: float, stop_timeout_s: float) -> AsyncIterator[Path]:
     binary = _binary()
     with _locked(folder) as lock, tempfile.TemporaryDirectory(prefix="calltag-") as private:
         socket = Path(private) / "store.sock"
         with _writable(folder, "valkey.log") as log:
-            server = _start(binary, folder.resolve(), socket, lock, log)
+            server = _start(binary, folder, socket, lock, log)
         try:
-            if not _listening(server, socket, start_timeout_s):
+            if not await _listening(server, socket, start_timeout_s):
                 raise ServerNotStarted(f"the embedded Valkey did not start; see {folder / 'valkey.log'}")
             yield socket
         finally:
-            _stop(server, stop_timeout_s)
+            await _stop(server, stop_timeout_s)
 
 
 def _binary() -> Path:
@@ -168,7 +168,7 @@ def _start(binary: Path, folder: Path, socket: Path, lock: IO[bytes], log: IO[by
         "port": "0",
         "unixsocket": str(socket),
         "unixsocketperm": "700",
-        "dir": str(folder),
+        "dir": str(folder.resolve()),
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": "",
@@ -190,15 +190,14 @@ def _start(binary: Path, folder: Path, socket: Path, lock: IO[bytes], log: IO[by
         raise ServerNotStarted(f"{binary} cannot be run: {error}") from error
 
 
-def _listening(server: subprocess.Popen[bytes], socket: Path, timeout_s: float) -> bool:
+async def _listening(server: subprocess.Popen[bytes], socket: Path, timeout_s: float) -> bool:
     """Wait for the socket to appear; it does once the server is up, or never."""
+    is_there = socket.exists
     for _ in range(int(timeout_s / _POLL_S)):
-        if socket.exists():
-            return True
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(timeout=_POLL_S)
-            return False
-    return False
+        if is_there() or server.poll() is not None:
+            break
+        await asyncio.sleep(_POLL_S)
+    return is_there()
 
 
 async def _answering(client: RedisClient, timeout_s: float) -> None:
@@ -211,10 +210,13 @@ async def _answering(client: RedisClient, timeout_s: float) -> None:
     raise ServerNotStarted(f"the embedded Valkey did not answer within {timeout_s:g} s")
 
 
-def _stop(server: subprocess.Popen[bytes], timeout_s: float) -> None:
+async def _stop(server: subprocess.Popen[bytes], timeout_s: float) -> None:
     server.terminate()
     try:
-        server.wait(timeout_s)
+        # The event loop goes on meanwhile: a second signal is for it.
+        await asyncio.to_thread(server.wait, timeout_s)
     except subprocess.TimeoutExpired:
+        pass
+    finally:
         server.kill()
         server.wait()

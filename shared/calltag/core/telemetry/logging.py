@@ -17,7 +17,9 @@ from calltag.core.telemetry.tracebacks import show_crash, traceback_of, write_tr
 Form = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-_LIBRARIES: Final = ("aio_pika", "aiormq", "websockets", "asyncio")
+_LIBRARIES: Final = ("websockets", "asyncio")
+_BROKER_LIBRARIES: Final = ("aio_pika", "aiormq")
+"""They log each attempt to connect, which calltag itself reports once: they are heard at the level debug alone."""
 
 
 def configure_logging(service: str, *, form: Form = "auto", level: Level = "info") -> None:
@@ -48,6 +50,8 @@ def configure_logging(service: str, *, form: Form = "auto", level: Level = "info
     root.setLevel(_LEVELS[level])
     for library in _LIBRARIES:
         logging.getLogger(library).setLevel(max(_LEVELS[level], logging.WARNING))
+    for library in _BROKER_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING if level == "debug" else logging.CRITICAL)
 
 
 def _common_processors(service: str, *, console: bool) -> list[Processor]:

@@ -12,6 +12,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from calltag.core.telemetry.output import dropped_lines
+
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _LATENCY_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
@@ -91,6 +93,7 @@ class Metrics:
     bus_consumers_missing: Gauge = field(init=False)
     bus_repairs: Counter = field(init=False)
     check: Gauge = field(init=False)
+    log_dropped: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         self._worker()
@@ -99,6 +102,7 @@ class Metrics:
         self._notifier()
         self._bus()
         self.check = self._gauge("check", "1 while the readiness check of that name holds.", "check")
+        self._output()
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus's text form."""
@@ -221,6 +225,18 @@ class Metrics:
         self.bus_repairs = self._counter(
             "bus_repairs", "Connections and consumers built anew, by what it was and why.", "part", "reason"
         )
+
+    def _output(self) -> None:
+        self.log_dropped = self._counter("log_dropped", "Lines of output dropped since nobody read them fast enough.")
+        counted = 0
+
+        def observe() -> None:
+            nonlocal counted
+            dropped = dropped_lines()
+            self.log_dropped.inc(dropped - counted)
+            counted = dropped
+
+        self.observers.append(observe)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"calltag_{name}", text, labels, registry=self.registry)

@@ -32,8 +32,16 @@ def show_crash(kind: type[BaseException], error: BaseException, frames: Tracebac
 
 def summary_of(error: BaseException) -> str:
     """An exception in one line; with its text only where that is calltag's own, or the operating system's."""
-    own = type(error).__module__.startswith("calltag.")
-    return f"{type(error).__name__}: {error}" if own else _named(error)
+    return f"{type(error).__name__}: {error}" if _is_own(error) else _named(error)
+
+
+def reason_of(error: BaseException) -> str:
+    """The text of calltag's own exceptions, which are written for operators; of others what `summary_of` shows."""
+    return (str(error) if _is_own(error) else "") or _named(error)
+
+
+def _is_own(error: BaseException) -> bool:
+    return type(error).__module__.startswith("calltag.")
 
 
 def _lines(error: BaseException, shown: set[int]) -> Iterator[str]:

@@ -12,7 +12,7 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractQueue, HeadersType
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from calltag.core.bus.amqp.consumer import PROBE, AmqpConsumer, AmqpInbox, Route
+from calltag.core.bus.amqp.consumer import SELF_PROBE, AmqpConsumer, AmqpInbox, Route
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.inspector import Inspector
 from calltag.core.bus.amqp.link import Link
@@ -153,7 +153,7 @@ class AmqpBus:
         with self._watchdog.expecting(node) as expected:
             async with self._consuming.channel() as channel:
                 queue = await self._declare_inbox(channel, node)
-                route = Route(self._topology.events, lambda: self.send(node, b"", PROBE))
+                route = Route(self._topology.events, lambda: self.send(node, b"", SELF_PROBE))
                 consumer = AmqpConsumer(channel, self._settings.publish_deadline_s, route=route)
                 await consumer.start(queue, self._settings.inbox_prefetch)
                 self._watchdog.there(expected, consumer)

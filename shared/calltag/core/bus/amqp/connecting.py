@@ -17,6 +17,7 @@ from calltag.core.bus.ports import BusUnavailable
 from calltag.core.runtime.tls import ClientTls, TlsError
 
 _WHERE: Final = "CALLTAG_AMQP__URL says where it is"
+_LONGEST: Final = 400
 
 
 async def connect(settings: AmqpSettings, purpose: str) -> AbstractConnection:
@@ -39,15 +40,17 @@ async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_
     try:
         with told_plainly():
             async with asyncio.timeout(deadline_s):
-                return await aio_pika.connect(url, ssl_context=_context(settings, url))
+                return await aio_pika.connect(url, ssl_context=await asyncio.to_thread(_context, settings, url))
     except TimeoutError:
-        raise BusUnavailable(f"RabbitMQ did not answer within {deadline_s:g} s; {_WHERE}") from None
+        raise BusUnavailable(
+            f"RabbitMQ did not answer at {url.host}:{url.port} within {deadline_s:g} s; {_WHERE}"
+        ) from None
     except (AMQPError, OSError, RuntimeError) as error:
         raise BusUnavailable(_explained(error, url, settings.tls)) from error
 
 
 def _context(settings: AmqpSettings, url: URL) -> ssl.SSLContext | None:
-    """Read anew for each connection: certificates are renewed while services run."""
+    """Read anew for each connection: certificates are renewed while services run. Reading files blocks."""
     if url.scheme != "amqps":
         return None
     try:
@@ -71,4 +74,5 @@ def _explained(error: Exception, url: URL, tls: ClientTls) -> str:
                 "not use it (rabbitmqctl list_vhosts, rabbitmqctl list_permissions)"
             )
         case _:
-            return f"RabbitMQ is not reachable ({type(error).__name__}: {error}); {_WHERE}"
+            told = f"{type(error).__name__}: {error}"[:_LONGEST]
+            return f"RabbitMQ is not reachable at {url.host}:{url.port} ({told}); {_WHERE}"

@@ -3,23 +3,25 @@
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aio_pika.exceptions import ChannelNotFoundEntity
 from aiormq.abc import AbstractChannel as Underlay
 
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.amqp.packing import number_of_parts, unpacked
+from calltag.core.bus.amqp.probing import PROBE
 from calltag.core.bus.amqp.unsettled import Messages, Settled
-from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery
+from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery, QueueMissing
 
 _SIGHTINGS: Final = 2
 """How often in a row something has to look wrong: a queue that elects a leader shows no consumers for a moment."""
 _NOT_TOLD: Final = 1_000
-PROBE: Final = "calltag-probe"
+SELF_PROBE: Final = "calltag-probe"
 """The name of messages that nodes send to themselves."""
 
 
@@ -62,7 +64,7 @@ class AmqpConsumer:
         channel.close_callbacks.add(self._on_close)
 
     async def start(self, queue: AbstractQueue, prefetch: int) -> None:
-        """Begin to consume. Raises BusInterrupted."""
+        """Begin to consume. Raises QueueMissing, BusInterrupted."""
         try:
             with told_plainly():
                 async with asyncio.timeout(self._deadline_s):
@@ -72,6 +74,8 @@ class AmqpConsumer:
                     underlay.on_consumer_cancel_callbacks.add(self._on_close)
                     await queue.consume(self._on_message)
             self._queue = queue.name
+        except ChannelNotFoundEntity as error:
+            raise QueueMissing(f"{queue.name} does not exist; run: calltag topology apply") from error
         except FAILURES as error:
             raise BusInterrupted(f"{queue.name} cannot be consumed: {error}") from error
 
@@ -188,6 +192,11 @@ class AmqpConsumer:
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
         self._delivered += 1
         self._probed = False
+        if message.type == PROBE:
+            with suppress(BusInterrupted):
+                async with self._settling() as underlay:
+                    await underlay.basic_ack(message.delivery_tag or 0)
+            return
         self._arrived.append(message)
         self._news.set()
 
@@ -213,7 +222,7 @@ class AmqpInbox:
 
     async def receive(self) -> bytes:
         delivery = await self._next()
-        while delivery.message_id == PROBE:
+        while delivery.message_id == SELF_PROBE:
             delivery = await self._next()
         return delivery.body
 

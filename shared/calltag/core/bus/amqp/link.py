@@ -16,15 +16,17 @@ from calltag.core.bus.amqp.connecting import connect
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import BusMetrics, Repair, RepairLog
 from calltag.core.bus.amqp.settings import AmqpSettings
-from calltag.core.bus.ports import BusUnavailable
+from calltag.core.bus.ports import BusUnavailable, NotConnected
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.without_end import without_end
+from calltag.core.telemetry.conditions import Condition
 
 log = structlog.get_logger()
 _CLOSE_DEADLINE_S: Final = 1.0
 _LOOK_EVERY_S: Final = 0.1
 _ANSWERS_WITHIN_S: Final = 0.05
 """The library says within a few turns of the loop that a connection is not blocked."""
+_UNREACHABLE: Final = Condition("broker_unreachable", over="broker_reachable")
 
 
 class Link:
@@ -53,7 +55,7 @@ class Link:
                 try:
                     await self._connect()
                 except BusUnavailable as error:
-                    log.warning("broker_away", purpose=self._purpose, reason=str(error)[:500])
+                    _UNREACHABLE.fails(error, self._purpose)
                     await asyncio.sleep(next(delays))
                     continue
                 delays = backoff_s(0.1, 5.0)
@@ -70,6 +72,7 @@ class Link:
         self._cause, self.blocked = Repair.CLOSED, False
         connection.close_callbacks.add(lambda *_: closed.set())
         self._connection = connection
+        _UNREACHABLE.holds(self._purpose)
         log.info("broker_connected", purpose=self._purpose)
 
     async def _stand(self) -> None:
@@ -126,10 +129,10 @@ class Link:
                 await self._close(await self.open_channel(confirms=False), connection)
 
     async def open_channel(self, *, confirms: bool) -> AbstractChannel:
-        """A new channel. Raises BusUnavailable at once if there is no connection."""
+        """A new channel. Raises NotConnected at once if there is no connection, and BusUnavailable."""
         connection = self._connection
         if connection is None or connection.is_closed:
-            raise BusUnavailable("there is no connection to RabbitMQ")
+            raise NotConnected("there is no connection to RabbitMQ")
         try:
             with told_plainly():
                 async with asyncio.timeout(self._settings.publish_deadline_s):

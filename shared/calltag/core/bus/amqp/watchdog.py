@@ -16,9 +16,10 @@ from calltag.core.bus.amqp.consumer import AmqpConsumer
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import BusMetrics
 from calltag.core.bus.ports import BusError
-from calltag.core.telemetry.tracebacks import summary_of
+from calltag.core.telemetry.conditions import Condition
 
 log = structlog.get_logger()
+_FAILED: Final = Condition("watch_failed", level="error")
 _COMES_BACK_WITHIN_S: Final = 30.0
 """Who lost a consumer and has not tried to get it again for so long does not want it any more."""
 
@@ -88,7 +89,7 @@ class Watchdog:
             )
             for unexpected in filter(None, outcomes):
                 # The watch goes on whatever it runs into.
-                log.error("watch_failed", reason=summary_of(unexpected))
+                _FAILED.fails(unexpected)
             self._forget()
 
     async def _watch(self, expected: Expected) -> None:
