@@ -180,7 +180,6 @@ async def attack(victim: Victim, names: Iterable[str], rate: float = PROBES_PER_
     grown = max(memory) - memory[0]
     reports = [each.result() for each in attacks]
     told = "\n".join(["", *map(str, reports), f"memory grew by {grown:.1f} MB", f"{meanwhile}", f"before: {calm}"])
-    print(told)
     assert all(each.connections for each in reports), f"an attack did not take place:{told}"
     assert victim.program.running, f"the process has ended:\n{victim.program.text()[-2000:]}"
     assert not meanwhile.failures, f"the other client was refused or failed:{told}"
@@ -188,6 +187,7 @@ async def attack(victim: Victim, names: Iterable[str], rate: float = PROBES_PER_
     most = MOST_P95_S * slowdown
     assert meanwhile.quantile(0.95) < most, f"p95 of the other client is not below {most * 1000:.0f} ms:{told}"
     assert grown < MOST_GROWTH_MB, f"memory grew by more than {MOST_GROWTH_MB:.0f} MB:{told}"
+    print(told)
 
 
 @contextlib.contextmanager

@@ -292,7 +292,7 @@ async def held(stack: AsyncExitStack, address: Address, count: int) -> list[Conn
 
 
 async def refused_at_once(address: Address) -> list[str]:
-    """What is wrong with the refusal of one connection more."""
+    """Return the differences from a refusal by 503 with Retry-After and the close."""
     async with connection(address) as opened:
         await opened.send([get("beyond")])
         if not await opened.closes(WITHIN_S):
