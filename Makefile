@@ -10,8 +10,6 @@
 PYTHON ?= python3
 PORT ?= 8080
 JOBS ?= 3
-# In the order of tests/conftest.py: long files first.
-BY_FILE := --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-run
@@ -72,16 +70,10 @@ parts:
 # Each process that a test starts would compile calltag anew.
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(DEV_READY) $(if $(BEYOND_UNIT),parts) $(if $(BEYOND_PARTS),$(NODE_READY) $(PEERS_READY))
-	@rm -f .coverage .coverage.*
 ifeq ($(ARGS),)
-	@echo "The tests that share the machine, $(JOBS) at a time:"
-	@$(BIN)/python -m coverage run -m pytest -m "not alone and not paired" --numprocesses $(JOBS) $(BY_FILE)
-	@echo "The tests that share it with one other:"
-	@$(BIN)/python -m pytest -m paired --numprocesses 2 $(BY_FILE)
-	@echo "The tests that need the machine for themselves:"
-	@$(BIN)/python -m pytest -m alone
-	@$(BIN)/python tests/coverage_gate.py
+	@$(BIN)/python tests/run.py --jobs $(JOBS)
 else
+	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest $(ARGS)
 endif
 
@@ -125,4 +117,4 @@ docs: $(DEV_READY)
 	@$(BIN)/calltag docs
 
 clean:
-	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules $(PEERS)/node_modules .bench .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules $(PEERS)/node_modules .bench .coverage* .fuzz .test-results .hypothesis .mypy_cache .pytest_cache .ruff_cache

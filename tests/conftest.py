@@ -14,6 +14,9 @@ from parts.rabbitmq_cluster import RabbitMqCluster
 from parts.redis_cluster import RedisCluster
 from parts.redis_sentinel import RedisSentinel
 from parts.redis_server import RedisServer
+from parts.results import pytest_addoption, pytest_configure
+
+__all__ = ["pytest_addoption", "pytest_configure"]
 
 # Shared machines are slow at times; how long an example takes proves nothing.
 settings.register_profile("calltag", deadline=None)

@@ -133,7 +133,7 @@ class Node:
             self.name,
             Engine(
                 limits,
-                lambda _, channel: channel.startswith("/v2/"),
+                lambda _, channel: channel.startswith(("/v2/", "/notifications/")),
                 lambda _, channel: channel.startswith("/service/"),
                 (Acknowledgment(), Replay(), Delivery()),
             ),

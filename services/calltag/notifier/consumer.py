@@ -107,11 +107,11 @@ class EventConsumer:
 
 
 async def tell_services(bus: Bus, hub: Hub) -> None:
-    """Tell subscribers of `/notifications/services` when the service behind goes away or comes back."""
-    known = True
+    """Tell subscribers of `/notifications/services` whether the broker is available, for as long as the task runs.
+
+    Each session is compared with the present state, so one that begins during an outage is told of it as well.
+    """
     while True:
-        available = bus.connected()
-        if available != known:
-            hub.connects.feeding.broadcast(services_event(available=available))
-            known = available
+        active = bus.connected()
+        hub.connects.tell_services(services_event(available=active), active=active)
         await asyncio.sleep(_WATCH_S)

@@ -306,7 +306,7 @@ async def test_events_without_a_stream_reach_those_who_listen(system: Installati
     alice, bob = await Client().begin(system.one), await Client("bob").begin(system.one)
     await bob.ask(system.one, "/meta/unsubscribe", subscription=CALLS)
     turn = await alice.connect(system.one)
-    system.one.feeding.broadcast(Event(CALLS, {"n": 5}))
+    system.one.connects.tell_services(Event(CALLS, {"n": 5}), active=False)
     assert (await alice.finish(system.one, turn))[0] == [5]
     assert (await bob.connect(system.one)).held is not None
 

@@ -80,6 +80,7 @@ async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: Use
     await sessions.subscribe(name, {"/c": None}, lifetime_ms=60_000, most=9)
     await sessions.save(name, cycle=1, generation=0, sent=Position(0), lifetime_ms=60_000)
     await sessions.touch(name, lifetime_ms=60_000)
+    await sessions.note_services(name, active=False)
     assert len(await SessionList(client, KEYS).of_user(user)) == 1
     await sessions.expire(name, cycle=1, within_ms=1)
     await sessions.remove(name)

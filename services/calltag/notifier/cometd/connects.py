@@ -14,6 +14,7 @@ from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.codec import Message
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
+from calltag.core.bayeux.events import Event
 from calltag.core.bayeux.extensions.delivery import delivers_with_connects_only
 from calltag.core.bayeux.extensions.interface import ConnectWish
 from calltag.core.bayeux.session import Held, QueueMemory, Session
@@ -223,6 +224,8 @@ class Connects:
         elif not session.queue:
             # What was read goes on from where the session is.
             session.behind = False
+        if attached.former != self.node:
+            session.take_over_services(active=record.services_active)
         session.cycle = record.cycle
         session.streaming = streaming
         session.sent_before = record.sent
@@ -286,6 +289,12 @@ class Connects:
             await self.feeding.catch_up(session)
         if session.has_news:
             self.local.wake([session])
+
+    def tell_services(self, event: Event, *, active: bool) -> None:
+        """Tell the sessions here the state of the services, where it is news to them. The store is to know: the client
+        may be told of the next change by another node."""
+        for session in self.feeding.tell_services(event, active=active):
+            self.side_tasks.begin(self.store.note_services(session.client_id, active=active))
 
     def _lifetime_ms(self, wish: ConnectWish) -> int:
         return wish.timeout_ms + wish.interval_ms + self.engine.limits.max_interval_ms

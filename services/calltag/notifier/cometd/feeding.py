@@ -69,9 +69,13 @@ class Feeding:
                 self.metrics.limited(Limit(session.overflow))
                 session.overflow = ""
 
-    def broadcast(self, event: Event) -> None:
-        """Give an event that is in no stream to all subscribed sessions here."""
-        self._tell([event], [each for each in self.local.sessions.values() if each.offer_aside(event, self.limits)])
+    def tell_services(self, event: Event, *, active: bool) -> Sequence[Session]:
+        """Give the state of the services, which is in no stream, to the subscribed sessions here that were told another
+        one last. Returns these."""
+        sessions = self.local.sessions.values()
+        told = [each for each in sessions if each.offer_services(event, self.limits, active=active)]
+        self._tell([event], told)
+        return told
 
     def _tell(self, events: Sequence[Event], sessions: Sequence[Session]) -> None:
         self.local.wake(sessions)

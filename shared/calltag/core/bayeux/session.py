@@ -91,6 +91,8 @@ class Session:
     farewell: bytes = b""
     told_at_ms: int | None = None
     multiple_clients: bool = False
+    services_active: bool = True
+    """The state of the services that the client was told last; until it is told, it takes them for active."""
     held: Held | None = None
     interval_ms: int = 0
     expires_at_ms: int = 0
@@ -215,6 +217,18 @@ class Session:
         while len(self.aside) > limits.max_queued_events:
             del self.aside[0]
         return True
+
+    def offer_services(self, event: Event, limits: BayeuxLimits, *, active: bool) -> bool:
+        """Take the state of the services, unless it is what the client was told last."""
+        if active == self.services_active or not self.offer_aside(event, limits):
+            return False
+        self.services_active = active
+        return True
+
+    def take_over_services(self, *, active: bool) -> None:
+        """Another node held the session meanwhile, and told the client the state of the services."""
+        self.aside.clear()
+        self.services_active = active
 
     def repeats(self, waiting: Waiting) -> bool:
         """Whether the event was sent before."""

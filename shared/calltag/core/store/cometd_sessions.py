@@ -57,6 +57,7 @@ class RedisCometdSessions:
         self._save = batcher.script("session_save")
         self._remove = batcher.script("session_remove")
         self._touch = batcher.script("session_touch")
+        self._services = batcher.script("session_services")
         self._expire = batcher.script("session_expire")
 
     async def create(
@@ -281,6 +282,11 @@ class RedisCometdSessions:
         asked = self._touch(keys, [digest, lifetime_ms, credential, self._new_request(), _END_KNOWN_MS])
         return _not_ended(await asked) == [b"ok"]
 
+    async def note_services(self, client_id: str, *, active: bool) -> None:
+        """Remember the state of the services that the client is told, if this node holds the session."""
+        user = user_of(client_id) or UserId("")
+        await self._services([self._keys.cometd_session(user, client_id)], [self._node, int(active)])
+
     async def expire(self, client_id: str, *, cycle: int, within_ms: int) -> bool:
         """End a session of which nothing was heard, unless it has more than `within_ms` to live, or moved on.
 
@@ -360,6 +366,7 @@ def _record(client_id: str, user: UserId, flat: Sequence[bytes]) -> SessionRecor
         fields["ack"] == "1",
         {name[2:]: value for name, value in fields.items() if name.startswith("o:")},
         {name[2:]: Position(int(value)) for name, value in fields.items() if name.startswith("s:")},
+        fields.get("services", "1") == "1",
     )
 
 

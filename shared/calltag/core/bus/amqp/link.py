@@ -12,7 +12,7 @@ from typing import Final
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from calltag.core.bus.amqp.connecting import connect
+from calltag.core.bus.amqp.connecting import Connection, connect
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import BusMetrics, Repair, RepairLog
 from calltag.core.bus.amqp.settings import AmqpSettings
@@ -36,7 +36,7 @@ class Link:
         self._settings = settings
         self._purpose = purpose
         self._metrics = metrics or RepairLog()
-        self._connection: AbstractConnection | None = None
+        self._connection: Connection | None = None
         self._closed = asyncio.Event()
         self._cause = Repair.CLOSED
         self.blocked = False
@@ -91,10 +91,17 @@ class Link:
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is None:
+            return
+        # Past the deadline aio_pika still waits until the connection is gone.
+        aborting = asyncio.get_running_loop().call_later(_CLOSE_DEADLINE_S, connection.abort)
+        try:
             with suppress(*FAILURES), told_plainly():
                 async with asyncio.timeout(_CLOSE_DEADLINE_S):
                     await connection.close()
+        finally:
+            aborting.cancel()
+            connection.abort()
 
     def broken(self, cause: Repair = Repair.SILENT) -> None:
         """The connection does not do what it should: build a new one."""
