@@ -44,6 +44,8 @@ class Wire(asyncio.Transport):
         if not self.closed:
             self.written += data
 
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
     def get_write_buffer_size(self) -> int:
         return 0
 
@@ -102,12 +104,12 @@ async def _serve(data: bytes, piece: int) -> None:
         part = data[start : start + piece]
         connection.get_buffer(-1)[: len(part)] = part
         connection.buffer_updated(len(part))
-        assert len(connection.pending) <= 2 * READ_BYTES
+        assert connection.unparsed <= 2 * READ_BYTES
         await asyncio.sleep(0)
-    while connection.pending and not wire.closed:
-        before = len(connection.pending)
+    while connection.unparsed and not wire.closed:
+        before = connection.unparsed
         await asyncio.sleep(0.001)
-        if len(connection.pending) == before:
+        if connection.unparsed == before:
             break
     connection.connection_lost(None)
     if server.tasks:

@@ -251,7 +251,7 @@ async def counted(app: ASGIApp, **bounds: float) -> AsyncIterator[tuple[Server, 
 
 def parked_bytes(server: Server) -> int:
     """Bytes that the connections of the server hold unparsed."""
-    return sum(len(each.pending) for each in server.connections)
+    return sum(each.unparsed for each in server.connections)
 
 
 async def test_requests_behind_the_one_that_is_served_wait_unparsed_and_bounded() -> None:
@@ -277,6 +277,25 @@ async def test_a_client_that_reads_nothing_is_cut_off() -> None:
             await asyncio.get_running_loop().sock_connect(deaf, ("127.0.0.1", port))
             await asyncio.get_running_loop().sock_sendall(deaf, GET)
             await eventually(lambda: refused[Limit.WRITE_STALL] == 1)
+
+
+async def test_requests_of_a_client_that_reads_nothing_wait_for_its_reading() -> None:
+    app = Sized(1_000)
+    many = 50_000
+    async with counted(app) as (server, port, _):
+        with socket.socket() as deaf:
+            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            deaf.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(deaf, ("127.0.0.1", port))
+            sending = asyncio.create_task(asyncio.get_running_loop().sock_sendall(deaf, GET * many))
+            await eventually(lambda: any(not each.is_writable for each in server.connections))
+            # Answers that are on their way may still be written.
+            for _ in range(100):
+                await asyncio.sleep(0)
+            (connection,) = server.connections
+            assert connection.transport.get_write_buffer_size() < 2 * 65_536
+            assert app.served < many
+            sending.cancel()
 
 
 async def test_a_client_that_reads_slowly_is_served_to_the_end() -> None:

@@ -180,6 +180,26 @@ async def test_a_body_that_does_not_come_takes_no_turn_for_long() -> None:
     assert intake.in_hand == 0
 
 
+async def test_an_answer_that_is_not_read_takes_no_turn_for_long() -> None:
+    read = asyncio.Event()
+
+    async def app(_: Scope, __: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x"})
+
+    async def unread(message: Message) -> None:
+        if message["type"] == "http.response.body":
+            await read.wait()
+
+    intake = Intake(app, 1, 5, 10)
+    deaf = asyncio.create_task(intake({"type": "http", "client": None}, nothing, unread))
+    assert (await request(intake))["status"] == 200
+    assert not deaf.done()
+    read.set()
+    await deaf
+    assert intake.in_hand == 0
+
+
 async def test_outside_of_an_intake_nothing_is_set_aside() -> None:
     with aside():
         pass

@@ -117,7 +117,7 @@ async def test_connections_that_ask_for_nothing_and_websockets_take_places(app: 
 
 
 async def test_one_address_cannot_take_the_places_of_others(app: App) -> None:
-    options = ServerOptions(max_connections=4)
+    options = ServerOptions(max_connections=8)
     async with served(app, options) as (_, address, refused):
         greedy = [await asyncio.open_connection(*address.split(":"), local_addr=("127.0.0.2", 0)) for _ in range(2)]
         check_refused(await get(address, source="127.0.0.2"), "2 connections of one address")

@@ -23,7 +23,7 @@ def parsed(raw: bytes, *, cuts: list[int] | None = None, **bounds: int) -> tuple
     ends = sorted({cut % len(raw) for cut in cuts or []} | {len(raw)})
     taken = start = 0
     for end in ends:
-        took = parser.feed(raw[start:end])
+        took = parser.feed(b"-" + raw[start:end], 1) - 1
         taken += took
         if took < end - start:
             break

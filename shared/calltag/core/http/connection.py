@@ -17,6 +17,9 @@ READ_BYTES: Final = 65_536
 """Bytes of one read, and so the most that one connection is given of a turn of the event loop."""
 _PENDING_BYTES: Final = 65_536
 """Bytes that wait unparsed before the client is read no further."""
+_UNSENT_BYTES: Final = 65_536
+"""Bytes that wait for the client to read before writers have to wait."""
+_ENCRYPTED_BYTES: Final = 32_768
 _CORK_BYTES: Final = 65_536
 """Bytes that wait for the end of the turn, so that they go out in one system call."""
 _LINGER_BYTES: Final = 1_048_576
@@ -27,7 +30,7 @@ class ConnectionProtocol(Protocol):
     """What parses the bytes of a connection and reacts to its events."""
 
     def parse(self) -> bool:
-        """Take bytes from `connection.pending`; return whether work is left for the next turn."""
+        """Take bytes of `connection.data` from `connection.at` on; return whether work is left for the next turn."""
         ...
 
     def expire(self) -> None:
@@ -83,14 +86,15 @@ class Connection(asyncio.BufferedProtocol):
         "_view",
         "_waiting_to_write",
         "_work_scheduled",
+        "at",
         "at_end_of_input",
+        "data",
         "is_closing",
         "is_lost",
         "is_reading",
         "is_writable",
         "loop",
         "peer",
-        "pending",
         "protocol",
         "server",
         "transport",
@@ -102,8 +106,9 @@ class Connection(asyncio.BufferedProtocol):
         self.peer = peer
         """Address and port of the other end, which may be a proxy's."""
         self.loop = server.loop
-        self.pending = b""
-        """Bytes that have come and are not parsed."""
+        self.data = b""
+        """What has come, which is parsed up to `at`."""
+        self.at = 0
         self.is_writable = True
         self.is_closing = False
         self.is_lost = False
@@ -130,6 +135,10 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self._is_tls = transport.get_extra_info("sslcontext") is not None
+        self.transport.set_write_buffer_limits(high=_UNSENT_BYTES)
+        if self._is_tls:
+            # Both kinds of loop have it on transports of TLS; by default each may hold 256 KiB that are not decrypted.
+            getattr(transport, "set_read_buffer_limits", lambda **_: None)(high=_ENCRYPTED_BYTES)
         self.was_opened = True
         self.server.opened(self)
         self.expect(self.server.limits.head_deadline_s)
@@ -142,7 +151,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.is_closing:
             self._drop(nbytes)
             return
-        self.pending = self.pending + data if self.pending else data
+        self.data, self.at = self.data[self.at :] + data if self.data else data, 0
         if nbytes == READ_BYTES:
             # More has come already: it waits until the others have had their turn.
             self.work_soon()
@@ -171,7 +180,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the library calls it so
         self.is_lost = self.is_closing = True
-        self.pending, self._out = b"", []
+        self.data, self.at, self._out = b"", 0, []
         for timer in (self._timer, self._stall_timer, self._close_timer):
             if timer is not None:
                 timer.cancel()
@@ -185,6 +194,18 @@ class Connection(asyncio.BufferedProtocol):
 
     # Reading
 
+    @property
+    def unparsed(self) -> int:
+        """Bytes that have come and are not parsed."""
+        return len(self.data) - self.at
+
+    def parsed(self, to: int) -> None:
+        """Note how far the data is parsed."""
+        if to < len(self.data):
+            self.at = to
+        else:
+            self.data, self.at = b"", 0
+
     def work_soon(self) -> None:
         """Parse on in the next turn of the loop."""
         if not self._work_scheduled and not self.is_closing:
@@ -196,7 +217,8 @@ class Connection(asyncio.BufferedProtocol):
         self._work_scheduled = False
         if self.is_closing:
             return
-        if self.protocol.parse():
+        # A client that does not read is asked for nothing more, whatever it has sent; `resume_writing` goes on.
+        if self.is_writable and self.protocol.parse():
             self.work_soon()
         self._regulate_reading()
 
@@ -204,9 +226,7 @@ class Connection(asyncio.BufferedProtocol):
         """Read on unless bytes wait unparsed, work waits for its turn, or the client does not read itself."""
         if self.is_lost or self.at_end_of_input:
             return
-        wanted = self.is_closing or (
-            self.is_writable and not self._work_scheduled and len(self.pending) < _PENDING_BYTES
-        )
+        wanted = self.is_closing or (self.is_writable and not self._work_scheduled and self.unparsed < _PENDING_BYTES)
         if wanted is not self.is_reading and not self.transport.is_closing():
             self.is_reading = wanted
             if wanted:
@@ -304,7 +324,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._flush()
         self.is_closing = True
-        self.pending = b""
+        self.data, self.at = b"", 0
         self._close_timer = self.loop.call_later(self.server.limits.close_deadline_s, self._close_is_late)
         if linger and not self.at_end_of_input and self.transport.can_write_eof():
             self.transport.write_eof()

@@ -27,6 +27,8 @@ _BODY_BYTES: Final = 65_536
 """Bytes of a body that wait for the application before the client is read no further."""
 _UNREAD_BODY_BYTES: Final = 65_536
 """Bytes of a body that nobody read which are dropped so that the connection can go on."""
+_WRITE_BYTES: Final = 65_536
+"""Bytes of a response that are written before the client has to read on."""
 _WITHOUT_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED})
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CUT_OFF: Final = Refusal(
@@ -63,11 +65,10 @@ class Http1:
     def _next_head(self) -> RequestHead | None:
         connection, limits = self._connection, self._connection.server.limits
         head = None
-        if connection.pending:
+        if connection.unparsed:
             if self._parser is None:
                 self._parser = HeadParser(limits.max_head_bytes, limits.max_headers)
-            taken = self._parser.feed(connection.pending)
-            connection.pending = connection.pending[taken:]
+            connection.parsed(self._parser.feed(connection.data, connection.at))
             head = self._parser.head
             if head is None and self._is_idle:
                 connection.expect(limits.head_deadline_s)
@@ -103,7 +104,7 @@ class Http1:
         if connection.is_closing:
             return
         if not exchange.keeps_alive:
-            connection.close(linger=not exchange.is_body_complete or bool(connection.pending))
+            connection.close(linger=not exchange.is_body_complete or bool(connection.unparsed))
         elif not exchange.is_body_complete:
             connection.expect(connection.server.body_deadline_s)
             connection.work_soon()
@@ -111,7 +112,7 @@ class Http1:
             self._exchange = None
             self._is_idle = True
             connection.expect(connection.server.limits.keep_alive_s)
-            if connection.pending or connection.at_end_of_input:
+            if connection.unparsed or connection.at_end_of_input:
                 connection.work_soon()
 
     def expire(self) -> None:
@@ -127,7 +128,7 @@ class Http1:
         if self._exchange is not None:
             self._exchange.end_of_input()
             return True
-        return bool(self._connection.pending)
+        return bool(self._connection.unparsed)
 
     def lost(self) -> None:
         """Let the application notice."""
@@ -237,9 +238,8 @@ class Exchange:
         """Move the body's bytes from the connection to the application; implements `parse`."""
         connection = self._connection
         room = _BODY_BYTES - len(self._received)
-        if not self._body.is_complete and connection.pending and room > 0:
-            taken = self._body.feed(connection.pending, 0, room, self._received)
-            connection.pending = connection.pending[taken:]
+        if not self._body.is_complete and connection.unparsed and room > 0:
+            connection.parsed(self._body.feed(connection.data, connection.at, room, self._received))
             self._wake()
             if self._is_complete:
                 self._drop()
@@ -293,30 +293,40 @@ class Exchange:
             self._status = message["status"]
             self._fields = message.get("headers", ())
         elif message["type"] == "http.response.body" and self._status and not self._is_complete:
-            self._write(message.get("body", b""), has_more=message.get("more_body", False))
-            if not self._connection.is_writable:
-                await self._connection.writable()
+            await self._respond(message.get("body", b""), has_more=message.get("more_body", False))
         else:
             raise RuntimeError(f"{message['type']} is out of order")
 
-    def _write(self, body: bytes, *, has_more: bool) -> None:
+    async def _respond(self, body: bytes, *, has_more: bool) -> None:
+        connection = self._connection
         head = b"" if self._is_started else self._head_of_response(body, has_more=has_more)
         self._is_started = True
-        if self._head.method == "HEAD" or self._status in _WITHOUT_BODY:
-            body = b""
-        elif self._is_chunked:
-            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if has_more else b"0\r\n\r\n")
-        elif self._declared is not None:
-            self._declared -= len(body)
-            if self._declared < 0 or (self._declared and not has_more):
-                self._connection.close()
-                raise RuntimeError("the body of the response is not as long as its Content-Length says")
-        if head or body:
-            self._connection.write(head + body)
+        body = self._framed(body, has_more=has_more)
+        if len(body) > _WRITE_BYTES:
+            connection.write(head)
+            for start in range(0, len(body), _WRITE_BYTES):
+                await connection.writable()
+                connection.write(body[start : start + _WRITE_BYTES])
+        elif head or body:
+            connection.write(head + body)
         if not has_more:
             self._is_complete = True
             self._wake()
             self._http.finished(self)
+        if not connection.is_writable:
+            await connection.writable()
+
+    def _framed(self, body: bytes, *, has_more: bool) -> bytes:
+        if self._head.method == "HEAD" or self._status in _WITHOUT_BODY:
+            return b""
+        if self._is_chunked:
+            return (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + (b"" if has_more else b"0\r\n\r\n")
+        if self._declared is not None:
+            self._declared -= len(body)
+            if self._declared < 0 or (self._declared and not has_more):
+                self._connection.close()
+                raise RuntimeError("the body of the response is not as long as its Content-Length says")
+        return body
 
     def _head_of_response(self, body: bytes, *, has_more: bool) -> bytes:
         fields = []

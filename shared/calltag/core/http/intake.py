@@ -16,7 +16,7 @@ from calltag.core.http.unavailable import answer_unavailable
 from calltag.core.runtime.shared_queue import QueueFull, SharedQueue
 
 _PATIENCE_S: Final = 0.2
-"""A request whose body takes longer to come gives up its turn until it is there."""
+"""A request gives up its turn while it waits longer than this for its client: for the body, or to take the answer."""
 _FORGETS: Final = 0.05
 """What each turn that ends counts for the pace."""
 _RETRY_AFTER_S: Final = (1, 3)
@@ -112,7 +112,7 @@ class Intake:
         turn = _Turn(self)
         token = _turn.set(turn)
         try:
-            await self.app(scope, _patiently(receive, turn), send)
+            await self.app(scope, _patiently_received(receive, turn), _patiently_sent(send, turn))
         finally:
             _turn.reset(token)
             turn.leave()
@@ -172,16 +172,34 @@ class Intake:
             waiting.set_result(False)
 
 
-def _patiently(receive: Receive, turn: _Turn) -> Receive:
+@contextmanager
+def _patiently(turn: _Turn) -> Iterator[None]:
+    """Inside, the request may wait for its client: if that takes long, its turn is somebody else's meanwhile."""
+    timer = asyncio.get_running_loop().call_later(_PATIENCE_S, turn.leave)
+    try:
+        yield
+    finally:
+        timer.cancel()
+        turn.resume()
+
+
+def _patiently_received(receive: Receive, turn: _Turn) -> Receive:
     async def received() -> Message:
-        timer = asyncio.get_running_loop().call_later(_PATIENCE_S, turn.leave)
-        try:
+        with _patiently(turn):
             return await receive()
-        finally:
-            timer.cancel()
-            turn.resume()
 
     return received
+
+
+def _patiently_sent(send: Send, turn: _Turn) -> Send:
+    async def sent(message: Message) -> None:
+        if message["type"] != "http.response.body":
+            await send(message)
+            return
+        with _patiently(turn):
+            await send(message)
+
+    return sent
 
 
 async def _refuse(send: Send) -> None:

@@ -103,25 +103,28 @@ class HeadParser:
         self.size = 0
         """Bytes taken so far."""
 
-    def feed(self, data: bytes) -> int:
-        """Take bytes up to the end of the head, and return how many. Raises BadRequest."""
-        taken = 0
-        while taken < len(data) and not self._complete:
-            end = (self._tail + data[taken:] if self._tail else data).find(_END_OF_HEAD, 0 if self._tail else taken)
-            if end < 0:
-                part = data[taken:]
-                self._tail = (self._tail + part)[-_OVERLAP:]
-            else:
-                end += len(_END_OF_HEAD)
-                part = data[taken : taken + end - len(self._tail)] if self._tail else data[taken:end]
-                # Empty lines before a request line look like the end of a head (RFC 9112, 2.2).
-                self._tail = b""
-            taken += len(part)
+    def feed(self, data: bytes, start: int = 0) -> int:
+        """Take bytes from `start` on, up to the end of the head; return where it stopped. Raises BadRequest."""
+        while start < len(data) and not self._complete:
+            end = self._end_in(data, start)
+            part = data[start:] if end < 0 else data[start:end]
+            # Empty lines before a request line look like the end of a head (RFC 9112, 2.2).
+            self._tail = (self._tail + part)[-_OVERLAP:] if end < 0 else b""
+            start += len(part)
             self._parse(part)
-        if self._complete:
+        if self._complete and self.head is None:
             self.head = self._checked()
             self.close()
-        return taken
+        return start
+
+    def _end_in(self, data: bytes, start: int) -> int:
+        """Where the empty line ends that ends a head, which may have begun in earlier pieces; -1 if there is none."""
+        if self._tail:
+            end = (self._tail + data[start : start + _OVERLAP]).find(_END_OF_HEAD)
+            if end >= 0:
+                return start + end + len(_END_OF_HEAD) - len(self._tail)
+        end = data.find(_END_OF_HEAD, start)
+        return end if end < 0 else end + len(_END_OF_HEAD)
 
     def close(self) -> None:
         """Let the parser go, which holds this object by its callbacks: a cycle would wait for the garbage collector."""

@@ -100,7 +100,7 @@ class Server:
         self.max_message_bytes = options.max_message_bytes
         self.websocket_extensions: Sequence[ServerExtensionFactory] = _DEFLATE if options.permessage_deflate else ()
         self.proxies = TrustedProxies(options.trusted_proxies)
-        per_address = options.limits.max_connections_per_address or max(1, options.max_connections // 2)
+        per_address = options.limits.max_connections_per_address or max(1, options.max_connections // 4)
         self.places = Places(options.max_connections, per_address, self.proxies)
         self.read_view = memoryview(bytearray(READ_BYTES))
         """Every read goes here first, so that a connection that waits has no buffer."""

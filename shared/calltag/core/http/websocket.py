@@ -205,9 +205,9 @@ class WebSocket:
         connection, frames = self._connection, 0
         if self._state is _State.OPENING:
             return False
-        pending, position = connection.pending, 0
-        while position < len(pending) and frames < _FRAMES_A_TURN and self._may_read():
-            part = pending[position : position + _SLICE_BYTES]
+        data, position = connection.data, connection.at
+        while position < len(data) and frames < _FRAMES_A_TURN and self._may_read():
+            part = data[position : position + _SLICE_BYTES]
             position += len(part)
             self._silent = False
             self._protocol.receive_data(part)
@@ -216,8 +216,9 @@ class WebSocket:
                 if isinstance(frame, Frame):
                     self._take(frame)
             self._react()
-        connection.pending = pending[position:]
-        return frames >= _FRAMES_A_TURN and bool(connection.pending)
+        if not connection.is_closing:
+            connection.parsed(position)
+        return frames >= _FRAMES_A_TURN and bool(connection.unparsed)
 
     def _may_read(self) -> bool:
         return (
@@ -353,7 +354,7 @@ class WebSocket:
         message = self._queue.popleft()
         self._queued_bytes -= len(message.get("text") or message.get("bytes") or "")
         self._served += 1
-        if self._connection.pending:
+        if self._connection.unparsed:
             self._connection.work_soon()
         if self._served >= _MESSAGES_A_TURN:
             self._served = 0
@@ -406,7 +407,7 @@ class WebSocket:
         connection.write(head_of(_SWITCHING_PROTOCOLS, [*fields, *message.get("headers", ())]))
         self._state = _State.OPEN
         connection.expect(connection.server.limits.ping_interval_s)
-        if connection.pending:
+        if connection.unparsed:
             connection.work_soon()
 
     def _refuse(self, answer: bytes) -> None:

@@ -441,7 +441,7 @@ class Http(Section):
     max_connections_per_address: int = Field(
         0,
         ge=0,
-        description="Connections of one client address (IPv6: of one /64 network); beyond, HTTP 503. 0 is half of "
+        description="Connections of one client address (IPv6: of one /64 network); beyond, HTTP 503. 0 is a quarter of "
         "CALLTAG_MAX_CONNECTIONS. Trusted proxies have no such limit.",
     )
     max_head_bytes: int = Field(
