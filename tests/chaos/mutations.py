@@ -144,7 +144,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "takes over without sending what was kept",
-        _one(f"{_WORKER}/ownership.py", "            if taken.outbox:\n", "            if not taken.epoch:\n"),
+        _one(f"{_WORKER}/ownership.py", "            if taken.kept:\n", "            if not taken.epoch:\n"),
         _SLOW_WORKERS,
     ),
     Mutation(
@@ -185,8 +185,8 @@ MUTATIONS: Final = (
         "does not give a session what it missed while away",
         _one(
             "services/calltag/notifier/cometd/connects.py",
-            "self.feeding.take_in(session, attached.entries)",
-            "self.feeding.take_in(session, attached.entries[1:])",
+            "self.feeding.take_in(session, attached.entries, ",
+            "self.feeding.take_in(session, attached.entries[1:], ",
         ),
         {"kill notifier": 3, "cut notifier:clients": 3},
     ),

@@ -34,9 +34,13 @@ KEYS = Keys("slots")
 
 @dataclass(frozen=True, slots=True)
 class NotingClient(RedisClient):
-    """Notes the keys that scripts are given, by script."""
+    """Notes the keys that scripts are given, by script, as a client of a cluster would give them."""
 
     noted: dict[str, list[Sequence[str]]] = field(default_factory=dict)
+
+    @property
+    def has_slots(self) -> bool:
+        return True
 
     def script(self, name: str) -> Script:
         return self.noting(name, RedisClient.script(self, name))
@@ -84,7 +88,9 @@ async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: Use
     await sessions.expire(name, cycle=1, within_ms=1)
     await sessions.remove(name)
     streams = RedisUserStreams(client, batcher, KEYS)
-    await streams.append({user: [Addition("call:1", 1, b"{}"), Addition("agent", 1, b"{}")]})
+    additions = [Addition("call:1", 1, b"{}"), Addition("agent", 1, b"{}")]
+    await streams.append({user: additions, UserId("zoe"): additions})
+    await streams.read(user, Position(0), 9)
     watches = RedisWatches(client, batcher, KEYS)
     await watches.begin(user, Watched(frozenset({UserId("one"), user}), all=True))
     await watches.of_all()
@@ -100,6 +106,8 @@ async def work_of_a_partition(client: NotingClient, partition: Partition) -> Non
         for each in ("C1", "{x}", "a}b")
     ]  # fmt: skip
     position = (await store.commit(partition, epoch, changes, [b"event"])).position
+    assert await store.kept(partition) == [b"event"]
+    await store.load(partition, {each.key: [OperationId("o")] for each in changes})
     await store.sent(partition, epoch, 1)
     await store.attempt(partition, epoch, "o")
     await store.silent(partition, 0, 9)

@@ -11,6 +11,7 @@ from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.position import Position
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
+from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.client_ids import user_of
@@ -39,12 +40,20 @@ class RedisCometdSessions:
     """The sessions of an installation, as one node sees them. Every method may raise StoreUnavailable."""
 
     def __init__(
-        self, client: RedisClient, batcher: ScriptBatcher, keys: Keys, node: NodeId, *, retention_ms: int = 3_600_000
+        self,
+        client: RedisClient,
+        batcher: ScriptBatcher,
+        keys: Keys,
+        node: NodeId,
+        *,
+        retention_ms: int = 3_600_000,
+        max_batch_bytes: int = MAX_BATCH_BYTES,
     ) -> None:
         self._client = client
         self._keys = keys
         self._node = node
         self._retention_ms = retention_ms
+        self._max_batch_bytes = max_batch_bytes
         self._create = batcher.script("session_create")
         self._attach = batcher.script("session_attach")
         self._change = batcher.script("session_change")
@@ -162,7 +171,7 @@ class RedisCometdSessions:
                 sent,
                 _or_nothing(activity.longest_ms if activity else None), _or_nothing(have.told_ago_ms if have else None),
                 int(activity is not None and activity.both_sides), _or_nothing(alone_ms), credential,
-                have.generation if have else "", have.answered if have else 0,
+                have.generation if have else "", have.answered if have else 0, self._max_batch_bytes,
             ],
         )  # fmt: skip
         verdict, *rest = cast("list[object]", answer)
@@ -175,12 +184,13 @@ class RedisCometdSessions:
             raise HasEnded(Ending(why.decode()), NodeId(holder.decode()))
         if verdict != b"ok":
             return None
-        fields, after, entries, former = rest
+        fields, after, entries, former, has_more = rest
         return Attached(
             _record(client_id, user, cast("list[bytes]", fields)),
             Position(int(cast("bytes", after))),
             [_entry(each) for each in cast("list[tuple[bytes, list[bytes]]]", entries)],
             NodeId(cast("bytes", former).decode()),
+            has_more == b"1",
         )
 
     async def subscribe(

@@ -106,13 +106,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """A partition now owned: the new epoch, and the events that the former owner committed but may not have sent.
+    """A partition now owned: the new epoch, and how many events the former owner committed but may not have sent.
 
     `former` is the epoch before, `position` the number of commits so far.
     """
 
     epoch: Epoch
-    outbox: Sequence[bytes]
+    kept: int = 0
     former: Epoch = NEVER
     position: CommitPosition = NOTHING
 
@@ -160,8 +160,15 @@ class StateStore(Protocol):
         """Raise the partition's epoch, beyond `after` in any case: from here on, commits of former owners fail."""
         ...
 
+    async def kept(self, partition: Partition) -> Sequence[bytes]:
+        """The oldest events that are kept for sending, no more bytes than one batch may have; `sent` drops them."""
+        ...
+
     async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
-        """Read the state under each key, and which of the operations named with it are done."""
+        """Read the state under each key, and which of the operations named with it are done.
+
+        No more is read than the bytes of one batch: those of the first keys that fit, and always the first.
+        """
         ...
 
     async def commit(

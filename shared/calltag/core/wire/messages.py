@@ -1,10 +1,9 @@
 """What the bus carries: one message form for each exchange, as JSON, with a version.
 
-`calltag.ops` carries `OperationMessage`, one operation each. `calltag.events` carries `NodeMessage`: everything that
-one batch of work has to say to one node.
+`calltag.ops` carries `OperationMessage`, one operation each. `calltag.events` carries `NodeMessage`: what one batch of
+work has to say to one node, in as many messages as its length takes.
 """
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final, Generic, Literal, TypeAlias, TypeVar
 
@@ -52,7 +51,9 @@ class StreamPlace(BaseModel):
 
     model_config = _FORM
     user: UserId
-    event: int = Field(ge=0, description="Which of the message's events it is, from 0.")
+    event: int = Field(
+        ge=0, description="Which of the message's events it is, from 0; if there is none, the stream is to be read."
+    )
     position: int = Field(gt=0, lt=_LARGEST)
     previous: int = Field(ge=0, lt=_LARGEST)
 
@@ -76,7 +77,7 @@ class SessionNotice(BaseModel):
 
 
 class NodeMessage(BaseModel):
-    """Everything for one node, each kind in the order in which it came about."""
+    """For one node, each kind in the order in which it came about."""
 
     model_config = _FORM
     v: Literal[1] = 1
@@ -143,18 +144,3 @@ EVENT: Final = Form[Event](TypeAdapter(_Event))
 CALL: Final = Form(TypeAdapter(Call))
 AGENT: Final = Form(TypeAdapter(Agent))
 REPLY: Final = Form(TypeAdapter(OperationReply))
-PLACES: Final = Form(TypeAdapter(tuple[StreamPlace, ...]))
-
-
-def node_message(events: Sequence[bytes], places: Sequence[StreamPlace], replies: Sequence[OperationReply]) -> bytes:
-    """A NodeMessage of events that are encoded already, so that each is encoded once for all nodes."""
-    encoded = b",".join(REPLY.encode(reply) for reply in replies)
-    return b"".join(
-        (b'{"v":1,"events":[', b",".join(events), b'],"places":', PLACES.encode(tuple(places)), b',"replies":[',
-         encoded, b"]}")
-    )  # fmt: skip
-
-
-def place_to_look_at(user: UserId) -> StreamPlace:
-    """A place of no event that comes along: the node has to look at the user's stream."""
-    return StreamPlace(user=user, event=0, position=1, previous=0)
