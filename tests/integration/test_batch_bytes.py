@@ -53,10 +53,23 @@ class NarrowStore(RedisStateStore):
         self.loaded: list[int] = []
         self.too_large = 0
 
-    async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
-        found = await super().load(partition, wanted)
+    async def load(
+        self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]], max_bytes: int | None = None
+    ) -> Mapping[str, Loaded]:
+        found = await super().load(partition, wanted, max_bytes)
         self.loaded.append(len(found))
+        self._arrives(sum(len(orjson.dumps(each.state)) for each in found.values() if each.state is not None))
         return found
+
+    async def kept(self, partition: Partition, max_bytes: int | None = None) -> Sequence[bytes]:
+        events = await super().kept(partition, max_bytes)
+        self._arrives(sum(map(len, events)))
+        return events
+
+    def _arrives(self, size_bytes: int) -> None:
+        if size_bytes > self.narrow_bytes:
+            self.too_large += 1
+            raise StoreUnavailable("Redis did not answer within 1 s")
 
     async def commit(
         self,
@@ -68,9 +81,7 @@ class NarrowStore(RedisStateStore):
         **named: Any,
     ) -> Committal:
         size_bytes = sum(map(len, events))
-        if size_bytes > self.narrow_bytes:
-            self.too_large += 1
-            raise StoreUnavailable("Redis did not answer within 1 s")
+        self._arrives(size_bytes)
         made = await super().commit(partition, epoch, changes, events, *more, **named)
         self.committed.append(size_bytes)
         if self.loses_answers and len(self.committed) % 3 == 0:
@@ -158,6 +169,13 @@ async def until_attached(here: Here, call: CallId, wanted: Sequence[object]) -> 
     await eventually(so, within_s=40)
 
 
+async def until_told(here: Here, count: int) -> None:
+    async def so() -> bool:
+        return len(await here.told()) == count
+
+    await eventually(so, within_s=40)
+
+
 async def test_operations_of_one_call_are_spread_over_commits_of_bounded_size(here: Here) -> None:
     store = NarrowStore(here.client, KEYS)
     await here.begin(CALLS[0], 10_000)
@@ -182,6 +200,27 @@ async def test_where_large_commits_never_arrive_smaller_ones_are_made(here: Here
     assert 0 < store.too_large < 20
 
 
+async def test_where_large_answers_never_arrive_smaller_ones_are_asked_for(here: Here) -> None:
+    for call in CALLS:
+        await here.begin(call, 10_000)
+    async with here.working(RedisStateStore(here.client, KEYS), 1_048_576):
+        await until_told(here, len(CALLS))
+    store = NarrowStore(here.client, KEYS)
+    store.narrow_bytes = 15_000
+    # What the former owner committed and did not send is more than arrives at once, and so is what the calls hold.
+    outbox, streams = KEYS.outbox(HERE), RedisUserStreams(here.client, ScriptBatcher(here.client), KEYS)
+    entries = (await streams.read(ALICE, BEGINNING, 100)).entries
+    await here.client.connection.rpush(outbox, *(each.event for each in entries))
+    for call in CALLS:
+        await here.publish(call, AttachUserData((("n", 1),)))
+    async with here.working(store, 1_048_576):
+        for call in CALLS:
+            await until_attached(here, call, [1])
+        await until_told(here, 2 * len(CALLS))
+    assert await here.client.connection.llen(outbox) == 0
+    assert store.too_large > 0
+
+
 async def test_a_single_event_that_is_larger_than_a_batch_is_committed(here: Here) -> None:
     store = NarrowStore(here.client, KEYS)
     await here.begin(CALLS[0], 50_000)
@@ -200,11 +239,11 @@ async def test_many_large_calls_are_read_a_batch_at_a_time(here: Here) -> None:
             await here.publish(call, AttachUserData((("n", 1),)))
         for call in CALLS:
             await until_attached(here, call, [1])
-    store = NarrowStore(here.client, KEYS, max_batch_bytes=5_000)
+    store = NarrowStore(here.client, KEYS)
     for number in (2, 3):
         for call in CALLS:
             await here.publish(call, AttachUserData((("n", number),)))
-    async with here.working(store, 1_048_576):
+    async with here.working(store, 12_000):
         for call in CALLS:
             await until_attached(here, call, [1, 2, 3])
     assert max(store.loaded) == 1

@@ -60,7 +60,7 @@ class Ownership:
         self._metrics = metrics
         self._recent = recent
         self._window = window
-        self._recovery = Recovery(partition, store, recent, metrics, batch_limit)
+        self._recovery = Recovery(partition, store, recent, metrics, batch_limit, window=window)
         self._on_wait = on_wait
         self._listed = Listed(outgoing.lists_fresh_s)
         self._known = KnownCalls(known_bytes)
@@ -109,8 +109,12 @@ class Ownership:
 
     async def _send_kept(self, taken: TakeOver) -> None:
         await self._store.settle(self._partition, taken.epoch, taken.position)
-        while outbox := await self.insist(lambda: self._store.kept(self._partition)):
+        while outbox := await self.insist(self._read_kept):
             await self._send_and_forget(taken.epoch, Sending((), list(_kept(outbox)), ()), len(outbox))
+
+    async def _read_kept(self) -> Sequence[bytes]:
+        async with self._window.reading() as max_bytes:
+            return await self._store.kept(self._partition, max_bytes)
 
     async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
         """Carry out operations that the store has lost, as many of the first as fit in a batch."""
@@ -129,7 +133,8 @@ class Ownership:
         loaded = self._known.loaded(wanted)
         if len(loaded) < len(wanted):
             missing = {key: operations for key, operations in wanted.items() if key not in loaded}
-            loaded.update(await self._store.load(self._partition, missing))
+            async with self._window.reading() as max_bytes:
+                loaded.update(await self._store.load(self._partition, missing, max_bytes))
         folded = fold(messages, loaded, self._limits, self._window.batch_bytes)
         began = time.perf_counter()
         await self.write(epoch, folded, dict.fromkeys(folded.unmarked), messages[: folded.taken])

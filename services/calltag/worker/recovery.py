@@ -12,6 +12,7 @@ from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, NotificationType
 from calltag.core.domain.ids import EventId, OperationId
 from calltag.core.domain.status import StatusCode
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import (
     NEVER,
     Change,
@@ -39,13 +40,21 @@ class Recovery:
     """Of one partition. It knows what the store confirmed, and compares."""
 
     def __init__(
-        self, partition: Partition, store: StateStore, recent: RecentOperations, metrics: WorkerMetrics, batch: int
+        self,
+        partition: Partition,
+        store: StateStore,
+        recent: RecentOperations,
+        metrics: WorkerMetrics,
+        batch: int,
+        *,
+        window: ByteWindow | None = None,
     ) -> None:
         self._partition = partition
         self._store = store
         self._recent = recent
         self._metrics = metrics
         self._batch = batch
+        self._window = ByteWindow() if window is None else window
 
     def confirmed(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
         """The store has confirmed a commit of this batch; earlier ones it has, too, or it would not have done that."""
@@ -176,7 +185,9 @@ class Recovery:
         """What the store has under each key, each time as much as fits in a batch."""
         keys = list(wanted)
         while keys:
-            page = await self._store.load(self._partition, {key: wanted[key] for key in keys[: self._batch]})
+            some = {key: wanted[key] for key in keys[: self._batch]}
+            async with self._window.reading() as max_bytes:
+                page = await self._store.load(self._partition, some, max_bytes)
             yield page
             keys = keys[len(page) :]
 
@@ -195,7 +206,10 @@ class Recovery:
                 has_raised = True
                 changes = [Change(key, before, after, ()) for key, (before, after) in raised.items()]
                 events = [EVENT.encode(_restored(after)) for _, after in raised.values()]
-                made = await self._store.commit(self._partition, epoch, changes, events, after=self._recent.position)
+                async with self._window.exchange(sum(map(len, events))):
+                    made = await self._store.commit(
+                        self._partition, epoch, changes, events, after=self._recent.position
+                    )
                 # Where it is lost again, the version goes on from this one.
                 after_it = {key: after.version for key, (_, after) in raised.items()}
                 self._recent.committed(Commit(made.position, time.monotonic(), (), after_it, 0))

@@ -126,3 +126,17 @@ async def test_a_refusal_says_nothing_about_the_link() -> None:
         async with window.exchange(10):
             raise CommitConflict("no")
     assert window.size_bytes == 800
+
+
+async def test_an_answer_that_does_not_arrive_is_asked_for_in_smaller_pieces_and_one_that_does_changes_nothing() -> (
+    None
+):
+    window, asked = ByteWindow(4_000), list[int]()
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            async with window.reading() as max_bytes:
+                asked.append(max_bytes)
+                raise StoreUnavailable("late")
+    async with window.reading() as max_bytes:
+        asked.append(max_bytes)
+    assert (asked, window.size_bytes) == ([4_000, 2_000, 1_024, 1_024], 1_024)

@@ -66,7 +66,9 @@ class Loading:
         self.loaded: list[list[str]] = []
         self.committed: list[list[str]] = []
 
-    async def load(self, _: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
+    async def load(
+        self, _: Partition, wanted: Mapping[str, Sequence[OperationId]], __: int | None = None
+    ) -> Mapping[str, Loaded]:
         self.loaded.append(list(wanted)[:2])
         return {key: Loaded(replace(CALL, id=CallId(key[5:]))) for key in self.loaded[-1]}
 

@@ -60,6 +60,16 @@ class ByteWindow:
             self._under_way_bytes -= size_bytes
             self._admit()
 
+    @asynccontextmanager
+    async def reading(self) -> AsyncIterator[int]:
+        """One exchange that brings an answer of so many bytes at most; a quick one proves nothing about larger ones."""
+        max_bytes = self.batch_bytes
+        try:
+            yield max_bytes
+        except StoreUnavailable:
+            self.size_bytes = max(_LEAST_BYTES, min(self.size_bytes, max_bytes) // 2)
+            raise
+
     async def _enter(self, size_bytes: int) -> None:
         if not self._waiting and self._has_room(size_bytes):
             self._under_way_bytes += size_bytes

@@ -160,14 +160,17 @@ class StateStore(Protocol):
         """Raise the partition's epoch, beyond `after` in any case: from here on, commits of former owners fail."""
         ...
 
-    async def kept(self, partition: Partition) -> Sequence[bytes]:
-        """The oldest events that are kept for sending, no more bytes than one batch may have; `sent` drops them."""
+    async def kept(self, partition: Partition, max_bytes: int | None = None) -> Sequence[bytes]:
+        """The oldest events that are kept for sending, at most so many bytes (else those of one batch), and always the
+        first; `sent` drops them."""
         ...
 
-    async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
+    async def load(
+        self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]], max_bytes: int | None = None
+    ) -> Mapping[str, Loaded]:
         """Read the state under each key, and which of the operations named with it are done.
 
-        No more is read than the bytes of one batch: those of the first keys that fit, and always the first.
+        No more is read than so many bytes (else those of one batch): the first keys that fit, and always the first.
         """
         ...
 

@@ -96,16 +96,18 @@ class RedisStateStore:
         epoch, former, position, kept = map(int, cast(list[bytes], answer))
         return TakeOver(Epoch(epoch), kept, Epoch(former), CommitPosition(position))
 
-    async def kept(self, partition: Partition) -> Sequence[bytes]:
-        answer = await self._kept([self._keys.outbox(partition)], [self._max_batch_bytes])
+    async def kept(self, partition: Partition, max_bytes: int | None = None) -> Sequence[bytes]:
+        answer = await self._kept([self._keys.outbox(partition)], [max_bytes or self._max_batch_bytes])
         return cast("list[bytes]", answer)
 
     def _partition_keys(self, partition: Partition) -> list[str]:
         return [self._keys.epoch(partition), self._keys.outbox(partition), self._keys.position(partition)]
 
-    async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
+    async def load(
+        self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]], max_bytes: int | None = None
+    ) -> Mapping[str, Loaded]:
         keys = [self._keys.marks(partition)]
-        arguments: list[str | int] = [self._max_batch_bytes]
+        arguments: list[str | int] = [max_bytes or self._max_batch_bytes]
         for key, operations in wanted.items():
             keys += self._keys.state(partition, key).all()[:3]
             arguments += (key, len(operations), *operations)
