@@ -170,9 +170,9 @@ async def test_many_updates_of_a_large_call_reach_all_who_watch_it(slow: Slow) -
 
         try:
             await eventually(all_told, within_s=200)
-        finally:
-            print([each.told[-1:] for each in watchers][:3], slow.link.carried, before_mb, most_mb)
-            print(slow.worker.text()[-3000:])
+        except AssertionError:
+            print([each.told[-1:] for each in watchers], slow.link.carried, slow.worker.text()[-3000:])
+            raise
         for task in tasks:
             task.cancel()
     in_order = [(number + 1, number) for number in range(UPDATES + 1)]

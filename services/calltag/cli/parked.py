@@ -126,7 +126,7 @@ class ParkingLot:
         for tag, parked in wanted:
             await self._publish(parked)
             await self._ack(tag)
-        return [replace(parked, body=b"") for _, parked in wanted]
+        return [parked for _, parked in wanted]
 
     async def _replay_all(self) -> Sequence[Parked]:
         """Put all back one after another, so that few are here at a time."""

@@ -132,11 +132,15 @@ async def test_an_answer_that_does_not_arrive_is_asked_for_in_smaller_pieces_and
     None
 ):
     window, asked = ByteWindow(4_000), list[int]()
+
+    async def read(*, arrives: bool) -> None:
+        async with window.reading() as max_bytes:
+            asked.append(max_bytes)
+            if not arrives:
+                raise StoreUnavailable("late")
+
     for _ in range(3):
         with pytest.raises(StoreUnavailable):
-            async with window.reading() as max_bytes:
-                asked.append(max_bytes)
-                raise StoreUnavailable("late")
-    async with window.reading() as max_bytes:
-        asked.append(max_bytes)
+            await read(arrives=False)
+    await read(arrives=True)
     assert (asked, window.size_bytes) == ([4_000, 2_000, 1_024, 1_024], 1_024)
