@@ -1,6 +1,6 @@
 # make run    gateway, worker and notifier in one process on http://127.0.0.1:8080 (PORT= for another)
 # make demo   the tour: sign in, dial, subscribe, attach data, see the message
-# make test   all tests; installs RabbitMQ, Redis, Node, HAProxy and Chromium from Debian's packages where missing
+# make test   all tests; installs RabbitMQ, Redis, Node, HAProxy, nginx and Chromium from Debian's packages where missing
 # make fuzz   every parser of outside input under a fuzzer (TARGET= for one of them, SECONDS= for each; 60)
 # make chaos  random faults by seed on real processes (SEED= for the first seed, SEEDS= how many, SECONDS= for each; 30)
 # make mutations  breaks calltag on purpose, again and again, and demands that chaos finds it
@@ -10,8 +10,6 @@
 PYTHON ?= python3
 PORT ?= 8080
 JOBS ?= 3
-# In the order of tests/conftest.py: long files first.
-BY_FILE := --dist loadfile --no-loadscope-reorder
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-run
@@ -20,6 +18,11 @@ NODE_CLIENTS := tests/clients
 NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
 PEERS := tests/bench/peers
 PEERS_READY := $(PEERS)/node_modules/.ready
+
+# What tests in ARGS need beside Python: unit tests nothing, those of parts by themselves no clients of npm.
+FOLDERS := $(filter tests tests/%,$(ARGS))
+BEYOND_UNIT := $(if $(FOLDERS),$(filter-out tests/unit tests/unit/%,$(FOLDERS)),all)
+BEYOND_PARTS := $(filter-out tests/contract tests/contract/% tests/integration tests/integration/%,$(BEYOND_UNIT))
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test fuzz chaos mutations soak bench check format lock docs clean parts
@@ -66,17 +69,11 @@ parts:
 
 # Each process that a test starts would compile calltag anew.
 test: export PYTHONDONTWRITEBYTECODE :=
-test: $(DEV_READY) parts $(NODE_READY) $(PEERS_READY)
-	@rm -f .coverage .coverage.*
+test: $(DEV_READY) $(if $(BEYOND_UNIT),parts) $(if $(BEYOND_PARTS),$(NODE_READY) $(PEERS_READY))
 ifeq ($(ARGS),)
-	@echo "The tests that share the machine, $(JOBS) at a time:"
-	@$(BIN)/python -m coverage run -m pytest -m "not alone and not paired" --numprocesses $(JOBS) $(BY_FILE)
-	@echo "The tests that share it with one other:"
-	@$(BIN)/python -m pytest -m paired --numprocesses 2 $(BY_FILE)
-	@echo "The tests that need the machine for themselves:"
-	@$(BIN)/python -m pytest -m alone
-	@$(BIN)/python tests/coverage_gate.py
+	@$(BIN)/python tests/run.py --jobs $(JOBS)
 else
+	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest $(ARGS)
 endif
 
@@ -120,4 +117,4 @@ docs: $(DEV_READY)
 	@$(BIN)/calltag docs
 
 clean:
-	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules $(PEERS)/node_modules .bench .coverage* .fuzz .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules $(PEERS)/node_modules .bench .coverage* .fuzz .test-results .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -7,12 +7,16 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
+from calltag.core.telemetry.conditions import forget_conditions
 from parts.ports import free_port
 from parts.rabbitmq import RabbitMq
 from parts.rabbitmq_cluster import RabbitMqCluster
 from parts.redis_cluster import RedisCluster
 from parts.redis_sentinel import RedisSentinel
 from parts.redis_server import RedisServer
+from parts.results import pytest_addoption, pytest_configure
+
+__all__ = ["pytest_addoption", "pytest_configure"]
 
 # Shared machines are slow at times; how long an example takes proves nothing.
 settings.register_profile("calltag", deadline=None)
@@ -31,6 +35,12 @@ SHORT = {"contract", "unit"}
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long: where several processes share the tests, none has a long file left at the end."""
     items.sort(key=lambda item: bool(SHORT.intersection(item.path.parts)))
+
+
+@pytest.fixture(autouse=True)
+def every_condition_is_new() -> None:
+    """What failed in a test before does not keep a line out of the log of this one."""
+    forget_conditions()
 
 
 @pytest.fixture(scope="session")

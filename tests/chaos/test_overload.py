@@ -30,7 +30,7 @@ from parts.system import System, three_processes
 
 pytestmark = pytest.mark.alone
 
-LOAD_S = float(os.environ.get("CALLTAG_TEST_OVERLOAD_S", "15"))
+LOAD_S = float(os.environ.get("CALLTAG_TEST_OVERLOAD_S", "10"))
 CALIBRATION_S = 4.0
 PARTITIONS = 8
 MAX_BACKLOG = 300

@@ -71,6 +71,14 @@ async def test_the_depth_is_what_waits_for_the_consumer(bus: Bus) -> None:
         assert await bus.depth(ONE) == 0
 
 
+async def test_what_was_published_is_told_in_messages_and_in_operations(bus: Bus) -> None:
+    await asyncio.gather(*(publish(bus, f"o{number}") for number in range(30)))
+    await publish(bus, "alone", partition=TWO)
+    found = bus.published(ONE)
+    assert (found.operations, found.messages) == (30, await bus.depth(ONE))
+    assert (bus.published(TWO).operations, bus.published(TWO).messages) == (1, 1)
+
+
 async def _last(bus: Bus, consumer: PartitionConsumer) -> Delivery:
     """One more delivery."""
     await publish(bus, "z")

@@ -11,7 +11,7 @@ from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
-from calltag.core.store.client_ids import is_bearer, new_client_id, user_of
+from calltag.core.store.client_ids import digest_of, is_bearer, new_client_id, user_of
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
 from calltag.core.store.session_records import (
@@ -236,7 +236,7 @@ async def test_what_went_between_connects_is_known_and_shortens_no_life(
         assert await nodes.one.save(
             client_id, cycle=1, generation=0, sent=sent, lifetime_ms=lifetime_ms, prolong=prolong
         )
-        return int(await client.connection.pttl(KEYS.cometd_session(ALICE, client_id)))
+        return int(await client.connection.pttl(KEYS.cometd_session(ALICE, digest_of(client_id))))
 
     assert await save(two, 5_000, prolong=True) > 50_000
     assert await save(one, 90_000, prolong=True) > 80_000, "what was sent before counts no less"
@@ -452,14 +452,14 @@ async def test_sessions_end(client: RedisClient, nodes: Nodes) -> None:
     assert await nodes.one.remove(ids[0]) == TWO
     assert await nodes.one.remove(ids[0]) is None
     await nodes.begin()
-    await client.connection.delete(KEYS.cometd_session(ALICE, ids[1]))
-    await client.connection.zadd(KEYS.cometd_sessions(ALICE), {ids[1]: 1})
+    await client.connection.delete(KEYS.cometd_session(ALICE, digest_of(ids[1])))
+    await client.connection.zadd(KEYS.cometd_sessions(ALICE), {digest_of(ids[1]): 1})
     await nodes.begin()
-    assert 0 < await client.connection.pttl(KEYS.cometd_session(ALICE, ids[2])) <= LIFE_MS
+    assert 0 < await client.connection.pttl(KEYS.cometd_session(ALICE, digest_of(ids[2]))) <= LIFE_MS
 
 
 def key_of(client_id: str) -> str:
-    return KEYS.cometd_session(ALICE, client_id)
+    return KEYS.cometd_session(ALICE, digest_of(client_id))
 
 
 async def back_date(client: RedisClient, client_id: str, *names: str, by_ms: int) -> None:
@@ -582,7 +582,7 @@ async def test_a_session_ends_with_the_credential_that_it_began_with(
         assert (over.value.ending, over.value.former) == (Ending.LOGIN_ENDED, nodes.one._node), name
         assert await client.connection.exists(key_of(ends)) == 0, name
         assert await use(lives), name
-    assert await client.connection.zrange(KEYS.cometd_sessions(ALICE), 0, -1) == [lives.encode()]
+    assert await client.connection.zrange(KEYS.cometd_sessions(ALICE), 0, -1) == [digest_of(lives).encode()]
 
 
 async def test_other_messages_keep_a_session_alive_for_so_long(client: RedisClient, nodes: Nodes) -> None:
@@ -616,11 +616,11 @@ async def test_a_session_that_its_client_has_ended_is_known_for_a_moment(client:
         with pytest.raises(NotProven):
             await connect(proof)
     assert await nodes.two.look_again(client_id, most=1, have=Have(1, BEGINNING, BEGINNING)) is None
-    assert 0 < await client.connection.pttl(KEYS.cometd_session_left(ALICE, client_id)) <= 5_000
-    await client.connection.delete(KEYS.cometd_session_left(ALICE, client_id))
+    assert 0 < await client.connection.pttl(KEYS.cometd_session_end(ALICE, digest_of(client_id))) <= 5_000
+    await client.connection.delete(KEYS.cometd_session_end(ALICE, digest_of(client_id)))
     assert await connect(PROVEN) is None
     assert await nodes.one.remove(client_id, left=True) is None
-    assert await client.connection.exists(KEYS.cometd_session_left(ALICE, client_id)) == 0
+    assert await client.connection.exists(KEYS.cometd_session_end(ALICE, digest_of(client_id))) == 0
 
 
 async def test_a_silent_session_ends_when_the_store_would_end_it(client: RedisClient, nodes: Nodes) -> None:

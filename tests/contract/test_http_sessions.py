@@ -7,6 +7,7 @@ import orjson
 import pytest
 
 from calltag.core.domain.ids import UserId
+from calltag.core.identity.csrf import csrf_token
 from calltag.core.identity.http_sessions import HttpSession, RedisHttpSessions
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
@@ -39,7 +40,7 @@ def name(session: HttpSession) -> str:
 
 async def test_a_session_is_found_by_its_token(sessions: RedisHttpSessions) -> None:
     made = [await sessions.create(ALICE, NOW), await sessions.create(UserId("bob"), NOW)]
-    assert len({each.token for each in made} | {each.csrf_token for each in made}) == 4
+    assert len({each.token for each in made} | {csrf_token(each) for each in made}) == 4
     for each in made:
         assert await sessions.find(each.token) == each
     for unknown in ("", "none", "\ud800", name(made[0])):
@@ -49,7 +50,53 @@ async def test_a_session_is_found_by_its_token(sessions: RedisHttpSessions) -> N
 async def test_who_reads_the_store_learns_no_token(sessions: RedisHttpSessions, client: RedisClient) -> None:
     session = await sessions.create(ALICE, NOW)
     assert [each async for each in client.scan("*", "string", 100)] == [name(session).encode()]
-    assert session.token not in str(await client.connection.get(name(session)))
+    [listed] = [each async for each in client.scan("*", "zset", 100)]
+    kept = str(await client.connection.get(name(session))) + str(await client.connection.zrange(listed, 0, -1))
+    for secret in (session.token, csrf_token(session)):
+        assert secret not in kept + listed.decode() + name(session)
+
+
+@pytest.fixture
+def displaced() -> list[int]:
+    return []
+
+
+@pytest.fixture
+def bounded(client: RedisClient, clock: Clock, displaced: list[int]) -> RedisHttpSessions:
+    return RedisHttpSessions(
+        client, ScriptBatcher(client), "t", idle_s=IDLE_S, lifetime_s=LIFETIME_S, most_of_user=3,
+        displaced=displaced.append, clock_s=clock,
+    )  # fmt: skip
+
+
+async def test_one_session_too_many_ends_the_one_that_was_not_used_for_longest(
+    bounded: RedisHttpSessions, client: RedisClient, clock: Clock, displaced: list[int]
+) -> None:
+    used, unused, third = [await bounded.create(ALICE, NOW) for clock.now_s in (0.0, 1.0, 2.0)]
+    other = await bounded.create(UserId("bob"), NOW)
+    clock.now_s = 29.0
+    await client.connection.pexpire(name(used), 70_000)
+    assert await bounded.find(used.token) == used
+    clock.now_s = 30.0
+    made = [await bounded.create(ALICE, NOW)]
+    assert [await bounded.find(each.token) is not None for each in (used, unused, third)] == [True, False, True]
+    clock.now_s = 31.0
+    made += [await bounded.create(ALICE, NOW) for _ in range(2)]
+    assert [await bounded.find(each.token) is not None for each in (used, third, *made)] == [False, False] + [True] * 3
+    assert await bounded.find(other.token) == other, "each user has as many"
+    assert displaced == [1, 1, 1]
+
+
+async def test_sessions_that_ended_by_themselves_take_no_room(
+    bounded: RedisHttpSessions, client: RedisClient, clock: Clock, displaced: list[int]
+) -> None:
+    clock.now_s = 0.0
+    for each in [await bounded.create(ALICE, NOW) for _ in range(3)]:
+        await client.connection.delete(name(each))
+    clock.now_s = IDLE_S + 1.0
+    made = [await bounded.create(ALICE, NOW) for _ in range(3)]
+    assert [await bounded.find(each.token) for each in made] == made
+    assert displaced == []
 
 
 async def test_a_session_is_kept_for_its_idle_time(sessions: RedisHttpSessions, client: RedisClient) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -126,7 +127,9 @@ async def test_a_former_owner_is_fenced(store: RedisStateStore) -> None:
         await store.commit(PARTITION, former, [change(None, CALL, "o1")], [b"event"])
     assert await stored(store, "o1") == (None, {})
     with pytest.raises(Fenced):
-        await store.sent(PARTITION, former, 1)
+        await store.sent(PARTITION, former, CommitPosition(1))
+    with pytest.raises(Fenced):
+        await store.kept(PARTITION, former)
     assert (await store.take_over(PARTITION)).kept == 0
 
 
@@ -188,25 +191,34 @@ async def test_the_oldest_operations_are_forgotten_beyond_the_limit(store: Redis
 
 async def test_events_are_kept_until_they_are_sent(store: RedisStateStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
-    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [b"e1", b"e2"])
+    first = await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [b"e1", b"e2"])
     await store.commit(PARTITION, epoch, [change(CALL, CALL, "o2")], [b"e3"])
-    await store.sent(PARTITION, epoch, 1)
+    await store.sent(PARTITION, epoch, first.position)
     taken = await store.take_over(PARTITION)
-    assert taken.kept == 2
-    assert await store.kept(PARTITION) == [b"e2", b"e3"]
-    await store.sent(PARTITION, taken.epoch, 2)
+    assert taken.kept == 3, "an answer that comes late drops nothing of a later commit"
+    assert await store.kept(PARTITION, taken.epoch) == [b"e1", b"e2", b"e3"]
+    await store.sent(PARTITION, taken.epoch, taken.position)
     assert (await store.take_over(PARTITION)).kept == 0
 
 
 async def test_kept_events_are_read_as_many_at_a_time_as_a_batch_has_bytes(client: RedisClient) -> None:
     store = RedisStateStore(client, KEYS, max_batch_bytes=10)
     epoch = (await store.take_over(PARTITION)).epoch
-    await store.commit(PARTITION, epoch, [], [b"1234", b"567890", b"x", b"more than ten", b"y"])
-    read = []
-    while kept := await store.kept(PARTITION):
-        read.append(kept)
-        await store.sent(PARTITION, epoch, len(kept))
-    assert read == [[b"1234", b"567890"], [b"x"], [b"more than ten"], [b"y"]]
+    first = await store.commit(PARTITION, epoch, [], [b"1234", b"567890", b"x"])
+    await store.commit(PARTITION, epoch, [], [b"more than ten", b"y"])
+    taken = await store.take_over(PARTITION)
+
+    async def pages() -> list[Sequence[bytes]]:
+        read: list[Sequence[bytes]] = []
+        while page := await store.kept(PARTITION, taken.epoch, sum(map(len, read))):
+            read.append(page)
+        return read
+
+    assert await pages() == [[b"1234", b"567890"], [b"x"], [b"more than ten"], [b"y"]]
+    await store.sent(PARTITION, taken.epoch, first.position)
+    assert len(await pages()) == 4, "those of the second commit, and whatever is before them, stay"
+    await store.sent(PARTITION, taken.epoch, taken.position)
+    assert await pages() == []
 
 
 async def test_calls_are_read_as_many_at_a_time_as_a_batch_has_bytes(client: RedisClient) -> None:

@@ -1,14 +1,20 @@
 """The ways to run calltag. Every test here runs on one process and on three; a module may name others in SYSTEMS."""
 
-from collections.abc import Iterator
+import ssl
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
+from parts.certificates import Authority
+from parts.chromium import Chromium, Page
+from parts.endpoints import MESSAGES, Endpoint, gateway_endpoint, notifier_endpoint
+from parts.nginx import Nginx
 from parts.pages import Pages
 from parts.rabbitmq import RabbitMq
+from parts.raw_http import Address
 from parts.redis_server import RedisServer
 from parts.system import System, behind_haproxy, embedded_system, six_processes, three_processes
 
@@ -36,9 +42,23 @@ def pages() -> Iterator[Pages]:
 
 
 @pytest.fixture(scope="session")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    browser = Chromium(tmp_path_factory.mktemp("chromium"))
+    browser.start()
+    yield browser
+    browser.process.kill()
+
+
+@pytest.fixture
+async def page(chromium: Chromium) -> AsyncIterator[Page]:
+    async with chromium.page() as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
 def allowed(pages: Pages) -> dict[str, str]:
     """The settings by which the pages may do so."""
-    return dict.fromkeys(("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "CALLTAG_NOTIFIER__ALLOWED_ORIGINS"), pages.origin)
+    return {"CALLTAG_ALLOWED_ORIGINS": pages.origin}
 
 
 @pytest.fixture(scope="session")
@@ -77,3 +97,39 @@ def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     rabbitmq: RabbitMq = request.getfixturevalue("rabbitmq")
     with _on_backends(request.param, tmp_path_factory, rabbitmq, **settings) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def gateway(usual_processes: System) -> Endpoint:
+    return gateway_endpoint(usual_processes)
+
+
+@pytest.fixture(scope="session")
+def notifier(usual_processes: System) -> Endpoint:
+    return notifier_endpoint(usual_processes)
+
+
+@pytest.fixture(scope="session")
+def tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    folder = tmp_path_factory.mktemp("tls")
+    authority = Authority(folder)
+    issued = authority.issue("calltag", "localhost")
+    settings = {"CALLTAG_TLS__CERT_FILE": str(issued.cert), "CALLTAG_TLS__KEY_FILE": str(issued.key)}
+    with embedded_system(folder / "system", **settings) as running:
+        yield notifier_endpoint(running, ssl.create_default_context(cafile=str(authority.ca)))
+
+
+@pytest.fixture(scope="session")
+def endpoint(request: pytest.FixtureRequest) -> Endpoint:
+    """The one that the test's parameter names."""
+    found: Endpoint = request.getfixturevalue(request.param)
+    return found
+
+
+@pytest.fixture(scope="session")
+def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
+    """An nginx that passes on a request once it has read it whole; 404 is the answer to it."""
+    server = Nginx(tmp_path_factory.mktemp("nginx"))
+    server.start()
+    yield Endpoint(Address(server.port), "/nowhere", MESSAGES, 404)
+    server.process.kill()

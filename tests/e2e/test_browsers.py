@@ -23,9 +23,8 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder: Path = tmp_path_factory.mktemp("guarded")
     with embedded_system(
         folder,
-        CALLTAG_GATEWAY__CSRF_PROTECTION="true",
-        CALLTAG_GATEWAY__ALLOWED_ORIGINS=DESK,
-        CALLTAG_NOTIFIER__ALLOWED_ORIGINS=DESK,
+        CALLTAG_SESSION__CSRF_PROTECTION="true",
+        CALLTAG_ALLOWED_ORIGINS=DESK,
     ) as running:
         yield running
 

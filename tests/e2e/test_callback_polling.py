@@ -28,7 +28,7 @@ def scripted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 @pytest.fixture(scope="module")
 def protected(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    settings = {"CALLTAG_NOTIFIER__CALLBACK_POLLING": "true", "CALLTAG_GATEWAY__CSRF_PROTECTION": "true"}
+    settings = {"CALLTAG_NOTIFIER__CALLBACK_POLLING": "true", "CALLTAG_SESSION__CSRF_PROTECTION": "true"}
     with embedded_system(tmp_path_factory.mktemp("protected"), **settings) as running:
         yield running
 
@@ -68,6 +68,26 @@ async def test_a_page_gets_its_events_by_scripts(scripted: System, call_id: str)
         assert "<" not in answer.text
 
 
+async def test_a_script_is_bounded_as_it_is_written(scripted: System, call_id: str) -> None:
+    """A character that could end the script takes six."""
+    async with agent(scripted, "switch") as switch, agent(scripted, "alice") as alice:
+        [hello] = called(await get(alice.http, scripted, [HELLO], **OWN_PAGE))
+        mine = {"clientId": hello["clientId"]}
+        away = {"advice": {"timeout": 0, "interval": 300_000}}
+        called(await get(alice.http, scripted, [SUBSCRIBE | mine], CONNECT | mine | away, **OWN_PAGE))
+        for number in range(6):
+            facts = {"eventId": f"{call_id}-{number}", "eventType": "CallStarted", "id": f"{call_id}-{number}",
+                     "userData": {"text": "<" * 30_000},
+                     "parties": [{"phoneNumber": "15000", "state": "Established"}]}  # fmt: skip
+            assert (await switch.post("/switch/events", facts, Prefer="wait=10")).status_code == 200
+        got: list[str] = []
+        while f"{call_id}-5" not in got:
+            answer = await get(alice.http, scripted, [CONNECT | mine], **OWN_PAGE)
+            assert len(answer.content) <= 524_288
+            got += [each["data"]["call"]["id"] for each in called(answer) if "data" in each]
+        assert got == [f"{call_id}-{number}" for number in range(6)]
+
+
 async def test_a_page_of_another_site_is_served_what_its_messages_prove(scripted: System) -> None:
     foreign = {"Sec_Fetch_Site": "cross-site", "Referer": "http://theirs.example/"}
     async with agent(scripted, "alice", "/v2/me/calls") as alice:
@@ -95,6 +115,8 @@ async def test_a_name_that_is_none_is_refused_and_not_repeated(scripted: System)
             assert name not in answer.text
             assert answer.headers["content-type"].startswith("text/plain")
             assert answer.headers["x-content-type-options"] == "nosniff"
+        refused = await http.put(f"{scripted.cometd_url}/genesys/cometd")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, OPTIONS, POST")
 
 
 async def test_with_csrf_protection_no_cookie_counts(protected: System) -> None:
@@ -108,7 +130,7 @@ async def test_with_csrf_protection_no_cookie_counts(protected: System) -> None:
 async def test_without_the_setting_there_is_no_callback_polling(system: System) -> None:
     async with agent(system, "carol") as carol:
         answer = await get(carol.http, system, [HELLO], **OWN_PAGE)
-        assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+        assert (answer.status_code, answer.headers["allow"]) == (405, "OPTIONS, POST")
         assert "CALLTAG_NOTIFIER__CALLBACK_POLLING" in answer.text
         [hello] = await carol.bayeux(HELLO)
         assert (hello["successful"], hello["supportedConnectionTypes"]) == (False, ["websocket", "long-polling"])

@@ -51,6 +51,13 @@ async def test_a_body_that_is_no_form_is_json_whatever_it_is_called(system: Syst
         assert answer.headers["content-type"].lower() == "application/json;charset=utf-8"
 
 
+async def test_a_byte_order_mark_is_skipped(system: System) -> None:
+    async with agent(system, "carol") as carol:
+        marked = "\ufeff" + json.dumps([HELLO])
+        assert (await post(carol, "/genesys/cometd", content=marked.encode())).json()[0]["successful"]
+        assert (await post(carol, "/genesys/cometd", data={"message": marked})).json()[0]["successful"]
+
+
 @pytest.mark.parametrize("written", ["é€", "%C3%A9%E2%82%AC"])
 async def test_a_form_is_utf_8_written_out_or_not(system: System, written: str) -> None:
     async with agent(system, "carol") as carol:

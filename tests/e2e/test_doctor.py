@@ -10,6 +10,7 @@ import redis
 from aio_pika.abc import AbstractChannel, AbstractQueue
 
 from calltag.cli import broker_findings
+from calltag.cli.finding import Grade
 from calltag.core.backends import amqp_settings
 from calltag.core.bus.amqp import apply_topology
 from calltag.core.bus.amqp.topology import Topology
@@ -19,6 +20,7 @@ from parts.command import calltag
 from parts.ports import free_port
 from parts.proxy import Proxy
 from parts.rabbitmq import RabbitMq
+from parts.system import calltag_program
 
 Where = dict[str, str]
 APPLY = "run: calltag topology apply"
@@ -40,7 +42,7 @@ def doctor(tmp_path: Path, where: Where, **other: str) -> str:
     done = calltag("doctor", cwd=tmp_path, **{**where, **other})
     assert done.stderr == ""
     for line in done.stdout.splitlines():
-        assert re.match(r"(ok   |WRONG)  \S", line), line
+        assert re.match(r"(ok   |warn |WRONG)  \S", line), line
     assert done.returncode == ("WRONG" in done.stdout)
     return done.stdout
 
@@ -58,12 +60,14 @@ def test_what_is_missing_is_told_and_nothing_is_changed(tmp_path: Path, where: W
 
 
 def test_what_is_well_is_told(tmp_path: Path, where: Where, redis_url: str) -> None:
+    """The demo contact centre is not well in an installation, but works."""
     applied = calltag("topology", "apply", cwd=tmp_path, **where)
     assert (applied.returncode, applied.stderr) == (0, "")
     with redis.Redis.from_url(redis_url) as client:
         client.hset("calltag:installation", mapping={"partitions": 4, "schema": 1})
     told = doctor(tmp_path, where)
     assert "WRONG" not in told
+    assert "warn   the directory is the demo contact centre" in told
     for what in ("3 exchanges", "4 partition queues", "1 parking queues"):
         assert f"all {what} are there, as configured" in told
 
@@ -95,7 +99,7 @@ def test_other_settings_than_at_the_beginning_are_told(tmp_path: Path, where: Wh
         (("guest:guest", "guest:wrong"), "RabbitMQ refuses the user or password in CALLTAG_AMQP__URL"),
         (("guest:guest", "nobody:guest"), "RabbitMQ refuses the user or password in CALLTAG_AMQP__URL"),
         ((r"/$", "/elsewhere"), "RabbitMQ refuses the virtual host elsewhere in CALLTAG_AMQP__URL: it does not exist"),
-        ((r":\d+/$", f":{free_port()}/"), "RabbitMQ is not reachable (AMQPConnectionError"),
+        ((r":\d+/$", f":{free_port()}/"), r"RabbitMQ is not reachable at 127.0.0.1:"),
     ],
 )
 def test_why_rabbitmq_is_not_to_be_had_is_told(
@@ -109,13 +113,98 @@ def test_why_rabbitmq_is_not_to_be_had_is_told(
     assert len(applied.stderr.splitlines()) == 1
 
 
-def test_a_user_who_may_not_declare_is_told(tmp_path: Path, where: Where, rabbitmq: RabbitMq) -> None:
+def set_up(tmp_path: Path, where: Where, redis_url: str) -> None:
+    """The queues, and an installation."""
+    assert calltag("topology", "apply", cwd=tmp_path, **where).returncode == 0
+    with redis.Redis.from_url(redis_url) as client:
+        client.hset("calltag:installation", mapping={"partitions": 4, "schema": 1})
+
+
+def as_user(rabbitmq: RabbitMq, where: Where, configure: str, write: str, read: str) -> Where:
+    """The settings with a user of RabbitMQ who has these rights."""
     name = where["CALLTAG_AMQP__PREFIX"]
-    calltag("topology", "apply", cwd=tmp_path, **where)
     rabbitmq.control("add_user", name, "secret")
-    rabbitmq.control("set_permissions", name, "^$", "^$", ".*")
-    told = doctor(tmp_path, where, CALLTAG_AMQP__URL=rabbitmq.url.replace("guest:guest", f"{name}:secret"))
-    assert "4 of 4 partition queues may not be declared by the user in CALLTAG_AMQP__URL" in told
+    rabbitmq.control("set_permissions", name, configure, write, read)
+    return {**where, "CALLTAG_AMQP__URL": rabbitmq.url.replace("guest:guest", f"{name}:secret")}
+
+
+def test_a_user_with_the_documented_rights_is_well(
+    tmp_path: Path, where: Where, rabbitmq: RabbitMq, redis_url: str
+) -> None:
+    set_up(tmp_path, where, redis_url)
+    document = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    [rights] = re.findall(r"rabbitmqctl set_permissions -p / calltag (.*)", document)
+    configure, write, read = (
+        each.replace("calltag", where["CALLTAG_AMQP__PREFIX"]) for each in re.findall("'(.*?)'", rights)
+    )
+    user = as_user(rabbitmq, where, configure, write, read)
+    told = doctor(tmp_path, user)
+    assert "WRONG" not in told
+    assert "ok     4 of 4 partition queues are there, and were not compared with the settings" in told
+    services = {**user, "CALLTAG_INTERNAL__PORT": "0", "CALLTAG_GATEWAY__PORT": "0"}
+    program = calltag_program(tmp_path / "serve", services, "serve", "--ready-json")
+    program.start(lambda: '"event":"ready"' in program.text())
+    try:
+        assert program.stop() == 0
+    finally:
+        program.kill()
+
+
+@pytest.mark.parametrize(
+    ("configure", "write", "told"),
+    [
+        ("^$", ".*", "may not declare, bind and send to"),
+        (".*", "^$", "4 of 4 partitions may not be published to by the user in CALLTAG_AMQP__URL"),
+    ],
+)
+def test_a_user_without_rights_that_services_need_is_told(
+    tmp_path: Path, where: Where, rabbitmq: RabbitMq, configure: str, write: str, told: str
+) -> None:
+    calltag("topology", "apply", cwd=tmp_path, **where)
+    found = doctor(tmp_path, as_user(rabbitmq, where, configure, write, ".*"))
+    [line] = [line for line in found.splitlines() if told in line]
+    assert line.startswith("WRONG  ")
+    assert "docs/operations.md" in line
+
+
+def test_a_redis_user_with_all_that_the_services_need_is_well(tmp_path: Path, where: Where, redis_url: str) -> None:
+    set_up(tmp_path, where, redis_url)
+    with redis.Redis.from_url(redis_url) as client:
+        client.acl_setuser(
+            "plain",
+            enabled=True,
+            passwords=["+pw"],
+            keys=["*"],
+            channels=["*"],
+            categories=["+@all", "-@dangerous", "-@admin"],
+        )
+        try:
+            told = doctor(tmp_path, where, CALLTAG_REDIS__URL=redis_url.replace("redis://", "redis://plain:pw@"))
+        finally:
+            client.acl_deluser("plain")
+    assert "WRONG" not in told
+    assert "ok     Redis is reachable; its version, memory policy and persistence are not looked at" in told
+    assert "the installation has 4 partitions, as configured" in told
+
+
+def test_a_partition_queue_that_lost_its_binding_is_told(
+    tmp_path: Path, where: Where, rabbitmq: RabbitMq, redis_url: str
+) -> None:
+    set_up(tmp_path, where, redis_url)
+    prefix = where["CALLTAG_AMQP__PREFIX"]
+    assert "ok     what is published gets to all 4 partition queues" in doctor(tmp_path, where)
+    asyncio.run(unbind(rabbitmq.url, f"{prefix}.ops.p02", f"{prefix}.ops", "p02"))
+    assert f"WRONG  1 of 4 partition queues have lost their bindings: no operation gets there; {APPLY}" in doctor(
+        tmp_path, where
+    )
+    calltag("topology", "apply", cwd=tmp_path, **where)
+    assert "what is published gets to all 4 partition queues" in doctor(tmp_path, where)
+
+
+async def unbind(url: str, queue: str, exchange: str, key: str) -> None:
+    connection = await aio_pika.connect(url)
+    async with connection, connection.channel() as channel:
+        await (await channel.get_queue(queue, ensure=False)).unbind(exchange, key)
 
 
 def test_why_redis_is_not_to_be_had_is_told(tmp_path: Path, where: Where, redis_url: str) -> None:
@@ -146,7 +235,8 @@ def test_a_redis_that_loses_data_is_told(tmp_path: Path, where: Where, redis_url
             told = doctor(tmp_path, where)
             assert "WRONG  Redis throws data away when its memory is full (maxmemory-policy is allkeys-lru)" in told
             assert "redis-cli CONFIG SET maxmemory-policy noeviction" in told
-            assert re.search("ok     Redis has appendonly off: .* is lost on a restart", told)
+            assert re.search("warn   Redis has appendonly off: .* is lost on a restart", told)
+
             client.config_set("maxmemory-policy", "noeviction")
             assert "maxmemory" not in doctor(tmp_path, where)
         finally:
@@ -174,5 +264,5 @@ async def test_a_broker_that_fails_in_the_middle_is_told(
         monkeypatch.setattr(broker_findings, "_LOOK_DEADLINE_S", 0.5)
         async with asyncio.timeout(10):
             findings = await broker_findings.broker_findings(settings)
-        assert [finding.good for finding in findings] == [True, False]
+        assert [finding.grade for finding in findings] == [Grade.OK, Grade.WRONG]
         assert told in findings[-1].text

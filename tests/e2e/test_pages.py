@@ -2,14 +2,11 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlencode
-
-import pytest
 
 from e2e.test_official_clients import TRANSPORTS, VERSIONS, begin, url_for
 from parts.agent import Agent, agent
-from parts.chromium import Chromium, Page
+from parts.chromium import Page
 from parts.eventually import eventually
 from parts.pages import Pages
 from parts.system import System
@@ -17,20 +14,6 @@ from parts.system import System
 SYSTEMS = ("one-process", "three-notifiers-behind-haproxy")
 EXTENSIONS = ("AckExtension", "TimeSyncExtension", "TimeStampExtension", "ReloadExtension")
 SIGN_IN = "fetch('{}/api/v2/me', {{credentials: 'include', headers: {{Authorization: 'Basic ' + btoa('bob:demo')}}}})"
-
-
-@pytest.fixture(scope="session")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    browser = Chromium(tmp_path_factory.mktemp("chromium"))
-    browser.start()
-    yield browser
-    browser.process.kill()
-
-
-@pytest.fixture
-async def page(chromium: Chromium) -> AsyncIterator[Page]:
-    async with chromium.page() as page:
-        yield page
 
 
 def address(origin: str, system: System, version: str, transport: str, **more: str) -> str:

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect as websocket_connect
 
+from calltag.core.store.client_ids import handle_of
 from parts.eventually import eventually
 from parts.system import System, embedded_system
 
@@ -94,8 +95,8 @@ def active(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
 
 def is_told(system: System, reason: str, client_id: str) -> bool:
-    """Whether the log tells of the end of the session, without its whole id."""
-    line = re.compile(rf'"client": ?"{client_id[:8]}"')
+    """Whether the log tells of the end of the session, as operators name it."""
+    line = re.compile(rf'"session": ?"{handle_of(client_id)}"')
     lines = [each for each in system.logs().splitlines() if "cometd_session_ended" in each and line.search(each)]
     assert client_id not in system.logs()
     return any(f'"{reason}"' in each for each in lines)

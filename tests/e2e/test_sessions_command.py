@@ -1,12 +1,14 @@
 """`calltag sessions`, as an operator uses it while clients are connected."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from subprocess import CompletedProcess
 
 import orjson
 import pytest
 
-from calltag.core.store.session_list import handle_of
+from calltag.core.store.client_ids import handle_of
 from parts.agent import Agent, agent
 from parts.command import calltag
 from parts.system import System
@@ -18,10 +20,16 @@ def sessions(system: System, *arguments: str) -> CompletedProcess[str]:
     return calltag("sessions", *arguments, cwd=system.folder, **system.environment)
 
 
-async def held(other: Agent) -> "asyncio.Task[list[dict[str, object]]]":
-    """A connect of the agent's; its answer, whatever it is."""
+@asynccontextmanager
+async def held(other: Agent) -> "AsyncIterator[asyncio.Task[list[dict[str, object]]]]":
+    """A connect of the agent's while the context is open, which keeps the session alive; its answer, whatever it is."""
     message = {"channel": "/meta/connect", "clientId": other.client_id, "connectionType": "long-polling"}
-    return asyncio.create_task(other.bayeux(message))
+    connect = asyncio.create_task(other.bayeux(message))
+    try:
+        yield connect
+    finally:
+        connect.cancel()
+        await asyncio.gather(connect, return_exceptions=True)
 
 
 async def test_ls_and_show(system: System) -> None:
@@ -43,8 +51,7 @@ async def test_ls_and_show(system: System) -> None:
 
 @pytest.mark.parametrize("by", ["handle", "user"])
 async def test_close_tells_the_client(system: System, by: str) -> None:
-    async with agent(system, "dave", "/v2/me/calls") as dave:
-        waiting = await held(dave)
+    async with agent(system, "dave", "/v2/me/calls") as dave, held(dave) as waiting:
         handle = handle_of(dave.client_id)
         named = [handle] if by == "handle" else ["--user", "dave"]
         closed = await asyncio.to_thread(sessions, system, "close", *named)
@@ -58,6 +65,8 @@ async def test_close_tells_the_client(system: System, by: str) -> None:
 
 def test_what_is_asked_wrongly_is_said(system: System) -> None:
     assert sessions(system, "ls", "--user", "nobody").stdout.strip() == "there are no sessions"
+    none = sessions(system, "close", "--user", "nobody")
+    assert (none.returncode, none.stdout.strip()) == (0, "nobody has no sessions")
     assert "name a session or a user" in sessions(system, "close").stderr
     gone = calltag(
         "sessions", "ls", cwd=system.folder, **{**system.environment, "CALLTAG_REDIS__URL": "redis://127.0.0.1:1"}
@@ -66,7 +75,7 @@ def test_what_is_asked_wrongly_is_said(system: System) -> None:
 
 
 async def test_close_says_so_where_the_broker_is_away(system: System) -> None:
-    async with agent(system, "dave", "/v2/me/calls") as dave:
+    async with agent(system, "dave", "/v2/me/calls") as dave, held(dave):
         away = {**system.environment, "CALLTAG_AMQP__URL": "amqp://127.0.0.1:1/"}
         arguments = ("sessions", "close", handle_of(dave.client_id))
         told = await asyncio.to_thread(calltag, *arguments, cwd=system.folder, **away)

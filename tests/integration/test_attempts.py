@@ -208,8 +208,8 @@ async def test_what_took_effect_before_workers_died_is_told_as_done(here: Here) 
     async with working(bus, here.client, here.store):
         await eventually(here.acknowledged)
     taken = await here.store.take_over(HERE)
-    for _ in range(PATIENCE.max_crashes):
-        await here.store.attempt(HERE, taken.epoch, SUSPECT)
+    for each in range(PATIENCE.max_crashes):
+        await here.store.attempt(HERE, taken.epoch, SUSPECT, f"crash-{each}")
     async with bus.inbox(node) as inbox:
         await bus.publish_operation(HERE, body, SUSPECT)
         told = asyncio.create_task(inbox.receive())
@@ -226,8 +226,8 @@ async def test_what_took_effect_before_workers_died_is_told_as_done(here: Here) 
 
 async def test_what_took_no_effect_is_parked_after_as_many_deaths_as_before(here: Here) -> None:
     taken = await here.store.take_over(HERE)
-    for _ in range(PATIENCE.max_crashes):
-        await here.store.attempt(HERE, taken.epoch, SUSPECT)
+    for each in range(PATIENCE.max_crashes):
+        await here.store.attempt(HERE, taken.epoch, SUSPECT, f"crash-{each}")
     await publish(here.bus, 1, AttachUserData((("n", 1),)))
     await here.work(sound, here.refused)
     assert [(each.message_id, each.parking.reason) for each in here.bus.parked] == [(SUSPECT, "crashes_workers")]
@@ -253,10 +253,10 @@ async def test_a_worker_that_lets_go_in_order_forgets_no_deaths_of_others(here: 
     """It could not be parked: the parking queue is full. The next one is not to die of it again."""
     full = Here(here.client, MemoryBus(PARTITIONS, parking_limit=0), here.store)
     taken = await here.store.take_over(HERE)
-    for _ in range(PATIENCE.max_crashes):
-        await here.store.attempt(HERE, taken.epoch, SUSPECT)
+    for each in range(PATIENCE.max_crashes):
+        await here.store.attempt(HERE, taken.epoch, SUSPECT, f"crash-{each}")
     await publish(full.bus, 1, AttachUserData((("n", 1),)))
     for _ in range(2):
         await full.work(sound, full.refused)
         assert await full.attached() == []
-        assert await here.client.connection.hget(KEYS.attempts(HERE), SUSPECT) == b"2"
+        assert await here.client.connection.hget(KEYS.attempts(HERE), SUSPECT) == b"crash-0 crash-1"

@@ -13,21 +13,23 @@ import pytest
 from calltag.core.bayeux.position import BEGINNING
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import Partition
-from calltag.core.domain.call import CallType, Leg, LegState
-from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId
+from calltag.core.domain.call import Call, CallType, Leg, LegState
+from calltag.core.domain.events import CallChanged, NotificationType
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, OperationId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted, UpdateUserData
 from calltag.core.domain.outcome import CallLimits
+from calltag.core.domain.user_data import UserData
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.ports import Change, Committal, Loaded, StoreUnavailable
+from calltag.core.store.ports import Change, CommitPosition, Committal, Epoch, Loaded, StoreUnavailable
 from calltag.core.store.redis_registry import RedisCallIndex
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import OPERATION, OperationMessage
+from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.parking import ParkingLot
@@ -61,8 +63,10 @@ class NarrowStore(RedisStateStore):
         self._arrives(sum(len(orjson.dumps(each.state)) for each in found.values() if each.state is not None))
         return found
 
-    async def kept(self, partition: Partition, max_bytes: int | None = None) -> Sequence[bytes]:
-        events = await super().kept(partition, max_bytes)
+    async def kept(
+        self, partition: Partition, epoch: Epoch, skip: int = 0, max_bytes: int | None = None
+    ) -> Sequence[bytes]:
+        events = await super().kept(partition, epoch, skip, max_bytes)
         self._arrives(sum(map(len, events)))
         return events
 
@@ -87,6 +91,43 @@ class NarrowStore(RedisStateStore):
         if self.loses_answers and len(self.committed) % 3 == 0:
             raise StoreUnavailable("the answer was lost")
         return made
+
+
+class LosingStore(RedisStateStore):
+    """A store that loses the first answer to each request for kept events, and to drop them."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.lost: list[object] = []
+        self.dropped: list[CommitPosition] = []
+
+    async def kept(
+        self, partition: Partition, epoch: Epoch, skip: int = 0, max_bytes: int | None = None
+    ) -> Sequence[bytes]:
+        events = await super().kept(partition, epoch, skip, max_bytes)
+        self._loses(skip)
+        return events
+
+    async def sent(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        await super().sent(partition, epoch, position)
+        self.dropped.append(position)
+        self._loses("sent")
+
+    def _loses(self, answer: object) -> None:
+        if answer not in self.lost:
+            self.lost.append(answer)
+            raise StoreUnavailable("the answer was lost")
+
+
+class FailingStore(RedisStateStore):
+    """A store with which the worker fails when it asks for more than the first kept events."""
+
+    async def kept(
+        self, partition: Partition, epoch: Epoch, skip: int = 0, max_bytes: int | None = None
+    ) -> Sequence[bytes]:
+        if skip:
+            raise RuntimeError("the worker fails")
+        return await super().kept(partition, epoch, skip, max_bytes)
 
 
 @dataclass
@@ -219,6 +260,37 @@ async def test_where_large_answers_never_arrive_smaller_ones_are_asked_for(here:
         await until_told(here, 2 * len(CALLS))
     assert await here.client.connection.llen(outbox) == 0
     assert store.too_large > 0
+
+
+async def commit_and_crash(here: Here, versions: int) -> None:
+    """A former owner: a commit for each version of a call, whose events were not sent."""
+    store = RedisStateStore(here.client, KEYS)
+    epoch, before = (await store.take_over(HERE)).epoch, None
+    for version in range(1, versions + 1):
+        held = UserData().update((("held", "x" * 1_000), ("n", version)))
+        call = Call(CALLS[0], ConnId("c"), CallType.INBOUND, "", 1, (LEG,), held, version=version)
+        event = CallChanged(EventId(f"e{version}"), NotificationType.ATTACHED_DATA_CHANGED, call, call.users(), 1)
+        await store.commit(HERE, epoch, [Change(f"call:{call.id}", before, call, ())], [EVENT.encode(event)])
+        before = call
+
+
+async def test_kept_events_of_several_commits_are_told_in_pages_whatever_is_interrupted(here: Here) -> None:
+    await commit_and_crash(here, 9)
+    await here.publish(CALLS[0], UpdateUserData((("n", "next"),)))
+    with pytest.raises(RuntimeError, match="the worker fails"):
+        async with here.working(FailingStore(here.client, KEYS), 4_000):
+            await until_told(here, 2)
+    # What the first page held is sent again, in the same order, and recognised.
+    assert await here.client.connection.llen(KEYS.outbox(HERE)) == 9
+    store = LosingStore(here.client, KEYS)
+    async with here.working(store, 4_000):
+        await until_attached(here, CALLS[0], ["next"])
+        await until_told(here, 10)
+        await eventually(lambda: len(store.dropped) == 3)
+    assert await here.told() == [("C1", version) for version in range(1, 11)]
+    assert store.dropped == [9, 9, 10], "together, when all are sent; and then those of the next commit"
+    assert len(store.lost) > 3
+    assert await here.client.connection.llen(KEYS.outbox(HERE)) == 0
 
 
 async def test_a_single_event_that_is_larger_than_a_batch_is_committed(here: Here) -> None:

@@ -10,9 +10,12 @@ import pytest
 from structlog.testing import capture_logs
 
 from calltag.cli.parked import ParkingLot, parking_lot
+from calltag.core.backends import amqp_settings
+from calltag.core.bus.amqp import apply_topology
 from calltag.core.domain.ids import CallId
 from calltag.core.domain.operations import CallEnded, Hold
 from calltag.core.store.redis_state import RedisCallReader
+from calltag.core.telemetry import conditions
 from parts.eventually import eventually
 from parts.operations import ONLY, Operations, operations
 from parts.rabbitmq import RabbitMq
@@ -77,6 +80,34 @@ async def test_a_call_that_fails_waits_in_order_and_others_go_on(patient: Operat
             await eventually(lambda: patient.metric("operations_waiting", partition="0") == 4)
         await patient.until("C", 0, 1, 2, 3, 4)
         await eventually(lambda: patient.metric("operations_waiting", partition="0") == 0)
+    assert await parked(patient) == []
+    assert await patient.refusals() == []
+
+
+@pytest.mark.parametrize("at_once", [True, False], ids=["packed", "one by one"])
+async def test_a_crowd_behind_an_operation_that_fails_does_not_have_it_parked_early(
+    patient: Operations, *, at_once: bool
+) -> None:
+    numbers = list(range(130))
+    async with patient.working():
+        await patient.start("C", "D")
+        await patient.until_started("C", "D")
+        async with patient.damaged("C", "state"):
+            if at_once:
+                await asyncio.gather(*(patient.attach("C", number) for number in numbers))
+            else:
+                await patient.attach("C", *numbers)
+
+            async def all_wait() -> bool:
+                assert await parked(patient) == []
+                return patient.metric("operations_waiting", partition="0") == len(numbers)
+
+            await eventually(all_wait)
+            retries = patient.metric("operations_retried_total")
+            await eventually(lambda: patient.metric("operations_retried_total") >= retries + 2)
+            await patient.attach("D", 1)
+            await patient.until("D", 1)
+        await patient.until("C", *numbers)
     assert await parked(patient) == []
     assert await patient.refusals() == []
 
@@ -189,7 +220,10 @@ async def test_what_is_dropped_takes_the_mark_along(impatient: Operations) -> No
     assert await parked(made) == []
 
 
-async def test_while_the_store_takes_no_writes_at_all_nothing_is_parked(impatient: Operations) -> None:
+async def test_while_the_store_takes_no_writes_at_all_nothing_is_parked(
+    impatient: Operations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conditions, "REPEAT_S", 0.0)
     made = impatient
     connection = made.parts.client.connection
     async with made.working():
@@ -220,15 +254,14 @@ async def test_what_cannot_be_parked_waits_with_its_call_and_others_go_on(make: 
             bus: Any = made.parts.bus
             publisher = bus._publisher
             async with made.damaged("C", "state"):
-                # As if the queue were full: its exchange leads nowhere.
                 channel = await bus._publishing.open_channel(confirms=False)
-                await (await channel.get_queue(queue, ensure=False)).unbind(queue)
+                await channel.queue_delete(queue)
                 with capture_logs() as logs:
                     await made.attach("C", 1)
                     await eventually(lambda: any(each["event"] == "cannot_park" for each in logs))
                     await made.attach("D", 1)
                     await made.until("D", 1)
-                await (await channel.get_queue(queue, ensure=False)).bind(queue)
+                await apply_topology(amqp_settings(made.parts.settings))
                 await until_parked(made, "C-1")
             assert publisher is bus._publisher
 

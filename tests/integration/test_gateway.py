@@ -38,9 +38,17 @@ async def test_who_left_a_call_that_goes_on_may_not_see_or_change_it(gateway: In
         ):
             assert (answer.status_code, answer.json()["statusCode"]) == (403, 5)
         assert (await gateway.request("alice", "GET", "/me/calls")).json()["uris"] == []
+        after = await gateway.operate("bob", "C", "AttachUserData", userData={"after": "she left"})
+        assert after["statusCode"] == 0
         await gateway.operate("bob", "C", "Hangup")
-        over = await gateway.request("alice", "GET", "/me/calls/C")
+        over = await gateway.request("bob", "GET", "/me/calls/C")
         assert over.json()["call"]["state"] == "Released"
+        for answer in (
+            await gateway.request("alice", "GET", "/me/calls/C"),
+            await gateway.request("alice", "GET", "/me/calls/C?fields=*"),
+        ):
+            assert (answer.status_code, answer.json()["statusCode"]) == (403, 5), "nor once it is over"
+        assert (await gateway.request("alice", "GET", "/me/calls")).json()["uris"] == []
 
 
 async def test_a_user_dials_from_one_own_device_to_another(tmp_path: Path) -> None:

@@ -3,9 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import aio_pika
 import pytest
+from aio_pika.abc import UnderlayConnection
+from yarl import URL
 
 from calltag.core.bus.amqp import AmqpSettings, apply_topology, open_amqp_bus
 from calltag.core.bus.amqp.connecting import connect
@@ -84,7 +87,7 @@ async def test_whatever_ends_a_connection_while_it_is_made_is_told_plainly(
     async def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(aio_pika, "connect", fail)
+    monkeypatch.setattr(aio_pika.Connection, "connect", fail)
     with pytest.raises(BusUnavailable, match="RabbitMQ is not reachable"):
         await connect(settings, "test")
 
@@ -145,3 +148,20 @@ async def test_a_confirm_that_does_not_come_is_told_and_its_connection_built_ane
         await eventually(lambda: proxy.taken > before)
         proxy.heal()
         await eventually(lambda: takes(bus))
+
+
+async def test_a_connection_that_is_made_too_late_is_closed(
+    settings: AmqpSettings, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    makes = UnderlayConnection.make_connection
+
+    async def too_late(url: URL, timeout: float | None = None, **more: Any) -> Any:
+        await makes(url, timeout, **more)
+        # Nobody but the library has it, as where the wait is cancelled before its result is taken.
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(UnderlayConnection, "make_connection", too_late)
+    with pytest.raises(BusUnavailable, match="did not answer"):
+        await connect(settings, "test")
+    assert proxy.taken == 1
+    await eventually(lambda: not proxy.writers)

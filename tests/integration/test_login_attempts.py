@@ -123,7 +123,7 @@ async def test_it_ends_with_the_window(client: RedisClient) -> None:
     process = Process(client, AttemptLimits(per_user=1, per_address=0, window_s=100))
     assert await process.outcome("alice", "wrong") == "out"
     assert await process.outcome("alice", "right") == LOCKED
-    [key] = await client.connection.keys("test:logins:user:*")
+    [key] = await client.connection.keys("test:attempts:user:*")
     assert 90_000 < await client.connection.pttl(key) <= 100_000
     await client.connection.delete(key)
     process.ahead_s = 101

@@ -7,7 +7,7 @@ again is the same event.
 
 import asyncio
 from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import orjson
@@ -116,10 +116,11 @@ class Sessions(RuleBasedStateMachine):
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         return self.loop.run_until_complete(asyncio.wait_for(work, 60))
 
-    @initialize()
-    def begin(self) -> None:
+    @initialize(answer_bytes=st.sampled_from([1, 150, LIMITS.max_answer_bytes]))
+    def begin(self, answer_bytes: int) -> None:
+        """An answer holds one event, some, or all that wait."""
         self.store = embedded_store(None, deadline_s=30)
-        self.nodes = Nodes(self.run(self.store.__aenter__()).client, LIMITS)
+        self.nodes = Nodes(self.run(self.store.__aenter__()).client, replace(LIMITS, max_answer_bytes=answer_bytes))
         for name in ("one", "two", "three"):
             self.nodes.start(name)
         self.published: list[str] = []

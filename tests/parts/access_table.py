@@ -105,7 +105,9 @@ def operation(name: str) -> JSON:
 ROUTES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/openapi.json"): _PUBLIC,
     ("GET", "/docs"): _PUBLIC,
-    ("GET", "/docs/files"): _PUBLIC,
+    ("GET", "/docs/files/{name}"): _PUBLIC,
+    ("GET", "/"): _PUBLIC,
+    ("GET", "/api/v2/diagnostics/version"): _PUBLIC,
     ("GET", "/api/v2/me"): Rule(_ALL),
     ("POST", "/api/v2/me"): Rule((YES,) * 5 + (LACKS, LACKS), body=_START),
     ("GET", "/api/v2/me/devices"): Rule(_ALL),

@@ -17,6 +17,7 @@ from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
+from calltag.core.store.client_ids import digest_of
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
 from calltag.core.store.user_streams import Addition, Entry, RedisUserStreams
@@ -159,7 +160,7 @@ class Nodes:
 
     async def expire(self, user: UserId, client_id: str) -> None:
         """The session's time is up in the store; the nodes do not know."""
-        await self.client.connection.delete(KEYS.cometd_session(user, client_id))
+        await self.client.connection.delete(KEYS.cometd_session(user, digest_of(client_id)))
 
     async def trim(self, user: UserId, most: int) -> None:
         """Let the user's stream keep no more than its last events."""

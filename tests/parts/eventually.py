@@ -21,3 +21,11 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], within_s: 
             return
         assert time.monotonic() < ends, f"not so within {within_s:g} s"
         await asyncio.sleep(0.02)
+
+
+def wait_until(condition: Callable[[], bool], within_s: float = 60.0) -> None:
+    """The same for those who are on no event loop."""
+    ends = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < ends, f"not so within {within_s:g} s"
+        time.sleep(0.05)

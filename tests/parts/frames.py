@@ -5,7 +5,7 @@ import asyncio
 import orjson
 from starlette.websockets import WebSocketState
 
-from calltag.core.runtime.frames import FRAME_WRITER, text_frame
+from calltag.core.http.websocket import FRAME_WRITER, text_frame
 from calltag.notifier.cometd.access import Login
 
 
@@ -62,6 +62,9 @@ class Alices:
 
     def login_of(self, connection: object) -> str:  # noqa: ARG002 - the interface's
         return ""
+
+    def shows_credentials(self, connection: object) -> bool:  # noqa: ARG002 - the interface's
+        return True
 
     async def of_request(self, connection: object, *, begins: bool) -> Login | None:  # noqa: ARG002 - the interface's
         return Login("alice")

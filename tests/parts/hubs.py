@@ -106,9 +106,9 @@ class Counts:
     def gap(self) -> None:
         self.gaps += 1
 
-    def ended(self, client_id: str, user: str, ending: Ending) -> None:
+    def ended(self, session: str, user: str, ending: Ending) -> None:
         """Implements SessionListener."""
-        self.endings.append((client_id, user, ending))
+        self.endings.append((session, user, ending))
 
 
 def translate(_user: UserId, entry: Entry) -> Published:
@@ -133,7 +133,7 @@ class Node:
             self.name,
             Engine(
                 limits,
-                lambda _, channel: channel.startswith("/v2/"),
+                lambda _, channel: channel.startswith(("/v2/", "/notifications/")),
                 lambda _, channel: channel.startswith("/service/"),
                 (Acknowledgment(), Replay(), Delivery()),
             ),
@@ -209,6 +209,7 @@ class Client:
     bearer: bool = False
     login: str = ""
     address: str = ""
+    shows_credentials: bool = True
     client_id: str = ""
 
     async def look(self) -> Caller:
@@ -216,7 +217,7 @@ class Client:
 
     async def send(self, node: Node, *messages: object, streaming: bool = False) -> Turn:
         """One request."""
-        claim = Claim(self.look, self.login, self.address)
+        claim = Claim(self.look, self.login, self.address, self.shows_credentials)
         try:
             return await node.hub.exchange(messages, claim, streaming=streaming)
         finally:

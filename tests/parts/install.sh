@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the tests start for themselves and this machine lacks: RabbitMQ, Redis, Node, HAProxy and Chromium, from
-# Debian's packages.
+# Installs what the tests start for themselves and this machine lacks: RabbitMQ, Redis, Node, HAProxy, nginx and Chromium,
+# from Debian's packages.
 # Nothing is started as a system service.
 set -eu
 
@@ -10,6 +10,7 @@ command -v redis-server >/dev/null 2>&1 || missing="$missing redis-server"
 node -e 'process.exit(parseInt(process.versions.node) < 18 ? 1 : 0)' >/dev/null 2>&1 || missing="$missing nodejs"
 command -v npm >/dev/null 2>&1 || missing="$missing npm"
 command -v haproxy >/dev/null 2>&1 || [ -x /usr/sbin/haproxy ] || missing="$missing haproxy"
+command -v nginx >/dev/null 2>&1 || [ -x /usr/sbin/nginx ] || missing="$missing nginx"
 
 # Another Chromium or Chrome may be named; a package that only fetches a snap leaves a chromium that does not start.
 chromium_starts() { "${CALLTAG_TEST_CHROMIUM:-chromium}" --version 2>/dev/null | grep -q '^\(Chromium\|Google Chrome\) [0-9]'; }

@@ -6,8 +6,9 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 
 class NotStarted(RuntimeError):
@@ -20,13 +21,16 @@ def program(name: str, *places: str) -> str:
     if found is None:
         raise NotStarted(
             f"{name} is not installed; run make test, or: "
-            "apt-get install rabbitmq-server redis-server nodejs npm haproxy chromium"
+            "apt-get install rabbitmq-server redis-server nodejs npm haproxy nginx chromium"
         )
     return found
 
 
 class Program:
     """A program in a process group of its own, with its output in a file."""
+
+    started: ClassVar[list["Program"]] = []
+    """Those that ran since the present test began, for the report of its failure."""
 
     def __init__(self, command: list[str], folder: Path, environment: Mapping[str, str] | None = None) -> None:
         self.command = command
@@ -46,6 +50,8 @@ class Program:
 
     def start(self, ready: Callable[[], bool], within_s: float = 60.0) -> None:
         """Start, and wait until it is ready. Raises NotStarted with the end of its output."""
+        if self not in Program.started:
+            Program.started.append(self)
         with self.output.open("ab") as output:
             self._process = subprocess.Popen(
                 self.command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
@@ -61,6 +67,10 @@ class Program:
     def text(self) -> str:
         """Its output so far."""
         return self.output.read_text(errors="replace") if self.output.exists() else ""
+
+    def logs(self) -> Sequence[Path]:
+        """Its output, and the log files that RabbitMQ writes beside it."""
+        return [log for log in (self.output, *sorted(self.folder.glob("log/*.log"))) if log.exists()]
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the whole group."""

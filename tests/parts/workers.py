@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from calltag.core.backends import Backends, amqp_settings, backends, open_client
 from calltag.core.bus.amqp import AmqpBus, apply_topology, open_amqp_bus
 from calltag.core.bus.partitioning import partition_of
-from calltag.core.bus.ports import Partition
+from calltag.core.bus.ports import BusUnavailable, Partition
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
@@ -125,15 +125,22 @@ class Crew:
         return owners if whole and {each.worker for each in living} == expected else None
 
     async def publish(self, partition: Partition, number: int) -> None:
-        """An operation on the partition's call: it begins (0), or a value is attached."""
+        """An operation on the partition's call: it begins (0), or a value is attached. Sent until it is confirmed, as
+        clients do: on a busy machine the broker may be late."""
         call = self.calls[partition]
         action: CallAction = (
             AttachUserData((("n", number),)) if number else CallStarted(ConnId("c"), CallType.INBOUND, "", (LEG,))
         )
         operation = CallOperation(OperationId(f"{call}-{number}"), call, action, round(time.time() * 1_000), ALICE)
-        await self.bus.publish_operation(
-            partition, OPERATION.encode(OperationMessage(operation=operation)), operation.id
-        )
+        body = OPERATION.encode(OperationMessage(operation=operation))
+
+        async def is_confirmed() -> bool:
+            with suppress(BusUnavailable):
+                await self.bus.publish_operation(partition, body, operation.id)
+                return True
+            return False
+
+        await eventually(is_confirmed, within_s=60)
 
 
 @asynccontextmanager

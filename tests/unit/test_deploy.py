@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import typer
 import yaml
 
 from calltag.cli.main import app
+from calltag.core.http.forwarded import TrustedProxies
 from calltag.core.settings import Settings, settings_table
 from calltag.notifier.routes import PATHS
 
@@ -66,6 +68,34 @@ def test_what_a_service_waits_for_is_there_and_can_be_waited_for(name: str) -> N
                 pytest.fail(f"{condition} is not known")
 
 
+def test_no_password_has_a_default() -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    passwords = re.findall(r"\$\{(\w*PASSWORD)(\S{0,2})", text)
+    assert {name for name, _ in passwords} == {"RABBITMQ_PASSWORD", "REDIS_PASSWORD"}
+    assert {how for _, how in passwords} == {":?"}
+    for url in re.findall(r"\w+://(\S*?:.*?)@", text):
+        assert re.fullmatch(r"\w*:\$\{\w+_PASSWORD:\?[^}]+\}", url)
+    assert SERVICES["rabbitmq"]["environment"]["RABBITMQ_DEFAULT_PASS"].startswith("${RABBITMQ_PASSWORD:?")
+    assert SERVICES["redis"]["environment"]["REDISCLI_AUTH"].startswith("${REDIS_PASSWORD:?")
+    assert COMPOSE["configs"]["valkey"]["content"].startswith("requirepass ${REDIS_PASSWORD:?")
+
+
+def test_every_image_has_a_version_and_can_be_pinned() -> None:
+    others = [service["image"] for name, service in SERVICES.items() if name not in OURS]
+    assert len(others) == 3
+    for image in others:
+        assert re.fullmatch(r"\$\{[A-Z]+_IMAGE:-[a-z/]+:\d[\w.-]*\}", image)
+    assert re.findall(r"^FROM (\S+)", DOCKERFILE, re.MULTILINE) == ["${PYTHON_IMAGE}"] * 2
+    assert re.search(r"^ARG PYTHON_IMAGE=python:\d", DOCKERFILE, re.MULTILINE)
+
+
+def test_the_demo_is_published_on_this_machine_alone() -> None:
+    assert SERVICES["gateway"]["environment"]["CALLTAG_DIRECTORY__DEMO_ON_NETWORK"] == "true"
+    published = [port for service in SERVICES.values() for port in service.get("ports", ())]
+    assert published
+    assert all(port.startswith("127.0.0.1:") for port in published)
+
+
 def test_every_mounted_file_and_volume_is_there() -> None:
     for service in SERVICES.values():
         for source in (volume.partition(":")[0] for volume in service.get("volumes", ())):
@@ -109,3 +139,20 @@ def test_the_front_sends_cometd_to_the_notifiers(path: str) -> None:
     assert target == "notifiers"
     assert re.match(location, f"{path}/connect")
     assert not re.match(location, "/api/v2/me")
+
+
+@pytest.mark.parametrize("name", ["gateway", "notifier"])
+def test_the_addresses_that_the_front_tells_are_believed_and_no_others(name: str) -> None:
+    [subnet] = (each["subnet"] for each in COMPOSE["networks"]["front"]["ipam"]["config"])
+    assert SERVICES[name]["environment"]["CALLTAG_TRUSTED_PROXIES"] == subnet
+    on_it = {each for each, service in SERVICES.items() if "front" in service.get("networks", ())}
+    assert on_it == {"front", "gateway", "notifier"}
+    assert SERVICES["front"]["networks"] == ["front"]
+    proxies = TrustedProxies([subnet])
+    assert proxies.trusts(str(next(ip_network(subnet).hosts())))
+    assert not proxies.trusts("127.0.0.1")
+
+
+def test_the_front_overwrites_what_clients_say_of_their_address() -> None:
+    assert "proxy_set_header X-Forwarded-For $remote_addr;" in FRONT
+    assert "proxy_set_header X-Forwarded-Proto $scheme;" in FRONT

@@ -54,6 +54,44 @@ async def test_the_api_reads_nothing_of_a_body_that_says_it_is_too_large(length:
     assert (refused.value.http_status, body.read) == (413, 0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "status"),
+    [
+        ("", 200),
+        ("application/json", 200),
+        ("Application/JSON ; Charset=UTF-8", 200),
+        ("text/json;q", 200),
+        ("text/plain", 415),
+        ("application/jsonp", 415),
+        (";", 415),
+    ],
+)
+async def test_the_type_of_a_body_is_compared_without_case_and_parameters(kind: str, status: int) -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"[1]", "more_body": False}
+
+    headers = [(b"content-type", kind.encode())]
+    request = Request({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive)
+    try:
+        got = 200 if (await BodyReader().read(request)).json == [1] else 0
+    except OutOfRange as refused:
+        got = refused.http_status
+    assert got == status
+
+
+async def test_a_body_of_too_many_values_is_told_the_limit() -> None:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b"[1,2,3]", "more_body": False}
+
+    request = Request({"type": "http", "method": "POST", "path": "/", "headers": []}, receive)
+    with pytest.raises(OutOfRange) as refused:
+        await BodyReader(JsonLimits(max_values=2)).read(request)
+    assert refused.value.http_status == 400
+    assert str(refused.value) == (
+        "the text has more than 2 values; send it in several requests (CALLTAG_GATEWAY__MAX_VALUES)"
+    )
+
+
 async def test_cometd_reads_no_further_than_the_limit() -> None:
     body = Endless()
     nodes = Nodes(redis_client("redis://127.0.0.1:1/0"), BayeuxLimits(max_body_bytes=LIMIT))

@@ -1,25 +1,39 @@
-"""What `calltag doctor` looks at on RabbitMQ. Nothing is changed there."""
+"""What `calltag doctor` looks at on RabbitMQ. Nothing is left there."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Final, Literal
+from uuid import uuid4
 
 from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPreconditionFailed
 from aiormq.exceptions import ChannelAccessRefused
 
-from calltag.cli.finding import Finding, version_finding
+from calltag.cli.finding import Finding, ok, version_finding, wrong
 from calltag.core.backends import amqp_settings
 from calltag.core.bus.amqp.connecting import connect
+from calltag.core.bus.amqp.probing import Route, probed
 from calltag.core.bus.amqp.topology import Topology
-from calltag.core.bus.ports import BusUnavailable, Partition
+from calltag.core.bus.partitioning import hash_tag
+from calltag.core.bus.ports import BusUnavailable, NodeId, Partition
 from calltag.core.settings import Settings
 
 _LOOK_DEADLINE_S: Final = 9.0
 _CLOSE_DEADLINE_S: Final = 1.0
 _OLDEST: Final = (3, 10)
+
+_RIGHTS: Final = "which services have to (rabbitmqctl set_permissions; docs/operations.md has the rights)"
+_NOT_COMPARED: Final = (
+    "and were not compared with the settings, as the user in CALLTAG_AMQP__URL may not declare them (calltag topology "
+    "apply needs that, the services do not)"
+)
+_NO_ROUTE: Final = {
+    Route.UNBOUND: "partition queues have lost their bindings: no operation gets there; run: calltag topology apply",
+    Route.FULL: "partition queues take nothing now: they are full (CALLTAG_AMQP__QUEUE_MAX_LENGTH), or have no leader",
+    Route.REFUSED: f"partitions may not be published to by the user in CALLTAG_AMQP__URL, {_RIGHTS}",
+}
 
 State = Literal["there", "missing", "other", "refused"]
 Look = Callable[[AbstractChannel], Awaitable[object]]
@@ -31,21 +45,21 @@ async def broker_findings(settings: Settings) -> list[Finding]:
     try:
         connection = await connect(bus, "doctor")
     except BusUnavailable as error:
-        return [Finding(False, str(error))]
+        return [wrong(str(error))]
     findings = [version_finding("RabbitMQ", _version(connection), _OLDEST)]
     try:
         async with asyncio.timeout(_LOOK_DEADLINE_S):
             findings += await _topology_findings(connection, Topology(bus))
     except TimeoutError:
-        findings.append(Finding(False, f"RabbitMQ did not show its queues within {_LOOK_DEADLINE_S:g} s"))
+        findings.append(wrong(f"RabbitMQ did not show its queues within {_LOOK_DEADLINE_S:g} s"))
     except (AMQPError, OSError, RuntimeError) as error:
-        findings.append(Finding(False, f"the connection to RabbitMQ broke: {type(error).__name__}: {error}"))
+        findings.append(wrong(f"the connection to RabbitMQ broke: {type(error).__name__}: {error}"))
     except asyncio.CancelledError:
         # aiormq cancels what waits on a channel that closes.
         current = asyncio.current_task()
         if current is not None and current.cancelling():
             raise
-        findings.append(Finding(False, "the connection to RabbitMQ broke"))
+        findings.append(wrong("the connection to RabbitMQ broke"))
     finally:
         with suppress(AMQPError, OSError, RuntimeError, TimeoutError):
             async with asyncio.timeout(_CLOSE_DEADLINE_S):
@@ -69,7 +83,44 @@ async def _topology_findings(connection: AbstractConnection, topology: Topology)
         *_findings(exchanges, "exchanges"),
         *_findings([parking], "parking queues"),
         *_findings(partitions, "partition queues"),
+        *await _routes(connection, topology, partitions),
+        *await _inbox(connection, topology),
     ]
+
+
+async def _routes(connection: AbstractConnection, topology: Topology, partitions: Sequence[State]) -> list[Finding]:
+    """Whether what is published gets to the queues: a binding may be lost although the queue is there."""
+    if "missing" in partitions:
+        return []
+    keys = [hash_tag(Partition(number)) for number in range(len(partitions))]
+    found = Counter([await probed(connection, topology.operations, key) for key in keys])
+    count = len(keys)
+    findings = [wrong(f"{found[route]} of {count} {text}") for route, text in _NO_ROUTE.items() if found[route]]
+    return findings or [ok(f"what is published gets to all {count} partition queues")]
+
+
+async def _inbox(connection: AbstractConnection, topology: Topology) -> list[Finding]:
+    """Whether services may have inboxes: one is made for a moment."""
+    node = NodeId(f"doctor-{uuid4().hex[:8]}")
+    channel = await connection.channel()
+    try:
+        await channel.get_exchange(topology.events)
+        await topology.declare_exchange(channel, topology.events)
+        queue = await channel.declare_queue(topology.inbox_queue(node), exclusive=True, auto_delete=True)
+        await queue.bind(topology.events, routing_key=node)
+        route = await probed(connection, topology.events, node)
+        await queue.delete()
+        await channel.close()
+    except (ChannelNotFoundEntity, ChannelPreconditionFailed):
+        # The exchange is missing, or another one, which is said already.
+        return []
+    except ChannelAccessRefused:
+        route = Route.REFUSED
+    if route is Route.REFUSED:
+        return [
+            wrong(f"the user in CALLTAG_AMQP__URL may not declare, bind and send to {topology.events}.*, {_RIGHTS}")
+        ]
+    return []
 
 
 async def _exchange(connection: AbstractConnection, topology: Topology, name: str) -> State:
@@ -107,11 +158,12 @@ async def _state(connection: AbstractConnection, look: Look, declare: Look) -> S
 def _findings(states: list[State], what: str) -> list[Finding]:
     """What is wrong, or that nothing is."""
     count = len(states)
-    wrong: dict[State, str] = {
+    mistaken: dict[State, str] = {
         "missing": f"{what} are missing; run: calltag topology apply",
         "other": f"{what} were declared otherwise than the settings CALLTAG_AMQP__ say",
-        "refused": f"{what} may not be declared by the user in CALLTAG_AMQP__URL (rabbitmqctl set_permissions)",
     }
     found = Counter(states)
-    findings = [Finding(False, f"{found[state]} of {count} {text}") for state, text in wrong.items() if found[state]]
-    return findings or [Finding(True, f"all {count} {what} are there, as configured")]
+    findings = [wrong(f"{found[state]} of {count} {text}") for state, text in mistaken.items() if found[state]]
+    if found["refused"]:
+        findings.append(ok(f"{found['refused']} of {count} {what} are there, {_NOT_COMPARED}"))
+    return findings or [ok(f"all {count} {what} are there, as configured")]

@@ -3,24 +3,31 @@
 import asyncio
 
 from calltag.cli.broker_findings import broker_findings
-from calltag.cli.finding import Finding
+from calltag.cli.finding import Finding, ok, warn, wrong
+from calltag.cli.inbox_findings import inbox_findings
 from calltag.cli.store_findings import store_findings
 from calltag.core.backends import NO_USERS, load_directory
 from calltag.core.identity.directory_file import DirectoryError
-from calltag.core.settings import Settings
+from calltag.core.settings import Settings, unknown_settings
 
 
 async def examine(settings: Settings) -> list[Finding]:
     """Look at broker, store and directory."""
-    broker, store = await asyncio.gather(broker_findings(settings), store_findings(settings))
-    return [*broker, *store, _directory(settings)]
+    looks = (broker_findings(settings), store_findings(settings), inbox_findings(settings))
+    broker, store, inboxes = await asyncio.gather(*looks)
+    return [*map(warn, unknown_settings()), *broker, *inboxes, *store, _directory(settings)]
 
 
 def _directory(settings: Settings) -> Finding:
     try:
         users = load_directory(settings).users
     except DirectoryError as error:
-        return Finding(False, str(error))
+        return wrong(str(error))
     if not users:
-        return Finding(False, NO_USERS)
-    return Finding(True, f"the directory has {len(users)} users")
+        return wrong(NO_USERS)
+    if settings.directory.demo:
+        return warn(
+            "the directory is the demo contact centre, whose passwords everybody knows; "
+            "CALLTAG_DIRECTORY__FILE names another one"
+        )
+    return ok(f"the directory has {len(users)} users")

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import cast
 
-from calltag.cli.finding import Finding
+from calltag.cli.finding import Finding, warn, wrong
 from calltag.core.bus.ports import Partition
 from calltag.core.settings import Settings
 from calltag.core.store.client import RedisClient
@@ -17,9 +17,9 @@ def mode_finding(info: Info, mode: str) -> Finding | None:
     """Whether what answers is what CALLTAG_REDIS__MODE says; None if it is."""
     found, role = str(info.get("redis_mode", "standalone")), info.get("role")
     if found != "standalone" and mode == "single":
-        return Finding(False, f"Redis is run as {found}; set CALLTAG_REDIS__MODE={found}")
+        return wrong(f"Redis is run as {found}; set CALLTAG_REDIS__MODE={found}")
     if role == "slave":
-        return Finding(False, "CALLTAG_REDIS__URL leads to a replica: nothing can be written there")
+        return wrong("CALLTAG_REDIS__URL leads to a replica: nothing can be written there")
     return None
 
 
@@ -28,14 +28,12 @@ def replica_findings(infos: Mapping[str, Info], wanted: int) -> Iterator[Finding
     counts = {address: cast("int", info.get("connected_slaves", 0)) for address, info in infos.items()}
     for address, count in counts.items():
         if count < wanted:
-            yield Finding(
-                False,
+            yield wrong(
                 f"the master{f' {address}' if address else ''} has {count} replicas, and CALLTAG_REDIS__WAIT_REPLICAS "
                 f"wants {wanted}: operations are accepted, and none takes effect",
             )
     if not wanted and any(counts.values()):
-        yield Finding(
-            True,
+        yield warn(
             "commits do not wait for replicas: a fail-over may lose the last of them (CALLTAG_REDIS__WAIT_REPLICAS)",
         )
 
@@ -55,5 +53,5 @@ def _loss(partition: int, losses: Mapping[bytes, bytes]) -> Finding:
     at = datetime.fromtimestamp(int(losses.get(b"at_ms", 0)) / 1_000, UTC).isoformat(timespec="seconds")
     told = f"Redis lost {commits} commits of partition {partition} that it had confirmed, last noticed at {at}"
     if gone:
-        return Finding(False, f"{told}; {gone} of them could not be applied again")
-    return Finding(True, f"{told}; their operations were applied again")
+        return wrong(f"{told}; {gone} of them could not be applied again")
+    return warn(f"{told}; their operations were applied again")

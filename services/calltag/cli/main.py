@@ -2,15 +2,19 @@
 
 import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import orjson
+import structlog
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from calltag.cli.configuration import command_settings, log_level, service_settings
 from calltag.cli.doctor import examine
+from calltag.cli.finding import Grade
 from calltag.cli.parked import NotParked
 from calltag.cli.parked_commands import parked_app
 from calltag.cli.partitions import NothingStarted, listed_partitions
@@ -19,18 +23,20 @@ from calltag.cli.partitions import table_of as table_of_partitions
 from calltag.cli.sessions import NoSuchSession, close_sessions, lines_of, public, sessions, table_of
 from calltag.cli.tour import Tour, welcome
 from calltag.core import VERSION
-from calltag.core.backends import Backends, amqp_settings
+from calltag.core.backends import amqp_settings
 from calltag.core.bus.amqp import apply_topology
 from calltag.core.bus.ports import BusError
+from calltag.core.http.server import PortBusy
 from calltag.core.identity.directory_file import DirectoryError
 from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, first_leaf, run
-from calltag.core.runtime.server import PortBusy, ServerDied
 from calltag.core.runtime.tls import TlsError
-from calltag.core.settings import Settings, SettingsError, load_settings, settings_table
+from calltag.core.settings import Settings, SettingsError, settings_table, unknown_settings
 from calltag.core.store.ports import StoreError
 from calltag.core.store.session_list import ListedSession
-from calltag.core.telemetry.logging import configure_logging
+from calltag.core.telemetry.logging import Level, configure_logging
+from calltag.core.telemetry.output import queue_output
 from calltag.single.app import Composition, run_composition
+from calltag.single.readiness import Serving
 
 app = typer.Typer(
     name="calltag",
@@ -52,13 +58,37 @@ sessions_app = typer.Typer(
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(parked_app, name="parked")
 
+log = structlog.get_logger()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(VERSION)
+        raise typer.Exit
+
+
+@app.callback()
+def _of_all_commands(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
 Port = Annotated[int | None, typer.Option(help="Port to listen on (instead of the setting).", min=0, max=65535)]
+ReadyJson = Annotated[
+    bool,
+    typer.Option(
+        "--ready-json", help="Print one line of JSON when it is ready: url, port, internal_port, pid and more."
+    ),
+]
 Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre; every password is `demo`.")]
 _EXIT_INTERRUPTED = 130
 _EXIT_TERMINATED = 143
 _EXIT_UNOWNED = 3
 _EXPECTED = (
-    SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BusError, ServiceFailed, ServerDied, NoSuchSession,
+    SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BusError, ServiceFailed, NoSuchSession,
     NotParked, NothingStarted,
 )  # fmt: skip
 
@@ -83,27 +113,25 @@ def _fail(error: BaseException) -> None:
     sys.exit(1)
 
 
-def _settings(section: str | None, port: int | None, *, demo: bool = False) -> Settings:
-    settings = load_settings()
-    changes: dict[str, Any] = {}
-    if section is not None and port is not None:
-        changes[section] = getattr(settings, section).model_copy(update={"port": port})
-    if demo:
-        changes["directory"] = settings.directory.model_copy(update={"demo": True})
-    return settings.model_copy(update=changes)
-
-
-def _run(settings: Settings, chosen: Composition) -> None:
-    configure_logging(chosen.name, form=settings.log.format, level=settings.log.level)
+def _run(
+    settings: Settings,
+    chosen: Composition,
+    ready: Callable[[Serving], None] | None = None,
+    usual_level: Level = "info",
+) -> None:
+    queue_output(settings.log.max_queued_bytes)
+    configure_logging(chosen.name, form=settings.log.format, level=log_level(settings, usual_level))
+    for sentence in unknown_settings():
+        log.warning("setting_unknown", reason=sentence)
 
     async def service(life: Lifecycle) -> None:
-        await run_composition(life, settings, chosen)
+        await run_composition(life, settings, chosen, ready)
 
     run(service)
 
 
 @app.command()
-def gateway(port: Port = None, demo: Demo = False) -> None:
+def gateway(port: Port = None, demo: Demo = False, ready_json: ReadyJson = False) -> None:
     """Serve the HTTP API: takes operations and puts them on RabbitMQ.
 
     Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE); CALLTAG_PUBLIC_URL
@@ -111,11 +139,11 @@ def gateway(port: Port = None, demo: Demo = False) -> None:
 
         calltag gateway --port 8080
     """
-    _run(_settings("gateway", port, demo=demo), Composition(gateway=True))
+    _run(service_settings("gateway", port, demo=demo), Composition(gateway=True), _ready_line if ready_json else None)
 
 
 @app.command()
-def worker() -> None:
+def worker(ready_json: ReadyJson = False) -> None:
     """Apply operations to calls, and send the events.
 
     Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. Run any number: workers share the partitions among them; those of
@@ -123,11 +151,11 @@ def worker() -> None:
 
         calltag worker
     """
-    _run(_settings(None, None), Composition(worker=True))
+    _run(service_settings(), Composition(worker=True), _ready_line if ready_json else None)
 
 
 @app.command()
-def notifier(port: Port = None, demo: Demo = False) -> None:
+def notifier(port: Port = None, demo: Demo = False, ready_json: ReadyJson = False) -> None:
     """Serve CometD: tells subscribers what happens to their calls.
 
     Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE). Run any number: each
@@ -135,7 +163,7 @@ def notifier(port: Port = None, demo: Demo = False) -> None:
 
         calltag notifier --port 8081
     """
-    _run(_settings("notifier", port, demo=demo), Composition(notifier=True))
+    _run(service_settings("notifier", port, demo=demo), Composition(notifier=True), _ready_line if ready_json else None)
 
 
 @app.command()
@@ -145,6 +173,7 @@ def serve(
     embedded: Annotated[
         bool, typer.Option("--embedded", help="Bus and store inside this process: no RabbitMQ, no Redis.")
     ] = False,
+    ready_json: ReadyJson = False,
 ) -> None:
     """Gateway, worker and notifier in one process.
 
@@ -152,34 +181,29 @@ def serve(
 
         calltag serve --embedded --demo --port 8080
     """
-    settings = _settings("gateway", port, demo=demo)
+    settings = service_settings("gateway", port, demo=demo)
     if embedded:
         settings = _for_one_machine(settings)
     chosen = Composition(gateway=True, worker=True, notifier=True, embedded=embedded)
-    configure_logging(
-        chosen.name, form=settings.log.format, level="warning" if embedded and demo else settings.log.level
-    )
 
-    def ready(parts: Backends) -> None:
-        if demo:
-            Console(stderr=False, highlight=False, soft_wrap=True).print(welcome(settings, parts), markup=False)
-
-    async def service(life: Lifecycle) -> None:
-        await run_composition(life, settings, chosen, ready)
-
-    run(service)
+    ready = _ready_line if ready_json else _banner if demo else None
+    # The banner says what there is to say about a first look.
+    _run(settings, chosen, ready, "warning" if embedded and demo else "info")
 
 
 def _for_one_machine(settings: Settings) -> Settings:
-    """One process on one port: its address is known, and the internal port may be any."""
-    gateway_settings = settings.gateway
-    changes: dict[str, Any] = {}
-    if "public_url" not in settings.model_fields_set:
-        scheme = "https" if settings.tls.cert_file is not None else "http"
-        changes["public_url"] = f"{scheme}://{gateway_settings.host}:{gateway_settings.port}"
-    if "port" not in settings.internal.model_fields_set:
-        changes["internal"] = settings.internal.model_copy(update={"port": 0})
-    return settings.model_copy(update=changes)
+    """One process on one port: the internal one may be any."""
+    if "port" in settings.internal.model_fields_set:
+        return settings
+    return settings.model_copy(update={"internal": settings.internal.model_copy(update={"port": 0})})
+
+
+def _banner(serving: Serving) -> None:
+    Console(stderr=False, highlight=False, soft_wrap=True).print(welcome(serving.parts), markup=False)
+
+
+def _ready_line(serving: Serving) -> None:
+    typer.echo(orjson.dumps(serving.public()).decode())
 
 
 @topology.command("apply")
@@ -191,8 +215,7 @@ def topology_apply() -> None:
 
         calltag topology apply
     """
-    settings = _settings(None, None)
-    configure_logging("topology", form=settings.log.format, level="critical")
+    settings = command_settings("topology")
     asyncio.run(apply_topology(amqp_settings(settings)))
     typer.echo(f"{settings.partitions} partition queues and their exchanges are there.")
 
@@ -214,7 +237,7 @@ def sessions_ls(
     """
 
     async def listed() -> list[ListedSession]:
-        async with sessions(_settings(None, None)) as found:
+        async with sessions(command_settings("sessions")) as found:
             return [each async for each in found.all(user)]
 
     rows = asyncio.run(listed())
@@ -235,7 +258,7 @@ def sessions_show(session: Handle) -> None:
     """
 
     async def wanted() -> ListedSession:
-        async with sessions(_settings(None, None)) as found:
+        async with sessions(command_settings("sessions")) as found:
             return await found.one(session)
 
     for line in lines_of(asyncio.run(wanted())):
@@ -255,10 +278,12 @@ def sessions_close(
     """
     if (session is None) == (user is None):
         raise typer.BadParameter("name a session or a user (--user), one of them")
-    settings = _settings(None, None)
-    configure_logging("sessions", form=settings.log.format, level="critical")
-    for each in asyncio.run(close_sessions(settings, session, user)):
+    settings = command_settings("sessions")
+    closed = asyncio.run(close_sessions(settings, session, user))
+    for each in closed:
         typer.echo(f"closed {each.handle} of {each.user}")
+    if not closed:
+        typer.echo(f"{user} has no sessions")
 
 
 @app.command()
@@ -270,8 +295,10 @@ def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON
 
     - owner: the worker with a lease that consumes the partition, as it told when it last renewed the lease, a second
       ago at most. Two are shown while it moves from one to the other (`moving`).
-    - epoch: how often the partition was taken over; it rises with the first operation that a new owner gets.
-    - depth: operations not done yet: those in the queue, as RabbitMQ tells, and those in hand, as the owner tells.
+    - epoch: the number of the take-over that is valid; commits of owners before it are refused. It rises, by a random
+      step, with the first operation that a new owner gets.
+    - depth: at least so many operations are not done yet: the messages in the queue, as RabbitMQ tells, under load of
+      up to 64 operations each, and the operations in hand, as the owner tells.
     - oldest: how long the oldest operation in hand has waited since its acceptance; the owner tells, as only it knows.
 
     Of a partition without an owner, `?` stands for what only an owner could tell, and depth is what the queue holds.
@@ -280,7 +307,7 @@ def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON
 
         calltag partitions
     """
-    rows = asyncio.run(listed_partitions(_settings(None, None)))
+    rows = asyncio.run(listed_partitions(command_settings("partitions")))
     if as_json:
         for each in rows:
             typer.echo(orjson.dumps(public_partition(each)).decode())
@@ -294,16 +321,21 @@ def doctor() -> None:
     """Tell what is reachable, which versions, and what is wrong; exit code 1 if something is.
 
     Looks at RabbitMQ (CALLTAG_AMQP__URL), at Redis (CALLTAG_REDIS__URL) and at the directory of users
-    (CALLTAG_DIRECTORY__FILE), and changes nothing. For example:
+    (CALLTAG_DIRECTORY__FILE), and leaves nothing there.
+
+    - ok: as it should be, or of no concern.
+    - warn: it works, but not as an installation should (exit code 0).
+    - WRONG: calltag does not work like this (exit code 1).
+
+    For example:
 
         calltag doctor
     """
-    settings = _settings(None, None)
-    configure_logging("doctor", form=settings.log.format, level="critical")
+    settings = command_settings("doctor", warns=False)
     findings = asyncio.run(examine(settings))
     for finding in findings:
-        typer.echo(f"{'ok   ' if finding.good else 'WRONG'}  {finding.text}")
-    sys.exit(0 if all(finding.good for finding in findings) else 1)
+        typer.echo(finding.line)
+    sys.exit(1 if any(finding.grade is Grade.WRONG for finding in findings) else 0)
 
 
 @app.command()
@@ -316,7 +348,7 @@ def config() -> None:
         calltag config
     """
     table = Table("variable", "value", "what it does", box=None)
-    for row in settings_table(load_settings()):
+    for row in settings_table(command_settings("config")):
         table.add_row(row.variable, row.value, row.description)
     Console(width=None if sys.stdout.isatty() else 200).print(table)
 

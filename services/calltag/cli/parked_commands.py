@@ -11,9 +11,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from calltag.cli.configuration import command_settings
 from calltag.cli.parked import Found, ParkingLot, parking_lot, public
-from calltag.core.settings import Settings, load_settings
-from calltag.core.telemetry.logging import configure_logging
+from calltag.core.settings import Settings
 
 parked_app = typer.Typer(
     help="Operations that were set aside after they failed again and again: look at them, put them back, drop them. "
@@ -112,9 +112,7 @@ def _with_lot(work: Callable[[ParkingLot], Awaitable[T]]) -> T:
         async with parking_lot(settings) as lot:
             return await work(lot)
 
-    settings = load_settings()
-    configure_logging("parked", form=settings.log.format, level="critical")
-    return asyncio.run(run(settings))
+    return asyncio.run(run(command_settings("parked")))
 
 
 def _check(operation: str | None, *, all_of_them: bool) -> None:

@@ -58,18 +58,18 @@ class Sessions:
 
         Raises BusUnavailable.
         """
-        notice = SessionNotice(kind=NoticeKind.CLOSED, client_id=session.client_id)
+        notice = SessionNotice(kind=NoticeKind.CLOSED, user=session.user, digest=session.digest)
         message = NODE.encode(NodeMessage(notices=(notice,)))
         if await bus.send(session.holder, message, uuid4().hex):
             await self._until_gone(session)
-        await self.store.remove(session.client_id)
+        await self.store.end(session.user, session.digest)
 
     async def _until_gone(self, session: ListedSession) -> None:
         try:
             async with asyncio.timeout(_HOLDER_DEADLINE_S):
                 for delay_s in backoff_s(0.02, 0.2):
                     left = await self.listed.of_user(session.user)
-                    if all(each.client_id != session.client_id for each in left):
+                    if all(each.digest != session.digest for each in left):
                         return
                     await asyncio.sleep(delay_s)
         except TimeoutError:
@@ -128,7 +128,7 @@ def lines_of(session: ListedSession) -> Iterator[str]:
 
 
 def public(session: ListedSession) -> dict[str, object]:
-    """What may be shown: all but the id, which may be all that its client has to show."""
+    """The session as it is shown: its handle stands for the digest."""
     fields = asdict(session)
-    del fields["client_id"]
+    del fields["digest"]
     return {"session": session.handle, **fields}

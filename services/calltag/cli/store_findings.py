@@ -6,7 +6,7 @@ from typing import Final
 from redis.exceptions import AuthenticationError, NoPermissionError
 
 from calltag.cli.durability_findings import loss_findings, mode_finding, replica_findings
-from calltag.cli.finding import Finding, version_finding
+from calltag.cli.finding import Finding, ok, version_finding, warn, wrong
 from calltag.core.backends import open_client
 from calltag.core.settings import Settings
 from calltag.core.store.client import RedisClient
@@ -23,22 +23,44 @@ async def store_findings(settings: Settings) -> list[Finding]:
     """Version, what the server does when memory is full and when it restarts, and whose data it has."""
     client = open_client(settings, deadline_s=_DEADLINE_S)
     try:
-        infos = await client.infos()
-        info = next(iter(infos.values()))
-        wrong = mode_finding(info, settings.redis.mode)
-        if wrong is not None:
-            return [*_server(info), wrong]
-        return [
-            *_server(info),
-            *_distinct(finding for each in infos.values() for finding in (*_memory(each), *_persistence(each))),
-            *replica_findings(infos, settings.redis.wait_replicas),
-            await _installation(client, settings),
-            *await loss_findings(client, settings),
-        ]
+        infos = await _infos(client)
+        if infos is None:
+            servers = [_unseen(settings)]
+        else:
+            info = next(iter(infos.values()))
+            mistaken = mode_finding(info, settings.redis.mode)
+            if mistaken is not None:
+                return [*_server(info), mistaken]
+            servers = [
+                *_server(info),
+                *_distinct(finding for each in infos.values() for finding in (*_memory(each), *_persistence(each))),
+                *replica_findings(infos, settings.redis.wait_replicas),
+            ]
+        return [*servers, await _installation(client, settings), *await loss_findings(client, settings)]
     except StoreUnavailable as error:
-        return [Finding(False, _explained(error))]
+        return [wrong(_explained(error))]
     finally:
         await client.close()
+
+
+async def _infos(client: RedisClient) -> Mapping[str, Info] | None:
+    """What the servers say of themselves; None if the user may not ask. Raises StoreUnavailable."""
+    try:
+        return await client.infos()
+    except StoreUnavailable as error:
+        if isinstance(error.__cause__, NoPermissionError):
+            return None
+        raise
+
+
+def _unseen(settings: Settings) -> Finding:
+    """What is not looked at without a right that the services do not need."""
+    text = (
+        "Redis is reachable; its version, memory policy and persistence are not looked at, as the user in "
+        "CALLTAG_REDIS__URL may not use INFO (the services do not need it)"
+    )
+    wanted = settings.redis.wait_replicas
+    return warn(f"{text}; nor is whether it has the {wanted} replicas that commits wait for") if wanted else ok(text)
 
 
 def _distinct(findings: Iterable[Finding]) -> list[Finding]:
@@ -64,8 +86,7 @@ def _server(info: Info) -> Iterator[Finding]:
 def _memory(info: Info) -> Iterator[Finding]:
     policy = info.get("maxmemory_policy", "noeviction")
     if info.get("maxmemory") and policy != "noeviction":
-        yield Finding(
-            False,
+        yield wrong(
             f"Redis throws data away when its memory is full (maxmemory-policy is {policy}); set it to noeviction, "
             "in its configuration and with: redis-cli CONFIG SET maxmemory-policy noeviction",
         )
@@ -73,8 +94,7 @@ def _memory(info: Info) -> Iterator[Finding]:
 
 def _persistence(info: Info) -> Iterator[Finding]:
     if info.get("aof_enabled") == 0:
-        yield Finding(
-            True,
+        yield warn(
             "Redis has appendonly off: what changed since its last snapshot is lost on a restart (appendonly yes "
             "keeps it)",
         )
@@ -85,9 +105,9 @@ async def _installation(client: RedisClient, settings: Settings) -> Finding:
     installation = await read_installation(client, Keys(settings.redis.key_prefix))
     if installation is None:
         text = f"nothing was ever started on this store; the first start fixes {settings.partitions} partitions"
-        return Finding(True, text)
+        return ok(text)
     try:
         installation.check(settings.partitions)
     except InstallationMismatch as error:
-        return Finding(False, str(error))
-    return Finding(True, f"the installation has {settings.partitions} partitions, as configured")
+        return wrong(str(error))
+    return ok(f"the installation has {settings.partitions} partitions, as configured")

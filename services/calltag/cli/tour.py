@@ -14,14 +14,13 @@ from rich.console import Console
 
 from calltag.cli.own_instance import NotStarted, answers, heed_cancellation, own_instance
 from calltag.core.backends import Backends
-from calltag.core.settings import Settings
 from calltag.core.store.embedded import EmbeddedStore
 
 DEVICE: Final = "631608b3-ceb1-472b-ba05-2ae39555b0d1"
 _THIS_MACHINE: Final = ("127.0.0.1", "localhost")
 
 
-def welcome(settings: Settings, parts: Backends) -> str:
+def welcome(parts: Backends) -> str:
     """What is printed when the demo is ready."""
     match parts.embedded:
         case None:
@@ -31,7 +30,7 @@ def welcome(settings: Settings, parts: Backends) -> str:
         case EmbeddedStore(kept_in=Path() as folder):
             kept = f"Data is kept in {folder.resolve()} between runs."
     template = resources.files("calltag.cli").joinpath("tour.txt").read_text(encoding="utf-8")
-    return template.format(url=settings.public_url, device=DEVICE, kept=kept)
+    return template.format(url=parts.settings.public_url, device=DEVICE, kept=kept)
 
 
 class TourFailed(Exception):
@@ -82,18 +81,28 @@ class Tour:
             dialed = await self._show(http, "Dial bob", "POST", path, json=dial, headers={"Prefer": "wait=5"})
             if "call" not in dialed:
                 raise TourFailed(f"The call was not made in time ({dialed}). Does a worker run? See: calltag doctor")
-            call = dialed["call"]["id"]
-            await self._comet(http, "The call is there", connect)
-            attach = {"operationName": "AttachUserData", "userData": {"AccountNumber": "12345"}}
-            await self._show(http, "Attach data to the call", "POST", f"/api/v2/me/calls/{call}", json=attach)
-            messages = await self._comet(http, "And the message comes", connect)
-            hangup = {"operationName": "Hangup"}
-            await self._show(http, "Hang up", "POST", f"/api/v2/me/calls/{call}", json=hangup)
+            async with self._hung_up(http, f"/api/v2/me/calls/{dialed['call']['id']}") as call:
+                await self._comet(http, "The call is there", connect)
+                attach = {"operationName": "AttachUserData", "userData": {"AccountNumber": "12345"}}
+                await self._show(http, "Attach data to the call", "POST", call, json=attach)
+                messages = await self._comet(http, "And the message comes", connect)
             await self._comet(http, "Take leave", {"channel": "/meta/disconnect", "clientId": client})
         told = [each for each in messages if each["channel"] == "/v2/me/calls"]
         good = bool(told) and told[0]["data"]["call"].get("userData") == {"AccountNumber": "12345"}
         self.console.print("The tour is complete." if good else "The message did not come as expected.")
         return 0 if good else 1
+
+    @asynccontextmanager
+    async def _hung_up(self, http: httpx.AsyncClient, call: str) -> AsyncIterator[str]:
+        """Hang the call up at the end, also where the tour fails: it would stay with alice for a day."""
+        hangup = {"operationName": "Hangup"}
+        try:
+            yield call
+        except TourFailed:
+            with contextlib.suppress(httpx.HTTPError):
+                await http.post(call, json=hangup)
+            raise
+        await self._show(http, "Hang up", "POST", call, json=hangup)
 
     async def _comet(self, http: httpx.AsyncClient, title: str, message: dict[str, Any]) -> list[dict[str, Any]]:
         answer: list[dict[str, Any]] = await self._show(http, title, "POST", "/genesys/cometd", json=[message])

@@ -7,26 +7,30 @@ from typing import Final
 import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from calltag.core import VERSION
 from calltag.core.backends import Backends
+from calltag.core.http.cross_origin import CrossOrigin
+from calltag.core.http.intake import Intake
+from calltag.core.http.origin import AllowedOrigins
 from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOut, TooManyLogins, WrongCredentials
-from calltag.core.identity.csrf import EXPOSED_HEADERS, HEADER, MESSAGE, csrf_headers, csrf_passes
+from calltag.core.identity.cookies import values_of
+from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_headers, csrf_passes
 from calltag.core.identity.model import User
-from calltag.core.runtime.intake import Intake
 from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.runtime.token_bucket import Buckets, RateLimit
 from calltag.core.settings.sections import Gateway
 from calltag.core.store.lags import RedisLags
 from calltag.core.store.ports import StateUnreadable, StoreUnavailable
+from calltag.core.store.published import RedisPublishedTotals
 from calltag.core.store.redis_state import RedisCallReader
 from calltag.core.strict_json import JsonLimits
-from calltag.core.telemetry import request_ids
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway import documentation
+from calltag.gateway.addresses import allow
 from calltag.gateway.answers import answer
 from calltag.gateway.backlog import Backlog
 from calltag.gateway.bodies import BodyReader
@@ -47,7 +51,8 @@ from calltag.gateway.metrics import Limit
 from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.operation_request import OperationRequests
 from calltag.gateway.parameters import UserDataLimits
-from calltag.gateway.rates import Buckets, RateLimit, Rates
+from calltag.gateway.product import product_routes
+from calltag.gateway.rates import Rates
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api, operate_call, user_routes
 from calltag.gateway.service import CallBounds, CallService, gateway_node
@@ -56,6 +61,7 @@ from calltag.gateway.swagger import add_swagger
 from calltag.gateway.switch_routes import switch_routes
 
 log = structlog.get_logger()
+_METHOD_NOT_ALLOWED: Final = 405
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +75,8 @@ class Identification:
         """Raises NotAuthenticated, TooManyAttempts, FeatureMissing (CSRF), BackendAway (busy), StoreUnavailable."""
         try:
             known = await self.authenticator.identify(
-                request.headers.get("authorization"),
-                request.cookies.get(COOKIE),
+                request.headers.getlist("authorization"),
+                values_of(COOKIE, request.headers.getlist("cookie")),
                 request.client.host if request.client else "",
             )
         except WrongCredentials as wrong:
@@ -83,8 +89,8 @@ class Identification:
             raise NotAuthenticated("not authenticated: send HTTP Basic credentials or the session cookie")
         request.state.set_cookie = known.set_cookie
         if self.csrf_protection:
-            token = request.headers.get(HEADER)
-            if not csrf_passes(request.method, known.session, token, by_cookie=known.by_cookie):
+            tokens = request.headers.getlist(HEADER)
+            if not csrf_passes(request.method, known.session, tokens, by_cookie=known.by_cookie):
                 raise FeatureMissing(MESSAGE)
             if request.method == "GET":
                 request.state.csrf_headers = csrf_headers(known.session)
@@ -94,7 +100,7 @@ class Identification:
 
 def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> ASGIApp:
     """The HTTP API; its inbox for outcomes runs as a side task."""
-    settings = backends.settings.gateway
+    settings, allowed_origins = backends.settings.gateway, backends.settings.allowed_origins
     observations = GatewayObservations(backends.metrics)
     replies = Replies(gateway_node(), life.closing)
     backends.health.checks["replies"] = lambda: replies.reachable
@@ -103,17 +109,13 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     life.supervise("backlog", backlog.run())
     api = gateway_api(backends, replies, observations, backlog, authenticator)
     app = served(build_app(api, observations, max_switch_events=settings.max_switch_events), api, observations)
-    if settings.allowed_origins:
-        return CORSMiddleware(
-            app,
-            allow_origins=list(settings.allowed_origins),
-            # With any origin, a page that nobody knows would act with the user's cookies.
-            allow_credentials="*" not in settings.allowed_origins,
-            allow_methods=["GET", "POST"],
-            allow_headers=["Content-Type", "Authorization", HEADER, "Idempotency-Key", "Prefer", request_ids.HEADER],
-            expose_headers=[*EXPOSED_HEADERS, "Operation-Id", "Retry-After", request_ids.HEADER],
-        )
-    return app
+    return CrossOrigin(
+        app,
+        AllowedOrigins(allowed_origins),
+        methods=("GET", "HEAD", "POST"),
+        headers=("Idempotency-Key", "Prefer"),
+        exposed=("Operation-Id", "Retry-After"),
+    )
 
 
 def gateway_api(
@@ -130,7 +132,7 @@ def gateway_api(
     )
     reader = RedisCallReader(backends.client, backends.keys, partitions, backends.batcher)
     return Api(
-        identify=Identification(authenticator, settings.csrf_protection).user,
+        identify=Identification(authenticator, backends.settings.session.csrf_protection).user,
         service=CallService(
             reader,
             submission,
@@ -139,7 +141,10 @@ def gateway_api(
             CallBounds(settings.max_live_calls, settings.max_calls_bytes),
         ),
         operations=OperationRequests(
-            BodyReader(JsonLimits(settings.max_body_bytes, settings.max_depth), backends.settings.body_deadline_s),
+            BodyReader(
+                JsonLimits(settings.max_body_bytes, settings.max_depth, settings.max_values),
+                backends.settings.body_deadline_s,
+            ),
             RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
             settings.max_wait_s,
             backends.settings.operation_memory_s * 1000,
@@ -155,6 +160,7 @@ def backlog_of(backends: Backends, observations: GatewayObservations) -> Backlog
     return Backlog(
         backends.bus,
         RedisLags(backends.client, backends.keys),
+        RedisPublishedTotals(backends.client, backends.keys),
         observations,
         settings.max_backlog,
         round(settings.max_backlog_age_s * 1000),
@@ -193,9 +199,16 @@ def admitting(app: ASGIApp, settings: Gateway, metrics: Metrics) -> Intake:
 def build_app(api: Api, observations: GatewayObservations, *, max_switch_events: int) -> FastAPI:
     """The application with its routes, around `api`."""
     app = FastAPI(
-        title="calltag", version=VERSION, description=documentation.DESCRIPTION, docs_url=None, redoc_url=None
+        title="calltag",
+        version=VERSION,
+        description=documentation.DESCRIPTION,
+        docs_url=None,
+        redoc_url=None,
+        # A redirection would lead to the address that this server has inside.
+        redirect_slashes=False,
     )
     add_swagger(app)
+    app.include_router(product_routes())
     app.include_router(user_routes(api))
     app.include_router(switch_routes(api, max_events=max_switch_events))
     refusals = Refusals(observations)
@@ -226,7 +239,17 @@ class Refusals:
 
     async def answer(self, request: Request, error: Exception) -> Response:
         """The answer to the request that met this."""
+        if isinstance(error, HTTPException) and error.status_code == _METHOD_NOT_ALLOWED:
+            return self._not_served(request)
         refusal = _as_refusal(error)
+        self._observations.refused(route_of(request.scope), refusal.code)
+        return answer(refusal.body(), refusal.http_status, refusal.headers)
+
+    def _not_served(self, request: Request) -> Response:
+        headers = {"Allow": allow(request)}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
+        refusal = OutOfRange("this method is not served here", http_status=_METHOD_NOT_ALLOWED, headers=headers)
         self._observations.refused(route_of(request.scope), refusal.code)
         return answer(refusal.body(), refusal.http_status, refusal.headers)
 
@@ -240,7 +263,5 @@ def _as_refusal(error: Exception) -> ApiError:
         case StateUnreadable():
             log.error("state_unreadable", reason=str(error))
             return RecordUnreadable(str(error))
-        case HTTPException(status_code=405):
-            return OutOfRange("this method is not served here", http_status=405, headers=dict(error.headers or {}))
         case _:
             return NotFound("there is nothing at this address; /docs lists what there is")

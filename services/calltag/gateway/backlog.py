@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
-from calltag.core.bus.ports import Bus, BusUnavailable, Partition
-from calltag.core.runtime.intake import retry_after_s
+from calltag.core.bus.ports import Bus, BusUnavailable, Partition, Published
+from calltag.core.http.intake import retry_after_s
 from calltag.core.store.lags import Lags
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.published import PublishedTotals
+from calltag.core.telemetry.conditions import Condition
+from calltag.gateway.density import Density
 from calltag.gateway.errors import BackendAway
 from calltag.gateway.metrics import GatewayMetrics, Limit
 
-log = structlog.get_logger()
+_LAGS_UNKNOWN: Final = Condition("lags_not_known", level="info")
+_BACKLOG_UNKNOWN: Final = Condition("backlog_not_known", level="info")
 _LOOK_EVERY_S: Final = 0.5
 
 
@@ -32,11 +34,16 @@ class Backlog:
 
     bus: Bus
     lags: Lags
+    totals: PublishedTotals
     metrics: GatewayMetrics
     most: int = 5_000
     most_age_ms: int = 2_000
     _waiting: Counter[Partition] = field(default_factory=Counter)
     _ages_ms: dict[Partition, int] = field(default_factory=dict)
+    """Of partitions where something waits."""
+    _told: dict[Partition, Published] = field(default_factory=dict)
+    """What of this gateway's is in the totals."""
+    _densities: dict[Partition, Density] = field(default_factory=dict)
 
     def admit(self, partitions: Sequence[Partition]) -> None:
         """An operation is about to be published to each of these partitions. Raises BackendAway."""
@@ -65,14 +72,15 @@ class Backlog:
         try:
             if self._waiting:
                 self._ages_ms = dict(await self.lags.read())
+                await self._count()
         except StoreUnavailable as error:
-            log.info("lags_not_known", reason=str(error))
+            _LAGS_UNKNOWN.fails(error)
         for partition in list(self._waiting):
             before = self._waiting[partition]
             try:
-                found = await self.bus.depth(partition)
+                found = self._operations_in(partition, await self.bus.depth(partition))
             except BusUnavailable as error:
-                log.info("backlog_not_known", reason=str(error))
+                _BACKLOG_UNKNOWN.fails(error)
                 break
             # What was published while the broker was asked may or may not be in its answer.
             now = found + self._waiting[partition] - before
@@ -80,4 +88,17 @@ class Backlog:
                 self._waiting[partition] = now
             else:
                 del self._waiting[partition]
+        self._ages_ms = {partition: age_ms for partition, age_ms in self._ages_ms.items() if self._waiting[partition]}
         self.metrics.backlog(max(self._waiting.values(), default=0), max(self._ages_ms.values(), default=0) / 1000)
+
+    async def _count(self) -> None:
+        """Tell what was published from here, and learn what all gateways published."""
+        published = {partition: self.bus.published(partition) for partition in self._waiting}
+        since = {partition: now.since(self._told.get(partition, Published())) for partition, now in published.items()}
+        for partition, total in (await self.totals.add(since)).items():
+            self._densities.setdefault(partition, Density()).note(total)
+        self._told |= published
+
+    def _operations_in(self, partition: Partition, messages: int) -> int:
+        density = self._densities.get(partition)
+        return messages if density is None else density.operations_in(messages)

@@ -7,7 +7,7 @@ from typing import Final
 from starlette.requests import Request
 
 from calltag.core.domain.json_value import JsonValue
-from calltag.core.strict_json import JsonLimits, JsonRefused, parse
+from calltag.core.strict_json import JsonLimits, JsonRefused, TooManyValues, parse
 from calltag.gateway.errors import OutOfRange
 from calltag.gateway.parameters import Body
 
@@ -37,12 +37,14 @@ class BodyReader:
 
     async def read(self, request: Request) -> ReadBody:
         """Raises OutOfRange: HTTP status 408 for a body too slow, 413 for one too large, 415 for another type."""
-        content_type = request.headers.get("content-type", _JSON_TYPES[0]).partition(";")[0].strip().lower()
+        content_type = (request.headers.get("content-type") or _JSON_TYPES[0]).partition(";")[0].strip().lower()
         if content_type not in _JSON_TYPES:
             raise OutOfRange("the body must be JSON: send Content-Type: application/json", http_status=415)
         raw = await self._in_time(request)
         try:
             return ReadBody(parse(raw, self.limits), raw)
+        except TooManyValues as refused:
+            raise OutOfRange(f"{refused}; send it in several requests (CALLTAG_GATEWAY__MAX_VALUES)") from None
         except JsonRefused as refused:
             raise OutOfRange(str(refused)) from None
 

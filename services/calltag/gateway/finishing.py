@@ -1,4 +1,4 @@
-"""What every answer of the API gets: cookie and token of its session, a line in the log, its place in the counts.
+"""What every request of the API gets: its address as served, cookie and token of its session, a log line, a count.
 
 Plain ASGI: around it, a framework's middleware would cost as much as all that an operation takes.
 """
@@ -12,6 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from calltag.gateway.addresses import as_served
 from calltag.gateway.answers import answer
 from calltag.gateway.observations import GatewayObservations
 
@@ -36,6 +37,7 @@ class Finishing:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        method, scope = scope["method"], as_served(scope)
         state = scope.setdefault("state", {})
         began, status, complete = time.perf_counter(), 0, False
 
@@ -59,17 +61,16 @@ class Finishing:
                 await failed()(scope, receive, finish)
         finally:
             if status:
-                self._tell(scope, status, time.perf_counter() - began)
+                self._tell(method, route_of(scope), status, time.perf_counter() - began)
 
-    def _tell(self, scope: Scope, status: int, seconds: float) -> None:
-        route = route_of(scope)
+    def _tell(self, method: str, route: str, status: int, seconds: float) -> None:
         self._observations.answered(route, status, seconds)
         # A line for each request that went well costs as much as half of its work; they are counted. Even to find out
         # that it is not wanted costs a logger.
         if status < _WRONG and not _root.isEnabledFor(logging.DEBUG):
             return
         told = log.info if status >= _WRONG else log.debug
-        told("request", method=scope["method"], route=route, status=status, ms=round(seconds * 1000, 1))
+        told("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
 
 
 def failed() -> Response:

@@ -12,7 +12,7 @@ from calltag.core.domain.status import StatusCode
 from calltag.core.identity.model import Role, User
 from calltag.gateway.answers import answer
 from calltag.gateway.bodies import BodyReader, ReadBody
-from calltag.gateway.errors import AlreadyUsed, ApiError
+from calltag.gateway.errors import AlreadyUsed, ApiError, OutOfRange
 from calltag.gateway.idempotency import (
     IdempotencyRecords,
     IdempotentRequest,
@@ -115,7 +115,9 @@ async def _replayed(
 
 
 def _idempotent(request: Request, user: User, body: ReadBody) -> IdempotentRequest | None:
-    key = request.headers.get("idempotency-key")
-    if key is None:
+    keys = request.headers.getlist("idempotency-key")
+    if not keys:
         return None
-    return idempotent_request(user.id, key, request.method, request.url.path, body.raw)
+    if len(keys) > 1:
+        raise OutOfRange("there are several Idempotency-Key headers: send one")
+    return idempotent_request(user.id, keys[0], request.method, request.url.path, body.raw)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import orjson
 
 from calltag.core.domain.json_value import JsonValue
-from calltag.core.domain.user_data import Pair, Size
+from calltag.core.domain.user_data import Pair, Size, stored_pairs
 from calltag.gateway.errors import OutOfRange, ParameterMissing
 
 Body = Mapping[str, JsonValue]
@@ -69,9 +69,11 @@ def user_data(body: Body, limits: UserDataLimits, *, required: bool = True) -> t
     pairs = tuple(required_object(body, "userData").items())
     for key, _ in pairs:
         _check_key(key, "userData: a key", limits)
+    # Counted before any value is encoded, so that a request far beyond the limit costs little.
+    count = stored_pairs(pairs)
+    if count > limits.max_pairs:
+        raise OutOfRange(f"userData has {count} pairs; a request may carry {limits.max_pairs}")
     size = Size.of(pairs, lambda value: len(orjson.dumps(value)))
-    if size.pairs > limits.max_pairs:
-        raise OutOfRange(f"userData has {size.pairs} pairs; a request may carry {limits.max_pairs}")
     if size.encoded_bytes > limits.max_bytes:
         raise OutOfRange(f"userData has {size.encoded_bytes} bytes; a request may carry {limits.max_bytes}")
     return pairs

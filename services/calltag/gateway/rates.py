@@ -1,46 +1,12 @@
 """How fast users and addresses may send operations: each has a bucket of its own, in this process."""
 
-from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 
-from calltag.core.runtime.token_bucket import TokenBucket
+from calltag.core.runtime.token_bucket import Buckets
 from calltag.gateway.errors import TooManyOperations
 from calltag.gateway.metrics import GatewayMetrics, Limit
-
-
-@dataclass(frozen=True, slots=True)
-class RateLimit:
-    """`per_s` operations a second in the long run, `burst` at once; 0 a second is no limit."""
-
-    per_s: float = 0.0
-    burst: int = 1
-
-
-@dataclass(slots=True)
-class Buckets:
-    """One bucket for each name, for the `most` names that were heard of last.
-
-    A name that is forgotten begins with a full bucket again.
-    """
-
-    limit: RateLimit
-    most: int
-    _of: OrderedDict[str, TokenBucket] = field(default_factory=OrderedDict)
-
-    def __len__(self) -> int:
-        return len(self._of)
-
-    def wait_s(self, name: str, now_ms: int) -> float:
-        """0 if one more may pass; otherwise in how many seconds it may."""
-        if not self.limit.per_s:
-            return 0.0
-        bucket = self._of.pop(name, None) or TokenBucket(self.limit.per_s, self.limit.burst)
-        self._of[name] = bucket
-        if len(self._of) > self.most:
-            self._of.popitem(last=False)
-        return 0.0 if bucket.take(now_ms) else bucket.next_in_s(now_ms)
 
 
 @dataclass(frozen=True, slots=True)

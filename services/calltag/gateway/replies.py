@@ -3,15 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import structlog
 
 from calltag.core.bus.ports import Bus, BusError, NodeId
 from calltag.core.domain.ids import OperationId
 from calltag.core.runtime.backoff import backoff_s
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import NODE, OperationReply, WireError
 
 log = structlog.get_logger()
+_INTERRUPTED: Final = Condition("replies_interrupted", over="replies_received_again", level="info")
 
 
 class Replies:
@@ -47,11 +50,12 @@ class Replies:
             try:
                 async with bus.inbox(self.node) as inbox:
                     self.reachable = True
+                    _INTERRUPTED.holds()
                     while True:
                         self._give(await inbox.receive())
                         delays = backoff_s(0.05, 2.0)
             except BusError as error:
-                log.info("inbox_interrupted", reason=str(error))
+                _INTERRUPTED.fails(error)
             await asyncio.sleep(next(delays))
 
     def _give(self, body: bytes) -> None:

@@ -4,22 +4,22 @@ import asyncio
 from collections.abc import Coroutine, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-
-import structlog
+from typing import Final
 
 from calltag.core.bus.partitioning import partition_of
 from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, Partition
 from calltag.core.domain.operations import Operation
 from calltag.core.domain.status import StatusCode
-from calltag.core.runtime.intake import aside, retry_after_s
+from calltag.core.http.intake import aside, retry_after_s
 from calltag.core.runtime.waiting import unless
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OPERATION, OperationMessage, OperationReply
 from calltag.gateway.backlog import Backlog
 from calltag.gateway.errors import BackendAway, Incomplete, OutcomeRefused
 from calltag.gateway.metrics import GatewayMetrics, Limit
 from calltag.gateway.replies import Replies
 
-log = structlog.get_logger()
+_NOT_PUBLISHED: Final = Condition("operations_not_published")
 
 
 @dataclass(slots=True)
@@ -128,5 +128,6 @@ def _as_refusal(failures: Sequence[BaseException]) -> BaseException:
     for failure in failures:
         if not isinstance(failure, BusUnavailable | BusRefused):
             return failure
-    log.warning("operations_not_published", count=len(failures), reason=str(failures[0]))
+    for failure in failures:
+        _NOT_PUBLISHED.fails(failure)
     return BackendAway(f"the message broker did not take the operation: {failures[0]}")

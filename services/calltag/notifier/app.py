@@ -17,6 +17,7 @@ from calltag.core.bayeux.extensions.timestamp import Timestamp
 from calltag.core.bayeux.extensions.timesync import Timesync
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.ports import NodeId
+from calltag.core.http.origin import AllowedOrigins
 from calltag.core.identity.authentication import Authenticator
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings import Settings
@@ -73,9 +74,16 @@ def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
         max_sessions_per_address=settings.max_sessions_per_address,
         handshakes_per_s=settings.handshakes_per_s,
         handshake_burst=settings.handshake_burst,
+        handshakes_per_s_per_address=settings.handshakes_per_s_per_address,
+        handshake_burst_per_address=settings.handshake_burst_per_address,
+        max_handshake_addresses=settings.max_handshake_addresses,
+        max_refused_handshakes=settings.max_refused_handshakes,
         max_subscriptions=settings.max_subscriptions,
         max_queued_events=settings.max_queued_events,
         max_queued_bytes=settings.max_queued_bytes,
+        max_queued_bytes_total=settings.max_queued_bytes_total,
+        max_answer_bytes=settings.max_answer_bytes,
+        max_frame_bytes=settings.max_frame_bytes,
         max_messages=settings.max_messages,
         max_body_bytes=settings.max_body_bytes,
         max_depth=settings.max_depth,
@@ -109,11 +117,11 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     life.supervise("events", consumer.run(backends.bus, node))
     life.supervise("sweeper", hub.sweep())
     life.supervise("services", tell_services(backends.bus, hub))
-    access = AuthenticatedAccess(authenticator, backends.settings.gateway.csrf_protection)
+    access = AuthenticatedAccess(authenticator, backends.settings.session.csrf_protection)
     routes = cometd_routes(
         hub,
         access,
-        Origins(settings.allowed_origins),
+        Origins(AllowedOrigins(backends.settings.allowed_origins), AllowedOrigins([backends.settings.public_url])),
         Browsers(settings.max_sessions_per_browser, settings.multi_session_interval_ms, backends.cookies()),
         body_deadline_s=backends.settings.body_deadline_s,
         socket_deadline_s=settings.socket_deadline_s,

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
@@ -12,6 +13,7 @@ from calltag.core.domain.events import Event
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import NODE, NodeMessage, SessionNotice, StreamPlace, WireError
 from calltag.notifier.cometd.feeding import Feeding
@@ -19,6 +21,9 @@ from calltag.notifier.cometd.hub import Hub
 from calltag.notifier.messages import Translator, services_event
 
 log = structlog.get_logger()
+_NOT_SENT: Final = Condition("notice_not_sent", level="info")
+_NOT_HEEDED: Final = Condition("notice_not_heeded", level="info")
+_INTERRUPTED: Final = Condition("inbox_interrupted", over="inbox_received_again")
 _WATCH_S = 1.0
 
 
@@ -33,7 +38,7 @@ class NodePost:
         try:
             await self.bus.send(node, NODE.encode(message), f"{notice.kind}-{notice.cycle}")
         except BusError as error:
-            log.info("notice_not_sent", node=node, reason=str(error))
+            _NOT_SENT.fails(error, node=node)
 
 
 @dataclass(slots=True)
@@ -55,6 +60,7 @@ class EventConsumer:
             try:
                 async with bus.inbox(node) as inbox:
                     self.hub.reachable = True
+                    _INTERRUPTED.holds()
                     # While the inbox was away, events went into the streams alone.
                     self.hub.connects.residence.stay()
                     self.feeding.look_at_all()
@@ -62,7 +68,7 @@ class EventConsumer:
                         await self.handle(await inbox.receive())
                         delays = backoff_s(0.05, 2.0)
             except BusError as error:
-                log.warning("inbox_interrupted", reason=str(error))
+                _INTERRUPTED.fails(error)
             await asyncio.sleep(next(delays))
 
     async def handle(self, body: bytes) -> None:
@@ -88,7 +94,7 @@ class EventConsumer:
             try:
                 await self.hub.heed(notice)
             except StoreUnavailable as error:
-                log.info("notice_not_heeded", reason=str(error))
+                _NOT_HEEDED.fails(error)
 
     def _is_here(self, user: UserId) -> bool:
         if user in self.hub.connects.local.feeds:
@@ -101,11 +107,11 @@ class EventConsumer:
 
 
 async def tell_services(bus: Bus, hub: Hub) -> None:
-    """Tell subscribers of `/notifications/services` when the service behind goes away or comes back."""
-    known = True
+    """Tell subscribers of `/notifications/services` whether the broker is available, for as long as the task runs.
+
+    Each session is compared with the present state, so one that begins during an outage is told of it as well.
+    """
     while True:
-        available = bus.connected()
-        if available != known:
-            hub.connects.feeding.broadcast(services_event(available=available))
-            known = available
+        active = bus.connected()
+        hub.connects.tell_services(services_event(available=active), active=active)
         await asyncio.sleep(_WATCH_S)

@@ -64,5 +64,5 @@ class EndingCounts:
 
     metrics: Metrics
 
-    def ended(self, client_id: str, user: str, ending: Ending) -> None:  # noqa: ARG002 - labels name nobody
+    def ended(self, session: str, user: str, ending: Ending) -> None:  # noqa: ARG002 - labels name nobody
         self.metrics.cometd_sessions_ended.labels(str(ending)).inc()

@@ -12,14 +12,17 @@ from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
 
 from calltag.core.bayeux.engine import CALLBACK_POLLING
+from calltag.core.http.cross_origin import FOREIGN
 from calltag.core.identity.authentication import (
     COOKIE,
     Authenticator,
     Identified,
     LockedOut,
+    SessionOver,
     TooManyLogins,
     WrongCredentials,
 )
+from calltag.core.identity.cookies import values_of
 from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_passes
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Login
@@ -33,7 +36,7 @@ from calltag.notifier.cometd.origins import Origins
 from calltag.notifier.cometd.websocket import Socket
 
 PATHS: Final = ("/genesys/cometd", "/api/v2/notifications")
-_FOREIGN: Final = "pages of this origin may not use CometD here (CALLTAG_NOTIFIER__ALLOWED_ORIGINS)"
+_NOT_SERVED: Final = "this method is not served here; send messages by POST"
 _POLICY_VIOLATION: Final = 1008
 
 
@@ -50,25 +53,33 @@ class AuthenticatedAccess:
 
     def login_of(self, connection: HTTPConnection) -> str:
         """The session cookie's digest; nothing where credentials are sent, which need no look into the store."""
-        token = connection.cookies.get(COOKIE)
-        if not token or "authorization" in connection.headers:
+        tokens = values_of(COOKIE, connection.headers.getlist("cookie"))
+        # Of several it is not known yet which one is valid.
+        if len(tokens) != 1 or "authorization" in connection.headers:
             return ""
-        return sha256(token.encode(errors="replace")).hexdigest()
+        return sha256(tokens[0].encode(errors="replace")).hexdigest()
+
+    def shows_credentials(self, connection: HTTPConnection) -> bool:
+        cookies = values_of(COOKIE, connection.headers.getlist("cookie"))
+        return "authorization" in connection.headers or bool(cookies)
 
     async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
-        """Raises CsrfRefused, TooManyLogins, StoreUnavailable."""
-        authorization = connection.headers.get("authorization")
+        """Raises SessionOver, CsrfRefused, TooManyLogins, StoreUnavailable."""
+        authorization = connection.headers.getlist("authorization")
         address = connection.client.host if connection.client else ""
         try:
-            if authorization is not None and not begins and not self.csrf_protection:
+            if authorization and not begins and not self.csrf_protection:
                 user = await self.authenticator.check_header(authorization, address)
                 return Login(user.id)
-            known = await self.authenticator.identify(authorization, connection.cookies.get(COOKIE), address)
+            cookies = values_of(COOKIE, connection.headers.getlist("cookie"))
+            known = await self.authenticator.identify(authorization, cookies, address)
+        except SessionOver:
+            raise
         except WrongCredentials:
             return None
         if known is not None and self.csrf_protection and connection.scope["type"] == "http":
-            token = connection.headers.get(HEADER)
-            if not csrf_passes("POST", known.session, token, by_cookie=known.by_cookie):
+            tokens = connection.headers.getlist(HEADER)
+            if not csrf_passes("POST", known.session, tokens, by_cookie=known.by_cookie):
                 raise CsrfRefused
         return _login(known)
 
@@ -99,15 +110,20 @@ def cometd_routes(
     """Clients append the type of their message to the address, so the whole subtree is one endpoint."""
     bodies = BodyReader(hub.limits.max_body_bytes, body_deadline_s)
     pages = Pages(origins)
+    # No HEAD: a GET carries messages, whose answers nobody would get.
+    methods = ("GET", "OPTIONS", "POST") if CALLBACK_POLLING in hub.engine.connection_types else ("OPTIONS", "POST")
 
     async def answer(request: Request) -> Response:
         if not origins.pass_(request):
-            return Response(_FOREIGN, 403, media_type="text/plain")
-        if request.method == "POST":
-            return await _guarded(lambda: long_poll(request, hub, access, bodies, browsers))
-        if request.method == "GET" and CALLBACK_POLLING in hub.engine.connection_types:
+            return Response(FOREIGN, 403, media_type="text/plain")
+        if request.method not in methods:
+            text = OFF if request.method == "GET" else _NOT_SERVED
+            return Response(text, 405, {"Allow": ", ".join(methods)}, media_type="text/plain")
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers={"Allow": ", ".join(methods)})
+        if request.method == "GET":
             return await _guarded(lambda: callback_poll(request, hub, access, pages, browsers))
-        return Response(OFF, 405, {"Allow": "POST"}, media_type="text/plain")
+        return await _guarded(lambda: long_poll(request, hub, access, bodies, browsers))
 
     class Polling:
         """An application rather than a function: Starlette puts nothing between."""
@@ -119,20 +135,19 @@ def cometd_routes(
     async def socket(websocket: WebSocket) -> None:
         if not origins.pass_(websocket):
             # Before it is accepted, a close is an HTTP 403.
-            await websocket.close(_POLICY_VIOLATION, _FOREIGN)
+            await websocket.close(_POLICY_VIOLATION, FOREIGN)
             return
         with hub.sockets.opened():
             await Socket(websocket, hub, access, socket_deadline_s).run()
 
-    cors = origins.middleware()
-    methods = ["GET", "POST", "OPTIONS"] if cors else ["GET", "POST"]
+    cors = origins.middleware(methods)
     poll = Polling()
     routes: list[BaseRoute] = []
     for path in PATHS:
         routes += [
             WebSocketRoute(path, socket),
-            Route(path, poll, methods=methods, middleware=cors),
-            Route(f"{path}/{{suffix:path}}", poll, methods=methods, middleware=cors),
+            Route(path, poll, middleware=cors),
+            Route(f"{path}/{{suffix:path}}", poll, middleware=cors),
         ]
     return routes
 

@@ -1,37 +1,41 @@
 """The composition: any of the three services, alone or all in one process."""
 
 import asyncio
+import contextlib
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import structlog
-from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from calltag.core.backends import NO_USERS, Backends, backends, server_tls
+from calltag.core.http.routing import routed
+from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.descriptors import raise_descriptor_limit
 from calltag.core.runtime.garbage import spare_garbage_collection
-from calltag.core.runtime.gate import Gate
 from calltag.core.runtime.lifecycle import Lifecycle
-from calltag.core.runtime.server import ServerLimits, bound_socket, serving
 from calltag.core.runtime.waiting import set_within
 from calltag.core.settings import Settings
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.redis_registry import check_installation
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.telemetry.internal_http import internal_app
 from calltag.core.telemetry.request_ids import RequestIds
 from calltag.gateway.app import admitting, gateway_app
 from calltag.notifier.app import Notifier, start_notifier
+from calltag.single.readiness import Ports, Serving, as_bound, tell_when_ready
 from calltag.worker.app import run_worker
 
 log = structlog.get_logger()
-_OTHER_DESCRIPTORS: Final = 256
-"""What the process opens beside the connections of clients: broker, store, files, the internal port."""
+_NO_STORE: Final = Condition("waiting_for_store", over="store_reached", cure="CALLTAG_REDIS__URL says where Redis is")
+_OTHER_DESCRIPTORS: Final = 384
+"""File descriptors for all but the connections that are served: broker, store, files, refused clients."""
 _LEAST_WORK_S: Final = 1.0
 """What a worker has for its batches, however long the clients of the same process took."""
 _LAST_ANSWERS_S: Final = 1.0
@@ -57,20 +61,29 @@ class Composition:
 
 
 async def run_composition(
-    life: Lifecycle, settings: Settings, chosen: Composition, ready: Callable[[Backends], None] | None = None
+    life: Lifecycle, settings: Settings, chosen: Composition, ready: Callable[[Serving], None] | None = None
 ) -> None:
     """Run until `life.stop` is set, then drain: stop being ready, wait until that is known, answer what is held, finish
-    what is in hand.
+    what is in hand. `ready` is called once, when all of it is.
 
     Raises PortBusy, DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
     """
     async with AsyncExitStack() as sockets:
         listeners = [sockets.enter_context(each) for each in _listeners(settings, chosen)]
+        ports = Ports(*(listener.getsockname()[1] for listener in listeners))
+        settings = as_bound(settings, ports, gateway=chosen.gateway)
         async with backends(chosen.name, settings, embedded=chosen.embedded) as parts:
             if (chosen.gateway or chosen.notifier) and not parts.directory.users:
                 log.warning("no_users", reason=NO_USERS)
             async with _internal(parts, listeners[0], settings):
-                await _run(parts, life, chosen, listeners[1:], ready)
+                await _run(parts, life, chosen, listeners[1:], partial(_announce, Serving(parts, ports), ready))
+
+
+def _announce(serving: Serving, ready: Callable[[Serving], None] | None) -> None:
+    told = serving.public()
+    log.info("ready", url=told["url"], port=told["port"], internal_port=told["internal_port"])
+    if ready is not None:
+        ready(serving)
 
 
 def _listeners(settings: Settings, chosen: Composition) -> list[socket.socket]:
@@ -93,9 +106,10 @@ async def _check_installation(parts: Backends, stop: asyncio.Event) -> bool:
         try:
             await check_installation(parts.client, parts.keys, parts.settings.partitions)
         except StoreUnavailable as error:
-            log.warning("waiting_for_store", reason=str(error))
+            _NO_STORE.fails(error)
             await set_within(stop, next(delays))
         else:
+            _NO_STORE.holds()
             return True
     return False
 
@@ -103,7 +117,7 @@ async def _check_installation(parts: Backends, stop: asyncio.Event) -> bool:
 @asynccontextmanager
 async def _internal(parts: Backends, listener: socket.socket, settings: Settings) -> AsyncIterator[None]:
     app = internal_app(parts.health, parts.metrics)
-    async with serving(app, listener, drain_timeout_s=1.0) as port:
+    async with serving(RequestIds(app), listener, drain_timeout_s=1.0) as port:
         log.info("internal_port", host=settings.internal.host, port=port)
         yield
 
@@ -113,7 +127,7 @@ async def _run(
     life: Lifecycle,
     chosen: Composition,
     listeners: list[socket.socket],
-    ready: Callable[[Backends], None] | None,
+    ready: Callable[[], None],
 ) -> None:
     """Listen at once; work, and let clients in, when it is certain that the store is the right one.
 
@@ -123,25 +137,34 @@ async def _run(
     parts.health.checks["installation"] = checked.is_set
     worker, notifier = None, None
     async with AsyncExitStack() as stack:
-        gate = Gate(connection_limit(parts.settings))
+        metrics = parts.metrics
+        door = Server(
+            None, server_options(parts.settings), refused=lambda limit: metrics.http_refused.labels(limit).inc()
+        )
+        metrics.observers.append(lambda: metrics.http_connections.set(door.places.taken))
         for listener in listeners:
-            await stack.enter_async_context(_clients(parts, listener, chosen, gate))
+            port = await stack.enter_async_context(
+                door.serving(listener, drain_timeout_s=parts.settings.drain_timeout_s)
+            )
+            log.info("listening", service=chosen.name, port=port)
         if await _check_installation(parts, life.stop):
             if chosen.worker:
                 worker = life.supervise("worker-service", run_worker(parts, life, working))
             if listeners:
-                gate.app, notifier = _client_app(parts, life, chosen)
+                app, notifier = _client_app(parts, life, chosen)
+                door.app = RequestIds(app)
             checked.set()
             spare_garbage_collection()
-            if ready is not None:
-                ready(parts)
+            life.supervise("readiness", tell_when_ready(parts.health, life.stop, ready))
             await life.stop.wait()
-        parts.health.stopping = gate.closing = True
+        parts.health.stopping = door.is_stopping = True
         settings = parts.settings
         life.end_within(settings.drain_delay_s + settings.drain_timeout_s + _CLOSE_TIMEOUT_S)
         if listeners and life.failure is None:
             await asyncio.sleep(settings.drain_delay_s)
+        # One deadline for all that follows: WebSockets, requests, the worker's batches.
         drained_by_s = time.monotonic() + settings.drain_timeout_s
+        door.drain_within(settings.drain_timeout_s)
         answers_from_s = max(settings.drain_timeout_s - _LAST_ANSWERS_S, settings.drain_timeout_s / 2)
         asyncio.get_running_loop().call_later(answers_from_s, life.closing.set)
         if notifier is not None:
@@ -151,7 +174,11 @@ async def _run(
     if worker is not None:
         await asyncio.wait({worker}, timeout=max(_LEAST_WORK_S, drained_by_s - time.monotonic()))
     if notifier is not None:
-        await notifier.leave()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(_LEAST_WORK_S, drained_by_s - time.monotonic())):
+                await notifier.leave()
+    # What still consumes ends before the connections do, and so does not take that for a fault.
+    life.end()
 
 
 def connection_limit(settings: Settings) -> int:
@@ -159,34 +186,23 @@ def connection_limit(settings: Settings) -> int:
     descriptors = raise_descriptor_limit()
     possible = max(1, descriptors - _OTHER_DESCRIPTORS)
     if possible < settings.max_connections:
-        log.warning("few_descriptors", limit=descriptors, connections=possible, wanted=settings.max_connections)
+        # Nobody has asked for the default.
+        told = log.warning if "max_connections" in settings.model_fields_set else log.info
+        told("few_descriptors", limit=descriptors, connections=possible, wanted=settings.max_connections)
     return min(settings.max_connections, possible)
 
 
-def server_limits(settings: Settings) -> ServerLimits:
-    """The bounds of the server for clients."""
-    notifier = settings.notifier
-    return ServerLimits(
-        max_websocket_message_bytes=notifier.max_body_bytes,
-        permessage_deflate=notifier.permessage_deflate,
+def server_options(settings: Settings) -> ServerOptions:
+    """Return the bounds of the server for clients."""
+    return ServerOptions(
+        limits=settings.http,
+        max_connections=connection_limit(settings),
+        body_deadline_s=settings.body_deadline_s,
+        max_message_bytes=settings.notifier.max_body_bytes,
+        permessage_deflate=settings.notifier.permessage_deflate,
         trusted_proxies=settings.trusted_proxies,
         tls=server_tls(settings),
     )
-
-
-@asynccontextmanager
-async def _clients(parts: Backends, listener: socket.socket, chosen: Composition, gate: Gate) -> AsyncIterator[None]:
-    settings = parts.settings
-    async with serving(
-        RequestIds(gate),
-        listener,
-        drain_timeout_s=settings.drain_timeout_s,
-        limits=server_limits(settings),
-        places=gate.places,
-        malformed=parts.metrics.http_malformed,
-    ) as port:
-        log.info("listening", service=chosen.name, port=port)
-        yield
 
 
 def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[ASGIApp, Notifier | None]:
@@ -200,8 +216,8 @@ def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[
         if notifier is None:
             # With nothing before it, to refuse a request costs least.
             return api, None
-        app = Starlette(routes=routes)
+        app = routed(routes)
         # Not a mount: the pattern of one matches no address with a line feed.
         app.router.default = api
         return app, notifier
-    return Starlette(routes=routes), notifier
+    return routed(routes), notifier

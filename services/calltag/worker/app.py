@@ -16,6 +16,7 @@ from calltag.core.settings.sections import Worker
 from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.durability import Durability
 from calltag.core.store.lags import RedisLags
+from calltag.core.store.marks import RedisMarks
 from calltag.core.store.ports import WorkerId
 from calltag.core.store.records import Lifetimes
 from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
@@ -24,6 +25,7 @@ from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.worker.assignments import Assignments
 from calltag.worker.lag import LagReports
+from calltag.worker.mark_counts import MarkCounts
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.parking import ParkingLot
@@ -131,7 +133,6 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
             window=window,
             known_bytes=settings.known_bytes,
             parking_lot=parking_lot,
-            most_waiting=prefetch // 2,
             patience=Patience(settings.park_after_s, settings.max_crashes),
         )
 
@@ -167,6 +168,9 @@ async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -
     )
     task = life.supervise("worker", assignments.run(stop))
     reporting = life.supervise("lag-reports", reports.run(lambda: assignments.partitions))
+    marks = RedisMarks(backends.client, backends.keys, backends.settings.partitions)
+    counting = life.supervise("mark-counts", MarkCounts(marks, observations).run(lambda: assignments.partitions))
     await stop.wait()
     await asyncio.wait({task}, timeout=backends.settings.drain_timeout_s)
     reporting.cancel()
+    counting.cancel()

@@ -14,6 +14,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import structlog
 
@@ -21,12 +22,16 @@ from calltag.core.bus.ports import Bus, BusError, Partition, PartitionConsumer
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import set_within, unless
 from calltag.core.store.ports import Fenced, HeldPartition, StoreUnavailable, WorkerId, WorkerRegistry
+from calltag.core.telemetry.conditions import Condition
 from calltag.worker.broker_reach import BrokerReach
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.partition_worker import PartitionWorker
 from calltag.worker.rendezvous import owned_by
 
 log = structlog.get_logger()
+_NOT_RENEWED: Final = Condition("lease_not_renewed", over="lease_renewed")
+_UNSEEN: Final = Condition("workers_not_seen", over="workers_seen")
+_INTERRUPTED: Final = Condition("partition_interrupted", over="partitions_consumed")
 
 
 @dataclass(slots=True, eq=False)
@@ -129,7 +134,7 @@ class Assignments:
             await self._registry.leave(self.worker)
         except StoreUnavailable as error:
             # Without the store, the lease runs out.
-            log.warning("workers_not_seen", reason=str(error))
+            _UNSEEN.fails(error)
             return not self._reach.lost
         log.error("broker_not_reached", partitions=sorted(self.partitions), reason="others consume, and take them")
         self._renewed_at_s = None
@@ -144,9 +149,10 @@ class Assignments:
         try:
             workers = await self._registry.renew(self.worker, self.held())
         except StoreUnavailable as error:
-            log.warning("lease_not_renewed", reason=str(error))
+            _NOT_RENEWED.fails(error)
             self._lose_what_others_count_on()
             return
+        _NOT_RENEWED.holds()
         self._renewed_at_s = began_s
         self._others = len(workers) > 1
         # Before anything is taken over from those of whom it tells.
@@ -164,8 +170,9 @@ class Assignments:
         try:
             living = await self._registry.living() if self._others else ()
         except StoreUnavailable as error:
-            log.warning("workers_not_heard", reason=str(error))
+            _UNSEEN.fails(error)
             return
+        _UNSEEN.holds()
         for each in living:
             if each.worker != self.worker:
                 for held in each.held:
@@ -216,17 +223,19 @@ class Assignments:
                 self._metrics.fenced()
                 log.info("partition_fenced", reason=str(error))
             except BusError as error:
-                log.warning("partition_interrupted", reason=str(error))
+                _INTERRUPTED.fails(error, assignment.partition)
             except Exception:
                 # One partition must not take the others along; what is in hand is delivered again.
                 self._metrics.failed()
                 log.exception("partition_failed")
             else:
-                return
+                break
             await set_within(released, next(delays))
+        _INTERRUPTED.forget(assignment.partition)
 
     async def _consume(self, assignment: _Assignment) -> None:
         async with self._bus.partition(assignment.partition, self._prefetch) as consumer:
+            _INTERRUPTED.holds(assignment.partition)
             assignment.consumer, assignment.work = consumer, self._make(assignment.partition)
             try:
                 await assignment.work.run(consumer, assignment.released)

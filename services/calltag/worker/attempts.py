@@ -1,10 +1,11 @@
-"""Operations that workers may have died of: each try is counted in the store until it came to an end.
+"""Operations that workers may have crashed on: each attempt is recorded in the store until it came to an end.
 
-What this worker counted and is still counted when it lets the partition go, alive, did not kill it: that is taken back.
-What others counted before stays: they may have died of it.
+An attempt of this worker that is still recorded when it lets the partition go did not crash it, and is withdrawn.
+Attempts of other workers stay: those workers may have crashed.
 """
 
 import asyncio
+import secrets
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -12,12 +13,13 @@ import structlog
 
 from calltag.core.bus.ports import Partition
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.store.ports import Epoch, Fenced, StateStore, StoreUnavailable
+from calltag.core.store.ports import Epoch, StateStore, StoreUnavailable
 
 log = structlog.get_logger()
 _WAITED_FOR_S: Final = 1.0
 """Whoever waits for the partition does not wait longer for this."""
 _TRIED_FOR_S: Final = 30.0
+_ID_BYTES: Final = 8
 
 
 @dataclass(slots=True)
@@ -26,23 +28,17 @@ class Attempts:
 
     partition: Partition
     store: StateStore
-    _begun: dict[str, int] = field(default_factory=dict)
-    """How often this worker had a try counted, those with an answer that was lost included."""
+    _begun: dict[str, str] = field(default_factory=dict)
+    """The ids of this worker's attempts by operation, those with a lost answer included."""
 
     async def begin(self, epoch: Epoch, name: str) -> int:
-        """Count a try at the operation; returns how many there were without an end. Raises StoreUnavailable, Fenced.
+        """Record an attempt at the operation; returns how many there were without an end.
 
-        Whoever gets no answer asks again: that is one try. It may be counted or not; better one death too many than an
-        operation refused of which nobody died.
+        The attempts of one worker count once, so that a caller may repeat this after a lost answer.
+        Raises StoreUnavailable, Fenced.
         """
-        self._begun[name] = self._begun.get(name, 0) + 1
-        try:
-            tries = await self.store.attempt(self.partition, epoch, name)
-        except Fenced:
-            # This one was not counted.
-            self._forget_one(name)
-            raise
-        return tries - (self._begun[name] - 1)
+        attempt = self._begun.setdefault(name, secrets.token_hex(_ID_BYTES))
+        return await self.store.attempt(self.partition, epoch, name, attempt)
 
     async def end(self, name: str) -> None:
         """The tries at the operation came to an end, by whomever they were begun. Raises StoreUnavailable."""
@@ -62,17 +58,12 @@ class Attempts:
         try:
             async with asyncio.timeout(_TRIED_FOR_S):
                 while self._begun:
-                    name, tries = next(iter(self._begun.items()))
+                    name, attempt = next(iter(self._begun.items()))
                     try:
-                        await self.store.broken_off(self.partition, name, tries)
+                        await self.store.broken_off(self.partition, name, attempt)
                     except StoreUnavailable:
                         await asyncio.sleep(next(delays))
                     else:
                         del self._begun[name]
         except Exception as error:  # noqa: BLE001 - then they count as if somebody had died
             log.warning("attempts_not_ended", operations=sorted(self._begun), exception=type(error).__name__)
-
-    def _forget_one(self, name: str) -> None:
-        self._begun[name] -= 1
-        if not self._begun[name]:
-            del self._begun[name]

@@ -7,13 +7,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-
-import structlog
+from typing import Final
 
 from calltag.core.bus.ports import Bus, Partition
 from calltag.core.store.ports import WorkerId, WorkerRegistry
+from calltag.core.telemetry.conditions import Condition
 
-log = structlog.get_logger()
+_NOT_YET: Final = Condition("broker_not_reached_yet", level="info")
 
 
 @dataclass(slots=True)
@@ -68,7 +68,7 @@ class BrokerReach:
             async with self.bus.partition(partition, 1):
                 return True
         except Exception as error:  # noqa: BLE001 - whatever it is, nothing could be consumed
-            log.info("broker_not_reached_yet", partition=partition, reason=f"{type(error).__name__}: {error}")
+            _NOT_YET.fails(error, partition=partition)
             return False
 
     async def _others_consume(self) -> bool:

@@ -5,13 +5,12 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-import structlog
-
 from calltag.core.bus.ports import Partition
 from calltag.core.store.lags import Lags
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.telemetry.conditions import Condition
 
-log = structlog.get_logger()
+_NOT_REPORTED: Final = Condition("lag_not_reported", over="lag_reported", level="info")
 _REPORT_EVERY_S: Final = 0.5
 
 
@@ -67,4 +66,6 @@ class LagReports:
         try:
             await self.lags.report({partition: self.of(partition).worst_ms() for partition in owned})
         except StoreUnavailable as error:
-            log.info("lag_not_reported", reason=str(error))
+            _NOT_REPORTED.fails(error)
+        else:
+            _NOT_REPORTED.holds()

@@ -64,13 +64,12 @@ class Lane:
 class Lanes:
     """The lanes of one partition.
 
-    `park_after_s` is how long the first of a lane may fail; when more than `most` wait in all lanes together, the
-    fullest is cut short, so that other calls' operations still find room.
+    `park_after_s` is how long the first of a lane may fail. The number of operations that wait behind it does not
+    shorten that: the consumer's prefetch bounds it.
     """
 
-    def __init__(self, park_after_s: float, most: int) -> None:
+    def __init__(self, park_after_s: float) -> None:
         self._park_after_s = park_after_s
-        self._most = most
         self._lanes: dict[str, Lane] = {}
 
     def __len__(self) -> int:
@@ -120,9 +119,6 @@ class Lanes:
 
     def due(self, now_s: float) -> Sequence[Lane]:
         """The lanes whose first operation is to be tried again, or parked."""
-        if len(self) > self._most:
-            fullest = max(self._lanes.values(), key=lambda lane: len(lane.waiting))
-            fullest.parking = fullest.parking or Reason.FAULT
         return [lane for lane in self._lanes.values() if lane.due_s <= now_s]
 
     def next_due_s(self, now_s: float) -> float | None:

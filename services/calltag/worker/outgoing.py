@@ -21,11 +21,13 @@ from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import CallIndex
 from calltag.core.store.user_streams import Added, Addition, Appended, UserStreams, fitting
 from calltag.core.store.watches import Watchers
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OperationReply
 from calltag.core.wire.node_messages import PackedMessage, UserPlace, node_messages
 from calltag.worker.owing import Owing
 
 log = structlog.get_logger()
+_NOT_REACHED: Final = Condition("node_not_reached")
 Encoded = tuple[Event, bytes]
 _LARGE_BYTES: Final = 16_384
 """Of events, from where on to ask who watches takes less than to send them twice."""
@@ -188,7 +190,7 @@ class Outgoing:
             except BusUnavailable as error:
                 # One node that cannot be reached holds nobody up: its sessions find in the streams what did not come,
                 # once they know of it, and who waits for a reply is told in time that the outcome is not known.
-                log.warning("node_not_reached", node=node, reason=str(error))
+                _NOT_REACHED.fails(error, node=node)
                 self._owing.add(node, _users(messages[count:]))
                 return count
             # The inbox outlives its node by minutes: where there is none, nobody will come back to it.

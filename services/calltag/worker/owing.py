@@ -12,7 +12,7 @@ import structlog
 from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.wire.node_messages import look_again_messages
+from calltag.core.wire.node_messages import stale_messages
 
 log = structlog.get_logger()
 _MOST_USERS: Final = 100_000
@@ -53,7 +53,7 @@ class Owing:
             while owed := self._owed.pop(node, {}):
                 await asyncio.sleep(next(delays))
                 try:
-                    for message in look_again_messages(owed, self.max_bytes):
+                    for message in stale_messages(owed, self.max_bytes):
                         await self.bus.send(node, message.body, uuid4().hex)
                 except (BusUnavailable, BusRefused):
                     self._owed[node] = owed | self._owed.get(node, {})

@@ -8,6 +8,7 @@ operations undone and in the queue, or done with their events kept; nothing is l
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -21,6 +22,7 @@ from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import NO_MARKS, CommitPosition, Epoch, Marks, StateStore, StoreUnavailable, TakeOver
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import EVENT, OperationMessage, WireError
 from calltag.worker.folding import Applied, Folded, fold
 from calltag.worker.known_calls import KnownCalls
@@ -31,6 +33,7 @@ from calltag.worker.recent_operations import RecentOperations
 from calltag.worker.recovery import Recovery
 
 log = structlog.get_logger()
+_WAITS: Final = Condition("partition_waits", over="partitions_go_on")
 T = TypeVar("T")
 _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0
@@ -108,13 +111,18 @@ class Ownership:
         return self.epoch
 
     async def _send_kept(self, taken: TakeOver) -> None:
+        """Send the kept events in order, as many at a time as fit in a batch. They are forgotten together, once all of
+        them are sent: a take-over that is interrupted leaves them all, and the next one begins with the first."""
         await self._store.settle(self._partition, taken.epoch, taken.position)
-        while outbox := await self.insist(self._read_kept):
-            await self._send_and_forget(taken.epoch, Sending((), list(_kept(outbox)), ()), len(outbox))
+        sent = 0
+        while page := await self.insist(partial(self._read_kept, taken.epoch, sent)):
+            await self._send(Sending((), list(_kept(page)), ()))
+            sent += len(page)
+        await self._forget(taken.epoch, taken.position)
 
-    async def _read_kept(self) -> Sequence[bytes]:
+    async def _read_kept(self, epoch: Epoch, skip: int) -> Sequence[bytes]:
         async with self._window.reading() as max_bytes:
-            return await self._store.kept(self._partition, max_bytes)
+            return await self._store.kept(self._partition, epoch, skip, max_bytes)
 
     async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
         """Carry out operations that the store has lost, as many of the first as fit in a batch."""
@@ -164,27 +172,38 @@ class Ownership:
 
     async def send(self, epoch: Epoch, folded: Folded) -> None:
         """Send events and replies, for as long as it takes, and forget the kept events. Raises Fenced."""
+        # Each commit is sent before the next one is made.
+        position = self._recent.position
         events = list(zip(folded.events, folded.encoded, strict=True))
         calls = self._listed.changed(folded.calls, time.monotonic())
-        await self._send_and_forget(epoch, Sending(calls, events, folded.replies), len(events))
+        await self._send(Sending(calls, events, folded.replies))
         self._listed.note(calls, time.monotonic())
+        if events:
+            await self._forget(epoch, position)
 
-    async def _send_and_forget(self, epoch: Epoch, sending: Sending, kept: int) -> None:
+    async def _send(self, sending: Sending) -> None:
         # One that is interrupted goes on where it was.
         self._metrics.sent(await self.insist(lambda: self._outgoing.send(sending)))
-        if kept:
-            await self.insist(lambda: self._store.sent(self._partition, epoch, kept))
+
+    async def _forget(self, epoch: Epoch, position: CommitPosition) -> None:
+        await self.insist(lambda: self._store.sent(self._partition, epoch, position))
 
     async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try again for as long as broker or store is away: the operations wait, in order, in this worker's hands."""
         delays = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S)
-        while True:
-            try:
-                return await attempt()
-            except (StoreUnavailable, BusUnavailable, BusRefused) as error:
-                log.warning("partition_waits", reason=str(error))
-                self._on_wait()
-                await asyncio.sleep(next(delays))
+        try:
+            while True:
+                try:
+                    done = await attempt()
+                except (StoreUnavailable, BusUnavailable, BusRefused) as error:
+                    _WAITS.fails(error, self._partition)
+                    self._on_wait()
+                    await asyncio.sleep(next(delays))
+                else:
+                    _WAITS.holds(self._partition)
+                    return done
+        finally:
+            _WAITS.forget(self._partition)
 
 
 def _kept(outbox: Sequence[bytes]) -> Iterator[tuple[Event, bytes]]:

@@ -23,6 +23,7 @@ from calltag.core.runtime.waiting import unless
 from calltag.core.runtime.without_end import without_end
 from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import CommitConflict, CommitPosition, Epoch, Fenced, Marks, StateStore, StoreUnavailable
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
 from calltag.worker.attempts import Attempts
 from calltag.worker.fault import Fault, Reason, fault_of
@@ -37,6 +38,8 @@ from calltag.worker.recent_operations import RecentOperations
 from calltag.worker.sweep import Sweep
 
 log = structlog.get_logger()
+_NOT_PARKED: Final = Condition("cannot_park")
+_UNCERTAIN: Final = Condition("commit_uncertain", over="commits_certain")
 _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0
 _LOOK_S: Final = 1.0
@@ -73,7 +76,6 @@ class PartitionWorker:
         *,
         parking_lot: ParkingLot,
         batch_limit: int = 100,
-        most_waiting: int = 100,
         patience: Patience = Patience(),
         lag: Lag | None = None,
         sweep: Sweep | None = None,
@@ -87,7 +89,7 @@ class PartitionWorker:
         self._metrics = metrics
         self._batch_limit = batch_limit
         self._patience = patience
-        self._lanes = Lanes(patience.park_after_s, most_waiting)
+        self._lanes = Lanes(patience.park_after_s)
         self._settled: list[int] = []
         self._attempts = Attempts(partition, store)
         self._lag = lag or Lag(lambda: 0)
@@ -356,7 +358,7 @@ class PartitionWorker:
         try:
             await self._parking_lot.park(self._partition, work, lane)
         except BusError as error:
-            log.warning("cannot_park", operation_id=work.name, reason=str(error))
+            _NOT_PARKED.fails(error, operation_id=work.name)
             return False
         self._metrics.parked(reason)
         log.error(
@@ -381,7 +383,7 @@ class PartitionWorker:
         except Fenced:
             raise
         except Exception as error:  # noqa: BLE001 - it is tried again
-            log.warning("mark_uncertain", exception=type(error).__name__)
+            _UNCERTAIN.fails(error, self._partition)
             self._ownership.doubt()
             return False
         await self._ownership.send(epoch, folded)
@@ -394,7 +396,7 @@ class PartitionWorker:
             try:
                 return await self._ownership.owned()
             except (CommitConflict, StoreUnavailable) as error:
-                log.warning("take_over_uncertain", reason=str(error))
+                _UNCERTAIN.fails(error, self._partition)
                 self._forgive()
                 await asyncio.sleep(next(delays))
 
@@ -416,7 +418,7 @@ class PartitionWorker:
             except (CommitConflict, StoreUnavailable) as error:
                 # Whether the commit took place is not known. The partition is taken over anew: that fences off a commit
                 # which is still on its way, and shows the events of one that took place.
-                log.warning("commit_uncertain", reason=str(error))
+                _UNCERTAIN.fails(error, self._partition)
                 self._ownership.doubt()
                 conflicts += isinstance(error, CommitConflict)
                 if conflicts > 1:
@@ -428,6 +430,7 @@ class PartitionWorker:
                 self._ownership.doubt()
                 raise _Failed(fault_of(error)) from error
             else:
+                _UNCERTAIN.holds(self._partition)
                 await self._ownership.send(epoch, folded)
                 return folded
 

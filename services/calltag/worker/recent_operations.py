@@ -8,6 +8,7 @@ ids, so nothing is applied twice.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from secrets import token_hex
 
 from calltag.core.bus.ports import Partition
 from calltag.core.store.ports import NEVER, NOTHING, CommitPosition, Epoch, HeldPartition
@@ -46,6 +47,7 @@ class Loss:
     refused: int = 0
     versions: dict[str, int] = field(default_factory=dict)
     given_up: set[str] = field(default_factory=set)
+    id: str = field(default_factory=lambda: token_hex(8), compare=False)
 
 
 @dataclass(slots=True)

@@ -157,7 +157,8 @@ class Recovery:
                 await self._again(epoch, [each], handle)
 
     async def _tell(self, loss: Loss) -> None:
-        await self._store.note_loss(self._partition, loss.commits, loss.gone, time.time_ns() // 1_000_000)
+        at_ms = time.time_ns() // 1_000_000
+        await self._store.note_loss(self._partition, loss.id, loss.commits, loss.gone, at_ms)
         log.error(
             "store_lost_writes",
             partition=self._partition,

@@ -11,6 +11,7 @@ work goes on; one that hangs is not waited for.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 from uuid import uuid4
 
 import structlog
@@ -19,9 +20,11 @@ from calltag.core.bus.ports import Partition
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import CallEnded, CallOperation
 from calltag.core.store.ports import CommitPosition, Epoch, StateStore, StoreUnavailable
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OperationMessage
 
 log = structlog.get_logger()
+_NOT_SWEPT: Final = Condition("calls_not_swept", level="info")
 
 
 @dataclass(slots=True)
@@ -67,7 +70,7 @@ class Sweep:
                 return ()
             silent = await self.store.silent(self.partition, self.silent_ms, self.most, self._passed)
         except StoreUnavailable as error:
-            log.info("calls_not_swept", reason=str(error))
+            _NOT_SWEPT.fails(error)
             return ()
         if silent:
             log.warning("calls_silent", count=len(silent), silent_s=self.silent_ms // 1000)

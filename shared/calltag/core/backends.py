@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 import structlog
@@ -20,8 +21,8 @@ from calltag.core.identity.model import Directory
 from calltag.core.identity.passwords import Passwords
 from calltag.core.runtime.tls import ClientTls, OwnCertificate, ServerTls
 from calltag.core.settings import Settings
-from calltag.core.settings.root import variable
 from calltag.core.settings.sections import ClientTlsSection, Tls
+from calltag.core.settings.variables import variable
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.deployment import Deployment, client_of
@@ -68,7 +69,13 @@ class Backends:
         """An authenticator over the directory, with sessions in the store."""
         session = self.settings.session
         sessions = RedisHttpSessions(
-            self.client, self.batcher, self.keys.prefix, idle_s=session.idle_s, lifetime_s=session.lifetime_s
+            self.client,
+            self.batcher,
+            self.keys.prefix,
+            idle_s=session.idle_s,
+            lifetime_s=session.lifetime_s,
+            most_of_user=session.max_per_user,
+            displaced=self.metrics.http_sessions_displaced.inc,
         )
         login = self.settings.login
         passwords = Passwords(
@@ -86,7 +93,7 @@ class Backends:
 
     def cookies(self) -> CookieFlags:
         """How cookies are set."""
-        return CookieFlags(self.settings.session.secure_cookies, self.settings.session.same_site)
+        return CookieFlags(self.settings.cookies_are_secure, self.settings.session.same_site)
 
 
 def amqp_settings(settings: Settings) -> AmqpSettings:
@@ -161,8 +168,27 @@ def load_directory(settings: Settings) -> Directory:
     if chosen.demo and chosen.file is not None:
         raise DirectoryError("CALLTAG_DIRECTORY__FILE and CALLTAG_DIRECTORY__DEMO are both set; choose one")
     if chosen.demo:
+        _refuse_demo_on_network(settings)
         return demo_directory()
     return read_directory(chosen.file) if chosen.file is not None else directory(())
+
+
+def _refuse_demo_on_network(settings: Settings) -> None:
+    """Everybody knows the passwords of the demo. Raises DirectoryError."""
+    hosts = {variable((name, "host")): getattr(settings, name).host for name in ("gateway", "notifier")}
+    open_to_all = [f"{name} is {host or 'empty'}" for name, host in hosts.items() if not _is_loopback(host)]
+    if open_to_all and not settings.directory.demo_on_network:
+        raise DirectoryError(
+            f"the demo contact centre, whose passwords everybody knows, stays off the network ({open_to_all[0]}): "
+            "set CALLTAG_DIRECTORY__FILE to a directory of your own, or CALLTAG_DIRECTORY__DEMO_ON_NETWORK=true"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 async def _forget_marks(client: RedisClient, settings: Settings) -> None:

@@ -27,7 +27,7 @@ def one_input(data: bytes) -> None:
     """What is decoded is within the limits and can be encoded; what is refused is too large, too deep or no JSON."""
     known: object = None
     with contextlib.suppress(orjson.JSONDecodeError):
-        known = orjson.loads(data)
+        known = orjson.loads(data.removeprefix(b"\xef\xbb\xbf"))
     try:
         messages = decode(data, LIMITS)
     except CodecError as error:

@@ -46,12 +46,12 @@ class KnownSession:
     """Implements HttpSessions: one token is bob's."""
 
     async def create(self, user: str, credential: str) -> HttpSession:
-        return HttpSession("new", user, "csrf", credential)  # type: ignore[arg-type]
+        return HttpSession("new", user, credential)  # type: ignore[arg-type]
 
     async def find(self, token: str) -> HttpSession | None:
         token.encode(errors="replace")
         credential = DIRECTORY.credential_of("bob")  # type: ignore[arg-type]
-        return HttpSession(token, "bob", "csrf", credential) if token == TOKEN else None  # type: ignore[arg-type]
+        return HttpSession(token, "bob", credential) if token == TOKEN else None  # type: ignore[arg-type]
 
     async def end(self, token: str) -> None:
         raise AssertionError(token)

@@ -18,7 +18,7 @@ from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket
 
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.runtime.server import bound_socket, serving
+from calltag.core.http.server import bound_socket, serving
 from calltag.core.store.embedded import embedded_store
 from calltag.notifier.cometd.access import Login
 from calltag.notifier.cometd.websocket import Socket
@@ -51,6 +51,9 @@ class EveryoneIsAlice:
     def login_of(self, connection: HTTPConnection) -> str:
         return ""
 
+    def shows_credentials(self, connection: HTTPConnection) -> bool:
+        return True
+
     async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
         return Login("alice")
 
@@ -59,15 +62,14 @@ class EveryoneIsAlice:
 
 
 class Errors(logging.Handler):
-    """What the server's own log says went wrong, apart from text that is not UTF-8, which it closes for (1007)."""
+    """What the log says went wrong."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
         self.records: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if "Invalid UTF-8" not in record.getMessage():
-            self.records.append(self.format(record))
+        self.records.append(self.format(record))
 
 
 def one_input(data: bytes) -> None:
@@ -109,7 +111,7 @@ async def _endpoint() -> Endpoint:
 
 @asynccontextmanager
 async def _serving() -> AsyncIterator[Endpoint]:
-    errors, ended, logger = Errors(), asyncio.Event(), logging.getLogger("uvicorn.error")
+    errors, ended, logger = Errors(), asyncio.Event(), logging.getLogger()
     logger.addHandler(errors)
     try:
         async with embedded_store(None, deadline_s=30) as store:

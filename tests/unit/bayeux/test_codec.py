@@ -6,6 +6,7 @@ import pytest
 from calltag.core.bayeux.channels import is_meta, is_name, is_pattern, is_service, matches
 from calltag.core.bayeux.codec import CodecError, can_encode, decode, encode, encode_event
 from calltag.core.bayeux.limits import BayeuxLimits
+from parts.work import lines_run
 
 LIMITS = BayeuxLimits(max_body_bytes=400, max_messages=3, max_depth=5)
 
@@ -30,6 +31,20 @@ def test_what_holds_no_messages_is_refused(text: bytes, too_large: bool, word: s
     with pytest.raises(CodecError, match=word) as refused:
         decode(text, LIMITS)
     assert refused.value.too_large is too_large
+
+
+@pytest.mark.parametrize("text", [b"{}", b'[{"a":1},3]'])
+def test_a_byte_order_mark_is_skipped(text: bytes) -> None:
+    assert decode(b"\xef\xbb\xbf" + text, LIMITS) == decode(text, LIMITS)
+
+
+@pytest.mark.parametrize("text", [b"[]" * 32_000, b"[" * 64_000, b"]" * 64_000, b'"' * 64_000, b'["\\\\"]' * 9_000])
+def test_no_text_is_looked_at_byte_by_byte_in_python(text: bytes) -> None:
+    def decoded() -> None:
+        with pytest.raises(CodecError):
+            decode(text, BayeuxLimits())
+
+    assert lines_run(decoded) <= 500
 
 
 def test_brackets_in_strings_are_no_depth() -> None:

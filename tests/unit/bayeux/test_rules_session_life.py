@@ -5,6 +5,7 @@ answer; a connection that ends does not end the session.
 """
 
 from calltag.core.domain.ids import UserId
+from calltag.core.store.client_ids import digest_of
 from parts.hubs import CALLS, KEYS, Client, Installation
 
 HELD_MS, ANSWERED_MS = 5_000 + 10 + 2_000, 10 + 2_000
@@ -12,7 +13,7 @@ HELD_MS, ANSWERED_MS = 5_000 + 10 + 2_000, 10 + 2_000
 
 async def life_ms(system: Installation, client: Client) -> int:
     """How long the store keeps the session; -2 if there is none."""
-    return int(await system.client.connection.pttl(KEYS.cometd_session(UserId("alice"), client.client_id)))
+    return int(await system.client.connection.pttl(KEYS.cometd_session(UserId("alice"), digest_of(client.client_id))))
 
 
 async def test_a_session_waits_for_its_first_connect_as_for_the_next(system: Installation) -> None:
@@ -41,7 +42,7 @@ async def test_a_longer_interval_that_a_client_asked_for_prolongs_its_session(sy
 
 async def test_other_messages_put_expiry_off_to_no_less_than_max_interval(system: Installation) -> None:
     alice = await Client().begin(system.one)
-    key = KEYS.cometd_session(UserId("alice"), alice.client_id)
+    key = KEYS.cometd_session(UserId("alice"), digest_of(alice.client_id))
     system.loses_notices = True
     for channel in ("/meta/subscribe", "/meta/unsubscribe"):
         await system.client.connection.pexpire(key, 500)
@@ -91,7 +92,7 @@ async def test_a_late_deadline_of_an_older_connect_does_not_end_a_newer_one(syst
 
 async def test_a_session_that_expired_is_unknown_on_every_node(system: Installation) -> None:
     alice = await Client().begin(system.one)
-    await system.client.connection.delete(KEYS.cometd_session(UserId("alice"), alice.client_id))
+    await system.client.connection.delete(KEYS.cometd_session(UserId("alice"), digest_of(alice.client_id)))
     for node in (system.one, system.two):
         _, reply = await alice.poll(node)
         assert (reply["error"], reply["advice"]["reconnect"]) == ("402::Unknown client", "handshake")

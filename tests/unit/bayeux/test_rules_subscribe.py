@@ -11,12 +11,15 @@ from calltag.core.bayeux.engine import Engine, Fault
 from calltag.core.bayeux.errors import subscribe_denied
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.domain.ids import UserId
+from calltag.core.store.client_ids import digest_of
 from parts.hubs import CALLS, KEYS, Client, Installation
 
 
 async def subscriptions(system: Installation, client: Client) -> set[str]:
     """The channels that the store has for the session."""
-    fields: Any = await system.client.connection.hkeys(KEYS.cometd_session(UserId("alice"), client.client_id))
+    fields: Any = await system.client.connection.hkeys(
+        KEYS.cometd_session(UserId("alice"), digest_of(client.client_id))
+    )
     return {name.decode()[2:] for name in fields if name.startswith(b"s:")}
 
 

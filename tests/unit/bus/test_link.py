@@ -34,6 +34,22 @@ class Connection:
         await asyncio.Event().wait()
 
 
+class Slow(Connection):
+    """A connection whose library takes some turns of the loop to say that it is not blocked."""
+
+    async def ready(self) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        await super().ready()
+
+
+@pytest.mark.parametrize("kind", [Connection, Slow])
+async def test_a_connection_is_not_blocked_however_its_library_finds_out(kind: type[Connection]) -> None:
+    made = Link(AmqpSettings("amqp://broker/"), "test")
+    made._connection = kind(blocked=False)  # type: ignore[assignment]
+    assert not await made.look()
+
+
 @pytest.mark.parametrize("blocked", [True, False])
 async def test_a_channel_that_does_not_close_tells_nothing_of_a_broker_that_reads_nothing_now(
     monkeypatch: pytest.MonkeyPatch, *, blocked: bool

@@ -38,6 +38,7 @@ class Link:
     """A link that gives these channels out, and counts."""
 
     channels: list[Channel]
+    blocked: bool = False
     opened: list[Channel] = field(default_factory=list)
 
     async def look(self) -> bool:

@@ -229,6 +229,46 @@ def test_who_left_a_call_that_goes_on_may_not_see_or_change_it() -> None:
     assert changed(helped)[0].legs[1].state is LegState.HELD
 
 
+def test_a_call_that_is_over_is_open_to_those_who_were_on_it_to_its_end() -> None:
+    state: Call = call(LegState.ESTABLISHED, LegState.ESTABLISHED, leg("15002", LegState.ESTABLISHED, CAROL))
+    users = (ALICE, BOB, CAROL)
+    for who, number in ((ALICE, "15000"), (BOB, "15001"), (CAROL, "15002")):
+        state, _ = changed(run(state, PartyChanged((leg(number, LegState.RELEASED, who),)), None))
+    assert [state.is_open_to(each) for each in users] == [False, False, True]
+    assert list(state.others(state.legs[2])) == [], "nor is it shown who left before"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        CallEnded(),
+        PartyChanged((leg("15001", LegState.RELEASED, BOB), leg("15002", LegState.RELEASED, CAROL))),
+        Hangup(),
+    ],
+)
+def test_whatever_ends_a_call_ends_it_for_all_who_are_on_it(end: CallAction) -> None:
+    before = call(LegState.ESTABLISHED, LegState.ESTABLISHED, leg("15002", LegState.ESTABLISHED, CAROL))
+    left, _ = changed(run(before, PartyChanged((leg("15000", LegState.RELEASED, ALICE),)), None))
+    over, _ = changed(run(left, end, BOB if isinstance(end, Hangup) else None))
+    assert over.released
+    assert [over.is_open_to(each) for each in (ALICE, BOB, CAROL)] == [False, True, True]
+
+
+def test_who_comes_back_to_a_call_is_on_it_again() -> None:
+    before = call(LegState.ESTABLISHED, LegState.ESTABLISHED)
+    left, _ = changed(run(before, PartyChanged((leg("15000", LegState.RELEASED, ALICE),)), None))
+    back, _ = changed(run(left, PartyChanged((leg("15000", LegState.ESTABLISHED, ALICE),)), None))
+    over, _ = changed(run(back, CallEnded(), None))
+    assert (left.is_open_to(ALICE), back.is_open_to(ALICE), over.is_open_to(ALICE)) == (False, True, True)
+
+
+def test_who_is_off_a_call_when_it_is_told_of_first_has_left_it() -> None:
+    begin = CallStarted(ConnId("c"), CallType.INTERNAL, "15001", call(LegState.RELEASED, LegState.ESTABLISHED).legs)
+    begun, _ = changed(run(None, begin, None))
+    over, _ = changed(run(begun, CallEnded(), None))
+    assert (over.is_open_to(ALICE), over.is_open_to(BOB)) == (False, True)
+
+
 def test_parties_are_bounded() -> None:
     limits = replace(LIMITS, max_parties=3)
     legs = tuple(Leg(str(number), LegState.ESTABLISHED) for number in range(4))

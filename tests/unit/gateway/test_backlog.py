@@ -1,11 +1,12 @@
 """What waits for the workers, as the gateway knows it."""
 
+from collections import Counter
 from collections.abc import Mapping
 
 import pytest
 
 from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import BusUnavailable, Partition
+from calltag.core.bus.ports import BusUnavailable, Partition, Published
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.backlog import Backlog
@@ -41,8 +42,43 @@ class Told:
         return self.of
 
 
+class Totals:
+    """What several gateways published, in one process."""
+
+    def __init__(self) -> None:
+        self.of: Counter[tuple[Partition, str]] = Counter()
+
+    async def add(self, published: Mapping[Partition, Published]) -> Mapping[Partition, Published]:
+        for partition, since in published.items():
+            self.of[partition, "m"] += since.messages
+            self.of[partition, "o"] += since.operations
+        return {each: Published(self.of[each, "m"], self.of[each, "o"]) for each in published}
+
+
+class Packing(MemoryBus):
+    """One gateway's side of a broker that several share: messages hold `per_message` operations of it."""
+
+    def __init__(self, waiting: list[int], per_message: int) -> None:
+        super().__init__(1)
+        self._waiting = waiting
+        self._per_message = per_message
+        self._published = Published()
+
+    async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:  # noqa: ARG002
+        operations = self._published.operations + 1
+        if self._published.operations % self._per_message == 0:
+            self._waiting.append(operations)
+        self._published = Published(-(-operations // self._per_message), operations)
+
+    async def depth(self, _: Partition) -> int:
+        return len(self._waiting)
+
+    def published(self, _: Partition) -> Published:
+        return self._published
+
+
 def made(bus: Bus, lags: Told) -> Backlog:
-    return Backlog(bus, lags, GatewayObservations(Metrics()), most=3, most_age_ms=2_000)
+    return Backlog(bus, lags, Totals(), GatewayObservations(Metrics()), most=3, most_age_ms=2_000)
 
 
 async def test_what_was_published_counts_until_it_is_known_to_be_gone() -> None:
@@ -92,6 +128,48 @@ async def test_old_operations_are_a_backlog_while_something_waits() -> None:
         await consumer.ack_through(taken[-1].tag)
     await backlog.look()
     backlog.admit([HERE])
+
+
+async def test_where_nothing_waits_any_more_no_age_is_left_behind() -> None:
+    bus, lags, metrics = Bus(2), Told(), Metrics()
+    backlog = Backlog(bus, lags, Totals(), GatewayObservations(metrics), most=3, most_age_ms=2_000)
+
+    def shown() -> tuple[float | None, float | None]:
+        get = metrics.registry.get_sample_value
+        return get("calltag_backlog_operations"), get("calltag_backlog_age_seconds")
+
+    lags.of = {HERE: 9_000, THERE: 20_000}
+    await bus.publish_operation(HERE, b"{}", "1")
+    backlog.admit([HERE])
+    await backlog.look()
+    assert shown() == (1, 9)
+    async with bus.partition(HERE, 10) as consumer:
+        taken = await consumer.batch(1)
+        await consumer.ack_through(taken[-1].tag)
+    await backlog.look()
+    assert shown() == (0, 0)
+    # What was old is done: nothing of it is held against what comes in a burst.
+    backlog.admit([HERE] * 3)
+
+
+async def test_a_gateway_that_publishes_little_knows_what_waits_of_those_that_publish_much() -> None:
+    waiting: list[int] = []
+    totals, busy, light = Totals(), Packing(waiting, 64), Packing(waiting, 1)
+    of_busy = Backlog(busy, Told(), totals, GatewayObservations(Metrics()), most=5_000)
+    of_light = Backlog(light, Told(), totals, GatewayObservations(Metrics()), most=5_000)
+    of_light.admit([HERE])
+    await light.publish_operation(HERE, b"{}", "o")
+    await of_light.look()
+    for _ in range(4_992):
+        of_busy.admit([HERE])
+        await busy.publish_operation(HERE, b"{}", "o")
+    await of_busy.look()
+    await of_light.look()
+    assert len(waiting) == 79
+    for _ in range(7):
+        of_light.admit([HERE])
+    with pytest.raises(BackendAway, match="5000 operations"):
+        of_light.admit([HERE])
 
 
 async def test_an_idle_gateway_asks_nothing() -> None:

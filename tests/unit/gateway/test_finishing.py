@@ -105,7 +105,7 @@ async def test_only_what_went_wrong_has_a_line_each_in_the_usual_log(
 
 
 def direct(seen: list[str]) -> ASGIApp:
-    app = FastAPI()
+    app = FastAPI(redirect_slashes=False)
 
     @app.post("/api/v2/me/calls/{call_id}")
     async def framework(call_id: str) -> Response:
@@ -147,8 +147,35 @@ async def test_operations_on_calls_go_straight_and_all_else_does_not(method: str
 async def test_other_addresses_are_the_frameworks(end: str) -> None:
     seen: list[str] = []
     async with client(direct(seen)) as http:
-        assert (await http.post(f"/api/v2/me/{end}")).status_code in {307, 404, 405}
+        assert (await http.post(f"/api/v2/me/{end}")).status_code in {404, 405}
     assert seen == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "served"),
+    [
+        ("GET", "/api/v2/me/", "GET /api/v2/me"),
+        ("HEAD", "/api/v2/me", "GET /api/v2/me"),
+        ("HEAD", "/api/v2/me/", "GET /api/v2/me"),
+        ("HEAD", "/", "GET /"),
+        ("POST", "/", "POST /"),
+        ("POST", "/api/v2/me/calls/C/", "POST /api/v2/me/calls/C"),
+        ("GET", "/api/v2/me//", "GET /api/v2/me/"),
+        ("OPTIONS", "/api/v2/me", "OPTIONS /api/v2/me"),
+    ],
+)
+async def test_head_is_get_and_a_slash_at_the_end_is_none(
+    finished: Finished, method: str, path: str, served: str
+) -> None:
+    seen: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(f"{scope['method']} {Request(scope).url.path}")
+        await answer({"statusCode": 0})(scope, receive, send)
+
+    async with client(finished(app)) as http:
+        await http.request(method, path)
+    assert seen == [served]
 
 
 async def test_a_direct_request_is_counted_under_its_route() -> None:

@@ -2,10 +2,11 @@
 
 import pytest
 
+from calltag.core.runtime.token_bucket import Buckets, RateLimit
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.errors import TooManyOperations
 from calltag.gateway.observations import GatewayObservations
-from calltag.gateway.rates import Buckets, RateLimit, Rates
+from calltag.gateway.rates import Rates
 
 
 def rates(clock: list[int], users: RateLimit, addresses: RateLimit, metrics: Metrics) -> Rates:

@@ -9,9 +9,9 @@ from argon2 import PasswordHasher
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.authentication import Authenticator, Identified
-from calltag.core.identity.cookies import CookieFlags, SameSite
+from calltag.core.identity.cookies import CookieFlags, SameSite, values_of
 from calltag.core.identity.directory_file import directory
-from calltag.core.identity.errors import AuthenticationError, WrongCredentials
+from calltag.core.identity.errors import AuthenticationError, SessionOver, WrongCredentials
 from calltag.core.identity.http_sessions import HttpSession
 from calltag.core.identity.model import Directory, User
 from calltag.core.identity.passwords import Passwords
@@ -32,7 +32,7 @@ class Sessions:
     async def create(self, user: UserId, credential: str) -> HttpSession:
         await asyncio.sleep(0)
         self.made += 1
-        session = HttpSession(f"token-{self.made}", user, f"csrf-{self.made}", credential)
+        session = HttpSession(f"token-{self.made}", user, credential)
         self.alive[session.token] = session
         return session
 
@@ -75,7 +75,7 @@ BOBS = basic("bob", "hidden")
 
 
 async def session_of(authenticator: Authenticator, authorization: str) -> Identified:
-    identified = await authenticator.identify(authorization, None)
+    identified = await authenticator.identify([authorization], [])
     assert identified is not None
     return identified
 
@@ -89,7 +89,7 @@ async def test_a_password_yields_a_session_and_its_cookie(authenticator: Authent
 
 async def test_the_cookie_is_enough_afterwards(authenticator: Authenticator) -> None:
     first = await session_of(authenticator, ALICES)
-    again = await authenticator.identify(None, first.session.token)
+    again = await authenticator.identify([], [first.session.token])
     assert again == Identified(ALICE, first.session, by_cookie=True)
 
 
@@ -106,9 +106,62 @@ def test_cookies_go_where_they_are_allowed_to(same_site: SameSite, written: str)
     assert flags.set_cookie("N", "v") == f"N=v; Path=/; HttpOnly; SameSite={written}; Secure"
 
 
-@pytest.mark.parametrize("cookie", [None, "", "token-7"])
-async def test_who_shows_nothing_is_nobody(authenticator: Authenticator, cookie: str | None) -> None:
-    assert await authenticator.identify(None, cookie) is None
+async def test_who_shows_nothing_is_nobody(authenticator: Authenticator) -> None:
+    assert await authenticator.identify([], []) is None
+
+
+@pytest.mark.parametrize("cookies", [["token-7"], ["other", "token-7"]])
+async def test_who_shows_a_cookie_of_no_session_is_told_that_it_is_over(
+    authenticator: Authenticator, cookies: list[str]
+) -> None:
+    with pytest.raises(SessionOver, match="the session is over: sign in again"):
+        await authenticator.identify([], cookies)
+
+
+async def test_of_several_cookies_the_valid_one_counts(authenticator: Authenticator) -> None:
+    session = (await session_of(authenticator, ALICES)).session
+    for cookies in ([session.token, "other"], ["other", session.token], ["a", "b", session.token, "c"]):
+        assert await authenticator.identify([], cookies) == Identified(ALICE, session, by_cookie=True)
+        again = await authenticator.identify([ALICES], cookies)
+        assert again == Identified(ALICE, session, by_cookie=True), "beside the password, too"
+
+
+async def test_valid_cookies_of_several_users_prove_nobody(authenticator: Authenticator) -> None:
+    tokens = [(await session_of(authenticator, who)).session.token for who in (ALICES, BOBS)]
+    with pytest.raises(WrongCredentials, match="of several users"):
+        await authenticator.identify([], tokens)
+    known = await authenticator.identify([BOBS], tokens)
+    assert known is not None
+    assert (known.user, known.session.token, known.by_cookie) == (BOB, tokens[1], True)
+
+
+async def test_several_sessions_of_one_user_are_one_user(authenticator: Authenticator, sessions: Sessions) -> None:
+    made = [await sessions.create(ALICE.id, ALICE.credential) for _ in range(2)]
+    found = await authenticator.identify([], [each.token for each in made])
+    assert found == Identified(ALICE, made[0], by_cookie=True)
+
+
+@pytest.mark.parametrize("second", [ALICES, BOBS, ""])
+async def test_several_authorization_headers_are_refused(authenticator: Authenticator, second: str) -> None:
+    with pytest.raises(WrongCredentials, match="several Authorization headers"):
+        await authenticator.identify([ALICES, second], [])
+
+
+@pytest.mark.parametrize(
+    ("headers", "values"),
+    [
+        ([], ()),
+        (["J=a"], ("a",)),
+        (["x=1; J=a; y=2"], ("a",)),
+        (["J=a; J=b", "J=c"], ("a", "b", "c")),
+        (["J=a;J=a; J = b "], ("a", "b")),
+        (['J="a"; J=; J'], ("a",)),
+        (["j=a; JJ=b"], ()),
+        (["; ".join(f"J={number}" for number in range(20))], tuple("01234567")),
+    ],
+)
+def test_cookies_of_one_name_are_all_read(headers: list[str], values: tuple[str, ...]) -> None:
+    assert values_of("J", headers) == values
 
 
 async def test_the_session_of_a_user_who_left_is_worth_nothing(sessions: Sessions) -> None:
@@ -116,7 +169,8 @@ async def test_the_session_of_a_user_who_left_is_worth_nothing(sessions: Session
     authenticator = Authenticator(Directory(users, {}, {}), Passwords(CENTRE), sessions)
     made = await sessions.create(ALICE.id, ALICE.credential)
     users.clear()
-    assert await authenticator.identify(None, made.token) is None
+    with pytest.raises(SessionOver):
+        await authenticator.identify([], [made.token])
     assert sessions.alive == {}
 
 
@@ -130,7 +184,8 @@ async def test_a_session_ends_with_the_password_that_began_it(
 ) -> None:
     """One of a version that did not note it ends, too."""
     made = await sessions.create(ALICE.id, began_with)
-    assert await authenticator.identify(None, made.token) is None
+    with pytest.raises(SessionOver):
+        await authenticator.identify([], [made.token])
     assert sessions.alive == {}
 
 
@@ -174,7 +229,7 @@ async def test_wrong_credentials_are_refused_even_beside_a_valid_cookie(
 ) -> None:
     made = await sessions.create(ALICE.id, ALICE.credential)
     with pytest.raises(WrongCredentials) as refused:
-        await authenticator.identify(authorization, made.token if with_cookie else None)
+        await authenticator.identify([authorization], [made.token] if with_cookie else [])
     assert isinstance(refused.value, AuthenticationError)
     assert sessions.made == 1
 
@@ -187,7 +242,7 @@ async def test_a_password_beside_ones_own_cookie_makes_no_session(
     authenticator: Authenticator, sessions: Sessions
 ) -> None:
     first = await session_of(authenticator, ALICES)
-    again = await authenticator.identify(ALICES, first.session.token)
+    again = await authenticator.identify([ALICES], [first.session.token])
     assert again == Identified(ALICE, first.session, by_cookie=True)
     assert sessions.made == 1
 
@@ -195,7 +250,7 @@ async def test_a_password_beside_ones_own_cookie_makes_no_session(
 @pytest.mark.parametrize("cookie", ["token-1", "token-7"])
 async def test_a_password_wins_over_the_cookie_of_another(authenticator: Authenticator, cookie: str) -> None:
     await session_of(authenticator, ALICES)
-    identified = await authenticator.identify(BOBS, cookie)
+    identified = await authenticator.identify([BOBS], [cookie])
     assert identified is not None
     assert identified.user is BOB
     assert identified.session.user == BOB.id
@@ -216,7 +271,7 @@ async def test_a_client_without_cookies_gets_the_same_session_for_a_minute(
 async def test_a_burst_of_first_requests_makes_one_session_a_user(
     authenticator: Authenticator, sessions: Sessions
 ) -> None:
-    found = await asyncio.gather(*(authenticator.identify(who, None) for who in [ALICES, BOBS] * 20))
+    found = await asyncio.gather(*(authenticator.identify([who], []) for who in [ALICES, BOBS] * 20))
     assert sessions.made == 2
     assert {each.session.token for each in found if each and each.user is ALICE} < {"token-1", "token-2"}
     assert not authenticator._turns
@@ -244,5 +299,5 @@ async def test_logging_in_makes_a_session(authenticator: Authenticator) -> None:
     identified = await authenticator.log_in("alice", "sec:ret")
     assert identified is not None
     assert identified.set_cookie is not None
-    assert await authenticator.identify(None, identified.session.token) is not None
+    assert await authenticator.identify([], [identified.session.token]) is not None
     assert await authenticator.log_in("alice", "wrong") is None

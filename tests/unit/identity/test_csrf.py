@@ -3,14 +3,15 @@
 import pytest
 
 from calltag.core.domain.ids import UserId
-from calltag.core.identity.csrf import EXPOSED_HEADERS, MESSAGE, csrf_headers, csrf_passes
+from calltag.core.identity.csrf import EXPOSED_HEADERS, MESSAGE, csrf_headers, csrf_passes, csrf_token
 from calltag.core.identity.http_sessions import HttpSession
 
-SESSION = HttpSession("token", UserId("alice"), "csrf", "credential")
+SESSION = HttpSession("token", UserId("alice"), "credential")
+TOKEN = csrf_token(SESSION)
 
 
 def test_the_answer_to_a_get_names_header_and_token() -> None:
-    assert csrf_headers(SESSION) == {"X-CSRF-HEADER": "X-CSRF-TOKEN", "X-CSRF-TOKEN": "csrf"}
+    assert csrf_headers(SESSION) == {"X-CSRF-HEADER": "X-CSRF-TOKEN", "X-CSRF-TOKEN": TOKEN}
     assert set(csrf_headers(SESSION)) == set(EXPOSED_HEADERS)
     assert MESSAGE == "Missing or invalid Csrf token"
 
@@ -18,21 +19,30 @@ def test_the_answer_to_a_get_names_header_and_token() -> None:
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "get"])
 @pytest.mark.parametrize("by_cookie", [True, False])
 def test_reading_needs_no_token(method: str, by_cookie: bool) -> None:
-    assert csrf_passes(method, SESSION, None, by_cookie=by_cookie)
+    assert csrf_passes(method, SESSION, [], by_cookie=by_cookie)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "post"])
 @pytest.mark.parametrize(
-    ("by_cookie", "token", "passes"),
+    ("by_cookie", "tokens", "passes"),
     [
-        (True, "csrf", True),
-        (True, "CSRF", False),
-        (True, "", False),
-        (True, "é\ud800", False),
-        (True, None, False),
-        (False, "csrf", False),
-        (False, None, False),
+        (True, [TOKEN], True),
+        (True, [TOKEN.swapcase()], False),
+        (True, [""], False),
+        (True, ["é\ud800"], False),
+        (True, [], False),
+        (True, [TOKEN, TOKEN], False),
+        (True, [TOKEN, "other"], False),
+        (False, [TOKEN], False),
+        (False, [], False),
     ],
 )
-def test_a_change_needs_cookie_and_token(method: str, by_cookie: bool, token: str | None, passes: bool) -> None:
-    assert csrf_passes(method, SESSION, token, by_cookie=by_cookie) is passes
+def test_a_change_needs_cookie_and_one_token(method: str, by_cookie: bool, tokens: list[str], passes: bool) -> None:
+    assert csrf_passes(method, SESSION, tokens, by_cookie=by_cookie) is passes
+
+
+def test_the_token_is_derived_from_that_of_the_cookie_and_does_not_tell_it() -> None:
+    other = HttpSession("other", SESSION.user, SESSION.credential)
+    assert csrf_token(other) != TOKEN
+    assert csrf_token(HttpSession("token", UserId("bob"), "new")) == TOKEN
+    assert (len(TOKEN), "token" in TOKEN) == (43, False)

@@ -44,6 +44,12 @@ def test_a_user_with_everything() -> None:
     assert HASH not in repr(zoe)
 
 
+def test_a_byte_order_mark_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "directory.toml"
+    path.write_text(user("zoe"), encoding="utf-8-sig")
+    assert set(read_directory(path).users) == {"zoe"}
+
+
 def test_an_agent_without_devices_needs_little() -> None:
     (only,) = parse_directory(user("yan"), "a.toml").users.values()
     assert (only.roles, only.features, only.devices) == (frozenset({Role.AGENT}), frozenset(), ())

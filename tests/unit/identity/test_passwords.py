@@ -150,12 +150,25 @@ async def test_too_many_waiting_are_told_at_once(monkeypatch: pytest.MonkeyPatch
     hashing = Hashing(passwords, monkeypatch)
     hashing.go.clear()
     waiting = [asyncio.create_task(passwords.check("alice", each)) for each in ("secret", "wrong")]
-    await until(lambda: passwords._waiting == 2)
+    await until(lambda: passwords._queue.taken == 2)
     with pytest.raises(TooManyLogins):
         await passwords.check("bob", "hidden")
     hashing.go.set()
     assert await asyncio.gather(*waiting) == [ALICE, None]
     assert await passwords.check("bob", "hidden") is BOB
+
+
+async def test_an_address_leaves_places_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    passwords = Passwords(CENTRE, concurrency=1, max_waiting=8)
+    hashing = Hashing(passwords, monkeypatch)
+    hashing.go.clear()
+    waiting = [asyncio.create_task(passwords.check("alice", f"wrong {n}", "10.0.0.1")) for n in range(8)]
+    await until(lambda: passwords._queue.taken == 4 and sum(each.done() for each in waiting) == 4)
+    right = asyncio.create_task(passwords.check("bob", "hidden", "10.0.0.2"))
+    hashing.go.set()
+    assert await right is BOB
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [type(None)] * 4 + [TooManyLogins] * 4
 
 
 async def test_a_password_of_kilobytes_is_not_hashed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -135,6 +136,47 @@ async def test_more_handshakes_than_are_answered_are_spread_over_time(crowded: I
     assert all(2_000 <= interval <= 10_000 for interval in intervals)
     assert crowded.one.metrics.limits == [Limit.HANDSHAKES] * 20
     assert crowded.one.metrics.handshakes == LIMITS.handshake_burst
+
+
+async def test_who_shows_nothing_takes_no_handshakes_from_others(crowded: Installation) -> None:
+    nobody = Client(None, address="10.0.0.1", shows_credentials=False)
+    for _ in range(10 * LIMITS.handshake_burst):
+        reply = await nobody.shake(crowded.one)
+        assert (reply["error"], reply["advice"]["reconnect"]) == (errors.UNAUTHORIZED, "none")
+    assert (crowded.one.metrics.limits, crowded.one.metrics.errors) == ([], [errors.UNAUTHORIZED] * 40)
+    assert (await Client(address="10.0.0.1").shake(crowded.one))["successful"]
+
+
+@pytest.fixture
+async def shared() -> AsyncIterator[Installation]:
+    """Of four handshakes, an address may take two."""
+    limits = replace(
+        LIMITS, max_sessions_per_address=0, handshakes_per_s_per_address=0.001, handshake_burst_per_address=2,
+        max_handshake_addresses=3,
+    )  # fmt: skip
+    async with embedded_store(None, deadline_s=20) as store:
+        installation = Installation(store.client, limits)
+        yield installation
+        await installation.settle()
+
+
+async def test_an_address_takes_no_handshakes_from_others(shared: Installation) -> None:
+    errors_of = [(await Client("a", address="10.0.0.1").shake(shared.one)).get("error") for _ in range(20)]
+    assert errors_of == [None, None] + ["429:0.001:too_many_handshakes"] * 18
+    assert shared.one.metrics.limits == [Limit.HANDSHAKES_OF_ADDRESS] * 18
+    assert (await Client("b", address="10.0.0.2").shake(shared.one))["successful"]
+
+
+async def test_addresses_of_one_ipv6_network_are_one(shared: Installation) -> None:
+    shaken = [(await Client("a", address=f"2001:db8::{host}").shake(shared.one))["successful"] for host in range(4)]
+    assert shaken == [True, True, False, False]
+    assert (await Client("a", address="2001:db8:0:1::1").shake(shared.one))["successful"]
+
+
+async def test_no_more_addresses_are_known_than_may_be(shared: Installation) -> None:
+    for host in range(20):
+        await Client("a", address=f"10.0.0.{host}").shake(shared.one)
+    assert len(shared.one.connects.admission._handshakes_of_addresses) == 3
 
 
 def test_a_bucket_lets_a_burst_through_and_then_a_rate() -> None:

@@ -11,6 +11,7 @@ from starlette.websockets import WebSocket
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.extensions.activity import Activity
 from calltag.core.domain.ids import UserId
+from calltag.core.store.client_ids import digest_of
 from calltag.notifier.cometd.answers import HeldConnect
 from calltag.notifier.cometd.connects import Connects, Replaced
 from calltag.notifier.cometd.websocket import Socket
@@ -131,7 +132,7 @@ async def test_the_older_connect_hears_of_the_end_that_the_newer_one_meets(syste
     page = await Page.open(system, ack=True)
     engine = system.one.connects.engine
     system.one.connects.engine = replace(engine, extensions=(*engine.extensions, Activity(20_000, False)))
-    key = KEYS.cometd_session(UserId("alice"), page.alice.client_id)
+    key = KEYS.cometd_session(UserId("alice"), digest_of(page.alice.client_id))
     await system.client.connection.hincrby(key, "active", -21_000)
     page.connect("c2")
     await eventually(lambda: len(page.told()) == 3)

@@ -11,9 +11,9 @@ from calltag.core.domain.events import OperationRefused
 from calltag.core.domain.ids import EventId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.directory_file import demo_directory
+from calltag.core.telemetry import conditions
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import EVENT, NoticeKind, SessionNotice
-from calltag.notifier import consumer
 from calltag.notifier.consumer import EventConsumer, NodePost
 from calltag.notifier.messages import Translator
 from parts.hubs import Client, Installation
@@ -58,6 +58,6 @@ async def test_a_notice_that_the_bus_does_not_take_is_left_out(
 
     bus, written = MemoryBus(1), LogCapture()
     monkeypatch.setattr(type(bus), "send", send)
-    monkeypatch.setattr(consumer, "log", structlog.wrap_logger(None, processors=[written]))
+    monkeypatch.setattr(conditions, "log", structlog.wrap_logger(None, processors=[written]))
     await NodePost(bus).tell(NodeId("n2"), SessionNotice(kind=NoticeKind.ENDED, client_id="c1"))
     assert written.entries == [{"event": "notice_not_sent", "node": "n2", "reason": "no", "log_level": "info"}]

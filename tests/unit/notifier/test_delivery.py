@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from calltag.core.store.client_ids import digest_of
 from calltag.notifier.cometd.delivery import Delivery
 from parts.eventually import eventually
 from parts.hubs import KEYS, Client, Installation, Node, numbers
@@ -103,7 +104,7 @@ async def test_a_held_connect_goes_on_waiting_and_living(system: Installation) -
     [session] = system.one.local.sessions.values()
     await system.publish(1)
     assert await said(system.one, alice) == [1]
-    key = KEYS.cometd_session(session.user, alice.client_id)  # type: ignore[arg-type]
+    key = KEYS.cometd_session(session.user, digest_of(alice.client_id))  # type: ignore[arg-type]
     assert await system.client.connection.pttl(key) > 30_000
     waiting = asyncio.create_task(alice.finish(system.one, turn))
     await system.publish(2)
@@ -113,7 +114,7 @@ async def test_a_held_connect_goes_on_waiting_and_living(system: Installation) -
 async def test_a_session_lives_on_for_a_while_after_a_reply_with_events(system: Installation) -> None:
     alice = await begun(system.one, **ANY)
     [session] = system.one.local.sessions.values()
-    key = KEYS.cometd_session(session.user, alice.client_id)  # type: ignore[arg-type]
+    key = KEYS.cometd_session(session.user, digest_of(alice.client_id))  # type: ignore[arg-type]
     await system.client.connection.pexpire(key, 5_000)
     await system.publish(1)
     assert await said(system.one, alice) == [1]

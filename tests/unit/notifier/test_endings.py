@@ -1,12 +1,14 @@
 """Sessions that the server ends: what their clients are told, and what the application is told."""
 
 import asyncio
+import itertools
 from dataclasses import replace
-from typing import cast
+from typing import Any, cast
 
 import orjson
 import pytest
 import structlog
+from redis.exceptions import ConnectionError as ConnectionBroken
 from starlette.websockets import WebSocket
 from structlog.testing import LogCapture
 
@@ -15,6 +17,10 @@ from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.extensions.activity import Activity
 from calltag.core.bayeux.session import Session
 from calltag.core.domain.ids import UserId
+from calltag.core.store import client as store_client
+from calltag.core.store.client_ids import digest_of, handle_of
+from calltag.core.store.cometd_sessions import RedisCometdSessions
+from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd import endings
@@ -34,7 +40,11 @@ FAREWELL = (
 
 
 def key_of(client: Client) -> str:
-    return KEYS.cometd_session(UserId("alice"), client.client_id)
+    return KEYS.cometd_session(UserId("alice"), digest_of(client.client_id))
+
+
+def closing(client: Client) -> SessionNotice:
+    return SessionNotice(kind=NoticeKind.CLOSED, user=UserId("alice"), digest=digest_of(client.client_id))
 
 
 async def back_date(system: Installation, client: Client, name: str, by_ms: int) -> None:
@@ -52,8 +62,46 @@ async def test_a_client_that_leaves_is_told_of_once(system: Installation) -> Non
     alice = await Client().begin(system.one)
     assert (await alice.ask(system.two, "/meta/disconnect"))["successful"]
     await system.settle()
-    assert system.two.metrics.endings == [(alice.client_id, "alice", Ending.DISCONNECTED)]
+    assert system.two.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.DISCONNECTED)]
     assert system.one.metrics.endings == []
+
+
+async def test_a_client_that_leaves_is_answered_though_the_answer_of_the_store_is_lost(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    assert turn.held is not None
+    waiting = asyncio.create_task(system.one.connects.answers.hold(turn.held))
+    exchanged, lost = store_client._exchanged, itertools.cycle([True, False])
+
+    async def losing(*arguments: Any) -> list[object]:
+        answers = await exchanged(*arguments)
+        if next(lost):
+            raise ConnectionBroken("the answer was lost")
+        return answers
+
+    monkeypatch.setattr(store_client, "_exchanged", losing)
+    assert (await alice.ask(system.one, "/meta/disconnect"))["successful"]
+    assert await waiting is not None
+    assert system.one.local.sessions == {}
+    assert system.one.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.DISCONNECTED)]
+
+
+async def test_a_session_of_a_handshake_that_failed_does_not_count(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = RedisCometdSessions.create
+
+    async def unheard(*arguments: Any, **more: Any) -> None:
+        await create(*arguments, **more)
+        raise StoreUnavailable("the answer was lost, again and again")
+
+    monkeypatch.setattr(RedisCometdSessions, "create", unheard)
+    with pytest.raises(StoreUnavailable):
+        await Client().shake(system.one)
+    await system.settle()
+    assert await system.client.connection.zcard(KEYS.cometd_sessions(UserId("alice"))) == 0
 
 
 async def test_a_session_that_an_operator_closes_says_farewell(system: Installation) -> None:
@@ -61,14 +109,14 @@ async def test_a_session_that_an_operator_closes_says_farewell(system: Installat
     turn = await alice.connect(system.one)
     assert turn.held is not None
     waiting = asyncio.create_task(system.one.connects.answers.hold(turn.held))
-    await system.one.hub.heed(SessionNotice(kind=NoticeKind.CLOSED, client_id=alice.client_id))
+    await system.one.hub.heed(closing(alice))
     answer = await waiting
     assert answer is not None
     events, reply = answer
     assert (events, reply["successful"], reply["advice"]) == ([FAREWELL], True, NONE)
-    assert system.one.metrics.endings == [(alice.client_id, "alice", Ending.CLOSED)]
+    assert system.one.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.CLOSED)]
     assert (await alice.poll(system.two))[1]["error"] == errors.UNKNOWN_CLIENT
-    await system.one.hub.heed(SessionNotice(kind=NoticeKind.CLOSED, client_id=alice.client_id))
+    await system.one.hub.heed(closing(alice))
     assert len(system.one.metrics.endings) == 1
 
 
@@ -172,7 +220,7 @@ async def test_who_only_connects_is_disconnected(system: Installation) -> None:
     assert (turn.events, reply["successful"], reply["advice"]) == ([FAREWELL], True, NONE)
     await system.settle()
     assert (system.one.local.sessions, system.two.local.sessions) == ({}, {})
-    assert system.two.metrics.endings == [(alice.client_id, "alice", Ending.INACTIVE)]
+    assert system.two.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.INACTIVE)]
     assert await system.registered() == []
     assert (await alice.poll(system.one))[1]["error"] == errors.UNKNOWN_CLIENT
 
@@ -230,7 +278,7 @@ async def test_the_handshakes_own_proof_holds_for_so_long(system: Installation) 
     reply = (await alice.connect(system.two)).replies[0]
     assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
     await system.settle()
-    assert system.two.metrics.endings == [(alice.client_id, "alice", Ending.LOGIN_ENDED)]
+    assert system.two.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
     assert system.one.local.sessions == {}
 
 
@@ -246,7 +294,7 @@ async def test_a_session_ends_with_the_login_that_proves_it(system: Installation
     reply = (await alice.connect(system.two)).replies[0]
     assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
     await system.settle()
-    assert system.two.metrics.endings == [(alice.client_id, "alice", Ending.LOGIN_ENDED)]
+    assert system.two.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
     assert (system.one.local.sessions, system.two.local.sessions) == ({}, {})
     assert await system.client.connection.exists(key_of(alice)) == 0
     await system.settle()
@@ -274,7 +322,7 @@ async def test_a_session_known_by_its_id_ends_with_the_credential_that_began_it(
         alice.user = None
     assert (await alice.ask(system.two, channel, **more))["error"] == errors.UNKNOWN_CLIENT
     await system.settle()
-    assert system.two.metrics.endings == [(alice.client_id, "alice", Ending.LOGIN_ENDED)]
+    assert system.two.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
     assert await system.client.connection.exists(key_of(alice)) == 0
     assert (system.one.local.sessions, await system.registered()) == ({}, [])
     assert turn.held.session.ended
@@ -291,7 +339,7 @@ async def test_a_connect_comes_too_late_for_the_credential_in_its_one_round_trip
     assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
     assert len(system.one.client.exchanges) == before + 2
     await system.settle()
-    assert system.one.metrics.endings == [(alice.client_id, "alice", Ending.LOGIN_ENDED)]
+    assert system.one.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
 
 
 async def test_a_session_whose_requests_prove_their_user_needs_no_other_credential(system: Installation) -> None:
@@ -325,7 +373,7 @@ async def test_a_silent_session_is_told_of_when_the_store_ends_it_too(system: In
     system.one.connects.ends.sweep()
     await system.settle()
     assert system.one.local.sessions == {}
-    assert system.one.metrics.endings == [(alice.client_id, "alice", Ending.EXPIRED)]
+    assert system.one.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.EXPIRED)]
     assert (await bob.connect(system.one)).held is not None
 
 
@@ -348,12 +396,11 @@ async def test_other_messages_keep_a_session_alive_for_so_long(system: Installat
     assert 5_000 < await system.client.connection.pttl(key_of(alice)) <= 7_000
 
 
-def test_an_end_is_logged_without_the_whole_id_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    client_id, metrics, written = "c" + "a" * 32 + "mfwgsy3f", Metrics(), LogCapture()
+def test_an_end_is_logged_as_operators_name_the_session_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics, written = Metrics(), LogCapture()
     monkeypatch.setattr(endings, "log", structlog.wrap_logger(None, processors=[written]))
     for listener in (EndingLog(), EndingCounts(metrics)):
-        listener.ended(client_id, "alice", Ending.INACTIVE)
+        listener.ended("0123456789ab", "alice", Ending.INACTIVE)
     [line] = written.entries
-    assert (line["event"], line["reason"], line["client"]) == ("cometd_session_ended", "inactive", client_id[:8])
-    assert client_id[:9] not in str(line)
+    assert (line["event"], line["reason"], line["session"]) == ("cometd_session_ended", "inactive", "0123456789ab")
     assert 'calltag_cometd_sessions_ended_total{reason="inactive"} 1.0' in metrics.exposition().decode()

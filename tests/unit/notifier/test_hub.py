@@ -9,7 +9,7 @@ from calltag.core.bayeux import errors
 from calltag.core.bayeux.events import Event
 from calltag.core.bayeux.session import Session
 from calltag.core.domain.ids import UserId
-from calltag.core.store.client_ids import is_bearer, user_of
+from calltag.core.store.client_ids import digest_of, is_bearer, user_of
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.answers import HeldConnect
 from calltag.notifier.cometd.hub import Turn
@@ -207,7 +207,7 @@ async def test_a_session_outlives_the_time_for_which_its_client_is_asked_to_wait
     _, reply = await alice.finish(system.one, turn)
     assert reply["advice"]["interval"] == 5_000
     await system.settle()
-    left_ms = await system.client.connection.pttl(KEYS.cometd_session(UserId("alice"), alice.client_id))
+    left_ms = await system.client.connection.pttl(KEYS.cometd_session(UserId("alice"), digest_of(alice.client_id)))
     assert 14_000 < left_ms <= 15_000
 
 
@@ -306,7 +306,7 @@ async def test_events_without_a_stream_reach_those_who_listen(system: Installati
     alice, bob = await Client().begin(system.one), await Client("bob").begin(system.one)
     await bob.ask(system.one, "/meta/unsubscribe", subscription=CALLS)
     turn = await alice.connect(system.one)
-    system.one.feeding.broadcast(Event(CALLS, {"n": 5}))
+    system.one.connects.tell_services(Event(CALLS, {"n": 5}), active=False)
     assert (await alice.finish(system.one, turn))[0] == [5]
     assert (await bob.connect(system.one)).held is not None
 

@@ -22,7 +22,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one(limits: str, told: str) -> Non
     assert done.stdout.strip() == told
 
 
-@pytest.mark.parametrize(("descriptors", "connections"), [(100_000, 500), (400, 144), (100, 1)])
+@pytest.mark.parametrize(("descriptors", "connections"), [(100_000, 500), (500, 116), (100, 1)])
 def test_no_more_connections_are_served_than_there_are_descriptors_for(
     monkeypatch: pytest.MonkeyPatch, descriptors: int, connections: int
 ) -> None:

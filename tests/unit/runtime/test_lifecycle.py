@@ -49,8 +49,8 @@ async def test_side_tasks_are_cancelled_when_main_returns() -> None:
 @pytest.mark.parametrize(
     ("work", "message", "cause"),
     [
-        (broken, "consumer failed: ValueError: no broker", ValueError),
-        (broken_below, "consumer failed: ValueError: no broker", ExceptionGroup),
+        (broken, "consumer failed: ValueError", ValueError),
+        (broken_below, "consumer failed: ValueError", ExceptionGroup),
         (nothing, "consumer ended before it was told to", None),
     ],
 )

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from calltag.core.settings import Row, Settings, SettingsError, load_settings, settings_table
-from calltag.core.settings.root import PREFIX
+from calltag.core.backends import load_directory
+from calltag.core.identity.directory_file import DirectoryError
+from calltag.core.settings import Row, Settings, SettingsError, load_settings, settings_table, unknown_settings
+from calltag.core.settings.variables import PREFIX, SECRETS_FOLDER, unknown_variables
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +64,45 @@ def test_cookies_for_all_sites_are_for_https_only(monkeypatch: pytest.MonkeyPatc
     assert load_settings().session.same_site == "none"
 
 
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("CALLTAG_GATEWAY__CSRF_PROTECTION", "CALLTAG_SESSION__CSRF_PROTECTION"),
+        ("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "CALLTAG_ALLOWED_ORIGINS"),
+        ("CALLTAG_NOTIFIER__ALLOWED_ORIGINS", "CALLTAG_ALLOWED_ORIGINS"),
+    ],
+)
+def test_a_former_name_is_told_the_new_one(monkeypatch: pytest.MonkeyPatch, former: str, now: str) -> None:
+    monkeypatch.setenv(former, "true")
+    with pytest.raises(SettingsError, match=f"^{former}: this setting is {now} now$"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("environment", "are_secure"),
+    [
+        ({}, False),
+        ({"PUBLIC_URL": "https://calltag.example"}, True),
+        ({"TLS__CERT_FILE": "/etc/calltag.pem"}, True),
+        ({"TLS__CERT_FILE": "/etc/calltag.pem", "SESSION__SECURE_COOKIES": "false"}, False),
+        ({"PUBLIC_URL": "https://calltag.example", "SESSION__SECURE_COOKIES": ""}, True),
+        ({"SESSION__SECURE_COOKIES": "true"}, True),
+    ],
+)
+def test_with_tls_cookies_are_for_https_only(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], are_secure: bool
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(f"CALLTAG_{name}", value)
+    assert load_settings().cookies_are_secure is are_secure
+    monkeypatch.setenv("CALLTAG_SESSION__SAME_SITE", "none")
+    if are_secure:
+        assert load_settings().session.same_site == "none"
+    else:
+        with pytest.raises(SettingsError, match=r"^CALLTAG_SESSION: .*SECURE_COOKIES$"):
+            load_settings()
+
+
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CALLTAG_DIRECTORY__FILE", "")
     monkeypatch.setenv("CALLTAG_GATEWAY__PORT", "")
@@ -89,9 +130,9 @@ def test_the_command_line_wins_field_by_field(monkeypatch: pytest.MonkeyPatch) -
 def test_origins_are_a_json_list_or_have_commas_between(
     monkeypatch: pytest.MonkeyPatch, text: str, origins: tuple[str, ...]
 ) -> None:
-    monkeypatch.setenv("CALLTAG_GATEWAY__ALLOWED_ORIGINS", text)
-    assert load_settings().gateway.allowed_origins == origins
-    assert load_settings(gateway={"allowed_origins": origins}).gateway.allowed_origins == origins
+    monkeypatch.setenv("CALLTAG_ALLOWED_ORIGINS", text)
+    assert load_settings().allowed_origins == origins
+    assert load_settings(allowed_origins=origins).allowed_origins == origins
 
 
 @pytest.mark.parametrize(
@@ -114,8 +155,10 @@ def test_origins_are_a_json_list_or_have_commas_between(
         ("CALLTAG_AMQP__URL", "amqp://u:hunter2@one:1,two:2/", r"^CALLTAG_AMQP__URL: host and port are not well"),
         ("CALLTAG_REDIS__URL", "redis://h:hunter2", r"^CALLTAG_REDIS__URL: host and port are not well formed"),
         ("CALLTAG_REDIS__URL", "hunter2", r"^CALLTAG_REDIS__URL: must begin with redis:// or rediss:// or unix://$"),
-        ("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "*,hunter2", r"^CALLTAG_GATEWAY__ALLOWED_ORIGINS: String should match"),
-        ("CALLTAG_GATEWAY__ALLOWED_ORIGINS", "[hunter2", r"^CALLTAG_GATEWAY__ALLOWED_ORIGINS: begins like a JSON list"),
+        ("CALLTAG_ALLOWED_ORIGINS", "*,hunter2", r"^CALLTAG_ALLOWED_ORIGINS: String should match"),
+        ("CALLTAG_ALLOWED_ORIGINS", "[hunter2", r"^CALLTAG_ALLOWED_ORIGINS: begins like a JSON list"),
+        ("CALLTAG_PUBLIC_URL", "https://desk:hunter2", r"^CALLTAG_PUBLIC_URL: must be scheme, host and port"),
+        ("CALLTAG_ALLOWED_ORIGINS", "https://a:hunter2", r"^CALLTAG_ALLOWED_ORIGINS: must be scheme"),
         ("CALLTAG_GATEWAY__PROT", "1", r"^CALLTAG_GATEWAY__PROT: there is no such setting$"),
         ("CALLTAG_GATWAY__PORT", "1", r"^CALLTAG_GATWAY__PORT: there is no section GATWAY; is CALLTAG_GATEWAY meant"),
         ("CALLTAG_XYZ__PORT", "1", r"^CALLTAG_XYZ__PORT: there is no section XYZ$"),
@@ -181,6 +224,74 @@ def test_a_file_that_cannot_be_read(secrets: Path) -> None:
         load_settings()
 
 
+@pytest.mark.parametrize(
+    ("name", "likely"),
+    [
+        ("CALLTAG_GATEWAY_PORT", "CALLTAG_GATEWAY__PORT"),
+        ("CALLTAG_PARTITION", "CALLTAG_PARTITIONS"),
+        ("CALLTAG_DRAIN_DELAY", "CALLTAG_DRAIN_DELAY_S"),
+        ("CALLTAG_AMQP_TLS_CA_FILE", "CALLTAG_AMQP__TLS__CA_FILE"),
+        ("calltag_log_level", "CALLTAG_LOG__LEVEL"),
+        ("CALLTAG_SECRET_DIR", SECRETS_FOLDER),
+        ("CALLTAG_COLOUR", None),
+    ],
+)
+def test_a_variable_that_is_no_setting_is_named_with_the_likely_one(
+    monkeypatch: pytest.MonkeyPatch, name: str, likely: str | None
+) -> None:
+    monkeypatch.setenv(name, "8080")
+    hint = f"; is {likely} meant?" if likely else ""
+    assert unknown_settings() == [f"{name} is not a setting and has no effect{hint}"]
+
+
+def test_a_file_that_is_no_setting_is_named_with_the_likely_one(secrets: Path) -> None:
+    (secrets / "CALLTAG_REDIS_URL").write_text("redis://redis/0")
+    (secrets / "tls.key").write_text("not a setting")
+    assert unknown_settings() == ["CALLTAG_REDIS_URL is not a setting and has no effect; is CALLTAG_REDIS__URL meant?"]
+    (secrets / "CALLTAG_REDS__URL").write_text("redis://redis/0")
+    with pytest.raises(SettingsError, match=r"^CALLTAG_REDS__URL: there is no section REDS; is CALLTAG_REDIS meant"):
+        load_settings()
+
+
+def test_what_kubernetes_and_the_tests_set_is_not_taken_for_a_setting() -> None:
+    links = {
+        "CALLTAG_GATEWAY_SERVICE_HOST": "10.0.0.1",
+        "CALLTAG_GATEWAY_SERVICE_PORT": "80",
+        "CALLTAG_GATEWAY_SERVICE_PORT_HTTP": "80",
+        "CALLTAG_GATEWAY_PORT": "tcp://10.0.0.1:80",
+        "CALLTAG_GATEWAY_PORT_80_TCP": "tcp://10.0.0.1:80",
+        "CALLTAG_GATEWAY_PORT_80_TCP_PROTO": "tcp",
+        "CALLTAG_GATEWAY_PORT_80_TCP_PORT": "80",
+        "CALLTAG_GATEWAY_PORT_80_TCP_ADDR": "10.0.0.1",
+        "CALLTAG_SERVICE_HOST": "10.0.0.1",
+        "CALLTAG_PORT": "tcp://10.0.0.1:80",
+        "CALLTAG_PORT_53_UDP_ADDR": "10.0.0.1",
+        "CALLTAG_TEST_CHROMIUM": "/usr/bin/chromium",
+    }
+    assert unknown_variables(links, []) == []
+
+
+def test_sections_and_settings_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"CALLTAG_GATEWAY": "{}", "CALLTAG_PARTITIONS": "8", "calltag_public_url": "http://a"}.items():
+        monkeypatch.setenv(name, value)
+    assert unknown_settings() == []
+
+
+@pytest.mark.parametrize("section", ["gateway", "notifier"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "10.0.0.1", "desk.example.com", ""])
+def test_the_demo_is_not_served_to_the_network_unless_that_is_said(section: str, host: str) -> None:
+    listening = {section: {"host": host}}
+    with pytest.raises(DirectoryError, match=rf"CALLTAG_{section.upper()}__HOST is .*DEMO_ON_NETWORK=true"):
+        load_directory(load_settings(directory={"demo": True}, **listening))
+    assert load_directory(load_settings(directory={"demo": True, "demo_on_network": True}, **listening)).users
+    assert not load_directory(load_settings(**listening)).users
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+def test_the_demo_is_served_on_the_machine_itself(host: str) -> None:
+    assert load_directory(load_settings(directory={"demo": True}, gateway={"host": host})).users
+
+
 def rows(settings: Settings | None = None) -> dict[str, Row]:
     return {row.variable: row for row in settings_table(settings)}
 
@@ -198,9 +309,9 @@ def test_the_table_shows_defaults_whatever_is_set(monkeypatch: pytest.MonkeyPatc
 
 
 def test_values_stand_as_they_would_be_set() -> None:
-    settings = load_settings(gateway={"allowed_origins": ("https://a.example", "https://b.example")})
+    settings = load_settings(allowed_origins=("https://a.example", "https://b.example"))
     table = rows(settings)
-    assert table["CALLTAG_GATEWAY__ALLOWED_ORIGINS"].value == '["https://a.example","https://b.example"]'
+    assert table["CALLTAG_ALLOWED_ORIGINS"].value == '["https://a.example","https://b.example"]'
     assert table["CALLTAG_DIRECTORY__FILE"].value == ""
     assert table["CALLTAG_DIRECTORY__DEMO"].value == "false"
     assert table["CALLTAG_REDIS__DEADLINE_S"].value == "1.0"

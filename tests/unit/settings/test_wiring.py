@@ -13,9 +13,10 @@ from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.amqp import AmqpBus, AmqpSettings
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.http.server import ServerOptions
 from calltag.core.identity.cookies import CookieFlags
 from calltag.core.identity.http_sessions import RedisHttpSessions
-from calltag.core.runtime.server import ServerLimits
+from calltag.core.runtime.token_bucket import RateLimit
 from calltag.core.settings import Settings, load_settings
 from calltag.core.settings.sections import Notifier, Worker
 from calltag.core.store.keys import Keys
@@ -28,7 +29,6 @@ from calltag.gateway.app import admitting, backlog_of, gateway_api
 from calltag.gateway.idempotency import RedisIdempotencyRecords
 from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.parameters import UserDataLimits
-from calltag.gateway.rates import RateLimit
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api
 from calltag.gateway.service import CallBounds
@@ -36,7 +36,7 @@ from calltag.notifier.app import _hub, bayeux_limits, connection_types, extensio
 from calltag.notifier.cometd.endings import EndingLog
 from calltag.notifier.messages import Translator
 from calltag.notifier.observations import EndingCounts
-from calltag.single.app import server_limits
+from calltag.single.app import server_options
 from calltag.worker.app import prefetch_of, worker_parts
 from calltag.worker.partition_worker import Patience
 
@@ -63,7 +63,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         },
         embedded={"folder": tmp_path / "data"},
         gateway={
-            "max_body_bytes": 111, "max_depth": 112, "max_pairs": 113, "max_user_data_bytes": 114,
+            "max_body_bytes": 111, "max_depth": 112, "max_values": 163, "max_pairs": 113, "max_user_data_bytes": 114,
             "max_key_bytes": 115, "max_wait_s": 116, "max_in_flight": 118, "idempotency_lifetime_s": 119,
             "max_waiting": 150, "max_requests": 151, "max_queued_requests": 152, "queue_deadline_s": 15.3,
             "max_backlog": 154, "max_backlog_age_s": 155, "user_operations_per_s": 15.6, "user_burst": 157,
@@ -84,8 +84,11 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "timeout_s": 130, "interval_ms": 131, "max_interval_s": 132, "max_sessions": 133,
             "max_sessions_per_user": 134,
             "max_sessions_per_address": 143, "handshakes_per_s": 144, "handshake_burst": 145,
+            "handshakes_per_s_per_address": 149, "handshake_burst_per_address": 150, "max_handshake_addresses": 151,
+            "max_refused_handshakes": 152,
             "max_subscriptions": 135, "max_queued_events": 136,
-            "max_queued_bytes": 137, "max_messages": 138, "max_body_bytes": 139, "max_depth": 140,
+            "max_queued_bytes": 137, "max_queued_bytes_total": 153, "max_answer_bytes": 147, "max_frame_bytes": 148,
+            "max_messages": 138, "max_body_bytes": 139, "max_depth": 140,
             "drain_spread_ms": 146,
             "max_server_interval_s": 143, "handshake_reconnect": True, "activity_s": 144,
             "activity": "client-server", "meta_connect_delivery_only": "websocket",
@@ -175,7 +178,7 @@ async def test_http_sessions(parts: Backends) -> None:
 
 
 async def test_the_limits_of_the_gateway(api: Api) -> None:
-    assert api.operations.bodies.limits == JsonLimits(111, 112)
+    assert api.operations.bodies.limits == JsonLimits(111, 112, 163)
     assert api.limits == UserDataLimits(113, 114, 115)
     assert api.operations.max_wait_s == 116
     assert api.service.submission.max_in_flight == 118
@@ -202,7 +205,6 @@ async def test_the_limits_of_the_worker(parts: Backends) -> None:
     assert (window.max_batch_bytes, window.deadline_s) == (worker._max_batch_bytes, 10.9) == (70_000, 10.9)
     assert worker._ownership._outgoing._window is window
     assert worker._ownership._recent.limits.size_bytes == 1_000
-    assert worker._lanes._most == 60
     assert (worker._ownership._limits.max_pairs, worker._ownership._limits.max_bytes) == (122, 123)
     assert worker._ownership._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
     assert worker._sweep is not None
@@ -232,9 +234,16 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
         max_sessions_per_address=143,
         handshakes_per_s=144,
         handshake_burst=145,
+        handshakes_per_s_per_address=149,
+        handshake_burst_per_address=150,
+        max_handshake_addresses=151,
+        max_refused_handshakes=152,
         max_subscriptions=135,
         max_queued_events=136,
         max_queued_bytes=137,
+        max_queued_bytes_total=153,
+        max_answer_bytes=147,
+        max_frame_bytes=148,
         max_messages=138,
         max_body_bytes=139,
         max_depth=140,
@@ -255,8 +264,13 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
 
 
 def test_the_limits_of_the_server(settings: Settings) -> None:
-    assert server_limits(settings) == ServerLimits(
-        max_websocket_message_bytes=139, permessage_deflate=True, trusted_proxies=("10.0.0.0/8", "127.0.0.1")
+    assert server_options(settings) == ServerOptions(
+        limits=settings.http,
+        max_connections=settings.max_connections,
+        body_deadline_s=settings.body_deadline_s,
+        max_message_bytes=139,
+        permessage_deflate=True,
+        trusted_proxies=("10.0.0.0/8", "127.0.0.1"),
     )
 
 

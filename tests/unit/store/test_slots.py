@@ -84,6 +84,7 @@ async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: Use
     await sessions.subscribe(name, {"/c": None}, lifetime_ms=60_000, most=9)
     await sessions.save(name, cycle=1, generation=0, sent=Position(0), lifetime_ms=60_000)
     await sessions.touch(name, lifetime_ms=60_000)
+    await sessions.note_services(name, active=False)
     assert len(await SessionList(client, KEYS).of_user(user)) == 1
     await sessions.expire(name, cycle=1, within_ms=1)
     await sessions.remove(name)
@@ -106,10 +107,12 @@ async def work_of_a_partition(client: NotingClient, partition: Partition) -> Non
         for each in ("C1", "{x}", "a}b")
     ]  # fmt: skip
     position = (await store.commit(partition, epoch, changes, [b"event"])).position
-    assert await store.kept(partition) == [b"event"]
+    assert await store.kept(partition, epoch) == [b"event"]
     await store.load(partition, {each.key: [OperationId("o")] for each in changes})
-    await store.sent(partition, epoch, 1)
-    await store.attempt(partition, epoch, "o")
+    await store.sent(partition, epoch, position)
+    await store.attempt(partition, epoch, "o", "1")
+    await store.broken_off(partition, "o", "1")
+    await store.note_loss(partition, "loss", 1, 0, 1)
     await store.silent(partition, 0, 9)
     with pytest.raises(StoreUnavailable):
         await store.settle(partition, epoch, position)

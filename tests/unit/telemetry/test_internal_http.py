@@ -122,6 +122,8 @@ async def test_version(client: httpx.AsyncClient) -> None:
     assert (await client.get("/version")).json() == {"service": "worker", "version": VERSION}
 
 
-@pytest.mark.parametrize(("method", "path", "status"), [("POST", "/readyz", 405), ("GET", "/docs", 404)])
+@pytest.mark.parametrize(
+    ("method", "path", "status"), [("POST", "/readyz", 405), ("GET", "/docs", 404), ("GET", "/livez/", 404)]
+)
 async def test_nothing_else_is_served(client: httpx.AsyncClient, method: str, path: str, status: int) -> None:
     assert (await client.request(method, path)).status_code == status

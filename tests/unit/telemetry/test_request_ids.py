@@ -12,7 +12,7 @@ from starlette.routing import Route, WebSocketRoute
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 
-from calltag.core.runtime.server import bound_socket, serving
+from calltag.core.http.server import bound_socket, serving
 from calltag.core.telemetry.request_ids import RequestIds
 
 
@@ -39,6 +39,7 @@ async def ask(**headers: str) -> httpx.Response:
 async def test_a_good_id_is_kept_logged_and_answered(given: str) -> None:
     answer = await ask(**{"X-Request-Id": given})
     assert (answer.headers["X-Request-Id"], answer.text) == (given, given)
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
 @pytest.mark.parametrize("given", ["", "x" * 65, "a b", "a\tb", 'a"b', "a,b", "a/b"])

@@ -40,6 +40,10 @@ def test_an_error_names_the_place_and_shows_nothing_of_the_message(wrong: object
     assert (error.value.__cause__, error.value.__suppress_context__) == (None, True)
 
 
+def test_a_message_of_a_worker_that_names_no_such_users_is_read() -> None:
+    assert NODE.decode(b'{"v":1,"events":[],"places":[],"replies":[]}').stale_users == ()
+
+
 @pytest.mark.parametrize("text", [b"", b"{", SECRET.encode(), b'{"%b"' % SECRET.encode(), b"\xff"])
 def test_what_is_not_json_is_not_shown_either(text: bytes) -> None:
     for form in (OPERATION, NODE, EVENT):

@@ -6,10 +6,10 @@ import pytest
 from calltag.core.domain.ids import OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.wire.messages import NODE, REPLY, OperationReply
-from calltag.core.wire.node_messages import PackedMessage, UserPlace, look_again_messages, node_messages
+from calltag.core.wire.node_messages import PackedMessage, UserPlace, node_messages, stale_messages
 
 ALICE, BOB = UserId("alice"), UserId("bob")
-FRAME = len('{"v":1,"events":[],"places":[],"replies":[]}')
+FRAME = len('{"v":1,"events":[],"places":[],"replies":[],"stale_users":[]}')
 
 
 def event(number: int, size: int = 20) -> bytes:
@@ -51,7 +51,7 @@ def test_what_there_is_for_a_node_goes_in_one_message_that_is_read_as_such() -> 
 def test_nothing_is_no_message() -> None:
     assert list(node_messages([], [], 100)) == []
     assert list(node_messages([(event(1), [])], [], 100)) == []
-    assert list(look_again_messages([], 100)) == []
+    assert list(stale_messages([], 100)) == []
 
 
 def test_what_fits_to_the_byte_goes_together_and_a_byte_more_does_not() -> None:
@@ -95,10 +95,13 @@ def test_a_reply_that_is_larger_goes_alone() -> None:
     assert len(messages[1].body) == FRAME + len(REPLY.encode(large))
 
 
-def test_users_to_look_at_are_named_in_messages_without_events() -> None:
+def test_users_whose_streams_are_to_be_read_are_named_in_messages_without_events() -> None:
     users = [UserId(f"user-{number}") for number in range(50)]
-    messages = list(look_again_messages(users, 500))
+    messages = list(stale_messages(users, 500))
     assert max(len(each.body) for each in messages) <= 500
+    assert [user for each in messages for user in each.users] == users
     read = [NODE.decode(each.body) for each in messages]
-    assert [named.user for each in read for named in each.places] == users
-    assert all(each.events == () for each in read)
+    assert [user for each in read for user in each.stale_users] == users
+    assert all((each.events, each.replies) == ((), ()) for each in read)
+    # A notifier that does not read that field reads the streams of places without an event.
+    assert all([place.user for place in each.places] == list(each.stale_users) for each in read)

@@ -26,7 +26,7 @@ def names(lane: Lane) -> list[str]:
 
 @pytest.fixture
 def lanes() -> Lanes:
-    return Lanes(park_after_s=30, most=4)
+    return Lanes(park_after_s=30)
 
 
 def test_only_what_has_the_same_key_waits(lanes: Lanes) -> None:
@@ -73,12 +73,16 @@ def test_what_need_not_be_tried_is_parked_at_once_and_ends_its_lane(lanes: Lanes
     assert (list(lanes.close(lane)), len(lanes), lanes.next_due_s(7)) == ([], 0, None)
 
 
-def test_when_too_many_wait_the_fullest_lane_is_cut_short(lanes: Lanes) -> None:
-    lanes.open([work(1), work(2)], FAULT, 0)
-    lanes.open([work(3, "D"), work(4, "D")], FAULT, 0)
-    assert [lane.parking for lane in lanes.due(1)] == [None, None]
-    lanes.hold(work(5, "D"))
-    assert [lane.parking for lane in lanes.due(1)] == [None, Reason.FAULT]
+@pytest.mark.parametrize("behind", [1, 100, 10_000])
+def test_however_many_wait_behind_it_an_operation_may_fail_for_as_long(lanes: Lanes, behind: int) -> None:
+    lanes.open([work(1)], FAULT, 0)
+    for number in range(behind):
+        lanes.hold(work(2 + number))
+    [lane] = lanes.due(29)
+    lanes.failed(lane, FAULT, 29)
+    assert lane.parking is None
+    lanes.failed(lane, FAULT, 30)
+    assert lane.parking is Reason.FAULT
 
 
 def test_what_cannot_be_parked_yet_is_tried_later(lanes: Lanes) -> None:

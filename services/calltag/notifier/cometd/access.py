@@ -7,6 +7,7 @@ from typing import Final, Protocol
 from starlette.requests import HTTPConnection
 
 from calltag.core.bayeux.engine import handshake_in
+from calltag.core.identity.errors import SessionOver
 from calltag.notifier.cometd.claim import Caller, Claim
 
 _NAMES: Final = ("username", "user", "userName", "login")
@@ -21,10 +22,15 @@ class Login:
 
 
 class Access(Protocol):
-    """How users are proven. `of_request` and `of_credentials` may raise StoreUnavailable and TooManyLogins."""
+    """How users are proven. `of_request` and `of_credentials` may raise StoreUnavailable and TooManyLogins, the former
+    SessionOver."""
 
     def login_of(self, connection: HTTPConnection) -> str:
         """What stands for the login that the request shows; "" for none."""
+        ...
+
+    def shows_credentials(self, connection: HTTPConnection) -> bool:
+        """Whether the request has credentials or a cookie, right or wrong."""
         ...
 
     async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
@@ -46,17 +52,28 @@ def claim_of(
     Source: `ext.authentication` as clients of Web Services send it.
     """
     handshake = handshake_in(messages)
+    credentials = _credentials(handshake)
     address = connection.client.host if connection.client else ""
 
     async def look() -> Caller:
-        login = await access.of_request(connection, begins=handshake is not None) if by_request else None
+        login, is_over = None, False
+        try:
+            login = await access.of_request(connection, begins=handshake is not None) if by_request else None
+        except SessionOver:
+            is_over = True
         if login is not None:
             return Caller(login.user, set_cookie=login.set_cookie)
-        credentials = _credentials(handshake)
-        shown = await access.of_credentials(*credentials, address) if credentials else None
+        if credentials is None:
+            return Caller(None, session_over=is_over)
+        shown = await access.of_credentials(*credentials, address)
         return Caller(shown.user, bearer=True, set_cookie=shown.set_cookie) if shown else Caller(None)
 
-    return Claim(look, access.login_of(connection) if by_request else "", address)
+    return Claim(
+        look,
+        access.login_of(connection) if by_request else "",
+        address,
+        shows_credentials=credentials is not None or (by_request and access.shows_credentials(connection)),
+    )
 
 
 def _credentials(handshake: Mapping[str, object] | None) -> tuple[str, str] | None:

@@ -1,10 +1,24 @@
-"""How many sessions each address of clients has on this node."""
+"""Addresses of clients, and how many sessions each has on this node."""
 
 from collections import Counter
 from collections.abc import Container
 from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import Final
 
 from calltag.core.bayeux.deadlines import Deadlines
+
+_IPV6_NETWORK_BITS: Final = 64
+
+
+def network_of(address: str) -> str:
+    """The address, or the /64 of an IPv6 address: a client may choose any address of that."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ip_network((address.partition("%")[0], _IPV6_NETWORK_BITS), strict=False))
+    except ValueError:
+        return address
 
 
 @dataclass(slots=True)

@@ -4,12 +4,12 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NoReturn
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.runtime.token_bucket import TokenBucket
-from calltag.notifier.cometd.addresses import Addresses
+from calltag.core.runtime.token_bucket import Buckets, RateLimit, TokenBucket
+from calltag.notifier.cometd.addresses import Addresses, network_of
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import HubMetrics, Limit
 
@@ -45,22 +45,33 @@ class Admission:
     clock_ms: Callable[[], int]
     addresses: Addresses = field(default_factory=Addresses)
     _handshakes: TokenBucket = field(init=False)
+    _handshakes_of_addresses: Buckets = field(init=False)
     _arriving: int = 0
 
     def __post_init__(self) -> None:
-        self._handshakes = TokenBucket(self.limits.handshakes_per_s, self.limits.handshake_burst)
-
-    def handshake(self) -> None:
-        """A handshake came; nothing was spent on it yet. Raises Crowded."""
         limits = self.limits
+        self._handshakes = TokenBucket(limits.handshakes_per_s, limits.handshake_burst)
+        of_address = RateLimit(limits.handshakes_per_s_per_address, limits.handshake_burst_per_address)
+        self._handshakes_of_addresses = Buckets(of_address, limits.max_handshake_addresses)
+
+    def handshake(self, address: str) -> None:
+        """A handshake with credentials came from the address; nothing was spent on it yet. Raises Crowded.
+
+        Each address has a rate of its own, so that one cannot take that of all.
+        """
         self._check_sessions()
-        if not self._handshakes.take(self.clock_ms()):
-            self.metrics.limited(Limit.HANDSHAKES)
-            raise Crowded(
-                f"{limits.handshakes_per_s:g} handshakes a second are answered here "
-                "(CALLTAG_NOTIFIER__HANDSHAKES_PER_S)",
-                errors.too_many_handshakes(limits.handshakes_per_s),
-            )
+        now_ms, limits = self.clock_ms(), self.limits
+        if address and self._handshakes_of_addresses.wait_s(network_of(address), now_ms):
+            self._refuse_handshake(Limit.HANDSHAKES_OF_ADDRESS, limits.handshakes_per_s_per_address)
+        if not self._handshakes.take(now_ms):
+            self._refuse_handshake(Limit.HANDSHAKES, limits.handshakes_per_s)
+
+    def _refuse_handshake(self, limit: Limit, per_s: float) -> NoReturn:
+        self.metrics.limited(limit)
+        raise Crowded(
+            f"{per_s:g} handshakes a second are answered here (CALLTAG_NOTIFIER__{limit.upper()})",
+            errors.too_many_handshakes(per_s),
+        )
 
     def begin(self, client_id: str, address: str) -> None:
         """A session is about to begin for a client at that address. Raises Crowded."""

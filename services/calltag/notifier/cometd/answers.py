@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
 
+from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.codec import Message, Reply, encode_reply
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
@@ -41,6 +42,7 @@ class HeldConnect:
     held: Held
     message: Message
     arrived_ms: int
+    budget: AnswerBudget
 
 
 def end_of(session: Session) -> Ending | None:
@@ -66,9 +68,9 @@ class Answers:
     _saves: WeakValueDictionary[str, asyncio.Task[None]] = field(default_factory=WeakValueDictionary)
 
     def answer(self, connect: HeldConnect) -> Answer:
-        """All that waits, and the reply; the store is told what was sent."""
+        """What waits, as far as one answer holds it, and the reply; the store is told what was sent."""
         session = connect.session
-        events = self.take(session)
+        events = self.take(session, connect.budget)
         session.answered = session.sent
         reply = self.engine.answered(session, connect.held.reply)
         if self.draining:
@@ -86,17 +88,22 @@ class Answers:
         spread_ms = self.engine.limits.drain_spread_ms
         return _SOCKET_CLOSES_MS if session.streaming else random.randint(0, spread_ms)  # noqa: S311 - spreads load
 
-    def take(self, session: Session) -> list[bytes]:
-        """All that waits in the session, for its client."""
+    def budget(self) -> AnswerBudget:
+        """What one answer may carry."""
+        return AnswerBudget(self.engine.limits.max_answer_bytes)
+
+    def take(self, session: Session, budget: AnswerBudget | None = None) -> list[bytes]:
+        """What waits in the session, for its client, as far as the budget of the answer admits it."""
         now_ms, repeated = wall_ms(), 0
-        for each in session.queue:
+        waiting = session.queue.copy()
+        events = session.take(budget)
+        for each in waiting[: len(waiting) - len(session.queue)]:
             if session.repeats(each):
                 repeated += 1
             elif each.accepted_at_ms:
                 self.metrics.handed_over(latency_s(each.accepted_at_ms, now_ms))
         if repeated:
             self.metrics.redelivered(repeated)
-        events = session.take()
         if events:
             session.told_at_ms = self.clock_ms()
         return events

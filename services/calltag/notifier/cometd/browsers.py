@@ -15,7 +15,7 @@ from starlette.requests import HTTPConnection
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.codec import Reply
 from calltag.core.bayeux.session import Session
-from calltag.core.identity.cookies import USUAL, CookieFlags
+from calltag.core.identity.cookies import USUAL, CookieFlags, values_of
 
 COOKIE: Final = "BAYEUX_BROWSER"
 UNLIMITED: Final = -1
@@ -24,9 +24,9 @@ _MAX_LENGTH: Final = 128
 
 
 def browser_of(connection: HTTPConnection) -> str:
-    """What the browser shows; "" for nothing that was ever given out."""
-    shown = connection.cookies.get(COOKIE, "")
-    return shown if len(shown) <= _MAX_LENGTH else ""
+    """What the browser shows; "" for nothing that was ever given out. Of several cookies the first one counts."""
+    shown = values_of(COOKIE, connection.headers.getlist("cookie"))
+    return next((each for each in shown if len(each) <= _MAX_LENGTH), "")
 
 
 @dataclass(slots=True)

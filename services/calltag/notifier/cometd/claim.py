@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who sends a request: the user that it is proven to be of (None: nobody).
+    """Who sends a request: the user that it is proven to be of (None: nobody). `session_over` says that the request
+    showed a session cookie, whose session has ended, and nothing else.
 
     `bearer` says that the proof came with the handshake message itself; `set_cookie` is the Set-Cookie value to answer
     with, if there is one.
@@ -16,18 +17,21 @@ class Caller:
     user: str | None
     bearer: bool = False
     set_cookie: str | None = None
+    session_over: bool = False
 
 
 @dataclass(slots=True)
 class Claim:
     """`login` stands for the login that the request shows ("" for none); `look` finds out whose it is.
 
-    `address` is where the request comes from, "" if that is not known.
+    `address` is where the request comes from, "" if that is not known. Without `shows_credentials` there is nothing to
+    look at: it proves nobody.
     """
 
     look: Callable[[], Awaitable[Caller]]
     login: str = ""
     address: str = ""
+    shows_credentials: bool = True
     _looking: asyncio.Future[Caller] | None = field(default=None)
 
     def caller(self) -> asyncio.Future[Caller]:

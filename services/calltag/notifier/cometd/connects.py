@@ -7,16 +7,17 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
+from typing import Final
 from weakref import WeakValueDictionary
 
-import structlog
-
+from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.codec import Message
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
+from calltag.core.bayeux.events import Event
 from calltag.core.bayeux.extensions.delivery import delivers_with_connects_only
 from calltag.core.bayeux.extensions.interface import ConnectWish
-from calltag.core.bayeux.session import Held, Session
+from calltag.core.bayeux.session import Held, QueueMemory, Session
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
@@ -24,6 +25,7 @@ from calltag.core.store.client_ids import is_bearer, user_of
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.session_records import Activity, Attached, HasEnded, Have, NotProven, Proof, SessionRecord
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Admission
 from calltag.notifier.cometd.answers import Answer, Answers, HeldConnect, end_of
@@ -38,7 +40,7 @@ from calltag.notifier.cometd.residence import Residence
 from calltag.notifier.cometd.side_tasks import SideTasks
 from calltag.notifier.cometd.watching import Watching
 
-log = structlog.get_logger()
+_UNKNOWN: Final = Condition("subscriptions_not_known", level="info")
 
 
 class Replaced(Exception):
@@ -75,6 +77,7 @@ class Connects:
     admission: Admission = field(init=False)
     ends: Ends = field(init=False)
     answers: Answers = field(init=False)
+    queue_memory: QueueMemory = field(init=False)
     listeners: Sequence[SessionListener] = ()
     connects_only: Sequence[str] = (LONG_POLLING,)
     """The transports (of the engine's names) whose sessions get events with connect replies only, unless they wish
@@ -82,6 +85,7 @@ class Connects:
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     def __post_init__(self) -> None:
+        self.queue_memory = QueueMemory(self.engine.limits.max_queued_bytes_total)
         self.admission = Admission(self.engine.limits, self.local, self.metrics, self.clock_ms)
         self.ends = Ends(
             self.node, self.engine, self.store, self.local, self.residence, self.admission, self.post, self.metrics,
@@ -92,7 +96,14 @@ class Connects:
         )
 
     async def connect(
-        self, message: Message, client_id: str, claim: Claim, *, streaming: bool, alone: bool
+        self,
+        message: Message,
+        client_id: str,
+        claim: Claim,
+        budget: AnswerBudget,
+        *,
+        streaming: bool,
+        alone: bool,
     ) -> Answer | HeldConnect:
         """Hold the connect, unless it is the first one, not alone, in a hurry, or there is something to tell.
 
@@ -115,7 +126,7 @@ class Connects:
                 return self.answers.too_late(message, client_id, over, arrived_ms)
             await self.feeding.catch_up(session)
         held = Held(attached.record.cycle, self.engine.connected(message, client_id), self.clock_ms() + wish.timeout_ms)
-        connect = HeldConnect(session, held, message, arrived_ms)
+        connect = HeldConnect(session, held, self.engine.kept(message), arrived_ms, budget)
         ending = end_of(session)
         if ending is not None:
             return self.answers.ended(connect, ending)
@@ -204,7 +215,7 @@ class Connects:
             session = Session(
                 record.client_id, record.user, record.cycle, record.generation, attached.after,
                 min(record.sent, attached.after),
-                acknowledges=record.acknowledges,
+                acknowledges=record.acknowledges, memory=self.queue_memory,
             )  # fmt: skip
             self.local.add(session, attached.after)
         elif have is None or attached.after != have.position or not self._held_until_now(attached, have):
@@ -213,6 +224,8 @@ class Connects:
         elif not session.queue:
             # What was read goes on from where the session is.
             session.behind = False
+        if attached.former != self.node:
+            session.take_over_services(active=record.services_active)
         session.cycle = record.cycle
         session.streaming = streaming
         session.sent_before = record.sent
@@ -245,7 +258,7 @@ class Connects:
         except StoreUnavailable as error:
             session = self.local.sessions.get(client_id)
             if session is not None and not session.asked:
-                log.info("subscriptions_not_known", reason=str(error))
+                _UNKNOWN.fails(error)
                 session.asked = True
                 self.side_tasks.begin(self._look_until_known(session))
 
@@ -276,6 +289,12 @@ class Connects:
             await self.feeding.catch_up(session)
         if session.has_news:
             self.local.wake([session])
+
+    def tell_services(self, event: Event, *, active: bool) -> None:
+        """Tell the sessions here the state of the services, where it is news to them. The store is to know: the client
+        may be told of the next change by another node."""
+        for session in self.feeding.tell_services(event, active=active):
+            self.side_tasks.begin(self.store.note_services(session.client_id, active=active))
 
     def _lifetime_ms(self, wish: ConnectWish) -> int:
         return wish.timeout_ms + wish.interval_ms + self.engine.limits.max_interval_ms

@@ -12,7 +12,8 @@ from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.session import Session
 from calltag.core.bus.ports import NodeId
-from calltag.core.store.client_ids import user_of
+from calltag.core.domain.ids import UserId
+from calltag.core.store.client_ids import HANDLE_LENGTH, digest_of, handle_of, user_of
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.session_records import HasEnded
 from calltag.core.wire.messages import NoticeKind, SessionNotice
@@ -62,17 +63,20 @@ class Ends:
         else:
             self.admission.release(client_id)
 
-    async def close(self, client_id: str) -> None:
-        """An operator ends the session. Raises StoreUnavailable."""
-        holder = await self.store.remove(client_id)
-        if holder is not None or client_id in self.local.sessions:
+    async def close(self, user: UserId, digest: str) -> None:
+        """An operator ends the session whose id has this digest. Raises StoreUnavailable."""
+        holder = await self.store.end(user, digest)
+        feed = self.local.feeds.get(user)
+        client_id = next((each for each in feed.sessions if digest_of(each) == digest), None) if feed else None
+        if client_id is not None:
             self.end(client_id, Ending.CLOSED)
-            self._tell_ended(client_id, Ending.CLOSED)
+        if holder is not None or client_id is not None:
+            self._tell_ended(digest[:HANDLE_LENGTH], user, Ending.CLOSED)
 
     def disconnected(self, client_id: str) -> None:
         """The client has ended its session."""
         self.end(client_id)
-        self._tell_ended(client_id, Ending.DISCONNECTED)
+        self._tell_ended(handle_of(client_id), user_of(client_id) or "", Ending.DISCONNECTED)
 
     def has_ended(self, client_id: str, over: HasEnded) -> None:
         """A session has ended with a message that came for it too late."""
@@ -80,16 +84,16 @@ class Ends:
         if over.former != self.node:
             notice = SessionNotice(kind=NoticeKind.ENDED, client_id=client_id)
             self.side_tasks.begin(self.post.tell(over.former, notice))
-        self._tell_ended(client_id, over.ending)
+        self._tell_ended(handle_of(client_id), user_of(client_id) or "", over.ending)
 
     def bid_farewell(self, session: Session) -> list[bytes]:
         """What the client is told, once, of the end that the server made of its session."""
         farewell, session.farewell = session.farewell, b""
         return [farewell] if farewell else []
 
-    def _tell_ended(self, client_id: str, ending: Ending) -> None:
+    def _tell_ended(self, handle: str, user: str, ending: Ending) -> None:
         for listener in self.listeners:
-            listener.ended(client_id, user_of(client_id) or "", ending)
+            listener.ended(handle, user, ending)
 
     def let_go(self, session: Session) -> None:
         """Another node holds the session, or nobody does."""
@@ -109,4 +113,4 @@ class Ends:
 
     async def _expire(self, session: Session) -> None:
         if await self.store.expire(session.client_id, cycle=session.cycle, within_ms=_CLOCKS_DIFFER_MS):
-            self._tell_ended(session.client_id, Ending.EXPIRED)
+            self._tell_ended(handle_of(session.client_id), session.user, Ending.EXPIRED)

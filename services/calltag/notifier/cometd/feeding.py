@@ -3,8 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-
-import structlog
+from typing import Final
 
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.feed import Feed, Gap
@@ -15,12 +14,13 @@ from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.user_streams import Entry, UserStreams
+from calltag.core.telemetry.conditions import Condition
 from calltag.notifier.cometd.local import Local
 from calltag.notifier.cometd.metrics import HubMetrics, Limit
 from calltag.notifier.cometd.pushing import Pushing
 from calltag.notifier.cometd.side_tasks import SideTasks
 
-log = structlog.get_logger()
+_WAITS: Final = Condition("feed_waits_for_store", level="info")
 Translate = Callable[[UserId, Entry], Published]
 
 
@@ -37,7 +37,7 @@ class Feeding:
     pushing: Pushing = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pushing = Pushing(self.metrics, self.limits.max_queued_bytes)
+        self.pushing = Pushing(self.metrics, self.limits.max_frame_bytes)
 
     @property
     def page(self) -> int:
@@ -69,9 +69,13 @@ class Feeding:
                 self.metrics.limited(Limit(session.overflow))
                 session.overflow = ""
 
-    def broadcast(self, event: Event) -> None:
-        """Give an event that is in no stream to all subscribed sessions here."""
-        self._tell([event], [each for each in self.local.sessions.values() if each.offer_aside(event, self.limits)])
+    def tell_services(self, event: Event, *, active: bool) -> Sequence[Session]:
+        """Give the state of the services, which is in no stream, to the subscribed sessions here that were told another
+        one last. Returns these."""
+        sessions = self.local.sessions.values()
+        told = [each for each in sessions if each.offer_services(event, self.limits, active=active)]
+        self._tell([event], told)
+        return told
 
     def _tell(self, events: Sequence[Event], sessions: Sequence[Session]) -> None:
         self.local.wake(sessions)
@@ -143,7 +147,7 @@ class Feeding:
                 try:
                     page = await self.streams.read(UserId(feed.user), feed.head, self.page)
                 except StoreUnavailable as error:
-                    log.info("feed_waits_for_store", reason=str(error))
+                    _WAITS.fails(error)
                     feed.look_again = True
                     await asyncio.sleep(next(delays))
                     continue

@@ -8,6 +8,7 @@ from calltag.core.bayeux.codec import CodecError
 
 FORM: Final = "application/x-www-form-urlencoded"
 _MAX_FIELDS: Final = 100
+_BYTE_ORDER_MARK: Final = "\ufeff"
 
 
 def messages_of_form(body: bytes, what: str = "form") -> bytes:
@@ -15,7 +16,7 @@ def messages_of_form(body: bytes, what: str = "form") -> bytes:
     fields = _fields(body, what)
     if not fields:
         raise CodecError(f"the {what} has no field named message")
-    parts = [field.strip() for field in fields]
+    parts = [field.removeprefix(_BYTE_ORDER_MARK).strip() for field in fields]
     inner = [part[1:-1] if part.startswith("[") and part.endswith("]") else part for part in parts]
     return f"[{','.join(part for part in inner if part.strip())}]".encode()
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from calltag.core.bayeux import channels, errors
+from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.codec import CodecError, Message, Reply
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine, Fault, handshake_in
@@ -19,6 +20,7 @@ from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.model import NOBODYS
 from calltag.core.store.client_ids import is_bearer, new_client_id, user_of
+from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.session_records import HasEnded, HasLeft, NotKept, TooManySessions, TooManySubscriptions
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.cometd.admission import Crowded, come_back_ms
@@ -31,6 +33,8 @@ from calltag.notifier.cometd.sockets import Sockets
 from calltag.notifier.cometd.watching import check_watched
 
 _SWEEP_S: Final = 1.0
+_MESSAGES_A_TURN: Final = 16
+"""After so many messages of one request others have their turn: some are refused without any wait."""
 
 
 @dataclass(slots=True)
@@ -38,8 +42,10 @@ class Turn:
     """What follows from one request: `events`, then `replies` in order; `held` is a connect whose reply has to wait.
 
     `replaced` are connects in the request of which newer ones took the place, and which the transport is to answer.
+    `budget` is what the answer may carry.
     """
 
+    budget: AnswerBudget
     events: list[bytes] = field(default_factory=list)
     replies: list[Reply] = field(default_factory=list)
     held: HeldConnect | None = None
@@ -76,15 +82,25 @@ class Hub:
     def draining(self) -> bool:
         return self.connects.answers.draining
 
-    async def exchange(self, messages: Sequence[object], claim: Claim, *, streaming: bool = False) -> Turn:
+    async def exchange(
+        self,
+        messages: Sequence[object],
+        claim: Claim,
+        budget: AnswerBudget | None = None,
+        *,
+        streaming: bool = False,
+    ) -> Turn:
         """Work through one request. A handshake goes alone: whatever came with it is ignored.
 
+        `budget` is what the answer may carry beside the replies.
         Raises StoreUnavailable, and Crowded where a session cannot come here.
         """
         self.connects.metrics.received(len(messages))
         handshake = handshake_in(messages)
-        turn, alone = Turn(), len(messages) == 1
-        for message in messages if handshake is None else [handshake]:
+        turn, alone = Turn(budget or self.connects.answers.budget()), len(messages) == 1
+        for number, message in enumerate(messages if handshake is None else [handshake], 1):
+            if number % _MESSAGES_A_TURN == 0:
+                await asyncio.sleep(0)
             arrived_ms = wall_ms()
             try:
                 reply = await self._carry_out(message, claim, turn, streaming=streaming, alone=alone)
@@ -159,7 +175,9 @@ class Hub:
         self, message: Message, client_id: str, claim: Claim, turn: Turn, *, streaming: bool, alone: bool
     ) -> None:
         try:
-            outcome = await self.connects.connect(message, client_id, claim, streaming=streaming, alone=alone)
+            outcome = await self.connects.connect(
+                message, client_id, claim, turn.budget, streaming=streaming, alone=alone
+            )
         except HasLeft:
             if not streaming:
                 # What comes on one WebSocket is answered in order.
@@ -174,15 +192,18 @@ class Hub:
             turn.replies.append(reply)
 
     async def _handshake(self, message: Message, claim: Claim) -> Reply:
-        # First what costs nothing: to prove a caller takes a look into the store, or much computing.
+        # First what costs nothing: to prove a caller takes a look into the store, or much computing. Who shows nothing
+        # is refused without either, and takes nothing of the rates of others.
         # While this node drains, a session begins all the same: it is for the other nodes to hold.
         if not self.reachable:
             raise self.engine.busy(message, errors.UNAVAILABLE, come_back_ms())
         admission = self.connects.admission
         try:
-            admission.handshake()
+            if claim.shows_credentials:
+                admission.handshake(claim.address)
             caller = await claim.caller()
-            beginning = self.engine.handshake(message, caller.user)
+            refusal = errors.SESSION_OVER if caller.session_over else errors.UNAUTHORIZED
+            beginning = self.engine.handshake(message, caller.user, refusal)
             client_id = new_client_id(UserId(caller.user or ""), bearer=caller.bearer)
             admission.begin(client_id, claim.address)
             await self._create(client_id, beginning, claim)
@@ -209,9 +230,16 @@ class Hub:
         except TooManySessions as error:
             self.connects.metrics.limited(Limit.SESSIONS_OF_USER)
             raise Crowded(str(error), errors.too_many_sessions(limits.max_sessions_per_user)) from None
+        except StoreUnavailable:
+            # Perhaps it was created: it would count for its user until it expires.
+            self.connects.side_tasks.begin(self._forget(client_id))
+            raise
         finally:
             if not created:
                 self.connects.admission.release(client_id)
+
+    async def _forget(self, client_id: str) -> None:
+        await self.connects.store.remove(client_id)
 
     async def _subscribe(self, message: Message, client_id: str, user: str) -> None:
         wish = self.engine.subscribe(message, client_id, user)
@@ -267,7 +295,7 @@ class Hub:
             case NoticeKind.ENDED:
                 self.connects.ends.end(notice.client_id)
             case NoticeKind.CLOSED:
-                await self.connects.ends.close(notice.client_id)
+                await self.connects.ends.close(notice.user, notice.digest)
             case NoticeKind.MOVED:
                 if session is None:
                     self.connects.admission.release(notice.client_id)

@@ -3,11 +3,15 @@
 import asyncio
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import Final
 
 from calltag.core.bayeux.deadlines import Deadlines
 from calltag.core.bayeux.feed import Feed
 from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Outlet, Session
+
+_LATE_MS: Final = 1_000
+"""How much later than due a session may be forgotten."""
 
 
 @dataclass(slots=True)
@@ -32,6 +36,7 @@ class Local:
             return False
         del self.sessions[session.client_id]
         session.outlet = None
+        session.leave_memory()
         feed = self.feeds[session.user]
         del feed.sessions[session.client_id]
         self.wake([session])
@@ -91,9 +96,12 @@ class Local:
     # -- expiry --------------------------------------------------------------------------------------------------
 
     def expire_at(self, session: Session, deadline_ms: int) -> None:
-        """One noted deadline a session suffices: a later one is looked up when the earlier one is due."""
+        """One noted deadline a session suffices: a later one is looked up when the earlier one is due.
+
+        One that is hardly earlier is not noted: a client chooses it with each connect.
+        """
         session.expires_at_ms = deadline_ms
-        if not session.noted_deadline_ms or deadline_ms < session.noted_deadline_ms:
+        if not session.noted_deadline_ms or deadline_ms < session.noted_deadline_ms - _LATE_MS:
             self._note_deadline(session)
 
     def _note_deadline(self, session: Session) -> None:

@@ -12,51 +12,58 @@ from typing import Final
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.channels import HANDSHAKE
 from calltag.core.bayeux.codec import CodecError, Reply, decode, encode
 from calltag.notifier.cometd.access import Access, claim_of
 from calltag.notifier.cometd.answers import Answer, Gone, HeldConnect
 from calltag.notifier.cometd.bodies import BodyReader, TooSlow
 from calltag.notifier.cometd.browsers import Browsers, browser_of
-from calltag.notifier.cometd.callback_polling import Pages, callback_of, messages_of_query, script
+from calltag.notifier.cometd.callback_polling import Pages, callback_of, messages_of_query, script, script_bytes
 from calltag.notifier.cometd.claim import Claim
 from calltag.notifier.cometd.delivery import Delivery
-from calltag.notifier.cometd.hub import Hub
+from calltag.notifier.cometd.hub import Hub, Turn
 
 _JSON: Final = "application/json;charset=UTF-8"
-_NOSNIFF: Final = {"X-Content-Type-Options": "nosniff"}
 
 
 async def long_poll(request: Request, hub: Hub, access: Access, bodies: BodyReader, browsers: Browsers) -> Response:
     """Answer one request. Raises StoreUnavailable."""
     try:
-        messages = decode(await bodies.read(request), hub.limits)
+        turn, set_cookie = await _exchanged(
+            hub,
+            await bodies.read(request),
+            lambda messages: claim_of(messages, request, access),
+            AnswerBudget(hub.limits.max_answer_bytes),
+        )
     except TooSlow as error:
         # What is left of the body would be taken for the next request.
         return Response(str(error), 400, {"Connection": "close"}, media_type="text/plain")
     except CodecError as error:
         return _refused(hub, error)
-    return await _exchanged(
-        request, hub, messages, claim_of(messages, request, access), browsers=browsers, written=_json, delivers=True
-    )
+    answer = await _answered(request, hub, turn, browsers, delivers=True)
+    return _replaced() if answer is None else _with_cookies(request, _json(answer), turn, browsers, set_cookie)
 
 
 async def callback_poll(request: Request, hub: Hub, access: Access, pages: Pages, browsers: Browsers) -> Response:
     """Answer one request for a script. Raises StoreUnavailable."""
     try:
         name = callback_of(request)
-        messages = decode(messages_of_query(request), hub.limits)
+        turn, set_cookie = await _exchanged(
+            hub,
+            messages_of_query(request),
+            lambda messages: claim_of(messages, request, access, by_request=pages.are_known(request)),
+            AnswerBudget(hub.limits.max_answer_bytes, script_bytes),
+        )
     except CodecError as error:
         return _refused(hub, error)
-    claim = claim_of(messages, request, access, by_request=pages.are_known(request))
-    return await _exchanged(
-        request, hub, messages, claim, browsers=browsers, written=lambda content: script(name, content), delivers=False
-    )
+    answer = await _answered(request, hub, turn, browsers, delivers=False)
+    return _replaced() if answer is None else _with_cookies(request, script(name, answer), turn, browsers, set_cookie)
 
 
 def _refused(hub: Hub, error: CodecError) -> Response:
     hub.unreadable(error)
-    return Response(str(error), 413 if error.too_large else 400, _NOSNIFF, media_type="text/plain")
+    return Response(str(error), 413 if error.too_large else 400, media_type="text/plain")
 
 
 def _json(content: bytes) -> Response:
@@ -64,36 +71,43 @@ def _json(content: bytes) -> Response:
 
 
 async def _exchanged(
-    request: Request,
-    hub: Hub,
-    messages: Sequence[object],
-    claim: Claim,
-    *,
-    browsers: Browsers,
-    written: Callable[[bytes], Response],
-    delivers: bool,
-) -> Response:
+    hub: Hub, text: bytes, claim_for: Callable[[Sequence[object]], Claim], budget: AnswerBudget
+) -> tuple[Turn, str | None]:
+    """The turn that follows from a request, and a cookie to set.
+
+    The request is kept no longer than that: a connect may be held for minutes. Raises CodecError.
+    """
+    messages = decode(text, hub.limits)
+    claim = claim_for(messages)
     try:
-        turn = await hub.exchange(messages, claim)
+        return await hub.exchange(messages, claim, budget.reserve(len(text), len(messages))), claim.set_cookie
     finally:
         claim.drop()
-    browser = browser_of(request)
+
+
+async def _answered(request: Request, hub: Hub, turn: Turn, browsers: Browsers, *, delivers: bool) -> bytes | None:
+    """The answer, once it is time for it; None where a newer connect took this one's place."""
     if turn.held is not None:
-        answer = await _held(request, hub, turn.held, browsers, browser)
+        answer = await _held(request, hub, turn.held, browsers, browser_of(request))
         if answer is None:
-            return _replaced()
+            return None
         events, reply = answer
         turn.events += events
         turn.replies.append(reply)
     elif turn.replaced:
-        return _replaced()
+        return None
     elif delivers and not turn.connected:
-        turn.events += await Delivery(hub.connects).with_replies(turn.spoke)
+        turn.events += await Delivery(hub.connects).with_replies(turn.spoke, turn.budget)
     await hub.connects.answers.saved(turn.connected)
-    response = written(encode(turn.events, turn.replies))
-    if claim.set_cookie:
-        response.headers.append("Set-Cookie", claim.set_cookie)
-    if not browser and any(_begins(reply) for reply in turn.replies):
+    return encode(turn.events, turn.replies)
+
+
+def _with_cookies(
+    request: Request, response: Response, turn: Turn, browsers: Browsers, set_cookie: str | None
+) -> Response:
+    if set_cookie:
+        response.headers.append("Set-Cookie", set_cookie)
+    if not browser_of(request) and any(_begins(reply) for reply in turn.replies):
         response.headers.append("Set-Cookie", browsers.new_cookie())
     return response
 

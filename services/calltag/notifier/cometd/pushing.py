@@ -11,7 +11,7 @@ from calltag.core.bayeux.codec import encode
 from calltag.core.bayeux.events import Published
 from calltag.core.bayeux.feed import Feed
 from calltag.core.bayeux.session import Session
-from calltag.core.runtime.frames import text_frame
+from calltag.core.http.websocket import text_frame
 from calltag.notifier.cometd.clocks import latency_s, monotonic_ms, wall_ms
 from calltag.notifier.cometd.metrics import HubMetrics
 

@@ -3,12 +3,12 @@
 import asyncio
 from collections.abc import Coroutine
 from dataclasses import dataclass, field
-
-import structlog
+from typing import Final
 
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.telemetry.conditions import Condition
 
-log = structlog.get_logger()
+_LEFT_OUT: Final = Condition("left_out", level="info")
 
 
 @dataclass(slots=True)
@@ -34,4 +34,4 @@ async def _unless_away(work: Coroutine[object, object, None]) -> None:
     try:
         await work
     except StoreUnavailable as error:
-        log.info("left_out", reason=str(error))
+        _LEFT_OUT.fails(error)

@@ -11,15 +11,18 @@ from typing import Final
 
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 
-from calltag.core.bayeux.codec import CodecError, Reply, decode, encode
+from calltag.core.bayeux.answer_budget import AnswerBudget
+from calltag.core.bayeux.channels import HANDSHAKE
+from calltag.core.bayeux.codec import CodecError, Reply, decode, encode_parts
 from calltag.core.bayeux.session import Outlet, Session
+from calltag.core.http.websocket import frame_writer_of
 from calltag.core.identity.errors import TooManyLogins
-from calltag.core.runtime.frames import frame_writer_of
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.cometd.access import Access, claim_of
 from calltag.notifier.cometd.admission import Crowded
 from calltag.notifier.cometd.answers import Answer, HeldConnect
 from calltag.notifier.cometd.hub import Hub, Turn
+from calltag.notifier.cometd.metrics import Limit
 
 _GOING_AWAY: Final = 1001
 _POLICY_VIOLATION: Final = 1008
@@ -54,6 +57,8 @@ class Socket:
     connected: asyncio.Event = field(default_factory=asyncio.Event)
     fresh: bool = True
     """Whether no session has connected yet."""
+    refused_handshakes: int = 0
+    """How many handshakes in a row were refused."""
     rests_until_s: float = 0.0
     """Until when the client, as it was told to, certainly sends nothing, by the loop's clock."""
     parting: bool = False
@@ -101,27 +106,39 @@ class Socket:
                 raise outcome
 
     async def _read(self) -> None:
-        while True:
-            frame = await self.websocket.receive()
-            if frame["type"] == "websocket.disconnect":
-                return
-            text = frame.get("text")
-            try:
-                async with self.handling:
-                    await self._handle(text.encode() if text is not None else frame.get("bytes") or b"")
-            except CodecError as error:
-                self.hub.unreadable(error)
-                await self._close(_TOO_LARGE if error.too_large else _ERROR, str(error))
-                return
-            except (StoreUnavailable, TooManyLogins, Crowded) as error:
-                await self._close(_TRY_AGAIN_LATER, str(error))
-                return
+        while await self._read_frame():
+            continue
+
+    async def _read_frame(self) -> bool:
+        """Handle one frame, of which nothing is kept while the next one is waited for; returns whether to go on."""
+        frame = await self.websocket.receive()
+        if frame["type"] == "websocket.disconnect":
+            return False
+        text = frame.get("text")
+        try:
+            async with self.handling:
+                await self._handle(text.encode() if text is not None else frame.get("bytes") or b"")
+        except CodecError as error:
+            self.hub.unreadable(error)
+            await self._close(_TOO_LARGE if error.too_large else _ERROR, str(error))
+            return False
+        except (StoreUnavailable, TooManyLogins, Crowded) as error:
+            await self._close(_TRY_AGAIN_LATER, str(error))
+            return False
+        if self.refused_handshakes >= self.hub.limits.max_refused_handshakes:
+            self.hub.connects.metrics.limited(Limit.REFUSED_HANDSHAKES)
+            await self._close(_POLICY_VIOLATION, self._refused_too_often())
+            return False
+        # What is refused, and what has come already, takes no wait: others are to have their turn all the same.
+        await asyncio.sleep(0)
+        return True
 
     async def _handle(self, text: bytes) -> None:
         messages = decode(text, self.hub.limits)
+        budget = AnswerBudget(self.hub.limits.max_answer_bytes).reserve(len(text), len(messages))
         claim = claim_of(messages, self.websocket, self.access)
         try:
-            turn = await self.hub.exchange(messages, claim, streaming=True)
+            turn = await self.hub.exchange(messages, claim, budget, streaming=True)
         finally:
             claim.drop()
         events, replies = self._of_earlier(turn)
@@ -135,11 +152,17 @@ class Socket:
         if session is not None and session.connects_only:
             await self.hub.connects.answers.saved(session.client_id)
         await self._send(events + turn.events, replies + turn.replies)
+        self._count_refused_handshakes(turn)
         if session is not None and turn.held is None:
             self._told_to_wait(session)
         self._forget_ended()
         self.connected.set()
         self.waker.set()
+
+    def _count_refused_handshakes(self, turn: Turn) -> None:
+        for reply in turn.replies:
+            if reply.get("channel") == HANDSHAKE:
+                self.refused_handshakes = 0 if reply["successful"] else self.refused_handshakes + 1
 
     def _of_earlier(self, turn: Turn) -> tuple[list[bytes], list[Reply]]:
         """The answers to connects that wait here, and after which their client has sent the turn's."""
@@ -227,7 +250,7 @@ class Socket:
             await connects.feeding.catch_up(session)
             if not connects.local.is_told_by(session, self.waker) or not (session.queue or session.aside):
                 return
-            await self._send(connects.answers.take(session), [])
+            await self._send(connects.answers.take(session, connects.answers.budget()), [])
 
     async def _answer(self, connect: HeldConnect) -> None:
         session = connect.session
@@ -276,14 +299,21 @@ class Socket:
         return asyncio.get_running_loop().time() < self.rests_until_s
 
     async def _send(self, events: list[bytes], replies: list[Reply]) -> None:
-        """One frame. Frames go out in the order of the calls, and so in the order in which events were taken."""
+        """One answer, in frames that clients take by default.
+
+        Frames go out in the order of the calls, and so in the order in which events were taken.
+        """
         self.going_out += 1
         try:
             async with self.sending:
-                if events or replies:
-                    await self.websocket.send_text(encode(events, replies).decode())
+                for frame in encode_parts(events, replies, self.hub.limits.max_frame_bytes):
+                    await self.websocket.send_text(frame.decode())
         finally:
             self.going_out -= 1
+
+    def _refused_too_often(self) -> str:
+        most = self.hub.limits.max_refused_handshakes
+        return f"{most} handshakes in a row were refused (CALLTAG_NOTIFIER__MAX_REFUSED_HANDSHAKES)"
 
     def _without_session(self) -> str:
         return f"no session was connected within {self.deadline_s:g} s (CALLTAG_NOTIFIER__SOCKET_DEADLINE_S)"

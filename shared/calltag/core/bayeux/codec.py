@@ -4,19 +4,16 @@ A request is a JSON array of messages; a single message is taken as well. A mess
 neighbour: it gets an error of its own from the engine.
 """
 
-import re
-from collections.abc import Mapping, Sequence
-from typing import Final, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeAlias
 
 import orjson
 
 from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.strict_json.structure import Structure, without_byte_order_mark
 
 Message: TypeAlias = Mapping[str, object]
 Reply: TypeAlias = dict[str, object]
-
-_STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"?', re.DOTALL)
-_BRACKETS: Final = re.compile(rb"[\[\]{}]")
 
 
 class CodecError(ValueError):
@@ -36,9 +33,10 @@ def decode(text: bytes, limits: BayeuxLimits) -> Sequence[object]:
     """The messages in a request, still unchecked. Raises CodecError."""
     if len(text) > limits.max_body_bytes:
         raise CodecError(f"the request is larger than {limits.max_body_bytes} bytes", limit="max_body_bytes")
-    _check_depth(text, limits.max_depth)
+    if Structure.of(text).is_deeper_than(limits.max_depth):
+        raise CodecError(f"the request is nested more than {limits.max_depth} deep", limit="max_depth")
     try:
-        content: object = orjson.loads(text)
+        content: object = orjson.loads(without_byte_order_mark(text))
     except orjson.JSONDecodeError as error:
         raise CodecError(f"the request is not JSON: {error}") from None
     messages = content if isinstance(content, list) else [content]
@@ -47,14 +45,6 @@ def decode(text: bytes, limits: BayeuxLimits) -> Sequence[object]:
     if len(messages) > limits.max_messages:
         raise CodecError(f"the request holds more than {limits.max_messages} messages", limit="max_messages")
     return messages
-
-
-def _check_depth(text: bytes, most: int) -> None:
-    depth = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", text)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > most:
-            raise CodecError(f"the request is nested more than {most} deep", limit="max_depth")
 
 
 def can_encode(value: object) -> bool:
@@ -82,3 +72,20 @@ def encode_reply(reply: Reply) -> bytes:
 def encode(events: Sequence[bytes], replies: Sequence[Reply]) -> bytes:
     """An answer: events first, so that a client has seen them when it reads the reply."""
     return b"[" + b",".join([*events, *map(orjson.dumps, replies)]) + b"]"
+
+
+def encode_parts(events: Sequence[bytes], replies: Sequence[Reply], most_bytes: int) -> Iterator[bytes]:
+    """The same answer in parts of at most that many bytes, unless an event, or all replies, are larger.
+
+    The replies stay together, in the last part.
+    """
+    part: list[bytes] = []
+    size = 1
+    for unit in [*events, *([b",".join(map(orjson.dumps, replies))] if replies else [])]:
+        if part and size + len(unit) + 1 > most_bytes:
+            yield encode(part, ())
+            part, size = [], 1
+        part.append(unit)
+        size += len(unit) + 1
+    if part:
+        yield encode(part, ())

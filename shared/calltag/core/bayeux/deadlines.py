@@ -10,6 +10,9 @@ class Deadlines:
     def __init__(self) -> None:
         self._heap: list[tuple[int, str]] = []
 
+    def __len__(self) -> int:
+        return len(self._heap)
+
     def add(self, deadline_ms: int, name: str) -> None:
         """Remember a deadline."""
         heapq.heappush(self._heap, (deadline_ms, name))

@@ -28,6 +28,7 @@ WEBSOCKET: Final = "websocket"
 LONG_POLLING: Final = "long-polling"
 CALLBACK_POLLING: Final = "callback-polling"
 _VERSIONS: Final = ("1.", "0.9")
+_MAX_ID_LENGTH: Final = 256
 
 
 class Fault(Exception):
@@ -57,8 +58,8 @@ class Engine:
 
     # -- handshake -----------------------------------------------------------------------------------------------
 
-    def handshake(self, message: Message, user: str | None) -> Beginning:
-        """What the new session is to be. Raises Fault."""
+    def handshake(self, message: Message, user: str | None, refusal: str = errors.UNAUTHORIZED) -> Beginning:
+        """What the new session is to be. `refusal` is the error where there is no user. Raises Fault."""
         version, types = message.get("version"), message.get("supportedConnectionTypes")
         if not isinstance(version, str):
             raise self._no_session(message, errors.VERSION_MISSING)
@@ -69,7 +70,7 @@ class Engine:
         if not any(each in self.connection_types for each in types if isinstance(each, str)):
             raise self._no_session(message, errors.connection_types_unsupported(tuple(self.connection_types)))
         if user is None:
-            raise self._no_session(message, errors.UNAUTHORIZED)
+            raise self._no_session(message, refusal)
         beginning = Beginning()
         for extension in self.extensions:
             extension.handshake(ext_of(message), beginning)
@@ -152,11 +153,19 @@ class Engine:
         """The reply to a connect, as far as it is known when the connect comes."""
         return success(message) | {"clientId": client_id, "advice": self.advice()}
 
-    def answered(self, session: Session, reply: Reply) -> Reply:
-        """The reply as it goes out, now that all that waited was taken out of the session's queue.
+    def kept(self, message: Message) -> Message:
+        """The parts of a connect that its reply needs; a message may be as large as a request, and is held for long."""
+        ext: dict[str, object] = {}
+        for extension in self.extensions:
+            ext |= extension.kept(ext_of(message))
+        given = {"timestamp": ""} if "timestamp" in message else {}
+        return _echo(message) | given | ({"ext": ext} if ext else {})
 
-        `ext.calltag` says `missed` where something is not kept any more, and `behind` where there is more than the
-        queue held: the client is to come for it at once.
+    def answered(self, session: Session, reply: Reply) -> Reply:
+        """The reply as it goes out, after events were taken out of the session's queue for it.
+
+        `ext.calltag` says `missed` where something is not kept any more, and `behind` where there is more than one
+        answer holds: the client is to come for it at once.
         """
         ext: dict[str, object] = {}
         for extension in self.extensions:
@@ -165,7 +174,7 @@ class Engine:
         if session.missed:
             session.missed = False
             told["missed"] = True
-        if session.behind:
+        if session.has_more:
             told["behind"] = True
             reply = reply | {"advice": self.advice("retry", 0)}
         if told:
@@ -252,8 +261,10 @@ def failure(message: Message, error: str) -> Reply:
 
 
 def _echo(message: Message) -> Reply:
-    """What a reply repeats: the channel, and the id where there was one."""
+    """What a reply repeats: the channel, and the id where there was one that is no longer than ids are."""
     given = {name: message[name] for name in ("id", "channel") if isinstance(message.get(name), str | int)}
+    if isinstance(given.get("id"), str) and len(str(given["id"])) > _MAX_ID_LENGTH:
+        del given["id"]
     return {name: value for name, value in given.items() if can_encode(value)}
 
 

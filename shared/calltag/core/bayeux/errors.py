@@ -8,6 +8,7 @@ from typing import Final
 
 UNKNOWN_CLIENT: Final = "402::Unknown client"
 UNAUTHORIZED: Final = "401::Unauthorized"
+SESSION_OVER: Final = "401::The session is over, sign in again"
 UNAVAILABLE: Final = "503::Service unavailable"
 MESSAGE_INVALID: Final = "400::message_invalid"
 MESSAGE_ID_INVALID: Final = "405::message_id_invalid"

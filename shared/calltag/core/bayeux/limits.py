@@ -17,9 +17,17 @@ class BayeuxLimits:
     """0 is no limit."""
     handshakes_per_s: float = 500.0
     handshake_burst: int = 1_000
+    handshakes_per_s_per_address: float = 250.0
+    """0 is no limit."""
+    handshake_burst_per_address: int = 500
+    max_handshake_addresses: int = 10_000
+    max_refused_handshakes: int = 5
     max_subscriptions: int = 64
     max_queued_events: int = 1_000
     max_queued_bytes: int = 4_194_304
+    max_queued_bytes_total: int = 268_435_456
+    max_answer_bytes: int = 524_288
+    max_frame_bytes: int = 65_536
     max_messages: int = 64
     max_body_bytes: int = 65_536
     max_depth: int = 32

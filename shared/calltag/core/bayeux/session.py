@@ -6,8 +6,11 @@ What is to survive the node (subscriptions, what was sent and confirmed) is in t
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from itertools import groupby
+from operator import attrgetter
+from typing import Final, NamedTuple, Protocol
 
+from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.channels import matches
 from calltag.core.bayeux.codec import Reply
 from calltag.core.bayeux.endings import Ending
@@ -38,6 +41,17 @@ class Waiting(NamedTuple):
     position: Position
     body: bytes
     accepted_at_ms: int
+
+
+_POSITION: Final = attrgetter("position")
+
+
+@dataclass(slots=True)
+class QueueMemory:
+    """Bytes that wait in the queues of all sessions of a node; a session that would pass `most_bytes` is behind."""
+
+    most_bytes: int
+    used_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -77,12 +91,16 @@ class Session:
     farewell: bytes = b""
     told_at_ms: int | None = None
     multiple_clients: bool = False
+    services_active: bool = True
+    """The state of the services that the client was told last; until it is told, it takes them for active."""
     held: Held | None = None
     interval_ms: int = 0
     expires_at_ms: int = 0
     noted_deadline_ms: int = 0
     queue: list[Waiting] = field(default_factory=list)
     queued_bytes: int = 0
+    memory: QueueMemory | None = None
+    """The memory that the queue is counted in, while the session is held."""
     aside: list[bytes] = field(default_factory=list)
     outlet: Outlet | None = None
     """Where events can go out by themselves, past the queue; only a session that pushes has one."""
@@ -128,7 +146,7 @@ class Session:
     def restart(self, after: Position) -> None:
         """Go back to a position: what waits is dropped, and what follows is to be offered and sent again."""
         self.queue.clear()
-        self.queued_bytes = 0
+        self._count(-self.queued_bytes)
         self.position = after
         self.sent = min(self.sent, after)
         self.answered = min(self.answered, after)
@@ -168,14 +186,28 @@ class Session:
         self.missed = self.missed or published.previous > self.position
         self.position = published.position
         self.queue.extend(Waiting(published.position, body, published.accepted_at_ms) for body in wanted)
-        self.queued_bytes += size
+        self._count(size)
         return bool(wanted)
 
     def _overflow(self, more: int, more_bytes: int, limits: BayeuxLimits) -> str:
         """The limit that more would pass, if any."""
         if len(self.queue) + more > limits.max_queued_events:
             return "max_queued_events"
-        return "max_queued_bytes" if self.queued_bytes + more_bytes > limits.max_queued_bytes else ""
+        if self.queued_bytes + more_bytes > limits.max_queued_bytes:
+            return "max_queued_bytes"
+        memory = self.memory
+        return "max_queued_bytes_total" if memory and memory.used_bytes + more_bytes > memory.most_bytes else ""
+
+    def _count(self, more_bytes: int) -> None:
+        self.queued_bytes += more_bytes
+        if self.memory is not None:
+            self.memory.used_bytes += more_bytes
+
+    def leave_memory(self) -> None:
+        """The session is held no more: its queue goes with it."""
+        if self.memory is not None:
+            self.memory.used_bytes -= self.queued_bytes
+            self.memory = None
 
     def offer_aside(self, event: Event, limits: BayeuxLimits) -> bool:
         """Take an event that is in no stream; the oldest goes where there are too many."""
@@ -186,15 +218,49 @@ class Session:
             del self.aside[0]
         return True
 
+    def offer_services(self, event: Event, limits: BayeuxLimits, *, active: bool) -> bool:
+        """Take the state of the services, unless it is what the client was told last."""
+        if active == self.services_active or not self.offer_aside(event, limits):
+            return False
+        self.services_active = active
+        return True
+
+    def take_over_services(self, *, active: bool) -> None:
+        """Another node held the session meanwhile, and told the client the state of the services."""
+        self.aside.clear()
+        self.services_active = active
+
     def repeats(self, waiting: Waiting) -> bool:
         """Whether the event was sent before."""
         return waiting.position <= self.sent_before
 
-    def take(self) -> list[bytes]:
-        """All that waits, oldest first; the queue is empty afterwards, and counts as sent."""
-        events = [*self.aside, *(each.body for each in self.queue)]
-        self.aside.clear()
-        self.queue.clear()
-        self.queued_bytes = 0
-        self.sent = self.position
+    @property
+    def has_more(self) -> bool:
+        """Whether more waits than was taken last, for the client to come for."""
+        return self.behind or (not self.pushes and bool(self.queue or self.aside))
+
+    def take(self, budget: AnswerBudget | None = None) -> list[bytes]:
+        """Take what waits, oldest first, as far as the budget admits it; it counts as sent.
+
+        Events of one entry of the stream are taken together: a position cannot tell that only some of them were sent.
+        """
+        events: list[bytes] = []
+        while self.aside and (budget is None or budget.admit(self.aside[:1])):
+            events.append(self.aside.pop(0))
+        if not self.aside:
+            events += self._take_queued(budget)
+        if not self.queue:
+            self.sent = self.position
         return events
+
+    def _take_queued(self, budget: AnswerBudget | None) -> list[bytes]:
+        taken: list[bytes] = []
+        for position, waiting in groupby(self.queue, _POSITION):
+            bodies = [each.body for each in waiting]
+            if budget is not None and not budget.admit(bodies):
+                break
+            taken += bodies
+            self.sent = position
+        del self.queue[: len(taken)]
+        self._count(-sum(map(len, taken)))
+        return taken

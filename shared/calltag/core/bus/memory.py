@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from calltag.core.bus.ports import BusRefused, Delivery, NodeId, Parking, Partition
+from calltag.core.bus.ports import BusRefused, Delivery, NodeId, Parking, Partition, Published
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES, count_fitting
 
 
@@ -127,6 +127,10 @@ class MemoryBus:
 
     async def depth(self, partition: Partition) -> int:
         return len(self._queues[partition].waiting)
+
+    def published(self, partition: Partition) -> Published:
+        count = self._queues[partition].last_tag
+        return Published(count, count)
 
     async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
         if len(self.parked) >= self._parking_limit:

@@ -23,12 +23,23 @@ class BusUnavailable(BusError):
     """The broker is away, or did not confirm in time. Whether the message was taken is not known."""
 
 
+class NotConnected(BusUnavailable):
+    """There is no connection to the broker, nor is one being waited for."""
+
+    logged_elsewhere = True
+    """The connection itself says so, once: those who need it add nothing to that."""
+
+
 class BusRefused(BusError):
     """The broker refused the message (the queue is full, or topology is missing). It was not taken."""
 
 
 class BusInterrupted(BusError):
     """A consumer lost its queue, channel or connection; what it had not acknowledged will be delivered again."""
+
+
+class QueueMissing(BusInterrupted):
+    """The queue that is to be consumed does not exist; the message says how to make it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +75,18 @@ class Parking:
     exception: str = ""
     key: str = ""
     after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """How many operations were published to a partition so far, in how many messages."""
+
+    messages: int = 0
+    operations: int = 0
+
+    def since(self, before: "Published") -> "Published":
+        """What was published after that."""
+        return Published(self.messages - before.messages, self.operations - before.operations)
 
 
 class PartitionConsumer(Protocol):
@@ -112,7 +135,14 @@ class Bus(Protocol):
         ...
 
     async def depth(self, partition: Partition) -> int:
-        """How many operations wait to be delivered to the partition's consumer. Raises BusUnavailable."""
+        """How many messages, of one operation or several, wait to be delivered to the partition's consumer.
+
+        Raises BusUnavailable.
+        """
+        ...
+
+    def published(self, partition: Partition) -> Published:
+        """What this process has published to the partition."""
         ...
 
     async def park(self, body: bytes, message_id: str, parking: Parking) -> None:

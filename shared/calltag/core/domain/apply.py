@@ -143,9 +143,9 @@ def _begun(call: Call | None, operation: CallOperation, action: Dial | CallStart
         type=action.type,
         dnis=action.dnis,
         began_at_ms=operation.accepted_at_ms if began_at_ms is None else began_at_ms,
-        legs=action.legs,
+        legs=(),
         user_data=data,
-    )
+    ).with_legs(action.legs)
 
 
 def _check_parties(parties: int, before: int, limits: CallLimits) -> None:

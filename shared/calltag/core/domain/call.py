@@ -1,8 +1,9 @@
 """A call and its legs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import zip_longest
 
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, UserId
 from calltag.core.domain.user_data import UserData
@@ -30,13 +31,17 @@ class CallType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """One party of a call. A party outside the contact centre has neither device nor user."""
+    """One party of a call. A party outside the contact centre has neither device nor user.
+
+    `left` says that the party left the call while it went on for others.
+    """
 
     number: str
     state: LegState
     device: DeviceId | None = None
     user: UserId | None = None
     muted: bool = False
+    left: bool = False
 
     @property
     def live(self) -> bool:
@@ -66,8 +71,11 @@ class Call:
         return tuple(dict.fromkeys(leg.user for leg in self.legs if leg.user is not None))
 
     def is_open_to(self, user: UserId) -> bool:
-        """Whether the user is a party: on the call now, or, once it is over, at any time before."""
-        return any(leg.user == user and (leg.live or self.released) for leg in self.legs)
+        """Whether the user is a party: on the call now, or, once it is over, to its end."""
+        return any(leg.user == user and self._has(leg) for leg in self.legs)
+
+    def _has(self, leg: Leg) -> bool:
+        return leg.live or (self.released and not leg.left)
 
     def legs_of(self, user: UserId) -> tuple[Leg, ...]:
         """The legs on which the user is on the call; once there is none, the last one that was."""
@@ -79,9 +87,20 @@ class Call:
         return next(iter(self.legs_of(user)), None)
 
     def others(self, leg: Leg) -> Iterator[Leg]:
-        """The other parties that are still on the call, or, once it is over, that were."""
-        return (other for other in self.legs if other is not leg and (other.live or self.released))
+        """The other parties that are still on the call, or, once it is over, that were to its end."""
+        return (other for other in self.legs if other is not leg and self._has(other))
 
     def with_leg(self, old: Leg, new: Leg) -> "Call":
         """The same call with one leg replaced."""
-        return replace(self, legs=tuple(new if leg is old else leg for leg in self.legs))
+        return self.with_legs([new if leg is old else leg for leg in self.legs])
+
+    def with_legs(self, legs: Sequence[Leg]) -> "Call":
+        """The same call with its legs as they are now, in the order of those before; new ones follow."""
+        is_over = not any(leg.live for leg in legs)
+
+        def noted(before: Leg | None, now: Leg) -> Leg:
+            left = not now.live and (not is_over or (before is not None and before.left))
+            return now if now.left == left else replace(now, left=left)
+
+        earlier = zip_longest(self.legs, legs)
+        return replace(self, legs=tuple(noted(before, now) for before, now in earlier if now is not None))

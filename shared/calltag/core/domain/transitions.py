@@ -8,11 +8,12 @@ from calltag.core.domain.call import Call, Leg, LegState
 def answered(call: Call, leg: Leg) -> Call:
     """The ringing leg takes the call: it and whoever was dialing are through."""
     through = {LegState.DIALING: LegState.ESTABLISHED}
-    legs = (
-        replace(each, state=LegState.ESTABLISHED if each is leg else through.get(each.state, each.state))
-        for each in call.legs
+    return call.with_legs(
+        [
+            replace(each, state=LegState.ESTABLISHED if each is leg else through.get(each.state, each.state))
+            for each in call.legs
+        ]
     )
-    return replace(call, legs=tuple(legs))
 
 
 def moved(call: Call, leg: Leg, state: LegState) -> Call:
@@ -29,16 +30,15 @@ def hung_up(call: Call, leg: Leg) -> Call:
 
 def ended(call: Call) -> Call:
     """Everybody is off the call."""
-    return replace(call, legs=tuple(replace(leg, state=LegState.RELEASED) for leg in call.legs))
+    return call.with_legs([replace(leg, state=LegState.RELEASED) for leg in call.legs])
 
 
 def parties_changed(call: Call, told: tuple[Leg, ...]) -> Call:
     """The switch's word on some parties: known numbers take the new state, new numbers join."""
     news = {leg.number: leg for leg in told}
-    known = tuple(
+    known = [
         replace(leg, state=news[leg.number].state, muted=news[leg.number].muted) if leg.number in news else leg
         for leg in call.legs
-    )
+    ]
     numbers = {leg.number for leg in call.legs}
-    joined = tuple(leg for number, leg in news.items() if number not in numbers)
-    return replace(call, legs=known + joined)
+    return call.with_legs([*known, *(leg for number, leg in news.items() if number not in numbers)])

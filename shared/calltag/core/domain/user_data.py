@@ -69,6 +69,11 @@ class Size:
         return Size(len(stored), sum(len(key.encode()) + encoded_bytes(value) for key, value in stored))
 
 
+def stored_pairs(pairs: Iterable[Pair]) -> int:
+    """How many pairs would be stored of these."""
+    return sum(len(_spread(value)) for _, value in pairs)
+
+
 def _spread(value: JsonValue) -> tuple[JsonValue, ...]:
     """A list given as a value is that many values of its key."""
     return tuple(value) if isinstance(value, list | tuple) else (value,)

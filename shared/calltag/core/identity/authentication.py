@@ -7,19 +7,19 @@ import asyncio
 import base64
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.cookies import USUAL, CookieFlags
-from calltag.core.identity.errors import LockedOut, TooManyLogins, WrongCredentials
+from calltag.core.identity.errors import LockedOut, SessionOver, TooManyLogins, WrongCredentials
 from calltag.core.identity.http_sessions import HttpSession, HttpSessions
 from calltag.core.identity.model import Directory, User
 from calltag.core.identity.passwords import Passwords
 
-__all__ = ["COOKIE", "Authenticator", "Identified", "LockedOut", "TooManyLogins", "WrongCredentials"]
+__all__ = ["COOKIE", "Authenticator", "Identified", "LockedOut", "SessionOver", "TooManyLogins", "WrongCredentials"]
 
 COOKIE: Final = "JSESSIONID"
 _REUSE_S: Final = 60.0
@@ -64,22 +64,34 @@ class Authenticator:
         self._recent: OrderedDict[UserId, tuple[float, HttpSession]] = OrderedDict()
         self._turns: WeakValueDictionary[UserId, asyncio.Lock] = WeakValueDictionary()
 
-    async def identify(self, authorization: str | None, cookie: str | None, address: str = "") -> Identified | None:
-        """The user that the request proves to be; None if it proves nothing.
+    async def identify(
+        self, authorization: Sequence[str], cookies: Sequence[str], address: str = ""
+    ) -> Identified | None:
+        """The user that the request proves to be; None if it shows nothing.
 
-        Takes the value of the `Authorization` header and of the cookie, and where the request comes from. Credentials
-        that are sent must be right, even beside a valid cookie; they win over the cookie of another user.
-        Raises WrongCredentials, TooManyLogins, StoreUnavailable.
+        Takes the values of the `Authorization` header and of the session cookies, and where the request comes from.
+        Credentials that are sent must be right, even beside a valid cookie; they win over the cookie of another user.
+        Of several cookies the one counts whose session lives; sessions of several users prove nobody.
+        Raises WrongCredentials (SessionOver where cookies are all that was sent), TooManyLogins, StoreUnavailable.
         """
-        if authorization is None:
-            return await self._by_cookie(cookie) if cookie else None
-        user = await self.check_header(authorization, address)
-        shown = await self._by_cookie(cookie) if cookie else None
-        return shown if shown and shown.user.id == user.id else await self._with_session(user)
+        user = await self.check_header(authorization, address) if authorization else None
+        shown = await self._live_sessions(cookies)
+        sessions = [each for each in shown if user is None or each.user == user.id]
+        if sessions:
+            if len({each.user for each in sessions}) > 1:
+                raise WrongCredentials("the session cookies are of several users: send one")
+            return Identified(self._directory.users[sessions[0].user], sessions[0], by_cookie=True)
+        if user is not None:
+            return await self._with_session(user)
+        if cookies:
+            raise SessionOver
+        return None
 
-    async def check_header(self, authorization: str, address: str = "") -> User:
-        """The user that an `Authorization` header proves; makes no session. Raises WrongCredentials, TooManyLogins."""
-        user = await self._passwords.check(*_basic(authorization), address)
+    async def check_header(self, authorization: Sequence[str], address: str = "") -> User:
+        """The user that the `Authorization` header proves; makes no session. Raises WrongCredentials, TooManyLogins."""
+        if len(authorization) != 1:
+            raise WrongCredentials("there are several Authorization headers: send one")
+        user = await self._passwords.check(*_basic(authorization[0]), address)
         if user is None:
             raise WrongCredentials("user name or password is wrong")
         return user
@@ -96,9 +108,13 @@ class Authenticator:
         user = await self._passwords.check(name, password, address)
         return await self._with_session(user) if user else None
 
-    async def _by_cookie(self, token: str) -> Identified | None:
-        session = await self._live_session(token)
-        return Identified(self._directory.users[session.user], session, by_cookie=True) if session else None
+    async def _live_sessions(self, tokens: Sequence[str]) -> list[HttpSession]:
+        if len(tokens) == 1:
+            # At once, so that it shares the round trip of what else is asked now.
+            found = [await self._live_session(tokens[0])]
+        else:
+            found = await asyncio.gather(*map(self._live_session, tokens))
+        return [each for each in found if each is not None]
 
     async def _live_session(self, token: str) -> HttpSession | None:
         """The session with that token, while the password that began it is its user's; else it ends."""

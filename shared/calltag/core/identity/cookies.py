@@ -1,5 +1,6 @@
-"""How cookies are set: no script reads them, and they go with every address of the server."""
+"""How cookies are set and read: no script reads them, and they go with every address of the server."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -20,3 +21,16 @@ class CookieFlags:
 
 
 USUAL: Final = CookieFlags()
+_MOST: Final = 8
+"""How many cookies of one name are looked at."""
+
+
+def values_of(name: str, headers: Iterable[str]) -> tuple[str, ...]:
+    """Return the different values of the cookies of that name in `Cookie` headers, in order, 8 at most.
+
+    Other applications on the host or domain may set a cookie of the same name, and browsers send all of them, in an
+    order that no server can choose (RFC 6265, 5.4).
+    """
+    pairs = (part.partition("=") for header in headers for part in header.split(";"))
+    values = (value.strip().removeprefix('"').removesuffix('"') for key, _, value in pairs if key.strip() == name)
+    return tuple(dict.fromkeys(value for value in values if value))[:_MOST]

@@ -107,7 +107,8 @@ def parse_directory(text: str, source: str) -> Directory:
 
 def _tables(text: str, source: str) -> dict[str, object]:
     try:
-        return tomllib.loads(text)
+        # Editors on Windows put a byte order mark before the text, which nobody sees.
+        return tomllib.loads(text.removeprefix("\ufeff"))
     except RecursionError:
         raise DirectoryError(f"{source} is not TOML that can be read: it is nested too deep") from None
     except ValueError as error:  # a TOMLDecodeError, or a number too long for Python

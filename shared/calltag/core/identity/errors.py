@@ -11,6 +11,13 @@ class WrongCredentials(AuthenticationError):
     """Credentials were given and are not right, or not readable. The message does not say which part was wrong."""
 
 
+class SessionOver(WrongCredentials):
+    """A session cookie was shown, and its session has ended, or never was."""
+
+    def __init__(self) -> None:
+        super().__init__("the session is over: sign in again")
+
+
 class TooManyLogins(AuthenticationError):
     """More passwords wait for being checked than may; the same may work later."""
 

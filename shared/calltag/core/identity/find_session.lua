@@ -1,7 +1,9 @@
--- The session under KEYS[1], false if there is none. Its idle time (ARGV[1], ms) begins anew, but is only written
--- when more than a tenth of it has passed.
+-- The session under KEYS[1], false if there is none, and whether its idle time (ARGV[1], ms) begins anew. That is only written when more
+-- than a tenth of it has passed.
 local record = redis.call('GET', KEYS[1])
+local renewed = 0
 if record and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) * 0.9 then
   redis.call('PEXPIRE', KEYS[1], ARGV[1])
+  renewed = 1
 end
-return record
+return {record, renewed}

@@ -1,5 +1,6 @@
 """HTTP sessions: they live in the store, so that every gateway and every notifier accepts them."""
 
+import asyncio
 import secrets
 import time
 from collections.abc import Callable
@@ -22,14 +23,13 @@ _LENGTH: Final = len(secrets.token_urlsafe(_TOKEN_BYTES))
 
 @dataclass(frozen=True, slots=True)
 class HttpSession:
-    """A session: `token` is the value of the cookie, `csrf_token` what requests that change something must show.
+    """A session: `token` is the value of the cookie.
 
     `credential` is the user's as it was when the session began; "" where an older version began it.
     """
 
     token: str = field(repr=False)
     user: UserId
-    csrf_token: str = field(repr=False)
     credential: str = field(repr=False)
 
 
@@ -37,7 +37,7 @@ class HttpSessions(Protocol):
     """Where sessions are. Every method may raise StoreUnavailable."""
 
     async def create(self, user: UserId, credential: str) -> HttpSession:
-        """A new session of the user's, whose credential is this one now."""
+        """A new session of the user's, whose credential is this one now. It may end another one of the user's."""
         ...
 
     async def find(self, token: str) -> HttpSession | None:
@@ -52,7 +52,8 @@ class HttpSessions(Protocol):
 class RedisHttpSessions:
     """Sessions in Redis, under `<prefix>:http:<SHA-256 of the token>`: who reads the store cannot use them.
 
-    They end after `idle_s` seconds without use and `lifetime_s` seconds in all.
+    They end after `idle_s` seconds without use and `lifetime_s` seconds in all. A user has at most `most_of_user`: one
+    more ends the one that was not used for longest, of which `displaced` is told.
     """
 
     def __init__(
@@ -63,41 +64,78 @@ class RedisHttpSessions:
         *,
         idle_s: int = 1_800,
         lifetime_s: int = 43_200,
+        most_of_user: int = 100,
+        displaced: Callable[[int], None] = lambda _: None,
         clock_s: Callable[[], float] = time.time,
     ) -> None:
         self._client = client
         self._prefix = prefix
         self._idle_s = idle_s
         self._lifetime_s = lifetime_s
+        self._most_of_user = most_of_user
+        self._displaced = displaced
         self._clock_s = clock_s
-        source = resources.files("calltag.core.identity").joinpath("find_session.lua").read_text(encoding="utf-8")
-        self._find = batcher.source(source)
+        self._batcher = batcher
+        self._find, self._list = (batcher.source(_source(name)) for name in ("find_session", "list_session"))
 
     async def create(self, user: UserId, credential: str) -> HttpSession:
-        session = HttpSession(secrets.token_urlsafe(_TOKEN_BYTES), user, secrets.token_urlsafe(24), credential)
+        session = HttpSession(secrets.token_urlsafe(_TOKEN_BYTES), user, credential)
         ends_at = self._clock_s() + self._lifetime_s
-        record = orjson.dumps({"user": user, "csrf": session.csrf_token, "ends_at": ends_at, "credential": credential})
+        record = orjson.dumps({"user": user, "ends_at": ends_at, "credential": credential})
         async with self._client.exchange() as connection:
             await connection.set(self._name(session.token), record, ex=min(self._idle_s, self._lifetime_s))
+        await self._make_room(session)
         return session
 
+    async def _make_room(self, session: HttpSession) -> None:
+        """List the session, and end those of its user that are too many."""
+        listed = self._listed(session.user)
+        surplus = await self._list(
+            [listed], [_digest_of(session.token), self._now_ms(), self._idle_s * 1_000, self._most_of_user]
+        )
+        if surplus:
+            names = [each.decode() for each in cast("list[bytes]", surplus)]
+            ended = await asyncio.gather(*(self._batcher.command("DEL", self._named(each)) for each in names))
+            await self._batcher.command("ZREM", listed, *names)
+            self._displaced(sum(cast("list[int]", ended)))
+
     async def find(self, token: str) -> HttpSession | None:
-        raw = await self._find([self._name(token)], [self._idle_s * 1_000])
+        raw, renewed = cast("tuple[bytes | None, int]", await self._find([self._name(token)], [self._idle_s * 1_000]))
         if raw is None:
             return None
-        record = orjson.loads(cast("bytes", raw))
+        record = orjson.loads(raw)
+        user = UserId(record["user"])
         if record["ends_at"] <= self._clock_s():
             await self.end(token)
             return None
-        return HttpSession(token, UserId(record["user"]), record["csrf"], record.get("credential", ""))
+        if renewed:
+            await self._batcher.command("ZADD", self._listed(user), "XX", self._now_ms(), _digest_of(token))
+        return HttpSession(token, user, record.get("credential", ""))
 
     async def end(self, token: str) -> None:
         async with self._client.exchange() as connection:
             await connection.delete(self._name(token))
 
+    def _now_ms(self) -> int:
+        return round(self._clock_s() * 1_000)
+
     def _name(self, token: str) -> str:
-        digest = _digest_of_ours(token) if len(token) == _LENGTH else _digest(token)
+        return self._named(_digest_of(token))
+
+    def _named(self, digest: str) -> str:
         return f"{self._prefix}:http:{digest}"
+
+    def _listed(self, user: UserId) -> str:
+        """Sorted set: digests of the user's sessions by their last use, to a tenth of the idle time, in Unix ms."""
+        return f"{self._prefix}:http-of:{user}"
+
+
+def _source(name: str) -> str:
+    return resources.files("calltag.core.identity").joinpath(f"{name}.lua").read_text(encoding="utf-8")
+
+
+def _digest_of(token: str) -> str:
+    return _digest_of_ours(token) if len(token) == _LENGTH else _digest(token)
 
 
 def _digest(token: str) -> str:

@@ -2,9 +2,11 @@
 
 An attempt is counted before its password is looked at, so that many at once are no way round, and given back if the
 password was right. Names that nobody has are counted like others: to be locked out tells nothing about a name.
+Attempts are kept by number, so that a request that is sent again after a lost answer counts once.
 """
 
 import asyncio
+import secrets
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -21,6 +23,8 @@ from calltag.core.store.batching import ScriptBatcher
 log = structlog.get_logger()
 By = Literal["user", "address"]
 _REMEMBERED: Final = 10_000
+_NUMBER_BITS: Final = 63
+"""Redis keeps sets of such numbers without overhead."""
 
 
 class LoginAttempts(Protocol):
@@ -30,11 +34,11 @@ class LoginAttempts(Protocol):
         """Raises LockedOut if this process knows it. Costs nothing: also for those whose password is known as right."""
         ...
 
-    async def take(self, name: str, address: str) -> None:
-        """A password is about to be looked at. Raises LockedOut, StoreUnavailable."""
+    async def take(self, name: str, address: str) -> int:
+        """Count an attempt before its password is checked; returns its number. Raises LockedOut, StoreUnavailable."""
         ...
 
-    async def give_back(self, name: str, address: str) -> None:
+    async def give_back(self, name: str, address: str, attempt: int) -> None:
         """It was right. Raises StoreUnavailable."""
         ...
 
@@ -48,9 +52,10 @@ class UnlimitedAttempts:
 
     def check(self, name: str, address: str) -> None: ...
 
-    async def take(self, name: str, address: str) -> None: ...
+    async def take(self, name: str, address: str) -> int:  # noqa: ARG002 - a protocol's method
+        return 0
 
-    async def give_back(self, name: str, address: str) -> None: ...
+    async def give_back(self, name: str, address: str, attempt: int) -> None: ...
 
     def failed(self) -> None: ...
 
@@ -77,7 +82,7 @@ class AttemptLimits:
 
 
 class RedisLoginAttempts:
-    """Implements LoginAttempts under `<prefix>:logins:<user or address>:<SHA-256>`."""
+    """Implements LoginAttempts with sets under `<prefix>:attempts:<user or address>:<SHA-256>`."""
 
     def __init__(
         self,
@@ -87,7 +92,8 @@ class RedisLoginAttempts:
         observer: AttemptObserver,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._take, self._give_back = (batcher.source(_source(name)) for name in ("take_attempt", "give_back_attempt"))
+        self._batcher = batcher
+        self._take = batcher.source(_source("take_attempt"))
         self._prefix = prefix
         self._limits = limits
         self._observer = observer
@@ -100,21 +106,23 @@ class RedisLoginAttempts:
             if left_s > 0:
                 self._refuse(by, left_s)
 
-    async def take(self, name: str, address: str) -> None:
-        counted = self._counted(name, address)
-        asked = (self._take([key], [self._limits.window_s * 1_000, most]) for _, key, most in counted)
+    async def take(self, name: str, address: str) -> int:
+        counted, attempt = self._counted(name, address), secrets.randbits(_NUMBER_BITS)
+        asked = (self._take([key], [self._limits.window_s * 1_000, most, attempt]) for _, key, most in counted)
         waits_s = [cast("int", wait_ms) / 1_000 for wait_ms in await asyncio.gather(*asked)]
         if not any(waits_s):
-            return
+            return attempt
         for (by, key, _), wait_s in zip(counted, waits_s, strict=True):
             if wait_s:
                 self._lock(by, key, address, wait_s)
             else:
-                await self._give_back([key], [])
+                await self._batcher.command("SREM", key, attempt)
         self.check(name, address)
+        return attempt
 
-    async def give_back(self, name: str, address: str) -> None:
-        await asyncio.gather(*(self._give_back([key], []) for _, key, _ in self._counted(name, address)))
+    async def give_back(self, name: str, address: str, attempt: int) -> None:
+        keys = [key for _, key, _ in self._counted(name, address)]
+        await asyncio.gather(*(self._batcher.command("SREM", key, attempt) for key in keys))
 
     def failed(self) -> None:
         self._observer.login_failed()
@@ -126,7 +134,7 @@ class RedisLoginAttempts:
         return [(by, self._key(by, of), most) for by, of, most in (of_user, of_address) if of and most]
 
     def _key(self, by: By, of: str) -> str:
-        return f"{self._prefix}:logins:{by}:{sha256(of.encode(errors='replace')).hexdigest()}"
+        return f"{self._prefix}:attempts:{by}:{sha256(of.encode(errors='replace')).hexdigest()}"
 
     def _lock(self, by: By, key: str, address: str, wait_s: float) -> None:
         if key not in self._locked:

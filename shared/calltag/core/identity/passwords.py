@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Final
 
 from argon2 import Parameters, PasswordHasher, extract_parameters
@@ -18,12 +18,14 @@ from calltag.core.domain.ids import UserId
 from calltag.core.identity.errors import TooManyLogins
 from calltag.core.identity.login_attempts import LoginAttempts, UnlimitedAttempts
 from calltag.core.identity.model import Directory, User
+from calltag.core.runtime.shared_queue import QueueFull, SharedQueue
 
 _MAX_PASSWORD_BYTES: Final = 1_024
 
 
 class Passwords:
-    """Verifies passwords in threads of its own, `concurrency` at a time; at most `max_waiting` wait for their turn.
+    """Verifies passwords in threads of its own, `concurrency` at a time; at most `max_waiting` wait for their turn, of
+    one address fewer.
 
     A client that sends credentials with every request would spend a core on hashing, so a success is remembered for
     `remember_s` seconds, under a keyed digest whose key lives in this process only.
@@ -47,8 +49,7 @@ class Passwords:
         self._turns = asyncio.Semaphore(concurrency)
         # Not the loop's threads: a caller that goes away gives its turn back while its thread is still hashing.
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="passwords")
-        self._waiting = 0
-        self._max_waiting = max_waiting
+        self._queue = SharedQueue(max_waiting)
         self._remember_s = remember_s
         self._remember_most = remember_most
         self._clock_s = clock_s
@@ -72,31 +73,30 @@ class Passwords:
         return user if await self._is_right(digest, stored, password, (name, address)) else None
 
     async def _is_right(self, digest: bytes, stored: str, password: str, login: tuple[str, str]) -> bool:
-        with self._place_in_line():
+        with self._place_in_line(login[1]):
             async with self._turns:
                 # Of many requests with the same credentials, those that waited profit from the first.
                 if self._is_known(digest):
                     return True
                 # Counted in turn: of right passwords, never more than have their turn count for a moment.
-                await self._attempts.take(*login)
+                attempt = await self._attempts.take(*login)
                 loop = asyncio.get_running_loop()
                 right = await loop.run_in_executor(self._threads, self._verify, stored, password)
                 if right:
                     self._remember(digest)
-                    await self._attempts.give_back(*login)
+                    await self._attempts.give_back(*login, attempt)
                 else:
                     self._attempts.failed()
                 return right
 
     @contextmanager
-    def _place_in_line(self) -> Iterator[None]:
-        if self._waiting >= self._max_waiting:
-            raise TooManyLogins("too many passwords wait for being checked; try again in a moment")
-        self._waiting += 1
-        try:
+    def _place_in_line(self, address: str) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._queue.place(address))
+            except QueueFull:
+                raise TooManyLogins("too many passwords wait for being checked; try again in a moment") from None
             yield
-        finally:
-            self._waiting -= 1
 
     def _verify(self, stored: str, password: str) -> bool:
         try:

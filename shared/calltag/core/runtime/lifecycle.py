@@ -16,6 +16,9 @@ from typing import Final
 
 import structlog
 
+from calltag.core.telemetry.output import drain_output
+from calltag.core.telemetry.tracebacks import summary_of
+
 log = structlog.get_logger()
 Main = Callable[["Lifecycle"], Awaitable[None]]
 _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
@@ -77,8 +80,7 @@ class Lifecycle:
             await work
         except Exception as error:
             log.exception("side_task_failed", task=name)
-            told = first_leaf(error)
-            self._fail(f"{name} failed: {type(told).__name__}: {told}", error)
+            self._fail(f"{name} failed: {summary_of(first_leaf(error))}", error)
         else:
             if self.is_running():
                 log.error("side_task_ended", task=name)
@@ -112,6 +114,8 @@ async def run_service(main: Main) -> None:
                 raised = error
             life.end()
         life.ended()
+    if raised is None:
+        log.info("stopped")
     if failure := raised or life.failure:
         raise failure
 
@@ -133,6 +137,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 def _end_now() -> None:
     sys.stderr.write("stopped without finishing what was in hand\n")
     sys.stderr.flush()
+    drain_output()
     os._exit(EXIT_FORCED)
 
 

@@ -1,5 +1,6 @@
-"""A rate with room for bursts."""
+"""Rates with room for bursts: one for all, or one for each name."""
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 
 
@@ -32,3 +33,36 @@ class TokenBucket:
         since_ms = max(0, now_ms - self._filled_at_ms) if self._filled_at_ms is not None else 0
         self._filled_at_ms = now_ms
         self._tokens = min(self.burst, self._tokens + since_ms * self.per_s / 1000)
+
+
+@dataclass(frozen=True, slots=True)
+class RateLimit:
+    """`per_s` a second in the long run, `burst` at once; 0 a second is no limit."""
+
+    per_s: float = 0.0
+    burst: int = 1
+
+
+@dataclass(slots=True)
+class Buckets:
+    """One bucket for each name, for the `most` names that were heard of last.
+
+    A name that is forgotten begins with a full bucket again.
+    """
+
+    limit: RateLimit
+    most: int
+    _of: OrderedDict[str, TokenBucket] = field(default_factory=OrderedDict)
+
+    def __len__(self) -> int:
+        return len(self._of)
+
+    def wait_s(self, name: str, now_ms: int) -> float:
+        """0 if one more may pass; otherwise in how many seconds it may."""
+        if not self.limit.per_s:
+            return 0.0
+        bucket = self._of.pop(name, None) or TokenBucket(self.limit.per_s, self.limit.burst)
+        self._of[name] = bucket
+        if len(self._of) > self.most:
+            self._of.popitem(last=False)
+        return 0.0 if bucket.take(now_ms) else bucket.next_in_s(now_ms)

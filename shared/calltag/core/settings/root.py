@@ -1,12 +1,9 @@
 """The root of the settings tree, read from the command line, the environment and files of secrets."""
 
-import difflib
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -17,31 +14,36 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError as SourceError
 
 from calltag.core.settings.sections import (
+    MOVED,
     Amqp,
     DirectorySection,
     Embedded,
     Events,
     Gateway,
+    Http,
     Internal,
     Log,
     Login,
     Notifier,
+    Origins,
     Positive,
     Proxies,
+    PublicUrl,
     Redis,
     Seconds,
     Session,
     Tls,
     Worker,
 )
-
-PREFIX: Final = "CALLTAG_"
-DELIMITER: Final = "__"
-SECRETS_FOLDER: Final = "CALLTAG_SECRETS_DIR"
-
-
-class SettingsError(ValueError):
-    """Settings are not valid; the message has a line for each, with the variable and the limit, never the value."""
+from calltag.core.settings.variables import (
+    DELIMITER,
+    PREFIX,
+    SECRETS_FOLDER,
+    SettingsError,
+    given_names,
+    refuse_unknown_sections,
+    variable,
+)
 
 
 class Settings(BaseSettings):
@@ -63,9 +65,8 @@ class Settings(BaseSettings):
     partitions: int = Field(
         32, ge=1, le=1_024, description="Number of partitions, fixed when the installation is made."
     )
-    public_url: str = Field(
+    public_url: PublicUrl = Field(
         "http://127.0.0.1:8080",
-        pattern=r"^https?://[^/\s]+$",
         description="Scheme, host and port that clients use; `uri` and `deviceUri` begin with it.",
     )
     max_connections: int = Field(
@@ -91,13 +92,19 @@ class Settings(BaseSettings):
     )
     trusted_proxies: Proxies = Field(
         (),
-        description="Addresses and networks of proxies whose X-Forwarded-For tells the client's address, with commas "
-        "between; `*` is all.",
+        description="Addresses and networks, with commas between, of proxies that append to X-Forwarded-For or "
+        "overwrite it; `*` believes every peer for the last entry.",
+    )
+    allowed_origins: Origins = Field(
+        (),
+        description="Origins whose pages may use the API and CometD, with commas between; the server's own always may. "
+        "`*` is all, but without cookies.",
     )
     drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
     amqp: Amqp = Amqp()
     redis: Redis = Redis()
     embedded: Embedded = Embedded()
+    http: Http = Http()
     gateway: Gateway = Gateway()
     worker: Worker = Worker()
     events: Events = Events()
@@ -108,6 +115,19 @@ class Settings(BaseSettings):
     session: Session = Session()
     login: Login = Login()
     log: Log = Log()
+
+    @field_validator("session", mode="after")
+    @classmethod
+    def _cookies_for_all_sites_are_secure(cls, session: Session, info: ValidationInfo) -> Session:
+        tls, public_url = info.data.get("tls", Tls()), info.data.get("public_url", "")
+        if session.same_site == "none" and not _are_secure(session, tls, public_url):
+            raise ValueError("browsers take cookies with SAME_SITE none only with SECURE_COOKIES")
+        return session
+
+    @property
+    def cookies_are_secure(self) -> bool:
+        """Whether cookies are for HTTPS only."""
+        return _are_secure(self.session, self.tls, self.public_url)
 
     @classmethod
     def settings_customise_sources(
@@ -122,16 +142,22 @@ class Settings(BaseSettings):
         return init_settings, env_settings, secrets
 
 
+def _are_secure(session: Session, tls: Tls, public_url: str) -> bool:
+    if session.secure_cookies is not None:
+        return session.secure_cookies
+    return tls.cert_file is not None or public_url.startswith("https://")
+
+
 def load_settings(**overrides: object) -> Settings:
     """The settings of this process; `overrides` (from the command line) win over the environment.
 
     An override of a section is a mapping of some of its fields, as in `gateway={"port": 8080}`.
     Raises SettingsError.
     """
-    _refuse_unknown(os.environ)
     folder = os.environ.get(SECRETS_FOLDER)
     if folder and not Path(folder).is_dir():
         raise SettingsError(f"{SECRETS_FOLDER}: {folder} is not a folder")
+    refuse_unknown_sections(given_names(), Settings)
     try:
         return Settings(**overrides)  # type: ignore[arg-type]
     except ValidationError as error:
@@ -145,25 +171,7 @@ def load_settings(**overrides: object) -> Settings:
 
 def _explained(error: ErrorDetails) -> str:
     reason = error["msg"].removeprefix("Value error, ")
+    name = variable(error["loc"])
     if error["type"] == "extra_forbidden":
-        reason = "there is no such setting"
-    return f"{variable(error['loc'])}: {reason}"
-
-
-def variable(path: Iterable[str | int]) -> str:
-    """The environment variable of a setting; positions in its value are left out."""
-    return PREFIX + DELIMITER.join(part.upper() for part in path if isinstance(part, str))
-
-
-def _refuse_unknown(names: Iterable[str]) -> None:
-    """A section that does not exist is a slip of the pen. (Unknown fields of a section are refused by the section.)
-
-    Names without the delimiter may be others': Kubernetes puts CALLTAG_GATEWAY_SERVICE_HOST and the like there.
-    """
-    ours = [name for name in names if name.upper().startswith(PREFIX) and DELIMITER in name]
-    for name in ours:
-        section = name[len(PREFIX) :].partition(DELIMITER)[0].lower()
-        if section not in Settings.model_fields:
-            near = difflib.get_close_matches(section, Settings.model_fields, 1)
-            hint = f"; is {variable(near)} meant?" if near else ""
-            raise SettingsError(f"{name}: there is no section {section.upper()}{hint}")
+        reason = f"this setting is {MOVED[name]} now" if name in MOVED else "there is no such setting"
+    return f"{name}: {reason}"

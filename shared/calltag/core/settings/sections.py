@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import orjson
@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import NoDecode
 
 from calltag.core.bus.addresses import addresses
+from calltag.core.http.origin import ANY, Origin
 
 
 def _split(text: object) -> object:
@@ -68,8 +69,17 @@ Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Transports = Annotated[tuple[Literal["long-polling", "websocket"], ...], NoDecode, BeforeValidator(_split)]
-Origin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$")]
-Origins = Annotated[tuple[Origin, ...], NoDecode, BeforeValidator(_split)]
+
+
+def _origin(text: str) -> str:
+    if text != ANY:
+        Origin.parse(text)
+    return text
+
+
+PublicUrl = Annotated[str, Field(pattern=r"^https?://[^/\s]+$"), AfterValidator(_origin)]
+AllowedOrigin = Annotated[str, Field(pattern=r"^(\*|https?://[^/\s]+)$"), AfterValidator(_origin)]
+Origins = Annotated[tuple[AllowedOrigin, ...], NoDecode, BeforeValidator(_split)]
 
 
 def _network(text: str) -> str:
@@ -82,6 +92,14 @@ def _network(text: str) -> str:
 
 
 Proxies = Annotated[tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_split)]
+
+
+MOVED: Final = {
+    "CALLTAG_GATEWAY__CSRF_PROTECTION": "CALLTAG_SESSION__CSRF_PROTECTION",
+    "CALLTAG_GATEWAY__ALLOWED_ORIGINS": "CALLTAG_ALLOWED_ORIGINS",
+    "CALLTAG_NOTIFIER__ALLOWED_ORIGINS": "CALLTAG_ALLOWED_ORIGINS",
+}
+"""The settings that have another name now."""
 
 
 class Section(BaseModel):
@@ -214,6 +232,11 @@ class Gateway(Section):
     port: Port = Field(8080, description="Port to listen on.")
     max_body_bytes: Positive = Field(262_144, description="Size of a request's body.")
     max_depth: int = Field(16, ge=2, le=200, description="Nesting of a request's JSON.")
+    max_values: int = Field(
+        20_000,
+        ge=100,
+        description="Values in a request's JSON on all levels, empty lists and objects counted twice; else HTTP 400.",
+    )
     max_pairs: Positive = Field(1_000, description="Pairs of user data that one request may carry.")
     max_user_data_bytes: Positive = Field(65_536, description="Bytes of user data that one request may carry.")
     max_key_bytes: int = Field(255, ge=1, le=65_536, description="Length of a key of user data, in UTF-8.")
@@ -226,7 +249,9 @@ class Gateway(Section):
     max_in_flight: Positive = Field(2_000, description="Operations waiting for the broker's confirm at a time.")
     max_waiting: Positive = Field(2_000, description="Requests waiting for outcomes (`Prefer: wait`) at a time.")
     max_requests: Positive = Field(128, description="Requests worked on at a time; others wait their turn.")
-    max_queued_requests: int = Field(256, ge=0, description="Requests waiting their turn; beyond, HTTP 503.")
+    max_queued_requests: int = Field(
+        256, ge=0, description="Requests waiting their turn, of one address half of them; beyond, HTTP 503."
+    )
     queue_deadline_s: Seconds = Field(1.0, le=60, description="How long a request waits its turn; beyond, HTTP 503.")
     max_backlog: Positive = Field(
         5_000, description="Operations that may wait for the worker of one partition; beyond, HTTP 503."
@@ -250,11 +275,6 @@ class Gateway(Section):
         description="Users, and addresses, whose rates are known at a time; the one silent longest is forgotten.",
     )
     idempotency_lifetime_s: Positive = Field(86_400, description="How long an Idempotency-Key is remembered.")
-    csrf_protection: bool = Field(False, description="Demand X-CSRF-TOKEN of requests made with the session cookie.")
-    allowed_origins: Origins = Field(
-        (),
-        description="Origins whose scripts may call, with commas between; `*` is all, but without cookies.",
-    )
 
 
 class Worker(Section):
@@ -346,14 +366,39 @@ class Notifier(Section):
         500.0, description="Handshakes that one notifier answers in a second, in the long run; others come back later."
     )
     handshake_burst: Positive = Field(1_000, description="Handshakes that may come at once.")
+    handshakes_per_s_per_address: Rate = Field(
+        250.0,
+        description="The same from one address (of IPv6, a /64); TRUSTED_PROXIES matters. 0 is no limit.",
+    )
+    handshake_burst_per_address: Positive = Field(500, description="Handshakes that may come at once from one address.")
+    max_handshake_addresses: Positive = Field(
+        10_000, description="Addresses whose rates are known at a time; the one silent longest is forgotten."
+    )
+    max_refused_handshakes: Positive = Field(
+        5, description="A WebSocket on which so many handshakes in a row were refused is closed."
+    )
     max_subscriptions: Positive = Field(64, description="Subscriptions of one session.")
     max_queued_events: Positive = Field(
         1_000,
-        description="Events waiting for one session, and so in one answer; what is beyond is read from the store when "
-        "it is due.",
+        description="Events waiting in memory for one session; later ones are read from Redis when they are due.",
     )
     max_queued_bytes: Positive = Field(
-        4_194_304, description="Bytes waiting for one session, and so in one answer, unless a single event is larger."
+        4_194_304, description="Bytes of events waiting in memory for one session, unless a single event is larger."
+    )
+    max_queued_bytes_total: Positive = Field(
+        268_435_456,
+        description="Bytes of events waiting in memory for all sessions of one notifier; beyond, one event a session, "
+        "and the others are read from Redis when they are due.",
+    )
+    max_answer_bytes: Positive = Field(
+        524_288,
+        description="Bytes of one answer to a client, unless a single change is larger; the rest goes with the next "
+        "connect. Clients take 1 MiB by default.",
+    )
+    max_frame_bytes: Positive = Field(
+        65_536,
+        description="Bytes of one WebSocket message, unless a single event is larger; the rest goes in further ones. "
+        "Some clients take 64 KiB by default.",
     )
     max_messages: Positive = Field(64, description="Bayeux messages in one request.")
     max_body_bytes: Positive = Field(65_536, description="Size of one request.")
@@ -364,10 +409,6 @@ class Notifier(Section):
         le=600_000,
         description="Over how long the clients of a notifier that ends go to others; WebSockets over half of "
         "CALLTAG_DRAIN_TIMEOUT_S at most.",
-    )
-    allowed_origins: Origins = Field(
-        (),
-        description="Origins whose pages may use CometD, with commas between; its own always may.",
     )
     max_server_interval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
         0.0, description="How long other messages keep a session alive without a /meta/connect; 0 is without end."
@@ -402,6 +443,50 @@ class Notifier(Section):
     )
 
 
+class Http(Section):
+    """Connections of clients, for the API and for CometD."""
+
+    max_connections_per_address: int = Field(
+        0,
+        ge=0,
+        description="Connections of one client address (IPv6: of one /64 network); beyond, HTTP 503. 0 is half of "
+        "CALLTAG_MAX_CONNECTIONS. Trusted proxies have no such limit.",
+    )
+    max_head_bytes: int = Field(
+        65_536, ge=1_024, le=1_048_576, description="Size of a request line with its fields; beyond, HTTP 431."
+    )
+    max_headers: int = Field(200, ge=10, le=10_000, description="Fields of one request; beyond, HTTP 431.")
+    max_framing_bytes: int = Field(
+        65_536,
+        ge=1_024,
+        description="Bytes of chunk extensions and trailers of one request; beyond, HTTP 400.",
+    )
+    max_frames_per_message: Positive = Field(
+        1_000, description="Frames that one message of a WebSocket may consist of; beyond, close code 1008."
+    )
+    max_control_frames_per_s: Positive = Field(
+        20,
+        description="Pings and pongs a second from one WebSocket, in the long run, with ten seconds' worth at once; "
+        "beyond, close code 1008.",
+    )
+    head_deadline_s: Seconds = Field(
+        10.0, le=600, description="Seconds for a TLS handshake, and for the head of a request; then the end."
+    )
+    keep_alive_s: Seconds = Field(75.0, le=3_600, description="Seconds that a connection may be idle between requests.")
+    write_stall_s: Seconds = Field(
+        30.0, le=600, description="Seconds without progress after which a client that does not read is cut off."
+    )
+    close_deadline_s: Seconds = Field(
+        5.0, le=60, description="Seconds that a connection has to close in good order before it is cut off."
+    )
+    ping_interval_s: Seconds = Field(
+        20.0, le=600, description="Seconds of silence after which the client of a WebSocket is sent a ping."
+    )
+    pong_deadline_s: Seconds = Field(
+        20.0, le=600, description="Seconds that the client of a WebSocket has to answer a ping."
+    )
+
+
 class Internal(Section):
     """The port for operators: /livez, /readyz, /metrics, /version."""
 
@@ -414,6 +499,9 @@ class DirectorySection(Section):
 
     file: Path | None = Field(None, description="TOML file of users and devices.")
     demo: bool = Field(False, description="Use the demo contact centre, password `demo`. Never in production.")
+    demo_on_network: bool = Field(
+        False, description="Serve the demo contact centre on other addresses than this machine's own (127.0.0.1) too."
+    )
 
 
 class Login(Section):
@@ -431,7 +519,9 @@ class Login(Section):
     concurrency: int = Field(
         2, ge=1, le=64, description="Passwords that one process checks at a time, each in a thread."
     )
-    max_waiting: Positive = Field(200, description="Passwords that wait for being checked; beyond, HTTP 503.")
+    max_waiting: Positive = Field(
+        200, description="Passwords that wait for being checked, of one address half of them; beyond, HTTP 503."
+    )
 
 
 class Session(Section):
@@ -439,16 +529,19 @@ class Session(Section):
 
     idle_s: Positive = Field(1_800, description="A session not used for so long ends.")
     lifetime_s: Positive = Field(43_200, description="A session ends after so long in any case.")
-    secure_cookies: bool = Field(False, description="Set cookies for HTTPS only.")
+    max_per_user: Positive = Field(
+        100, description="HTTP sessions of one user; one more ends the session that was not used for longest."
+    )
+    csrf_protection: bool = Field(
+        False, description="Demand X-CSRF-TOKEN of requests that change something, and of CometD over HTTP."
+    )
+    secure_cookies: bool | None = Field(
+        None,
+        description="Set cookies for HTTPS only. Unset: with CALLTAG_TLS__CERT_FILE or an https CALLTAG_PUBLIC_URL.",
+    )
     same_site: Literal["lax", "strict", "none"] = Field(
         "lax", description="Which requests of other sites' pages cookies go with; `none` (all) takes SECURE_COOKIES."
     )
-
-    @model_validator(mode="after")
-    def _none_is_secure(self) -> "Session":
-        if self.same_site == "none" and not self.secure_cookies:
-            raise ValueError("browsers take cookies with SAME_SITE none only with SECURE_COOKIES")
-        return self
 
 
 class Log(Section):
@@ -458,3 +551,9 @@ class Log(Section):
         "auto", description="`auto` is console on a terminal, else json."
     )
     level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")
+    max_queued_bytes: int = Field(
+        1_048_576,
+        ge=4_096,
+        description="Bytes of output that wait to be written; beyond, lines are dropped and counted "
+        "(`calltag_log_dropped_total`).",
+    )

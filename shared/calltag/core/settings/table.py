@@ -9,7 +9,8 @@ import orjson
 from pydantic import BaseModel, SecretStr
 
 from calltag.core.bus.addresses import addresses
-from calltag.core.settings.root import Settings, variable
+from calltag.core.settings.root import Settings
+from calltag.core.settings.variables import given_names, unknown_variables, variable
 
 _PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&]*")
 
@@ -27,6 +28,12 @@ def settings_table(settings: Settings | None = None) -> list[Row]:
     """Every setting with its value in `settings`, or with its default."""
     shown = Settings.model_construct() if settings is None else settings
     return list(_rows(type(shown), shown, ()))
+
+
+def unknown_settings() -> list[str]:
+    """A sentence for each variable or file of secrets that is named like a setting and is none."""
+    sections = [variable((name,)) for name in Settings.model_fields]
+    return unknown_variables(given_names(), [*sections, *(row.variable for row in settings_table())])
 
 
 def _rows(model: type[BaseModel], values: BaseModel, path: tuple[str, ...]) -> Iterator[Row]:

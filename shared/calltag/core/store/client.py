@@ -49,8 +49,9 @@ def script_source(name: str) -> str:
 
 
 def not_usable(error: Exception, reason: str = "") -> StoreUnavailable:
-    """What callers are told of an error of the library."""
-    return StoreUnavailable(f"Redis is not usable: {reason or f'{type(error).__name__}: {error}'}")
+    """What callers are told of an error of the library; a server that refuses a command repeats its arguments."""
+    text = str(error).partition(", with args beginning with")[0]
+    return StoreUnavailable(f"Redis is not usable: {reason or f'{type(error).__name__}: {text}'}")
 
 
 def is_refusal(error: BaseException | None) -> bool:
@@ -232,7 +233,8 @@ _packed: Final = cast("Callable[[Command], bytes]", pack_command)
 async def _answered(connection: AbstractConnection, packed: bytes, count: int) -> list[object]:
     """The answers to commands, past the library's pipeline: it would look at each command for what is not used here.
 
-    What meets a connection that was closed is sent once more. Raises RedisError, OSError.
+    What meets a connection that was closed is sent once more, whether the server has carried it out or not: every
+    script and every command that this project sends is idempotent. Raises RedisError, OSError.
     """
     try:
         return await _exchanged(connection, packed, count)
@@ -272,7 +274,7 @@ def redis_client(
 ) -> RedisClient:
     """A client for a Redis URL. Connections are made when needed; a command that met a broken one is tried once more.
 
-    To try again is safe: the scripts recognise what they did already by version and operation id.
+    To try again is safe: a script that is not idempotent by nature recognises a request by an id in its arguments.
     """
     by_tls = url.startswith("rediss://")
     pool = BlockingConnectionPool.from_url(

@@ -3,6 +3,7 @@
 import base64
 import secrets
 from functools import lru_cache
+from hashlib import sha256
 from typing import Final
 
 from calltag.core.domain.ids import UserId
@@ -13,6 +14,8 @@ _BEARER: Final = "b"
 _OF_LOGIN: Final = "c"
 _REMEMBERED: Final = 20_000
 """How many ids are not decoded again."""
+_DIGEST_LENGTH: Final = 32
+HANDLE_LENGTH: Final = 12
 _MAX_REMEMBERED_LENGTH: Final = 256
 """Longer ones are not kept: anybody may send ids, as long as a request."""
 
@@ -30,6 +33,25 @@ def new_client_id(user: UserId, *, bearer: bool) -> str:
 def is_bearer(client_id: str) -> bool:
     """Whether the id itself is proof enough where no credentials are shown."""
     return client_id.startswith(_BEARER)
+
+
+def digest_of(client_id: str) -> str:
+    """Return 128 bits of the id's SHA-256, by which the store and operators know a session without its id."""
+    return _remembered_digest(client_id) if len(client_id) <= _MAX_REMEMBERED_LENGTH else _digest(client_id)
+
+
+def handle_of(client_id: str) -> str:
+    """Return the beginning of the digest, by which operators name the session."""
+    return digest_of(client_id)[:HANDLE_LENGTH]
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _remembered_digest(client_id: str) -> str:
+    return _digest(client_id)
+
+
+def _digest(client_id: str) -> str:
+    return sha256(client_id.encode(errors="replace")).hexdigest()[:_DIGEST_LENGTH]
 
 
 def user_of(client_id: str) -> UserId | None:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 import redis.asyncio
-import structlog
 from redis import exceptions
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.exceptions import ClusterDownError, RedisClusterException, RedisError, SlotNotCoveredError
@@ -21,8 +20,9 @@ from redis.exceptions import ClusterDownError, RedisClusterException, RedisError
 from calltag.core.store.client import Command, RedisClient, is_refusal
 from calltag.core.store.cluster_servers import Cluster
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.telemetry.conditions import Condition
 
-log = structlog.get_logger()
+_NOT_FOUND: Final = Condition("redis_cluster_not_found", over="redis_cluster_found")
 _REDIRECTED: Final = (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError)
 _REST_S: Final = 0.2
 """Between searches. What fails meanwhile will fail again, if it is not for what the last search has found."""
@@ -63,7 +63,9 @@ class _Masters:
         self._rests_until_s = asyncio.get_running_loop().time() + _REST_S
         # Perhaps nobody waited for it.
         if not search.cancelled() and (error := search.exception()) is not None:
-            log.warning("redis_cluster_not_found", reason=str(error))
+            _NOT_FOUND.fails(error)
+        elif not search.cancelled():
+            _NOT_FOUND.holds()
 
     async def end(self) -> None:
         """Look no more."""

@@ -55,7 +55,7 @@ class _Server(ClusterNode):
     async def execute_pipeline(self, commands: list[PipelineCommand]) -> bool:
         """What met a connection that the server had closed, and had no answer, is asked once more.
 
-        To ask again is safe: the scripts recognise what they did already by version and operation id.
+        To ask again is safe: every command that this project sends is idempotent.
         """
         async with self._places:
             try:

@@ -4,6 +4,8 @@ Of the nodes, one *holds* a session: the one that its last /meta/connect came to
 connect, keeps a node that lost the session from writing what it no longer knows.
 """
 
+import itertools
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Final, cast
 
@@ -14,7 +16,7 @@ from calltag.core.domain.ids import UserId
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
-from calltag.core.store.client_ids import user_of
+from calltag.core.store.client_ids import digest_of, user_of
 from calltag.core.store.keys import Keys
 from calltag.core.store.session_records import (
     Activity,
@@ -31,8 +33,9 @@ from calltag.core.store.session_records import (
 )
 from calltag.core.store.user_streams import Entry, position_of
 
-_LEFT_MS: Final = 5_000
-"""How long it is known that a client has ended its session: longer than its last connect is on its way."""
+_END_KNOWN_MS: Final = 5_000
+"""How long the end of a session is known: longer than the client's last connect, or a repeated request, takes."""
+_REQUEST_BYTES: Final = 8
 _NODE_REGISTERED_MS: Final = 24 * 3_600_000
 
 
@@ -54,12 +57,16 @@ class RedisCometdSessions:
         self._node = node
         self._retention_ms = retention_ms
         self._max_batch_bytes = max_batch_bytes
+        # An exchange whose answer is lost is sent again: the scripts recognise the request.
+        self._request = f"{secrets.token_hex(_REQUEST_BYTES)}-"
+        self._numbers = itertools.count()
         self._create = batcher.script("session_create")
         self._attach = batcher.script("session_attach")
         self._change = batcher.script("session_change")
         self._save = batcher.script("session_save")
         self._remove = batcher.script("session_remove")
         self._touch = batcher.script("session_touch")
+        self._services = batcher.script("session_services")
         self._expire = batcher.script("session_expire")
 
     async def create(
@@ -81,7 +88,7 @@ class RedisCometdSessions:
 
         Raises TooManySessions.
         """
-        user = user_of(client_id) or UserId("")
+        user, digest = user_of(client_id) or UserId(""), digest_of(client_id)
         fields = {
             "ack": str(int(acknowledges)),
             "login": login,
@@ -90,12 +97,12 @@ class RedisCometdSessions:
         }
         answer = await self._create(
             [
-                self._keys.cometd_session(user, client_id),
+                self._keys.cometd_session(user, digest),
                 self._keys.stream_of(user),
                 self._keys.cometd_sessions(user),
             ],
             [
-                client_id,
+                digest,
                 self._node,
                 lifetime_ms,
                 most_of_user,
@@ -164,14 +171,15 @@ class RedisCometdSessions:
             return None
         cycle, position, sent = (have.cycle, have.position, have.sent) if have else ("", 0, 0)
         answer = await self._attach(
-            self._all_keys(user, client_id),
+            self._all_keys(user, digest_of(client_id)),
             [
-                client_id, self._node, lifetime_ms, _NODE_REGISTERED_MS, most,
+                digest_of(client_id), self._node, lifetime_ms, _NODE_REGISTERED_MS, most,
                 *(acknowledged or ("", "")), int(again), cycle, position, int(connect), int(proof.known), proof.login,
                 sent,
                 _or_nothing(activity.longest_ms if activity else None), _or_nothing(have.told_ago_ms if have else None),
                 int(activity is not None and activity.both_sides), _or_nothing(alone_ms), credential,
-                have.generation if have else "", have.answered if have else 0, self._max_batch_bytes,
+                have.generation if have else "", have.answered if have else 0, self._new_request(), _END_KNOWN_MS,
+                self._max_batch_bytes,
             ],
         )  # fmt: skip
         verdict, *rest = cast("list[object]", answer)
@@ -231,10 +239,14 @@ class RedisCometdSessions:
         user = user_of(client_id)
         if user is None:
             return [b"unknown"]
+        digest = digest_of(client_id)
         keys = [
-            self._keys.cometd_session(user, client_id), self._keys.stream_of(user), self._keys.cometd_sessions(user),
+            self._keys.cometd_session(user, digest), self._keys.stream_of(user), self._keys.cometd_sessions(user),
+            self._keys.cometd_session_end(user, digest),
         ]  # fmt: skip
-        terms: list[str | int] = [client_id, lifetime_ms, most, self._retention_ms, credential]
+        terms: list[str | int] = [
+            digest, lifetime_ms, most, self._retention_ms, credential, self._new_request(), _END_KNOWN_MS,
+        ]  # fmt: skip
         return _not_ended(await self._change(keys, [*terms, *change]))
 
     async def save(
@@ -254,13 +266,13 @@ class RedisCometdSessions:
         The session lives for `lifetime_ms` from now; with `prolong`, at least so long: a connect may be held meanwhile.
         `told_ago_ms` is how long ago an event was sent, `alone_ms` as in `attach`.
         """
-        user = user_of(client_id) or UserId("")
-        keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
+        user, digest = user_of(client_id) or UserId(""), digest_of(client_id)
+        keys = [self._keys.cometd_session(user, digest), self._keys.cometd_sessions(user)]
         return bool(
             await self._save(
                 keys,
                 [
-                    client_id,
+                    digest,
                     cycle,
                     generation,
                     sent,
@@ -276,27 +288,33 @@ class RedisCometdSessions:
 
         `credential` as in `attach`. Raises HasEnded.
         """
+        user, digest = user_of(client_id) or UserId(""), digest_of(client_id)
+        keys = self._ending_keys(user, digest)
+        asked = self._touch(keys, [digest, lifetime_ms, credential, self._new_request(), _END_KNOWN_MS])
+        return _not_ended(await asked) == [b"ok"]
+
+    async def note_services(self, client_id: str, *, active: bool) -> None:
+        """Remember the state of the services that the client is told, if this node holds the session."""
         user = user_of(client_id) or UserId("")
-        keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
-        return _not_ended(await self._touch(keys, [client_id, lifetime_ms, credential])) == [b"ok"]
+        await self._services([self._keys.cometd_session(user, client_id)], [self._node, int(active)])
 
     async def expire(self, client_id: str, *, cycle: int, within_ms: int) -> bool:
         """End a session of which nothing was heard, unless it has more than `within_ms` to live, or moved on.
 
         Returns whether it has ended.
         """
-        user = user_of(client_id) or UserId("")
-        keys = [self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user)]
-        return bool(await self._expire(keys, [client_id, cycle, within_ms]))
+        user, digest = user_of(client_id) or UserId(""), digest_of(client_id)
+        keys = [self._keys.cometd_session(user, digest), self._keys.cometd_sessions(user)]
+        return bool(await self._expire(keys, [digest, cycle, within_ms]))
 
     async def remove(self, client_id: str, *, left: bool = False) -> NodeId | None:
         """End a session; returns who held it, None if there was no such session. `left` says that its client did so."""
-        user = user_of(client_id) or UserId("")
-        keys = [
-            self._keys.cometd_session(user, client_id), self._keys.cometd_sessions(user),
-            self._keys.cometd_session_left(user, client_id),
-        ]  # fmt: skip
-        holder = cast("bytes | None", await self._remove(keys, [client_id, _LEFT_MS if left else 0]))
+        return await self.end(user_of(client_id) or UserId(""), digest_of(client_id), left=left)
+
+    async def end(self, user: UserId, digest: str, *, left: bool = False) -> NodeId | None:
+        """The same for the session whose id has this digest."""
+        arguments = [digest, self._new_request(), "left" if left else "removed", _END_KNOWN_MS]
+        holder = cast("bytes | None", await self._remove(self._ending_keys(user, digest), arguments))
         return NodeId(holder.decode()) if holder else None
 
     async def stay(self, users: Sequence[UserId]) -> None:
@@ -312,13 +330,22 @@ class RedisCometdSessions:
         async with self._client.exchange() as connection:
             await connection.srem(self._keys.nodes_of(user), self._node)
 
-    def _all_keys(self, user: UserId, client_id: str) -> list[str]:
+    def _new_request(self) -> str:
+        return f"{self._request}{next(self._numbers):x}"
+
+    def _ending_keys(self, user: UserId, digest: str) -> list[str]:
+        keys = self._keys
         return [
-            self._keys.cometd_session(user, client_id),
+            keys.cometd_session(user, digest), keys.cometd_sessions(user), keys.cometd_session_end(user, digest),
+        ]  # fmt: skip
+
+    def _all_keys(self, user: UserId, digest: str) -> list[str]:
+        return [
+            self._keys.cometd_session(user, digest),
             self._keys.stream_of(user),
             self._keys.nodes_of(user),
             self._keys.cometd_sessions(user),
-            self._keys.cometd_session_left(user, client_id),
+            self._keys.cometd_session_end(user, digest),
         ]
 
 
@@ -350,6 +377,7 @@ def _record(client_id: str, user: UserId, flat: Sequence[bytes]) -> SessionRecor
         fields["ack"] == "1",
         {name[2:]: value for name, value in fields.items() if name.startswith("o:")},
         {name[2:]: Position(int(value)) for name, value in fields.items() if name.startswith("s:")},
+        fields.get("services", "1") == "1",
     )
 
 

@@ -30,6 +30,7 @@ class Settling:
         self._keys = keys
         self._durability = durability
         self._source = script_source("settle")
+        self._note_loss = client.script("note_loss")
 
     async def settle(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
         """Wait for the replicas. Raises WritesLost, Fenced."""
@@ -58,11 +59,6 @@ class Settling:
         epoch, position = (int(each or 0) for each in cast("list[bytes | None]", found))
         return Epoch(epoch), CommitPosition(position)
 
-    async def note_loss(self, partition: Partition, commits: int, gone: int, at_ms: int) -> None:
-        """Add to what doctor shows."""
-        name = self._keys.losses(partition)
-        pipeline = self._client.pipeline()
-        pipeline.hincrby(name, "commits", commits)
-        pipeline.hincrby(name, "gone", gone)
-        pipeline.hset(name, "at_ms", str(at_ms))
-        await self._client.run(pipeline)
+    async def note_loss(self, partition: Partition, loss: str, commits: int, gone: int, at_ms: int) -> None:
+        """Add to what doctor shows, once for each loss."""
+        await self._note_loss([self._keys.losses(partition)], [loss, commits, gone, at_ms])

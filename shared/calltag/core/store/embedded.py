@@ -1,12 +1,15 @@
 """The embedded store: a private Valkey server from a wheel, or, where that cannot start, fakeredis in memory.
 
 The server listens on a Unix socket only, in a folder that nobody else can enter, and keeps an append-only file in
-the data folder. A lock that the server inherits keeps two of them from writing to one folder.
+the data folder, which nobody else can enter either: it holds user data. A lock that the server inherits keeps two of
+them from writing to one folder.
 """
 
 import asyncio
 import contextlib
 import fcntl
+import os
+import stat
 import subprocess
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -22,6 +25,9 @@ from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.ports import StoreError
 
 _POLL_S: Final = 0.02
+_LOCK: Final = "lock"
+_OTHERS: Final = 0o077
+"""The rights of everybody but the owner."""
 
 
 class DataFolderInUse(StoreError):
@@ -61,7 +67,7 @@ async def embedded_store(
             store = _in_memory("no data folder was asked for", deadline_s)
         else:
             try:
-                socket = stack.enter_context(_valkey(folder, start_timeout_s, stop_timeout_s))
+                socket = await stack.enter_async_context(_valkey(folder, start_timeout_s, stop_timeout_s))
                 store = EmbeddedStore(redis_client(f"unix://{socket}", deadline_s=deadline_s), folder)
                 stack.push_async_callback(store.client.close)
                 await _answering(store.client, start_timeout_s)
@@ -78,19 +84,19 @@ def _in_memory(reason: str, deadline_s: float) -> EmbeddedStore:
     return EmbeddedStore(RedisClient(connection, deadline_s), None, reason)
 
 
-@contextmanager
-def _valkey(folder: Path, start_timeout_s: float, stop_timeout_s: float) -> Iterator[Path]:
+@asynccontextmanager
+async def _valkey(folder: Path, start_timeout_s: float, stop_timeout_s: float) -> AsyncIterator[Path]:
     binary = _binary()
     with _locked(folder) as lock, tempfile.TemporaryDirectory(prefix="calltag-") as private:
         socket = Path(private) / "store.sock"
         with _writable(folder, "valkey.log") as log:
-            server = _start(binary, folder.resolve(), socket, lock, log)
+            server = _start(binary, folder, socket, lock, log)
         try:
-            if not _listening(server, socket, start_timeout_s):
+            if not await _listening(server, socket, start_timeout_s):
                 raise ServerNotStarted(f"the embedded Valkey did not start; see {folder / 'valkey.log'}")
             yield socket
         finally:
-            _stop(server, stop_timeout_s)
+            await _stop(server, stop_timeout_s)
 
 
 def _binary() -> Path:
@@ -105,20 +111,48 @@ def _binary() -> Path:
         raise ServerNotStarted(str(error)) from error
 
 
-def _writable(folder: Path, name: str) -> IO[bytes]:
-    """A file of the folder, to be written at its end. Raises DataFolderUnusable."""
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Inside, the folder is written to. Raises DataFolderUnusable."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return (folder / name).open("ab")
+        yield
     except OSError as error:
         raise DataFolderUnusable(
             f"the data folder {folder} cannot be written: {error.strerror}; name another one (CALLTAG_EMBEDDED__FOLDER)"
         ) from None
 
 
+def _make_private(folder: Path) -> None:
+    """Create the folder, or close it to others where it holds nothing but our data. Raises DataFolderUnusable."""
+    with _writing(folder):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+        if not found.st_mode & _OTHERS:
+            return
+        is_ours = found.st_uid == os.geteuid() and ((folder / _LOCK).exists() or not any(folder.iterdir()))
+        if is_ours:
+            folder.chmod(0o700)
+            return
+    raise DataFolderUnusable(
+        f"the data folder {folder} is open to other users (mode {stat.S_IMODE(found.st_mode):04o}), and would hold "
+        "user data; close it (chmod 700), or name another one (CALLTAG_EMBEDDED__FOLDER)"
+    )
+
+
+def _writable(folder: Path, name: str) -> IO[bytes]:
+    """A file of the folder that only its owner can open, to be written at its end. Raises DataFolderUnusable."""
+    with _writing(folder):
+        file = os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        if os.fstat(file).st_mode & _OTHERS:
+            # A former version made it.
+            os.fchmod(file, 0o600)
+        return os.fdopen(file, "ab")
+
+
 @contextmanager
 def _locked(folder: Path) -> Iterator[IO[bytes]]:
-    with _writable(folder, "lock") as lock:
+    _make_private(folder)
+    with _writable(folder, _LOCK) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -134,7 +168,7 @@ def _start(binary: Path, folder: Path, socket: Path, lock: IO[bytes], log: IO[by
         "port": "0",
         "unixsocket": str(socket),
         "unixsocketperm": "700",
-        "dir": str(folder),
+        "dir": str(folder.resolve()),
         "appendonly": "yes",
         "appendfsync": "everysec",
         "save": "",
@@ -148,6 +182,7 @@ def _start(binary: Path, folder: Path, socket: Path, lock: IO[bytes], log: IO[by
             stdout=log,
             stderr=subprocess.STDOUT,
             process_group=0,
+            umask=_OTHERS,
             pass_fds=[lock.fileno()],
             preexec_fn=die_with_parent(),  # noqa: PLW1509 - one prctl call; it takes no lock
         )
@@ -155,15 +190,14 @@ def _start(binary: Path, folder: Path, socket: Path, lock: IO[bytes], log: IO[by
         raise ServerNotStarted(f"{binary} cannot be run: {error}") from error
 
 
-def _listening(server: subprocess.Popen[bytes], socket: Path, timeout_s: float) -> bool:
+async def _listening(server: subprocess.Popen[bytes], socket: Path, timeout_s: float) -> bool:
     """Wait for the socket to appear; it does once the server is up, or never."""
+    is_there = socket.exists
     for _ in range(int(timeout_s / _POLL_S)):
-        if socket.exists():
-            return True
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            server.wait(timeout=_POLL_S)
-            return False
-    return False
+        if is_there() or server.poll() is not None:
+            break
+        await asyncio.sleep(_POLL_S)
+    return is_there()
 
 
 async def _answering(client: RedisClient, timeout_s: float) -> None:
@@ -176,10 +210,13 @@ async def _answering(client: RedisClient, timeout_s: float) -> None:
     raise ServerNotStarted(f"the embedded Valkey did not answer within {timeout_s:g} s")
 
 
-def _stop(server: subprocess.Popen[bytes], timeout_s: float) -> None:
+async def _stop(server: subprocess.Popen[bytes], timeout_s: float) -> None:
     server.terminate()
     try:
-        server.wait(timeout_s)
+        # The event loop goes on meanwhile: a second signal is for it.
+        await asyncio.to_thread(server.wait, timeout_s)
     except subprocess.TimeoutExpired:
+        pass
+    finally:
         server.kill()
         server.wait()

@@ -38,7 +38,10 @@ class Keys:
         return f"{self.prefix}:{{{hash_tag(partition)}}}:position"
 
     def losses(self, partition: Partition) -> str:
-        """Hash: what the store has lost of the partition so far: `commits`, `gone` of them for good, `at_ms`."""
+        """Hash: what the store has lost of the partition so far: `commits`, `gone` of them for good, `at_ms`.
+
+        `last`, `last_commits` and `last_gone` are of the loss that was added last.
+        """
         return f"{self.prefix}:{{{hash_tag(partition)}}}:losses"
 
     def outbox(self, partition: Partition) -> str:
@@ -54,8 +57,8 @@ class Keys:
         return f"{self.prefix}:{{{hash_tag(partition)}}}:marks"
 
     def attempts(self, partition: Partition) -> str:
-        """Hash: how often operations were tried that workers may have died of."""
-        return f"{self.prefix}:{{{hash_tag(partition)}}}:attempts"
+        """Hash: by operation, the ids of attempts of which workers may have crashed, separated by blanks."""
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:attempt-ids"
 
     def state(self, partition: Partition, key: str) -> StateKeys:
         """Hash, hash, hash and list of the call or agent named by `key` (`call:<id>`, `agent:<user>`)."""
@@ -98,16 +101,16 @@ class Keys:
         """String: version and positions of the event about the subject that was added last to the user's stream."""
         return self._of_user(user, f"added:{subject}")
 
-    def cometd_session(self, user: UserId, client_id: str) -> str:
-        """Hash: a CometD session of the user's."""
-        return self._of_user(user, f"session:{client_id}")
+    def cometd_session(self, user: UserId, digest: str) -> str:
+        """Hash: a CometD session of the user's. Its id may be all that its client has to show: keys have its digest."""
+        return self._of_user(user, f"session:{digest}")
 
-    def cometd_session_left(self, user: UserId, client_id: str) -> str:
-        """String: there for a moment after the client has ended the CometD session; the login that the session had."""
-        return self._of_user(user, f"left:{client_id}")
+    def cometd_session_end(self, user: UserId, digest: str) -> str:
+        """String: for seconds after the end of a CometD session, the request that ended it, why, holder and login."""
+        return self._of_user(user, f"end:{digest}")
 
     def cometd_sessions(self, user: UserId) -> str:
-        """Sorted set: ids of the user's CometD sessions, by their end in milliseconds of the server's clock."""
+        """Sorted set: digests of the ids of the user's CometD sessions, by their end in ms of the server's clock."""
         return self._of_user(user, "sessions")
 
     def _of_user(self, user: UserId, name: str) -> str:
@@ -117,6 +120,10 @@ class Keys:
     def lags(self) -> str:
         """Hash: how old the operations of each partition are when its worker takes them up, in milliseconds."""
         return f"{self.prefix}:lags"
+
+    def published(self) -> str:
+        """Hash: what all gateways published to each partition, counted in messages (`7:m`) and operations (`7:o`)."""
+        return f"{self.prefix}:published"
 
     def workers(self) -> str:
         """Sorted set: workers by the end of their lease, in milliseconds of the server's clock."""

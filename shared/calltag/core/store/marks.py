@@ -1,6 +1,6 @@
 """The marks of calls and agents of which an operation is parked, as operators see them."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from calltag.core.bus.partitioning import partition_of
@@ -28,6 +28,16 @@ class RedisMarks:
             pipeline.hgetall(self._keys.marks(Partition(number)))
         found = cast("list[dict[bytes, bytes]]", await self._client.run(pipeline))
         return {key.decode(): decode_mark(raw) for marks in found for key, raw in marks.items()}
+
+    async def counts(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """How many marks each of these partitions has."""
+        if not partitions:
+            return {}
+        pipeline = self._client.pipeline()
+        for partition in partitions:
+            pipeline.hlen(self._keys.marks(partition))
+        counts = cast("list[int]", await self._client.run(pipeline))
+        return dict(zip(partitions, counts, strict=True))
 
     async def clear(self, key: str, operation_id: OperationId) -> bool:
         """Take a mark away if it is the one of this operation; returns whether it was."""

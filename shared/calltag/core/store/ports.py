@@ -26,7 +26,7 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):
-    """The store is away or did not answer in time. Whether a write took place is not known."""
+    """The store is away or did not answer in time. Whether a write took place is not known; it may be repeated."""
 
 
 class WritesLost(StoreUnavailable):
@@ -160,9 +160,11 @@ class StateStore(Protocol):
         """Raise the partition's epoch, beyond `after` in any case: from here on, commits of former owners fail."""
         ...
 
-    async def kept(self, partition: Partition, max_bytes: int | None = None) -> Sequence[bytes]:
-        """The oldest events that are kept for sending, at most so many bytes (else those of one batch), and always the
-        first; `sent` drops them."""
+    async def kept(
+        self, partition: Partition, epoch: Epoch, skip: int = 0, max_bytes: int | None = None
+    ) -> Sequence[bytes]:
+        """The events that are kept for sending after the `skip` oldest, in order: at most so many bytes (else those of
+        one batch), and always the first. They stay until `sent` drops all of them. Raises Fenced."""
         ...
 
     async def load(
@@ -191,16 +193,19 @@ class StateStore(Protocol):
         """
         ...
 
-    async def attempt(self, partition: Partition, epoch: Epoch, name: str) -> int:
-        """Note that an operation is about to be tried; returns how often it was since `survived`. Raises Fenced."""
+    async def attempt(self, partition: Partition, epoch: Epoch, name: str, attempt: str) -> int:
+        """Record an attempt at an operation by its id; returns how many there were since `survived`. Raises Fenced.
+
+        To record the same attempt again changes nothing.
+        """
         ...
 
     async def survived(self, partition: Partition, name: str) -> None:
         """The attempts at an operation came to an end."""
         ...
 
-    async def broken_off(self, partition: Partition, name: str, attempts: int) -> None:
-        """So many attempts at an operation came to no end, and nobody died of them; those before them still count."""
+    async def broken_off(self, partition: Partition, name: str, attempt: str) -> None:
+        """An attempt at an operation came to no end, but its worker did not crash; other attempts still count."""
         ...
 
     async def is_done(self, partition: Partition, key: str, operation: OperationId) -> bool:
@@ -222,12 +227,18 @@ class StateStore(Protocol):
         """The epoch and the number of commits, as the store has them now."""
         ...
 
-    async def note_loss(self, partition: Partition, commits: int, gone: int, at_ms: int) -> None:
-        """Remember, for operators, that the store lost commits, some of them for good."""
+    async def note_loss(self, partition: Partition, loss: str, commits: int, gone: int, at_ms: int) -> None:
+        """Remember, for operators, that the store lost commits, some of them for good.
+
+        `loss` is an id: a loss that is told again, perhaps with more commits, counts once.
+        """
         ...
 
-    async def sent(self, partition: Partition, epoch: Epoch, count: int) -> None:
-        """Drop the `count` oldest kept events: they were sent. Raises Fenced."""
+    async def sent(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        """Drop the kept events: those of all commits up to `position` were sent. Raises Fenced.
+
+        If there are later commits, all events are kept until those are sent as well.
+        """
         ...
 
 

@@ -89,6 +89,7 @@ class RedisStateStore:
         self._durability = durability or Durability()
         self._settling = Settling(client, keys, self._durability)
         self._attempt = client.script("attempt")
+        self._withdraw = client.script("attempt_withdraw")
 
     async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
         step = 1 + secrets.randbelow(_LARGEST_STEP)
@@ -96,9 +97,16 @@ class RedisStateStore:
         epoch, former, position, kept = map(int, cast(list[bytes], answer))
         return TakeOver(Epoch(epoch), kept, Epoch(former), CommitPosition(position))
 
-    async def kept(self, partition: Partition, max_bytes: int | None = None) -> Sequence[bytes]:
-        answer = await self._kept([self._keys.outbox(partition)], [max_bytes or self._max_batch_bytes])
-        return cast("list[bytes]", answer)
+    async def kept(
+        self, partition: Partition, epoch: Epoch, skip: int = 0, max_bytes: int | None = None
+    ) -> Sequence[bytes]:
+        keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
+        answer = await self._kept(keys, [epoch, skip, max_bytes or self._max_batch_bytes])
+        verdict, detail = cast("tuple[bytes, bytes | list[bytes]]", answer)
+        if isinstance(detail, bytes):
+            _check(partition, epoch, [verdict, detail])
+            return ()
+        return detail
 
     def _partition_keys(self, partition: Partition) -> list[str]:
         return [self._keys.epoch(partition), self._keys.outbox(partition), self._keys.position(partition)]
@@ -152,8 +160,8 @@ class RedisStateStore:
     async def standing(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
         return await self._settling.standing(partition)
 
-    async def note_loss(self, partition: Partition, commits: int, gone: int, at_ms: int) -> None:
-        await self._settling.note_loss(partition, commits, gone, at_ms)
+    async def note_loss(self, partition: Partition, loss: str, commits: int, gone: int, at_ms: int) -> None:
+        await self._settling.note_loss(partition, loss, commits, gone, at_ms)
 
     async def silent(self, partition: Partition, silent_ms: int, most: int, skip: int = 0) -> Sequence[CallId]:
         name = self._keys.live(partition)
@@ -171,20 +179,17 @@ class RedisStateStore:
                 await connection.zrem(name, *gone)
         return [CallId(raw.decode().removeprefix("call:")) for raw in found if raw not in gone]
 
-    async def attempt(self, partition: Partition, epoch: Epoch, name: str) -> int:
+    async def attempt(self, partition: Partition, epoch: Epoch, name: str, attempt: str) -> int:
         keys = [self._keys.epoch(partition), self._keys.attempts(partition)]
-        [count] = _check(partition, epoch, await self._attempt(keys, [epoch, name, _ATTEMPTS_KEPT_MS]))
+        [count] = _check(partition, epoch, await self._attempt(keys, [epoch, name, attempt, _ATTEMPTS_KEPT_MS]))
         return int(count)
 
     async def survived(self, partition: Partition, name: str) -> None:
         async with self._client.exchange() as connection:
             await connection.hdel(self._keys.attempts(partition), name)
 
-    async def broken_off(self, partition: Partition, name: str, attempts: int) -> None:
-        key = self._keys.attempts(partition)
-        async with self._client.exchange() as connection:
-            if await connection.hincrby(key, name, -attempts) <= 0:
-                await connection.hdel(key, name)
+    async def broken_off(self, partition: Partition, name: str, attempt: str) -> None:
+        await self._withdraw([self._keys.attempts(partition)], [name, attempt])
 
     async def is_done(self, partition: Partition, key: str, operation: OperationId) -> bool:
         pipeline = self._client.pipeline()
@@ -193,9 +198,8 @@ class RedisStateStore:
         [answer] = await _each(self._client, pipeline)
         return answer is True
 
-    async def sent(self, partition: Partition, epoch: Epoch, count: int) -> None:
-        keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
-        _check(partition, epoch, await self._sent(keys, [epoch, count]))
+    async def sent(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        _check(partition, epoch, await self._sent(self._partition_keys(partition), [epoch, position]))
 
 
 async def _each(client: RedisClient, pipeline: Pipeline) -> list[object]:

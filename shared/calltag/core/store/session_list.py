@@ -2,18 +2,17 @@
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Final, cast
 
 from calltag.core.bayeux.position import Position
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client import RedisClient
+from calltag.core.store.client_ids import HANDLE_LENGTH
 from calltag.core.store.keys import Keys
 from calltag.core.store.user_streams import stream_id
 
 _PAGE: Final = 500
-_HANDLE_LENGTH: Final = 12
 _MOST_UNSENT: Final = 1_000
 
 
@@ -25,7 +24,8 @@ class ListedSession:
     sent to it in answer to a connect, 1,000 at most.
     """
 
-    client_id: str
+    digest: str
+    """Of the session's id, which the store does not know."""
     user: UserId
     holder: NodeId
     acknowledges: bool
@@ -36,13 +36,8 @@ class ListedSession:
 
     @property
     def handle(self) -> str:
-        """What operators name the session by: the id itself may be all that its client has to show."""
-        return handle_of(self.client_id)
-
-
-def handle_of(client_id: str) -> str:
-    """Twelve digits of the id's SHA-256."""
-    return sha256(client_id.encode()).hexdigest()[:_HANDLE_LENGTH]
+        """What operators name the session by."""
+        return self.digest[:HANDLE_LENGTH]
 
 
 class SessionList:
@@ -72,16 +67,16 @@ class SessionList:
         ]
         return [each for each in found if each is not None]
 
-    async def _session(self, user: UserId, client_id: str, ends_in_ms: int) -> ListedSession | None:
+    async def _session(self, user: UserId, digest: str, ends_in_ms: int) -> ListedSession | None:
         async with self._client.exchange() as connection:
-            raw = await connection.hgetall(self._keys.cometd_session(user, client_id))
+            raw = await connection.hgetall(self._keys.cometd_session(user, digest))
             fields = {name.decode(): value.decode() for name, value in cast("dict[bytes, bytes]", raw).items()}
             if "holder" not in fields:
                 return None
             sent = stream_id(Position(int(fields["sent"])))
             unsent = await connection.xrange(self._keys.stream_of(user), min=f"({sent}", count=_MOST_UNSENT)
         return ListedSession(
-            client_id=client_id,
+            digest=digest,
             user=user,
             holder=NodeId(fields["holder"]),
             acknowledges=fields.get("ack") == "1",

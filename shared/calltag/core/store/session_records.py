@@ -24,6 +24,8 @@ class SessionRecord:
     acknowledges: bool = False
     options: Mapping[str, str] = field(default_factory=dict)
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
+    services_active: bool = True
+    """The state of the services that the client was told last."""
 
 
 @dataclass(frozen=True, slots=True)

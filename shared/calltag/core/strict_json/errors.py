@@ -32,6 +32,10 @@ class TooDeep(JsonRefused):
     """Lists and objects are nested deeper than the limit."""
 
 
+class TooManyValues(JsonRefused):
+    """The text has more values than the limit."""
+
+
 class NotJson(JsonRefused):
     """The text is not UTF-8, or not JSON as in RFC 8259."""
 

@@ -1,6 +1,7 @@
 """Numbers as they are written, kept exactly or not at all."""
 
 import math
+import sys
 from decimal import Decimal, InvalidOperation
 from typing import Final
 
@@ -8,6 +9,10 @@ LEAST_INTEGER: Final = -(2**63)
 MOST_INTEGER: Final = 2**64 - 1
 _MAX_INTEGER_LENGTH: Final = 20
 _MAX_FRACTION_LENGTH: Final = 64
+_ALWAYS_EXACT_LENGTH: Final = sys.float_info.dig + 1
+"""A normal float keeps 15 significant digits, whichever they are; a point or an exponent stands beside them."""
+_LEAST_NORMAL: Final = sys.float_info.min
+_MOST_NORMAL: Final = sys.float_info.max
 
 
 class NumberNotKept(Exception):
@@ -26,18 +31,23 @@ def exact_float(text: str) -> float:
 
     Raises NumberNotKept.
     """
+    number = float(text)
+    if len(text) <= _ALWAYS_EXACT_LENGTH and _LEAST_NORMAL <= abs(number) <= _MOST_NORMAL:
+        return number
     if len(text) > _MAX_FRACTION_LENGTH:
         raise NumberNotKept(f"is a number written with more than {_MAX_FRACTION_LENGTH} characters")
-    number = float(text)
     if math.isinf(number):
         raise NumberNotKept("is a number too large for a 64-bit float")
+    if 0 < abs(number) < _LEAST_NORMAL:
+        raise NumberNotKept("is a number too small for a 64-bit float")
     if not _same_value(text, number):
         raise NumberNotKept("is a number with more digits than a 64-bit float can keep")
     return number
 
 
 def _same_value(text: str, number: float) -> bool:
+    shortest = repr(number)
     try:
-        return Decimal(text) == Decimal(repr(number))
+        return text == shortest or Decimal(text) == Decimal(shortest)
     except InvalidOperation:  # an exponent beyond even what Decimal holds
         return False

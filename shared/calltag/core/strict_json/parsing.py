@@ -6,28 +6,42 @@ that a 64-bit float cannot keep, lone surrogates, NUL characters, and objects wi
 
 import json
 import re
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final, NoReturn
 
 from calltag.core.domain.json_value import JsonValue
-from calltag.core.strict_json.errors import NotJson, Place, TextTooLarge, TooDeep, ValueNotKept, shown
+from calltag.core.strict_json.errors import (
+    NotJson,
+    Place,
+    TextTooLarge,
+    TooDeep,
+    TooManyValues,
+    ValueNotKept,
+    shown,
+)
 from calltag.core.strict_json.numbers import NumberNotKept, exact_float, exact_integer
+from calltag.core.strict_json.structure import Structure, without_byte_order_mark
 
 _DEEPEST: Final = 250
 """What the encoder on the way out (orjson) nests, with some to spare for what calltag puts around a value."""
-_STRINGS: Final = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"?', re.DOTALL)
-_BRACKETS: Final = re.compile(rb"[\[\]{}]")
+_SPECIAL_ESCAPE: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+"""NUL and halves of surrogate pairs come into a string by an escape only, as a raw one is not JSON, or not UTF-8."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class JsonLimits:
-    """How large and how deep a text may be; the outermost object or list is depth 1, and 250 is the deepest."""
+    """Bounds on a text.
+
+    The outermost object or list is depth 1, and 250 is the deepest. `max_values` bounds the work of a parser: values
+    on all levels, where an empty list or object counts twice.
+    """
 
     max_bytes: int = 262_144
     max_depth: int = 16
+    max_values: int = 20_000
 
     def __post_init__(self) -> None:
         if not 1 <= self.max_depth <= _DEEPEST:
@@ -41,82 +55,109 @@ class _NotKept:
     reason: str
 
 
+_NOT_READ: Final = _NotKept("is not read, as the text is refused")
+
+_Place = tuple["_Place", str | int] | None
+"""The last step of a way into the value, behind the steps before it."""
+
+
 def parse(body: bytes, limits: JsonLimits) -> JsonValue:
     """The value in the text; `orjson.dumps` and `orjson.loads` give it back equal. Raises JsonRefused."""
     if len(body) > limits.max_bytes:
         raise TextTooLarge(f"is larger than {limits.max_bytes} bytes")
-    _check_depth(body, limits.max_depth)
-    value = _decoded(body)
-    _check(value, [])
+    text = without_byte_order_mark(body)
+    structure = Structure.of(text)
+    if structure.values > limits.max_values:
+        raise TooManyValues(f"has more than {limits.max_values} values")
+    if structure.is_deeper_than(limits.max_depth):
+        raise TooDeep(f"is nested more than {limits.max_depth} deep")
+    decoder = _Decoder()
+    value = decoder.value(text)
+    if decoder.refuses or _SPECIAL_ESCAPE.search(text):
+        _check(value, None)
     return value
 
 
-def _check_depth(body: bytes, most: int) -> None:
-    """Count brackets outside strings: a text of a million brackets must not reach a recursive parser."""
-    depth = 0
-    for bracket in _BRACKETS.findall(_STRINGS.sub(b"", body)):
-        depth += 1 if bracket in b"[{" else -1
-        if depth > most:
-            raise TooDeep(f"is nested more than {most} deep")
+class _Decoder:
+    """Decodes one text. `refuses` says whether a value was met that cannot be kept."""
 
+    def __init__(self) -> None:
+        self.refuses = False
 
-def _decoded(body: bytes) -> JsonValue:
-    try:
-        value: JsonValue = _DECODER.decode(body.decode())
-    except UnicodeDecodeError as error:
-        raise NotJson(f"is not UTF-8 (byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise NotJson(f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
-    return value
+    def value(self, text: bytes) -> JsonValue:
+        """Raises NotJson."""
+        decoder = json.JSONDecoder(
+            object_pairs_hook=self._members,
+            parse_int=partial(self._number, read=exact_integer),
+            parse_float=partial(self._number, read=exact_float),
+            parse_constant=_constant,
+        )
+        try:
+            value: JsonValue = decoder.decode(text.decode())
+        except UnicodeDecodeError as error:
+            raise NotJson(f"is not UTF-8 (byte {error.start})") from None
+        except json.JSONDecodeError as error:
+            raise NotJson(f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
+        return value
 
+    def _members(self, pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue] | _NotKept:
+        members = dict(pairs)
+        if len(members) == len(pairs):
+            return members
+        self.refuses = True
+        return _NotKept(f"has the same name twice ({shown(_twice(pairs))}), and one of its values would be lost")
 
-def _check(value: JsonValue, place: list[str | int]) -> None:
-    """Refuse the first thing, in the order of the text, that cannot be kept; recursion is bounded by the depth."""
-    if isinstance(value, str):
-        _check_text(value, place)
-    elif isinstance(value, dict):
-        for name, member in value.items():
-            _check_text(name, place, "has a name that ")
-            _check(member, [*place, name])
-    elif isinstance(value, list):
-        for position, member in enumerate(value):
-            _check(member, [*place, position])
-    elif isinstance(value, _NotKept):
-        raise ValueNotKept(value.reason, place)
-
-
-def _check_text(text: str, place: Place, whose: str = "") -> None:
-    if "\0" in text:
-        raise ValueNotKept(f"{whose}holds the character U+0000", place)
-    if _SURROGATE.search(text):
-        raise ValueNotKept(f"{whose}holds half of a surrogate pair", place)
-
-
-def _members(pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue] | _NotKept:
-    members = dict(pairs)
-    if len(members) == len(pairs):
-        return members
-    twice, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-    return _NotKept(f"has the same name twice ({shown(twice)}), and one of its values would be lost")
-
-
-def _kept(read: Callable[[str], int | float]) -> Callable[[str], JsonValue]:
-    def number(text: str) -> JsonValue:
+    def _number(self, text: str, read: Callable[[str], int | float]) -> JsonValue:
+        if self.refuses:
+            # One reason is enough to refuse the text.
+            return _NOT_READ
         try:
             return read(text)
         except NumberNotKept as refused:
+            self.refuses = True
             return _NotKept(str(refused))
 
-    return number
+
+def _twice(pairs: Sequence[tuple[str, JsonValue]]) -> str:
+    """The first name that comes again."""
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            break
+        seen.add(name)
+    return name
 
 
 def _constant(name: str) -> NoReturn:
     raise NotJson(f"is not JSON: {name} is no JSON value")
 
 
-_DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_members,
-    parse_int=_kept(exact_integer),
-    parse_float=_kept(exact_float),
-    parse_constant=_constant,
-)
+def _check(value: JsonValue, place: _Place) -> None:
+    """Refuse the first thing, in the order of the text, that cannot be kept; recursion is bounded by the depth."""
+    if isinstance(value, str):
+        _check_text(value, place)
+    elif isinstance(value, dict):
+        for name, member in value.items():
+            _check_text(name, place, "has a name that ")
+            _check(member, (place, name))
+    elif isinstance(value, list):
+        for position, member in enumerate(value):
+            _check(member, (place, position))
+    elif isinstance(value, _NotKept):
+        raise ValueNotKept(value.reason, _steps(place))
+
+
+def _check_text(text: str, place: _Place, whose: str = "") -> None:
+    if "\0" in text:
+        raise ValueNotKept(f"{whose}holds the character U+0000", _steps(place))
+    if _SURROGATE.search(text):
+        raise ValueNotKept(f"{whose}holds half of a surrogate pair", _steps(place))
+
+
+def _steps(place: _Place) -> Place:
+    """The steps from the outside in."""
+    steps: list[str | int] = []
+    while place is not None:
+        place, step = place
+        steps.append(step)
+    return steps[::-1]

@@ -7,18 +7,19 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import orjson
-import structlog
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from calltag.core import VERSION
+from calltag.core.http.routing import routed
+from calltag.core.telemetry.conditions import Condition
 from calltag.core.telemetry.metrics import CONTENT_TYPE, Metrics
 
 Check = Callable[[], bool | Awaitable[bool]]
 _CHECK_DEADLINE_S: Final = 2.0
-log = structlog.get_logger()
+_CHECK_FAILED: Final = Condition("health_check_failed", over="health_check_answered")
 
 
 @dataclass(slots=True)
@@ -46,10 +47,12 @@ async def _outcome(name: str, check: Check) -> bool:
     try:
         async with asyncio.timeout(_CHECK_DEADLINE_S):
             held = check()
-            return bool(await held if inspect.isawaitable(held) else held)
+            holds = bool(await held if inspect.isawaitable(held) else held)
     except Exception as error:  # noqa: BLE001 - a broken check must show as not ready, not break the page
-        log.warning("health_check_failed", check=name, reason=f"{type(error).__name__}: {error}")
+        _CHECK_FAILED.fails(error, name, check=name)
         return False
+    _CHECK_FAILED.holds(name)
+    return holds
 
 
 def internal_app(health: Health, metrics: Metrics) -> Starlette:
@@ -78,8 +81,8 @@ def internal_app(health: Health, metrics: Metrics) -> Starlette:
     async def version(_: Request) -> Response:
         return _json({"service": health.service, "version": VERSION})
 
-    return Starlette(
-        routes=[
+    return routed(
+        [
             Route("/livez", livez),
             Route("/readyz", readyz),
             Route("/metrics", show_metrics),

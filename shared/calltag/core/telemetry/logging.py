@@ -7,17 +7,19 @@ from typing import Final, Literal
 
 import orjson
 import structlog
+from structlog.processors import ExceptionRenderer
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from calltag.core import VERSION
-from calltag.core.telemetry.redaction import redact
+from calltag.core.telemetry.redaction import hide_messages, redact, without_arguments
+from calltag.core.telemetry.tracebacks import show_crash, traceback_of, write_traceback
 
 Form = Literal["auto", "json", "console"]
 Level = Literal["debug", "info", "warning", "error", "critical"]
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-_LIBRARIES: Final = ("aio_pika", "aiormq", "uvicorn", "websockets", "asyncio")
-_SERVER: Final = "uvicorn.error"
-"""It warns of each request that is malformed: whoever can connect could fill the disk. They are counted instead."""
+_LIBRARIES: Final = ("websockets", "asyncio")
+_BROKER_LIBRARIES: Final = ("aio_pika", "aiormq")
+"""They log each attempt to connect, which calltag itself reports once: they are heard at the level debug alone."""
 
 
 def configure_logging(service: str, *, form: Form = "auto", level: Level = "info") -> None:
@@ -38,15 +40,18 @@ def configure_logging(service: str, *, form: Form = "auto", level: Level = "info
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _renderer(console=console)],
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *common],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, without_arguments, *common],
         )
     )
+    handler.addFilter(hide_messages)
+    sys.excepthook = show_crash
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
     for library in _LIBRARIES:
         logging.getLogger(library).setLevel(max(_LEVELS[level], logging.WARNING))
-    logging.getLogger(_SERVER).setLevel(max(_LEVELS[level], logging.ERROR))
+    for library in _BROKER_LIBRARIES:
+        logging.getLogger(library).setLevel(logging.WARNING if level == "debug" else logging.CRITICAL)
 
 
 def _common_processors(service: str, *, console: bool) -> list[Processor]:
@@ -56,18 +61,17 @@ def _common_processors(service: str, *, console: bool) -> list[Processor]:
         structlog.processors.TimeStamper(fmt="%H:%M:%S" if console else "iso", utc=not console, key="time"),
         redact,
     ]
-    return processors if console else [*processors, _named(service), structlog.processors.format_exc_info]
+    return processors if console else [*processors, _named(service), ExceptionRenderer(traceback_of)]
 
 
 def _renderer(*, console: bool) -> Processor:
     if not console:
         return structlog.processors.JSONRenderer(serializer=_encoded)
-    # The renderer's own choice of traceback shows local variables, and with them user data.
     return structlog.dev.ConsoleRenderer(
         colors=sys.stderr.isatty(),
         pad_event_to=24,
         timestamp_key="time",
-        exception_formatter=structlog.dev.plain_traceback,
+        exception_formatter=write_traceback,
     )
 
 

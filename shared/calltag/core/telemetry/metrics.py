@@ -12,6 +12,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from calltag.core.telemetry.output import dropped_lines
+
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _LATENCY_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SIZES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
@@ -57,7 +59,8 @@ class Metrics:
     node_messages_sent: Counter = field(init=False)
     http_requests: Counter = field(init=False)
     http_seconds: Histogram = field(init=False)
-    http_malformed: Counter = field(init=False)
+    http_refused: Counter = field(init=False)
+    http_connections: Gauge = field(init=False)
     requests_refused: Counter = field(init=False)
     requests_limited: Counter = field(init=False)
     requests_in_hand: Gauge = field(init=False)
@@ -67,6 +70,7 @@ class Metrics:
     calls_silent: Counter = field(init=False)
     logins_failed: Counter = field(init=False)
     logins_locked_out: Counter = field(init=False)
+    http_sessions_displaced: Counter = field(init=False)
     events_received: Counter = field(init=False)
     deliveries: Counter = field(init=False)
     delivery_seconds: ManyTimes = field(init=False)
@@ -90,6 +94,7 @@ class Metrics:
     bus_consumers_missing: Gauge = field(init=False)
     bus_repairs: Counter = field(init=False)
     check: Gauge = field(init=False)
+    log_dropped: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         self._worker()
@@ -98,6 +103,7 @@ class Metrics:
         self._notifier()
         self._bus()
         self.check = self._gauge("check", "1 while the readiness check of that name holds.", "check")
+        self._output()
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus's text form."""
@@ -153,9 +159,10 @@ class Metrics:
         )
         self.http_requests = self._counter("http_requests", "Requests answered.", "route", "status")
         self.http_seconds = self._histogram("http_request_seconds", "Time to answer a request.", _LATENCY_S, "route")
-        self.http_malformed = self._counter(
-            "http_malformed", "What came on the port for clients and was no request, or had too large a head."
+        self.http_refused = self._counter(
+            "http_refused", "Connections and requests that the server itself refused or cut off, by the limit.", "limit"
         )
+        self.http_connections = self._gauge("http_connections", "Open connections of clients.")
         self.requests_refused = self._counter("requests_refused", "Requests refused.", "route", "code")
         self.requests_limited = self._counter(
             "requests_limited", "Requests refused at a limit of the gateway, by the name of its setting.", "limit"
@@ -173,6 +180,9 @@ class Metrics:
             "logins_locked_out",
             "Logins refused unseen after too many wrong passwords, of the user or from the address.",
             "by",
+        )
+        self.http_sessions_displaced = self._counter(
+            "http_sessions_displaced", "HTTP sessions that ended because their user had too many."
         )
 
     def _notifier(self) -> None:
@@ -219,6 +229,18 @@ class Metrics:
         self.bus_repairs = self._counter(
             "bus_repairs", "Connections and consumers built anew, by what it was and why.", "part", "reason"
         )
+
+    def _output(self) -> None:
+        self.log_dropped = self._counter("log_dropped", "Lines of output dropped since nobody read them fast enough.")
+        counted = 0
+
+        def observe() -> None:
+            nonlocal counted
+            dropped = dropped_lines()
+            self.log_dropped.inc(dropped - counted)
+            counted = dropped
+
+        self.observers.append(observe)
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"calltag_{name}", text, labels, registry=self.registry)

@@ -1,11 +1,16 @@
-"""The last guard before an output: names under which contents or secrets might come are never logged."""
+"""The last guard before an output: names under which contents or secrets might come are never logged.
 
+Nor is what libraries show of the messages and calls that they complain of.
+"""
+
+import logging
 from collections.abc import Mapping
 from typing import Final
 
 from structlog.typing import EventDict, WrappedLogger
 
 SHOWN_INSTEAD: Final = "(not logged)"
+_ASYNCIO: Final = "asyncio"
 _NEVER_LOGGED: Final = frozenset(
     {
         "userdata",
@@ -30,6 +35,21 @@ def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
     """A structlog processor; it looks into mappings and lists too."""
     for name, value in event.items():
         event[name] = SHOWN_INSTEAD if _is_hidden(name) else _redacted(value)
+    return event
+
+
+def hide_messages(record: logging.LogRecord) -> bool:
+    """A filter of logging: where a library complains of a message, its kind is shown, and not its body."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(type(each).__name__ if hasattr(each, "body") else each for each in record.args)
+    return True
+
+
+def without_arguments(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """A structlog processor: what asyncio says of a call that failed is cut before its arguments and its exception,
+    which is shown apart."""
+    if event.get("logger") == _ASYNCIO:
+        event["event"] = str(event["event"]).partition("\n")[0].partition("(")[0]
     return event
 
 

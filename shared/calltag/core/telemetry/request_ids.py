@@ -1,4 +1,4 @@
-"""One id for each request of a client, on all its log lines and on its answer."""
+"""What every answer has, of whichever service: the id of its request, which log lines have too, and `nosniff`."""
 
 import random
 import re
@@ -12,6 +12,8 @@ HEADER: Final = "X-Request-Id"
 _NAME: Final = HEADER.lower().encode()
 _GOOD: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADS: Final = ("http.response.start", "websocket.accept")
+_NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+"""Browsers take an answer for what its Content-Type says, so that data that users wrote is never run as a script."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +31,11 @@ class RequestIds:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
 
-        header = (_NAME, request_id.encode())
+        headers = ((_NAME, request_id.encode()), _NOSNIFF)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] in _HEADS:
-                message["headers"] = [*message.get("headers", ()), header]
+                message["headers"] = [*message.get("headers", ()), *headers]
             await send(message)
 
         await self.app(scope, receive, send_with_id)

@@ -4,6 +4,7 @@
 work has to say to one node, in as many messages as its length takes.
 """
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Annotated, Final, Generic, Literal, TypeAlias, TypeVar
 
@@ -17,7 +18,9 @@ from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.operations import AgentOperation, CallOperation
 from calltag.core.domain.status import StatusCode
 
-_FORM: Final = ConfigDict(frozen=True, extra="ignore")
+_FORM: Final = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+_KEYS_BELOW: Final = "user_data"
+"""Of what is below it, places are keys that users chose."""
 _LARGEST: Final = 2**53
 # Told by its kind, an event is tried once; else it would be tried as each of them, which takes several times as long.
 _Event: TypeAlias = Annotated[CallChanged | DevicesChanged | OperationRefused, Field(discriminator="kind")]
@@ -68,12 +71,17 @@ class NoticeKind(StrEnum):
 
 
 class SessionNotice(BaseModel):
-    """Another node took over a CometD session (in a cycle), changed its subscriptions, or ended it; or it is to end."""
+    """Another node took over a CometD session (in a cycle), changed its subscriptions, or ended it; or it is to end.
+
+    An operator (`closed`) names the session by its user and the digest of its id, which the store does not know.
+    """
 
     model_config = _FORM
     kind: NoticeKind
-    client_id: str
+    client_id: str = ""
     cycle: int = 0
+    user: UserId = UserId("")
+    digest: str = ""
 
 
 class NodeMessage(BaseModel):
@@ -85,6 +93,9 @@ class NodeMessage(BaseModel):
     places: tuple[StreamPlace, ...] = ()
     replies: tuple[OperationReply, ...] = ()
     notices: tuple[SessionNotice, ...] = ()
+    stale_users: tuple[UserId, ...] = Field(
+        default=(), description="Users of whose events the node may have missed some: it has to read their streams."
+    )
 
 
 class EnvelopeAction(BaseModel):
@@ -123,7 +134,8 @@ class Form(Generic[M]):
         self._adapter = adapter
 
     def encode(self, message: M) -> bytes:
-        return self._adapter.dump_json(message)
+        # A warning would show the value that it is about.
+        return self._adapter.dump_json(message, warnings="none")
 
     def decode(self, body: bytes) -> M:
         """Raises WireError."""
@@ -131,10 +143,15 @@ class Form(Generic[M]):
             return self._adapter.validate_json(body)
         except ValidationError as error:
             places = "; ".join(
-                f"{'.'.join(map(str, each['loc'])) or 'message'}: {each['type']}"
+                f"{_place(each['loc'])}: {each['type']}"
                 for each in error.errors(include_input=False, include_url=False)[:5]
             )
             raise WireError(places) from None
+
+
+def _place(steps: Sequence[int | str]) -> str:
+    shown = steps[: steps.index(_KEYS_BELOW) + 1] if _KEYS_BELOW in steps else steps
+    return ".".join(map(str, shown)) or "message"
 
 
 ENVELOPE: Final = Form(TypeAdapter(Envelope))

@@ -9,7 +9,7 @@ import orjson
 from calltag.core.domain.ids import UserId
 from calltag.core.wire.messages import REPLY, OperationReply
 
-_FRAME: Final = (b'{"v":1,"events":[', b'],"places":[', b'],"replies":[', b"]}")
+_FRAME: Final = (b'{"v":1,"events":[', b'],"places":[', b'],"replies":[', b'],"stale_users":[', b"]}")
 _FRAME_BYTES: Final = sum(map(len, _FRAME))
 
 
@@ -36,6 +36,7 @@ class _Packing:
     _events: list[bytes] = field(default_factory=list)
     _places: list[bytes] = field(default_factory=list)
     _replies: list[bytes] = field(default_factory=list)
+    _stale_users: list[bytes] = field(default_factory=list)
     _users: dict[UserId, None] = field(default_factory=dict)
     _size_bytes: int = _FRAME_BYTES
 
@@ -49,10 +50,12 @@ class _Packing:
         self._users[place.user] = None
         return True
 
-    def take_user(self, user: UserId) -> bool:
-        """Add that the node has to look at the user's stream; False if there is no room."""
-        # A place of an event that is not there: `place.event` is not below the number of events.
-        if not self._take([(self._places, _encoded(UserPlace(user, 1, 0), 0))]):
+    def take_stale_user(self, user: UserId) -> bool:
+        """Add a user whose stream the node has to read; False if there is no room."""
+        # Notifiers that do not read `stale_users` yet do so for each place without an event. Such a place would be one
+        # of another event in a message that holds some.
+        place = _encoded(UserPlace(user, 1, 0), 0)
+        if not self._take([(self._stale_users, orjson.dumps(user)), (self._places, place)]):
             return False
         self._users[user] = None
         return True
@@ -73,7 +76,7 @@ class _Packing:
     def messages(self) -> Iterator[PackedMessage]:
         """The message, if there is something in it."""
         if self._size_bytes > _FRAME_BYTES:
-            kinds = (self._events, self._places, self._replies)
+            kinds = (self._events, self._places, self._replies, self._stale_users)
             pieces = [part for begin, kind in zip(_FRAME, kinds, strict=False) for part in (begin, b",".join(kind))]
             yield PackedMessage(b"".join((*pieces, _FRAME[-1])), list(self._users))
 
@@ -101,14 +104,14 @@ def node_messages(
     yield from packing.messages()
 
 
-def look_again_messages(users: Iterable[UserId], max_bytes: int) -> Iterator[PackedMessage]:
-    """The messages that tell a node to look at the streams of these users."""
+def stale_messages(users: Iterable[UserId], max_bytes: int) -> Iterator[PackedMessage]:
+    """The messages that name users whose streams the node has to read; there are no events in them."""
     packing = _Packing(max_bytes)
     for user in users:
-        if not packing.take_user(user):
+        if not packing.take_stale_user(user):
             yield from packing.messages()
             packing = _Packing(max_bytes)
-            packing.take_user(user)
+            packing.take_stale_user(user)
     yield from packing.messages()
 
 

@@ -70,6 +70,10 @@ class Extension:
     def connected(self, session: Session, reply_ext: dict[str, object]) -> None:
         """A connect is answered now, and all that waited goes with it."""
 
+    def kept(self, ext: Mapping[str, object]) -> dict[str, object]:  # noqa: ARG002 - a parameter for those that override
+        """The parts of `ext` that `reply` needs for a connect that is held; small, as they are kept until then."""
+        return {}
+
     def reply(self, message: Message, reply: Reply, arrived_ms: int, now_ms: int) -> None:
         """Any meta message is answered; times are Unix time in milliseconds."""
 

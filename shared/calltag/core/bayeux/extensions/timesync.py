@@ -3,6 +3,7 @@
 Source: CometD's documentation of its timesync extension: in `{tc, l, o}`, out `{tc, ts, p, a}`; all in milliseconds.
 """
 
+from collections.abc import Mapping
 from typing import Final
 
 from calltag.core.bayeux.codec import Message, Reply
@@ -10,10 +11,18 @@ from calltag.core.bayeux.extensions.interface import Extension, ext_of
 from calltag.core.bayeux.position import LARGEST
 
 _ACCURACY_MS: Final = 25
+_NUMBERS: Final = ("tc", "l", "o")
 
 
 class Timesync(Extension):
     """`ext.timesync`."""
+
+    def kept(self, ext: Mapping[str, object]) -> dict[str, object]:
+        asked = ext.get("timesync")
+        numbers = (
+            {name: asked[name] for name in _NUMBERS if _is_number(asked.get(name))} if isinstance(asked, dict) else {}
+        )
+        return {"timesync": numbers} if numbers else {}
 
     def reply(self, message: Message, reply: Reply, arrived_ms: int, now_ms: int) -> None:
         asked = ext_of(message).get("timesync")

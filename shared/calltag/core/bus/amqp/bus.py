@@ -2,30 +2,33 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Final
 from uuid import uuid4
 
+import structlog
 from aio_pika.abc import AbstractChannel, AbstractQueue, HeadersType
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from calltag.core.bus.amqp.consumer import AmqpConsumer, AmqpInbox
+from calltag.core.bus.amqp.consumer import SELF_PROBE, AmqpConsumer, AmqpInbox, Route
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.inspector import Inspector
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import BusMetrics, BusState, RepairLog
 from calltag.core.bus.amqp.packing import Packing, Part
 from calltag.core.bus.amqp.parking import headers_of
-from calltag.core.bus.amqp.publisher import Publisher, Unroutable
+from calltag.core.bus.amqp.publisher import ExchangeMissing, Publisher, Unroutable
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.amqp.watchdog import Watchdog
 from calltag.core.bus.partitioning import hash_tag
-from calltag.core.bus.ports import BusInterrupted, BusRefused, NodeId, Parking, Partition
+from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, NodeId, Parking, Partition, Published
 from calltag.core.runtime.without_end import without_end
 
+log = structlog.get_logger()
+Restore = Callable[[AbstractChannel], Awaitable[None]]
 _HEARTBEATS: Final = 3
 """RabbitMQ takes a client for dead within so many: until then it may keep a partition for one that is."""
 
@@ -41,9 +44,11 @@ class AmqpBus:
         self._publishing = Link(settings, "publisher", observed)
         self._consuming = Link(settings, "consumer", observed)
         self._publisher = Publisher(self._publishing, settings.publish_deadline_s)
-        self._watchdog = Watchdog(self.links, observed, settings.watch_s)
+        self._watchdog = Watchdog(self.links, observed, settings.watch_s, self._restore_parking)
         self._packing: dict[Partition, Packing] = {}
         self._inbox_names: dict[NodeId, str] = {}
+        self._partitions_open = 0
+        self._parking_unknown = False
         self._patience = 1 + math.ceil(_HEARTBEATS * settings.heartbeat_s / settings.watch_s)
         # A connection that publishes is not answered while the broker is short of memory.
         self._inspector = Inspector(self._consuming, settings.publish_deadline_s)
@@ -63,28 +68,62 @@ class AmqpBus:
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         packing = self._packing.get(partition)
         if packing is None:
-            publish = partial(self._publish_packed, hash_tag(partition))
+            publish = partial(self._publish_packed, partition)
             packing = self._packing[partition] = Packing(publish, self._settings.publish_deadline_s)
         await packing.add(Part(body, message_id))
 
-    async def _publish_packed(self, tag: str, body: bytes, name: str, headers: HeadersType | None) -> None:
+    async def _publish_packed(self, partition: Partition, body: bytes, name: str, headers: HeadersType | None) -> None:
+        exchange, key = self._topology.operations, hash_tag(partition)
+        await self._publish_surely(
+            lambda: self._publisher.publish(exchange, key, body, name, headers=headers),
+            partial(self._topology.restore_partition, partition=partition),
+        )
+
+    async def _publish_surely(self, publish: Callable[[], Awaitable[None]], restore: Restore) -> None:
+        """Publish where there has to be a queue: if the broker lost the way to it, restore that and publish again.
+
+        Raises BusUnavailable; BusRefused, which says what to do, where that did not help.
+        """
         try:
-            await self._publisher.publish(self._topology.operations, tag, body, name, headers=headers)
-        except Unroutable as error:
-            raise BusRefused(f"{error}; run: calltag topology apply") from None
+            await publish()
+        except (Unroutable, ExchangeMissing) as lost:
+            refusal = BusRefused(f"{lost}; run: calltag topology apply")
+            try:
+                await self._inspector.ask(str(lost), restore)
+            except BusUnavailable:
+                raise refusal from None
+            log.warning("route_restored", reason=str(lost))
+            try:
+                await publish()
+            except (Unroutable, ExchangeMissing):
+                raise refusal from None
 
     async def depth(self, partition: Partition) -> int:
-        messages = await self._inspector.depth(self._topology.partition_queue(partition))
+        return await self._inspector.depth(self._topology.partition_queue(partition))
+
+    def published(self, partition: Partition) -> Published:
         packing = self._packing.get(partition)
-        # The broker counts messages.
-        return messages if packing is None else packing.operations_in(messages)
+        return Published() if packing is None else packing.published
 
     async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
         headers = headers_of(parking)
+        await self._publish_surely(
+            lambda: self._publisher.publish(self._topology.parking, "", body, message_id, headers=headers),
+            self._topology.restore_parking,
+        )
+
+    async def _restore_parking(self) -> None:
+        """The way to the parked operations, which the broker takes as well, and tells nobody if there is none."""
+        if not self._partitions_open or not self._consuming.up:
+            return
         try:
-            await self._publisher.publish(self._topology.parking, "", body, message_id, headers=headers)
-        except Unroutable as error:
-            raise BusRefused(f"{error}; run: calltag topology apply") from None
+            await self._inspector.ask(self._topology.parking, self._topology.restore_parking)
+        except BusUnavailable as error:
+            if not self._parking_unknown:
+                log.warning("parking_not_restored", reason=str(error))
+            self._parking_unknown = True
+        else:
+            self._parking_unknown = False
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         try:
@@ -103,14 +142,19 @@ class AmqpBus:
                 consumer = AmqpConsumer(channel, self._settings.publish_deadline_s, patience=self._patience)
                 await consumer.start(queue, prefetch)
                 self._watchdog.there(expected, consumer)
-                yield consumer
+                self._partitions_open += 1
+                try:
+                    yield consumer
+                finally:
+                    self._partitions_open -= 1
 
     @asynccontextmanager
     async def inbox(self, node: NodeId) -> AsyncIterator[AmqpInbox]:
         with self._watchdog.expecting(node) as expected:
             async with self._consuming.channel() as channel:
                 queue = await self._declare_inbox(channel, node)
-                consumer = AmqpConsumer(channel, self._settings.publish_deadline_s)
+                route = Route(self._topology.events, lambda: self.send(node, b"", SELF_PROBE))
+                consumer = AmqpConsumer(channel, self._settings.publish_deadline_s, route=route)
                 await consumer.start(queue, self._settings.inbox_prefetch)
                 self._watchdog.there(expected, consumer)
                 yield AmqpInbox(consumer)

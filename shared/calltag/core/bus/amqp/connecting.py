@@ -3,11 +3,13 @@
 import asyncio
 import random
 import ssl
-from typing import Final
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import aio_pika
-from aio_pika.abc import AbstractConnection
 from aio_pika.exceptions import AMQPError, AuthenticationError, ProbableAuthenticationError
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from aiormq.exceptions import ConnectionNotAllowed, InvalidFrameError
 from yarl import URL
 
@@ -17,9 +19,42 @@ from calltag.core.bus.ports import BusUnavailable
 from calltag.core.runtime.tls import ClientTls, TlsError
 
 _WHERE: Final = "CALLTAG_AMQP__URL says where it is"
+_LONGEST: Final = 400
 
 
-async def connect(settings: AmqpSettings, purpose: str) -> AbstractConnection:
+class _Transports(TransportFactory):
+    """Makes the transport of a connection, and remembers it."""
+
+    def __init__(self, made_by: TransportFactory) -> None:
+        self._made_by = made_by
+        self._writer: asyncio.StreamWriter | None = None
+
+    async def create(self, url: URL, **kwargs: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, self._writer = await self._made_by.create(url, **kwargs)
+        return reader, self._writer
+
+    def abort(self) -> None:
+        if self._writer is not None:
+            self._writer.transport.abort()
+
+
+class Connection(aio_pika.Connection):
+    """A connection that can be aborted, in whatever state it is.
+
+    aiormq forgets a connection that is made at the moment when the wait for it is cancelled: it would stand for ever.
+    """
+
+    def __init__(self, url: URL, ssl_context: ssl.SSLContext | None) -> None:
+        super().__init__(url, ssl_context=ssl_context)
+        self._transports = _Transports(TLSTransportFactory() if url.scheme == "amqps" else TCPTransportFactory())
+        self.kwargs["transport_factory"] = self._transports
+
+    def abort(self) -> None:
+        """Close the socket at once; all that waits for the connection fails."""
+        self._transports.abort()
+
+
+async def connect(settings: AmqpSettings, purpose: str) -> Connection:
     """A connection to the first address that gives one, tried in random order; `purpose` names it in RabbitMQ's
     management. Raises BusUnavailable, which says what to mend."""
     urls = random.sample(settings.urls, len(settings.urls))
@@ -34,20 +69,34 @@ async def connect(settings: AmqpSettings, purpose: str) -> AbstractConnection:
     raise BusUnavailable(f"none of {len(urls)} nodes; the last one tried: {reason}" if len(urls) > 1 else reason)
 
 
-async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_s: float) -> AbstractConnection:
+async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_s: float) -> Connection:
     url = address.update_query(heartbeat=str(settings.heartbeat_s), name=f"calltag {purpose}")
+    connection = Connection(url, await asyncio.to_thread(_context, settings, url))
     try:
-        with told_plainly():
+        with told_plainly(), _aborted_on_failure(connection):
             async with asyncio.timeout(deadline_s):
-                return await aio_pika.connect(url, ssl_context=_context(settings, url))
+                await connection.connect()
     except TimeoutError:
-        raise BusUnavailable(f"RabbitMQ did not answer within {deadline_s:g} s; {_WHERE}") from None
+        raise BusUnavailable(
+            f"RabbitMQ did not answer at {url.host}:{url.port} within {deadline_s:g} s; {_WHERE}"
+        ) from None
     except (AMQPError, OSError, RuntimeError) as error:
         raise BusUnavailable(_explained(error, url, settings.tls)) from error
+    return connection
+
+
+@contextmanager
+def _aborted_on_failure(connection: Connection) -> Iterator[None]:
+    """Leave nothing of a connection that is not made inside."""
+    try:
+        yield
+    except BaseException:
+        connection.abort()
+        raise
 
 
 def _context(settings: AmqpSettings, url: URL) -> ssl.SSLContext | None:
-    """Read anew for each connection: certificates are renewed while services run."""
+    """Read anew for each connection: certificates are renewed while services run. Reading files blocks."""
     if url.scheme != "amqps":
         return None
     try:
@@ -71,4 +120,5 @@ def _explained(error: Exception, url: URL, tls: ClientTls) -> str:
                 "not use it (rabbitmqctl list_vhosts, rabbitmqctl list_permissions)"
             )
         case _:
-            return f"RabbitMQ is not reachable ({type(error).__name__}: {error}); {_WHERE}"
+            told = f"{type(error).__name__}: {error}"[:_LONGEST]
+            return f"RabbitMQ is not reachable at {url.host}:{url.port} ({told}); {_WHERE}"

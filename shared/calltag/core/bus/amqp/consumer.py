@@ -2,35 +2,54 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aio_pika.exceptions import ChannelNotFoundEntity
 from aiormq.abc import AbstractChannel as Underlay
 
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.amqp.packing import number_of_parts, unpacked
+from calltag.core.bus.amqp.probing import PROBE
 from calltag.core.bus.amqp.unsettled import Messages, Settled
-from calltag.core.bus.ports import BusInterrupted, Delivery
+from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery, QueueMissing
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES, count_fitting
 
 _SIGHTINGS: Final = 2
 """How often in a row something has to look wrong: a queue that elects a leader shows no consumers for a moment."""
 _NOT_TOLD: Final = 1_000
+SELF_PROBE: Final = "calltag-probe"
+"""The name of messages that nodes send to themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """How messages come to a queue: through the exchange. `probe` sends one that way; false if it leads to no queue."""
+
+    exchange: str
+    probe: Callable[[], Awaitable[bool]]
 
 
 class AmqpConsumer:
     """The deliveries of one queue on one channel, which is this consumer's alone.
 
     `patience` is how often in a row it may look starved before it has had anything: where one consumer at a time is
-    active, it may wait for another one, and RabbitMQ, asked for the queue, counts the active one alone.
+    active, it may wait for another one, and RabbitMQ, asked for the queue, counts the active one alone. Where there is
+    a `route`, the watch sends a message along it, which has to arrive.
     """
 
-    def __init__(self, channel: AbstractChannel, deadline_s: float, *, patience: int = _SIGHTINGS) -> None:
+    def __init__(
+        self, channel: AbstractChannel, deadline_s: float, *, patience: int = _SIGHTINGS, route: Route | None = None
+    ) -> None:
         self._channel = channel
+        self._route = route
+        self._probed = False
+        """Whether a message was sent along the route since anything came."""
         self._deadline_s = deadline_s
         self._patience = patience
         self._arrived: deque[AbstractIncomingMessage] = deque()
@@ -47,7 +66,7 @@ class AmqpConsumer:
         channel.close_callbacks.add(self._on_close)
 
     async def start(self, queue: AbstractQueue, prefetch: int) -> None:
-        """Begin to consume. Raises BusInterrupted."""
+        """Begin to consume. Raises QueueMissing, BusInterrupted."""
         try:
             with told_plainly():
                 async with asyncio.timeout(self._deadline_s):
@@ -57,6 +76,8 @@ class AmqpConsumer:
                     underlay.on_consumer_cancel_callbacks.add(self._on_close)
                     await queue.consume(self._on_message)
             self._queue = queue.name
+        except ChannelNotFoundEntity as error:
+            raise QueueMissing(f"{queue.name} does not exist; run: calltag topology apply") from error
         except FAILURES as error:
             raise BusInterrupted(f"{queue.name} cannot be consumed: {error}") from error
 
@@ -116,12 +137,17 @@ class AmqpConsumer:
                 async with asyncio.timeout(self._deadline_s):
                     underlay = await self._channel.get_underlay_channel()
                     declared = await underlay.queue_declare(self._queue, passive=True)
+                    if self._route is not None:
+                        await underlay.exchange_declare(self._route.exchange, passive=True)
         except TimeoutError:
             raise
         except FAILURES:
             self._on_close()
             return Repair.CONSUMER_GONE
         wrong = self._wrong(declared.consumer_count or 0, declared.message_count or 0)
+        if wrong is None and not await self._has_route():
+            self.lose(f"{self._queue}: {Repair.UNBOUND}")
+            return Repair.UNBOUND
         before, times = self._suspicion
         self._suspicion = (wrong, times + 1 if wrong is before else 1)
         waits = wrong is Repair.CONSUMER_STARVED and not self._delivered
@@ -136,7 +162,22 @@ class AmqpConsumer:
         if not consumers:
             return Repair.CONSUMER_GONE
         # Where there are several, another one may be the active one.
-        return Repair.CONSUMER_STARVED if consumers == 1 and waiting and idle else None
+        if consumers == 1 and waiting and idle:
+            return Repair.CONSUMER_STARVED
+        return Repair.UNBOUND if self._probed and idle else None
+
+    async def _has_route(self) -> bool:
+        """Send a message along the route, if there is one; false if it leads nowhere. The next watch expects that
+        something arrived."""
+        if self._route is None or self._probed:
+            return True
+        # It may arrive before its confirm.
+        self._probed = True
+        try:
+            return await self._route.probe()
+        except (BusUnavailable, BusRefused):
+            self._probed = False
+            return True
 
     def lose(self, reason: str) -> None:
         """Whoever uses this consumer is told that it is gone."""
@@ -157,6 +198,12 @@ class AmqpConsumer:
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
         self._delivered += 1
+        self._probed = False
+        if message.type == PROBE:
+            with suppress(BusInterrupted):
+                async with self._settling() as underlay:
+                    await underlay.basic_ack(message.delivery_tag or 0)
+            return
         self._arrived.append(message)
         self._news.set()
 
@@ -181,10 +228,16 @@ class AmqpInbox:
         self._handled: int | None = None
 
     async def receive(self) -> bytes:
+        delivery = await self._next()
+        while delivery.message_id == SELF_PROBE:
+            delivery = await self._next()
+        return delivery.body
+
+    async def _next(self) -> Delivery:
         if not self._waiting:
             if self._handled is not None:
                 await self._consumer.ack_through(self._handled)
             self._waiting.extend(await self._consumer.batch(100))
         delivery = self._waiting.popleft()
         self._handled = delivery.tag
-        return delivery.body
+        return delivery

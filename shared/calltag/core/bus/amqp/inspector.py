@@ -1,12 +1,16 @@
-"""Looking at queues: how much waits in them."""
+"""Looking at queues, and restoring the ways to them, beside what is published and consumed."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 from aio_pika.abc import AbstractChannel
 
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.ports import BusUnavailable
+
+T = TypeVar("T")
 
 
 class Inspector:
@@ -20,14 +24,18 @@ class Inspector:
 
     async def depth(self, queue: str) -> int:
         """How many messages of a queue are not delivered yet. Raises BusUnavailable."""
+        found = await self.ask(queue, lambda channel: channel.declare_queue(queue, passive=True))
+        return found.declaration_result.message_count or 0
+
+    async def ask(self, name: str, question: Callable[[AbstractChannel], Awaitable[T]]) -> T:
+        """The broker's answer about the exchange or queue of that name. Raises BusUnavailable."""
         async with self._asking:
             try:
                 with told_plainly():
                     async with asyncio.timeout(self._deadline_s):
                         if self._channel is None or self._channel.is_closed:
                             self._channel = await self._link.open_channel(confirms=False)
-                        found = await self._channel.declare_queue(queue, passive=True)
+                        return await question(self._channel)
             except FAILURES as error:
                 self._channel = None
-                raise BusUnavailable(f"{queue} cannot be looked at: {type(error).__name__}") from error
-            return found.declaration_result.message_count or 0
+                raise BusUnavailable(f"{name} cannot be looked at: {type(error).__name__}") from error

@@ -5,22 +5,28 @@ channel is gone. Here whatever stood on a broken connection fails, and its owner
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from calltag.core.bus.amqp.connecting import connect
+from calltag.core.bus.amqp.connecting import Connection, connect
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.metrics import BusMetrics, Repair, RepairLog
 from calltag.core.bus.amqp.settings import AmqpSettings
-from calltag.core.bus.ports import BusUnavailable
+from calltag.core.bus.ports import BusUnavailable, NotConnected
 from calltag.core.runtime.backoff import backoff_s
+from calltag.core.runtime.without_end import without_end
+from calltag.core.telemetry.conditions import Condition
 
 log = structlog.get_logger()
 _CLOSE_DEADLINE_S: Final = 1.0
+_LOOK_EVERY_S: Final = 0.1
+_ANSWERS_WITHIN_S: Final = 0.05
+"""The library says within a few turns of the loop that a connection is not blocked."""
+_UNREACHABLE: Final = Condition("broker_unreachable", over="broker_reachable")
 
 
 class Link:
@@ -30,11 +36,11 @@ class Link:
         self._settings = settings
         self._purpose = purpose
         self._metrics = metrics or RepairLog()
-        self._connection: AbstractConnection | None = None
+        self._connection: Connection | None = None
         self._closed = asyncio.Event()
         self._cause = Repair.CLOSED
         self.blocked = False
-        """Whether the broker reads no messages from this connection, as far as is known."""
+        """Whether the broker reads no messages from this connection, as of the latest look: ten times a second."""
 
     @property
     def up(self) -> bool:
@@ -49,11 +55,11 @@ class Link:
                 try:
                     await self._connect()
                 except BusUnavailable as error:
-                    log.warning("broker_away", purpose=self._purpose, reason=str(error)[:500])
+                    _UNREACHABLE.fails(error, self._purpose)
                     await asyncio.sleep(next(delays))
                     continue
                 delays = backoff_s(0.1, 5.0)
-                await self._closed.wait()
+                await self._stand()
                 log.warning("broker_lost", purpose=self._purpose, cause=self._cause)
                 self._metrics.repaired(self._purpose, self._cause)
                 await self._drop()
@@ -66,14 +72,36 @@ class Link:
         self._cause, self.blocked = Repair.CLOSED, False
         connection.close_callbacks.add(lambda *_: closed.set())
         self._connection = connection
+        _UNREACHABLE.holds(self._purpose)
         log.info("broker_connected", purpose=self._purpose)
+
+    async def _stand(self) -> None:
+        """Wait for the end of the connection, and look meanwhile whether it is blocked."""
+        looking = asyncio.create_task(without_end(self._keep_looking, "amqp-blocked"), name="amqp-blocked")
+        try:
+            await self._closed.wait()
+        finally:
+            looking.cancel()
+            await asyncio.gather(looking, return_exceptions=True)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await self.look()
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _drop(self) -> None:
         connection, self._connection = self._connection, None
-        if connection is not None:
+        if connection is None:
+            return
+        # Past the deadline aio_pika still waits until the connection is gone.
+        aborting = asyncio.get_running_loop().call_later(_CLOSE_DEADLINE_S, connection.abort)
+        try:
             with suppress(*FAILURES), told_plainly():
                 async with asyncio.timeout(_CLOSE_DEADLINE_S):
                     await connection.close()
+        finally:
+            aborting.cancel()
+            connection.abort()
 
     def broken(self, cause: Repair = Repair.SILENT) -> None:
         """The connection does not do what it should: build a new one."""
@@ -86,8 +114,15 @@ class Link:
         connection = self._connection
         if connection is None or connection.transport is None:
             return False
-        # This waits for as long as the broker says that it is blocked, and otherwise for nothing.
-        blocked = not _is_done(connection.transport.ready())
+        # The library has no callback for that: it keeps whoever asks waiting for as long as it lasts.
+        asking = asyncio.ensure_future(connection.transport.ready())
+        try:
+            await asyncio.wait({asking}, timeout=_ANSWERS_WITHIN_S)
+            blocked = not asking.done()
+        finally:
+            asking.cancel()
+        if connection is not self._connection:
+            return False
         if blocked != self.blocked:
             log.warning("broker_blocked" if blocked else "broker_unblocked", purpose=self._purpose)
         self.blocked = blocked
@@ -101,10 +136,10 @@ class Link:
                 await self._close(await self.open_channel(confirms=False), connection)
 
     async def open_channel(self, *, confirms: bool) -> AbstractChannel:
-        """A new channel. Raises BusUnavailable at once if there is no connection."""
+        """A new channel. Raises NotConnected at once if there is no connection, and BusUnavailable."""
         connection = self._connection
         if connection is None or connection.is_closed:
-            raise BusUnavailable("there is no connection to RabbitMQ")
+            raise NotConnected("there is no connection to RabbitMQ")
         try:
             with told_plainly():
                 async with asyncio.timeout(self._settings.publish_deadline_s):
@@ -140,14 +175,3 @@ class Link:
             # A broker that is short of something reads nothing, this neither.
             if connection is self._connection and not await self.look():
                 self.broken()
-
-
-def _is_done(waiting: Awaitable[object]) -> bool:
-    """Whether there is nothing to wait for; otherwise it is given up. A timer would cost more than all the rest."""
-    steps = waiting.__await__()
-    try:
-        next(steps)
-    except StopIteration:
-        return True
-    steps.close()
-    return False

@@ -18,6 +18,8 @@ class Repair(StrEnum):
     """The broker knew no consumer where there should have been one."""
     CONSUMER_STARVED = "consumer_starved"
     """Messages waited, and the consumer got none."""
+    UNBOUND = "unbound"
+    """A message that the node sent to itself did not arrive: the exchange no longer leads to its inbox."""
 
 
 class BusMetrics(Protocol):

@@ -8,21 +8,18 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final
 
 from aio_pika.abc import HeadersType
 from pamqp.common import FieldValue
 
-from calltag.core.bus.ports import BusRefused, BusUnavailable
+from calltag.core.bus.ports import BusRefused, BusUnavailable, Published
 
 MOST: Final = 64
 MOST_BYTES: Final = 65_536
 """A message with more than one part is no longer than this, so that what is taken ahead stays bounded."""
 _LENGTHS: Final = "calltag-lengths"
 _NAMES: Final = "calltag-names"
-_REMEMBERED: Final = 1_000
-"""Of how many messages it is known how many operations went in each."""
 Publish = Callable[[bytes, str, HeadersType | None], Awaitable[None]]
 
 
@@ -86,7 +83,7 @@ class Packing:
 
     publish: Publish
     patience_s: float = 1.5
-    _sizes: deque[int] = field(default_factory=lambda: deque(maxlen=_REMEMBERED))
+    published: Published = field(default_factory=Published)
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _sending: asyncio.Task[None] | None = None
 
@@ -103,18 +100,10 @@ class Packing:
             self._sending = asyncio.create_task(self._send(), name="packing")
         await waiting.taken
 
-    def operations_in(self, messages: int) -> int:
-        """About how many operations there are in so many messages that wait: they are those that were sent last.
-
-        Others may have sent some of them, which are taken to be like those from here.
-        """
-        latest = list(islice(reversed(self._sizes), messages))
-        return round(messages * sum(latest) / len(latest)) if latest else messages
-
     async def _send(self) -> None:
         try:
             while together := self._together():
-                self._sizes.append(len(together))
+                self.published = Published(self.published.messages + 1, self.published.operations + len(together))
                 try:
                     await self.publish(*packed([each.part for each in together]))
                 except (BusUnavailable, BusRefused) as error:

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractExchange, HeadersType
-from aio_pika.exceptions import AMQPError, DeliveryError, PublishError
+from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, DeliveryError, PublishError
 
 from calltag.core.bus.amqp.failing import FAILURES, told_plainly
 from calltag.core.bus.amqp.link import Link
@@ -20,6 +20,10 @@ _TRUSTED_S: Final = 1.0
 
 class Unroutable(BusRefused):
     """No queue is bound for the routing key."""
+
+
+class ExchangeMissing(BusUnavailable):
+    """The broker has no exchange of that name."""
 
 
 class Publisher:
@@ -49,9 +53,9 @@ class Publisher:
         """Publish and wait for the confirm. `name` goes along as correlation id.
 
         What is not `persistent` does not outlive the broker, nor does it wait for its disk.
-        Raises BusUnavailable; Unroutable, and BusRefused when the queue is full.
+        Raises BusUnavailable, ExchangeMissing; Unroutable, and BusRefused when the queue is full.
         """
-        if await self._link.look():
+        if self._link.blocked:
             # What is sent to a broker that does not read may be taken much later.
             raise BusUnavailable("RabbitMQ takes no messages now: it is short of memory or disk")
         message = Message(
@@ -82,6 +86,9 @@ class Publisher:
             raise BusUnavailable(f"RabbitMQ did not confirm within {self._deadline_s:g} s") from None
         except (AMQPError, OSError, RuntimeError) as error:
             self._forget(channel)
+            # The channel closes for all that is under way on it, other exchanges' messages included.
+            if isinstance(error, ChannelNotFoundEntity) and f"no exchange '{exchange}'" in str(error):
+                raise ExchangeMissing(f"the exchange {exchange} is missing") from error
             raise BusUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}") from error
 
     async def _exchange(self, name: str) -> AbstractExchange:

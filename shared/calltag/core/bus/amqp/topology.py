@@ -99,8 +99,7 @@ class Topology:
         try:
             for name in self.exchanges:
                 await self.declare_exchange(channel, name)
-            parking = await self.declare_parking(channel)
-            await parking.bind(self.parking)
+            await (await self.declare_parking(channel)).bind(self.parking)
             for partition in map(Partition, range(self.settings.partitions)):
                 queue = await self.declare_partition(channel, partition)
                 await queue.bind(self.operations, routing_key=hash_tag(partition))
@@ -109,6 +108,17 @@ class Topology:
                 f"something is declared otherwise than CALLTAG_AMQP__ settings say: {error}. Delete it when it is "
                 "empty (rabbitmqctl delete_queue), or go back to the settings that it was made with"
             ) from None
+
+    async def restore_partition(self, channel: AbstractChannel, partition: Partition) -> None:
+        """Declare the way to a queue that is there: exchange and binding. Raises ChannelNotFoundEntity without one."""
+        await self.declare_exchange(channel, self.operations)
+        queue = await channel.get_queue(self.partition_queue(partition), ensure=False)
+        await queue.bind(self.operations, routing_key=hash_tag(partition))
+
+    async def restore_parking(self, channel: AbstractChannel) -> None:
+        """Declare the way to the queue of parked operations. Raises ChannelNotFoundEntity without one."""
+        await self.declare_exchange(channel, self.parking)
+        await (await channel.get_queue(self.parking, ensure=False)).bind(self.parking)
 
     async def declare_exchange(self, channel: AbstractChannel, name: str) -> AbstractExchange:
         """Declare one of the exchanges. Raises ChannelPreconditionFailed."""

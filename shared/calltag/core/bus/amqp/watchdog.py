@@ -1,11 +1,11 @@
-"""The watch over connections and consumers: what is dead without a sign is found here, and built anew.
+"""The watch over connections, consumers and routes: what is dead without a sign is found here, and built anew.
 
-A connection whose other end vanished is otherwise noticed after several heartbeats, and a consumer that the broker
-forgot not at all.
+A connection whose other end vanished is otherwise noticed after several heartbeats, and a consumer, a binding or an
+exchange that the broker forgot not at all.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -16,8 +16,10 @@ from calltag.core.bus.amqp.consumer import AmqpConsumer
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import BusMetrics
 from calltag.core.bus.ports import BusError
+from calltag.core.telemetry.conditions import Condition
 
 log = structlog.get_logger()
+_FAILED: Final = Condition("watch_failed", level="error")
 _COMES_BACK_WITHIN_S: Final = 30.0
 """Who lost a consumer and has not tried to get it again for so long does not want it any more."""
 
@@ -31,12 +33,16 @@ class Expected:
 
 
 class Watchdog:
-    """Knows the consumers that should be there, and looks whether they are, every `watch_s` seconds."""
+    """Knows the consumers that should be there, and looks whether they are, every `watch_s` seconds; `restore` is
+    awaited each time."""
 
-    def __init__(self, links: Sequence[Link], metrics: BusMetrics, watch_s: float) -> None:
+    def __init__(
+        self, links: Sequence[Link], metrics: BusMetrics, watch_s: float, restore: Callable[[], Awaitable[None]]
+    ) -> None:
         self._links = links
         self._metrics = metrics
         self._watch_s = watch_s
+        self._restore = restore
         # Of one name there are two while a partition is back before its former consumer has left.
         self._expected: set[Expected] = set()
         self._missing_since_s: dict[str, float] = {}
@@ -78,11 +84,12 @@ class Watchdog:
             outcomes = await asyncio.gather(
                 *(link.probe() for link in self._links),
                 *map(self._watch, list(self._expected)),
+                self._restore(),
                 return_exceptions=True,
             )
             for unexpected in filter(None, outcomes):
                 # The watch goes on whatever it runs into.
-                log.error("watch_failed", reason=f"{type(unexpected).__name__}: {unexpected}")
+                _FAILED.fails(unexpected)
             self._forget()
 
     async def _watch(self, expected: Expected) -> None:

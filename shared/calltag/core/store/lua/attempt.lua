@@ -1,9 +1,20 @@
--- Notes that an operation is about to be tried which a worker may have died of.
+-- Records that a worker tries an operation which may have crashed workers.
 --
--- KEYS: epoch, attempts. ARGV: epoch, operation, for how many ms attempts are kept.
--- Answers {'ok', how often it was tried without an end, with this time} or {'fenced', the epoch}.
+-- KEYS: epoch, attempts. ARGV: epoch, operation, id of the attempt, for how many ms attempts are kept.
+-- Answers {'ok', number of attempts without an end, this one included} or {'fenced', the epoch}.
+--
+-- A field holds the ids of the attempts, separated by blanks. To record the same attempt again changes nothing.
 local epoch = redis.call('GET', KEYS[1]) or '0'
 if epoch ~= ARGV[1] then return {'fenced', epoch} end
-local count = redis.call('HINCRBY', KEYS[2], ARGV[2], 1)
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
+local ids = redis.call('HGET', KEYS[2], ARGV[2])
+local count, known = 0, false
+for id in string.gmatch(ids or '', '%S+') do
+  count = count + 1
+  known = known or id == ARGV[3]
+end
+if not known then
+  redis.call('HSET', KEYS[2], ARGV[2], (ids and ids .. ' ' or '') .. ARGV[3])
+  count = count + 1
+end
+redis.call('PEXPIRE', KEYS[2], ARGV[4])
 return {'ok', tostring(count)}

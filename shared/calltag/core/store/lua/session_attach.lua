@@ -1,6 +1,6 @@
 -- A /meta/connect: the session moves to the node that asks, which gets all that the client lacks.
 --
--- KEYS: session, stream, nodes, the user's sessions, what is left of the session that its client has ended. ARGV: session id, node, lifetime in ms, how long a node stays registered in
+-- KEYS: session, stream, nodes, the user's sessions, end of the session. ARGV: session, node, lifetime in ms, how long a node stays registered in
 -- ms, most entries, position and generation that the client acknowledges ('', '' if it does not), whether to send again what is not
 -- confirmed ('1' or '0'), the cycle in which the node holds the session ('' if it does not) and the position up to which it has the
 -- stream, whether this is a connect ('1') or the holder only looks again after subscriptions changed ('0'), whether the caller is
@@ -9,9 +9,9 @@
 -- how long ago the node has sent an event in ms ('' if it has not), whether that is activity too ('1' or '0'), and for how long other
 -- messages may keep the session alive without a connect in ms ('' for ever), the credential that the session must have begun with
 -- ('' if that does not matter), the generation that the node knows ('' for none), and the position up to which it had sent the stream
--- when it answered the last connect, and most bytes of entries.
+-- when it answered the last connect, id of the request, for how long in ms the end of the session is known, and most bytes of entries.
 -- Answers {'unknown'}, {'left'} (the client has ended the session a moment ago), {'unproven'}, {'moved'} (a look of a node that is not the holder), {'ended', why, holder before}, or {'ok', fields as they are now, position that the
--- entries begin after, entries, holder before, whether there are more entries ('1' or '0')}.
+-- entries begin after, entries, holder before, whether there are more entries ('1' or '0')}. The same request gets the same answer again.
 local function newest()
   local entry = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
   if not entry then return 0 end
@@ -19,11 +19,36 @@ local function newest()
   return ms * 100 + sequence
 end
 
+local function page(from, most, most_bytes)
+  local entries, bytes = {}, 0
+  while true do
+    local found = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 16)
+    for _, entry in ipairs(found) do
+      for _, field in ipairs(entry[2]) do bytes = bytes + #field end
+      if #entries >= most or (#entries > 0 and bytes > most_bytes) then return entries, '1' end
+      entries[#entries + 1] = entry
+      from = '(' .. entry[1]
+    end
+    if #found < 16 then return entries, '0' end
+  end
+end
+
+local function answer(after, sent, holder)
+  local from = string.format('(%.0f-%.0f', math.floor(after / 100), after % 100)
+  local entries, has_more = page(from, tonumber(ARGV[5]), tonumber(ARGV[24]))
+  local fields = redis.call('HGETALL', KEYS[1])
+  for i = 1, #fields, 2 do
+    if fields[i] == 'sent' then fields[i + 1] = string.format('%.0f', sent) end
+  end
+  return {'ok', fields, string.format('%.0f', after), entries, holder, has_more}
+end
+
 local raw = redis.call('HGETALL', KEYS[1])
 local login = ARGV[13]
 if #raw == 0 then
-  local left = redis.call('GET', KEYS[5])
-  if not left or ARGV[11] ~= '1' then return {'unknown'} end
+  local request, why, former, left = string.match(redis.call('GET', KEYS[5]) or '', '^(%S+) (%S+) (%S+) (%S*)')
+  if request == ARGV[22] then return {'ended', why, former} end
+  if why ~= 'left' or ARGV[11] ~= '1' then return {'unknown'} end
   if ARGV[12] == '1' or (login ~= '' and login == left) then return {'left'} end
   return {'unproven'}
 end
@@ -39,6 +64,9 @@ for i = 1, #raw, 2 do
   end
 end
 if ARGV[12] ~= '1' and (login == '' or login ~= session.login) then return {'unproven'} end
+-- What the session has answered last: the request, the position that the entries began after, the position sent, the holder before.
+local request, began, reached, former = string.match(session.answered or '', '^(%S+) (%d+) (%d+) (%S+)$')
+if request == ARGV[22] then return answer(began, reached, former) end
 local held = session.holder == ARGV[2] and session.cycle == ARGV[9]
 -- Whether the node has had every answer: otherwise it does not know that the session has gone back in its stream.
 local current = held and session.generation == ARGV[20]
@@ -60,6 +88,7 @@ end
 if why then
   redis.call('DEL', KEYS[1])
   redis.call('ZREM', KEYS[4], ARGV[1])
+  redis.call('SET', KEYS[5], table.concat({ARGV[22], why, session.holder, session.login or ''}, ' '), 'PX', ARGV[23])
   return {'ended', why, session.holder}
 end
 
@@ -132,6 +161,7 @@ local known = sent
 if is_connect and session.ack ~= '1' and ARGV[8] == '1' then known = confirmed end
 if is_connect then redis.call('HINCRBY', KEYS[1], 'cycle', 1) end
 redis.call('HSET', KEYS[1], 'holder', ARGV[2], 'confirmed', string.format('%.0f', confirmed),
+  'answered', string.format('%s %.0f %.0f %s', ARGV[22], after, sent, session.holder),
   'sent', string.format('%.0f', known), 'told', string.format('%.0f', told), unpack(changes))
 if ARGV[18] ~= '' then redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + ARGV[18])) end
 -- A look keeps nothing alive: what changed the subscriptions has done so.
@@ -142,23 +172,4 @@ if is_connect then
 end
 redis.call('SADD', KEYS[3], ARGV[2])
 redis.call('PEXPIRE', KEYS[3], ARGV[4])
-local from = string.format('(%.0f-%.0f', math.floor(after / 100), after % 100)
-local function page(from, most, most_bytes)
-  local entries, bytes = {}, 0
-  while true do
-    local found = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 16)
-    for _, entry in ipairs(found) do
-      for _, field in ipairs(entry[2]) do bytes = bytes + #field end
-      if #entries >= most or (#entries > 0 and bytes > most_bytes) then return entries, '1' end
-      entries[#entries + 1] = entry
-      from = '(' .. entry[1]
-    end
-    if #found < 16 then return entries, '0' end
-  end
-end
-local entries, has_more = page(from, tonumber(ARGV[5]), tonumber(ARGV[22]))
-local fields = redis.call('HGETALL', KEYS[1])
-for i = 1, #fields, 2 do
-  if fields[i] == 'sent' then fields[i + 1] = string.format('%.0f', sent) end
-end
-return {'ok', fields, string.format('%.0f', after), entries, session.holder, has_more}
+return answer(after, sent, session.holder)

@@ -1,0 +1,6 @@
+"""`python -m calltag`."""
+
+from calltag.cli.main import main
+
+if __name__ == "__main__":
+    main()

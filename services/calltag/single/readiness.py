@@ -1,0 +1,84 @@
+"""Where a process serves, and the moment from which on it does."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Any, Final
+
+import structlog
+
+from calltag.core import VERSION
+from calltag.core.backends import Backends
+from calltag.core.runtime.waiting import set_within
+from calltag.core.settings import Settings
+from calltag.core.telemetry.internal_http import Health
+
+log = structlog.get_logger()
+_LOOK_EVERY_S: Final = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """The ports that a process listens on; a worker has none for clients."""
+
+    internal: int
+    clients: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A process that is ready."""
+
+    parts: Backends
+    ports: Ports
+
+    def public(self) -> dict[str, object]:
+        """What a harness wants to know, as JSON."""
+        settings = self.parts.settings
+        return {
+            "event": "ready",
+            "service": self.parts.health.service,
+            "version": VERSION,
+            "pid": os.getpid(),
+            "url": settings.public_url if self.ports.clients else None,
+            "port": self.ports.clients,
+            "internal_url": f"http://{reachable(settings.internal.host)}:{self.ports.internal}",
+            "internal_port": self.ports.internal,
+        }
+
+
+def as_bound(settings: Settings, ports: Ports, *, gateway: bool) -> Settings:
+    """The settings with the ports that were taken where they leave the choice, and with a gateway's own address where
+    no public one is set."""
+    changes: dict[str, Any] = {"internal": settings.internal.model_copy(update={"port": ports.internal})}
+    if ports.clients is not None:
+        section = "gateway" if gateway else "notifier"
+        chosen = getattr(settings, section).model_copy(update={"port": ports.clients})
+        changes[section] = chosen
+        if gateway and "public_url" not in settings.model_fields_set:
+            scheme = "https" if settings.tls.cert_file is not None else "http"
+            changes["public_url"] = f"{scheme}://{reachable(chosen.host)}:{ports.clients}"
+    return settings.model_copy(update=changes)
+
+
+def reachable(host: str) -> str:
+    """The host of a URL that leads to this machine, for an address that a process listens on."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return host
+    if address.is_unspecified:
+        return "127.0.0.1" if address.version == 4 else "[::1]"
+    return host if address.version == 4 else f"[{host}]"
+
+
+async def tell_when_ready(health: Health, stop: asyncio.Event, tell: Callable[[], None]) -> None:
+    """Wait until all checks hold, and tell that once; lasts until `stop` is set."""
+    while not stop.is_set():
+        if all((await health.states()).values()):
+            tell()
+            break
+        await set_within(stop, _LOOK_EVERY_S)
+    await stop.wait()

@@ -1,0 +1,40 @@
+"""How many calls and agents of this worker's partitions are marked, whoever marked them and took marks away."""
+
+import asyncio
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from calltag.core.bus.ports import Partition
+from calltag.core.store.marks import RedisMarks
+from calltag.core.store.ports import StoreUnavailable
+from calltag.worker.metrics import WorkerMetrics
+
+log = structlog.get_logger()
+_LOOK_EVERY_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class MarkCounts:
+    """Brings the gauge up to date where no commit does: after a restart, and after an operator's `drop`."""
+
+    marks: RedisMarks
+    metrics: WorkerMetrics
+
+    async def run(self, owned: Callable[[], Collection[Partition]]) -> None:
+        """Look every five seconds for as long as the task runs."""
+        while True:
+            await self.look(owned)
+            await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def look(self, owned: Callable[[], Collection[Partition]]) -> None:
+        """Look once."""
+        try:
+            counts = await self.marks.counts(sorted(owned()))
+        except StoreUnavailable as error:
+            log.info("marks_not_counted", reason=str(error))
+            return
+        for partition in counts.keys() & set(owned()):
+            self.metrics.marked(partition, counts[partition])

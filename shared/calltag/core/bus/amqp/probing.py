@@ -1,0 +1,43 @@
+"""Probes: messages that only show whether what is published gets to a queue."""
+
+from enum import Enum, auto
+from typing import Final
+from uuid import uuid4
+
+from aio_pika import Message
+from aio_pika.abc import AbstractConnection
+from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
+from aiormq.exceptions import ChannelAccessRefused
+
+PROBE: Final = "calltag.probe"
+"""The type of such a message. Consumers acknowledge it and do nothing more."""
+
+
+class Route(Enum):
+    """What becomes of a message."""
+
+    BOUND = auto()
+    UNBOUND = auto()
+    FULL = auto()
+    REFUSED = auto()
+
+
+async def probed(connection: AbstractConnection, exchange: str, routing_key: str, body: bytes = b"") -> Route:
+    """Publish a probe, and see whether a queue takes it."""
+    channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
+    message = Message(body, type=PROBE, message_id=uuid4().hex, content_type="application/json")
+    try:
+        target = await channel.get_exchange(exchange, ensure=False)
+        await target.publish(message, routing_key, mandatory=True)
+    except PublishError:
+        return Route.UNBOUND
+    except DeliveryError:
+        return Route.FULL
+    except ChannelAccessRefused:
+        return Route.REFUSED
+    except ChannelNotFoundEntity:
+        return Route.UNBOUND
+    finally:
+        if not channel.is_closed:
+            await channel.close()
+    return Route.BOUND

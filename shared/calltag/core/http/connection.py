@@ -1,0 +1,328 @@
+"""One connection of a client: flow control in both directions, deadlines, and a fair share of the event loop.
+
+The bytes are parsed by a `Protocol` of the connection's own: HTTP/1.1 first, WebSocket after an upgrade. It is called
+back, and there is no task for a connection that waits.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Final, Protocol, cast
+
+from calltag.core.http.http1 import Http1
+from calltag.core.http.request_parser import Limit
+
+if TYPE_CHECKING:
+    from calltag.core.http.server import Server
+
+READ_BYTES: Final = 65_536
+"""Bytes of one read, and so the most that one connection is given of a turn of the event loop."""
+_PENDING_BYTES: Final = 65_536
+"""Bytes that wait unparsed before the client is read no further."""
+_CORK_BYTES: Final = 65_536
+"""Bytes that wait for the end of the turn, so that they go out in one system call."""
+_LINGER_BYTES: Final = 1_048_576
+"""Bytes that are read and dropped after the last answer, so that a reset does not overtake it."""
+
+
+class ConnectionProtocol(Protocol):
+    """What parses the bytes of a connection and reacts to its events."""
+
+    def parse(self) -> bool:
+        """Take bytes from `connection.pending`; return whether work is left for the next turn."""
+        ...
+
+    def expire(self) -> None:
+        """The deadline that was set by `connection.expect` has passed."""
+        ...
+
+    def end_of_input(self) -> bool:
+        """The client sends no more; return whether it is still owed an answer."""
+        ...
+
+    def lost(self) -> None:
+        """The connection has ended."""
+        ...
+
+    def shut_down(self) -> None:
+        """The server stops: end in good order, at once where nothing is under way."""
+        ...
+
+
+class _Ended:
+    """Implements ConnectionProtocol where there is no connection."""
+
+    def parse(self) -> bool:
+        return False
+
+    def expire(self) -> None: ...
+
+    def end_of_input(self) -> bool:
+        return False
+
+    def lost(self) -> None: ...
+
+    def shut_down(self) -> None: ...
+
+
+_ENDED: Final = _Ended()
+
+
+class Connection(asyncio.BufferedProtocol):
+    """The transport's side of a connection."""
+
+    __slots__ = (
+        "__weakref__",
+        "_close_timer",
+        "_deadline_at",
+        "_dropped",
+        "_flush_scheduled",
+        "_is_tls",
+        "_out",
+        "_out_bytes",
+        "_stall_timer",
+        "_timer",
+        "_view",
+        "_waiting_to_write",
+        "_work_scheduled",
+        "at_end_of_input",
+        "is_closing",
+        "is_lost",
+        "is_reading",
+        "is_writable",
+        "loop",
+        "peer",
+        "pending",
+        "protocol",
+        "server",
+        "transport",
+        "was_opened",
+    )
+
+    def __init__(self, server: "Server", peer: tuple[str, int]) -> None:
+        self.server = server
+        self.peer = peer
+        """Address and port of the other end, which may be a proxy's."""
+        self.loop = server.loop
+        self.pending = b""
+        """Bytes that have come and are not parsed."""
+        self.is_writable = True
+        self.is_closing = False
+        self.is_lost = False
+        self.was_opened = False
+        self.at_end_of_input = False
+        self.is_reading = True
+        self.protocol: ConnectionProtocol = Http1(self)
+        self.transport: asyncio.Transport
+        self._view = server.read_view
+        self._is_tls = False
+        self._work_scheduled = False
+        self._flush_scheduled = False
+        self._out: list[bytes] = []
+        self._out_bytes = 0
+        self._dropped = 0
+        self._waiting_to_write: asyncio.Future[None] | None = None
+        self._deadline_at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._stall_timer: asyncio.TimerHandle | None = None
+        self._close_timer: asyncio.TimerHandle | None = None
+
+    # Events of the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self._is_tls = transport.get_extra_info("sslcontext") is not None
+        self.was_opened = True
+        self.server.opened(self)
+        self.expect(self.server.limits.head_deadline_s)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the library calls it so
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(self._view[:nbytes])
+        if self.is_closing:
+            self._drop(nbytes)
+            return
+        self.pending = self.pending + data if self.pending else data
+        if nbytes == READ_BYTES:
+            # More has come already: it waits until the others have had their turn.
+            self.work_soon()
+        elif not self._work_scheduled:
+            self._work()
+
+    def eof_received(self) -> bool:
+        self.at_end_of_input = True
+        is_owed_an_answer = not self.is_closing and self.protocol.end_of_input() and not self._is_tls
+        if not is_owed_an_answer:
+            self._flush()
+        return is_owed_an_answer
+
+    def pause_writing(self) -> None:
+        self.is_writable = False
+        if self._stall_timer is None:
+            self._watch_progress(-1)
+        self._regulate_reading()
+
+    def resume_writing(self) -> None:
+        self.is_writable = True
+        if self._waiting_to_write is not None and not self._waiting_to_write.done():
+            self._waiting_to_write.set_result(None)
+        self._waiting_to_write = None
+        self.work_soon()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the library calls it so
+        self.is_lost = self.is_closing = True
+        self.pending, self._out = b"", []
+        for timer in (self._timer, self._stall_timer, self._close_timer):
+            if timer is not None:
+                timer.cancel()
+        if self._waiting_to_write is not None and not self._waiting_to_write.done():
+            self._waiting_to_write.set_result(None)
+        self.protocol.lost()
+        # Without cycles, what has ended is freed at once.
+        self.protocol = _ENDED
+        self.server.lost(self)
+
+    # Reading
+
+    def work_soon(self) -> None:
+        """Parse on in the next turn of the loop."""
+        if not self._work_scheduled and not self.is_closing:
+            self._work_scheduled = True
+            self.loop.call_soon(self._work)
+            self._regulate_reading()
+
+    def _work(self) -> None:
+        self._work_scheduled = False
+        if self.is_closing:
+            return
+        if self.protocol.parse():
+            self.work_soon()
+        self._regulate_reading()
+
+    def _regulate_reading(self) -> None:
+        """Read on unless bytes wait unparsed, work waits for its turn, or the client does not read itself."""
+        if self.is_lost or self.at_end_of_input:
+            return
+        wanted = self.is_closing or (
+            self.is_writable and not self._work_scheduled and len(self.pending) < _PENDING_BYTES
+        )
+        if wanted is not self.is_reading and not self.transport.is_closing():
+            self.is_reading = wanted
+            if wanted:
+                self.transport.resume_reading()
+            else:
+                self.transport.pause_reading()
+
+    def _drop(self, count: int) -> None:
+        self._dropped += count
+        if self._dropped > _LINGER_BYTES:
+            self.abort()
+
+    # Writing
+
+    def write(self, data: bytes) -> None:
+        """Write at the end of this turn of the loop, with all else that is written in it."""
+        if self.is_closing:
+            return
+        self._out.append(data)
+        self._out_bytes += len(data)
+        if self._out_bytes > _CORK_BYTES:
+            self._flush()
+        elif not self._flush_scheduled:
+            self._flush_scheduled = True
+            self.loop.call_soon(self._flush)
+
+    def write_now(self, data: bytes) -> None:
+        """Write at once, after what waits: for a writer that writes once in a turn, a cork gains nothing."""
+        if self.is_closing:
+            return
+        if self._out:
+            self._flush()
+        self.transport.write(data)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        out, self._out, self._out_bytes = self._out, [], 0
+        if out and not self.is_lost and not self.transport.is_closing():
+            self.transport.write(out[0] if len(out) == 1 else b"".join(out))
+
+    async def writable(self) -> None:
+        """Wait until the client has read enough of what was written, or the connection has ended."""
+        if self._out:
+            self._flush()
+        if not self.is_writable and not self.is_lost:
+            if self._waiting_to_write is None:
+                self._waiting_to_write = self.loop.create_future()
+            await asyncio.shield(self._waiting_to_write)
+
+    def _watch_progress(self, unread: int) -> None:
+        """Abort if no byte was taken since the last look."""
+        self._stall_timer = None
+        if self.is_lost or self.is_writable:
+            return
+        now_unread = self.transport.get_write_buffer_size()
+        if now_unread == unread:
+            self.server.refused(Limit.WRITE_STALL)
+            self.abort()
+            return
+        self._stall_timer = self.loop.call_later(self.server.limits.write_stall_s, self._watch_progress, now_unread)
+
+    # Deadlines
+
+    def expect(self, within_s: float) -> None:
+        """Set the deadline, in place of the one before; `protocol.expire` is called when it has passed."""
+        self._deadline_at = at = self.loop.time() + within_s
+        if self._timer is None or self._timer.when() > at:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.loop.call_at(at, self._check_deadline)
+
+    def relax(self) -> None:
+        """Wait without a deadline. The timer stays, as the next deadline most often comes soon."""
+        self._deadline_at = None
+
+    def _check_deadline(self) -> None:
+        self._timer = None
+        if self._deadline_at is None or self.is_closing:
+            return
+        if self.loop.time() < self._deadline_at:
+            self._timer = self.loop.call_at(self._deadline_at, self._check_deadline)
+            return
+        self._deadline_at = None
+        self.protocol.expire()
+
+    # The end
+
+    def close(self, *, linger: bool = False) -> None:
+        """Close when all is written, or at the latest when the client had its time to read it.
+
+        `linger`: something may have come that is not read; only the sending side is closed at first, and what comes
+        is dropped, since a reset would destroy the answer on its way (RFC 9112, 9.6).
+        """
+        if self.is_closing:
+            return
+        self._flush()
+        self.is_closing = True
+        self.pending = b""
+        self._close_timer = self.loop.call_later(self.server.limits.close_deadline_s, self._close_is_late)
+        if linger and not self.at_end_of_input and self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._regulate_reading()
+        else:
+            self.transport.close()
+
+    def _close_is_late(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.server.refused(Limit.CLOSE_DEADLINE)
+        self.abort()
+
+    def abort(self) -> None:
+        """End at once; what is not written is lost."""
+        self.is_closing = True
+        self._out = []
+        self.transport.abort()
+
+    @property
+    def scheme(self) -> str:
+        """`http` or `https`."""
+        return "https" if self._is_tls else "http"

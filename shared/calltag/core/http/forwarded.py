@@ -1,0 +1,93 @@
+"""The address of a client behind proxies, from the headers that trusted proxies add.
+
+X-Forwarded-For is a list to which each proxy appends the address that it was connected from. All before the entry of
+the nearest trusted proxy is text of the client's choice, so the list is read from its end.
+"""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Final
+
+ANY: Final = "*"
+_REMEMBERED: Final = 4_096
+_WITH_PORT: Final = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+):[0-9]{1,5}")
+_PLAIN: Final = re.compile(r"[0-9A-Fa-f:.]{1,45}")
+_SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class TrustedProxies:
+    """The proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.
+
+    Takes addresses, networks, or `*` for every peer. Raises ValueError for anything else.
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        given = tuple(networks)
+        self._trusts_all = ANY in given
+        self._networks = tuple(ipaddress.ip_network(each) for each in given if each != ANY)
+        self._judged = lru_cache(_REMEMBERED)(self._judge)
+
+    def trusts(self, peer: str) -> bool:
+        """Whether the peer of a connection is a trusted proxy."""
+        return self._trusts_all or self._judged(peer)
+
+    def client_address(self, peer: str, forwarded_for: Sequence[str]) -> str:
+        """The address of the client, given the values of all X-Forwarded-For headers in order.
+
+        The last entry that is no trusted proxy; the first of all, if all are trusted; with `*`, the last, which the
+        nearest proxy appended. It is the peer where that is not trusted or an entry on the way is no IP address.
+        """
+        if not forwarded_for or not self.trusts(peer):
+            return peer
+        address = None
+        for entry in _from_the_end(forwarded_for):
+            address = _address(entry)
+            if address is None:
+                return peer
+            if self._trusts_all or not self._judged(address):
+                break
+        return peer if address is None else address
+
+    def scheme(self, forwarded_proto: Sequence[str], default: str) -> str:
+        """`http` or `https`, as the nearest proxy tells by the last X-Forwarded-Proto; else the default.
+
+        Ask only where the peer is trusted.
+        """
+        last = next(_from_the_end(forwarded_proto), "")
+        return _SCHEMES.get(last.lower(), default)
+
+    def _judge(self, peer: str) -> bool:
+        address = _parsed(peer.partition("%")[0])
+        return address is not None and any(address in network for network in self._networks)
+
+
+def _from_the_end(values: Sequence[str]) -> Iterator[str]:
+    """The entries of headers that are lists, the last one first; empty ones count for nothing."""
+    for value in reversed(values):
+        for entry in reversed(value.split(",")):
+            if entry := entry.strip():
+                yield entry
+
+
+@lru_cache(_REMEMBERED)
+def _address(entry: str) -> str | None:
+    """The address in an entry, written in one way for one address; None if there is none."""
+    if with_port := _WITH_PORT.fullmatch(entry):
+        entry = with_port["v6"] or with_port["v4"]
+    address = _parsed(entry)
+    return None if address is None else str(address)
+
+
+def _parsed(text: str) -> _Address | None:
+    """The address; an IPv4 address that is written as IPv6 is the IPv4 address."""
+    if not _PLAIN.fullmatch(text):
+        return None
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address

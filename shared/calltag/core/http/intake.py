@@ -1,0 +1,188 @@
+"""How many requests an application works on at a time: those beyond wait their turn for a moment, or are sent away."""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from calltag.core.http.unavailable import answer_unavailable
+from calltag.core.runtime.shared_queue import QueueFull, SharedQueue
+
+_PATIENCE_S: Final = 0.2
+"""A request whose body takes longer to come gives up its turn until it is there."""
+_FORGETS: Final = 0.05
+"""What each turn that ends counts for the pace."""
+_RETRY_AFTER_S: Final = (1, 3)
+_TEXT: Final = "more requests come than are served here; try again in a moment"
+
+
+class Turned(StrEnum):
+    """Why a request was sent away, by the name of the setting."""
+
+    QUEUE_FULL = "max_queued_requests"
+    LATE = "queue_deadline_s"
+
+
+def retry_after_s() -> int:
+    """When to try again: those who came together are not to come back together."""
+    return random.randint(*_RETRY_AFTER_S)  # noqa: S311 - spreads load, protects nothing
+
+
+@dataclass(slots=True)
+class _Turn:
+    """The right of one request to be worked on."""
+
+    intake: "Intake"
+    taken: bool = True
+
+    def leave(self) -> None:
+        if self.taken:
+            self.taken = False
+            self.intake.leave()
+
+    def resume(self) -> None:
+        """Work on was begun already, so this does not wait; for a moment there may be more in hand than the limit."""
+        if not self.taken:
+            self.taken = True
+            self.intake.in_hand += 1
+
+
+_turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """Inside, the request only waits for others, and its turn is somebody else's."""
+    turn = _turn.get()
+    if turn is None:
+        yield
+        return
+    turn.leave()
+    try:
+        yield
+    finally:
+        turn.resume()
+
+
+@dataclass(slots=True)
+class Intake:
+    """Lets `most` requests into the application at a time; `most_queued` others wait, first come, first served.
+
+    Of one address fewer wait, so that others find a place. One that finds the queue full, or would have to wait longer
+    than `deadline_s` at the pace of late, gets HTTP 503 at once, before anything was spent on it; one that did wait so
+    long, then. It comes with Retry-After, in the form of the API. `turned_away` is told of each.
+    """
+
+    app: ASGIApp
+    most: int
+    most_queued: int
+    deadline_s: float
+    turned_away: Callable[[Turned], None] = lambda _: None
+    in_hand: int = 0
+    _pace_s: float = 0.0
+    """How long it took of late from one turn that ended to the next, while others waited."""
+    _ended_at_s: float | None = None
+    _queue: deque[asyncio.Future[bool]] = field(default_factory=deque)
+    _places: SharedQueue = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._places = SharedQueue(self.most_queued)
+
+    @property
+    def queued(self) -> int:
+        """How many requests wait for their turn."""
+        return len(self._queue)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        refused = await self._enter((scope.get("client") or ("",))[0])
+        if refused is not None:
+            self.turned_away(refused)
+            await _refuse(send)
+            return
+        turn = _Turn(self)
+        token = _turn.set(turn)
+        try:
+            await self.app(scope, _patiently(receive, turn), send)
+        finally:
+            _turn.reset(token)
+            turn.leave()
+
+    def leave(self) -> None:
+        """Somebody's turn is over: the next one has it."""
+        self.in_hand -= 1
+        self._keep_pace()
+        while self._queue and self.in_hand < self.most:
+            following = self._queue.popleft()
+            if not following.done():
+                self.in_hand += 1
+                following.set_result(True)
+
+    def _keep_pace(self) -> None:
+        if not self._queue:
+            self._ended_at_s = None
+            return
+        now_s = asyncio.get_running_loop().time()
+        if self._ended_at_s is not None:
+            self._pace_s += (now_s - self._ended_at_s - self._pace_s) * _FORGETS
+        self._ended_at_s = now_s
+
+    async def _enter(self, address: str) -> Turned | None:
+        if self.in_hand < self.most and not self._queue:
+            self.in_hand += 1
+            return None
+        try:
+            with self._places.place(address):
+                if len(self._queue) * self._pace_s > self.deadline_s:
+                    return Turned.LATE
+                return None if await self._turn_in_queue() else Turned.LATE
+        except QueueFull:
+            return Turned.QUEUE_FULL
+
+    async def _turn_in_queue(self) -> bool:
+        """Wait for a turn; returns whether it came before the deadline."""
+        loop = asyncio.get_running_loop()
+        waiting: asyncio.Future[bool] = loop.create_future()
+        self._queue.append(waiting)
+        late = loop.call_later(self.deadline_s, self._give_up, waiting)
+        try:
+            return await waiting
+        except asyncio.CancelledError:
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+            elif not waiting.cancelled() and waiting.result():
+                # The turn came together with the cancellation.
+                self.leave()
+            raise
+        finally:
+            late.cancel()
+
+    def _give_up(self, waiting: asyncio.Future[bool]) -> None:
+        if not waiting.done():
+            self._queue.remove(waiting)
+            waiting.set_result(False)
+
+
+def _patiently(receive: Receive, turn: _Turn) -> Receive:
+    async def received() -> Message:
+        timer = asyncio.get_running_loop().call_later(_PATIENCE_S, turn.leave)
+        try:
+            return await receive()
+        finally:
+            timer.cancel()
+            turn.resume()
+
+    return received
+
+
+async def _refuse(send: Send) -> None:
+    await answer_unavailable(send, _TEXT, retry_after_s=retry_after_s())

@@ -1,0 +1,389 @@
+"""Requests of HTTP/1.1 and 1.0, parsed from bytes in pieces of any size (RFC 9112); no I/O.
+
+A head goes through llhttp (httptools), byte by byte if it must, and never a byte beyond its end: what follows is the
+body, whose framing is decoded here, or the next request, which waits unparsed.
+"""
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Literal
+
+import httptools
+
+_END_OF_HEAD: Final = b"\r\n\r\n"
+_OVERLAP: Final = len(_END_OF_HEAD) - 1
+_HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+_CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
+_FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+_MAX_LINE_BYTES: Final = 4_096
+"""Length of a chunk's size line or of a trailer field."""
+_LINES_A_TURN: Final = 1_000
+_FRAMING_PER_BODY_BYTE: Final = 8
+"""A chunk of one byte takes five bytes of framing, so a body in the smallest chunks still passes."""
+_REQUEST_LINE: Final = re.compile(rb"[^ ]+ [^ ]+ HTTP/[0-9]\.[0-9]")
+_TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_SCHEMES: Final = (b"http", b"https")
+
+Framing = Literal["none", "length", "chunked"]
+
+
+class Limit(StrEnum):
+    """What a client was refused for, in the metric `calltag_http_refused_total`; settings by their names."""
+
+    MALFORMED = "malformed"
+    HEAD_BYTES = "max_head_bytes"
+    HEADERS = "max_headers"
+    FRAMING_BYTES = "max_framing_bytes"
+    HEAD_DEADLINE = "head_deadline_s"
+    BODY_DEADLINE = "body_deadline_s"
+    TLS_DEADLINE = "tls_deadline"
+    WRITE_STALL = "write_stall_s"
+    CLOSE_DEADLINE = "close_deadline_s"
+    PONG_DEADLINE = "pong_deadline_s"
+    CONNECTIONS = "max_connections"
+    CONNECTIONS_PER_ADDRESS = "max_connections_per_address"
+    MESSAGE_BYTES = "max_message_bytes"
+    FRAMES_PER_MESSAGE = "max_frames_per_message"
+    CONTROL_FRAMES = "max_control_frames_per_s"
+
+
+class BadRequest(Exception):
+    """The request is refused with `status`, and its connection ends, as the next request cannot be found."""
+
+    def __init__(self, text: str, status: int = 400, limit: Limit = Limit.MALFORMED) -> None:
+        super().__init__(text)
+        self.status = status
+        self.limit = limit
+
+
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """Request line and fields. Names are in lower case; `path` and `query` are as they came."""
+
+    method: str
+    path: bytes
+    query: bytes
+    version: str
+    headers: list[tuple[bytes, bytes]]
+    framing: Framing
+    content_length: int
+    keep_alive: bool
+    expects_continue: bool
+    is_websocket: bool
+
+
+class HeadParser:
+    """Parses one head. `feed` takes what belongs to it; `head` is set when it is complete."""
+
+    __slots__ = (
+        "_complete",
+        "_headers",
+        "_line",
+        "_max_bytes",
+        "_max_headers",
+        "_parser",
+        "_tail",
+        "_target",
+        "head",
+        "size",
+    )
+
+    def __init__(self, max_bytes: int, max_headers: int) -> None:
+        self._max_bytes = max_bytes
+        self._max_headers = max_headers
+        self._parser = httptools.HttpRequestParser(self)
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._target = b""
+        self._line = b""
+        """The request line, perhaps with something behind it."""
+        self._tail = b""
+        self._complete = False
+        self.head: RequestHead | None = None
+        self.size = 0
+        """Bytes taken so far."""
+
+    def feed(self, data: bytes) -> int:
+        """Take bytes up to the end of the head, and return how many. Raises BadRequest."""
+        taken = 0
+        while taken < len(data) and not self._complete:
+            end = (self._tail + data[taken:] if self._tail else data).find(_END_OF_HEAD, 0 if self._tail else taken)
+            if end < 0:
+                part = data[taken:]
+                self._tail = (self._tail + part)[-_OVERLAP:]
+            else:
+                end += len(_END_OF_HEAD)
+                part = data[taken : taken + end - len(self._tail)] if self._tail else data[taken:end]
+                # Empty lines before a request line look like the end of a head (RFC 9112, 2.2).
+                self._tail = b""
+            taken += len(part)
+            self._parse(part)
+        if self._complete:
+            self.head = self._checked()
+        return taken
+
+    def _parse(self, part: bytes) -> None:
+        self.size += len(part)
+        if b"\r\n" not in self._line:
+            self._line = (self._line + part).lstrip(b"\r\n")
+        if self.size > self._max_bytes:
+            raise BadRequest(f"the head of the request is larger than {self._max_bytes} bytes", 431, Limit.HEAD_BYTES)
+        try:
+            self._parser.feed_data(part)
+        except httptools.HttpParserUpgrade:
+            # An offer, which RFC 9110 (7.8) lets a server ignore; the body is framed as ever.
+            pass
+        except httptools.HttpParserInvalidMethodError:
+            if _TOKEN.fullmatch(self._line.partition(b" ")[0]) is None:
+                raise BadRequest("the request does not begin with a method") from None
+            raise BadRequest("the method is not known here", 501) from None
+        except httptools.HttpParserError as error:
+            status = 505 if str(error) == "Invalid HTTP version" else 400
+            raise BadRequest(f"the request is malformed: {error}", status) from None
+        if len(self._headers) > self._max_headers:
+            raise BadRequest(f"the request has more than {self._max_headers} fields", 431, Limit.HEADERS)
+
+    def on_url(self, target: bytes) -> None:
+        """Called by the parser, perhaps for each piece."""
+        self._target += target
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser."""
+        self._headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser."""
+        self._complete = True
+
+    def _checked(self) -> RequestHead:
+        if _REQUEST_LINE.fullmatch(self._line.partition(b"\r\n")[0]) is None:
+            raise BadRequest("the request line is not method, target and version with single spaces")
+        version = self._parser.get_http_version()
+        if version not in {"1.1", "1.0"}:
+            raise BadRequest(f"HTTP/{version} is not served here; use HTTP/1.1", 505)
+        method: str = self._parser.get_method().decode()
+        authority, path, query = _target_of(method, self._target)
+        fields = _Fields(self._headers)
+        fields.check_host(version, authority)
+        framing, length = fields.framing(version)
+        return RequestHead(
+            method=method,
+            path=path,
+            query=query,
+            version=version,
+            headers=self._headers,
+            framing=framing,
+            content_length=length,
+            keep_alive=fields.keeps_alive(version),
+            expects_continue=version == "1.1" and fields.expect == b"100-continue",
+            is_websocket=version == "1.1" and method == "GET" and framing == "none" and fields.offers_websocket(),
+        )
+
+
+def _target_of(method: str, target: bytes) -> tuple[bytes | None, bytes, bytes]:
+    """Authority (None where the target has none), path and query (RFC 9112, 3.2)."""
+    if b"#" in target:
+        raise BadRequest("the request target has a fragment")
+    if target.startswith(b"/"):
+        path, _, query = target.partition(b"?")
+        return None, path, query
+    if target == b"*" and method == "OPTIONS":
+        return None, target, b""
+    if method == "CONNECT":
+        raise BadRequest("CONNECT is not served here", 501)
+    scheme, separator, rest = target.partition(b"://")
+    if not separator or scheme.lower() not in _SCHEMES:
+        raise BadRequest("the request target is neither a path nor a URL")
+    place, _, query = rest.partition(b"?")
+    authority, slash, path = place.partition(b"/")
+    return authority, slash + path or b"/", query
+
+
+class _Fields:
+    """The fields that frame a message or belong to its connection."""
+
+    __slots__ = ("_connection", "_headers", "_hosts", "_length", "_transfer", "_upgrade", "expect")
+
+    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
+        self._headers = headers
+        self._hosts: list[bytes] = []
+        self._length: bytes | None = None
+        self._transfer: bytes | None = None
+        self._connection = b""
+        self._upgrade = b""
+        self.expect = b""
+        for name, value in headers:
+            if name == b"host":
+                self._hosts.append(value)
+            elif name == b"content-length":
+                self._length = value
+            elif name == b"transfer-encoding":
+                self._transfer = value if self._transfer is None else self._transfer + b"," + value
+            elif name == b"connection":
+                self._connection += b"," + value.lower()
+            elif name == b"upgrade":
+                self._upgrade += b"," + value.lower()
+            elif name == b"expect":
+                self.expect = value.lower()
+
+    def check_host(self, version: str, authority: bytes | None) -> None:
+        """Raises BadRequest (RFC 9112, 3.2); an authority in the target takes the place of the field (3.2.2)."""
+        if len(self._hosts) > 1:
+            raise BadRequest("the request has more than one Host field")
+        if not self._hosts and version == "1.1":
+            raise BadRequest("the request has no Host field")
+        if any(_HOST.fullmatch(host) is None for host in (*self._hosts, authority or b"")):
+            raise BadRequest("the Host of the request is not a host with an optional port")
+        if authority is not None:
+            self._headers[:] = [(b"host", authority), *(field for field in self._headers if field[0] != b"host")]
+
+    def framing(self, version: str) -> tuple[Framing, int]:
+        """How the body is framed, and its length where that is known. Raises BadRequest (RFC 9112, 6.1 and 6.3)."""
+        if self._transfer is None:
+            length = int(self._length or b"0")
+            return ("length", length) if length else ("none", 0)
+        if self._length is not None:
+            raise BadRequest("the request has both Content-Length and Transfer-Encoding")
+        if version == "1.0":
+            raise BadRequest("HTTP/1.0 has no Transfer-Encoding")
+        codings = [coding.strip(b" \t").lower() for coding in self._transfer.split(b",")]
+        if codings[-1] != b"chunked":
+            raise BadRequest("the last transfer coding of the request is not chunked")
+        if len(codings) > 1:
+            raise BadRequest("the only transfer coding that is served here is chunked", 501)
+        return "chunked", 0
+
+    def keeps_alive(self, version: str) -> bool:
+        """Whether the client wants to go on with the connection (RFC 9112, 9.3)."""
+        if version == "1.1" and not self._connection:
+            return True
+        options = self._options(self._connection)
+        return b"close" not in options and (version == "1.1" or b"keep-alive" in options)
+
+    def offers_websocket(self) -> bool:
+        """Any other upgrade is ignored."""
+        return bool(self._upgrade) and (
+            self._options(self._upgrade) == {b"websocket"} and b"upgrade" in self._options(self._connection)
+        )
+
+    @staticmethod
+    def _options(value: bytes) -> set[bytes]:
+        return {option.strip(b" \t") for option in value.split(b",")} - {b""}
+
+
+class LengthBody:
+    """A body of which the length is known."""
+
+    __slots__ = ("is_interrupted", "remaining")
+
+    def __init__(self, length: int) -> None:
+        self.remaining = length
+        self.is_interrupted = False
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all has come."""
+        return not self.remaining
+
+    def feed(self, data: bytes, start: int, room: int, into: bytearray) -> int:
+        """Move up to `room` bytes from `data` on `start` into `into`; return where it stopped."""
+        end = min(len(data), start + self.remaining, start + room)
+        into += data[start:end]
+        self.remaining -= end - start
+        return end
+
+
+class ChunkedBody:
+    """A body in chunks (RFC 9112, 7.1). Extensions and trailers are dropped; all framing together is bounded."""
+
+    __slots__ = (
+        "_allowed",
+        "_in_chunk",
+        "_in_trailers",
+        "_max_framing_bytes",
+        "_needs_line_end",
+        "is_complete",
+        "is_interrupted",
+    )
+
+    def __init__(self, max_framing_bytes: int) -> None:
+        self._max_framing_bytes = max_framing_bytes
+        self._allowed = max_framing_bytes
+        self._in_chunk = 0
+        """Bytes of the chunk that are still to come."""
+        self._needs_line_end = False
+        self._in_trailers = False
+        self.is_complete = False
+        self.is_interrupted = False
+        """Whether `feed` stopped for the sake of other connections, and has more to do."""
+
+    def feed(self, data: bytes, start: int, room: int, into: bytearray) -> int:
+        """Move up to `room` bytes of the body into `into`; return where it stopped.
+
+        What is not a whole line stays where it is, to be fed again with more behind it. Raises BadRequest.
+        """
+        full = len(into) + room
+        lines = 0
+        while start < len(data) and not self.is_complete:
+            self.is_interrupted = lines == _LINES_A_TURN
+            if self.is_interrupted:
+                break
+            if self._in_chunk:
+                end = min(len(data), start + self._in_chunk, start + full - len(into))
+                if end == start:
+                    break
+                into += data[start:end]
+                self._in_chunk -= end - start
+                self._allowed += _FRAMING_PER_BODY_BYTE * (end - start)
+                self._needs_line_end = not self._in_chunk
+                start = end
+                continue
+            end = data.find(b"\r\n", start, start + _MAX_LINE_BYTES)
+            if end < 0:
+                self._check_unfinished(data, start)
+                break
+            self._take_line(data[start:end])
+            start = end + 2
+            lines += 1
+        return start
+
+    def _check_unfinished(self, data: bytes, start: int) -> None:
+        if len(data) - start >= _MAX_LINE_BYTES:
+            raise self._too_much(f"a line of the chunked body's framing is longer than {_MAX_LINE_BYTES} bytes")
+        if b"\n" in data[start:]:
+            raise BadRequest("a line of the chunked body's framing ends without CR")
+        if self._needs_line_end and data[start : start + 2] not in {b"", b"\r"}:
+            raise BadRequest("a chunk does not end where its size says")
+
+    def _take_line(self, line: bytes) -> None:
+        self._allowed -= len(line) + 2
+        if self._allowed < 0:
+            raise self._too_much(
+                f"chunk sizes, extensions and trailers of the request take more than {self._max_framing_bytes} bytes"
+            )
+        if self._needs_line_end:
+            if line:
+                raise BadRequest("a chunk does not end where its size says")
+            self._needs_line_end = False
+        elif not self._in_trailers:
+            size = _CHUNK.fullmatch(line)
+            if size is None:
+                raise BadRequest("a chunk size of the request is malformed")
+            self._in_chunk = int(size[1], 16)
+            self._in_trailers = not self._in_chunk
+        elif not line:
+            self.is_complete = True
+        elif _FIELD.fullmatch(line) is None:
+            raise BadRequest("a trailer field of the request is malformed")
+
+    @staticmethod
+    def _too_much(text: str) -> BadRequest:
+        return BadRequest(text, 400, Limit.FRAMING_BYTES)
+
+
+Body = LengthBody | ChunkedBody
+
+
+def body_of(head: RequestHead, max_framing_bytes: int) -> Body:
+    """The decoder of the request's body."""
+    return ChunkedBody(max_framing_bytes) if head.framing == "chunked" else LengthBody(head.content_length)

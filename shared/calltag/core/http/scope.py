@@ -1,0 +1,44 @@
+"""What an ASGI application is told of a request (ASGI HTTP and WebSocket 2.4)."""
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
+
+from starlette.types import Scope
+
+from calltag.core.http.request_parser import RequestHead
+
+if TYPE_CHECKING:
+    from calltag.core.http.connection import Connection
+
+_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
+
+
+def scope_of(kind: str, head: RequestHead, connection: "Connection") -> Scope:
+    """The scope without what only WebSockets have."""
+    path = head.path.decode("ascii")
+    client, scheme = _client_of(head, connection)
+    return {
+        "type": kind,
+        "asgi": _ASGI,
+        "http_version": head.version,
+        "server": connection.server.address,
+        "client": client,
+        "scheme": scheme,
+        "method": head.method,
+        "root_path": "",
+        "path": unquote(path) if "%" in path else path,
+        "raw_path": head.path,
+        "query_string": head.query,
+        "headers": head.headers,
+    }
+
+
+def _client_of(head: RequestHead, connection: "Connection") -> tuple[tuple[str, int], str]:
+    """Address and scheme of the client, which a trusted proxy tells in the fields that it adds."""
+    peer, proxies = connection.peer, connection.server.proxies
+    if not proxies.trusts(peer[0]):
+        return peer, connection.scheme
+    addresses = [value.decode("latin-1") for name, value in head.headers if name == b"x-forwarded-for"]
+    schemes = [value.decode("latin-1") for name, value in head.headers if name == b"x-forwarded-proto"]
+    address = proxies.client_address(peer[0], addresses)
+    return (peer if address == peer[0] else (address, 0)), proxies.scheme(schemes, connection.scheme)

@@ -1,0 +1,288 @@
+"""The server: listens, accepts as many connections as there are places, and stops in good order."""
+
+import asyncio
+import errno
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+from starlette.types import ASGIApp
+from websockets.extensions.base import ServerExtensionFactory
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+
+from calltag.core.http.connection import READ_BYTES, Connection
+from calltag.core.http.forwarded import TrustedProxies
+from calltag.core.http.places import Places
+from calltag.core.http.refusals import Refusal
+from calltag.core.http.request_parser import Limit
+from calltag.core.runtime.tls import ServerTls, TlsError
+from calltag.core.settings.sections import Http
+
+log = structlog.get_logger()
+_BACKLOG: Final = 2_048
+_ACCEPTS_A_TURN: Final = 64
+_REFUSED_AT_A_TIME: Final = 64
+"""Refused connections that stay open for a moment, so that their clients can read the answer."""
+_REFUSED_FOR_S: Final = 1.0
+_LAST_ANSWERS_S: Final = 1.0
+_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ACCEPT_PAUSE_S: Final = 1.0
+_MAPPED: Final = "::ffff:"
+RENEWAL_S: Final = 2.0
+"""Seconds between two looks at the files of the certificate."""
+_DEFLATE: Final = (
+    # A window of 4 KiB and little memory each: there may be thousands of connections.
+    ServerPerMessageDeflateFactory(
+        server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
+    ),
+)
+
+
+class PortBusy(OSError):
+    """The port cannot be had; the message says why (most often another process has it) and how to choose another."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """The bounds of one server. With `tls` there is no plain HTTP."""
+
+    limits: Http = field(default_factory=Http)
+    max_connections: int = 20_000
+    body_deadline_s: float = 10.0
+    max_message_bytes: int = 65_536
+    """Size of a WebSocket message, before compression."""
+    permessage_deflate: bool = False
+    trusted_proxies: tuple[str, ...] = ()
+    tls: ServerTls | None = None
+
+
+def bound_socket(host: str, port: int, how_to_change: str) -> socket.socket:
+    """Return a listening socket; port 0 takes a free one. Raises PortBusy.
+
+    `how_to_change` is said when the port cannot be had, as in `--port`.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(_BACKLOG)
+    except OSError as error:
+        listener.close()
+        busy = error.errno == errno.EADDRINUSE
+        reason = f"port {port} is in use by another process" if busy else error.strerror
+        raise PortBusy(f"cannot listen on {host}:{port}: {reason}; choose another with {how_to_change}") from None
+    listener.setblocking(False)
+    return listener
+
+
+class Server:
+    """Serves `app` to clients; while it is None, requests get HTTP 503.
+
+    `refused` is called for each client that met a limit. `is_stopping` makes each response the last one of its
+    connection, so that load balancers find none closed under their requests.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp | None,
+        options: ServerOptions,
+        refused: Callable[[Limit], None] = lambda _: None,
+    ) -> None:
+        self.app = app
+        self.limits = options.limits
+        self.refused = refused
+        self.is_stopping = False
+        self.body_deadline_s = options.body_deadline_s
+        self.max_message_bytes = options.max_message_bytes
+        self.websocket_extensions: Sequence[ServerExtensionFactory] = _DEFLATE if options.permessage_deflate else ()
+        self.proxies = TrustedProxies(options.trusted_proxies)
+        per_address = options.limits.max_connections_per_address or max(1, options.max_connections // 2)
+        self.places = Places(options.max_connections, per_address, self.proxies)
+        self.read_view = memoryview(bytearray(READ_BYTES))
+        """Every read goes here first, so that a connection that waits has no buffer."""
+        self.address: tuple[str, int]
+        self.loop = asyncio.get_running_loop()
+        self._tls = options.tls
+        self._context: ssl.SSLContext | None = None
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._refused: set[socket.socket] = set()
+        self._all_closed = asyncio.Event()
+        self._drain_until: float | None = None
+
+    @asynccontextmanager
+    async def serving(self, listener: socket.socket, *, drain_timeout_s: float) -> AsyncIterator[int]:
+        """Serve on the socket while the context is open; yields the port. Raises TlsError.
+
+        On leaving, no connection is accepted any more, idle ones are closed, and requests that are served have
+        `drain_timeout_s` to finish; then they are cancelled, and answered with HTTP 503.
+        """
+        self.address = listener.getsockname()[:2]
+        self._context = self._tls.context() if self._tls is not None else None
+        renewal = self.loop.create_task(_renew(self._tls, self._context), name=f"certificate-{self.address[1]}")
+        self.loop.add_reader(listener, self._accept, listener)
+        try:
+            yield self.address[1]
+        finally:
+            renewal.cancel()
+            self.loop.remove_reader(listener)
+            listener.close()
+            if self._drain_until is None:
+                self.drain_within(drain_timeout_s)
+            await self._stop()
+
+    def drain_within(self, seconds: float) -> None:
+        """Begin to stop: requests that are served have so long to finish, from now on."""
+        self.is_stopping = True
+        self._drain_until = self.loop.time() + seconds
+
+    # Accepting
+
+    def _accept(self, listener: socket.socket) -> None:
+        for _ in range(_ACCEPTS_A_TURN):
+            try:
+                accepted, address = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                if error.errno in _OUT_OF_RESOURCES:
+                    self._pause_accepting(listener, error)
+                return
+            peer: tuple[str, int] = (address[0].removeprefix(_MAPPED), address[1])
+            limit = self.places.take(peer[0])
+            if limit is not None:
+                self._turn_away(accepted, limit)
+                continue
+            accepted.setblocking(False)
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            task = self.loop.create_task(self._open(accepted, peer), name="open-connection")
+            self._handshakes.add(task)
+            task.add_done_callback(self._handshakes.discard)
+
+    def _pause_accepting(self, listener: socket.socket, error: OSError) -> None:
+        log.warning("accept_paused", reason=error.strerror, seconds=_ACCEPT_PAUSE_S)
+        self.loop.remove_reader(listener)
+        self.loop.call_later(_ACCEPT_PAUSE_S, self._resume_accepting, listener)
+
+    def _resume_accepting(self, listener: socket.socket) -> None:
+        if listener.fileno() >= 0:
+            self.loop.add_reader(listener, self._accept, listener)
+
+    async def _open(self, accepted: socket.socket, peer: tuple[str, int]) -> None:
+        deadlines = {}
+        if self._context is not None:
+            deadlines = {
+                "ssl_handshake_timeout": self.limits.head_deadline_s,
+                "ssl_shutdown_timeout": self.limits.close_deadline_s,
+            }
+        connection = Connection(self, peer)
+        try:
+            await self.loop.connect_accepted_socket(lambda: connection, accepted, ssl=self._context, **deadlines)
+        except OSError:
+            # Also what TLS raises, and the end of the time for its handshake.
+            if self._context is not None:
+                self.refused(Limit.TLS_DEADLINE)
+        finally:
+            if not connection.was_opened:
+                self.places.release(peer[0])
+                accepted.close()
+
+    def _turn_away(self, accepted: socket.socket, limit: Limit) -> None:
+        self.refused(limit)
+        if self._context is not None or len(self._refused) >= _REFUSED_AT_A_TIME:
+            accepted.close()
+            return
+        most = self.places.total if limit is Limit.CONNECTIONS else self.places.per_address
+        whose = "" if limit is Limit.CONNECTIONS else " of one address"
+        text = f"{most} connections{whose} are served here already; try again in a moment"
+        accepted.setblocking(False)
+        with suppress(OSError):
+            accepted.send(Refusal(503, text, retry_after_s=1).encoded())
+            accepted.shutdown(socket.SHUT_WR)
+        self._refused.add(accepted)
+        self.loop.call_later(_REFUSED_FOR_S, self._forget, accepted)
+
+    def _forget(self, refused: socket.socket) -> None:
+        self._refused.discard(refused)
+        refused.close()
+
+    # Connections
+
+    def opened(self, connection: Connection) -> None:
+        """The connection can be read and written."""
+        self.connections.add(connection)
+
+    def lost(self, connection: Connection) -> None:
+        """The connection has ended."""
+        self.connections.discard(connection)
+        self.places.release(connection.peer[0])
+        if not self.connections:
+            self._all_closed.set()
+
+    def start_task(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
+        """Run a request, or a WebSocket, of the application."""
+        task = self.loop.create_task(work)
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+        return task
+
+    # The end
+
+    async def _stop(self) -> None:
+        for handshake in list(self._handshakes):
+            handshake.cancel()
+        for connection in list(self.connections):
+            connection.protocol.shut_down()
+        await self._closed_within((self._drain_until or 0) - self.loop.time())
+        for task in list(self.tasks):
+            task.cancel()
+        await self._closed_within(_LAST_ANSWERS_S)
+        for connection in list(self.connections):
+            connection.abort()
+        for refused in list(self._refused):
+            self._forget(refused)
+        unfinished = {*self.tasks, *self._handshakes}
+        if unfinished:
+            await asyncio.wait(unfinished, timeout=_LAST_ANSWERS_S)
+
+    async def _closed_within(self, timeout_s: float) -> None:
+        self._all_closed.clear()
+        if self.connections:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0, timeout_s)):
+                    await self._all_closed.wait()
+
+
+@asynccontextmanager
+async def serving(
+    app: ASGIApp, listener: socket.socket, *, drain_timeout_s: float, options: ServerOptions | None = None
+) -> AsyncIterator[int]:
+    """Serve one application on one socket; see Server.serving."""
+    server = Server(app, options or ServerOptions())
+    async with server.serving(listener, drain_timeout_s=drain_timeout_s) as port:
+        yield port
+
+
+async def _renew(tls: ServerTls | None, context: ssl.SSLContext | None) -> None:
+    """Load a certificate that was renewed; open connections go on with the old one."""
+    if tls is None or context is None:
+        return
+    changed_at = tls.changed_at()
+    while True:
+        await asyncio.sleep(RENEWAL_S)
+        seen_at = tls.changed_at()
+        if seen_at in {0.0, changed_at}:
+            continue
+        try:
+            tls.refresh(context)
+        except TlsError as error:
+            # As when it is only half written: the old one stays, and the files are looked at again.
+            log.warning("certificate_not_renewed", reason=str(error))
+        else:
+            changed_at = seen_at
+            log.info("certificate_renewed")

@@ -1,0 +1,315 @@
+"""Every exchange with the store whose answer is lost is sent again, and leaves and answers what one exchange would."""
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio.cluster import ClusterNode, PipelineCommand
+from redis.exceptions import ConnectionError as ConnectionBroken
+
+from calltag.core.bayeux.endings import Ending
+from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.domain.call import Call, CallType
+from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
+from calltag.core.domain.status import StatusCode
+from calltag.core.identity.errors import LockedOut
+from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
+from calltag.core.store import client as store_client
+from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.client_ids import new_client_id
+from calltag.core.store.cometd_sessions import RedisCometdSessions
+from calltag.core.store.keys import Keys
+from calltag.core.store.ports import Change, CommitConflict, CommitPosition, Done
+from calltag.core.store.redis_state import RedisStateStore
+from calltag.core.store.session_records import Attached, HasEnded, HasLeft, Have, Proof
+from calltag.core.store.user_streams import Addition, RedisUserStreams
+from calltag.worker.attempts import Attempts
+from parts.proxy import Proxy
+from parts.redis_server import RedisServer
+
+KEYS, PARTITION = Keys("lost"), Partition(3)
+ALICE, HERE, LIFE_MS = UserId("alice"), NodeId("n1"), 60_000
+CALL = Call(CallId("C1"), ConnId("c"), CallType.INTERNAL, "", 1, (), version=1)
+OK = Done(StatusCode.SUCCESS, 1)
+
+
+class Losses:
+    """Loses the answer to every exchange once; what is sent again is answered."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._again = False
+
+    def is_lost(self) -> bool:
+        self._again = not self._again
+        self.count += self._again
+        return self._again
+
+
+@pytest.fixture
+async def losses(client: RedisClient, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Losses]:
+    # The servers are found, and the masters known, before anything is lost.
+    await client.find_servers()
+    losses = Losses()
+    exchanged, piped = store_client._exchanged, ClusterNode.execute_pipeline
+
+    async def losing(*arguments: Any) -> list[object]:
+        answers = await exchanged(*arguments)
+        if losses.is_lost():
+            raise ConnectionBroken("the answer was lost")
+        return answers
+
+    async def losing_of_cluster(node: ClusterNode, commands: list[PipelineCommand]) -> bool:
+        failed = await piped(node, commands)
+        if losses.is_lost():
+            raise ConnectionBroken("the answer was lost")
+        return failed
+
+    monkeypatch.setattr(store_client, "_exchanged", losing)
+    monkeypatch.setattr(ClusterNode, "execute_pipeline", losing_of_cluster)
+    yield losses
+    assert losses.count
+
+
+@pytest.fixture
+def sessions(client: RedisClient, losses: Losses) -> RedisCometdSessions:
+    assert not losses.count
+    return RedisCometdSessions(client, ScriptBatcher(client), KEYS, HERE)
+
+
+async def begin(sessions: RedisCometdSessions, *, most: int = 1, credential: str = "") -> str:
+    client_id = new_client_id(ALICE, bearer=True)
+    await sessions.create(
+        client_id,
+        acknowledges=False,
+        options={},
+        login="",
+        lifetime_ms=LIFE_MS,
+        most_of_user=most,
+        credential=credential,
+    )
+    return client_id
+
+
+async def attach(sessions: RedisCometdSessions, client_id: str, **more: Any) -> Attached:
+    found = await sessions.attach(client_id, Proof(True), lifetime_ms=LIFE_MS, most=9, **more)
+    assert found is not None
+    return found
+
+
+async def test_the_last_session_that_a_user_may_have_begins(sessions: RedisCometdSessions) -> None:
+    client_id = await begin(sessions, most=1)
+    assert (await attach(sessions, client_id)).record.cycle == 1
+
+
+@pytest.mark.parametrize("left", [True, False])
+async def test_a_session_is_ended_by_whoever_ends_it(sessions: RedisCometdSessions, *, left: bool) -> None:
+    client_id = await begin(sessions)
+    assert await sessions.remove(client_id, left=left) == HERE
+    assert await sessions.remove(client_id, left=left) is None, "another request ends nothing"
+    if left:
+        with pytest.raises(HasLeft):
+            await sessions.attach(client_id, Proof(True), lifetime_ms=LIFE_MS, most=9)
+    else:
+        assert await sessions.attach(client_id, Proof(True), lifetime_ms=LIFE_MS, most=9) is None
+
+
+async def test_whoever_finds_a_login_over_is_told_so(sessions: RedisCometdSessions) -> None:
+    uses: dict[str, Callable[[str], Awaitable[object]]] = {
+        "attach": lambda one: sessions.attach(one, Proof(True), lifetime_ms=LIFE_MS, most=9, credential="new"),
+        "subscribe": lambda one: sessions.subscribe(one, {"/c": None}, lifetime_ms=LIFE_MS, most=9, credential="new"),
+        "unsubscribe": lambda one: sessions.unsubscribe(one, ["/c"], lifetime_ms=LIFE_MS, credential="new"),
+        "touch": lambda one: sessions.touch(one, lifetime_ms=LIFE_MS, credential="new"),
+    }
+    for name, use in uses.items():
+        client_id = await begin(sessions, credential="old")
+        with pytest.raises(HasEnded) as over:
+            await use(client_id)
+        assert (over.value.ending, over.value.former) == (Ending.LOGIN_ENDED, HERE), name
+        assert not await use(client_id), "another request finds nothing"
+
+
+async def test_a_connect_is_one_connect(client: RedisClient, sessions: RedisCometdSessions, losses: Losses) -> None:
+    streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
+    client_id = await begin(sessions)
+    assert await sessions.subscribe(client_id, {"/c": None}, lifetime_ms=LIFE_MS, most=9) == HERE
+    first = await attach(sessions, client_id)
+    assert first.record.cycle == 1
+    appended = (await streams.append({ALICE: [Addition(f"call:{n}", n, b"event-%d" % n) for n in (1, 2)]}))[ALICE]
+    one, two = (place.position for place in appended.places if place is not None)
+    # One event was sent with an answer; the other was pushed since, and may be on its way, or lost.
+    have = Have(1, position=two, sent=two, generation=first.record.generation, answered=one)
+    second = await attach(sessions, client_id, have=have)
+    assert (second.record.cycle, second.after, second.entries, second.former) == (2, two, [], HERE)
+    assert second.record.confirmed == one, "the client has not said that it has the other one"
+    have = Have(2, position=two, sent=two, generation=second.record.generation, answered=two)
+    third = await attach(sessions, client_id, have=have, again=True)
+    assert [entry.event for entry in third.entries] == [b"event-2"]
+    assert losses.count > 4
+
+
+async def test_an_earlier_subscription_takes_the_stream_back_once(
+    client: RedisClient, sessions: RedisCometdSessions
+) -> None:
+    streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
+    client_id = await begin(sessions)
+    before = (await attach(sessions, client_id)).record
+    appended = (await streams.append({ALICE: [Addition(f"call:{n}", n, b"event-%d" % n) for n in (1, 2)]}))[ALICE]
+    assert len({place.position for place in appended.places if place}) == 2
+    two = appended.places[1]
+    assert two is not None
+    since = {"/c": Position(appended.places[0].position)} if appended.places[0] else {}
+    assert await sessions.subscribe(client_id, since, lifetime_ms=LIFE_MS, most=9) == HERE
+    have = Have(1, position=two.position, sent=two.position, generation=before.generation, answered=two.position)
+    after = await attach(sessions, client_id, have=have)
+    assert [entry.event for entry in after.entries] == [b"event-2"]
+    assert after.record.generation == before.generation + 1
+
+
+async def test_a_session_is_ended_once_over_a_link_that_breaks(redis_server: RedisServer) -> None:
+    redis_server.clear()
+    with Proxy("127.0.0.1", redis_server.port) as link:
+        connected = redis_client(f"redis://127.0.0.1:{link.port}/0", deadline_s=20)
+        over_it = RedisCometdSessions(connected, ScriptBatcher(connected), KEYS, HERE)
+        client_id = await begin(over_it)
+        # Its script is known to the server from here on.
+        assert await over_it.remove("unknown") is None
+        link.lose_answer_to(b"left")
+        assert await over_it.remove(client_id, left=True) == HERE
+        assert not link.waits_for_text
+        await connected.close()
+
+
+async def test_events_are_added_once(client: RedisClient, losses: Losses) -> None:
+    streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
+    await streams.append({ALICE: [Addition("call:C", 1, b"one"), Addition("call:C", 2, b"two")]})
+    assert [entry.event for entry in (await streams.read(ALICE, BEGINNING, 9)).entries] == [b"one", b"two"]
+    assert losses.count
+
+
+@pytest.fixture
+def store(client: RedisClient, losses: Losses) -> RedisStateStore:
+    assert not losses.count
+    return RedisStateStore(client, KEYS)
+
+
+async def test_an_attempt_counts_once_and_is_withdrawn_once(client: RedisClient, store: RedisStateStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    crashed, next_one = Attempts(PARTITION, store), Attempts(PARTITION, store)
+    assert await crashed.begin(epoch, "o1") == 1
+    assert await next_one.begin(epoch, "o1") == 2
+    assert await next_one.begin(epoch, "o1") == 2, "asked again by the worker, too"
+    await next_one.abandon()
+    assert await Attempts(PARTITION, store).begin(epoch, "o1") == 2
+    await crashed.end("o1")
+    assert await client.connection.exists(KEYS.attempts(PARTITION)) == 0
+
+
+async def test_kept_events_are_dropped_when_they_were_sent_and_none_that_came_since(store: RedisStateStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    position = await committed(store, [Change("call:C1", None, CALL, [(OperationId("o1"), OK)])], b"one")
+    await store.sent(PARTITION, epoch, position)
+    changed = replace(CALL, version=2)
+    await committed(store, [Change("call:C1", CALL, changed, [(OperationId("o2"), OK)])], b"two")
+    # A request that was delayed on its way.
+    await store.sent(PARTITION, epoch, position)
+    taken = await store.take_over(PARTITION)
+    assert taken.kept == 1
+    assert await store.kept(PARTITION, taken.epoch) == [b"two"]
+
+
+async def test_kept_events_are_read_in_pages_and_dropped_together(client: RedisClient, losses: Losses) -> None:
+    assert not losses.count
+    store = RedisStateStore(client, KEYS, max_batch_bytes=3)
+    epoch = (await store.take_over(PARTITION)).epoch
+    await committed(store, [Change("call:C1", None, CALL, [(OperationId("o1"), OK)])], b"one")
+    changed = replace(CALL, version=2)
+    position = await committed(store, [Change("call:C1", CALL, changed, [(OperationId("o2"), OK)])], b"two")
+    assert [await store.kept(PARTITION, epoch, skip) for skip in range(3)] == [[b"one"], [b"two"], []]
+    await store.sent(PARTITION, epoch, position)
+    assert await store.kept(PARTITION, epoch) == []
+
+
+async def committed(store: RedisStateStore, changes: list[Change], event: bytes) -> CommitPosition:
+    """Commit; the second request finds what the first has done, as a redelivery would, and changes nothing."""
+    epoch, before = await store.standing(PARTITION)
+    with pytest.raises(CommitConflict):
+        await store.commit(PARTITION, epoch, changes, [event], after=before)
+    _, position = await store.standing(PARTITION)
+    assert position == before + 1
+    return position
+
+
+async def test_a_loss_is_noted_once(client: RedisClient, store: RedisStateStore) -> None:
+    async def noted() -> tuple[object, object]:
+        commits, gone = await client.connection.hmget(KEYS.losses(PARTITION), ["commits", "gone"])
+        return commits, gone
+
+    await store.note_loss(PARTITION, "first", 3, 1, 1)
+    assert await noted() == (b"3", b"1")
+    # It was interrupted, and has grown.
+    await store.note_loss(PARTITION, "first", 5, 1, 2)
+    assert await noted() == (b"5", b"1")
+    await store.note_loss(PARTITION, "second", 1, 0, 3)
+    assert await noted() == (b"6", b"1")
+
+
+class Unobserved:
+    """Implements AttemptObserver."""
+
+    def login_failed(self) -> None: ...
+
+    def login_locked_out(self, by: By) -> None: ...
+
+
+async def test_a_failed_login_counts_once_and_a_right_one_is_given_back_once(
+    client: RedisClient, losses: Losses
+) -> None:
+    attempts = RedisLoginAttempts(ScriptBatcher(client), "lost", AttemptLimits(3, 0, 100), Unobserved())
+    for _ in range(2):
+        await attempts.take("alice", "")
+    right = await attempts.take("alice", "")
+    await attempts.give_back("alice", "", right)
+    await attempts.take("alice", "")
+    with pytest.raises(LockedOut):
+        await attempts.take("alice", "")
+    assert losses.count >= 5
+
+
+async def test_a_session_too_many_ends_one(client: RedisClient, losses: Losses) -> None:
+    ended: list[int] = []
+    sessions = RedisHttpSessions(client, ScriptBatcher(client), "lost", most_of_user=2, displaced=ended.append)
+    made = [await sessions.create(ALICE, "credential") for _ in range(3)]
+    assert [await sessions.find(each.token) is not None for each in made] == [False, True, True]
+    assert losses.count > 6
+
+
+ADDING = re.compile(r"\.(?:h?incrby|h?incrbyfloat|incr|decr|decrby|[lr]push|[lr]pop|lmove|xadd|spop|getdel|zincrby)\(")
+ADDS = re.compile(r"redis\.call\('(?:H?INCRBY|INCR|DECR|DECRBY|[LR]PUSH|[LR]POP|XADD|LTRIM|ZINCRBY)'")
+RECOGNISES = {
+    "append": "by the version that was added last",
+    "commit": "by versions and operations",
+    "note_loss": "by the loss that was added last",
+    "session_attach": "by the request that was answered last",
+}
+
+
+def test_what_adds_to_what_is_there_is_a_script_that_recognises_a_request() -> None:
+    """Outside of a script, a command that is not idempotent would be carried out twice after a lost answer."""
+    source = Path(store_client.__file__).parents[3]
+    for file in (*source.rglob("*.py"), *(source.parent / "services").rglob("*.py")):
+        assert not ADDING.search(file.read_text(encoding="utf-8")), file
+    adding = {
+        file.name.removesuffix(".lua")
+        for folder in ("calltag.core.store", "calltag.core.identity")
+        for file in Path(str(resources.files(folder))).rglob("*.lua")
+        if ADDS.search(file.read_text(encoding="utf-8"))
+    }
+    assert adding == set(RECOGNISES)

@@ -1,0 +1,100 @@
+"""Frames of a WebSocket are bounded by the server, before any application sees them."""
+
+import asyncio
+import gc
+import logging
+
+import pytest
+from starlette.types import Receive, Scope, Send
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from calltag.core.http.connection import Connection
+from calltag.core.http.server import ServerOptions, bound_socket, serving
+from calltag.core.http.websocket import WebSocket, frame_writer_of, text_frame
+from parts.eventually import eventually
+
+MOST = 1_000
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send every frame back."""
+    assert scope["type"] == "websocket"
+    while (message := await receive())["type"] != "websocket.disconnect":
+        if message["type"] == "websocket.connect":
+            await send({"type": "websocket.accept"})
+        else:
+            await send({"type": "websocket.send", "text": message["text"]})
+
+
+async def test_a_frame_beyond_the_limit_ends_the_connection() -> None:
+    options = ServerOptions(max_message_bytes=MOST)
+    async with serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1, options=options) as port:
+        async with connect(f"ws://127.0.0.1:{port}/") as socket:
+            await socket.send("x" * MOST)
+            assert await socket.recv() == "x" * MOST
+            await socket.send("x" * (MOST + 1))
+            with pytest.raises(ConnectionClosed) as closed:
+                await socket.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009
+
+
+@pytest.mark.parametrize("parts", [[b"\xff"], [b"\xc3", b"\xa9\xff"]])
+async def test_text_that_is_not_utf8_ends_the_connection_and_is_no_news(
+    caplog: pytest.LogCaptureFixture, parts: list[bytes]
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
+        for _ in range(3):
+            async with connect(f"ws://127.0.0.1:{port}/") as socket:
+                await socket.send(parts[0] if len(parts) == 1 else parts, text=True)
+                with pytest.raises(ConnectionClosed) as closed:
+                    await socket.recv()
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == 1007
+    assert not caplog.records
+
+
+async def test_characters_may_be_cut_by_frames() -> None:
+    async with (
+        serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port,
+        connect(f"ws://127.0.0.1:{port}/") as socket,
+    ):
+        await socket.send([b"\xc3", b"\xa9"], text=True)
+        assert await socket.recv() == "é"
+
+
+async def test_a_client_that_does_not_read_takes_no_more_frames_even_within_one_turn_of_the_loop() -> None:
+    most, written = 4_000, asyncio.get_running_loop().create_future()
+
+    async def flood(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        writer, frame = frame_writer_of(scope), text_frame(b"x" * 10_000)
+        assert writer is not None
+        written.set_result(sum(writer(frame) for _ in range(most)))
+
+    async with (
+        serving(flood, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port,
+        connect(f"ws://127.0.0.1:{port}/", max_queue=1, close_timeout=0.2),
+    ):
+        assert 0 < await written < most
+
+
+def connections() -> set[object]:
+    """Connections and WebSockets of this process, also those that logged tracebacks of other tests keep."""
+    return {each for each in gc.get_objects() if type(each) in (WebSocket, Connection)}
+
+
+async def test_a_connection_that_is_over_is_gone_without_a_look_for_garbage() -> None:
+    before = connections()
+    gc.disable()
+    try:
+        async with serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
+            async with connect(f"ws://127.0.0.1:{port}/") as socket:
+                await socket.send("x")
+                assert await socket.recv() == "x"
+            await eventually(lambda: not connections() - before)
+    finally:
+        gc.enable()
