@@ -665,3 +665,12 @@ def test_what_is_too_long_for_an_id_is_not_kept() -> None:
         before = sys.getrefcount(text)
         assert user_of(text) is None
         assert (sys.getrefcount(text) > before) is is_kept
+
+
+async def test_a_session_takes_along_which_state_of_the_services_its_client_was_told(nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    assert (await attach(nodes.one, client_id)).record.services_active
+    await nodes.one.note_services(client_id, active=False)
+    assert not (await attach(nodes.two, client_id)).record.services_active
+    await nodes.one.note_services(client_id, active=True)
+    assert not (await attach(nodes.two, client_id)).record.services_active, "another node holds it"

@@ -295,8 +295,8 @@ class RedisCometdSessions:
 
     async def note_services(self, client_id: str, *, active: bool) -> None:
         """Remember the state of the services that the client is told, if this node holds the session."""
-        user = user_of(client_id) or UserId("")
-        await self._services([self._keys.cometd_session(user, client_id)], [self._node, int(active)])
+        user, digest = user_of(client_id) or UserId(""), digest_of(client_id)
+        await self._services([self._keys.cometd_session(user, digest)], [self._node, int(active)])
 
     async def expire(self, client_id: str, *, cycle: int, within_ms: int) -> bool:
         """End a session of which nothing was heard, unless it has more than `within_ms` to live, or moved on.
