@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as ConnectionBroken
 
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.position import BEGINNING, Position
-from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.bus.ports import NodeId, Partition, Published
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
@@ -27,6 +27,7 @@ from calltag.core.store.client_ids import new_client_id
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, CommitConflict, CommitPosition, Done
+from calltag.core.store.published import RedisPublishedTotals
 from calltag.core.store.redis_state import RedisStateStore
 from calltag.core.store.session_records import Attached, HasEnded, HasLeft, Have, Proof
 from calltag.core.store.user_streams import Addition, RedisUserStreams
@@ -261,6 +262,14 @@ async def test_a_loss_is_noted_once(client: RedisClient, store: RedisStateStore)
     assert await noted() == (b"6", b"1")
 
 
+async def test_what_a_gateway_published_is_added_once(client: RedisClient, losses: Losses) -> None:
+    here, there = RedisPublishedTotals(client, KEYS), RedisPublishedTotals(client, KEYS)
+    assert await here.add({PARTITION: Published(1, 2)}) == {PARTITION: Published(1, 2)}
+    assert await there.add({PARTITION: Published(10, 20)}) == {PARTITION: Published(11, 22)}
+    assert await here.add({PARTITION: Published(100, 200)}) == {PARTITION: Published(111, 222)}
+    assert losses.count >= 3
+
+
 class Unobserved:
     """Implements AttemptObserver."""
 
@@ -297,6 +306,7 @@ RECOGNISES = {
     "append": "by the version that was added last",
     "commit": "by versions and operations",
     "note_loss": "by the loss that was added last",
+    "published": "by the gateway's last request",
     "session_attach": "by the request that was answered last",
 }
 

@@ -8,7 +8,7 @@ import pytest
 from redis.crc import key_slot
 
 from calltag.core.bayeux.position import Position
-from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.bus.ports import NodeId, Partition, Published
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
@@ -22,6 +22,7 @@ from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
 from calltag.core.store.marks import RedisMarks
 from calltag.core.store.ports import Change, Done, StoreUnavailable, WorkerId
+from calltag.core.store.published import RedisPublishedTotals
 from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.session_list import SessionList
@@ -88,6 +89,8 @@ async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: Use
     assert len(await SessionList(client, KEYS).of_user(user)) == 1
     await sessions.expire(name, cycle=1, within_ms=1)
     await sessions.remove(name)
+    # An id may be all that its client has to show.
+    assert not [key for calls in client.noted.values() for keys in calls for key in keys if name in key]
     streams = RedisUserStreams(client, batcher, KEYS)
     additions = [Addition("call:1", 1, b"{}"), Addition("agent", 1, b"{}")]
     await streams.append({user: additions, UserId("zoe"): additions})
@@ -133,6 +136,7 @@ async def test_each_script_keeps_to_one_slot(client: NotingClient) -> None:
     reader = RedisCallReader(client, KEYS, 32)
     client.noted["read"] = [[names.state, names.data] for names in [reader._names("call:C1"), reader._names("agent:a")]]
     await RedisHttpSessions(client, batcher).find("token")
+    await RedisPublishedTotals(client, KEYS).add({Partition(0): Published(1, 1), Partition(7): Published(1, 1)})
     for name, calls in client.noted.items():
         for keys in calls:
             assert len({key_slot(key.encode()) for key in keys}) == 1, (name, keys)
