@@ -2,11 +2,15 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from weakref import ref
 
 import pytest
 from starlette.requests import Request
@@ -17,7 +21,9 @@ from websockets.asyncio.client import connect
 
 from calltag.core.http.request_parser import Limit
 from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
+from calltag.core.runtime.tls import OwnCertificate, ServerTls
 from calltag.core.settings.sections import Http
+from parts.certificates import Authority
 from parts.eventually import eventually
 
 DEADLINE_S = 0.4
@@ -433,6 +439,40 @@ async def test_a_body_of_unknown_length_is_framed_by_the_version(request_line: b
             head, _, body = (await connection.reader.read()).partition(b"\r\n\r\n")
     assert body == expected
     assert head.startswith(b"HTTP/1.1 200 OK\r\n")
+
+
+def kept() -> int:
+    """Parsers and exchanges in this process; tracebacks that other tests logged may keep some."""
+    kinds = {"HeadParser", "HttpRequestParser", "Exchange"}
+    return sum(type(each).__name__ in kinds for each in gc.get_objects())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", GET], ids=["nothing", "half a head", "a request"])
+@pytest.mark.parametrize("by_tls", [False, True])
+async def test_what_has_ended_leaves_nothing_to_the_garbage_collector(
+    sent: bytes, tmp_path: Path, *, by_tls: bool
+) -> None:
+    authority = Authority(tmp_path)
+    issued = authority.issue("server", "127.0.0.1")
+    options = ServerOptions(tls=ServerTls(OwnCertificate(issued.cert, issued.key)) if by_tls else None)
+    trusted = ssl.create_default_context(cafile=authority.ca) if by_tls else None
+    server = Server(count, options)
+    async with server.serving(bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
+        gc.collect()
+        before = kept()
+        gc.disable()
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port, ssl=trusted)
+            writer.write(sent)
+            if sent == GET:
+                await reader.readuntil(b"\r\n\r\n")
+            await eventually(lambda: len(server.connections) == 1)
+            ended = ref(next(iter(server.connections)))
+            writer.close()
+            await eventually(lambda: ended() is None)
+            assert kept() == before
+        finally:
+            gc.enable()
 
 
 async def test_a_client_that_goes_away_is_noticed() -> None:

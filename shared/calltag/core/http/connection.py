@@ -180,6 +180,7 @@ class Connection(asyncio.BufferedProtocol):
         self.protocol.lost()
         # Without cycles, what has ended is freed at once.
         self.protocol = _ENDED
+        del self.transport
         self.server.lost(self)
 
     # Reading
@@ -318,6 +319,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """End at once; what is not written is lost."""
+        if self.is_lost:
+            return
         self.is_closing = True
         self._out = []
         self.transport.abort()

@@ -131,7 +131,10 @@ class Http1:
 
     def lost(self) -> None:
         """Let the application notice."""
-        exchange, self._exchange, self._parser = self._exchange, None, None
+        exchange, self._exchange = self._exchange, None
+        if self._parser is not None:
+            self._parser.close()
+            self._parser = None
         if exchange is not None:
             exchange.end_of_input()
 

@@ -120,7 +120,12 @@ class HeadParser:
             self._parse(part)
         if self._complete:
             self.head = self._checked()
+            self.close()
         return taken
+
+    def close(self) -> None:
+        """Let the parser go, which holds this object by its callbacks: a cycle would wait for the garbage collector."""
+        del self._parser
 
     def _parse(self, part: bytes) -> None:
         self.size += len(part)
