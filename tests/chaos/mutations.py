@@ -144,7 +144,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "takes over without sending what was kept",
-        _one(f"{_WORKER}/ownership.py", "            if taken.outbox:\n", "            if not taken.epoch:\n"),
+        _one(f"{_WORKER}/ownership.py", "            if taken.kept:\n", "            if not taken.epoch:\n"),
         _SLOW_WORKERS,
     ),
     Mutation(
@@ -153,7 +153,7 @@ MUTATIONS: Final = (
             f"{_WORKER}/ownership.py",
             "        began = time.perf_counter()\n",
             "        began = time.perf_counter()\n"
-            "        await self._outgoing.send((), [(each, EVENT.encode(each)) for each in folded.events], ())\n",
+            "        await self._outgoing.send(Sending((), list(zip(folded.events, folded.encoded)), ()))\n",
         ),
         {"slow worker:store": 4, "stall worker:store": 2},
     ),
@@ -168,7 +168,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "adds an event to a stream each time it is sent",
-        _one(f"{_LUA}/append.lua", "if not known or tonumber(version) > tonumber(known) then", "if true then"),
+        _one(f"{_LUA}/append.lua", "match(added or '', '(%d+) (%d+) (%d+)')", "match('', '(%d+) (%d+) (%d+)')"),
         {"slow worker:store": 4, "kill worker": 4, "cut worker:store": 3},
     ),
     Mutation(
@@ -185,8 +185,8 @@ MUTATIONS: Final = (
         "does not give a session what it missed while away",
         _one(
             "services/calltag/notifier/cometd/connects.py",
-            "self.feeding.take_in(session, attached.entries)",
-            "self.feeding.take_in(session, attached.entries[1:])",
+            "self.feeding.take_in(session, attached.entries, ",
+            "self.feeding.take_in(session, attached.entries[1:], ",
         ),
         {"kill notifier": 3, "cut notifier:clients": 3},
     ),

@@ -119,6 +119,17 @@ async def test_no_more_than_the_prefetch_is_taken_ahead(bus: Bus) -> None:
                 await consumer.batch(1)
 
 
+async def test_a_batch_has_no_more_bytes_than_wanted_unless_the_first_alone_has(bus: Bus) -> None:
+    bodies = ["a" * 40, "b" * 60, "c", "d" * 200, "e" * 99, "f"]
+    await publish(bus, *bodies)
+    async with bus.partition(ONE, 10) as consumer:
+        batches: list[list[str]] = []
+        while sum(map(len, batches)) < len(bodies):
+            batches.append([each.body.decode() for each in await consumer.batch(10, 100)])
+    assert [body for batch in batches for body in batch] == bodies
+    assert all(sum(map(len, batch)) <= 100 or len(batch) == 1 for batch in batches)
+
+
 async def test_one_consumer_at_a_time_and_the_next_goes_on_in_order(bus: Bus) -> None:
     async with bus.partition(ONE, 10) as standby:
         active_entered = standby

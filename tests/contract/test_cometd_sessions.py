@@ -26,7 +26,7 @@ from calltag.core.store.session_records import (
     TooManySessions,
     TooManySubscriptions,
 )
-from calltag.core.store.user_streams import Addition, Entry, RedisUserStreams
+from calltag.core.store.user_streams import Addition, Appended, Entry, RedisUserStreams
 
 KEYS = Keys("calltag-test")
 ALICE, BOB = UserId("alice"), UserId("bob")
@@ -91,15 +91,15 @@ def events(entries: Sequence[Entry]) -> list[bytes]:
 async def test_events_are_kept_in_order_and_chained(streams: RedisUserStreams) -> None:
     both = await streams.append({ALICE: numbered(1, 2), BOB: numbered(1)})
     third = await streams.append({ALICE: numbered(3)})
-    entries = await streams.read(ALICE, BEGINNING, 10)
+    entries = (await streams.read(ALICE, BEGINNING, 10)).entries
     assert events(entries) == [b"event-1", b"event-2", b"event-3"]
     assert [entry.previous for entry in entries] == [BEGINNING, entries[0].position, entries[1].position]
     places = [*both[ALICE].places, *third[ALICE].places]
     assert [(place.position, place.previous) for place in places if place] == [
         (entry.position, entry.previous) for entry in entries
     ]
-    assert events(await streams.read(ALICE, entries[0].position, 1)) == [b"event-2"]
-    assert events(await streams.read(BOB, BEGINNING, 10)) == [b"event-1"]
+    assert events((await streams.read(ALICE, entries[0].position, 1)).entries) == [b"event-2"]
+    assert events((await streams.read(BOB, BEGINNING, 10)).entries) == [b"event-1"]
 
 
 async def test_an_event_is_added_once_and_never_after_a_later_one(streams: RedisUserStreams) -> None:
@@ -109,7 +109,53 @@ async def test_an_event_is_added_once_and_never_after_a_later_one(streams: Redis
     assert again[ALICE].places[1] == first[ALICE].places[1]
     other = await streams.append({ALICE: numbered(1, subject="call:D")})
     assert other[ALICE].places[0] is not None
-    assert events(await streams.read(ALICE, BEGINNING, 10)) == [b"event-1", b"event-2", b"event-3", b"event-1"]
+    assert events((await streams.read(ALICE, BEGINNING, 10)).entries) == [
+        b"event-1",
+        b"event-2",
+        b"event-3",
+        b"event-1",
+    ]
+
+
+async def test_a_stream_is_read_as_many_events_at_a_time_as_a_batch_has_bytes(
+    client: RedisClient, batcher: ScriptBatcher, nodes: Nodes
+) -> None:
+    streams = RedisUserStreams(client, batcher, KEYS, max_batch_bytes=1_000)
+    name = await nodes.begin()
+    sizes = [100] * 40 + [2_000, 100]
+    additions = [Addition("call:C", number, b"x" * size) for number, size in enumerate(sizes, 1)]
+    await streams.append({ALICE: additions})
+    position, read, pages = BEGINNING, list[int](), list[int]()
+    while True:
+        page = await streams.read(ALICE, position, 30)
+        read += [len(each.event) for each in page.entries]
+        pages.append(sum(len(each.event) for each in page.entries))
+        if not page.has_more:
+            break
+        position = page.entries[-1].position
+    assert (read, max(each for each in pages if each < 2_000) <= 1_000, 2_000 in pages) == (sizes, True, True)
+    assert [len((await streams.read(ALICE, BEGINNING, most)).entries) for most in (1, 3)] == [1, 3]
+    bounded = RedisCometdSessions(client, batcher, KEYS, ONE, max_batch_bytes=1_000)
+    attached = await attach(bounded, name, most=1_000)
+    assert (0 < len(attached.entries) < 11, attached.has_more) == (True, True)
+    attached = await attach(nodes.one, name, most=len(sizes))
+    assert (len(attached.entries), attached.has_more) == (len(sizes), False)
+
+
+async def test_an_event_for_several_users_is_the_same_for_each(streams: RedisUserStreams) -> None:
+    shared, own = Addition("call:C", 1, b"shared"), Addition("call:D", 1, b"own")
+    appended = await streams.append({ALICE: [shared], BOB: [own, shared]})
+    assert events((await streams.read(ALICE, BEGINNING, 9)).entries) == [b"shared"]
+    assert events((await streams.read(BOB, BEGINNING, 9)).entries) == [b"own", b"shared"]
+    places = appended[BOB].places
+    assert places[0] is not None
+    assert places[1] is not None
+    assert places[1].previous == places[0].position
+
+
+async def test_nodes_and_watchers_are_told_of_who_gets_nothing(streams: RedisUserStreams, nodes: Nodes) -> None:
+    await nodes.one.stay([ALICE])
+    assert (await streams.append({ALICE: ()}))[ALICE] == Appended([ONE], [], [])
 
 
 async def test_a_node_that_is_gone_is_forgotten(streams: RedisUserStreams, nodes: Nodes) -> None:
@@ -150,7 +196,7 @@ async def test_large_events_leave_room_for_few(client: RedisClient, batcher: Scr
         await streams.append({ALICE: [Addition("call:C", number, b"x" * 10_000)]})
     assert 10 <= await client.connection.xlen(KEYS.stream_of(ALICE)) <= 15
     await streams.append({ALICE: [Addition("call:C", 41, b"x" * 500_000)]})
-    assert [len(each.event) for each in await streams.read(ALICE, BEGINNING, 100)][-1] == 500_000
+    assert [len(each.event) for each in (await streams.read(ALICE, BEGINNING, 100)).entries][-1] == 500_000
     assert await client.connection.xlen(KEYS.stream_of(ALICE)) <= 2
 
 
@@ -619,3 +665,12 @@ def test_what_is_too_long_for_an_id_is_not_kept() -> None:
         before = sys.getrefcount(text)
         assert user_of(text) is None
         assert (sys.getrefcount(text) > before) is is_kept
+
+
+async def test_a_session_takes_along_which_state_of_the_services_its_client_was_told(nodes: Nodes) -> None:
+    client_id = await nodes.begin()
+    assert (await attach(nodes.one, client_id)).record.services_active
+    await nodes.one.note_services(client_id, active=False)
+    assert not (await attach(nodes.two, client_id)).record.services_active
+    await nodes.one.note_services(client_id, active=True)
+    assert not (await attach(nodes.two, client_id)).record.services_active, "another node holds it"

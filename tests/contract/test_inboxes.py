@@ -65,8 +65,8 @@ async def test_of_a_full_inbox_the_oldest_messages_go(bus: AmqpBus) -> None:
     assert kept == bodies[-MAX_BYTES // 200 :]
 
 
-async def test_of_a_full_inbox_in_memory_the_oldest_messages_go() -> None:
-    bus = MemoryBus(1, inbox_limit=2)
+async def test_of_an_inbox_in_memory_with_too_many_bytes_the_oldest_messages_go() -> None:
+    bus = MemoryBus(1, inbox_max_bytes=2)
     async with bus.inbox(NODE) as inbox:
         for body in (b"1", b"2", b"3"):
             assert await bus.send(NODE, body, "m")

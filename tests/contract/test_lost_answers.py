@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as ConnectionBroken
 
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.position import BEGINNING, Position
-from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.bus.ports import NodeId, Partition, Published
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
@@ -27,6 +27,7 @@ from calltag.core.store.client_ids import new_client_id
 from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, CommitConflict, CommitPosition, Done
+from calltag.core.store.published import RedisPublishedTotals
 from calltag.core.store.redis_state import RedisStateStore
 from calltag.core.store.session_records import Attached, HasEnded, HasLeft, Have, Proof
 from calltag.core.store.user_streams import Addition, RedisUserStreams
@@ -190,7 +191,7 @@ async def test_a_session_is_ended_once_over_a_link_that_breaks(redis_server: Red
 async def test_events_are_added_once(client: RedisClient, losses: Losses) -> None:
     streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
     await streams.append({ALICE: [Addition("call:C", 1, b"one"), Addition("call:C", 2, b"two")]})
-    assert [entry.event for entry in await streams.read(ALICE, BEGINNING, 9)] == [b"one", b"two"]
+    assert [entry.event for entry in (await streams.read(ALICE, BEGINNING, 9)).entries] == [b"one", b"two"]
     assert losses.count
 
 
@@ -220,7 +221,21 @@ async def test_kept_events_are_dropped_when_they_were_sent_and_none_that_came_si
     await committed(store, [Change("call:C1", CALL, changed, [(OperationId("o2"), OK)])], b"two")
     # A request that was delayed on its way.
     await store.sent(PARTITION, epoch, position)
-    assert (await store.take_over(PARTITION)).outbox == [b"two"]
+    taken = await store.take_over(PARTITION)
+    assert taken.kept == 1
+    assert await store.kept(PARTITION, taken.epoch) == [b"two"]
+
+
+async def test_kept_events_are_read_in_pages_and_dropped_together(client: RedisClient, losses: Losses) -> None:
+    assert not losses.count
+    store = RedisStateStore(client, KEYS, max_batch_bytes=3)
+    epoch = (await store.take_over(PARTITION)).epoch
+    await committed(store, [Change("call:C1", None, CALL, [(OperationId("o1"), OK)])], b"one")
+    changed = replace(CALL, version=2)
+    position = await committed(store, [Change("call:C1", CALL, changed, [(OperationId("o2"), OK)])], b"two")
+    assert [await store.kept(PARTITION, epoch, skip) for skip in range(3)] == [[b"one"], [b"two"], []]
+    await store.sent(PARTITION, epoch, position)
+    assert await store.kept(PARTITION, epoch) == []
 
 
 async def committed(store: RedisStateStore, changes: list[Change], event: bytes) -> CommitPosition:
@@ -245,6 +260,14 @@ async def test_a_loss_is_noted_once(client: RedisClient, store: RedisStateStore)
     assert await noted() == (b"5", b"1")
     await store.note_loss(PARTITION, "second", 1, 0, 3)
     assert await noted() == (b"6", b"1")
+
+
+async def test_what_a_gateway_published_is_added_once(client: RedisClient, losses: Losses) -> None:
+    here, there = RedisPublishedTotals(client, KEYS), RedisPublishedTotals(client, KEYS)
+    assert await here.add({PARTITION: Published(1, 2)}) == {PARTITION: Published(1, 2)}
+    assert await there.add({PARTITION: Published(10, 20)}) == {PARTITION: Published(11, 22)}
+    assert await here.add({PARTITION: Published(100, 200)}) == {PARTITION: Published(111, 222)}
+    assert losses.count >= 3
 
 
 class Unobserved:
@@ -283,6 +306,7 @@ RECOGNISES = {
     "append": "by the version that was added last",
     "commit": "by versions and operations",
     "note_loss": "by the loss that was added last",
+    "published": "by the gateway's last request",
     "session_attach": "by the request that was answered last",
 }
 

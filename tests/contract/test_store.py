@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -24,6 +25,7 @@ from calltag.core.store.ports import (
     Fenced,
     HeldPartition,
     InstallationMismatch,
+    Loaded,
     StateUnreadable,
     StoreUnavailable,
     WorkerId,
@@ -126,7 +128,9 @@ async def test_a_former_owner_is_fenced(store: RedisStateStore) -> None:
     assert await stored(store, "o1") == (None, {})
     with pytest.raises(Fenced):
         await store.sent(PARTITION, former, CommitPosition(1))
-    assert (await store.take_over(PARTITION)).outbox == []
+    with pytest.raises(Fenced):
+        await store.kept(PARTITION, former)
+    assert (await store.take_over(PARTITION)).kept == 0
 
 
 async def test_an_unexpected_version_is_a_conflict(store: RedisStateStore) -> None:
@@ -166,7 +170,7 @@ async def test_one_change_that_fails_keeps_all_from_being_written(store: RedisSt
     with pytest.raises(CommitConflict):
         await store.commit(PARTITION, epoch, [good, bad], [b"event"])
     assert await stored(store, "o1") == (None, {})
-    assert (await store.take_over(PARTITION)).outbox == []
+    assert (await store.take_over(PARTITION)).kept == 0
 
 
 async def test_refusals_are_remembered_where_there_is_no_call(store: RedisStateStore) -> None:
@@ -191,9 +195,63 @@ async def test_events_are_kept_until_they_are_sent(store: RedisStateStore) -> No
     await store.commit(PARTITION, epoch, [change(CALL, CALL, "o2")], [b"e3"])
     await store.sent(PARTITION, epoch, first.position)
     taken = await store.take_over(PARTITION)
-    assert taken.outbox == [b"e1", b"e2", b"e3"], "an answer that comes late drops nothing of a later commit"
+    assert taken.kept == 3, "an answer that comes late drops nothing of a later commit"
+    assert await store.kept(PARTITION, taken.epoch) == [b"e1", b"e2", b"e3"]
     await store.sent(PARTITION, taken.epoch, taken.position)
-    assert (await store.take_over(PARTITION)).outbox == []
+    assert (await store.take_over(PARTITION)).kept == 0
+
+
+async def test_kept_events_are_read_as_many_at_a_time_as_a_batch_has_bytes(client: RedisClient) -> None:
+    store = RedisStateStore(client, KEYS, max_batch_bytes=10)
+    epoch = (await store.take_over(PARTITION)).epoch
+    first = await store.commit(PARTITION, epoch, [], [b"1234", b"567890", b"x"])
+    await store.commit(PARTITION, epoch, [], [b"more than ten", b"y"])
+    taken = await store.take_over(PARTITION)
+
+    async def pages() -> list[Sequence[bytes]]:
+        read: list[Sequence[bytes]] = []
+        while page := await store.kept(PARTITION, taken.epoch, sum(map(len, read))):
+            read.append(page)
+        return read
+
+    assert await pages() == [[b"1234", b"567890"], [b"x"], [b"more than ten"], [b"y"]]
+    await store.sent(PARTITION, taken.epoch, first.position)
+    assert len(await pages()) == 4, "those of the second commit, and whatever is before them, stay"
+    await store.sent(PARTITION, taken.epoch, taken.position)
+    assert await pages() == []
+
+
+async def test_calls_are_read_as_many_at_a_time_as_a_batch_has_bytes(client: RedisClient) -> None:
+    keys = [f"call:C{number}" for number in range(5)]
+    whole = RedisStateStore(client, KEYS)
+    epoch = (await whole.take_over(PARTITION)).epoch
+    calls = [replace(CALL, id=CallId(key.removeprefix("call:"))) for key in keys]
+    ids = [OperationId("o1"), OperationId("o2")]
+    changes = [Change(key, None, call, [(ids[0], OK)]) for key, call in zip(keys, calls, strict=True)]
+    await whole.commit(PARTITION, epoch, changes, [])
+    wanted = dict.fromkeys(["call:none", *keys], ids)
+    expected = {"call:none": Loaded(None)} | {
+        key: Loaded(call, {ids[0]: OK}) for key, call in zip(keys, calls, strict=True)
+    }
+    assert await whole.load(PARTITION, wanted) == expected
+    for max_bytes, at_once in ((1, 1), (1_000_000, 6)):
+        store, left, pages = RedisStateStore(client, KEYS, max_batch_bytes=max_bytes), dict(wanted), list[int]()
+        read: dict[str, Loaded] = {}
+        while left:
+            page = await store.load(PARTITION, left)
+            assert list(page) == list(left)[: len(page)]
+            pages.append(len(page))
+            read |= page
+            left = {key: each for key, each in left.items() if key not in page}
+        assert (read, max(pages)) == (expected, at_once)
+
+
+async def test_more_operations_than_a_command_has_arguments_are_looked_for(store: RedisStateStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
+    ids = [OperationId(f"x{number}") for number in range(20_000)]
+    loaded = (await store.load(PARTITION, {f"call:{CALL_ID}": [*ids, OperationId("o1")]}))[f"call:{CALL_ID}"]
+    assert list(loaded.done) == ["o1"]
 
 
 async def test_state_has_an_end(client: RedisClient) -> None:

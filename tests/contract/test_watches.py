@@ -57,10 +57,10 @@ async def test_what_a_watcher_is_to_get_is_put_off(streams: RedisUserStreams, wa
     await watches.begin(CAROL, Watched(frozenset({ALICE})))
     appended = await streams.append({CAROL: EVENT, ALICE: EVENT})
     assert (appended[CAROL].put_off, appended[CAROL].places, appended[ALICE].put_off) == (True, [], False)
-    assert not await streams.read(CAROL, BEGINNING, 10)
+    assert not (await streams.read(CAROL, BEGINNING, 10)).entries
     added = (await streams.append({CAROL: EVENT}, to_watchers=True))[CAROL]
     assert not added.put_off
-    assert [entry.event for entry in await streams.read(CAROL, BEGINNING, 10)] == [b"event"]
+    assert [entry.event for entry in (await streams.read(CAROL, BEGINNING, 10)).entries] == [b"event"]
 
 
 async def test_more_is_kept_for_a_watcher(streams: RedisUserStreams, watches: RedisWatches) -> None:
@@ -68,8 +68,8 @@ async def test_more_is_kept_for_a_watcher(streams: RedisUserStreams, watches: Re
     for number in range(1, 601, 50):
         some = [Addition("call:C", version, b"e") for version in range(number, number + 50)]
         await streams.append({CAROL: some, ALICE: some}, to_watchers=True)
-    assert len(await streams.read(ALICE, BEGINNING, 1_000)) < 250
-    assert 300 <= len(await streams.read(CAROL, BEGINNING, 1_000)) < 450
+    assert len((await streams.read(ALICE, BEGINNING, 1_000)).entries) < 250
+    assert 300 <= len((await streams.read(CAROL, BEGINNING, 1_000)).entries) < 450
 
 
 async def test_a_watch_that_is_renewed_goes_on_and_one_that_ended_begins_anew(

@@ -13,6 +13,7 @@ from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import BusInterrupted, Delivery, NodeId, PartitionConsumer
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import AttachUserData, CallOperation
+from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
@@ -58,8 +59,8 @@ class Suspicious:
     together: str = ""
     """The message that all of it came in."""
 
-    async def batch(self, limit: int) -> Sequence[Delivery]:
-        return [replace(each, returned=9, together=self.together) for each in await self.inner.batch(limit)]
+    async def batch(self, limit: int, max_bytes: int = MAX_BATCH_BYTES) -> Sequence[Delivery]:
+        return [replace(each, returned=9, together=self.together) for each in await self.inner.batch(limit, max_bytes)]
 
     async def ack(self, tags: Collection[int]) -> None:
         await self.acked(self.inner, tags)
@@ -112,8 +113,8 @@ class Here:
 
     async def refused(self) -> bool:
         """Whether alice was told that something was not applied."""
-        entries = await RedisUserStreams(self.client, ScriptBatcher(self.client), KEYS).read(ALICE, BEGINNING, 100)
-        return any(orjson.loads(entry.event)["kind"] == "refused" for entry in entries)
+        page = await RedisUserStreams(self.client, ScriptBatcher(self.client), KEYS).read(ALICE, BEGINNING, 100)
+        return any(orjson.loads(entry.event)["kind"] == "refused" for entry in page.entries)
 
 
 @pytest.fixture

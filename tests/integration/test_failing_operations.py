@@ -305,7 +305,7 @@ async def test_each_operation_of_one_message_goes_its_own_way(patient: Operation
             bus.publish_operation(ONLY, b"{}", "junk"),
             *(patient.attach(call, 4) for call in ("C", "D")),
         )
-        assert await bus.depth(ONLY) > 1
+        assert 0 < await bus.depth(ONLY) < 9, "several come in one message"
         for deaths in (1, 2, 3):
             async with patient.dying():
                 await eventually(lambda deaths=deaths: patient.metric("operations_retried_total") >= deaths)  # type: ignore[misc]

@@ -39,9 +39,11 @@ class Counting(RedisStateStore):
 
     reads: list[str]
 
-    async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
+    async def load(
+        self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]], max_bytes: int | None = None
+    ) -> Mapping[str, Loaded]:
         self.reads += wanted
-        return await super().load(partition, wanted)
+        return await super().load(partition, wanted, max_bytes)
 
 
 @pytest.fixture

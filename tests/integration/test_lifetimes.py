@@ -14,7 +14,9 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, three_processes
 
-PERMANENT: Final = re.compile(r"calltag:(installation|\{workers\}(:places|:reports)?|\{p\d+\}:(epoch|outbox|position))")
+PERMANENT: Final = re.compile(
+    r"calltag:(installation|\{workers\}(:places|:reports)?|\{published\}|\{p\d+\}:(epoch|outbox|position))"
+)
 """The keys without an end, as the page Limits lists them."""
 OF_THE_WORKERS: Final = "calltag:lags"
 """It has an end, but workers that work write it again and again."""

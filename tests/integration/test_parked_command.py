@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,13 +12,15 @@ from pathlib import Path
 import orjson
 import pytest
 
+from calltag.cli.parked import parking_lot
 from calltag.core.bus.ports import Parking
-from calltag.core.domain.ids import CallId
-from calltag.core.domain.operations import AttachUserData
+from calltag.core.domain.ids import CallId, OperationId
+from calltag.core.domain.operations import AttachUserData, CallOperation
 from calltag.core.store.redis_state import RedisCallReader
+from calltag.core.wire.messages import OPERATION, OperationMessage
 from parts.command import calltag
 from parts.eventually import eventually
-from parts.operations import ONLY, Operations, operations
+from parts.operations import ALICE, ONLY, Operations, operations
 from parts.rabbitmq import RabbitMq
 from parts.redis_modes import redis_of, redis_variables
 
@@ -152,6 +155,34 @@ async def test_what_is_dropped_is_gone_and_so_is_a_mark_of_what_was_taken_out_ot
     assert "name an operation or say --all" in unclear.err
     assert empty.out == "nothing is parked\n"
     assert await reader.mark(CallId("D")) is None
+
+
+async def test_of_what_is_parked_only_what_is_wanted_is_kept_in_memory(made: Operations) -> None:
+    parking = Parking("failed_repeatedly", "", ONLY, 1, 1)
+    large = AttachUserData((("n", "x" * 60_000),))
+    names = [f"p{number}" for number in range(50)]
+    for name in names:
+        operation = CallOperation(OperationId(name), CallId("P"), large, 1, ALICE)
+        await made.parts.bus.park(OPERATION.encode(OperationMessage(operation=operation)), name, parking)
+    async with parking_lot(made.parts.settings) as lot:
+        tracemalloc.start()
+        try:
+            found = (await lot.found()).parked
+            kept_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert [each.operation_id for each in found] == names
+    assert (min(each.size_bytes for each in found) > 60_000, kept_bytes < 2_000_000) == (True, True)
+    async with parking_lot(made.parts.settings) as lot:
+        one = await lot.one("p7")
+    assert (one.operation_id, len(one.body)) == ("p7", one.size_bytes)
+    async with parking_lot(made.parts.settings) as lot:
+        assert [each.operation_id for each in await lot.replay(None)] == names
+    taken: list[str] = []
+    async with made.parts.bus.partition(ONLY, 100) as consumer:
+        while len(taken) < len(names):
+            taken += [each.message_id for each in await consumer.batch(100)]
+    assert taken == names
 
 
 def test_without_rabbitmq_it_says_what_an_embedded_instance_does(unused_tcp_port: int, tmp_path: Path) -> None:

@@ -132,8 +132,8 @@ async def working(
 
 
 async def versions_told(client: RedisClient) -> list[int]:
-    entries = await RedisUserStreams(client, ScriptBatcher(client), KEYS).read(ALICE, BEGINNING, 100)
-    return [orjson.loads(entry.event)["call"]["version"] for entry in entries]
+    page = await RedisUserStreams(client, ScriptBatcher(client), KEYS).read(ALICE, BEGINNING, 100)
+    return [orjson.loads(entry.event)["call"]["version"] for entry in page.entries]
 
 
 @pytest.mark.parametrize("fault", [StoreUnavailable, CommitConflict])
@@ -153,7 +153,7 @@ async def test_events_of_a_commit_whose_answer_is_lost_are_told(client: RedisCli
     call = await RedisCallReader(client, KEYS, PARTITIONS).call(CALL)
     assert call is not None
     assert call.user_data.values == {"n": tuple(range(1, 8))}
-    assert (await store.take_over(HERE)).outbox == []
+    assert (await store.take_over(HERE)).kept == 0
 
 
 async def test_a_kept_event_that_cannot_be_read_holds_nothing_up(client: RedisClient) -> None:
@@ -166,7 +166,7 @@ async def test_a_kept_event_that_cannot_be_read_holds_nothing_up(client: RedisCl
             return await versions_told(client) == [1]
 
         await eventually(told)
-    assert (await store.take_over(HERE)).outbox == []
+    assert (await store.take_over(HERE)).kept == 0
 
 
 async def test_a_failure_that_nobody_foresaw_stays_in_its_partition(client: RedisClient) -> None:

@@ -22,7 +22,7 @@ from calltag.core.store.redis_registry import RedisCallIndex
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches, Watched
 from calltag.core.wire.messages import EVENT
-from calltag.worker.outgoing import Outgoing
+from calltag.worker.outgoing import Outgoing, Sending
 
 KEYS = Keys("calltag-test")
 BOB, CAROL, ADMIN = (UserId(name) for name in ("bob", "carol", "admin"))
@@ -40,11 +40,11 @@ class Way:
         self.sessions = partial(RedisCometdSessions, client, batcher, KEYS)
 
     async def send(self, *events: Event) -> None:
-        await self.outgoing.send([], [(event, EVENT.encode(event)) for event in events], [])
+        await self.outgoing.send(Sending([], [(event, EVENT.encode(event)) for event in events], []))
 
     async def versions(self, user: UserId) -> list[int]:
         """The versions of the call in the user's stream; -1 for what is not about a call."""
-        entries = [orjson.loads(entry.event) for entry in await self.streams.read(user, BEGINNING, 100)]
+        entries = [orjson.loads(entry.event) for entry in (await self.streams.read(user, BEGINNING, 100)).entries]
         return [entry["call"]["version"] if "call" in entry else -1 for entry in entries]
 
 

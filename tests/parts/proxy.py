@@ -9,6 +9,7 @@ from parts.threaded_server import ThreadedServer
 
 _CHUNK = 65_536
 _ARRIVES_S = 0.1
+_BURST_S = 0.05
 
 
 @dataclass(slots=True)
@@ -22,6 +23,21 @@ class _Line:
     """What is waited for to come by."""
     breaks: bool = False
     """Whether connections break when it has arrived; otherwise nothing flows any more from there on."""
+    bytes_per_s: int = 0
+    """What all connections together carry; 0 is no limit."""
+    free_at_s: float = 0.0
+    """When all that was taken so far has gone through."""
+    carried: int = 0
+    """How many bytes it has taken."""
+
+    async def carry(self, count: int) -> None:
+        """Wait until so many bytes have gone through, after those that were taken before."""
+        self.carried += count
+        if self.bytes_per_s:
+            now_s = asyncio.get_running_loop().time()
+            # Who wakes late has not lost what the line could have carried meanwhile.
+            self.free_at_s = max(self.free_at_s, now_s - _BURST_S) + count / self.bytes_per_s
+            await asyncio.sleep(self.free_at_s - now_s)
 
 
 class Proxy(ThreadedServer):
@@ -71,8 +87,18 @@ class Proxy(ThreadedServer):
             line.trap = b""
             line.lost.clear()
             self.soon(line.flowing, is_set=True)
+            line.bytes_per_s = 0
         self._bytes_per_s = 0
         self._late_s = 0.0
+
+    @property
+    def carried(self) -> tuple[int, int]:
+        """How many bytes went there and back."""
+        return self._there.carried, self._back.carried
+
+    def share(self, bytes_per_s: int) -> None:
+        """All connections together carry so many bytes a second, each way: what one sends, the others wait for."""
+        self._there.bytes_per_s = self._back.bytes_per_s = bytes_per_s
 
     def slow(self, bytes_per_s: int) -> None:
         """So many bytes a second go through each way of each connection."""
@@ -146,7 +172,7 @@ class Proxy(ThreadedServer):
     ) -> None:
         frames = FrameFilter(line.lost)
         try:
-            while chunk := await reader.read(self._bytes_per_s // 20 or _CHUNK):
+            while chunk := await reader.read(self._bytes_per_s // 20 or line.bytes_per_s // 50 or _CHUNK):
                 if self._late_s:
                     await asyncio.sleep(self._late_s)
                 trapped = bool(line.trap) and line.trap in chunk
@@ -156,6 +182,7 @@ class Proxy(ThreadedServer):
                 await line.flowing.wait()
                 if self._bytes_per_s:
                     await asyncio.sleep(len(chunk) / self._bytes_per_s)
+                await line.carry(len(chunk))
                 if vanished.is_set():
                     continue
                 writer.write(frames.passed(chunk))

@@ -7,7 +7,7 @@ puts them back where they were, in order. Meanwhile nobody else finds them there
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import uuid4
 
@@ -37,6 +37,8 @@ _EMBEDDED: Final = (
     "look at it; its log (operation_parked) says what it was"
 )
 _NOT_TOLD: Final = Parking("unknown", "neither a worker nor RabbitMQ says why it is here", Partition(0), 0, 0, 0)
+_AHEAD: Final = 32
+"""Messages that are taken ahead where each is put back at once."""
 HIDDEN: Final = "(hidden)"
 
 
@@ -46,24 +48,37 @@ class NotParked(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Parked:
-    """One parked operation; `message` is None where it cannot be read."""
+    """One parked operation. `name` and `sender` are empty where it cannot be read, `body` where nobody asked for it."""
 
     operation_id: OperationId
-    body: bytes
     parking: Parking
-    message: OperationMessage | None
+    key: str
+    name: str
+    sender: str
+    size_bytes: int
+    body: bytes = b""
     marks_call: bool = False
 
     @property
-    def key(self) -> str:
-        """The call or agent that it is about, if that is known."""
-        return self.message.operation.key if self.message is not None else self.parking.key
+    def message(self) -> OperationMessage | None:
+        """The operation itself, where it can be read."""
+        return _read(self.body)
 
     def partition(self, partitions: int) -> Partition:
         """Where it goes when it is replayed."""
-        if self.message is None:
-            return self.parking.partition
-        return partition_of(self.message.operation.partition_key, partitions)
+        message = self.message
+        return partition_of(message.operation.partition_key, partitions) if message else self.parking.partition
+
+
+KeepsBody = Callable[[Parked], bool]
+
+
+def _never(_: Parked) -> bool:
+    return False
+
+
+def _always(_: Parked) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +101,13 @@ class ParkingLot:
     marks: RedisMarks
 
     async def found(self) -> Found:
-        """Everything that is parked; it stays there."""
+        """Everything that is parked, without the operations themselves; it stays there."""
         return await self._found([parked for _, parked in await self._taken()])
 
     async def one(self, operation_id: str) -> Parked:
         """The parked operation of that id. Raises NotParked."""
-        for parked in (await self.found()).parked:
+        taken = await self._taken(lambda parked: parked.operation_id == operation_id)
+        for parked in (await self._found([parked for _, parked in taken])).parked:
             if parked.operation_id == operation_id:
                 return parked
         raise _not_parked(operation_id)
@@ -101,14 +117,27 @@ class ParkingLot:
 
         The worker that applies an operation takes the mark of its call away in the same step. Raises NotParked.
         """
-        taken = await self._taken()
+        if operation_id is None:
+            return await self._replay_all()
+        taken = await self._taken(lambda parked: _is_wanted(parked, operation_id))
         wanted = [each for each in taken if _is_wanted(each[1], operation_id)]
-        if operation_id is not None and all(parked.operation_id != operation_id for _, parked in wanted):
+        if all(parked.operation_id != operation_id for _, parked in wanted):
             raise _not_parked(operation_id)
-        for message, parked in wanted:
+        for tag, parked in wanted:
+            await self._publish(parked)
+            await self._ack(tag)
+        return [parked for _, parked in wanted]
+
+    async def _replay_all(self) -> Sequence[Parked]:
+        """Put all back one after another, so that few are here at a time."""
+        await self.channel.set_qos(prefetch_count=_AHEAD)
+        replayed: list[Parked] = []
+        async for message in self._arriving():
+            parked = _parked(message, keeps_body=_always)
             await self._publish(parked)
             await message.ack()
-        return [parked for _, parked in wanted]
+            replayed.append(replace(parked, body=b""))
+        return replayed
 
     async def drop(self, operation_id: str | None) -> Sequence[str]:
         """Throw one operation or all away, and take the marks of their calls away; returns the ids.
@@ -119,9 +148,9 @@ class ParkingLot:
         found = await self._found([parked for _, parked in taken])
         chosen: Callable[[str], bool] = lambda each: operation_id in {None, each}  # noqa: E731
         dropped: list[str] = []
-        for message, parked in taken:
+        for tag, parked in taken:
             if chosen(parked.operation_id):
-                await message.ack()
+                await self._ack(tag)
                 dropped.append(parked.operation_id)
                 if parked.key:
                     await self.marks.clear(parked.key, parked.operation_id)
@@ -139,8 +168,17 @@ class ParkingLot:
         stray = {key: mark for key, mark in marks.items() if mark.operation_id not in there}
         return Found([_with_mark(each, marks) for each in parked], stray)
 
-    async def _taken(self) -> list[tuple[AbstractIncomingMessage, Parked]]:
-        """All that is in the queue, oldest first, until the channel closes.
+    async def _taken(self, keeps_body: KeepsBody = _never) -> list[tuple[int, Parked]]:
+        """All that is in the queue with the tags to acknowledge it by, oldest first, until the channel closes.
+
+        Only the bodies that are asked for are kept.
+        """
+        return [
+            (message.delivery_tag or 0, _parked(message, keeps_body=keeps_body)) async for message in self._arriving()
+        ]
+
+    async def _arriving(self) -> AsyncIterator[AbstractIncomingMessage]:
+        """All that is in the queue, oldest first.
 
         One consumer takes it: what single fetches (basic.get) take comes back in any order.
         """
@@ -151,7 +189,6 @@ class ParkingLot:
             raise BusRefused(f"there is no queue {name}; run: calltag topology apply") from None
         arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
         await queue.consume(arrived.put)
-        taken: list[tuple[AbstractIncomingMessage, Parked]] = []
         left = queue.declaration_result.message_count or 0
         with suppress(TimeoutError):
             # Somebody else may have taken some of them at the same time.
@@ -160,8 +197,11 @@ class ParkingLot:
                     message = await arrived.get()
                 left += await self._take_apart(message) - 1
                 if not message.processed:
-                    taken.append((message, _parked(message)))
-        return taken
+                    yield message
+
+    async def _ack(self, tag: int) -> None:
+        underlay = await self.channel.get_underlay_channel()
+        await underlay.basic_ack(tag)
 
     async def _take_apart(self, message: AbstractIncomingMessage) -> int:
         """Park each operation of a message that holds several by itself; returns how many these are, 0 for one alone.
@@ -219,19 +259,29 @@ def _message(body: bytes, name: str, headers: HeadersType | None = None) -> Mess
     )
 
 
-def _parked(message: AbstractIncomingMessage) -> Parked:
+def _read(body: bytes) -> OperationMessage | None:
     try:
-        read = OPERATION.decode(message.body)
+        return OPERATION.decode(body)
     except WireError:
-        read = None
-    name = read.operation.id if read is not None else OperationId(message.correlation_id or "")
-    return Parked(name, message.body, parking_of(message.headers) or _NOT_TOLD, read)
+        return None
+
+
+def _parked(message: AbstractIncomingMessage, *, keeps_body: KeepsBody) -> Parked:
+    read, parking = _read(message.body), parking_of(message.headers) or _NOT_TOLD
+    parked = Parked(
+        operation_id=read.operation.id if read is not None else OperationId(message.correlation_id or ""),
+        parking=parking,
+        key=read.operation.key if read is not None else parking.key,
+        name=read.operation.action.name if read is not None else "",
+        sender=(read.operation.sender or "") if read is not None else "",
+        size_bytes=len(message.body),
+    )
+    return replace(parked, body=message.body) if keeps_body(parked) else parked
 
 
 def _with_mark(parked: Parked, marks: Mapping[str, Mark]) -> Parked:
     mark = marks.get(parked.key)
-    marked = mark is not None and mark.operation_id == parked.operation_id
-    return Parked(parked.operation_id, parked.body, parked.parking, parked.message, marked)
+    return replace(parked, marks_call=mark is not None and mark.operation_id == parked.operation_id)
 
 
 def _is_wanted(parked: Parked, operation_id: str | None) -> bool:
@@ -244,14 +294,14 @@ def _not_parked(operation_id: str) -> NotParked:
 
 def public(parked: Parked, *, values: bool = False) -> dict[str, Any]:
     """What may be shown of a parked operation; values of user data and tones only on demand."""
-    parking, operation = parked.parking, parked.message.operation if parked.message is not None else None
+    parking = parked.parking
     return {
         "operation": parked.operation_id,
         "reason": parking.reason,
         "detail": parking.detail,
         "about": parked.key,
-        "name": operation.action.name if operation is not None else "",
-        "sender": (operation.sender or "") if operation is not None else "",
+        "name": parked.name,
+        "sender": parked.sender,
         "partition": parking.partition,
         "first_seen_ms": parking.first_seen_ms,
         "failed_ms": parking.failed_ms,
@@ -259,16 +309,17 @@ def public(parked: Parked, *, values: bool = False) -> dict[str, Any]:
         "exception": parking.exception,
         "behind": parking.after,
         "marks_call": parked.marks_call,
-        "bytes": len(parked.body),
+        "bytes": parked.size_bytes,
         "content": content(parked, values=values),
     }
 
 
 def content(parked: Parked, *, values: bool) -> Any:
     """The operation itself; without `values`, what users wrote is hidden, and of what cannot be read, all."""
-    if parked.message is None:
+    message = parked.message
+    if message is None:
         return parked.body.decode(errors="replace") if values else HIDDEN
-    whole = orjson.loads(OPERATION.encode(parked.message))
+    whole = orjson.loads(OPERATION.encode(message))
     action = whole["operation"]["action"]
     if not values:
         if "pairs" in action:

@@ -134,8 +134,9 @@ def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
     retention_ms = round(backends.settings.events.retention_s * 1000)
     client, batcher, keys = backends.client, backends.batcher, backends.keys
     local, side_tasks, metrics = Local(), SideTasks(), NotifierObservations(backends.metrics)
-    store = RedisCometdSessions(client, batcher, keys, node, retention_ms=retention_ms)
-    streams = RedisUserStreams(client, batcher, keys, retention_ms=retention_ms)
+    max_bytes = backends.settings.max_batch_bytes
+    store = RedisCometdSessions(client, batcher, keys, node, retention_ms=retention_ms, max_batch_bytes=max_bytes)
+    streams = RedisUserStreams(client, batcher, keys, retention_ms=retention_ms, max_batch_bytes=max_bytes)
     watches = RedisWatches(client, batcher, keys, lease_ms=max(2 * retention_ms, _SHORTEST_WATCH_MS))
     authorizer = Authorizer(backends.directory)
     settings = backends.settings.notifier

@@ -8,9 +8,12 @@ from uuid import uuid4
 import orjson
 
 from calltag.core.backends import Backends
+from calltag.core.bus.amqp.packing import MOST_BYTES
 from calltag.core.bus.ports import Partition
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.settings.sections import Worker
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.durability import Durability
 from calltag.core.store.lags import RedisLags
 from calltag.core.store.marks import RedisMarks
@@ -43,6 +46,16 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
+def prefetch_of(settings: Worker, partitions: int) -> int:
+    """How many messages of a partition are taken ahead.
+
+    RabbitMQ bounds their number and not their bytes (`prefetch_size` is not implemented), and the number cannot be
+    changed while a consumer is there. So it is one at which the largest messages fit as well, on a worker that has all
+    partitions.
+    """
+    return max(1, min(settings.prefetch, settings.prefetch_bytes // (partitions * MOST_BYTES)))
+
+
 def lag_reports(backends: Backends) -> LagReports:
     """Where the worker's lag is noted and reported from."""
     return LagReports(RedisLags(backends.client, backends.keys), now_ms)
@@ -52,10 +65,16 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
     """The worker on these backends; `run` of what is returned is its life."""
     noted = reports or lag_reports(backends)
     settings, client, keys = backends.settings.worker, backends.client, backends.keys
-    redis = backends.settings.redis
+    redis, partitions, max_bytes = (
+        backends.settings.redis,
+        backends.settings.partitions,
+        backends.settings.max_batch_bytes,
+    )
+    window = ByteWindow(max_bytes, redis.deadline_s)
+    prefetch = prefetch_of(settings, partitions)
     # What the store may have forgotten of a call must not be taken for lost.
     most_recent = min(settings.recent_operations, settings.remembered_operations)
-    recent = RecentOfPartitions(RecentLimits(settings.recent_s, most_recent, settings.recent_bytes))
+    recent = RecentOfPartitions(RecentLimits(settings.recent_s, most_recent, settings.recent_bytes // partitions))
     lifetimes = Lifetimes(
         settings.live_call_lifetime_s * 1000 * _LONGER,
         settings.released_call_lifetime_s * 1000,
@@ -67,6 +86,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         lifetimes=lifetimes,
         remembered_operations=settings.remembered_operations,
         durability=Durability(redis.wait_replicas, round(redis.wait_timeout_s * 1000)),
+        max_batch_bytes=max_bytes,
     )
     kept = backends.settings.events
     streams = RedisUserStreams(
@@ -78,9 +98,10 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         most_bytes=kept.per_user_bytes,
         most_events_of_watcher=kept.per_watcher,
         most_bytes_of_watcher=kept.per_watcher_bytes,
+        max_batch_bytes=max_bytes,
     )
     index = RedisCallIndex(client, keys, lifetime_ms=lifetimes.live_ms)
-    outgoing = Outgoing(backends.bus, index, streams, RedisWatches(client, backends.batcher, keys))
+    outgoing = Outgoing(backends.bus, index, streams, RedisWatches(client, backends.batcher, keys), window)
     limits = CallLimits(
         lambda value: len(orjson.dumps(value)),
         settings.max_call_pairs,
@@ -88,6 +109,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         settings.max_call_parties,
     )
     parking_lot = ParkingLot(backends.bus)
+    backends.metrics.observers.append(lambda: backends.metrics.store_window_bytes.set(window.size_bytes))
     observations = WorkerObservations(backends.metrics)
 
     def make(partition: Partition) -> PartitionWorker:
@@ -108,6 +130,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
                 now_ms,
             ),
             recent=recent.of(partition),
+            window=window,
             known_bytes=settings.known_bytes,
             parking_lot=parking_lot,
             patience=Patience(settings.park_after_s, settings.max_crashes),
@@ -119,8 +142,8 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         RedisWorkerRegistry(client, keys, lease_ms=round(settings.lease_s * 1000)),
         make,
         observations,
-        partitions=backends.settings.partitions,
-        prefetch=settings.prefetch,
+        partitions=partitions,
+        prefetch=prefetch,
         heartbeat_s=min(settings.lease_s / 3, _MOST_HEARTBEAT_S),
         lease_s=settings.lease_s,
         hear=recent.hear,

@@ -1,4 +1,8 @@
-"""Folding a batch: operations in, changes, events and replies out; no I/O."""
+"""Folding a batch: operations in, changes, events and replies out; no I/O.
+
+Each event holds its whole call, so a batch may come to far more bytes than its operations. It ends where its events
+would exceed the limit; the operations behind that are for the next batch.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +15,9 @@ from calltag.core.domain.ids import EventId, OperationId
 from calltag.core.domain.operations import CallEnded, CallOperation, Operation
 from calltag.core.domain.outcome import CallLimits, Outcome
 from calltag.core.domain.status import StatusCode
+from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.store.ports import Change, Done, Loaded, Mark, State
-from calltag.core.wire.messages import OperationMessage, OperationReply
+from calltag.core.wire.messages import EVENT, OperationMessage, OperationReply
 from calltag.worker.fault import Fault, fault_of
 
 
@@ -29,13 +34,17 @@ class Applied:
 class Folded:
     """What a batch amounts to, in the order of its operations.
 
-    `faults` says by key why an operation failed; it and those after it with the same key have their places in `held`:
-    nothing was done about them. `behind` has the places of those that are to be parked behind the operation named with
-    them. `unmarked` are the keys whose mark falls with this batch.
+    `taken` is how many of the operations were folded: those behind them did not fit. `encoded` are the events as they
+    are kept and sent, `size_bytes` is their length. `faults` says by key why an operation failed; it and those after it
+    with the same key have their places in `held`: nothing was done about them. `behind` has the places of those that
+    are to be parked behind the operation named with them. `unmarked` are the keys whose mark falls with this batch.
     """
 
+    taken: int = 0
+    size_bytes: int = 0
     changes: list[Change] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    encoded: list[bytes] = field(default_factory=list)
     replies: list[tuple[NodeId, OperationReply]] = field(default_factory=list)
     applied: list[Applied] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
@@ -43,6 +52,12 @@ class Folded:
     held: list[int] = field(default_factory=list)
     behind: list[tuple[int, OperationId]] = field(default_factory=list)
     unmarked: list[str] = field(default_factory=list)
+
+    def tell(self, event: Event, encoded: bytes) -> None:
+        """Add an event."""
+        self.events.append(event)
+        self.encoded.append(encoded)
+        self.size_bytes += len(encoded)
 
 
 @dataclass(slots=True)
@@ -53,66 +68,122 @@ class _Subject:
     state: State | None
     mark: Mark | None
     done: dict[OperationId, Done] = field(default_factory=dict)
+    is_reached: bool = False
 
     def known(self, operation_id: OperationId) -> Done | None:
         return self.done.get(operation_id) or self.loaded.done.get(operation_id)
 
 
-def fold(messages: Sequence[OperationMessage], loaded: Mapping[str, Loaded], limits: CallLimits) -> Folded:
-    """Apply the operations of one batch in order. An operation that is done already has no effect, only its reply."""
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """What an operation comes to. One that is not `remembered` may be applied later."""
+
+    done: Done
+    state: State | None
+    event: Event | None = None
+    encoded: bytes = b""
+    remembered: bool = False
+    repeated: bool = False
+
+
+def fold(
+    messages: Sequence[OperationMessage],
+    loaded: Mapping[str, Loaded],
+    limits: CallLimits,
+    max_bytes: int = MAX_BATCH_BYTES,
+) -> Folded:
+    """Apply the first operations in order: those whose calls are loaded, and whose events fit in `max_bytes`.
+
+    The first event is taken however large it is. An operation that is done already has no effect, only its reply.
+    """
     folded = Folded()
     subjects = {key: _Subject(found, found.state, found.mark) for key, found in loaded.items()}
-    for place, message in enumerate(messages):
-        operation = message.operation
-        subject = subjects[operation.key]
-        done = subject.known(operation.id)
-        repeated = done is not None
-        if operation.key in folded.faults:
-            folded.held.append(place)
-            continue
-        ends_silent = isinstance(operation, CallOperation) and operation.action == CallEnded("silent")
-        if done is None and subject.mark is not None and subject.mark.operation_id != operation.id and not ends_silent:
-            if operation.sender is None:
-                # Nobody would be told of the refusal, and the switch tells each fact once.
-                folded.behind.append((place, subject.mark.operation_id))
-                continue
-            done = refuse(operation, _behind(subject.mark), folded)
-        elif done is None:
-            try:
-                done = _apply(subject, operation, limits, folded)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is of this call alone
-                folded.faults[operation.key] = fault_of(error)
-                folded.held.append(place)
-                continue
-        # That a call which the switch has forgotten ends sets nothing upon what is missing, and the mark ends with it.
-        has_ended = ends_silent and done.code is StatusCode.SUCCESS
-        if subject.mark is not None and (subject.mark.operation_id == operation.id or has_ended):
-            folded.unmarked.append(operation.key)
-            subject.mark = None
-        folded.applied.append(Applied(operation, done, repeated))
-        if message.reply_to is not None:
-            state = None if repeated and not _may_see(operation, subject.state) else subject.state
-            folded.replies.append((message.reply_to, _reply(operation.id, done, state)))
+    for message in messages:
+        subject = subjects.get(message.operation.key)
+        if subject is None or not _take(message, subject, limits, folded, max_bytes):
+            break
+        folded.taken += 1
+        subject.is_reached = True
     for key, subject in subjects.items():
         if subject.done:
             folded.changes.append(Change(key, subject.loaded.state, subject.state, tuple(subject.done.items())))
-        if isinstance(subject.state, Call):
+        if subject.is_reached and isinstance(subject.state, Call):
             folded.calls.append(subject.state)
     return folded
 
 
-def _apply(subject: _Subject, operation: Operation, limits: CallLimits, folded: Folded) -> Done:
+def _take(message: OperationMessage, subject: _Subject, limits: CallLimits, folded: Folded, max_bytes: int) -> bool:
+    """Fold one operation, unless its event does not fit."""
+    operation, place = message.operation, folded.taken
+    if operation.key in folded.faults:
+        folded.held.append(place)
+        return True
+    if operation.sender is None and (mark := _in_the_way(operation, subject)) is not None:
+        # Nobody would be told of the refusal, and the switch tells each fact once.
+        folded.behind.append((place, mark.operation_id))
+        return True
+    try:
+        step = _step(subject, operation, limits)
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is of this call alone
+        folded.faults[operation.key] = fault_of(error)
+        folded.held.append(place)
+        return True
+    if step.event is not None:
+        if folded.events and folded.size_bytes + len(step.encoded) > max_bytes:
+            return False
+        folded.tell(step.event, step.encoded)
+    _record(message, subject, step, folded)
+    return True
+
+
+def _record(message: OperationMessage, subject: _Subject, step: _Step, folded: Folded) -> None:
+    operation, done = message.operation, step.done
+    subject.state = step.state
+    if step.remembered:
+        subject.done[operation.id] = done
+    # That a call which the switch has forgotten ends sets nothing upon what is missing, and the mark ends with it.
+    has_ended = _ends_silent(operation) and done.code is StatusCode.SUCCESS
+    if subject.mark is not None and (subject.mark.operation_id == operation.id or has_ended):
+        folded.unmarked.append(operation.key)
+        subject.mark = None
+    folded.applied.append(Applied(operation, done, step.repeated))
+    if message.reply_to is not None:
+        state = None if step.repeated and not _may_see(operation, subject.state) else subject.state
+        folded.replies.append((message.reply_to, _reply(operation.id, done, state)))
+
+
+def _ends_silent(operation: Operation) -> bool:
+    return isinstance(operation, CallOperation) and operation.action == CallEnded("silent")
+
+
+def _in_the_way(operation: Operation, subject: _Subject) -> Mark | None:
+    """The mark that keeps the operation from being applied."""
+    mark = subject.mark
+    if mark is None or mark.operation_id == operation.id or subject.known(operation.id) is not None:
+        return None
+    return None if _ends_silent(operation) else mark
+
+
+def _step(subject: _Subject, operation: Operation, limits: CallLimits) -> _Step:
+    known = subject.known(operation.id)
+    if known is not None:
+        return _Step(known, subject.state, repeated=True)
+    mark = _in_the_way(operation, subject)
+    if mark is not None:
+        done = _behind(mark)
+        return _with_event(done, subject.state, refusal(operation, done), remembered=False)
     if subject.loaded.unreadable is not None:
         raise subject.loaded.unreadable
     outcome: Outcome = apply(subject.state, operation, limits)
-    subject.state = outcome.state
     done = Done(outcome.code, outcome.state.version if outcome.state else 0, outcome.text)
     # What the switch tells of a call that is not there yet is told again once it is.
-    if operation.sender is not None or outcome.code is not StatusCode.NOT_FOUND:
-        subject.done[operation.id] = done
-    if outcome.event is not None:
-        folded.events.append(outcome.event)
-    return done
+    remembered = operation.sender is not None or outcome.code is not StatusCode.NOT_FOUND
+    return _with_event(done, outcome.state, outcome.event, remembered=remembered)
+
+
+def _with_event(done: Done, state: State | None, event: Event | None, *, remembered: bool) -> _Step:
+    encoded = EVENT.encode(event) if event is not None else b""
+    return _Step(done, state, event, encoded, remembered)
 
 
 def _behind(mark: Mark) -> Done:
@@ -123,23 +194,20 @@ def _behind(mark: Mark) -> Done:
     )
 
 
-def refuse(operation: Operation, done: Done, folded: Folded) -> Done:
-    """Tell the sender that an operation was not applied. It is not done: it may be applied later, and its event then
-    has another id."""
-    if operation.sender is not None:
-        call_id = operation.call_id if isinstance(operation, CallOperation) else None
-        folded.events.append(
-            OperationRefused(
-                id=EventId(f"{operation.id}-not-applied"),
-                user=operation.sender,
-                operation_name=operation.action.name,
-                call_id=call_id,
-                code=done.code,
-                text=done.text,
-                accepted_at_ms=operation.accepted_at_ms,
-            )
-        )
-    return done
+def refusal(operation: Operation, done: Done) -> OperationRefused | None:
+    """What tells the sender, if there is one, that an operation was not applied. It is not done: it may be applied
+    later, and its event then has another id."""
+    if operation.sender is None:
+        return None
+    return OperationRefused(
+        id=EventId(f"{operation.id}-not-applied"),
+        user=operation.sender,
+        operation_name=operation.action.name,
+        call_id=operation.call_id if isinstance(operation, CallOperation) else None,
+        code=done.code,
+        text=done.text,
+        accepted_at_ms=operation.accepted_at_ms,
+    )
 
 
 def _may_see(operation: Operation, state: State | None) -> bool:

@@ -45,11 +45,11 @@ class KnownCalls:
         """So many marks the partition has, as a commit told; none is set but by its owner."""
         self._marks = marks
 
-    def note(self, loaded: Mapping[str, Loaded], folded: Folded, encoded: Sequence[bytes]) -> None:
-        """What was loaded was folded with these events and committed."""
+    def note(self, loaded: Mapping[str, Loaded], folded: Folded) -> None:
+        """What was loaded was folded and committed."""
         sizes = {
             f"call:{event.call.id}": len(raw)
-            for event, raw in zip(folded.events, encoded, strict=True)
+            for event, raw in zip(folded.events, folded.encoded, strict=True)
             if isinstance(event, CallChanged)
         }
         after = {change.key: change.after for change in folded.changes}

@@ -4,9 +4,9 @@ the gateways that wait.
 The streams are what counts: a node that an event did not come to finds it there.
 """
 
-import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 from uuid import uuid4
 
@@ -16,111 +16,205 @@ from calltag.core.bus.ports import Bus, BusUnavailable, NodeId
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
 from calltag.core.domain.ids import UserId
-from calltag.core.runtime.waiting import together
+from calltag.core.runtime.waiting import all_of, together
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import CallIndex
-from calltag.core.store.user_streams import Addition, Appended, UserStreams
+from calltag.core.store.user_streams import Added, Addition, Appended, UserStreams, fitting
 from calltag.core.store.watches import Watchers
 from calltag.core.telemetry.conditions import Condition
-from calltag.core.wire.messages import OperationReply, StreamPlace, node_message
+from calltag.core.wire.messages import OperationReply
+from calltag.core.wire.node_messages import PackedMessage, UserPlace, node_messages
 from calltag.worker.owing import Owing
 
 log = structlog.get_logger()
 _NOT_REACHED: Final = Condition("node_not_reached")
 Encoded = tuple[Event, bytes]
+_LARGE_BYTES: Final = 16_384
+"""Of events, from where on to ask who watches takes less than to send them twice."""
 _LISTS_FRESH_S: Final = 10.0
 """A list may lose a call without a sign (a fail-over between a commit and the list, or of the server that has the list
 alone): the next change of the call that comes later than this puts it back."""
 
 
 @dataclass(slots=True)
-class _Parcel:
-    events: dict[int, bytes] = field(default_factory=dict)
-    places: list[StreamPlace] = field(default_factory=list)
-    replies: list[OperationReply] = field(default_factory=list)
+class _Adding:
+    """Events on their way into streams: `pairs` are user and number of the event.
 
-    def add(self, number: int, body: bytes, user: UserId, position: int, previous: int) -> None:
-        """Add a place of an event; the event itself goes along once."""
-        self.events.setdefault(number, body)
-        at = list(self.events).index(number)
-        self.places.append(StreamPlace(user=user, event=at, position=position, previous=previous))
+    `places` has what came of the first of them; None where the event was put off, or a later one has overtaken it.
+    """
+
+    pairs: Sequence[tuple[UserId, int]]
+    to_watchers: bool = False
+    places: list[Added | None] = field(default_factory=list)
+    put_off: list[bool] = field(default_factory=list)
+    nodes: dict[UserId, Sequence[NodeId]] = field(default_factory=dict)
+    watchers: dict[UserId, dict[UserId, None]] = field(default_factory=dict)
+
+    @property
+    def is_whole(self) -> bool:
+        return len(self.places) == len(self.pairs)
+
+    def left(self) -> Iterator[tuple[UserId, int]]:
+        """The pairs that are still to be added."""
+        return islice(self.pairs, len(self.places), None)
+
+    def placed(self) -> Iterator[tuple[UserId, int, Added]]:
+        """User, number and place of each event that has one."""
+        for (user, number), place in zip(self.pairs, self.places, strict=True):
+            if place is not None:
+                yield user, number, place
+
+    def note(self, count: int, appended: Mapping[UserId, Appended]) -> None:
+        """The next additions were made."""
+        places = {user: iter(each.places) for user, each in appended.items()}
+        for user, _ in list(islice(self.left(), count)):
+            self.places.append(next(places[user], None))
+            self.put_off.append(appended[user].put_off)
+        self._note_users(appended)
+
+    def put_all_off(self, appended: Mapping[UserId, Appended]) -> None:
+        """Nothing is added: it was asked who watches the users."""
+        self.places = [None] * len(self.pairs)
+        self.put_off = [True] * len(self.pairs)
+        self._note_users(appended)
+
+    def _note_users(self, appended: Mapping[UserId, Appended]) -> None:
+        for user, each in appended.items():
+            self.nodes[user] = each.nodes
+            self.watchers.setdefault(user, {}).update(dict.fromkeys(each.watchers))
 
 
-@dataclass(frozen=True, slots=True)
-class _Placed:
-    """What came of adding the events of these numbers to one user's stream."""
+@dataclass(slots=True)
+class Sending:
+    """What one batch has to say, and how far it has come: one that was interrupted goes on there.
 
-    user: UserId
-    numbers: Sequence[int]
-    appended: Appended
+    `events` come with their encoded form.
+    """
+
+    calls: Sequence[Call]
+    events: Sequence[Encoded]
+    replies: Sequence[tuple[NodeId, OperationReply]]
+    of_all: Sequence[UserId] | None = None
+    to_recipients: _Adding = field(init=False)
+    to_watchers: _Adding | None = None
+    additions: Sequence[Addition] = field(init=False)
+    are_listed: bool = False
+
+    def __post_init__(self) -> None:
+        self.to_recipients = _Adding(
+            [(user, number) for number, (event, _) in enumerate(self.events) for user in event.recipients]
+        )
+        self.additions = [_addition(*each) for each in self.events]
 
 
 class Outgoing:
-    """Hands events and replies over, one message for each node."""
+    """Hands events and replies over, in messages of bounded size for each node."""
 
-    def __init__(self, bus: Bus, index: CallIndex, streams: UserStreams, watchers: Watchers) -> None:
+    def __init__(
+        self, bus: Bus, index: CallIndex, streams: UserStreams, watchers: Watchers, window: ByteWindow | None = None
+    ) -> None:
         self._bus = bus
         self._index = index
         self._streams = streams
         self._watchers = watchers
-        self._owing = Owing(bus)
+        self._window = ByteWindow() if window is None else window
+        self._owing = Owing(bus, self._window.max_batch_bytes)
         self.lists_fresh_s = min(index.lifetime_ms / 4_000, _LISTS_FRESH_S)
         """For how many seconds lists of calls need not be written again."""
 
-    async def send(
-        self, calls: Sequence[Call], events: Sequence[Encoded], replies: Sequence[tuple[NodeId, OperationReply]]
-    ) -> int:
+    async def send(self, sending: Sending) -> int:
         """Bring the lists of calls up to date, add the events to the streams, and tell the nodes.
 
-        `events` come with their encoded form. Returns the number of messages sent. To send again is harmless: an event
-        is added to a stream once. Raises StoreError.
+        Returns the number of messages sent. To send again is harmless: an event is added to a stream once.
+        Raises StoreError.
         """
-        if calls:
-            _, placed = await asyncio.gather(self._index.settle(calls), self._append(events))
+        if sending.are_listed or not sending.calls:
+            await self._add(sending)
         else:
-            placed = await self._append(events)
-        parcels = _parcels(events, replies, placed)
+            await all_of(self._list(sending), self._add(sending))
+        parcels = _parcels(sending)
         return sum(await together([self._deliver(node, parcel) for node, parcel in parcels.items()]))
 
     async def finish(self) -> None:
         """Wait until every node knows of what did not come to it."""
         await self._owing.paid()
 
-    async def _append(self, events: Sequence[Encoded]) -> Sequence[_Placed]:
+    async def _list(self, sending: Sending) -> None:
+        await self._index.settle(sending.calls)
+        sending.are_listed = True
+
+    async def _add(self, sending: Sending) -> None:
         """Add the events to the streams of their recipients, and of those who watch these.
 
         A watcher's own events come with what is watched, so that those of one call stay in order.
         """
-        if not events:
-            return []
-        own = _by_user(events)
-        of_all, first = await asyncio.gather(self._watchers.of_all(), self._added(events, own))
-        watched = _watched(events, {each.user: each.appended for each in first}, of_all)
-        second = await self._added(events, watched, to_watchers=True) if watched else []
-        return [each for each in first if not each.appended.put_off] + second
+        if not sending.events:
+            return
+        is_large = sum(len(raw) for _, raw in sending.events) > _LARGE_BYTES
+        adding = self._put_off(sending) if is_large else self._append(sending, sending.to_recipients)
+        await all_of(self._find_watchers(sending), adding)
+        if sending.to_watchers is None:
+            sending.to_watchers = _Adding(_watched(sending), to_watchers=True)
+        await self._append(sending, sending.to_watchers)
 
-    async def _added(
-        self, events: Sequence[Encoded], wanted: Mapping[UserId, Sequence[int]], *, to_watchers: bool = False
-    ) -> list[_Placed]:
-        additions = {user: [_addition(*events[number]) for number in numbers] for user, numbers in wanted.items()}
-        appended = await self._streams.append(additions, to_watchers=to_watchers)
-        return [_Placed(user, numbers, appended[user]) for user, numbers in wanted.items()]
+    async def _find_watchers(self, sending: Sending) -> None:
+        if sending.of_all is None:
+            sending.of_all = await self._watchers.of_all()
 
-    async def _deliver(self, node: NodeId, parcel: _Parcel) -> bool:
-        body = node_message(list(parcel.events.values()), parcel.places, parcel.replies)
-        users = list(dict.fromkeys(place.user for place in parcel.places))
-        try:
-            if await self._bus.send(node, body, uuid4().hex):
-                return True
-        except BusUnavailable as error:
-            # One node that cannot be reached holds nobody up: its sessions find in the streams what did not come, once
-            # they know of it, and who waits for a reply is told in time that the outcome is not known.
-            _NOT_REACHED.fails(error, node=node)
-            self._owing.add(node, users)
-            return False
-        # The inbox outlives its node by minutes: where there is none, nobody will come back to it.
-        log.info("node_gone", node=node)
-        await self._streams.forget(node, users)
-        return False
+    async def _put_off(self, sending: Sending) -> None:
+        """Ask who watches the recipients, so that large events are sent once, to recipients and watchers together."""
+        adding = sending.to_recipients
+        if not adding.is_whole:
+            recipients = dict.fromkeys(user for user, _ in adding.pairs)
+            adding.put_all_off(await self._streams.append(dict.fromkeys(recipients, ())))
+
+    async def _append(self, sending: Sending, adding: _Adding) -> None:
+        while not adding.is_whole:
+            shares_events = self._streams.shares_events
+            left = ((user, sending.additions[number]) for user, number in adding.left())
+            pairs, size_bytes = fitting(left, self._window.batch_bytes, shares_events=shares_events)
+            additions: dict[UserId, list[Addition]] = {}
+            for user, addition in pairs:
+                additions.setdefault(user, []).append(addition)
+            async with self._window.exchange(size_bytes):
+                appended = await self._streams.append(additions, to_watchers=adding.to_watchers)
+            adding.note(len(pairs), appended)
+
+    async def _deliver(self, node: NodeId, parcel: "_Parcel") -> int:
+        """Send one message after another; returns how many of them were taken."""
+        messages = list(node_messages(parcel.events(), parcel.replies, self._window.max_batch_bytes))
+        for count, message in enumerate(messages):
+            try:
+                if await self._bus.send(node, message.body, uuid4().hex):
+                    continue
+            except BusUnavailable as error:
+                # One node that cannot be reached holds nobody up: its sessions find in the streams what did not come,
+                # once they know of it, and who waits for a reply is told in time that the outcome is not known.
+                _NOT_REACHED.fails(error, node=node)
+                self._owing.add(node, _users(messages[count:]))
+                return count
+            # The inbox outlives its node by minutes: where there is none, nobody will come back to it.
+            log.info("node_gone", node=node)
+            await self._streams.forget(node, _users(messages))
+            return count
+        return len(messages)
+
+
+@dataclass(slots=True)
+class _Parcel:
+    """What one node is to get."""
+
+    places: dict[int, list[UserPlace]] = field(default_factory=dict)
+    replies: list[OperationReply] = field(default_factory=list)
+    encoded: Sequence[Encoded] = ()
+
+    def events(self) -> Iterator[tuple[bytes, Sequence[UserPlace]]]:
+        """Each event with its places, in order."""
+        return ((self.encoded[number][1], self.places[number]) for number in sorted(self.places))
+
+
+def _users(messages: Sequence[PackedMessage]) -> Sequence[UserId]:
+    return list(dict.fromkeys(user for message in messages for user in message.users))
 
 
 def _addition(event: Event, body: bytes) -> Addition:
@@ -134,42 +228,30 @@ def _addition(event: Event, body: bytes) -> Addition:
             return Addition(f"refused:{event.id}", 1, body)
 
 
-def _by_user(events: Sequence[Encoded]) -> dict[UserId, list[int]]:
-    """The numbers of the events for each recipient."""
-    numbers: dict[UserId, list[int]] = {}
-    for number, (event, _) in enumerate(events):
-        for user in event.recipients:
-            numbers.setdefault(user, []).append(number)
-    return numbers
-
-
-def _watched(
-    events: Sequence[Encoded], appended: Mapping[UserId, Appended], of_all: Sequence[UserId]
-) -> dict[UserId, list[int]]:
-    """The numbers of the events still to be added: to streams of watchers, their own events among them if put off."""
-    numbers: dict[UserId, list[int]] = {}
-    for number, (event, _) in enumerate(events):
-        late = {user: None for user in event.recipients if appended[user].put_off}
+def _watched(sending: Sending) -> Sequence[tuple[UserId, int]]:
+    """What is still to be added: to streams of watchers, their own events among them if put off."""
+    adding, of_all = sending.to_recipients, sending.of_all or ()
+    put_off = {pair for pair, is_put_off in zip(adding.pairs, adding.put_off, strict=True) if is_put_off}
+    pairs: list[tuple[UserId, int]] = []
+    for number, (event, _) in enumerate(sending.events):
+        late = dict.fromkeys(user for user in event.recipients if (user, number) in put_off)
         if isinstance(event, CallChanged):
-            watching = [*of_all, *(each for user in event.recipients for each in appended[user].watchers)]
+            watching = [*of_all, *(each for user in event.recipients for each in adding.watchers.get(user, ()))]
             late |= dict.fromkeys(each for each in watching if each not in event.recipients)
-        for user in late:
-            numbers.setdefault(user, []).append(number)
-    return numbers
+        pairs += ((user, number) for user in late)
+    return pairs
 
 
-def _parcels(
-    events: Sequence[Encoded],
-    replies: Sequence[tuple[NodeId, OperationReply]],
-    placed: Sequence[_Placed],
-) -> dict[NodeId, _Parcel]:
+def _parcels(sending: Sending) -> dict[NodeId, _Parcel]:
     parcels: dict[NodeId, _Parcel] = {}
-    for each in placed:
-        for number, place in zip(each.numbers, each.appended.places, strict=True):
-            for node in each.appended.nodes if place is not None else ():
-                if place is not None:
-                    parcel = parcels.setdefault(node, _Parcel())
-                    parcel.add(number, events[number][1], each.user, place.position, place.previous)
-    for node, reply in replies:
-        parcels.setdefault(node, _Parcel()).replies.append(reply)
+
+    def of(node: NodeId) -> _Parcel:
+        return parcels.setdefault(node, _Parcel(encoded=sending.events))
+
+    for adding in filter(None, (sending.to_recipients, sending.to_watchers)):
+        for user, number, place in adding.placed():
+            for node in adding.nodes[user]:
+                of(node).places.setdefault(number, []).append(UserPlace(user, place.position, place.previous))
+    for node, reply in sending.replies:
+        of(node).replies.append(reply)
     return parcels

@@ -4,7 +4,6 @@ confirm."""
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Final
 from uuid import uuid4
 
@@ -13,11 +12,10 @@ import structlog
 from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.wire.messages import stale_message
+from calltag.core.wire.node_messages import stale_messages
 
 log = structlog.get_logger()
 _MOST_USERS: Final = 100_000
-_AT_ONCE: Final = 1_000
 
 
 @dataclass(slots=True)
@@ -28,6 +26,7 @@ class Owing:
     """
 
     bus: Bus
+    max_bytes: int
     _owed: dict[NodeId, dict[UserId, None]] = field(default_factory=dict)
     _sending: dict[NodeId, asyncio.Task[None]] = field(default_factory=dict)
 
@@ -53,10 +52,9 @@ class Owing:
         try:
             while owed := self._owed.pop(node, {}):
                 await asyncio.sleep(next(delays))
-                users = iter(owed)
                 try:
-                    while some := list(islice(users, _AT_ONCE)):
-                        await self.bus.send(node, stale_message(some), uuid4().hex)
+                    for message in stale_messages(owed, self.max_bytes):
+                        await self.bus.send(node, message.body, uuid4().hex)
                 except (BusUnavailable, BusRefused):
                     self._owed[node] = owed | self._owed.get(node, {})
                 else:

@@ -8,7 +8,7 @@ operations undone and in the queue, or done with their events kept; nothing is l
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Final, TypeVar
 
 import structlog
@@ -20,6 +20,7 @@ from calltag.core.domain.operations import CallOperation
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import NO_MARKS, CommitPosition, Epoch, Marks, StateStore, StoreUnavailable, TakeOver
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import EVENT, OperationMessage, WireError
@@ -27,7 +28,7 @@ from calltag.worker.folding import Applied, Folded, fold
 from calltag.worker.known_calls import KnownCalls
 from calltag.worker.listed import Listed
 from calltag.worker.metrics import WorkerMetrics
-from calltag.worker.outgoing import Outgoing
+from calltag.worker.outgoing import Outgoing, Sending
 from calltag.worker.recent_operations import RecentOperations
 from calltag.worker.recovery import Recovery
 
@@ -36,15 +37,6 @@ _WAITS: Final = Condition("partition_waits", over="partitions_go_on")
 T = TypeVar("T")
 _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Committed:
-    """A batch that the store has, with its events as they were kept."""
-
-    folded: Folded
-    encoded: Sequence[bytes]
-    position: CommitPosition
 
 
 class Ownership:
@@ -60,6 +52,7 @@ class Ownership:
         *,
         recent: RecentOperations,
         batch_limit: int,
+        window: ByteWindow,
         known_bytes: int,
         on_wait: Callable[[], None],
     ) -> None:
@@ -69,7 +62,8 @@ class Ownership:
         self._limits = limits
         self._metrics = metrics
         self._recent = recent
-        self._recovery = Recovery(partition, store, recent, metrics, batch_limit)
+        self._window = window
+        self._recovery = Recovery(partition, store, recent, metrics, batch_limit, window=window)
         self._on_wait = on_wait
         self._listed = Listed(outgoing.lists_fresh_s)
         self._known = KnownCalls(known_bytes)
@@ -106,8 +100,8 @@ class Ownership:
             # Others may have been at work on these calls.
             self._listed = Listed(self._outgoing.lists_fresh_s)
             self._known.forget()
-            log.info("partition_taken_over", epoch=taken.epoch, kept=len(taken.outbox))
-            if taken.outbox:
+            log.info("partition_taken_over", epoch=taken.epoch, kept=taken.kept)
+            if taken.kept:
                 await self._send_kept(taken)
             if not await self._recovery.recover(taken, self._again):
                 self.acknowledged()
@@ -117,64 +111,82 @@ class Ownership:
         return self.epoch
 
     async def _send_kept(self, taken: TakeOver) -> None:
+        """Send the kept events in order, as many at a time as fit in a batch. They are forgotten together, once all of
+        them are sent: a take-over that is interrupted leaves them all, and the next one begins with the first."""
         await self._store.settle(self._partition, taken.epoch, taken.position)
-        events = list(_kept(taken.outbox))
-        await self.insist(lambda: self._outgoing.send((), events, ()))
-        await self.insist(lambda: self._store.sent(self._partition, taken.epoch, taken.position))
+        sent = 0
+        while page := await self.insist(partial(self._read_kept, taken.epoch, sent)):
+            await self._send(Sending((), list(_kept(page)), ()))
+            sent += len(page)
+        await self._forget(taken.epoch, taken.position)
+
+    async def _read_kept(self, epoch: Epoch, skip: int) -> Sequence[bytes]:
+        async with self._window.reading() as max_bytes:
+            return await self._store.kept(self._partition, epoch, skip, max_bytes)
 
     async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
-        """Carry out operations that the store has lost."""
-        committed = await self.commit(epoch, messages)
-        await self.send(epoch, committed)
-        return committed.folded
+        """Carry out operations that the store has lost, as many of the first as fit in a batch."""
+        folded = await self.commit(epoch, messages)
+        await self.send(epoch, folded)
+        return folded
 
-    async def commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Committed:
-        """Fold the operations onto what the store has, and commit that. Raises StoreError."""
+    async def commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
+        """Fold the first operations, as many as fit in a batch, onto what the store has, and commit that.
+
+        Raises StoreError.
+        """
         wanted: dict[str, list[OperationId]] = {}
         for message in messages:
             wanted.setdefault(message.operation.key, []).append(message.operation.id)
         loaded = self._known.loaded(wanted)
         if len(loaded) < len(wanted):
             missing = {key: operations for key, operations in wanted.items() if key not in loaded}
-            loaded.update(await self._store.load(self._partition, missing))
-        folded = fold(messages, loaded, self._limits)
+            async with self._window.reading() as max_bytes:
+                loaded.update(await self._store.load(self._partition, missing, max_bytes))
+        folded = fold(messages, loaded, self._limits, self._window.batch_bytes)
         began = time.perf_counter()
-        committed = await self.write(epoch, folded, dict.fromkeys(folded.unmarked), messages)
-        self._known.note(loaded, folded, committed.encoded)
+        await self.write(epoch, folded, dict.fromkeys(folded.unmarked), messages[: folded.taken])
+        self._known.note(loaded, folded)
         if folded.changes or folded.events:
-            self._metrics.committed(len(messages), time.perf_counter() - began)
+            self._metrics.committed(folded.taken, time.perf_counter() - began)
         self._metrics.applied(folded.applied)
         _log_refused(folded.applied)
-        return committed
+        return folded
 
     async def write(
         self, epoch: Epoch, folded: Folded, marks: Marks = NO_MARKS, messages: Sequence[OperationMessage] = ()
-    ) -> Committed:
+    ) -> None:
         """Commit what was folded. Raises StoreError."""
-        encoded = [EVENT.encode(event) for event in folded.events]
-        if folded.changes or encoded or marks:
-            made = await self._store.commit(
-                self._partition, epoch, folded.changes, encoded, marks, after=self._recent.position
-            )
+        if folded.changes or folded.events or marks:
+            async with self._window.exchange(folded.size_bytes):
+                made = await self._store.commit(
+                    self._partition, epoch, folded.changes, folded.encoded, marks, after=self._recent.position
+                )
             self._metrics.marked(self._partition, made.marks)
             self._known.marked(made.marks)
-            self._recovery.confirmed(made.position, messages, folded, encoded)
+            self._recovery.confirmed(made.position, messages, folded)
         else:
             self._recovery.recognised(messages, folded)
         # What was committed before and is only recognised now has to be safe, too, before anybody is told of it.
         await self._store.settle(self._partition, epoch, self._recent.position)
-        return Committed(folded, encoded, self._recent.position)
 
-    async def send(self, epoch: Epoch, committed: Committed) -> None:
+    async def send(self, epoch: Epoch, folded: Folded) -> None:
         """Send events and replies, for as long as it takes, and forget the kept events. Raises Fenced."""
-        folded = committed.folded
-        events = list(zip(folded.events, committed.encoded, strict=True))
+        # Each commit is sent before the next one is made.
+        position = self._recent.position
+        events = list(zip(folded.events, folded.encoded, strict=True))
         calls = self._listed.changed(folded.calls, time.monotonic())
-        sent = await self.insist(lambda: self._outgoing.send(calls, events, folded.replies))
+        await self._send(Sending(calls, events, folded.replies))
         self._listed.note(calls, time.monotonic())
-        self._metrics.sent(sent)
         if events:
-            await self.insist(lambda: self._store.sent(self._partition, epoch, committed.position))
+            await self._forget(epoch, position)
+
+    async def _send(self, sending: Sending) -> None:
+        # One that is interrupted goes on where it was.
+        self._metrics.sent(await self.insist(lambda: self._outgoing.send(sending)))
+
+    async def _forget(self, epoch: Epoch, position: CommitPosition) -> None:
+        await self.insist(lambda: self._store.sent(self._partition, epoch, position))
 
     async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Try again for as long as broker or store is away: the operations wait, in order, in this worker's hands."""

@@ -9,9 +9,9 @@ from calltag.core.domain.events import OperationRefused
 from calltag.core.domain.ids import EventId
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.ports import NO_MARKS, Done, Mark, Marks
-from calltag.core.wire.messages import ENVELOPE, OperationReply, WireError
+from calltag.core.wire.messages import ENVELOPE, EVENT, OperationReply, WireError
 from calltag.worker.fault import Reason
-from calltag.worker.folding import Folded, refuse
+from calltag.worker.folding import Folded, refusal
 from calltag.worker.lanes import Lane, Work
 
 _NOT_KNOWN: Final = "its sender is not known"
@@ -37,7 +37,9 @@ def farewell(work: Work, lane: Lane) -> Farewell:
     if message is None:
         _tell_unreadable(work, done, folded)
         return Farewell(folded, NO_MARKS)
-    refuse(message.operation, done, folded)
+    event = refusal(message.operation, done)
+    if event is not None:
+        folded.tell(event, EVENT.encode(event))
     if message.reply_to is not None:
         folded.replies.append((message.reply_to, OperationReply(operation_id=message.operation.id, **_coded(done))))
     if lane.parking is Reason.BEHIND:
@@ -54,17 +56,16 @@ def _tell_unreadable(work: Work, done: Done, folded: Folded) -> None:
         return
     operation = envelope.operation
     if operation.sender is not None:
-        folded.events.append(
-            OperationRefused(
-                id=EventId(f"{operation.id}-not-applied"),
-                user=operation.sender,
-                operation_name=operation.action.name,
-                call_id=operation.call_id,
-                code=done.code,
-                text=done.text,
-                accepted_at_ms=operation.accepted_at_ms,
-            )
+        event = OperationRefused(
+            id=EventId(f"{operation.id}-not-applied"),
+            user=operation.sender,
+            operation_name=operation.action.name,
+            call_id=operation.call_id,
+            code=done.code,
+            text=done.text,
+            accepted_at_ms=operation.accepted_at_ms,
         )
+        folded.tell(event, EVENT.encode(event))
     if envelope.reply_to is not None:
         folded.replies.append((envelope.reply_to, OperationReply(operation_id=operation.id, **_coded(done))))
 

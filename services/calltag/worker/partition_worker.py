@@ -21,6 +21,7 @@ from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import unless
 from calltag.core.runtime.without_end import without_end
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import CommitConflict, CommitPosition, Epoch, Fenced, Marks, StateStore, StoreUnavailable
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
@@ -79,6 +80,7 @@ class PartitionWorker:
         lag: Lag | None = None,
         sweep: Sweep | None = None,
         recent: RecentOperations | None = None,
+        window: ByteWindow | None = None,
         known_bytes: int = 524_288,
     ) -> None:
         self._partition = partition
@@ -93,6 +95,8 @@ class PartitionWorker:
         self._lag = lag or Lag(lambda: 0)
         self._sweep = sweep
         kept = RecentOperations() if recent is None else recent
+        sending = ByteWindow() if window is None else window
+        self._max_batch_bytes = sending.max_batch_bytes
         self._ownership = Ownership(
             partition,
             store,
@@ -101,6 +105,7 @@ class PartitionWorker:
             metrics,
             recent=kept,
             batch_limit=batch_limit,
+            window=sending,
             known_bytes=known_bytes,
             on_wait=self._forgive,
         )
@@ -126,7 +131,9 @@ class PartitionWorker:
         async with self._watching(released) as wake:
             try:
                 while not released.is_set():
-                    deliveries = await unless(wake, consumer.batch(self._batch_limit), within_s=self._due_in_s())
+                    deliveries = await unless(
+                        wake, consumer.batch(self._batch_limit, self._max_batch_bytes), within_s=self._due_in_s()
+                    )
                     if wake.is_set() and not released.is_set():
                         wake.clear()
                         self._ownership.doubt()
@@ -198,18 +205,20 @@ class PartitionWorker:
 
     async def _ended(self, messages: Sequence[OperationMessage]) -> int:
         """How many of the calls could be ended: if all fail together, one after another is tried."""
-        if not messages:
-            return 0
-        try:
-            folded = await self._carry_out(messages)
-        except _Failed as failed:
-            if len(messages) == 1:
-                log.warning("silent_call_not_ended", key=messages[0].operation.key, detail=failed.fault.detail)
-                return 0
-            return sum([await self._ended([each]) for each in messages])
-        for key, fault in folded.faults.items():
-            log.warning("silent_call_not_ended", key=key, detail=fault.detail)
-        return sum(each.done.code is StatusCode.SUCCESS for each in folded.applied)
+        ended = 0
+        while messages:
+            try:
+                folded = await self._carry_out(messages)
+            except _Failed as failed:
+                if len(messages) == 1:
+                    log.warning("silent_call_not_ended", key=messages[0].operation.key, detail=failed.fault.detail)
+                    return ended
+                return ended + sum([await self._ended([each]) for each in messages])
+            for key, fault in folded.faults.items():
+                log.warning("silent_call_not_ended", key=key, detail=fault.detail)
+            ended += sum(each.done.code is StatusCode.SUCCESS for each in folded.applied)
+            messages = messages[folded.taken :]
+        return ended
 
     async def _acknowledge(self, consumer: PartitionConsumer) -> None:
         if self._settled:
@@ -285,18 +294,21 @@ class PartitionWorker:
         )  # fmt: skip
 
     async def _apply(self, works: Sequence[Work]) -> None:
-        """Carry out a batch; if that fails as a whole, one operation after another, so that only faulty calls wait."""
-        if not works:
-            return
-        try:
-            self._account(works, await self._carry_out(_messages(works)))
-        except _Failed as failed:
-            if len(works) == 1:
-                self._open(works[0], failed.fault)
+        """Carry out operations, as many at a time as fit in a batch; if one fails as a whole, one operation after
+        another, so that only faulty calls wait."""
+        while works:
+            try:
+                folded = await self._carry_out(_messages(works))
+            except _Failed as failed:
+                if len(works) == 1:
+                    self._open(works[0], failed.fault)
+                    return
+                for work in works:
+                    if not self._lanes.hold(work):
+                        await self._apply([work])
                 return
-            for work in works:
-                if not self._lanes.hold(work):
-                    await self._apply([work])
+            self._account(works[: folded.taken], folded)
+            works = [work for work in works[folded.taken :] if not self._lanes.hold(work)]
 
     def _account(self, works: Sequence[Work], folded: Folded) -> None:
         held, behind = set(folded.held), dict(folded.behind)
@@ -367,14 +379,14 @@ class PartitionWorker:
     async def _tell(self, folded: Folded, marks: Marks) -> bool:
         epoch = await self._owned()
         try:
-            committed = await self._ownership.write(epoch, folded, marks)
+            await self._ownership.write(epoch, folded, marks)
         except Fenced:
             raise
         except Exception as error:  # noqa: BLE001 - it is tried again
             _UNCERTAIN.fails(error, self._partition)
             self._ownership.doubt()
             return False
-        await self._ownership.send(epoch, committed)
+        await self._ownership.send(epoch, folded)
         return True
 
     async def _owned(self) -> Epoch:
@@ -389,7 +401,8 @@ class PartitionWorker:
                 await asyncio.sleep(next(delays))
 
     async def _carry_out(self, messages: Sequence[OperationMessage]) -> Folded:
-        """Commit and send; while the store is away, wait. Without operations, the partition is only taken over.
+        """Commit and send the first operations, as many as fit in a batch; while the store is away, wait. Without
+        operations, the partition is only taken over.
 
         Raises _Failed, with nothing done that is not found done.
         """
@@ -399,7 +412,7 @@ class PartitionWorker:
             if not messages:
                 return Folded()
             try:
-                committed = await self._ownership.commit(epoch, messages)
+                folded = await self._ownership.commit(epoch, messages)
             except Fenced:
                 raise
             except (CommitConflict, StoreUnavailable) as error:
@@ -418,8 +431,8 @@ class PartitionWorker:
                 raise _Failed(fault_of(error)) from error
             else:
                 _UNCERTAIN.holds(self._partition)
-                await self._ownership.send(epoch, committed)
-                return committed.folded
+                await self._ownership.send(epoch, folded)
+                return folded
 
     def _read(self, delivery: Delivery) -> Work:
         seen_ms = time.time_ns() // 1_000_000

@@ -21,7 +21,7 @@ class RecentLimits:
 
     seconds: float = 60.0
     operations: int = 5_000
-    size_bytes: int = 4_194_304
+    size_bytes: int = 2_097_152
 
 
 @dataclass(frozen=True, slots=True)

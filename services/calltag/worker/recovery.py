@@ -1,7 +1,7 @@
 """Setting right what a fail-over of the store has lost, as far as it is at hand; what is not is told."""
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -12,11 +12,13 @@ from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, NotificationType
 from calltag.core.domain.ids import EventId, OperationId
 from calltag.core.domain.status import StatusCode
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import (
     NEVER,
     Change,
     CommitPosition,
     Epoch,
+    Loaded,
     State,
     StateStore,
     StoreUnavailable,
@@ -24,12 +26,13 @@ from calltag.core.store.ports import (
     WriteRefused,
 )
 from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage
-from calltag.worker.folding import Folded
+from calltag.worker.folding import Applied, Folded
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.recent_operations import Commit, Loss, RecentOperations
 
 log = structlog.get_logger()
 _NONE: Final = OperationId("-")
+_LARGE_BYTES: Final = 4_096
 Batch = Callable[[Epoch, Sequence[OperationMessage]], Awaitable[Folded]]
 
 
@@ -37,33 +40,32 @@ class Recovery:
     """Of one partition. It knows what the store confirmed, and compares."""
 
     def __init__(
-        self, partition: Partition, store: StateStore, recent: RecentOperations, metrics: WorkerMetrics, batch: int
+        self,
+        partition: Partition,
+        store: StateStore,
+        recent: RecentOperations,
+        metrics: WorkerMetrics,
+        batch: int,
+        *,
+        window: ByteWindow | None = None,
     ) -> None:
         self._partition = partition
         self._store = store
         self._recent = recent
         self._metrics = metrics
         self._batch = batch
+        self._window = ByteWindow() if window is None else window
 
-    def confirmed(
-        self,
-        position: CommitPosition,
-        messages: Sequence[OperationMessage],
-        folded: Folded,
-        events: Sequence[bytes] = (),
-    ) -> None:
-        """The store has confirmed a commit of this batch with these events; earlier commits it has, too, or it would
-        not have done that."""
-        self._keep(position, messages, folded, events)
+    def confirmed(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
+        """The store has confirmed a commit of this batch; earlier ones it has, too, or it would not have done that."""
+        self._keep(position, messages, folded)
 
     def recognised(self, messages: Sequence[OperationMessage], folded: Folded) -> None:
         """A batch of which all is in the store already: whoever made it so may not be there any more."""
         if any(each.repeated for each in folded.applied):
-            self._keep(self._recent.position, messages, folded, ())
+            self._keep(self._recent.position, messages, folded)
 
-    def _keep(
-        self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded, events: Sequence[bytes]
-    ) -> None:
+    def _keep(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
         there = {operation for change in folded.changes for operation, _ in change.done}
         versions = {f"call:{call.id}": call.version for call in folded.calls}
         versions |= {change.key: change.after.version for change in folded.changes if change.after is not None}
@@ -74,10 +76,8 @@ class Recovery:
             if each.repeated and versions.get(each.operation.key, 0) - each.done.version < self._batch
         }
         kept = [each for each in messages if each.operation.id in there]
-        # An event holds what its operation has brought, which was encoded already; what was refused is told without.
-        told = {each.operation.id for each in folded.applied if each.done.code is StatusCode.SUCCESS} if events else ()
-        untold = (each for each in kept if each.operation.id not in told)
-        size_bytes = sum(map(len, events)) + sum(len(OPERATION.encode(each)) for each in untold)
+        told = {event.id: len(raw) for event, raw in zip(folded.events, folded.encoded, strict=True)}
+        size_bytes = sum(_size_bytes(each, told.get(EventId(each.operation.id))) for each in kept)
         self._recent.committed(Commit(position, time.monotonic(), kept, versions, size_bytes))
 
     async def has_lost(self) -> bool:
@@ -140,7 +140,11 @@ class Recovery:
         if not messages:
             return
         try:
-            folded = await handle(epoch, messages)
+            while messages:
+                folded = await handle(epoch, messages)
+                messages = messages[folded.taken :]
+                loss.reapplied += sum(not each.repeated for each in folded.applied)
+                loss.refused += sum(_is_refused(each) for each in folded.applied)
         except WriteRefused as error:
             if error.__cause__ is not None:
                 # It is the server that takes none now.
@@ -151,10 +155,6 @@ class Recovery:
                 return
             for each in messages:
                 await self._again(epoch, [each], handle)
-            return
-        for applied in folded.applied:
-            loss.reapplied += not applied.repeated
-            loss.refused += not applied.repeated and applied.done.code is not StatusCode.SUCCESS
 
     async def _tell(self, loss: Loss) -> None:
         at_ms = time.time_ns() // 1_000_000
@@ -173,41 +173,64 @@ class Recovery:
         wanted: dict[str, list[OperationId]] = {}
         for message in messages:
             wanted.setdefault(message.operation.key, []).append(message.operation.id)
-        if not wanted:
-            return []
-        loaded = await self._store.load(self._partition, wanted)
+        there = {
+            operation
+            async for page in self._loaded(wanted)
+            for key, found in page.items()
+            for operation in (wanted[key] if found.unreadable is not None else found.done)
+        }
         # Nobody waits for an answer any more when they are applied again.
-        return [
-            each.model_copy(update={"reply_to": None})
-            for each in messages
-            if each.operation.id not in (found := loaded[each.operation.key]).done and found.unreadable is None
-        ]
+        return [each.model_copy(update={"reply_to": None}) for each in messages if each.operation.id not in there]
+
+    async def _loaded(self, wanted: Mapping[str, Sequence[OperationId]]) -> AsyncIterator[Mapping[str, Loaded]]:
+        """What the store has under each key, each time as much as fits in a batch."""
+        keys = list(wanted)
+        while keys:
+            some = {key: wanted[key] for key in keys[: self._batch]}
+            async with self._window.reading() as max_bytes:
+                page = await self._store.load(self._partition, some, max_bytes)
+            yield page
+            keys = keys[len(page) :]
 
     async def _raise_versions(self, epoch: Epoch, versions: dict[str, int]) -> bool:
         """No call may come by a version again that subscribers have seen with something else: where not all could be
         applied again, the version goes on from the highest, and the call is told as it is now."""
         keys = versions.keys() - self._recent.loss.given_up
-        if not keys:
-            return False
-        loaded = await self._store.load(self._partition, {key: [_NONE] for key in keys})
-        changes = [
-            Change(key, found.state, replace(found.state, version=versions[key] + 1), ())
-            for key, found in loaded.items()
-            if found.state is not None and found.state.version < versions[key]
-        ]
-        events = [EVENT.encode(_restored(change.after)) for change in changes if change.after is not None]
-        if changes:
-            made = await self._store.commit(self._partition, epoch, changes, events, after=self._recent.position)
-            # Where it is lost again, the version goes on from this one.
-            raised = {change.key: change.after.version for change in changes if change.after is not None}
-            self._recent.committed(Commit(made.position, time.monotonic(), (), raised, 0))
-        return bool(changes)
+        has_raised = False
+        async for page in self._loaded({key: [_NONE] for key in keys}):
+            raised = {
+                key: (found.state, replace(found.state, version=versions[key] + 1))
+                for key, found in page.items()
+                if found.state is not None and found.state.version < versions[key]
+            }
+            if raised:
+                has_raised = True
+                changes = [Change(key, before, after, ()) for key, (before, after) in raised.items()]
+                events = [EVENT.encode(_restored(after)) for _, after in raised.values()]
+                async with self._window.exchange(sum(map(len, events))):
+                    made = await self._store.commit(
+                        self._partition, epoch, changes, events, after=self._recent.position
+                    )
+                # Where it is lost again, the version goes on from this one.
+                after_it = {key: after.version for key, (_, after) in raised.items()}
+                self._recent.committed(Commit(made.position, time.monotonic(), (), after_it, 0))
+        return has_raised
+
+
+def _size_bytes(message: OperationMessage, event_bytes: int | None) -> int:
+    """About how long an operation is. A small event, which was encoded already, holds what its operation has brought; a
+    large one has mostly what was there before."""
+    return event_bytes if event_bytes is not None and event_bytes < _LARGE_BYTES else len(OPERATION.encode(message))
 
 
 def _touched(commits: Sequence[Commit], messages: Sequence[OperationMessage]) -> int:
     """How many of the commits recorded one of these."""
     ids = {each.operation.id for each in messages}
     return sum(any(each.operation.id in ids for each in commit.messages) for commit in commits)
+
+
+def _is_refused(applied: Applied) -> bool:
+    return not applied.repeated and applied.done.code is not StatusCode.SUCCESS
 
 
 def _restored(state: State) -> Event:

@@ -33,6 +33,8 @@ from calltag.core.telemetry.internal_http import Health
 from calltag.core.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
+_INBOX_AHEAD_BYTES: Final = 33_554_432
+"""What a node takes ahead from its inbox, in messages as large as one batch."""
 NO_USERS: Final = "there are no users; set CALLTAG_DIRECTORY__FILE (or CALLTAG_DIRECTORY__DEMO=true to try it)"
 
 
@@ -110,6 +112,7 @@ def amqp_settings(settings: Settings) -> AmqpSettings:
         parking_max_length=amqp.parking_max_length,
         inbox_expiry_s=amqp.inbox_expiry_s,
         inbox_max_bytes=amqp.inbox_max_bytes,
+        inbox_prefetch=max(1, _INBOX_AHEAD_BYTES // settings.max_batch_bytes),
         tls=client_tls("amqp", amqp.tls),
     )
 
@@ -218,6 +221,7 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
                 MemoryBus(
                     settings.partitions,
                     queue_limit=settings.amqp.queue_max_length,
+                    inbox_max_bytes=settings.amqp.inbox_max_bytes,
                     parking_limit=settings.amqp.parking_max_length,
                 ),
                 store.client,

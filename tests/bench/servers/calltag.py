@@ -22,7 +22,7 @@ from calltag.core.store.watches import RedisWatches
 from calltag.core.wire.messages import EVENT
 from calltag.notifier.messages import CALLS_CHANNEL
 from calltag.notifier.routes import PATHS
-from calltag.worker.outgoing import Outgoing
+from calltag.worker.outgoing import Outgoing, Sending
 from parts.command import UNMEASURED
 from parts.ports import free_port
 from parts.processes import Program
@@ -89,7 +89,7 @@ class Notifier:
             event(number, users, f"01RCC3N118B1V0SL8O7GK2LAES{number % _CALLS:06d}", next(self._versions))
             for number, users in enumerate(group, first)
         ]
-        await self._outgoing.send([], [(each, EVENT.encode(each)) for each in events], [])
+        await self._outgoing.send(Sending([], [(each, EVENT.encode(each)) for each in events], []))
 
     async def collect(self) -> None:
         """Nothing: what is not used is let go at once."""

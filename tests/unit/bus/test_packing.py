@@ -118,6 +118,20 @@ async def test_a_message_is_bounded_in_number_and_bytes() -> None:
     assert broker.messages[-2:] == [["large-2"], ["huge"]]
 
 
+async def test_what_fits_to_the_byte_goes_in_one_message_and_a_byte_more_does_not() -> None:
+    assert (
+        len(packed([Part(b"x" * (MOST_BYTES // 2 - 2), "a"), Part(b"y" * (MOST_BYTES // 2 - 1), "b")])[0]) == MOST_BYTES
+    )
+    for size, expected in ((MOST_BYTES // 2 - 1, [["a", "b"]]), (MOST_BYTES // 2, [["a"], ["b"]])):
+        broker = Broker()
+        packing = Packing(broker.publish)
+        tasks = added(packing, "a", size=MOST_BYTES // 2 - 2) + added(packing, "b", size=size)
+        while not all(each.done() for each in tasks):
+            await turns()
+            await broker.confirm()
+        assert broker.messages == expected
+
+
 async def test_where_one_is_not_confirmed_those_behind_do_not_wait_as_long_again() -> None:
     broker = Broker()
     packing = Packing(broker.publish)

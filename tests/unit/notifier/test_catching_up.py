@@ -1,10 +1,8 @@
 """What comes while a session reads on in the stream is for the session, too."""
 
-from collections.abc import Sequence
-
 from calltag.core.bayeux.position import Position
 from calltag.core.domain.ids import UserId
-from calltag.core.store.user_streams import Entry
+from calltag.core.store.user_streams import Page
 from parts.hubs import Client, Installation
 
 
@@ -16,13 +14,13 @@ async def test_an_event_that_comes_with_the_answer_of_the_store_is_not_taken_for
     streams = system.one.feeding.streams
     read, reads = streams.read, 0
 
-    async def read_late(user: UserId, after: Position, most: int) -> Sequence[Entry]:
+    async def read_late(user: UserId, after: Position, most: int) -> Page:
         nonlocal reads
-        entries, reads = await read(user, after, most), reads + 1
+        page, reads = await read(user, after, most), reads + 1
         if reads == 1:
             # It was added when this had been read, and the bus was faster.
             await system.publish(1)
-        return entries
+        return page
 
     streams.read = read_late  # type: ignore[method-assign]
     session.behind = True

@@ -340,7 +340,7 @@ async def test_the_next_connect_finds_what_did_not_come(system: Installation) ->
 async def test_an_event_that_comes_twice_is_told_once(system: Installation) -> None:
     alice = await Client().begin(system.one)
     await system.publish(1)
-    entries = await system.streams.read(ALICE, Position(0), 9)
+    entries = (await system.streams.read(ALICE, Position(0), 9)).entries
     system.one.feeding.publish(ALICE, system.one.feeding.translate(ALICE, entries[0]))
     assert (await alice.poll(system.one))[0] == [1]
     system.one.feeding.publish(ALICE, system.one.feeding.translate(ALICE, entries[0]))
@@ -350,7 +350,7 @@ async def test_an_event_that_comes_twice_is_told_once(system: Installation) -> N
 async def test_an_event_for_a_user_without_sessions_here_is_nobodys(system: Installation) -> None:
     alice = await Client().begin(system.one)
     await system.publish(1)
-    [entry] = await system.streams.read(ALICE, Position(0), 9)
+    [entry] = (await system.streams.read(ALICE, Position(0), 9)).entries
     system.two.feeding.publish(ALICE, system.two.feeding.translate(ALICE, entry))
     assert system.two.local.feeds == {}
     assert (await alice.poll(system.one))[0] == [1]

@@ -18,7 +18,7 @@ from calltag.core.identity.cookies import CookieFlags
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.runtime.token_bucket import RateLimit
 from calltag.core.settings import Settings, load_settings
-from calltag.core.settings.sections import Notifier
+from calltag.core.settings.sections import Notifier, Worker
 from calltag.core.store.keys import Keys
 from calltag.core.store.records import Lifetimes
 from calltag.core.store.redis_registry import RedisWorkerRegistry
@@ -37,7 +37,7 @@ from calltag.notifier.cometd.endings import EndingLog
 from calltag.notifier.messages import Translator
 from calltag.notifier.observations import EndingCounts
 from calltag.single.app import server_options
-from calltag.worker.app import worker_parts
+from calltag.worker.app import prefetch_of, worker_parts
 from calltag.worker.partition_worker import Patience
 
 PUBLIC_URL = "http://desk.example"
@@ -50,6 +50,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         partitions=101,
         public_url=PUBLIC_URL,
         max_connections=102,
+        max_batch_bytes=70_000,
         trusted_proxies="10.0.0.0/8, 127.0.0.1",
         amqp={
             "url": f"amqp://127.0.0.1:{unused_tcp_port}/", "prefix": "a", "heartbeat_s": 103,
@@ -70,7 +71,8 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "max_live_calls": 161, "max_calls_bytes": 162,
         },
         worker={
-            "batch_limit": 120, "prefetch": 121, "max_call_pairs": 122, "max_call_bytes": 123,
+            "batch_limit": 120, "prefetch": 121, "prefetch_bytes": 2**30, "recent_bytes": 101_000,
+            "max_call_pairs": 122, "max_call_bytes": 123,
             "remembered_operations": 124, "lease_s": 125, "live_call_lifetime_s": 126,
             "released_call_lifetime_s": 127, "park_after_s": 147, "max_crashes": 48, "known_bytes": 1_630,
         },
@@ -142,6 +144,7 @@ def test_the_settings_of_rabbitmq(settings: Settings, unused_tcp_port: int) -> N
         parking_max_length=149,
         inbox_expiry_s=107,
         inbox_max_bytes=108,
+        inbox_prefetch=33_554_432 // 70_000,
     )
 
 
@@ -198,16 +201,26 @@ async def test_the_limits_of_the_worker(parts: Backends) -> None:
     assert worker._batch_limit == 120
     assert worker._patience == Patience(147, 48)
     assert worker._ownership._known._most_bytes == 1_630
+    window = worker._ownership._window
+    assert (window.max_batch_bytes, window.deadline_s) == (worker._max_batch_bytes, 10.9) == (70_000, 10.9)
+    assert worker._ownership._outgoing._window is window
+    assert worker._ownership._recent.limits.size_bytes == 1_000
     assert (worker._ownership._limits.max_pairs, worker._ownership._limits.max_bytes) == (122, 123)
     assert worker._ownership._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
     assert worker._sweep is not None
     assert (worker._sweep.silent_ms, worker._sweep.every_s) == (126_000, 30.0)
     assert isinstance(worker._store, RedisStateStore)
-    assert worker._store._remembered_operations == 124
+    assert (worker._store._remembered_operations, worker._store._max_batch_bytes) == (124, 70_000)
     assert worker._store._lifetimes == Lifetimes(live_ms=252_000, released_ms=127_000)
     streams = worker._ownership._outgoing._streams
     assert isinstance(streams, RedisUserStreams)
     assert streams._bounds == (128_000, 129, 129_000, 130, 130_000)
+    assert streams._max_batch_bytes == 70_000
+
+
+@pytest.mark.parametrize(("prefetch_bytes", "messages"), [(1, 1), (32 * 65_536, 1), (64 * 65_536, 2), (2**40, 200)])
+def test_no_more_is_taken_ahead_than_has_so_many_bytes_in_all_partitions(prefetch_bytes: int, messages: int) -> None:
+    assert prefetch_of(Worker(prefetch_bytes=prefetch_bytes), 32) == messages
 
 
 async def test_the_limits_of_the_notifier(parts: Backends) -> None:
@@ -246,7 +259,7 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
     assert Activity(144_000, both_sides=True) in connects.engine.extensions
     assert (connects.connects_only, hub.bearer_lifetime_ms) == (("websocket",), 142_000)
     assert [type(each) for each in connects.listeners] == [EndingLog, EndingCounts]
-    assert connects.store._retention_ms == 128_000
+    assert (connects.store._retention_ms, connects.store._max_batch_bytes) == (128_000, 70_000)
     assert connects.watching.watches.lease_ms == 600_000
 
 

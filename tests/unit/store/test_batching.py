@@ -45,6 +45,28 @@ async def test_calls_of_one_moment_share_a_round_trip(client: RedisClient) -> No
     assert batcher.round_trips == before + 1
 
 
+@dataclass(frozen=True, slots=True)
+class Weighed(RedisClient):
+    """Notes how many calls each pipeline has."""
+
+    noted: list[int] = field(default_factory=list)
+
+    async def answers(self, server: str, commands: Sequence[Command]) -> list[object]:
+        self.noted.append(len(commands))
+        return await RedisClient.answers(self, server, commands)
+
+
+async def test_a_pipeline_has_no_more_bytes_than_a_batch_unless_one_call_has(client: RedisClient) -> None:
+    weighed = Weighed(client.connection, 20)
+    echo = ScriptBatcher(weighed).source(ECHO)
+    await echo([], ["known"])
+    weighed.noted.clear()
+    sizes = [400_000, 400_000, 400_000, 2_000_000, *[1] * 10]
+    answers = await asyncio.gather(*(echo([], [b"x" * size]) for size in sizes))
+    assert [len(each) for each in answers] == sizes  # type: ignore[arg-type]
+    assert sorted(weighed.noted, reverse=True) == [10, 2, 1, 1]
+
+
 async def test_what_is_answered_is_not_kept_until_its_time_is_over(client: RedisClient) -> None:
     batcher = ScriptBatcher(client)
     echo = batcher.source(ECHO)

@@ -8,7 +8,7 @@ import pytest
 from redis.crc import key_slot
 
 from calltag.core.bayeux.position import Position
-from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.bus.ports import NodeId, Partition, Published
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
@@ -22,6 +22,7 @@ from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
 from calltag.core.store.marks import RedisMarks
 from calltag.core.store.ports import Change, Done, StoreUnavailable, WorkerId
+from calltag.core.store.published import RedisPublishedTotals
 from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.session_list import SessionList
@@ -34,9 +35,13 @@ KEYS = Keys("slots")
 
 @dataclass(frozen=True, slots=True)
 class NotingClient(RedisClient):
-    """Notes the keys that scripts are given, by script."""
+    """Notes the keys that scripts are given, by script, as a client of a cluster would give them."""
 
     noted: dict[str, list[Sequence[str]]] = field(default_factory=dict)
+
+    @property
+    def has_slots(self) -> bool:
+        return True
 
     def script(self, name: str) -> Script:
         return self.noting(name, RedisClient.script(self, name))
@@ -84,8 +89,12 @@ async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: Use
     assert len(await SessionList(client, KEYS).of_user(user)) == 1
     await sessions.expire(name, cycle=1, within_ms=1)
     await sessions.remove(name)
+    # An id may be all that its client has to show.
+    assert not [key for calls in client.noted.values() for keys in calls for key in keys if name in key]
     streams = RedisUserStreams(client, batcher, KEYS)
-    await streams.append({user: [Addition("call:1", 1, b"{}"), Addition("agent", 1, b"{}")]})
+    additions = [Addition("call:1", 1, b"{}"), Addition("agent", 1, b"{}")]
+    await streams.append({user: additions, UserId("zoe"): additions})
+    await streams.read(user, Position(0), 9)
     watches = RedisWatches(client, batcher, KEYS)
     await watches.begin(user, Watched(frozenset({UserId("one"), user}), all=True))
     await watches.of_all()
@@ -101,6 +110,8 @@ async def work_of_a_partition(client: NotingClient, partition: Partition) -> Non
         for each in ("C1", "{x}", "a}b")
     ]  # fmt: skip
     position = (await store.commit(partition, epoch, changes, [b"event"])).position
+    assert await store.kept(partition, epoch) == [b"event"]
+    await store.load(partition, {each.key: [OperationId("o")] for each in changes})
     await store.sent(partition, epoch, position)
     await store.attempt(partition, epoch, "o", "1")
     await store.broken_off(partition, "o", "1")
@@ -125,6 +136,7 @@ async def test_each_script_keeps_to_one_slot(client: NotingClient) -> None:
     reader = RedisCallReader(client, KEYS, 32)
     client.noted["read"] = [[names.state, names.data] for names in [reader._names("call:C1"), reader._names("agent:a")]]
     await RedisHttpSessions(client, batcher).find("token")
+    await RedisPublishedTotals(client, KEYS).add({Partition(0): Published(1, 1), Partition(7): Published(1, 1)})
     for name, calls in client.noted.items():
         for keys in calls:
             assert len({key_slot(key.encode()) for key in keys}) == 1, (name, keys)

@@ -5,8 +5,7 @@ from typing import Any
 import orjson
 import pytest
 
-from calltag.core.domain.ids import UserId
-from calltag.core.wire.messages import EVENT, NODE, OPERATION, WireError, stale_message
+from calltag.core.wire.messages import EVENT, NODE, OPERATION, WireError
 
 SECRET = "MOST-SECRET-4711"
 OPERATION_WITH_SECRET: dict[str, Any] = {
@@ -39,13 +38,6 @@ def test_an_error_names_the_place_and_shows_nothing_of_the_message(wrong: object
     assert place in str(error.value)
     assert SECRET not in str(error.value) + repr(error.value)
     assert (error.value.__cause__, error.value.__suppress_context__) == (None, True)
-
-
-def test_users_whose_streams_are_to_be_read_are_named_in_a_message_without_events() -> None:
-    message = NODE.decode(stale_message([UserId("alice"), UserId("bob")]))
-    assert message == NODE.decode(NODE.encode(message))
-    assert (message.stale_users, message.events, message.replies) == (("alice", "bob"), (), ())
-    assert all(place.event >= len(message.events) for place in message.places)
 
 
 def test_a_message_of_a_worker_that_names_no_such_users_is_read() -> None:

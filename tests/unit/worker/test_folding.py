@@ -1,6 +1,7 @@
 """A batch of operations comes to changes, events and replies."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.agent import Agent
@@ -45,6 +46,14 @@ def message(
 
 def folded(loaded: Mapping[str, Loaded], *messages: OperationMessage) -> Folded:
     return fold(messages, loaded, CallLimits(lambda _: 1))
+
+
+def attaching(count: int, *calls: str) -> list[OperationMessage]:
+    """Values are attached to the calls in turn."""
+    return [
+        message(f"o{number}", AttachUserData(((f"k{number}", "x" * 100),)), ALICE, calls[number % len(calls)])
+        for number in range(count)
+    ]
 
 
 def codes(result: Folded) -> list[StatusCode]:
@@ -169,3 +178,54 @@ def test_an_agents_operation_is_recognised() -> None:
     operation = AgentOperation(OperationId("o"), ALICE, EndContactCenterSession(), 5)
     loaded = {"agent:alice": Loaded(Agent(ALICE, (), version=1), done)}
     assert codes(folded(loaded, OperationMessage(operation=operation, reply_to=NODE))) == [StatusCode.SUCCESS]
+
+
+def test_a_batch_ends_before_its_events_exceed_the_limit_to_the_byte() -> None:
+    loaded, messages = {"call:C": Loaded(CALL)}, attaching(5, "C")
+    whole = fold(messages, loaded, CallLimits(lambda _: 1), 10_000_000)
+    sizes = [len(raw) for raw in whole.encoded]
+    assert (whole.taken, whole.size_bytes) == (5, sum(sizes))
+    for count in range(1, 6):
+        for limit, taken in ((sum(sizes[:count]), count), (sum(sizes[:count]) - 1, max(1, count - 1))):
+            cut = fold(messages, loaded, CallLimits(lambda _: 1), limit)
+            assert (cut.taken, cut.events, cut.encoded) == (taken, whole.events[:taken], whole.encoded[:taken])
+            assert [name for name, _ in cut.changes[0].done] == [f"o{number}" for number in range(taken)]
+            assert cut.changes[0].after is not None
+            assert cut.changes[0].after.version == CALL.version + taken
+
+
+def test_a_single_event_that_is_larger_is_a_batch() -> None:
+    result = fold(attaching(3, "C"), {"call:C": Loaded(CALL)}, CallLimits(lambda _: 1), 1)
+    assert (result.taken, len(result.events), codes(result)) == (1, 1, [StatusCode.SUCCESS])
+
+
+def test_batch_after_batch_comes_to_the_same_as_one() -> None:
+    limits, calls = CallLimits(lambda _: 1), ("C", "D")
+    messages = attaching(9, *calls)
+    found = {f"call:{each}": Loaded(replace(CALL, id=CallId(each))) for each in calls}
+    whole, events, left = fold(messages, found, limits), list[bytes](), messages
+    while left:
+        part = fold(left, found, limits, 2_000)
+        events += part.encoded
+        left = left[part.taken :]
+        found |= {change.key: Loaded(change.after) for change in part.changes}
+    assert events == whole.encoded
+    assert {key: loaded.state for key, loaded in found.items()} == {each.key: each.after for each in whole.changes}
+
+
+def test_what_has_no_event_fits_whatever_the_limit_is() -> None:
+    done = {OperationId(f"o{number}"): Done(StatusCode.SUCCESS, 1) for number in range(3)}
+    result = fold(attaching(4, "C"), {"call:C": Loaded(CALL, done)}, CallLimits(lambda _: 1), 1)
+    assert (result.taken, [each.repeated for each in result.applied]) == (4, [True, True, True, False])
+
+
+def test_a_batch_ends_before_the_first_call_that_was_not_loaded() -> None:
+    messages = attaching(6, "C", "D")
+    result = fold(messages, {"call:C": Loaded(CALL)}, CallLimits(lambda _: 1))
+    assert (result.taken, [each.key for each in result.changes], len(result.calls)) == (1, ["call:C"], 1)
+
+
+def test_a_call_that_a_batch_does_not_come_to_is_not_touched() -> None:
+    loaded = {"call:C": Loaded(CALL), "call:D": Loaded(replace(CALL, id=CallId("D")))}
+    result = fold(attaching(2, "C", "D"), loaded, CallLimits(lambda _: 1), 1)
+    assert (result.taken, [each.id for each in result.calls], len(result.changes)) == (1, ["C"], 1)

@@ -23,8 +23,10 @@ def note(known: KnownCalls, number: int, size: int, *, told: bool = True) -> Non
     """A call was committed; the event that tells of it has that size."""
     after = call(number)
     event = CallChanged(EventId("e"), NotificationType.ATTACHED_DATA_CHANGED, after, (), 0)
-    folded = Folded(changes=[Change(key(number), None, after, ())], events=[event] if told else [])
-    known.note({key(number): Loaded(None)}, folded, [b"x" * size] if told else [])
+    folded = Folded(changes=[Change(key(number), None, after, ())])
+    if told:
+        folded.tell(event, b"x" * size)
+    known.note({key(number): Loaded(None)}, folded)
 
 
 def at_hand(known: KnownCalls, *numbers: int) -> list[int]:

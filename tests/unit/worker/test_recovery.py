@@ -1,24 +1,38 @@
 """What is kept at hand for the case that the store loses it."""
 
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import pytest
 
 from calltag.core.bus.ports import Partition
-from calltag.core.domain.call import Call, CallType
-from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
+from calltag.core.domain.call import Call, CallType, Leg, LegState
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import CallOperation, Hold
+from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.ports import CommitPosition, Done, Epoch, StoreUnavailable
+from calltag.core.domain.user_data import UserData
+from calltag.core.store.ports import (
+    Change,
+    CommitPosition,
+    Committal,
+    Done,
+    Epoch,
+    Loaded,
+    StoreUnavailable,
+    TakeOver,
+)
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import OperationMessage
-from calltag.worker.folding import Applied, Folded
+from calltag.worker.folding import Applied, Folded, fold
 from calltag.worker.observations import WorkerObservations
-from calltag.worker.recent_operations import RecentOperations
+from calltag.worker.recent_operations import Commit, RecentOperations
 from calltag.worker.recovery import Recovery
 
 BATCH = 100
 CALL = Call(CallId("C"), ConnId("c"), CallType.INTERNAL, "", 1, (), version=500)
+LEG = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), UserId("alice"))
 
 
 @pytest.mark.parametrize(("version", "kept"), [(499, 1), (401, 1), (400, 0), (1, 0)])
@@ -30,6 +44,66 @@ def test_a_repeat_of_what_was_done_long_ago_is_not_kept(version: int, kept: int)
     applied = [Applied(operation, Done(StatusCode.SUCCESS, version), repeated=True)]
     recovery.recognised([OperationMessage(operation=operation)], replace(Folded(), applied=applied, calls=[CALL]))
     assert sum(len(commit.messages) for commit in recent.commits()) == kept
+
+
+@pytest.mark.parametrize(("held", "most_bytes"), [(10, 1_000), (60_000, 1_000)])
+def test_an_operation_counts_with_its_own_size_however_large_its_call_is(held: int, most_bytes: int) -> None:
+    recent = RecentOperations()
+    recovery = Recovery(Partition(0), None, recent, WorkerObservations(Metrics()), BATCH)  # type: ignore[arg-type]
+    call = replace(CALL, legs=(LEG,), user_data=UserData({"k": ("x" * held,)}))
+    message = OperationMessage(operation=CallOperation(OperationId("o"), CALL.id, Hold(), 1, UserId("alice")))
+    folded = fold([message], {"call:C": Loaded(call)}, CallLimits(lambda _: 1))
+    assert (len(folded.encoded[0]) > held, folded.applied[0].done.code) == (True, StatusCode.SUCCESS)
+    recovery.confirmed(CommitPosition(1), [message], folded)
+    [commit] = recent.commits()
+    assert 0 < commit.size_bytes < most_bytes
+
+
+class Loading:
+    """A store that gives two calls at a time."""
+
+    def __init__(self) -> None:
+        self.loaded: list[list[str]] = []
+        self.committed: list[list[str]] = []
+
+    async def load(
+        self, _: Partition, wanted: Mapping[str, Sequence[OperationId]], __: int | None = None
+    ) -> Mapping[str, Loaded]:
+        self.loaded.append(list(wanted)[:2])
+        return {key: Loaded(replace(CALL, id=CallId(key[5:]))) for key in self.loaded[-1]}
+
+    async def commit(
+        self, _: Partition, __: Epoch, changes: Sequence[Change], *___: object, **____: object
+    ) -> Committal:
+        self.committed.append([each.key for each in changes])
+        return Committal(CommitPosition(len(self.committed)), 0)
+
+    async def note_loss(self, *_: object) -> None:
+        pass
+
+
+async def test_what_the_store_lost_is_looked_up_and_told_a_batch_at_a_time() -> None:
+    recent, store = RecentOperations(), Loading()
+    recent.taken_over(Epoch(7), CommitPosition(0))
+    messages = [
+        OperationMessage(operation=CallOperation(OperationId(f"o{number}"), CallId(f"C{number}"), Hold(), 1))
+        for number in range(5)
+    ]
+    versions = {each.operation.key: 900 for each in messages}
+    recent.committed(Commit(CommitPosition(1), time.monotonic(), messages, versions, 10))
+    applied: list[list[str]] = []
+
+    async def handle(_: Epoch, some: Sequence[OperationMessage]) -> Folded:
+        applied.append([each.operation.id for each in some])
+        return Folded(taken=min(2, len(some)))
+
+    recovery = Recovery(Partition(0), store, recent, WorkerObservations(Metrics()), BATCH)  # type: ignore[arg-type]
+    assert await recovery.recover(TakeOver(Epoch(8)), handle)
+    keys = [[f"call:C{number}" for number in some] for some in ((0, 1), (2, 3), (4,))]
+    assert store.loaded[:3] == keys
+    assert applied == [["o0", "o1", "o2", "o3", "o4"], ["o2", "o3", "o4"], ["o4"]]
+    assert [len(each) for each in store.committed] == [2, 2, 1]
+    assert sorted(key for each in store.committed for key in each) == [key for each in keys for key in each]
 
 
 @dataclass

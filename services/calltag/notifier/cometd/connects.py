@@ -246,7 +246,7 @@ class Connects:
         self.watching.stay(session.user, session.subscriptions)
         usual = (WEBSOCKET if session.streaming else LONG_POLLING) in self.connects_only
         session.connects_only = delivers_with_connects_only(record.options, usual=usual)
-        self.feeding.take_in(session, attached.entries)
+        self.feeding.take_in(session, attached.entries, has_more=attached.has_more)
 
     async def look_again(self, client_id: str) -> None:
         """Subscriptions of a session that is held here changed.

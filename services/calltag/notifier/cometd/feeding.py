@@ -41,7 +41,7 @@ class Feeding:
 
     @property
     def page(self) -> int:
-        """How many entries are read at once."""
+        """How many entries are read at once at most."""
         return self.limits.max_queued_events
 
     def publish(self, user: UserId, *entries: Published) -> None:
@@ -84,8 +84,8 @@ class Feeding:
 
     # -- sessions that read on from where they are ---------------------------------------------------------------
 
-    def take_in(self, session: Session, entries: Sequence[Entry]) -> None:
-        """Give a session what was read for it, at most a page; the user's other sessions get what is new here."""
+    def take_in(self, session: Session, entries: Sequence[Entry], *, has_more: bool) -> None:
+        """Give a session what was read for it; the user's other sessions get what is new here."""
         feed = self.local.feeds[session.user]
         for entry in entries:
             latest = feed.latest
@@ -96,7 +96,7 @@ class Feeding:
             session.offer(published, self.limits)
             if published.previous <= feed.head:
                 self._tell(published.events, feed.accept_next(published, self.limits))
-        if len(entries) >= self.page or session.position < feed.head:
+        if has_more or session.position < feed.head:
             session.behind = True
 
     async def catch_up(self, session: Session) -> None:
@@ -106,14 +106,14 @@ class Feeding:
         """
         while self.local.holds(session) and session.behind and not (session.queue or session.asked):
             began, head = session.position, self.local.feeds[session.user].head
-            entries = await self.streams.read(UserId(session.user), began, self.page)
+            page = await self.streams.read(UserId(session.user), began, self.page)
             if not self.local.holds(session) or session.position != began or session.asked:
                 continue
             session.behind = False
-            if not entries:
+            if not page.entries:
                 # What the feed has seen since may have been added after this was read.
                 self._skip(session, head)
-            self.take_in(session, entries)
+            self.take_in(session, page.entries, has_more=page.has_more)
 
     def _skip(self, session: Session, head: Position) -> None:
         """What the feed had seen up to there and the session has not is not kept any more."""
@@ -145,15 +145,15 @@ class Feeding:
             while feed.look_again and self.local.feeds.get(feed.user) is feed:
                 feed.look_again = False
                 try:
-                    entries = await self.streams.read(UserId(feed.user), feed.head, self.page)
+                    page = await self.streams.read(UserId(feed.user), feed.head, self.page)
                 except StoreUnavailable as error:
                     _WAITS.fails(error)
                     feed.look_again = True
                     await asyncio.sleep(next(delays))
                     continue
-                for entry in entries:
+                for entry in page.entries:
                     published = self.translate(UserId(feed.user), entry)
                     self._tell(published.events, feed.accept_next(published, self.limits))
-                feed.look_again = feed.look_again or len(entries) >= self.page
+                feed.look_again = feed.look_again or page.has_more
         finally:
             feed.repairing = False

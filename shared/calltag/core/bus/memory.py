@@ -5,8 +5,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from calltag.core.bus.ports import BusRefused, Delivery, NodeId, Parking, Partition, Published
+from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES, count_fitting
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +39,15 @@ class _Consumer:
         self._unacknowledged: deque[Delivery] = deque()
         self._active = False
 
-    async def batch(self, limit: int) -> Sequence[Delivery]:
+    async def batch(self, limit: int, max_bytes: int = MAX_BATCH_BYTES) -> Sequence[Delivery]:
         if not self._active:
             await self._queue.consuming.acquire()
             self._active = True
         while not self._queue.waiting or len(self._unacknowledged) >= self._prefetch:
             self._queue.arrived.clear()
             await self._queue.arrived.wait()
-        count = min(limit, len(self._queue.waiting), self._prefetch - len(self._unacknowledged))
+        limit = min(limit, self._prefetch - len(self._unacknowledged))
+        count = count_fitting((len(each.body) for each in islice(self._queue.waiting, limit)), max_bytes)
         taken = [self._queue.waiting.popleft() for _ in range(count)]
         self._unacknowledged.extend(taken)
         return taken
@@ -73,18 +76,30 @@ class _Consumer:
 
 
 class _Inbox:
-    def __init__(self, limit: int) -> None:
-        self.messages: asyncio.Queue[bytes] = asyncio.Queue(limit)
+    """Messages of one node; where they have more than `max_bytes` together, the oldest are dropped."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._messages: asyncio.Queue[bytes] = asyncio.Queue()
+        self._size_bytes = 0
+
+    def put(self, body: bytes) -> None:
+        self._messages.put_nowait(body)
+        self._size_bytes += len(body)
+        while self._size_bytes > self._max_bytes and not self._messages.empty():
+            self._size_bytes -= len(self._messages.get_nowait())
 
     async def receive(self) -> bytes:
-        return await self.messages.get()
+        body = await self._messages.get()
+        self._size_bytes -= len(body)
+        return body
 
 
 class MemoryBus:
     """A bus for one event loop. What it holds is gone with the process.
 
-    A partition takes `queue_limit` operations, an inbox `inbox_limit` messages, and `parking_limit` operations may be
-    parked; beyond that operations are refused, and of an inbox the oldest message is dropped.
+    A partition takes `queue_limit` operations, an inbox `inbox_max_bytes`, and `parking_limit` operations may be
+    parked; beyond that operations are refused, and of an inbox the oldest messages are dropped.
     """
 
     def __init__(
@@ -92,12 +107,12 @@ class MemoryBus:
         partitions: int,
         *,
         queue_limit: int = 100_000,
-        inbox_limit: int = 100_000,
+        inbox_max_bytes: int = 268_435_456,
         parking_limit: int = 10_000,
     ) -> None:
         self._queues = [_Queue() for _ in range(partitions)]
         self._queue_limit = queue_limit
-        self._inbox_limit = inbox_limit
+        self._inbox_max_bytes = inbox_max_bytes
         self._inboxes: dict[NodeId, _Inbox] = {}
         self._parking_limit = parking_limit
         self.parked: list[Parked] = []
@@ -126,9 +141,7 @@ class MemoryBus:
         inbox = self._inboxes.get(node)
         if inbox is None:
             return False
-        if inbox.messages.full():
-            inbox.messages.get_nowait()
-        inbox.messages.put_nowait(body)
+        inbox.put(body)
         return True
 
     @asynccontextmanager
@@ -141,7 +154,7 @@ class MemoryBus:
 
     @asynccontextmanager
     async def inbox(self, node: NodeId) -> AsyncIterator[_Inbox]:
-        inbox = self._inboxes[node] = _Inbox(self._inbox_limit)
+        inbox = self._inboxes[node] = _Inbox(self._inbox_max_bytes)
         try:
             yield inbox
         finally:

@@ -9,6 +9,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import NewType, Protocol
 
+from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
+
 Partition = NewType("Partition", int)
 NodeId = NewType("NodeId", str)
 
@@ -90,8 +92,9 @@ class Published:
 class PartitionConsumer(Protocol):
     """The one reader of a partition, for as long as its context is open."""
 
-    async def batch(self, limit: int) -> Sequence[Delivery]:
-        """Wait for at least one delivery, return at most `limit` of those that are there, in queue order.
+    async def batch(self, limit: int, max_bytes: int = MAX_BATCH_BYTES) -> Sequence[Delivery]:
+        """Wait for at least one delivery, return at most `limit` of those that are there, in queue order, and no more
+        than have `max_bytes` together, unless the first alone has more.
 
         Raises BusInterrupted when the consumer is gone.
         """

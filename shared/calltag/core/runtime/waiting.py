@@ -33,6 +33,13 @@ async def together(work: Sequence[Coroutine[object, object, T]]) -> Sequence[T]:
     return [await work[0]] if len(work) == 1 else await asyncio.gather(*work)
 
 
+async def all_of(*work: Coroutine[object, object, None]) -> None:
+    """Run all at once and return when all have ended, also where one fails; raises what the first of those raised."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if result is not None:
+            raise result
+
+
 async def set_within(event: asyncio.Event, timeout_s: float) -> bool:
     """Wait for the event, no longer than the timeout; returns whether it is set."""
     try:

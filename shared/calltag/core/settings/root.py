@@ -72,6 +72,14 @@ class Settings(BaseSettings):
     max_connections: int = Field(
         20_000, ge=1, description="Connections of clients that one process serves; beyond, HTTP 503."
     )
+    max_batch_bytes: int = Field(
+        1_048_576,
+        ge=65_536,
+        le=16_777_216,
+        description="Bytes of one batch: operations taken up together, events of one commit, events added to streams "
+        "or read from them at once, one message to a node. A single one that is larger goes alone. RabbitMQ's "
+        "`max_message_size` must not be less.",
+    )
     operation_memory_s: Positive = Field(3_600, description="How long a repeated operation is recognised at least.")
     body_deadline_s: Seconds = Field(
         10.0, le=600, description="How long the body of a request may take to come; beyond, HTTP 408 (CometD: 400)."

@@ -286,7 +286,12 @@ class Worker(Section):
         ge=1,
         le=65_535,
         description="Messages, under load of up to 64 operations each, taken ahead of their acknowledgement, a "
-        "partition.",
+        "partition; fewer where PREFETCH_BYTES takes that.",
+    )
+    prefetch_bytes: Positive = Field(
+        134_217_728,
+        description="Bytes of messages taken ahead, all partitions together: each has an equal share, in messages of "
+        "64 KiB, the most that several operations in one message have.",
     )
     max_call_pairs: Positive = Field(1_000, description="Pairs of user data that one call may hold.")
     max_call_bytes: Positive = Field(65_536, description="Bytes of user data that one call may hold.")
@@ -307,7 +312,10 @@ class Worker(Section):
         60.0, le=600, description="How long operations are kept at hand after their commit, should the store lose it."
     )
     recent_operations: int = Field(5_000, ge=0, le=100_000, description="How many of them at most, a partition.")
-    recent_bytes: Positive = Field(4_194_304, description="How many bytes of them at most, a partition.")
+    recent_bytes: Positive = Field(
+        67_108_864,
+        description="How many bytes of them at most, all partitions together; each has an equal share.",
+    )
     known_bytes: int = Field(
         524_288,
         ge=0,

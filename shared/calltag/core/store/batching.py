@@ -9,10 +9,12 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha1
+from itertools import islice
 from typing import Final
 
 from redis.exceptions import NoScriptError, ResponseError
 
+from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES, count_fitting
 from calltag.core.store.client import Command, RedisClient, Script, not_usable, script_source
 from calltag.core.store.ports import StoreError, StoreUnavailable
 
@@ -29,6 +31,11 @@ class _Call:
     answer: asyncio.Future[object]
     whole: Command | None = None
     """What to send instead where the server does not know the script of the command."""
+
+    @property
+    def size_bytes(self) -> int:
+        """About: what is long is bytes."""
+        return sum(len(each) for each in self.command if isinstance(each, bytes))
 
 
 @dataclass(slots=True)
@@ -139,7 +146,8 @@ class ScriptBatcher:
         lane.about_to_send = False
         try:
             while lane.waiting:
-                calls, lane.waiting = lane.waiting[:_MOST], lane.waiting[_MOST:]
+                count = count_fitting((each.size_bytes for each in islice(lane.waiting, _MOST)), MAX_BATCH_BYTES)
+                calls, lane.waiting = lane.waiting[:count], lane.waiting[count:]
                 if lane.impatient is not None:
                     lane.impatient.cancel()
                     lane.impatient = None

@@ -125,6 +125,11 @@ class RedisClient:
         async with self.exchange():
             return list(await pipeline.execute())
 
+    @property
+    def has_slots(self) -> bool:
+        """Whether a script may only touch keys of one slot."""
+        return False
+
     def server_of(self, _key: str) -> str:
         """The name of the server that has a key, as far as is known; all of one server can share a round trip."""
         return ""

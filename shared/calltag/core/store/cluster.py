@@ -102,6 +102,10 @@ class ClusterClient(RedisClient):
                     self.masters.doubt()
                 raise
 
+    @property
+    def has_slots(self) -> bool:
+        return True
+
     def server_of(self, key: str) -> str:
         try:
             node = self.cluster.get_node_from_key(key)

@@ -13,6 +13,7 @@ from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.position import Position
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
+from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.client_ids import digest_of, user_of
@@ -42,12 +43,20 @@ class RedisCometdSessions:
     """The sessions of an installation, as one node sees them. Every method may raise StoreUnavailable."""
 
     def __init__(
-        self, client: RedisClient, batcher: ScriptBatcher, keys: Keys, node: NodeId, *, retention_ms: int = 3_600_000
+        self,
+        client: RedisClient,
+        batcher: ScriptBatcher,
+        keys: Keys,
+        node: NodeId,
+        *,
+        retention_ms: int = 3_600_000,
+        max_batch_bytes: int = MAX_BATCH_BYTES,
     ) -> None:
         self._client = client
         self._keys = keys
         self._node = node
         self._retention_ms = retention_ms
+        self._max_batch_bytes = max_batch_bytes
         # An exchange whose answer is lost is sent again: the scripts recognise the request.
         self._request = f"{secrets.token_hex(_REQUEST_BYTES)}-"
         self._numbers = itertools.count()
@@ -170,6 +179,7 @@ class RedisCometdSessions:
                 _or_nothing(activity.longest_ms if activity else None), _or_nothing(have.told_ago_ms if have else None),
                 int(activity is not None and activity.both_sides), _or_nothing(alone_ms), credential,
                 have.generation if have else "", have.answered if have else 0, self._new_request(), _END_KNOWN_MS,
+                self._max_batch_bytes,
             ],
         )  # fmt: skip
         verdict, *rest = cast("list[object]", answer)
@@ -182,12 +192,13 @@ class RedisCometdSessions:
             raise HasEnded(Ending(why.decode()), NodeId(holder.decode()))
         if verdict != b"ok":
             return None
-        fields, after, entries, former = rest
+        fields, after, entries, former, has_more = rest
         return Attached(
             _record(client_id, user, cast("list[bytes]", fields)),
             Position(int(cast("bytes", after))),
             [_entry(each) for each in cast("list[tuple[bytes, list[bytes]]]", entries)],
             NodeId(cast("bytes", former).decode()),
+            has_more == b"1",
         )
 
     async def subscribe(
@@ -284,8 +295,8 @@ class RedisCometdSessions:
 
     async def note_services(self, client_id: str, *, active: bool) -> None:
         """Remember the state of the services that the client is told, if this node holds the session."""
-        user = user_of(client_id) or UserId("")
-        await self._services([self._keys.cometd_session(user, client_id)], [self._node, int(active)])
+        user, digest = user_of(client_id) or UserId(""), digest_of(client_id)
+        await self._services([self._keys.cometd_session(user, digest)], [self._node, int(active)])
 
     async def expire(self, client_id: str, *, cycle: int, within_ms: int) -> bool:
         """End a session of which nothing was heard, unless it has more than `within_ms` to live, or moved on.

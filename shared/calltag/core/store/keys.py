@@ -123,7 +123,11 @@ class Keys:
 
     def published(self) -> str:
         """Hash: what all gateways published to each partition, counted in messages (`7:m`) and operations (`7:o`)."""
-        return f"{self.prefix}:published"
+        return f"{self.prefix}:{{published}}"
+
+    def last_published(self, gateway: str) -> str:
+        """String: the last request with which a gateway added to that."""
+        return f"{self.prefix}:{{published}}:{gateway}"
 
     def workers(self) -> str:
         """Sorted set: workers by the end of their lease, in milliseconds of the server's clock."""

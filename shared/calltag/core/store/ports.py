@@ -106,13 +106,13 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """A partition now owned: the new epoch, and the events that the former owner committed but may not have sent.
+    """A partition now owned: the new epoch, and how many events the former owner committed but may not have sent.
 
     `former` is the epoch before, `position` the number of commits so far.
     """
 
     epoch: Epoch
-    outbox: Sequence[bytes]
+    kept: int = 0
     former: Epoch = NEVER
     position: CommitPosition = NOTHING
 
@@ -160,8 +160,20 @@ class StateStore(Protocol):
         """Raise the partition's epoch, beyond `after` in any case: from here on, commits of former owners fail."""
         ...
 
-    async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
-        """Read the state under each key, and which of the operations named with it are done."""
+    async def kept(
+        self, partition: Partition, epoch: Epoch, skip: int = 0, max_bytes: int | None = None
+    ) -> Sequence[bytes]:
+        """The events that are kept for sending after the `skip` oldest, in order: at most so many bytes (else those of
+        one batch), and always the first. They stay until `sent` drops all of them. Raises Fenced."""
+        ...
+
+    async def load(
+        self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]], max_bytes: int | None = None
+    ) -> Mapping[str, Loaded]:
+        """Read the state under each key, and which of the operations named with it are done.
+
+        No more is read than so many bytes (else those of one batch): the first keys that fit, and always the first.
+        """
         ...
 
     async def commit(

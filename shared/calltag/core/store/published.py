@@ -1,11 +1,17 @@
 """What all gateways together published, by partition: so each knows how many operations the waiting messages hold."""
 
+import itertools
+import secrets
 from collections.abc import Mapping
-from typing import Protocol, cast
+from typing import Final, Protocol, cast
 
 from calltag.core.bus.ports import Partition, Published
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
+
+_ID_BYTES: Final = 8
+_REQUEST_KNOWN_MS: Final = 30_000
+"""Far longer than a request that got no answer is sent again."""
 
 
 class PublishedTotals(Protocol):
@@ -20,19 +26,20 @@ class PublishedTotals(Protocol):
 
 
 class RedisPublishedTotals:
-    """Implements PublishedTotals with one hash."""
+    """Implements PublishedTotals with one hash, for one gateway."""
 
     def __init__(self, client: RedisClient, keys: Keys) -> None:
-        self._client = client
-        self._name = keys.published()
+        self._add = client.script("published")
+        self._keys = [keys.published(), keys.last_published(secrets.token_hex(_ID_BYTES))]
+        self._requests = itertools.count()
 
     async def add(self, published: Mapping[Partition, Published]) -> Mapping[Partition, Published]:
         if not published:
             return {}
-        pipeline = self._client.pipeline()
+        # An exchange whose answer is lost is sent again: the script recognises the request.
+        arguments = [next(self._requests), _REQUEST_KNOWN_MS]
         for partition, since in published.items():
-            pipeline.hincrby(self._name, f"{partition}:m", since.messages)
-            pipeline.hincrby(self._name, f"{partition}:o", since.operations)
-        counts = cast("list[int]", await self._client.run(pipeline))
+            arguments += (partition, since.messages, since.operations)
+        counts = cast("list[int]", await self._add(self._keys, arguments))
         totals = zip(counts[::2], counts[1::2], strict=True)
         return {partition: Published(*total) for partition, total in zip(published, totals, strict=True)}

@@ -15,6 +15,7 @@ from calltag.core.bus.ports import Partition
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId
+from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient, is_refusal
 from calltag.core.store.durability import Durability, Settling
@@ -55,8 +56,8 @@ from calltag.core.store.records import (
 log = structlog.get_logger()
 # Numbers of Lua are exact to 2^53: enough for millions of take-overs.
 _LARGEST_STEP: Final = 2**30
-_PAGE: Final = 100
-"""How many calls of a user are read at once."""
+_PAGE: Final = 16
+"""How many calls of a user are read at once: with the usual limit of user data, they are no more than one batch."""
 _WITHOUT_USER_DATA: Final = STATE_FIELDS[:2]
 _ATTEMPTS_KEPT_MS: Final = 24 * 3600 * 1000
 
@@ -72,11 +73,15 @@ class RedisStateStore:
         lifetimes: Lifetimes | None = None,
         remembered_operations: int = 10_000,
         durability: Durability | None = None,
+        max_batch_bytes: int = MAX_BATCH_BYTES,
     ) -> None:
         self._client = client
         self._keys = keys
         self._lifetimes = lifetimes or Lifetimes()
         self._remembered_operations = remembered_operations
+        self._max_batch_bytes = max_batch_bytes
+        self._load = client.script("load")
+        self._kept = client.script("kept")
         self._commit = client.script("commit")
         self._take_over = client.script("take_over")
         self._sent = client.script("sent")
@@ -89,28 +94,36 @@ class RedisStateStore:
     async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
         step = 1 + secrets.randbelow(_LARGEST_STEP)
         answer = await self._take_over(self._partition_keys(partition), [after, step])
-        epoch, former, position, *outbox = cast(list[bytes], answer)
-        return TakeOver(Epoch(int(epoch)), outbox, Epoch(int(former)), CommitPosition(int(position)))
+        epoch, former, position, kept = map(int, cast(list[bytes], answer))
+        return TakeOver(Epoch(epoch), kept, Epoch(former), CommitPosition(position))
+
+    async def kept(
+        self, partition: Partition, epoch: Epoch, skip: int = 0, max_bytes: int | None = None
+    ) -> Sequence[bytes]:
+        keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
+        answer = await self._kept(keys, [epoch, skip, max_bytes or self._max_batch_bytes])
+        verdict, detail = cast("tuple[bytes, bytes | list[bytes]]", answer)
+        if isinstance(detail, bytes):
+            _check(partition, epoch, [verdict, detail])
+            return ()
+        return detail
 
     def _partition_keys(self, partition: Partition) -> list[str]:
         return [self._keys.epoch(partition), self._keys.outbox(partition), self._keys.position(partition)]
 
-    async def load(self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]]) -> Mapping[str, Loaded]:
-        pipeline = self._client.pipeline()
+    async def load(
+        self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]], max_bytes: int | None = None
+    ) -> Mapping[str, Loaded]:
+        keys = [self._keys.marks(partition)]
+        arguments: list[str | int] = [max_bytes or self._max_batch_bytes]
         for key, operations in wanted.items():
-            names = self._keys.state(partition, key)
-            pipeline.hmget(names.state, STATE_FIELDS)
-            pipeline.hgetall(names.data)
-            pipeline.hmget(names.done, operations)
-        pipeline.hmget(self._keys.marks(partition), list(wanted))
-        *raw, marks = await _each(self._client, pipeline)
-        if isinstance(marks, ResponseError):
-            raise StoreUnavailable(f"Redis is not usable: the marks cannot be read: {marks}") from marks
+            keys += self._keys.state(partition, key).all()[:3]
+            arguments += (key, len(operations), *operations)
+        answers = cast("list[list[object]]", await self._load(keys, arguments))
+        # Those that did not fit are left out.
         return {
-            key: _loaded(key, operations, raw[3 * number : 3 * number + 3], mark)
-            for number, ((key, operations), mark) in enumerate(
-                zip(wanted.items(), cast("list[bytes | None]", marks), strict=True)
-            )
+            key: _loaded(key, operations, raw, cast("bytes | None", mark))
+            for (key, operations), (*raw, mark) in zip(wanted.items(), answers, strict=False)
         }
 
     async def commit(
@@ -205,9 +218,10 @@ def _is_wrong_type(answer: object) -> bool:
 
 def _loaded(key: str, operations: Sequence[OperationId], raw: Sequence[object], marked: bytes | None) -> Loaded:
     mark = decode_mark(marked) if marked is not None else None
-    if any(map(_is_wrong_type, raw)):
+    if len(raw) == 1:
         return Loaded(None, {}, StateUnreadable(f"the record of {key} is no hash"), mark)
-    fields, data, dones = cast("tuple[list[bytes | None], dict[bytes, bytes], list[bytes | None]]", raw)
+    fields, flat, dones = cast("tuple[list[bytes | None], list[bytes], list[bytes | None]]", raw)
+    data = dict(zip(flat[::2], flat[1::2], strict=True))
     done: Mapping[OperationId, Done] = {}
     try:
         done = decode_dones(key, operations, dones)

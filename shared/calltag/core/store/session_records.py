@@ -32,13 +32,14 @@ class SessionRecord:
 class Attached:
     """A session that this node holds from here on: its record, and what follows `after` in the user's stream.
 
-    There may be more than `entries` if there are as many as were asked for. `former` is who held it before.
+    `former` is who held it before, `has_more` whether more follows than `entries`.
     """
 
     record: SessionRecord
     after: Position
     entries: Sequence[Entry]
     former: NodeId
+    has_more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ class Metrics:
     marked: Gauge = field(init=False)
     batch_size: Histogram = field(init=False)
     commit_seconds: Histogram = field(init=False)
+    store_window_bytes: Gauge = field(init=False)
     partitions_owned: Gauge = field(init=False)
     partitions_missing: Gauge = field(init=False)
     operations_in_hand: Gauge = field(init=False)
@@ -126,6 +127,9 @@ class Metrics:
         self.marked = self._gauge("marked", "Calls and agents that are marked: an operation is parked.", "partition")
         self.batch_size = self._histogram("batch_size", "Operations in one commit.", _SIZES)
         self.commit_seconds = self._histogram("commit_seconds", "Time that a commit took.", _LATENCY_S)
+        self.store_window_bytes = self._gauge(
+            "store_window_bytes", "Bytes that may be on their way to Redis at a time; fewer where the link is slow."
+        )
         self.partitions_owned = self._gauge("partitions_owned", "Partitions that this worker works on.")
         self.partitions_missing = self._gauge(
             "partitions_missing", "Partitions that fall to this worker and that it has no consumer of."

@@ -1,7 +1,7 @@
 """What the bus carries: one message form for each exchange, as JSON, with a version.
 
-`calltag.ops` carries `OperationMessage`, one operation each. `calltag.events` carries `NodeMessage`: everything that
-one batch of work has to say to one node.
+`calltag.ops` carries `OperationMessage`, one operation each. `calltag.events` carries `NodeMessage`: what one batch of
+work has to say to one node, in as many messages as its length takes.
 """
 
 from collections.abc import Sequence
@@ -54,7 +54,9 @@ class StreamPlace(BaseModel):
 
     model_config = _FORM
     user: UserId
-    event: int = Field(ge=0, description="Which of the message's events it is, from 0.")
+    event: int = Field(
+        ge=0, description="Which of the message's events it is, from 0; if there is none, the stream is to be read."
+    )
     position: int = Field(gt=0, lt=_LARGEST)
     previous: int = Field(ge=0, lt=_LARGEST)
 
@@ -83,7 +85,7 @@ class SessionNotice(BaseModel):
 
 
 class NodeMessage(BaseModel):
-    """Everything for one node, each kind in the order in which it came about."""
+    """For one node, each kind in the order in which it came about."""
 
     model_config = _FORM
     v: Literal[1] = 1
@@ -159,23 +161,3 @@ EVENT: Final = Form[Event](TypeAdapter(_Event))
 CALL: Final = Form(TypeAdapter(Call))
 AGENT: Final = Form(TypeAdapter(Agent))
 REPLY: Final = Form(TypeAdapter(OperationReply))
-PLACES: Final = Form(TypeAdapter(tuple[StreamPlace, ...]))
-
-
-def node_message(events: Sequence[bytes], places: Sequence[StreamPlace], replies: Sequence[OperationReply]) -> bytes:
-    """A NodeMessage of events that are encoded already, so that each is encoded once for all nodes."""
-    encoded = b",".join(REPLY.encode(reply) for reply in replies)
-    return b"".join(
-        (b'{"v":1,"events":[', b",".join(events), b'],"places":', PLACES.encode(tuple(places)), b',"replies":[',
-         encoded, b"]}")
-    )  # fmt: skip
-
-
-def stale_message(users: Sequence[UserId]) -> bytes:
-    """A NodeMessage that names users whose streams the node has to read.
-
-    Notifiers that do not read `stale_users` yet do so for each place without an event. Such a place would be one of
-    another event in a message that holds some, so it is made here alone, where there are none.
-    """
-    places = tuple(StreamPlace(user=user, event=0, position=1, previous=0) for user in users)
-    return NODE.encode(NodeMessage(places=places, stale_users=tuple(users)))

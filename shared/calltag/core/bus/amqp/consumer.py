@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import Final
 
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
@@ -17,6 +18,7 @@ from calltag.core.bus.amqp.packing import number_of_parts, unpacked
 from calltag.core.bus.amqp.probing import PROBE
 from calltag.core.bus.amqp.unsettled import Messages, Settled
 from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery, QueueMissing
+from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES, count_fitting
 
 _SIGHTINGS: Final = 2
 """How often in a row something has to look wrong: a queue that elects a leader shows no consumers for a moment."""
@@ -79,7 +81,7 @@ class AmqpConsumer:
         except FAILURES as error:
             raise BusInterrupted(f"{queue.name} cannot be consumed: {error}") from error
 
-    async def batch(self, limit: int) -> Sequence[Delivery]:
+    async def batch(self, limit: int, max_bytes: int = MAX_BATCH_BYTES) -> Sequence[Delivery]:
         while not self._arrived and not self._parts:
             if self._lost:
                 raise BusInterrupted(self._lost)
@@ -87,9 +89,14 @@ class AmqpConsumer:
             await self._news.wait()
         if self._lost:
             raise BusInterrupted(self._lost)
-        while self._arrived and len(self._parts) < limit:
-            self._parts.extend(self._taken_apart(self._arrived.popleft()))
-        return [self._parts.popleft() for _ in range(min(limit, len(self._parts)))]
+        # Only as many messages are taken apart as the batch takes.
+        size_bytes = sum(len(each.body) for each in self._parts)
+        while self._arrived and len(self._parts) < limit and size_bytes < max_bytes:
+            message = self._arrived.popleft()
+            size_bytes += len(message.body)
+            self._parts.extend(self._taken_apart(message))
+        count = count_fitting((len(each.body) for each in islice(self._parts, limit)), max_bytes)
+        return [self._parts.popleft() for _ in range(count)]
 
     def _taken_apart(self, message: AbstractIncomingMessage) -> Iterator[Delivery]:
         parts = unpacked(message.body, message.correlation_id or "", message.headers)

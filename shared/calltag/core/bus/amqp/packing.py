@@ -128,7 +128,8 @@ class Packing:
     def _together(self) -> list[_Waiting]:
         """What goes in the next message."""
         together: list[_Waiting] = []
-        size = 0
+        # Two brackets, and a comma between two parts.
+        size = 1
         now_s = asyncio.get_running_loop().time()
         while self._waiting and len(together) < MOST:
             if self._waiting[0].taken.done():

@@ -1,55 +1,80 @@
--- Adds events to one user's stream, each once, and says which nodes hold sessions of the user and who watches the user's calls.
+-- Adds events to streams of users whose keys are in one slot, each once, and says which nodes hold sessions of a user and who watches the
+-- user's calls.
 --
--- KEYS: stream, nodes, watchers, watching, then for each event: what was added last for the same call (or agent, or refused operation).
+-- KEYS: for each user: stream, nodes, watchers, watching, then for each of the user's events: what was added last for the same call (or
+-- agent, or refused operation).
 -- ARGV: retention in ms, how many events and how many bytes to keep (about), the same two for a user who watches calls of others,
--- whether to add events for such a user ('1') or to put it off ('0'), then for each event: version, event.
--- Answers {1, nodes, watchers, then for each event: position, previous position}; position 0 for an event that a later one of the same
--- call has overtaken: whoever added that one has told the nodes, or they find the gap. Put off: {0, nodes, watchers}.
+-- whether to add events for such a user ('1') or to put it off ('0'), number of events, version and event each, then for each user: number
+-- of the user's events, the number of each from 1 on.
+-- Answers for each user {1, nodes, watchers, then for each event: position, previous position}; position 0 for an event that a later one
+-- of the same call has overtaken: whoever added that one has told the nodes, or they find the gap. Put off: {0, nodes, watchers}.
 --
 -- A position is the entry's id as one number, milliseconds * 100 + sequence: it rises even if the stream is lost, and
 -- sixteen times it stays below 2^53 until the year 2148, so that JavaScript keeps both exactly.
-local retention, most, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local retention = ARGV[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local watchers = redis.call('ZRANGEBYSCORE', KEYS[3], string.format('%.0f', now), '+inf')
-local answer = {1, redis.call('SMEMBERS', KEYS[2]), watchers}
-if redis.call('EXISTS', KEYS[4]) == 1 then
-  if ARGV[6] == '0' then
-    answer[1] = 0
-    return answer
+local now_text = string.format('%.0f', now)
+local key, at = 0, 7 + 2 * ARGV[7]
+
+local function add(stream, added_to, version, event, newest, most, most_bytes)
+  local added = redis.call('GET', added_to)
+  local known, position, previous = string.match(added or '', '(%d+) (%d+) (%d+)')
+  if known and tonumber(version) < tonumber(known) then return '0', '0' end
+  if known and tonumber(version) == tonumber(known) then return position, previous end
+  previous = string.format('%.0f', newest.ms * 100 + newest.sequence)
+  if now > newest.ms then
+    newest.ms, newest.sequence = now, 0
+  elseif newest.sequence < 99 then
+    newest.sequence = newest.sequence + 1
+  else
+    newest.ms, newest.sequence = newest.ms + 1, 0
   end
-  most, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5])
+  local id = string.format('%.0f-%d', newest.ms, newest.sequence)
+  local keep = math.min(most, math.max(1, math.floor(most_bytes / #event)))
+  redis.call('XADD', stream, 'MAXLEN', '~', string.format('%d', keep), id, 'p', previous, 'e', event)
+  position = string.format('%.0f', newest.ms * 100 + newest.sequence)
+  redis.call('SET', added_to, version .. ' ' .. position .. ' ' .. previous, 'PX', retention)
+  return position, previous
 end
 
-local ms, sequence = 0, 0
-local newest = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-if newest then
-  local left, right = string.match(newest[1], '(%d+)-(%d+)')
-  ms, sequence = tonumber(left), tonumber(right)
-end
-for i = 5, #KEYS do
-  local version, event = ARGV[2 * i - 3], ARGV[2 * i - 2]
-  local added = redis.call('GET', KEYS[i])
-  local known, position, previous = string.match(added or '', '(%d+) (%d+) (%d+)')
-  if not known or tonumber(version) > tonumber(known) then
-    previous = string.format('%.0f', ms * 100 + sequence)
-    if now > ms then
-      ms, sequence = now, 0
-    elseif sequence < 99 then
-      sequence = sequence + 1
-    else
-      ms, sequence = ms + 1, 0
-    end
-    local id = string.format('%.0f-%d', ms, sequence)
-    local keep = math.min(most, math.max(1, math.floor(most_bytes / #event)))
-    redis.call('XADD', KEYS[1], 'MAXLEN', '~', string.format('%d', keep), id, 'p', previous, 'e', event)
-    position = string.format('%.0f', ms * 100 + sequence)
-    redis.call('SET', KEYS[i], version .. ' ' .. position .. ' ' .. previous, 'PX', retention)
-  elseif tonumber(version) < tonumber(known) then
-    position, previous = '0', '0'
+local function add_for_user(stream, numbers, keys, is_watching)
+  local most, most_bytes = tonumber(ARGV[2]), tonumber(ARGV[3])
+  if is_watching then most, most_bytes = tonumber(ARGV[4]), tonumber(ARGV[5]) end
+  local newest = {ms = 0, sequence = 0}
+  local last = redis.call('XREVRANGE', stream, '+', '-', 'COUNT', 1)[1]
+  if last then
+    local left, right = string.match(last[1], '(%d+)-(%d+)')
+    newest.ms, newest.sequence = tonumber(left), tonumber(right)
   end
-  answer[#answer + 1] = position
-  answer[#answer + 1] = previous
+  local places = {}
+  for i, number in ipairs(numbers) do
+    local position, previous =
+      add(stream, keys[i], ARGV[6 + 2 * number], ARGV[7 + 2 * number], newest, most, most_bytes)
+    places[#places + 1] = position
+    places[#places + 1] = previous
+  end
+  redis.call('PEXPIRE', stream, retention)
+  return places
 end
-redis.call('PEXPIRE', KEYS[1], retention)
-return answer
+
+local answers = {}
+while key < #KEYS do
+  local stream, nodes, watchers, watching = KEYS[key + 1], KEYS[key + 2], KEYS[key + 3], KEYS[key + 4]
+  local count = tonumber(ARGV[at + 1])
+  local numbers, keys = {}, {}
+  for i = 1, count do
+    numbers[i], keys[i] = tonumber(ARGV[at + 1 + i]), KEYS[key + 4 + i]
+  end
+  local is_watching = redis.call('EXISTS', watching) == 1
+  local is_put_off = is_watching and ARGV[6] == '0'
+  local answer = {
+    is_put_off and 0 or 1, redis.call('SMEMBERS', nodes), redis.call('ZRANGEBYSCORE', watchers, now_text, '+inf'),
+  }
+  if not is_put_off then
+    for _, place in ipairs(add_for_user(stream, numbers, keys, is_watching)) do answer[#answer + 1] = place end
+  end
+  answers[#answers + 1] = answer
+  key, at = key + 4 + count, at + 1 + count
+end
+return answers

@@ -8,10 +8,10 @@
 -- the position up to which the node has sent the stream, how long the client may have sent nothing but connects in ms ('' for ever),
 -- how long ago the node has sent an event in ms ('' if it has not), whether that is activity too ('1' or '0'), and for how long other
 -- messages may keep the session alive without a connect in ms ('' for ever), the credential that the session must have begun with
--- ('' if that does not matter), the generation that the node knows ('' for none), the position up to which it had sent the stream
--- when it answered the last connect, id of the request, and for how long in ms the end of the session is known.
+-- ('' if that does not matter), the generation that the node knows ('' for none), and the position up to which it had sent the stream
+-- when it answered the last connect, id of the request, for how long in ms the end of the session is known, and most bytes of entries.
 -- Answers {'unknown'}, {'left'} (the client has ended the session a moment ago), {'unproven'}, {'moved'} (a look of a node that is not the holder), {'ended', why, holder before}, or {'ok', fields as they are now, position that the
--- entries begin after, entries, holder before}. The same request gets the same answer again.
+-- entries begin after, entries, holder before, whether there are more entries ('1' or '0')}. The same request gets the same answer again.
 local function newest()
   local entry = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
   if not entry then return 0 end
@@ -19,14 +19,28 @@ local function newest()
   return ms * 100 + sequence
 end
 
+local function page(from, most, most_bytes)
+  local entries, bytes = {}, 0
+  while true do
+    local found = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', 16)
+    for _, entry in ipairs(found) do
+      for _, field in ipairs(entry[2]) do bytes = bytes + #field end
+      if #entries >= most or (#entries > 0 and bytes > most_bytes) then return entries, '1' end
+      entries[#entries + 1] = entry
+      from = '(' .. entry[1]
+    end
+    if #found < 16 then return entries, '0' end
+  end
+end
+
 local function answer(after, sent, holder)
   local from = string.format('(%.0f-%.0f', math.floor(after / 100), after % 100)
-  local entries = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', ARGV[5])
+  local entries, has_more = page(from, tonumber(ARGV[5]), tonumber(ARGV[24]))
   local fields = redis.call('HGETALL', KEYS[1])
   for i = 1, #fields, 2 do
     if fields[i] == 'sent' then fields[i + 1] = string.format('%.0f', sent) end
   end
-  return {'ok', fields, string.format('%.0f', after), entries, holder}
+  return {'ok', fields, string.format('%.0f', after), entries, holder, has_more}
 end
 
 local raw = redis.call('HGETALL', KEYS[1])
