@@ -257,8 +257,10 @@ def by_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
     authority = Authority(folder)
     issued = authority.issue("calltag", "localhost")
     files = {"CALLTAG_TLS__CERT_FILE": str(issued.cert), "CALLTAG_TLS__KEY_FILE": str(issued.key)}
+    # A connection of TLS takes some 100 KiB in OpenSSL and in the event loop, whoever opens it.
+    places = {"CALLTAG_MAX_CONNECTIONS": "160"}
     context = ssl.create_default_context(cafile=str(authority.ca))
-    with embedded_system(folder / "system", **SETTINGS, **files) as running:
+    with embedded_system(folder / "system", **(SETTINGS | files | places)) as running:
         running.gateway_url = running.gateway_url.replace("http://127.0.0.1", "https://localhost")
         with signed_in(running, verify=context) as http:
             request = own_request(http)
