@@ -136,37 +136,23 @@ async def _run(
     checked, working = asyncio.Event(), asyncio.Event()
     parts.health.checks["installation"] = checked.is_set
     worker, notifier = None, None
+    server = _server(parts)
     async with AsyncExitStack() as stack:
-        metrics = parts.metrics
-        door = Server(
-            None, server_options(parts.settings), refused=lambda limit: metrics.http_refused.labels(limit).inc()
-        )
-        metrics.observers.append(lambda: metrics.http_connections.set(door.places.taken))
         for listener in listeners:
-            port = await stack.enter_async_context(
-                door.serving(listener, drain_timeout_s=parts.settings.drain_timeout_s)
-            )
+            serving_clients = server.serving(listener, drain_timeout_s=parts.settings.drain_timeout_s)
+            port = await stack.enter_async_context(serving_clients)
             log.info("listening", service=chosen.name, port=port)
         if await _check_installation(parts, life.stop):
             if chosen.worker:
                 worker = life.supervise("worker-service", run_worker(parts, life, working))
             if listeners:
                 app, notifier = _client_app(parts, life, chosen)
-                door.app = RequestIds(app)
+                server.app = RequestIds(app)
             checked.set()
             spare_garbage_collection()
             life.supervise("readiness", tell_when_ready(parts.health, life.stop, ready))
             await life.stop.wait()
-        parts.health.stopping = door.is_stopping = True
-        settings = parts.settings
-        life.end_within(settings.drain_delay_s + settings.drain_timeout_s + _CLOSE_TIMEOUT_S)
-        if listeners and life.failure is None:
-            await asyncio.sleep(settings.drain_delay_s)
-        # One deadline for all that follows: WebSockets, requests, the worker's batches.
-        drained_by_s = time.monotonic() + settings.drain_timeout_s
-        door.drain_within(settings.drain_timeout_s)
-        answers_from_s = max(settings.drain_timeout_s - _LAST_ANSWERS_S, settings.drain_timeout_s / 2)
-        asyncio.get_running_loop().call_later(answers_from_s, life.closing.set)
+        drained_by_s = await _begin_to_drain(parts, life, server, serves=bool(listeners))
         if notifier is not None:
             notifier.hub.drain()
             await notifier.hub.sockets.closed()
@@ -179,6 +165,32 @@ async def _run(
                 await notifier.leave()
     # What still consumes ends before the connections do, and so does not take that for a fault.
     life.end()
+
+
+def _server(parts: Backends) -> Server:
+    """The server for clients, with its metrics."""
+    metrics = parts.metrics
+    server = Server(
+        None, server_options(parts.settings), refused=lambda limit: metrics.http_refused.labels(limit).inc()
+    )
+    metrics.observers.append(lambda: metrics.http_connections.set(server.places.taken))
+    return server
+
+
+async def _begin_to_drain(parts: Backends, life: Lifecycle, server: Server, *, serves: bool) -> float:
+    """Stop being ready, and wait until load balancers have seen it; returns by when all has to be finished.
+
+    That is one deadline for WebSockets, requests and the worker's batches.
+    """
+    settings = parts.settings
+    parts.health.stopping = server.is_stopping = True
+    life.end_within(settings.drain_delay_s + settings.drain_timeout_s + _CLOSE_TIMEOUT_S)
+    if serves and life.failure is None:
+        await asyncio.sleep(settings.drain_delay_s)
+    server.drain_within(settings.drain_timeout_s)
+    answers_from_s = max(settings.drain_timeout_s - _LAST_ANSWERS_S, settings.drain_timeout_s / 2)
+    asyncio.get_running_loop().call_later(answers_from_s, life.closing.set)
+    return time.monotonic() + settings.drain_timeout_s
 
 
 def connection_limit(settings: Settings) -> int:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from calltag.core.bayeux.answer_budget import AnswerBudget
@@ -135,12 +135,15 @@ async def _held(request: Request, hub: Hub, connect: HeldConnect, browsers: Brow
 
 
 async def _waited(request: Request, hub: Hub, connect: HeldConnect) -> Answer | None:
-    """Wait for the connect's answer, or for the client to go away; what was queued then stays queued."""
+    """Wait for the connect's answer, or for the end of what the client sends; what was queued then stays queued.
+
+    The client may still read: it is asked to connect again. To one that has disconnected, nothing is sent.
+    """
     gone = asyncio.ensure_future(_gone(request))
     try:
         return await hub.connects.answers.hold(connect, gone)
     except Gone:
-        raise ClientDisconnect from None
+        return [], hub.connects.answers.overtaken(connect)
     finally:
         gone.cancel()
         await asyncio.wait({gone})

@@ -124,7 +124,7 @@ class Server:
         """
         self.address = listener.getsockname()[:2]
         self._context = self._tls.context() if self._tls is not None else None
-        renewal = self.loop.create_task(_renew(self._tls, self._context), name=f"certificate-{self.address[1]}")
+        renewal = self.loop.create_task(self._renew_certificate(), name=f"certificate-{self.address[1]}")
         self.loop.add_reader(listener, self._accept, listener)
         try:
             yield self.address[1]
@@ -211,6 +211,26 @@ class Server:
         self._refused.discard(refused)
         refused.close()
 
+    async def _renew_certificate(self) -> None:
+        """Load a certificate that was renewed; open connections go on with the old one."""
+        tls = self._tls
+        if tls is None:
+            return
+        changed_at = await asyncio.to_thread(tls.changed_at)
+        while True:
+            await asyncio.sleep(RENEWAL_S)
+            seen_at = await asyncio.to_thread(tls.changed_at)
+            if seen_at in {0.0, changed_at}:
+                continue
+            try:
+                self._context = await asyncio.to_thread(tls.context)
+            except TlsError as error:
+                # As when it is only half written: the old one stays, and the files are looked at again.
+                log.warning("certificate_not_renewed", reason=str(error))
+            else:
+                changed_at = seen_at
+                log.info("certificate_renewed")
+
     # Connections
 
     def opened(self, connection: Connection) -> None:
@@ -266,23 +286,3 @@ async def serving(
     server = Server(app, options or ServerOptions())
     async with server.serving(listener, drain_timeout_s=drain_timeout_s) as port:
         yield port
-
-
-async def _renew(tls: ServerTls | None, context: ssl.SSLContext | None) -> None:
-    """Load a certificate that was renewed; open connections go on with the old one."""
-    if tls is None or context is None:
-        return
-    changed_at = tls.changed_at()
-    while True:
-        await asyncio.sleep(RENEWAL_S)
-        seen_at = tls.changed_at()
-        if seen_at in {0.0, changed_at}:
-            continue
-        try:
-            tls.refresh(context)
-        except TlsError as error:
-            # As when it is only half written: the old one stays, and the files are looked at again.
-            log.warning("certificate_not_renewed", reason=str(error))
-        else:
-            changed_at = seen_at
-            log.info("certificate_renewed")

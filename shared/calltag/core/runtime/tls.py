@@ -132,15 +132,11 @@ class ServerTls:
         """Raises TlsError."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        self.refresh(context)
+        self.own.load_into(context, self.settings)
         if self.client_ca_file is not None:
             _load_authorities(context, self.client_ca_file, f"{self.settings}CLIENT_CA_FILE")
             context.verify_mode = ssl.CERT_REQUIRED
         return context
-
-    def refresh(self, context: ssl.SSLContext) -> None:
-        """Show new connections the certificate that is in the files now. Raises TlsError."""
-        self.own.load_into(context, self.settings)
 
     def changed_at(self) -> float:
         """When the files changed last, in seconds of the file system's clock; 0 while one of them is not there."""
