@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from parts.agent import Agent, agent
+from parts.eventually import eventually
 from parts.samples import sample
 from parts.system import System, embedded_system
 
@@ -198,7 +199,7 @@ async def test_lines_that_are_no_requests_are_counted_and_not_logged(tmp_path: P
         for line, status in [
             (b"nothing of HTTP\r\n\r\n", b"501"),
             (b"GET / HTTP/9.9\r\n\r\n", b"505"),
-            (b"\x16\x03\x01\x02\x00\r\n", b"501"),
+            (b"\x16\x03\x01\x02\x00\r\n", b"400"),
         ] * 5:
             reader, writer = await asyncio.open_connection(url.host, url.port)
             writer.write(line)
@@ -208,5 +209,6 @@ async def test_lines_that_are_no_requests_are_counted_and_not_logged(tmp_path: P
             upgrade = {"Connection": "Upgrade", "Upgrade": "h2c"}
             assert (await http.get(f"{system.gateway_url}/api/v2/me", headers=upgrade)).status_code == 401
         assert await sample(system, "serve", "calltag_http_refused_total", limit="malformed") == 15
+        await eventually(lambda: system.logs().removeprefix(before).endswith("\n"))
         written = [json.loads(line) for line in system.logs().removeprefix(before).splitlines()]
         assert [each["event"] for each in written] == ["request"]
