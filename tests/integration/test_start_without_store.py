@@ -102,7 +102,7 @@ async def test_who_serves_clients_answers_at_once_and_becomes_ready(
     assert time.monotonic() - began < MOST_S
     assert (answer.status_code, answer.headers["Retry-After"], answer.json()["statusCode"]) == (503, "1", 4)
     assert answer.headers["X-Request-Id"]
-    with pytest.raises(InvalidStatus, match="403"):
+    with pytest.raises(InvalidStatus, match="503"):
         async with connect(f"ws://127.0.0.1:{waiting.client}{path}"):
             pass
     await check_waiting(waiting)

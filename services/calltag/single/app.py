@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from calltag.core.backends import NO_USERS, Backends, backends, server_tls
 from calltag.core.http.routing import routed
 from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
+from calltag.core.http.unavailable import NotYet
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.descriptors import raise_descriptor_limit
 from calltag.core.runtime.garbage import spare_garbage_collection
@@ -170,8 +171,9 @@ async def _run(
 def _server(parts: Backends) -> Server:
     """The server for clients, with its metrics."""
     metrics = parts.metrics
+    waiting = RequestIds(NotYet("calltag waits for its store; try again in a moment"))
     server = Server(
-        None, server_options(parts.settings), refused=lambda limit: metrics.http_refused.labels(limit).inc()
+        waiting, server_options(parts.settings), refused=lambda limit: metrics.http_refused.labels(limit).inc()
     )
     metrics.observers.append(lambda: metrics.http_connections.set(server.places.taken))
     return server

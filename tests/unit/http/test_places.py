@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
@@ -16,6 +16,7 @@ from calltag.core.http.forwarded import TrustedProxies
 from calltag.core.http.places import Places
 from calltag.core.http.request_parser import Limit
 from calltag.core.http.server import Server, ServerOptions, bound_socket
+from calltag.core.http.unavailable import NotYet
 from calltag.core.runtime.tls import OwnCertificate, ServerTls
 from calltag.core.settings.sections import Http
 from parts.certificates import Authority
@@ -43,7 +44,7 @@ class App:
 
 
 @asynccontextmanager
-async def served(app: App | None, options: ServerOptions) -> AsyncIterator[tuple[Server, str, Counter[Limit]]]:
+async def served(app: ASGIApp, options: ServerOptions) -> AsyncIterator[tuple[Server, str, Counter[Limit]]]:
     """A server, its address, and how often it refused for each limit."""
     refused: Counter[Limit] = Counter()
     server = Server(app, options, lambda limit: refused.update([limit]))
@@ -78,8 +79,9 @@ def check_refused(answer: httpx.Response, word: str) -> None:
 
 
 async def test_requests_are_refused_until_there_is_an_application(app: App) -> None:
-    async with served(None, TWO) as (server, address, _):
-        check_refused(await get(address), "store")
+    async with served(NotYet("waits for its store"), TWO) as (server, address, _):
+        answer = await get(address)
+        assert (answer.status_code, answer.headers["Retry-After"], answer.json()["statusCode"]) == (503, "1", 4)
         with pytest.raises(InvalidStatus, match="503"):
             async with connect(f"ws://{address}/"):
                 pass

@@ -34,7 +34,6 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CUT_OFF: Final = Refusal(
     503, "this server stops before the request was answered; whether it took effect is not known", retry_after_s=1
 )
-_NOT_YET: Final = Refusal(503, "calltag waits for its store; try again in a moment", retry_after_s=1)
 _FAILED: Final = Refusal(500, "the request was not answered because of an internal error")
 
 
@@ -82,9 +81,6 @@ class Http1:
         connection = self._connection
         connection.relax()
         app = connection.server.app
-        if app is None:
-            self._refuse(_NOT_YET)
-            return False
         if head.is_websocket:
             return upgrade(connection, head, app)
         self._exchange = Exchange(self, connection, head)

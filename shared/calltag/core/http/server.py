@@ -80,7 +80,7 @@ def bound_socket(host: str, port: int, how_to_change: str) -> socket.socket:
 
 
 class Server:
-    """Serves `app` to clients; while it is None, requests get HTTP 503.
+    """Serves `app`, which may be replaced, to clients.
 
     `refused` is called for each client that met a limit. `is_stopping` makes each response the last one of its
     connection, so that load balancers find none closed under their requests.
@@ -88,7 +88,7 @@ class Server:
 
     def __init__(
         self,
-        app: ASGIApp | None,
+        app: ASGIApp,
         options: ServerOptions,
         refused: Callable[[Limit], None] = lambda _: None,
     ) -> None:

@@ -1,7 +1,7 @@
 """HTTP 503 in the form of the API, from what stands before an application or around it."""
 
 import orjson
-from starlette.types import Send
+from starlette.types import Message, Receive, Scope, Send
 
 from calltag.core.domain.status import StatusCode
 
@@ -18,3 +18,16 @@ async def answer_unavailable(send: Send, text: str, *, retry_after_s: int = 1, c
     ]
     await send({"type": "http.response.start", "status": 503, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+class NotYet:
+    """The application of a server that waits for something, until there is another."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI
+        async def send_by_websocket(message: Message) -> None:
+            await send({**message, "type": f"websocket.{message['type']}"})
+
+        await answer_unavailable(send if scope["type"] == "http" else send_by_websocket, self._text)
