@@ -13,7 +13,7 @@ from pathlib import Path
 from weakref import ref
 
 import pytest
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -507,3 +507,92 @@ async def test_a_client_that_goes_away_is_noticed() -> None:
             await connection.send(GET)
         async with asyncio.timeout(10):
             await gone.wait()
+
+
+def posted(body: bytes, *fields: bytes) -> bytes:
+    head = [b"POST / HTTP/1.1", b"Host: x", b"Content-Length: %d" % len(body), *fields]
+    return b"\r\n".join(head) + b"\r\n\r\n" + body
+
+
+@pytest.mark.parametrize("size", [1_000, 65_536, 70_000, 100_000, 131_072])
+async def test_a_request_behind_a_body_that_nobody_read_is_answered_or_seen_not_to_be(size: int) -> None:
+    async with counted(unread) as (_, port, _), connected(port) as connection:
+        await connection.send(posted(b"x" * size))
+        head = (await connection.reader.readuntil(b"\r\n\r\n")).lower()
+        assert await connection.reader.readexactly(2) == b"no"
+        if b"connection: close" not in head:
+            await connection.send(GET)
+            assert (await connection.answer())[0] == b"HTTP/1.1 401 Unauthorized"
+
+
+@pytest.mark.parametrize("size", [70_000, 250_000])
+async def test_a_large_body_before_a_half_close_is_read_whole(connection: Connection, size: int) -> None:
+    connection.writer.write(posted(b"x" * size))
+    connection.writer.write_eof()
+    assert (await connection.answer())[1] == b"%d" % size
+    await connection.closed()
+
+
+async def test_a_body_that_ends_with_its_connection_is_not_waited_for() -> None:
+    outcomes: list[type[Exception]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await Request(scope, receive).body()
+        except ClientDisconnect as error:
+            outcomes.append(type(error))
+
+    async with counted(app) as (_, port, _), connected(port) as connection:
+        await connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n5")
+        connection.writer.write_eof()
+        await eventually(lambda: outcomes == [ClientDisconnect])
+
+
+async def test_the_last_answer_of_a_connection_is_sent_for_as_long_as_it_is_read() -> None:
+    size = 400_000
+    async with counted(Sized(size), close_deadline_s=0.3) as (_, port, refused):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2_048)
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        writer.write(GET.replace(b"Host", b"Connection: close\r\nHost"))
+        read = 0
+        while part := await reader.read(10_000):
+            read += len(part)
+            await asyncio.sleep(0.02)
+        assert read > size
+        assert not refused
+        writer.close()
+
+
+async def test_what_all_connections_hold_together_is_bounded() -> None:
+    go = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await go.wait()
+        await count(scope, receive, send)
+
+    async with counted(app, max_received_bytes=1_048_576) as (server, port, refused):
+        writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(20)]
+        for writer in writers:
+            writer.write(posted(b"x" * 200_000)[:100_000])
+        await eventually(lambda: refused[Limit.RECEIVED_BYTES] > 0)
+        async with connected(port) as small:
+            await small.send(posted(b"x" * 100))
+            go.set()
+            assert (await small.answer())[1] == b"100"
+        for writer in writers:
+            writer.close()
+        await eventually(lambda: server.places.taken == 0)
+        assert server.hold(0)
+        assert server._held_bytes == 0
+
+
+async def test_an_answer_to_head_has_no_body_whoever_writes_it() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("broken")
+
+    async with counted(app) as (_, port, _), connected(port) as connection:
+        await connection.send(GET.replace(b"GET", b"HEAD"))
+        async with asyncio.timeout(10):
+            answer = await connection.reader.read()
+    assert answer.startswith(b"HTTP/1.1 500 ")
+    assert answer.endswith(b"\r\n\r\n")

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import socket as raw
 
 import pytest
 from starlette.types import Receive, Scope, Send
@@ -10,8 +11,9 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from calltag.core.http.connection import Connection
-from calltag.core.http.server import ServerOptions, bound_socket, serving
+from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
 from calltag.core.http.websocket import WebSocket, frame_writer_of, text_frame
+from calltag.core.settings.sections import Http
 from parts.eventually import eventually
 
 MOST = 1_000
@@ -98,3 +100,96 @@ async def test_a_connection_that_is_over_is_gone_without_a_look_for_garbage() ->
             await eventually(lambda: not connections() - before)
     finally:
         gc.enable()
+
+
+async def test_text_is_counted_in_the_same_unit_when_it_comes_and_when_it_is_taken() -> None:
+    async with (
+        serving(echo, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port,
+        connect(f"ws://127.0.0.1:{port}/") as socket,
+        asyncio.timeout(60),
+    ):
+        for _ in range(200):
+            await socket.send("é" * 1_000)
+            assert await socket.recv() == "é" * 1_000
+
+
+async def test_a_client_is_not_taken_for_dead_while_the_application_is_slow() -> None:
+    go = asyncio.Event()
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await go.wait()
+        await echo_on(receive, send)
+
+    limits = Http(ping_interval_s=0.1, pong_deadline_s=0.1)
+    options = ServerOptions(limits)
+    async with (
+        serving(slow, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1, options=options) as port,
+        connect(f"ws://127.0.0.1:{port}/") as socket,
+        asyncio.timeout(60),
+    ):
+        for _ in range(40):
+            await socket.send("x")
+        await asyncio.sleep(1)
+        go.set()
+        for _ in range(40):
+            assert await socket.recv() == "x"
+
+
+async def echo_on(receive: Receive, send: Send) -> None:
+    while (message := await receive())["type"] != "websocket.disconnect":
+        await send({"type": "websocket.send", "text": message["text"]})
+
+
+async def test_a_client_that_closes_its_sending_side_and_reads_nothing_keeps_no_place() -> None:
+    async def flood(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        await receive()
+        writer = frame_writer_of(scope)
+        assert writer is not None
+        (connection,) = server.connections
+        while not connection.transport.get_write_buffer_size():
+            writer(text_frame(b"x" * 1_000), one_of_many=True)
+        while (await receive())["type"] != "websocket.disconnect":
+            continue
+
+    options = ServerOptions(Http(close_deadline_s=0.3, ping_interval_s=0.2, pong_deadline_s=0.2, write_stall_s=600))
+    server = Server(flood, options)
+    async with server.serving(bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
+        with raw.socket() as deaf:
+            deaf.setsockopt(raw.SOL_SOCKET, raw.SO_RCVBUF, 4_096)
+            deaf.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_connect(deaf, ("127.0.0.1", port))
+            await loop.sock_sendall(deaf, UPGRADE + b"\x81\x81\x00\x00\x00\x00x")
+            await eventually(lambda: any(each.transport.get_write_buffer_size() for each in server.connections))
+            deaf.shutdown(raw.SHUT_WR)
+            await eventually(lambda: server.places.taken == 0)
+
+
+async def test_messages_before_a_close_frame_and_the_end_are_handed_on() -> None:
+    got: list[str] = []
+
+    async def note(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        while (message := await receive())["type"] != "websocket.disconnect":
+            got.append(message["text"])
+            await asyncio.sleep(0)
+
+    async with serving(note, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(UPGRADE)
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\x81\x81\x00\x00\x00\x00x" * 60 + b"\x88\x82\x00\x00\x00\x00\x03\xe8")
+        writer.write_eof()
+        await eventually(lambda: len(got) == 60)
+        writer.close()
+
+
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)

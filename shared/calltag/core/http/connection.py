@@ -20,8 +20,12 @@ _PENDING_BYTES: Final = 65_536
 _UNSENT_BYTES: Final = 65_536
 """Bytes that wait for the client to read before writers have to wait."""
 _ENCRYPTED_BYTES: Final = 32_768
+_LARGE_BYTES: Final = 16_384
+"""Connections that hold less are never turned away for what all hold together."""
 _CORK_BYTES: Final = 65_536
 """Bytes that wait for the end of the turn, so that they go out in one system call."""
+_LOOKS: Final = 4
+"""Looks at a client that does not read, within the time that it has."""
 _LINGER_BYTES: Final = 1_048_576
 """Bytes that are read and dropped after the last answer, so that a reset does not overtake it."""
 
@@ -49,6 +53,15 @@ class ConnectionProtocol(Protocol):
         """The server stops: end in good order, at once where nothing is under way."""
         ...
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that were received and wait to be served, beside those that are not parsed."""
+        ...
+
+    def turn_away(self) -> None:
+        """The server holds too much: end with an answer that says so."""
+        ...
+
 
 class _Ended:
     """Implements ConnectionProtocol where there is no connection."""
@@ -65,6 +78,12 @@ class _Ended:
 
     def shut_down(self) -> None: ...
 
+    @property
+    def held_bytes(self) -> int:
+        return 0
+
+    def turn_away(self) -> None: ...
+
 
 _ENDED: Final = _Ended()
 
@@ -78,6 +97,7 @@ class Connection(asyncio.BufferedProtocol):
         "_deadline_at",
         "_dropped",
         "_flush_scheduled",
+        "_held",
         "_is_tls",
         "_out",
         "_out_bytes",
@@ -93,6 +113,7 @@ class Connection(asyncio.BufferedProtocol):
         "is_lost",
         "is_reading",
         "is_writable",
+        "local",
         "loop",
         "peer",
         "protocol",
@@ -124,6 +145,8 @@ class Connection(asyncio.BufferedProtocol):
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._dropped = 0
+        self._held = 0
+        """Bytes that the server counts for this connection."""
         self._waiting_to_write: asyncio.Future[None] | None = None
         self._deadline_at: float | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -135,6 +158,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
         self._is_tls = transport.get_extra_info("sslcontext") is not None
+        local = transport.get_extra_info("sockname")
+        self.local: tuple[str, int] | None = (local[0], local[1]) if local else None
         self.transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         if self._is_tls:
             # Both kinds of loop have it on transports of TLS; by default each may hold 256 KiB that are not decrypted.
@@ -168,7 +193,7 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         self.is_writable = False
         if self._stall_timer is None:
-            self._watch_progress(-1)
+            self._watch_progress(self.transport.get_write_buffer_size(), self.loop.time())
         self._regulate_reading()
 
     def resume_writing(self) -> None:
@@ -187,6 +212,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiting_to_write is not None and not self._waiting_to_write.done():
             self._waiting_to_write.set_result(None)
         self.protocol.lost()
+        self.server.hold(-self._held)
         # Without cycles, what has ended is freed at once.
         self.protocol = _ENDED
         del self.transport
@@ -220,7 +246,16 @@ class Connection(asyncio.BufferedProtocol):
         # A client that does not read is asked for nothing more, whatever it has sent; `resume_writing` goes on.
         if self.is_writable and self.protocol.parse():
             self.work_soon()
+        self.note_held()
         self._regulate_reading()
+
+    def note_held(self) -> None:
+        """Have the server count what this connection holds; beyond the server's bound, a large one is turned away."""
+        held = 0 if self.is_closing else self.unparsed + self.protocol.held_bytes
+        grown, self._held = held - self._held, held
+        if grown and not self.server.hold(grown) and held > _LARGE_BYTES and grown > 0:
+            self.server.refused(Limit.RECEIVED_BYTES)
+            self.protocol.turn_away()
 
     def _regulate_reading(self) -> None:
         """Read on unless bytes wait unparsed, work waits for its turn, or the client does not read itself."""
@@ -276,17 +311,23 @@ class Connection(asyncio.BufferedProtocol):
                 self._waiting_to_write = self.loop.create_future()
             await asyncio.shield(self._waiting_to_write)
 
-    def _watch_progress(self, unread: int) -> None:
-        """Abort if no byte was taken since the last look."""
+    def _watch_progress(self, unread: int, since: float) -> None:
+        """Abort if no byte was taken for too long; `since` is when one was."""
         self._stall_timer = None
         if self.is_lost or self.is_writable:
             return
-        now_unread = self.transport.get_write_buffer_size()
-        if now_unread == unread:
+        now, now_unread, stall_s = self.loop.time(), self.transport.get_write_buffer_size(), self._stall_s
+        if now_unread < unread:
+            since = now
+        elif now - since >= stall_s:
             self.server.refused(Limit.WRITE_STALL)
             self.abort()
             return
-        self._stall_timer = self.loop.call_later(self.server.limits.write_stall_s, self._watch_progress, now_unread)
+        self._stall_timer = self.loop.call_later(stall_s / _LOOKS, self._watch_progress, now_unread, since)
+
+    @property
+    def _stall_s(self) -> float:
+        return self.server.limits.write_stall_s
 
     # Deadlines
 
@@ -325,15 +366,26 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
         self.is_closing = True
         self.data, self.at = b"", 0
-        self._close_timer = self.loop.call_later(self.server.limits.close_deadline_s, self._close_is_late)
+        self._expect_close()
+        self.note_held()
         if linger and not self.at_end_of_input and self.transport.can_write_eof():
             self.transport.write_eof()
             self._regulate_reading()
         else:
             self.transport.close()
 
-    def _close_is_late(self) -> None:
-        if self.transport.get_write_buffer_size():
+    def _expect_close(self) -> None:
+        unsent = self.transport.get_write_buffer_size()
+        deadline_s = self.server.limits.close_deadline_s
+        self._close_timer = self.loop.call_later(deadline_s, self._close_is_late, unsent)
+
+    def _close_is_late(self, unsent: int) -> None:
+        """Abort, unless the client is still reading what was written."""
+        now_unsent = self.transport.get_write_buffer_size()
+        if 0 < now_unsent < unsent:
+            self._expect_close()
+            return
+        if now_unsent:
             self.server.refused(Limit.CLOSE_DEADLINE)
         self.abort()
 

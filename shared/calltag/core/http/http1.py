@@ -1,6 +1,6 @@
 """HTTP/1.1 on a connection: requests one at a time, each in a task of the ASGI application.
 
-While a request is served, what follows it waits unparsed. Sources: RFC 9112, RFC 9110, ASGI HTTP 2.4.
+While a request is served, what follows it waits unparsed. Sources: RFC 9112, RFC 9110, ASGI HTTP 2.3.
 """
 
 import asyncio
@@ -33,6 +33,9 @@ _WITHOUT_BODY: Final = frozenset({HTTPStatus.NO_CONTENT, HTTPStatus.NOT_MODIFIED
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _CUT_OFF: Final = Refusal(
     503, "this server stops before the request was answered; whether it took effect is not known", retry_after_s=1
+)
+_OVERLOADED: Final = Refusal(
+    503, "the server holds as many unserved bytes as it may; try again in a moment", retry_after_s=1
 )
 _FAILED: Final = Refusal(500, "the request was not answered because of an internal error")
 
@@ -107,6 +110,7 @@ class Http1:
         else:
             self._exchange = None
             self._is_idle = True
+            connection.note_held()
             connection.expect(connection.server.limits.keep_alive_s)
             if connection.unparsed or connection.at_end_of_input:
                 connection.work_soon()
@@ -133,7 +137,18 @@ class Http1:
             self._parser.close()
             self._parser = None
         if exchange is not None:
-            exchange.end_of_input()
+            exchange.disconnect()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that were received and wait to be served."""
+        if self._exchange is not None:
+            return self._exchange.held_bytes
+        return 0 if self._parser is None else self._parser.size
+
+    def turn_away(self) -> None:
+        """End because the server holds too much."""
+        self._refuse(_OVERLOADED)
 
     def shut_down(self) -> None:
         """Answer the request that is served, as the last one of the connection."""
@@ -216,7 +231,7 @@ class Exchange:
             return
         self._is_complete = True
         if not self._is_started:
-            self._connection.write(refusal.encoded())
+            self._connection.write(refusal.encoded(has_body=self._head.method != "HEAD"))
         self._connection.close(linger=not self._is_started)
 
     def cut_off(self, refusal: Refusal) -> None:
@@ -233,12 +248,21 @@ class Exchange:
     def take_body(self) -> bool:
         """Move the body's bytes from the connection to the application; implements `parse`."""
         connection = self._connection
+        if self._is_complete:
+            # Nobody reads them any more; they are counted as dropped below.
+            self._dropped += len(self._received)
+            self._received.clear()
         room = _BODY_BYTES - len(self._received)
-        if not self._body.is_complete and connection.unparsed and room > 0:
+        if self._body.is_complete or room <= 0:
+            return False
+        before = connection.unparsed
+        if before:
             connection.parsed(self._body.feed(connection.data, connection.at, room, self._received))
             self._wake()
-            if self._is_complete:
-                self._drop()
+        if self._is_complete:
+            self._drop()
+        elif connection.at_end_of_input and not self.is_body_complete and connection.unparsed in {0, before}:
+            self.disconnect()
         return self._body.is_interrupted
 
     def _drop(self) -> None:
@@ -249,8 +273,20 @@ class Exchange:
         elif self._dropped > _UNREAD_BODY_BYTES:
             self._connection.close(linger=True)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the body that wait for the application."""
+        return len(self._received)
+
     def end_of_input(self) -> None:
-        """The client sends no more."""
+        """The client sends no more; what has come is still parsed."""
+        if self._body.is_complete or not self._connection.unparsed:
+            self.disconnect()
+        else:
+            self._connection.work_soon()
+
+    def disconnect(self) -> None:
+        """Let the application know that nothing more comes."""
         self._is_disconnected = True
         self._wake()
 
@@ -262,7 +298,7 @@ class Exchange:
         while not self._is_complete:
             if self._received or (self._body.is_complete and not self._is_delivered):
                 return self._take_received()
-            if self._is_disconnected:
+            if self._is_disconnected or (self._connection.at_end_of_input and self._body.is_complete):
                 break
             if self._expects_continue and not self._is_started:
                 self._expects_continue = False
@@ -326,7 +362,10 @@ class Exchange:
 
     def _head_of_response(self, body: bytes, *, has_more: bool) -> bytes:
         fields = []
-        for name, value in self._fields:
+        has_date = False
+        for mixed, value in self._fields:
+            name = mixed.lower()
+            has_date = has_date or name == b"date"
             if name == b"connection":
                 self.keeps_alive = self.keeps_alive and b"close" not in value.lower()
             elif name == b"content-length":
@@ -343,7 +382,8 @@ class Exchange:
                 fields.append((b"transfer-encoding", b"chunked"))
             else:
                 self.keeps_alive = False
-        fields.append((b"date", _date(int(time.time()))))
+        if not has_date:
+            fields.append((b"date", _date(int(time.time()))))
         self.keeps_alive = self.keeps_alive and self._stays_in_step() and not self._connection.server.is_stopping
         if not self.keeps_alive:
             fields.append((b"connection", b"close"))

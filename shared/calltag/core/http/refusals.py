@@ -1,5 +1,6 @@
 """Answers that the server gives by itself, in the form of the API."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from email.utils import formatdate
@@ -12,6 +13,7 @@ import orjson
 from calltag.core.domain.status import StatusCode
 
 UNAVAILABLE: Final = 503
+_LINE_ENDS: Final = re.compile(rb"[\r\n\0]")
 _UPGRADE_REQUIRED: Final = 426
 _INVALID: Final = 400
 
@@ -24,8 +26,8 @@ class Refusal:
     text: str
     retry_after_s: int | None = None
 
-    def encoded(self) -> bytes:
-        """The whole answer."""
+    def encoded(self, *, has_body: bool = True) -> bytes:
+        """The whole answer; to HEAD, without its body."""
         code = StatusCode.INTERNAL if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else StatusCode.OUT_OF_RANGE
         body = orjson.dumps({"statusCode": int(code), "statusMessage": self.text})
         fields = [
@@ -41,15 +43,15 @@ class Refusal:
         if self.status == _UPGRADE_REQUIRED:
             # RFC 6455 (4.4) and RFC 9110 (15.5.22).
             fields += [(b"sec-websocket-version", b"13"), (b"upgrade", b"websocket")]
-        return head_of(self.status, fields) + body
+        return head_of(self.status, fields) + (body if has_body else b"")
 
 
 def head_of(status: int, fields: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Status line and fields of an answer, with the empty line. Raises ValueError."""
     lines = [status_line(status)]
     for name, value in fields:
-        if b"\n" in value or b"\r" in value or b"\0" in value:
-            raise ValueError(f"the field {name.decode(errors='replace')} of the answer has a line end in its value")
+        if _LINE_ENDS.search(name) or _LINE_ENDS.search(value):
+            raise ValueError(f"the field {name!r} of the answer has a line end")
         lines.append(name + b": " + value)
     lines.append(b"\r\n")
     return b"\r\n".join(lines)

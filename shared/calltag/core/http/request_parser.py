@@ -46,6 +46,7 @@ class Limit(StrEnum):
     MESSAGE_BYTES = "max_message_bytes"
     FRAMES_PER_MESSAGE = "max_frames_per_message"
     CONTROL_FRAMES = "max_control_frames_per_s"
+    RECEIVED_BYTES = "max_received_bytes"
 
 
 class BadRequest(Exception):
@@ -204,6 +205,8 @@ def _target_of(method: str, target: bytes) -> tuple[bytes | None, bytes, bytes]:
         raise BadRequest("the request target is neither a path nor a URL")
     place, _, query = rest.partition(b"?")
     authority, slash, path = place.partition(b"/")
+    if not authority:
+        raise BadRequest("the URL in the request target has no host")
     return authority, slash + path or b"/", query
 
 
@@ -332,6 +335,7 @@ class ChunkedBody:
         """
         full = len(into) + room
         lines = 0
+        self.is_interrupted = False
         while start < len(data) and not self.is_complete:
             self.is_interrupted = lines == _LINES_A_TURN
             if self.is_interrupted:

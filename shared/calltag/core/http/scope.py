@@ -1,4 +1,4 @@
-"""What an ASGI application is told of a request (ASGI HTTP and WebSocket 2.4)."""
+"""What an ASGI application is told of a request (ASGI HTTP and WebSocket 2.3)."""
 
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
@@ -10,7 +10,7 @@ from calltag.core.http.request_parser import RequestHead
 if TYPE_CHECKING:
     from calltag.core.http.connection import Connection
 
-_ASGI: Final = {"version": "3.0", "spec_version": "2.4"}
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 
 
 def scope_of(kind: str, head: RequestHead, connection: "Connection") -> Scope:
@@ -21,7 +21,7 @@ def scope_of(kind: str, head: RequestHead, connection: "Connection") -> Scope:
         "type": kind,
         "asgi": _ASGI,
         "http_version": head.version,
-        "server": connection.server.address,
+        "server": connection.local,
         "client": client,
         "scheme": scheme,
         "method": head.method,

@@ -113,6 +113,7 @@ class Server:
         self._handshakes: set[asyncio.Task[None]] = set()
         self._refused: set[socket.socket] = set()
         self._all_closed = asyncio.Event()
+        self._held_bytes = 0
         self._drain_until: float | None = None
 
     @asynccontextmanager
@@ -244,6 +245,11 @@ class Server:
         if not self.connections:
             self._all_closed.set()
 
+    def hold(self, grown: int) -> bool:
+        """Count bytes that are received and not served; returns whether the server may hold so many."""
+        self._held_bytes += grown
+        return self._held_bytes <= self.limits.max_received_bytes
+
     def start_task(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
         """Run a request, or a WebSocket, of the application."""
         task = self.loop.create_task(work)
@@ -257,7 +263,12 @@ class Server:
         for handshake in list(self._handshakes):
             handshake.cancel()
         for connection in list(self.connections):
-            connection.protocol.shut_down()
+            try:
+                connection.protocol.shut_down()
+            except Exception:
+                # One that cannot end in good order must not keep the others from it.
+                log.exception("shut_down_failed")
+                connection.abort()
         await self._closed_within((self._drain_until or 0) - self.loop.time())
         for task in list(self.tasks):
             task.cancel()

@@ -37,7 +37,11 @@ _MESSAGES_A_TURN: Final = 16
 _BURST_S: Final = 10
 _REASON_BYTES: Final = 123
 _SWITCHING_PROTOCOLS: Final = 101
+_CLOSED: Final = "the WebSocket is closed"
 _FORBIDDEN: Final = "the WebSocket is not accepted"
+_NOT_OPENED: Final = Refusal(500, "the WebSocket was not opened because of an internal error")
+_STOPPING: Final = Refusal(503, "this server stops", retry_after_s=1)
+_OVERLOADED: Final = "the server holds as many unserved bytes as it may; try again later"
 _CONTROL: Final = frozenset({Opcode.PING, Opcode.PONG})
 _quiet = logging.getLogger("calltag.websockets")
 _quiet.setLevel(logging.CRITICAL)
@@ -110,6 +114,8 @@ def _refusal_of(handshake: Request, response: Response) -> Refusal:
 class _State(Enum):
     OPENING = auto()
     """The application has not accepted it yet."""
+    DECLINING = auto()
+    """The application sends a response of its own instead."""
     OPEN = auto()
     CLOSING = auto()
     """A close frame was sent."""
@@ -123,7 +129,6 @@ class WebSocket:
         "_connection",
         "_control_at",
         "_control_left",
-        "_denial",
         "_handshake",
         "_is_binary",
         "_is_disconnected",
@@ -146,12 +151,11 @@ class WebSocket:
         self._handshake = [(name.encode(), value.encode()) for name, value in response.headers.raw_items()]
         """Fields of the response to the handshake."""
         self._state = _State.OPENING
-        self._denial = b""
-        """Head of the response with which the application declines."""
         self._message: list[bytes] = []
         self._message_frames = 0
         self._is_binary = False
-        self._queue: deque[Message] = deque([{"type": "websocket.connect"}])
+        self._queue: deque[tuple[Message, int]] = deque([({"type": "websocket.connect"}, 0)])
+        """Messages for the application, with their sizes in bytes."""
         self._queued_bytes = 0
         self._served = 0
         """Messages that the application got without waiting."""
@@ -171,18 +175,22 @@ class WebSocket:
         try:
             await app(scope, self._receive, self._send)
         except asyncio.CancelledError:
-            self._end(CloseCode.SERVICE_RESTART)
+            self._end(CloseCode.SERVICE_RESTART, _STOPPING)
         except Exception:
-            log.exception("websocket_failed")
-            self._end(CloseCode.INTERNAL_ERROR)
+            # To a client that has disconnected, an application cannot send.
+            if not self._is_disconnected:
+                log.exception("websocket_failed")
+            self._end(CloseCode.INTERNAL_ERROR, _NOT_OPENED)
         else:
-            self._end(CloseCode.NORMAL_CLOSURE)
+            self._end(CloseCode.NORMAL_CLOSURE, _NOT_OPENED)
 
-    def _end(self, code: CloseCode) -> None:
+    def _end(self, code: CloseCode, refusal: Refusal) -> None:
         if self._connection.is_closing:
             return
         if self._state is _State.OPENING:
-            self._refuse(Refusal(500, "the WebSocket was not opened because of an internal error").encoded())
+            self._refuse(refusal.encoded())
+        elif self._state is _State.DECLINING:
+            self._refuse(b"")
         elif self._state is _State.OPEN:
             self._close(code, "")
 
@@ -203,7 +211,7 @@ class WebSocket:
     def parse(self) -> bool:
         """Take frames, as many as one turn allows, while the application and the client keep pace."""
         connection, frames = self._connection, 0
-        if self._state is _State.OPENING:
+        if self._state in {_State.OPENING, _State.DECLINING}:
             return False
         data, position = connection.data, connection.at
         while position < len(data) and frames < _FRAMES_A_TURN and self._may_read():
@@ -218,6 +226,8 @@ class WebSocket:
             self._react()
         if not connection.is_closing:
             connection.parsed(position)
+            if connection.at_end_of_input and not connection.unparsed:
+                self._end_input()
         return frames >= _FRAMES_A_TURN and bool(connection.unparsed)
 
     def _may_read(self) -> bool:
@@ -257,7 +267,7 @@ class WebSocket:
             # RFC 6455, 8.1.
             self._fail(CloseCode.INVALID_DATA, "the text is not UTF-8", Limit.MALFORMED)
             return
-        self._queue.append(event)
+        self._queue.append((event, len(data)))
         self._queued_bytes += len(data)
         self._wake()
 
@@ -308,7 +318,7 @@ class WebSocket:
         limits = self._connection.server.limits
         if self._state is not _State.OPEN:
             self._connection.close()
-        elif not self._silent or not self._connection.is_reading:
+        elif not self._silent or self._is_read_late():
             self._silent, self._is_pinged = True, False
             self._connection.expect(limits.ping_interval_s)
         elif self._is_pinged:
@@ -319,11 +329,23 @@ class WebSocket:
             self._react()
             self._connection.expect(limits.pong_deadline_s)
 
+    def _is_read_late(self) -> bool:
+        """Whether a pong may have come that is not parsed yet, as the application is slow."""
+        return bool(self._queue) or not self._connection.is_reading or self._connection.unparsed > 0
+
     def end_of_input(self) -> bool:
-        """A WebSocket ends with either of its directions."""
-        self._protocol.receive_eof()
-        self._disconnect()
+        """A WebSocket ends with either of its directions, once all that came is parsed."""
+        if self._state is _State.OPEN and self._connection.unparsed:
+            self._connection.work_soon()
+            return True
+        self._end_input()
         return False
+
+    def _end_input(self) -> None:
+        self._protocol.receive_eof()
+        self._state = _State.CLOSING
+        self._disconnect()
+        self._connection.close()
 
     def lost(self) -> None:
         """Let the application notice."""
@@ -336,8 +358,19 @@ class WebSocket:
         if self._state is _State.OPEN:
             self._close(CloseCode.SERVICE_RESTART, "")
             self._disconnect()
-        elif self._state is _State.OPENING and self._task is not None:
+        elif self._state in {_State.OPENING, _State.DECLINING} and self._task is not None:
             self._task.cancel()
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that wait for the application."""
+        return self._queued_bytes
+
+    def turn_away(self) -> None:
+        """End because the server holds too much."""
+        if self._state is _State.OPEN:
+            self._close(CloseCode.TRY_AGAIN_LATER, _OVERLOADED)
+            self._disconnect()
 
     # From the application
 
@@ -351,8 +384,8 @@ class WebSocket:
             await self._waiter
             self._waiter = None
             self._served = 0
-        message = self._queue.popleft()
-        self._queued_bytes -= len(message.get("text") or message.get("bytes") or "")
+        message, size = self._queue.popleft()
+        self._queued_bytes -= size
         self._served += 1
         if self._connection.unparsed:
             self._connection.work_soon()
@@ -362,11 +395,11 @@ class WebSocket:
         return message
 
     async def _send(self, message: Message) -> None:
-        if self._state is _State.OPENING:
+        if self._state in {_State.OPENING, _State.DECLINING}:
             self._open(message)
             return
         if self._state is _State.CLOSING or self._connection.is_closing:
-            raise OSError("the WebSocket is closed")
+            raise OSError(_CLOSED)
         if message["type"] == "websocket.send":
             text = message.get("text")
             if text is not None:
@@ -383,17 +416,18 @@ class WebSocket:
 
     def _open(self, message: Message) -> None:
         if self._connection.is_closing:
-            raise OSError("the WebSocket is closed")
+            raise OSError(_CLOSED)
         match message["type"]:
-            case "websocket.accept":
+            case "websocket.accept" if self._state is _State.OPENING:
                 self._accept(message)
-            case "websocket.close":
+            case "websocket.close" if self._state is _State.OPENING:
                 self._refuse(Refusal(403, message.get("reason") or _FORBIDDEN).encoded())
-            case "websocket.http.response.start":
-                self._denial = head_of(message["status"], [*message.get("headers", ()), (b"connection", b"close")])
-            case "websocket.http.response.body" if self._denial:
-                self._connection.write(self._denial + message.get("body", b""))
-                self._denial = b""
+            case "websocket.http.response.start" if self._state is _State.OPENING:
+                self._state = _State.DECLINING
+                fields = [*message.get("headers", ()), (b"connection", b"close")]
+                self._connection.write(head_of(message["status"], fields))
+            case "websocket.http.response.body" if self._state is _State.DECLINING:
+                self._connection.write(message.get("body", b""))
                 if not message.get("more_body", False):
                     self._refuse(b"")
             case kind:
@@ -416,7 +450,8 @@ class WebSocket:
         self._connection.close(linger=True)
 
     def _close(self, code: int, reason: str) -> None:
-        self._protocol.send_close(code, reason.encode()[:_REASON_BYTES].decode(errors="ignore"))
+        if self._protocol.state is OPEN:
+            self._protocol.send_close(code, reason.encode()[:_REASON_BYTES].decode(errors="ignore"))
         self._state = _State.CLOSING
         self._react()
         self._connection.expect(self._connection.server.limits.close_deadline_s)

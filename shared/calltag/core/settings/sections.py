@@ -461,6 +461,12 @@ class Http(Section):
         ge=1_024,
         description="Bytes of chunk extensions and trailers of one request; beyond, HTTP 400.",
     )
+    max_received_bytes: int = Field(
+        268_435_456,
+        ge=1_048_576,
+        description="Bytes that all connections together may hold unserved; beyond, those that hold more than 16 KiB "
+        "get HTTP 503 (WebSockets: close code 1013).",
+    )
     max_frames_per_message: Positive = Field(
         1_000, description="Frames that one message of a WebSocket may consist of; beyond, close code 1008."
     )
