@@ -9,7 +9,7 @@ from calltag.core.bayeux.deadlines import Deadlines
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import BEGINNING, Position
-from calltag.core.bayeux.session import Session
+from calltag.core.bayeux.session import QueueMemory, Session
 
 LIMITS = BayeuxLimits(max_queued_events=3, max_queued_bytes=1_000)
 
@@ -200,3 +200,14 @@ def test_a_deadline_that_is_added_meanwhile_is_seen_if_it_has_passed() -> None:
             deadlines.add(15, "b")
             deadlines.add(25, "c")
     assert seen == ["a", "b"]
+
+
+def test_a_queue_gives_its_bytes_back_once() -> None:
+    memory = QueueMemory(10_000)
+    here, other = session(memory=memory), session(memory=memory)
+    assert here.offer(entry(1), LIMITS)
+    assert other.offer(entry(1), LIMITS)
+    assert memory.used_bytes == 2 * other.queued_bytes
+    for _ in range(2):
+        here.leave_memory()
+        assert memory.used_bytes == other.queued_bytes
