@@ -52,6 +52,7 @@ SETTINGS = {
 }
 HELLO = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
 SUCCESSFUL = b'"successful":true'
+TLS_PLACES = 160
 GROUPS = {"http": HTTP, "connections": CONNECTIONS, "websockets": WEBSOCKETS, "connections-and-tls": CONNECTIONS | TLS}
 
 
@@ -160,7 +161,9 @@ async def attacked(plan: Plan) -> Report:
     return Report(**json.loads(told))
 
 
-async def attack(victim: Victim, names: Iterable[str], rate: float = PROBES_PER_S) -> None:
+async def attack(
+    victim: Victim, names: Iterable[str], rate: float = PROBES_PER_S, most_growth_mb: float = MOST_GROWTH_MB
+) -> None:
     """All these attacks at once, each from an address of its own, and the other client meanwhile."""
     names = [name for name in names if ONLY in {"", name}]
     if not names:
@@ -186,7 +189,7 @@ async def attack(victim: Victim, names: Iterable[str], rate: float = PROBES_PER_
     # The time without a processor is the fault of other programs on a busy machine.
     most = MOST_P95_S * slowdown
     assert meanwhile.quantile(0.95) < most, f"p95 of the other client is not below {most * 1000:.0f} ms:{told}"
-    assert grown < MOST_GROWTH_MB, f"memory grew by more than {MOST_GROWTH_MB:.0f} MB:{told}"
+    assert grown < most_growth_mb, f"memory grew by more than {most_growth_mb:.0f} MB:{told}"
     print(told)
 
 
@@ -257,8 +260,7 @@ def by_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
     authority = Authority(folder)
     issued = authority.issue("calltag", "localhost")
     files = {"CALLTAG_TLS__CERT_FILE": str(issued.cert), "CALLTAG_TLS__KEY_FILE": str(issued.key)}
-    # A connection of TLS takes some 100 KiB in OpenSSL and in the event loop, whoever opens it.
-    places = {"CALLTAG_MAX_CONNECTIONS": "160"}
+    places = {"CALLTAG_MAX_CONNECTIONS": str(TLS_PLACES)}
     context = ssl.create_default_context(cafile=str(authority.ca))
     with embedded_system(folder / "system", **(SETTINGS | files | places)) as running:
         running.gateway_url = running.gateway_url.replace("http://127.0.0.1", "https://localhost")
@@ -290,4 +292,5 @@ async def test_others_begin_sessions_while_handshakes_without_credentials_come(s
 @pytest.mark.timeout(120 + 2 * ATTACK_S)
 @pytest.mark.parametrize("group", ["http", "connections-and-tls", "websockets"])
 async def test_others_are_served_over_tls_under_attack(by_tls: Victim, group: str) -> None:
-    await attack(by_tls, GROUPS[group])
+    # A connection of TLS takes some 100 KB in OpenSSL and in the event loop, whoever opens it.
+    await attack(by_tls, GROUPS[group], most_growth_mb=MOST_GROWTH_MB + 0.1 * TLS_PLACES)
