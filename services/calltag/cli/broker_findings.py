@@ -1,4 +1,4 @@
-"""What `calltag doctor` looks at on RabbitMQ. Nothing is left there."""
+"""Checks of `calltag doctor` on RabbitMQ. They leave nothing behind."""
 
 import asyncio
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What `calltag doctor` looks at of notifiers: whether what workers send gets to their inboxes."""
+"""Checks of `calltag doctor` on notifiers: messages of workers reach their inboxes."""
 
 import asyncio
 from typing import Final
@@ -23,7 +23,7 @@ _MOST_SESSIONS: Final = 2_000
 
 
 async def inbox_findings(settings: Settings) -> list[Finding]:
-    """What is wrong with the inboxes of notifiers that hold sessions. Others say what is not reachable."""
+    """Return the faults of the inboxes of notifiers that hold sessions. Other checks report unreachable servers."""
     try:
         async with asyncio.timeout(_DEADLINE_S):
             nodes = await _holders(settings)

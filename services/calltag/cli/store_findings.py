@@ -44,7 +44,7 @@ async def store_findings(settings: Settings) -> list[Finding]:
 
 
 async def _infos(client: RedisClient) -> Mapping[str, Info] | None:
-    """What the servers say of themselves; None if the user may not ask. Raises StoreUnavailable."""
+    """Return INFO of the servers; None if the user has no right to it. Raises StoreUnavailable."""
     try:
         return await client.infos()
     except StoreUnavailable as error:
@@ -54,7 +54,7 @@ async def _infos(client: RedisClient) -> Mapping[str, Info] | None:
 
 
 def _unseen(settings: Settings) -> Finding:
-    """What is not looked at without a right that the services do not need."""
+    """Return notes on checks that need a right which the services do not need."""
     text = (
         "Redis is reachable; its version, memory policy and persistence are not looked at, as the user in "
         "CALLTAG_REDIS__URL may not use INFO (the services do not need it)"

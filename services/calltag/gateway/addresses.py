@@ -1,4 +1,4 @@
-"""How addresses and methods are served, the same for all of them (RFC 9110, sections 9.3 and 10.2.1)."""
+"""Rules of addresses and methods, the same for all routes (RFC 9110, sections 9.3 and 10.2.1)."""
 
 from typing import Final
 

@@ -42,7 +42,7 @@ class Backlog:
     _ages_ms: dict[Partition, int] = field(default_factory=dict)
     """Of partitions where something waits."""
     _told: dict[Partition, Published] = field(default_factory=dict)
-    """What of this gateway's is in the totals."""
+    """Counts of this gateway that the totals contain."""
     _densities: dict[Partition, Density] = field(default_factory=dict)
 
     def admit(self, partitions: Sequence[Partition]) -> None:

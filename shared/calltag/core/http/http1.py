@@ -249,9 +249,7 @@ class Exchange:
         """Move the body's bytes from the connection to the application; implements `parse`."""
         connection = self._connection
         if self._is_complete:
-            # Nobody reads them any more; they are counted as dropped below.
-            self._dropped += len(self._received)
-            self._received.clear()
+            self._drop_received()
         room = _BODY_BYTES - len(self._received)
         if self._body.is_complete or room <= 0:
             return False
@@ -265,9 +263,13 @@ class Exchange:
             self.disconnect()
         return self._body.is_interrupted
 
-    def _drop(self) -> None:
+    def _drop_received(self) -> None:
+        """The response is complete: nobody reads the rest of the request."""
         self._dropped += len(self._received)
         self._received.clear()
+
+    def _drop(self) -> None:
+        self._drop_received()
         if self._body.is_complete:
             self._http.finished(self)
         elif self._dropped > _UNREAD_BODY_BYTES:
