@@ -1,6 +1,7 @@
 """The official JavaScript client in a browser, on a page of another origin."""
 
 import asyncio
+import itertools
 import json
 from urllib.parse import urlencode
 
@@ -21,9 +22,13 @@ def address(origin: str, system: System, version: str, transport: str, **more: s
     return f"{origin}/page.html?{urlencode({'extensions': ','.join(EXTENSIONS), **settings})}"
 
 
-async def attach(bob: Agent, call: str) -> None:
-    for number in range(40):
-        assert await bob.operate(call, "AttachUserData", userData={"n": number}) == {"statusCode": 0}
+async def attach(bob: Agent, call: str, until: asyncio.Event) -> int:
+    """Attach data, one operation after another, until told; the version of the call after the last one."""
+    for version in itertools.count(2):
+        assert await bob.operate(call, "AttachUserData", userData={"n": version}) == {"statusCode": 0}
+        if until.is_set():
+            return version
+    raise AssertionError
 
 
 async def versions(page: Page) -> list[int]:
@@ -46,17 +51,19 @@ async def test_a_page_goes_on_after_being_reloaded(
     assert (await page.next("subscribe"))["successful"]
     async with agent(system, "switch") as switch, agent(system, "bob") as bob, asyncio.TaskGroup() as group:
         await begin(switch, call_id)
-        attaching = group.create_task(attach(bob, call_id))
+        reloaded = asyncio.Event()
+        attaching = group.create_task(attach(bob, call_id, reloaded))
         for _ in range(2):
             await page.next("event")
             await page.reload()
             again = await page.next("handshake")
             assert (again["clientId"], again["ext"]["reload"]) == (shaken["clientId"], True)
             assert (await page.next("connect"))["successful"]
-        await attaching
-    while 41 not in await versions(page):
+        reloaded.set()
+        last = await attaching
+    while last not in await versions(page):
         await page.next("event")
-    assert await versions(page) == list(range(1, 42))
+    assert await versions(page) == list(range(1, last + 1))
     assert [message["channel"] for message in page.sent].count("/meta/handshake") == 1
     await page.evaluate("cometd.disconnect()")
     assert (await page.next("disconnect"))["successful"]

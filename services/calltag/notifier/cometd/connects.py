@@ -4,8 +4,8 @@ Source of when a connect is held: Bayeux protocol 1.0 and CometD's own server.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import Final
 from weakref import WeakValueDictionary
@@ -116,7 +116,7 @@ class Connects:
             try:
                 with self.admission.arrival(client_id, claim.address):
                     local = self.local.sessions.get(client_id)
-                    with local.asking() if local is not None else nullcontext():
+                    with self._reconnecting(local) if local is not None else nullcontext():
                         attached, have = await self._attach(message, client_id, wish, claim, local)
                     if local is not None and not self.local.holds(local):
                         # It was let go meanwhile, with all that waited in it.
@@ -141,6 +141,15 @@ class Connects:
             return self.answers.answer(connect)
         session.held = held
         return connect
+
+    @contextmanager
+    def _reconnecting(self, session: Session) -> Iterator[None]:
+        try:
+            with session.reconnected():
+                yield
+        finally:
+            # If this connect failed, the held one is answered with what came meanwhile.
+            self.local.wake([session])
 
     async def _attach(
         self, message: Message, client_id: str, wish: ConnectWish, claim: Claim, local: Session | None

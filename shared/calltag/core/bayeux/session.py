@@ -84,6 +84,8 @@ class Session:
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
     behind: bool = False
     asked: bool = False
+    reconnecting: bool = False
+    """A newer connect has asked the store what the client has: the queue is for its answer, and for no other."""
     overflow: str = ""
     """The limit that the queue met since its owner looked, "" if none."""
     missed: bool = False
@@ -123,7 +125,7 @@ class Session:
     @property
     def has_news(self) -> bool:
         """Whether there is something to send."""
-        return bool(self.queue or self.aside or self.missed)
+        return not self.reconnecting and bool(self.queue or self.aside or self.missed)
 
     def wants(self, channel: str, position: Position) -> bool:
         """Whether a message on the channel at that position is for this session."""
@@ -142,6 +144,16 @@ class Session:
             self.asked = before
             raise
         self.asked = False
+
+    @contextmanager
+    def reconnected(self) -> Iterator[None]:
+        """A connect asks the store what the client has, and what it subscribes to, while the context is open."""
+        self.reconnecting = True
+        try:
+            with self.asking():
+                yield
+        finally:
+            self.reconnecting = False
 
     def restart(self, after: Position) -> None:
         """Go back to a position: what waits is dropped, and what follows is to be offered and sent again."""
@@ -245,6 +257,8 @@ class Session:
         Events of one entry of the stream are taken together: a position cannot tell that only some of them were sent.
         """
         events: list[bytes] = []
+        if self.reconnecting:
+            return events
         while self.aside and (budget is None or budget.admit(self.aside[:1])):
             events.append(self.aside.pop(0))
         if not self.aside:
