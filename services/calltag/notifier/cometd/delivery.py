@@ -33,7 +33,7 @@ class Delivery:
         connects = self.connects
         try:
             await connects.feeding.catch_up(session)
-            if not connects.local.holds(session) or not (session.queue or session.aside):
+            if not connects.local.holds(session) or not session.has_events:
                 return []
             events, cycle = connects.answers.take(session, budget), session.cycle
             known = await connects.store.save(

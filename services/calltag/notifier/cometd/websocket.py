@@ -248,7 +248,7 @@ class Socket:
         # A newer connection may take the session over at any time: what waits is for that one.
         while connects.local.is_told_by(session, self.waker):
             await connects.feeding.catch_up(session)
-            if not connects.local.is_told_by(session, self.waker) or not (session.queue or session.aside):
+            if not connects.local.is_told_by(session, self.waker) or not session.has_events:
                 return
             await self._send(connects.answers.take(session, connects.answers.budget()), [])
 

@@ -124,8 +124,13 @@ class Session:
 
     @property
     def has_news(self) -> bool:
-        """Whether there is something to send."""
-        return not self.reconnecting and bool(self.queue or self.aside or self.missed)
+        """Whether there is something to tell."""
+        return self.has_events or (self.missed and not self.reconnecting)
+
+    @property
+    def has_events(self) -> bool:
+        """Whether there are messages to take now."""
+        return not self.reconnecting and bool(self.queue or self.aside)
 
     def wants(self, channel: str, position: Position) -> bool:
         """Whether a message on the channel at that position is for this session."""
