@@ -94,7 +94,6 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "__weakref__",
         "_close_timer",
-        "_deadline_at",
         "_dropped",
         "_flush_scheduled",
         "_held",
@@ -102,13 +101,14 @@ class Connection(asyncio.BufferedProtocol):
         "_out",
         "_out_bytes",
         "_stall_timer",
-        "_timer",
         "_view",
         "_waiting_to_write",
         "_work_scheduled",
         "at",
         "at_end_of_input",
         "data",
+        "deadline_at",
+        "deadline_tick",
         "is_closing",
         "is_lost",
         "is_reading",
@@ -148,8 +148,8 @@ class Connection(asyncio.BufferedProtocol):
         self._held = 0
         """Bytes that the server counts for this connection."""
         self._waiting_to_write: asyncio.Future[None] | None = None
-        self._deadline_at: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self.deadline_at: float | None = None
+        self.deadline_tick = 0
         self._stall_timer: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
 
@@ -206,7 +206,8 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the library calls it so
         self.is_lost = self.is_closing = True
         self.data, self.at, self._out = b"", 0, []
-        for timer in (self._timer, self._stall_timer, self._close_timer):
+        self.server.deadlines.forget(self)
+        for timer in (self._stall_timer, self._close_timer):
             if timer is not None:
                 timer.cancel()
         if self._waiting_to_write is not None and not self._waiting_to_write.done():
@@ -333,25 +334,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def expect(self, within_s: float) -> None:
         """Set the deadline, in place of the one before; `protocol.expire` is called when it has passed."""
-        self._deadline_at = at = self.loop.time() + within_s
-        if self._timer is None or self._timer.when() > at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self.loop.call_at(at, self._check_deadline)
+        self.server.deadlines.expect(self, within_s)
 
     def relax(self) -> None:
-        """Wait without a deadline. The timer stays, as the next deadline most often comes soon."""
-        self._deadline_at = None
+        """Wait without a deadline."""
+        self.deadline_at = None
 
-    def _check_deadline(self) -> None:
-        self._timer = None
-        if self._deadline_at is None or self.is_closing:
-            return
-        if self.loop.time() < self._deadline_at:
-            self._timer = self.loop.call_at(self._deadline_at, self._check_deadline)
-            return
-        self._deadline_at = None
-        self.protocol.expire()
+    def deadline_passed(self) -> None:
+        """Implements WheelMember."""
+        if not self.is_closing:
+            self.protocol.expire()
 
     # The end
 

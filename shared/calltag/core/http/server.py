@@ -15,6 +15,7 @@ from websockets.extensions.base import ServerExtensionFactory
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
 from calltag.core.http.connection import READ_BYTES, Connection
+from calltag.core.http.deadline_wheel import DeadlineWheel
 from calltag.core.http.forwarded import TrustedProxies
 from calltag.core.http.places import Places
 from calltag.core.http.refusals import Refusal
@@ -106,6 +107,7 @@ class Server:
         """Every read goes here first, so that a connection that waits has no buffer."""
         self.address: tuple[str, int]
         self.loop = asyncio.get_running_loop()
+        self.deadlines = DeadlineWheel(self.loop)
         self._tls = options.tls
         self._context: ssl.SSLContext | None = None
         self.connections: set[Connection] = set()
