@@ -100,6 +100,7 @@ class Suspending(Answering):
     def __init__(self) -> None:
         super().__init__()
         self.max_body_bytes = 1_000
+        self.suspends = True
         self.suspended: deque[DirectRequest] = deque()
         self.bodies: list[bytes] = []
         self.gone: list[bool] = []
@@ -108,6 +109,8 @@ class Suspending(Answering):
         self.bodies.append(request.body)
         self.suspended.append(request)
         request.on_gone = self.gone.append
+        if not self.suspends:
+            self.answer()
 
     def answer(self, body: bytes = b"ok") -> bool:
         """Answer the request that waits longest."""

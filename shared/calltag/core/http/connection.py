@@ -395,7 +395,12 @@ class Connection(asyncio.BufferedProtocol):
         self._expect_close()
         self.note_held()
         if linger and not self.at_end_of_input and self.transport.can_write_eof():
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:
+                # The client was faster, and has reset the connection.
+                self.abort()
+                self.ended_badly = True
             self._regulate_reading()
         else:
             self.transport.close()

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 from websockets.frames import CloseCode
+from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from calltag.core.http.response_head import Fields, head_of
@@ -29,12 +30,14 @@ log = structlog.get_logger()
 class DirectWebSocket(WebSocket):
     """Gives each message to its handler as it comes, or when the handler is ready again."""
 
-    __slots__ = ("_handler", "_is_busy", "_is_ended", "_left_of_turn", "_queue", "_queued_bytes")
+    __slots__ = ("_handler", "_in_call", "_is_busy", "_is_ended", "_left_of_turn", "_queue", "_queued_bytes")
 
     def __init__(self, connection: "Connection", protocol: ServerProtocol) -> None:
         super().__init__(connection, protocol, State.OPEN)
         self._handler: SocketHandler | None = None
         """None where it was not told of the beginning, or was told of the end."""
+        self._in_call = False
+        """Whether the handler is given a message now."""
         self._is_busy = False
         self._is_ended = False
         self._left_of_turn = MESSAGES_A_TURN
@@ -82,11 +85,14 @@ class DirectWebSocket(WebSocket):
         """Send a message, or buffer it while the client reads nothing; returns False if it is not open."""
         if not self.is_open:
             return False
-        if self._protocol.extensions:
+        if not self._protocol.extensions:
+            self._connection.write(text_frame(payload))
+        elif self._protocol.state is OPEN:
             self._protocol.send_text(payload)
             self._react()
         else:
-            self._connection.write(text_frame(payload))
+            # The client's close came in the same packet as the message that this answers.
+            return False
         return True
 
     def send_frame(self, frame: bytes, *, one_of_many: bool = False) -> bool:
@@ -149,7 +155,7 @@ class DirectWebSocket(WebSocket):
             return
         self._left_of_turn -= 1
         # Before the call, since the handler may be ready again within it.
-        self._is_busy = True
+        self._is_busy = self._in_call = True
         try:
             if handler.message(data):
                 self._is_busy = False
@@ -157,6 +163,9 @@ class DirectWebSocket(WebSocket):
             log.exception("websocket_failed")
             self._is_busy = False
             self.close(CloseCode.INTERNAL_ERROR)
+        self._in_call = False
+        if self._is_ended:
+            self._end()
 
     @property
     def held_bytes(self) -> int:
@@ -174,6 +183,8 @@ class DirectWebSocket(WebSocket):
 
     def _end(self) -> None:
         """Tell the handler of the end, behind the messages that came before."""
+        if self._in_call:
+            return
         self._left_of_turn = len(self._queue or ())
         self._hand_on()
         handler = self._handler

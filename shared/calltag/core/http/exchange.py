@@ -107,7 +107,8 @@ class Exchange(ABC):
             return False
         if is_unread:
             incoming.drop_received()
-        room, decoder = self._room(incoming), incoming.decoder
+        decoder = incoming.decoder
+        room = _UNREAD_BODY_BYTES if is_unread else self._room(incoming)
         if decoder.is_complete or room <= 0:
             return False
         before = connection.unparsed

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from websockets.extensions.base import ServerExtensionFactory
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
-from calltag.core.http.connection import READ_BYTES, Connection
+from calltag.core.http.connection import READ_BYTES, Connection, ConnectionProtocol
 from calltag.core.http.deadline_wheel import DeadlineWheel
 from calltag.core.http.direct import RequestHandler
 from calltag.core.http.forwarded import TrustedProxies
@@ -271,16 +271,9 @@ class Server:
     async def _stop(self) -> None:
         for handshake in list(self._handshakes):
             handshake.cancel()
-        for connection in list(self.connections):
-            try:
-                connection.protocol.shut_down()
-            except Exception:
-                # One that cannot end in good order must not keep the others from it.
-                log.exception("shut_down_failed")
-                connection.abort()
+        self._end_each(lambda protocol: protocol.shut_down())
         await self._closed_within((self._drain_until or 0) - self.loop.time())
-        for connection in list(self.connections):
-            connection.protocol.give_up()
+        self._end_each(lambda protocol: protocol.give_up())
         for task in list(self.tasks):
             task.cancel()
         await self._closed_within(_LAST_ANSWERS_S)
@@ -291,6 +284,15 @@ class Server:
         unfinished = {*self.tasks, *self._handshakes}
         if unfinished:
             await asyncio.wait(unfinished, timeout=_LAST_ANSWERS_S)
+
+    def _end_each(self, end: Callable[[ConnectionProtocol], None]) -> None:
+        for connection in list(self.connections):
+            try:
+                end(connection.protocol)
+            except Exception:
+                # One that cannot end in good order must not keep the others from it.
+                log.exception("shut_down_failed")
+                connection.abort()
 
     async def _closed_within(self, timeout_s: float) -> None:
         self._all_closed.clear()
