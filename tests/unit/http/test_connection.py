@@ -462,7 +462,7 @@ async def test_a_body_of_unknown_length_is_framed_by_the_version(request_line: b
 
 def kept() -> int:
     """Parsers and exchanges in this process; tracebacks that other tests logged may keep some."""
-    kinds = {"HeadParser", "HttpRequestParser", "Exchange"}
+    kinds = {"HeadParser", "HttpRequestParser", "AsgiExchange", "DirectRequest"}
     return sum(type(each).__name__ in kinds for each in gc.get_objects())
 
 

@@ -10,9 +10,10 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from calltag.core.http.asgi_websocket import AsgiWebSocket
 from calltag.core.http.connection import Connection
 from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
-from calltag.core.http.websocket import WebSocket, frame_writer_of, text_frame
+from calltag.core.http.websocket import frame_writer_of, text_frame
 from calltag.core.settings.sections import Http
 from parts.eventually import eventually
 
@@ -86,7 +87,7 @@ async def test_a_client_that_does_not_read_takes_no_more_frames_even_within_one_
 
 def connections() -> set[object]:
     """Connections and WebSockets of this process, also those that logged tracebacks of other tests keep."""
-    return {each for each in gc.get_objects() if type(each) in (WebSocket, Connection)}
+    return {each for each in gc.get_objects() if type(each) in (AsgiWebSocket, Connection)}
 
 
 async def test_a_connection_that_is_over_is_gone_without_a_look_for_garbage() -> None:

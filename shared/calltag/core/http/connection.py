@@ -5,6 +5,7 @@ back, and there is no task for a connection that waits.
 """
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from calltag.core.http.http1 import Http1
@@ -28,6 +29,7 @@ _LOOKS: Final = 4
 """Looks at a client that does not read, within the time that it has."""
 _LINGER_BYTES: Final = 1_048_576
 """Bytes that are read and dropped after the last answer, so that a reset does not overtake it."""
+_numbers: Final = itertools.count(1)
 
 
 class ConnectionProtocol(Protocol):
@@ -51,6 +53,14 @@ class ConnectionProtocol(Protocol):
 
     def shut_down(self) -> None:
         """The server stops: end in good order, at once where nothing is under way."""
+        ...
+
+    def writable(self) -> None:
+        """The client has read enough of what was written to it."""
+        ...
+
+    def give_up(self) -> None:
+        """The time that the server has to stop is over."""
         ...
 
     @property
@@ -78,6 +88,10 @@ class _Ended:
 
     def shut_down(self) -> None: ...
 
+    def writable(self) -> None: ...
+
+    def give_up(self) -> None: ...
+
     @property
     def held_bytes(self) -> int:
         return 0
@@ -94,24 +108,27 @@ class Connection(asyncio.BufferedProtocol):
     __slots__ = (
         "__weakref__",
         "_close_timer",
-        "_deadline_at",
         "_dropped",
         "_flush_scheduled",
         "_held",
-        "_is_tls",
         "_out",
         "_out_bytes",
         "_stall_timer",
-        "_timer",
         "_view",
         "_waiting_to_write",
         "_work_scheduled",
         "at",
         "at_end_of_input",
         "data",
+        "deadline_at",
+        "deadline_tick",
+        "ended_badly",
+        "id",
+        "in_turn",
         "is_closing",
         "is_lost",
         "is_reading",
+        "is_tls",
         "is_writable",
         "local",
         "loop",
@@ -126,6 +143,8 @@ class Connection(asyncio.BufferedProtocol):
         self.server = server
         self.peer = peer
         """Address and port of the other end, which may be a proxy's."""
+        self.id = next(_numbers)
+        """Number that no other connection of this process has."""
         self.loop = server.loop
         self.data = b""
         """What has come, which is parsed up to `at`."""
@@ -136,10 +155,14 @@ class Connection(asyncio.BufferedProtocol):
         self.was_opened = False
         self.at_end_of_input = False
         self.is_reading = True
+        self.is_tls = False
+        self.in_turn = False
+        """Whether its bytes are parsed now. What is written meanwhile goes out at the end, in one system call."""
+        self.ended_badly = False
+        """Whether it was lost by an error, or before all was sent that was written; known when it is lost."""
         self.protocol: ConnectionProtocol = Http1(self)
         self.transport: asyncio.Transport
         self._view = server.read_view
-        self._is_tls = False
         self._work_scheduled = False
         self._flush_scheduled = False
         self._out: list[bytes] = []
@@ -148,8 +171,8 @@ class Connection(asyncio.BufferedProtocol):
         self._held = 0
         """Bytes that the server counts for this connection."""
         self._waiting_to_write: asyncio.Future[None] | None = None
-        self._deadline_at: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self.deadline_at: float | None = None
+        self.deadline_tick = 0
         self._stall_timer: asyncio.TimerHandle | None = None
         self._close_timer: asyncio.TimerHandle | None = None
 
@@ -157,11 +180,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)
-        self._is_tls = transport.get_extra_info("sslcontext") is not None
+        self.is_tls = transport.get_extra_info("sslcontext") is not None
         local = transport.get_extra_info("sockname")
         self.local: tuple[str, int] | None = (local[0], local[1]) if local else None
         self.transport.set_write_buffer_limits(high=_UNSENT_BYTES)
-        if self._is_tls:
+        if self.is_tls:
             # Both kinds of loop have it on transports of TLS; by default each may hold 256 KiB that are not decrypted.
             getattr(transport, "set_read_buffer_limits", lambda **_: None)(high=_ENCRYPTED_BYTES)
         self.was_opened = True
@@ -185,9 +208,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         self.at_end_of_input = True
-        is_owed_an_answer = not self.is_closing and self.protocol.end_of_input() and not self._is_tls
+        is_owed_an_answer = not self.is_closing and self.protocol.end_of_input() and not self.is_tls
         if not is_owed_an_answer:
-            self._flush()
+            self.close()
         return is_owed_an_answer
 
     def pause_writing(self) -> None:
@@ -201,12 +224,15 @@ class Connection(asyncio.BufferedProtocol):
         if self._waiting_to_write is not None and not self._waiting_to_write.done():
             self._waiting_to_write.set_result(None)
         self._waiting_to_write = None
+        self.protocol.writable()
         self.work_soon()
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the library calls it so
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended_badly = self.ended_badly or exc is not None or self._has_unsent()
         self.is_lost = self.is_closing = True
         self.data, self.at, self._out = b"", 0, []
-        for timer in (self._timer, self._stall_timer, self._close_timer):
+        self.server.deadlines.forget(self)
+        for timer in (self._stall_timer, self._close_timer):
             if timer is not None:
                 timer.cancel()
         if self._waiting_to_write is not None and not self._waiting_to_write.done():
@@ -243,9 +269,15 @@ class Connection(asyncio.BufferedProtocol):
         self._work_scheduled = False
         if self.is_closing:
             return
-        # A client that does not read is asked for nothing more, whatever it has sent; `resume_writing` goes on.
-        if self.is_writable and self.protocol.parse():
-            self.work_soon()
+        self.in_turn = True
+        try:
+            # A client that does not read is asked for nothing more, whatever it has sent; `resume_writing` goes on.
+            if self.is_writable and self.protocol.parse():
+                self.work_soon()
+        finally:
+            self.in_turn = False
+            if self._out:
+                self._flush()
         self.note_held()
         self._regulate_reading()
 
@@ -284,7 +316,7 @@ class Connection(asyncio.BufferedProtocol):
         self._out_bytes += len(data)
         if self._out_bytes > _CORK_BYTES:
             self._flush()
-        elif not self._flush_scheduled:
+        elif not self._flush_scheduled and not self.in_turn:
             self._flush_scheduled = True
             self.loop.call_soon(self._flush)
 
@@ -295,6 +327,9 @@ class Connection(asyncio.BufferedProtocol):
         if self._out:
             self._flush()
         self.transport.write(data)
+
+    def _has_unsent(self) -> bool:
+        return bool(self._out) or self.transport.get_write_buffer_size() > 0
 
     def _flush(self) -> None:
         self._flush_scheduled = False
@@ -333,25 +368,16 @@ class Connection(asyncio.BufferedProtocol):
 
     def expect(self, within_s: float) -> None:
         """Set the deadline, in place of the one before; `protocol.expire` is called when it has passed."""
-        self._deadline_at = at = self.loop.time() + within_s
-        if self._timer is None or self._timer.when() > at:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self.loop.call_at(at, self._check_deadline)
+        self.server.deadlines.expect(self, within_s)
 
     def relax(self) -> None:
-        """Wait without a deadline. The timer stays, as the next deadline most often comes soon."""
-        self._deadline_at = None
+        """Wait without a deadline."""
+        self.deadline_at = None
 
-    def _check_deadline(self) -> None:
-        self._timer = None
-        if self._deadline_at is None or self.is_closing:
-            return
-        if self.loop.time() < self._deadline_at:
-            self._timer = self.loop.call_at(self._deadline_at, self._check_deadline)
-            return
-        self._deadline_at = None
-        self.protocol.expire()
+    def deadline_passed(self) -> None:
+        """Implements WheelMember."""
+        if not self.is_closing:
+            self.protocol.expire()
 
     # The end
 
@@ -369,7 +395,12 @@ class Connection(asyncio.BufferedProtocol):
         self._expect_close()
         self.note_held()
         if linger and not self.at_end_of_input and self.transport.can_write_eof():
-            self.transport.write_eof()
+            try:
+                self.transport.write_eof()
+            except OSError:
+                # The client was faster, and has reset the connection.
+                self.abort()
+                self.ended_badly = True
             self._regulate_reading()
         else:
             self.transport.close()
@@ -394,10 +425,11 @@ class Connection(asyncio.BufferedProtocol):
         if self.is_lost:
             return
         self.is_closing = True
+        self.ended_badly = self._has_unsent()
         self._out = []
         self.transport.abort()
 
     @property
     def scheme(self) -> str:
         """`http` or `https`."""
-        return "https" if self._is_tls else "http"
+        return "https" if self.is_tls else "http"

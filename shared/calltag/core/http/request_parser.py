@@ -24,6 +24,17 @@ _FRAMING_PER_BODY_BYTE: Final = 8
 _REQUEST_LINE: Final = re.compile(rb"[^ ]+ [^ ]+ HTTP/[0-9]\.[0-9]")
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SCHEMES: Final = (b"http", b"https")
+_USUAL: Final = (
+    "Host", "User-Agent", "Accept", "Accept-Encoding", "Accept-Language", "Authorization", "Cache-Control",
+    "Connection", "Content-Length", "Content-Type", "Cookie", "Origin", "Pragma", "Referer", "Sec-Fetch-Dest",
+    "Sec-Fetch-Mode", "Sec-Fetch-Site", "Transfer-Encoding", "X-CSRF-Token", "X-Forwarded-For", "X-Forwarded-Host",
+    "X-Forwarded-Proto", "X-Request-Id", "X-Requested-With",
+)  # fmt: skip
+_NAMES: Final = {text: name.lower().encode() for name in _USUAL for text in (name.encode(), name.lower().encode())}
+"""Names of fields as clients usually write them, in lower case: thousands of heads share these."""
+_FRAMING_NAMES: Final = frozenset(
+    {b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect"}
+)
 
 Framing = Literal["none", "length", "chunked"]
 
@@ -58,9 +69,9 @@ class BadRequest(Exception):
         self.limit = limit
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RequestHead:
-    """Request line and fields. Names are in lower case; `path` and `query` are as they came."""
+    """Request line and fields, which nobody changes. Names are in lower case; `path` and `query` are as they came."""
 
     method: str
     path: bytes
@@ -158,7 +169,7 @@ class HeadParser:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Called by the parser."""
-        self._headers.append((name.lower(), value.rstrip(b" \t")))
+        self._headers.append((_NAMES.get(name) or name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
         """Called by the parser."""
@@ -224,6 +235,8 @@ class _Fields:
         self._upgrade = b""
         self.expect = b""
         for name, value in headers:
+            if name not in _FRAMING_NAMES:
+                continue
             if name == b"host":
                 self._hosts.append(value)
             elif name == b"content-length":
@@ -243,7 +256,7 @@ class _Fields:
             raise BadRequest("the request has more than one Host field")
         if not self._hosts and version == "1.1":
             raise BadRequest("the request has no Host field")
-        if any(_HOST.fullmatch(host) is None for host in (*self._hosts, authority or b"")):
+        if not all(map(_HOST.fullmatch, (*self._hosts, authority or b""))):
             raise BadRequest("the Host of the request is not a host with an optional port")
         if authority is not None:
             self._headers[:] = [(b"host", authority), *(field for field in self._headers if field[0] != b"host")]

@@ -16,7 +16,7 @@ _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 def scope_of(kind: str, head: RequestHead, connection: "Connection") -> Scope:
     """The scope without what only WebSockets have."""
     path = head.path.decode("ascii")
-    client, scheme = _client_of(head, connection)
+    client, scheme = client_of(head, connection)
     return {
         "type": kind,
         "asgi": _ASGI,
@@ -29,11 +29,11 @@ def scope_of(kind: str, head: RequestHead, connection: "Connection") -> Scope:
         "path": unquote(path) if "%" in path else path,
         "raw_path": head.path,
         "query_string": head.query,
-        "headers": head.headers,
+        "headers": list(head.headers),
     }
 
 
-def _client_of(head: RequestHead, connection: "Connection") -> tuple[tuple[str, int], str]:
+def client_of(head: RequestHead, connection: "Connection") -> tuple[tuple[str, int], str]:
     """Address and scheme of the client, which a trusted proxy tells in the fields that it adds."""
     peer, proxies = connection.peer, connection.server.proxies
     if not proxies.trusts(peer[0]):

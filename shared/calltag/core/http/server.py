@@ -14,7 +14,9 @@ from starlette.types import ASGIApp
 from websockets.extensions.base import ServerExtensionFactory
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 
-from calltag.core.http.connection import READ_BYTES, Connection
+from calltag.core.http.connection import READ_BYTES, Connection, ConnectionProtocol
+from calltag.core.http.deadline_wheel import DeadlineWheel
+from calltag.core.http.direct import RequestHandler
 from calltag.core.http.forwarded import TrustedProxies
 from calltag.core.http.places import Places
 from calltag.core.http.refusals import Refusal
@@ -80,7 +82,7 @@ def bound_socket(host: str, port: int, how_to_change: str) -> socket.socket:
 
 
 class Server:
-    """Serves `app`, which may be replaced, to clients.
+    """Serves `app` to clients, and before it `direct` the requests that it accepts; both may be replaced.
 
     `refused` is called for each client that met a limit. `is_stopping` makes each response the last one of its
     connection, so that load balancers find none closed under their requests.
@@ -91,10 +93,14 @@ class Server:
         app: ASGIApp,
         options: ServerOptions,
         refused: Callable[[Limit], None] = lambda _: None,
+        direct: RequestHandler | None = None,
     ) -> None:
         self.app = app
+        self.direct = direct
         self.limits = options.limits
         self.refused = refused
+        self.on_broken: Callable[[int], None] | None = None
+        """Called with the id of each connection that has ended by an error, or before all was sent."""
         self.is_stopping = False
         self.body_deadline_s = options.body_deadline_s
         self.max_message_bytes = options.max_message_bytes
@@ -106,6 +112,7 @@ class Server:
         """Every read goes here first, so that a connection that waits has no buffer."""
         self.address: tuple[str, int]
         self.loop = asyncio.get_running_loop()
+        self.deadlines = DeadlineWheel(self.loop)
         self._tls = options.tls
         self._context: ssl.SSLContext | None = None
         self.connections: set[Connection] = set()
@@ -244,6 +251,8 @@ class Server:
         self.places.release(connection.peer[0])
         if not self.connections:
             self._all_closed.set()
+        if connection.ended_badly and self.on_broken is not None:
+            self.on_broken(connection.id)
 
     def hold(self, grown: int) -> bool:
         """Count bytes that are received and not served; returns whether the server may hold so many."""
@@ -262,14 +271,9 @@ class Server:
     async def _stop(self) -> None:
         for handshake in list(self._handshakes):
             handshake.cancel()
-        for connection in list(self.connections):
-            try:
-                connection.protocol.shut_down()
-            except Exception:
-                # One that cannot end in good order must not keep the others from it.
-                log.exception("shut_down_failed")
-                connection.abort()
+        self._end_each(lambda protocol: protocol.shut_down())
         await self._closed_within((self._drain_until or 0) - self.loop.time())
+        self._end_each(lambda protocol: protocol.give_up())
         for task in list(self.tasks):
             task.cancel()
         await self._closed_within(_LAST_ANSWERS_S)
@@ -281,6 +285,15 @@ class Server:
         if unfinished:
             await asyncio.wait(unfinished, timeout=_LAST_ANSWERS_S)
 
+    def _end_each(self, end: Callable[[ConnectionProtocol], None]) -> None:
+        for connection in list(self.connections):
+            try:
+                end(connection.protocol)
+            except Exception:
+                # One that cannot end in good order must not keep the others from it.
+                log.exception("shut_down_failed")
+                connection.abort()
+
     async def _closed_within(self, timeout_s: float) -> None:
         self._all_closed.clear()
         if self.connections:
@@ -291,9 +304,14 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    app: ASGIApp, listener: socket.socket, *, drain_timeout_s: float, options: ServerOptions | None = None
+    app: ASGIApp,
+    listener: socket.socket,
+    *,
+    drain_timeout_s: float,
+    options: ServerOptions | None = None,
+    direct: RequestHandler | None = None,
 ) -> AsyncIterator[int]:
     """Serve one application on one socket; see Server.serving."""
-    server = Server(app, options or ServerOptions())
+    server = Server(app, options or ServerOptions(), direct=direct)
     async with server.serving(listener, drain_timeout_s=drain_timeout_s) as port:
         yield port
