@@ -20,22 +20,24 @@ it failed. With the extension, the client sends the number of the last answer th
 Rules; the names in brackets are their switches in `Rules`
 
 1.  A node answers from memory if it has a copy, its lease is valid (`lease_compared_at_use`), and it has verified the
-    copy since its lease last lapsed (`copies_verified_after_lapse`): the cycle is still that of the record. Else the
-    node claims the session. It also claims if the client acknowledges a number greater than the copy's: another home
-    gave that number (`unknown_number_claims`).
+    copy since its lease last lapsed (`copies_verified_after_lapse`). Else the node claims the session. It also claims
+    if the client acknowledges a number greater than the copy's: another home gave it (`unknown_number_claims`).
 2.  A claim reads the record. If another node is the home, and the record is not exact, the claim asks it for a flush
     (`claim_flushes`). The home drops its copy (`flush_drops_copy`) and answers with the copy's state, or with nothing
     if it has no copy, or one of a later cycle than the claim has read (`flush_compares_cycle`). Until it is asked, it
-    remains the home (`home_moves_after_flush`). A node that claims from itself uses its own copy as the flushed state.
+    remains the home (`home_moves_after_flush`). Without a flush, the claim reads and takes over in one script; a node
+    that claims from itself uses its own copy as the flushed state.
 3.  A take-over, one script, ends the claim. It is refused, and with it the connect, if the cycle is no longer that
     which the claim has read (`take_over_compares_cycle`). Else it applies the connect to the flushed state, or to the
     record if there is none; it saves the result (`take_over_saves`), raises the cycle, changes the home, and returns
     the head of the stream (`take_over_returns_head`). A flush answer that is later than that is ignored
-    (`late_flush_answer_ignored`).
+    (`late_flush_answer_ignored`). A node that awaits the reply to its take-over is already the home; it has no copy
+    yet and answers a flush request only when it has (`flush_awaits_reply`).
 4.  A claim that gets no answer to its flush takes over without a flushed state. With the extension, it may do so at any
-    time. Without, only when the lease of the home has lapsed, or the home says that it has no copy: a home with a valid
-    lease may still answer, in vain, a connect that the client has given up, and take the next connect for the
-    confirmation of that answer (`claim_awaits_lapse`).
+    time. Without, it asks again until it sees that the lease of the home has lapsed, or the home says that it has no
+    copy (`claim_awaits_lapse`): a home with a valid lease may still answer a connect that the client has given up, and
+    take the next connect for the confirmation of that answer. To verify a copy, a script compares its cycle with the
+    record's and raises both (`verify_raises_cycle`): a claim that has seen the lapse must not take over after that.
 5.  A take-over without a flushed state from a record that is not exact raises the batch number by SKIP: the former home
     may have given numbers that it has not saved, and they must not mean other positions (`numbers_skip`). A home gives
     fewer than SKIP numbers between two saves.
@@ -55,8 +57,8 @@ Rules; the names in brackets are their switches in `Rules`
     claims if that is refused (`roaming_connect_saved`), and once more before the answer leaves
     (`roaming_saves_before_answer`). The record is exact meanwhile, so claims need no flush. `exact` is cleared before
     the first answer that is not saved first (`exact_cleared`).
-11. Publishing appends to the stream and sends a notice to the home. A node that receives the notice of an event knows
-    all events up to it, as it reads those that it lacks from the stream.
+11. Publishing appends to the stream, then reads the home and sends it a notice. A node that receives the notice of an
+    event knows all events up to it, as it reads those that it lacks from the stream.
 12. A node without a valid lease may take over and answer the connect of that claim, but it has to verify the copy after
     the renewal (`lapsed_take_over_verified`). The lease lapses at the node before it does in the store.
 
@@ -67,12 +69,15 @@ Faults; `Setup` says how often each may happen
     lapses   a lease lapses; a node that is paused or cut off is one that takes no steps meanwhile
     flushes  a claim stops waiting for a flush although the home has a valid lease: a message is late, or lost
     notices  the notice to the home is lost
+    replies  the reply to a take-over is late
 
-All messages may be late. A message between two nodes replaces an earlier one that has not arrived yet.
+All messages between nodes may be late. A request or answer replaces an earlier one that has not arrived yet.
 
 The model assumes that a connect that the client has given up arrives before the client sends the next one, or never.
-The following are single steps, as nothing can observe a state in between: a script and its reply; a connect from the
-client to the node; an answer from the save before it to the client.
+It has single steps where a state in between changes nothing: a connect from the client to the node, an answer from the
+save before it to the client, a script and its reply, except a take-over. In return, the implementation must ignore a
+reply if the copy is no longer that of the request, treat a copy as not verified if the lease has lapsed since the
+request was sent, and leave a copy dirty that has changed since.
 """
 
 from collections.abc import Callable, Iterator
@@ -98,7 +103,9 @@ class Rules:
     take_over_saves: bool = True
     take_over_returns_head: bool = True
     late_flush_answer_ignored: bool = True
+    flush_awaits_reply: bool = True
     claim_awaits_lapse: bool = True
+    verify_raises_cycle: bool = True
     numbers_skip: bool = True
     again_resends: bool = True
     claim_again_resends: bool = True
@@ -141,8 +148,9 @@ class Budget(IntEnum):
     LAPSES = 2
     FLUSHES = 3
     NOTICES = 4
-    CLAIMS = 5
-    TIMEOUTS = 6
+    REPLIES = 5
+    CLAIMS = 6
+    TIMEOUTS = 7
 
 
 EXPLAIN_REPEATS: Final = (Budget.ANSWERS, Budget.CRASHES, Budget.LAPSES, Budget.FLUSHES)
@@ -160,6 +168,7 @@ class Setup:
     lapses: int = 0
     flushes: int = 0
     notices: int = 0
+    replies: int = 0
     claims: int = 3
     timeouts: int = 1
 
@@ -204,6 +213,7 @@ class Claim(NamedTuple):
     cycle: int
     home: int
     connect: Connect
+    has_seen_lapse: bool = False
 
 
 class Client(NamedTuple):
@@ -215,7 +225,14 @@ class Client(NamedTuple):
     received: int = 0
 
 
-NodeState: TypeAlias = tuple[str, bool, int, int, bool, bool, Copy | None, Claim | None]
+class Reply(NamedTuple):
+    """The reply to a take-over, which its node has not received yet."""
+
+    copy: Copy
+    awaited: bool
+
+
+NodeState: TypeAlias = tuple[str, bool, int, int, bool, bool, Copy | None, Claim | None, Reply | None]
 Flush: TypeAlias = tuple[int, Progress | None]
 
 
@@ -234,10 +251,12 @@ class Node:
     client_waits: bool = False
     copy: Copy | None = None
     claim: Claim | None = None
+    reply: Reply | None = None
 
     def frozen(self) -> NodeState:
-        known, notified = (self.known, self.notified) if self.copy else (0, 0)
-        return self.name, self.lease, known, notified, self.suspended, self.client_waits, self.copy, self.claim
+        known, notified = (self.known, self.notified) if self.copy or self.reply else (0, 0)
+        connect = self.suspended, self.client_waits
+        return self.name, self.lease, known, notified, *connect, self.copy, self.claim, self.reply
 
 
 class State(NamedTuple):
@@ -365,6 +384,7 @@ class ClientSide(World):
             and other.lease
             and not other.copy
             and not other.claim
+            and not other.reply
         )
 
 
@@ -453,8 +473,10 @@ class Home(ClientSide):
     def verify(self, index: int) -> None:
         node = self.nodes[index]
         if node.copy and node.copy.cycle == self.record.cycle:
-            self.say("{}: verifies its copy, which is current", node.name)
-            node.copy, node.known = node.copy._replace(verified=True), self.head
+            cycle = self.record.cycle + self.rules.verify_raises_cycle
+            self.say("{}: verifies its copy, which is current, cycle {}", node.name, cycle)
+            self.record = self.record._replace(cycle=cycle)
+            node.copy, node.known = node.copy._replace(cycle=cycle, verified=True), self.head
             self.serve(node)
         else:
             self.say("{}: verifies its copy, which is stale", node.name)
@@ -482,6 +504,7 @@ class Claims(Home):
     """How a session gets another home: rules 1 to 5 and 12."""
 
     def connect(self, index: int) -> None:
+        self.receive_reply(index)
         client, node, copy = self.client, self.nodes[index], self.nodes[index].copy
         connect = Connect(client.again, client.number)
         again = f", acknowledges {client.number}" if self.setup.acknowledges else ", again" if client.again else ""
@@ -545,17 +568,23 @@ class Claims(Home):
             node.copy = node.copy._replace(progress=progress)
 
     def may_stop_waiting(self, claim: Claim) -> bool:
-        if not self.nodes[claim.home].lease:
+        if claim.has_seen_lapse:
             return True
         if not self.faults or not self.budgets[Budget.FLUSHES]:
             return False
         return self.setup.acknowledges or not self.asked[claim.home] or not self.rules.claim_awaits_lapse
 
+    def see_lapse(self, index: int) -> None:
+        node = self.nodes[index]
+        if node.claim:
+            self.say("{}: sees that the lease of {} has lapsed", node.name, self.nodes[node.claim.home].name)
+            node.claim = node.claim._replace(has_seen_lapse=True)
+
     def stop_waiting(self, index: int) -> None:
         node, claim = self.nodes[index], self.nodes[index].claim
         if not claim:
             return
-        if self.nodes[claim.home].lease:
+        if not claim.has_seen_lapse:
             self.spend(Budget.FLUSHES)
             if self.asked[claim.home] and self.choose():
                 self.asked[claim.home] = 0
@@ -564,7 +593,7 @@ class Claims(Home):
         self.take_over(index, claim, None, awaited=True)
 
     def take_over(self, index: int, claim: Claim, flushed: Progress | None, awaited: bool = False) -> None:
-        """Run the script that makes a node the home, and answer the connect or suspend it."""
+        """Run the script that makes a node the home."""
         record, node, rules = self.record, self.nodes[index], self.rules
         node.claim = None
         if record.cycle != claim.cycle and rules.take_over_compares_cycle:
@@ -582,11 +611,22 @@ class Claims(Home):
             node.known = self.head
         self.say("{}: takes over{}, cycle {}", node.name, ", roaming" if roaming else "", cycle)
         verified = node.lease or not rules.lapsed_take_over_verified
-        copy = node.copy = Copy(cycle, progress, roaming, not rules.take_over_saves, verified)
-        node.suspended = True
-        if awaited and rules.awaited_connect_answered_empty and not self.setup.acknowledges:
+        node.reply = Reply(Copy(cycle, progress, roaming, not rules.take_over_saves, verified), awaited)
+        if self.happens(Budget.REPLIES):
+            self.say("{}: the reply to its take-over is late", node.name)
+        else:
+            self.receive_reply(index)
+
+    def receive_reply(self, index: int) -> None:
+        """Answer the connect of a take-over, or suspend it."""
+        node = self.nodes[index]
+        if not node.reply:
+            return
+        (copy, awaited), node.reply = node.reply, None
+        node.copy, node.suspended = copy, True
+        if awaited and self.rules.awaited_connect_answered_empty and not self.setup.acknowledges:
             self.answer(node, copy, from_memory=False, empty=True)
-        elif node.known > progress.sent:
+        elif node.known > copy.progress.sent:
             self.answer(node, copy, from_memory=False)
 
 
@@ -601,7 +641,7 @@ class Model(Claims):
         lost = self.happens(Budget.NOTICES)
         self.say("event {} is published{}", self.head, ", the notice to the home is lost" if lost else "")
         for index, node in enumerate(self.nodes):
-            if node.copy and not (lost and index == self.record.home):
+            if (node.copy or node.reply) and not (lost and index == self.record.home):
                 node.notified = self.head
 
     def receive_notice(self, index: int) -> None:
@@ -634,6 +674,8 @@ class Model(Claims):
         node.lease = False
         if node.copy:
             node.copy = node.copy._replace(verified=False)
+        if node.reply:
+            node.reply = Reply(node.reply.copy._replace(verified=False), node.reply.awaited)
 
     def renew(self, index: int) -> None:
         self.say("{}: renews its lease", self.nodes[index].name)
@@ -651,20 +693,31 @@ class Model(Claims):
         for index, node in enumerate(self.nodes):
             if node.client_waits and self.budgets[Budget.ANSWERS]:
                 steps.append((Model.give_up, index))
-            if self.asked[index]:
+            if self.asked[index] and not (node.reply and self.rules.flush_awaits_reply):
                 steps.append((Model.answer_flush, index))
             if self.flushed[index]:
                 steps.append((Model.receive_flush, index))
             if not node.lease:
                 steps.append((Model.renew, index))
-            elif self.budgets[Budget.LAPSES] and (node.copy or node.claim):
-                steps.append((Model.lapse, index))
-            if self.budgets[Budget.CRASHES] and (node.copy or node.claim):
-                steps.append((Model.crash, index))
-            if node.claim and self.may_stop_waiting(node.claim):
-                steps.append((Model.stop_waiting, index))
-            if node.copy:
-                steps += self.steps_of_copy(index, node, node.copy)
+            if node.copy or node.claim or node.reply:
+                steps += self.steps_of_session(index, node)
+        return steps
+
+    def steps_of_session(self, index: int, node: Node) -> list[Step]:
+        """Return the steps of a node that has the session, or is about to."""
+        steps: list[Step] = []
+        if self.budgets[Budget.CRASHES]:
+            steps.append((Model.crash, index))
+        if self.budgets[Budget.LAPSES] and node.lease:
+            steps.append((Model.lapse, index))
+        if node.claim and self.may_stop_waiting(node.claim):
+            steps.append((Model.stop_waiting, index))
+        if node.claim and not self.nodes[node.claim.home].lease and not node.claim.has_seen_lapse:
+            steps.append((Model.see_lapse, index))
+        if node.reply:
+            steps.append((Model.receive_reply, index))
+        if node.copy:
+            steps += self.steps_of_copy(index, node, node.copy)
         return steps
 
     def steps_of_copy(self, index: int, node: Node, copy: Copy) -> list[Step]:
@@ -688,6 +741,8 @@ class Model(Claims):
         other nodes have copies.
         """
         for index, node in enumerate(self.nodes):
+            if node.reply:
+                yield Model.receive_reply, index
             if not node.lease:
                 yield Model.renew, index
             if node.copy and not node.copy.verified:

@@ -19,6 +19,8 @@ FAULTS = {
     "answer while roaming": Setup(roams=True, answers=1),
     "crash and answer": Setup(crashes=1, answers=1, claims=2),
     "crash while roaming": Setup(roams=True, crashes=1, claims=2),
+    "reply and answer": Setup(replies=1, answers=1),
+    "reply, crash and answer": Setup(replies=1, crashes=1, answers=1, events=1, claims=2),
     "lapse and answer": Setup(lapses=1, answers=1, events=1, claims=2),
     "lapse while roaming": Setup(roams=True, lapses=1, events=1, claims=2),
     "flush and answer": Setup(flushes=1, answers=1, events=1),
@@ -37,6 +39,7 @@ MUTATIONS = [
     ("lease_compared_at_use", LAPSE_AND_LOST_ANSWER, MISSED),
     ("copies_verified_after_lapse", LAPSE, STALE),
     ("copies_verified_after_lapse", LAPSE_AND_LOST_ANSWER, MISSED),
+    ("verify_raises_cycle", LAPSE_AND_LOST_ANSWER, MISSED),
     ("lapsed_take_over_verified", LAPSE_AND_LOST_ANSWER, MISSED),
     ("unknown_number_claims", replace(LATE_FLUSH, acknowledges=True), MISSED),
     ("claim_flushes", Setup(), REPEATED),
@@ -49,6 +52,7 @@ MUTATIONS = [
     ("take_over_saves", LATE_FLUSH, MISSED),
     ("take_over_returns_head", replace(LOST_ANSWER, acknowledges=True), MISSED),
     ("late_flush_answer_ignored", LATE_FLUSH, MISSED),
+    ("flush_awaits_reply", Setup(replies=1, crashes=1, answers=1, claims=2), MISSED),
     ("claim_awaits_lapse", LATE_FLUSH, MISSED),
     ("numbers_skip", replace(LATE_FLUSH, acknowledges=True), MISSED),
     ("again_resends", LOST_ANSWER, MISSED),
@@ -90,10 +94,13 @@ def test_every_rule_is_left_out_once() -> None:
 
 
 def test_every_step_is_taken() -> None:
-    setups = Setup(crashes=1, lapses=1, flushes=1, claims=1, events=1), Setup(roams=True, answers=1, claims=2, events=1)
+    setups = (
+        Setup(crashes=1, lapses=1, flushes=1, replies=1, claims=1, events=1),
+        Setup(roams=True, answers=1, claims=2, events=1),
+    )
     assert set().union(*(search(Case(each)).taken for each in setups)) == {
         "publish", "receive_notice", "connect", "lose_connect", "give_up", "time_out", "save", "end_roaming", "crash",
-        "lapse", "renew", "verify", "answer_flush", "receive_flush", "stop_waiting",
+        "lapse", "renew", "verify", "answer_flush", "receive_flush", "see_lapse", "stop_waiting", "receive_reply",
     }  # fmt: skip
 
 
