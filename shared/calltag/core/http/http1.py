@@ -54,7 +54,7 @@ class Http1:
                     is_interrupted = self._begin(head)
                 else:
                     is_interrupted = self._exchange.take_body()
-                if self._exchange is not None:
+                if self._exchange is not None or not self._connection.is_writable:
                     return is_interrupted
         except BadRequest as error:
             self._connection.server.refused(error.limit)
@@ -155,7 +155,7 @@ class Http1:
             return
         if not self._is_idle:
             self._connection.server.refused(Limit.HEAD_DEADLINE)
-        self._connection.close()
+        self._connection.close_idle()
 
     def end_of_input(self) -> bool:
         """A client that has closed its sending side may still read (RFC 9112, 9.6)."""
