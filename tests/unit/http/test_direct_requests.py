@@ -316,8 +316,10 @@ async def test_a_body_that_is_late_is_refused(handler: Suspending, sent: bytes) 
 
 
 async def test_only_bodies_are_hurried(handler: Suspending) -> None:
-    async with connected(handler, body_deadline_s=0.1, head_deadline_s=0.1) as (opened, server, refused):
-        await opened.send([head("POST /read HTTP/1.1", "Host: a", "Content-Length: 3"), b"123"])
+    async with connected(handler, body_deadline_s=0.5, head_deadline_s=0.5) as (opened, server, refused):
+        await opened.send([head("POST /read HTTP/1.1", "Host: a", "Content-Length: 3") + b"1"])
+        await eventually(lambda: server._held_bytes == 1)
+        await opened.send([b"23"])
         await eventually(lambda: len(handler.suspended) == 1)
         for _ in range(3):
             async with connection(Address(server.address[1])) as silent:
