@@ -5,10 +5,12 @@ import errno
 import gc
 import logging
 import socket
+import ssl
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -18,7 +20,9 @@ from starlette.types import Receive, Scope, Send
 from calltag.core.http.direct import DirectRequest, RequestHandler, RequestHead, response_lines
 from calltag.core.http.request_parser import Limit
 from calltag.core.http.server import Server, ServerOptions, bound_socket
+from calltag.core.runtime.tls import OwnCertificate, ServerTls
 from calltag.core.settings.sections import Http
+from parts.certificates import Authority
 from parts.direct_handlers import Answering, Suspending, application
 from parts.eventually import eventually, turns
 from parts.raw_http import Address, Answer, Connection, chunked, connection, get, head
@@ -139,6 +143,21 @@ async def test_a_client_that_sends_no_more_still_gets_its_answer(handler: Suspen
         assert (await one(opened)).status == 200
         assert await opened.closes(WITHIN_S)
         assert handler.gone == [False]
+
+
+async def test_by_tls_a_client_that_sends_no_more_has_disconnected(handler: Suspending, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    issued = authority.issue("server", "localhost")
+    options = ServerOptions(tls=ServerTls(OwnCertificate(issued.cert, issued.key)))
+    async with served(handler, options=options) as (server, plain, _):
+        address = Address(plain.port, tls=ssl.create_default_context(cafile=authority.ca))
+        async with connection(address) as opened:
+            await opened.send([GET])
+            await eventually(lambda: len(handler.suspended) == 1)
+            assert handler.suspended[0].scheme == "https"
+        await eventually(lambda: handler.gone == [True])
+        assert not handler.answer()
+        await eventually(lambda: not server.connections)
 
 
 async def test_a_half_close_that_came_with_the_request_is_noticed(handler: Suspending) -> None:
