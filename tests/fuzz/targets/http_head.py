@@ -1,4 +1,7 @@
-"""HTTP as it comes: bytes in pieces, given to a connection of the server without a socket."""
+"""HTTP as it comes: bytes in pieces, given to a connection of the server without a socket.
+
+Requests by POST are served directly, every second one of them later; all others by the application.
+"""
 
 import asyncio
 from typing import Any
@@ -8,9 +11,11 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from calltag.core.http.connection import READ_BYTES, Connection
+from calltag.core.http.direct import DirectRequest
 from calltag.core.http.server import Server, ServerOptions
 from calltag.core.settings.sections import Http
 from fuzz.target import LOOP, Target
+from parts.direct_handlers import Answering
 
 MAX_HEAD_BYTES = Http().max_head_bytes
 WORDS = [
@@ -86,6 +91,29 @@ class Application:
             raise
 
 
+class Direct(Answering):
+    """Answers with the size of the body, or with a refusal of it."""
+
+    def __init__(self, application: Application) -> None:
+        super().__init__(lambda head: head.method == "POST")
+        self.max_body_bytes = 1_000
+        self._application = application
+
+    def handle(self, request: DirectRequest) -> None:
+        self._application.served += 1
+        if self._application.served % 2:
+            self._answer(request)
+        else:
+            asyncio.get_running_loop().call_soon(self._answer, request)
+
+    def _answer(self, request: DirectRequest) -> None:
+        request.respond(200, (), b"%d" % len(request.body))
+
+    def refuse_size(self, request: DirectRequest) -> None:
+        self._application.served += 1
+        super().refuse_size(request)
+
+
 def one_input(data: bytes) -> None:
     """The first byte is the size of a piece; each answer is HTTP, and there are no more of them than requests."""
     LOOP.run(_serve(data[1:], 1 + (data[0] if data else 0)))
@@ -93,7 +121,7 @@ def one_input(data: bytes) -> None:
 
 async def _serve(data: bytes, piece: int) -> None:
     application, wire = Application(), Wire()
-    server = Server(application, ServerOptions())
+    server = Server(application, ServerOptions(), direct=Direct(application))
     server.address = ("127.0.0.1", 2)
     server.places.take("127.0.0.1")
     connection = Connection(server, ("127.0.0.1", 1))

@@ -1,13 +1,16 @@
 """Requests on the direct path: responded to at once or later, under the same bounds and deadlines as all others."""
 
 import asyncio
+import errno
 import gc
 import logging
 import socket
+import ssl
 import struct
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from weakref import ref
 
@@ -17,7 +20,9 @@ from starlette.types import Receive, Scope, Send
 from calltag.core.http.direct import DirectRequest, RequestHandler, RequestHead, response_lines
 from calltag.core.http.request_parser import Limit
 from calltag.core.http.server import Server, ServerOptions, bound_socket
+from calltag.core.runtime.tls import OwnCertificate, ServerTls
 from calltag.core.settings.sections import Http
+from parts.certificates import Authority
 from parts.direct_handlers import Answering, Suspending, application
 from parts.eventually import eventually, turns
 from parts.raw_http import Address, Answer, Connection, chunked, connection, get, head
@@ -138,6 +143,21 @@ async def test_a_client_that_sends_no_more_still_gets_its_answer(handler: Suspen
         assert (await one(opened)).status == 200
         assert await opened.closes(WITHIN_S)
         assert handler.gone == [False]
+
+
+async def test_by_tls_a_client_that_sends_no_more_has_disconnected(handler: Suspending, tmp_path: Path) -> None:
+    authority = Authority(tmp_path)
+    issued = authority.issue("server", "localhost")
+    options = ServerOptions(tls=ServerTls(OwnCertificate(issued.cert, issued.key)))
+    async with served(handler, options=options) as (server, plain, _):
+        address = Address(plain.port, tls=ssl.create_default_context(cafile=authority.ca))
+        async with connection(address) as opened:
+            await opened.send([GET])
+            await eventually(lambda: len(handler.suspended) == 1)
+            assert handler.suspended[0].scheme == "https"
+        await eventually(lambda: handler.gone == [True])
+        assert not handler.answer()
+        await eventually(lambda: not server.connections)
 
 
 async def test_a_half_close_that_came_with_the_request_is_noticed(handler: Suspending) -> None:
@@ -315,14 +335,17 @@ async def test_a_body_that_is_late_is_refused(handler: Suspending, sent: bytes) 
 
 
 async def test_only_bodies_are_hurried(handler: Suspending) -> None:
-    async with connected(handler, body_deadline_s=0.1, head_deadline_s=0.1) as (opened, server, refused):
-        await opened.send([head("POST /read HTTP/1.1", "Host: a", "Content-Length: 3"), b"123"])
+    async with connected(handler, body_deadline_s=0.5, head_deadline_s=0.5) as (opened, server, refused):
+        await opened.send([head("POST /read HTTP/1.1", "Host: a", "Content-Length: 3") + b"1"])
+        await eventually(lambda: server._held_bytes == 1)
+        await opened.send([b"23"])
         await eventually(lambda: len(handler.suspended) == 1)
-        async with connection(Address(server.address[1])) as silent:
-            assert await silent.closes(WITHIN_S)
+        for _ in range(3):
+            async with connection(Address(server.address[1])) as silent:
+                assert await silent.closes(WITHIN_S)
         handler.answer()
         assert (await one(opened)).status == 200
-        assert refused == {Limit.HEAD_DEADLINE: 1}
+        assert refused == {Limit.HEAD_DEADLINE: 3}
 
 
 async def test_a_body_that_ends_with_its_connection_is_refused(handler: Suspending) -> None:
@@ -335,7 +358,7 @@ async def test_a_body_that_ends_with_its_connection_is_refused(handler: Suspendi
 
 
 async def test_a_client_that_waits_for_it_is_asked_for_the_body(handler: Suspending) -> None:
-    async with connected(handler) as (opened, _, __):
+    async with connected(handler) as (opened, server, _):
         expecting = head("POST /read HTTP/1.1", "Host: a", "Content-Length: 3", "Expect: 100-continue")
         await opened.send([expecting])
         assert await opened.statuses(1, WITHIN_S) == [100]
@@ -346,9 +369,14 @@ async def test_a_client_that_waits_for_it_is_asked_for_the_body(handler: Suspend
         await opened.send([expecting + b"456"])
         await eventually(lambda: len(handler.suspended) == 1)
         handler.answer()
-        await one(opened, 2)
-        assert [each.status for each in opened.answers] == [100, 200, 200]
-        assert handler.bodies == [b"123", b"456"]
+        await opened.send([expecting + b"7"])
+        await eventually(lambda: server._held_bytes == 1)
+        await opened.send([b"89"])
+        await eventually(lambda: len(handler.suspended) == 1)
+        handler.answer()
+        await one(opened, 3)
+        assert [each.status for each in opened.answers] == [100, 200, 200, 200]
+        assert handler.bodies == [b"123", b"456", b"789"]
 
 
 async def test_a_body_that_is_not_asked_for_since_it_is_too_large_ends_the_connection(handler: Suspending) -> None:
@@ -389,10 +417,54 @@ async def test_a_head_that_is_the_same_as_before_is_the_same_object(handler: Sus
         assert first is second
         assert second is not third
         assert third is not fourth
-        assert first == fourth
         # Large ones are not kept.
         assert large is not again
         assert [dict(each.headers)[b"x-request-id"] for each in heads] == [b"a", b"a", b"b", b"a", b"a", b"a"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "is_compact"),
+    [
+        ((), True),
+        (("X-A:b", "X-A:  c\t ", "X-Empty:", "HOST2: x: y", "cookie: a=b"), True),
+        (("X: " + "x" * 3_000,), False),
+    ],
+)
+async def test_a_head_that_waits_is_small_and_has_the_same_fields(
+    handler: Suspending, fields: tuple[str, ...], *, is_compact: bool
+) -> None:
+    seen: list[list[tuple[bytes, bytes]]] = []
+
+    def accepts(head: RequestHead) -> bool:
+        seen.append(head.headers)
+        return True
+
+    handler._accepts = accepts
+    async with connected(handler) as (opened, _, __):
+        await opened.send([b"\r\n" + get("a", *fields)])
+        await eventually(lambda: len(handler.suspended) == 1)
+        waiting = handler.suspended[0].head
+        assert (waiting._headers is None) is is_compact
+        assert [waiting.headers] == seen
+        assert len(seen[0]) == 2 + len(fields)
+
+
+async def test_a_head_whose_target_names_the_host_keeps_its_fields(handler: Suspending) -> None:
+    async with connected(handler) as (opened, _, __):
+        await opened.send([head("GET http://b/ HTTP/1.1", "Host: a")])
+        await eventually(lambda: len(handler.suspended) == 1)
+        assert handler.suspended[0].head.headers == [(b"host", b"b")]
+
+
+async def test_what_a_handler_concludes_from_a_head_lives_as_long_as_the_head(handler: Suspending) -> None:
+    async with connected(handler) as (opened, _, __):
+        for number, raw in enumerate((get("a"), get("a"), get("b")), start=1):
+            await opened.send([raw])
+            await eventually(lambda: len(handler.suspended) == 1)
+            assert handler.suspended[0].head.note == ("noted" if number == 2 else None)
+            handler.suspended[0].head.note = "noted"
+            handler.answer()
+            await one(opened, number)
 
 
 async def test_a_head_that_begins_as_the_one_before_is_another(handler: Suspending) -> None:
@@ -511,6 +583,8 @@ async def test_a_server_that_is_about_to_stop_ends_its_connections_with_the_next
         handler.answer()
         assert (await one(opened)).fields["connection"] == "close"
         assert await opened.closes(WITHIN_S)
+        await eventually(lambda: not server.connections)
+        assert not handler.gone
 
 
 async def test_a_response_without_a_body_says_nothing_of_its_length() -> None:
@@ -610,6 +684,22 @@ class Written:
         self.writes.append(data)
         self._transport.write(data)
 
+    def write_eof(self) -> None:
+        raise OSError(errno.ENOTCONN, "not connected")
+
+
+async def test_a_reset_that_overtakes_the_close_is_no_error(handler: Suspending) -> None:
+    broken: list[int] = []
+    async with connected(handler) as (opened, server, _):
+        server.on_broken = broken.append
+        await opened.send([GET + b"more"])
+        await eventually(lambda: len(handler.suspended) == 1)
+        (each,) = server.connections
+        each.transport = Written(each.transport)  # type: ignore[assignment]
+        handler.suspended[0].keeps_alive = False
+        assert handler.answer()
+        await eventually(lambda: broken == [each.id])
+
 
 async def test_what_is_answered_within_a_turn_is_written_together_and_the_turn_is_bounded() -> None:
     many = 100
@@ -679,26 +769,64 @@ async def test_a_connection_that_is_reset_has_ended_badly(handler: Suspending) -
         assert broken == ids[:1]
 
 
-@pytest.mark.parametrize("bound", ["write_stall_s", "close_deadline_s"])
-async def test_a_connection_that_was_cut_off_before_all_was_sent_has_ended_badly(
-    handler: Suspending, bound: str
-) -> None:
+@asynccontextmanager
+async def _deaf(address: Address) -> AsyncIterator[socket.socket]:
+    """A client that reads nothing, and has little room for what it is sent."""
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        deaf.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(deaf, (address.host, address.port))
+        yield deaf
+
+
+@pytest.mark.parametrize("bound", ["write_stall_s", "close_deadline_s", "keep_alive_s"])
+async def test_a_connection_that_ends_before_all_was_taken_has_ended_badly(handler: Suspending, bound: str) -> None:
     broken: list[int] = []
     bounds = {bound: 0.2}
-    async with served(handler, options=None, **bounds) as (server, address, refused):
+    async with served(handler, options=None, **bounds) as (server, address, refused), _deaf(address) as deaf:
         server.on_broken = broken.append
-        with socket.socket() as deaf:
-            deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
-            deaf.setblocking(False)
-            loop = asyncio.get_running_loop()
-            await loop.sock_connect(deaf, (address.host, address.port))
-            await loop.sock_sendall(deaf, GET)
-            await eventually(lambda: len(handler.suspended) == 1)
-            number = handler.suspended[0].connection_id
-            handler.suspended[0].keeps_alive = bound != "close_deadline_s"
-            handler.answer(b"x" * 20_000_000)
-            await eventually(lambda: broken == [number])
-        assert refused[Limit(bound)] == 1
+        await asyncio.get_running_loop().sock_sendall(deaf, GET)
+        await eventually(lambda: len(handler.suspended) == 1)
+        number = handler.suspended[0].connection_id
+        handler.suspended[0].keeps_alive = bound != "close_deadline_s"
+        # The last one fits into the buffers of this system, which knows that the other one has not taken it.
+        handler.answer(b"x" * (100_000 if bound == "keep_alive_s" else 20_000_000))
+        await eventually(lambda: broken == [number])
+        assert refused == ({} if bound == "keep_alive_s" else {Limit(bound): 1})
+
+
+async def test_a_connection_that_ends_after_all_was_taken_has_not_ended_badly(handler: Suspending) -> None:
+    broken: list[int] = []
+    async with connected(handler, keep_alive_s=0.2) as (opened, server, _):
+        server.on_broken = broken.append
+        for closes in (False, True):
+            async with connection(Address(server.address[1])) as other:
+                await other.send([GET])
+                await eventually(lambda: len(handler.suspended) == 1)
+                handler.suspended[0].keeps_alive = not closes
+                handler.answer(b"x" * 100_000)
+                await one(other)
+                assert await other.closes(WITHIN_S)
+        await opened.close()
+        await eventually(lambda: not server.connections)
+        assert not broken
+
+
+async def test_a_client_that_does_not_read_is_asked_for_nothing_more() -> None:
+    served_ = 0
+
+    def handle(request: DirectRequest) -> None:
+        nonlocal served_
+        served_ += 1
+        request.respond(200, (), b"x" * 1_000_000)
+
+    async with served(Calling(handle)) as (server, address, _), _deaf(address) as deaf:
+        await asyncio.get_running_loop().sock_sendall(deaf, GET * 100)
+        await eventually(lambda: any(not each.is_writable for each in server.connections))
+        await turns()
+        (each,) = server.connections
+        assert each.transport.get_write_buffer_size() <= 1_100_000
+        assert served_ < 20
 
 
 def _kept() -> Iterable[object]:
@@ -731,30 +859,45 @@ async def test_what_has_ended_leaves_nothing_to_the_garbage_collector(handler: S
             gc.enable()
 
 
+def _kept_of(kind: type) -> int:
+    return sum(isinstance(each, kind) for each in gc.get_objects())
+
+
+def _scheduled() -> int:
+    """Timers of the loop, where it shows them."""
+    timers = getattr(asyncio.get_running_loop(), "_scheduled", ())
+    return sum(not timer.cancelled() for timer in timers)
+
+
 async def test_a_suspended_request_has_no_task_future_or_timer(handler: Suspending) -> None:
-    many = 50
-    loop: Any = asyncio.get_running_loop()
+    many, few = 50, 5
     async with served(handler, head_deadline_s=0.1, keep_alive_s=0.1) as (server, address, _):
-
-        def scheduled() -> int:
-            return sum(not timer.cancelled() for timer in loop._scheduled)
-
-        def kept(kind: type) -> int:
-            return sum(isinstance(each, kind) for each in gc.get_objects())
-
-        # The task that looks for certificates has found that there are none.
         await turns()
-        before = scheduled(), len(asyncio.all_tasks()), kept(asyncio.Future), kept(asyncio.TimerHandle)
-        sockets = []
-        for _ in range(many):
-            sockets.append(socket.create_connection((address.host, address.port)))
-            sockets[-1].sendall(GET)
-        await eventually(lambda: len(handler.suspended) == many)
-        # Deadlines that were set before the requests came pass unseen.
-        await eventually(lambda: (scheduled(), len(asyncio.all_tasks())) == before[:2])
-        gc.collect()
-        assert (kept(asyncio.Future), kept(asyncio.TimerHandle)) <= before[2:]
-        assert len(server.connections) == many
-        for each in sockets:
-            each.close()
-        await eventually(lambda: handler.gone == [True] * many or handler.gone == [False] * many)
+        before = len(asyncio.all_tasks()), _kept_of(asyncio.Future), _kept_of(asyncio.TimerHandle)
+        with ExitStack() as sockets:
+            for _ in range(many):
+                opened = sockets.enter_context(socket.create_connection((address.host, address.port)))
+                opened.sendall(GET)
+            await eventually(lambda: len(handler.suspended) == many)
+            # Deadlines that were set before the requests came pass unseen.
+            await eventually(lambda: _scheduled() == 0)
+            gc.collect()
+            assert len(asyncio.all_tasks()) - before[0] < few
+            assert _kept_of(asyncio.Future) - before[1] < few
+            assert _kept_of(asyncio.TimerHandle) - before[2] < few
+            assert len(server.connections) == many
+        await eventually(lambda: handler.gone == [False] * many)
+        while handler.suspended:
+            handler.answer()
+
+
+async def test_a_server_without_requests_has_no_timer(handler: Suspending) -> None:
+    async with served(handler) as (server, address, _):
+        async with connection(address) as opened:
+            await opened.send([GET])
+            await eventually(lambda: len(handler.suspended) == 1)
+            assert _scheduled() >= (1 if hasattr(asyncio.get_running_loop(), "_scheduled") else 0)
+            handler.answer()
+            await one(opened)
+        await eventually(lambda: not server.connections)
+        await eventually(lambda: _scheduled() == 0)

@@ -5,7 +5,9 @@ back, and there is no task for a connection that waits.
 """
 
 import asyncio
+import fcntl
 import itertools
+import termios
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from calltag.core.http.http1 import Http1
@@ -159,7 +161,8 @@ class Connection(asyncio.BufferedProtocol):
         self.in_turn = False
         """Whether its bytes are parsed now. What is written meanwhile goes out at the end, in one system call."""
         self.ended_badly = False
-        """Whether it was lost by an error, or before all was sent that was written; known when it is lost."""
+        """Whether it was lost by an error, or while something was not sent or not acknowledged, which the client then
+        may not have; known when it is lost."""
         self.protocol: ConnectionProtocol = Http1(self)
         self.transport: asyncio.Transport
         self._view = server.read_view
@@ -331,6 +334,18 @@ class Connection(asyncio.BufferedProtocol):
     def _has_unsent(self) -> bool:
         return bool(self._out) or self.transport.get_write_buffer_size() > 0
 
+    def _has_unacknowledged(self) -> bool:
+        """Whether the client's system has not confirmed all that was sent, where this system tells that."""
+        if self._has_unsent():
+            return True
+        socket = self.transport.get_extra_info("socket")
+        count = bytearray(4)
+        try:
+            fcntl.ioctl(-1 if socket is None else socket.fileno(), termios.TIOCOUTQ, count)
+        except (OSError, ValueError):
+            return False
+        return any(count)
+
     def _flush(self) -> None:
         self._flush_scheduled = False
         out, self._out, self._out_bytes = self._out, [], 0
@@ -405,6 +420,11 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self.transport.close()
 
+    def close_idle(self) -> None:
+        """Close after a silence, in which the client had the time to acknowledge all that was sent."""
+        self.ended_badly = self._has_unacknowledged()
+        self.close()
+
     def _expect_close(self) -> None:
         unsent = self.transport.get_write_buffer_size()
         deadline_s = self.server.limits.close_deadline_s
@@ -425,7 +445,7 @@ class Connection(asyncio.BufferedProtocol):
         if self.is_lost:
             return
         self.is_closing = True
-        self.ended_badly = self._has_unsent()
+        self.ended_badly = self._has_unacknowledged()
         self._out = []
         self.transport.abort()
 

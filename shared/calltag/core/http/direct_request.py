@@ -63,8 +63,10 @@ class DirectRequest(Exchange):
             log.exception("request_failed")
             if not self._is_complete:
                 self.cut_off(FAILED)
-        if not self._is_complete and self._connection.at_end_of_input:
-            self._gone(is_lost=False)
+        if not self._is_complete:
+            self.head.compact()
+            if self._connection.at_end_of_input:
+                self._gone(is_lost=False)
 
     def _refuse(self, refuse: Callable[["DirectRequest"], None]) -> None:
         try:

@@ -119,13 +119,9 @@ class DirectWebSocket(WebSocket):
         self._left_of_turn = MESSAGES_A_TURN
         self._hand_on()
         is_interrupted = super().parse()
-        if self._is_busy:
-            return False
-        return is_interrupted or self._queue is not None or (not self._left_of_turn and self._connection.unparsed > 0)
+        return not self._is_busy and (is_interrupted or self._queue is not None)
 
     def _has_room(self) -> bool:
-        if not self._left_of_turn:
-            return False
         return self._queue is None or (len(self._queue) < QUEUED_MESSAGES and self._queued_bytes < QUEUED_BYTES)
 
     @property

@@ -30,7 +30,7 @@ _OVERLOADED: Final = Refusal(
 class Http1:
     """Finds the requests of a connection and starts their exchanges (implements ConnectionProtocol)."""
 
-    __slots__ = ("_connection", "_exchange", "_is_idle", "_last_bytes", "_last_head", "_parser")
+    __slots__ = ("_connection", "_exchange", "_is_idle", "_last_head", "_parser")
 
     def __init__(self, connection: "Connection") -> None:
         self._connection = connection
@@ -38,7 +38,6 @@ class Http1:
         self._exchange: Exchange | None = None
         self._is_idle = False
         """Whether the last request is answered and nothing of the next one has come."""
-        self._last_bytes = b""
         self._last_head: RequestHead | None = None
         """The head of the last request that was served directly. The next one most often has the same."""
 
@@ -55,7 +54,7 @@ class Http1:
                     is_interrupted = self._begin(head)
                 else:
                     is_interrupted = self._exchange.take_body()
-                if self._exchange is not None:
+                if self._exchange is not None or not self._connection.is_writable:
                     return is_interrupted
         except BadRequest as error:
             self._connection.server.refused(error.limit)
@@ -66,45 +65,50 @@ class Http1:
     def _next_head(self) -> RequestHead | None:
         connection, last = self._connection, self._last_head
         data, start = connection.data, connection.at
-        if last is not None and self._parser is None and data.startswith(self._last_bytes, start):
-            connection.parsed(start + len(self._last_bytes))
+        if last is not None and self._parser is None and data.startswith(last.raw, start):
+            connection.parsed(start + len(last.raw))
             self._is_idle = False
             return last
         head = None
         if data:
-            limits = connection.server.limits
-            is_new = self._parser is None
-            if self._parser is None:
-                self._parser = HeadParser(limits.max_head_bytes, limits.max_headers)
-            end = self._parser.feed(data, start)
-            head = self._parser.head
-            connection.parsed(end)
+            head = self._parse_head(data, start)
             if head is None and self._is_idle:
-                connection.expect(limits.head_deadline_s)
+                connection.expect(connection.server.limits.head_deadline_s)
             self._is_idle = False
-            self._last_head = None
-            self._last_bytes = data[start:end] if is_new and end - start <= _KEPT_HEAD_BYTES else b""
         if head is None and connection.at_end_of_input:
             connection.close()
         return head
 
+    def _parse_head(self, data: bytes, start: int) -> RequestHead | None:
+        self._last_head = None
+        parser = self._parser
+        if parser is None:
+            limits = self._connection.server.limits
+            parser = self._parser = HeadParser(limits.max_head_bytes, limits.max_headers)
+        end = parser.feed(data, start)
+        self._connection.parsed(end)
+        head = parser.head
+        if head is not None:
+            self._parser = None
+            if parser.size == end - start <= _KEPT_HEAD_BYTES:
+                head.raw = data[start:end]
+        return head
+
     def _upgrade(self, head: RequestHead) -> bool:
-        self._parser = None
         self._connection.relax()
         return upgrade(self._connection, head)
 
     def _begin(self, head: RequestHead) -> bool:
-        self._parser = None
         connection = self._connection
         connection.relax()
         server = connection.server
         direct = server.direct
         if direct is not None and self._is_accepted(direct, head):
-            self._last_head = head if self._last_bytes else None
+            self._last_head = head if head.raw else None
             request = DirectRequest(self, connection, head)
             self._exchange = request
             return request.start(direct)
-        self._last_head, self._last_bytes = None, b""
+        self._last_head = None
         exchange = AsgiExchange(self, connection, head)
         self._exchange = exchange
         return exchange.start(server.app)
@@ -151,7 +155,7 @@ class Http1:
             return
         if not self._is_idle:
             self._connection.server.refused(Limit.HEAD_DEADLINE)
-        self._connection.close()
+        self._connection.close_idle()
 
     def end_of_input(self) -> bool:
         """A client that has closed its sending side may still read (RFC 9112, 9.6)."""

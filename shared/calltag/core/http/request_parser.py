@@ -5,7 +5,6 @@ body, whose framing is decoded here, or the next request, which waits unparsed.
 """
 
 import re
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
 
@@ -69,20 +68,72 @@ class BadRequest(Exception):
         self.limit = limit
 
 
-@dataclass(slots=True)
-class RequestHead:
-    """Request line and fields, which nobody changes. Names are in lower case; `path` and `query` are as they came."""
+Headers = list[tuple[bytes, bytes]]
 
-    method: str
-    path: bytes
-    query: bytes
-    version: str
-    headers: list[tuple[bytes, bytes]]
-    framing: Framing
-    content_length: int
-    keep_alive: bool
-    expects_continue: bool
-    is_websocket: bool
+
+class RequestHead:
+    """Request line and fields, which nobody changes. `path` and `query` are as they came."""
+
+    __slots__ = (
+        "_headers",
+        "content_length",
+        "expects_continue",
+        "framing",
+        "is_websocket",
+        "keep_alive",
+        "method",
+        "note",
+        "path",
+        "query",
+        "raw",
+        "version",
+    )
+
+    def __init__(
+        self,
+        method: str,
+        path: bytes,
+        query: bytes,
+        version: str,
+        headers: Headers,
+        *,
+        framing: Framing,
+        content_length: int,
+        keep_alive: bool,
+        expects_continue: bool,
+        is_websocket: bool,
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.query = query
+        self.version = version
+        self._headers: Headers | None = headers
+        self.framing: Framing = framing
+        self.content_length = content_length
+        self.keep_alive = keep_alive
+        self.expects_continue = expects_continue
+        self.is_websocket = is_websocket
+        self.raw = b""
+        """All bytes of the head, where they are kept to recognize it when it comes again."""
+        self.note: object = None
+        """What a handler concludes from the head, for the next request with the same one."""
+
+    @property
+    def headers(self) -> Headers:
+        """The fields in their order, with names in lower case."""
+        return _fields_in(self.raw) if self._headers is None else self._headers
+
+    def compact(self) -> None:
+        """Keep the fields only in `raw`, to take less memory while nobody asks for them."""
+        if self.raw and self._headers is not None and _fields_in(self.raw) == self._headers:
+            self._headers = None
+
+
+def _fields_in(raw: bytes) -> Headers:
+    """The fields of a head that was parsed, and found to be valid, before."""
+    lines = raw.lstrip(b"\r\n").split(b"\r\n")[1:-2]
+    fields = (line.partition(b":") for line in lines)
+    return [(_NAMES.get(name) or name.lower(), value.strip(b" \t")) for name, _, value in fields]
 
 
 class HeadParser:
@@ -105,7 +156,7 @@ class HeadParser:
         self._max_bytes = max_bytes
         self._max_headers = max_headers
         self._parser = httptools.HttpRequestParser(self)
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._headers: Headers = []
         self._target = b""
         self._line = b""
         """The request line, perhaps with something behind it."""
@@ -226,7 +277,7 @@ class _Fields:
 
     __slots__ = ("_connection", "_headers", "_hosts", "_length", "_transfer", "_upgrade", "expect")
 
-    def __init__(self, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(self, headers: Headers) -> None:
         self._headers = headers
         self._hosts: list[bytes] = []
         self._length: bytes | None = None

@@ -100,7 +100,7 @@ class Server:
         self.limits = options.limits
         self.refused = refused
         self.on_broken: Callable[[int], None] | None = None
-        """Called with the id of each connection that has ended by an error, or before all was sent."""
+        """Called with the id of each connection that has ended badly: the client may lack what was sent last."""
         self.is_stopping = False
         self.body_deadline_s = options.body_deadline_s
         self.max_message_bytes = options.max_message_bytes
