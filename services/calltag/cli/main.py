@@ -1,42 +1,18 @@
-"""The command `calltag`."""
+"""The command `calltag`. Each command imports what it needs when it runs: most need a small part."""
 
 import asyncio
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import orjson
-import structlog
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from calltag.cli.configuration import command_settings, log_level, service_settings
-from calltag.cli.doctor import examine
-from calltag.cli.finding import Grade
-from calltag.cli.parked import NotParked
 from calltag.cli.parked_commands import parked_app
-from calltag.cli.partitions import NothingStarted, listed_partitions
-from calltag.cli.partitions import public as public_partition
-from calltag.cli.partitions import table_of as table_of_partitions
-from calltag.cli.sessions import NoSuchSession, close_sessions, lines_of, public, sessions, table_of
-from calltag.cli.tour import Tour, welcome
 from calltag.core import VERSION
-from calltag.core.backends import amqp_settings
-from calltag.core.bus.amqp import apply_topology
-from calltag.core.bus.ports import BusError
-from calltag.core.http.server import PortBusy
-from calltag.core.identity.directory_file import DirectoryError
-from calltag.core.runtime.lifecycle import Lifecycle, ServiceFailed, first_leaf, run
-from calltag.core.runtime.tls import TlsError
-from calltag.core.settings import Settings, SettingsError, settings_table, unknown_settings
-from calltag.core.store.ports import StoreError
-from calltag.core.store.session_list import ListedSession
-from calltag.core.telemetry.logging import Level, configure_logging
-from calltag.core.telemetry.output import queue_output
-from calltag.single.app import Composition, run_composition
-from calltag.single.readiness import Serving
+from calltag.core.runtime.garbage import collect_less_often
+
+if TYPE_CHECKING:
+    from calltag.core.store.session_list import ListedSession
 
 app = typer.Typer(
     name="calltag",
@@ -57,8 +33,6 @@ sessions_app = typer.Typer(
 )
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(parked_app, name="parked")
-
-log = structlog.get_logger()
 
 
 def _show_version(wanted: bool) -> None:
@@ -87,47 +61,23 @@ Demo = Annotated[bool, typer.Option("--demo", help="Use the demo contact centre;
 _EXIT_INTERRUPTED = 130
 _EXIT_TERMINATED = 143
 _EXIT_UNOWNED = 3
-_EXPECTED = (
-    SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BusError, ServiceFailed, NoSuchSession,
-    NotParked, NothingStarted,
-)  # fmt: skip
 
 
 def main() -> None:
     """Run the command; what can go wrong for a user ends with one clear line and exit code 1."""
+    collect_less_often()
     try:
         app()
-    except BaseExceptionGroup as group:
-        expected, unexpected = group.split(_EXPECTED)
-        if unexpected is not None or expected is None:
-            raise
-        _fail(first_leaf(expected))
-    except _EXPECTED as error:
-        _fail(error)
     except KeyboardInterrupt:
         sys.exit(_EXIT_INTERRUPTED)
+    except Exception as error:
+        from calltag.cli.expected import expected_error
 
-
-def _fail(error: BaseException) -> None:
-    sys.stderr.write(f"calltag: {error}\n")
-    sys.exit(1)
-
-
-def _run(
-    settings: Settings,
-    chosen: Composition,
-    ready: Callable[[Serving], None] | None = None,
-    usual_level: Level = "info",
-) -> None:
-    queue_output(settings.log.max_queued_bytes)
-    configure_logging(chosen.name, form=settings.log.format, level=log_level(settings, usual_level))
-    for sentence in unknown_settings():
-        log.warning("setting_unknown", reason=sentence)
-
-    async def service(life: Lifecycle) -> None:
-        await run_composition(life, settings, chosen, ready)
-
-    run(service)
+        expected = expected_error(error)
+        if expected is None:
+            raise
+        sys.stderr.write(f"calltag: {expected}\n")
+        sys.exit(1)
 
 
 @app.command()
@@ -139,7 +89,9 @@ def gateway(port: Port = None, demo: Demo = False, ready_json: ReadyJson = False
 
         calltag gateway --port 8080
     """
-    _run(service_settings("gateway", port, demo=demo), Composition(gateway=True), _ready_line if ready_json else None)
+    from calltag.cli.serving import serve_gateway
+
+    serve_gateway(port, demo=demo, ready_json=ready_json)
 
 
 @app.command()
@@ -151,7 +103,9 @@ def worker(ready_json: ReadyJson = False) -> None:
 
         calltag worker
     """
-    _run(service_settings(), Composition(worker=True), _ready_line if ready_json else None)
+    from calltag.cli.serving import serve_worker
+
+    serve_worker(ready_json=ready_json)
 
 
 @app.command()
@@ -163,7 +117,9 @@ def notifier(port: Port = None, demo: Demo = False, ready_json: ReadyJson = Fals
 
         calltag notifier --port 8081
     """
-    _run(service_settings("notifier", port, demo=demo), Composition(notifier=True), _ready_line if ready_json else None)
+    from calltag.cli.serving import serve_notifier
+
+    serve_notifier(port, demo=demo, ready_json=ready_json)
 
 
 @app.command()
@@ -181,29 +137,9 @@ def serve(
 
         calltag serve --embedded --demo --port 8080
     """
-    settings = service_settings("gateway", port, demo=demo)
-    if embedded:
-        settings = _for_one_machine(settings)
-    chosen = Composition(gateway=True, worker=True, notifier=True, embedded=embedded)
+    from calltag.cli.serving import serve_all
 
-    ready = _ready_line if ready_json else _banner if demo else None
-    # The banner says what there is to say about a first look.
-    _run(settings, chosen, ready, "warning" if embedded and demo else "info")
-
-
-def _for_one_machine(settings: Settings) -> Settings:
-    """One process on one port: the internal one may be any."""
-    if "port" in settings.internal.model_fields_set:
-        return settings
-    return settings.model_copy(update={"internal": settings.internal.model_copy(update={"port": 0})})
-
-
-def _banner(serving: Serving) -> None:
-    Console(stderr=False, highlight=False, soft_wrap=True).print(welcome(serving.parts), markup=False)
-
-
-def _ready_line(serving: Serving) -> None:
-    typer.echo(orjson.dumps(serving.public()).decode())
+    serve_all(port, demo=demo, embedded=embedded, ready_json=ready_json)
 
 
 @topology.command("apply")
@@ -215,6 +151,10 @@ def topology_apply() -> None:
 
         calltag topology apply
     """
+    from calltag.cli.configuration import command_settings
+    from calltag.core.backends import amqp_settings
+    from calltag.core.bus.amqp import apply_topology
+
     settings = command_settings("topology")
     asyncio.run(apply_topology(amqp_settings(settings)))
     typer.echo(f"{settings.partitions} partition queues and their exchanges are there.")
@@ -235,17 +175,21 @@ def sessions_ls(
 
         calltag sessions ls --user alice
     """
+    from calltag.cli.configuration import command_settings
+    from calltag.cli.output import print_json, print_table
+    from calltag.cli.sessions import public, sessions, table_of
 
-    async def listed() -> list[ListedSession]:
+    async def listed() -> "list[ListedSession]":
         async with sessions(command_settings("sessions")) as found:
             return [each async for each in found.all(user)]
 
     rows = asyncio.run(listed())
     if as_json:
-        for each in rows:
-            typer.echo(orjson.dumps(public(each)).decode())
+        print_json(map(public, rows))
+    elif rows:
+        print_table(table_of(rows))
     else:
-        Console(width=None if sys.stdout.isatty() else 200).print(table_of(rows) if rows else "there are no sessions")
+        typer.echo("there are no sessions")
 
 
 @sessions_app.command("show")
@@ -256,8 +200,10 @@ def sessions_show(session: Handle) -> None:
 
         calltag sessions show 0123456789ab
     """
+    from calltag.cli.configuration import command_settings
+    from calltag.cli.sessions import lines_of, sessions
 
-    async def wanted() -> ListedSession:
+    async def wanted() -> "ListedSession":
         async with sessions(command_settings("sessions")) as found:
             return await found.one(session)
 
@@ -278,6 +224,9 @@ def sessions_close(
     """
     if (session is None) == (user is None):
         raise typer.BadParameter("name a session or a user (--user), one of them")
+    from calltag.cli.configuration import command_settings
+    from calltag.cli.sessions import close_sessions
+
     settings = command_settings("sessions")
     closed = asyncio.run(close_sessions(settings, session, user))
     for each in closed:
@@ -307,12 +256,15 @@ def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON
 
         calltag partitions
     """
+    from calltag.cli.configuration import command_settings
+    from calltag.cli.output import print_json, print_table
+    from calltag.cli.partitions import listed_partitions, public, table_of
+
     rows = asyncio.run(listed_partitions(command_settings("partitions")))
     if as_json:
-        for each in rows:
-            typer.echo(orjson.dumps(public_partition(each)).decode())
+        print_json(map(public, rows))
     else:
-        Console(width=None if sys.stdout.isatty() else 200).print(table_of_partitions(rows))
+        print_table(table_of(rows))
     sys.exit(0 if all(each.good for each in rows) else _EXIT_UNOWNED)
 
 
@@ -331,6 +283,10 @@ def doctor() -> None:
 
         calltag doctor
     """
+    from calltag.cli.configuration import command_settings
+    from calltag.cli.doctor import examine
+    from calltag.cli.finding import Grade
+
     settings = command_settings("doctor", warns=False)
     findings = asyncio.run(examine(settings))
     for finding in findings:
@@ -347,10 +303,16 @@ def config() -> None:
 
         calltag config
     """
+    from rich.table import Table
+
+    from calltag.cli.configuration import command_settings
+    from calltag.cli.output import print_table
+    from calltag.core.settings import settings_table
+
     table = Table("variable", "value", "what it does", box=None)
     for row in settings_table(command_settings("config")):
         table.add_row(row.variable, row.value, row.description)
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    print_table(table)
 
 
 @app.command()
@@ -366,6 +328,10 @@ def demo(
 
         calltag demo --url http://127.0.0.1:8080 --own-if-absent
     """
+    from rich.console import Console
+
+    from calltag.cli.tour import Tour
+
     tour = Tour(url.rstrip("/"), Console(highlight=False, soft_wrap=True))
     try:
         sys.exit(asyncio.run(tour.run(own_if_absent=own_if_absent)))

@@ -1,19 +1,17 @@
 """The commands `calltag parked ...`."""
 
 import asyncio
-import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-import orjson
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from calltag.cli.configuration import command_settings
-from calltag.cli.parked import Found, ParkingLot, parking_lot, public
-from calltag.core.settings import Settings
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from calltag.cli.parked import Found, ParkingLot
+    from calltag.core.settings import Settings
 
 parked_app = typer.Typer(
     help="Operations that were set aside after they failed again and again: look at them, put them back, drop them. "
@@ -37,17 +35,13 @@ def parked_ls(*, as_json: AsJson = False) -> None:
 
         calltag parked ls --json
     """
+    from calltag.cli.output import print_json, print_table
+
     found = _with_lot(lambda lot: lot.found())
     if as_json:
-        for each in found.parked:
-            row = public(each)
-            del row["content"]
-            typer.echo(orjson.dumps(row).decode())
-        for key, mark in found.stray.items():
-            stray = {"operation": mark.operation_id, "reason": mark.reason, "about": key, "marks_call": True}
-            typer.echo(orjson.dumps({**stray, "failed_ms": mark.at_ms, "parked": False}).decode())
+        print_json(_rows(found))
     elif found.parked or found.stray:
-        Console(width=None if sys.stdout.isatty() else 200).print(_table(found))
+        print_table(_table(found))
     else:
         typer.echo("nothing is parked")
 
@@ -67,11 +61,16 @@ def parked_show(
 
         calltag parked show 0123456789abcdef0123456789abcdef
     """
+    import orjson
+
+    from calltag.cli.output import print_json
+    from calltag.cli.parked import public
+
     if values:
         typer.echo("calltag: what follows has values of user data; keep it out of tickets and logs", err=True)
     row = public(_with_lot(lambda lot: lot.one(operation)), values=values)
     if as_json:
-        typer.echo(orjson.dumps(row).decode())
+        print_json([row])
         return
     for name, value in row.items():
         typer.echo(f"{name}: {orjson.dumps(value).decode() if isinstance(value, dict) else value}")
@@ -107,8 +106,11 @@ def parked_drop(operation: Wanted = None, *, all_of_them: All = False, yes: Yes 
         typer.echo(f"dropped {each}")
 
 
-def _with_lot(work: Callable[[ParkingLot], Awaitable[T]]) -> T:
-    async def run(settings: Settings) -> T:
+def _with_lot(work: "Callable[[ParkingLot], Awaitable[T]]") -> T:
+    from calltag.cli.configuration import command_settings
+    from calltag.cli.parked import parking_lot
+
+    async def run(settings: "Settings") -> T:
         async with parking_lot(settings) as lot:
             return await work(lot)
 
@@ -125,7 +127,23 @@ def _confirm(question: str, *, yes: bool) -> None:
         typer.confirm(question, abort=True)
 
 
-def _table(found: Found) -> Table:
+def _rows(found: "Found") -> Iterator[object]:
+    from calltag.cli.parked import public
+
+    for each in found.parked:
+        row = public(each)
+        del row["content"]
+        yield row
+    for key, mark in found.stray.items():
+        stray = {"operation": mark.operation_id, "reason": mark.reason, "about": key, "marks_call": True}
+        yield {**stray, "failed_ms": mark.at_ms, "parked": False}
+
+
+def _table(found: "Found") -> "Table":
+    from rich.table import Table
+
+    from calltag.cli.parked import public
+
     table = Table("operation", "reason", "about", "name", "sender", "marked", "attempts", "parked at", box=None)
     for each in found.parked:
         row = public(each)

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 from starlette.types import ASGIApp
@@ -28,10 +28,10 @@ from calltag.core.store.redis_registry import check_installation
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.telemetry.internal_http import internal_app
 from calltag.core.telemetry.request_ids import RequestIds
-from calltag.gateway.app import admitting, gateway_app
-from calltag.notifier.app import Notifier, start_notifier
 from calltag.single.readiness import Ports, Serving, as_bound, tell_when_ready
-from calltag.worker.app import run_worker
+
+if TYPE_CHECKING:
+    from calltag.notifier.app import Notifier
 
 log = structlog.get_logger()
 _NO_STORE: Final = Condition("waiting_for_store", over="store_reached", cure="CALLTAG_REDIS__URL says where Redis is")
@@ -145,6 +145,8 @@ async def _run(
             log.info("listening", service=chosen.name, port=port)
         if await _check_installation(parts, life.stop):
             if chosen.worker:
+                from calltag.worker.app import run_worker
+
                 worker = life.supervise("worker-service", run_worker(parts, life, working))
             if listeners:
                 app, notifier = _client_app(parts, life, chosen)
@@ -219,12 +221,18 @@ def server_options(settings: Settings) -> ServerOptions:
     )
 
 
-def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> tuple[ASGIApp, Notifier | None]:
+def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> "tuple[ASGIApp, Notifier | None]":
     """CometD's endpoints come first; all else is the API's."""
     authenticator = parts.authenticator()
-    notifier = start_notifier(parts, life, authenticator) if chosen.notifier else None
+    notifier: Notifier | None = None
+    if chosen.notifier:
+        from calltag.notifier.app import start_notifier
+
+        notifier = start_notifier(parts, life, authenticator)
     routes = [*notifier.routes] if notifier is not None else []
     if chosen.gateway:
+        from calltag.gateway.app import admitting, gateway_app
+
         settings = parts.settings.gateway
         api = admitting(gateway_app(parts, life, authenticator), settings, parts.metrics)
         if notifier is None:
