@@ -16,6 +16,8 @@ class FanOut:
     users: int = 2_000
     bursts: int = 400
     idle: int = 10_000
+    settled_s: float = 3.0
+    """Seconds between the last change and a look at the memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,8 @@ class Size:
     rounds: int = 3
     operations: int = 6_000
     """Operations in one measurement of throughput."""
+    path_operations: int = 6_000
+    """Operations in one measurement of the whole path, which costs all processes milliseconds for each."""
     calls: int = 200
     connections: int = 200
     rate: float = 200.0
@@ -37,5 +41,8 @@ class Size:
 
 
 FULL = Size()
-_SHORT_FAN_OUT = FanOut((300,), (1,), 6_000, 200, 20, 500)
-SHORT = Size(rounds=1, operations=600, calls=20, connections=16, seconds=2.0, live_calls=4_000, fan_out=_SHORT_FAN_OUT)
+_SHORT_FAN_OUT = FanOut((300,), (1,), 3_000, 200, 20, 300, 0.2)
+SHORT = Size(
+    rounds=1, operations=600, path_operations=150, calls=20, connections=16, seconds=1.0, live_calls=4_000,
+    fan_out=_SHORT_FAN_OUT,
+)  # fmt: skip

@@ -30,7 +30,6 @@ _BURST: Final = 20
 """How many events come together in the row of the real pattern: a small batch of the worker's."""
 _UNDER_WAY: Final = 5
 """How many of these are under way at a time."""
-_SETTLED_S: Final = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +113,7 @@ def _sessions(server: BayeuxServer, users: Sequence[int]) -> list[tuple[str, str
 async def session_bytes(installation: Installation, name: str, transport: str) -> float:
     """What each of many idle sessions takes, one of each user: the growth of the server's memory in use."""
     count = installation.form.idle
-    first = max(10, count // 100)
+    first, settled_s = max(10, count // 100), installation.form.settled_s
     async with installation.server(name, first + count) as server:
 
         def plan(users: Sequence[int]) -> Plan:
@@ -122,13 +121,13 @@ async def session_bytes(installation: Installation, name: str, transport: str) -
 
         # The first sessions bring with them what is there once.
         async with subscribers(plan(range(first))):
-            before = await _settled(server)
+            before = await _settled(server, settled_s)
             async with subscribers(plan(range(first, first + count))):
-                return (await _settled(server) - before) / count
+                return (await _settled(server, settled_s) - before) / count
 
 
-async def _settled(server: BayeuxServer) -> int:
-    await asyncio.sleep(_SETTLED_S)
+async def _settled(server: BayeuxServer, after_s: float) -> int:
+    await asyncio.sleep(after_s)
     await server.collect()
     return resident_bytes(server.pid)
 

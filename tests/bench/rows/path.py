@@ -30,10 +30,10 @@ async def compare(folder: Path, using: Backends, size: Size, progress: Progress)
     ):
         for number in range(1, size.rounds + 1):
             for kind, rig in (("calltag", ours), ("naive", naive)):
-                flat_out = await _told(kind, rig, size.operations, size.connections, None)
+                flat_out = await _told(kind, rig, size.path_operations, size.connections, None)
                 steady = await _told(kind, rig, round(size.rate * size.seconds), size.connections, size.rate)
                 mine = taken[kind]
-                mine.per_s.append(size.operations / flat_out["seconds"])
+                mine.per_s.append(size.path_operations / flat_out["seconds"])
                 mine.p50_ms.append(steady["p50"])
                 mine.p99_ms.append(steady["p99"])
                 progress(

@@ -152,14 +152,14 @@ def _names(call: str) -> StateKeys:
 
 async def _path(rig: Rig, using: Backends, size: Size) -> Sample:
     """The whole path at saturation; the CPU of everything but the one who sends."""
-    plan = Plan(rig.port, list(rig.calls), size.operations, size.connections, [f"Cookie: JSESSIONID={rig.token}"])
+    plan = Plan(rig.port, list(rig.calls), size.path_operations, size.connections, [f"Cookie: JSESSIONID={rig.token}"])
     given = asdict(PathPlan("calltag", plan, rig.notifier_port, rig.token, None))
     await told_by("bench.load.path", plan=given)
     before = _cpu_s(rig, using)
     told = await told_by("bench.load.path", plan=given)
-    if told["missing"] or told["statuses"] != {"200": size.operations}:
+    if told["missing"] or told["statuses"] != {"200": size.path_operations}:
         raise NotDone(f"{told['statuses']}, {told['missing']} messages did not come")
-    return Sample(size.operations, told["seconds"], _cpu_s(rig, using) - before)
+    return Sample(size.path_operations, told["seconds"], _cpu_s(rig, using) - before)
 
 
 def _cpu_s(rig: Rig, using: Backends) -> float:
