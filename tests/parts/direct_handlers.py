@@ -123,6 +123,7 @@ class Echo:
     def __init__(self, busy_after: int | None = None) -> None:
         self.socket: DirectWebSocket | None = None
         self.messages: list[bytes] = []
+        self.sent: list[bool] = []
         self.busy_after = busy_after
         self.writable_again = 0
         self.ends: list[bool] = []
@@ -136,7 +137,7 @@ class Echo:
     def message(self, data: bytes) -> bool:
         assert self.socket is not None
         self.messages.append(data)
-        self.socket.send_text(data)
+        self.sent.append(self.socket.send_text(data))
         return self.busy_after is None or len(self.messages) < self.busy_after
 
     def writable(self) -> None:

@@ -486,6 +486,19 @@ async def test_a_head_in_pieces_is_parsed_whatever_came_before(handler: Suspendi
             await one(opened, number)
 
 
+async def test_the_end_of_a_head_that_came_in_pieces_is_no_head(handler: Suspending) -> None:
+    async with connected(handler) as (opened, server, _):
+        first, last = GET[:-12], GET[-12:]
+        await opened.send([first])
+        await eventually(lambda: server._held_bytes == len(first))
+        await opened.send([last])
+        await eventually(lambda: len(handler.suspended) == 1)
+        handler.answer()
+        await opened.send([last])
+        assert (await one(opened, 2)).status == 400
+        assert not handler.suspended
+
+
 async def test_an_application_may_change_the_fields_that_it_is_given() -> None:
     is_direct = [True, False, True]
 
@@ -495,7 +508,7 @@ async def test_an_application_may_change_the_fields_that_it_is_given() -> None:
 
     async with connected(Answering(lambda _: is_direct.pop())) as (opened, server, _):
         server.app = app
-        ids = []
+        ids: list[str] = []
         for number in (1, 2, 3):
             await opened.send([GET])
             ids.append((await one(opened, number)).id)

@@ -407,7 +407,7 @@ async def test_a_close_of_the_client_is_clean(echo: Echo) -> None:
 
 
 async def test_a_close_of_the_handler_is_clean_when_the_client_answers_it(echo: Echo) -> None:
-    async with opened_with(echo) as (opened, direct, _, __):
+    async with opened_with(echo, close_deadline_s=60) as (opened, direct, _, __):
         direct.close(1001, "away")
         assert not direct.is_open
         assert not direct.send_text(b"no")
@@ -457,13 +457,14 @@ async def test_a_client_that_is_gone_is_noticed(echo: Echo, ending: str) -> None
 
 
 class Closing(Echo):
-    """Closes with its answer, and notes whether it is told of the end meanwhile."""
+    """Closes with its answer, and notes what it was told of the end meanwhile."""
 
     def message(self, data: bytes) -> bool:
         assert self.socket is not None
         self.socket.close(1001)
         self.messages.append(data)
-        return not self.ends
+        self.sent = [*self.ends]
+        return True
 
 
 @pytest.mark.parametrize("behind", [CLOSE_1000, b""], ids=["close", "nothing"])
@@ -474,7 +475,7 @@ async def test_a_handler_that_closes_within_a_message_is_told_of_the_end_afterwa
         assert await opened.close_code(WITHIN_S) == (1000 if behind else 1001)
         await opened.send([CLOSE_1000])
         await eventually(lambda: closing.ends == [True])
-        assert closing.messages == [b"x"]
+        assert (closing.messages, closing.sent) == ([b"x"], [])
 
 
 async def test_an_answer_to_a_message_before_a_close_may_be_compressed(echo: Echo) -> None:
@@ -484,6 +485,7 @@ async def test_an_answer_to_a_message_before_a_close_may_be_compressed(echo: Ech
         await reader.readuntil(b"\r\n\r\n")
         writer.write(frame(TEXT, b"x") + CLOSE_1000)
         assert (await reader.read())[-4:] == b"\x88\x02\x03\xe8"
+        assert echo.sent == [False]
         await eventually(lambda: echo.ends == [True])
         writer.close()
 
@@ -586,19 +588,22 @@ async def test_a_websocket_that_holds_too_much_is_turned_away() -> None:
 # Memory
 
 
-@pytest.mark.parametrize("ending", ["close", "end", "reset", "busy"])
+@pytest.mark.parametrize("ending", ["close", "end", "reset", "busy", "error"])
 async def test_what_has_ended_leaves_nothing_to_the_garbage_collector(echo: Echo, ending: str) -> None:
     gc.collect()
     gc.disable()
     try:
         async with served(served_by(lambda: echo)) as (server, address, _):
             async with websocket(address, "/") as opened:
-                kept: list[Any] = [ref(each) for each in server.connections]
+                (each,) = server.connections
+                assert isinstance(each.protocol, DirectWebSocket)
+                kept: list[Any] = [ref(each), ref(each.protocol._protocol)]
+                del each
                 echo.busy_after = 1 if ending == "busy" else None
                 await opened.send([frame(TEXT, b"x")] * 3)
                 await eventually(lambda: bool(echo.messages))
-                if ending == "close":
-                    await opened.send([CLOSE_1000])
+                if ending in {"close", "error"}:
+                    await opened.send([CLOSE_1000 if ending == "close" else frame(3)])
                     assert await opened.is_closed(WITHIN_S)
                 elif ending == "reset":
                     _reset(opened)
@@ -607,7 +612,7 @@ async def test_what_has_ended_leaves_nothing_to_the_garbage_collector(echo: Echo
                 assert echo.socket is not None
                 echo.busy_after = None
                 echo.socket.ready()
-            await eventually(lambda: bool(echo.ends) and all(each() is None for each in kept))
+            await eventually(lambda: bool(echo.ends) and all(one() is None for one in kept))
     finally:
         gc.enable()
 

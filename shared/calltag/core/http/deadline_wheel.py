@@ -97,7 +97,7 @@ class DeadlineWheel:
             self._wait_for(self._ticks[0])
 
     def _look_at(self, member: WheelMember, now: float) -> None:
-        if member.deadline_at is None or member.deadline_tick:
+        if member.deadline_at is None:
             return
         if member.deadline_at > now:
             self._enter(member, member.deadline_at)

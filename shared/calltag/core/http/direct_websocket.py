@@ -160,8 +160,6 @@ class DirectWebSocket(WebSocket):
             self._is_busy = False
             self.close(CloseCode.INTERNAL_ERROR)
         self._in_call = False
-        if self._is_ended:
-            self._end()
 
     @property
     def held_bytes(self) -> int:
@@ -187,9 +185,8 @@ class DirectWebSocket(WebSocket):
         if handler is None or self._queue is not None:
             return
         self._handler = None
-        is_clean = self._protocol.close_rcvd is not None and self._protocol.parser_exc is None
         try:
-            handler.closed(is_clean)
+            handler.closed(self._protocol.close_rcvd is not None)
         except Exception:
             log.exception("websocket_failed")
 

@@ -39,7 +39,7 @@ class Http1:
         self._is_idle = False
         """Whether the last request is answered and nothing of the next one has come."""
         self._last_head: RequestHead | None = None
-        """The head of the last request that was served directly. The next one most often has the same."""
+        """The head of the last request that was served directly: the next one most often has the same."""
 
     def parse(self) -> bool:
         """Go on with the body of the request that is served, or with the heads of the next ones."""
@@ -80,7 +80,6 @@ class Http1:
         return head
 
     def _parse_head(self, data: bytes, start: int) -> RequestHead | None:
-        self._last_head = None
         parser = self._parser
         if parser is None:
             limits = self._connection.server.limits
@@ -90,6 +89,7 @@ class Http1:
         head = parser.head
         if head is not None:
             self._parser = None
+            # Only whole: a part of it may come again as the beginning of something else.
             if parser.size == end - start <= _KEPT_HEAD_BYTES:
                 head.raw = data[start:end]
         return head
@@ -104,11 +104,11 @@ class Http1:
         server = connection.server
         direct = server.direct
         if direct is not None and self._is_accepted(direct, head):
-            self._last_head = head if head.raw else None
+            if head.raw:
+                self._last_head = head
             request = DirectRequest(self, connection, head)
             self._exchange = request
             return request.start(direct)
-        self._last_head = None
         exchange = AsgiExchange(self, connection, head)
         self._exchange = exchange
         return exchange.start(server.app)

@@ -260,8 +260,9 @@ class WebSocket(ABC):
         """Let those who serve notice."""
         self._state = State.CLOSING
         self._end_messages()
-        # A generator that holds the protocol that holds it.
+        # A generator that holds the protocol that holds it, and an error whose traceback does.
         self._protocol.parser.close()
+        self._protocol.parser_exc = None
 
     def shut_down(self) -> None:
         """Ask the client to come back."""
