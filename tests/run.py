@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ RESULTS: Final = Path(".test-results")
 _BY_FILE: Final = ("--dist", "loadfile", "--no-loadscope-reorder")
 _BAD: Final = ("failed", "error")
 _WIDTH: Final = 80
+_JOBS_PER_CPU: Final = 2
+"""Tests wait for processes and clocks for a third of their time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,8 @@ class Phase:
     def command(self) -> Sequence[str]:
         measuring = ("-m", "coverage", "run") if self.is_measured else ()
         together = ("--numprocesses", str(self.processes), *_BY_FILE) if self.processes > 1 else ()
-        return [sys.executable, *measuring, "-m", "pytest", "-m", self.markers, *together]
+        slowest = ("--durations=20", "--durations-min=5")
+        return [sys.executable, *measuring, "-m", "pytest", "-m", self.markers, *slowest, *together]
 
 
 def phases(jobs: int) -> Sequence[Phase]:
@@ -96,7 +100,10 @@ def counts_in(folder: Path) -> Mapping[str, int]:
 def main() -> int:
     """Run all tests; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--jobs", type=int, default=3, help="how many tests run at a time where they share the machine")
+    jobs = _JOBS_PER_CPU * (os.cpu_count() or 1)
+    parser.add_argument(
+        "--jobs", type=int, default=jobs, help=f"how many tests run at a time where they share the machine ({jobs})"
+    )
     jobs = parser.parse_args().jobs
     began_s = time.monotonic()
     for measured in Path().glob(".coverage*"):
