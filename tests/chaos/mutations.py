@@ -1,8 +1,9 @@
 """Proves that the chaos suite finds what it is there to find: calltag is broken on purpose, and a run has to show it.
 
 `python -m chaos.mutations [--only NAME] [--folder PATH]`. Each mutation changes a copy of the tree, and its faults are
-those under which the mutation matters. A mutation whose text is not found once ends the script: the code has moved on,
-and the mutation has to follow.
+those under which the mutation matters; one that shows after rare faults alone, in a certain order, names a test in
+place of faults. A mutation whose text is not found once ends the script: the code has moved on, and the mutation has to
+follow.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Final
@@ -21,6 +22,13 @@ _COPIED: Final = ("services", "shared", "tests")
 _WORKER: Final = "services/calltag/worker"
 _LUA: Final = "shared/calltag/core/store/lua"
 _AMQP: Final = "shared/calltag/core/bus/amqp"
+_NOTIFIER: Final = "services/calltag/notifier"
+_MANAGER: Final = f"{_NOTIFIER}/session_manager.py"
+_CLAIMS: Final = f"{_NOTIFIER}/session_claims.py"
+_SESSION: Final = "shared/calltag/core/bayeux/session.py"
+_HOMES: Final = "tests/unit/notifier/test_session_homes.py"
+_STORE: Final = "tests/contract/test_cometd_sessions.py"
+_LOST: Final = "tests/contract/test_lost_answers.py"
 
 _SLOW_WORKERS: Final = {"slow worker:store": 4, "kill worker": 4}
 _TAKE_OVERS: Final = {"belated": 1}
@@ -42,17 +50,22 @@ class Edit:
 
 @dataclass(frozen=True, slots=True)
 class Mutation:
-    """Something that calltag must not do; `mix` has the faults that show it."""
+    """Something that calltag must not do; `mix` has the faults that show it. Where there is a `test`, that shows it."""
 
     name: str
     edits: Sequence[Edit]
-    mix: Mapping[str, float]
+    mix: Mapping[str, float] = field(default_factory=dict)
     every_s: float = 1.2
     seconds: float = 12
+    test: str = ""
 
 
 def _one(path: str, text: str, becomes: str) -> tuple[Edit]:
     return (Edit(path, text, becomes),)
+
+
+def _tested(rule: str, edits: Sequence[Edit], test: str) -> Mutation:
+    return Mutation(f"breaks the rule {rule}", edits, test=test)
 
 
 MUTATIONS: Final = (
@@ -178,26 +191,270 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "forgets at a reconnect what the client lacks",
-        _one(f"{_LUA}/session_attach.lua", "local after = confirmed\n", "local after = sent\n"),
+        (
+            Edit(
+                f"{_LUA}/session_read.lua", "session.ack == '1' and session.confirmed or session.sent", "session.sent"
+            ),
+            Edit(
+                _SESSION,
+                "        if has_all:\n            self._confirm_past()\n        else:\n",
+                "        if False:\n",
+            ),
+        ),
         {"slow notifier:clients": 6, "cut notifier:clients": 4, "kill notifier": 2},
     ),
     Mutation(
         "does not give a session what it missed while away",
         _one(
-            "services/calltag/notifier/cometd/connects.py",
-            "self.feeding.take_in(session, attached.entries, ",
-            "self.feeding.take_in(session, attached.entries[1:], ",
+            f"{_NOTIFIER}/session_manager.py",
+            "self.dispatcher.take_in(session, found.entries, ",
+            "self.dispatcher.take_in(session, found.entries[1:], ",
         ),
         {"kill notifier": 3, "cut notifier:clients": 3},
     ),
 )
+
+# The rules of `parts.session_home_model`, by the names of their switches. Each has a test that is over in seconds.
+HOMES: Final = (
+    _tested(
+        "lease_compared_at_use",
+        (
+            Edit(_MANAGER, "self.lease.period and now_ms < self.lease.valid_until_ms", "self.lease.period"),
+            Edit(
+                f"{_NOTIFIER}/event_dispatcher.py",
+                "self.lease.period if self.lease.is_valid else",
+                "self.lease.period if self else",
+            ),
+        ),
+        f"{_HOMES}::test_a_home_answers_nothing_while_its_lease_has_lapsed",
+    ),
+    _tested(
+        "copies_verified_after_lapse",
+        _one(_MANAGER, "return resident.verified_in == self.lease.period and now_ms", "return now_ms"),
+        f"{_HOMES}::test_a_copy_from_before_a_lapse_answers_nothing_until_it_is_verified",
+    ),
+    _tested(
+        "unknown_number_claims",
+        _one(_SESSION, "            if number > self.batch:\n                return False\n", ""),
+        "tests/unit/bayeux/test_session.py::test_a_number_that_this_home_did_not_give_is_for_the_store",
+    ),
+    _tested(
+        "claim_flushes",
+        _one(_MANAGER, "if here is None and record.home != self.node and not record.is_exact:", "if False:"),
+        f"{_HOMES}::test_a_claim_waits_until_the_home_has_saved_the_session",
+    ),
+    _tested(
+        "home_moves_after_flush",
+        _one(_CLAIMS, "                        await flushed\n", "                        pass\n"),
+        f"{_HOMES}::test_a_claim_waits_until_the_home_has_saved_the_session",
+    ),
+    _tested(
+        "flush_drops_copy",
+        _one(
+            _MANAGER,
+            "            self.let_go(resident)\n            if not is_over:\n",
+            "            if not is_over:\n",
+        ),
+        f"{_HOMES}::test_a_flush_drops_the_copy_and_its_connect",
+    ),
+    _tested(
+        "flush_compares_cycle",
+        _one(_MANAGER, "                elif resident.session.cycle <= notice.cycle:\n", "                else:\n"),
+        f"{_HOMES}::test_a_flush_for_an_earlier_cycle_than_the_copy_takes_nothing_away",
+    ),
+    _tested(
+        "take_over_compares_cycle",
+        _one(f"{_LUA}/session_take_over.lua", "if cycle ~= a.cycle or (", "if not cycle or ("),
+        f"{_STORE}::test_the_first_to_take_over_wins",
+    ),
+    _tested(
+        "take_over_compares_cycle: what was saved since",
+        _one(f"{_LUA}/session_take_over.lua", " or (a.saved and saved ~= a.saved) then", " then"),
+        f"{_STORE}::test_what_was_saved_since_it_was_read_is_not_written_over",
+    ),
+    _tested(
+        "take_over_saves",
+        _one(f"{_LUA}/session_take_over.lua", "  write_session(KEYS[1], a, at, changes)\n", ""),
+        f"{_STORE}::test_a_take_over_saves_the_session",
+    ),
+    _tested(
+        "take_over_returns_head",
+        _one(
+            f"{_LUA}/session_take_over.lua", "return {1, changes, integer(tail_of(KEYS[4]))}", "return {1, changes, 0}"
+        ),
+        f"{_STORE}::test_a_session_moves_with_its_connects",
+    ),
+    _tested(
+        "late_flush_answer_ignored",
+        _one(_CLAIMS, "waiting is not None and cycle == notice.cycle and not", "waiting is not None and not"),
+        f"{_HOMES}::test_an_answer_to_another_flush_is_ignored",
+    ),
+    _tested(
+        "flush_awaits_reply",
+        _one(_MANAGER, "            async with self.turn(notice.client_id):\n", "            if notice.client_id:\n"),
+        f"{_HOMES}::test_a_flush_waits_for_a_take_over_that_is_under_way",
+    ),
+    _tested(
+        "claim_awaits_lapse",
+        _one(_CLAIMS, "            if record.acknowledges:\n", "            if record:\n"),
+        f"{_HOMES}::test_a_claim_of_a_client_that_does_not_acknowledge_waits_for_the_lapse",
+    ),
+    _tested(
+        "verify_raises_cycle",
+        _one(
+            f"{_LUA}/session_save.lua",
+            "cycle = redis.call('HINCRBY', KEYS[k + 1], 'cycle', 1) end",
+            "cycle = a.cycle end",
+        ),
+        f"{_STORE}::test_a_home_whose_lease_lapsed_refuses_those_who_saw_that",
+    ),
+    _tested(
+        "verify_raises_cycle: the home does not ask for it",
+        _one(_MANAGER, "is_exact=is_exact, verify=verify)", "is_exact=is_exact)"),
+        f"{_HOMES}::test_what_verifies_a_copy_refuses_who_saw_the_lapse",
+    ),
+    _tested(
+        "verify_raises_cycle: a repeated request is refused",
+        _one(f"{_LUA}/session_save.lua", "(cycle == a.cycle or was_verified)", "cycle == a.cycle"),
+        f"{_LOST}::test_a_save_that_verifies_raises_the_cycle_once",
+    ),
+    _tested(
+        "numbers_skip",
+        _one(_SESSION, "                self.batch += UNSAVED_BATCHES\n", "                pass\n"),
+        f"{_HOMES}::test_numbers_that_the_home_may_have_given_are_skipped",
+    ),
+    _tested(
+        "again_resends",
+        _one(_SESSION, "        else:\n            self.rewind()\n        return True\n", "        return True\n"),
+        "tests/unit/bayeux/test_session.py::test_a_client_that_may_lack_an_answer_gets_it_again",
+    ),
+    _tested(
+        "claim_again_resends",
+        _one(_MANAGER, "        if is_latest or connect.again:\n", "        if is_latest:\n"),
+        f"{_HOMES}::test_what_a_client_lacks_comes_again_where_it_goes",
+    ),
+    _tested(
+        "awaited_connect_answered_empty",
+        _one(
+            _MANAGER,
+            "        if not is_latest:\n            return self.replies.empty(",
+            "        if False:\n            return self.replies.empty(",
+        ),
+        f"{_HOMES}::test_a_connect_that_waited_for_a_flush_confirms_nothing_and_brings_nothing",
+    ),
+    _tested(
+        "awaited_connect_answered_empty: it confirms",
+        _one(_MANAGER, "        if is_latest or connect.again:\n", "        if connect:\n"),
+        f"{_HOMES}::test_a_connect_that_waited_for_a_flush_confirms_nothing_and_brings_nothing",
+    ),
+    _tested(
+        "only_numbers_confirm",
+        _one(
+            _SESSION,
+            "            self._acknowledge(number)\n            has_all = ",
+            "            self._confirm(self.sent)\n            has_all = ",
+        ),
+        "tests/unit/bayeux/test_session.py::test_a_number_acknowledges_its_answer_and_all_before",
+    ),
+    _tested(
+        "connect_marks_dirty",
+        _one(
+            _MANAGER,
+            "            self.background.begin(self._watch(session))\n        self.registry.mark(resident)\n",
+            "            self.background.begin(self._watch(session))\n",
+        ),
+        f"{_HOMES}::test_a_connect_that_only_confirms_is_saved",
+    ),
+    _tested(
+        "save_compares_cycle",
+        _one(
+            f"{_LUA}/session_save.lua",
+            "home == common.node and (cycle == a.cycle or was_verified)",
+            "home == common.node",
+        ),
+        f"{_STORE}::test_a_save_of_another_cycle_or_node_is_refused",
+    ),
+    _tested(
+        "save_compares_cycle: nor the node",
+        _one(f"{_LUA}/session_save.lua", "local is_here = home == common.node and ", "local is_here = home and "),
+        f"{_STORE}::test_a_save_of_another_cycle_or_node_is_refused",
+    ),
+    _tested(
+        "save_compares_cycle: nor the number of the save",
+        _one(f"{_LUA}/session_save.lua", "if is_here and a.number > tonumber(saved) then", "if is_here then"),
+        f"{_STORE}::test_a_save_that_was_overtaken_changes_nothing",
+    ),
+    _tested(
+        "refused_save_drops_copy",
+        _one(
+            _MANAGER,
+            "                if session.cycle == state.cycle:\n                    self.let_go(resident)\n",
+            "                if False:\n                    pass\n",
+        ),
+        f"{_HOMES}::test_who_is_refused_a_save_drops_its_copy",
+    ),
+    _tested(
+        "save_returns_head",
+        _one(f"{_LUA}/session_save.lua", "integer(tail_of(KEYS[k + 4]))", "0"),
+        f"{_HOMES}::test_a_save_finds_the_events_of_which_no_notice_came",
+    ),
+    _tested(
+        "roaming_connect_saved",
+        _one(
+            _MANAGER,
+            "        if (connect.again or resident.is_roaming) and not await",
+            "        if connect.again and not await",
+        ),
+        f"{_HOMES}::test_a_connect_of_a_session_that_roams_is_saved_when_it_comes",
+    ),
+    _tested(
+        "roaming_saves_before_answer",
+        _one(
+            _MANAGER,
+            "isinstance(outcome, Suspended) or not resident.is_roaming or await self._saved(resident)",
+            "outcome",
+        ),
+        f"{_HOMES}::test_an_answer_of_a_session_that_roams_is_saved_before_it_leaves",
+    ),
+    _tested(
+        "roaming_saves_before_answer: nor after it was suspended",
+        _one(
+            _MANAGER, "        if not resident.is_roaming or await self._saved(resident):\n", "        if suspended:\n"
+        ),
+        f"{_HOMES}::test_an_answer_of_a_session_that_roams_is_saved_before_it_leaves",
+    ),
+    _tested(
+        "exact_cleared",
+        _one(_MANAGER, "is_exact=each.is_roaming if is_exact is None else is_exact)", "is_exact=True)"),
+        f"{_HOMES}::test_a_session_that_settles_is_answered_from_memory_when_the_store_knows",
+    ),
+    _tested(
+        "lapsed_take_over_verified",
+        _one(
+            _MANAGER,
+            "resident.verified_in, resident.saves = period, 0",
+            "resident.verified_in, resident.saves = self.lease.period, 0",
+        ),
+        f"{_HOMES}::test_a_take_over_during_which_the_lease_lapsed_is_verified",
+    ),
+    _tested(
+        "lapsed_take_over_verified: nor a save",
+        _one(
+            _MANAGER,
+            "was_verified, resident.verified_in = self.is_verified(resident), period",
+            "was_verified, resident.verified_in = self.is_verified(resident), self.lease.period",
+        ),
+        f"{_HOMES}::test_a_save_during_which_the_lease_lapsed_verifies_nothing",
+    ),
+)
+ALL: Final = (*MUTATIONS, *HOMES)
 
 
 def main() -> int:
     """Run the mutations; 1 if one was not caught, 2 if one does not fit the code."""
     options = _options()
     part, parts = map(int, options.part.split("/"))
-    wanted = [each for each in MUTATIONS if options.only in each.name][part - 1 :: parts]
+    wanted = [each for each in ALL if options.only in each.name][part - 1 :: parts]
     strayed = astray(wanted)
     print("".join(f"{line}\n" for line in strayed), end="")
     if strayed:
@@ -245,6 +502,8 @@ def _hunt(mutation: Mutation, seeds: int, folder: Path) -> tuple[str, str]:
             for edit in mutation.edits:
                 path = folder / edit.path
                 path.write_text(path.read_text().replace(edit.text, edit.becomes))
+            if mutation.test:
+                return _tried(mutation, folder)
             violation = _run(mutation, seed, folder)
             for edit in mutation.edits:
                 shutil.copy(_ROOT / edit.path, folder / edit.path)
@@ -259,6 +518,26 @@ def _hunt(mutation: Mutation, seeds: int, folder: Path) -> tuple[str, str]:
     finally:
         for each in _COPIED:
             shutil.rmtree(folder / each)
+
+
+def _tried(mutation: Mutation, folder: Path) -> tuple[str, str]:
+    """Whether the test of the mutation fails in the changed copy, and not without the mutation."""
+    if _fails(mutation.test, _ROOT):
+        return "-", f"fails without the mutation, too: {mutation.test}"
+    return ("test", mutation.test) if _fails(mutation.test, folder) else ("-", "not caught")
+
+
+def _fails(test: str, folder: Path) -> bool:
+    """Whether a test fails, where it runs without a server."""
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-c", str(_ROOT / "pyproject.toml"), "--rootdir", str(folder),
+         "-p", "no:cacheprovider", "--timeout", "60", "-k", "fakeredis or not (redis or cluster or valkey)", test],
+        cwd=folder, env={**os.environ, "PYTHONPATH": os.pathsep.join(str(folder / each) for each in _COPIED)},
+        text=True, capture_output=True, timeout=400, check=False,
+    )  # fmt: skip
+    if run.returncode not in {0, 1}:
+        raise _NoRecord(f"{(run.stdout.strip().splitlines() or ['without a word'])[-1]}")
+    return run.returncode == 1
 
 
 def _run(mutation: Mutation, seed: int, folder: Path) -> str:

@@ -23,13 +23,24 @@ from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAt
 from calltag.core.store import client as store_client
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient, redis_client
-from calltag.core.store.client_ids import new_client_id
-from calltag.core.store.cometd_sessions import RedisCometdSessions
+from calltag.core.store.client_ids import digest_of, new_client_id
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, CommitConflict, CommitPosition, Done
 from calltag.core.store.published import RedisPublishedTotals
 from calltag.core.store.redis_state import RedisStateStore
-from calltag.core.store.session_records import Attached, HasEnded, HasLeft, Have, Proof
+from calltag.core.store.sessions import (
+    Caller,
+    Changed,
+    Cursor,
+    Found,
+    HasEnded,
+    HasLeft,
+    NewSession,
+    Saved,
+    SessionRecord,
+    SessionState,
+    SessionStore,
+)
 from calltag.core.store.user_streams import Addition, RedisUserStreams
 from calltag.worker.attempts import Attempts
 from parts.proxy import Proxy
@@ -80,51 +91,57 @@ async def losses(client: RedisClient, monkeypatch: pytest.MonkeyPatch) -> AsyncI
 
 
 @pytest.fixture
-def sessions(client: RedisClient, losses: Losses) -> RedisCometdSessions:
+def sessions(client: RedisClient, losses: Losses) -> SessionStore:
     assert not losses.count
-    return RedisCometdSessions(client, ScriptBatcher(client), KEYS, HERE)
+    return SessionStore(client, ScriptBatcher(client), KEYS, HERE)
 
 
-async def begin(sessions: RedisCometdSessions, *, most: int = 1, credential: str = "") -> str:
+async def begin(sessions: SessionStore, *, most: int = 1, credential: str = "") -> str:
     client_id = new_client_id(ALICE, bearer=True)
-    await sessions.create(
-        client_id,
-        acknowledges=False,
-        options={},
-        login="",
-        lifetime_ms=LIFE_MS,
-        most_of_user=most,
-        credential=credential,
-    )
+    await sessions.create(client_id, NewSession(False, LIFE_MS, most, credential=credential))
     return client_id
 
 
-async def attach(sessions: RedisCometdSessions, client_id: str, **more: Any) -> Attached:
-    found = await sessions.attach(client_id, Proof(True), lifetime_ms=LIFE_MS, most=9, **more)
-    assert found is not None
-    return found
+def state(client_id: str, cycle: int, number: int = 1, **more: Any) -> SessionState:
+    return replace(SessionState(client_id, cycle, number, Cursor(BEGINNING, BEGINNING), LIFE_MS), **more)
 
 
-async def test_the_last_session_that_a_user_may_have_begins(sessions: RedisCometdSessions) -> None:
+async def read(sessions: SessionStore, client_id: str, credential: str = "") -> Found | None:
+    return await sessions.read(client_id, Caller(credential=credential), most=9)
+
+
+async def record_of(sessions: SessionStore, client_id: str) -> SessionRecord:
+    record = await sessions.load(client_id)
+    assert record is not None
+    return record
+
+
+async def test_the_last_session_that_a_user_may_have_begins(sessions: SessionStore) -> None:
     client_id = await begin(sessions, most=1)
-    assert (await attach(sessions, client_id)).record.cycle == 1
+    assert (await record_of(sessions, client_id)).cycle == 1
 
 
 @pytest.mark.parametrize("left", [True, False])
-async def test_a_session_is_ended_by_whoever_ends_it(sessions: RedisCometdSessions, *, left: bool) -> None:
+async def test_a_session_is_ended_by_whoever_ends_it(sessions: SessionStore, *, left: bool) -> None:
     client_id = await begin(sessions)
     assert await sessions.remove(client_id, left=left) == HERE
     assert await sessions.remove(client_id, left=left) is None, "another request ends nothing"
     if left:
         with pytest.raises(HasLeft):
-            await sessions.attach(client_id, Proof(True), lifetime_ms=LIFE_MS, most=9)
+            await read(sessions, client_id)
     else:
-        assert await sessions.attach(client_id, Proof(True), lifetime_ms=LIFE_MS, most=9) is None
+        assert await read(sessions, client_id) is None
 
 
-async def test_whoever_finds_a_login_over_is_told_so(sessions: RedisCometdSessions) -> None:
+async def test_a_silent_session_expires_at_whoever_ends_it(sessions: SessionStore) -> None:
+    client_id = await begin(sessions)
+    assert await sessions.expire(client_id, cycle=1, within_ms=LIFE_MS)
+    assert not await sessions.expire(client_id, cycle=1, within_ms=LIFE_MS), "another request ends nothing"
+
+
+async def test_whoever_finds_a_login_over_is_told_so(sessions: SessionStore) -> None:
     uses: dict[str, Callable[[str], Awaitable[object]]] = {
-        "attach": lambda one: sessions.attach(one, Proof(True), lifetime_ms=LIFE_MS, most=9, credential="new"),
+        "read": lambda one: read(sessions, one, "new"),
         "subscribe": lambda one: sessions.subscribe(one, {"/c": None}, lifetime_ms=LIFE_MS, most=9, credential="new"),
         "unsubscribe": lambda one: sessions.unsubscribe(one, ["/c"], lifetime_ms=LIFE_MS, credential="new"),
         "touch": lambda one: sessions.touch(one, lifetime_ms=LIFE_MS, credential="new"),
@@ -137,48 +154,80 @@ async def test_whoever_finds_a_login_over_is_told_so(sessions: RedisCometdSessio
         assert not await use(client_id), "another request finds nothing"
 
 
-async def test_a_connect_is_one_connect(client: RedisClient, sessions: RedisCometdSessions, losses: Losses) -> None:
-    streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
+async def test_a_session_is_taken_over_once(client: RedisClient, sessions: SessionStore, losses: Losses) -> None:
+    """Each take-over raises the cycle once, and is not refused as another node's when it is asked for again."""
+    there = SessionStore(client, ScriptBatcher(client), KEYS, NodeId("n2"))
     client_id = await begin(sessions)
-    assert await sessions.subscribe(client_id, {"/c": None}, lifetime_ms=LIFE_MS, most=9) == HERE
-    first = await attach(sessions, client_id)
-    assert first.record.cycle == 1
-    appended = (await streams.append({ALICE: [Addition(f"call:{n}", n, b"event-%d" % n) for n in (1, 2)]}))[ALICE]
-    one, two = (place.position for place in appended.places if place is not None)
-    # One event was sent with an answer; the other was pushed since, and may be on its way, or lost.
-    have = Have(1, position=two, sent=two, generation=first.record.generation, answered=one)
-    second = await attach(sessions, client_id, have=have)
-    assert (second.record.cycle, second.after, second.entries, second.former) == (2, two, [], HERE)
-    assert second.record.confirmed == one, "the client has not said that it has the other one"
-    have = Have(2, position=two, sent=two, generation=second.record.generation, answered=two)
-    third = await attach(sessions, client_id, have=have, again=True)
-    assert [entry.event for entry in third.entries] == [b"event-2"]
-    assert losses.count > 4
+    for cycle, store, home in ((1, sessions, "n1"), (2, there, "n2"), (3, there, "n2"), (4, sessions, "n1")):
+        before = losses.count
+        taken = await store.take_over(state(client_id, cycle, 7), saved=0, has_moved=True)
+        assert taken == Saved(0, BEGINNING, cycle + 1)
+        assert losses.count > before
+        record = await record_of(there, client_id)
+        assert (record.home, record.cycle, record.saved) == (home, cycle + 1, 0)
+    assert await there.take_over(state(client_id, 4), saved=None, has_moved=True) is None, "another request is refused"
 
 
-async def test_an_earlier_subscription_takes_the_stream_back_once(
-    client: RedisClient, sessions: RedisCometdSessions
+async def test_a_take_over_that_is_asked_for_again_undoes_no_other(
+    client: RedisClient, sessions: SessionStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Another node may be the home since."""
+    there = SessionStore(client, ScriptBatcher(client), KEYS, NodeId("n2"))
+    client_id = await begin(sessions)
+    monkeypatch.setattr(sessions, "_new_request", lambda: "request")
+    assert await sessions.take_over(state(client_id, 1), saved=0, has_moved=False)
+    assert await there.take_over(state(client_id, 2), saved=0, has_moved=True)
+    assert await sessions.take_over(state(client_id, 1), saved=0, has_moved=False) is None
+    assert (await record_of(there, client_id)).home == "n2"
+
+
+async def test_what_is_read_is_there_the_second_time(client: RedisClient, sessions: SessionStore) -> None:
     streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
     client_id = await begin(sessions)
-    before = (await attach(sessions, client_id)).record
-    appended = (await streams.append({ALICE: [Addition(f"call:{n}", n, b"event-%d" % n) for n in (1, 2)]}))[ALICE]
-    assert len({place.position for place in appended.places if place}) == 2
-    two = appended.places[1]
-    assert two is not None
-    since = {"/c": Position(appended.places[0].position)} if appended.places[0] else {}
-    assert await sessions.subscribe(client_id, since, lifetime_ms=LIFE_MS, most=9) == HERE
-    have = Have(1, position=two.position, sent=two.position, generation=before.generation, answered=two.position)
-    after = await attach(sessions, client_id, have=have)
-    assert [entry.event for entry in after.entries] == [b"event-2"]
-    assert after.record.generation == before.generation + 1
+    await streams.append({ALICE: [Addition("call:1", 1, b"event")]})
+    found = await read(sessions, client_id)
+    assert found is not None
+    assert [entry.event for entry in found.entries] == [b"event"]
+
+
+async def test_a_save_is_one_save(sessions: SessionStore) -> None:
+    client_id = await begin(sessions)
+    cursor = Cursor(Position(1), Position(2), 3, [(3, Position(2))])
+    for number in (1, 2):
+        assert await sessions.save([state(client_id, 1, number, cursor=cursor)]) == [Saved(0, BEGINNING, 1)]
+        record = await record_of(sessions, client_id)
+        assert (record.cursor, record.cycle, record.saved) == (cursor, 1, number)
+
+
+async def test_a_save_that_verifies_raises_the_cycle_once(sessions: SessionStore) -> None:
+    client_id = await begin(sessions)
+    other = await begin(sessions, most=2)
+    for cycle in (1, 2):
+        states = [state(client_id, cycle, cycle, verify=True), state(other, 1, cycle)]
+        assert await sessions.save(states) == [Saved(0, BEGINNING, cycle + 1), Saved(0, BEGINNING, 1)]
+        assert (await record_of(sessions, client_id)).cycle == cycle + 1
+    assert await sessions.save([state(client_id, 2, 3, verify=True)]) == [None], "another save of that cycle is refused"
+
+
+async def test_a_message_that_changes_nothing_else_prolongs_a_life(sessions: SessionStore, client: RedisClient) -> None:
+    client_id = await begin(sessions)
+    assert await sessions.touch(client_id, lifetime_ms=9 * LIFE_MS)
+    assert await client.connection.pttl(KEYS.cometd_session(ALICE, digest_of(client_id))) > 8 * LIFE_MS
+
+
+async def test_subscriptions_change_though_the_change_is_counted_twice(sessions: SessionStore) -> None:
+    """To look once more at what is there already costs the home a look."""
+    client_id = await begin(sessions)
+    changed = await sessions.subscribe(client_id, {"/c": Position(0)}, lifetime_ms=LIFE_MS, most=1)
+    assert changed == Changed(HERE, 2, {"/c": Position(0)})
+    assert await sessions.unsubscribe(client_id, ["/c"], lifetime_ms=LIFE_MS) == Changed(HERE, 4, {})
 
 
 async def test_a_session_is_ended_once_over_a_link_that_breaks(redis_server: RedisServer) -> None:
     redis_server.clear()
     with Proxy("127.0.0.1", redis_server.port) as link:
         connected = redis_client(f"redis://127.0.0.1:{link.port}/0", deadline_s=20)
-        over_it = RedisCometdSessions(connected, ScriptBatcher(connected), KEYS, HERE)
+        over_it = SessionStore(connected, ScriptBatcher(connected), KEYS, HERE)
         client_id = await begin(over_it)
         # Its script is known to the server from here on.
         assert await over_it.remove("unknown") is None
@@ -301,13 +350,17 @@ async def test_a_session_too_many_ends_one(client: RedisClient, losses: Losses) 
 
 
 ADDING = re.compile(r"\.(?:h?incrby|h?incrbyfloat|incr|decr|decrby|[lr]push|[lr]pop|lmove|xadd|spop|getdel|zincrby)\(")
-ADDS = re.compile(r"redis\.call\('(?:H?INCRBY|INCR|DECR|DECRBY|[LR]PUSH|[LR]POP|XADD|LTRIM|ZINCRBY)'")
+ADDS = re.compile(
+    r"redis\.call\('(?:H?INCRBY|INCR|DECR|DECRBY|[LR]PUSH|[LR]POP|XADD|LTRIM|ZINCRBY)'|'cycle', cycle \+ 1"
+)
 RECOGNISES = {
     "append": "by the version that was added last",
     "commit": "by versions and operations",
     "note_loss": "by the loss that was added last",
     "published": "by the gateway's last request",
-    "session_attach": "by the request that was answered last",
+    "session_change": "counts how often they changed: once more costs the home a look",
+    "session_save": "by the number of the save, which another cycle does not have",
+    "session_take_over": "by the request that took it over last",
 }
 
 

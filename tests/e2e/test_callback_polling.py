@@ -43,6 +43,8 @@ def called(answer: httpx.Response) -> list[dict[str, Any]]:
     """What the script gives to the page's function."""
     assert answer.status_code == 200, answer.text
     assert answer.headers["content-type"].lower() == "text/javascript;charset=utf-8"
+    assert answer.headers["content-disposition"] == "attachment; filename=f.txt"
+    assert (answer.headers["cache-control"], answer.headers["x-content-type-options"]) == ("no-store", "nosniff")
     script = re.fullmatch(r"/\*\*/_cometd_jsonp_3\((.*)\);", answer.text)
     assert script is not None
     given: list[dict[str, Any]] = json.loads(script[1])

@@ -77,9 +77,7 @@ async def test_what_is_no_form_is_refused(system: System, form: bytes, word: str
         assert word in answer.text
 
 
-@pytest.mark.parametrize(
-    ("body", "status"), [(b"{", 400), (b"", 400), (b"[]", 400), (b"[" + b" " * 70_000 + b"]", 413)]
-)
+@pytest.mark.parametrize(("body", "status"), [(b"{", 400), (b"", 400), (b"[" + b" " * 70_000 + b"]", 413)])
 async def test_what_is_no_request_is_refused(system: System, body: bytes, status: int) -> None:
     async with agent(system, "carol") as carol:
         answer = await post(carol, "/genesys/cometd", content=body, headers={"Content-Type": "application/json"})

@@ -26,15 +26,16 @@ def connecting(client_id: str, kind: str) -> list[dict[str, Any]]:
     return [{"channel": "/meta/connect", "id": "3", "clientId": client_id, "connectionType": kind}]
 
 
-async def poll(system: System) -> int:
-    """Connect, and stay connected until the answer comes; returns the interval that it advises."""
+async def poll(system: System) -> float:
+    """Connect, and stay connected until the answer comes; returns when that was, by the loop's clock."""
     async with httpx.AsyncClient(headers=ALICE, timeout=40) as http:
         url = f"{system.cometd_url}/genesys/cometd"
         [shaken] = (await http.post(url, json=[HELLO])).json()
         assert (await http.post(url, json=connecting(shaken["clientId"], "long-polling"))).json()[0]["successful"]
         [reply] = (await http.post(url, json=connecting(shaken["clientId"], "long-polling"))).json()
-    assert (reply["successful"], reply["advice"]["reconnect"]) == (True, "retry")
-    return int(reply["advice"]["interval"])
+    # Some clients take the interval for seconds, others ignore it.
+    assert (reply["successful"], reply["advice"]["reconnect"], reply["advice"]["interval"]) == (True, "retry", 0)
+    return asyncio.get_running_loop().time()
 
 
 async def listen(system: System) -> tuple[list[Any], int]:
@@ -63,12 +64,7 @@ async def test_clients_leave_a_notifier_that_ends_one_after_another(tmp_path: Pa
 
         await eventually(all_here)
         system.programs["serve"].signal(signal.SIGTERM)
-        intervals = await asyncio.gather(*polls)
-        assert len(set(intervals)) > MANY / 2
-        assert all(0 <= interval <= SPREAD_MS for interval in intervals)
-        for frame, code in await asyncio.gather(*sockets):
-            # The held connect is answered, and the client waits while its socket is closed.
-            [reply] = frame
-            assert (reply["channel"], reply["successful"], code) == ("/meta/connect", True, 1001)
-            assert (reply["advice"]["reconnect"], reply["advice"]["interval"]) == ("retry", 2_000)
+        answered = sorted(await asyncio.gather(*polls))
+        assert answered[-1] - answered[0] > SPREAD_MS / 1000 / 8, "the answers are spread over the time"
+        assert [each for each in await asyncio.gather(*sockets) if each != ([], 1001)] == []
         assert system.programs["serve"].wait() == 0

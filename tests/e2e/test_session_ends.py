@@ -80,7 +80,8 @@ def running(factory: pytest.TempPathFactory, name: str, **settings: str) -> Iter
 
 @pytest.fixture(scope="module")
 def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    yield from running(tmp_path_factory, "idle", CALLTAG_SESSION__IDLE_S="1")
+    checked = {"CALLTAG_NOTIFIER__CREDENTIAL_RECHECK_S": "0.5"}
+    yield from running(tmp_path_factory, "idle", CALLTAG_SESSION__IDLE_S="1", **checked)
 
 
 @pytest.fixture(scope="module")

@@ -5,15 +5,16 @@ from typing import Final
 
 from fuzz.target import Target
 from fuzz.targets import (
+    bayeux,
     channels,
     client_ids,
     codec,
+    cometd_http,
     credentials,
     directory,
     forms,
     headers,
     http_head,
-    hub,
     operations,
     strict_json,
     switch_events,
@@ -22,7 +23,7 @@ from fuzz.targets import (
 )
 
 _MODULES: Final = (
-    channels, client_ids, codec, credentials, directory, forms, headers, http_head, hub, operations, strict_json,
-    switch_events, websocket, wire,
+    bayeux, channels, client_ids, codec, cometd_http, credentials, directory, forms, headers, http_head, operations,
+    strict_json, switch_events, websocket, wire,
 )  # fmt: skip
 TARGETS: Final[Mapping[str, Target]] = {module.TARGET.name: module.TARGET for module in _MODULES}

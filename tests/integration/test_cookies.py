@@ -6,11 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.requests import HTTPConnection
 
 from calltag.core.bayeux import errors
 from calltag.core.identity.csrf import HEADER
-from calltag.notifier.routes import AuthenticatedAccess
+from calltag.notifier.authentication import Authentication, credentials_of
 from integration.test_access import HELLO
 from parts.both_in_process import Both, both_in_process
 
@@ -68,9 +67,8 @@ async def test_of_several_cookies_the_valid_one_counts_everywhere(centre: Both) 
 async def proven(centre: Both, headers: Headers) -> str | None:
     """Whom the opening of a WebSocket proves."""
     raw = [(name.lower().encode(), value.encode()) for name, value in headers]
-    access = AuthenticatedAccess(centre.backends.authenticator())
-    login = await access.of_request(HTTPConnection({"type": "websocket", "headers": raw}), begins=True)
-    return login.user if login is not None else None
+    authentication = Authentication(centre.backends.authenticator())
+    return (await authentication.caller(credentials_of(raw, "", is_http=False), None, begins=True)).user
 
 
 async def test_valid_cookies_of_several_users_prove_nobody_anywhere(centre: Both) -> None:

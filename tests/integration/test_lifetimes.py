@@ -18,8 +18,8 @@ PERMANENT: Final = re.compile(
     r"calltag:(installation|\{workers\}(:places|:reports)?|\{published\}|\{p\d+\}:(epoch|outbox|position))"
 )
 """The keys without an end, as the page Limits lists them."""
-OF_THE_WORKERS: Final = "calltag:lags"
-"""It has an end, but workers that work write it again and again."""
+OF_PROCESSES: Final = re.compile(r"calltag:lags|calltag:notifier:.*")
+"""They have an end, but processes that run write them again and again."""
 FOR_AN_HOUR: Final = re.compile(r"calltag:\{(u:[a-z]+|watchers)\}:?(watchers(:since)?|watching|since)?")
 """Whose end no setting brings nearer: who watches whom."""
 SHORT: Final = {
@@ -98,7 +98,7 @@ async def test_all_that_is_kept_comes_to_an_end(short_lived: System, redis_serve
 
             def left() -> set[str]:
                 names = {name for name in ends(client) if not PERMANENT.fullmatch(name)}
-                return {name for name in names if not FOR_AN_HOUR.fullmatch(name)} - {OF_THE_WORKERS}
+                return {name for name in names if not (FOR_AN_HOUR.fullmatch(name) or OF_PROCESSES.fullmatch(name))}
 
             try:
                 await eventually(lambda: not left(), within_s=80)

@@ -5,8 +5,9 @@ page has said that it may lack some (a connect failed, or its link broke), or ha
 stream is read again while more goes out, or a late connect took its session away from the node that serves it; no page
 is told that it missed something.
 
-What may happen: links break, and the node hears of it at once, late, or never; connects come late; the node is slow to
-write; events come by the bus, or only into the stream; notices between the nodes get lost; the store's answers are
+What may happen: links break, and the node notices it at once, late, or never; pages close them, having read all or
+less; the page reads nothing for a while; events come by the bus, or only into the stream; notices between the nodes
+are refused, late, or vanish; a node saves sooner or later; leases lapse, and are renewed; the store's answers are
 late; time passes. Besides, by mode: subscriptions are added; a connect of a page that is gone comes to a node after
 the next page has connected; the store is away for some nodes, or carries out what it is asked and its answers are lost.
 
@@ -33,7 +34,7 @@ from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import StoreUnavailable
 from parts.hubs import Node
-from parts.simulated_pages import Fault, Page, UnsteadyInstallation, turns
+from parts.simulated_pages import Fault, Link, Notices, Page, UnsteadyInstallation, turns
 
 SEEDS: Final = int(os.environ.get("CALLTAG_TEST_SIMULATION_SEEDS", "12"))
 STEPS: Final = 80
@@ -41,6 +42,8 @@ LONG_MS: Final = 100_000_000
 """Nothing is over by itself; the clocks of the nodes are put forward instead."""
 OVERTAKEN_MS: Final = 2_000
 """After that time a page is told that another connect has overtaken its own."""
+LEASE_MS: Final = 6_000
+"""After that time the lease of a node is over."""
 PAGE: Final = 4
 """How many events wait for a page, and are read at once. As many are told together often: that is where reading on ends
 with nothing."""
@@ -48,6 +51,8 @@ LIMITS: Final = BayeuxLimits(
     max_queued_events=PAGE, max_sessions_per_user=1_000, timeout_ms=LONG_MS, max_interval_ms=LONG_MS
 )
 MOST_TURNS: Final = 40
+MOST_SAVES: Final = 3
+MOST_FRAMES: Final = 1_000
 LATE_TURNS: Final = 80
 PATIENCE_S: Final = 10.0
 """How long what has to come may take in the end; a node asks a store that was away every two seconds at least."""
@@ -84,6 +89,7 @@ class Simulation:
         steps: list[tuple[Callable[[Page], Awaitable[str]], int]] = [
             (self.publish, 35), (self.connect, 20), (self.receive, 20), (self.let_time_pass, 8), (self.cut, 4),
             (self.hear_of_a_cut, 4), (self.change_pace, 3), (self.change_notices, 4), (self.change_lateness, 4),
+            (self.save, 10), (self.renew, 4),
             (self.subscribe, 3 if mode != Mode.LINKS else 0),
             (self.connect_late, 3 if mode == Mode.LATE_CONNECTS else 0),
             (self.change_store, 15 if mode in FAULTS else 0),
@@ -125,16 +131,28 @@ class Simulation:
         return f"reads on, to {page.got[-1:]}"
 
     async def let_time_pass(self, page: Page) -> str:
-        ms = self.rng.choice((OVERTAKEN_MS, LONG_MS))
-        self.put_forward(page.link.node, ms)
-        return f"{ms} ms pass at {page.link.node.name}"
+        ms = self.rng.choice((OVERTAKEN_MS, LEASE_MS, LONG_MS))
+        node = page.link.node
+        await self.pass_time(node, ms)
+        return f"{ms} ms pass at {node.name}"
+
+    async def save(self, _: Page) -> str:
+        node = self.any_node()
+        await node.sessions.save_marked()
+        return f"{node.name} saves"
+
+    async def renew(self, _: Page) -> str:
+        node = self.any_node()
+        with suppress(StoreUnavailable):
+            await node.lease.renew()
+        return f"{node.name} renews its lease"
 
     async def cut(self, page: Page) -> str:
-        former, heard = page.link, self.rng.random() < 0.5
-        if heard:
-            former.frames.go()
+        former, how = page.link, self.rng.choice(("breaks", "closes", "is given up", "is given up"))
+        if how != "is given up":
+            former.frames.go(is_clean=how == "closes")
         self.open(page)
-        return f"goes from {former.node.name}, which {'hears' if heard else 'knows nothing'}, to {page.link.node.name}"
+        return f"its link to {former.node.name} {how}, the next one is to {page.link.node.name}"
 
     async def hear_of_a_cut(self, page: Page) -> str:
         for link in page.links[:-1]:
@@ -142,12 +160,12 @@ class Simulation:
         return "its former links are closed"
 
     async def change_pace(self, page: Page) -> str:
-        page.link.frames.slow = not page.link.frames.slow
-        return f"takes what is sent {'slowly' if page.link.frames.slow else 'at once'}"
+        page.link.frames.is_slow = not page.link.frames.is_slow
+        return f"takes {'nothing' if page.link.frames.is_slow else 'what is sent'}"
 
     async def change_notices(self, _: Page) -> str:
-        self.system.loses_notices = self.rng.random() < 0.3
-        return f"notices {'get lost' if self.system.loses_notices else 'arrive'}"
+        self.system.change_notices(self.rng.choice((Notices.ARRIVE, Notices.ARRIVE, *Notices)))
+        return f"notices {self.system.notices}"
 
     async def change_lateness(self, _: Page) -> str:
         client = self.rng.choice(list(self.system.clients()))
@@ -172,7 +190,7 @@ class Simulation:
         node = self.any_node()
         turn = await page.client.send(node, page.connecting(), streaming=True)
         if turn.held is not None:
-            node.connects.answers.abandon(turn.held)
+            node.sessions.abandon(turn.held)
         if not page.acknowledges:
             page.confirms_blindly()
         page.returns += 1
@@ -186,19 +204,26 @@ class Simulation:
     # -- what follows --------------------------------------------------------------------------------------------
 
     def open(self, page: Page) -> None:
-        page.open(self.any_node(), slow=self.rng.random() < 0.3)
+        page.open(Link(self.system, self.any_node(), is_slow=self.rng.random() < 0.3))
 
     def open_what_was_closed(self) -> None:
         for page in self.pages:
-            if page.link.frames.closed:
-                page.link.frames.go()
+            if page.link.frames.code:
+                if is_read := self.rng.random() < 0.7:
+                    page.receive(MOST_FRAMES)
+                page.link.frames.go(is_clean=is_read)
                 self.open(page)
 
-    def put_forward(self, node: Node, ms: int) -> None:
-        node.ahead_ms += ms
-        for page in self.pages:
-            for link in page.links:
-                link.socket.waker.set()
+    async def pass_time(self, node: Node, ms: int) -> None:
+        """The node saves before what it has to save; no time passes while it cannot. Nor does so long a time while it
+        asks the store about a session."""
+        for _ in range(MOST_SAVES):
+            await node.sessions.save_marked()
+            is_at_rest = not (node.registry.dirty or (ms == LONG_MS and node.sessions._turns))
+            if is_at_rest:
+                node.ahead_ms += ms
+                self.system.tick(node)
+                return
 
     async def come_to_rest(self) -> None:
         """All is well again, and all that was told comes."""
@@ -208,31 +233,33 @@ class Simulation:
             for page in self.pages:
                 page.send()
             await asyncio.sleep(0.001)
-            came = [page.receive(1_000) for page in self.pages]
+            came = [page.receive(MOST_FRAMES) for page in self.pages]
             self.open_what_was_closed()
             quiet = 0 if any(came) else quiet + 1
             if quiet == MOST_TURNS:
                 # What neither the bus nor a notice tells shows when the time of a connect is up.
                 quiet = 0
                 for node in self.system.nodes.values():
-                    self.put_forward(node, LONG_MS)
+                    await self.pass_time(node, LONG_MS)
+                    await node.lease.renew()
             for page in lacking:
                 assert time.monotonic() < ends, page.story(f"never got {page.lacks(self.published)}")
 
     async def make_well(self) -> None:
-        self.system.loses_notices = False
+        self.system.change_notices(Notices.ARRIVE)
         for client in self.system.clients():
             client.cut.clear()
             client.lateness.clear()
+        for page in self.pages:
+            page.link.frames.is_slow = False
         await asyncio.gather(*self.subscribing)
 
     async def end(self) -> None:
         """Let everything go."""
         await self.make_well()
-        links = [link for page in self.pages for link in page.links]
-        for link in links:
-            link.frames.go()
-        await asyncio.gather(*(link.serving for link in links))
+        for page in self.pages:
+            for link in page.links:
+                link.frames.go()
         await self.system.settle()
 
 
@@ -240,6 +267,7 @@ class Simulation:
 async def simulated(mode: Mode, seed: int) -> AsyncIterator[Simulation]:
     async with embedded_store(None, deadline_s=20) as store:
         simulation = Simulation(UnsteadyInstallation(store.client, LIMITS), mode, seed)
+        await simulation.system.begin()
         try:
             yield simulation
         finally:

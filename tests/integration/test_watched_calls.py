@@ -15,10 +15,10 @@ from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
-from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
 from calltag.core.store.redis_registry import RedisCallIndex
+from calltag.core.store.sessions import SessionStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches, Watched
 from calltag.core.wire.messages import EVENT
@@ -37,7 +37,7 @@ class Way:
         self.streams, self.watches = RedisUserStreams(client, batcher, KEYS), RedisWatches(client, batcher, KEYS)
         self.outgoing = Outgoing(self.bus, RedisCallIndex(client, KEYS), self.streams, self.watches)
 
-        self.sessions = partial(RedisCometdSessions, client, batcher, KEYS)
+        self.sessions = partial(SessionStore, client, batcher, KEYS)
 
     async def send(self, *events: Event) -> None:
         await self.outgoing.send(Sending([], [(event, EVENT.encode(event)) for event in events], []))
@@ -91,7 +91,7 @@ async def test_the_nodes_of_a_watcher_are_told_with_rising_places(way: Way) -> N
     await way.watches.begin(CAROL, OF_BOB)
     node = NodeId("n")
     async with way.bus.inbox(node) as inbox:
-        await way.sessions(node).stay([CAROL])
+        await way.sessions(node).register([CAROL])
         await way.send(changed(1, BOB), changed(2, BOB, CAROL))
         told = orjson.loads(await inbox.receive())
     places = [(place["event"], place["previous"] < place["position"]) for place in told["places"]]

@@ -1,4 +1,4 @@
-"""Gateway, worker and notifier inside the test's own process, on one application, as one port serves them."""
+"""Gateway, worker and notifier inside the test's own process, on one port."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -12,6 +12,7 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from calltag.core.backends import Backends, backends
+from calltag.core.http.server import Server, ServerOptions, bound_socket
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings import load_settings
 from calltag.gateway.app import gateway_app
@@ -22,7 +23,7 @@ from parts.eventually import eventually
 
 @dataclass(frozen=True, slots=True)
 class Both:
-    """What runs, and a client without credentials."""
+    """What runs, and a client without credentials. `app` serves what the notifier does not serve itself."""
 
     backends: Backends
     app: Starlette
@@ -48,11 +49,14 @@ async def both_in_process(
         notifier = start_notifier(changed, life, authenticator)
         api = gateway_app(changed, life, authenticator)
         app = Starlette(routes=[*notifier.routes, Mount("/", api)])
-        await eventually(lambda: notifier.hub.reachable)
-        transport = httpx.ASGITransport(app)
-        http = await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://test"))
+        await eventually(lambda: notifier.server.is_reachable)
+        server = Server(app, ServerOptions(), direct=notifier.http)
+        server.on_broken = notifier.server.sessions.connection_broke
+        listener = bound_socket("127.0.0.1", 0, "nothing")
+        port = await stack.enter_async_context(server.serving(listener, drain_timeout_s=1.0))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False))
         yield Both(changed, app, api, notifier, http)
-        notifier.hub.drain()
+        notifier.server.drain()
         await notifier.leave()
         stop.set()
         await working

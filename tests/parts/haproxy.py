@@ -54,6 +54,7 @@ backend gateways
 {gateways}
 
 backend notifiers
+    balance {balance}
 {notifiers}
 """
 
@@ -67,10 +68,19 @@ class Upstream:
 
 
 class HaProxy:
-    """HAProxy on a free port, with its files in a folder; `paths` go to the notifiers, all else to the gateways."""
+    """HAProxy on a free port, with its files in a folder; `paths` go to the notifiers, all else to the gateways.
+
+    `balance` is how requests are spread over the notifiers, in HAProxy's words.
+    """
 
     def __init__(
-        self, folder: Path, paths: Sequence[str], gateways: Mapping[str, Upstream], notifiers: Mapping[str, Upstream]
+        self,
+        folder: Path,
+        paths: Sequence[str],
+        gateways: Mapping[str, Upstream],
+        notifiers: Mapping[str, Upstream],
+        *,
+        balance: str = "roundrobin",
     ) -> None:
         self.port = free_port()
         folder.mkdir(parents=True, exist_ok=True)
@@ -78,6 +88,7 @@ class HaProxy:
         file.write_text(
             _CONFIGURATION.format(
                 port=self.port,
+                balance=balance,
                 routes="\n".join(f"    use_backend notifiers if {{ path_beg {path} }}" for path in paths),
                 gateways=_servers(gateways),
                 notifiers=_servers(notifiers),

@@ -1,6 +1,7 @@
-"""Notifiers' hubs in one process, on one store, and clients that talk to them without a transport."""
+"""Notifiers in one process, on one store, and clients that talk to them without a transport."""
 
-from collections.abc import AsyncIterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -9,35 +10,34 @@ from typing import Any
 import orjson
 import redis.asyncio
 
+from calltag.core.bayeux.codec import Reply
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.events import Event, Published
-from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
-from calltag.core.bayeux.extensions.delivery import Delivery
-from calltag.core.bayeux.extensions.replay import Replay
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.extensions import Acknowledgment, Delivery, Replay
+from calltag.core.bayeux.limits import BayeuxLimits, Limit
 from calltag.core.bayeux.position import Position
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
-from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.sessions import SessionStore
 from calltag.core.store.user_streams import PER_MS, Addition, Entry, RedisUserStreams
 from calltag.core.store.watches import RedisWatches
-from calltag.core.wire.messages import SessionNotice
-from calltag.notifier.cometd.answers import Answer
-from calltag.notifier.cometd.claim import Caller, Claim
-from calltag.notifier.cometd.clocks import monotonic_ms
-from calltag.notifier.cometd.connects import Connects
-from calltag.notifier.cometd.feeding import Feeding
-from calltag.notifier.cometd.hub import Hub, Turn
-from calltag.notifier.cometd.local import Local
-from calltag.notifier.cometd.metrics import Limit
-from calltag.notifier.cometd.residence import Residence
-from calltag.notifier.cometd.side_tasks import SideTasks
-from calltag.notifier.cometd.watching import Watching
+from calltag.core.telemetry.metrics import Metrics
+from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.notifier.authentication import Caller, Credentials
+from calltag.notifier.bayeux_server import BayeuxServer
+from calltag.notifier.channel_policy import WatchRenewal
+from calltag.notifier.connect_replies import Answer, ConnectReplies
+from calltag.notifier.event_dispatcher import EventDispatcher
+from calltag.notifier.metrics import NotifierMetrics
+from calltag.notifier.node_presence import Background, NodeLease, Registrations, boot_ms
+from calltag.notifier.session_claims import Claims
+from calltag.notifier.session_manager import HomeSettings, SessionManager
+from calltag.notifier.session_registry import ConnectRequest, Origin, Resident, SessionRegistry, Suspended
 
 CALLS = "/v2/me/calls"
 KEYS = Keys("calltag-test")
@@ -60,57 +60,6 @@ class CountingClient(RedisClient):
             yield connection
 
 
-@dataclass(slots=True)
-class Counts:
-    """Implements HubMetrics, and SessionListener."""
-
-    redeliveries: int = 0
-    latencies: list[float] = field(default_factory=list)
-    messages: int = 0
-    gaps: int = 0
-    moves: int = 0
-    silent: int = 0
-    handshakes: int = 0
-    limits: list[Limit] = field(default_factory=list)
-    errors: list[str] = field(default_factory=list)
-    endings: list[tuple[str, str, Ending]] = field(default_factory=list)
-    deliveries: list[tuple[str, int]] = field(default_factory=list)
-
-    def received(self, messages: int) -> None:
-        self.messages += messages
-
-    def refused(self, error: str) -> None:
-        self.errors.append(error)
-
-    def limited(self, limit: Limit) -> None:
-        self.limits.append(limit)
-
-    def begun(self) -> None:
-        self.handshakes += 1
-
-    def delivered(self, channel: str, sessions: int) -> None:
-        self.deliveries.append((channel, sessions))
-
-    def handed_over(self, latency_s: float, times: int = 1) -> None:
-        self.latencies += [latency_s] * times
-
-    def redelivered(self, events: int) -> None:
-        self.redeliveries += events
-
-    def resumed(self) -> None:
-        self.moves += 1
-
-    def swept(self) -> None:
-        self.silent += 1
-
-    def gap(self) -> None:
-        self.gaps += 1
-
-    def ended(self, session: str, user: str, ending: Ending) -> None:
-        """Implements SessionListener."""
-        self.endings.append((session, user, ending))
-
-
 def translate(_user: UserId, entry: Entry) -> Published:
     """Every entry is one event about calls; what it tells of was accepted when it was added to the stream."""
     accepted_at_ms = entry.position // PER_MS
@@ -118,38 +67,84 @@ def translate(_user: UserId, entry: Entry) -> Published:
 
 
 class Node:
-    """One hub with all that it needs. `ahead_ms` is how far its clock is ahead."""
+    """One notifier with all that it needs. `ahead_ms` is how far its clock is ahead."""
 
     def __init__(self, name: str, installation: "Installation", limits: BayeuxLimits) -> None:
         client = installation.client
         self.name = NodeId(name)
         self.client = installation.client_type(client.connection, client.deadline_s)
         self.batcher = ScriptBatcher(self.client)
-        self.metrics, self.local, self.side_tasks, self.ahead_ms = Counts(), Local(), SideTasks(), 0
-        store = RedisCometdSessions(self.client, self.batcher, KEYS, self.name)
-        streams = RedisUserStreams(self.client, self.batcher, KEYS)
-        self.feeding = Feeding(self.local, streams, translate, limits, self.metrics, self.side_tasks)
-        self.connects = Connects(
-            self.name,
-            Engine(
-                limits,
-                lambda _, channel: channel.startswith(("/v2/", "/notifications/")),
-                lambda _, channel: channel.startswith("/service/"),
-                (Acknowledgment(), Replay(), Delivery()),
-            ),
-            store,
-            self.local,
-            self.feeding,
-            Residence(store, self.local, self.side_tasks),
-            Watching(RedisWatches(self.client, self.batcher, KEYS), self.side_tasks, monotonic_ms),
-            installation,
-            self.metrics,
-            self.side_tasks,
-            lambda user: installation.credentials.get(user, f"credential of {user}"),
-            clock_ms=lambda: monotonic_ms() + self.ahead_ms,
-            listeners=(self.metrics,),
+        self.ahead_ms, self.endings = 0, list[tuple[str, str, Ending]]()
+        self.all_metrics = Metrics()
+        self.metrics = _Told(self.all_metrics, self.endings)
+        self.background = Background()
+        self.store = SessionStore(self.client, self.batcher, KEYS, self.name)
+        self.registry = SessionRegistry(limits, self.now_ms)
+        self.lease = NodeLease(self.store, installation.lease_ms, self.now_ms)
+        engine = Engine(
+            limits,
+            lambda _, channel: channel.startswith(("/v2/", "/notifications/")),
+            lambda _, channel: channel.startswith("/service/"),
+            (Acknowledgment(), Replay(), Delivery()),
         )
-        self.hub = Hub(self.connects, reachable=True, parting_s=0.0)
+        streams = RedisUserStreams(self.client, self.batcher, KEYS)
+        self.dispatcher = EventDispatcher(
+            self.registry, streams, translate, limits, self.metrics, self.background, self.lease
+        )
+        self.sessions = SessionManager(
+            self.name,
+            engine,
+            self.store,
+            self.registry,
+            self.dispatcher,
+            ConnectReplies(engine, self.registry, self.metrics),
+            Registrations(self.store, self.registry, self.background),
+            self.lease,
+            Claims(
+                self.name,
+                engine,
+                self.store,
+                installation,
+                self.metrics,
+                lambda user: installation.credentials.get(user, f"credential of {user}"),
+                installation.flush_timeout_s,
+            ),
+            WatchRenewal(RedisWatches(self.client, self.batcher, KEYS), self.now_ms),
+            self.metrics,
+            self.background,
+            HomeSettings(roaming_ms=installation.roaming_ms),
+        )
+        self.server = BayeuxServer(self.sessions, is_reachable=True, parting_s=0.0)
+
+    def now_ms(self) -> int:
+        return boot_ms() + self.ahead_ms
+
+    def count(self, name: str, **labels: str) -> float:
+        """What a metric says, by its name without `calltag_cometd_`."""
+        self.metrics.flush()
+        return self.all_metrics.registry.get_sample_value(f"calltag_cometd_{name}", labels) or 0.0
+
+    def limits(self) -> dict[Limit, float]:
+        """The limits that were met, and how often."""
+        counts = {limit: self.count("limited_total", limit=limit) for limit in Limit}
+        return {limit: count for limit, count in counts.items() if count}
+
+    async def lapse(self) -> None:
+        """The lease lapses, for this node and for the others."""
+        self.lease.valid_until_ms = 0
+        await self.store.end_lease()
+
+
+class _Told(NotifierMetrics):
+    """Remembers which sessions ended."""
+
+    def __init__(self, metrics: Metrics, endings: list[tuple[str, str, Ending]]) -> None:
+        super().__init__(metrics)
+        self._endings = endings
+
+    def ended(self, handle: str, user: str, ending: Ending) -> None:
+        super().ended(handle, user, ending)
+        self._endings.append((handle, user, ending))
 
 
 class Installation:
@@ -158,18 +153,38 @@ class Installation:
     client_type: type[CountingClient] = CountingClient
     """By what each node talks to the store."""
 
-    def __init__(self, client: RedisClient, limits: BayeuxLimits) -> None:
+    def __init__(
+        self,
+        client: RedisClient,
+        limits: BayeuxLimits,
+        *,
+        flush_timeout_s: float = 5.0,
+        roaming_ms: int = 30_000,
+        lease_ms: int = 3_000,
+    ) -> None:
         self.client, self.loses_notices = client, False
+        self.flush_timeout_s, self.roaming_ms, self.lease_ms = flush_timeout_s, roaming_ms, lease_ms
         self.credentials: dict[UserId, str] = {}
         self.one, self.two = Node("n1", self, limits), Node("n2", self, limits)
         self.nodes = {node.name: node for node in (self.one, self.two)}
         self.streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
         self._numbers = count()
 
-    async def tell(self, node: NodeId, notice: SessionNotice) -> None:
+    async def begin(self) -> None:
+        """The nodes are alive."""
+        for node in self.nodes.values():
+            await node.lease.renew()
+
+    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
         """Implements Post."""
-        if not self.loses_notices:
-            await self.nodes[node].hub.heed(notice)
+        if self.loses_notices:
+            return False
+        there = self.nodes[node]
+        if notice.kind is NoticeKind.FLUSHED:
+            there.sessions.claims.flushed(notice)
+        else:
+            await there.server.heed(notice)
+        return True
 
     async def publish(self, *numbers: int, user: str = "alice", by_bus: bool = True) -> list[Position]:
         """Add events to the user's stream; tell the nodes that hold sessions of the user. Returns their positions."""
@@ -182,7 +197,7 @@ class Installation:
                 translate(UserId(user), Entry(place.position, place.previous, event))
                 for place, event in zip(places, events, strict=True)
             ]
-            self.nodes[node].feeding.publish(UserId(user), *entries)
+            self.nodes[node].dispatcher.publish(UserId(user), *entries)
         return [place.position for place in places]
 
     async def registered(self, user: str = "alice") -> Sequence[NodeId]:
@@ -191,14 +206,88 @@ class Installation:
         return sorted(NodeId(member.decode()) for member in members)
 
     async def settle(self) -> None:
-        """Wait until no node does anything aside any more."""
+        """Save what changed, and wait until no node does anything in the background."""
         for node in self.nodes.values():
-            await node.side_tasks.finish()
+            await node.background.finish()
+            await node.sessions.save_marked()
+            await node.background.finish()
 
 
 def numbers(events: Sequence[bytes]) -> list[int]:
     """What the events say."""
     return [orjson.loads(event)["data"]["n"] for event in events]
+
+
+class Line:
+    """A transport that keeps what it is given; implements Outlet."""
+
+    def __init__(self, node: Node) -> None:
+        self.budget = node.sessions.replies.budget
+        self.events: list[bytes] = []
+        self.frames: list[bytes] = []
+        self.reply: Reply | None = None
+        self.is_replaced = self.is_gone = False
+        self.answered = asyncio.Event()
+
+    def send(self, suspended: Suspended, events: list[bytes], reply: Reply) -> bool:  # noqa: ARG002 - the interface's
+        if self.is_gone:
+            return False
+        self.events += events
+        self.reply = reply
+        self.answered.set()
+        return True
+
+    def replace(self, suspended: Suspended) -> None:  # noqa: ARG002 - the interface's
+        self.is_replaced = True
+        self.answered.set()
+
+    def push(self, frame: bytes, *, one_of_many: bool) -> bool:  # noqa: ARG002 - the interface's
+        return False
+
+    def has_news(self, resident: Resident) -> None:
+        pass
+
+
+class _Shown(Credentials):
+    """Credentials with a login that the test chose."""
+
+    __slots__ = ("_login",)
+    _login: str
+
+    def __init__(self, login: str, address: str) -> None:
+        super().__init__(address=address)
+        object.__setattr__(self, "_login", login)
+
+    @property
+    def login(self) -> str:
+        return self._login
+
+
+class Claim:
+    """What a request claims; implements what servers use of a CallerClaim."""
+
+    def __init__(self, look: Callable[[], Awaitable[Caller]], login: str, address: str, shows: bool) -> None:
+        self._look, self.shown, self.shows_credentials = look, _Shown(login, address), shows
+        self._looking: asyncio.Task[Caller] | None = None
+
+    def caller(self) -> asyncio.Task[Caller]:
+        if self._looking is None:
+            self._looking = asyncio.ensure_future(self._looked())
+        return self._looking
+
+    async def _looked(self) -> Caller:
+        return await self._look()
+
+
+@dataclass(slots=True)
+class Turn:
+    """What came of a request."""
+
+    line: Line
+    events: list[bytes]
+    replies: list[Reply]
+    held: Suspended | None
+    replaced: list[ConnectRequest]
 
 
 @dataclass(slots=True)
@@ -211,17 +300,23 @@ class Client:
     address: str = ""
     shows_credentials: bool = True
     client_id: str = ""
+    connection_id: int = 1
 
     async def look(self) -> Caller:
         return Caller(self.user, bearer=self.bearer)
 
     async def send(self, node: Node, *messages: object, streaming: bool = False) -> Turn:
         """One request."""
-        claim = Claim(self.look, self.login, self.address, self.shows_credentials)
-        try:
-            return await node.hub.exchange(messages, claim, streaming=streaming)
-        finally:
-            claim.drop()
+        line = Line(node)
+        origin = Origin(line, self.connection_id, self.address, self.login.encode(), is_streaming=streaming)
+        outcome = node.server.process_now(messages, origin)
+        if isinstance(outcome, Answer):
+            return Turn(line, outcome.events, [outcome.reply], None, [])
+        if isinstance(outcome, Suspended):
+            return Turn(line, [], [], outcome, [])
+        claim: Any = Claim(self.look, self.login, self.address, self.shows_credentials)
+        response = await node.server.process(messages, claim, origin)
+        return Turn(line, response.events, response.replies, response.suspended, response.replaced)
 
     async def ask(self, node: Node, channel: str, **more: object) -> dict[str, Any]:
         """The reply to one message."""
@@ -242,21 +337,29 @@ class Client:
         return message | more
 
     async def connect(self, node: Node, **more: object) -> Turn:
-        """A connect, which may be held."""
+        """A connect, which may be suspended."""
         return await self.send(node, self.connecting(**more))
 
     async def poll(self, node: Node, **more: object) -> tuple[list[int], dict[str, Any]]:
         """A connect with its answer, however long it takes: what the events say, and the reply."""
         return await self.finish(node, await self.connect(node, **more))
 
+    async def move(self, node: Node, **more: object) -> tuple[list[int], dict[str, Any]]:
+        """The same at another node than the home, without acknowledgement: the first connect brings nothing."""
+        events, reply = await self.poll(node)
+        assert (events, reply["successful"]) == ([], True)
+        return await self.poll(node, **more)
+
     async def finish(self, node: Node, turn: Turn) -> tuple[list[int], dict[str, Any]]:
         """The answer to a connect that was sent."""
         if turn.held is None:
             [reply] = turn.replies
             return numbers(turn.events), reply
-        answer: Answer | None = await node.connects.answers.hold(turn.held)
-        assert answer is not None
-        return numbers(answer[0]), answer[1]
+        while not turn.line.answered.is_set():
+            node.sessions.tick()
+            await asyncio.sleep(0.005)
+        assert turn.line.reply is not None
+        return numbers(turn.line.events), turn.line.reply
 
     async def begin(self, node: Node, *, ack: bool = False) -> "Client":
         """A session that is subscribed and connected for the first time."""
@@ -264,5 +367,5 @@ class Client:
         assert (await self.subscribe(node))["successful"]
         events, reply = await self.poll(node)
         assert (events, reply["successful"]) == ([], True)
-        await node.side_tasks.finish()
+        await node.background.finish()
         return self

@@ -10,21 +10,34 @@ from typing import Any, Final, cast
 
 import orjson
 import redis.asyncio
-from starlette.websockets import WebSocket
 
+from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bus.ports import NodeId
+from calltag.core.store.client import RedisClient
 from calltag.core.store.ports import StoreUnavailable
-from calltag.notifier.cometd.websocket import Socket
-from parts.frames import Alices, Frames
+from calltag.core.wire.messages import NODE, NodeMessage, SessionNotice
+from calltag.notifier.inbox import NotifierInbox
+from parts.frames import opened, web_sockets
 from parts.hubs import CALLS, Client, CountingClient, Installation, Node
 
 _LAST_STEPS: Final = 40
-_WITHOUT_SESSION_S: Final = 1000.0
+_WITHOUT_SESSION_S: Final = 1_000_000.0
+_FLUSH_TIMEOUT_S: Final = 0.02
 
 
 async def turns(most: int) -> None:
     """Let others go on."""
     for _ in range(most):
         await asyncio.sleep(0)
+
+
+class Notices(StrEnum):
+    """How notices between the nodes fare."""
+
+    ARRIVE = "arrive"
+    ARE_REFUSED = "are refused"
+    VANISH = "vanish"
+    ARE_LATE = "are late"
 
 
 class Fault(StrEnum):
@@ -61,20 +74,56 @@ class UnsteadyInstallation(Installation):
 
     client_type = UnsteadyClient
 
+    def __init__(self, client: RedisClient, limits: BayeuxLimits) -> None:
+        super().__init__(client, limits, flush_timeout_s=_FLUSH_TIMEOUT_S)
+        nodes = self.nodes.values()
+        self.sockets = {node.name: web_sockets(node.server, deadline_s=_WITHOUT_SESSION_S) for node in nodes}
+        self.inboxes = {node.name: NotifierInbox(node.server, cast("Any", None), node.all_metrics) for node in nodes}
+        self.notices = Notices.ARRIVE
+        self._held_back: list[tuple[NodeId, SessionNotice]] = []
+
+    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
+        """Implements Post, by way of the nodes' inboxes."""
+        match self.notices:
+            case Notices.ARRIVE:
+                self._arrives(node, notice)
+            case Notices.ARE_LATE:
+                self._held_back.append((node, notice))
+        return self.notices is not Notices.ARE_REFUSED
+
+    def change_notices(self, notices: Notices) -> None:
+        """From now on notices fare like that; those that were late arrive."""
+        self.notices, held_back, self._held_back = notices, self._held_back, []
+        for node, notice in held_back:
+            self._arrives(node, notice)
+
+    def _arrives(self, node: NodeId, notice: SessionNotice) -> None:
+        self.inboxes[node].handle(NODE.encode(NodeMessage(notices=(notice,))))
+
+    async def settle(self) -> None:
+        """Save what changed, and wait until no node does anything in the background."""
+        await super().settle()
+        while any(inbox._notices for inbox in self.inboxes.values()):
+            await turns(1)
+        await super().settle()
+
     def clients(self) -> Iterator[UnsteadyClient]:
         for node in self.nodes.values():
             assert isinstance(node.client, UnsteadyClient)
             yield node.client
 
+    def tick(self, node: Node) -> None:
+        """Let the node look at its deadlines."""
+        node.sessions.tick()
+        self.sockets[node.name].tick()
+
 
 class Link:
     """One WebSocket of a page. What the node has sent and the page has not read is under way, or lost."""
 
-    def __init__(self, node: Node, *, slow: bool) -> None:
-        self.node, self.frames, self.read = node, Frames(), 0
-        self.frames.slow = slow
-        self.socket = Socket(cast("WebSocket", self.frames), node.hub, Alices(), _WITHOUT_SESSION_S)
-        self.serving = asyncio.create_task(self.socket.run())
+    def __init__(self, system: UnsteadyInstallation, node: Node, *, is_slow: bool) -> None:
+        self.node, self.frames, self.read = node, opened(system.sockets[node.name]), 0
+        self.frames.is_slow = is_slow
 
     def next_frame(self) -> list[dict[str, Any]] | None:
         """The messages of the next frame, if there is one."""
@@ -120,9 +169,9 @@ class Page:
         assert (await self.client.shake(node, ext={"ack": self.acknowledges}))["successful"]
         assert (await self.client.subscribe(node))["successful"]
 
-    def open(self, node: Node, *, slow: bool) -> None:
+    def open(self, link: Link) -> None:
         """A new link, by which the page connects; the last one is gone for the page, if not for its node."""
-        self.links.append(Link(node, slow=slow))
+        self.links.append(link)
         self._fails()
 
     def _fails(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from calltag.core.backends import amqp_settings
 from calltag.core.bus.amqp import apply_topology
 from calltag.core.settings import load_settings
-from calltag.notifier.routes import PATHS
+from calltag.notifier.http import PATHS
 from parts.command import CALLTAG, UNMEASURED, calltag
 from parts.haproxy import HaProxy, Upstream
 from parts.ports import free_port

@@ -13,7 +13,7 @@ import yaml
 from calltag.cli.main import app
 from calltag.core.http.forwarded import TrustedProxies
 from calltag.core.settings import Settings, settings_table
-from calltag.notifier.routes import PATHS
+from calltag.notifier.http import PATHS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE: Mapping[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())

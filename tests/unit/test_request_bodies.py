@@ -1,22 +1,17 @@
 """Bodies of requests are read no further than the limit, whatever the client says of their length."""
 
+import asyncio
 from collections.abc import Mapping
-from typing import cast
+from pathlib import Path
 
 import pytest
 from starlette.requests import Request
 from starlette.types import Message
 
-from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.store.client import redis_client
 from calltag.core.strict_json import JsonLimits
 from calltag.gateway.bodies import BodyReader
 from calltag.gateway.errors import OutOfRange
-from calltag.notifier.cometd.access import Access
-from calltag.notifier.cometd.bodies import BodyReader as CometdBodyReader
-from calltag.notifier.cometd.browsers import Browsers
-from calltag.notifier.cometd.long_polling import long_poll
-from parts.crashing_nodes import Nodes
+from parts.both_in_process import both_in_process
 
 LIMIT = 10
 
@@ -92,13 +87,26 @@ async def test_a_body_of_too_many_values_is_told_the_limit() -> None:
     )
 
 
-async def test_cometd_reads_no_further_than_the_limit() -> None:
-    body = Endless()
-    nodes = Nodes(redis_client("redis://127.0.0.1:1/0"), BayeuxLimits(max_body_bytes=LIMIT))
-    bodies = CometdBodyReader(LIMIT, 10)
-    answer = await long_poll(body.request(), nodes.start("n"), cast("Access", None), bodies, Browsers())
-    assert (answer.status_code, answer.body) == (
-        413,
-        b"the request is larger than 10 bytes (CALLTAG_NOTIFIER__MAX_BODY_BYTES)",
-    )
-    assert body.read <= LIMIT + 1
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        ("Content-Length: 11", b""),
+        ("Content-Length: 1" + 17 * "0", b""),
+        ("Transfer-Encoding: chunked", 11 * b"1\r\n \r\n"),
+    ],
+)
+async def test_cometd_reads_no_further_than_the_limit(tmp_path: Path, framing: str, body: bytes) -> None:
+    """It refuses a body that goes on without waiting for its end, or for any of it where its length is said."""
+    async with both_in_process(tmp_path, notifier={"max_body_bytes": LIMIT}) as centre:
+        reader, writer = await asyncio.open_connection("127.0.0.1", centre.http.base_url.port)
+        writer.write(f"POST /genesys/cometd/connect HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n".encode() + body)
+        head = await reader.readuntil(b"\r\n\r\n")
+        text = b"the request is larger than 10 bytes (CALLTAG_NOTIFIER__MAX_BODY_BYTES)"
+        assert (head.split()[1], await reader.readexactly(len(text))) == (b"413", text)
+        writer.close()
+        assert (
+            centre.notifier.server.sessions.metrics.all.registry.get_sample_value(
+                "calltag_cometd_limited_total", {"limit": "max_body_bytes"}
+            )
+            == 1
+        )

@@ -16,9 +16,9 @@ from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.settings import Settings
 from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.keys import Keys
 from calltag.core.store.session_list import ListedSession, SessionList
+from calltag.core.store.sessions import SessionStore
 from calltag.core.wire.messages import NODE, NodeMessage, NoticeKind, SessionNotice
 
 _HOLDER_DEADLINE_S: Final = 3.0
@@ -34,7 +34,7 @@ class Sessions:
     """The sessions of the installation that the settings name. Every method may raise StoreUnavailable."""
 
     listed: SessionList
-    store: RedisCometdSessions
+    store: SessionStore
 
     async def all(self, user: str | None) -> AsyncIterator[ListedSession]:
         """The sessions of one user, or of all."""
@@ -82,7 +82,7 @@ async def sessions(settings: Settings) -> AsyncIterator[Sessions]:
     client = open_client(settings, max_connections=2)
     keys = Keys(settings.redis.key_prefix)
     try:
-        store = RedisCometdSessions(client, ScriptBatcher(client), keys, NodeId("operator"))
+        store = SessionStore(client, ScriptBatcher(client), keys, NodeId("operator"))
         yield Sessions(SessionList(client, keys), store)
     finally:
         await client.close()

@@ -8,13 +8,7 @@ from starlette.routing import BaseRoute
 
 from calltag.core.backends import Backends
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
-from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
-from calltag.core.bayeux.extensions.activity import Activity
-from calltag.core.bayeux.extensions.delivery import Delivery
-from calltag.core.bayeux.extensions.interface import Extension
-from calltag.core.bayeux.extensions.replay import Replay
-from calltag.core.bayeux.extensions.timestamp import Timestamp
-from calltag.core.bayeux.extensions.timesync import Timesync
+from calltag.core.bayeux.extensions import Acknowledgment, Activity, Delivery, Extension, Replay, Timestamp, Timesync
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.ports import NodeId
 from calltag.core.http.origin import AllowedOrigins
@@ -22,44 +16,47 @@ from calltag.core.identity.authentication import Authenticator
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings import Settings
 from calltag.core.settings.sections import Notifier as NotifierSettings
-from calltag.core.store.cometd_sessions import RedisCometdSessions
+from calltag.core.store.sessions import SessionStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
-from calltag.notifier.cometd.authorizing import Authorizer
-from calltag.notifier.cometd.browsers import Browsers
-from calltag.notifier.cometd.clocks import monotonic_ms
-from calltag.notifier.cometd.connects import Connects
-from calltag.notifier.cometd.endings import EndingLog
-from calltag.notifier.cometd.feeding import Feeding
-from calltag.notifier.cometd.hub import Hub
-from calltag.notifier.cometd.local import Local
-from calltag.notifier.cometd.origins import Origins
-from calltag.notifier.cometd.residence import Residence
-from calltag.notifier.cometd.side_tasks import SideTasks
-from calltag.notifier.cometd.sockets import Sockets
-from calltag.notifier.cometd.watching import Watching
-from calltag.notifier.consumer import EventConsumer, NodePost, tell_services
-from calltag.notifier.messages import Translator
-from calltag.notifier.observations import EndingCounts, NotifierObservations
-from calltag.notifier.routes import AuthenticatedAccess, cometd_routes
-from calltag.notifier.session_counts import SessionCounts
+from calltag.notifier.authentication import Authentication
+from calltag.notifier.bayeux_server import BayeuxServer
+from calltag.notifier.browsers import Browsers
+from calltag.notifier.channel_policy import ChannelPolicy, WatchRenewal
+from calltag.notifier.connect_replies import ConnectReplies
+from calltag.notifier.event_dispatcher import EventDispatcher
+from calltag.notifier.event_views import EventViews
+from calltag.notifier.http import CometdHttp, cometd_routes
+from calltag.notifier.inbox import NodePost, NotifierInbox, publish_services
+from calltag.notifier.metrics import NotifierMetrics
+from calltag.notifier.node_presence import Background, NodeLease, Registrations, boot_ms
+from calltag.notifier.origins import Origins
+from calltag.notifier.session_claims import Claims
+from calltag.notifier.session_manager import HomeSettings, SessionManager
+from calltag.notifier.session_registry import SessionRegistry
+from calltag.notifier.websocket import WebSockets
 
 _SHORTEST_WATCH_MS: Final = 600_000
 
 
 @dataclass(frozen=True, slots=True)
 class Notifier:
-    """A notifier whose side tasks run; `routes` are to be served, `hub.drain` and `leave` are its end."""
+    """A notifier whose side tasks run: `http` takes requests and WebSockets, `routes` are to be served beside."""
 
-    hub: Hub
+    server: BayeuxServer
+    http: CometdHttp
     routes: list[BaseRoute]
+    drain_timeout_s: float
+
+    async def drain(self) -> None:
+        """Answer suspended connects and close WebSockets, spread over the time to drain."""
+        self.server.drain()
+        self.http.sockets.drain()
+        await self.http.sockets.closed(self.drain_timeout_s)
 
     async def leave(self) -> None:
-        """Have no events routed here any more, once the store knows what was sent."""
-        connects = self.hub.connects
-        for session in list(connects.local.sessions.values()):
-            connects.ends.let_go(session)
-        await connects.side_tasks.finish()
+        """Have no events routed here, once the store knows what was sent."""
+        await self.server.sessions.leave()
 
 
 def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
@@ -93,8 +90,8 @@ def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
 
 def connection_types(settings: NotifierSettings) -> tuple[str, ...]:
     """The connection types that are offered, the better ones first."""
-    usual = (WEBSOCKET, LONG_POLLING)
-    return (*usual, CALLBACK_POLLING) if settings.callback_polling else usual
+    offered = ((WEBSOCKET, settings.websocket), (LONG_POLLING, True), (CALLBACK_POLLING, settings.callback_polling))
+    return tuple(name for name, is_on in offered if is_on)
 
 
 def extensions(settings: NotifierSettings) -> tuple[Extension, ...]:
@@ -105,67 +102,87 @@ def extensions(settings: NotifierSettings) -> tuple[Extension, ...]:
     return (*usual, Activity(round(settings.activity_s * 1000), both_sides=settings.activity == "client-server"))
 
 
+def home_settings(settings: NotifierSettings) -> HomeSettings:
+    """How sessions live at their homes, from the settings."""
+    return HomeSettings(
+        settings.save_interval_s,
+        round(settings.roaming_s * 1000),
+        round(settings.credential_recheck_s * 1000),
+    )
+
+
 def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> Notifier:
     """Start the side tasks of a notifier."""
     settings = backends.settings.notifier
     node = NodeId(f"notifier-{uuid4().hex}")
-    translator = Translator(backends.settings.public_url, backends.directory)
-    hub = _hub(backends, node, translator)
-    consumer = EventConsumer(hub, translator, backends.metrics)
-    backends.metrics.observers.append(SessionCounts(backends.metrics, hub.connects.local).observe)
-    backends.health.checks["inbox"] = lambda: hub.reachable
-    life.supervise("events", consumer.run(backends.bus, node))
-    life.supervise("sweeper", hub.sweep())
-    life.supervise("services", tell_services(backends.bus, hub))
-    access = AuthenticatedAccess(authenticator, backends.settings.session.csrf_protection)
-    routes = cometd_routes(
-        hub,
-        access,
-        Origins(AllowedOrigins(backends.settings.allowed_origins), AllowedOrigins([backends.settings.public_url])),
-        Browsers(settings.max_sessions_per_browser, settings.multi_session_interval_ms, backends.cookies()),
-        body_deadline_s=backends.settings.body_deadline_s,
-        socket_deadline_s=settings.socket_deadline_s,
+    views = EventViews(backends.settings.public_url, backends.directory)
+    sessions = _sessions(backends, node, views)
+    server = BayeuxServer(sessions)
+    inbox = NotifierInbox(server, views, backends.metrics)
+    metrics = sessions.metrics
+    backends.metrics.observers.append(lambda: metrics.observe(sessions.registry.residents.values()))
+    backends.health.checks["inbox"] = lambda: server.is_reachable
+    authentication = Authentication(authenticator, backends.settings.session.csrf_protection)
+    sockets = WebSockets(
+        server, authentication, settings.socket_deadline_s, _socket_spread_s(backends.settings), settings.websocket
     )
-    return Notifier(hub, routes)
+    origins = Origins(AllowedOrigins(backends.settings.allowed_origins), AllowedOrigins([backends.settings.public_url]))
+    browsers = Browsers(settings.max_sessions_per_browser, settings.multi_session_interval_ms, backends.cookies())
+    http = CometdHttp(server, authentication, origins, browsers, sockets, metrics, backends.settings.body_deadline_s)
+    life.supervise("lease", sessions.lease.keep())
+    life.supervise("events", inbox.run(backends.bus, node))
+    life.supervise("saves", sessions.keep_saving())
+    life.supervise("deadlines", http.keep_ticking())
+    life.supervise("services", publish_services(backends.bus, server))
+    return Notifier(server, http, cometd_routes(http), backends.settings.drain_timeout_s)
 
 
-def _hub(backends: Backends, node: NodeId, translator: Translator) -> Hub:
-    limits = bayeux_limits(backends.settings.notifier)
+def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionManager:
+    settings = backends.settings.notifier
+    limits = bayeux_limits(settings)
     retention_ms = round(backends.settings.events.retention_s * 1000)
     client, batcher, keys = backends.client, backends.batcher, backends.keys
-    local, side_tasks, metrics = Local(), SideTasks(), NotifierObservations(backends.metrics)
     max_bytes = backends.settings.max_batch_bytes
-    store = RedisCometdSessions(client, batcher, keys, node, retention_ms=retention_ms, max_batch_bytes=max_bytes)
+    store = SessionStore(client, batcher, keys, node, retention_ms=retention_ms, max_batch_bytes=max_bytes)
     streams = RedisUserStreams(client, batcher, keys, retention_ms=retention_ms, max_batch_bytes=max_bytes)
     watches = RedisWatches(client, batcher, keys, lease_ms=max(2 * retention_ms, _SHORTEST_WATCH_MS))
-    authorizer = Authorizer(backends.directory)
-    settings = backends.settings.notifier
+    policy = ChannelPolicy(backends.directory)
+    metrics = NotifierMetrics(backends.metrics)
+    background = Background(backends.metrics.cometd_failed_background_work.inc)
+    registry = SessionRegistry(limits, boot_ms)
     engine = Engine(
         limits,
-        authorizer.may_subscribe,
-        authorizer.may_publish,
+        policy.may_subscribe,
+        policy.may_publish,
         extensions(settings),
         connection_types(settings),
-        settings.handshake_reconnect,
+        handshake_reconnect=settings.handshake_reconnect,
     )
-    return Hub(
-        Connects(
+    lease = NodeLease(store, round(settings.lease_s * 1000))
+    return SessionManager(
+        node,
+        engine,
+        store,
+        registry,
+        EventDispatcher(registry, streams, views.entry, limits, metrics, background, lease),
+        ConnectReplies(engine, registry, metrics),
+        Registrations(store, registry, background),
+        lease,
+        Claims(
             node,
             engine,
             store,
-            local,
-            Feeding(local, streams, translator.entry, limits, metrics, side_tasks),
-            Residence(store, local, side_tasks),
-            Watching(watches, side_tasks, monotonic_ms),
             NodePost(backends.bus),
             metrics,
-            side_tasks,
             backends.directory.credential_of,
-            listeners=(EndingLog(), EndingCounts(backends.metrics)),
-            connects_only=settings.meta_connect_delivery_only,
+            settings.flush_timeout_s,
         ),
-        Sockets(_socket_spread_s(backends.settings), backends.settings.drain_timeout_s),
-        bearer_lifetime_ms=backends.settings.session.lifetime_s * 1000,
+        WatchRenewal(watches, boot_ms),
+        metrics,
+        background,
+        home_settings(settings),
+        settings.meta_connect_delivery_only,
+        backends.settings.session.lifetime_s * 1000,
     )
 
 

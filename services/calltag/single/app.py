@@ -151,14 +151,16 @@ async def _run(
             if listeners:
                 app, notifier = _client_app(parts, life, chosen)
                 server.app = RequestIds(app)
+                if notifier is not None:
+                    server.direct = notifier.http
+                    server.on_broken = notifier.server.sessions.connection_broke
             checked.set()
             spare_garbage_collection()
             life.supervise("readiness", tell_when_ready(parts.health, life.stop, ready))
             await life.stop.wait()
         drained_by_s = await _begin_to_drain(parts, life, server, serves=bool(listeners))
         if notifier is not None:
-            notifier.hub.drain()
-            await notifier.hub.sockets.closed()
+            await notifier.drain()
     working.set()
     if worker is not None:
         await asyncio.wait({worker}, timeout=max(_LEAST_WORK_S, drained_by_s - time.monotonic()))

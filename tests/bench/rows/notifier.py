@@ -1,15 +1,17 @@
-"""Rows 3, 4, 5 and 8: the notifier against its peers: what it delivers for a second of CPU, what a session takes."""
+"""Rows 3, 4, 5, 8 and 11: the notifier against its peers, in deliveries a CPU second and memory of a session; and
+sessions that roam against sessions with a home."""
 
 import asyncio
+import itertools
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from bench.cpu import cpu_s, resident_bytes
 from bench.figures import Absolute, Bound, Findings, Measure, Progress, Ratio, Sample, in_turns, ratios
@@ -30,6 +32,12 @@ _BURST: Final = 20
 """How many events come together in the row of the real pattern: a small batch of the worker's."""
 _UNDER_WAY: Final = 5
 """How many of these are under way at a time."""
+_Bounds: TypeAlias = Mapping[int, dict[str, Bound]]
+"""By how many events come at once: the bound against each peer."""
+_HOMES: Final = "a front that keeps a client at one"
+_ROAMING: Final = "a front that spreads requests"
+_FRONTS: Final = {_HOMES: "hdr(Cookie)", _ROAMING: "roundrobin"}
+_fronts: Final = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +68,49 @@ async def delivered(installation: Installation, name: str, transport: str, sessi
     # Of many at once more are needed for as much CPU.
     count = _WARM_UP + max(5, most // (sessions * max(1, together // 3)))
     events = _Told([[[0]] * together] * count, [[None] * together] * count)
-    sample = await _sample(installation, name, transport, [0] * sessions, events)
+    async with installation.server(name, 1) as server:
+        sample = await _sample_of(server, transport, [0] * sessions, events)
     return Sample(sample.work * sessions, sample.seconds, sample.cpu_s)
 
 
 async def told(installation: Installation, name: str, transport: str) -> Sample:
     """Each user has a session; events come in bursts, each for one or two users. The work is an event."""
     form = installation.form
+    async with installation.server(name, form.users) as server:
+        return await _sample_of(server, transport, range(form.users), _bursts(form), _UNDER_WAY)
+
+
+async def told_behind_a_front(installation: Installation, balance: str) -> Sample:
+    """The same by long-polling at three notifiers behind a front; their CPU and that of Redis count."""
+    form, folder = installation.form, installation.folder / f"front-{next(_fronts)}"
+    async with (
+        notifier(installation.folder, installation.broker, installation.store, form.users) as one,
+        one.behind_a_front(folder, installation.store, balance) as server,
+    ):
+        return await _sample_of(server, LONG_POLLING, range(form.users), _bursts(form), _UNDER_WAY)
+
+
+def _bursts(form: FanOut) -> "_Told":
     chance = random.Random(_SEED)
     bursts = [
         [sorted(chance.sample(range(form.users), 1 + number % 2)) for number in range(_BURST)]
         for _ in range(_WARM_UP + form.bursts)
     ]
-    in_bursts = _Told(bursts, [[list(users) for users in burst] for burst in bursts])
-    return await _sample(installation, name, transport, range(form.users), in_bursts, _UNDER_WAY)
+    return _Told(bursts, [[list(users) for users in burst] for burst in bursts])
 
 
-async def _sample(
-    installation: Installation, name: str, transport: str, users: Sequence[int], told: _Told, under_way: int = 1
+async def _sample_of(
+    server: BayeuxServer, transport: str, users: Sequence[int], told: _Told, under_way: int = 1
 ) -> Sample:
     """Publish each group when only so many before it have not come yet; the first groups do not count."""
-    async with installation.server(name, max(users) + 1) as server:
-        plan = Plan(server.port, server.path, transport, _sessions(server, users))
-        async with subscribers(plan) as subscribed:
-            await subscribed.expect(Expected(0, told.sessions))
-            await _publish(server, subscribed, told.groups[:_WARM_UP], 0, under_way)
-            first = sum(map(len, told.groups[:_WARM_UP]))
-            began, used = time.monotonic(), cpu_s(server.pid)
-            count = await _publish(server, subscribed, told.groups[_WARM_UP:], first, under_way)
-            return Sample(count, time.monotonic() - began, cpu_s(server.pid) - used)
+    plan = Plan(server.port, server.path, transport, _sessions(server, users))
+    async with subscribers(plan) as subscribed:
+        await subscribed.expect(Expected(0, told.sessions))
+        await _publish(server, subscribed, told.groups[:_WARM_UP], 0, under_way)
+        first = sum(map(len, told.groups[:_WARM_UP]))
+        began, used = time.monotonic(), sum(map(cpu_s, server.pids))
+        count = await _publish(server, subscribed, told.groups[_WARM_UP:], first, under_way)
+        return Sample(count, time.monotonic() - began, sum(map(cpu_s, server.pids)) - used)
 
 
 async def _publish(
@@ -136,46 +158,65 @@ async def _settled(server: BayeuxServer, after_s: float) -> int:
 
 
 async def compare(folder: Path, using: Backends, size: Size, progress: Progress) -> Findings:
-    """Rows 3, 4, 5 and 8."""
+    """Rows 3, 4, 5, 8 and 11."""
     installation = Installation(folder, using.broker, using.store, size.fan_out)
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
     found = Findings()
-    for row in (_websocket, _long_polling, _real_pattern, _memory):
+    for row in (_websocket, _long_polling, _real_pattern, _memory, _roaming):
         found.add(await row(installation, size.rounds, progress))
     return found
 
 
 async def _websocket(installation: Installation, rounds: int, progress: Progress) -> Findings:
-    bounds = {FAYE: Bound(4)}
-    return await _one_event(installation, rounds, progress, row="3", transport=WEBSOCKET, bounds=bounds)
+    bounds = {1: {FAYE: Bound(2.5)}, 10: {FAYE: Bound(12)}}
+    return await _fan_out(installation, rounds, progress, row="3", transport=WEBSOCKET, bounds=bounds)
 
 
 async def _long_polling(installation: Installation, rounds: int, progress: Progress) -> Findings:
-    bounds = {FAYE: Bound(2.5), COMETD: Bound(6)}
-    return await _one_event(installation, rounds, progress, row="4", transport=LONG_POLLING, bounds=bounds)
+    bounds = {1: {FAYE: Bound(1.5), COMETD: Bound(1.25)}, 10: {FAYE: Bound(2.5), COMETD: Bound(1.5)}}
+    return await _fan_out(installation, rounds, progress, row="4", transport=LONG_POLLING, bounds=bounds)
 
 
-async def _one_event(
-    installation: Installation, rounds: int, progress: Progress, *, row: str, transport: str, bounds: dict[str, Bound]
+async def _fan_out(
+    installation: Installation, rounds: int, progress: Progress, *, row: str, transport: str, bounds: _Bounds
 ) -> Findings:
     found = Findings()
     for sessions, together in product(installation.form.subscribers, installation.form.together):
+        against = bounds[together]
         measures: dict[str, Measure] = {
-            name: partial(delivered, installation, name, transport, sessions, together) for name in (CALLTAG, *bounds)
+            name: partial(delivered, installation, name, transport, sessions, together) for name in (CALLTAG, *against)
         }
         at_once = f", {together} events at once" if together > 1 else ""
         what = f"deliveries, {transport}, {sessions:,} subscribers{at_once}"
-        found.add(await _against(measures, bounds, rounds, progress, row=row, what=what))
+        found.add(await _against(measures, against, rounds, progress, row=row, what=what))
     return found
 
 
 async def _real_pattern(installation: Installation, rounds: int, progress: Progress) -> Findings:
     found = Findings()
-    bounds = {FAYE: Bound(3)}
-    measures: dict[str, Measure] = {name: partial(told, installation, name, WEBSOCKET) for name in (CALLTAG, *bounds)}
-    what = f"events for one or two of {installation.form.users:,} users, {WEBSOCKET}"
-    found.add(await _against(measures, bounds, rounds, progress, row="5", what=what))
+    for transport, bounds in ((WEBSOCKET, {FAYE: Bound(2)}), (LONG_POLLING, {FAYE: Bound(1.5)})):
+        measures: dict[str, Measure] = {
+            name: partial(told, installation, name, transport) for name in (CALLTAG, *bounds)
+        }
+        what = f"events for one or two of {installation.form.users:,} users, {transport}"
+        found.add(await _against(measures, bounds, rounds, progress, row="5", what=what))
     return found
+
+
+async def _roaming(installation: Installation, rounds: int, progress: Progress) -> Findings:
+    what = f"long-polling of {installation.form.users:,} users at three notifiers, events a CPU second with Redis"
+    progress(f"row 11: {what}")
+    measures: dict[str, Measure] = {
+        name: partial(told_behind_a_front, installation, balance) for name, balance in _FRONTS.items()
+    }
+    taken = await in_turns(measures, rounds, progress)
+    return Findings(
+        [Ratio("11", what, _HOMES, ratios(taken[_ROAMING], taken[_HOMES]))],
+        [
+            Absolute("11", f"{what}: {name}", [each.per_cpu_s for each in samples], "a CPU second")
+            for name, samples in taken.items()
+        ],
+    )
 
 
 async def _against(

@@ -24,8 +24,8 @@ from bench.size import Size
 from calltag.core.bus.partitioning import partition_of
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.store.keys import Keys, StateKeys
-from calltag.notifier.messages import CALLS_CHANNEL
-from calltag.notifier.routes import PATHS
+from calltag.notifier.event_views import CALLS_CHANNEL
+from calltag.notifier.http import PATHS
 from parts.ports import free_port
 from parts.system import System, embedded_system
 

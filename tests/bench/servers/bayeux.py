@@ -10,7 +10,7 @@ from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
 from calltag.core.domain.user_data import UserData
 from calltag.core.identity.directory_file import directory
 from calltag.core.identity.model import User
-from calltag.notifier.messages import Translator
+from calltag.notifier.event_views import EventViews
 
 PUBLIC_URL: Final = "http://127.0.0.1:8080"
 TIMEOUT_S: Final = 30
@@ -30,6 +30,11 @@ class BayeuxServer(Protocol):
     @property
     def pid(self) -> int:
         """The leader of the session of the server's processes."""
+        ...
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """The leaders of all sessions of processes whose CPU counts."""
         ...
 
     def channel_of(self, user: int) -> str:
@@ -84,7 +89,7 @@ def _leg(user: int, state: LegState) -> Leg:
 def message() -> dict[str, object]:
     """What a user is told of such an event, as it is in the page: the `data` of the message."""
     centre = directory((User(UserId(name_of(0)), ""),))
-    told = Translator(PUBLIC_URL, centre).published(
+    told = EventViews(PUBLIC_URL, centre).published(
         UserId(name_of(0)), event(0, [0], "01RCC3N118B1V0SL8O7GK2LAES00000R", 2), Position(2), Position(1)
     )
     return dict(told.events[0].data)

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -20,10 +20,11 @@ from calltag.core.store.redis_registry import RedisCallIndex
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.core.wire.messages import EVENT
-from calltag.notifier.messages import CALLS_CHANNEL
-from calltag.notifier.routes import PATHS
+from calltag.notifier.event_views import CALLS_CHANNEL
+from calltag.notifier.http import PATHS
 from calltag.worker.outgoing import Outgoing, Sending
 from parts.command import UNMEASURED
+from parts.haproxy import HaProxy, Upstream
 from parts.ports import free_port
 from parts.processes import Program
 from parts.rabbitmq import RabbitMq
@@ -77,6 +78,10 @@ class Notifier:
     def pid(self) -> int:
         return self._program.pid
 
+    @property
+    def pids(self) -> Sequence[int]:
+        return [self.pid]
+
     def channel_of(self, user: int) -> str:  # noqa: ARG002 - the interface's
         return CALLS_CHANNEL
 
@@ -95,6 +100,20 @@ class Notifier:
         """Nothing: what is not used is let go at once."""
 
     @asynccontextmanager
+    async def behind_a_front(self, folder: Path, store: RedisServer, balance: str) -> AsyncIterator["Front"]:
+        """Three notifiers of the installation, this one among them, behind HAProxy."""
+        others = [await asyncio.to_thread(self._start_another) for _ in range(2)]
+        upstreams = {f"notifier-{number}": _upstream(each) for number, each in enumerate([self._program, *others])}
+        front = HaProxy(folder, PATHS, {}, upstreams, balance=balance)
+        try:
+            await asyncio.to_thread(front.start)
+            yield Front(self, front.port, [self.pid, *(each.pid for each in others), store.process.pid])
+        finally:
+            front.process.kill()
+            for each in others:
+                each.kill()
+
+    @asynccontextmanager
     async def another(self) -> AsyncIterator[tuple[int, int]]:
         """A second notifier of the same installation: its port, and its process id."""
         program = await asyncio.to_thread(self._start_another)
@@ -106,6 +125,20 @@ class Notifier:
     def die(self) -> None:
         """As if its node were gone."""
         self._program.kill()
+
+
+class Front:
+    """Implements BayeuxServer: three notifiers behind a front; their CPU and that of Redis count."""
+
+    def __init__(self, notifier: Notifier, port: int, pids: Sequence[int]) -> None:
+        self.port, self.pids, self.pid, self.path = port, pids, notifier.pid, notifier.path
+        self.channel_of, self.cookie_of = notifier.channel_of, notifier.cookie_of
+        self.publish, self.collect = notifier.publish, notifier.collect
+
+
+def _upstream(program: Program) -> Upstream:
+    environment = program.environment
+    return Upstream(int(environment["CALLTAG_NOTIFIER__PORT"]), int(environment["CALLTAG_INTERNAL__PORT"]))
 
 
 @asynccontextmanager
@@ -135,7 +168,7 @@ async def notifier(folder: Path, broker: RabbitMq, store: RedisServer, users: in
         async with backends("bench", settings) as made:
             yield Notifier(
                 int(program.environment["CALLTAG_NOTIFIER__PORT"]), program, _outgoing(made), await _cookies(made),
-                lambda: _started(here / "second", environment),
+                lambda: _started(here / f"another-{next(_runs)}", environment),
             )  # fmt: skip
     finally:
         program.kill()

@@ -1,6 +1,6 @@
 """Peers of calltag's notifier: Faye, and CometD's server for Node."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,10 @@ class Peer:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def pids(self) -> Sequence[int]:
+        return [self.pid]
 
     def channel_of(self, user: int) -> str:
         return f"/v2/users/{name_of(user)}/calls"

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from typing import cast
 
-from starlette.requests import Request
-
 from calltag.core.bayeux.codec import CodecError, decode
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.identity.authentication import Authenticator
@@ -12,8 +10,7 @@ from calltag.core.identity.directory_file import demo_directory
 from calltag.core.identity.http_sessions import HttpSession
 from calltag.core.identity.model import User
 from calltag.core.identity.passwords import Passwords
-from calltag.notifier.cometd.access import claim_of
-from calltag.notifier.routes import AuthenticatedAccess, CsrfRefused
+from calltag.notifier.authentication import Authentication, CsrfRefused, credentials_of, proof_of
 from fuzz.target import LOOP, Target
 
 DIRECTORY = demo_directory()
@@ -71,19 +68,20 @@ def one_input(data: bytes) -> None:
     except CodecError:
         messages = [{}]
     for protected in (False, True):
-        LOOP.run(_claimed(headers, messages, AuthenticatedAccess(AUTHENTICATOR, protected), data))
+        LOOP.run(_claimed(headers, messages, Authentication(AUTHENTICATOR, protected), data))
 
 
 async def _claimed(
-    headers: Sequence[tuple[bytes, bytes]], messages: Sequence[object], access: AuthenticatedAccess, data: bytes
+    headers: Sequence[tuple[bytes, bytes]], messages: Sequence[object], authentication: Authentication, data: bytes
 ) -> None:
-    request = Request({"type": "http", "method": "POST", "path": "/", "query_string": b"", "headers": headers})
-    claim = claim_of(messages, request, access)
-    assert claim.login == "" or len(claim.login) == 64
+    claim = authentication.claim(messages, credentials_of(headers, "192.0.2.1"))
+    assert claim.shown.login == "" or len(claim.shown.login) == 64
+    assert proof_of(headers) == proof_of([*headers, (b"host", b"a")])
+    assert not headers or proof_of(headers) != proof_of([])
     try:
         caller = await claim.caller()
     except CsrfRefused:
-        assert access.csrf_protection
+        assert authentication.csrf_protection
         return
     if caller.user == "bob":
         assert TOKEN.encode() in data or b"asic" in data.lower() or b"right" in data

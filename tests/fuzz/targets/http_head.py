@@ -4,16 +4,15 @@ Requests by POST are served directly, every second one of them later; all others
 """
 
 import asyncio
-from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from calltag.core.http.connection import READ_BYTES, Connection
 from calltag.core.http.direct import DirectRequest
 from calltag.core.http.server import Server, ServerOptions
 from calltag.core.settings.sections import Http
+from fuzz.peer import Peer
 from fuzz.target import LOOP, Target
 from parts.direct_handlers import Answering
 
@@ -32,43 +31,6 @@ SEEDS = [
     b"\xffGET / HTTP/1.1\r\n" + b"X: " + b"y" * 5_000,
     b"\xffGET / HTTP/1.1\r\n" + b"X: y\r\n" * (MAX_HEAD_BYTES // 6 + 100),
 ]
-
-
-class Wire(asyncio.Transport):
-    """What the server writes, and whether it has closed."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written = bytearray()
-        self.closed = False
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return default
-
-    def write(self, data: Any) -> None:
-        if not self.closed:
-            self.written += data
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
-
-    def get_write_buffer_size(self) -> int:
-        return 0
-
-    def is_closing(self) -> bool:
-        return self.closed
-
-    def close(self) -> None:
-        self.closed = True
-
-    def abort(self) -> None:
-        self.closed = True
-
-    def can_write_eof(self) -> bool:
-        return False
-
-    def pause_reading(self) -> None: ...
-
-    def resume_reading(self) -> None: ...
 
 
 class Application:
@@ -120,26 +82,17 @@ def one_input(data: bytes) -> None:
 
 
 async def _serve(data: bytes, piece: int) -> None:
-    application, wire = Application(), Wire()
+    application = Application()
     server = Server(application, ServerOptions(), direct=Direct(application))
-    server.address = ("127.0.0.1", 2)
-    server.places.take("127.0.0.1")
-    connection = Connection(server, ("127.0.0.1", 1))
-    connection.connection_made(wire)
-    for start in range(0, len(data), piece):
-        if wire.closed:
-            break
-        part = data[start : start + piece]
-        connection.get_buffer(-1)[: len(part)] = part
-        connection.buffer_updated(len(part))
-        assert connection.unparsed <= 2 * READ_BYTES
-        await asyncio.sleep(0)
+    peer = Peer(server)
+    connection, wire = peer.connection, peer.wire
+    await peer.send(data, piece)
     while connection.unparsed and not wire.closed:
         before = connection.unparsed
         await asyncio.sleep(0.001)
         if connection.unparsed == before:
             break
-    connection.connection_lost(None)
+    peer.go()
     if server.tasks:
         await asyncio.wait(set(server.tasks))
     assert not application.failures

@@ -1,178 +1,99 @@
-"""Frames of a WebSocket, sent to a server on a socket, with the notifier's own endpoint behind it.
+"""Frames of a WebSocket in pieces, given to a connection without a socket, with the notifier behind it.
 
-The first byte of an input says how the rest is sent: as the text or the data of one frame, as text in small frames,
-or as it is, in place of frames.
+The first byte of an input says how the rest is sent: as the text or the data of one frame, as a frame of text for each
+line, of which one that is `!` publishes an event, or as it is, in place of frames; whether the session acknowledges;
+and how large a piece is.
+
+What is sent in frames goes twice: in pieces to a node that answers at once what it can, and whole to one that has a
+task for each frame. What the server says is the same.
 """
 
-import asyncio
-import contextlib
-import logging
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import orjson
-from starlette.applications import Starlette
-from starlette.requests import HTTPConnection
-from starlette.routing import WebSocketRoute
-from starlette.websockets import WebSocket
 
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.http.server import bound_socket, serving
-from calltag.core.store.embedded import embedded_store
-from calltag.notifier.cometd.access import Login
-from calltag.notifier.cometd.websocket import Socket
+from fuzz.cometd import PATH, Cometd, cometd, without_chances
+from fuzz.peer import Peer
 from fuzz.target import LOOP, Target
-from fuzz.targets import hub
-from parts.hubs import Client, Installation
+from fuzz.targets import bayeux
 
 UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
-    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    b"GET " + PATH + b" HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
+LIMITS = BayeuxLimits()
+MOST_LINES = 12
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 LAST_ID = b'"the-last-one"'
 LAST = b'{"channel":"/meta/subscribe","id":' + LAST_ID + b"}"
 CODES = {1000, 1001, 1002, 1003, 1007, 1008, 1009, 1011, 1013}
+CONNECT = bayeux.CONNECT.replace(b"long-polling", b"websocket")
 SEEDS = [
-    *(bytes([how]) + seed for how in range(4) for seed in (hub.CONNECT, b"[]")),
-    b"\x00" + hub.HELLO,
+    *(bytes([how]) + seed for how in range(4) for seed in (CONNECT, b"[]")),
+    b"\x00" + bayeux.HELLO,
+    b"\x12" + b"\n!\n".join([CONNECT] * 4),
+    b"\x16" + b"\n!\n!\n".join(bayeux.ACKNOWLEDGED).replace(b"long-polling", b"websocket"),
+    b"\xfe" + CONNECT + b"\n!\n!\n" + CONNECT + b"\n[" + CONNECT[1:-1] + b"," + CONNECT[1:],
     b"\x03\x81\x80\x00\x00\x00\x00",
     b"\x03\x89\x80\x00\x00\x00\x00\x01\x80\x00\x00\x00\x00",
     b"\x03\x88\x82\x00\x00\x00\x00\x03\xe8",
     b"\x03\xc1\x00\xff\x7f\xff\xff\xff\xff\xff\xff\xff\xff",
 ]
-WORDS = [*hub.WORDS, b"\x81\x80", b"\x88\x80", b"\x89\x85", b"\x00\x00\x00\x00", b"\x7f", b"\x7e\x00\x10", b"\xf1"]
-
-
-class EveryoneIsAlice:
-    """Implements Access."""
-
-    def login_of(self, connection: HTTPConnection) -> str:
-        return ""
-
-    def shows_credentials(self, connection: HTTPConnection) -> bool:
-        return True
-
-    async def of_request(self, connection: HTTPConnection, *, begins: bool) -> Login | None:
-        return Login("alice")
-
-    async def of_credentials(self, name: str, password: str, address: str) -> Login | None:
-        return None
-
-
-class Errors(logging.Handler):
-    """What the log says went wrong."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.ERROR)
-        self.records: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(self.format(record))
+WORDS = [
+    *bayeux.WORDS, CONNECT, b"\x81\x80", b"\x88\x80", b"\x89\x85", b"\x00\x00\x00\x00", b"\x7f", b"\x7e\x00\x10",
+    b"\xf1",
+]  # fmt: skip
 
 
 def one_input(data: bytes) -> None:
-    """The server says what the protocol allows, ends the connection when the client does, and logs no error."""
-    LOOP.run(_talk(data[0] % 4 if data else 3, data[1:]))
+    """The server says what the protocol allows, answers all or closes, and ends the connection when the client does."""
+    first = data[0] if data else 3
+    LOOP.run(_compare(first % 4, 1 + first // 8 * 16, data[1:], ack=first & 4 > 0))
 
 
-@dataclass(slots=True)
-class Endpoint:
-    """A server that outlives the inputs; each finds it with one session, and nothing that others left behind."""
-
-    installation: Installation
-    errors: Errors
-    ended: asyncio.Event
-    port: int
-
-    @asynccontextmanager
-    async def client(self) -> AsyncIterator[Client]:
-        self.ended.clear()
-        try:
-            yield await Client().begin(self.installation.one)
-        finally:
-            for client_id in list(self.installation.one.local.sessions):
-                self.installation.one.connects.ends.end(client_id)
-            await self.installation.settle()
-            await self.installation.client.connection.flushall()
-            self.errors.records.clear()
+async def _compare(how: int, piece: int, data: bytes, *, ack: bool) -> None:
+    async with cometd(LIMITS, at_once=True, ack=ack) as at_once, cometd(LIMITS, at_once=False, ack=ack) as in_tasks:
+        here = _said(await _talk(at_once, how, data, piece))
+        there = _said(await _talk(in_tasks, how, data, len(data) + 100))
+        # What is not well-formed ends the connection, whatever is under way.
+        assert how == 3 or here == there
 
 
-ENDPOINTS: list[Endpoint] = []
-
-
-async def _endpoint() -> Endpoint:
-    if not ENDPOINTS:
-        ENDPOINTS.append(await LOOP.stack.enter_async_context(_serving()))
-        LOOP.stack.callback(ENDPOINTS.clear)
-    return ENDPOINTS[0]
-
-
-@asynccontextmanager
-async def _serving() -> AsyncIterator[Endpoint]:
-    errors, ended, logger = Errors(), asyncio.Event(), logging.getLogger()
-    logger.addHandler(errors)
-    try:
-        async with embedded_store(None, deadline_s=30) as store:
-            installation = Installation(store.client, BayeuxLimits(timeout_ms=1))
-
-            async def socket(websocket: WebSocket) -> None:
-                try:
-                    await Socket(websocket, installation.one.hub, EveryoneIsAlice(), 60.0).run()
-                except Exception as error:
-                    errors.records.append(repr(error))
-                    raise
-                finally:
-                    ended.set()
-
-            app = Starlette(routes=[WebSocketRoute("/", socket)])
-            async with serving(app, bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
-                yield Endpoint(installation, errors, ended, port)
-    finally:
-        logger.removeHandler(errors)
-
-
-async def _talk(how: int, data: bytes) -> None:
-    endpoint = await _endpoint()
-    async with endpoint.client() as client:
-        data = data.replace(b"@", client.client_id.encode()) if how < 3 else data
-        reader, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
-        try:
-            writer.write(UPGRADE)
-            head = await reader.readuntil(b"\r\n\r\n")
-            writer.write(_sent(how, data) + frame(TEXT, LAST))
-            frames = await _until_answered(reader) if how < 3 else b""
-            with contextlib.suppress(OSError):  # the server has closed already
-                writer.write(frame(CLOSE, b"\x03\xe8"))
-                writer.write_eof()
-                frames += await reader.read()
-        finally:
-            writer.close()
-        await endpoint.ended.wait()
-        assert endpoint.errors.records == []
+async def _talk(served: Cometd, how: int, data: bytes, piece: int) -> bytes:
+    """What the server said, after its answer to the handshake."""
+    peer = served.peer()
+    await peer.send(UPGRADE, piece)
+    await served.quiet()
+    head, _, _ = peer.written.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 101 ")
+    if how < 3:
+        data = data.replace(b"@", served.alice.client_id.encode())
+    lines = data.split(b"\n")[:MOST_LINES] if how == 2 else [data]
+    for number, line in enumerate(lines):
+        if how == 2 and line == b"!":
+            await served.installation.publish(number)
+        else:
+            await peer.send(line if how == 3 else frame(BINARY if how == 1 else TEXT, line), piece)
+        if how == 2:
+            await served.quiet()
+    await peer.send(frame(TEXT, LAST), piece)
+    await served.quiet()
+    assert how == 3 or LAST_ID in peer.written or any(opcode == CLOSE for _, opcode, _ in whole(_frames(peer)))
+    await peer.send(frame(CLOSE, b"\x03\xe8"), piece)
+    peer.close_sending_side()
+    await served.quiet()
+    peer.go()
+    await served.quiet()
+    assert not served.http.sockets.opened
+    frames = _frames(peer)
     _check_frames(frames)
     assert how == 3 or frames, "neither an answer nor a reason to close"
-
-
-async def _until_answered(reader: asyncio.StreamReader) -> bytes:
-    """What the server says up to its answer to the last message, or up to a close."""
-    frames = b""
-    while LAST_ID not in frames and all(opcode != CLOSE for _, opcode, _ in whole(frames)):
-        more = await reader.read(65_536)
-        if not more:
-            break
-        frames += more
     return frames
 
 
-def _sent(how: int, data: bytes) -> bytes:
-    if how == 3:
-        return data
-    if how == 2:
-        return b"".join(frame(TEXT, line) for line in data.split(b"\n"))
-    return frame(BINARY if how else TEXT, data)
+def _frames(peer: Peer) -> bytes:
+    return peer.written.partition(b"\r\n\r\n")[2]
 
 
 def frame(opcode: int, payload: bytes) -> bytes:
@@ -195,6 +116,17 @@ def whole(frames: bytes) -> Iterator[tuple[int, int, bytes]]:
         frames = frames[start + size :]
 
 
+def _said(frames: bytes) -> list[bytes]:
+    """All messages in order, and the close frame."""
+    said = []
+    for _, opcode, payload in whole(frames):
+        if opcode == TEXT:
+            said += [without_chances(orjson.dumps(message)) for message in orjson.loads(payload)]
+        elif opcode == CLOSE:
+            said.append(payload)
+    return said
+
+
 def _check_frames(frames: bytes) -> None:
     """Frames without masks or fragments: arrays of messages, pongs, and at the end a close with a known code."""
     closed = False
@@ -206,7 +138,9 @@ def _check_frames(frames: bytes) -> None:
         if opcode == TEXT:
             assert isinstance(orjson.loads(payload), list)
         elif closed and payload:
-            assert int.from_bytes(payload[:2]) in CODES
+            code = int.from_bytes(payload[:2])
+            assert code in CODES
+            assert code != 1011 or payload[2:] != b"internal error"
             payload[2:].decode()
 
 

@@ -1,5 +1,6 @@
 """Messages of the bus and of the store, read by the notifier: another version may have written them."""
 
+import asyncio
 import contextlib
 from collections.abc import Sequence
 from typing import Any
@@ -14,8 +15,9 @@ from calltag.core.store.embedded import embedded_store
 from calltag.core.store.user_streams import Entry
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import AGENT, CALL, EVENT, NODE, OPERATION, REPLY, WireError
-from calltag.notifier.consumer import EventConsumer
-from calltag.notifier.messages import Translator
+from calltag.notifier.event_views import EventViews
+from calltag.notifier.inbox import NotifierInbox
+from fuzz.cometd import LEASE_MS
 from fuzz.target import LOOP, Target
 from fuzz.targets.strict_json import WORDS as JSON_WORDS
 from parts.hubs import Client, Installation
@@ -41,7 +43,10 @@ DEVICES = {
 PLACE = {"user": "alice", "event": 0, "position": 170_000_000_000_100, "previous": 0}
 SEEDS = [
     orjson.dumps({"v": 1, "events": [CHANGED], "places": [PLACE]}),
-    orjson.dumps({"v": 1, "notices": [{"kind": "moved", "client_id": "c1", "cycle": 1}]}),
+    orjson.dumps({"v": 1, "notices": [{"kind": "flush", "client_id": "c1", "cycle": 1}]}),
+    orjson.dumps({"v": 1, "notices": [{"kind": "flushed", "client_id": "c1", "cycle": 1}]}),
+    orjson.dumps({"v": 1, "notices": [{"kind": "closed", "user": "alice", "digest": "0"}]}),
+    orjson.dumps({"v": 1, "notices": [{"kind": "login_ended", "user": "alice", "digest": "0"}]}),
     orjson.dumps(CHANGED),
     orjson.dumps(DEVICES),
     orjson.dumps(REFUSED),
@@ -57,7 +62,8 @@ SEEDS = [
 ]
 WORDS = [
     *JSON_WORDS, b'"v":1', b'"events":', b'"places":', b'"notices":', b'"replies":', b'"kind":', b'"call"',
-    b'"devices"', b'"refused"', b'"moved"', b'"ended"', b'"changed"', b'"cycle":', b'"user_data":', b'"values":',
+    b'"devices"', b'"refused"', b'"flush"', b'"flushed"',
+    b'"ended"', b'"changed"', b'"closed"', b'"login_ended"', b'"digest":', b'"cycle":', b'"user_data":', b'"values":',
     b'"accepted_at_ms":', b'"position":', b'"previous":', b"99999999999999999999",
 ]  # fmt: skip
 
@@ -72,15 +78,19 @@ def one_input(data: bytes) -> None:
 
 
 async def _consumed(data: bytes) -> None:
-    translator = Translator("http://calltag.example", demo_directory())
+    translator = EventViews("http://calltag.example", demo_directory())
     position = Position(170_000_000_000_000)
     for told in translator.entry(UserId("alice"), Entry(position, Position(0), data)).events:
         assert orjson.loads(told.plain())["channel"] == told.channel
     async with embedded_store(None, deadline_s=30) as store:
-        installation = Installation(store.client, BayeuxLimits())
+        installation = Installation(store.client, BayeuxLimits(), lease_ms=LEASE_MS)
+        await installation.begin()
         if data.startswith(b'{"v"'):
             await Client().begin(installation.one)
-        await EventConsumer(installation.one.hub, translator, Metrics()).handle(data)
+        inbox = NotifierInbox(installation.one.server, translator, Metrics())
+        inbox.handle(data)
+        while inbox._notices:
+            await asyncio.wait(inbox._notices.values())
         await installation.settle()
 
 

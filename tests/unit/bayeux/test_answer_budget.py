@@ -1,7 +1,5 @@
 """Answers and frames of bounded size: what goes into one, and what waits for the next."""
 
-from typing import Any
-
 import orjson
 import pytest
 from hypothesis import given
@@ -9,32 +7,16 @@ from hypothesis import strategies as st
 
 from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.codec import encode, encode_parts
-from calltag.core.bayeux.events import Event, Published
+from calltag.core.bayeux.events import Event
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import BEGINNING, Position
-from calltag.core.bayeux.session import Session
+from parts.bayeux_sessions import TO_ALL, entry, numbers, session_at
 
 LIMITS = BayeuxLimits()
-
-
-def session(**more: Any) -> Session:
-    return Session("c1", "alice", 1, 0, BEGINNING, BEGINNING, subscriptions={"/**": BEGINNING}, **more)
-
-
-def entry(position: int, *channels: str) -> Published:
-    events = tuple(Event(channel, {"n": position}) for channel in channels or ("/a",))
-    return Published(Position(position), Position(position - 1), events)
-
-
-def numbers(bodies: list[bytes]) -> list[int]:
-    return [orjson.loads(body)["data"]["n"] for body in bodies]
-
-
 SIZE = len(Event("/a", {"n": 1}).plain()) + 1
 
 
 def test_only_what_fits_is_taken_and_counts_as_sent() -> None:
-    here = session()
+    here = session_at(subscriptions=TO_ALL)
     for position in (1, 2, 3):
         here.offer(entry(position), LIMITS)
     assert numbers(here.take(AnswerBudget(2 * SIZE))) == [1, 2]
@@ -45,14 +27,14 @@ def test_only_what_fits_is_taken_and_counts_as_sent() -> None:
 
 
 def test_an_event_that_is_larger_than_an_answer_goes_alone() -> None:
-    here = session()
+    here = session_at(subscriptions=TO_ALL)
     for position in (1, 2):
         here.offer(entry(position), LIMITS)
     assert [numbers(here.take(AnswerBudget(1))) for _ in range(3)] == [[1], [2], []]
 
 
 def test_an_answer_that_has_events_takes_no_more_than_fits() -> None:
-    one, other = session(), session()
+    one, other = (session_at(subscriptions=TO_ALL) for _ in range(2))
     for each in (one, other):
         each.offer(entry(1), LIMITS)
     budget = AnswerBudget(SIZE + 1)
@@ -62,23 +44,23 @@ def test_an_answer_that_has_events_takes_no_more_than_fits() -> None:
 
 def test_the_events_of_one_change_are_not_torn_apart() -> None:
     """Else a client that acknowledges could not say that it has some of them."""
-    here = session()
+    here = session_at(subscriptions=TO_ALL)
     here.offer(entry(1), LIMITS)
-    here.offer(entry(2, "/a", "/b"), LIMITS)
+    here.offer(entry(2, 1, Event("/a", {"n": 2}), Event("/b", {"n": 2})), LIMITS)
     assert (numbers(here.take(AnswerBudget(2 * SIZE))), here.sent) == ([1], 1)
     assert (numbers(here.take(AnswerBudget(SIZE))), here.sent) == ([2, 2], 2)
 
 
 def test_what_is_in_no_stream_counts_as_well_and_goes_first() -> None:
-    here = session()
+    here = session_at(subscriptions=TO_ALL)
     here.offer(entry(9), LIMITS)
     for number in (1, 2):
-        here.offer_aside(Event("/a", {"n": number}), LIMITS)
+        assert here.offer_services(Event("/a", {"n": number}), LIMITS, active=number == 2)
     assert [numbers(here.take(AnswerBudget(SIZE))) for _ in range(4)] == [[1], [2], [9], []]
 
 
 def test_a_session_that_is_pushed_to_need_not_come_for_more() -> None:
-    here = session(streaming=True)
+    here = session_at(subscriptions=TO_ALL, is_streaming=True)
     for position in (1, 2):
         here.offer(entry(position), LIMITS)
     here.take(AnswerBudget(1))

@@ -10,20 +10,16 @@ from hypothesis import strategies as st
 
 from calltag.core.bayeux.codec import CodecError, Message, Reply, decode, encode
 from calltag.core.bayeux.engine import Engine, Fault, handshake_in
-from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
-from calltag.core.bayeux.extensions.interface import Beginning
-from calltag.core.bayeux.extensions.replay import Replay
-from calltag.core.bayeux.extensions.timestamp import Timestamp
-from calltag.core.bayeux.extensions.timesync import Timesync
+from calltag.core.bayeux.extensions import Acknowledgment, Activity, Beginning, Delivery, Replay, Timestamp, Timesync
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Session
+from parts.bayeux_sessions import session_at
 
 ENGINE = Engine(
     BayeuxLimits(),
     lambda _, channel: channel.startswith("/v2/"),
     lambda _, channel: channel.startswith("/service/"),
-    (Acknowledgment(), Replay(), Timesync(), Timestamp()),
+    (Acknowledgment(), Replay(), Delivery(), Timesync(), Timestamp(), Activity(60_000)),
 )
 WORDS = [
     "", "/v2/me/calls", "/v2/*", "/service/x", "/meta/connect", "/meta/handshake", "/meta/subscribe", "/meta/x",
@@ -43,6 +39,7 @@ EXTS = st.fixed_dictionaries(
     {},
     optional={
         "ack": st.booleans() | NUMBERS | VALUES,
+        "calltag": st.dictionaries(st.just("metaConnectDeliveryOnly"), st.booleans() | VALUES, max_size=1) | VALUES,
         "replay": st.dictionaries(st.sampled_from(WORDS), NUMBERS | VALUES, max_size=3) | VALUES,
         "timesync": TIMES | VALUES,
     },
@@ -65,26 +62,31 @@ MESSAGES = st.fixed_dictionaries(
 
 
 def session() -> Session:
-    return Session("c1", "alice", 1, 0, Position(5), Position(5), acknowledges=True, missed=True)
+    return session_at(5, acknowledges=True, has_missed=True)
 
 
 METHODS: dict[str, Callable[[Message], object]] = {
     "handshake": lambda message: ENGINE.handshake(message, "alice"),
     "begun": lambda message: ENGINE.begun(message, "c1", Beginning(acknowledges=True)),
+    "begun_as_asked": lambda message: ENGINE.begun(message, "c1", ENGINE.handshake(message, "alice")),
     "busy": lambda message: ENGINE.busy(message, "503::x", 1_000).reply,
     "channel_of": ENGINE.channel_of,
     "unknown": lambda message: ENGINE.unknown(message).reply,
-    "connect": lambda message: ENGINE.connect(message, "c1"),
-    "connected": lambda message: ENGINE.answered(session(), ENGINE.connected(message, "c1")),
-    "ended": lambda message: ENGINE.ended(ENGINE.connected(message, "c1")),
+    "connect": ENGINE.connect,
+    "connected": lambda message: ENGINE.connected(message, "c1"),
+    "answered": lambda message: ENGINE.answered(session(), message),
+    "answered_later": lambda message: ENGINE.answered(session(), ENGINE.kept(message)),
+    "replaced": ENGINE.replaced,
+    "ended": lambda message: ENGINE.ended(message, "c1"),
     "subscribe": lambda message: ENGINE.subscribe(message, "c1", "alice"),
     "not_subscribed": lambda message: ENGINE.not_subscribed(message, "c1", "429:1:x").reply,
     "unsubscribe": lambda message: ENGINE.unsubscribe(message, "c1"),
     "done": lambda message: ENGINE.done(message, "c1"),
     "publish": lambda message: ENGINE.publish(str(message.get("channel")), message, "alice"),
 }
-REFUSALS = ("busy", "unknown", "not_subscribed")
-REPLIES = (*REFUSALS, "begun", "connected", "ended", "done", "publish")
+REFUSALS = ("busy", "unknown", "not_subscribed", "replaced")
+ANSWERED = ("connected", "answered", "answered_later", "ended")
+REPLIES = (*REFUSALS, *ANSWERED, "begun", "begun_as_asked", "done", "publish")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -99,6 +101,15 @@ def test_every_message_has_a_result_or_a_refusal_that_can_be_sent(method: str, m
         assert isinstance(reply, dict)
         assert reply.get("successful") is (not refusal and method not in REFUSALS)
         assert orjson.loads(encode([], [ENGINE.extend(message, reply, 1_000, 1_007)]))
+
+
+@given(message=MESSAGES)
+def test_a_connect_that_is_suspended_is_answered_as_one_that_is_not(message: Message) -> None:
+    """Its reply needs nothing but the parts of the message that are kept."""
+    replies = [
+        ENGINE.extend(each, ENGINE.answered(session(), each), 1_000, 1_007) for each in (message, ENGINE.kept(message))
+    ]
+    assert encode([], replies[:1]) == encode([], replies[1:])
 
 
 def carry_out(method: str, message: Message) -> tuple[Reply | None, object]:
@@ -119,7 +130,7 @@ def test_bytes_are_messages_or_an_error(text: bytes) -> None:
     messages: Sequence[object] = ()
     with contextlib.suppress(CodecError):
         messages = decode(text, limits)
-        assert 1 <= len(messages) <= 3
+        assert 0 <= len(messages) <= 3
     handshake_in(messages)
     for each in messages:
         with contextlib.suppress(Fault):

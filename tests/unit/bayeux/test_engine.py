@@ -1,23 +1,16 @@
 """The rules of the protocol that a message alone can keep or break, one test each."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.engine import Engine, Fault, handshake_in
-from calltag.core.bayeux.extensions.interface import (
-    Beginning,
-    ConnectWish,
-    Extension,
-    Refused,
-    SubscribeWish,
-)
+from calltag.core.bayeux.extensions import Beginning, ConnectWish, Extension, Refused, SubscribeWish
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import Position
-from calltag.core.bayeux.session import Session
+from calltag.core.bayeux.session import Session, State
+from parts.bayeux_sessions import session_at
 
 LIMITS = BayeuxLimits(timeout_ms=1_000, interval_ms=5, max_interval_ms=100)
 ENGINE = Engine(
@@ -37,10 +30,6 @@ def fault(call: Callable[[], object]) -> dict[str, Any]:
         call()
     assert refused.value.reply["successful"] is False
     return refused.value.reply
-
-
-def session(**more: Any) -> Session:
-    return Session("c1", "alice", 1, 0, Position(0), Position(0), **more)
 
 
 # -- handshake ---------------------------------------------------------------------------------------------------------
@@ -118,12 +107,12 @@ def test_a_busy_server_asks_to_come_back() -> None:
 
 def test_a_session_that_is_behind_is_asked_to_come_at_once() -> None:
     engine = Engine(BayeuxLimits(interval_ms=700), lambda *_: True, lambda *_: True)
-    here = session(behind=True, missed=True)
-    reply = engine.answered(here, engine.connected({"channel": "/meta/connect"}, "c"))
+    here = session_at(state=State.BEHIND, has_missed=True)
+    reply = engine.answered(here, CONNECT)
     assert reply["ext"] == {"calltag": {"missed": True, "behind": True}}
     assert reply["advice"] == {"reconnect": "retry", "interval": 0, "timeout": 30_000}
-    here.behind = False
-    reply = engine.answered(here, engine.connected({"channel": "/meta/connect"}, "c"))
+    here.begin_reading()
+    reply = engine.answered(here, CONNECT)
     assert ("ext" in reply, reply["advice"]) == (False, {"reconnect": "retry", "interval": 700, "timeout": 30_000})
 
 
@@ -177,42 +166,49 @@ def raise_(error: Exception) -> None:
 
 
 def test_a_connect_is_held_as_long_as_the_server_says() -> None:
-    assert ENGINE.connect(CONNECT, "c1") == ConnectWish("c1", timeout_ms=1_000, interval_ms=5, again=False)
+    assert ENGINE.connect(CONNECT) == ConnectWish(1_000, 5, is_hurried=False, transport="long-polling")
 
 
 def test_a_client_may_name_other_times_for_one_connect() -> None:
-    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": 10, "interval": 20}}, "c1")
-    assert wish == ConnectWish("c1", timeout_ms=10, interval_ms=20, again=False)
+    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": 10, "interval": 20}})
+    assert wish == ConnectWish(10, 20, is_hurried=False, transport="long-polling")
 
 
 def test_a_client_holds_no_connect_and_rests_no_longer_than_the_server_allows() -> None:
-    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": 2**70, "interval": 2**70}}, "c1")
+    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": 2**70, "interval": 2**70}})
     assert (wish.timeout_ms, wish.interval_ms) == (1_000, 10_000)
 
 
 @pytest.mark.parametrize("time", [-1, True, 0.5, "0", None, [0]])
 def test_times_that_are_none_count_as_unsaid(time: object) -> None:
-    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": time, "interval": time}}, "c1")
-    assert (wish.timeout_ms, wish.interval_ms, wish.again) == (1_000, 5, False)
-    assert ENGINE.connect(CONNECT | {"advice": time}, "c1").timeout_ms == 1_000
+    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": time, "interval": time}})
+    assert (wish.timeout_ms, wish.interval_ms, wish.is_hurried) == (1_000, 5, False)
+    assert ENGINE.connect(CONNECT | {"advice": time}).timeout_ms == 1_000
 
 
-def test_a_connect_in_a_hurry_may_lack_what_was_sent_last() -> None:
-    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": 0}}, "c1")
-    assert (wish.timeout_ms, wish.again) == (0, True)
+def test_a_client_may_want_an_answer_at_once() -> None:
+    wish = ENGINE.connect(CONNECT | {"advice": {"timeout": 0}})
+    assert (wish.timeout_ms, wish.is_hurried) == (0, True)
+
+
+def test_a_server_that_suspends_nothing_makes_no_client_hurry() -> None:
+    engine = Engine(BayeuxLimits(timeout_ms=0), lambda *_: True, lambda *_: True)
+    wish = engine.connect(CONNECT | {"advice": {"timeout": 10}})
+    assert (wish.timeout_ms, wish.is_hurried) == (0, False)
 
 
 def test_a_connection_type_is_offered_and_taken_where_it_is_on() -> None:
-    engine = replace(ENGINE, connection_types=("long-polling", "callback-polling"))
+    types = ("long-polling", "callback-polling")
+    engine = Engine(LIMITS, lambda *_: True, lambda *_: True, connection_types=types)
     hello = HELLO | {"supportedConnectionTypes": ["callback-polling"]}
     reply = engine.begun(hello, "c1", engine.handshake(hello, "alice"))
     assert reply["supportedConnectionTypes"] == ["long-polling", "callback-polling"]
-    assert engine.connect(CONNECT | {"connectionType": "callback-polling"}, "c1").client_id == "c1"
+    assert engine.connect(CONNECT | {"connectionType": "callback-polling"}).transport == "callback-polling"
 
 
 @pytest.mark.parametrize("kind", ["websocket", "long-polling"])
 def test_known_connection_types_are_taken(kind: str) -> None:
-    assert ENGINE.connect(CONNECT | {"connectionType": kind}, "c1").client_id == "c1"
+    assert ENGINE.connect(CONNECT | {"connectionType": kind}).transport == kind
 
 
 @pytest.mark.parametrize(
@@ -228,7 +224,7 @@ def test_known_connection_types_are_taken(kind: str) -> None:
     ],
 )
 def test_other_connection_types_are_refused(kind: object, error: str) -> None:
-    reply = fault(lambda: ENGINE.connect(CONNECT | {"connectionType": kind}, "c1"))
+    reply = fault(lambda: ENGINE.connect(CONNECT | {"connectionType": kind}))
     assert (reply["error"], reply["id"], reply["channel"]) == (error, "2", "/meta/connect")
 
 
@@ -243,23 +239,54 @@ def test_every_advice_is_whole() -> None:
 
 
 def test_the_end_of_a_session_ends_its_connects_for_good() -> None:
-    reply = ENGINE.ended(ENGINE.connected(CONNECT, "c1"))
+    reply = ENGINE.ended(CONNECT, "c1")
     assert reply["advice"] == {"reconnect": "none", "interval": 0, "timeout": 1_000}
     assert reply["successful"] is True
 
 
+def test_a_connect_that_another_took_the_place_of_has_failed() -> None:
+    """Its client, if it waits for it at all, connects again."""
+    assert ENGINE.replaced(CONNECT) == {
+        "channel": "/meta/connect",
+        "id": "2",
+        "successful": False,
+        "error": "408::connect_replaced",
+        "advice": {"reconnect": "retry", "interval": 5, "timeout": 1_000},
+    }
+
+
+def test_a_client_whose_session_was_ended_is_not_to_come_back() -> None:
+    assert ENGINE.disconnected() == {
+        "channel": "/meta/disconnect",
+        "successful": True,
+        "advice": {"reconnect": "none", "interval": 0, "timeout": 1_000},
+    }
+
+
 def test_a_client_is_told_once_that_it_missed_something() -> None:
-    told = session(missed=True)
-    first = ENGINE.answered(told, ENGINE.connected(CONNECT, "c1"))
+    told = session_at(has_missed=True)
+    first = ENGINE.answered(told, CONNECT)
     assert first["ext"] == {"calltag": {"missed": True}}
-    assert "ext" not in ENGINE.answered(told, ENGINE.connected(CONNECT, "c1"))
+    assert "ext" not in ENGINE.answered(told, CONNECT)
+
+
+def test_what_is_kept_of_a_suspended_connect_is_small() -> None:
+    large = "x" * 10_000
+    message = CONNECT | {"advice": {"timeout": 1, "x": large}, "timestamp": large, "ext": {"x": large}, large: large}
+    assert ENGINE.kept(message) == {"channel": "/meta/connect", "id": "2", "timestamp": ""}
+
+
+def test_clients_are_told_when_to_shake_hands_by_themselves_where_that_is_on() -> None:
+    engine = Engine(LIMITS, lambda *_: True, lambda *_: True, handshake_reconnect=True)
+    assert [advice["maxInterval"] for advice in (engine.advice(), engine.advice("none", 0))] == [100, 100]
+    assert "maxInterval" not in ENGINE.advice()
 
 
 # -- subscribe, unsubscribe --------------------------------------------------------------------------------------------
 
 
 def test_a_subscription_is_one_name_or_several() -> None:
-    assert ENGINE.subscribe(SUBSCRIBE, "c1", "alice") == SubscribeWish("c1", {CALLS: None})
+    assert ENGINE.subscribe(SUBSCRIBE, "c1", "alice") == SubscribeWish({CALLS: None})
     both = SUBSCRIBE | {"subscription": [CALLS, "/v2/me/**"]}
     assert ENGINE.subscribe(both, "c1", "alice").channels == {CALLS: None, "/v2/me/**": None}
     assert ENGINE.unsubscribe(SUBSCRIBE, "c1") == [CALLS]
@@ -397,10 +424,13 @@ class Recorder(Extension):
 
     def subscribe(self, ext: Any, wish: SubscribeWish) -> None:
         if "x" in ext:
-            raise Refused(f"400:{wish.client_id}:x")
+            raise Refused(f"400:{','.join(wish.channels)}:x")
 
     def connected(self, session: Session, reply_ext: dict[str, object]) -> None:
         reply_ext["x"] = session.client_id
+
+    def kept(self, ext: Any, kept: dict[str, object]) -> None:
+        kept["x"] = ext.get("x")
 
     def reply(self, message: Any, reply: dict[str, object], arrived_ms: int, now_ms: int) -> None:
         reply["took"] = [message["id"], now_ms - arrived_ms]
@@ -410,9 +440,10 @@ def test_extensions_see_and_change_what_is_theirs() -> None:
     engine = Engine(LIMITS, lambda *_: True, lambda *_: True, (Extension(), Recorder()))
     beginning = engine.handshake(HELLO | {"ext": {"x": 5}}, "alice")
     assert engine.begun(HELLO, "c1", beginning)["ext"] == {"x": "5"}
-    assert engine.connect(CONNECT | {"ext": {"x": 5}}, "c1").timeout_ms == 5
-    assert engine.connect(CONNECT | {"ext": "x"}, "c1").timeout_ms == 0
-    assert engine.answered(session(), {})["ext"] == {"x": "c1"}
+    assert engine.connect(CONNECT | {"ext": {"x": 5}}).timeout_ms == 5
+    assert engine.connect(CONNECT | {"ext": "x"}).timeout_ms == 0
+    assert engine.kept(CONNECT | {"ext": {"x": 5, "y": 6}})["ext"] == {"x": 5}
+    assert engine.answered(session_at(), {})["ext"] == {"x": "c1"}
     assert engine.extend(CONNECT, {}, 3, 10) == {"took": ["2", 7]}
     assert engine.subscribe(SUBSCRIBE, "c1", "alice").channels == {CALLS: None}
 
@@ -420,4 +451,4 @@ def test_extensions_see_and_change_what_is_theirs() -> None:
 def test_an_extension_may_refuse_a_subscription() -> None:
     engine = Engine(LIMITS, lambda *_: True, lambda *_: True, (Recorder(),))
     reply = fault(lambda: engine.subscribe(SUBSCRIBE | {"ext": {"x": 1}}, "c1", "alice"))
-    assert (reply["error"], reply["subscription"]) == ("400:c1:x", CALLS)
+    assert (reply["error"], reply["subscription"]) == (f"400:{CALLS}:x", CALLS)

@@ -5,13 +5,19 @@ from typing import Any
 import pytest
 
 from calltag.core.bayeux.engine import Engine, Fault
-from calltag.core.bayeux.extensions.acknowledgment import Acknowledgment
-from calltag.core.bayeux.extensions.replay import Replay
-from calltag.core.bayeux.extensions.timestamp import Timestamp
-from calltag.core.bayeux.extensions.timesync import Timesync
+from calltag.core.bayeux.extensions import (
+    REPLAYS,
+    Acknowledgment,
+    Activity,
+    Delivery,
+    Extension,
+    Replay,
+    Timestamp,
+    Timesync,
+    overriding,
+)
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import GENERATIONS, Position, batch_of, of_batch
-from calltag.core.bayeux.session import Session
+from parts.bayeux_sessions import session_at
 
 ENGINE = Engine(BayeuxLimits(), lambda *_: True, lambda *_: True, (Acknowledgment(), Replay(), Timesync(), Timestamp()))
 HELLO = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
@@ -35,56 +41,76 @@ def test_a_client_that_does_not_ask_for_acknowledgment_gets_none(asked: object) 
     assert ENGINE.begun(HELLO, "c1", beginning)["ext"] == {"replay": True}
 
 
-def test_a_batch_number_says_how_far_was_sent() -> None:
-    session = Session("c1", "alice", 1, 3, Position(0), Position(1_700), acknowledges=True)
-    reply = ENGINE.answered(session, {})
-    wish = ENGINE.connect(CONNECT | {"ext": reply["ext"]}, "c1")
-    assert wish.acknowledged == (1_700, 3)
-    session.acknowledges = False
-    assert "ext" not in ENGINE.answered(session, {})
+def test_answers_are_numbered_from_1_and_their_numbers_come_back() -> None:
+    session = session_at(acknowledges=True)
+    replies: list[Any] = [ENGINE.answered(session, CONNECT) for _ in range(2)]
+    assert [reply["ext"] for reply in replies] == [{"ack": 1}, {"ack": 2}]
+    assert [ENGINE.connect(CONNECT | {"ext": reply["ext"]}).acknowledged for reply in replies] == [1, 2]
 
 
-@pytest.mark.parametrize("batch", [0, -1, True, 1.0, "1", None, [1], 2**53, 2**64, 2**9999])
-def test_what_is_no_batch_number_acknowledges_nothing(batch: object) -> None:
-    assert ENGINE.connect(CONNECT | {"ext": {"ack": batch}}, "c1").acknowledged is None
+def test_answers_to_a_client_that_does_not_acknowledge_have_no_number() -> None:
+    assert "ext" not in ENGINE.answered(session_at(), CONNECT)
 
 
-def test_positions_and_generations_are_told_apart() -> None:
-    for generation in range(GENERATIONS):
-        assert of_batch(batch_of(Position(123_456), generation)) == (123_456, generation)
-    assert batch_of(Position(1), 0) > batch_of(Position(0), GENERATIONS - 1)
+@pytest.mark.parametrize(("number", "read"), [(0, 0), (7, 7), (7.0, 7), (2**31 - 1, 2**31 - 1)])
+def test_a_number_is_read_in_whatever_form_it_comes(number: object, read: int) -> None:
+    assert ENGINE.connect(CONNECT | {"ext": {"ack": number}}).acknowledged == read
+
+
+NONE = [-1, True, 1.5, "1", None, [1], 2**31, 2**64, 2**9999, float("nan"), float("inf"), -0.5]
+
+
+@pytest.mark.parametrize("number", NONE)
+def test_what_is_no_number_acknowledges_nothing(number: object) -> None:
+    assert ENGINE.connect(CONNECT | {"ext": {"ack": number}}).acknowledged is None
 
 
 # -- replay ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("asked", "options"), [(True, {REPLAYS: "1"}), (False, {}), (1, {}), ({"/a": 5}, {}), (None, {})]
+)
+def test_a_handshake_may_want_positions_in_all_messages(asked: object, options: dict[str, str]) -> None:
+    assert ENGINE.handshake(HELLO | {"ext": {"replay": asked}}, "alice").options == options
+
+
 def test_a_subscription_may_begin_in_the_past() -> None:
     wish = ENGINE.subscribe(SUBSCRIBE | {"ext": {"replay": {"/a": 17, "/other": 5}}}, "c1", "alice")
-    assert wish.channels == {"/a": 17, "/b": None}
+    assert (wish.channels, wish.replays) == ({"/a": 17, "/b": None}, True)
 
 
 def test_all_that_is_kept_and_only_what_is_new_can_be_asked_for() -> None:
     wish = ENGINE.subscribe(SUBSCRIBE | {"ext": {"replay": {"/a": -2, "/b": -1}}}, "c1", "alice")
-    assert wish.channels == {"/a": 0, "/b": -1}
+    assert (wish.channels, wish.replays) == ({"/a": 0, "/b": None}, True)
 
 
-@pytest.mark.parametrize("asked", [None, 17, "/a", ["/a"]])
+LATEST = 2**53 - 1
+
+
+@pytest.mark.parametrize(
+    ("replay_id", "since"),
+    [(None, None), ("17", 17), ("-1", None), ("-2", 0), (17.0, 17), (0, 0), (LATEST, LATEST), (str(LATEST), LATEST)],
+)
+def test_an_id_is_read_as_clients_write_it(replay_id: object, since: int | None) -> None:
+    """Some have none yet, and some keep it as a string."""
+    wish = ENGINE.subscribe(SUBSCRIBE | {"ext": {"replay": {"/a": replay_id}}}, "c1", "alice")
+    assert (wish.channels, wish.replays) == ({"/a": since, "/b": None}, True)
+
+
+@pytest.mark.parametrize("asked", [None, 17, "/a", ["/a"], True])
 def test_what_is_no_map_of_channels_asks_for_nothing(asked: object) -> None:
     wish = ENGINE.subscribe(SUBSCRIBE | {"ext": {"replay": asked}}, "c1", "alice")
-    assert wish.channels == {"/a": None, "/b": None}
+    assert (wish.channels, wish.replays) == ({"/a": None, "/b": None}, False)
+
+
+OUT_OF_RANGE = [-3, 2**53, 1e300, 10**4_000, "-3", str(2**53), "9" * 19]
+OF_ANOTHER_TYPE = [True, 1.5, "", "1.0", "x", " 7", "1" * 20, "\u0661", "7\n", [7], {}, float("nan"), float("inf")]
 
 
 @pytest.mark.parametrize(
     ("replay_id", "shown"),
-    [
-        (-3, "out of range"),
-        (2**53, "out of range"),
-        (10**4_000, "out of range"),
-        (True, "of another type"),
-        (1.0, "of another type"),
-        ("17", "of another type"),
-        (None, "of another type"),
-    ],
+    [*((each, "out of range") for each in OUT_OF_RANGE), *((each, "of another type") for each in OF_ANOTHER_TYPE)],
 )
 def test_an_id_that_is_none_refuses_the_subscription(replay_id: object, shown: str) -> None:
     with pytest.raises(Fault) as refused:
@@ -92,6 +118,39 @@ def test_an_id_that_is_none_refuses_the_subscription(replay_id: object, shown: s
     error = refused.value.reply["error"]
     assert isinstance(error, str)
     assert error.startswith(f"400::The replayId {{{shown}}} you provided was invalid.")
+
+
+# -- delivery ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ext", "agreed"),
+    [
+        ({"calltag": {"metaConnectDeliveryOnly": True}}, True),
+        ({"calltag": {"metaConnectDeliveryOnly": False}}, False),
+        ({"calltag": {"metaConnectDeliveryOnly": False}, "ack": True}, True),
+        ({"calltag": {"metaConnectDeliveryOnly": 1}}, None),
+        ({"calltag": {}}, None),
+        ({"calltag": True}, None),
+        ({}, None),
+    ],
+)
+def test_how_events_are_delivered_is_agreed_upon_in_the_handshake(ext: dict[str, object], agreed: bool | None) -> None:
+    """A client that acknowledges gets them with connect replies in any case."""
+    engine = Engine(BayeuxLimits(), lambda *_: True, lambda *_: True, (Acknowledgment(), Delivery()))
+    reply_ext: Any = engine.begun(HELLO, "c1", engine.handshake(HELLO | {"ext": ext}, "alice")).get("ext", {})
+    assert reply_ext.get("calltag") == (None if agreed is None else {"metaConnectDeliveryOnly": agreed})
+
+
+# -- activity ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("both_sides", [False, True])
+def test_each_connect_brings_the_time_after_which_a_client_is_inactive(both_sides: bool) -> None:
+    engine = Engine(BayeuxLimits(), lambda *_: True, lambda *_: True, (Activity(60_000, both_sides=both_sides),))
+    wish = engine.connect(CONNECT)
+    assert (wish.silent_ms, wish.deliveries_count) == (60_000, both_sides)
+    assert ENGINE.connect(CONNECT).silent_ms is None
 
 
 # -- timesync ----------------------------------------------------------------------------------------------------------
@@ -145,3 +204,12 @@ def test_a_message_with_a_timestamp_is_answered_with_one_in_gmt() -> None:
     reply = ENGINE.extend(CONNECT | {"timestamp": None}, {}, 0, 1_700_000_000_129)
     assert reply == {"timestamp": "2023-11-14T22:13:20.12"}
     assert ENGINE.extend(CONNECT, {}, 0, 1_700_000_000_129) == {}
+
+
+# -- all ---------------------------------------------------------------------------------------------------------------
+
+
+def test_only_extensions_that_override_a_hook_are_called_there() -> None:
+    replay, timestamp = Replay(), Timestamp()
+    assert overriding((Extension(), replay, timestamp), "reply") == [timestamp]
+    assert overriding((replay, timestamp), "subscribe") == [replay]

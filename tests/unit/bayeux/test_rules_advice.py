@@ -8,6 +8,8 @@ import pytest
 from parts.hubs import Client, Installation
 
 Reply = dict[str, Any]
+DRAINED_MS = 4_000
+"""Less than a connect is suspended, and more than a drain takes."""
 
 
 async def begun(system: Installation) -> Reply:
@@ -19,7 +21,7 @@ async def refused(system: Installation) -> Reply:
 
 
 async def draining(system: Installation) -> Reply:
-    system.one.hub.drain()
+    system.one.server.drain()
     return await Client().shake(system.one)
 
 
@@ -48,8 +50,24 @@ async def ended(system: Installation) -> Reply:
 async def drained(system: Installation) -> Reply:
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one)
-    system.one.hub.drain()
+    system.one.server.drain()
+    system.one.ahead_ms += DRAINED_MS
     return (await alice.finish(system.one, turn))[1]
+
+
+async def replaced(system: Installation) -> Reply:
+    alice = await Client().begin(system.one)
+    older = await alice.connect(system.one)
+    await alice.connect(system.one)
+    assert older.held is not None
+    return system.one.sessions.replies.without_events(older.held)
+
+
+async def failed(system: Installation) -> Reply:
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    assert turn.held is not None
+    return system.one.sessions.replies.without_events(turn.held, has_failed=True)
 
 
 Situation = Callable[[Installation], Coroutine[Any, Any, Reply]]
@@ -66,6 +84,8 @@ Situation = Callable[[Installation], Coroutine[Any, Any, Reply]]
         (unknown, "handshake"),
         (ended, "none"),
         (drained, "retry"),
+        (replaced, "retry"),
+        (failed, "retry"),
     ],
 )
 async def test_every_reply_to_a_handshake_or_a_connect_has_a_whole_advice(

@@ -29,18 +29,18 @@ async def test_the_times_of_a_clients_advice_hold_for_one_connect(system: Instal
     alice = await Client().begin(system.one)
     short = await alice.connect(system.one, advice={"timeout": 100, "interval": 5_000})
     assert short.held is not None
-    assert short.held.session.interval_ms == 5_000
+    assert short.held.resident.interval_ms == 5_000
     usual = await alice.connect(system.one)
     assert usual.held is not None
-    assert usual.held.held.deadline_ms - short.held.held.deadline_ms > 2_000
-    assert usual.held.session.interval_ms == 10
+    assert usual.held.deadline_ms - short.held.deadline_ms > 2_000
+    assert usual.held.resident.interval_ms == 10
 
 
 async def test_no_connect_is_held_longer_than_the_advice_says(system: Installation) -> None:
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one, advice={"timeout": 600_000})
     assert turn.held is not None
-    assert turn.held.held.deadline_ms <= system.one.connects.clock_ms() + 5_000
+    assert turn.held.deadline_ms <= system.one.now_ms() + 5_000
 
 
 async def test_events_stand_before_the_reply_that_brings_them(system: Installation) -> None:
@@ -63,17 +63,16 @@ async def test_with_acknowledgment_an_event_ends_the_connect_over_a_stream_too(s
     turn = await alice.send(system.one, alice.connecting(), streaming=True)
     assert turn.held is not None
     await system.publish(1)
-    assert system.one.connects.answers.is_due(turn.held)
+    assert turn.line.answered.is_set()
     assert (await alice.finish(system.one, turn))[0] == [1]
 
 
 async def test_the_end_of_a_newer_connect_does_not_come_back_to_the_older(system: Installation) -> None:
     alice = await Client().begin(system.one)
     older, newer = await alice.connect(system.one), await alice.connect(system.one)
-    assert older.held is not None
-    assert system.one.connects.answers.finish(older.held) is None
+    assert older.line.is_replaced
     await system.publish(1)
-    assert system.one.connects.answers.finish(older.held) is None
+    assert older.line.reply is None
     assert (await alice.finish(system.one, newer))[0] == [1]
 
 
@@ -82,7 +81,8 @@ async def test_a_connect_may_change_the_transport(system: Installation) -> None:
     for kind, streaming in (("websocket", True), ("long-polling", False)):
         turn = await alice.send(system.one, alice.connecting(connectionType=kind), streaming=streaming)
         assert turn.held is not None
-        assert turn.held.session.pushes is streaming
+        session = turn.held.resident.session
+        assert (session.pushes, session.transport) == (streaming, kind)
 
 
 async def test_a_disconnect_ends_a_held_connect_with_reconnect_none(system: Installation) -> None:

@@ -44,7 +44,7 @@ async def test_the_advice_in_a_handshake_changes_no_times(system: Installation) 
     await alice.poll(system.one)
     turn = await alice.connect(system.one)
     assert turn.held is not None
-    assert turn.held.held.deadline_ms - system.one.connects.clock_ms() > 1_000
+    assert turn.held.deadline_ms - system.one.now_ms() > 1_000
 
 
 @pytest.mark.parametrize("types", [["long-polling"], ["websocket"], ["callback-polling", "websocket", "long-polling"]])

@@ -7,11 +7,11 @@ from dataclasses import replace
 import pytest
 
 from calltag.core.bayeux import errors
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.limits import BayeuxLimits, Limit
 from calltag.core.runtime.token_bucket import TokenBucket
 from calltag.core.store.embedded import embedded_store
-from calltag.notifier.cometd.admission import Crowded
-from calltag.notifier.cometd.metrics import Limit
+from calltag.notifier.authentication import Caller
+from calltag.notifier.session_registry import Crowded
 from parts.hubs import Client, Installation, Node
 
 LIMITS = BayeuxLimits(max_sessions=3, max_sessions_per_address=2, handshakes_per_s=0.001, handshake_burst=4)
@@ -20,7 +20,8 @@ LIMITS = BayeuxLimits(max_sessions=3, max_sessions_per_address=2, handshakes_per
 @pytest.fixture
 async def crowded() -> AsyncIterator[Installation]:
     async with embedded_store(None, deadline_s=20) as store:
-        installation = Installation(store.client, LIMITS)
+        installation = Installation(store.client, LIMITS, lease_ms=60_000)
+        await installation.begin()
         yield installation
         await installation.settle()
 
@@ -35,8 +36,8 @@ async def test_a_session_from_elsewhere_is_not_taken_in_by_a_full_node(crowded: 
     alice = await Client().begin(crowded.two)
     with pytest.raises(Crowded, match="CALLTAG_NOTIFIER__MAX_SESSIONS"):
         await alice.connect(crowded.one)
-    assert crowded.one.metrics.limits == [Limit.SESSIONS]
-    assert crowded.two.local.sessions.keys() == {alice.client_id}, "it stays with who holds it"
+    assert crowded.one.limits() == {Limit.SESSIONS: 1}
+    assert crowded.two.registry.residents.keys() == {alice.client_id}, "it stays with who holds it"
     assert await crowded.registered() == [crowded.two.name]
     assert (await alice.connect(crowded.two)).held is not None
     assert (await sessions[0].connect(crowded.one)).held is not None, "its own are served on"
@@ -46,7 +47,8 @@ async def test_a_full_node_takes_sessions_in_again_when_one_has_ended(crowded: I
     sessions = await full(crowded.one)
     alice = await Client().begin(crowded.two)
     await sessions[0].ask(crowded.one, "/meta/disconnect")
-    assert (await alice.connect(crowded.one)).held is not None
+    assert (await alice.poll(crowded.one))[1]["successful"]
+    assert crowded.one.registry.residents.keys() >= {alice.client_id}
 
 
 async def test_sessions_that_arrive_at_once_do_not_pass_the_limit_together(crowded: Installation) -> None:
@@ -54,7 +56,7 @@ async def test_sessions_that_arrive_at_once_do_not_pass_the_limit_together(crowd
     await Client().begin(crowded.one)
     outcomes = await asyncio.gather(*(each.connect(crowded.one) for each in clients), return_exceptions=True)
     assert [isinstance(each, Crowded) for each in outcomes].count(True) == 1
-    assert len(crowded.one.local.sessions) == LIMITS.max_sessions
+    assert len(crowded.one.registry.residents) == LIMITS.max_sessions
 
 
 async def test_sessions_of_an_address_are_bounded_before_they_connect(crowded: Installation) -> None:
@@ -63,14 +65,14 @@ async def test_sessions_of_an_address_are_bounded_before_they_connect(crowded: I
     reply = await Client("c", address="10.0.0.1").shake(crowded.one)
     assert reply["error"] == errors.too_many_sessions(2)
     assert reply["advice"]["reconnect"] == "handshake"
-    assert crowded.one.metrics.limits == [Limit.SESSIONS_OF_ADDRESS]
+    assert crowded.one.limits() == {Limit.SESSIONS_OF_ADDRESS: 1}
     assert (await Client("c", address="10.0.0.2").shake(crowded.one))["successful"]
     assert (await Client("c", address="10.0.0.1").shake(crowded.two))["successful"], "each node counts for itself"
 
 
 async def address_is_free(node: Node) -> bool:
     """Whether an address that had all its sessions may begin one more."""
-    node.connects.admission._handshakes = TokenBucket(1, 1)
+    node.registry._handshakes = TokenBucket(1, 1)
     return bool((await Client("x", address="10.0.0.1").shake(node))["successful"])
 
 
@@ -102,14 +104,21 @@ async def test_a_session_begun_here_that_connects_elsewhere_counts_no_more(crowd
     assert await address_is_free(crowded.one)
 
 
+async def test_a_session_that_ends_before_it_connects_counts_no_more(crowded: Installation) -> None:
+    await Client("other", address="10.0.0.1").begin(crowded.one)
+    alice = Client(address="10.0.0.1")
+    await alice.shake(crowded.one)
+    await alice.ask(crowded.two, "/meta/disconnect")
+    await crowded.settle()
+    assert await address_is_free(crowded.one)
+
+
 async def test_a_session_that_never_connects_counts_until_its_end(crowded: Installation) -> None:
     await Client("other", address="10.0.0.1").begin(crowded.one)
     await Client(address="10.0.0.1").shake(crowded.one)
     crowded.one.ahead_ms = 39_000
-    crowded.one.connects.admission.sweep()
     assert not await address_is_free(crowded.one)
     crowded.one.ahead_ms = 41_000
-    crowded.one.connects.admission.sweep()
     assert await address_is_free(crowded.one)
 
 
@@ -125,7 +134,7 @@ async def test_more_handshakes_than_are_answered_are_spread_over_time(crowded: I
         assert (await Client(f"u{number}").shake(crowded.one))["successful"]
 
     class Unseen(Client):
-        async def look(self) -> None:  # type: ignore[override]
+        async def look(self) -> Caller:
             raise AssertionError("a caller who is not let in was looked for")
 
     replies = [await Unseen().shake(crowded.one) for _ in range(20)]
@@ -134,8 +143,8 @@ async def test_more_handshakes_than_are_answered_are_spread_over_time(crowded: I
     intervals = {reply["advice"]["interval"] for reply in replies}
     assert len(intervals) > 10
     assert all(2_000 <= interval <= 10_000 for interval in intervals)
-    assert crowded.one.metrics.limits == [Limit.HANDSHAKES] * 20
-    assert crowded.one.metrics.handshakes == LIMITS.handshake_burst
+    assert crowded.one.limits() == {Limit.HANDSHAKES: 20}
+    assert crowded.one.count("handshakes_total") == LIMITS.handshake_burst
 
 
 async def test_who_shows_nothing_takes_no_handshakes_from_others(crowded: Installation) -> None:
@@ -143,7 +152,7 @@ async def test_who_shows_nothing_takes_no_handshakes_from_others(crowded: Instal
     for _ in range(10 * LIMITS.handshake_burst):
         reply = await nobody.shake(crowded.one)
         assert (reply["error"], reply["advice"]["reconnect"]) == (errors.UNAUTHORIZED, "none")
-    assert (crowded.one.metrics.limits, crowded.one.metrics.errors) == ([], [errors.UNAUTHORIZED] * 40)
+    assert (crowded.one.limits(), crowded.one.count("refused_total", code="401")) == ({}, 40)
     assert (await Client(address="10.0.0.1").shake(crowded.one))["successful"]
 
 
@@ -155,7 +164,8 @@ async def shared() -> AsyncIterator[Installation]:
         max_handshake_addresses=3,
     )  # fmt: skip
     async with embedded_store(None, deadline_s=20) as store:
-        installation = Installation(store.client, limits)
+        installation = Installation(store.client, limits, lease_ms=60_000)
+        await installation.begin()
         yield installation
         await installation.settle()
 
@@ -163,7 +173,7 @@ async def shared() -> AsyncIterator[Installation]:
 async def test_an_address_takes_no_handshakes_from_others(shared: Installation) -> None:
     errors_of = [(await Client("a", address="10.0.0.1").shake(shared.one)).get("error") for _ in range(20)]
     assert errors_of == [None, None] + ["429:0.001:too_many_handshakes"] * 18
-    assert shared.one.metrics.limits == [Limit.HANDSHAKES_OF_ADDRESS] * 18
+    assert shared.one.limits() == {Limit.HANDSHAKES_OF_ADDRESS: 18}
     assert (await Client("b", address="10.0.0.2").shake(shared.one))["successful"]
 
 
@@ -176,7 +186,7 @@ async def test_addresses_of_one_ipv6_network_are_one(shared: Installation) -> No
 async def test_no_more_addresses_are_known_than_may_be(shared: Installation) -> None:
     for host in range(20):
         await Client("a", address=f"10.0.0.{host}").shake(shared.one)
-    assert len(shared.one.connects.admission._handshakes_of_addresses) == 3
+    assert len(shared.one.registry._handshakes_of_addresses) == 3
 
 
 def test_a_bucket_lets_a_burst_through_and_then_a_rate() -> None:

@@ -1,47 +1,29 @@
 """Scripts for pages: which name they may call, what they may hold, and whose requests count."""
 
 from collections.abc import Mapping
-from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from starlette.requests import Request
 
 from calltag.core.bayeux.codec import CodecError, decode
+from calltag.core.bayeux.forms import messages_of_form
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.http.origin import AllowedOrigins
-from calltag.notifier.cometd.callback_polling import (
-    WRONG_NAME,
-    Pages,
-    WrongCallback,
-    callback_of,
-    messages_of_query,
-    script,
-)
-from calltag.notifier.cometd.origins import Origins
+from calltag.notifier.callback_polling import WRONG_NAME, WrongCallback, callback_of, page_is_known, script
+from calltag.notifier.origins import Origins
 
 COOKIE = {"cookie": "JSESSIONID=x"}
 BASIC = {"authorization": "Basic YTpi"}
 OURS, THEIRS, FRIENDS = "http://ours.example/desk", "http://theirs.example/", "https://friends.example/page"
 
 
-def request(query: str = "", headers: Mapping[str, str] | None = None) -> Request:
-    sent = {"host": "ours.example", **(headers or {})}
-    scope: dict[str, Any] = {
-        "type": "http",
-        "query_string": query.encode(),
-        "headers": [(name.encode(), value.encode()) for name, value in sent.items()],
-    }
-    return Request(scope)
-
-
 @pytest.mark.parametrize("name", ["_cometd_jsonp_0", "__jsonp12__", "jsonpcallback", "a.b.$c_9", "$", "x" * 64])
 def test_a_callback_is_a_name_or_names_with_dots_between(name: str) -> None:
-    assert callback_of(request(urlencode({"jsonp": name}))) == name
+    assert callback_of(urlencode({"jsonp": name}).encode()) == name.encode()
 
 
 def test_a_callback_that_is_not_named_is_the_usual_one() -> None:
-    assert callback_of(request("message=[]")) == "jsonpcallback"
+    assert callback_of(b"message=[]") == b"jsonpcallback"
 
 
 @pytest.mark.parametrize(
@@ -67,33 +49,30 @@ def test_a_callback_that_is_not_named_is_the_usual_one() -> None:
 )
 def test_what_could_be_more_than_a_name_is_refused_without_repeating_it(name: str) -> None:
     with pytest.raises(WrongCallback) as refused:
-        callback_of(request(urlencode({"jsonp": name})))
+        callback_of(urlencode({"jsonp": name}).encode())
     assert str(refused.value) == WRONG_NAME
 
 
 def test_one_callback_is_named() -> None:
     with pytest.raises(WrongCallback):
-        callback_of(request("jsonp=a&jsonp=b"))
+        callback_of(b"jsonp=a&jsonp=b")
 
 
 def test_messages_may_come_in_several_parameters() -> None:
     query = urlencode([("message", '[{"id":"1"},{"id":"2"}]'), ("jsonp", "f"), ("message", '{"id":"é"}')])
-    messages = decode(messages_of_query(request(query)), BayeuxLimits())
+    messages = decode(messages_of_form(query.encode(), "query"), BayeuxLimits())
     assert messages == [{"id": "1"}, {"id": "2"}, {"id": "é"}]
 
 
 @pytest.mark.parametrize(("query", "word"), [("jsonp=f", "query has no field"), ("message=%FF", "query is not UTF-8")])
 def test_a_query_without_messages_is_refused(query: str, word: str) -> None:
     with pytest.raises(CodecError, match=word):
-        messages_of_query(request(query))
+        messages_of_form(query.encode(), "query")
 
 
 def test_nothing_in_an_answer_can_end_the_script() -> None:
-    answer = script("f", '[{"a":"</script>&\u2028\u2029é"}]'.encode())
-    assert answer.body == (b'/**/f([{"a":"\\u003c/script\\u003e\\u0026\\u2028\\u2029' + "é".encode() + b'"}]);')
-    assert answer.headers["content-type"] == "text/javascript;charset=UTF-8"
-    assert answer.headers["content-disposition"] == "attachment; filename=f.txt"
-    assert answer.headers["cache-control"] == "no-store"
+    answer = script(b"f", '[{"a":"</script>&\u2028\u2029é"}]'.encode())
+    assert answer == (b'/**/f([{"a":"\\u003c/script\\u003e\\u0026\\u2028\\u2029' + "é".encode() + b'"}]);')
 
 
 @pytest.mark.parametrize(
@@ -121,4 +100,6 @@ def test_nothing_in_an_answer_can_end_the_script() -> None:
     ],
 )
 def test_a_request_counts_as_its_users_where_its_page_is_known(headers: Mapping[str, str], known: bool) -> None:
-    assert Pages(Origins(AllowedOrigins(["https://friends.example"]))).are_known(request(headers=headers)) is known
+    origins = Origins(AllowedOrigins(["https://friends.example"]))
+    sent = {"host": "ours.example", **headers}
+    assert page_is_known([(name.encode(), value.encode()) for name, value in sent.items()], origins) is known

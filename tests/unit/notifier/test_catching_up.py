@@ -10,8 +10,8 @@ async def test_an_event_that_comes_with_the_answer_of_the_store_is_not_taken_for
     system: Installation,
 ) -> None:
     alice = await Client().begin(system.one)
-    session = system.one.local.sessions[alice.client_id]
-    streams = system.one.feeding.streams
+    resident = system.one.registry.residents[alice.client_id]
+    session, streams = resident.session, system.one.dispatcher.streams
     read, reads = streams.read, 0
 
     async def read_late(user: UserId, after: Position, most: int) -> Page:
@@ -23,6 +23,6 @@ async def test_an_event_that_comes_with_the_answer_of_the_store_is_not_taken_for
         return page
 
     streams.read = read_late  # type: ignore[method-assign]
-    session.behind = True
-    await system.one.feeding.catch_up(session)
-    assert (len(session.queue), session.missed, session.behind) == (1, False, False)
+    session.fall_behind()
+    await system.one.dispatcher.catch_up(resident)
+    assert (len(session.queue), session.has_missed, session.is_behind) == (1, False, False)

@@ -1,36 +1,33 @@
 """Sessions that the server ends: what their clients are told, and what the application is told."""
 
-import asyncio
 import itertools
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import orjson
 import pytest
 import structlog
 from redis.exceptions import ConnectionError as ConnectionBroken
-from starlette.websockets import WebSocket
 from structlog.testing import LogCapture
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.extensions.activity import Activity
-from calltag.core.bayeux.session import Session
+from calltag.core.bayeux.engine import Engine
+from calltag.core.bayeux.extensions import Activity, Extension
+from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.domain.ids import UserId
 from calltag.core.store import client as store_client
 from calltag.core.store.client_ids import digest_of, handle_of
-from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.sessions import SessionStore
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import NoticeKind, SessionNotice
-from calltag.notifier.cometd import endings
-from calltag.notifier.cometd.endings import EndingLog
-from calltag.notifier.cometd.hub import Turn
-from calltag.notifier.cometd.websocket import Socket
-from calltag.notifier.observations import EndingCounts
+from calltag.notifier import metrics
+from calltag.notifier.metrics import NotifierMetrics
+from calltag.notifier.session_registry import Resident
 from parts.eventually import eventually
-from parts.frames import Alices, Frames
-from parts.hubs import KEYS, Client, Installation, Node
+from parts.frames import SocketPage
+from parts.hubs import KEYS, Client, Installation, Node, Turn
 
 NONE = {"reconnect": "none", "interval": 0, "timeout": 30_000}
 HANDSHAKE = {"reconnect": "handshake", "interval": 0, "timeout": 30_000}
@@ -51,19 +48,47 @@ async def back_date(system: Installation, client: Client, name: str, by_ms: int)
     await system.client.connection.hincrby(key_of(client), name, -by_ms)
 
 
+def use_engine(
+    node: Node,
+    *more: Extension,
+    limits: BayeuxLimits | None = None,
+    handshake_reconnect: bool = False,
+) -> None:
+    """The node's engine has more extensions, or other limits."""
+    engine = node.sessions.engine
+    node.sessions.engine = node.sessions.replies.engine = node.sessions.claims.engine = Engine(
+        limits or engine.limits,
+        lambda *_: True,
+        lambda *_: True,
+        (*engine._extensions, *more),
+        handshake_reconnect=handshake_reconnect,
+    )
+
+
 def watch_activity(*nodes: Node, both_sides: bool = False) -> None:
     for node in nodes:
-        engine = node.connects.engine
-        more = (*engine.extensions, Activity(20_000, both_sides))
-        node.connects.engine = replace(engine, extensions=more)
+        use_engine(node, Activity(20_000, both_sides))
+
+
+def pass_time(node: Node, ms: int) -> None:
+    """What was done before is so much longer ago, as far as the node knows by itself."""
+    for resident in node.registry.residents.values():
+        resident.active_at_ms -= ms
+
+
+async def be_silent(system: Installation, client: Client, ms: int) -> None:
+    """The client has sent nothing but connects for so long, as the store and its home know."""
+    await back_date(system, client, "active", ms)
+    for node in system.nodes.values():
+        pass_time(node, ms)
 
 
 async def test_a_client_that_leaves_is_told_of_once(system: Installation) -> None:
     alice = await Client().begin(system.one)
     assert (await alice.ask(system.two, "/meta/disconnect"))["successful"]
     await system.settle()
-    assert system.two.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.DISCONNECTED)]
-    assert system.one.metrics.endings == []
+    assert system.two.endings == [(handle_of(alice.client_id), "alice", Ending.DISCONNECTED)]
+    assert system.one.endings == []
 
 
 async def test_a_client_that_leaves_is_answered_though_the_answer_of_the_store_is_lost(
@@ -72,7 +97,6 @@ async def test_a_client_that_leaves_is_answered_though_the_answer_of_the_store_i
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one)
     assert turn.held is not None
-    waiting = asyncio.create_task(system.one.connects.answers.hold(turn.held))
     exchanged, lost = store_client._exchanged, itertools.cycle([True, False])
 
     async def losing(*arguments: Any) -> list[object]:
@@ -83,21 +107,21 @@ async def test_a_client_that_leaves_is_answered_though_the_answer_of_the_store_i
 
     monkeypatch.setattr(store_client, "_exchanged", losing)
     assert (await alice.ask(system.one, "/meta/disconnect"))["successful"]
-    assert await waiting is not None
-    assert system.one.local.sessions == {}
-    assert system.one.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.DISCONNECTED)]
+    assert turn.line.reply is not None
+    assert system.one.registry.residents == {}
+    assert system.one.endings == [(handle_of(alice.client_id), "alice", Ending.DISCONNECTED)]
 
 
 async def test_a_session_of_a_handshake_that_failed_does_not_count(
     system: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    create = RedisCometdSessions.create
+    create = SessionStore.create
 
     async def unheard(*arguments: Any, **more: Any) -> None:
         await create(*arguments, **more)
         raise StoreUnavailable("the answer was lost, again and again")
 
-    monkeypatch.setattr(RedisCometdSessions, "create", unheard)
+    monkeypatch.setattr(SessionStore, "create", unheard)
     with pytest.raises(StoreUnavailable):
         await Client().shake(system.one)
     await system.settle()
@@ -108,46 +132,39 @@ async def test_a_session_that_an_operator_closes_says_farewell(system: Installat
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one)
     assert turn.held is not None
-    waiting = asyncio.create_task(system.one.connects.answers.hold(turn.held))
-    await system.one.hub.heed(closing(alice))
-    answer = await waiting
-    assert answer is not None
-    events, reply = answer
-    assert (events, reply["successful"], reply["advice"]) == ([FAREWELL], True, NONE)
-    assert system.one.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.CLOSED)]
+    await system.one.server.heed(closing(alice))
+    assert turn.line.reply is not None
+    reply = turn.line.reply
+    assert (turn.line.events, reply["successful"], reply["advice"]) == ([FAREWELL], True, NONE)
+    assert system.one.endings == [(handle_of(alice.client_id), "alice", Ending.CLOSED)]
     assert (await alice.poll(system.two))[1]["error"] == errors.UNKNOWN_CLIENT
-    await system.one.hub.heed(closing(alice))
-    assert len(system.one.metrics.endings) == 1
+    await system.one.server.heed(closing(alice))
+    assert len(system.one.endings) == 1
 
 
 async def test_a_websocket_gets_nothing_any_more_once_a_newer_one_has_the_session(system: Installation) -> None:
-    alice, older, newer = await Client().begin(system.one), Frames(), Frames()
-    sockets = [Socket(cast("WebSocket", frames), system.one.hub, Alices(), 30.0) for frames in (older, newer)]
-    serving = [asyncio.create_task(socket.run()) for socket in sockets]
-    older.come(alice.connecting(connectionType="websocket"))
-    await eventually(lambda: bool(sockets[0].held))
+    older = await SocketPage.open(system.one, ack=False)
+    newer = SocketPage(system.one, older.alice)
     await system.publish(1, by_bus=False)
-    newer.come(alice.connecting(connectionType="websocket"))
-    await eventually(lambda: bool(older.outgoing or newer.outgoing))
+    newer.connect("c2")
+    await newer.holds("c2")
     await system.publish(2)
-    await eventually(lambda: len(older.outgoing + newer.outgoing) == 2)
-    events = [event for frame in newer.outgoing for event in orjson.loads(frame)]
-    assert ([event["data"]["n"] for event in events], older.outgoing) == ([1, 2], [])
-    for frames in (older, newer):
-        frames.go()
-    await asyncio.gather(*serving)
+    await system.settle()
+    assert (older.events(), newer.events()) == ([], [1, 2])
 
 
 async def end_while_it_connects(
     system: Installation, alice: Client, ending: Ending, monkeypatch: pytest.MonkeyPatch
 ) -> Turn:
-    """A connect of a session that ends after the store was asked, and before the connect is held."""
-    ends = system.one.connects.ends
+    """A connect of a session that ends after the store was asked, and before the connect is suspended."""
+    sessions = system.one.sessions
 
-    async def end(_: object, session: Session) -> None:
-        ends.end(session.client_id, ending)
+    async def end(_: object, resident: Resident) -> None:
+        sessions.end(resident.client_id, ending)
 
-    monkeypatch.setattr(type(system.one.feeding), "catch_up", end)
+    monkeypatch.setattr(type(system.one.dispatcher), "catch_up", end)
+    # Its credentials are to be looked at again.
+    system.one.ahead_ms += 5_000
     return await alice.connect(system.one)
 
 
@@ -175,52 +192,53 @@ async def test_a_connect_hears_of_an_end_that_comes_while_it_arrives(
     assert not turn.replaced
 
 
-async def test_a_connect_that_meets_the_sweeper_is_to_come_again(
+async def test_a_session_does_not_expire_while_its_connect_arrives(
     system: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the store, where the connect was first, the session lives."""
     alice = await Client().begin(system.one)
-    with monkeypatch.context() as patched:
-        turn = await end_while_it_connects(system, alice, Ending.EXPIRED, patched)
-    assert (len(turn.replaced), turn.replies) == (1, [])
+    take_over = system.one.store.take_over
+
+    async def take_over_late(*given: Any, **more: Any) -> Any:
+        system.one.sessions.tick()
+        return await take_over(*given, **more)
+
+    monkeypatch.setattr(system.one.store, "take_over", take_over_late)
+    # It is late, and its lease has lapsed: it asks the store.
+    system.one.ahead_ms += 15_000
+    await system.one.lapse()
     assert (await alice.connect(system.one)).held is not None
+    assert system.one.registry.residents.keys() == {alice.client_id}
+    assert system.one.endings == []
 
 
-@pytest.mark.parametrize("held", [True, False])
-async def test_a_websocket_says_farewell_of_itself(system: Installation, held: bool) -> None:
-    alice, frames = await Client().begin(system.one), Frames()
-    socket = Socket(cast("WebSocket", frames), system.one.hub, Alices(), 30.0)
-    serving = asyncio.create_task(socket.run())
-    frames.come(alice.connecting(connectionType="websocket", **({} if held else {"advice": {"timeout": 0}})))
-    await eventually(lambda: bool(socket.held) if held else len(frames.outgoing) == 1)
-    frames.outgoing.clear()
-    assert await system.one.connects.store.remove(alice.client_id)
-    system.one.connects.ends.end(alice.client_id, Ending.CLOSED)
-    # Whatever the socket does first.
-    socket._forget_ended()
-    await eventually(lambda: bool(frames.outgoing))
-    [frame] = [orjson.loads(each) for each in frames.outgoing]
-    assert frame[0] == orjson.loads(FAREWELL)
-    assert [each["advice"] for each in frame[1:]] == ([NONE] if held else [])
-    socket.waker.set()
-    await eventually(lambda: not socket.waker.is_set())
-    frames.come({"channel": "/service/x", "clientId": alice.client_id})
-    await eventually(lambda: len(frames.outgoing) == 2)
-    assert [each["error"] for each in orjson.loads(frames.outgoing[1])] == [errors.UNKNOWN_CLIENT]
-    frames.go()
-    await serving
+@pytest.mark.parametrize("is_suspended", [True, False])
+async def test_a_websocket_says_farewell_of_itself(system: Installation, *, is_suspended: bool) -> None:
+    alice = await Client().begin(system.one)
+    page = SocketPage(system.one, alice)
+    page.connect("c1", **({} if is_suspended else {"advice": {"timeout": 0}}))
+    await (page.holds("c1") if is_suspended else page.is_answered("c1"))
+    page.frames.outgoing.clear()
+    await system.one.server.heed(closing(alice))
+    said = page.said()
+    assert said[0] == orjson.loads(FAREWELL)
+    assert [each["advice"] for each in said[1:]] == ([NONE] if is_suspended else [])
+    page.frames.outgoing.clear()
+    await page.let_pass(10_000)
+    page.frames.come({"channel": "/service/x", "clientId": alice.client_id})
+    await eventually(lambda: [each["error"] for each in page.said()] == [errors.UNKNOWN_CLIENT])
 
 
 async def test_who_only_connects_is_disconnected(system: Installation) -> None:
     watch_activity(system.one, system.two)
     alice = await Client().begin(system.one)
-    await back_date(system, alice, "active", 21_000)
+    await be_silent(system, alice, 21_000)
     turn = await alice.connect(system.two)
     [reply] = turn.replies
     assert (turn.events, reply["successful"], reply["advice"]) == ([FAREWELL], True, NONE)
     await system.settle()
-    assert (system.one.local.sessions, system.two.local.sessions) == ({}, {})
-    assert system.two.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.INACTIVE)]
+    assert (system.one.registry.residents, system.two.registry.residents) == ({}, {})
+    assert system.two.endings == [(handle_of(alice.client_id), "alice", Ending.INACTIVE)]
     assert await system.registered() == []
     assert (await alice.poll(system.one))[1]["error"] == errors.UNKNOWN_CLIENT
 
@@ -229,7 +247,7 @@ async def test_who_only_connects_is_disconnected(system: Installation) -> None:
 async def test_any_other_message_keeps_a_client_active(system: Installation, channel: str) -> None:
     watch_activity(system.one)
     alice = await Client().begin(system.one)
-    await back_date(system, alice, "active", 21_000)
+    await be_silent(system, alice, 21_000)
     assert (await alice.ask(system.one, channel, subscription="/v2/me/calls", data={}))["successful"]
     assert (await alice.connect(system.one)).held is not None
 
@@ -240,16 +258,18 @@ async def test_events_count_where_both_sides_do(
     system: Installation, both_sides: bool, lives: bool, streaming: bool
 ) -> None:
     watch_activity(system.one, system.two, both_sides=both_sides)
-    alice = await Client().begin(system.one)
-    turn = await alice.send(system.one, alice.connecting(), streaming=streaming)
-    assert turn.held is not None
-    await system.publish(1)
     if streaming:
-        assert len(system.one.connects.answers.take(turn.held.session)) == 1
+        page = await SocketPage.open(system.one, ack=False)
+        alice = page.alice
+        await system.publish(1)
+        assert page.events() == [1]
     else:
-        assert len((await alice.finish(system.one, turn))[0]) == 1
+        alice = await Client().begin(system.one)
+        turn = await alice.connect(system.one)
+        await system.publish(1)
+        assert (await alice.finish(system.one, turn))[0] == [1]
     await system.settle()
-    await back_date(system, alice, "active", 21_000)
+    await be_silent(system, alice, 21_000)
     assert ((await alice.connect(system.one)).held is not None) is lives
 
 
@@ -258,7 +278,19 @@ async def test_activity_costs_connects_no_round_trip(system: Installation) -> No
     alice = await Client().begin(system.one)
     before = len(system.one.client.exchanges)
     assert (await alice.connect(system.one)).held is not None
-    assert len(system.one.client.exchanges) == before + 1
+    assert len(system.one.client.exchanges) == before
+
+
+async def test_the_store_decides_whether_a_client_was_inactive(system: Installation) -> None:
+    """Other nodes may have had messages of which its home knows nothing."""
+    watch_activity(system.one)
+    alice = await Client().begin(system.one)
+    pass_time(system.one, 21_000)
+    before = system.one.count("claims_total")
+    assert (await alice.connect(system.one)).held is not None
+    assert system.one.count("claims_total") == before + 1
+    assert (await alice.connect(system.one)).held is not None
+    assert system.one.count("claims_total") == before + 1
 
 
 async def test_who_is_no_session_publishes_nothing(system: Installation) -> None:
@@ -268,22 +300,21 @@ async def test_who_is_no_session_publishes_nothing(system: Installation) -> None
 
 
 async def test_the_handshakes_own_proof_holds_for_so_long(system: Installation) -> None:
-    system.one.hub.bearer_lifetime_ms = 40_000
+    system.one.sessions.bearer_lifetime_ms = 40_000
     alice = await Client(bearer=True).begin(system.one)
     alice.user = None
     await back_date(system, alice, "ends", 39_000)
-    held = (await alice.connect(system.one)).held
-    assert held is not None
+    assert (await alice.connect(system.one)).held is not None
     await back_date(system, alice, "ends", 2_000)
     reply = (await alice.connect(system.two)).replies[0]
     assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
     await system.settle()
-    assert system.two.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
-    assert system.one.local.sessions == {}
+    assert system.two.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
+    assert system.one.registry.residents == {}
 
 
 async def test_only_sessions_by_their_own_proof_end_so(system: Installation) -> None:
-    system.one.hub.bearer_lifetime_ms = 40_000
+    system.one.sessions.bearer_lifetime_ms = 40_000
     alice = await Client(login="mine").begin(system.one)
     assert await system.client.connection.hget(key_of(alice), "ends") is None
 
@@ -294,8 +325,8 @@ async def test_a_session_ends_with_the_login_that_proves_it(system: Installation
     reply = (await alice.connect(system.two)).replies[0]
     assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
     await system.settle()
-    assert system.two.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
-    assert (system.one.local.sessions, system.two.local.sessions) == ({}, {})
+    assert system.two.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
+    assert (system.one.registry.residents, system.two.registry.residents) == ({}, {})
     assert await system.client.connection.exists(key_of(alice)) == 0
     await system.settle()
     assert await system.registered() == []
@@ -322,24 +353,38 @@ async def test_a_session_known_by_its_id_ends_with_the_credential_that_began_it(
         alice.user = None
     assert (await alice.ask(system.two, channel, **more))["error"] == errors.UNKNOWN_CLIENT
     await system.settle()
-    assert system.two.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
+    assert system.two.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
     assert await system.client.connection.exists(key_of(alice)) == 0
-    assert (system.one.local.sessions, await system.registered()) == ({}, [])
-    assert turn.held.session.ended
+    assert (system.one.registry.residents, await system.registered()) == ({}, [])
+    assert turn.line.reply is not None
+    assert turn.held.resident.session.is_over
 
 
-async def test_a_connect_comes_too_late_for_the_credential_in_its_one_round_trip(system: Installation) -> None:
+async def test_a_home_knows_by_itself_that_a_connect_comes_too_late_for_the_credential(system: Installation) -> None:
     alice = await Client(bearer=True).begin(system.one)
     alice.user = None
     before = len(system.one.client.exchanges)
     assert (await alice.connect(system.one)).held is not None
-    assert len(system.one.client.exchanges) == before + 1
+    assert len(system.one.client.exchanges) == before
     system.credentials[UserId("alice")] = "new"
     reply = (await alice.connect(system.one)).replies[0]
     assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
-    assert len(system.one.client.exchanges) == before + 2
     await system.settle()
-    assert system.one.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
+    assert system.one.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
+
+
+async def test_a_home_knows_by_itself_when_the_time_of_the_handshakes_proof_is_up(system: Installation) -> None:
+    system.one.sessions.bearer_lifetime_ms = 40_000
+    alice = await Client(bearer=True).begin(system.one)
+    resident = system.one.registry.residents[alice.client_id]
+    assert resident.ends_at_ms is not None
+    assert 39_000 < resident.ends_at_ms - system.one.now_ms() <= 40_000
+    await back_date(system, alice, "ends", 40_000)
+    # The store decides, and is asked when the home's own clock says so.
+    resident.ends_at_ms -= 40_000
+    reply = (await alice.connect(system.one)).replies[0]
+    assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
+    assert system.one.registry.residents == {}
 
 
 async def test_a_session_whose_requests_prove_their_user_needs_no_other_credential(system: Installation) -> None:
@@ -354,14 +399,14 @@ async def test_nobody_elses_login_ends_a_session(system: Installation) -> None:
     thief = Client(None, login="other", client_id=alice.client_id)
     assert (await thief.connect(system.two)).replies[0]["error"] == errors.UNKNOWN_CLIENT
     assert (await alice.connect(system.one)).held is not None
-    assert system.two.metrics.endings == []
+    assert system.two.endings == []
 
 
-async def test_a_connect_held_beside_hears_of_the_end_of_the_login(system: Installation) -> None:
+async def test_a_connect_that_waits_hears_of_the_end_of_the_login(system: Installation) -> None:
     alice = await Client(login="mine").begin(system.one)
     turn = await alice.connect(system.one)
     assert turn.held is not None
-    system.one.connects.ends.end(alice.client_id, Ending.LOGIN_ENDED)
+    system.one.sessions.end(alice.client_id, Ending.LOGIN_ENDED)
     _, reply = await alice.finish(system.one, turn)
     assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
 
@@ -370,26 +415,24 @@ async def test_a_silent_session_is_told_of_when_the_store_ends_it_too(system: In
     alice, bob = await Client().begin(system.one), await Client("bob").begin(system.one)
     await system.client.connection.pexpire(key_of(alice), 1_000)
     system.one.ahead_ms = 11_000
-    system.one.connects.ends.sweep()
+    system.one.sessions.tick()
     await system.settle()
-    assert system.one.local.sessions == {}
-    assert system.one.metrics.endings == [(handle_of(alice.client_id), "alice", Ending.EXPIRED)]
+    assert system.one.registry.residents == {}
+    assert system.one.endings == [(handle_of(alice.client_id), "alice", Ending.EXPIRED)]
     assert (await bob.connect(system.one)).held is not None
 
 
 async def test_clients_may_be_told_when_to_handshake_by_themselves(system: Installation) -> None:
-    connects = system.one.connects
-    connects.engine = replace(connects.engine, handshake_reconnect=True)
+    use_engine(system.one, handshake_reconnect=True)
     alice = Client()
     assert (await alice.shake(system.one))["advice"]["maxInterval"] == 10_000
     assert (await alice.poll(system.one))[1]["advice"]["maxInterval"] == 10_000
 
 
 async def test_other_messages_keep_a_session_alive_for_so_long(system: Installation) -> None:
-    limits = replace(system.one.connects.engine.limits, max_server_interval_ms=12_000)
-    engine = replace(system.one.connects.engine, limits=limits)
-    system.one.connects.engine = system.one.connects.answers.engine = engine
+    use_engine(system.one, limits=replace(system.one.sessions.engine.limits, max_server_interval_ms=12_000))
     alice = await Client().begin(system.one)
+    await system.settle()
     await system.client.connection.pexpire(key_of(alice), 1_000)
     await back_date(system, alice, "until", 5_000)
     await alice.subscribe(system.one)
@@ -397,10 +440,9 @@ async def test_other_messages_keep_a_session_alive_for_so_long(system: Installat
 
 
 def test_an_end_is_logged_as_operators_name_the_session_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    metrics, written = Metrics(), LogCapture()
-    monkeypatch.setattr(endings, "log", structlog.wrap_logger(None, processors=[written]))
-    for listener in (EndingLog(), EndingCounts(metrics)):
-        listener.ended("0123456789ab", "alice", Ending.INACTIVE)
+    counted, written = Metrics(), LogCapture()
+    monkeypatch.setattr(metrics, "log", structlog.wrap_logger(None, processors=[written]))
+    NotifierMetrics(counted).ended("0123456789ab", "alice", Ending.INACTIVE)
     [line] = written.entries
     assert (line["event"], line["reason"], line["session"]) == ("cometd_session_ended", "inactive", "0123456789ab")
-    assert 'calltag_cometd_sessions_ended_total{reason="inactive"} 1.0' in metrics.exposition().decode()
+    assert 'calltag_cometd_sessions_ended_total{reason="inactive"} 1.0' in counted.exposition().decode()

@@ -3,16 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import cast
 
+import orjson
 import pytest
-from starlette.websockets import WebSocket
 
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.store.embedded import embedded_store
-from calltag.notifier.cometd.websocket import Socket
 from parts.eventually import eventually
-from parts.frames import Alices, Frames
+from parts.frames import opened, web_sockets
 from parts.hubs import Client, Installation
 
 MANY = 1_000
@@ -24,6 +22,7 @@ REFUSED: dict[str, object] = {"id": "7"}
 async def patient() -> AsyncIterator[Installation]:
     async with embedded_store(None, deadline_s=20) as store:
         installation = Installation(store.client, BayeuxLimits(max_messages=MANY))
+        await installation.begin()
         yield installation
         await installation.settle()
 
@@ -51,22 +50,19 @@ def turns() -> Iterator[Turns]:
 
 
 async def test_many_small_messages_of_one_websocket(patient: Installation) -> None:
-    frames = Frames()
-    for _ in range(MANY):
-        frames.come(REFUSED)
-    seen: list[int] = []
+    frames, seen = opened(web_sockets(patient.one.server)), list[int]()
+    send_text = frames.send_text
     with turns() as others:
 
-        async def send_text(text: str) -> None:
-            frames.outgoing.append(text.encode())
+        def send(payload: bytes) -> bool:
             seen.append(others.count)
+            return send_text(payload)
 
-        frames.send_text = send_text  # type: ignore[method-assign]
-        socket = Socket(cast("WebSocket", frames), patient.one.hub, Alices(), 30.0)
-        serving = asyncio.create_task(socket.run())
+        frames.send_text = send  # type: ignore[method-assign]
+        for _ in range(MANY):
+            frames.come_as(orjson.dumps([REFUSED]))
         await eventually(lambda: len(frames.outgoing) == MANY)
     frames.go()
-    await serving
     assert seen[-1] - seen[0] >= MANY // 16
 
 

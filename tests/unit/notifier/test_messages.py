@@ -14,7 +14,7 @@ from calltag.core.identity.directory_file import directory
 from calltag.core.identity.model import Role, User
 from calltag.core.store.user_streams import Entry
 from calltag.core.wire.messages import EVENT
-from calltag.notifier.messages import Translator
+from calltag.notifier.event_views import EventViews
 
 ALICE, BOB, CAROL, ADMIN = UserId("alice"), UserId("bob"), UserId("carol"), UserId("admin")
 
@@ -37,7 +37,7 @@ def published(user: UserId, *states: LegState, recipients: tuple[UserId, ...] = 
     )
     call = Call(CallId("C"), ConnId("c"), CallType.INTERNAL, "15010", 0, legs, version=3)
     event = CallChanged(EventId("e"), NotificationType.STATUS_CHANGE, call, recipients, 0)
-    return Translator("http://u", CENTRE).published(user, event, Position(2), Position(1))
+    return EventViews("http://u", CENTRE).published(user, event, Position(2), Position(1))
 
 
 def told(user: UserId, *states: LegState) -> list[tuple[object, object, object]]:
@@ -76,7 +76,7 @@ def test_who_is_not_in_the_directory_any_more_is_told_nothing() -> None:
     refused = OperationRefused(EventId("e"), ALICE, "Hold", CallId("C"), StatusCode.INVALID_STATE, "text", 0)
     devices = DevicesChanged(EventId("e"), ALICE, (), 1, 0)
     for event in (changed, refused, devices):
-        told_of = [Translator("", each).published(ALICE, event, Position(2), Position(1)) for each in (CENTRE, centre)]
+        told_of = [EventViews("", each).published(ALICE, event, Position(2), Position(1)) for each in (CENTRE, centre)]
         assert [len(each.events) for each in told_of] == [1, 0]
         assert (told_of[1].position, told_of[1].previous) == (2, 1)
 
@@ -129,5 +129,5 @@ def test_an_event_that_no_message_can_say_is_passed_over(old: bytes, new: bytes)
     event = EVENT.encode(CallChanged(EventId("o1"), NotificationType.STATUS_CHANGE, call, (ALICE,), 1))
     assert old in event
     entry = Entry(Position(2), Position(1), event.replace(old, new))
-    assert Translator("", CENTRE).entry(ALICE, entry) == Published(Position(2), Position(1))
-    assert len(Translator("", CENTRE).entry(ALICE, replace(entry, event=event)).events) == 1
+    assert EventViews("", CENTRE).entry(ALICE, entry) == Published(Position(2), Position(1))
+    assert len(EventViews("", CENTRE).entry(ALICE, replace(entry, event=event)).events) == 1

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from calltag.core.bus.memory import MemoryBus
-from calltag.notifier import consumer
-from calltag.notifier.messages import SERVICES_CHANNEL, services_event
+from calltag.notifier import inbox
+from calltag.notifier.event_views import SERVICES_CHANNEL, services_event
 from parts.eventually import turns
 from parts.hubs import Client, Installation, Node
 
@@ -27,14 +27,14 @@ class Broker(MemoryBus):
 @asynccontextmanager
 async def watched(broker: Broker, node: Node, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     """The node looks at the broker with each turn of the loop."""
-    monkeypatch.setattr(consumer, "_WATCH_S", 0.0)
-    watching = asyncio.create_task(consumer.tell_services(broker, node.hub))
+    monkeypatch.setattr(inbox, "_WATCH_S", 0.0)
+    watching = asyncio.create_task(inbox.publish_services(broker, node.server))
     yield
     watching.cancel()
 
 
 def tell(node: Node, *, active: bool) -> None:
-    node.connects.tell_services(services_event(available=active), active=active)
+    node.dispatcher.publish_services(services_event(available=active), active=active)
 
 
 async def subscriber(node: Node, user: str = "alice") -> Client:
@@ -54,7 +54,7 @@ def states(events: Sequence[bytes]) -> list[str]:
 async def told(client: Client, node: Node) -> list[str]:
     """What a connect that is not held brings."""
     turn = await client.connect(node, advice={"timeout": 0})
-    await node.side_tasks.finish()
+    await node.background.finish()
     return states(turn.events)
 
 
@@ -117,7 +117,11 @@ async def test_a_session_that_moves_is_told_the_next_change_by_its_new_node(syst
 async def test_what_another_node_told_meanwhile_counts(system: Installation, notice: str) -> None:
     system.loses_notices = notice == "lost"
     alice = await subscriber(system.one)
+    if system.loses_notices:
+        await system.one.lapse()
     assert await told(alice, system.two) == []
+    await system.one.lease.renew()
+    assert (alice.client_id in system.one.registry.residents) is system.loses_notices
     tell(system.one, active=False)
     await system.settle()
     tell(system.two, active=False)

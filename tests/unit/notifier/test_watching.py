@@ -5,10 +5,10 @@ import pytest
 from calltag.core.bayeux.position import Position
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import digest_of
-from calltag.core.store.session_records import NotKept
+from calltag.core.store.sessions import NotKept
 from calltag.core.store.user_streams import PER_MS
-from calltag.notifier.cometd.watching import check_watched
-from parts.hubs import Client, Installation
+from calltag.notifier.channel_policy import check_watched
+from parts.hubs import KEYS, Client, Installation
 
 OF_BOB = "/v2/users/bob/calls"
 
@@ -34,21 +34,18 @@ def test_only_what_is_watched_is_judged_by_the_time_of_the_watch() -> None:
 @pytest.mark.parametrize("channel", ["/service/x", "/meta/subscribe", "/meta/unsubscribe"])
 async def test_any_message_keeps_a_session_alive_and_listed(system: Installation, channel: str) -> None:
     alice = await Client().begin(system.one)
-    client, keys = system.client.connection, system.one.connects.store._keys
-    name, listed = (
-        keys.cometd_session(UserId("alice"), digest_of(alice.client_id)),
-        keys.cometd_sessions(UserId("alice")),
-    )
+    client, digest = system.client.connection, digest_of(alice.client_id)
+    name, listed = KEYS.cometd_session(UserId("alice"), digest), KEYS.cometd_sessions(UserId("alice"))
     await client.pexpire(name, 500)
-    await client.zadd(listed, {digest_of(alice.client_id): 1})
+    await client.zadd(listed, {digest: 1})
     assert (await alice.ask(system.two, channel, subscription="/v2/me/calls", data={}))["successful"]
     assert await client.pttl(name) > 500
-    assert (await client.zscore(listed, digest_of(alice.client_id)) or 0) > 1
+    assert (await client.zscore(listed, digest) or 0) > 1
 
 
 async def test_a_node_to_which_events_go_by_mistake_ends_that(system: Installation) -> None:
-    await system.one.connects.store.stay([UserId("alice")])
+    await system.one.store.register([UserId("alice")])
     assert await system.registered() == [system.one.name]
-    system.one.connects.residence.overlook("alice")
+    system.one.sessions.registrations.overlook("alice")
     await system.settle()
     assert await system.registered() == []

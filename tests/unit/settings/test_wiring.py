@@ -2,13 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 
 from calltag.core.backends import Backends, amqp_settings, backends
-from calltag.core.bayeux.extensions.activity import Activity
+from calltag.core.bayeux.extensions import Activity
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.amqp import AmqpBus, AmqpSettings
 from calltag.core.bus.memory import MemoryBus
@@ -16,9 +17,11 @@ from calltag.core.bus.ports import NodeId, Partition
 from calltag.core.http.server import ServerOptions
 from calltag.core.identity.cookies import CookieFlags
 from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.runtime.token_bucket import RateLimit
 from calltag.core.settings import Settings, load_settings
-from calltag.core.settings.sections import Notifier, Worker
+from calltag.core.settings.sections import Notifier as NotifierSettings
+from calltag.core.settings.sections import Worker
 from calltag.core.store.keys import Keys
 from calltag.core.store.records import Lifetimes
 from calltag.core.store.redis_registry import RedisWorkerRegistry
@@ -32,10 +35,8 @@ from calltag.gateway.parameters import UserDataLimits
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api
 from calltag.gateway.service import CallBounds
-from calltag.notifier.app import _hub, bayeux_limits, connection_types, extensions
-from calltag.notifier.cometd.endings import EndingLog
-from calltag.notifier.messages import Translator
-from calltag.notifier.observations import EndingCounts
+from calltag.notifier.app import Notifier, bayeux_limits, connection_types, extensions, start_notifier
+from calltag.notifier.session_manager import HomeSettings
 from calltag.single.app import server_options
 from calltag.worker.app import prefetch_of, worker_parts
 from calltag.worker.partition_worker import Patience
@@ -50,6 +51,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
         partitions=101,
         public_url=PUBLIC_URL,
         max_connections=102,
+        body_deadline_s=10.1,
         max_batch_bytes=70_000,
         trusted_proxies="10.0.0.0/8, 127.0.0.1",
         amqp={
@@ -94,8 +96,12 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "activity": "client-server", "meta_connect_delivery_only": "websocket",
             "callback_polling": True, "permessage_deflate": True,
             "max_sessions_per_browser": 145, "multi_session_interval_ms": 146,
+            "save_interval_s": 0.8, "flush_timeout_s": 0.9, "roaming_s": 147, "credential_recheck_s": 14.8,
+            "lease_s": 49, "socket_deadline_s": 150,
         },
-        session={"idle_s": 141, "lifetime_s": 142, "secure_cookies": True, "same_site": "none"},
+        session={
+            "idle_s": 141, "lifetime_s": 142, "csrf_protection": True, "secure_cookies": True, "same_site": "none",
+        },
         directory={"demo": True},
     )  # fmt: skip
 
@@ -250,17 +256,34 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
         drain_spread_ms=146,
     )
     assert bayeux_limits(parts.settings.notifier) == limits
-    hub = _hub(parts, NodeId("n"), Translator(PUBLIC_URL, parts.directory))
-    connects = hub.connects
-    assert hub.sockets.spread_s == 0.146
-    assert (connects.engine.limits, connects.feeding.limits) == (limits, limits)
-    assert connects.engine.connection_types == ("websocket", "long-polling", "callback-polling")
-    assert connects.engine.handshake_reconnect
-    assert Activity(144_000, both_sides=True) in connects.engine.extensions
-    assert (connects.connects_only, hub.bearer_lifetime_ms) == (("websocket",), 142_000)
-    assert [type(each) for each in connects.listeners] == [EndingLog, EndingCounts]
-    assert (connects.store._retention_ms, connects.store._max_batch_bytes) == (128_000, 70_000)
-    assert connects.watching.watches.lease_ms == 600_000
+    async with notifier_of(parts) as notifier:
+        sessions, http = notifier.server.sessions, notifier.http
+    engine, store, streams = sessions.engine, sessions.store, sessions.dispatcher.streams
+    assert (engine.limits, sessions.registry.limits, sessions.dispatcher.limits) == (limits, limits, limits)
+    assert engine.connection_types == ("websocket", "long-polling", "callback-polling")
+    assert Activity(144_000, both_sides=True) in engine._extensions
+    assert engine.advice()["maxInterval"] == 132_000
+    assert (sessions.connects_only, sessions.bearer_lifetime_ms) == (("websocket",), 142_000)
+    assert sessions.settings == HomeSettings(0.8, 147_000, 14_800)
+    assert sessions.claims.flush_timeout_s == 0.9
+    assert (sessions.lease.lease_ms, sessions.lease.store) == (49_000, store)
+    assert isinstance(streams, RedisUserStreams)
+    assert (store._retention_ms, store._max_batch_bytes, streams._max_batch_bytes) == (128_000, 70_000, 70_000)
+    assert store._node == sessions.node
+    assert sessions.watches.watches.lease_ms == 600_000
+    assert (http.sockets.spread_s, http.sockets.deadline_s, http.sockets.is_offered) == (0.146, 150, True)
+    assert (http.body_deadline_s, http.max_body_bytes, http.authentication.csrf_protection) == (10.1, 139, True)
+    assert (http.browsers.most, http.browsers.interval_ms) == (145, 146)
+    assert http.browsers.flags == CookieFlags(secure=True, same_site="none")
+
+
+@asynccontextmanager
+async def notifier_of(parts: Backends) -> AsyncIterator[Notifier]:
+    """A notifier that is put together, and whose side tasks end at once."""
+    async with asyncio.TaskGroup() as group:
+        life = Lifecycle(group, asyncio.Event())
+        yield start_notifier(parts, life, parts.authenticator())
+        life.end()
 
 
 def test_the_limits_of_the_server(settings: Settings) -> None:
@@ -275,7 +298,7 @@ def test_the_limits_of_the_server(settings: Settings) -> None:
 
 
 def test_what_is_off_for_a_first_look() -> None:
-    usual = Notifier()
+    usual = NotifierSettings()
     assert bayeux_limits(usual).max_server_interval_ms is None
     assert connection_types(usual) == ("websocket", "long-polling")
     assert not any(isinstance(each, Activity) for each in extensions(usual))

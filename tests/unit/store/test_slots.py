@@ -16,7 +16,6 @@ from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient, Script
 from calltag.core.store.client_ids import new_client_id
-from calltag.core.store.cometd_sessions import RedisCometdSessions
 from calltag.core.store.durability import Durability
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
@@ -26,7 +25,7 @@ from calltag.core.store.published import RedisPublishedTotals
 from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.session_list import SessionList
-from calltag.core.store.session_records import Have, Proof
+from calltag.core.store.sessions import Caller, Cursor, NewSession, SessionState, SessionStore
 from calltag.core.store.user_streams import Addition, RedisUserStreams
 from calltag.core.store.watches import RedisWatches, Watched
 
@@ -77,20 +76,24 @@ async def client() -> AsyncIterator[NotingClient]:
 
 async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: UserId) -> None:
     """What concerns a user: sessions, the stream, watches."""
-    sessions = RedisCometdSessions(client, batcher, KEYS, NodeId("n"))
-    name = new_client_id(user, bearer=True)
-    await sessions.create(name, acknowledges=True, options={}, login="", lifetime_ms=60_000, most_of_user=9)
-    await sessions.attach(name, Proof(True), lifetime_ms=60_000, most=10)
-    await sessions.look_again(name, most=10, have=Have(1, Position(0), Position(0)))
-    await sessions.subscribe(name, {"/c": None}, lifetime_ms=60_000, most=9)
-    await sessions.save(name, cycle=1, generation=0, sent=Position(0), lifetime_ms=60_000)
-    await sessions.touch(name, lifetime_ms=60_000)
-    await sessions.note_services(name, active=False)
-    assert len(await SessionList(client, KEYS).of_user(user)) == 1
-    await sessions.expire(name, cycle=1, within_ms=1)
-    await sessions.remove(name)
+    sessions = SessionStore(client, batcher, KEYS, NodeId("n"))
+    cursor = Cursor(Position(0), Position(0))
+    names = [new_client_id(each, bearer=True) for each in (user, user, UserId("zoe"))]
+    for name in names:
+        await sessions.create(name, NewSession(acknowledges=True, lifetime_ms=60_000, most_of_user=9))
+        assert await sessions.read(name, Caller(), most=10) is not None
+        assert await sessions.take_over(SessionState(name, 1, 1, cursor, 60_000), saved=0, has_moved=True)
+        await sessions.subscribe(name, {"/c": None}, lifetime_ms=60_000, most=9)
+        await sessions.touch(name, lifetime_ms=60_000)
+    assert all(await sessions.save([SessionState(name, 2, 1, cursor, 60_000) for name in names]))
+    assert len(await SessionList(client, KEYS).of_user(user)) == 2
+    for name in names:
+        await sessions.expire(name, cycle=2, within_ms=1)
+        await sessions.remove(name)
     # An id may be all that its client has to show.
-    assert not [key for calls in client.noted.values() for keys in calls for key in keys if name in key]
+    assert not [
+        key for calls in client.noted.values() for keys in calls for key in keys for name in names if name in key
+    ]
     streams = RedisUserStreams(client, batcher, KEYS)
     additions = [Addition("call:1", 1, b"{}"), Addition("agent", 1, b"{}")]
     await streams.append({user: additions, UserId("zoe"): additions})
@@ -141,4 +144,5 @@ async def test_each_script_keeps_to_one_slot(client: NotingClient) -> None:
         for keys in calls:
             assert len({key_slot(key.encode()) for key in keys}) == 1, (name, keys)
     folder = resources.files("calltag.core.store").joinpath("lua")
-    assert set(client.noted) == {each.name.removesuffix(".lua") for each in folder.iterdir()}
+    # The prelude is no script of its own: others begin with it.
+    assert {"prelude", *client.noted} == {each.name.removesuffix(".lua") for each in folder.iterdir()}

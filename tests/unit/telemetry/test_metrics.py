@@ -9,6 +9,7 @@ from calltag.core.telemetry.metrics import CONTENT_TYPE, Metrics
 ALLOWED_LABELS = {
     "by",
     "operation",
+    "outcome",
     "partition",
     "code",
     "route",

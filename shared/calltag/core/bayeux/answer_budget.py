@@ -25,6 +25,15 @@ class AnswerBudget:
         self._left -= _REPEATED * request_bytes + _REPLY_BYTES * messages
         return self
 
+    def admit_all(self, events: Sequence[bytes]) -> bool:
+        """Whether the events fit, as so many that may be taken apart; if so, they are counted."""
+        size = sum(map(self._written_bytes, events)) + len(events)
+        if size > self._left:
+            return False
+        self._left -= size
+        self._is_empty = False
+        return True
+
     def admit(self, events: Sequence[bytes]) -> bool:
         """Whether the events fit into the answer together; if so, they are counted."""
         size = sum(self._written_bytes(event) + 1 for event in events)

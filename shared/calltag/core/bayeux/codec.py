@@ -30,18 +30,18 @@ class CodecError(ValueError):
 
 
 def decode(text: bytes, limits: BayeuxLimits) -> Sequence[object]:
-    """The messages in a request, still unchecked. Raises CodecError."""
+    """Return the messages in a request, still unchecked; an empty array has none. Raises CodecError."""
     if len(text) > limits.max_body_bytes:
         raise CodecError(f"the request is larger than {limits.max_body_bytes} bytes", limit="max_body_bytes")
-    if Structure.of(text).is_deeper_than(limits.max_depth):
+    # Most requests have fewer brackets than may be nested.
+    brackets = text.count(b"[") + text.count(b"{")
+    if brackets > limits.max_depth and Structure.of(text).is_deeper_than(limits.max_depth):
         raise CodecError(f"the request is nested more than {limits.max_depth} deep", limit="max_depth")
     try:
         content: object = orjson.loads(without_byte_order_mark(text))
     except orjson.JSONDecodeError as error:
         raise CodecError(f"the request is not JSON: {error}") from None
     messages = content if isinstance(content, list) else [content]
-    if not messages:
-        raise CodecError("the request holds no message")
     if len(messages) > limits.max_messages:
         raise CodecError(f"the request holds more than {limits.max_messages} messages", limit="max_messages")
     return messages

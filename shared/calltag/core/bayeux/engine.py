@@ -6,19 +6,19 @@ does not raises `Fault` with the reply.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE, is_meta, is_name, is_pattern, is_service
 from calltag.core.bayeux.codec import Message, Reply, can_encode
-from calltag.core.bayeux.extensions.interface import (
+from calltag.core.bayeux.extensions import (
     Beginning,
     ConnectWish,
     Extension,
     Refused,
     SubscribeWish,
     ext_of,
+    overriding,
 )
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.session import Session
@@ -44,17 +44,35 @@ def handshake_in(messages: Sequence[object]) -> Message | None:
     return next((each for each in messages if isinstance(each, dict) and each.get("channel") == HANDSHAKE), None)
 
 
-@dataclass(frozen=True, slots=True)
 class Engine:
-    """`may_subscribe(user, channel)` authorizes subscriptions, `may_publish(user, channel)` messages."""
+    """`may_subscribe(user, channel)` authorizes subscriptions, `may_publish(user, channel)` messages.
 
-    limits: BayeuxLimits
-    may_subscribe: Callable[[str, str], bool]
-    may_publish: Callable[[str, str], bool]
-    extensions: Sequence[Extension] = ()
-    connection_types: Sequence[str] = (WEBSOCKET, LONG_POLLING)
-    handshake_reconnect: bool = False
-    """Whether clients are told `maxInterval`: after so long without a connect they handshake by themselves."""
+    With `handshake_reconnect` clients are told `maxInterval`: after so long without a connect they handshake by
+    themselves.
+    """
+
+    def __init__(
+        self,
+        limits: BayeuxLimits,
+        may_subscribe: Callable[[str, str], bool],
+        may_publish: Callable[[str, str], bool],
+        extensions: Sequence[Extension] = (),
+        connection_types: Sequence[str] = (WEBSOCKET, LONG_POLLING),
+        *,
+        handshake_reconnect: bool = False,
+    ) -> None:
+        self.limits = limits
+        self.connection_types = connection_types
+        self._may_subscribe = may_subscribe
+        self._may_publish = may_publish
+        self._handshake_reconnect = handshake_reconnect
+        self._extensions = extensions
+        # Most extensions have nothing to do with most messages.
+        self._on_connect = [each.connect for each in overriding(extensions, "connect")]
+        self._on_kept = [each.kept for each in overriding(extensions, "kept")]
+        self._on_connected = [each.connected for each in overriding(extensions, "connected")]
+        self._on_reply = [each.reply for each in overriding(extensions, "reply")]
+        self._usual_advice = self.advice()
 
     # -- handshake -----------------------------------------------------------------------------------------------
 
@@ -72,7 +90,7 @@ class Engine:
         if user is None:
             raise self._no_session(message, refusal)
         beginning = Beginning()
-        for extension in self.extensions:
+        for extension in self._extensions:
             extension.handshake(ext_of(message), beginning)
         return beginning
 
@@ -86,7 +104,7 @@ class Engine:
             "advice": self.advice(),
         }
         ext: dict[str, object] = {}
-        for extension in self.extensions:
+        for extension in self._extensions:
             extension.begun(beginning, ext)
         return reply | ({"ext": ext} if ext else {})
 
@@ -106,6 +124,11 @@ class Engine:
 
     # -- messages of a session -----------------------------------------------------------------------------------
 
+    @property
+    def extends(self) -> bool:
+        """Whether `extend` adds anything."""
+        return bool(self._on_reply)
+
     def channel_of(self, message: object) -> tuple[str, Message]:
         """The channel of a message, and the message. Raises Fault."""
         if not isinstance(message, dict):
@@ -113,7 +136,7 @@ class Engine:
         channel = message.get("channel")
         if not isinstance(channel, str) or not channel:
             raise Fault(failure(message, errors.CHANNEL_MISSING))
-        if message.get("id") is not None and "id" not in _echo(message):
+        if not (message.get("id") is None or _can_echo("id", message["id"])):
             # Its reply could not be told from others.
             raise Fault(failure(message, errors.MESSAGE_ID_INVALID))
         return channel, message
@@ -125,69 +148,78 @@ class Engine:
             reply["advice"] = self.advice("handshake", 0)
         return Fault(reply)
 
-    def connect(self, message: Message, client_id: str) -> ConnectWish:
+    def connect(self, message: Message) -> ConnectWish:
         """What a connect asks for. Raises Fault."""
         connection_type = message.get("connectionType")
         if not isinstance(connection_type, str):
             raise Fault(failure(message, errors.CONNECTION_TYPE_MISSING))
         if connection_type not in self.connection_types:
             raise Fault(failure(message, errors.CONNECTION_TYPE_UNKNOWN))
+        timeout_ms = most = self.limits.timeout_ms
+        interval_ms, is_hurried = self.limits.interval_ms, False
         advice = message.get("advice")
-        wishes = advice if isinstance(advice, dict) else {}
-        timeout, interval = wishes.get("timeout"), wishes.get("interval")
-        most = self.limits.timeout_ms
-        wish = ConnectWish(
-            client_id,
-            timeout_ms=min(timeout, most) if type(timeout) is int and timeout >= 0 else most,
-            interval_ms=(
-                min(interval, 10 * most) if type(interval) is int and interval >= 0 else self.limits.interval_ms
-            ),
-            # The official client sends it with its first connect, and with the first one after a failure.
-            again=type(timeout) is int and timeout == 0,
-        )
-        for extension in self.extensions:
-            extension.connect(ext_of(message), wish)
+        if isinstance(advice, dict):
+            timeout, interval = advice.get("timeout"), advice.get("interval")
+            if type(timeout) is int and timeout >= 0:
+                timeout_ms, is_hurried = min(timeout, most), timeout == 0
+            if type(interval) is int and interval >= 0:
+                interval_ms = min(interval, 10 * most)
+        wish = ConnectWish(timeout_ms, interval_ms, is_hurried, connection_type)
+        if self._on_connect:
+            ext = ext_of(message)
+            for on_connect in self._on_connect:
+                on_connect(ext, wish)
         return wish
 
-    def connected(self, message: Message, client_id: str) -> Reply:
-        """The reply to a connect, as far as it is known when the connect comes."""
-        return success(message) | {"clientId": client_id, "advice": self.advice()}
-
     def kept(self, message: Message) -> Message:
-        """The parts of a connect that its reply needs; a message may be as large as a request, and is held for long."""
-        ext: dict[str, object] = {}
-        for extension in self.extensions:
-            ext |= extension.kept(ext_of(message))
-        given = {"timestamp": ""} if "timestamp" in message else {}
-        return _echo(message) | given | ({"ext": ext} if ext else {})
+        """The parts of a connect that its reply needs; a message may be as large as a request, and is kept for long."""
+        kept = _connect(message)
+        if "timestamp" in message:
+            kept["timestamp"] = ""
+        if "ext" in message:
+            ext: dict[str, object] = {}
+            given = ext_of(message)
+            for on_kept in self._on_kept:
+                on_kept(given, ext)
+            if ext:
+                kept["ext"] = ext
+        return kept
 
-    def answered(self, session: Session, reply: Reply) -> Reply:
-        """The reply as it goes out, after events were taken out of the session's queue for it.
+    def answered(self, session: Session, kept: Message) -> Reply:
+        """The reply to a connect, after events were taken out of the session's queue for it.
 
-        `ext.calltag` says `missed` where something is not kept any more, and `behind` where there is more than one
+        `ext.calltag` says `missed` where something is not kept any longer, and `behind` where there is more than one
         answer holds: the client is to come for it at once.
         """
+        reply = self.connected(kept, session.client_id)
         ext: dict[str, object] = {}
-        for extension in self.extensions:
-            extension.connected(session, ext)
+        for on_connected in self._on_connected:
+            on_connected(session, ext)
         told: dict[str, object] = {}
-        if session.missed:
-            session.missed = False
+        if session.take_missed():
             told["missed"] = True
         if session.has_more:
             told["behind"] = True
-            reply = reply | {"advice": self.advice("retry", 0)}
+            reply["advice"] = self.advice("retry", 0)
         if told:
             ext["calltag"] = told
-        return reply | ({"ext": ext} if ext else {})
+        if ext:
+            reply["ext"] = ext
+        return reply
+
+    def connected(self, message: Message, client_id: str) -> Reply:
+        """The reply to a connect without events."""
+        reply = _connect(message)
+        reply["successful"], reply["clientId"], reply["advice"] = True, client_id, self._usual_advice
+        return reply
 
     def replaced(self, message: Message) -> Reply:
         """The reply to a connect of which a newer one took the place."""
         return failure(message, errors.CONNECT_REPLACED) | {"advice": self.advice()}
 
-    def ended(self, reply: Reply) -> Reply:
+    def ended(self, message: Message, client_id: str) -> Reply:
         """The reply to a connect whose session has ended meanwhile."""
-        return reply | {"advice": self.advice("none", 0)}
+        return self.connected(message, client_id) | {"advice": self.advice("none", 0)}
 
     def disconnected(self) -> Reply:
         """What a client is told whose session the server has ended."""
@@ -197,11 +229,11 @@ class Engine:
         """The channels to subscribe to. All or nothing: one name that is refused refuses the request. Raises Fault."""
         names = self._named(message, client_id)
         for name in names:
-            if is_meta(name) or not (is_service(name) or self.may_subscribe(user, name)):
+            if is_meta(name) or not (is_service(name) or self._may_subscribe(user, name)):
                 raise self.not_subscribed(message, client_id, errors.subscribe_denied(name))
-        wish = SubscribeWish(client_id, {name: None for name in names if not is_service(name)})
+        wish = SubscribeWish({name: None for name in names if not is_service(name)})
         try:
-            for extension in self.extensions:
+            for extension in self._extensions:
                 extension.subscribe(ext_of(message), wish)
         except Refused as refused:
             raise self.not_subscribed(message, client_id, refused.error) from None
@@ -233,26 +265,28 @@ class Engine:
         """The reply to a message that is taken; it goes to no client. Raises Fault."""
         if is_meta(channel) or not is_name(channel):
             raise Fault(failure(message, errors.channel_invalid(channel)))
-        if not self.may_publish(user, channel):
+        if not self._may_publish(user, channel):
             raise Fault(failure(message, errors.publish_denied(channel)))
         return success(message)
 
     def extend(self, message: Message, reply: Reply, arrived_ms: int, now_ms: int) -> Reply:
         """Let the extensions add what they add to any reply; times are Unix time in milliseconds."""
-        for extension in self.extensions:
-            extension.reply(message, reply, arrived_ms, now_ms)
+        for on_reply in self._on_reply:
+            on_reply(message, reply, arrived_ms, now_ms)
         return reply
 
     def advice(self, reconnect: str = "retry", interval_ms: int | None = None) -> Reply:
         """Always whole: the official client replaces what it was told before and fills gaps with its own defaults."""
         interval = self.limits.interval_ms if interval_ms is None else interval_ms
         advice: Reply = {"reconnect": reconnect, "interval": interval, "timeout": self.limits.timeout_ms}
-        return advice | ({"maxInterval": self.limits.max_interval_ms} if self.handshake_reconnect else {})
+        return advice | ({"maxInterval": self.limits.max_interval_ms} if self._handshake_reconnect else {})
 
 
 def success(message: Message) -> Reply:
     """The beginning of a reply to what succeeded."""
-    return _echo(message) | {"successful": True}
+    reply = _echo(message)
+    reply["successful"] = True
+    return reply
 
 
 def failure(message: Message, error: str) -> Reply:
@@ -260,12 +294,21 @@ def failure(message: Message, error: str) -> Reply:
     return _echo(message) | {"successful": False, "error": error}
 
 
+def _connect(message: Message) -> Reply:
+    """The beginning of a reply to a connect."""
+    message_id = message.get("id")
+    return {"id": message_id, "channel": CONNECT} if _can_echo("id", message_id) else {"channel": CONNECT}
+
+
 def _echo(message: Message) -> Reply:
     """What a reply repeats: the channel, and the id where there was one that is no longer than ids are."""
-    given = {name: message[name] for name in ("id", "channel") if isinstance(message.get(name), str | int)}
-    if isinstance(given.get("id"), str) and len(str(given["id"])) > _MAX_ID_LENGTH:
-        del given["id"]
-    return {name: value for name, value in given.items() if can_encode(value)}
+    return {name: message[name] for name in ("id", "channel") if name in message and _can_echo(name, message[name])}
+
+
+def _can_echo(name: str, value: object) -> bool:
+    if isinstance(value, str):
+        return (name == "channel" or len(value) <= _MAX_ID_LENGTH) and (value.isascii() or can_encode(value))
+    return isinstance(value, int) and can_encode(value)
 
 
 def _subscription(message: Message) -> Reply:

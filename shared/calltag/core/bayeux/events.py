@@ -14,6 +14,8 @@ class Event:
     channel: str
     data: Mapping[str, object]
     ext: Mapping[str, object] = field(default_factory=dict)
+    created: str = ""
+    """When that of which it tells was accepted, in ISO 8601."""
     _plain: bytes = b""
     _numbered: bytes = b""
 
@@ -24,9 +26,12 @@ class Event:
         return self._plain
 
     def numbered(self, position: Position) -> bytes:
-        """The message with `data.event.replayId`, as clients of the replay extension want it."""
+        """The message with `data.event`, as clients of the replay extension want it: `replayId` and `createdDate`."""
         if not self._numbered:
-            data = {**self.data, "event": {"replayId": position}}
+            event: dict[str, object] = {"replayId": position}
+            if self.created:
+                event["createdDate"] = self.created
+            data = {**self.data, "event": event}
             self._numbered = encode_event(self.channel, data, self.ext)
         return self._numbered
 

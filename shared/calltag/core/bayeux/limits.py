@@ -1,6 +1,25 @@
 """The bounds of a Bayeux server; every one is a setting."""
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Limit(StrEnum):
+    """A limit that was met, by the name of its setting in `CALLTAG_NOTIFIER__`."""
+
+    SESSIONS = "max_sessions"
+    SESSIONS_OF_USER = "max_sessions_per_user"
+    SESSIONS_OF_ADDRESS = "max_sessions_per_address"
+    HANDSHAKES = "handshakes_per_s"
+    HANDSHAKES_OF_ADDRESS = "handshakes_per_s_per_address"
+    REFUSED_HANDSHAKES = "max_refused_handshakes"
+    SUBSCRIPTIONS = "max_subscriptions"
+    MESSAGES = "max_messages"
+    BODY_BYTES = "max_body_bytes"
+    DEPTH = "max_depth"
+    QUEUED_EVENTS = "max_queued_events"
+    QUEUED_BYTES = "max_queued_bytes"
+    QUEUED_BYTES_TOTAL = "max_queued_bytes_total"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,136 +1,205 @@
-"""A CometD session on the node that holds it, as a plain value with the rules of its own queue.
+"""A CometD session at its home: a state machine without I/O, clock or tasks.
 
-What is to survive the node (subscriptions, what was sent and confirmed) is in the store; here is what waits to be sent.
+Its inputs are connects, entries of its user's stream, and what the store answered; it says what to do: answer, suspend,
+read the stream, or claim the session from the store. Nobody else assigns its fields.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from itertools import groupby
 from operator import attrgetter
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.channels import matches
-from calltag.core.bayeux.codec import Reply
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.events import Event, Published
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import BEGINNING, Position
 
-
-class Outlet(Protocol):
-    """Sends a message to a session's client at once, in the form in which the transport takes it; False if something
-    has to wait for that, and so nothing was sent. `one_of_many` says that others are sent the same."""
-
-    def __call__(self, message: bytes, *, one_of_many: bool = False) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """A /meta/connect whose reply waits. `cycle` numbers the connects of a session."""
-
-    cycle: int
-    reply: Reply
-    deadline_ms: int
+UNSAVED_BATCHES: Final = 65_536
+"""More acknowledgement numbers than a home can give between two saves: whoever claims a session from a home that did
+not say what it gave goes on beyond them, so that no number stands for two positions."""
+MOST_BATCHES: Final = 16
+"""Numbers that are remembered of a client that acknowledges none."""
+_POSITION: Final = attrgetter("position")
 
 
-class Waiting(NamedTuple):
-    """An event in a session's queue: its position in the user's stream, its text, and when it was accepted."""
+class State(Enum):
+    """What a session can do now."""
+
+    CLAIMING = auto()
+    """The store is asked; nothing is taken from the stream or sent."""
+    LIVE = auto()
+    """The queue holds all that the client lacks."""
+    BEHIND = auto()
+    """The stream has more than the queue: it is read before the next answer."""
+    ENDED = auto()
+
+
+class Step(Enum):
+    """What to do with a connect."""
+
+    ANSWER = auto()
+    SUSPEND = auto()
+
+
+class Queued(NamedTuple):
+    """An event that waits: its position in the user's stream, its text, and when it was accepted (Unix time in ms)."""
 
     position: Position
     body: bytes
     accepted_at_ms: int
 
 
-_POSITION: Final = attrgetter("position")
+class Progress(NamedTuple):
+    """How far a client has the past of a channel: what is `confirmed`, and what was `sent`.
+
+    `sent` is None where the past is wanted after `confirmed`, and no home has begun to send it.
+    """
+
+    confirmed: Position
+    sent: Position | None = None
+
+
+@dataclass(slots=True)
+class Backfill:
+    """A channel whose messages up to the session's own position do not come with the stream; it ends when the client
+    has them. The fields are as a session's.
+    """
+
+    wanted_after: Position | None
+    """The position that a subscription named; None if another home began to send."""
+    confirmed: Position
+    sent: Position
+    answered: Position
 
 
 @dataclass(slots=True)
 class QueueMemory:
-    """Bytes that wait in the queues of all sessions of a node; a session that would pass `most_bytes` is behind."""
+    """Bytes in the queues of all sessions of a node; a session that would exceed `most_bytes` falls behind."""
 
     most_bytes: int
     used_bytes: int = 0
 
 
-@dataclass(slots=True)
-class Session:
-    """`position` is how far the user's stream was looked through for this session, `sent` how far it was sent.
+@dataclass(frozen=True, slots=True)
+class Connect:
+    """A /meta/connect as the session sees it."""
 
-    While the store is `asked` what the session subscribes to, it takes nothing: what comes meanwhile may be for a
-    subscription of which only the store knows. A session that is `behind` takes no more from the stream as it comes:
-    its queue is full, or there is more in the store than was read at once, or something came while the store was asked.
-    It goes on from its position when the queue was sent. `multiple_clients` says what its client was told last: whether
-    other tabs of the browser keep its connects from being held; `farewell` is what it is still to be told of the
-    `ending`, and `told_at_ms` when it last got an event, by the node's clock.
+    timeout_ms: int
+    acknowledged: int | None = None
+    """The acknowledgement number that the client sent."""
+    again: bool = False
+    """The client may lack the last answer, and does not acknowledge."""
+    is_alone: bool = True
+    """No other message came in the same request."""
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """`position` is how far the user's stream was looked through, `sent` how far it was sent to the client, `confirmed`
+    how far the client has it for certain. `answered` is how far it was sent when its last connect was answered: what
+    was pushed since may be on its way.
+
+    A subscription may want messages from before `sent`: they are read once, and go out before what follows `sent`.
     """
 
     client_id: str
     user: str
     cycle: int
-    generation: int
-    position: Position
+    confirmed: Position
     sent: Position
+    position: Position
+    answered: Position
     acknowledges: bool = False
-    numbered: bool = False
-    streaming: bool = False
     connects_only: bool = False
+    """Events go out with the replies to connects alone."""
+    is_streaming: bool = False
+    """The client has a WebSocket."""
+    is_numbered: bool = False
+    """Messages carry `data.event` with their position."""
     transport: str = "long-polling"
-    sent_before: Position = BEGINNING
-    """How far the session was sent when its last connect came: what goes out again is not beyond that."""
-    answered: Position = BEGINNING
-    """How far the session was sent when its last connect was answered; what was pushed since may be on its way."""
+    wishes_connects_only: bool | None = None
+    state: State = State.LIVE
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
-    behind: bool = False
-    asked: bool = False
-    reconnecting: bool = False
-    """A newer connect has asked the store what the client has: the queue is for its answer, and for no other."""
-    overflow: str = ""
-    """The limit that the queue met since its owner looked, "" if none."""
-    missed: bool = False
-    ending: Ending | None = None
-    farewell: bytes = b""
-    told_at_ms: int | None = None
-    multiple_clients: bool = False
-    services_active: bool = True
-    """The state of the services that the client was told last; until it is told, it takes them for active."""
-    held: Held | None = None
-    interval_ms: int = 0
-    expires_at_ms: int = 0
-    noted_deadline_ms: int = 0
-    queue: list[Waiting] = field(default_factory=list)
+    changes: int = 0
+    """How often the subscriptions changed so far, as the store counts."""
+    backfills: dict[str, Backfill] = field(default_factory=dict)
+    """Channels whose past is wanted, and not confirmed."""
+    filled: dict[str, Position | None] = field(default_factory=dict)
+    """Channels whose past is confirmed, which the store does not know yet; each with its `wanted_after`."""
+    batch: int = 0
+    batches: list[tuple[int, Position]] = field(default_factory=list)
+    queue: list[Queued] = field(default_factory=list)
     queued_bytes: int = 0
-    memory: QueueMemory | None = None
-    """The memory that the queue is counted in, while the session is held."""
+    """Of `queue` and `past`."""
     aside: list[bytes] = field(default_factory=list)
-    outlet: Outlet | None = None
-    """Where events can go out by themselves, past the queue; only a session that pushes has one."""
+    """Messages that are in no stream."""
+    past: list[Queued] = field(default_factory=list)
+    """Messages of the backfills, which go out before all that is queued."""
+    past_read: Position = BEGINNING
+    """How far the past was read. Until all of it `is_past_read`, nothing is taken from the stream."""
+    is_past_read: bool = True
+    memory: QueueMemory | None = None
+    overflow: str = ""
+    has_connected: bool = False
+    has_missed: bool = False
+    """Events were lost: they are not kept any longer."""
+    ending: Ending | None = None
+    services_active: bool = True
+    """The state of the services that the client was told last."""
+    highest: Position = BEGINNING
+    """Events up to here were sent before: what goes out again is a repeat."""
+    was_overlooked: bool = False
+    """The stream had more, or events came, while the store was asked."""
 
-    @property
-    def ended(self) -> bool:
-        """Whether the session is over."""
-        return self.ending is not None
+    # -- what it is ----------------------------------------------------------------------------------------------
 
     @property
     def pushes(self) -> bool:
-        """Whether events go out by themselves, rather than with a reply."""
-        return self.streaming and not self.acknowledges and not self.connects_only
+        """Events go out by themselves, rather than with a reply."""
+        return self.is_streaming and not self.acknowledges and not self.connects_only
 
     @property
     def delivers_with_replies(self) -> bool:
-        """Whether events go out with the reply to any message."""
-        return not self.streaming and not self.acknowledges and not self.connects_only
+        """Events go out with the reply to any message."""
+        return not self.is_streaming and not self.acknowledges and not self.connects_only
 
     @property
     def has_news(self) -> bool:
-        """Whether there is something to tell."""
-        return self.has_events or (self.missed and not self.reconnecting)
+        """Something can be sent now."""
+        return bool(self.queue or self.aside or self.past or self.has_missed) and self.state is not State.CLAIMING
 
     @property
-    def has_events(self) -> bool:
-        """Whether there are messages to take now."""
-        return not self.reconnecting and bool(self.queue or self.aside)
+    def has_messages(self) -> bool:
+        """Messages wait that can be sent now."""
+        return bool(self.queue or self.aside or self.past) and self.state is not State.CLAIMING
+
+    @property
+    def services_told(self) -> bool:
+        """The state of the services that the client was sent last."""
+        return self.services_active is not bool(self.aside)
+
+    @property
+    def is_over(self) -> bool:
+        return self.state is State.ENDED
+
+    @property
+    def has_more(self) -> bool:
+        """More waits than was taken last, for the client to come for."""
+        return self.needs_reading or (not self.pushes and bool(self.queue or self.aside or self.past))
+
+    @property
+    def needs_reading(self) -> bool:
+        """The stream has more for the session than it holds."""
+        return self.state is State.BEHIND or not self.is_past_read
+
+    @property
+    def is_behind(self) -> bool:
+        """The stream has more than the queue."""
+        return self.state is State.BEHIND
 
     def wants(self, channel: str, position: Position) -> bool:
         """Whether a message on the channel at that position is for this session."""
@@ -139,76 +208,213 @@ class Session:
             return True
         return any(since < position and matches(pattern, channel) for pattern, since in self.subscriptions.items())
 
-    @contextmanager
-    def asking(self) -> Iterator[None]:
-        """The store is asked what the session subscribes to while the context is open; if that fails, all stays."""
-        before, self.asked = self.asked, True
-        try:
-            yield
-        except BaseException:
-            self.asked = before
-            raise
-        self.asked = False
+    def queued(self, published: Published, wants: Callable[[str, Position], bool] | None = None) -> list[Queued]:
+        """The messages of an entry that are for this session, or that it `wants` in another way."""
+        position, accepted_at_ms, wants = published.position, published.accepted_at_ms, wants or self.wants
+        return [
+            Queued(position, each.numbered(position) if self.is_numbered else each.plain(), accepted_at_ms)
+            for each in published.events
+            if wants(each.channel, position)
+        ]
 
-    @contextmanager
-    def reconnected(self) -> Iterator[None]:
-        """A connect asks the store what the client has, and what it subscribes to, while the context is open."""
-        self.reconnecting = True
-        try:
-            with self.asking():
-                yield
-        finally:
-            self.reconnecting = False
+    # -- connects ------------------------------------------------------------------------------------------------
 
-    def restart(self, after: Position) -> None:
-        """Go back to a position: what waits is dropped, and what follows is to be offered and sent again."""
+    def served_by(self, transport: str, *, is_streaming: bool, connects_only: bool) -> None:
+        """Its connects come by a transport, which sends events with connect replies only, unless the session wishes
+        otherwise."""
+        self.transport, self.is_streaming = transport, is_streaming
+        self.connects_only = connects_only if self.wishes_connects_only is None else self.wishes_connects_only
+
+    def number_messages(self) -> None:
+        """The client wants to learn the positions of its messages."""
+        self.is_numbered = True
+
+    def next_step(self, connect: Connect) -> Step:
+        """What to do with a connect, now that it was confirmed and the stream was read."""
+        is_first, self.has_connected = not self.has_connected, True
+        is_due = self.has_news and not self.pushes
+        if is_first or is_due or connect.timeout_ms == 0 or not connect.is_alone:
+            return Step.ANSWER
+        return Step.SUSPEND
+
+    def confirm(self, connect: Connect) -> bool:
+        """Note what the client has; what it lacks is to be sent again.
+
+        False if another home gave the number that the client acknowledges: then only the store can know.
+        """
+        if self.acknowledges:
+            number = connect.acknowledged or 0
+            if number > self.batch:
+                return False
+            self._acknowledge(number)
+            has_all = number == self.batch
+        else:
+            has_all = not connect.again
+            if has_all:
+                self._confirm(min(self.sent, self.answered))
+        if has_all:
+            self._confirm_past()
+        else:
+            self.rewind()
+        return True
+
+    def _acknowledge(self, number: int) -> None:
+        known = [position for batch, position in self.batches if batch <= number]
+        if known:
+            del self.batches[: len(known)]
+            self._confirm(known[-1])
+
+    def _confirm(self, position: Position) -> None:
+        self.confirmed = max(self.confirmed, position)
+
+    def _confirm_past(self) -> None:
+        """The client has what its last answer, and those before, had of the past."""
+        if not self.backfills:
+            return
+        for each in self.backfills.values():
+            each.confirmed = max(each.confirmed, each.answered)
+        self._end_backfills()
+
+    def confirm_sent(self) -> None:
+        """The client has all that was sent: it closed its WebSocket in order."""
+        if not self.acknowledges:
+            self.note_answer()
+            self._confirm(self.sent)
+            self._confirm_past()
+
+    def rewind(self) -> None:
+        """Send all again that is not confirmed."""
+        for each in self.backfills.values():
+            each.sent = each.answered = each.confirmed
+        if self.sent > self.confirmed:
+            self.sent = self.answered = self.confirmed
+            self._go_back()
+        if self.backfills:
+            self._read_past()
+
+    def _go_back(self) -> None:
+        """The stream is to be read after what was sent."""
+        self._count(-_size_of(self.queue))
         self.queue.clear()
-        self._count(-self.queued_bytes)
-        self.position = after
-        self.sent = min(self.sent, after)
-        self.answered = min(self.answered, after)
-        self.behind = False
+        self.position = self.sent
+        if self.state is State.LIVE:
+            self.state = State.BEHIND
+        elif self.state is State.CLAIMING:
+            self.was_overlooked = True
+
+    def close_batch(self) -> int:
+        """Return the acknowledgement number of an answer that carries all that was taken."""
+        self.batch += 1
+        self.batches.append((self.batch, self.sent))
+        del self.batches[:-MOST_BATCHES]
+        return self.batch
+
+    def note_answer(self) -> None:
+        """A connect is answered with what was taken."""
+        self.answered = self.sent
+        for each in self.backfills.values():
+            each.answered = each.sent
+
+    # -- claims --------------------------------------------------------------------------------------------------
+
+    def adopt(self, acknowledged: int | None, *, is_exact: bool) -> None:
+        """The session comes from the store, as a client that acknowledges a number connects. Unless what is known of it
+        `is_exact`, its former home may have given numbers since."""
+        if self.acknowledges:
+            if acknowledged is not None and acknowledged > self.batch:
+                self._acknowledge(acknowledged)
+                self.batch = acknowledged
+            if not is_exact:
+                self.batch += UNSAVED_BATCHES
+
+    def begin_claim(self) -> None:
+        """The store is asked who has the session; what comes meanwhile is read from the stream afterwards."""
+        self.was_overlooked = self.state is State.BEHIND
+        self.state = State.CLAIMING
+
+    def claimed(self, cycle: int) -> None:
+        """The session stayed at home here: what the node has of it is as good as ever."""
+        self.cycle = cycle
+        if self.ending is None:
+            self.state = State.BEHIND if self.was_overlooked else State.LIVE
+
+    def verified(self, cycle: int) -> None:
+        """The store has confirmed that the session is at home here, in a cycle of this number from now on."""
+        self.cycle = cycle
+
+    def give_up_claim(self) -> None:
+        """The store did not answer: nothing changed."""
+        if self.state is State.CLAIMING:
+            self.claimed(self.cycle)
+
+    # -- the stream ----------------------------------------------------------------------------------------------
 
     def goes_past(self, previous: Position, position: Position) -> bool:
         """Whether the entry there may go out at once: all before it was sent, once, and nothing else is to be told."""
-        return previous <= self.position < position > self.sent_before and not (
-            self.queue or self.aside or self.behind or self.asked or self.missed or self.farewell
+        return previous <= self.position < position > self.highest and not (
+            self.queue or self.aside or self.past or self.has_missed or self.state is not State.LIVE
         )
 
-    def wanted(self, entries: Iterable[Published]) -> list[bytes]:
-        """The messages of entries that are for this session."""
-        return [
-            each.numbered(published.position) if self.numbered else each.plain()
-            for published in entries
-            for each in published.events
-            if self.wants(each.channel, published.position)
-        ]
+    def went_out(self, position: Position) -> None:
+        """Entries up to there were pushed."""
+        self.position = self.sent = self.highest = position
+        self._note_backfills()
 
     def offer(self, published: Published, limits: BayeuxLimits) -> bool:
-        """Take the next entry of the stream, unless it was taken before or the session is behind or asked about.
-
-        Returns whether there is something new to send.
-        """
-        if published.position <= self.position or self.behind:
+        """Take the next entry of the stream, if the session has all before it. Returns whether there is news."""
+        if published.position <= self.position:
             return False
-        if self.asked:
-            self.behind = True
+        if self.state is not State.LIVE:
+            self.was_overlooked = True
             return False
-        wanted = self.wanted((published,))
-        size = sum(map(len, wanted))
-        overflow = self._overflow(len(wanted), size, limits) if self.queue and wanted else ""
+        queued = self.queued(published)
+        size = _size_of(queued)
+        overflow = self._overflow(len(queued), size, limits) if (self.queue or self.past) and queued else ""
         if overflow:
-            self.behind, self.overflow = True, overflow
+            self.state, self.overflow = State.BEHIND, overflow
             return False
-        self.missed = self.missed or published.previous > self.position
+        self.has_missed = self.has_missed or published.previous > self.position
         self.position = published.position
-        self.queue.extend(Waiting(published.position, body, published.accepted_at_ms) for body in wanted)
+        self.queue += queued
         self._count(size)
-        return bool(wanted)
+        return bool(queued)
+
+    def can_follow(self, previous: Position, position: Position) -> bool:
+        """Whether entries, of which the first is at a position, follow what the session has, with nothing between."""
+        return self.state is State.LIVE and previous <= self.position < position
+
+    def follow(self, queued: Sequence[Queued], size: int, last: Position, limits: BayeuxLimits) -> bool:
+        """Take the messages of such entries, up to the last one; False if they are too many to be taken together."""
+        if queued and self._overflow(len(queued), size, limits):
+            return False
+        self.position = last
+        self.queue += queued
+        self._count(size)
+        return True
+
+    def take_overflow(self) -> str:
+        """The limit that the queue met since the last call, "" if none."""
+        overflow, self.overflow = self.overflow, ""
+        return overflow
+
+    def begin_reading(self) -> None:
+        """Entries after its position were read: they are offered now, unless the past has to come before."""
+        if self.state is State.BEHIND and self.is_past_read:
+            self.state = State.LIVE
+
+    def fall_behind(self) -> None:
+        """The stream has more than the session was given."""
+        if self.state is State.LIVE:
+            self.state = State.BEHIND
+
+    def skip(self, head: Position) -> None:
+        """What was between the session's position and the head is not kept any longer."""
+        if self.position < head:
+            self.position, self.has_missed = head, True
 
     def _overflow(self, more: int, more_bytes: int, limits: BayeuxLimits) -> str:
-        """The limit that more would pass, if any."""
-        if len(self.queue) + more > limits.max_queued_events:
+        """The limit that more would exceed, if any."""
+        if len(self.queue) + len(self.past) + more > limits.max_queued_events:
             return "max_queued_events"
         if self.queued_bytes + more_bytes > limits.max_queued_bytes:
             return "max_queued_bytes"
@@ -220,66 +426,199 @@ class Session:
         if self.memory is not None:
             self.memory.used_bytes += more_bytes
 
-    def leave_memory(self) -> None:
-        """The session is held no more: its queue goes with it."""
-        if self.memory is not None:
-            self.memory.used_bytes -= self.queued_bytes
-            self.memory = None
-
-    def offer_aside(self, event: Event, limits: BayeuxLimits) -> bool:
-        """Take an event that is in no stream; the oldest goes where there are too many."""
-        if not any(matches(pattern, event.channel) for pattern in self.subscriptions):
-            return False
-        self.aside.append(event.plain())
-        while len(self.aside) > limits.max_queued_events:
-            del self.aside[0]
-        return True
-
-    def offer_services(self, event: Event, limits: BayeuxLimits, *, active: bool) -> bool:
-        """Take the state of the services, unless it is what the client was told last."""
-        if active == self.services_active or not self.offer_aside(event, limits):
-            return False
-        self.services_active = active
-        return True
-
-    def take_over_services(self, *, active: bool) -> None:
-        """Another node held the session meanwhile, and told the client the state of the services."""
-        self.aside.clear()
-        self.services_active = active
-
-    def repeats(self, waiting: Waiting) -> bool:
-        """Whether the event was sent before."""
-        return waiting.position <= self.sent_before
+    # -- subscriptions and their past ------------------------------------------------------------------------------
 
     @property
-    def has_more(self) -> bool:
-        """Whether more waits than was taken last, for the client to come for."""
-        return self.behind or (not self.pushes and bool(self.queue or self.aside))
+    def progress(self) -> Mapping[str, Progress]:
+        """How far the client has the past of channels that want it."""
+        return {channel: Progress(each.confirmed, each.sent) for channel, each in self.backfills.items()}
+
+    def subscribe(self, subscriptions: Mapping[str, Position], wishes: Mapping[str, Position], changes: int) -> None:
+        """The subscriptions are these now. New ones hold from positions (`wishes`) that the session may have passed."""
+        self.subscriptions, self.changes = subscriptions, changes
+        ended = [channel for channel in (*self.backfills, *self.filled) if channel not in subscriptions]
+        for channel in (*ended, *wishes):
+            self.backfills.pop(channel, None)
+            self.filled.pop(channel, None)
+        self.backfills |= {channel: Backfill(since, since, since, since) for channel, since in wishes.items()}
+        if wishes or ended:
+            self._read_past()
+
+    def resubscribe(self, subscriptions: Mapping[str, Position], stored: Mapping[str, Progress], changes: int) -> None:
+        """The same as the store has it, where earlier wishes of the session are still noted."""
+        known = self.filled | {channel: each.wanted_after for channel, each in self.backfills.items()}
+        wishes = {
+            channel: each.confirmed
+            for channel, each in stored.items()
+            if each.sent is None and known.get(channel) != each.confirmed
+        }
+        self.subscribe(subscriptions, wishes, changes)
+
+    def take_over(
+        self,
+        subscriptions: Mapping[str, Position],
+        stored: Mapping[str, Progress],
+        changes: int,
+    ) -> None:
+        """The session comes from the store."""
+        self.subscriptions, self.changes = subscriptions, changes
+        for channel, each in stored.items():
+            sent = each.confirmed if each.sent is None else each.sent
+            self.backfills[channel] = Backfill(
+                each.confirmed if each.sent is None else None, each.confirmed, sent, sent
+            )
+        self._read_past()
+
+    def _read_past(self) -> None:
+        """Begin (again) to read what is not sent of the past."""
+        self._count(-_size_of(self.past))
+        self.past.clear()
+        least = min((each.sent for each in self.backfills.values()), default=self.position)
+        if least < self.position:
+            self._go_back()
+        self.past_read = min(least, self.sent)
+        self.is_past_read = self.past_read == self.sent
+        self._end_backfills()
+
+    def _end_backfills(self) -> None:
+        if self.is_past_read and not self.past:
+            for channel, each in list(self.backfills.items()):
+                if each.confirmed >= self.past_read:
+                    self.filled[channel] = each.wanted_after
+                    del self.backfills[channel]
+
+    def _note_backfills(self) -> None:
+        """With the past complete, the stream brings what follows."""
+        if self.backfills and self.is_past_read and not self.past:
+            for each in self.backfills.values():
+                each.sent = self.sent
+
+    def note_saved(self, filled: Iterable[str]) -> None:
+        """The store knows that the client has the past of these channels."""
+        for channel in filled:
+            self.filled.pop(channel, None)
+
+    def fill(self, entries: Sequence[Published], through: Position, limits: BayeuxLimits) -> None:
+        """Take entries of the past: all up to a position, unless that is too much at once."""
+        if entries and BEGINNING < self.past_read < entries[0].previous:
+            self.has_missed = True
+        for published in entries:
+            lacked = self.queued(published, self._lacks)
+            size = _size_of(lacked)
+            if published.position > self.position:
+                break
+            if self.past and lacked and self._overflow(len(lacked), size, limits):
+                return
+            self.past += lacked
+            self._count(size)
+            self.past_read = published.position
+        self.past_read = min(through, self.position)
+        self.is_past_read = self.past_read == self.position
+
+    def _lacks(self, channel: str, position: Position) -> bool:
+        """Whether a message of the past is for this session, and no subscription has brought it."""
+        wanted = [name for name, since in self.subscriptions.items() if since < position and matches(name, channel)]
+        backfills = self.backfills
+        return bool(wanted) and all(name in backfills and backfills[name].sent < position for name in wanted)
+
+    # -- messages beside the stream ----------------------------------------------------------------------------------
+
+    def offer_services(self, event: Event, limits: BayeuxLimits, *, active: bool) -> bool:
+        """Take the state of the services, unless it is what the client was told last; the oldest message goes where
+        there are too many."""
+        if active == self.services_active or not any(matches(each, event.channel) for each in self.subscriptions):
+            return False
+        self.services_active = active
+        self.aside.append(event.plain())
+        del self.aside[: -limits.max_queued_events]
+        return True
+
+    # -- what goes out -----------------------------------------------------------------------------------------------
+
+    def repeats(self, queued: Queued) -> bool:
+        """Whether the event was sent before."""
+        return queued.position <= self.highest
 
     def take(self, budget: AnswerBudget | None = None) -> list[bytes]:
         """Take what waits, oldest first, as far as the budget admits it; it counts as sent.
 
         Events of one entry of the stream are taken together: a position cannot tell that only some of them were sent.
         """
+        if self.state is State.CLAIMING:
+            return []
+        if self.aside or self.past or self.backfills or not self.is_past_read:
+            return self._take_in_order(budget)
+        if not self.queue:
+            self.sent = self.position
+            return []
+        return self._take_queued(budget)
+
+    def _take_in_order(self, budget: AnswerBudget | None) -> list[bytes]:
         events: list[bytes] = []
-        if self.reconnecting:
-            return events
         while self.aside and (budget is None or budget.admit(self.aside[:1])):
             events.append(self.aside.pop(0))
         if not self.aside:
+            events += self._take_past(budget)
+        if not self.aside and not self.past and self.is_past_read:
             events += self._take_queued(budget)
-        if not self.queue:
-            self.sent = self.position
         return events
 
-    def _take_queued(self, budget: AnswerBudget | None) -> list[bytes]:
-        taken: list[bytes] = []
-        for position, waiting in groupby(self.queue, _POSITION):
-            bodies = [each.body for each in waiting]
-            if budget is not None and not budget.admit(bodies):
-                break
-            taken += bodies
-            self.sent = position
-        del self.queue[: len(taken)]
-        self._count(-sum(map(len, taken)))
+    def _take_past(self, budget: AnswerBudget | None) -> list[bytes]:
+        taken, position = _first(self.past, budget)
+        self._drop(self.past, len(taken))
+        sent = position if self.past else self.past_read
+        for each in self.backfills.values():
+            each.sent = max(each.sent, sent)
         return taken
+
+    def _take_queued(self, budget: AnswerBudget | None) -> list[bytes]:
+        taken, position = _first(self.queue, budget)
+        self._drop(self.queue, len(taken))
+        self.sent = max(self.sent, position) if self.queue else self.position
+        self._note_backfills()
+        return taken
+
+    def _drop(self, queue: list[Queued], count: int) -> None:
+        self._count(-_size_of(queue[:count]))
+        del queue[:count]
+
+    def note_sent(self) -> None:
+        """What was taken is written: what goes out of it again is a repeat."""
+        self.highest = max(self.highest, self.sent)
+
+    def take_missed(self) -> bool:
+        """Whether the client is to be told now that events were lost."""
+        missed, self.has_missed = self.has_missed, False
+        return missed
+
+    # -- its end -----------------------------------------------------------------------------------------------------
+
+    def end(self, ending: Ending) -> None:
+        """It is over."""
+        self.state, self.ending = State.ENDED, ending
+
+    def leave_memory(self) -> None:
+        """It is not at home here any longer: its queue goes with it."""
+        if self.memory is not None:
+            self.memory.used_bytes -= self.queued_bytes
+            self.memory = None
+
+
+def _size_of(queue: Iterable[Queued]) -> int:
+    return sum(len(each.body) for each in queue)
+
+
+def _first(queue: Sequence[Queued], budget: AnswerBudget | None) -> tuple[list[bytes], Position]:
+    """The first messages, as far as the budget admits them, and the position of the last one of these."""
+    every = [each.body for each in queue]
+    if every and (budget is None or budget.admit_all(every)):
+        return every, queue[-1].position
+    taken: list[bytes] = []
+    last = BEGINNING
+    for position, queued in groupby(queue, _POSITION):
+        bodies = [each.body for each in queued]
+        if budget is not None and not budget.admit(bodies):
+            break
+        taken += bodies
+        last = position
+    return taken, last

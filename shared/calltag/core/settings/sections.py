@@ -438,6 +438,32 @@ class Notifier(Section):
     multi_session_interval_ms: int = Field(
         2_000, ge=0, description="How often tabs beyond that ask; 0 sends them away for good."
     )
+    websocket: bool = Field(
+        True, description="Offer WebSocket; without it, clients use long-polling from the beginning."
+    )
+    save_interval_s: Seconds = Field(
+        0.25,
+        le=2,
+        description="Sessions that changed are saved so often. After a crash, clients get again what was sent since.",
+    )
+    lease_s: Seconds = Field(
+        3.0,
+        ge=1,
+        le=60,
+        description="Lease of a notifier in Redis; while it cannot be renewed, each /meta/connect asks Redis first.",
+    )
+    flush_timeout_s: Seconds = Field(
+        0.1,
+        le=5,
+        description="How long the next notifier of a session waits for the former one, if the client acknowledges.",
+    )
+    roaming_s: Seconds = Field(
+        30.0,
+        description="A session that moves to another notifier again within so long is saved before each answer.",
+    )
+    credential_recheck_s: Seconds = Field(
+        5.0, le=60, description="Credentials that were checked are trusted for so long by a session's notifier."
+    )
     callback_polling: bool = Field(
         False, description="Offer callback-polling (JSONP), for clients that can send no POST to another origin."
     )

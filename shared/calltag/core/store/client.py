@@ -44,8 +44,12 @@ class Script(Protocol):
 
 
 def script_source(name: str) -> str:
-    """The text of the Lua script of that name."""
-    return resources.files("calltag.core.store").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
+    """Return the text of the Lua script of that name, with the functions of the prelude if it uses them."""
+    folder = resources.files("calltag.core.store").joinpath("lua")
+    text = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    if not text.startswith("-- prelude\n"):
+        return text
+    return folder.joinpath("prelude.lua").read_text(encoding="utf-8") + text
 
 
 def not_usable(error: Exception, reason: str = "") -> StoreUnavailable:

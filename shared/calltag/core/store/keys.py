@@ -113,6 +113,10 @@ class Keys:
         """Sorted set: digests of the ids of the user's CometD sessions, by their end in ms of the server's clock."""
         return self._of_user(user, "sessions")
 
+    def notifier(self, node: str) -> str:
+        """String: there as long as the notifier's lease."""
+        return f"{self.prefix}:notifier:{node}"
+
     def _of_user(self, user: UserId, name: str) -> str:
         """What belongs to a user has the user as hash tag, for the same reason."""
         return f"{self.prefix}:{{u:{user}}}:{name}"

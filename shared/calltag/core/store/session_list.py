@@ -71,14 +71,14 @@ class SessionList:
         async with self._client.exchange() as connection:
             raw = await connection.hgetall(self._keys.cometd_session(user, digest))
             fields = {name.decode(): value.decode() for name, value in cast("dict[bytes, bytes]", raw).items()}
-            if "holder" not in fields:
+            if "home" not in fields:
                 return None
             sent = stream_id(Position(int(fields["sent"])))
             unsent = await connection.xrange(self._keys.stream_of(user), min=f"({sent}", count=_MOST_UNSENT)
         return ListedSession(
             digest=digest,
             user=user,
-            holder=NodeId(fields["holder"]),
+            holder=NodeId(fields["home"]),
             acknowledges=fields.get("ack") == "1",
             subscriptions=sorted(name.removeprefix("s:") for name in fields if name.startswith("s:")),
             connects=int(fields["cycle"]),

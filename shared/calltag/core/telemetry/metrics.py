@@ -85,6 +85,10 @@ class Metrics:
     cometd_handshakes: Counter = field(init=False)
     cometd_resumed: Counter = field(init=False)
     cometd_redelivered: Counter = field(init=False)
+    cometd_fast_connects: Counter = field(init=False)
+    cometd_claims: Counter = field(init=False)
+    cometd_flushes: Counter = field(init=False)
+    cometd_failed_background_work: Counter = field(init=False)
     cometd_swept: Counter = field(init=False)
     cometd_sessions_ended: Counter = field(init=False)
     cometd_gaps: Counter = field(init=False)
@@ -210,6 +214,18 @@ class Metrics:
         self.cometd_resumed = self._counter("cometd_resumed", "Sessions that came here from another node.")
         self.cometd_redelivered = self._counter(
             "cometd_redelivered", "Events sent once more, since the client may lack them."
+        )
+        self.cometd_fast_connects = self._counter(
+            "cometd_fast_connects", "Connects answered or suspended from memory, by the session's home."
+        )
+        self.cometd_claims = self._counter(
+            "cometd_claims", "Connects for which the session was claimed from the store."
+        )
+        self.cometd_flushes = self._counter(
+            "cometd_flushes", "Claims that asked the former home for what it had not saved.", "outcome"
+        )
+        self.cometd_failed_background_work = self._counter(
+            "cometd_failed_background_work", "Saves and other work in the background that failed."
         )
         self.cometd_swept = self._counter("cometd_swept", "Silent sessions forgotten.")
         self.cometd_sessions_ended = self._counter(

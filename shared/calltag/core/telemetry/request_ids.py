@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +27,7 @@ class RequestIds:
     app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request_id = _given(scope) or _new_id()
+        request_id = request_id_of(scope.get("headers", ())).decode()
         # A request that was pipelined begins in the context of the one before.
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
@@ -41,12 +42,16 @@ class RequestIds:
         await self.app(scope, receive, send_with_id)
 
 
-def _new_id() -> str:
-    return f"{random.getrandbits(128):032x}"
+def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the id that a request has in its fields, or a new one."""
+    return given_id(headers) or new_id()
 
 
-def _given(scope: Scope) -> str | None:
-    for name, value in scope.get("headers", ()):
-        if name == _NAME:
-            return value.decode() if _GOOD.fullmatch(value) else None
-    return None
+def given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return the id that a request has in its fields, b"" if it has none that is an id."""
+    return next((value for name, value in headers if name == _NAME and _GOOD.fullmatch(value)), b"")
+
+
+def new_id() -> bytes:
+    """Return a random id."""
+    return b"%032x" % random.getrandbits(128)

@@ -54,26 +54,28 @@ class StreamPlace(BaseModel):
 
     model_config = _FORM
     user: UserId
-    event: int = Field(
-        ge=0, description="Which of the message's events it is, from 0; if there is none, the stream is to be read."
-    )
+    event: int = Field(ge=0, description="Which of the message's events it is, from 0.")
     position: int = Field(gt=0, lt=_LARGEST)
     previous: int = Field(ge=0, lt=_LARGEST)
 
 
 class NoticeKind(StrEnum):
-    """What another node did with a CometD session, or (`closed`) an operator wants of it."""
+    """What another node did with a CometD session, or asks for; or what an operator (`closed`) or a logout asks for."""
 
-    MOVED = "moved"
     CHANGED = "changed"
     ENDED = "ended"
     CLOSED = "closed"
+    FLUSH = "flush"
+    FLUSHED = "flushed"
+    LOGIN_ENDED = "login_ended"
 
 
 class SessionNotice(BaseModel):
-    """Another node took over a CometD session (in a cycle), changed its subscriptions, or ended it; or it is to end.
+    """Another node changed the subscriptions of a CometD session, or ended it; or it claims the session, which it has
+    read in a cycle: its home is to save it and let it go (`flush`, answered by `flushed` to `node`, if there is one).
 
-    An operator (`closed`) names the session by its user and the digest of its id, which the store does not know.
+    An operator (`closed`) names the session by its user and the digest of its id, which the store does not know; a
+    logout (`login_ended`) the user and the digest of the login.
     """
 
     model_config = _FORM
@@ -82,6 +84,7 @@ class SessionNotice(BaseModel):
     cycle: int = 0
     user: UserId = UserId("")
     digest: str = ""
+    node: NodeId = NodeId("")
 
 
 class NodeMessage(BaseModel):

@@ -1,78 +1,57 @@
--- Subscribes a session to channels, or unsubscribes it.
+-- prelude
+-- Subscribe a CometD session to channels, or unsubscribe it.
 --
--- KEYS: session, stream, the user's sessions, end of the session. ARGV: session, lifetime in ms, most subscriptions, retention in ms, the
--- credential that the session must have begun with ('' if that does not matter), id of the request, for how long in ms the end of the
--- session is known, 'add' or 'remove', then for each channel: name and, when adding, the position after which its messages are wanted
--- ('' for what comes from now on; -1 for the same, with numbers).
--- Answers {'unknown'}, {'full'}, {'expired', a position of which the successors are not kept any more}, {'ended', the node that
--- held the session}, or {'ok', the node that holds the session}. To carry out the same request again changes nothing.
+-- KEYS: session, stream, the user's sessions, end of the session. ARGV: JSON {digest, lifetime_ms, most, retention_ms, credential?,
+-- request, known_ms, add, remove, replays}. `add` are pairs of channel and the position after which its messages are wanted ('' from now
+-- on), `replays`: the client of this session wants numbers in its messages.
+-- Answers {'unknown'}, {'full'}, {'expired', a position whose successors are not kept}, {'ended', former home}, or {'ok', home, number of
+-- changes, channel, position after which it is subscribed, ...}. The same request again is counted, and changes nothing else.
 --
--- A subscription has two fields: s:<channel> is the position after which its messages are wanted; f:<channel> is there until the
--- holder has taken notice of it. A third, u:<channel>, is there for a connect or two where the client may lack what was sent after
--- that position.
-local holder, credential, login = unpack(redis.call('HMGET', KEYS[1], 'holder', 'credential', 'login'))
-if not holder then
-  local request, former = string.match(redis.call('GET', KEYS[4]) or '', '^(%S+) %S+ (%S+)')
-  if request == ARGV[6] then return {'ended', former} end
-  return {'unknown'}
+-- s:<channel> is the position after which messages are wanted; b:<channel>, at first the same, is there until the client has what comes
+-- before the cursor: its home may have passed a position before it knows of the subscription.
+local a, at = cjson.decode(ARGV[1]), now()
+local home, credential, login, ends, last = unpack(redis.call('HMGET', KEYS[1], 'home', 'credential', 'login', 'ends', 'until'))
+if not home then
+  local request, _, former = end_of_session(KEYS[4])
+  return request == a.request and {'ended', former} or {'unknown'}
 end
-if ARGV[5] ~= '' and ARGV[5] ~= credential then
-  redis.call('DEL', KEYS[1])
-  redis.call('ZREM', KEYS[3], ARGV[1])
-  redis.call('SET', KEYS[4], table.concat({ARGV[6], 'login_ended', holder, login or ''}, ' '), 'PX', ARGV[7])
-  return {'ended', holder}
+if a.credential and a.credential ~= credential then
+  end_session(KEYS[1], KEYS[3], KEYS[4], a, 'login_ended', home, login)
+  return {'ended', home}
 end
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-local ends = redis.call('HGET', KEYS[1], 'ends')
-if ends and now >= tonumber(ends) then return {'unknown'} end
-redis.call('HSET', KEYS[1], 'active', string.format('%.0f', now))
-if ARGV[8] == 'remove' then
-  for i = 9, #ARGV do redis.call('HDEL', KEYS[1], 's:' .. ARGV[i], 'f:' .. ARGV[i], 'u:' .. ARGV[i]) end
-else
-  local count = 0
-  for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
-    if string.sub(name, 1, 2) == 's:' then count = count + 1 end
+if ends and at >= tonumber(ends) then return {'unknown'} end
+local known, count = {}, 0
+for _, name in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if string.sub(name, 1, 2) == 's:' then known[string.sub(name, 3)], count = true, count + 1 end
+end
+local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
+for _, wish in ipairs(a.add) do
+  local since = tonumber(wish[2])
+  if not known[wish[1]] then known[wish[1]], count = false, count + 1 end
+  if since and since > 0 then
+    local is_lost = since / 100 < at - a.retention_ms
+    if oldest then is_lost = tonumber(oldest[2][2]) > since end
+    if is_lost or since > at * 100 + 99 then return {'expired', wish[2]} end
   end
-  local names = {}
-  for i = 9, #ARGV, 2 do
-    if redis.call('HEXISTS', KEYS[1], 's:' .. ARGV[i]) == 0 and not names[ARGV[i]] then
-      names[ARGV[i]] = true
-      count = count + 1
+end
+if count > a.most then return {'full'} end
+local answer = {'ok', home}
+answer[3] = integer(redis.call('HINCRBY', KEYS[1], 'changes', 1))
+local tail = integer(tail_of(KEYS[2]))
+for _, wish in ipairs(a.add) do
+  local channel, since = wish[1], wish[2]
+  if since ~= '' or not known[channel] then
+    if since == '' then
+      since = tail
+    elseif tonumber(since) == 0 and oldest then
+      -- All that is kept now: what is trimmed before the client has it, it misses.
+      since = integer(position_of(oldest[1]) - 1)
     end
+    redis.call('HSET', KEYS[1], 's:' .. channel, since, 'b:' .. channel, since)
   end
-  if count > tonumber(ARGV[3]) then return {'full'} end
-  local tail = '0'
-  local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
-  if newest then
-    local ms, sequence = string.match(newest[1], '(%d+)-(%d+)')
-    tail = string.format('%.0f', ms * 100 + sequence)
-  end
-  local oldest = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-  for i = 10, #ARGV, 2 do
-    local since = tonumber(ARGV[i])
-    if since and since > 0 then
-      local expired = since > now * 100 + 99
-      if oldest then expired = expired or tonumber(oldest[2][2]) > since
-      else expired = expired or since / 100 < now - ARGV[4] end
-      if expired then return {'expired', ARGV[i]} end
-    end
-  end
-  for i = 9, #ARGV, 2 do
-    -- A subscription that is there already begins anew only where the client asks for what was.
-    if ARGV[i + 1] ~= '' or redis.call('HEXISTS', KEYS[1], 's:' .. ARGV[i]) == 0 then
-      local since = ARGV[i + 1]
-      if since ~= '' then redis.call('HSET', KEYS[1], 'o:numbered', '1') end
-      if since == '' or since == '-1' then since = tail end
-      redis.call('HSET', KEYS[1], 's:' .. ARGV[i], since, 'f:' .. ARGV[i], since)
-    end
-  end
+  answer[#answer + 1], answer[#answer + 2] = channel, redis.call('HGET', KEYS[1], 's:' .. channel)
 end
-local lifetime = tonumber(ARGV[2])
-local last = redis.call('HGET', KEYS[1], 'until')
-if last then lifetime = math.min(lifetime, last - now) end
-if redis.call('PTTL', KEYS[1]) < lifetime then
-  redis.call('PEXPIRE', KEYS[1], string.format('%.0f', lifetime))
-  redis.call('ZADD', KEYS[3], string.format('%.0f', now + lifetime), ARGV[1])
-end
-return {'ok', holder}
+for _, channel in ipairs(a.remove) do redis.call('HDEL', KEYS[1], 's:' .. channel, 'b:' .. channel) end
+if a.replays then redis.call('HSET', KEYS[1], 'o:replays', 1) end
+prolong_session(KEYS[1], KEYS[3], a.digest, at, a.lifetime_ms, last)
+return answer

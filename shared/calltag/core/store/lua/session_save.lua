@@ -1,18 +1,25 @@
--- What a node has sent to the client in answer to a /meta/connect, or in the same cycle to another message; without effect if the
--- session has moved on since, or has gone back in its stream.
+-- prelude
+-- A home saves sessions, and looks at them: it learns whether each is still its own, and whether it missed a change or an event.
 --
--- KEYS: session, the user's sessions. ARGV: session id, cycle, generation, position sent, lifetime in ms, whether the session lives at
--- least so long ('1') or just so long ('0'), how long ago an event was sent in ms ('' if none was), and for how long other messages may
--- keep the session alive without a connect in ms ('' for ever).
--- Answers 1, or 0 if the session has moved on or ended.
-local session = redis.call('HMGET', KEYS[1], 'cycle', 'generation', 'sent')
-if session[1] ~= ARGV[2] or session[2] ~= ARGV[3] then return 0 end
-if tonumber(ARGV[4]) > tonumber(session[3]) then redis.call('HSET', KEYS[1], 'sent', ARGV[4]) end
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
-if ARGV[7] ~= '' then redis.call('HSET', KEYS[1], 'told', string.format('%.0f', now - ARGV[7])) end
-if ARGV[6] == '1' and redis.call('PTTL', KEYS[1]) >= tonumber(ARGV[5]) then return 1 end
-if ARGV[6] == '0' and ARGV[8] ~= '' then redis.call('HSET', KEYS[1], 'until', string.format('%.0f', now + ARGV[8])) end
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-redis.call('ZADD', KEYS[2], string.format('%.0f', now + ARGV[5]), ARGV[1])
-return 1
+-- KEYS: for each session: session, the user's sessions, nodes, stream. ARGV: JSON {node, registered_ms}, then for each session JSON
+-- {digest, cycle, verify, number, lifetime_ms, fields, times, changes, backfills, filled}: a save with a lower `number` than one before
+-- was overtaken; `verify`: the lease of the home has lapsed since it had the session from here, so that others may be about to take it
+-- over, who would be refused from now on. What other messages than connects have done for its life is not undone.
+-- Answers for each {1, number of changes of its subscriptions, end of the stream, cycle}, or {0} where it moved or ended.
+local common, at, answers = cjson.decode(ARGV[1]), now(), {}
+for i = 2, #ARGV do
+  local a, k = cjson.decode(ARGV[i]), 4 * (i - 2)
+  local home, cycle, changes, saved, kept = unpack(redis.call('HMGET', KEYS[k + 1], 'home', 'cycle', 'changes', 'saved', 'kept'))
+  local was_verified = a.verify and tonumber(cycle) == a.cycle + 1 and tonumber(saved) == a.number
+  local is_here = home == common.node and (cycle == a.cycle or was_verified)
+  if is_here and a.number > tonumber(saved) then
+    if a.verify then cycle = redis.call('HINCRBY', KEYS[k + 1], 'cycle', 1) end
+    redis.call('HSET', KEYS[k + 1], 'saved', a.number)
+    write_session(KEYS[k + 1], a, at, changes)
+    keep_session(KEYS[k + 1], KEYS[k + 2], a.digest, at, math.max(a.lifetime_ms, (kept or 0) - at))
+    redis.call('SADD', KEYS[k + 3], common.node)
+    redis.call('PEXPIRE', KEYS[k + 3], common.registered_ms)
+  end
+  answers[#answers + 1] = is_here and {1, changes, integer(tail_of(KEYS[k + 4])), tonumber(cycle)} or {0}
+end
+return answers

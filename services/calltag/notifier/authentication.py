@@ -1,0 +1,170 @@
+"""Who sends a CometD request: what the HTTP request proves, or what the handshake message itself shows."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b, sha256
+from typing import Final
+
+from calltag.core.bayeux.engine import handshake_in
+from calltag.core.identity.authentication import COOKIE, Authenticator, Identified, SessionOver, WrongCredentials
+from calltag.core.identity.cookies import values_of
+from calltag.core.identity.csrf import HEADER, csrf_passes
+
+_NAMES: Final = ("username", "user", "userName", "login")
+_CSRF: Final = HEADER.lower().encode()
+_CREDENTIALS: Final = frozenset({b"authorization", b"cookie", _CSRF})
+_PROOF_BYTES: Final = 16
+
+
+class CsrfRefused(Exception):
+    """The request shows no token, or a wrong one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The user whom a request is proven to come from (None: nobody). `bearer`: the proof came with the handshake
+    message; `is_session_over`: the request showed a session cookie whose session has ended, and nothing else."""
+
+    user: str | None
+    bearer: bool = False
+    set_cookie: str | None = None
+    """The Set-Cookie value to answer with."""
+    is_session_over: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request shows; `is_http`: it is a request of its own, rather than a message on a WebSocket. What a browser
+    adds to a request of a foreign page counts for nothing."""
+
+    authorization: Sequence[str] = ()
+    cookies: Sequence[str] = ()
+    tokens: Sequence[str] = ()
+    address: str = ""
+    is_http: bool = True
+
+    @property
+    def login(self) -> str:
+        """What stands for the login that the request shows: the session cookie's digest. Nothing where credentials are
+        sent, which need no look into the store, or several cookies, of which one is valid."""
+        if len(self.cookies) != 1 or self.authorization:
+            return ""
+        return sha256(self.cookies[0].encode(errors="replace")).hexdigest()
+
+
+def proof_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return a digest of all that proves the caller: requests with the same one come from the same user."""
+    shown = [part for name, value in headers if name in _CREDENTIALS for part in (name, value)]
+    return blake2b(b"\0".join(shown), digest_size=_PROOF_BYTES).digest()
+
+
+def credentials_of(
+    headers: Sequence[tuple[bytes, bytes]], address: str, *, is_http: bool = True, counts: bool = True
+) -> Credentials:
+    """Return what the request's headers show; nothing unless it `counts`."""
+    if not counts:
+        return Credentials(address=address, is_http=is_http)
+    found = {name: [value.decode("latin-1") for each, value in headers if each == name] for name in _CREDENTIALS}
+    cookies = values_of(COOKIE, found[b"cookie"])
+    return Credentials(found[b"authorization"], cookies, found[_CSRF], address, is_http)
+
+
+@dataclass(frozen=True, slots=True)
+class Authentication:
+    """Credentials of GWS clients: HTTP Basic, the session cookie, or `ext.authentication` of a handshake."""
+
+    authenticator: Authenticator
+    csrf_protection: bool = False
+
+    def claim(self, messages: Sequence[object], shown: Credentials) -> "CallerClaim":
+        """What a request with these messages claims.
+
+        Credentials in a handshake count where the request proves nobody.
+        """
+        handshake = handshake_in(messages)
+        return CallerClaim(self, shown, handshake is not None, _in_handshake(handshake))
+
+    async def caller(self, shown: Credentials, handshake: tuple[str, str] | None, *, begins: bool) -> Caller:
+        """Raises CsrfRefused, TooManyLogins, StoreUnavailable."""
+        known, is_over = None, False
+        try:
+            known = await self._of_request(shown, begins=begins)
+        except SessionOver:
+            is_over = True
+        except WrongCredentials:
+            known = None
+        if known is not None:
+            return known
+        if handshake is None:
+            return Caller(None, is_session_over=is_over)
+        name, password = handshake
+        if self.csrf_protection:
+            # No cookie: it would demand a token that such a client never saw.
+            user = await self.authenticator.check(name, password, shown.address)
+            return Caller(user.id, bearer=True) if user else Caller(None)
+        identified = await self.authenticator.log_in(name, password, shown.address)
+        if identified is None:
+            return Caller(None)
+        return Caller(identified.user.id, bearer=True, set_cookie=identified.set_cookie)
+
+    async def _of_request(self, shown: Credentials, *, begins: bool) -> Caller | None:
+        if shown.authorization and not begins and not self.csrf_protection:
+            user = await self.authenticator.check_header(shown.authorization, shown.address)
+            return Caller(user.id)
+        known = await self.authenticator.identify(shown.authorization, shown.cookies, shown.address)
+        if known is not None and self.csrf_protection and shown.is_http:
+            self._check_token(known, shown)
+        return Caller(known.user.id, set_cookie=known.set_cookie) if known else None
+
+    def _check_token(self, known: Identified, shown: Credentials) -> None:
+        if not csrf_passes("POST", known.session, shown.tokens, by_cookie=known.by_cookie):
+            raise CsrfRefused
+
+
+@dataclass(slots=True)
+class CallerClaim:
+    """What a request claims about who sent it; the proof may take a look into the store, once."""
+
+    authentication: Authentication
+    shown: Credentials
+    begins: bool
+    handshake: tuple[str, str] | None
+    _looking: "asyncio.Task[Caller] | None" = field(default=None)
+
+    @property
+    def shows_credentials(self) -> bool:
+        """Whether there is anything to look at."""
+        return self.handshake is not None or bool(self.shown.authorization or self.shown.cookies)
+
+    def caller(self) -> "asyncio.Task[Caller]":
+        """The caller; looked for from the first call on."""
+        if self._looking is None:
+            look = self.authentication.caller(self.shown, self.handshake, begins=self.begins)
+            self._looking = asyncio.create_task(look, name="cometd-caller")
+        return self._looking
+
+    @property
+    def set_cookie(self) -> str | None:
+        """The Set-Cookie value to answer with, now that the caller was looked for."""
+        looking = self._looking
+        is_found = looking is not None and looking.done() and not looking.cancelled() and not looking.exception()
+        return looking.result().set_cookie if looking is not None and is_found else None
+
+    def drop(self) -> None:
+        """Nobody wants to know (any longer)."""
+        if self._looking is not None:
+            self._looking.cancel()
+            if self._looking.done() and not self._looking.cancelled():
+                self._looking.exception()
+
+
+def _in_handshake(handshake: Mapping[str, object] | None) -> tuple[str, str] | None:
+    """Name and password in `ext.authentication`, as clients of Web Services send it."""
+    ext = handshake.get("ext") if handshake else None
+    authentication = ext.get("authentication") if isinstance(ext, Mapping) else None
+    if not isinstance(authentication, Mapping):
+        return None
+    name = next((authentication[each] for each in _NAMES if each in authentication), None)
+    password = authentication.get("password")
+    return (name, password) if isinstance(name, str) and isinstance(password, str) else None

@@ -1,0 +1,281 @@
+"""The messages of CometD clients, whichever transport they come by."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from calltag.core.bayeux import channels, errors
+from calltag.core.bayeux.codec import CodecError, Message, Reply
+from calltag.core.bayeux.endings import Ending
+from calltag.core.bayeux.engine import Engine, Fault, handshake_in
+from calltag.core.bayeux.extensions import invalid_replay
+from calltag.core.bayeux.limits import BayeuxLimits, Limit
+from calltag.core.domain.ids import UserId
+from calltag.core.identity.model import NOBODYS
+from calltag.core.store.client_ids import new_client_id, user_of
+from calltag.core.store.sessions import HasEnded, HasLeft, NotKept, TooManySessions, TooManySubscriptions
+from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.notifier.authentication import CallerClaim
+from calltag.notifier.channel_policy import check_watched
+from calltag.notifier.connect_replies import Answer
+from calltag.notifier.metrics import wall_ms
+from calltag.notifier.session_manager import Replaced, SessionManager
+from calltag.notifier.session_registry import ConnectRequest, Crowded, Origin, Suspended, come_back_ms
+
+_MESSAGES_A_TURN: Final = 16
+"""After so many messages of one request others have their turn: some are refused without any wait."""
+
+
+@dataclass(slots=True)
+class BayeuxResponse:
+    """What follows from one request: `events`, then `replies` in order; `suspended` is a connect whose reply waits.
+
+    `replaced` are connects in the request that newer ones replaced, and that the transport is to answer.
+    """
+
+    events: list[bytes] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    suspended: Suspended | None = None
+    replaced: list[ConnectRequest] = field(default_factory=list)
+    connected: str = ""
+    """The session whose connect was answered or is suspended."""
+    spoke: dict[str, None] = field(default_factory=dict)
+    """The sessions that sent something else."""
+
+    @property
+    def served(self) -> list[str]:
+        """The sessions whose events may be in the response."""
+        return [each for each in (self.connected, *self.spoke) if each]
+
+
+@dataclass(slots=True)
+class BayeuxServer:
+    """The CometD side of one notifier."""
+
+    sessions: SessionManager
+    is_reachable: bool = False
+    """Whether events can come to this node."""
+    parting_s: float = 1.0
+    """How long a connect waits for its refusal whose client has disconnected while it was on its way: the official
+    client takes back the disconnect, and calls it failed, when a connect fails before that was answered."""
+
+    @property
+    def engine(self) -> Engine:
+        return self.sessions.engine
+
+    @property
+    def limits(self) -> BayeuxLimits:
+        return self.sessions.engine.limits
+
+    def unreadable(self, error: CodecError) -> None:
+        """A request could not be read."""
+        if error.limit:
+            self.sessions.metrics.limited(Limit(error.limit))
+
+    # -- at once -----------------------------------------------------------------------------------------------------
+
+    def process_now(self, messages: Sequence[object], origin: Origin) -> Answer | Suspended | None:
+        """Handle a request that is a connect of a session at home here, from memory; None if it is not that."""
+        if len(messages) != 1:
+            return None
+        message = messages[0]
+        if not isinstance(message, dict) or message.get("channel") != channels.CONNECT:
+            return None
+        client_id = message.get("clientId")
+        if not isinstance(client_id, str):
+            return None
+        now_ms = self.sessions.registry.clock_ms()
+        resident = self.sessions.at_home(client_id, now_ms)
+        if resident is None:
+            return None
+        try:
+            self.engine.channel_of(message)
+            request = self._request(message, resident.client_id, origin, is_alone=True)
+        except Fault:
+            return None
+        outcome = self.sessions.connect_at_home(resident, request, now_ms)
+        if outcome is not None:
+            self.sessions.metrics.add(self.sessions.metrics.all.cometd_messages)
+        return outcome
+
+    def _request(self, message: Message, client_id: str, origin: Origin, *, is_alone: bool) -> ConnectRequest:
+        return ConnectRequest(message, client_id, self.engine.connect(message), origin, wall_ms(), is_alone)
+
+    # -- in a task -----------------------------------------------------------------------------------------------------
+
+    async def process(self, messages: Sequence[object], claim: CallerClaim, origin: Origin) -> BayeuxResponse:
+        """Work through one request. A handshake goes alone: whatever came with it is ignored.
+
+        Raises StoreUnavailable, CsrfRefused, TooManyLogins, and Crowded where a session cannot come here.
+        """
+        self.sessions.metrics.all.cometd_messages.inc(len(messages))
+        handshake = handshake_in(messages)
+        response, is_alone = BayeuxResponse(), len(messages) == 1
+        for number, message in enumerate(messages if handshake is None else [handshake], 1):
+            if number % _MESSAGES_A_TURN == 0:
+                await asyncio.sleep(0)
+            arrived_ms = wall_ms()
+            try:
+                reply = await self._process(message, claim, response, origin, is_alone=is_alone)
+            except Fault as fault:
+                self.sessions.metrics.refused(fault.reply.get("error"))
+                reply = fault.reply
+            except Replaced as replaced:
+                if origin.is_streaming or is_alone:
+                    response.replaced.append(replaced.request)
+                    continue
+                # Its neighbours have their replies in the same answer.
+                reply = self.engine.replaced(replaced.request.message)
+            if reply is not None:
+                known = message if isinstance(message, dict) else {}
+                response.replies.append(self.engine.extend(known, reply, arrived_ms, wall_ms()))
+        return response
+
+    async def _process(
+        self, given: object, claim: CallerClaim, response: BayeuxResponse, origin: Origin, *, is_alone: bool
+    ) -> Reply | None:
+        """The reply to one message, if it is not in the response already."""
+        channel, message = self.engine.channel_of(given)
+        if channel == channels.HANDSHAKE:
+            return await self._handshake(message, claim)
+        client_id = message.get("clientId")
+        user = user_of(client_id) if isinstance(client_id, str) else None
+        if user is None or not isinstance(client_id, str):
+            raise self.engine.unknown(message)
+        if channel == channels.CONNECT:
+            await self._connect(self._request(message, client_id, origin, is_alone=is_alone), claim, response)
+            return None
+        await self.sessions.claims.check(message, client_id, claim)
+        response.spoke[client_id] = None
+        try:
+            return await self._of_session(channel, message, client_id, user)
+        except HasEnded as over:
+            self.sessions.has_ended(client_id, over)
+            raise self.engine.unknown(message) from None
+
+    async def _connect(self, request: ConnectRequest, claim: CallerClaim, response: BayeuxResponse) -> None:
+        try:
+            outcome = await self.sessions.connect(request, claim)
+        except HasLeft:
+            if not request.origin.is_streaming:
+                # What comes on one WebSocket is answered in order.
+                await asyncio.sleep(self.parting_s)
+            raise self.engine.unknown(request.message) from None
+        response.connected = request.client_id
+        if isinstance(outcome, Suspended):
+            response.suspended = outcome
+        else:
+            response.events += outcome.events
+            response.replies.append(outcome.reply)
+
+    async def _handshake(self, message: Message, claim: CallerClaim) -> Reply:
+        # First what costs nothing: to prove a caller takes a look into the store, or much computing. A request that
+        # shows nothing is refused without either, and takes nothing of the rates of others.
+        if not self.is_reachable:
+            raise self.engine.busy(message, errors.UNAVAILABLE, come_back_ms())
+        registry, address = self.sessions.registry, claim.shown.address
+        try:
+            if claim.shows_credentials:
+                registry.check_handshake(address)
+            caller = await claim.caller()
+            refusal = errors.SESSION_OVER if caller.is_session_over else errors.UNAUTHORIZED
+            beginning = self.engine.handshake(message, caller.user, refusal)
+            client_id = new_client_id(UserId(caller.user or ""), bearer=caller.bearer)
+            registry.begin(client_id, address)
+            try:
+                await self.sessions.create(client_id, beginning, claim.shown.login)
+            except BaseException:
+                registry.connected(client_id)
+                raise
+        except Crowded as crowded:
+            self.sessions.metrics.limited(crowded.limit)
+            raise self.engine.busy(message, crowded.error, come_back_ms()) from None
+        except TooManySessions:
+            self.sessions.metrics.limited(Limit.SESSIONS_OF_USER)
+            error = errors.too_many_sessions(self.limits.max_sessions_per_user)
+            raise self.engine.busy(message, error, come_back_ms()) from None
+        self.sessions.metrics.all.cometd_handshakes.inc()
+        return self.engine.begun(message, client_id, beginning)
+
+    async def _of_session(self, channel: str, message: Message, client_id: str, user: UserId) -> Reply:
+        """The reply to a message of the session's own user that is no connect.
+
+        Raises Fault, HasEnded, StoreUnavailable.
+        """
+        sessions = self.sessions
+        credential = sessions.claims.credential(client_id)
+        lifetime_ms = self.limits.interval_ms + self.limits.max_interval_ms
+        if credential == NOBODYS:
+            home = await sessions.store.remove(client_id)
+            raise HasEnded(Ending.LOGIN_ENDED, home) if home is not None else self.engine.unknown(message)
+        match channel:
+            case channels.SUBSCRIBE:
+                await self._subscribe(message, client_id, user)
+            case channels.UNSUBSCRIBE:
+                names = self.engine.unsubscribe(message, client_id)
+                changed = await sessions.store.unsubscribe(
+                    client_id, names, lifetime_ms=lifetime_ms, credential=credential
+                )
+                if changed is None:
+                    raise self.engine.unknown(message)
+                await sessions.changed(client_id, changed, removed=names)
+            case channels.DISCONNECT:
+                # It ends in any case.
+                home = await sessions.store.remove(client_id, left=True)
+                if home is None:
+                    raise self.engine.unknown(message)
+                sessions.disconnected(client_id, home)
+            case _:
+                reply = self.engine.publish(channel, message, user)
+                if not await sessions.store.touch(client_id, lifetime_ms=lifetime_ms, credential=credential):
+                    raise self.engine.unknown(message)
+                return reply
+        return self.engine.done(message, client_id)
+
+    async def _subscribe(self, message: Message, client_id: str, user: UserId) -> None:
+        wish = self.engine.subscribe(message, client_id, user)
+        sessions, limits = self.sessions, self.limits
+        watched_since_ms = await sessions.watches.begin(user, wish.channels)
+        try:
+            check_watched(wish.channels, watched_since_ms)
+            changed = await sessions.store.subscribe(
+                client_id,
+                wish.channels,
+                lifetime_ms=limits.interval_ms + limits.max_interval_ms,
+                most=limits.max_subscriptions,
+                replays=wish.replays,
+                credential=sessions.claims.credential(client_id),
+            )
+        except TooManySubscriptions:
+            sessions.metrics.limited(Limit.SUBSCRIPTIONS)
+            error = errors.too_many_subscriptions(limits.max_subscriptions)
+            raise self.engine.not_subscribed(message, client_id, error) from None
+        except NotKept as lost:
+            raise self.engine.not_subscribed(message, client_id, invalid_replay(lost.position)) from None
+        if changed is None:
+            raise self.engine.unknown(message)
+        past = {name: since for name, since in wish.channels.items() if since is not None}
+        await sessions.changed(client_id, changed, past=past, replays=wish.replays)
+
+    # -- other nodes ---------------------------------------------------------------------------------------------------
+
+    async def heed(self, notice: SessionNotice) -> None:
+        """Another node changed a session that is at home here, or asks for it. Raises StoreUnavailable."""
+        sessions = self.sessions
+        match notice.kind:
+            case NoticeKind.CHANGED:
+                async with sessions.turn(notice.client_id):
+                    await sessions.look_again(notice.client_id)
+            case NoticeKind.ENDED:
+                sessions.end(notice.client_id)
+            case NoticeKind.CLOSED:
+                await sessions.close(notice.user, notice.digest)
+            case NoticeKind.FLUSH:
+                await sessions.flush(notice)
+            case NoticeKind.LOGIN_ENDED:
+                sessions.login_ended(notice.user, notice.digest)
+
+    def drain(self) -> None:
+        """Spread the answers to suspended connects over the time to drain."""
+        self.sessions.replies.drain()

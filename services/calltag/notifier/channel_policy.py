@@ -1,0 +1,145 @@
+"""Which channels users may subscribe to, and whose calls they are about; watches of others' calls stay registered."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache, reduce
+from operator import or_
+from typing import Final, Protocol
+
+from calltag.core.bayeux.channels import is_service
+from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.domain.ids import UserId
+from calltag.core.identity.model import Directory
+from calltag.core.store.sessions import NotKept
+from calltag.core.store.user_streams import PER_MS
+from calltag.core.store.watches import Watched
+
+ALL_CALLS_CHANNEL: Final = "/v2/calls"
+_CHANNELS: Final = ("/v2/me/calls", "/v2/me/devices", "/notifications/services")
+_PATTERNS: Final = ("/v2/me/*", "/v2/me/**", "/notifications/*", "/notifications/**")
+_OF_ALL: Final = (ALL_CALLS_CHANNEL, "/v2/*", "/v2/**", "/v2/users/**")
+_OF_USER: Final = re.compile(r"/v2/users/([^/*]+)/(?:calls|\*|\*\*)")
+_NOTHING: Final = Watched()
+_CACHED_CHANNELS: Final = 4_096
+_CACHED_WATCHES: Final = 10_000
+
+
+def calls_channel_of(user: UserId) -> str:
+    """Return the channel of the user's calls, for those who oversee the user."""
+    return f"/v2/users/{user}/calls"
+
+
+@lru_cache(_CACHED_CHANNELS)
+def watched_on(channel: str) -> Watched:
+    """Return whose calls a subscription to the channel, or pattern, is about, beside the subscriber's own."""
+    if channel in _OF_ALL:
+        return Watched(all=True)
+    of_user = _OF_USER.fullmatch(channel)
+    return Watched(frozenset({UserId(of_user[1])})) if of_user else _NOTHING
+
+
+def watched_on_all(channels: Iterable[str]) -> Watched:
+    """Return the same for several channels."""
+    return reduce(or_, map(watched_on, channels), _NOTHING)
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelPolicy:
+    """Permissions by the directory."""
+
+    directory: Directory
+
+    def may_subscribe(self, user: str, channel: str) -> bool:
+        """Whether the user may subscribe to the channel or pattern; on "me" channels all see what is theirs.
+
+        A user who is not in the directory may subscribe to nothing.
+        """
+        who = self.directory.users.get(UserId(user))
+        if who is None:
+            return False
+        watched = watched_on(channel)
+        if watched.all:
+            return who.is_administrator
+        if watched.users:
+            return all(self.directory.oversees(UserId(user), other) for other in watched.users)
+        return channel in _CHANNELS or channel in _PATTERNS
+
+    def may_publish(self, _user: str, channel: str) -> bool:
+        """Whether the user may publish on the channel: on service channels, where messages go to no client."""
+        return is_service(channel)
+
+
+class Watches(Protocol):
+    """Where watches are registered. May raise StoreUnavailable."""
+
+    lease_ms: int
+
+    async def begin(self, watcher: UserId, watched: Watched) -> int:
+        """The watcher gets what concerns these calls from now on, for the time of the lease.
+
+        Returns since when that has been so for all of them, in milliseconds of the store's clock.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Watch:
+    """What was registered when, by the clock here, and since when it is watched, by the store's."""
+
+    at_ms: int = 0
+    watched: Watched = _NOTHING
+    since_ms: int = 0
+
+
+@dataclass(slots=True)
+class WatchRenewal:
+    """Renews watches when an eighth of their lease has passed: connects come far more often."""
+
+    watches: Watches
+    clock_ms: Callable[[], int]
+    _begun: OrderedDict[str, _Watch] = field(default_factory=OrderedDict)
+
+    async def begin(self, user: str, channels: Iterable[str]) -> int:
+        """Register what a subscription to the channels watches. Raises StoreUnavailable.
+
+        Returns since when the user's stream has all that is watched, in milliseconds of the store's clock; 0 where
+        nothing is watched.
+        """
+        watched = watched_on_all(channels)
+        if not watched:
+            return 0
+        if not self._is_fresh(user, watched):
+            await self._begin(user, watched)
+        return self._begun[user].since_ms
+
+    def is_due(self, user: str, channels: Iterable[str]) -> bool:
+        """Whether `begin` has something to renew for a session with these subscriptions."""
+        watched = watched_on_all(channels)
+        return bool(watched) and not self._is_fresh(user, watched)
+
+    def _is_fresh(self, user: str, watched: Watched) -> bool:
+        begun = self._begun.get(user, _Watch())
+        is_known = (begun.watched | watched) == begun.watched
+        return is_known and self.clock_ms() - begun.at_ms < self.watches.lease_ms // 8
+
+    async def _begin(self, user: str, watched: Watched) -> None:
+        now_ms = self.clock_ms()
+        known = self._begun.get(user, _Watch()).watched
+        wanted = known | watched if self._is_fresh(user, known) else watched
+        since_ms = await self.watches.begin(UserId(user), wanted)
+        self._begun[user] = _Watch(now_ms, wanted, since_ms)
+        self._begun.move_to_end(user)
+        if len(self._begun) > _CACHED_WATCHES:
+            self._begun.popitem(last=False)
+
+
+def check_watched(channels: Mapping[str, Position | None], since_ms: int) -> None:
+    """Check that the user's stream has what is wanted: nothing from a time when it was not watched. Raises NotKept.
+
+    To want all there is (-2), or what is new, is no such wish.
+    """
+    for channel, wanted in channels.items():
+        if wanted is not None and wanted > BEGINNING and watched_on(channel) and wanted // PER_MS < since_ms:
+            raise NotKept(wanted)

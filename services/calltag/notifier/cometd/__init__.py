@@ -1,1 +1,0 @@
-"""CometD's transports around the Bayeux engine."""

@@ -1,0 +1,128 @@
+"""Replies to connects, and the events that go with them."""
+
+import random
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from calltag.core.bayeux.answer_budget import AnswerBudget
+from calltag.core.bayeux.codec import Message, Reply, encode_reply
+from calltag.core.bayeux.endings import Ending
+from calltag.core.bayeux.engine import Engine
+from calltag.notifier.metrics import NotifierMetrics, wall_ms
+from calltag.notifier.session_registry import ConnectRequest, Resident, SessionRegistry, Suspended
+
+
+class Answer(NamedTuple):
+    """Events, and the reply to the connect that they go with."""
+
+    events: list[bytes]
+    reply: Reply
+    resident: Resident | None = None
+
+
+@dataclass(slots=True)
+class ConnectReplies:
+    """Takes what waits in sessions and writes the replies."""
+
+    engine: Engine
+    registry: SessionRegistry
+    metrics: NotifierMetrics
+    drained_at_ms: int | None = None
+    """When the node's time to drain is over, while it drains."""
+
+    @property
+    def is_draining(self) -> bool:
+        return self.drained_at_ms is not None
+
+    def drain(self) -> None:
+        """Spread the answers to suspended connects over the time to drain: their clients come to other nodes at once,
+        and are not to come all together."""
+        now_ms = self.registry.clock_ms()
+        spread_ms = self.engine.limits.drain_spread_ms
+        self.drained_at_ms = now_ms + spread_ms
+        for resident in self.registry.residents.values():
+            if resident.suspended is not None and not resident.session.is_streaming:
+                leaves_at_ms = now_ms + random.randint(0, spread_ms)  # noqa: S311 - spreads load
+                resident.suspended.deadline_ms = min(resident.suspended.deadline_ms, leaves_at_ms)
+                self.registry.note(resident)
+
+    def deadline_ms(self, deadline_ms: int) -> int:
+        """When a connect is to be answered whose own time is over then."""
+        return deadline_ms if self.drained_at_ms is None else min(deadline_ms, self.drained_at_ms)
+
+    def budget(self) -> AnswerBudget:
+        """What one answer may carry."""
+        return AnswerBudget(self.engine.limits.max_answer_bytes)
+
+    def take(self, resident: Resident, budget: AnswerBudget, now_ms: int) -> list[bytes]:
+        """What waits in the session, as far as the budget admits it."""
+        session = resident.session
+        queued = session.queue.copy()
+        events = session.take(budget)
+        if queued:
+            self.metrics.taken(session, queued[: len(queued) - len(session.queue)] if session.queue else queued)
+        session.note_sent()
+        if events:
+            resident.told_at_ms = now_ms
+        self.registry.mark(resident)
+        return events
+
+    def answer(self, resident: Resident, kept: Message, arrived_ms: int, budget: AnswerBudget, now_ms: int) -> Answer:
+        """The answer to a connect."""
+        session = resident.session
+        if session.ending is not None:
+            return self.ended(resident, kept, arrived_ms)
+        events = self.take(resident, budget, now_ms)
+        session.note_answer()
+        reply = self.engine.answered(session, kept)
+        self.expire_after(resident, now_ms)
+        return Answer(events, self._extended(kept, reply, arrived_ms), resident)
+
+    def _extended(self, message: Message, reply: Reply, arrived_ms: int) -> Reply:
+        return self.engine.extend(message, reply, arrived_ms, wall_ms()) if self.engine.extends else reply
+
+    def empty(self, resident: Resident, message: Message, arrived_ms: int) -> Answer:
+        """The answer that brings nothing: the client is to connect again."""
+        resident.session.note_answer()
+        reply = self.engine.answered(resident.session, message)
+        self.expire_after(resident, self.registry.clock_ms())
+        return Answer([], self._extended(message, reply, arrived_ms), resident)
+
+    def expire_after(self, resident: Resident, now_ms: int) -> None:
+        """The session ends if no connect comes within its interval, and some more."""
+        after_ms = resident.interval_ms + self.engine.limits.max_interval_ms
+        self.registry.expire_at(resident, now_ms + after_ms)
+
+    def without_events(self, connect: Suspended | ConnectRequest, *, has_failed: bool = False) -> Reply:
+        """The reply to a connect that another one replaced, or whose client closed its sending side: connect again.
+
+        A connect that `has_failed` makes a client that does not acknowledge say that it may lack what was sent last.
+        """
+        message = connect.message
+        if has_failed and not connect.acknowledges:
+            reply = self.engine.replaced(message)
+        else:
+            reply = self.engine.connected(message, connect.client_id)
+        return self.engine.extend(message, reply, connect.arrived_ms, wall_ms())
+
+    def ended(self, resident: Resident, kept: Message, arrived_ms: int) -> Answer:
+        """The answer to a connect whose session has ended since it came."""
+        if resident.session.ending in (Ending.LOGIN_ENDED, Ending.EXPIRED):
+            reply = self.engine.unknown(kept).reply
+        else:
+            reply = self.engine.ended(kept, resident.client_id)
+        reply = self.engine.extend(kept, reply, arrived_ms, wall_ms())
+        return Answer(self.farewell(resident), reply, resident)
+
+    def too_late(self, message: Message, client_id: str, ending: Ending, arrived_ms: int) -> Answer:
+        """The answer to a connect that came too late. Raises Fault."""
+        if ending is Ending.LOGIN_ENDED:
+            raise self.engine.unknown(message)
+        reply = self.engine.ended(message, client_id)
+        events = [encode_reply(self.engine.disconnected())]
+        return Answer(events, self.engine.extend(message, reply, arrived_ms, wall_ms()))
+
+    def farewell(self, resident: Resident) -> list[bytes]:
+        """What the client is told, once, of the end that the server made of its session."""
+        farewell, resident.farewell = resident.farewell, b""
+        return [farewell] if farewell else []

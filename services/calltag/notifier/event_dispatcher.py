@@ -1,0 +1,272 @@
+"""Events on their way to sessions: as they come over the bus, or read from the users' streams."""
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from calltag.core.bayeux.codec import encode
+from calltag.core.bayeux.events import Event, Published
+from calltag.core.bayeux.feed import Feed, Gap
+from calltag.core.bayeux.limits import BayeuxLimits, Limit
+from calltag.core.bayeux.session import Queued, Session
+from calltag.core.domain.ids import UserId
+from calltag.core.http.websocket import text_frame
+from calltag.core.runtime.backoff import backoff_s
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.user_streams import Entry, UserStreams
+from calltag.core.telemetry.conditions import Condition
+from calltag.notifier.metrics import NotifierMetrics, wall_ms
+from calltag.notifier.node_presence import Background, NodeLease
+from calltag.notifier.session_registry import NEVER, Resident, SessionRegistry
+
+_WAITS: Final = Condition("feed_waits_for_store", level="info")
+_FEW: Final = 8
+"""For so many sessions of a user, what is written in one turn of the loop is better written together."""
+Translate = Callable[[UserId, Entry], Published]
+
+
+class _Batch:
+    """Entries that follow one another, as sessions get them: those that want the same get the same bytes."""
+
+    def __init__(self, entries: Sequence[Published], most_bytes: int) -> None:
+        self.entries = entries
+        self.previous, self.first, self.last = entries[0].previous, entries[0].position, entries[-1].position
+        self._most_bytes = most_bytes
+        self._queued: dict[bool, tuple[list[Queued], int]] = {}
+        self._frames: dict[bool, bytes] = {}
+        channels = {event.channel for published in entries for event in published.events}
+        self._channel = channels.pop() if len(channels) == 1 else ""
+
+    def _is_usual(self, session: Session) -> bool:
+        """Whether the session wants all messages, as most do."""
+        since = session.subscriptions.get(self._channel)
+        return since is not None and since < self.first
+
+    def queued_of(self, session: Session) -> tuple[list[Queued], int]:
+        """The messages for a session, and their size."""
+        if not self._is_usual(session):
+            return self._make_queued(session)
+        made = self._queued.get(session.is_numbered)
+        if made is None:
+            made = self._queued[session.is_numbered] = self._make_queued(session)
+        return made
+
+    def _make_queued(self, session: Session) -> tuple[list[Queued], int]:
+        queued = [each for published in self.entries for each in session.queued(published)]
+        return queued, sum(len(each.body) for each in queued)
+
+    def frame_of(self, session: Session) -> bytes:
+        """The frame for a session; none if it wants nothing, or the frame would be too large."""
+        if not self._is_usual(session):
+            return self._make_frame(session)
+        made = self._frames.get(session.is_numbered)
+        if made is None:
+            made = self._frames[session.is_numbered] = self._make_frame(session)
+        return made
+
+    def _make_frame(self, session: Session) -> bytes:
+        queued, _ = self.queued_of(session)
+        frame = text_frame(encode([each.body for each in queued], ())) if queued else b""
+        return frame if len(queued) == 1 or len(frame) <= self._most_bytes else b""
+
+
+@dataclass(slots=True)
+class EventDispatcher:
+    """`translate` makes of a stream's entry what the user is told, `due` is called for sessions with something to
+    send."""
+
+    registry: SessionRegistry
+    streams: UserStreams
+    translate: Translate
+    limits: BayeuxLimits
+    metrics: NotifierMetrics
+    background: Background
+    lease: NodeLease
+    due: Callable[[Resident], None] = lambda _: None
+    clock_ms: Callable[[], int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.clock_ms = self.registry.clock_ms
+
+    def publish(self, user: UserId, *entries: Published) -> None:
+        """Events for a user came in together; a gap before one is filled from the stream."""
+        feed = self.registry.feeds.get(user)
+        if feed is None or not entries:
+            return
+        news: dict[Session, None] = {}
+        if feed.follow(entries):
+            told, left = self._give(feed, entries)
+            news |= dict.fromkeys(told)
+            for published in entries:
+                more = feed.advance(published, left, self.limits)
+                self._count(published.events, len(told) + len(more))
+                self._count_overflows(left)
+                news |= dict.fromkeys(more)
+            self._notify(news)
+            return
+        try:
+            for published in entries:
+                news |= self._counted(published, feed.accept(published, self.limits))
+                self._count_overflows(feed.sessions.values())
+        except Gap:
+            self.metrics.all.cometd_gaps.inc()
+            self._repair(feed)
+        self._notify(news)
+
+    def _give(self, feed: Feed, entries: Sequence[Published]) -> tuple[list[Session], list[Session]]:
+        """Give sessions the feed's next entries, all at once: push them to a WebSocket for which nothing waits, in one
+        frame for all.
+
+        Returns the sessions that have news, and those that are to look at each entry.
+        """
+        batch, many, now_ms = _Batch(entries, self.limits.max_frame_bytes), len(feed.sessions) > _FEW, self.clock_ms()
+        period = self.lease.period if self.lease.is_valid else NEVER - 1
+        residents, limits, pushed = self.registry.residents, self.limits, 0
+        told, left = list[Session](), list[Session]()
+        for session in feed.sessions.values():
+            if session.pushes:
+                resident = residents[session.client_id]
+                outlet = resident.outlet if resident.verified_in == period else None
+                if outlet is not None and session.goes_past(batch.previous, batch.first):
+                    frame = batch.frame_of(session)
+                    if frame and outlet.push(frame, one_of_many=many):
+                        session.went_out(batch.last)
+                        resident.told_at_ms = now_ms
+                        self.registry.mark(resident)
+                        pushed += 1
+                        continue
+            if not session.can_follow(batch.previous, batch.first):
+                left.append(session)
+                continue
+            queued, size = batch.queued_of(session)
+            if not session.follow(queued, size, batch.last, limits):
+                left.append(session)
+            elif queued:
+                told.append(session)
+        if pushed:
+            self._count_pushed(entries, pushed)
+        return told, left
+
+    def _count_pushed(self, entries: Sequence[Published], pushed: int) -> None:
+        now_ms = wall_ms()
+        for published in entries:
+            for event in published.events:
+                self.metrics.delivered(event.channel, pushed)
+            if published.accepted_at_ms and published.events:
+                self.metrics.handed_over(published.accepted_at_ms, now_ms, pushed * len(published.events))
+
+    def _count_overflows(self, sessions: Iterable[Session]) -> None:
+        for session in sessions:
+            overflow = session.take_overflow()
+            if overflow:
+                self.metrics.limited(Limit(overflow))
+
+    def publish_services(self, event: Event, *, active: bool) -> None:
+        """Give the state of the services, which is in no stream, to the subscribed sessions that were told another
+        one."""
+        told = []
+        for resident in self.registry.residents.values():
+            if resident.session.offer_services(event, self.limits, active=active):
+                self.registry.mark(resident)
+                told.append(resident.session)
+        self._count([event], len(told))
+        self._notify(told)
+
+    def _counted(self, published: Published, sessions: Sequence[Session]) -> dict[Session, None]:
+        """Sessions have news of one entry; they are notified when all entries at hand were given to them."""
+        self._count(published.events, len(sessions))
+        return dict.fromkeys(sessions)
+
+    def _notify(self, sessions: Iterable[Session]) -> None:
+        for session in sessions:
+            self.due(self.registry.residents[session.client_id])
+
+    def _count(self, events: Sequence[Event], sessions: int) -> None:
+        for event in events if sessions else ():
+            self.metrics.delivered(event.channel, sessions)
+
+    # -- sessions that read on from where they are ---------------------------------------------------------------
+
+    def take_in(self, session: Session, entries: Sequence[Entry], *, has_more: bool) -> None:
+        """Give a session what was read for it; the user's other sessions get what is new here."""
+        feed = self.registry.feeds[session.user]
+        session.begin_reading()
+        news: dict[Session, None] = {}
+        for entry in entries:
+            latest = feed.latest
+            if latest is not None and (latest.position, latest.previous) == (entry.position, entry.previous):
+                published = latest
+            else:
+                published = self.translate(UserId(session.user), entry)
+            session.offer(published, self.limits)
+            if published.previous <= feed.head:
+                news |= self._counted(published, feed.accept_next(published, self.limits))
+        self._notify(news)
+        if has_more or session.position < feed.head:
+            session.fall_behind()
+
+    async def catch_up(self, resident: Resident) -> None:
+        """Read on until there is something to send, or nothing more to read. Raises StoreUnavailable."""
+        session = resident.session
+        while self.registry.has(resident) and session.needs_reading and not (session.queue or session.past):
+            if not session.is_past_read:
+                await self._read_past(session)
+                continue
+            began, head = session.position, self.registry.feeds[session.user].head
+            page = await self.streams.read(UserId(session.user), began, self.limits.max_queued_events)
+            if not self.registry.has(resident) or session.position != began or not session.is_behind:
+                continue
+            if not page.entries:
+                # What the feed has seen since may have been added after this was read.
+                session.skip(head)
+            self.take_in(session, page.entries, has_more=page.has_more)
+
+    async def _read_past(self, session: Session) -> None:
+        after, until = session.past_read, session.position
+        page = await self.streams.read(UserId(session.user), after, self.limits.max_queued_events)
+        if session.is_past_read or session.past_read != after:
+            return
+        entries = [self.translate(UserId(session.user), each) for each in page.entries if each.position <= until]
+        through = page.entries[-1].position if page.has_more and page.entries else until
+        session.fill(entries, through, self.limits)
+
+    # -- feeds that missed something -----------------------------------------------------------------------------
+
+    def look_at_all(self) -> None:
+        """Events may have been missed: look at every stream."""
+        for feed in list(self.registry.feeds.values()):
+            self._repair(feed)
+
+    def look_at(self, user: UserId) -> None:
+        """Events of this user may have been missed."""
+        feed = self.registry.feeds.get(user)
+        if feed is not None:
+            self._repair(feed)
+
+    def _repair(self, feed: Feed) -> None:
+        feed.look_again = True
+        if not feed.repairing:
+            feed.repairing = True
+            self.background.begin(self._read_on(feed))
+
+    async def _read_on(self, feed: Feed) -> None:
+        delays = backoff_s(0.1, 2.0)
+        try:
+            while feed.look_again and self.registry.feeds.get(feed.user) is feed:
+                feed.look_again = False
+                try:
+                    page = await self.streams.read(UserId(feed.user), feed.head, self.limits.max_queued_events)
+                except StoreUnavailable as error:
+                    _WAITS.fails(error)
+                    feed.look_again = True
+                    await asyncio.sleep(next(delays))
+                    continue
+                news: dict[Session, None] = {}
+                for entry in page.entries:
+                    published = self.translate(UserId(feed.user), entry)
+                    news |= self._counted(published, feed.accept_next(published, self.limits))
+                self._notify(news)
+                feed.look_again = feed.look_again or page.has_more
+        finally:
+            feed.repairing = False

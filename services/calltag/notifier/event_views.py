@@ -1,0 +1,165 @@
+"""From an event to the CometD messages that one user gets.
+
+A change of a call is told on the user's own channel, as it is seen from the user's legs; to those who oversee parties
+of the call on a channel for each of these, as it is seen from their legs; and to administrators on the channel of all.
+
+Source of the shape of messages about calls: Web Services API, sample of AttachUserData (CometD notification).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+
+import structlog
+
+from calltag.core.bayeux.events import Event as Told
+from calltag.core.bayeux.events import Published
+from calltag.core.bayeux.position import Position
+from calltag.core.domain.call import Leg
+from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
+from calltag.core.domain.ids import UserId
+from calltag.core.domain.json_value import JsonValue
+from calltag.core.domain.view import call_resource
+from calltag.core.identity.model import Directory
+from calltag.core.store.user_streams import Entry
+from calltag.core.wire.messages import EVENT, WireError
+from calltag.notifier.channel_policy import ALL_CALLS_CHANNEL, calls_channel_of
+
+log = structlog.get_logger()
+CALLS_CHANNEL: Final = "/v2/me/calls"
+DEVICES_CHANNEL: Final = "/v2/me/devices"
+SERVICES_CHANNEL: Final = "/notifications/services"
+_TIMES: Final = 1_024
+
+
+@dataclass(frozen=True, slots=True)
+class EventViews:
+    """Each event in the view of each recipient.
+
+    `base_url` begins the addresses in it, `directory` says who oversees whom.
+    """
+
+    base_url: str
+    directory: Directory
+
+    def published(self, user: UserId, event: Event, position: Position, previous: Position) -> Published:
+        """The event at its place in the user's stream, as the user sees it from each leg on which the user is.
+
+        Nothing if the user has no part in it, or is not in the directory (any more), or if there is something in it
+        that no message can say.
+        """
+        if user not in self.directory.users:
+            return Published(position, previous)
+        try:
+            told = self._told(user, event, position)
+            for each in told:
+                each.plain()
+        except (ValueError, TypeError, OverflowError) as error:
+            log.error("event_untellable", user=user, reason=type(error).__name__)
+            return Published(position, previous)
+        return Published(position, previous, told, event.accepted_at_ms)
+
+    def entry(self, user: UserId, entry: Entry) -> Published:
+        """The same for an entry of the user's stream. What this version cannot read tells nothing."""
+        try:
+            event = EVENT.decode(entry.event)
+        except WireError as error:
+            log.error("event_unreadable", user=user, reason=str(error))
+            return Published(entry.position, entry.previous)
+        return self.published(user, event, entry.position, entry.previous)
+
+    def _told(self, user: UserId, event: Event, position: Position) -> tuple[Told, ...]:
+        match event:
+            case CallChanged():
+                return tuple(self._of_call(user, event, position))
+            case DevicesChanged():
+                ext = _ext(event, event.version, position)
+                return (Told(DEVICES_CHANNEL, _devices(event, self.base_url), ext, _iso_time(event.accepted_at_ms)),)
+            case OperationRefused():
+                ext = _ext(event, None, position)
+                return (Told(CALLS_CHANNEL, _refusal(event), ext, _iso_time(event.accepted_at_ms)),)
+
+    def _of_call(self, user: UserId, event: CallChanged, position: Position) -> Iterator[Told]:
+        ext, created = _ext(event, event.call.version, position), _iso_time(event.accepted_at_ms)
+        who = self.directory.users.get(user)
+        sees_all = who is not None and who.is_administrator
+        for party in event.recipients:
+            channels = [CALLS_CHANNEL] if party == user else []
+            if self.directory.oversees(user, party):
+                channels.append(calls_channel_of(party))
+            if sees_all:
+                channels.append(ALL_CALLS_CHANNEL)
+            for leg in event.call.legs_of(party) if channels else ():
+                data = _call_data(leg, event, self.base_url)
+                yield from (Told(channel, data, ext, created) for channel in channels)
+        if sees_all and not event.recipients and event.call.legs:
+            yield Told(ALL_CALLS_CHANNEL, _call_data(event.call.legs[0], event, self.base_url), ext, created)
+
+
+def _call_data(leg: Leg, event: CallChanged, base_url: str) -> dict[str, JsonValue]:
+    return {
+        "notificationType": event.notification.value,
+        "call": call_resource(event.call, leg, event.accepted_at_ms, base_url),
+        "phoneNumber": leg.number,
+        "messageType": "CallStateChangeMessage",
+    }
+
+
+def _devices(event: DevicesChanged, base_url: str) -> dict[str, JsonValue]:
+    return {
+        "notificationType": "StatusChange",
+        "devices": [
+            {
+                "id": device.id,
+                "deviceState": "Active",
+                "userState": {"state": device.state.value},
+                "phoneNumber": device.number,
+                "uri": f"{base_url}/api/v2/devices/{device.id}",
+                "path": f"/devices/{device.id}",
+            }
+            for device in event.devices
+        ],
+        "messageType": "DeviceStateChangeMessage",
+    }
+
+
+def _refusal(event: OperationRefused) -> dict[str, JsonValue]:
+    return {
+        "notificationType": "OperationRefused",
+        "operationName": event.operation_name,
+        "operationId": event.id,
+        "callId": event.call_id,
+        "statusCode": int(event.code),
+        "statusMessage": event.text,
+        "messageType": "ErrorMessage",
+    }
+
+
+def _ext(event: Event, version: int | None, position: Position) -> dict[str, JsonValue]:
+    """What clients that know calltag find beside the message.
+
+    `version` rises by one with each change of the call, `replayId` with each event of the user.
+    """
+    known: dict[str, JsonValue] = {} if version is None else {"version": version}
+    if isinstance(event, CallChanged) and event.reason is not None:
+        known["reason"] = event.reason
+    accepted_at = _iso_time(event.accepted_at_ms)
+    return {"calltag": {"eventId": event.id, **known, "acceptedAt": accepted_at, "replayId": position}}
+
+
+@lru_cache(maxsize=_TIMES)
+def _iso_time(unix_ms: int) -> str:
+    """As in `2026-01-31T12:00:00.000Z`; each user whom an event concerns is told the same."""
+    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def services_event(*, available: bool) -> Told:
+    """The state of the services behind, for `/notifications/services`."""
+    state = "Active" if available else "Inactive"
+    data: dict[str, JsonValue] = {
+        "messageType": "ServiceStateChangeMessage",
+        "services": [{"serviceName": "voice", "state": state}],
+    }
+    return Told(SERVICES_CHANNEL, data)

@@ -1,0 +1,138 @@
+"""From the node's inbox to the sessions."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from calltag.core.bayeux.events import Published
+from calltag.core.bayeux.position import Position
+from calltag.core.bus.ports import Bus, BusError, NodeId
+from calltag.core.domain.events import Event
+from calltag.core.domain.ids import UserId
+from calltag.core.runtime.backoff import backoff_s
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.telemetry.conditions import Condition
+from calltag.core.telemetry.metrics import Metrics
+from calltag.core.wire.messages import NODE, NodeMessage, NoticeKind, SessionNotice, StreamPlace, WireError
+from calltag.notifier.bayeux_server import BayeuxServer
+from calltag.notifier.event_views import EventViews, services_event
+
+log = structlog.get_logger()
+_NOT_SENT: Final = Condition("notice_not_sent", level="info")
+_NOT_HEEDED: Final = Condition("notice_not_heeded", level="info")
+_INTERRUPTED: Final = Condition("inbox_interrupted", over="inbox_received_again")
+_WATCH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodePost:
+    """Implements Post on the bus."""
+
+    bus: Bus
+
+    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
+        message = NodeMessage(notices=(notice,))
+        try:
+            return await self.bus.send(node, NODE.encode(message), f"{notice.kind}-{notice.cycle}")
+        except BusError as error:
+            _NOT_SENT.fails(error, node=node)
+            return False
+
+
+@dataclass(slots=True)
+class NotifierInbox:
+    """Gives what comes to this node to the sessions here, each event in the view of each recipient.
+
+    Notices are handled beside the receive loop, those of one session in order: a slow one holds up no other.
+    """
+
+    server: BayeuxServer
+    views: EventViews
+    metrics: Metrics
+    _notices: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    async def run(self, bus: Bus, node: NodeId) -> None:
+        """Receive for as long as the task runs."""
+        delays = backoff_s(0.05, 2.0)
+        sessions = self.server.sessions
+        while True:
+            try:
+                async with bus.inbox(node) as inbox:
+                    self.server.is_reachable = True
+                    await sessions.lease.receives()
+                    _INTERRUPTED.holds()
+                    # While the inbox was away, events went into the streams alone.
+                    sessions.registrations.renew()
+                    sessions.dispatcher.look_at_all()
+                    while True:
+                        self.handle(await inbox.receive())
+                        delays = backoff_s(0.05, 2.0)
+            except BusError as error:
+                _INTERRUPTED.fails(error)
+            sessions.lease.receives_not()
+            await asyncio.sleep(next(delays))
+
+    def handle(self, body: bytes) -> None:
+        """Deliver what one message of the inbox holds."""
+        try:
+            message = NODE.decode(body)
+        except WireError as error:
+            log.error("events_unreadable", reason=str(error))
+            return
+        sessions = self.server.sessions
+        self.metrics.events_received.inc(len(message.events))
+        entries: dict[UserId, list[Published]] = {}
+        for place in message.places:
+            if place.user not in sessions.registry.feeds:
+                sessions.registrations.overlook(place.user)
+            elif place.event < len(message.events):
+                entries.setdefault(place.user, []).append(self._entry(message.events[place.event], place))
+        for user in message.stale_users:
+            if user in sessions.registry.feeds:
+                sessions.dispatcher.look_at(user)
+            else:
+                sessions.registrations.overlook(user)
+        for user, of_user in entries.items():
+            sessions.dispatcher.publish(user, *of_user)
+        for notice in message.notices:
+            self._heed(notice)
+
+    def _entry(self, event: Event, place: StreamPlace) -> Published:
+        return self.views.published(place.user, event, Position(place.position), Position(place.previous))
+
+    def _heed(self, notice: SessionNotice) -> None:
+        if notice.kind is NoticeKind.FLUSHED:
+            # What waits for it is in the way of what came before.
+            self.server.sessions.claims.flushed(notice)
+            return
+        subject = notice.client_id or notice.digest
+        task = asyncio.create_task(self._heeded(notice, self._notices.get(subject)), name="cometd-notice")
+        self._notices[subject] = task
+        task.add_done_callback(lambda done: self._forget(subject, done))
+
+    def _forget(self, subject: str, task: asyncio.Task[None]) -> None:
+        if self._notices.get(subject) is task:
+            del self._notices[subject]
+
+    async def _heeded(self, notice: SessionNotice, before: "asyncio.Task[None] | None") -> None:
+        if before is not None:
+            await asyncio.wait({before})
+        try:
+            await self.server.heed(notice)
+        except StoreUnavailable as error:
+            _NOT_HEEDED.fails(error)
+        except Exception:
+            log.exception("notice_failed")
+
+
+async def publish_services(bus: Bus, server: BayeuxServer) -> None:
+    """Tell subscribers of `/notifications/services` whether the broker is available, for as long as the task runs.
+
+    Each session is compared with the present state, so one that begins during an outage is told of it as well.
+    """
+    while True:
+        active = bus.connected()
+        server.sessions.dispatcher.publish_services(services_event(available=active), active=active)
+        await asyncio.sleep(_WATCH_S)

@@ -1,0 +1,120 @@
+"""What a notifier measures and logs about its sessions."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+import prometheus_client
+import structlog
+
+from calltag.core.bayeux.endings import Ending
+from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET
+from calltag.core.bayeux.limits import Limit
+from calltag.core.bayeux.session import Queued, Session, State
+from calltag.core.domain.ids import UserId
+from calltag.core.telemetry.metrics import Metrics
+from calltag.notifier.channel_policy import calls_channel_of
+from calltag.notifier.session_registry import Resident
+
+log = structlog.get_logger()
+_OF_ANY_USER: Final = calls_channel_of(UserId("{id}"))
+_OF_USERS: Final = _OF_ANY_USER.partition("{")[0]
+_MOST_LATENCIES: Final = 4_096
+_LONGEST_MS: Final = 2**53
+"""An event that was accepted long ago, or never, must not be more than a metric can hold."""
+
+
+def wall_ms() -> int:
+    """Return Unix time in milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class NotifierMetrics:
+    """The counters of one notifier; labels are channels that calltag publishes on, codes of errors, and limits."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.all = metrics
+        self.claims = metrics.cometd_claims
+        self._deliveries: dict[str, prometheus_client.Counter] = {}
+        self._requests: dict[tuple[str, int], prometheus_client.Counter] = {}
+        self._counts: dict[prometheus_client.Counter, int] = {}
+        self._latencies: Counter[int] = Counter()
+
+    def add(self, counter: prometheus_client.Counter) -> None:
+        """Add one to a counter, to be shown by the next `flush`: the lock of a counter takes long."""
+        self._counts[counter] = self._counts.get(counter, 0) + 1
+
+    def answered(self, path: str, status: int) -> None:
+        """An HTTP request was answered."""
+        counter = self._requests.get((path, status))
+        if counter is None:
+            counter = self._requests[path, status] = self.all.http_requests.labels(path, str(status))
+        self.add(counter)
+
+    def flush(self) -> None:
+        """Show what was counted."""
+        counts, self._counts = self._counts, {}
+        for counter, times in counts.items():
+            counter.inc(times)
+        latencies, self._latencies = self._latencies, Counter()
+        for latency_ms, times in latencies.items():
+            self.all.delivery_seconds.observe_many(latency_ms / 1000, times)
+
+    def refused(self, error: object) -> None:
+        """A message was refused, with an error in the form `code:arguments:text`."""
+        self.all.cometd_refused.labels(str(error).partition(":")[0]).inc()
+
+    def limited(self, limit: Limit) -> None:
+        """Something was refused, or put off, because of a limit."""
+        self.all.cometd_limited.labels(limit.value).inc()
+
+    def delivered(self, channel: str, sessions: int) -> None:
+        """A message was put into the queues of sessions."""
+        # A label for each user would be too many.
+        kind = _OF_ANY_USER if channel.startswith(_OF_USERS) else channel
+        deliveries = self._deliveries.get(kind)
+        if deliveries is None:
+            deliveries = self._deliveries[kind] = self.all.deliveries.labels(kind)
+        deliveries.inc(sessions)
+
+    def handed_over(self, accepted_at_ms: int, now_ms: int, times: int = 1) -> None:
+        """Events went to their transports, which tell of what was accepted at a time."""
+        self._latencies[min(max(0, now_ms - accepted_at_ms), _LONGEST_MS)] += times
+        if len(self._latencies) > _MOST_LATENCIES:
+            self.flush()
+
+    def taken(self, session: Session, taken: Iterable[Queued]) -> None:
+        """Events were taken from a session's queue."""
+        now_ms, repeated, highest = wall_ms(), 0, session.highest
+        for position, _, accepted_at_ms in taken:
+            if position <= highest:
+                repeated += 1
+            elif accepted_at_ms:
+                self.handed_over(accepted_at_ms, now_ms)
+        if repeated:
+            self.all.cometd_redelivered.inc(repeated)
+
+    def ended(self, handle: str, user: str, ending: Ending) -> None:
+        """A session ended; told once in the installation, as a rule, by the node that ended it."""
+        self.all.cometd_sessions_ended.labels(str(ending)).inc()
+        log.info("cometd_session_ended", reason=str(ending), user=user, session=handle)
+
+    def observe(self, residents: Iterable[Resident]) -> None:
+        """Set the gauges, when somebody asks for them, and show what was counted."""
+        self.flush()
+        by_transport: Counter[str] = Counter()
+        suspended = behind = events = size = 0
+        for resident in residents:
+            session = resident.session
+            by_transport[session.transport] += 1
+            suspended += resident.suspended is not None
+            behind += session.state is State.BEHIND
+            events += len(session.queue) + len(session.aside)
+            size += session.queued_bytes
+        for transport in (LONG_POLLING, CALLBACK_POLLING, WEBSOCKET):
+            self.all.cometd_sessions.labels(transport).set(by_transport[transport])
+        self.all.cometd_held_connects.set(suspended)
+        self.all.cometd_sessions_behind.set(behind)
+        self.all.cometd_queued_events.set(events)
+        self.all.cometd_queued_bytes.set(size)

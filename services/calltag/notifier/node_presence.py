@@ -1,0 +1,175 @@
+"""The node's lease, the users whose events come to it, and its work that nobody waits for."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from calltag.core.domain.ids import UserId
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.sessions import SessionStore
+from calltag.core.telemetry.conditions import Condition
+from calltag.notifier.session_registry import SessionRegistry
+
+log = structlog.get_logger()
+_NOT_DONE: Final = Condition("background_work_left_out", level="info")
+_RENEWED_PER_LEASE: Final = 5
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def boot_ms() -> int:
+    """Return milliseconds of a clock that goes on while the machine is suspended."""
+    return time.clock_gettime_ns(_CLOCK) // 1_000_000
+
+
+@dataclass(slots=True)
+class Background:
+    """Work that nobody waits for: without the store it is left out, as what it says shows later all the same."""
+
+    failed: Callable[[], None] = lambda: None
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+    def begin(self, work: Coroutine[object, object, None], name: str = "notifier-background") -> asyncio.Task[None]:
+        """Do something aside."""
+        task = asyncio.create_task(self._until_done(work), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _until_done(self, work: Coroutine[object, object, None]) -> None:
+        try:
+            await work
+        except StoreUnavailable as error:
+            self.failed()
+            _NOT_DONE.fails(error)
+        except Exception:
+            self.failed()
+            log.exception("background_work_failed")
+
+    async def finish(self) -> None:
+        """Wait until nothing is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+@dataclass(slots=True)
+class NodeLease:
+    """While it is valid, this node answers the sessions at home here from its memory.
+
+    It is compared with the clock at each use: a process or machine that was stopped must not answer before its timers
+    have run. Each time that it lapsed a new period begins, in which every session has to be confirmed by the store
+    first. It is renewed while the inbox receives: other nodes have to be able to ask for a session, or to wait until
+    it lapses.
+    """
+
+    store: SessionStore
+    lease_ms: int = 3_000
+    clock_ms: Callable[[], int] = boot_ms
+    period: int = 0
+    valid_until_ms: int = 0
+    """By the clock here."""
+    _receives: bool = False
+
+    @property
+    def is_valid(self) -> bool:
+        return self.clock_ms() < self.valid_until_ms
+
+    async def renew(self) -> None:
+        """Raises StoreUnavailable."""
+        asked_at_ms = self.clock_ms()
+        await self.store.renew_lease(self.lease_ms)
+        if not self.is_valid:
+            self.period += 1
+        # By the clock here it ends a little earlier than by the store's.
+        self.valid_until_ms = asked_at_ms + self.lease_ms * 4 // 5
+
+    async def receives(self) -> None:
+        """The inbox receives."""
+        self._receives = True
+        with suppress(StoreUnavailable):
+            await self.renew()
+
+    def receives_not(self) -> None:
+        """The inbox does not receive."""
+        self._receives = False
+
+    async def keep(self) -> None:
+        """Renew it for as long as the task runs."""
+        unreachable = Condition("lease_not_renewed", over="lease_renewed", level="warning")
+        while True:
+            try:
+                if self._receives:
+                    await self.renew()
+            except StoreUnavailable as error:
+                unreachable.fails(error)
+            else:
+                unreachable.holds()
+            await asyncio.sleep(self.lease_ms / 1000 / _RENEWED_PER_LEASE)
+
+
+@dataclass(slots=True)
+class Registrations:
+    """The users whose events come to this node. Arriving registers a user in the store; the last session that goes ends
+    that. The two must not cross."""
+
+    store: SessionStore
+    registry: SessionRegistry
+    background: Background
+    _arriving: dict[str, int] = field(default_factory=dict)
+    _leaving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _put_off: set[str] = field(default_factory=set)
+    _overlooked: set[str] = field(default_factory=set)
+
+    @asynccontextmanager
+    async def arrival(self, user: str) -> AsyncIterator[None]:
+        """Inside, a session of the user arrives."""
+        while (leaving := self._leaving.get(user)) is not None:
+            # When it is over, another may have begun before this task has its turn.
+            await asyncio.wait({leaving})
+        self._arriving[user] = self._arriving.get(user, 0) + 1
+        try:
+            yield
+        finally:
+            self._arriving[user] -= 1
+            if not self._arriving[user]:
+                del self._arriving[user]
+                if user in self._put_off:
+                    # Perhaps no session came after all.
+                    self._put_off.discard(user)
+                    self.leave(user)
+                self._overlooked.discard(user)
+
+    def overlook(self, user: str) -> None:
+        """An event came for a user who has no session here (yet, or any longer): in that case it came by mistake."""
+        if user in self._arriving:
+            self._overlooked.add(user)
+        else:
+            self.leave(user)
+
+    def has_overlooked(self, user: str) -> bool:
+        """Whether an event came while the user's session arrived, and before it was here."""
+        return user in self._overlooked
+
+    def renew(self) -> None:
+        """Workers may have taken this node for gone: register its users again."""
+        users = [UserId(user) for user in self.registry.feeds]
+        if users:
+            self.background.begin(self.store.register(users))
+
+    def leave(self, user: str) -> None:
+        """The user has no session here any longer."""
+        if user not in self._leaving:
+            self._leaving[user] = self.background.begin(self._leave(user))
+
+    async def _leave(self, user: str) -> None:
+        try:
+            if user in self._arriving:
+                self._put_off.add(user)
+            elif user not in self.registry.feeds:
+                await self.store.unregister(UserId(user))
+        finally:
+            del self._leaving[user]

@@ -1,0 +1,158 @@
+"""Claims: a node makes itself the home of a session, because its former home did not answer a connect from memory.
+
+A claim reads the session, and has the former home save it and let it go. Until that has, it remains the home. Then the
+claimant takes over, unless another node was faster.
+"""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from calltag.core.bayeux.codec import Message
+from calltag.core.bayeux.endings import Ending
+from calltag.core.bayeux.engine import Engine
+from calltag.core.bus.ports import NodeId
+from calltag.core.domain.ids import UserId
+from calltag.core.store.client_ids import is_bearer, user_of
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.sessions import Caller, Found, HasEnded, NotProven, SessionRecord, SessionStore
+from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.notifier.authentication import CallerClaim
+from calltag.notifier.metrics import NotifierMetrics
+from calltag.notifier.session_registry import ConnectRequest
+
+_ASKED_AGAIN_S: Final = 1.0
+_LOOKED_S: Final = 0.1
+_PATIENCE_S: Final = 20.0
+"""How long a connect waits for a home that neither answers nor lets its lease lapse."""
+
+
+class Post(Protocol):
+    """The way to the other nodes."""
+
+    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
+        """Send a notice; False if there is no such node. If it does not arrive, what it says shows later."""
+        ...
+
+
+@dataclass(slots=True)
+class Claims:
+    """`credential_of` tells with what a user logs in now, in the form that sessions keep."""
+
+    node: NodeId
+    engine: Engine
+    store: SessionStore
+    post: Post
+    metrics: NotifierMetrics
+    credential_of: Callable[[UserId], str]
+    flush_timeout_s: float = 0.1
+    """How long the claim of a client that acknowledges waits for the former home."""
+    _flushes: dict[str, tuple[int, asyncio.Future[None]]] = field(default_factory=dict)
+    _lapses: dict[NodeId, asyncio.Task[None]] = field(default_factory=dict)
+
+    def credential(self, client_id: str) -> str:
+        """With what the session must have begun to go on; "" where each request proves its user by itself."""
+        user = user_of(client_id)
+        return self.credential_of(user) if user is not None and is_bearer(client_id) else ""
+
+    async def check(self, message: Message, client_id: str, claim: CallerClaim) -> None:
+        """Raises Fault if the caller is not the session's user."""
+        caller = await claim.caller()
+        if caller.user != user_of(client_id) and not (caller.user is None and is_bearer(client_id)):
+            raise self.engine.unknown(message)
+
+    async def read(self, request: ConnectRequest, claim: CallerClaim) -> Found:
+        """Read the session of a connect. Raises Fault, HasEnded, HasLeft."""
+        client_id, message = request.client_id, request.message
+        if not claim.shown.login:
+            await self.check(message, client_id, claim)
+            found = await self._read(request, "", proven=True)
+        else:
+            # Where the login is the session's own, one round trip looks at both.
+            looking = claim.caller()
+            try:
+                found = await self._read(request, claim.shown.login, proven=False)
+            except NotProven:
+                await self.check(message, client_id, claim)
+                found = await self._read(request, claim.shown.login, proven=True)
+            else:
+                if found is not None and (await looking).user is None:
+                    # What was this session's login proves nobody any longer.
+                    await self.store.remove(client_id)
+                    raise HasEnded(Ending.LOGIN_ENDED, found.record.home)
+                await self.check(message, client_id, claim)
+        if found is None:
+            raise self.engine.unknown(message)
+        return found
+
+    async def _read(self, request: ConnectRequest, login: str, *, proven: bool) -> Found | None:
+        wish = request.wish
+        caller = Caller(proven, login, self.credential(request.client_id), wish.silent_ms, wish.deliveries_count)
+        return await self.store.read(request.client_id, caller, most=self.engine.limits.max_queued_events)
+
+    # -- the former home ---------------------------------------------------------------------------------------------
+
+    async def flush(self, record: SessionRecord) -> bool:
+        """Have the home of a session save it and let it go. Returns whether it has, or does not count any longer.
+
+        A client that acknowledges says itself what it has: then a home that does not answer in time does not count.
+        Else only one whose lease has lapsed: it may still answer a connect that the client has given up, and must not
+        take this connect's successor for the confirmation of that answer.
+        """
+        flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._flushes[record.client_id] = record.cycle, flushed
+        try:
+            if record.acknowledges:
+                async with asyncio.timeout(self.flush_timeout_s):
+                    if await self._ask(record):
+                        await flushed
+                return True
+            async with asyncio.timeout(_PATIENCE_S):
+                lapsed = self._lapse(record.home)
+                while not flushed.done() and not lapsed.done():
+                    await self._ask(record)
+                    await asyncio.wait({flushed, lapsed}, timeout=_ASKED_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+                return True
+        except TimeoutError:
+            return record.acknowledges
+        finally:
+            if flushed.done() and not flushed.cancelled():
+                self.metrics.all.cometd_flushes.labels("answered").inc()
+            del self._flushes[record.client_id]
+
+    def is_flushing(self, client_id: str) -> bool:
+        """Whether another node is asked for the session."""
+        return client_id in self._flushes
+
+    def flushed(self, notice: SessionNotice) -> None:
+        """The former home of a session has let it go. Too late, that is of no use."""
+        cycle, waiting = self._flushes.get(notice.client_id, (0, None))
+        if waiting is not None and cycle == notice.cycle and not waiting.done():
+            waiting.set_result(None)
+
+    async def _ask(self, record: SessionRecord) -> bool:
+        self.metrics.all.cometd_flushes.labels("asked").inc()
+        notice = SessionNotice(
+            kind=NoticeKind.FLUSH, client_id=record.client_id, cycle=record.cycle, node=self.node
+        )  # fmt: skip
+        return await self.post.tell(record.home, notice)
+
+    def _lapse(self, node: NodeId) -> asyncio.Task[None]:
+        """What is done when the lease of a node has lapsed; one look serves all who wait."""
+        lapse = self._lapses.get(node)
+        if lapse is None:
+            lapse = self._lapses[node] = asyncio.create_task(self._until_lapsed(node), name="lease-lapse")
+        return lapse
+
+    async def _until_lapsed(self, node: NodeId) -> None:
+        try:
+            while self._flushes:
+                with suppress(StoreUnavailable):
+                    if not await self.store.is_alive(node):
+                        return
+                await asyncio.sleep(_LOOKED_S)
+        finally:
+            # Nobody is to take one that ended because nobody waited for one that saw a lapse.
+            del self._lapses[node]

@@ -1,0 +1,787 @@
+"""Sessions and their homes: connects, claims, write-behind, and the end of sessions.
+
+The node that a session's record names is its home: it answers connects from memory while its lease is valid, and
+saves what changed a few times a second. A connect that comes to another node claims the session there.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass, field, replace
+from typing import Final
+from weakref import WeakValueDictionary
+
+from calltag.core.bayeux.answer_budget import AnswerBudget
+from calltag.core.bayeux.codec import encode_reply
+from calltag.core.bayeux.endings import Ending
+from calltag.core.bayeux.engine import LONG_POLLING, WEBSOCKET, Engine
+from calltag.core.bayeux.extensions import Beginning, ConnectWish
+from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.session import Connect, QueueMemory, Session, State, Step
+from calltag.core.bus.ports import NodeId
+from calltag.core.domain.ids import UserId
+from calltag.core.runtime.backoff import backoff_s
+from calltag.core.store.client_ids import HANDLE_LENGTH, digest_of, handle_of, is_bearer, user_of
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.sessions import (
+    Changed,
+    Found,
+    HasEnded,
+    NewSession,
+    Saved,
+    SessionRecord,
+    SessionState,
+    SessionStore,
+)
+from calltag.core.telemetry.conditions import Condition
+from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.notifier.authentication import CallerClaim
+from calltag.notifier.channel_policy import WatchRenewal, watched_on_all
+from calltag.notifier.connect_replies import Answer, ConnectReplies
+from calltag.notifier.event_dispatcher import EventDispatcher
+from calltag.notifier.metrics import NotifierMetrics
+from calltag.notifier.node_presence import Background, NodeLease, Registrations
+from calltag.notifier.session_claims import Claims
+from calltag.notifier.session_records import alone_ms, resident_of, resubscribe, state_of
+from calltag.notifier.session_registry import ConnectRequest, Crowded, Resident, SessionRegistry, Suspended
+
+_CLOCKS_DIFFER_MS: Final = 2_000
+"""How much later than here a session may end in the store, by its clock and after the way there."""
+_ATTEMPTS: Final = 3
+_SETTLED: Final = 3
+"""Connects in a row at one node after which a session has its home there again."""
+_NOT_SAVED: Final = Condition("sessions_not_saved", over="sessions_saved_again", level="warning")
+
+
+@dataclass(frozen=True, slots=True)
+class HomeSettings:
+    """How sessions live at their homes."""
+
+    save_interval_s: float = 0.25
+    roaming_ms: int = 30_000
+    """A session that moves again within this time roams."""
+    credential_recheck_ms: int = 5_000
+    """For how long credentials that were checked are trusted."""
+
+
+class Replaced(Exception):
+    """A newer connect of the session came meanwhile."""
+
+    def __init__(self, request: ConnectRequest) -> None:
+        super().__init__()
+        self.request = request
+
+
+@dataclass(slots=True)
+class SessionManager:
+    """The sessions of one node."""
+
+    node: NodeId
+    engine: Engine
+    store: SessionStore
+    registry: SessionRegistry
+    dispatcher: EventDispatcher
+    replies: ConnectReplies
+    registrations: Registrations
+    lease: NodeLease
+    claims: Claims
+    watches: WatchRenewal
+    metrics: NotifierMetrics
+    background: Background
+    settings: HomeSettings = field(default_factory=HomeSettings)
+    connects_only: Sequence[str] = (LONG_POLLING,)
+    """The transports whose sessions get events with connect replies only, unless they wish otherwise."""
+    bearer_lifetime_ms: int | None = None
+    """How long a session lives at most that needs no login but its own handshake."""
+    queue_memory: QueueMemory = field(init=False)
+    _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
+    _verified_period: int = 0
+    _by_connection: dict[int, Resident] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.queue_memory = QueueMemory(self.engine.limits.max_queued_bytes_total)
+        self.dispatcher.due = self.due
+
+    # -- connects at home ------------------------------------------------------------------------------------------
+
+    def at_home(self, client_id: str, now_ms: int | None = None, *, is_turn: bool = False) -> Resident | None:
+        """The session, if its connects can be answered from memory; not while the store is asked about it, but by who
+        asks."""
+        resident = self.registry.residents.get(client_id)
+        if resident is None or not self.is_verified(resident, now_ms):
+            return None
+        return resident if is_turn or client_id not in self._turns else None
+
+    def is_verified(self, resident: Resident, now_ms: int | None = None) -> bool:
+        """Whether this is certainly the home of a session that is here: no other node can have taken it over."""
+        now_ms = self.registry.clock_ms() if now_ms is None else now_ms
+        return resident.verified_in == self.lease.period and now_ms < self.lease.valid_until_ms
+
+    def connect_at_home(self, resident: Resident, request: ConnectRequest, now_ms: int) -> Answer | Suspended | None:
+        """Handle a connect from memory; None if the store has to be asked, and nothing was done."""
+        if resident.is_roaming or resident.proof != request.origin.proof:
+            return None
+        if now_ms >= resident.proven_until_ms or self._may_be_over(resident, request.wish, now_ms):
+            return None
+        session = resident.session
+        if session.needs_reading and not session.has_news:
+            return None
+        connect = self._as_connect(resident, request)
+        if connect.again or not session.confirm(connect):
+            return None
+        self._begin(resident, request, now_ms)
+        if session.needs_reading and not session.has_news:
+            # It was taken back to what the client confirmed.
+            suspended = self._suspend(resident, request, now_ms)
+            self.background.begin(self._ask_and_answer(suspended, waits=True))
+            return suspended
+        self.metrics.add(self.metrics.all.cometd_fast_connects)
+        return self._answer_or_suspend(resident, request, connect, now_ms)
+
+    def _may_be_over(self, resident: Resident, wish: ConnectWish, now_ms: int) -> bool:
+        """Whether the session may have ended: its time is up, its password changed, or its client was inactive, as
+        far as this node knows. The store decides."""
+        if resident.ends_at_ms is not None and now_ms >= resident.ends_at_ms:
+            return True
+        if wish.silent_ms is not None:
+            told_at_ms = resident.told_at_ms if wish.deliveries_count else None
+            return now_ms - max(resident.active_at_ms, told_at_ms or 0) > wish.silent_ms
+        return resident.is_bearer and self.claims.credential(resident.client_id) != resident.credential
+
+    def _as_connect(self, resident: Resident, request: ConnectRequest) -> Connect:
+        """What the connect says to the session. Without acknowledgement the client may lack the last answer where its
+        connection broke; or where a connect that wants an answer at once comes by itself on another connection, as the
+        official client sends it after a failure."""
+        wish, session = request.wish, resident.session
+        is_elsewhere = resident.last_connection != request.origin.connection_id
+        is_retry = is_elsewhere and request.is_retry(
+            was_hurried=resident.was_hurried, is_first=not session.has_connected
+        )
+        again = not session.acknowledges and (resident.is_answer_lost or is_retry)
+        return Connect(wish.timeout_ms, wish.acknowledged, again, request.is_alone)
+
+    def _begin(self, resident: Resident, request: ConnectRequest, now_ms: int) -> None:
+        """The connect is the session's latest: an earlier one that is suspended is replaced."""
+        resident.connects += 1
+        former, resident.suspended = resident.suspended, None
+        if former is not None:
+            former.outlet.replace(former)
+        resident.interval_ms = request.wish.interval_ms
+        resident.was_hurried, resident.is_answer_lost = request.wish.is_hurried, False
+        if resident.last_connection != request.origin.connection_id:
+            self._by_connection.pop(resident.last_connection, None)
+            resident.last_connection = request.origin.connection_id
+            self._by_connection[request.origin.connection_id] = resident
+        if resident.address != request.origin.address:
+            self.registry.move(resident, request.origin.address)
+        session = resident.session
+        kind = WEBSOCKET if request.origin.is_streaming else LONG_POLLING
+        session.served_by(
+            kind if request.origin.is_streaming else request.wish.transport,
+            is_streaming=request.origin.is_streaming,
+            connects_only=kind in self.connects_only,
+        )
+        if resident.outlet is not request.origin.outlet:
+            # Nothing goes out the former way, past the answer to this connect.
+            resident.outlet = None
+        resident.expires_at_ms = now_ms + self._lifetime_ms(request.wish)
+        if resident.watches and self.watches.is_due(session.user, session.subscriptions):
+            self.background.begin(self._watch(session))
+        self.registry.mark(resident)
+
+    async def _watch(self, session: Session) -> None:
+        await self.watches.begin(session.user, session.subscriptions)
+
+    def _answer_or_suspend(
+        self, resident: Resident, request: ConnectRequest, connect: Connect, now_ms: int
+    ) -> Answer | Suspended:
+        if resident.session.ending is not None or resident.session.next_step(connect) is Step.ANSWER:
+            kept = self.engine.kept(request.message)
+            return self.replies.answer(resident, kept, request.arrived_ms, request.origin.budget, now_ms)
+        return self._suspend(resident, request, now_ms)
+
+    def _suspend(self, resident: Resident, request: ConnectRequest, now_ms: int) -> Suspended:
+        deadline_ms = self.replies.deadline_ms(now_ms + request.wish.timeout_ms)
+        kept = self.engine.kept(request.message)
+        suspended = Suspended(resident, request.origin.outlet, kept, request.arrived_ms, deadline_ms)
+        self.registry.suspend(suspended)
+        return suspended
+
+    # -- connects that ask the store ---------------------------------------------------------------------------------
+
+    async def connect(self, request: ConnectRequest, claim: CallerClaim) -> Answer | Suspended:
+        """Handle a connect. Raises Fault, HasLeft, Replaced, Crowded, CsrfRefused, TooManyLogins, StoreUnavailable."""
+        client_id = request.client_id
+        user = user_of(client_id) or UserId("")
+        # The store answers in order, and so must what is done with the answers.
+        async with self.turn(client_id), self.registrations.arrival(user):
+            try:
+                with self.registry.arrival(client_id):
+                    return await self._connected(request, claim)
+            except Crowded as crowded:
+                self.metrics.limited(crowded.limit)
+                raise
+            except HasEnded as over:
+                self.has_ended(client_id, over)
+                return self.replies.too_late(request.message, client_id, over.ending, request.arrived_ms)
+
+    async def _connected(self, request: ConnectRequest, claim: CallerClaim) -> Answer | Suspended:
+        for number in range(_ATTEMPTS):
+            outcome = await self._connect_here(request, claim) or await self._claim(
+                request, claim, is_first=number == 0
+            )
+            if outcome is not None:
+                return outcome
+        raise Replaced(request)
+
+    async def _connect_here(self, request: ConnectRequest, claim: CallerClaim) -> Answer | Suspended | None:
+        """Handle a connect of a session at home here; None if it is to be claimed."""
+        resident = self.at_home(request.client_id, is_turn=True)
+        if resident is None:
+            return None
+        caller = await claim.caller()
+        if caller.user is None and resident.login and claim.shown.login == resident.login:
+            # What was this session's login proves nobody any longer.
+            await self.store.remove(request.client_id)
+            raise HasEnded(Ending.LOGIN_ENDED, self.node)
+        await self.claims.check(request.message, request.client_id, claim)
+        now_ms = self.registry.clock_ms()
+        is_over = self._may_be_over(resident, request.wish, now_ms)
+        connect = self._as_connect(resident, request)
+        if self.at_home(request.client_id, now_ms, is_turn=True) is not resident or is_over:
+            return None
+        if not resident.session.confirm(connect):
+            return None
+        self._settle(resident)
+        self._prove(resident, request)
+        self._begin(resident, request, now_ms)
+        # What goes out again, perhaps not all at once, must not count as sent in the store.
+        if (connect.again or resident.is_roaming) and not await self.save([resident]):
+            return None
+        return await self._respond(resident, request, connect)
+
+    def _prove(self, resident: Resident, request: ConnectRequest) -> None:
+        """What the request shows proves the session's user, for a while."""
+        resident.proof = request.origin.proof
+        resident.proven_until_ms = self.registry.clock_ms() + self.settings.credential_recheck_ms
+
+    async def _respond(self, resident: Resident, request: ConnectRequest, connect: Connect) -> Answer | Suspended:
+        """Answer a connect, or suspend it. Raises Replaced if the session was taken over meanwhile: for a newer one."""
+        await self.dispatcher.catch_up(resident)
+        if not self.registry.has(resident) and resident.session.ending is None:
+            raise Replaced(request)
+        outcome = self._answer_or_suspend(resident, request, connect, self.registry.clock_ms())
+        if isinstance(outcome, Suspended) or not resident.is_roaming or await self._saved(resident):
+            return outcome
+        resident.is_answer_lost = True
+        raise Replaced(request)
+
+    def _settle(self, resident: Resident) -> None:
+        """Connects in a row at one node end roaming, once the store knows."""
+        resident.settled += 1
+        if resident.is_roaming and resident.settled >= _SETTLED:
+            self.background.begin(self._end_roaming(resident))
+
+    async def _end_roaming(self, resident: Resident) -> None:
+        async with self.turn(resident.client_id):
+            number = resident.saves + 1
+            if await self.save([resident], is_exact=False) and resident.saves == number:
+                # No later save says that the store knows all that was sent.
+                resident.is_roaming = False
+
+    # -- claims --------------------------------------------------------------------------------------------------------
+
+    async def _claim(self, request: ConnectRequest, claim: CallerClaim, *, is_first: bool) -> Answer | Suspended | None:
+        """Take over the session of a connect, and handle that; None if the session was taken over meanwhile."""
+        here = self.registry.residents.get(request.client_id)
+        if here is not None:
+            here.session.begin_claim()
+        try:
+            found = await self.claims.read(request, claim)
+            # While a claim waits for a flush, or is refused, the client may give up the connect, and send another one.
+            record, has_waited = found.record, not is_first
+            if here is not None and not self._is_current(here, record):
+                self.let_go(here)
+                here = None
+            if here is None and record.home != self.node and not record.is_exact:
+                has_waited = True
+                is_free = await self.claims.flush(record)
+                found = await self.claims.read(request, claim)
+                if not is_free or found.record.cycle != record.cycle:
+                    return None
+            login = claim.shown.login or record.login
+            return await self._take_over(request, found, here, login, has_waited=has_waited)
+        except BaseException:
+            if here is not None:
+                here.session.give_up_claim()
+                if here.suspended is not None:
+                    self.background.begin(self._ask_and_answer(here.suspended, waits=True))
+            raise
+
+    def _is_current(self, resident: Resident, record: SessionRecord) -> bool:
+        """Whether a session is still at home here, as its record says; a save may have raised the cycle meanwhile."""
+        return self.registry.has(resident) and record.home == self.node and record.cycle <= resident.session.cycle
+
+    async def _take_over(
+        self, request: ConnectRequest, found: Found, here: Resident | None, login: str, *, has_waited: bool
+    ) -> Answer | Suspended | None:
+        record, period = found.record, self.lease.period
+        resident = here or resident_of(record, self.queue_memory, is_streaming=request.origin.is_streaming)
+        session, resident.login = resident.session, login
+        resubscribe(resident, record)
+        session.adopt(request.wish.acknowledged, is_exact=here is not None or record.is_exact)
+        connect = self._as_connect(resident, request)
+        is_latest = not has_waited or session.acknowledges
+        if is_latest or connect.again:
+            session.confirm(connect)
+        has_moved = record.home != self.node
+        if has_moved:
+            resident.is_roaming = record.moved_ago_ms < self.settings.roaming_ms
+        state = replace(
+            self._state(resident, is_exact=resident.is_roaming),
+            lifetime_ms=self._lifetime_ms(request.wish),
+            alone_ms=alone_ms(self.engine.limits, request.wish.timeout_ms + request.wish.interval_ms),
+        )
+        saved = await self.store.take_over(state, saved=record.saved if here is None else None, has_moved=has_moved)
+        if saved is None:
+            if here is not None and session.cycle == state.cycle:
+                self.let_go(here)
+            return None
+        self.metrics.claims.inc()
+        resident.verified_in, resident.saves = period, 0
+        self._taken_over(resident, found, is_new=here is None, cycle=saved.cycle, head=saved.head)
+        self._note_saved(resident, state, saved)
+        self._prove(resident, request)
+        self._begin(resident, request, self.registry.clock_ms())
+        self.registry.note(resident)
+        if not is_latest:
+            return self.replies.empty(resident, request.message, request.arrived_ms)
+        return await self._respond(resident, request, connect)
+
+    def _taken_over(self, resident: Resident, found: Found, *, is_new: bool, cycle: int, head: Position) -> None:
+        """This node is the home of a session: give it what it lacks."""
+        session, record, now_ms = resident.session, found.record, self.registry.clock_ms()
+        session.claimed(cycle)
+        if is_new:
+            self.registry.add(resident, head)
+        if record.home != self.node:
+            self.metrics.all.cometd_resumed.inc()
+            if record.is_exact:
+                moved = SessionNotice(kind=NoticeKind.FLUSH, client_id=record.client_id, cycle=record.cycle)
+                self._tell(record.home, moved)
+        resident.active_at_ms = now_ms - record.active_ago_ms
+        resident.ends_at_ms = None if record.ends_in_ms is None else now_ms + record.ends_in_ms
+        resident.credential = self.claims.credential(record.client_id)
+        if found.after <= session.position:
+            self.dispatcher.take_in(session, found.entries, has_more=found.has_more)
+        else:
+            session.fall_behind()
+        if self.registrations.has_overlooked(session.user):
+            session.fall_behind()
+
+    def _lifetime_ms(self, wish: ConnectWish) -> int:
+        return wish.timeout_ms + wish.interval_ms + self.engine.limits.max_interval_ms
+
+    def turn(self, client_id: str) -> asyncio.Lock:
+        """What asks the store about a session is done one after another."""
+        return self._turns.setdefault(client_id, asyncio.Lock())
+
+    # -- suspended connects ----------------------------------------------------------------------------------------
+
+    def due(self, resident: Resident) -> None:
+        """The session has something to send."""
+        session, suspended = resident.session, resident.suspended
+        if suspended is not None and session.has_news and not session.pushes:
+            if self.is_verified(resident):
+                self.answer(suspended)
+        elif resident.outlet is not None and session.pushes:
+            resident.outlet.has_news(resident)
+
+    def answer(self, suspended: Suspended) -> None:
+        """Answer a suspended connect now."""
+        resident, now_ms = suspended.resident, self.registry.clock_ms()
+        session, resident.suspended = resident.session, None
+        is_lacking = session.needs_reading and not session.has_news
+        if is_lacking or resident.is_roaming or not self.is_verified(resident, now_ms):
+            self.replies.expire_after(resident, now_ms)
+            self.background.begin(self._ask_and_answer(suspended))
+        else:
+            self._send(suspended, self._compose(suspended, now_ms))
+
+    def _compose(self, suspended: Suspended, now_ms: int) -> Answer:
+        budget = suspended.outlet.budget()
+        return self.replies.answer(suspended.resident, suspended.message, suspended.arrived_ms, budget, now_ms)
+
+    def _send(self, suspended: Suspended, answer: Answer) -> None:
+        if not suspended.outlet.send(suspended, answer.events, answer.reply):
+            suspended.resident.is_answer_lost = True
+
+    async def _ask_and_answer(self, suspended: Suspended, *, waits: bool = False) -> None:
+        """Ask the store what a session lacks and whether it is at home here, and answer its connect if there is
+        something. One that still `waits` may be answered, replaced or abandoned meanwhile."""
+        resident, delays, was_saved = suspended.resident, backoff_s(0.1, 2.0), False
+        connects = resident.connects
+        while True:
+            try:
+                async with self.turn(resident.client_id):
+                    was_saved = not self.is_verified(resident) and await self.save([resident])
+                    if was_saved or self.is_verified(resident):
+                        await self.dispatcher.catch_up(resident)
+                break
+            except StoreUnavailable:
+                if resident.suspended is not suspended:
+                    break
+                await asyncio.sleep(next(delays))
+        has_ended = resident.session.ending is not None
+        may_answer = has_ended or (self.registry.has(resident) and (was_saved or self.is_verified(resident)))
+        if resident.suspended is suspended:
+            if not may_answer or not (resident.session.has_news or has_ended):
+                return
+            resident.suspended = None
+        elif waits:
+            return
+        elif resident.connects != connects or not may_answer:
+            suspended.outlet.replace(suspended)
+            return
+        answer = self._compose(suspended, self.registry.clock_ms())
+        if not resident.is_roaming or await self._saved(resident):
+            self._send(suspended, answer)
+        else:
+            resident.is_answer_lost = True
+            suspended.outlet.replace(suspended)
+
+    async def _saved(self, resident: Resident) -> bool:
+        """Whether a roaming session's answer may go out: the store knows what was taken for it."""
+        with suppress(StoreUnavailable):
+            return await self.save([resident], is_exact=True)
+        return False
+
+    async def deliver(self, client_ids: Iterable[str], budget: AnswerBudget) -> list[bytes]:
+        """What waits for sessions at home here that sent something other than a connect, and get events with any
+        reply."""
+        events: list[bytes] = []
+        for client_id in client_ids:
+            resident = self.at_home(client_id)
+            if resident is None or not resident.session.delivers_with_replies:
+                continue
+            with suppress(StoreUnavailable):
+                await self.dispatcher.catch_up(resident)
+            taken = self.replies.take(resident, budget, self.registry.clock_ms()) if self.registry.has(resident) else []
+            if taken and resident.is_roaming and not await self._saved(resident):
+                resident.is_answer_lost, taken = True, []
+            events += taken
+        return events
+
+    def read_on(self, resident: Resident) -> None:
+        """The stream has more for a session that pushes."""
+        self.background.begin(self._read_on(resident))
+
+    async def _read_on(self, resident: Resident) -> None:
+        async with self.turn(resident.client_id):
+            await self.dispatcher.catch_up(resident)
+        if self.registry.has(resident) and resident.session.has_messages:
+            self.due(resident)
+
+    def abandon(self, suspended: Suspended) -> None:
+        """The client of a suspended connect is gone: what waits goes on waiting."""
+        resident = suspended.resident
+        if resident.suspended is suspended:
+            resident.suspended = None
+            self.replies.expire_after(resident, self.registry.clock_ms())
+
+    def answer_lost(self, client_ids: Iterable[str]) -> None:
+        """What was taken for sessions could not be written."""
+        for client_id in client_ids:
+            resident = self.registry.residents.get(client_id)
+            if resident is not None:
+                resident.is_answer_lost = True
+
+    def connection_broke(self, connection_id: int) -> None:
+        """What was written last to the connection may not have arrived."""
+        resident = self._by_connection.pop(connection_id, None)
+        if resident is not None and resident.last_connection == connection_id:
+            resident.is_answer_lost = True
+
+    def tick(self) -> None:
+        """Answer the connects that are due, and end the sessions that were silent for too long."""
+        now_ms = self.registry.clock_ms()
+        for resident in self.registry.due(now_ms):
+            if resident.suspended is not None:
+                self.answer(resident.suspended)
+            elif resident.session.state is not State.CLAIMING:
+                self._expire(resident)
+
+    # -- write-behind ------------------------------------------------------------------------------------------------
+
+    async def save_marked(self) -> None:
+        """Save the sessions that changed since, and look whether this is still their home. Raises StoreUnavailable."""
+        marked, self.registry.dirty = self.registry.dirty, []
+        for resident in marked:
+            resident.is_dirty = False
+        residents = [each for each in marked if self.registry.has(each)]
+        if not residents:
+            return
+        try:
+            await self.save(residents)
+        except StoreUnavailable as error:
+            _NOT_SAVED.fails(error)
+            for resident in residents:
+                self.registry.mark(resident)
+        else:
+            _NOT_SAVED.holds()
+
+    async def save(self, residents: Sequence[Resident], *, is_exact: bool | None = None) -> bool:
+        """Save sessions; those whose home is elsewhere by now are let go. Whether all are still here."""
+        period = self.lease.period
+        states = [self._state(each, is_exact=each.is_roaming if is_exact is None else is_exact) for each in residents]
+        all_here = True
+        for resident, state, saved in zip(residents, states, await self.store.save(states), strict=True):
+            session = resident.session
+            if saved is None:
+                all_here = False
+                if session.cycle == state.cycle:
+                    self.let_go(resident)
+                elif self.registry.has(resident):
+                    # It was claimed here meanwhile.
+                    self.registry.mark(resident)
+            elif session.cycle == state.cycle:
+                was_verified, resident.verified_in = self.is_verified(resident), period
+                session.verified(saved.cycle)
+                self._note_saved(resident, state, saved)
+                if not was_verified and self.registry.has(resident):
+                    self.due(resident)
+        return all_here
+
+    def _note_saved(self, resident: Resident, state: SessionState, saved: Saved) -> None:
+        session = resident.session
+        if saved.changes == state.changes == session.changes:
+            session.note_saved(state.filled)
+        if saved.changes > session.changes:
+            self.background.begin(self.look_again(session.client_id))
+        feed = self.registry.feeds.get(session.user)
+        if feed is not None and saved.head > feed.head:
+            self.dispatcher.look_at(UserId(session.user))
+
+    def _state(self, resident: Resident, *, is_exact: bool) -> SessionState:
+        verify = resident.verified_in != self.lease.period or not self.lease.is_valid
+        return state_of(resident, self.engine.limits, self.registry.clock_ms(), is_exact=is_exact, verify=verify)
+
+    async def keep_saving(self) -> None:
+        """Save what changed, for as long as the task runs; and all, when the lease has lapsed and was renewed."""
+        while True:
+            await asyncio.sleep(self.settings.save_interval_s)
+            self.mark_unverified()
+            await self.save_marked()
+
+    def mark_unverified(self) -> None:
+        """Have all sessions saved, and so verified, once the lease has lapsed and was renewed."""
+        if self.lease.is_valid and self._verified_period != self.lease.period:
+            self._verified_period = self.lease.period
+            for resident in self.registry.residents.values():
+                self.registry.mark(resident)
+
+    # -- the beginning, and subscriptions ----------------------------------------------------------------------------
+
+    async def create(self, client_id: str, beginning: Beginning, login: str) -> None:
+        """Begin a session, which its first connect claims. Raises TooManySessions, StoreUnavailable."""
+        limits = self.engine.limits
+        new = NewSession(
+            beginning.acknowledges,
+            limits.timeout_ms + limits.max_interval_ms,
+            limits.max_sessions_per_user,
+            beginning.options,
+            login,
+            self.bearer_lifetime_ms if is_bearer(client_id) else None,
+            self.claims.credential(client_id),
+        )
+        try:
+            await self.store.create(client_id, new)
+        except StoreUnavailable:
+            # Perhaps it was created: it would count for its user until it expires.
+            self.background.begin(self._remove(client_id))
+            raise
+
+    async def _remove(self, client_id: str) -> None:
+        await self.store.remove(client_id)
+
+    async def changed(
+        self,
+        client_id: str,
+        changed: Changed,
+        *,
+        removed: Iterable[str] = (),
+        past: Mapping[str, Position] | None = None,
+        replays: bool = False,
+    ) -> None:
+        """Subscriptions changed in the store: the session's home is to know."""
+        if changed.home != self.node:
+            notice = SessionNotice(kind=NoticeKind.CHANGED, client_id=client_id)
+            self._tell(changed.home, notice)
+            return
+        resident = self.registry.residents.get(client_id)
+        if resident is None or resident.session.changes >= changed.changes:
+            return
+        session = resident.session
+        if session.changes + 1 < changed.changes:
+            await self.look_again(client_id)
+            return
+        subscriptions = {**session.subscriptions, **changed.subscriptions}
+        for channel in removed:
+            subscriptions.pop(channel, None)
+        if replays:
+            session.number_messages()
+        wishes = {
+            channel: since
+            for channel, since in changed.subscriptions.items()
+            if channel in (past or ()) or channel not in session.subscriptions
+        }
+        session.subscribe(subscriptions, wishes, changed.changes)
+        resident.watches = bool(watched_on_all(subscriptions))
+        await self._catch_up(resident)
+
+    async def look_again(self, client_id: str) -> None:
+        """Subscriptions of a session at home here changed: see how. Raises StoreUnavailable."""
+        resident = self.registry.residents.get(client_id)
+        if resident is None:
+            return
+        record = await self.store.load(client_id)
+        if record is None or record.cycle != resident.session.cycle or not self.registry.has(resident):
+            self.registry.mark(resident)
+            return
+        resubscribe(resident, record)
+        await self._catch_up(resident)
+
+    async def _catch_up(self, resident: Resident) -> None:
+        if resident.session.needs_reading:
+            await self.dispatcher.catch_up(resident)
+        if self.registry.has(resident):
+            self.due(resident)
+
+    # -- notices of other nodes ----------------------------------------------------------------------------------------
+
+    def _tell(self, node: NodeId, notice: SessionNotice) -> None:
+        self.background.begin(self._told(node, notice))
+
+    async def _told(self, node: NodeId, notice: SessionNotice) -> None:
+        await self.claims.post.tell(node, notice)
+
+    async def flush(self, notice: SessionNotice) -> None:
+        """Another node claims a session in a cycle: save it, and let it go; or it has taken it over, and awaits
+        nothing."""
+        if not self.claims.is_flushing(notice.client_id):
+            # A take-over that is under way here comes first: afterwards the cycle is another one.
+            async with self.turn(notice.client_id):
+                resident = self.registry.residents.get(notice.client_id)
+                if resident is None:
+                    self.registry.connected(notice.client_id)
+                elif resident.session.cycle <= notice.cycle:
+                    await self._flush(resident, is_over=not notice.node)
+        if notice.node:
+            answer = SessionNotice(kind=NoticeKind.FLUSHED, client_id=notice.client_id, cycle=notice.cycle)
+            await self.claims.post.tell(notice.node, answer)
+
+    async def _flush(self, resident: Resident, *, is_over: bool) -> None:
+        # A save registers the user here: that ends behind it.
+        async with self.registrations.arrival(resident.session.user):
+            if not self.registry.has(resident):
+                return
+            state = self._last_state(resident)
+            self.let_go(resident)
+            if not is_over:
+                try:
+                    await self.store.save([state])
+                except StoreUnavailable as error:
+                    _NOT_SAVED.fails(error)
+
+    def _last_state(self, resident: Resident) -> SessionState:
+        """What is saved of a session that is let go: what may not have arrived is to be sent again."""
+        if resident.is_answer_lost and not resident.session.acknowledges:
+            resident.session.rewind()
+        return self._state(resident, is_exact=True)
+
+    # -- the end of sessions -------------------------------------------------------------------------------------------
+
+    def end(self, client_id: str, ending: Ending = Ending.DISCONNECTED) -> None:
+        """The session has ended: its suspended connect is answered so."""
+        resident = self.registry.residents.get(client_id)
+        if resident is None:
+            self.registry.connected(client_id)
+            return
+        resident.session.end(ending)
+        if ending is Ending.CLOSED:
+            resident.farewell = encode_reply(self.engine.disconnected())
+        self.let_go(resident)
+
+    async def close(self, user: UserId, digest: str) -> None:
+        """An operator ends the session whose id has this digest. Raises StoreUnavailable."""
+        home = await self.store.end(user, digest)
+        feed = self.registry.feeds.get(user)
+        client_id = next((each for each in feed.sessions if digest_of(each) == digest), None) if feed else None
+        if client_id is not None:
+            self.end(client_id, Ending.CLOSED)
+        if home is not None or client_id is not None:
+            self.metrics.ended(digest[:HANDLE_LENGTH], user, Ending.CLOSED)
+
+    def disconnected(self, client_id: str, home: NodeId) -> None:
+        """The client has ended its session."""
+        self.end(client_id)
+        if home != self.node:
+            self._tell(home, SessionNotice(kind=NoticeKind.ENDED, client_id=client_id))
+        self.metrics.ended(handle_of(client_id), user_of(client_id) or "", Ending.DISCONNECTED)
+
+    def has_ended(self, client_id: str, over: HasEnded) -> None:
+        """A session has ended with a message that came for it too late."""
+        self.end(client_id, over.ending)
+        if over.former != self.node:
+            self._tell(over.former, SessionNotice(kind=NoticeKind.ENDED, client_id=client_id))
+        self.metrics.ended(handle_of(client_id), user_of(client_id) or "", over.ending)
+
+    def login_ended(self, user: UserId, login: str) -> None:
+        """A login ended: the sessions that it proved are to be proven anew at once."""
+        feed = self.registry.feeds.get(user)
+        for client_id in feed.sessions if feed is not None else ():
+            resident = self.registry.residents[client_id]
+            if resident.login == login:
+                resident.proven_until_ms = 0
+
+    def let_go(self, resident: Resident) -> None:
+        """Another node is its home, or none."""
+        suspended, outlet = resident.suspended, resident.outlet
+        resident.suspended = resident.outlet = None
+        self._by_connection.pop(resident.last_connection, None)
+        if self.registry.remove(resident):
+            self.registrations.leave(resident.session.user)
+        if suspended is not None:
+            if resident.session.ending is None:
+                suspended.outlet.replace(suspended)
+            else:
+                answer = self.replies.ended(resident, suspended.message, suspended.arrived_ms)
+                suspended.outlet.send(suspended, answer.events, answer.reply)
+        if outlet is not None:
+            outlet.has_news(resident)
+
+    def _expire(self, resident: Resident) -> None:
+        resident.session.end(Ending.EXPIRED)
+        self.metrics.all.cometd_swept.inc()
+        self.let_go(resident)
+        self.background.begin(self._expire_stored(resident))
+
+    async def _expire_stored(self, resident: Resident) -> None:
+        session = resident.session
+        if await self.store.expire(session.client_id, cycle=session.cycle, within_ms=_CLOCKS_DIFFER_MS):
+            self.metrics.ended(handle_of(session.client_id), session.user, Ending.EXPIRED)
+
+    async def leave(self) -> None:
+        """The node goes: save what is not saved, and have no events routed here."""
+        async with AsyncExitStack() as users:
+            for user in list(self.registry.feeds):
+                await users.enter_async_context(self.registrations.arrival(user))
+            residents = list(self.registry.residents.values())
+            states = [self._last_state(each) for each in residents]
+            for resident in residents:
+                self.let_go(resident)
+            with suppress(StoreUnavailable):
+                await self.store.save(states)
+        await self.background.finish()
+        with suppress(StoreUnavailable):
+            await self.store.end_lease()

@@ -1,0 +1,86 @@
+"""Sessions as they are stored, and as they are at home here."""
+
+from calltag.core.bayeux.extensions import CONNECTS_ONLY, REPLAYS
+from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.session import QueueMemory, Session, State
+from calltag.core.store.client_ids import is_bearer
+from calltag.core.store.sessions import Cursor, SessionRecord, SessionState
+from calltag.notifier.channel_policy import watched_on_all
+from calltag.notifier.session_registry import NEVER, Resident
+
+_LATE_SAVE_MS = 1_000
+
+
+def resident_of(record: SessionRecord, memory: QueueMemory, *, is_streaming: bool) -> Resident:
+    """Return a session as its record says, for the claim of a connect that comes by WebSocket if it `is_streaming`."""
+    cursor = record.cursor
+    session = Session(
+        record.client_id, record.user, record.cycle, cursor.confirmed, cursor.sent,
+        # What was pushed to a WebSocket since its last connect may be on its way.
+        position=cursor.sent, answered=cursor.confirmed if is_streaming else cursor.sent,
+        acknowledges=record.acknowledges, state=State.CLAIMING, batch=cursor.batch, batches=list(cursor.batches),
+        memory=memory, services_active=record.services_active, has_connected=record.has_connected,
+        highest=cursor.sent, wishes_connects_only=_wish(record),
+    )  # fmt: skip
+    session.take_over(record.subscriptions, record.backfills, record.changes)
+    resident = Resident(
+        session, record.login, is_bearer=is_bearer(record.client_id), was_hurried=record.was_hurried,
+        last_connection=NEVER,
+    )  # fmt: skip
+    note_options(resident, record)
+    return resident
+
+
+def resubscribe(resident: Resident, record: SessionRecord) -> None:
+    """Take the subscriptions from the record, if they changed."""
+    if record.changes > resident.session.changes:
+        note_options(resident, record)
+        resident.session.resubscribe(record.subscriptions, record.backfills, record.changes)
+
+
+def note_options(resident: Resident, record: SessionRecord) -> None:
+    """Take what the handshake and subscriptions asked for."""
+    resident.watches = bool(watched_on_all(record.subscriptions))
+    if record.options.get(REPLAYS) == "1":
+        resident.session.number_messages()
+
+
+def _wish(record: SessionRecord) -> bool | None:
+    wished = record.options.get(CONNECTS_ONLY)
+    return None if wished is None else wished == "1"
+
+
+def state_of(
+    resident: Resident, limits: BayeuxLimits, now_ms: int, *, is_exact: bool = False, verify: bool = False
+) -> SessionState:
+    """Return what is saved of a session: `is_exact` if it is saved before its next answer, or let go."""
+    session = resident.session
+    resident.saves += 1
+    lives_ms = max(resident.due_ms - now_ms, 0)
+    if resident.suspended is not None:
+        lives_ms += resident.interval_ms + limits.max_interval_ms
+    return SessionState(
+        session.client_id,
+        session.cycle,
+        resident.saves,
+        Cursor(session.confirmed, session.sent, session.batch, tuple(session.batches)),
+        lifetime_ms=lives_ms + _LATE_SAVE_MS,
+        login=resident.login,
+        changes=session.changes,
+        backfills=session.progress,
+        filled=tuple(session.filled),
+        has_connected=session.has_connected,
+        was_hurried=resident.was_hurried,
+        services_active=session.services_told,
+        is_exact=is_exact,
+        roams=resident.is_roaming,
+        told_ago_ms=None if resident.told_at_ms is None else now_ms - resident.told_at_ms,
+        alone_ms=alone_ms(limits, resident.interval_ms),
+        verify=verify,
+    )
+
+
+def alone_ms(limits: BayeuxLimits, before_ms: int) -> int | None:
+    """For how long other messages may keep a session alive; `before_ms` is when its next connect is expected."""
+    most = limits.max_server_interval_ms
+    return None if most is None else before_ms + most

@@ -1,0 +1,399 @@
+"""The sessions whose home is this node, their users' streams, and the limits on both."""
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+from typing import Final, NoReturn, Protocol
+
+from calltag.core.bayeux import errors
+from calltag.core.bayeux.answer_budget import AnswerBudget
+from calltag.core.bayeux.codec import Message, Reply
+from calltag.core.bayeux.deadlines import Deadlines
+from calltag.core.bayeux.extensions import ConnectWish
+from calltag.core.bayeux.feed import Feed
+from calltag.core.bayeux.limits import BayeuxLimits, Limit
+from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.session import Session
+from calltag.core.runtime.token_bucket import Buckets, RateLimit, TokenBucket
+
+_LATE_MS: Final = 50
+"""How much later than due a deadline may be noticed."""
+_EXPIRES_LATE_MS: Final = 1_000
+"""How much later than due a session may expire."""
+_IPV6_NETWORK_BITS: Final = 64
+_COME_BACK_MS: Final = (2_000, 10_000)
+_RETRY_AFTER_S: Final = (1, 5)
+NEVER: Final = -1
+
+
+class Outlet(Protocol):
+    """The transport of a session, to which events and replies go."""
+
+    def budget(self) -> AnswerBudget:
+        """What the answer to a suspended connect may carry."""
+        ...
+
+    def send(self, suspended: "Suspended", events: list[bytes], reply: Reply) -> bool:
+        """Answer a suspended connect; False if its client is gone, and nothing was written."""
+        ...
+
+    def replace(self, suspended: "Suspended") -> None:
+        """A newer connect took the place of a suspended one, perhaps at another node."""
+        ...
+
+    def push(self, frame: bytes, *, one_of_many: bool) -> bool:
+        """Send a frame with events at once; False if something has to wait for that, and so nothing was sent."""
+        ...
+
+    def has_news(self, resident: "Resident") -> None:
+        """Something waits that no suspended connect brings: the transport pushes it, or says goodbye."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class Origin:
+    """Where a request comes from: the transport that answers it, what proved its caller, and the size."""
+
+    outlet: Outlet
+    connection_id: int
+    address: str = ""
+    proof: bytes = b""
+    request_bytes: int = 0
+    messages: int = 1
+    is_streaming: bool = False
+    _budget: AnswerBudget | None = None
+
+    @property
+    def budget(self) -> AnswerBudget:
+        """What the answer to the request may carry, beside the replies to its messages."""
+        if self._budget is None:
+            self._budget = self.outlet.budget().reserve(self.request_bytes, self.messages)
+        return self._budget
+
+
+@dataclass(slots=True, eq=False)
+class ConnectRequest:
+    """A /meta/connect on its way: the message, what it asks for, and where it comes from."""
+
+    message: Message
+    client_id: str
+    wish: ConnectWish
+    origin: Origin
+    arrived_ms: int
+    is_alone: bool = True
+    """No other message came in the same request."""
+
+    @property
+    def acknowledges(self) -> bool:
+        return self.wish.acknowledged is not None
+
+    def is_retry(self, *, was_hurried: bool, is_first: bool) -> bool:
+        """Whether a connect on another connection than the last one says that the client may lack the last answer.
+
+        Some clients poll: they want each answer at once, each on a connection of its own. On a WebSocket nobody does.
+        """
+        is_hurried = self.wish.is_hurried and self.is_alone
+        return is_hurried and not is_first and (self.origin.is_streaming or not was_hurried)
+
+
+@dataclass(slots=True, eq=False)
+class Suspended:
+    """A /meta/connect whose reply waits, with the parts of the message that the reply needs."""
+
+    resident: "Resident"
+    outlet: Outlet
+    message: Message
+    arrived_ms: int
+    deadline_ms: int
+    was_held: bool = True
+    """The browser's other tabs let it wait."""
+
+    @property
+    def client_id(self) -> str:
+        return self.resident.client_id
+
+    @property
+    def acknowledges(self) -> bool:
+        return self.resident.session.acknowledges
+
+
+@dataclass(slots=True, eq=False)
+class Resident:
+    """A session whose home is this node, with what belongs to the node: its transport, deadlines and credentials."""
+
+    session: Session
+    login: str = ""
+    """What stands for the login that it began with."""
+    address: str = ""
+    interval_ms: int = 0
+    expires_at_ms: int = 0
+    noted_ms: int = 0
+    """The deadline that the registry looks at next; 0 if none is noted."""
+    suspended: Suspended | None = None
+    outlet: Outlet | None = None
+    """Where events are pushed."""
+    verified_in: int = NEVER
+    """The period of the node's lease in which the store last confirmed that this is its home."""
+    watches: bool = False
+    """It is subscribed to calls of others."""
+    is_bearer: bool = False
+    """Its id alone proves its user, while the user's `credential` stays as it was."""
+    credential: str = ""
+    proof: bytes = b""
+    """What stands for the credentials that proved its user last."""
+    proven_until_ms: int = 0
+    saves: int = 0
+    is_dirty: bool = False
+    is_roaming: bool = False
+    """It keeps moving: it is saved before each answer."""
+    connects: int = 0
+    """Connects that came here."""
+    settled: int = 0
+    """Connects that came here in a row."""
+    last_connection: int = 0
+    """The connection on which its last connect was answered."""
+    is_answer_lost: bool = False
+    """That connection broke afterwards."""
+    was_hurried: bool = False
+    """Its last connect asked for an answer at once."""
+    told_at_ms: int | None = None
+    """When it was last sent an event."""
+    active_at_ms: int = 0
+    """When it last sent something other than a connect, as far as this node knows."""
+    ends_at_ms: int | None = None
+    """When it ends whatever is done with it."""
+    farewell: bytes = b""
+    """What its client is still to be told of its end."""
+    has_other_tabs: bool = False
+    """Its client was told that other tabs of the browser keep its connects from being suspended."""
+
+    @property
+    def client_id(self) -> str:
+        return self.session.client_id
+
+    @property
+    def due_ms(self) -> int:
+        """When its connect is to be answered, or else it ends."""
+        return self.expires_at_ms if self.suspended is None else self.suspended.deadline_ms
+
+
+class Crowded(Exception):
+    """There are as many as there may be; `error` is what a Bayeux reply says of it."""
+
+    def __init__(self, limit: Limit, text: str, error: str) -> None:
+        super().__init__(text)
+        self.limit = limit
+        self.error = error
+
+
+def come_back_ms() -> int:
+    """When a client that was refused is to try again: those who came together are not to come back together."""
+    return random.randint(*_COME_BACK_MS)  # noqa: S311 - spreads load, protects nothing
+
+
+def retry_after_s() -> int:
+    """The same for the Retry-After header."""
+    return random.randint(*_RETRY_AFTER_S)  # noqa: S311 - spreads load, protects nothing
+
+
+def network_of(address: str) -> str:
+    """Return the address, or the /64 of an IPv6 address: a client may choose any address of that."""
+    if ":" not in address:
+        return address
+    try:
+        return str(ip_network((address.partition("%")[0], _IPV6_NETWORK_BITS), strict=False))
+    except ValueError:
+        return address
+
+
+@dataclass(slots=True)
+class SessionRegistry:
+    """In-memory; Redis is authoritative."""
+
+    limits: BayeuxLimits
+    clock_ms: Callable[[], int]
+    residents: dict[str, Resident] = field(default_factory=dict)
+    feeds: dict[str, Feed] = field(default_factory=dict)
+    dirty: list[Resident] = field(default_factory=list)
+    _deadlines: Deadlines = field(default_factory=Deadlines)
+    _of_addresses: Counter[str] = field(default_factory=Counter)
+    _begun: dict[str, str] = field(default_factory=dict)
+    _begun_until: Deadlines = field(default_factory=Deadlines)
+    _arriving: int = 0
+    _handshakes: TokenBucket = field(init=False)
+    _handshakes_of_addresses: Buckets = field(init=False)
+
+    def __post_init__(self) -> None:
+        limits = self.limits
+        self._handshakes = TokenBucket(limits.handshakes_per_s, limits.handshake_burst)
+        of_address = RateLimit(limits.handshakes_per_s_per_address, limits.handshake_burst_per_address)
+        self._handshakes_of_addresses = Buckets(of_address, limits.max_handshake_addresses)
+
+    # -- sessions ------------------------------------------------------------------------------------------------
+
+    def add(self, resident: Resident, head: Position) -> Feed:
+        """Be the home of a session; where the user had none here, the feed begins at `head`."""
+        session = resident.session
+        self.residents[session.client_id] = resident
+        self.connected(session.client_id)
+        if resident.address:
+            self._of_addresses[resident.address] += 1
+        feed = self.feeds.setdefault(session.user, Feed(session.user, head))
+        feed.sessions[session.client_id] = session
+        return feed
+
+    def remove(self, resident: Resident) -> bool:
+        """Be its home no longer. Returns whether it was the user's last session here."""
+        session = resident.session
+        if self.residents.get(session.client_id) is not resident:
+            return False
+        del self.residents[session.client_id]
+        self._leave_address(resident)
+        session.leave_memory()
+        feed = self.feeds[session.user]
+        del feed.sessions[session.client_id]
+        if feed.sessions:
+            return False
+        del self.feeds[session.user]
+        return True
+
+    def has(self, resident: Resident) -> bool:
+        """Whether this is (still) its home."""
+        return self.residents.get(resident.session.client_id) is resident
+
+    def move(self, resident: Resident, address: str) -> None:
+        """Its client is at that address now."""
+        if address and resident.address != address:
+            self._leave_address(resident)
+            resident.address = address
+            self._of_addresses[address] += 1
+
+    def begin(self, client_id: str, address: str) -> None:
+        """A session begins for a client at that address: it counts there until it connects, wherever that is.
+
+        Raises Crowded.
+        """
+        most = self.limits.max_sessions_per_address
+        if not most or not address:
+            return
+        for begun, _ in self._begun_until.due(self.clock_ms()):
+            self.connected(begun)
+        if self._of_addresses[address] >= most:
+            raise Crowded(
+                Limit.SESSIONS_OF_ADDRESS,
+                f"this address has {most} sessions here already (CALLTAG_NOTIFIER__MAX_SESSIONS_PER_ADDRESS)",
+                errors.too_many_sessions(most),
+            )
+        self._of_addresses[address] += 1
+        self._begun[client_id] = address
+        self._begun_until.add(self.clock_ms() + self.limits.timeout_ms + self.limits.max_interval_ms, client_id)
+
+    def connected(self, client_id: str) -> None:
+        """A session that began here has connected, or never will."""
+        address = self._begun.pop(client_id, "")
+        if address:
+            self._release(address)
+
+    def _release(self, address: str) -> None:
+        self._of_addresses[address] -= 1
+        if not self._of_addresses[address]:
+            del self._of_addresses[address]
+
+    def _leave_address(self, resident: Resident) -> None:
+        if resident.address:
+            self._release(resident.address)
+            resident.address = ""
+
+    # -- deadlines -----------------------------------------------------------------------------------------------
+
+    def expire_at(self, resident: Resident, deadline_ms: int) -> None:
+        """The session ends then, unless a connect is suspended."""
+        resident.expires_at_ms = deadline_ms
+        self.note(resident)
+
+    def suspend(self, suspended: Suspended) -> None:
+        """The connect waits for its reply."""
+        suspended.resident.suspended = suspended
+        self.note(suspended.resident)
+
+    def note(self, resident: Resident) -> None:
+        """One noted deadline a session suffices: a later one is looked up when the earlier one is due.
+
+        One that is hardly earlier is not noted: a client chooses it with each connect.
+        """
+        due_ms, late_ms = resident.due_ms, _EXPIRES_LATE_MS if resident.suspended is None else _LATE_MS
+        if not resident.noted_ms or due_ms < resident.noted_ms - late_ms:
+            resident.noted_ms = due_ms
+            self._deadlines.add(due_ms, resident.session.client_id)
+
+    def due(self, now_ms: int) -> Iterator[Resident]:
+        """The sessions whose suspended connect is due, or of which nothing came for too long."""
+        for client_id, noted_ms in self._deadlines.due(now_ms):
+            resident = self.residents.get(client_id)
+            if resident is None or resident.noted_ms != noted_ms:
+                continue
+            resident.noted_ms = 0
+            if resident.due_ms <= now_ms:
+                yield resident
+            if self.has(resident) and not resident.noted_ms:
+                resident.noted_ms = max(resident.due_ms, now_ms + _LATE_MS)
+                self._deadlines.add(resident.noted_ms, client_id)
+
+    def mark(self, resident: Resident) -> None:
+        """The session is to be saved."""
+        if not resident.is_dirty:
+            resident.is_dirty = True
+            self.dirty.append(resident)
+
+    def lose_answer(self, resident: Resident) -> None:
+        """What was sent to its client last may not have arrived."""
+        resident.is_answer_lost = True
+        if self.has(resident):
+            self.mark(resident)
+
+    # -- limits --------------------------------------------------------------------------------------------------
+
+    def check_handshake(self, address: str) -> None:
+        """A handshake with credentials came from the address; nothing was spent on it yet. Raises Crowded.
+
+        Each address has a rate of its own, so that one cannot take that of all.
+        """
+        self._check_sessions()
+        now_ms, limits = self.clock_ms(), self.limits
+        if address and self._handshakes_of_addresses.wait_s(network_of(address), now_ms):
+            _refuse_handshake(Limit.HANDSHAKES_OF_ADDRESS, limits.handshakes_per_s_per_address)
+        if not self._handshakes.take(now_ms):
+            _refuse_handshake(Limit.HANDSHAKES, limits.handshakes_per_s)
+
+    @contextmanager
+    def arrival(self, client_id: str) -> Iterator[None]:
+        """Inside, a session comes to be at home here, if it is not already. Raises Crowded."""
+        if client_id in self.residents:
+            yield
+            return
+        self._check_sessions()
+        self._arriving += 1
+        try:
+            yield
+        finally:
+            self._arriving -= 1
+
+    def _check_sessions(self) -> None:
+        most = self.limits.max_sessions
+        if len(self.residents) + self._arriving >= most:
+            raise Crowded(
+                Limit.SESSIONS,
+                f"{most} sessions are held here already (CALLTAG_NOTIFIER__MAX_SESSIONS); try again in a moment",
+                errors.too_many_sessions(most),
+            )
+
+
+def _refuse_handshake(limit: Limit, per_s: float) -> NoReturn:
+    raise Crowded(
+        limit,
+        f"{per_s:g} handshakes a second are answered here (CALLTAG_NOTIFIER__{limit.upper()})",
+        errors.too_many_handshakes(per_s),
+    )

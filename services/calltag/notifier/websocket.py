@@ -1,0 +1,339 @@
+"""CometD over WebSocket: each frame is an array of messages; events are pushed, and a connect is a heartbeat.
+
+Source: the WebSocket transport of CometD's clients and server.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final
+
+import structlog
+
+from calltag.core.bayeux.answer_budget import AnswerBudget
+from calltag.core.bayeux.channels import HANDSHAKE
+from calltag.core.bayeux.codec import CodecError, Reply, decode, encode_parts
+from calltag.core.bayeux.limits import Limit
+from calltag.core.http.direct import DirectWebSocket, SocketHandler
+from calltag.core.http.refusals import Refusal
+from calltag.core.http.request_parser import RequestHead
+from calltag.core.identity.errors import TooManyLogins
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.telemetry.request_ids import request_id_of
+from calltag.notifier.authentication import Authentication, Credentials, credentials_of, proof_of
+from calltag.notifier.bayeux_server import BayeuxResponse, BayeuxServer
+from calltag.notifier.session_registry import ConnectRequest, Crowded, Origin, Resident, Suspended
+
+log = structlog.get_logger()
+_GOING_AWAY: Final = 1001
+_POLICY_VIOLATION: Final = 1008
+_TOO_LARGE: Final = 1009
+_ERROR: Final = 1011
+_TRY_AGAIN_LATER: Final = 1013
+_REASON_BYTES: Final = 120
+_OVERTAKEN_MS: Final = 1_000
+"""A session that another connection took over, while its client still waits here, is offered back to the client after
+that time: two clients that both believe to have the session do not take it from each other more often."""
+_OFF: Final = "WebSocket is off here (CALLTAG_NOTIFIER__WEBSOCKET); send messages by POST"
+
+
+@dataclass(slots=True)
+class WebSockets:
+    """The WebSockets that are open here, their deadlines, and their end when the node goes."""
+
+    server: BayeuxServer
+    authentication: Authentication
+    deadline_s: float
+    """How long a connection may be there without a session, in seconds."""
+    spread_s: float = 0.0
+    """When the node goes, each is closed at a time of its own within so many seconds."""
+    is_offered: bool = True
+    opened: set["SocketConnection"] = field(default_factory=set)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    is_draining: bool = False
+    _all_closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def add(self, connection: "SocketConnection") -> None:
+        """A WebSocket is open."""
+        self.opened.add(connection)
+        self._all_closed.clear()
+
+    def discard(self, connection: "SocketConnection") -> None:
+        """It is closed."""
+        self.opened.discard(connection)
+        if not self.opened:
+            self._all_closed.set()
+
+    def open(self, head: RequestHead, address: str) -> SocketHandler | Refusal:
+        """A new WebSocket."""
+        if not self.is_offered:
+            return Refusal(404, _OFF)
+        shown = credentials_of(head.headers, address, is_http=False)
+        return SocketConnection(self, shown, proof_of(head.headers), request_id_of(head.headers))
+
+    def tick(self) -> None:
+        """Close the connections that have no session, and answer clients whose sessions were taken over."""
+        now_ms = self.server.sessions.registry.clock_ms()
+        for each in list(self.opened):
+            each.tick(now_ms)
+
+    def drain(self) -> None:
+        """Close all, each at a time of its own, so that their clients do not come to the next node all at once."""
+        self.is_draining = True
+        loop = asyncio.get_running_loop()
+        if not self.opened:
+            self._all_closed.set()
+        for each in self.opened:
+            loop.call_later(random.uniform(0, self.spread_s), each.leave)  # noqa: S311 - spreads load
+
+    async def closed(self, patience_s: float) -> None:
+        """Wait until all are closed, for `patience_s` seconds at most."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(patience_s):
+                await self._all_closed.wait()
+
+
+class SocketConnection:
+    """One connection, with the sessions that it serves (one, as a rule); implements SocketHandler and Outlet."""
+
+    __slots__ = (
+        "_address",
+        "_earlier",
+        "_is_busy",
+        "_is_closing",
+        "_opened_at_ms",
+        "_overtaken",
+        "_proof",
+        "_refused_handshakes",
+        "_request_id",
+        "_residents",
+        "_shown",
+        "_socket",
+        "_sockets",
+    )  # fmt: skip
+
+    def __init__(self, sockets: WebSockets, shown: Credentials, proof: bytes, request_id: bytes) -> None:
+        self._sockets = sockets
+        self._shown = shown
+        self._proof = proof
+        self._request_id = request_id
+        self._socket: DirectWebSocket | None = None
+        self._residents: dict[str, Resident] = {}
+        self._overtaken: dict[str, tuple[Suspended | ConnectRequest, int]] = {}
+        """Connects that were replaced by some that came another way, and when they are answered, by the node's
+        clock."""
+        self._earlier: list[Reply] = []
+        """Replies to connects after which the client sent the one that is handled now."""
+        self._is_busy = False
+        """A message is handled: nothing is pushed past its answer."""
+        self._is_closing = False
+        self._refused_handshakes = 0
+        self._opened_at_ms = sockets.server.sessions.registry.clock_ms()
+
+    # -- events of the connection --------------------------------------------------------------------------------------
+
+    def handshake_fields(self) -> Iterable[tuple[bytes, bytes]]:
+        return ((b"x-request-id", self._request_id), (b"x-content-type-options", b"nosniff"))
+
+    def opened(self, socket: DirectWebSocket) -> None:
+        self._socket = socket
+        self._sockets.add(self)
+        if self._sockets.is_draining:
+            asyncio.get_running_loop().call_later(random.uniform(0, self._sockets.spread_s), self.leave)  # noqa: S311
+
+    def message(self, data: bytes) -> bool:
+        """Handle a frame; False while the store is asked for it."""
+        server = self._sockets.server
+        try:
+            messages = decode(data, server.limits)
+        except CodecError as error:
+            server.unreadable(error)
+            self._close(_TOO_LARGE if error.too_large else _ERROR, str(error))
+            return True
+        if not messages or self._socket is None:
+            # Faye's clients send an empty array to keep the connection alive.
+            return True
+        origin = Origin(
+            self, self._socket.connection_id, self._shown.address, self._proof, len(data), len(messages),
+            is_streaming=True,
+        )  # fmt: skip
+        self._is_busy = True
+        outcome = server.process_now(messages, origin)
+        if outcome is None:
+            task = asyncio.create_task(self._process(messages, origin), name="cometd-frame")
+            self._sockets.tasks.add(task)
+            task.add_done_callback(self._sockets.tasks.discard)
+            return False
+        self._is_busy = False
+        self._serve(outcome.resident)
+        if isinstance(outcome, Suspended):
+            self._send([], self._take_earlier())
+        else:
+            self._send(outcome.events, [*self._take_earlier(), outcome.reply])
+        return True
+
+    async def _process(self, messages: Sequence[object], origin: Origin) -> None:
+        server = self._sockets.server
+        claim = self._sockets.authentication.claim(messages, self._shown)
+        try:
+            response = await server.process(messages, claim, origin)
+        except (StoreUnavailable, TooManyLogins, Crowded) as error:
+            self._close(_TRY_AGAIN_LATER, str(error))
+        except Exception:
+            log.exception("cometd_frame_failed")
+            self._close(_ERROR, "internal error")
+        else:
+            self._answer(response, shows_credentials=claim.shows_credentials)
+        finally:
+            claim.drop()
+            self._is_busy = False
+            if self._socket is not None:
+                self._socket.ready()
+            for resident in list(self._residents.values()):
+                self.has_news(resident)
+
+    def _answer(self, response: BayeuxResponse, *, shows_credentials: bool) -> None:
+        for replaced in response.replaced:
+            self._overtake(replaced)
+        if response.connected:
+            self._serve(self._sockets.server.sessions.registry.residents.get(response.connected))
+        if not self._send(response.events, [*self._take_earlier(), *response.replies]):
+            self._sockets.server.sessions.answer_lost(response.served)
+        for reply in response.replies:
+            if reply.get("channel") == HANDSHAKE:
+                self._refused_handshakes = 0 if reply["successful"] else self._refused_handshakes + 1
+                if not reply["successful"] and not shows_credentials:
+                    # A client that authenticates by headers of its requests goes on by long-polling.
+                    self._close(_POLICY_VIOLATION, "no credentials were sent")
+        most = self._sockets.server.limits.max_refused_handshakes
+        if self._refused_handshakes >= most:
+            self._sockets.server.sessions.metrics.limited(Limit.REFUSED_HANDSHAKES)
+            self._close(
+                _POLICY_VIOLATION,
+                f"{most} handshakes in a row were refused (CALLTAG_NOTIFIER__MAX_REFUSED_HANDSHAKES)",
+            )
+
+    def _serve(self, resident: Resident | None) -> None:
+        """A connect of the session was handled here: its events go out here."""
+        if resident is None or self._socket is None:
+            return
+        self._answer_overtaken(resident.client_id)
+        self._residents[resident.client_id] = resident
+        if self._sockets.server.sessions.registry.has(resident):
+            resident.outlet = self
+
+    def writable(self) -> None:
+        """The client has read enough: go on with what waits."""
+        for resident in list(self._residents.values()):
+            self.has_news(resident)
+
+    def closed(self, is_clean: bool) -> None:
+        """The sessions live on for a while: their client may come back on another connection. A client that answers the
+        server's close frame has read all before it; one that closes by itself may have read less."""
+        has_read_all = is_clean and self._is_closing
+        self._socket = None
+        self._sockets.discard(self)
+        sessions = self._sockets.server.sessions
+        for resident in self._residents.values():
+            if resident.outlet is not self:
+                continue
+            resident.outlet = None
+            if has_read_all:
+                resident.session.confirm_sent()
+                sessions.registry.mark(resident)
+            else:
+                sessions.registry.lose_answer(resident)
+            if resident.suspended is not None and resident.suspended.outlet is self:
+                sessions.abandon(resident.suspended)
+        self._residents.clear()
+        self._overtaken.clear()
+
+    def leave(self) -> None:
+        """The node goes: the client comes back to another one."""
+        for resident in list(self._residents.values()):
+            self.has_news(resident)
+        self._close(_GOING_AWAY)
+
+    def tick(self, now_ms: int) -> None:
+        for client_id, (suspended, due_ms) in list(self._overtaken.items()):
+            if due_ms <= now_ms:
+                del self._overtaken[client_id]
+                self._send([], [self._sockets.server.sessions.replies.without_events(suspended, has_failed=True)])
+        has = self._sockets.server.sessions.registry.has
+        for client_id, resident in list(self._residents.items()):
+            if not has(resident) and client_id not in self._overtaken and not resident.farewell:
+                del self._residents[client_id]
+                self._opened_at_ms = now_ms
+        if not self._residents and now_ms - self._opened_at_ms > self._sockets.deadline_s * 1000 and not self._is_busy:
+            self._close(
+                _POLICY_VIOLATION,
+                f"no session was connected within {self._sockets.deadline_s:g} s (CALLTAG_NOTIFIER__SOCKET_DEADLINE_S)",
+            )
+
+    # -- the session's outlet ------------------------------------------------------------------------------------------
+
+    def budget(self) -> AnswerBudget:
+        return self._sockets.server.sessions.replies.budget()
+
+    def send(self, suspended: Suspended, events: list[bytes], reply: Reply) -> bool:  # noqa: ARG002 - the interface's
+        return self._send(events, [reply])
+
+    def replace(self, suspended: Suspended) -> None:
+        """A newer connect on this connection answers this one as well; the official client passes over the reply to it,
+        but for its advice. After one that came another way, this client waits here, and would for as long as a
+        connect is suspended: where the other one was the older one, and only came late."""
+        if self._is_busy:
+            self._overtaken.pop(suspended.resident.client_id, None)
+            self._earlier.append(self._sockets.server.sessions.replies.without_events(suspended))
+        else:
+            self._overtake(suspended)
+
+    def _overtake(self, connect: Suspended | ConnectRequest) -> None:
+        self._answer_overtaken(connect.client_id)
+        due_ms = self._sockets.server.sessions.registry.clock_ms() + _OVERTAKEN_MS
+        self._overtaken[connect.client_id] = connect, due_ms
+
+    def _answer_overtaken(self, client_id: str) -> None:
+        """Its client has sent a newer connect: the one that was taken over is answered along with that."""
+        connect, _ = self._overtaken.pop(client_id, (None, 0))
+        if connect is not None:
+            self._earlier.append(self._sockets.server.sessions.replies.without_events(connect))
+
+    def _take_earlier(self) -> list[Reply]:
+        earlier, self._earlier = self._earlier, []
+        return earlier
+
+    def push(self, frame: bytes, *, one_of_many: bool) -> bool:
+        return (
+            not self._is_busy and self._socket is not None and self._socket.send_frame(frame, one_of_many=one_of_many)
+        )
+
+    def has_news(self, resident: Resident) -> None:
+        """Push what waits, as far as the client reads it."""
+        sessions, session = self._sockets.server.sessions, resident.session
+        if resident.farewell:
+            self._send(sessions.replies.farewell(resident), [])
+        while self._socket is not None and self._socket.is_writable and not self._is_busy and session.pushes:
+            if resident.outlet is not self or not session.has_messages or not sessions.is_verified(resident):
+                break
+            taken = sessions.replies.take(resident, sessions.replies.budget(), sessions.registry.clock_ms())
+            self._send(taken, [])
+        if resident.outlet is self and session.pushes and session.needs_reading and not session.has_messages:
+            sessions.read_on(resident)
+
+    def _send(self, events: Sequence[bytes], replies: Sequence[Reply]) -> bool:
+        """One answer, in frames that clients take by default."""
+        socket = self._socket
+        if socket is None:
+            return False
+        is_sent = True
+        for frame in encode_parts(events, replies, self._sockets.server.limits.max_frame_bytes):
+            is_sent = socket.send_text(frame) and is_sent
+        return is_sent
+
+    def _close(self, code: int, reason: str = "") -> None:
+        if self._socket is not None and self._socket.is_open:
+            self._is_closing = True
+            self._socket.close(code, reason.encode()[:_REASON_BYTES].decode(errors="ignore"))

@@ -1,0 +1,257 @@
+"""The extensions of the Bayeux protocol that calltag knows; each overrides the hooks that it needs."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from calltag.core.bayeux.codec import Message, Reply
+from calltag.core.bayeux.position import BEGINNING, LARGEST, Position
+from calltag.core.bayeux.session import Session
+
+_LARGEST_BATCH: Final = 2**31
+CONNECTS_ONLY: Final = "connects_only"
+REPLAYS: Final = "replays"
+"""Options of a session, as they are stored."""
+_DELIVERY: Final = "metaConnectDeliveryOnly"
+_NEW_ONLY: Final = -1
+_ALL: Final = -2
+_DIGITS: Final = re.compile(r"-?[0-9]{1,19}")
+_ACCURACY_MS: Final = 25
+
+
+@dataclass(slots=True)
+class Beginning:
+    """A session that is about to begin."""
+
+    acknowledges: bool = False
+    options: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class ConnectWish:
+    """What a /meta/connect asks for.
+
+    A client that sends nothing but connects for longer than `silent_ms` is inactive, if that is given; with
+    `deliveries_count`, events sent to it are activity too.
+    """
+
+    timeout_ms: int
+    interval_ms: int
+    is_hurried: bool
+    """The client itself asked for an answer at once."""
+    transport: str
+    acknowledged: int | None = None
+    silent_ms: int | None = None
+    deliveries_count: bool = False
+
+
+@dataclass(slots=True)
+class SubscribeWish:
+    """The channels of a /meta/subscribe, each with the position after which its messages are wanted (None: from now
+    on).
+
+    `replays`: the client wants to learn the positions of its messages.
+    """
+
+    channels: dict[str, Position | None]
+    replays: bool = False
+
+
+class Refused(Exception):
+    """The extension refuses the message; `error` goes into the reply."""
+
+    def __init__(self, error: str) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+class Extension:
+    """`ext` is the message's `ext`, empty where there is none."""
+
+    def handshake(self, ext: Mapping[str, object], beginning: Beginning) -> None:
+        """A session begins."""
+
+    def begun(self, beginning: Beginning, reply_ext: dict[str, object]) -> None:
+        """The handshake succeeded: tell the client what the extension has agreed to."""
+
+    def connect(self, ext: Mapping[str, object], wish: ConnectWish) -> None:
+        """A connect came."""
+
+    def subscribe(self, ext: Mapping[str, object], wish: SubscribeWish) -> None:
+        """A subscription is wanted. Raises Refused."""
+
+    def connected(self, session: Session, reply_ext: dict[str, object]) -> None:
+        """A connect is answered now, with what was taken."""
+
+    def kept(self, ext: Mapping[str, object], kept: dict[str, object]) -> None:
+        """Keep the parts of `ext` that `reply` needs for a suspended connect."""
+
+    def reply(self, message: Message, reply: Reply, arrived_ms: int, now_ms: int) -> None:
+        """Any meta message is answered; times are Unix time in milliseconds."""
+
+
+def ext_of(message: Message) -> Mapping[str, object]:
+    """The `ext` of a message."""
+    ext = message.get("ext")
+    return ext if isinstance(ext, dict) else {}
+
+
+class Acknowledgment(Extension):
+    """`ext.ack`: the client says which answers it got; what it did not get is sent again, by whichever node it comes
+    to.
+
+    Source: CometD's documentation of its acknowledgment extension, and the clients' `AckExtension`.
+    """
+
+    def handshake(self, ext: Mapping[str, object], beginning: Beginning) -> None:
+        beginning.acknowledges = ext.get("ack") is True
+
+    def begun(self, beginning: Beginning, reply_ext: dict[str, object]) -> None:
+        if beginning.acknowledges:
+            reply_ext["ack"] = True
+
+    def connect(self, ext: Mapping[str, object], wish: ConnectWish) -> None:
+        number = _number(ext.get("ack"))
+        if number is not None and 0 <= number < _LARGEST_BATCH:
+            wish.acknowledged = int(number)
+
+    def connected(self, session: Session, reply_ext: dict[str, object]) -> None:
+        if session.acknowledges:
+            reply_ext["ack"] = session.close_batch()
+
+
+class Replay(Extension):
+    """`ext.replay`: a subscription may begin in the past, even in a new session.
+
+    Source: the streaming API of Salesforce, whose clients send a map of channel to the `replayId` of the last event
+    seen, -1 for new ones only, -2 for all that is kept, null where they have none yet. Some write the number as a
+    string.
+    """
+
+    def handshake(self, ext: Mapping[str, object], beginning: Beginning) -> None:
+        if ext.get("replay") is True:
+            beginning.options[REPLAYS] = "1"
+
+    def begun(self, beginning: Beginning, reply_ext: dict[str, object]) -> None:  # noqa: ARG002 - the interface's
+        reply_ext["replay"] = True
+
+    def subscribe(self, ext: Mapping[str, object], wish: SubscribeWish) -> None:
+        asked = ext.get("replay")
+        if not isinstance(asked, dict):
+            return
+        wish.replays = True
+        for channel, replay_id in asked.items():
+            if channel in wish.channels:
+                wish.channels[channel] = _position(replay_id)
+
+
+def _position(replay_id: object) -> Position | None:
+    number = _number(int(replay_id) if isinstance(replay_id, str) and _DIGITS.fullmatch(replay_id) else replay_id)
+    if replay_id is None or number == _NEW_ONLY:
+        return None
+    if number is None:
+        raise Refused(invalid_replay("of another type"))
+    if not _ALL <= number < LARGEST:
+        raise Refused(invalid_replay("out of range"))
+    return BEGINNING if number == _ALL else Position(int(number))
+
+
+def invalid_replay(replay_id: object) -> str:
+    """The error for an id whose successors are not kept, in the words that clients know."""
+    return (
+        f"400::The replayId {{{replay_id}}} you provided was invalid. Please provide a valid ID, "
+        "-2 to replay all events, or -1 to replay only new events."
+    )
+
+
+class Delivery(Extension):
+    """`ext.calltag.metaConnectDeliveryOnly` of a handshake: whether events come with connect replies only, or with the
+    reply to whatever the client sends. Where a session has no wish, its transport decides; a client that acknowledges
+    gets them with connect replies in any case.
+
+    Source: CometD's option `metaConnectDeliverOnly`, here for one session.
+    """
+
+    def handshake(self, ext: Mapping[str, object], beginning: Beginning) -> None:
+        asked = ext.get("calltag")
+        wish = asked.get(_DELIVERY) if isinstance(asked, dict) else None
+        if isinstance(wish, bool):
+            beginning.options[CONNECTS_ONLY] = str(int(wish))
+
+    def begun(self, beginning: Beginning, reply_ext: dict[str, object]) -> None:
+        if CONNECTS_ONLY in beginning.options:
+            agreed = beginning.acknowledges or beginning.options[CONNECTS_ONLY] == "1"
+            # Nothing else answers under this name at a handshake.
+            reply_ext["calltag"] = {_DELIVERY: agreed}
+
+
+@dataclass(frozen=True, slots=True)
+class Activity(Extension):
+    """A session that sends nothing but connects for `silent_ms` ends; with `both_sides`, events that go to the client
+    are activity too.
+
+    Source: CometD's `ActivityExtension`, which looks when a connect comes.
+    """
+
+    silent_ms: int
+    both_sides: bool = False
+
+    def connect(self, ext: Mapping[str, object], wish: ConnectWish) -> None:  # noqa: ARG002 - the interface's
+        wish.silent_ms = self.silent_ms
+        wish.deliveries_count = self.both_sides
+
+
+class Timestamp(Extension):
+    """A message that has a `timestamp` is answered with one.
+
+    Source: Bayeux protocol 1.0, section 5.10: `YYYY-MM-DDThh:mm:ss.ss`, in GMT.
+    """
+
+    def reply(self, message: Message, reply: Reply, arrived_ms: int, now_ms: int) -> None:  # noqa: ARG002 - the interface's
+        if "timestamp" in message:
+            reply["timestamp"] = datetime.fromtimestamp(now_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-4]
+
+
+class Timesync(Extension):
+    """`ext.timesync`: the client learns how far the server's clock is ahead of its own.
+
+    Source: CometD's documentation of its time synchronization extension.
+    """
+
+    def kept(self, ext: Mapping[str, object], kept: dict[str, object]) -> None:
+        asked = ext.get("timesync")
+        if isinstance(asked, dict):
+            kept["timesync"] = {name: asked[name] for name in ("tc", "l", "o") if _is_number(asked.get(name))}
+
+    def reply(self, message: Message, reply: Reply, arrived_ms: int, now_ms: int) -> None:
+        asked = ext_of(message).get("timesync")
+        if not isinstance(asked, dict) or not _is_number(asked.get("tc")):
+            return
+        told = {"tc": asked["tc"], "ts": arrived_ms, "p": now_ms - arrived_ms}
+        lag, offset = asked.get("l"), asked.get("o")
+        if _is_number(lag) and _is_number(offset):
+            told["a"] = asked["tc"] + offset + lag - arrived_ms
+            if lag != 0 and abs(told["a"]) < _ACCURACY_MS:
+                return
+        ext = reply.setdefault("ext", {})
+        if isinstance(ext, dict):
+            ext["timesync"] = told
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number to reckon with: not NaN, and small enough for sums to stay within 64 bits."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
+
+
+def _number(value: object) -> int | None:
+    """The integer that JSON wrote in whatever form; None if it is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        return None
+    return int(value)
+
+
+def overriding(extensions: Sequence[Extension], hook: str) -> list[Extension]:
+    """The extensions that have something to do there."""
+    return [each for each in extensions if getattr(type(each), hook) is not getattr(Extension, hook)]

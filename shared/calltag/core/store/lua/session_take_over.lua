@@ -1,0 +1,20 @@
+-- prelude
+-- A node makes itself the home of a CometD session, and saves it. The cycle rises: what another home saves later is refused.
+--
+-- KEYS: session, the user's sessions, nodes, stream. ARGV: JSON {node, registered_ms}, JSON {digest, request, cycle, saved?, roams, has_moved,
+-- lifetime_ms, fields, times, changes, backfills, filled}: `cycle` and `saved` are as the node has read them; `has_moved`: another node was
+-- the home.
+-- Answers {1, number of changes of its subscriptions, end of the stream}, or {0} where it was taken over, saved or ended since.
+-- The same request again changes nothing.
+local common, a, at = cjson.decode(ARGV[1]), cjson.decode(ARGV[2]), now()
+local cycle, saved, changes, claim = unpack(redis.call('HMGET', KEYS[1], 'cycle', 'saved', 'changes', 'claim'))
+if claim ~= a.request then
+  if cycle ~= a.cycle or (a.saved and saved ~= a.saved) then return {0} end
+  write_session(KEYS[1], a, at, changes)
+  redis.call('HSET', KEYS[1], 'home', common.node, 'cycle', cycle + 1, 'saved', 0, 'claim', a.request, 'connected', 1)
+  if a.has_moved then redis.call('HSET', KEYS[1], 'moved', integer(at)) end
+  keep_session(KEYS[1], KEYS[2], a.digest, at, a.lifetime_ms)
+end
+redis.call('SADD', KEYS[3], common.node)
+redis.call('PEXPIRE', KEYS[3], common.registered_ms)
+return {1, changes, integer(tail_of(KEYS[4]))}
