@@ -38,6 +38,8 @@ class Background:
         task = asyncio.create_task(self._until_done(work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        # A task that is cancelled before its first step awaits nothing.
+        task.add_done_callback(lambda _: work.close())
         return task
 
     async def _until_done(self, work: Coroutine[object, object, None]) -> None:
