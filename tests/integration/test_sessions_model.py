@@ -328,9 +328,14 @@ class Sessions(RuleBasedStateMachine):
         if answer == ARRIVES:
             client.receive([(number, self.published[number]) for number in self.numbers(events)], reply)
         elif answer == IS_SEEN_LOST:
-            node.sessions.connection_broke(client.sends.connection_id)
+            self.run(self.see_break(node, client.sends.connection_id))
         elif client.was_hurried:
             self.excuse(client, events, reply)
+
+    async def see_break(self, node: Node, connection_id: int) -> None:
+        """A node notices a broken connection; where a session roams, the next node finds it in the store."""
+        node.sessions.connection_broke(connection_id)
+        await node.background.finish()
 
     def excuse(self, client: Client, events: Sequence[bytes], reply: Reply) -> None:
         """Nobody can tell that an answer got lost."""

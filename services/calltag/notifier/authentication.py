@@ -53,10 +53,11 @@ class Credentials:
         return sha256(self.cookies[0].encode(errors="replace")).hexdigest()
 
 
-def proof_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+def proof_of(headers: Iterable[tuple[bytes, bytes]], *, is_http: bool = True) -> bytes:
     """Return a digest of all that proves the caller: requests with the same one come from the same user."""
     shown = [part for name, value in headers if name in _CREDENTIALS for part in (name, value)]
-    return blake2b(b"\0".join(shown), digest_size=_PROOF_BYTES).digest()
+    # A WebSocket shows no token.
+    return blake2b(b"\0".join((b"" if is_http else b"ws", *shown)), digest_size=_PROOF_BYTES).digest()
 
 
 def credentials_of(

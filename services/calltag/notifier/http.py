@@ -6,6 +6,7 @@ Source: Bayeux protocol 1.0, section 7; requests as CometD's and Faye's clients 
 """
 
 import asyncio
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -44,6 +45,8 @@ log = structlog.get_logger()
 PATHS: Final = ("/genesys/cometd", "/api/v2/notifications")
 _NOT_SERVED: Final = "this method is not served here; send messages by POST"
 OFF: Final = "callback-polling is off here (CALLTAG_NOTIFIER__CALLBACK_POLLING); send messages by POST"
+_SOCKETS_SELDOMER: Final = 10
+"""The deadlines of WebSockets are seconds, and all WebSockets are looked at."""
 REPLACED: Final = b"replaced by a newer /meta/connect"
 _TEXT: Final = (b"content-type", b"text/plain;charset=UTF-8")
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
@@ -216,9 +219,10 @@ class CometdHttp:
 
     async def keep_ticking(self, interval_s: float = 0.05) -> None:
         """Look at the deadlines of connects, sessions and WebSockets, for as long as the task runs."""
-        while True:
+        for number in itertools.count():
             self.server.sessions.tick()
-            self.sockets.tick()
+            if number % _SOCKETS_SELDOMER == 0:
+                self.sockets.tick()
             await asyncio.sleep(interval_s)
 
 
@@ -246,8 +250,8 @@ class LongPoll:
         claim = http.authentication.claim(messages, shown)
         try:
             response = await http.server.process(messages, claim, origin)
-            if not response.connected and not response.replaced:
-                response.events += await http.server.sessions.deliver(response.spoke, origin.budget)
+            if not (response.connected or response.replaced or self.callback):
+                response.events += await http.server.sessions.deliver(response.spoke, origin)
             self._answer(response, claim.set_cookie)
         except REFUSALS as error:
             self.refuse(*refused(error))

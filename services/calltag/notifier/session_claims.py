@@ -114,6 +114,8 @@ class Claims:
                 while not flushed.done() and not lapsed.done():
                     await self._ask(record)
                     await asyncio.wait({flushed, lapsed}, timeout=_ASKED_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+                if not flushed.done():
+                    lapsed.result()
                 return True
         except TimeoutError:
             return record.acknowledges

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from weakref import WeakValueDictionary
 
-from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.codec import encode_reply
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import LONG_POLLING, WEBSOCKET, Engine
@@ -43,7 +42,7 @@ from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.node_presence import Background, NodeLease, Registrations
 from calltag.notifier.session_claims import Claims
 from calltag.notifier.session_records import alone_ms, resident_of, resubscribe, state_of
-from calltag.notifier.session_registry import ConnectRequest, Crowded, Resident, SessionRegistry, Suspended
+from calltag.notifier.session_registry import ConnectRequest, Crowded, Origin, Resident, SessionRegistry, Suspended
 
 _CLOCKS_DIFFER_MS: Final = 2_000
 """How much later than here a session may end in the store, by its clock and after the way there."""
@@ -145,7 +144,8 @@ class SessionManager:
             return True
         if wish.silent_ms is not None:
             told_at_ms = resident.told_at_ms if wish.deliveries_count else None
-            return now_ms - max(resident.active_at_ms, told_at_ms or 0) > wish.silent_ms
+            if now_ms - max(resident.active_at_ms, told_at_ms or 0) > wish.silent_ms:
+                return True
         return resident.is_bearer and self.claims.credential(resident.client_id) != resident.credential
 
     def _as_connect(self, resident: Resident, request: ConnectRequest) -> Connect:
@@ -168,10 +168,11 @@ class SessionManager:
             former.outlet.replace(former)
         resident.interval_ms = request.wish.interval_ms
         resident.was_hurried, resident.is_answer_lost = request.wish.is_hurried, False
-        if resident.last_connection != request.origin.connection_id:
-            self._by_connection.pop(resident.last_connection, None)
-            resident.last_connection = request.origin.connection_id
-            self._by_connection[request.origin.connection_id] = resident
+        if not resident.wrote_on == request.origin.connection_id == resident.last_connection:
+            self._forget_connections(resident)
+            resident.last_connection = resident.wrote_on = request.origin.connection_id
+        # Another session of the same connection may have come between.
+        self._by_connection[request.origin.connection_id] = resident
         if resident.address != request.origin.address:
             self.registry.move(resident, request.origin.address)
         session = resident.session
@@ -226,6 +227,7 @@ class SessionManager:
                 return self.replies.too_late(request.message, client_id, over.ending, request.arrived_ms)
 
     async def _connected(self, request: ConnectRequest, claim: CallerClaim) -> Answer | Suspended:
+        request.checked_ms = self.registry.clock_ms()
         for number in range(_ATTEMPTS):
             outcome = await self._connect_here(request, claim) or await self._claim(
                 request, claim, is_first=number == 0
@@ -256,19 +258,24 @@ class SessionManager:
         self._prove(resident, request)
         self._begin(resident, request, now_ms)
         # What goes out again, perhaps not all at once, must not count as sent in the store.
-        if (connect.again or resident.is_roaming) and not await self.save([resident]):
-            return None
+        if connect.again or resident.is_roaming:
+            is_exact = resident.is_roaming and not request.origin.is_streaming
+            if not await self.save([resident], is_exact=is_exact):
+                return None
+            resident.is_roaming = is_exact
         return await self._respond(resident, request, connect)
 
     def _prove(self, resident: Resident, request: ConnectRequest) -> None:
         """What the request shows proves the session's user, for a while."""
         resident.proof = request.origin.proof
-        resident.proven_until_ms = self.registry.clock_ms() + self.settings.credential_recheck_ms
+        resident.proven_until_ms = request.checked_ms + self.settings.credential_recheck_ms
 
     async def _respond(self, resident: Resident, request: ConnectRequest, connect: Connect) -> Answer | Suspended:
         """Answer a connect, or suspend it. Raises Replaced if the session was taken over meanwhile: for a newer one."""
+        was_verified = self.is_verified(resident)
         await self.dispatcher.catch_up(resident)
-        if not self.registry.has(resident) and resident.session.ending is None:
+        has_lapsed = was_verified and not self.is_verified(resident)
+        if (has_lapsed or not self.registry.has(resident)) and resident.session.ending is None:
             raise Replaced(request)
         outcome = self._answer_or_suspend(resident, request, connect, self.registry.clock_ms())
         if isinstance(outcome, Suspended) or not resident.is_roaming or await self._saved(resident):
@@ -336,7 +343,7 @@ class SessionManager:
             session.confirm(connect)
         has_moved = record.home != self.node
         if has_moved:
-            resident.is_roaming = record.moved_ago_ms < self.settings.roaming_ms
+            resident.is_roaming = not request.origin.is_streaming and record.moved_ago_ms < self.settings.roaming_ms
         state = replace(
             self._state(resident, is_exact=resident.is_roaming),
             lifetime_ms=self._lifetime_ms(request.wish),
@@ -347,6 +354,10 @@ class SessionManager:
             if here is not None and session.cycle == state.cycle:
                 self.let_go(here)
             return None
+        if here is not None and not self.registry.has(here):
+            if session.ending is None:
+                return None
+            return self.replies.ended(here, self.engine.kept(request.message), request.arrived_ms)
         self.metrics.claims.inc()
         resident.verified_in, resident.saves = period, 0
         self._taken_over(resident, found, is_new=here is None, cycle=saved.cycle, head=saved.head)
@@ -414,7 +425,7 @@ class SessionManager:
 
     def _send(self, suspended: Suspended, answer: Answer) -> None:
         if not suspended.outlet.send(suspended, answer.events, answer.reply):
-            suspended.resident.is_answer_lost = True
+            self._lose_answer(suspended.resident)
 
     async def _ask_and_answer(self, suspended: Suspended, *, waits: bool = False) -> None:
         """Ask the store what a session lacks and whether it is at home here, and answer its connect if there is
@@ -424,9 +435,9 @@ class SessionManager:
         while True:
             try:
                 async with self.turn(resident.client_id):
+                    await self.dispatcher.catch_up(resident)
+                    # Last, so that nothing comes between it and the answer.
                     was_saved = not self.is_verified(resident) and await self.save([resident])
-                    if was_saved or self.is_verified(resident):
-                        await self.dispatcher.catch_up(resident)
                 break
             except StoreUnavailable:
                 if resident.suspended is not suspended:
@@ -456,7 +467,7 @@ class SessionManager:
             return await self.save([resident], is_exact=True)
         return False
 
-    async def deliver(self, client_ids: Iterable[str], budget: AnswerBudget) -> list[bytes]:
+    async def deliver(self, client_ids: Iterable[str], origin: Origin) -> list[bytes]:
         """What waits for sessions at home here that sent something other than a connect, and get events with any
         reply."""
         events: list[bytes] = []
@@ -466,9 +477,13 @@ class SessionManager:
                 continue
             with suppress(StoreUnavailable):
                 await self.dispatcher.catch_up(resident)
-            taken = self.replies.take(resident, budget, self.registry.clock_ms()) if self.registry.has(resident) else []
+            is_here = self.registry.has(resident) and self.is_verified(resident)
+            taken = self.replies.take(resident, origin.budget, self.registry.clock_ms()) if is_here else []
             if taken and resident.is_roaming and not await self._saved(resident):
                 resident.is_answer_lost, taken = True, []
+            if taken:
+                resident.wrote_on = origin.connection_id
+                self._by_connection[origin.connection_id] = resident
             events += taken
         return events
 
@@ -494,13 +509,22 @@ class SessionManager:
         for client_id in client_ids:
             resident = self.registry.residents.get(client_id)
             if resident is not None:
-                resident.is_answer_lost = True
+                self._lose_answer(resident)
+
+    def _lose_answer(self, resident: Resident) -> None:
+        """What was written last may not have arrived. A claim of a session that roams does not ask this node for it."""
+        self.registry.lose_answer(resident)
+        if resident.is_roaming:
+            self.background.begin(self._save(resident))
+
+    async def _save(self, resident: Resident) -> None:
+        await self.save([resident])
 
     def connection_broke(self, connection_id: int) -> None:
         """What was written last to the connection may not have arrived."""
         resident = self._by_connection.pop(connection_id, None)
-        if resident is not None and resident.last_connection == connection_id:
-            resident.is_answer_lost = True
+        if resident is not None and connection_id in (resident.last_connection, resident.wrote_on):
+            self._lose_answer(resident)
 
     def tick(self) -> None:
         """Answer the connects that are due, and end the sessions that were silent for too long."""
@@ -525,6 +549,7 @@ class SessionManager:
             await self.save(residents)
         except StoreUnavailable as error:
             _NOT_SAVED.fails(error)
+            self.background.failed()
             for resident in residents:
                 self.registry.mark(resident)
         else:
@@ -539,7 +564,10 @@ class SessionManager:
             session = resident.session
             if saved is None:
                 all_here = False
-                if session.cycle == state.cycle:
+                if session.state is State.CLAIMING:
+                    # The claim will know.
+                    self.registry.mark(resident)
+                elif session.cycle == state.cycle:
                     self.let_go(resident)
                 elif self.registry.has(resident):
                     # It was claimed here meanwhile.
@@ -685,19 +713,14 @@ class SessionManager:
         async with self.registrations.arrival(resident.session.user):
             if not self.registry.has(resident):
                 return
-            state = self._last_state(resident)
+            state = self._state(resident, is_exact=True)
             self.let_go(resident)
             if not is_over:
                 try:
                     await self.store.save([state])
                 except StoreUnavailable as error:
                     _NOT_SAVED.fails(error)
-
-    def _last_state(self, resident: Resident) -> SessionState:
-        """What is saved of a session that is let go: what may not have arrived is to be sent again."""
-        if resident.is_answer_lost and not resident.session.acknowledges:
-            resident.session.rewind()
-        return self._state(resident, is_exact=True)
+                    self.background.failed()
 
     # -- the end of sessions -------------------------------------------------------------------------------------------
 
@@ -737,18 +760,23 @@ class SessionManager:
         self.metrics.ended(handle_of(client_id), user_of(client_id) or "", over.ending)
 
     def login_ended(self, user: UserId, login: str) -> None:
-        """A login ended: the sessions that it proved are to be proven anew at once."""
+        """A login ended, and with it the sessions that it proved."""
         feed = self.registry.feeds.get(user)
-        for client_id in feed.sessions if feed is not None else ():
-            resident = self.registry.residents[client_id]
-            if resident.login == login:
-                resident.proven_until_ms = 0
+        for client_id in list(feed.sessions) if feed is not None else ():
+            if self.registry.residents[client_id].login == login:
+                self.has_ended(client_id, HasEnded(Ending.LOGIN_ENDED, self.node))
+                self.background.begin(self._remove(client_id))
+
+    def _forget_connections(self, resident: Resident) -> None:
+        for each in (resident.last_connection, resident.wrote_on):
+            if self._by_connection.get(each) is resident:
+                del self._by_connection[each]
 
     def let_go(self, resident: Resident) -> None:
         """Another node is its home, or none."""
         suspended, outlet = resident.suspended, resident.outlet
         resident.suspended = resident.outlet = None
-        self._by_connection.pop(resident.last_connection, None)
+        self._forget_connections(resident)
         if self.registry.remove(resident):
             self.registrations.leave(resident.session.user)
         if suspended is not None:
@@ -774,10 +802,13 @@ class SessionManager:
     async def leave(self) -> None:
         """The node goes: save what is not saved, and have no events routed here."""
         async with AsyncExitStack() as users:
+            for client_id in list(self.registry.residents):
+                # Who asks for a session meanwhile is answered when it is saved.
+                await users.enter_async_context(self.turn(client_id))
             for user in list(self.registry.feeds):
                 await users.enter_async_context(self.registrations.arrival(user))
             residents = list(self.registry.residents.values())
-            states = [self._last_state(each) for each in residents]
+            states = [self._state(each, is_exact=True) for each in residents]
             for resident in residents:
                 self.let_go(resident)
             with suppress(StoreUnavailable):

@@ -55,6 +55,7 @@ def state_of(
 ) -> SessionState:
     """Return what is saved of a session: `is_exact` if it is saved before its next answer, or let go."""
     session = resident.session
+    is_lost = resident.is_answer_lost and not session.acknowledges
     resident.saves += 1
     lives_ms = max(resident.due_ms - now_ms, 0)
     if resident.suspended is not None:
@@ -63,11 +64,15 @@ def state_of(
         session.client_id,
         session.cycle,
         resident.saves,
-        Cursor(session.confirmed, session.sent, session.batch, tuple(session.batches)),
+        Cursor(
+            session.confirmed, session.confirmed if is_lost else session.sent, session.batch, tuple(session.batches)
+        ),
         lifetime_ms=lives_ms + _LATE_SAVE_MS,
         login=resident.login,
         changes=session.changes,
-        backfills=session.progress,
+        backfills={name: each._replace(sent=each.confirmed) for name, each in session.progress.items()}
+        if is_lost
+        else session.progress,
         filled=tuple(session.filled),
         has_connected=session.has_connected,
         was_hurried=resident.was_hurried,

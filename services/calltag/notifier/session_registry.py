@@ -85,6 +85,8 @@ class ConnectRequest:
     arrived_ms: int
     is_alone: bool = True
     """No other message came in the same request."""
+    checked_ms: int = 0
+    """Before its caller was looked for."""
 
     @property
     def acknowledges(self) -> bool:
@@ -155,6 +157,8 @@ class Resident:
     """Connects that came here in a row."""
     last_connection: int = 0
     """The connection on which its last connect was answered."""
+    wrote_on: int = 0
+    """The connection on which events were written last: with another reply, it may be another one."""
     is_answer_lost: bool = False
     """That connection broke afterwards."""
     was_hurried: bool = False

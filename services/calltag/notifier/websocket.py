@@ -36,6 +36,10 @@ _REASON_BYTES: Final = 120
 _OVERTAKEN_MS: Final = 1_000
 """A session that another connection took over, while its client still waits here, is offered back to the client after
 that time: two clients that both believe to have the session do not take it from each other more often."""
+_PARTING_S: Final = 4.0
+_PARTING_LOOKS_S: Final = 0.05
+_CLOSES_MS: Final = 2_000
+"""While its client waits so long, a WebSocket is closed, and nothing is under way on it."""
 _OFF: Final = "WebSocket is off here (CALLTAG_NOTIFIER__WEBSOCKET); send messages by POST"
 
 
@@ -71,7 +75,7 @@ class WebSockets:
         if not self.is_offered:
             return Refusal(404, _OFF)
         shown = credentials_of(head.headers, address, is_http=False)
-        return SocketConnection(self, shown, proof_of(head.headers), request_id_of(head.headers))
+        return SocketConnection(self, shown, proof_of(head.headers, is_http=False), request_id_of(head.headers))
 
     def tick(self) -> None:
         """Close the connections that have no session, and answer clients whose sessions were taken over."""
@@ -170,8 +174,10 @@ class SocketConnection:
         self._serve(outcome.resident)
         if isinstance(outcome, Suspended):
             self._send([], self._take_earlier())
-        else:
-            self._send(outcome.events, [*self._take_earlier(), outcome.reply])
+        elif not self._send(outcome.events, [*self._take_earlier(), outcome.reply]):
+            server.sessions.answer_lost([outcome.resident.client_id] if outcome.resident is not None else ())
+        if outcome.resident is not None:
+            self.has_news(outcome.resident)
         return True
 
     async def _process(self, messages: Sequence[object], origin: Origin) -> None:
@@ -240,7 +246,7 @@ class SocketConnection:
             if resident.outlet is not self:
                 continue
             resident.outlet = None
-            if has_read_all:
+            if has_read_all and not resident.is_answer_lost:
                 resident.session.confirm_sent()
                 sessions.registry.mark(resident)
             else:
@@ -250,11 +256,39 @@ class SocketConnection:
         self._residents.clear()
         self._overtaken.clear()
 
-    def leave(self) -> None:
-        """The node goes: the client comes back to another one."""
+    def leave(self, until_s: float | None = None) -> None:
+        """The node goes: the client comes back to another one.
+
+        Its connect is answered, and the WebSocket closes while the client waits before it connects again. So nothing
+        that it has sent is without an answer. A client that has just come may have sent what is still on its way.
+        """
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + _PARTING_S if until_s is None else until_s
+        if self._socket is not None and not self._is_waiting and loop.time() < until_s:
+            loop.call_later(_PARTING_LOOKS_S, self.leave, until_s)
+            return
+        sessions = self._sockets.server.sessions
         for resident in list(self._residents.values()):
             self.has_news(resident)
+            suspended = resident.suspended
+            if suspended is not None and suspended.outlet is self:
+                sessions.abandon(suspended)
+                self._send([], [self._parting(suspended)])
+        for connect, _ in self._overtaken.values():
+            self._send([], [self._parting(connect)])
+        self._overtaken.clear()
         self._close(_GOING_AWAY)
+
+    @property
+    def _is_waiting(self) -> bool:
+        """Whether the client waits for the answer to a connect, and has asked nothing else."""
+        suspended = [each.suspended for each in self._residents.values() if each.suspended is not None]
+        return not self._is_busy and (bool(self._overtaken) or any(each.outlet is self for each in suspended))
+
+    def _parting(self, connect: Suspended | ConnectRequest) -> Reply:
+        sessions = self._sockets.server.sessions
+        reply = sessions.replies.without_events(connect)
+        return reply | {"advice": sessions.engine.advice("retry", _CLOSES_MS)}
 
     def tick(self, now_ms: int) -> None:
         for client_id, (suspended, due_ms) in list(self._overtaken.items()):

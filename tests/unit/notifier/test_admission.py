@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -10,9 +12,17 @@ from calltag.core.bayeux import errors
 from calltag.core.bayeux.limits import BayeuxLimits, Limit
 from calltag.core.runtime.token_bucket import TokenBucket
 from calltag.core.store.embedded import embedded_store
-from calltag.notifier.authentication import Caller
+from calltag.notifier.authentication import Authentication, Caller
+from calltag.notifier.browsers import UNLIMITED, Browsers
+from calltag.notifier.http import CometdHttp
+from calltag.notifier.origins import Origins
 from calltag.notifier.session_registry import Crowded
+from calltag.notifier.websocket import WebSockets
+from parts.eventually import eventually
+from parts.frames import opened
 from parts.hubs import Client, Installation, Node
+from parts.polls import Poll
+from unit.notifier.conftest import Meanwhile
 
 LIMITS = BayeuxLimits(max_sessions=3, max_sessions_per_address=2, handshakes_per_s=0.001, handshake_burst=4)
 
@@ -154,6 +164,52 @@ async def test_who_shows_nothing_takes_no_handshakes_from_others(crowded: Instal
         assert (reply["error"], reply["advice"]["reconnect"]) == (errors.UNAUTHORIZED, "none")
     assert (crowded.one.limits(), crowded.one.count("refused_total", code="401")) == ({}, 40)
     assert (await Client(address="10.0.0.1").shake(crowded.one))["successful"]
+
+
+class KnownCookie:
+    """Knows the session cookie of a browser; implements what is used of an Authenticator."""
+
+    async def identify(self, *_: object) -> SimpleNamespace:
+        return SimpleNamespace(
+            user=SimpleNamespace(id="alice"), session=SimpleNamespace(token="secret"), by_cookie=True, set_cookie=None
+        )
+
+
+async def test_a_connect_on_a_websocket_shows_no_token_for_the_ones_that_are_polled(system: Installation) -> None:
+    cookie, server = [(b"cookie", b"JSESSIONID=abc")], system.one.server
+    authentication = Authentication(cast("Any", KnownCookie()), csrf_protection=True)
+    sockets = WebSockets(server, authentication, 1_000.0)
+    http = CometdHttp(server, authentication, Origins(), Browsers(UNLIMITED), sockets, system.one.metrics, 10.0)
+    alice = await Client().begin(system.one)
+
+    async def status() -> int:
+        poll = Poll(http, alice.connecting(advice={"timeout": 0}), headers=cookie)
+        await poll.answered.wait()
+        return poll.status
+
+    assert await status() == 403
+    frames = opened(sockets, headers=cookie)
+    frames.come(alice.connecting(connectionType="websocket", id="w1", advice={"timeout": 0}))
+    await eventually(lambda: [(each["id"], each["successful"]) for each in frames.said()] == [("w1", True)])
+    assert await status() == 403
+
+
+async def test_a_caller_is_trusted_from_the_time_when_it_was_checked(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim may take long, and the login may end meanwhile."""
+    alice = await Client(login="mine").begin(system.one)
+    await system.settle()
+    checked_ms = system.two.now_ms()
+
+    async def take_long() -> None:
+        system.two.ahead_ms += 15_000
+
+    Meanwhile(system.two.store, "take_over", take_long, monkeypatch)
+    await alice.poll(system.two)
+    lasts_ms = system.two.sessions.settings.credential_recheck_ms
+    # This test itself takes a while.
+    assert system.two.registry.residents[alice.client_id].proven_until_ms < checked_ms + lasts_ms + 10_000
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.node_presence import Background
+from parts.hubs import Client, Installation
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), ValueError("wrong")])
@@ -21,6 +22,18 @@ async def test_work_that_fails_is_counted(error: Exception) -> None:
 
     background.begin(fail())
     await background.finish()
+    assert failed == [1]
+
+
+async def test_a_save_that_fails_is_counted(system: Installation) -> None:
+    failed = list[int]()
+    system.one.background.failed = lambda: failed.append(1)
+    alice = await Client().begin(system.one)
+    await system.settle()
+    system.one.registry.mark(system.one.registry.residents[alice.client_id])
+    system.one.client.cut.append("away")
+    await system.one.sessions.save_marked()
+    system.one.client.cut.clear()
     assert failed == [1]
 
 

@@ -16,6 +16,8 @@ from calltag.notifier.session_claims import Post
 from parts.eventually import eventually, turns
 from parts.frames import SocketPage
 from parts.hubs import Client, Installation, Node
+from parts.polls import Poll, cometd_http
+from unit.notifier.conftest import Door, Meanwhile, two_polls
 
 HURRY = {"timeout": 0}
 
@@ -34,22 +36,6 @@ async def record_of(system: Installation, client: Client) -> SessionRecord:
     record = await system.one.store.load(client.client_id)
     assert record is not None
     return record
-
-
-class Door:
-    """Something of a node that waits until it may go on."""
-
-    def __init__(self, owner: object, name: str, monkeypatch: pytest.MonkeyPatch, *, after: bool = False) -> None:
-        self.began, self.may_go_on = asyncio.Event(), asyncio.Event()
-        do = getattr(owner, name)
-
-        async def late(*given: Any, **more: Any) -> Any:
-            done = await do(*given, **more) if after else None
-            self.began.set()
-            await self.may_go_on.wait()
-            return done if after else await do(*given, **more)
-
-        monkeypatch.setattr(owner, name, late)
 
 
 # -- the former home is asked ------------------------------------------------------------------------------------------
@@ -256,6 +242,23 @@ async def test_a_claim_that_nobody_waits_for_any_more_is_not_taken_for_a_lapse(s
     assert settled.two.count("flushes_total", outcome="answered") == 2
 
 
+async def test_a_look_at_a_lease_that_fails_unexpectedly_fails_the_claim_and_is_no_lapse(
+    settled: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await Client().begin(settled.one)
+    settled.loses_notices = True
+
+    async def fail(_: NodeId) -> bool:
+        raise ValueError("unexpected")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(settled.two.store, "is_alive", fail)
+        with pytest.raises(ValueError, match="unexpected"):
+            await alice.connect(settled.two)
+    assert (await record_of(settled, alice)).home == settled.one.name
+    assert settled.two.registry.residents == {}
+
+
 async def test_a_home_that_has_no_copy_answers_at_once(settled: Installation) -> None:
     """It was started again under its name, or has let the session go for another claim."""
     alice = await Client().begin(settled.one)
@@ -439,6 +442,68 @@ async def test_a_connect_whose_claim_was_refused_confirms_nothing(
     assert (await alice.poll(system.one, advice=HURRY))[0] == [1]
 
 
+# -- claims of the home itself -----------------------------------------------------------------------------------------
+
+
+async def claim_at_home(system: Installation) -> Client:
+    """A session whose next connect its home claims from itself; other sessions have other addresses."""
+    alice = await Client(address="192.0.2.9").begin(system.one)
+    await Client(address="192.0.2.7").begin(system.one)
+    await system.settle()
+    system.one.registry.residents[alice.client_id].ends_at_ms = 0
+    return alice
+
+
+async def test_a_save_that_is_refused_during_the_claim_of_the_home_does_not_drop_the_session(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The take-over has raised the cycle, and its answer is on its way."""
+    alice = await claim_at_home(system)
+    resident = system.one.registry.residents[alice.client_id]
+
+    async def save() -> None:
+        system.one.registry.mark(resident)
+        await system.one.sessions.save_marked()
+
+    saving = Meanwhile(system.one.store, "take_over", save, monkeypatch, after=True)
+    assert (await alice.poll(system.one, advice=HURRY))[1]["successful"]
+    assert saving.has_happened
+    assert system.one.registry.has(resident)
+    assert system.one.registry._of_addresses["192.0.2.9"] == 1
+
+
+async def test_a_session_that_is_let_go_during_the_claim_of_its_home_comes_back_once(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await claim_at_home(system)
+    resident = system.one.registry.residents[alice.client_id]
+
+    async def let_go() -> None:
+        system.one.sessions.let_go(resident)
+
+    Meanwhile(system.one.store, "take_over", let_go, monkeypatch, after=True)
+    assert (await alice.poll(system.one, advice=HURRY))[1]["successful"]
+    assert not system.one.registry.has(resident)
+    assert system.one.registry._of_addresses["192.0.2.9"] == 1
+    await system.publish(1)
+    assert await two_polls(system.one, alice) == [1]
+
+
+async def test_a_session_that_ends_during_the_claim_of_its_home_is_answered_so(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await claim_at_home(system)
+
+    async def end() -> None:
+        system.one.sessions.end(alice.client_id)
+
+    ending = Meanwhile(system.one.store, "take_over", end, monkeypatch, after=True)
+    [reply] = await Poll(cometd_http(system.one.server), alice.connecting()).messages()
+    assert ending.has_happened
+    assert (reply["id"], reply["advice"]["reconnect"]) == ("8", "none")
+    assert alice.client_id not in system.one.registry.residents
+
+
 # -- sessions that roam ------------------------------------------------------------------------------------------------
 
 
@@ -499,6 +564,34 @@ async def test_a_session_that_moves_rarely_does_not_roam(settled: Installation) 
     await alice.poll(settled.two)
     assert not settled.two.registry.residents[alice.client_id].is_roaming
     assert not (await record_of(settled, alice)).is_exact
+
+
+async def test_a_session_that_moves_to_a_websocket_does_not_roam(system: Installation) -> None:
+    """What is pushed is not saved first: the store must not count as exact."""
+    page = await SocketPage.open(system.one, ack=False)
+    elsewhere = SocketPage(system.two, page.alice)
+    elsewhere.connect("c2")
+    await elsewhere.is_answered("c2")
+    elsewhere.connect("c3")
+    await elsewhere.holds("c3")
+    assert not elsewhere.resident.is_roaming
+    assert not (await record_of(system, page.alice)).is_exact
+    await system.publish(1)
+    assert elsewhere.events() == [1]
+
+
+async def test_a_session_that_roams_stops_with_its_first_connect_over_a_websocket(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    assert (await alice.poll(system.two))[0] == []
+    assert system.two.registry.residents[alice.client_id].is_roaming
+    assert (await record_of(system, alice)).is_exact
+    page = SocketPage(system.two, alice)
+    page.connect("c1")
+    await page.holds("c1")
+    assert not page.resident.is_roaming
+    assert not (await record_of(system, alice)).is_exact
+    await system.publish(1)
+    assert page.events() == [1]
 
 
 async def test_the_answer_to_a_connect_that_waited_is_saved_before_it_leaves_where_the_session_roams(
@@ -569,6 +662,25 @@ async def test_what_a_node_that_goes_leaves_is_exact_and_needs_no_flush(settled:
     events, _ = await alice.poll(settled.two, **({"ext": reply["ext"]} if ack else {}))
     assert events == [2]
     assert settled.two.count("flushes_total", outcome="asked") == 0
+
+
+async def test_a_node_that_goes_answers_who_claims_its_sessions_when_they_are_saved(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await Client().begin(system.one)
+    await system.settle()
+    await system.publish(1)
+    assert (await alice.poll(system.one))[0] == [1]
+    save = Door(system.one.store, "save", monkeypatch)
+    leaving = asyncio.create_task(system.one.sessions.leave())
+    await save.began.wait()
+    polls = asyncio.create_task(two_polls(system.two, alice))
+    await eventually(lambda: system.two.count("flushes_total", outcome="asked") == 1)
+    await turns()
+    assert system.two.sessions.claims.is_flushing(alice.client_id)
+    save.may_go_on.set()
+    await leaving
+    assert await polls == [], "the client has the event, and the store knows"
 
 
 async def test_what_may_not_have_arrived_when_a_node_goes_is_sent_again(settled: Installation) -> None:

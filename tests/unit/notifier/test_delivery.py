@@ -1,10 +1,18 @@
 """Events with the replies to other messages, for sessions that want them so: nothing is lost, and nothing doubled."""
 
+from urllib.parse import urlencode
+
+import orjson
 import pytest
 
+from calltag.core.bayeux.engine import CALLBACK_POLLING
 from calltag.core.domain.ids import UserId
+from calltag.core.http.request_parser import RequestHead
 from calltag.core.store.client_ids import digest_of
-from parts.hubs import KEYS, Client, Installation, Node, numbers
+from calltag.notifier.session_registry import Origin
+from parts.frames import SHOWN
+from parts.hubs import KEYS, Client, Installation, Line, Node, numbers
+from parts.polls import Poll, cometd_http
 
 ANY = {"calltag": {"metaConnectDeliveryOnly": False}}
 CONNECTS_ONLY = {"calltag": {"metaConnectDeliveryOnly": True}}
@@ -26,7 +34,7 @@ async def said(node: Node, client: Client) -> list[int]:
 
 
 async def delivered(node: Node, client: Client) -> list[int]:
-    return numbers(await node.sessions.deliver([client.client_id], node.sessions.replies.budget()))
+    return numbers(await node.sessions.deliver([client.client_id], Origin(Line(node), 77)))
 
 
 def key_of(client: Client) -> str:
@@ -198,3 +206,27 @@ async def test_nothing_goes_with_a_reply_while_the_store_is_asked_about_the_sess
     async with system.one.sessions.turn(alice.client_id):
         assert await delivered(system.one, alice) == []
     assert await delivered(system.one, alice) == [1]
+
+
+async def test_nothing_goes_with_the_reply_that_a_script_is(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A script may be lost unnoticed: with callback-polling, events go with connects alone."""
+    alice = await begun(system.one, **ANY)
+    await system.publish(1)
+    http = cometd_http(system.one.server)
+    engine = http.server.engine
+    monkeypatch.setattr(engine, "connection_types", (*engine.connection_types, CALLBACK_POLLING))
+    message = [{"channel": "/service/x", "id": "5", "clientId": alice.client_id, "data": {}}]
+    query = urlencode({"message": orjson.dumps(message).decode(), "jsonp": "f"}).encode()
+    head = RequestHead(
+        "GET", b"/genesys/cometd", query, "1.1", SHOWN, framing="none", content_length=0,
+        keep_alive=True, expects_continue=False, is_websocket=False,
+    )  # fmt: skip
+    monkeypatch.setattr("parts.polls.head_of", lambda _: head)
+    poll = Poll(http, body=b"")
+    await poll.answered.wait()
+    assert poll.status == 200
+    assert poll.text.startswith(b"/**/f([")
+    assert b'"data"' not in poll.text
+    assert (await alice.poll(system.one))[0] == [1]

@@ -373,6 +373,17 @@ async def test_a_home_knows_by_itself_that_a_connect_comes_too_late_for_the_cred
     assert system.one.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
 
 
+async def test_activity_does_not_keep_a_session_whose_password_was_changed(system: Installation) -> None:
+    watch_activity(system.one, both_sides=True)
+    alice = await Client(bearer=True).begin(system.one)
+    alice.user = None
+    system.credentials[UserId("alice")] = "new"
+    reply = (await alice.connect(system.one)).replies[0]
+    assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
+    await system.settle()
+    assert system.one.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
+
+
 async def test_a_home_knows_by_itself_when_the_time_of_the_handshakes_proof_is_up(system: Installation) -> None:
     system.one.sessions.bearer_lifetime_ms = 40_000
     alice = await Client(bearer=True).begin(system.one)
@@ -409,6 +420,20 @@ async def test_a_connect_that_waits_hears_of_the_end_of_the_login(system: Instal
     system.one.sessions.end(alice.client_id, Ending.LOGIN_ENDED)
     _, reply = await alice.finish(system.one, turn)
     assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
+
+
+async def test_a_logout_ends_the_sessions_of_the_login_while_their_connects_wait(system: Installation) -> None:
+    alice, other = await Client(login="mine").begin(system.one), await Client(login="other").begin(system.one)
+    turns = [await each.connect(system.one) for each in (alice, other)]
+    login = system.one.registry.residents[alice.client_id].login
+    system.one.sessions.login_ended(UserId("alice"), login)
+    await system.settle()
+    await system.publish(1)
+    events, reply = await alice.finish(system.one, turns[0])
+    assert (events, reply["error"], reply["advice"]) == ([], errors.UNKNOWN_CLIENT, HANDSHAKE)
+    assert system.one.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
+    assert await system.client.connection.exists(key_of(alice)) == 0
+    assert (await other.finish(system.one, turns[1]))[0] == [1]
 
 
 async def test_a_silent_session_is_told_of_when_the_store_ends_it_too(system: Installation) -> None:

@@ -9,10 +9,11 @@ import pytest
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import SessionState
 from calltag.notifier.node_presence import NodeLease
+from calltag.notifier.session_registry import Origin
 from parts.eventually import turns
 from parts.frames import SocketPage
-from parts.hubs import Client, Installation, Node
-from unit.notifier.conftest import LEASE_MS
+from parts.hubs import Client, Installation, Line, Node, numbers
+from unit.notifier.conftest import LEASE_MS, Meanwhile, begun_with_wish, two_polls
 
 HURRY = {"timeout": 0}
 
@@ -148,9 +149,9 @@ async def test_nothing_goes_with_other_replies_until_a_save_has_verified_the_ses
     sessions = system.one.sessions
     await system.one.lapse()
     await system.one.lease.renew()
-    assert await sessions.deliver([alice.client_id], sessions.replies.budget()) == []
+    assert await sessions.deliver([alice.client_id], Origin(Line(system.one), 77)) == []
     await renewed(system.one)
-    assert len(await sessions.deliver([alice.client_id], sessions.replies.budget())) == 1
+    assert len(await sessions.deliver([alice.client_id], Origin(Line(system.one), 77))) == 1
 
 
 @pytest.mark.parametrize("is_renewed", [False, True])
@@ -169,6 +170,14 @@ async def test_a_connect_asks_the_store(system: Installation, *, is_renewed: boo
     assert (await alice.connect(system.one)).held is not None
     # A node without a lease has to ask again and again.
     assert system.one.count("claims_total") == before + (1 if is_renewed else 2)
+
+
+async def test_a_node_without_a_lease_answers_each_connect_that_asks_the_store(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    await system.one.lapse()
+    for number in range(3):
+        await system.publish(number)
+        assert (await alice.poll(system.one))[0] == [number]
 
 
 # -- the session is elsewhere ------------------------------------------------------------------------------------------
@@ -278,3 +287,65 @@ async def test_a_node_without_a_lease_that_takes_a_session_over_has_to_verify_it
     await renewed(system.two)
     assert system.two.sessions.at_home(alice.client_id) is not None
     assert (await alice.poll(system.two))[0] == [1]
+
+
+# -- a node that is frozen ---------------------------------------------------------------------------------------------
+
+
+class Frozen:
+    """The node stops behind its next look at the stream. Its lease lapses meanwhile, and its client goes elsewhere."""
+
+    def __init__(self, system: Installation, alice: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.got_elsewhere: list[int] = []
+
+        async def pass_by() -> None:
+            await system.one.lapse()
+            system.loses_notices = True
+            self.got_elsewhere += await two_polls(system.two, Client(client_id=alice.client_id, connection_id=9))
+
+        Meanwhile(system.one.dispatcher.streams, "read", pass_by, monkeypatch, after=True)
+
+
+async def fall_behind(system: Installation, client: Client) -> None:
+    """The home has to read the next event from the stream."""
+    await system.settle()
+    await system.publish(1, by_bus=False)
+    system.one.registry.residents[client.client_id].session.fall_behind()
+
+
+async def test_a_node_that_was_frozen_in_a_connect_does_not_answer_it(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await Client().begin(system.one)
+    await fall_behind(system, alice)
+    frozen = Frozen(system, alice, monkeypatch)
+    turn = await alice.connect(system.one, advice=HURRY)
+    assert frozen.got_elsewhere == [1]
+    assert turn.events == []
+
+
+async def test_a_node_that_was_frozen_sends_no_events_with_other_replies(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await begun_with_wish(system.one, connects_only=False)
+    await fall_behind(system, alice)
+    frozen = Frozen(system, alice, monkeypatch)
+    taken = await system.one.sessions.deliver([alice.client_id], Origin(Line(system.one), 77))
+    assert frozen.got_elsewhere == [1]
+    assert numbers(taken) == []
+
+
+async def test_a_connect_that_waits_is_not_answered_by_a_node_that_lost_the_session_while_it_read(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    assert turn.held is not None
+    await fall_behind(system, alice)
+    await system.one.lapse()
+    frozen = Frozen(system, alice, monkeypatch)
+    turn.held.deadline_ms = 0
+    system.one.sessions.answer(turn.held)
+    await asyncio.wait_for(turn.line.answered.wait(), 15)
+    assert frozen.got_elsewhere == [1]
+    assert turn.line.events == []

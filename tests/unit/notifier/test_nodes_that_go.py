@@ -90,3 +90,16 @@ async def test_the_node_does_not_wait_for_ever(system: Installation) -> None:
     sockets.drain()
     await asyncio.wait_for(sockets.closed(0.01), 15)
     assert len(sockets.opened) == 1
+
+
+async def test_a_client_that_has_not_connected_again_yet_is_waited_for(system: Installation) -> None:
+    page = await SocketPage.open(system.one, ack=True)
+    await system.publish(1)
+    await eventually(lambda: page.events() == [1])
+    page.sockets.drain()
+    await turns(20)
+    assert page.frames.code == 0
+    page.connect("c9", ext={"ack": page.said()[-1]["ext"]["ack"]})
+    await eventually(lambda: page.frames.code == GOING_AWAY)
+    [parting] = [each for each in page.said() if each.get("id") == "c9"]
+    assert (parting["successful"], parting["advice"]["interval"]) == (True, 2_000)

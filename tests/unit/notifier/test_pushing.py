@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from calltag.notifier.authentication import proof_of
 from calltag.notifier.websocket import SocketConnection
 from parts.eventually import eventually
-from parts.frames import SocketPage
+from parts.frames import SHOWN, SocketPage
 from parts.hubs import CALLS, Client, Installation
 
 
@@ -67,9 +68,20 @@ async def test_nothing_is_written_after_the_close_frame(system: Installation) ->
     [page] = await pages_of(system, 1)
     page.frames.handler.leave()
     await system.publish(1)
-    assert (page.frames.code, page.said()) == (1001, [])
+    assert (page.frames.code, page.events()) == (1001, [])
     page.frames.go(is_clean=True)
     assert (await page.alice.poll(system.one))[0] == [1]
+
+
+async def test_what_waits_goes_out_when_a_websocket_is_known_at_once(system: Installation) -> None:
+    """Its first connect needs no look at the store, as another WebSocket has shown the same."""
+    alice = await Client().begin(system.one)
+    system.one.registry.residents[alice.client_id].proof = proof_of(SHOWN, is_http=False)
+    await system.publish(1)
+    page = SocketPage(system.one, alice)
+    page.connect("c1")
+    assert page.suspended == "c1"
+    await eventually(lambda: page.events() == [1])
 
 
 async def test_a_gap_is_filled_first(system: Installation) -> None:
