@@ -388,8 +388,8 @@ HOMES: Final = (
         "refused_save_drops_copy",
         _one(
             _MANAGER,
-            "                if session.cycle == state.cycle:\n                    self.let_go(resident)\n",
-            "                if False:\n                    pass\n",
+            "                elif session.cycle == state.cycle:\n                    self.let_go(resident)\n",
+            "                elif False:\n                    pass\n",
         ),
         f"{_HOMES}::test_who_is_refused_a_save_drops_its_copy",
     ),
@@ -402,8 +402,8 @@ HOMES: Final = (
         "roaming_connect_saved",
         _one(
             _MANAGER,
-            "        if (connect.again or resident.is_roaming) and not await",
-            "        if connect.again and not await",
+            "        if connect.again or resident.is_roaming:\n",
+            "        if connect.again:\n",
         ),
         f"{_HOMES}::test_a_connect_of_a_session_that_roams_is_saved_when_it_comes",
     ),
