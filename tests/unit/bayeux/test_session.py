@@ -396,3 +396,39 @@ def test_a_queue_gives_its_bytes_back_once() -> None:
     for _ in range(2):
         here.leave_memory()
         assert memory.used_bytes == other.queued_bytes
+
+
+def with_past(since: int, position: int) -> Session:
+    """A session at a position that wants the messages on /a since an earlier one."""
+    here = session_at(position, subscriptions={})
+    here.subscribe({"/a": Position(since)}, {"/a": Position(since)}, 1)
+    assert (here.past_read, here.is_past_read) == (since, False)
+    return here
+
+
+def test_a_past_of_which_a_part_is_not_kept_any_longer_is_missed() -> None:
+    here = with_past(3, 10)
+    here.fill([entry(8, previous=6)], Position(10), LIMITS)
+    assert (here.has_missed, here.is_past_read, numbers(here.take())) == (True, True, [8])
+
+
+def test_the_past_ends_where_the_stream_goes_on() -> None:
+    here = with_past(3, 10)
+    here.fill([entry(5, 3), entry(11, 5)], Position(11), LIMITS)
+    assert (here.has_missed, here.past_read, numbers(here.take())) == (False, 10, [5])
+
+
+def test_a_past_that_is_too_much_at_once_is_read_in_parts() -> None:
+    here = with_past(3, 10)
+    here.fill([entry(each) for each in range(4, 11)], Position(10), LIMITS)
+    assert (here.past_read, here.is_past_read, numbers(here.take())) == (6, False, [4, 5, 6])
+    here.fill([entry(each) for each in range(7, 11)], Position(10), LIMITS)
+    assert (here.past_read, here.is_past_read, numbers(here.take())) == (9, False, [7, 8, 9])
+
+
+def test_a_claim_does_not_revive_a_session_that_has_ended_meanwhile() -> None:
+    here = session()
+    here.begin_claim()
+    here.end(Ending.DISCONNECTED)
+    here.claimed(2)
+    assert (here.state, here.cycle) == (State.ENDED, 2)
