@@ -44,6 +44,8 @@ SETTINGS: Final = {
     "CALLTAG_NOTIFIER__HANDSHAKES_PER_S": _MANY,
     "CALLTAG_NOTIFIER__HANDSHAKE_BURST": _MANY,
     "CALLTAG_NOTIFIER__HANDSHAKES_PER_S_PER_ADDRESS": "0",
+    # All connections come from one address.
+    "CALLTAG_HTTP__MAX_CONNECTIONS_PER_ADDRESS": _MANY,
     # Many sessions at once wait long for their turn to go on elsewhere; a session is not to end meanwhile.
     "CALLTAG_NOTIFIER__MAX_INTERVAL_S": "120",
     # How long a busy machine takes proves nothing.
