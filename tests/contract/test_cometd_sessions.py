@@ -466,7 +466,6 @@ WHOLE = SessionState(
     was_hurried=True,
     services_active=False,
     is_exact=True,
-    roams=True,
 )
 
 
@@ -474,7 +473,7 @@ def is_as_saved(record: SessionRecord, home: NodeId, cycle: int, saved: int) -> 
     """Whether a record says what a home saved that had all of `WHOLE` to say."""
     return replace(record, changes=0, subscriptions={}, backfills=WHOLE.backfills) == SessionRecord(
         record.client_id, ALICE, home, cycle, saved, WHOLE.cursor, True, {"x": "1"}, {}, WHOLE.backfills,
-        login=WHOLE.login, has_connected=True, was_hurried=True, services_active=False, is_exact=True, roams=True,
+        login=WHOLE.login, has_connected=True, was_hurried=True, services_active=False, is_exact=True,
     )  # fmt: skip
 
 
@@ -490,10 +489,10 @@ async def test_a_take_over_saves_the_session(client: RedisClient, streams: Redis
     assert record.backfills == WHOLE.backfills
     assert 20_000 < await client.connection.pttl(key_of(client_id)) <= 30_000
     assert (await streams.append({ALICE: ()}))[ALICE].nodes == [TWO]
-    first = replace(WHOLE, client_id=client_id, cycle=2, has_connected=False, is_exact=False, roams=False)
+    first = replace(WHOLE, client_id=client_id, cycle=2, has_connected=False, is_exact=False)
     assert await nodes.two.take_over(first, saved=0, has_moved=False)
     record = await load(nodes.one, client_id)
-    assert (record.has_connected, record.is_exact, record.roams) == (True, False, False)
+    assert (record.has_connected, record.is_exact) == (True, False)
 
 
 async def test_the_first_to_take_over_wins(client: RedisClient, nodes: Nodes) -> None:

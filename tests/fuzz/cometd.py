@@ -16,7 +16,7 @@ from calltag.core.http.server import Server, ServerOptions
 from calltag.core.store.embedded import embedded_store
 from calltag.notifier.bayeux_server import BayeuxServer
 from calltag.notifier.http import PATHS, CometdHttp
-from calltag.notifier.session_registry import Origin
+from calltag.notifier.session_registry import RequestContext
 from fuzz.peer import Peer
 from parts.eventually import turns
 from parts.hubs import Client, Installation, Node
@@ -37,7 +37,7 @@ _CHANCES: Final = (
 class InTasks(BayeuxServer):
     """Answers nothing at once."""
 
-    def process_now(self, messages: Sequence[object], origin: Origin) -> None:
+    def process_now(self, messages: Sequence[object], context: RequestContext) -> None:
         return None
 
 

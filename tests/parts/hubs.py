@@ -37,7 +37,7 @@ from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.node_presence import Background, NodeLease, Registrations, boot_ms
 from calltag.notifier.session_claims import Claims
 from calltag.notifier.session_manager import HomeSettings, SessionManager
-from calltag.notifier.session_registry import ConnectRequest, Origin, Resident, SessionRegistry, Suspended
+from calltag.notifier.session_registry import ConnectRequest, RequestContext, Resident, SessionRegistry, Suspended
 
 CALLS = "/v2/me/calls"
 KEYS = Keys("calltag-test")
@@ -308,14 +308,14 @@ class Client:
     async def send(self, node: Node, *messages: object, streaming: bool = False) -> Turn:
         """One request."""
         line = Line(node)
-        origin = Origin(line, self.connection_id, self.address, self.login.encode(), is_streaming=streaming)
-        outcome = node.server.process_now(messages, origin)
+        context = RequestContext(line, self.connection_id, self.address, self.login.encode(), is_streaming=streaming)
+        outcome = node.server.process_now(messages, context)
         if isinstance(outcome, Answer):
             return Turn(line, outcome.events, [outcome.reply], None, [])
         if isinstance(outcome, Suspended):
             return Turn(line, [], [], outcome, [])
         claim: Any = Claim(self.look, self.login, self.address, self.shows_credentials)
-        response = await node.server.process(messages, claim, origin)
+        response = await node.server.process(messages, claim, context)
         return Turn(line, response.events, response.replies, response.suspended, response.replaced)
 
     async def ask(self, node: Node, channel: str, **more: object) -> dict[str, Any]:

@@ -103,7 +103,7 @@ def extensions(settings: NotifierSettings) -> tuple[Extension, ...]:
 
 
 def home_settings(settings: NotifierSettings) -> HomeSettings:
-    """How sessions live at their homes, from the settings."""
+    """Return the settings of homes: write-behind, roaming, recheck of credentials."""
     return HomeSettings(
         settings.save_interval_s,
         round(settings.roaming_s * 1000),
@@ -133,6 +133,7 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     life.supervise("events", inbox.run(backends.bus, node))
     life.supervise("saves", sessions.keep_saving())
     life.supervise("deadlines", http.keep_ticking())
+    life.supervise("websockets", sockets.keep_ticking())
     life.supervise("services", publish_services(backends.bus, server))
     return Notifier(server, http, cometd_routes(http), backends.settings.drain_timeout_s)
 
@@ -187,5 +188,5 @@ def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionMan
 
 
 def _socket_spread_s(settings: Settings) -> float:
-    """What is left of the time to drain is for what is under way on them."""
+    """Return the seconds over which WebSockets close; the rest of the drain is for requests under way."""
     return min(settings.notifier.drain_spread_ms / 1000, settings.drain_timeout_s / 2)

@@ -1,4 +1,4 @@
-"""Who sends a CometD request: what the HTTP request proves, or what the handshake message itself shows."""
+"""Authentication of CometD requests, by HTTP credentials or by those in a handshake message."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,8 +35,8 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a request shows; `is_http`: it is a request of its own, rather than a message on a WebSocket. What a browser
-    adds to a request of a foreign page counts for nothing."""
+    """Credentials of a request; `is_http` is False for messages on a WebSocket. Credentials that a browser adds to the
+    request of a foreign page are left out."""
 
     authorization: Sequence[str] = ()
     cookies: Sequence[str] = ()
@@ -46,8 +46,8 @@ class Credentials:
 
     @property
     def login(self) -> str:
-        """What stands for the login that the request shows: the session cookie's digest. Nothing where credentials are
-        sent, which need no look into the store, or several cookies, of which one is valid."""
+        """The digest of the session cookie, "" if the request has an Authorization header, which is checked without
+        the store, or several cookies."""
         if len(self.cookies) != 1 or self.authorization:
             return ""
         return sha256(self.cookies[0].encode(errors="replace")).hexdigest()
@@ -79,7 +79,7 @@ class Authentication:
     csrf_protection: bool = False
 
     def claim(self, messages: Sequence[object], shown: Credentials) -> "CallerClaim":
-        """What a request with these messages claims.
+        """Return the claim of a request with these messages.
 
         Credentials in a handshake count where the request proves nobody.
         """
@@ -125,7 +125,7 @@ class Authentication:
 
 @dataclass(slots=True)
 class CallerClaim:
-    """What a request claims about who sent it; the proof may take a look into the store, once."""
+    """The unproven caller of a request; `caller` checks the credentials, at most once and possibly in the store."""
 
     authentication: Authentication
     shown: Credentials
@@ -153,7 +153,7 @@ class CallerClaim:
         return looking.result().set_cookie if looking is not None and is_found else None
 
     def drop(self) -> None:
-        """Nobody wants to know (any longer)."""
+        """Cancel the check of the credentials."""
         if self._looking is not None:
             self._looking.cancel()
             if self._looking.done() and not self._looking.cancelled():

@@ -21,7 +21,7 @@ from calltag.notifier.channel_policy import check_watched
 from calltag.notifier.connect_replies import Answer
 from calltag.notifier.metrics import wall_ms
 from calltag.notifier.session_manager import Replaced, SessionManager
-from calltag.notifier.session_registry import ConnectRequest, Crowded, Origin, Suspended, come_back_ms
+from calltag.notifier.session_registry import ConnectRequest, Crowded, RequestContext, Suspended, come_back_ms
 
 _MESSAGES_A_TURN: Final = 16
 """After so many messages of one request others have their turn: some are refused without any wait."""
@@ -29,7 +29,7 @@ _MESSAGES_A_TURN: Final = 16
 
 @dataclass(slots=True)
 class BayeuxResponse:
-    """What follows from one request: `events`, then `replies` in order; `suspended` is a connect whose reply waits.
+    """Outcome of one request: `events`, then `replies` in order; `suspended` is a connect whose reply waits.
 
     `replaced` are connects in the request that newer ones replaced, and that the transport is to answer.
     """
@@ -57,8 +57,8 @@ class BayeuxServer:
     is_reachable: bool = False
     """Whether events can come to this node."""
     parting_s: float = 1.0
-    """How long a connect waits for its refusal whose client has disconnected while it was on its way: the official
-    client takes back the disconnect, and calls it failed, when a connect fails before that was answered."""
+    """Seconds before a connect is refused that was on its way when its client disconnected. The official client reports
+    the disconnect as failed if a connect fails before the disconnect was answered."""
 
     @property
     def engine(self) -> Engine:
@@ -75,7 +75,7 @@ class BayeuxServer:
 
     # -- at once -----------------------------------------------------------------------------------------------------
 
-    def process_now(self, messages: Sequence[object], origin: Origin) -> Answer | Suspended | None:
+    def process_now(self, messages: Sequence[object], context: RequestContext) -> Answer | Suspended | None:
         """Handle a request that is a connect of a session at home here, from memory; None if it is not that."""
         if len(messages) != 1:
             return None
@@ -91,7 +91,7 @@ class BayeuxServer:
             return None
         try:
             self.engine.channel_of(message)
-            request = self._request(message, resident.client_id, origin, is_alone=True)
+            request = self._request(message, resident.client_id, context, is_alone=True)
         except Fault:
             return None
         outcome = self.sessions.connect_at_home(resident, request, now_ms)
@@ -99,12 +99,12 @@ class BayeuxServer:
             self.sessions.metrics.add(self.sessions.metrics.all.cometd_messages)
         return outcome
 
-    def _request(self, message: Message, client_id: str, origin: Origin, *, is_alone: bool) -> ConnectRequest:
-        return ConnectRequest(message, client_id, self.engine.connect(message), origin, wall_ms(), is_alone)
+    def _request(self, message: Message, client_id: str, context: RequestContext, *, is_alone: bool) -> ConnectRequest:
+        return ConnectRequest(message, client_id, self.engine.connect(message), context, wall_ms(), is_alone)
 
     # -- in a task -----------------------------------------------------------------------------------------------------
 
-    async def process(self, messages: Sequence[object], claim: CallerClaim, origin: Origin) -> BayeuxResponse:
+    async def process(self, messages: Sequence[object], claim: CallerClaim, context: RequestContext) -> BayeuxResponse:
         """Work through one request. A handshake goes alone: whatever came with it is ignored.
 
         Raises StoreUnavailable, CsrfRefused, TooManyLogins, and Crowded where a session cannot come here.
@@ -117,12 +117,12 @@ class BayeuxServer:
                 await asyncio.sleep(0)
             arrived_ms = wall_ms()
             try:
-                reply = await self._process(message, claim, response, origin, is_alone=is_alone)
+                reply = await self._process(message, claim, response, context, is_alone=is_alone)
             except Fault as fault:
                 self.sessions.metrics.refused(fault.reply.get("error"))
                 reply = fault.reply
             except Replaced as replaced:
-                if origin.is_streaming or is_alone:
+                if context.is_streaming or is_alone:
                     response.replaced.append(replaced.request)
                     continue
                 # Its neighbours have their replies in the same answer.
@@ -133,7 +133,7 @@ class BayeuxServer:
         return response
 
     async def _process(
-        self, given: object, claim: CallerClaim, response: BayeuxResponse, origin: Origin, *, is_alone: bool
+        self, given: object, claim: CallerClaim, response: BayeuxResponse, context: RequestContext, *, is_alone: bool
     ) -> Reply | None:
         """The reply to one message, if it is not in the response already."""
         channel, message = self.engine.channel_of(given)
@@ -144,7 +144,7 @@ class BayeuxServer:
         if user is None or not isinstance(client_id, str):
             raise self.engine.unknown(message)
         if channel == channels.CONNECT:
-            await self._connect(self._request(message, client_id, origin, is_alone=is_alone), claim, response)
+            await self._connect(self._request(message, client_id, context, is_alone=is_alone), claim, response)
             return None
         await self.sessions.claims.check(message, client_id, claim)
         response.spoke[client_id] = None
@@ -158,7 +158,7 @@ class BayeuxServer:
         try:
             outcome = await self.sessions.connect(request, claim)
         except HasLeft:
-            if not request.origin.is_streaming:
+            if not request.context.is_streaming:
                 # What comes on one WebSocket is answered in order.
                 await asyncio.sleep(self.parting_s)
             raise self.engine.unknown(request.message) from None

@@ -86,7 +86,7 @@ class Watches(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Watch:
-    """What was registered when, by the clock here, and since when it is watched, by the store's."""
+    """Registered watches: when each was registered by the local clock, and since when it holds by the store's."""
 
     at_ms: int = 0
     watched: Watched = _NOTHING

@@ -51,11 +51,11 @@ class ConnectReplies:
         return deadline_ms if self.drained_at_ms is None else min(deadline_ms, self.drained_at_ms)
 
     def budget(self) -> AnswerBudget:
-        """What one answer may carry."""
+        """Return the bytes of events that one answer may carry."""
         return AnswerBudget(self.engine.limits.max_answer_bytes)
 
     def take(self, resident: Resident, budget: AnswerBudget, now_ms: int) -> list[bytes]:
-        """What waits in the session, as far as the budget admits it."""
+        """Take the queued events of a session that fit into the budget."""
         session = resident.session
         queued = session.queue.copy()
         events = session.take(budget)
@@ -123,6 +123,6 @@ class ConnectReplies:
         return Answer(events, self.engine.extend(message, reply, arrived_ms, wall_ms()))
 
     def farewell(self, resident: Resident) -> list[bytes]:
-        """What the client is told, once, of the end that the server made of its session."""
+        """Return the message about the end of a session that the server has ended; it is sent once."""
         farewell, resident.farewell = resident.farewell, b""
         return [farewell] if farewell else []

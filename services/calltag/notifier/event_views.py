@@ -138,7 +138,7 @@ def _refusal(event: OperationRefused) -> dict[str, JsonValue]:
 
 
 def _ext(event: Event, version: int | None, position: Position) -> dict[str, JsonValue]:
-    """What clients that know calltag find beside the message.
+    """Return the fields beside the message for clients that know calltag.
 
     `version` rises by one with each change of the call, `replayId` with each event of the user.
     """

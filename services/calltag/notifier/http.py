@@ -6,7 +6,6 @@ Source: Bayeux protocol 1.0, section 7; requests as CometD's and Faye's clients 
 """
 
 import asyncio
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -38,15 +37,13 @@ from calltag.notifier.callback_polling import SCRIPT_FIELDS, callback_of, page_i
 from calltag.notifier.connect_replies import Answer
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.origins import Origins
-from calltag.notifier.session_registry import Crowded, Origin, Resident, Suspended, retry_after_s
+from calltag.notifier.session_registry import Crowded, RequestContext, Resident, Suspended, retry_after_s
 from calltag.notifier.websocket import WebSockets
 
 log = structlog.get_logger()
 PATHS: Final = ("/genesys/cometd", "/api/v2/notifications")
 _NOT_SERVED: Final = "this method is not served here; send messages by POST"
 OFF: Final = "callback-polling is off here (CALLTAG_NOTIFIER__CALLBACK_POLLING); send messages by POST"
-_SOCKETS_SELDOMER: Final = 10
-"""The deadlines of WebSockets are seconds, and all WebSockets are looked at."""
 REPLACED: Final = b"replaced by a newer /meta/connect"
 _TEXT: Final = (b"content-type", b"text/plain;charset=UTF-8")
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
@@ -82,7 +79,7 @@ def refused(error: Exception) -> tuple[int, str, Fields]:
 
 @dataclass(frozen=True, slots=True)
 class _Notes:
-    """What follows from the head of a request, for all requests of a connection with the same one."""
+    """Facts that follow from the head of a request; all requests of a connection with the same head share them."""
 
     path: str
     address: str
@@ -132,7 +129,7 @@ class CometdHttp:
         return is_served and (isinstance(head.note, _Notes) or bool(path_of(head)))
 
     def notes(self, request: DirectRequest) -> _Notes:
-        """What follows from the head of a request."""
+        """Return the facts that follow from the head of a request."""
         head = request.head
         found = head.note
         if isinstance(found, _Notes):
@@ -179,11 +176,11 @@ class CometdHttp:
         if not messages:
             poll.respond([], [])
             return
-        origin = Origin(poll, request.connection_id, notes.address, notes.proof, len(text), len(messages))
+        context = RequestContext(poll, request.connection_id, notes.address, notes.proof, len(text), len(messages))
         has_room = not notes.browser or self.browsers.has_room(notes.browser, _client_id_of(messages))
-        outcome = self.server.process_now(messages, origin) if has_room else None
+        outcome = self.server.process_now(messages, context) if has_room else None
         if outcome is None:
-            task = asyncio.create_task(poll.process(messages, origin), name="cometd-request")
+            task = asyncio.create_task(poll.process(messages, context), name="cometd-request")
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
         elif isinstance(outcome, Suspended):
@@ -218,11 +215,9 @@ class CometdHttp:
         return self.sockets.open(head, client[0])
 
     async def keep_ticking(self, interval_s: float = 0.05) -> None:
-        """Look at the deadlines of connects, sessions and WebSockets, for as long as the task runs."""
-        for number in itertools.count():
+        """Look at the deadlines of connects and sessions, for as long as the task runs."""
+        while True:
             self.server.sessions.tick()
-            if number % _SOCKETS_SELDOMER == 0:
-                self.sockets.tick()
             await asyncio.sleep(interval_s)
 
 
@@ -243,15 +238,15 @@ class LongPoll:
         self._notes = notes
         self.suspended: Suspended | None = None
 
-    async def process(self, messages: Sequence[object], origin: Origin) -> None:
+    async def process(self, messages: Sequence[object], context: RequestContext) -> None:
         """Work through the messages, and answer unless a connect is suspended."""
         http = self._http
-        shown = credentials_of(self._request.head.headers, origin.address, counts=self._notes.counts)
+        shown = credentials_of(self._request.head.headers, context.address, counts=self._notes.counts)
         claim = http.authentication.claim(messages, shown)
         try:
-            response = await http.server.process(messages, claim, origin)
+            response = await http.server.process(messages, claim, context)
             if not (response.connected or response.replaced or self.callback):
-                response.events += await http.server.sessions.deliver(response.spoke, origin)
+                response.events += await http.server.sessions.deliver(response.spoke, context)
             self._answer(response, claim.set_cookie)
         except REFUSALS as error:
             self.refuse(*refused(error))
@@ -353,7 +348,7 @@ class LongPoll:
 
 
 def cometd_routes(http: CometdHttp) -> list[BaseRoute]:
-    """What carries no messages: the questions that browsers ask before, and methods that are not served.
+    """Return the routes for requests without messages: CORS preflights, and methods that are not served.
 
     The whole subtree is one endpoint.
     """

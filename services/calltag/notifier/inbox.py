@@ -12,7 +12,6 @@ from calltag.core.bus.ports import Bus, BusError, NodeId
 from calltag.core.domain.events import Event
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import NODE, NodeMessage, NoticeKind, SessionNotice, StreamPlace, WireError
@@ -21,7 +20,6 @@ from calltag.notifier.event_views import EventViews, services_event
 
 log = structlog.get_logger()
 _NOT_SENT: Final = Condition("notice_not_sent", level="info")
-_NOT_HEEDED: Final = Condition("notice_not_heeded", level="info")
 _INTERRUPTED: Final = Condition("inbox_interrupted", over="inbox_received_again")
 _WATCH_S = 1.0
 
@@ -108,8 +106,8 @@ class NotifierInbox:
             self.server.sessions.claims.flushed(notice)
             return
         subject = notice.client_id or notice.digest
-        task = asyncio.create_task(self._heeded(notice, self._notices.get(subject)), name="cometd-notice")
-        self._notices[subject] = task
+        heeded = self._heeded(notice, self._notices.get(subject))
+        task = self._notices[subject] = self.server.sessions.background.begin(heeded, "cometd-notice")
         task.add_done_callback(lambda done: self._forget(subject, done))
 
     def _forget(self, subject: str, task: asyncio.Task[None]) -> None:
@@ -119,12 +117,7 @@ class NotifierInbox:
     async def _heeded(self, notice: SessionNotice, before: "asyncio.Task[None] | None") -> None:
         if before is not None:
             await asyncio.wait({before})
-        try:
-            await self.server.heed(notice)
-        except StoreUnavailable as error:
-            _NOT_HEEDED.fails(error)
-        except Exception:
-            log.exception("notice_failed")
+        await self.server.heed(notice)
 
 
 async def publish_services(bus: Bus, server: BayeuxServer) -> None:

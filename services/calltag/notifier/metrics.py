@@ -1,4 +1,4 @@
-"""What a notifier measures and logs about its sessions."""
+"""Metrics and log events of a notifier's sessions."""
 
 import time
 from collections import Counter

@@ -62,7 +62,7 @@ class Origins:
         return [allow, (b"access-control-allow-credentials", b"true"), exposed, vary]
 
     def middleware(self, methods: Sequence[str]) -> Sequence[Middleware]:
-        """What answers preflight requests and lets scripts of allowed origins read the answers."""
+        """Return the middleware that answers CORS preflights and lets scripts of allowed origins read the answers."""
         return [Middleware(CrossOrigin, self.allowed, methods=methods)]
 
 

@@ -39,7 +39,7 @@ class Post(Protocol):
 
 @dataclass(slots=True)
 class Claims:
-    """`credential_of` tells with what a user logs in now, in the form that sessions keep."""
+    """Claims of one node; `credential_of` returns the current credential of a user, as sessions keep it."""
 
     node: NodeId
     engine: Engine
@@ -79,7 +79,7 @@ class Claims:
                 found = await self._read(request, claim.shown.login, proven=True)
             else:
                 if found is not None and (await looking).user is None:
-                    # What was this session's login proves nobody any longer.
+                    # The session's own login has ended.
                     await self.store.remove(client_id)
                     raise HasEnded(Ending.LOGIN_ENDED, found.record.home)
                 await self.check(message, client_id, claim)
@@ -95,7 +95,7 @@ class Claims:
     # -- the former home ---------------------------------------------------------------------------------------------
 
     async def flush(self, record: SessionRecord) -> bool:
-        """Have the home of a session save it and let it go. Returns whether it has, or does not count any longer.
+        """Have the home of a session save it and let it go. Return whether the claim may go on.
 
         A client that acknowledges says itself what it has: then a home that does not answer in time does not count.
         Else only one whose lease has lapsed: it may still answer a connect that the client has given up, and must not
@@ -142,7 +142,7 @@ class Claims:
         return await self.post.tell(record.home, notice)
 
     def _lapse(self, node: NodeId) -> asyncio.Task[None]:
-        """What is done when the lease of a node has lapsed; one look serves all who wait."""
+        """Return the task that ends when the lease of a node has lapsed; all claims that wait share it."""
         lapse = self._lapses.get(node)
         if lapse is None:
             lapse = self._lapses[node] = asyncio.create_task(self._until_lapsed(node), name="lease-lapse")

@@ -42,7 +42,15 @@ from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.node_presence import Background, NodeLease, Registrations
 from calltag.notifier.session_claims import Claims
 from calltag.notifier.session_records import alone_ms, resident_of, resubscribe, state_of
-from calltag.notifier.session_registry import ConnectRequest, Crowded, Origin, Resident, SessionRegistry, Suspended
+from calltag.notifier.session_registry import (
+    Connections,
+    ConnectRequest,
+    Crowded,
+    RequestContext,
+    Resident,
+    SessionRegistry,
+    Suspended,
+)
 
 _CLOCKS_DIFFER_MS: Final = 2_000
 """How much later than here a session may end in the store, by its clock and after the way there."""
@@ -54,7 +62,7 @@ _NOT_SAVED: Final = Condition("sessions_not_saved", over="sessions_saved_again",
 
 @dataclass(frozen=True, slots=True)
 class HomeSettings:
-    """How sessions live at their homes."""
+    """Settings of homes."""
 
     save_interval_s: float = 0.25
     roaming_ms: int = 30_000
@@ -95,7 +103,7 @@ class SessionManager:
     queue_memory: QueueMemory = field(init=False)
     _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     _verified_period: int = 0
-    _by_connection: dict[int, Resident] = field(default_factory=dict)
+    connections: Connections = field(default_factory=Connections)
 
     def __post_init__(self) -> None:
         self.queue_memory = QueueMemory(self.engine.limits.max_queued_bytes_total)
@@ -118,7 +126,7 @@ class SessionManager:
 
     def connect_at_home(self, resident: Resident, request: ConnectRequest, now_ms: int) -> Answer | Suspended | None:
         """Handle a connect from memory; None if the store has to be asked, and nothing was done."""
-        if resident.is_roaming or resident.proof != request.origin.proof:
+        if resident.is_roaming or resident.proof != request.context.proof:
             return None
         if now_ms >= resident.proven_until_ms or self._may_be_over(resident, request.wish, now_ms):
             return None
@@ -149,11 +157,11 @@ class SessionManager:
         return resident.is_bearer and self.claims.credential(resident.client_id) != resident.credential
 
     def _as_connect(self, resident: Resident, request: ConnectRequest) -> Connect:
-        """What the connect says to the session. Without acknowledgement the client may lack the last answer where its
+        """Return the connect as the session sees it. Without acknowledgement the client may lack the last answer if its
         connection broke; or where a connect that wants an answer at once comes by itself on another connection, as the
         official client sends it after a failure."""
         wish, session = request.wish, resident.session
-        is_elsewhere = resident.last_connection != request.origin.connection_id
+        is_elsewhere = resident.last_connection != request.context.connection_id
         is_retry = is_elsewhere and request.is_retry(
             was_hurried=resident.was_hurried, is_first=not session.has_connected
         )
@@ -168,21 +176,17 @@ class SessionManager:
             former.outlet.replace(former)
         resident.interval_ms = request.wish.interval_ms
         resident.was_hurried, resident.is_answer_lost = request.wish.is_hurried, False
-        if not resident.wrote_on == request.origin.connection_id == resident.last_connection:
-            self._forget_connections(resident)
-            resident.last_connection = resident.wrote_on = request.origin.connection_id
-        # Another session of the same connection may have come between.
-        self._by_connection[request.origin.connection_id] = resident
-        if resident.address != request.origin.address:
-            self.registry.move(resident, request.origin.address)
+        self.connections.connected(resident, request.context.connection_id)
+        if resident.address != request.context.address:
+            self.registry.move(resident, request.context.address)
         session = resident.session
-        kind = WEBSOCKET if request.origin.is_streaming else LONG_POLLING
+        kind = WEBSOCKET if request.context.is_streaming else LONG_POLLING
         session.served_by(
-            kind if request.origin.is_streaming else request.wish.transport,
-            is_streaming=request.origin.is_streaming,
+            kind if request.context.is_streaming else request.wish.transport,
+            is_streaming=request.context.is_streaming,
             connects_only=kind in self.connects_only,
         )
-        if resident.outlet is not request.origin.outlet:
+        if resident.outlet is not request.context.outlet:
             # Nothing goes out the former way, past the answer to this connect.
             resident.outlet = None
         resident.expires_at_ms = now_ms + self._lifetime_ms(request.wish)
@@ -198,13 +202,13 @@ class SessionManager:
     ) -> Answer | Suspended:
         if resident.session.ending is not None or resident.session.next_step(connect) is Step.ANSWER:
             kept = self.engine.kept(request.message)
-            return self.replies.answer(resident, kept, request.arrived_ms, request.origin.budget, now_ms)
+            return self.replies.answer(resident, kept, request.arrived_ms, request.context.budget, now_ms)
         return self._suspend(resident, request, now_ms)
 
     def _suspend(self, resident: Resident, request: ConnectRequest, now_ms: int) -> Suspended:
         deadline_ms = self.replies.deadline_ms(now_ms + request.wish.timeout_ms)
         kept = self.engine.kept(request.message)
-        suspended = Suspended(resident, request.origin.outlet, kept, request.arrived_ms, deadline_ms)
+        suspended = Suspended(resident, request.context.outlet, kept, request.arrived_ms, deadline_ms)
         self.registry.suspend(suspended)
         return suspended
 
@@ -243,7 +247,7 @@ class SessionManager:
             return None
         caller = await claim.caller()
         if caller.user is None and resident.login and claim.shown.login == resident.login:
-            # What was this session's login proves nobody any longer.
+            # The session's own login has ended.
             await self.store.remove(request.client_id)
             raise HasEnded(Ending.LOGIN_ENDED, self.node)
         await self.claims.check(request.message, request.client_id, claim)
@@ -259,15 +263,15 @@ class SessionManager:
         self._begin(resident, request, now_ms)
         # What goes out again, perhaps not all at once, must not count as sent in the store.
         if connect.again or resident.is_roaming:
-            is_exact = resident.is_roaming and not request.origin.is_streaming
+            is_exact = resident.is_roaming and not request.context.is_streaming
             if not await self.save([resident], is_exact=is_exact):
                 return None
             resident.is_roaming = is_exact
         return await self._respond(resident, request, connect)
 
     def _prove(self, resident: Resident, request: ConnectRequest) -> None:
-        """What the request shows proves the session's user, for a while."""
-        resident.proof = request.origin.proof
+        """Trust the credentials of the request for the session's user until they are checked again."""
+        resident.proof = request.context.proof
         resident.proven_until_ms = request.checked_ms + self.settings.credential_recheck_ms
 
     async def _respond(self, resident: Resident, request: ConnectRequest, connect: Connect) -> Answer | Suspended:
@@ -280,7 +284,7 @@ class SessionManager:
         outcome = self._answer_or_suspend(resident, request, connect, self.registry.clock_ms())
         if isinstance(outcome, Suspended) or not resident.is_roaming or await self._saved(resident):
             return outcome
-        resident.is_answer_lost = True
+        self._lose_answer(resident)
         raise Replaced(request)
 
     def _settle(self, resident: Resident) -> None:
@@ -333,7 +337,7 @@ class SessionManager:
         self, request: ConnectRequest, found: Found, here: Resident | None, login: str, *, has_waited: bool
     ) -> Answer | Suspended | None:
         record, period = found.record, self.lease.period
-        resident = here or resident_of(record, self.queue_memory, is_streaming=request.origin.is_streaming)
+        resident = here or resident_of(record, self.queue_memory, is_streaming=request.context.is_streaming)
         session, resident.login = resident.session, login
         resubscribe(resident, record)
         session.adopt(request.wish.acknowledged, is_exact=here is not None or record.is_exact)
@@ -343,7 +347,7 @@ class SessionManager:
             session.confirm(connect)
         has_moved = record.home != self.node
         if has_moved:
-            resident.is_roaming = not request.origin.is_streaming and record.moved_ago_ms < self.settings.roaming_ms
+            resident.is_roaming = not request.context.is_streaming and record.moved_ago_ms < self.settings.roaming_ms
         state = replace(
             self._state(resident, is_exact=resident.is_roaming),
             lifetime_ms=self._lifetime_ms(request.wish),
@@ -394,7 +398,7 @@ class SessionManager:
         return wish.timeout_ms + wish.interval_ms + self.engine.limits.max_interval_ms
 
     def turn(self, client_id: str) -> asyncio.Lock:
-        """What asks the store about a session is done one after another."""
+        """Return the lock of a session; operations that ask the store about it run one after another."""
         return self._turns.setdefault(client_id, asyncio.Lock())
 
     # -- suspended connects ----------------------------------------------------------------------------------------
@@ -458,7 +462,7 @@ class SessionManager:
         if not resident.is_roaming or await self._saved(resident):
             self._send(suspended, answer)
         else:
-            resident.is_answer_lost = True
+            self._lose_answer(resident)
             suspended.outlet.replace(suspended)
 
     async def _saved(self, resident: Resident) -> bool:
@@ -467,8 +471,8 @@ class SessionManager:
             return await self.save([resident], is_exact=True)
         return False
 
-    async def deliver(self, client_ids: Iterable[str], origin: Origin) -> list[bytes]:
-        """What waits for sessions at home here that sent something other than a connect, and get events with any
+    async def deliver(self, client_ids: Iterable[str], context: RequestContext) -> list[bytes]:
+        """Take the events of sessions at home here that sent something other than a connect, and get events with any
         reply."""
         events: list[bytes] = []
         for client_id in client_ids:
@@ -478,12 +482,12 @@ class SessionManager:
             with suppress(StoreUnavailable):
                 await self.dispatcher.catch_up(resident)
             is_here = self.registry.has(resident) and self.is_verified(resident)
-            taken = self.replies.take(resident, origin.budget, self.registry.clock_ms()) if is_here else []
+            taken = self.replies.take(resident, context.budget, self.registry.clock_ms()) if is_here else []
             if taken and resident.is_roaming and not await self._saved(resident):
-                resident.is_answer_lost, taken = True, []
+                self._lose_answer(resident)
+                taken = []
             if taken:
-                resident.wrote_on = origin.connection_id
-                self._by_connection[origin.connection_id] = resident
+                self.connections.wrote(resident, context.connection_id)
             events += taken
         return events
 
@@ -505,25 +509,25 @@ class SessionManager:
             self.replies.expire_after(resident, self.registry.clock_ms())
 
     def answer_lost(self, client_ids: Iterable[str]) -> None:
-        """What was taken for sessions could not be written."""
+        """Note that an answer with events of sessions could not be written."""
         for client_id in client_ids:
             resident = self.registry.residents.get(client_id)
             if resident is not None:
                 self._lose_answer(resident)
 
     def _lose_answer(self, resident: Resident) -> None:
-        """What was written last may not have arrived. A claim of a session that roams does not ask this node for it."""
+        """Note that the last answer may not have arrived. A roaming session is saved: its next claim asks nobody."""
         self.registry.lose_answer(resident)
-        if resident.is_roaming:
+        if resident.is_roaming and self.registry.has(resident):
             self.background.begin(self._save(resident))
 
     async def _save(self, resident: Resident) -> None:
         await self.save([resident])
 
     def connection_broke(self, connection_id: int) -> None:
-        """What was written last to the connection may not have arrived."""
-        resident = self._by_connection.pop(connection_id, None)
-        if resident is not None and connection_id in (resident.last_connection, resident.wrote_on):
+        """Note that a connection has broken, so that the last answer on it may not have arrived."""
+        resident = self.connections.broke(connection_id)
+        if resident is not None:
             self._lose_answer(resident)
 
     def tick(self) -> None:
@@ -767,16 +771,11 @@ class SessionManager:
                 self.has_ended(client_id, HasEnded(Ending.LOGIN_ENDED, self.node))
                 self.background.begin(self._remove(client_id))
 
-    def _forget_connections(self, resident: Resident) -> None:
-        for each in (resident.last_connection, resident.wrote_on):
-            if self._by_connection.get(each) is resident:
-                del self._by_connection[each]
-
     def let_go(self, resident: Resident) -> None:
         """Another node is its home, or none."""
         suspended, outlet = resident.suspended, resident.outlet
         resident.suspended = resident.outlet = None
-        self._forget_connections(resident)
+        self.connections.forget(resident)
         if self.registry.remove(resident):
             self.registrations.leave(resident.session.user)
         if suspended is not None:

@@ -78,7 +78,6 @@ def state_of(
         was_hurried=resident.was_hurried,
         services_active=session.services_told,
         is_exact=is_exact,
-        roams=resident.is_roaming,
         told_ago_ms=None if resident.told_at_ms is None else now_ms - resident.told_at_ms,
         alone_ms=alone_ms(limits, resident.interval_ms),
         verify=verify,

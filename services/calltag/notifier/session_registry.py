@@ -33,7 +33,7 @@ class Outlet(Protocol):
     """The transport of a session, to which events and replies go."""
 
     def budget(self) -> AnswerBudget:
-        """What the answer to a suspended connect may carry."""
+        """Return the bytes of events that the answer to a suspended connect may carry."""
         ...
 
     def send(self, suspended: "Suspended", events: list[bytes], reply: Reply) -> bool:
@@ -54,7 +54,7 @@ class Outlet(Protocol):
 
 
 @dataclass(slots=True, eq=False)
-class Origin:
+class RequestContext:
     """Where a request comes from: the transport that answers it, what proved its caller, and the size."""
 
     outlet: Outlet
@@ -68,7 +68,7 @@ class Origin:
 
     @property
     def budget(self) -> AnswerBudget:
-        """What the answer to the request may carry, beside the replies to its messages."""
+        """Bytes of events that the answer to the request may carry, beside the replies to its messages."""
         if self._budget is None:
             self._budget = self.outlet.budget().reserve(self.request_bytes, self.messages)
         return self._budget
@@ -81,7 +81,7 @@ class ConnectRequest:
     message: Message
     client_id: str
     wish: ConnectWish
-    origin: Origin
+    context: RequestContext
     arrived_ms: int
     is_alone: bool = True
     """No other message came in the same request."""
@@ -98,7 +98,7 @@ class ConnectRequest:
         Some clients poll: they want each answer at once, each on a connection of its own. On a WebSocket nobody does.
         """
         is_hurried = self.wish.is_hurried and self.is_alone
-        return is_hurried and not is_first and (self.origin.is_streaming or not was_hurried)
+        return is_hurried and not is_first and (self.context.is_streaming or not was_hurried)
 
 
 @dataclass(slots=True, eq=False)
@@ -128,7 +128,7 @@ class Resident:
 
     session: Session
     login: str = ""
-    """What stands for the login that it began with."""
+    """Digest of the login that proved its user."""
     address: str = ""
     interval_ms: int = 0
     expires_at_ms: int = 0
@@ -145,7 +145,7 @@ class Resident:
     """Its id alone proves its user, while the user's `credential` stays as it was."""
     credential: str = ""
     proof: bytes = b""
-    """What stands for the credentials that proved its user last."""
+    """Digest of the credentials that proved its user last."""
     proven_until_ms: int = 0
     saves: int = 0
     is_dirty: bool = False
@@ -170,7 +170,7 @@ class Resident:
     ends_at_ms: int | None = None
     """When it ends whatever is done with it."""
     farewell: bytes = b""
-    """What its client is still to be told of its end."""
+    """Message about its end that its client has not received."""
     has_other_tabs: bool = False
     """Its client was told that other tabs of the browser keep its connects from being suspended."""
 
@@ -182,6 +182,39 @@ class Resident:
     def due_ms(self) -> int:
         """When its connect is to be answered, or else it ends."""
         return self.expires_at_ms if self.suspended is None else self.suspended.deadline_ms
+
+
+@dataclass(slots=True)
+class Connections:
+    """The session for which something was written last on each connection; several sessions may share a connection."""
+
+    _residents: dict[int, Resident] = field(default_factory=dict)
+
+    def connected(self, resident: Resident, connection_id: int) -> None:
+        """Note the connection of a session's latest connect, on which it is answered."""
+        if not resident.wrote_on == connection_id == resident.last_connection:
+            self.forget(resident)
+            resident.last_connection = resident.wrote_on = connection_id
+        # Another session may have used the connection meanwhile.
+        self._residents[connection_id] = resident
+
+    def wrote(self, resident: Resident, connection_id: int) -> None:
+        """Note that events of a session go out with another reply, perhaps on another connection."""
+        resident.wrote_on = connection_id
+        self._residents[connection_id] = resident
+
+    def broke(self, connection_id: int) -> Resident | None:
+        """Return the session that may lack the last answer on a connection that has broken."""
+        resident = self._residents.pop(connection_id, None)
+        if resident is None or connection_id not in (resident.last_connection, resident.wrote_on):
+            return None
+        return resident
+
+    def forget(self, resident: Resident) -> None:
+        """Forget the connections of a session."""
+        for each in (resident.last_connection, resident.wrote_on):
+            if self._residents.get(each) is resident:
+                del self._residents[each]
 
 
 class Crowded(Exception):
@@ -353,7 +386,7 @@ class SessionRegistry:
             self.dirty.append(resident)
 
     def lose_answer(self, resident: Resident) -> None:
-        """What was sent to its client last may not have arrived."""
+        """Note that the last answer may not have arrived."""
         resident.is_answer_lost = True
         if self.has(resident):
             self.mark(resident)

@@ -24,7 +24,7 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.request_ids import request_id_of
 from calltag.notifier.authentication import Authentication, Credentials, credentials_of, proof_of
 from calltag.notifier.bayeux_server import BayeuxResponse, BayeuxServer
-from calltag.notifier.session_registry import ConnectRequest, Crowded, Origin, Resident, Suspended
+from calltag.notifier.session_registry import ConnectRequest, Crowded, RequestContext, Resident, Suspended
 
 log = structlog.get_logger()
 _GOING_AWAY: Final = 1001
@@ -36,8 +36,9 @@ _REASON_BYTES: Final = 120
 _OVERTAKEN_MS: Final = 1_000
 """A session that another connection took over, while its client still waits here, is offered back to the client after
 that time: two clients that both believe to have the session do not take it from each other more often."""
+_TICK_S: Final = 0.5
 _PARTING_S: Final = 4.0
-_PARTING_LOOKS_S: Final = 0.05
+"""How long a WebSocket that is to be closed waits for the next connect of its client."""
 _CLOSES_MS: Final = 2_000
 """While its client waits so long, a WebSocket is closed, and nothing is under way on it."""
 _OFF: Final = "WebSocket is off here (CALLTAG_NOTIFIER__WEBSOCKET); send messages by POST"
@@ -77,6 +78,12 @@ class WebSockets:
         shown = credentials_of(head.headers, address, is_http=False)
         return SocketConnection(self, shown, proof_of(head.headers, is_http=False), request_id_of(head.headers))
 
+    async def keep_ticking(self) -> None:
+        """Look at the deadlines of all WebSockets, which are seconds, for as long as the task runs."""
+        while True:
+            self.tick()
+            await asyncio.sleep(_TICK_S)
+
     def tick(self) -> None:
         """Close the connections that have no session, and answer clients whose sessions were taken over."""
         now_ms = self.server.sessions.registry.clock_ms()
@@ -107,6 +114,7 @@ class SocketConnection:
         "_earlier",
         "_is_busy",
         "_is_closing",
+        "_is_leaving",
         "_opened_at_ms",
         "_overtaken",
         "_proof",
@@ -133,6 +141,8 @@ class SocketConnection:
         self._is_busy = False
         """A message is handled: nothing is pushed past its answer."""
         self._is_closing = False
+        self._is_leaving = False
+        """It is closed as soon as its client waits for the answer to a connect."""
         self._refused_handshakes = 0
         self._opened_at_ms = sockets.server.sessions.registry.clock_ms()
 
@@ -159,14 +169,14 @@ class SocketConnection:
         if not messages or self._socket is None:
             # Faye's clients send an empty array to keep the connection alive.
             return True
-        origin = Origin(
+        context = RequestContext(
             self, self._socket.connection_id, self._shown.address, self._proof, len(data), len(messages),
             is_streaming=True,
         )  # fmt: skip
         self._is_busy = True
-        outcome = server.process_now(messages, origin)
+        outcome = server.process_now(messages, context)
         if outcome is None:
-            task = asyncio.create_task(self._process(messages, origin), name="cometd-frame")
+            task = asyncio.create_task(self._process(messages, context), name="cometd-frame")
             self._sockets.tasks.add(task)
             task.add_done_callback(self._sockets.tasks.discard)
             return False
@@ -178,13 +188,14 @@ class SocketConnection:
             server.sessions.answer_lost([outcome.resident.client_id] if outcome.resident is not None else ())
         if outcome.resident is not None:
             self.has_news(outcome.resident)
+        self._part_if_waiting()
         return True
 
-    async def _process(self, messages: Sequence[object], origin: Origin) -> None:
+    async def _process(self, messages: Sequence[object], context: RequestContext) -> None:
         server = self._sockets.server
         claim = self._sockets.authentication.claim(messages, self._shown)
         try:
-            response = await server.process(messages, claim, origin)
+            response = await server.process(messages, claim, context)
         except (StoreUnavailable, TooManyLogins, Crowded) as error:
             self._close(_TRY_AGAIN_LATER, str(error))
         except Exception:
@@ -199,6 +210,7 @@ class SocketConnection:
                 self._socket.ready()
             for resident in list(self._residents.values()):
                 self.has_news(resident)
+            self._part_if_waiting()
 
     def _answer(self, response: BayeuxResponse, *, shows_credentials: bool) -> None:
         for replaced in response.replaced:
@@ -256,17 +268,19 @@ class SocketConnection:
         self._residents.clear()
         self._overtaken.clear()
 
-    def leave(self, until_s: float | None = None) -> None:
+    def leave(self) -> None:
         """The node goes: the client comes back to another one.
 
         Its connect is answered, and the WebSocket closes while the client waits before it connects again. So nothing
         that it has sent is without an answer. A client that has just come may have sent what is still on its way.
         """
-        loop = asyncio.get_running_loop()
-        until_s = loop.time() + _PARTING_S if until_s is None else until_s
-        if self._socket is not None and not self._is_waiting and loop.time() < until_s:
-            loop.call_later(_PARTING_LOOKS_S, self.leave, until_s)
-            return
+        self._is_leaving = True
+        if self._is_waiting:
+            self._part()
+        else:
+            asyncio.get_running_loop().call_later(_PARTING_S, self._part)
+
+    def _part(self) -> None:
         sessions = self._sockets.server.sessions
         for resident in list(self._residents.values()):
             self.has_news(resident)
@@ -278,6 +292,10 @@ class SocketConnection:
             self._send([], [self._parting(connect)])
         self._overtaken.clear()
         self._close(_GOING_AWAY)
+
+    def _part_if_waiting(self) -> None:
+        if self._is_leaving and self._is_waiting:
+            self._part()
 
     @property
     def _is_waiting(self) -> bool:

@@ -9,7 +9,7 @@ from calltag.core.bayeux.engine import CALLBACK_POLLING
 from calltag.core.domain.ids import UserId
 from calltag.core.http.request_parser import RequestHead
 from calltag.core.store.client_ids import digest_of
-from calltag.notifier.session_registry import Origin
+from calltag.notifier.session_registry import RequestContext
 from parts.frames import SHOWN
 from parts.hubs import KEYS, Client, Installation, Line, Node, numbers
 from parts.polls import Poll, cometd_http
@@ -34,7 +34,7 @@ async def said(node: Node, client: Client) -> list[int]:
 
 
 async def delivered(node: Node, client: Client) -> list[int]:
-    return numbers(await node.sessions.deliver([client.client_id], Origin(Line(node), 77)))
+    return numbers(await node.sessions.deliver([client.client_id], RequestContext(Line(node), 77)))
 
 
 def key_of(client: Client) -> str:

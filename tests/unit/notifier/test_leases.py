@@ -9,7 +9,7 @@ import pytest
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import SessionState
 from calltag.notifier.node_presence import NodeLease
-from calltag.notifier.session_registry import Origin
+from calltag.notifier.session_registry import RequestContext
 from parts.eventually import turns
 from parts.frames import SocketPage
 from parts.hubs import Client, Installation, Line, Node, numbers
@@ -149,9 +149,9 @@ async def test_nothing_goes_with_other_replies_until_a_save_has_verified_the_ses
     sessions = system.one.sessions
     await system.one.lapse()
     await system.one.lease.renew()
-    assert await sessions.deliver([alice.client_id], Origin(Line(system.one), 77)) == []
+    assert await sessions.deliver([alice.client_id], RequestContext(Line(system.one), 77)) == []
     await renewed(system.one)
-    assert len(await sessions.deliver([alice.client_id], Origin(Line(system.one), 77))) == 1
+    assert len(await sessions.deliver([alice.client_id], RequestContext(Line(system.one), 77))) == 1
 
 
 @pytest.mark.parametrize("is_renewed", [False, True])
@@ -330,7 +330,7 @@ async def test_a_node_that_was_frozen_sends_no_events_with_other_replies(
     alice = await begun_with_wish(system.one, connects_only=False)
     await fall_behind(system, alice)
     frozen = Frozen(system, alice, monkeypatch)
-    taken = await system.one.sessions.deliver([alice.client_id], Origin(Line(system.one), 77))
+    taken = await system.one.sessions.deliver([alice.client_id], RequestContext(Line(system.one), 77))
     assert frozen.got_elsewhere == [1]
     assert numbers(taken) == []
 

@@ -77,7 +77,7 @@ class Engine:
     # -- handshake -----------------------------------------------------------------------------------------------
 
     def handshake(self, message: Message, user: str | None, refusal: str = errors.UNAUTHORIZED) -> Beginning:
-        """What the new session is to be. `refusal` is the error where there is no user. Raises Fault."""
+        """Return the parameters of a new session. `refusal` is the error if there is no user. Raises Fault."""
         version, types = message.get("version"), message.get("supportedConnectionTypes")
         if not isinstance(version, str):
             raise self._no_session(message, errors.VERSION_MISSING)
@@ -149,7 +149,7 @@ class Engine:
         return Fault(reply)
 
     def connect(self, message: Message) -> ConnectWish:
-        """What a connect asks for. Raises Fault."""
+        """Return the parameters of a connect. Raises Fault."""
         connection_type = message.get("connectionType")
         if not isinstance(connection_type, str):
             raise Fault(failure(message, errors.CONNECTION_TYPE_MISSING))
@@ -222,7 +222,7 @@ class Engine:
         return self.connected(message, client_id) | {"advice": self.advice("none", 0)}
 
     def disconnected(self) -> Reply:
-        """What a client is told whose session the server has ended."""
+        """Return the message for a client whose session the server has ended."""
         return {"channel": DISCONNECT, "successful": True, "advice": self.advice("none", 0)}
 
     def subscribe(self, message: Message, client_id: str, user: str) -> SubscribeWish:
@@ -301,7 +301,7 @@ def _connect(message: Message) -> Reply:
 
 
 def _echo(message: Message) -> Reply:
-    """What a reply repeats: the channel, and the id where there was one that is no longer than ids are."""
+    """Return the fields that a reply repeats: the channel, and the id unless it is too long."""
     return {name: message[name] for name in ("id", "channel") if name in message and _can_echo(name, message[name])}
 
 

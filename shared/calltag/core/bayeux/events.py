@@ -1,4 +1,4 @@
-"""What goes to the subscribers of a channel, with its place in the user's stream."""
+"""Messages to the subscribers of a channel, with their place in the user's stream."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,7 +38,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """What one entry of a user's stream is to the user's sessions; `previous` is the position of the entry before.
+    """An entry of a user's stream as messages to the user's sessions; `previous` is the position of the entry before.
 
     `accepted_at_ms` is when that which it tells of was accepted, in Unix time; 0 if that is not known.
     """

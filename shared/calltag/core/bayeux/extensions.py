@@ -31,7 +31,7 @@ class Beginning:
 
 @dataclass(slots=True)
 class ConnectWish:
-    """What a /meta/connect asks for.
+    """Parameters of a /meta/connect.
 
     A client that sends nothing but connects for longer than `silent_ms` is inactive, if that is given; with
     `deliveries_count`, events sent to it are activity too.

@@ -7,4 +7,4 @@ Position = NewType("Position", int)
 
 BEGINNING: Final = Position(0)
 LARGEST: Final = 2**53
-"""What comes from clients is below this: beyond it JavaScript does not tell numbers apart."""
+"""Upper bound of positions from clients: JavaScript numbers are exact below it."""

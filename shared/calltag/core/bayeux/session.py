@@ -27,7 +27,7 @@ _POSITION: Final = attrgetter("position")
 
 
 class State(Enum):
-    """What a session can do now."""
+    """States of a session."""
 
     CLAIMING = auto()
     """The store is asked; nothing is taken from the stream or sent."""
@@ -39,7 +39,7 @@ class State(Enum):
 
 
 class Step(Enum):
-    """What to do with a connect."""
+    """Actions for a connect."""
 
     ANSWER = auto()
     SUSPEND = auto()
@@ -146,7 +146,7 @@ class Session:
     overflow: str = ""
     has_connected: bool = False
     has_missed: bool = False
-    """Events were lost: they are not kept any longer."""
+    """Events were lost: the stream no longer has them."""
     ending: Ending | None = None
     services_active: bool = True
     """The state of the services that the client was told last."""
@@ -230,7 +230,7 @@ class Session:
         self.is_numbered = True
 
     def next_step(self, connect: Connect) -> Step:
-        """What to do with a connect, now that it was confirmed and the stream was read."""
+        """Return the action for a connect that was confirmed, after the stream was read."""
         is_first, self.has_connected = not self.has_connected, True
         is_due = self.has_news and not self.pushes
         if is_first or is_due or connect.timeout_ms == 0 or not connect.is_alone:
@@ -408,7 +408,7 @@ class Session:
             self.state = State.BEHIND
 
     def skip(self, head: Position) -> None:
-        """What was between the session's position and the head is not kept any longer."""
+        """Note that the entries between the session's position and the head are no longer in the stream."""
         if self.position < head:
             self.position, self.has_missed = head, True
 
@@ -583,7 +583,7 @@ class Session:
         del queue[:count]
 
     def note_sent(self) -> None:
-        """What was taken is written: what goes out of it again is a repeat."""
+        """Note that the events taken were written: those that are sent again are repeats."""
         self.highest = max(self.highest, self.sent)
 
     def take_missed(self) -> bool:

@@ -109,8 +109,6 @@ class SessionRecord:
     """Its last connect asked for an answer at once."""
     is_exact: bool = False
     """Its home saves before it answers, or has let it go: the cursor is not behind."""
-    roams: bool = False
-    """It moves from node to node again and again."""
     moved_ago_ms: int = 0
     """When another node became its home last."""
     ends_in_ms: int | None = None
@@ -121,7 +119,7 @@ class SessionRecord:
 
 @dataclass(frozen=True, slots=True)
 class NewSession:
-    """What a handshake asks for. The session ends after `ends_in_ms` whatever is done with it.
+    """Parameters of a handshake. The session ends after `ends_in_ms` in any case.
 
     `credential` is the user's as it is now, where the id alone proves the user afterwards; it is compared where one is
     given to the other methods.
@@ -138,7 +136,7 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whose connect it is: `proven` to be the session's user, or somebody who shows a `login`, perhaps the session's
+    """The caller of a connect: `proven` to be the session's user, or with a `login` that may be the session's
     own.
 
     `credential` is the user's as it is now, where the id alone proves the user. A client that sends nothing but
@@ -164,7 +162,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """What a home saves of a session: it lives for `lifetime_ms` from now.
+    """The state of a session that its home saves; the session lives for `lifetime_ms` from now.
 
     With as many `changes` as the store knows, `backfills` and `filled` say of which channels the client may lack
     messages that come before the cursor, and of which it lacks none any longer. `told_ago_ms` and `active_ago_ms` are
@@ -185,7 +183,6 @@ class SessionState:
     was_hurried: bool = False
     services_active: bool = True
     is_exact: bool = False
-    roams: bool = False
     told_ago_ms: int | None = None
     active_ago_ms: int | None = None
     alone_ms: int | None = None
@@ -328,7 +325,7 @@ class SessionStore:
         return Saved(int(rest[0]), Position(int(rest[1])), state.cycle + 1) if verdict else None
 
     async def save(self, states: Sequence[SessionState]) -> Sequence[Saved | None]:
-        """Save sessions that are at home here; None for each that is not (any longer), or has ended."""
+        """Save sessions that are at home here; None for each that is elsewhere or has ended."""
         groups: dict[object, list[int]] = {}
         for number, state in enumerate(states):
             # Of a cluster each user's keys are in a slot of their own, which no script may leave.
@@ -485,7 +482,7 @@ class SessionStore:
             return bool(await connection.exists(self._keys.notifier(node)))
 
     async def end_lease(self) -> None:
-        """This node is gone."""
+        """Delete the lease: this node has left."""
         async with self._client.exchange() as connection:
             await connection.delete(self._keys.notifier(self._node))
 
@@ -525,7 +522,7 @@ def _state_fields(digest: str, state: SessionState) -> dict[str, object]:
             "batches", " ".join(f"{number}:{position}" for number, position in cursor.batches),
             "services", str(int(state.services_active)), "exact", str(int(state.is_exact)),
             "connected", str(int(state.has_connected)), "hurried", str(int(state.was_hurried)),
-            "roams", str(int(state.roams)), "login", state.login,
+            "login", state.login,
         ],
         "times": times,
         "changes": str(state.changes),
@@ -535,7 +532,7 @@ def _state_fields(digest: str, state: SessionState) -> dict[str, object]:
 
 
 def _not_ended(answer: object) -> list[bytes]:
-    """What a script answered. Raises HasEnded where it ended the session, whose login is over."""
+    """Return the reply of a script. Raises HasEnded if the script ended the session because its login was over."""
     verdict, *rest = cast("list[bytes]", answer)
     if verdict == b"ended":
         raise HasEnded(Ending.LOGIN_ENDED, NodeId(rest[0].decode()))
@@ -583,7 +580,6 @@ def _record(client_id: str, user: UserId, fields: Mapping[str, str]) -> SessionR
         has_connected=fields.get("connected") == "1",
         was_hurried=fields.get("hurried") == "1",
         is_exact=fields.get("exact") == "1",
-        roams=fields.get("roams") == "1",
         ends_in_ms=int(fields["ends_in"]) if "ends_in" in fields else None,
         active_ago_ms=int(fields.get("active_ago", 0)),
         moved_ago_ms=int(fields.get("moved_ago", 0)),

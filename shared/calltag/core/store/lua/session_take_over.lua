@@ -1,7 +1,7 @@
 -- prelude
 -- A node makes itself the home of a CometD session, and saves it. The cycle rises: what another home saves later is refused.
 --
--- KEYS: session, the user's sessions, nodes, stream. ARGV: JSON {node, registered_ms}, JSON {digest, request, cycle, saved?, roams, has_moved,
+-- KEYS: session, the user's sessions, nodes, stream. ARGV: JSON {node, registered_ms}, JSON {digest, request, cycle, saved?, has_moved,
 -- lifetime_ms, fields, times, changes, backfills, filled}: `cycle` and `saved` are as the node has read them; `has_moved`: another node was
 -- the home.
 -- Answers {1, number of changes of its subscriptions, end of the stream}, or {0} where it was taken over, saved or ended since.
