@@ -175,6 +175,15 @@ class SocketPage:
         await page.holds("c1")
         return page
 
+    async def move(self, node: Node) -> "SocketPage":
+        """Open another one at another node: without acknowledgement its first connect brings nothing."""
+        elsewhere = SocketPage(node, self.alice)
+        elsewhere.connect("c2")
+        await elsewhere.is_answered("c2")
+        elsewhere.connect("c3")
+        await elsewhere.holds("c3")
+        return elsewhere
+
     @property
     def resident(self) -> Resident:
         return self.node.registry.residents[self.alice.client_id]

@@ -162,16 +162,24 @@ async def test_a_save_that_a_claim_of_this_node_overtook_changes_nothing(
     assert (await alice.finish(system.one, turn))[0] == [1]
 
 
-async def test_what_is_sent_again_does_not_go_out_the_former_way(
+async def retry_while_saves_are_late(
     system: Installation, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The former WebSocket is given up, and the node does not know."""
+) -> tuple[SocketPage, SocketPage, LateSaves]:
+    """A WebSocket with an event, the next one, whose connect says that the event may be lost, and its late save."""
     former = await SocketPage.open(system.one, ack=False)
     await system.publish(1)
     saves = LateSaves(system.one, monkeypatch)
     page = SocketPage(system.one, former.alice)
     page.connect("c2", advice=HURRY)
     await saves.began.wait()
+    return former, page, saves
+
+
+async def test_what_is_sent_again_does_not_go_out_the_former_way(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The former WebSocket is given up, and the node does not know."""
+    former, page, saves = await retry_while_saves_are_late(system, monkeypatch)
     # Subscriptions that change have the stream read.
     await page.alice.subscribe(system.one, "/v2/x")
     saves.may_go_on.set()
@@ -182,12 +190,7 @@ async def test_what_is_sent_again_does_not_go_out_the_former_way(
 async def test_the_end_of_the_former_websocket_says_nothing_of_the_next_one(
     system: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    former = await SocketPage.open(system.one, ack=False)
-    await system.publish(1)
-    saves = LateSaves(system.one, monkeypatch)
-    page = SocketPage(system.one, former.alice)
-    page.connect("c2", advice=HURRY)
-    await saves.began.wait()
+    former, page, saves = await retry_while_saves_are_late(system, monkeypatch)
     former.frames.go()
     saves.may_go_on.set()
     await page.is_answered("c2")

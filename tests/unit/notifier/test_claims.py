@@ -569,11 +569,7 @@ async def test_a_session_that_moves_rarely_does_not_roam(settled: Installation) 
 async def test_a_session_that_moves_to_a_websocket_does_not_roam(system: Installation) -> None:
     """What is pushed is not saved first: the store must not count as exact."""
     page = await SocketPage.open(system.one, ack=False)
-    elsewhere = SocketPage(system.two, page.alice)
-    elsewhere.connect("c2")
-    await elsewhere.is_answered("c2")
-    elsewhere.connect("c3")
-    await elsewhere.holds("c3")
+    elsewhere = await page.move(system.two)
     assert not elsewhere.resident.is_roaming
     assert not (await record_of(system, page.alice)).is_exact
     await system.publish(1)

@@ -58,11 +58,7 @@ async def test_what_a_client_has_read_before_the_close_frame_does_not_come_again
 ) -> None:
     """Also where the session has moved from node to node."""
     page = await SocketPage.open(system.one, ack=False)
-    elsewhere = SocketPage(system.two, page.alice)
-    elsewhere.connect("c2")
-    await elsewhere.is_answered("c2")
-    elsewhere.connect("c3")
-    await elsewhere.holds("c3")
+    elsewhere = await page.move(system.two)
     await system.publish(1)
     assert elsewhere.events() == [1]
     close(elsewhere)

@@ -12,7 +12,7 @@ from calltag.notifier.node_presence import NodeLease
 from calltag.notifier.session_registry import RequestContext
 from parts.eventually import turns
 from parts.frames import SocketPage
-from parts.hubs import Client, Installation, Line, Node, numbers
+from parts.hubs import Client, Installation, Line, Node, Turn, numbers
 from unit.notifier.conftest import LEASE_MS, Meanwhile, begun_with_wish, two_polls
 
 HURRY = {"timeout": 0}
@@ -64,6 +64,16 @@ async def test_a_renewal_that_took_longer_than_the_lease_renews_nothing(
     assert not lease.is_valid
 
 
+async def lapsed_before_an_event(system: Installation, *, ack: bool) -> tuple[Client, Turn, int]:
+    """A client whose connect waits at a home that has no lease, when an event comes; and the cycle of the session."""
+    alice = await Client().begin(system.one, ack=ack)
+    turn = await alice.connect(system.one, ext={"ack": 1})
+    before = await cycle_of(system, alice)
+    await system.one.lapse()
+    await system.publish(1)
+    return alice, turn, before
+
+
 # -- what waits --------------------------------------------------------------------------------------------------------
 
 
@@ -71,11 +81,7 @@ async def test_a_renewal_that_took_longer_than_the_lease_renews_nothing(
 async def test_an_event_answers_no_connect_until_a_save_has_verified_the_session(
     system: Installation, *, ack: bool
 ) -> None:
-    alice = await Client().begin(system.one, ack=ack)
-    turn = await alice.connect(system.one, ext={"ack": 1})
-    before = await cycle_of(system, alice)
-    await system.one.lapse()
-    await system.publish(1)
+    alice, turn, before = await lapsed_before_an_event(system, ack=ack)
     await turns()
     assert not turn.line.answered.is_set()
     await system.one.lease.renew()
@@ -91,11 +97,7 @@ async def test_an_event_answers_no_connect_until_a_save_has_verified_the_session
 async def test_a_connect_whose_time_is_up_is_answered_when_a_save_has_verified_the_session(
     system: Installation, *, ack: bool
 ) -> None:
-    alice = await Client().begin(system.one, ack=ack)
-    turn = await alice.connect(system.one, ext={"ack": 1})
-    before = await cycle_of(system, alice)
-    await system.one.lapse()
-    await system.publish(1)
+    alice, turn, before = await lapsed_before_an_event(system, ack=ack)
     system.one.ahead_ms += 30_000
     assert (await alice.finish(system.one, turn))[0] == [1]
     assert await cycle_of(system, alice) == before + 1
