@@ -30,6 +30,7 @@ from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage
+from calltag.worker.node_sender import NodeSender
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.parking import ParkingLot
@@ -154,8 +155,9 @@ class Here:
         batcher, window = ScriptBatcher(self.client), ByteWindow(max_bytes)
         streams = RedisUserStreams(self.client, batcher, KEYS)
         outgoing = Outgoing(
-            self.bus, RedisCallIndex(self.client, KEYS), streams, RedisWatches(self.client, batcher, KEYS), window
-        )
+            NodeSender(self.bus, streams, window.max_batch_bytes), RedisCallIndex(self.client, KEYS), streams,
+            RedisWatches(self.client, batcher, KEYS), window,
+        )  # fmt: skip
         worker = PartitionWorker(
             HERE, store, outgoing, limits or CallLimits(lambda value: len(orjson.dumps(value))),
             WorkerObservations(Metrics()), parking_lot=ParkingLot(self.bus), batch_limit=300, window=window,

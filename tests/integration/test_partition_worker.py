@@ -38,6 +38,7 @@ from calltag.core.store.watches import RedisWatches
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.assignments import Assignments
+from calltag.worker.node_sender import NodeSender
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.parking import ParkingLot
@@ -93,7 +94,7 @@ async def begin(bus: MemoryBus) -> None:
 def outgoing_of(bus: MemoryBus, client: RedisClient) -> Outgoing:
     batcher = ScriptBatcher(client)
     streams, watches = RedisUserStreams(client, batcher, KEYS), RedisWatches(client, batcher, KEYS)
-    return Outgoing(bus, RedisCallIndex(client, KEYS), streams, watches)
+    return Outgoing(NodeSender(bus, streams), RedisCallIndex(client, KEYS), streams, watches)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from calltag.core.store.sessions import SessionStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches, Watched
 from calltag.core.wire.messages import EVENT
+from calltag.worker.node_sender import NodeSender
 from calltag.worker.outgoing import Outgoing, Sending
 
 KEYS = Keys("calltag-test")
@@ -35,7 +36,9 @@ class Way:
     def __init__(self, client: RedisClient) -> None:
         batcher, self.bus = ScriptBatcher(client), MemoryBus(1)
         self.streams, self.watches = RedisUserStreams(client, batcher, KEYS), RedisWatches(client, batcher, KEYS)
-        self.outgoing = Outgoing(self.bus, RedisCallIndex(client, KEYS), self.streams, self.watches)
+        self.outgoing = Outgoing(
+            NodeSender(self.bus, self.streams), RedisCallIndex(client, KEYS), self.streams, self.watches
+        )
 
         self.sessions = partial(SessionStore, client, batcher, KEYS)
 

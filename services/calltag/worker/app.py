@@ -26,6 +26,7 @@ from calltag.core.store.watches import RedisWatches
 from calltag.worker.assignments import Assignments
 from calltag.worker.lag import LagReports
 from calltag.worker.mark_counts import MarkCounts
+from calltag.worker.node_sender import NodeSender
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.outgoing import Outgoing
 from calltag.worker.parking import ParkingLot
@@ -101,7 +102,8 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         max_batch_bytes=max_bytes,
     )
     index = RedisCallIndex(client, keys, lifetime_ms=lifetimes.live_ms)
-    outgoing = Outgoing(backends.bus, index, streams, RedisWatches(client, backends.batcher, keys), window)
+    nodes = NodeSender(backends.bus, streams, max_bytes, on_sent=backends.metrics.node_messages_sent.inc)
+    outgoing = Outgoing(nodes, index, streams, RedisWatches(client, backends.batcher, keys), window)
     limits = CallLimits(
         lambda value: len(orjson.dumps(value)),
         settings.max_call_pairs,

@@ -35,10 +35,6 @@ class WorkerMetrics(Protocol):
         """Operations took effect, were refused, or were recognised as repeated."""
         ...
 
-    def sent(self, messages: int) -> None:
-        """Messages were sent to nodes."""
-        ...
-
     def silent(self, calls: int) -> None:
         """Calls were ended that had not changed for too long."""
         ...

@@ -47,9 +47,6 @@ class WorkerObservations:
             else:
                 self.metrics.operations_applied.labels(name, int(each.done.code)).inc()
 
-    def sent(self, messages: int) -> None:
-        self.metrics.node_messages_sent.inc(messages)
-
     def silent(self, calls: int) -> None:
         self.metrics.calls_silent.inc(calls)
 

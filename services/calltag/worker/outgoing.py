@@ -8,11 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
-from uuid import uuid4
 
-import structlog
-
-from calltag.core.bus.ports import Bus, BusUnavailable, NodeId
+from calltag.core.bus.ports import NodeId
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
 from calltag.core.domain.ids import UserId
@@ -21,13 +18,10 @@ from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import CallIndex
 from calltag.core.store.user_streams import Added, Addition, Appended, UserStreams, fitting
 from calltag.core.store.watches import Watchers
-from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OperationReply
-from calltag.core.wire.node_messages import PackedMessage, UserPlace, node_messages
-from calltag.worker.owing import Owing
+from calltag.core.wire.node_messages import UserPlace
+from calltag.worker.node_sender import NodeSender, Parcel
 
-log = structlog.get_logger()
-_NOT_REACHED: Final = Condition("node_not_reached")
 Encoded = tuple[Event, bytes]
 _LARGE_BYTES: Final = 16_384
 """Of events, from where on to ask who watches takes less than to send them twice."""
@@ -108,36 +102,39 @@ class Sending:
 
 
 class Outgoing:
-    """Hands events and replies over, in messages of bounded size for each node."""
+    """Hands events and replies over to streams and nodes."""
 
     def __init__(
-        self, bus: Bus, index: CallIndex, streams: UserStreams, watchers: Watchers, window: ByteWindow | None = None
+        self,
+        nodes: NodeSender,
+        index: CallIndex,
+        streams: UserStreams,
+        watchers: Watchers,
+        window: ByteWindow | None = None,
     ) -> None:
-        self._bus = bus
+        self._nodes = nodes
         self._index = index
         self._streams = streams
         self._watchers = watchers
         self._window = ByteWindow() if window is None else window
-        self._owing = Owing(bus, self._window.max_batch_bytes)
         self.lists_fresh_s = min(index.lifetime_ms / 4_000, _LISTS_FRESH_S)
         """For how many seconds lists of calls need not be written again."""
 
-    async def send(self, sending: Sending) -> int:
+    async def send(self, sending: Sending) -> None:
         """Bring the lists of calls up to date, add the events to the streams, and tell the nodes.
 
-        Returns the number of messages sent. To send again is harmless: an event is added to a stream once.
-        Raises StoreError.
+        To send again is harmless: an event is added to a stream once. Raises StoreError.
         """
         if sending.are_listed or not sending.calls:
             await self._add(sending)
         else:
             await all_of(self._list(sending), self._add(sending))
         parcels = _parcels(sending)
-        return sum(await together([self._deliver(node, parcel) for node, parcel in parcels.items()]))
+        await together([self._nodes.send(node, parcel) for node, parcel in parcels.items()])
 
     async def finish(self) -> None:
         """Wait until every node knows of what did not come to it."""
-        await self._owing.paid()
+        await self._nodes.finish()
 
     async def _list(self, sending: Sending) -> None:
         await self._index.settle(sending.calls)
@@ -180,42 +177,6 @@ class Outgoing:
                 appended = await self._streams.append(additions, to_watchers=adding.to_watchers)
             adding.note(len(pairs), appended)
 
-    async def _deliver(self, node: NodeId, parcel: "_Parcel") -> int:
-        """Send one message after another; returns how many of them were taken."""
-        messages = list(node_messages(parcel.events(), parcel.replies, self._window.max_batch_bytes))
-        for count, message in enumerate(messages):
-            try:
-                if await self._bus.send(node, message.body, uuid4().hex):
-                    continue
-            except BusUnavailable as error:
-                # One node that cannot be reached holds nobody up: its sessions find in the streams what did not come,
-                # once they know of it, and who waits for a reply is told in time that the outcome is not known.
-                _NOT_REACHED.fails(error, node=node)
-                self._owing.add(node, _users(messages[count:]))
-                return count
-            # The inbox outlives its node by minutes: where there is none, nobody will come back to it.
-            log.info("node_gone", node=node)
-            await self._streams.forget(node, _users(messages))
-            return count
-        return len(messages)
-
-
-@dataclass(slots=True)
-class _Parcel:
-    """What one node is to get."""
-
-    places: dict[int, list[UserPlace]] = field(default_factory=dict)
-    replies: list[OperationReply] = field(default_factory=list)
-    encoded: Sequence[Encoded] = ()
-
-    def events(self) -> Iterator[tuple[bytes, Sequence[UserPlace]]]:
-        """Each event with its places, in order."""
-        return ((self.encoded[number][1], self.places[number]) for number in sorted(self.places))
-
-
-def _users(messages: Sequence[PackedMessage]) -> Sequence[UserId]:
-    return list(dict.fromkeys(user for message in messages for user in message.users))
-
 
 def _addition(event: Event, body: bytes) -> Addition:
     """What orders the events of one call, or of one agent; a refusal stands for itself."""
@@ -242,11 +203,12 @@ def _watched(sending: Sending) -> Sequence[tuple[UserId, int]]:
     return pairs
 
 
-def _parcels(sending: Sending) -> dict[NodeId, _Parcel]:
-    parcels: dict[NodeId, _Parcel] = {}
+def _parcels(sending: Sending) -> dict[NodeId, Parcel]:
+    bodies = [body for _, body in sending.events]
+    parcels: dict[NodeId, Parcel] = {}
 
-    def of(node: NodeId) -> _Parcel:
-        return parcels.setdefault(node, _Parcel(encoded=sending.events))
+    def of(node: NodeId) -> Parcel:
+        return parcels.setdefault(node, Parcel(bodies))
 
     for adding in filter(None, (sending.to_recipients, sending.to_watchers)):
         for user, number, place in adding.placed():

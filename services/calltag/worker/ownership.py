@@ -183,7 +183,7 @@ class Ownership:
 
     async def _send(self, sending: Sending) -> None:
         # One that is interrupted goes on where it was.
-        self._metrics.sent(await self.insist(lambda: self._outgoing.send(sending)))
+        await self.insist(lambda: self._outgoing.send(sending))
 
     async def _forget(self, epoch: Epoch, position: CommitPosition) -> None:
         await self.insist(lambda: self._store.sent(self._partition, epoch, position))

@@ -22,6 +22,7 @@ from calltag.core.store.watches import RedisWatches
 from calltag.core.wire.messages import EVENT
 from calltag.notifier.event_views import CALLS_CHANNEL
 from calltag.notifier.http import PATHS
+from calltag.worker.node_sender import NodeSender
 from calltag.worker.outgoing import Outgoing, Sending
 from parts.command import UNMEASURED
 from parts.haproxy import HaProxy, Upstream
@@ -197,7 +198,7 @@ def _directory(users: int) -> str:
 def _outgoing(made: Backends) -> Outgoing:
     client, batcher, keys = made.client, made.batcher, made.keys
     streams, watches = RedisUserStreams(client, batcher, keys), RedisWatches(client, batcher, keys)
-    return Outgoing(made.bus, RedisCallIndex(client, keys), streams, watches)
+    return Outgoing(NodeSender(made.bus, streams), RedisCallIndex(client, keys), streams, watches)
 
 
 async def _cookies(made: Backends) -> list[str]:

@@ -1,0 +1,149 @@
+"""Sending nodes what is for them: events for the sessions there, and replies for the requests that wait there."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final, NamedTuple
+from uuid import uuid4
+
+import structlog
+
+from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, NodeId
+from calltag.core.domain.ids import UserId
+from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
+from calltag.core.store.user_streams import UserStreams
+from calltag.core.telemetry.conditions import Condition
+from calltag.core.wire.messages import OperationReply
+from calltag.core.wire.node_messages import PackedMessage, UserPlace, node_messages
+from calltag.worker.owing import Owing
+
+log = structlog.get_logger()
+_NOT_REACHED: Final = Condition("node_not_reached")
+MOST_UNCONFIRMED: Final = 2
+"""Messages to one node on their way to the broker. With one, each would wait for the confirm of the one before."""
+
+
+@dataclass(slots=True)
+class Parcel:
+    """What one batch has for one node."""
+
+    bodies: Sequence[bytes]
+    """The encoded events of the batch."""
+    places: dict[int, list[UserPlace]] = field(default_factory=dict)
+    """Number of an event, and its places in streams of users who are at the node."""
+    replies: list[OperationReply] = field(default_factory=list)
+
+    def events(self) -> Iterator[tuple[bytes, Sequence[UserPlace]]]:
+        """Each event with its places, in order."""
+        return ((self.bodies[number], self.places[number]) for number in sorted(self.places))
+
+
+class _Due(NamedTuple):
+    parcel: Parcel
+    done: asyncio.Future[None]
+
+
+@dataclass(slots=True)
+class _Outbox:
+    """What waits for one node."""
+
+    due: list[_Due] = field(default_factory=list)
+    senders: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class NodeSender:
+    """Has few messages to each node unconfirmed: what comes for a node meanwhile goes together in the next one.
+
+    The more partitions have something for a node at once, the fewer messages are needed for it.
+    """
+
+    def __init__(
+        self,
+        bus: Bus,
+        streams: UserStreams,
+        max_message_bytes: int = MAX_BATCH_BYTES,
+        on_sent: Callable[[], object] = lambda: None,
+    ) -> None:
+        self._bus = bus
+        self._streams = streams
+        self._max_message_bytes = max_message_bytes
+        self._owing = Owing(bus, max_message_bytes)
+        self._outboxes: defaultdict[NodeId, _Outbox] = defaultdict(_Outbox)
+        self._on_sent = on_sent
+
+    async def send(self, node: NodeId, parcel: Parcel) -> None:
+        """Send what is in the parcel, or note that it is owed; raises StoreUnavailable.
+
+        The parcels of one caller come in order if it waits for each.
+        """
+        outbox = self._outboxes[node]
+        due = _Due(parcel, asyncio.get_running_loop().create_future())
+        outbox.due.append(due)
+        if len(outbox.senders) < MOST_UNCONFIRMED:
+            sender = asyncio.create_task(self._send_due(node, outbox), name=f"node-sender-{node}")
+            outbox.senders.add(sender)
+        await due.done
+
+    async def finish(self) -> None:
+        """Wait until every node knows of what did not come to it."""
+        await self._owing.paid()
+
+    async def _send_due(self, node: NodeId, outbox: _Outbox) -> None:
+        try:
+            while outbox.due:
+                together, outbox.due = outbox.due, []
+                await self._send_together(node, together)
+        finally:
+            outbox.senders.discard(asyncio.current_task())
+            if not outbox.senders and not outbox.due:
+                self._outboxes.pop(node, None)
+
+    async def _send_together(self, node: NodeId, together: Sequence[_Due]) -> None:
+        try:
+            await self._send_messages(node, [due.parcel for due in together])
+        except BaseException as error:
+            for due in together:
+                _end(due.done, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for due in together:
+                _end(due.done, None)
+
+    async def _send_messages(self, node: NodeId, parcels: Sequence[Parcel]) -> None:
+        events = chain.from_iterable(parcel.events() for parcel in parcels)
+        replies = chain.from_iterable(parcel.replies for parcel in parcels)
+        messages = list(node_messages(events, replies, self._max_message_bytes))
+        for number, message in enumerate(messages):
+            try:
+                is_taken = await self._bus.send(node, message.body, uuid4().hex)
+            except (BusUnavailable, BusRefused) as error:
+                # One node that cannot be reached holds nobody up: its sessions find in the streams what did not come,
+                # once they know of it, and who waits for a reply is told in time that the outcome is not known.
+                _NOT_REACHED.fails(error, node=node)
+                self._owing.add(node, _users(messages[number:]))
+                return
+            if not is_taken:
+                # The inbox outlives its node by minutes: where there is none, nobody will come back to it.
+                log.info("node_gone", node=node)
+                await self._streams.forget(node, _users(messages))
+                return
+            self._on_sent()
+
+
+def _users(messages: Sequence[PackedMessage]) -> Sequence[UserId]:
+    return list(dict.fromkeys(user for message in messages for user in message.users))
+
+
+def _end(done: asyncio.Future[None], error: BaseException | None) -> None:
+    if done.done():
+        # Its caller was cancelled.
+        return
+    if error is None:
+        done.set_result(None)
+    elif isinstance(error, asyncio.CancelledError):
+        done.cancel()
+    else:
+        done.set_exception(error)

@@ -1,0 +1,126 @@
+"""Messages to nodes: few are unconfirmed, and what comes meanwhile goes together."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from calltag.core.bus.memory import MemoryBus
+from calltag.core.bus.ports import BusRefused, BusUnavailable, NodeId
+from calltag.core.domain.ids import UserId
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.wire.messages import NODE
+from calltag.core.wire.node_messages import UserPlace
+from calltag.worker.node_sender import MOST_UNCONFIRMED, NodeSender, Parcel
+from parts.eventually import eventually, turns
+from unit.worker.test_outgoing import Streams, changed
+
+HERE, THERE = NodeId("here"), NodeId("there")
+ALICE = UserId("alice")
+
+
+class SlowBus(MemoryBus):
+    """A bus that confirms a message when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.bodies: list[bytes] = []
+        self.confirms: list[asyncio.Future[bool]] = []
+
+    async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:  # noqa: ARG002 - the interface's
+        self.bodies.append(body)
+        self.confirms.append(asyncio.get_running_loop().create_future())
+        return await self.confirms[-1]
+
+    def positions(self) -> list[list[int]]:
+        """Positions in each message so far."""
+        return [[place.position for place in NODE.decode(body).places] for body in self.bodies]
+
+
+def parcel(position: int, *, size: int = 300) -> Parcel:
+    _, body = changed(position, ALICE, size=size)
+    return Parcel([body], {0: [UserPlace(ALICE, position, position - 1)]})
+
+
+async def test_what_comes_while_two_messages_are_unconfirmed_goes_together_in_the_next() -> None:
+    bus = SlowBus()
+    sender = NodeSender(bus, Streams())
+    sent = []
+    for position in range(1, 11):
+        sent.append(asyncio.create_task(sender.send(HERE, parcel(position))))
+        await turns()
+    assert bus.positions() == [[1], [2]]
+    assert len(bus.bodies) == MOST_UNCONFIRMED
+    bus.confirms[0].set_result(True)
+    await turns()
+    assert bus.positions()[2:] == [list(range(3, 11))]
+    assert [each.done() for each in sent] == [True] + 9 * [False]
+    bus.confirms[2].set_result(True)
+    bus.confirms[1].set_result(True)
+    await asyncio.gather(*sent)
+
+
+async def test_what_goes_together_is_bounded_in_bytes() -> None:
+    bus = SlowBus()
+    sender = NodeSender(bus, Streams(), max_message_bytes=3_000)
+    sent = [asyncio.create_task(sender.send(HERE, parcel(position, size=1_000))) for position in range(1, 8)]
+    while not all(each.done() for each in sent):
+        await turns()
+        for confirm in bus.confirms:
+            if not confirm.done():
+                confirm.set_result(True)
+    assert max(map(len, bus.bodies)) <= 3_000
+    assert [position for each in bus.positions() for position in each] == list(range(1, 8))
+
+
+async def test_one_node_does_not_wait_for_another() -> None:
+    bus = SlowBus()
+    sender = NodeSender(bus, Streams())
+    slow = []
+    for position in range(1, 5):
+        slow.append(asyncio.create_task(sender.send(HERE, parcel(position))))
+        await turns()
+    quick = asyncio.create_task(sender.send(THERE, parcel(9)))
+    await turns()
+    bus.confirms[-1].set_result(True)
+    await quick
+    assert not any(each.done() for each in slow)
+    slow[2].cancel()
+    for confirm in bus.confirms[:2]:
+        confirm.set_result(True)
+    await turns()
+    assert bus.positions()[3:] == [[3, 4]], "who no longer waits does not keep the others' from going"
+
+
+@pytest.mark.parametrize("failure", [BusUnavailable("away"), BusRefused("full")])
+async def test_what_the_broker_does_not_take_is_owed_and_holds_up_nobody(failure: Exception) -> None:
+    bus = SlowBus()
+    sender = NodeSender(bus, Streams())
+    sent = asyncio.create_task(sender.send(HERE, parcel(1)))
+    await turns()
+    bus.confirms[0].set_exception(failure)
+    await sent
+    finishing = asyncio.create_task(sender.finish())
+    await eventually(lambda: len(bus.bodies) == 2)
+    bus.confirms[1].set_result(True)
+    await finishing
+    assert NODE.decode(bus.bodies[1]).stale_users == (ALICE,)
+
+
+async def test_all_whose_parcels_go_together_learn_that_the_store_is_away() -> None:
+    class Away(Streams):
+        async def forget(self, node: NodeId, users: Sequence[UserId]) -> None:  # noqa: ARG002 - the interface's
+            raise StoreUnavailable("away")
+
+    bus = SlowBus()
+    sender = NodeSender(bus, Away())
+    sent = [asyncio.create_task(sender.send(HERE, parcel(position))) for position in (1, 2)]
+    await turns()
+    assert bus.positions() == [[1, 2]]
+    bus.confirms[0].set_result(False)
+    assert [type(each) for each in await asyncio.gather(*sent, return_exceptions=True)] == 2 * [StoreUnavailable]
+    # Nothing of the failure is left behind.
+    again = asyncio.create_task(sender.send(HERE, parcel(3)))
+    await turns()
+    bus.confirms[1].set_result(True)
+    await again
