@@ -9,7 +9,6 @@
 # make check  linters, types, direction of imports, known vulnerabilities, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080
-JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_READY := $(VENV)/.ready-run
@@ -71,7 +70,7 @@ parts:
 test: export PYTHONDONTWRITEBYTECODE :=
 test: $(DEV_READY) $(if $(BEYOND_UNIT),parts) $(if $(BEYOND_PARTS),$(NODE_READY) $(PEERS_READY))
 ifeq ($(ARGS),)
-	@$(BIN)/python tests/run.py --jobs $(JOBS)
+	@$(BIN)/python tests/run.py $(if $(JOBS),--jobs $(JOBS))
 else
 	@rm -f .coverage .coverage.*
 	@$(BIN)/python -m coverage run -m pytest $(ARGS)

@@ -23,6 +23,7 @@ _BAD: Final = ("failed", "error")
 _WIDTH: Final = 80
 _JOBS_PER_CPU: Final = 2
 """Tests wait for processes and clocks for a third of their time."""
+_HEAVY_JOBS: Final = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +47,8 @@ class Phase:
 def phases(jobs: int) -> Sequence[Phase]:
     """The phases, with so many tests at a time in the first one."""
     return (
-        Phase(f"The tests that share the machine, {jobs} at a time:", "not alone and not paired", jobs, True),
-        Phase("The tests that share it with one other:", "paired", 2),
+        Phase(f"The tests that share the machine, {jobs} at a time:", "not alone and not heavy", jobs, True),
+        Phase(f"The heavy ones, {_HEAVY_JOBS} at a time:", "heavy", _HEAVY_JOBS),
         Phase("The tests that need the machine for themselves:", "alone", 1),
     )
 

@@ -23,7 +23,6 @@ from calltag.core.identity.authentication import COOKIE
 from calltag.core.store.client import redis_client
 from calltag.core.store.keys import Keys
 from calltag.core.store.redis_state import RedisCallReader
-from parts.command import UNMEASURED
 from parts.ports import free_port
 from parts.processes import Program
 from parts.rabbitmq import RabbitMq
@@ -120,7 +119,7 @@ async def calltag_rig(
     folder: Path, using: Backends, calls: int, prefix: str = "bench", **settings: str
 ) -> AsyncIterator[Rig]:
     """calltag as three processes."""
-    more = {**UNBOUNDED, "CALLTAG_PARTITIONS": str(PARTITIONS), **UNMEASURED, **settings}
+    more = {**UNBOUNDED, "CALLTAG_PARTITIONS": str(PARTITIONS), **settings}
     with three_processes(folder, using.broker.url, using.store.url, prefix, **more) as system:
         yield await _filled(system, using, prefix, [f"BENCH{number}" for number in range(calls)])
 

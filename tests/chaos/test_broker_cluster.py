@@ -16,7 +16,7 @@ from parts.rabbitmq_cluster import RabbitMqCluster
 from parts.redis_server import RedisServer
 from parts.system import System, three_processes
 
-pytestmark = pytest.mark.paired
+pytestmark = pytest.mark.heavy
 
 SENDERS = 4
 SECONDS = 60.0

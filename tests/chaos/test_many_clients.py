@@ -20,7 +20,6 @@ import pytest
 from argon2 import PasswordHasher
 
 from clients.swarm import Member, Seen, Swarm, swarm
-from parts.command import UNMEASURED
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
@@ -63,7 +62,6 @@ def system(tmp_path: Path, rabbitmq: RabbitMq, redis_server: RedisServer, amqp_p
         "CALLTAG_DRAIN_DELAY_S": "4",
         "CALLTAG_DIRECTORY__FILE": directory(tmp_path),
         # The load leaves no time to measure what other tests do.
-        **UNMEASURED,
     }
     with behind_haproxy(tmp_path, rabbitmq.url, redis_server.url, amqp_prefix, **settings) as running:
         yield running

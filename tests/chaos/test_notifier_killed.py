@@ -19,7 +19,7 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, three_processes
 
-pytestmark = pytest.mark.paired
+pytestmark = pytest.mark.heavy
 
 OPERATIONS = 160
 # How long a busy machine takes proves nothing.

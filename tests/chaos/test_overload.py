@@ -21,7 +21,6 @@ from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
 from calltag.core.bus.ports import Bus, Partition
 from load.generator import Answer, Plan
 from parts.agent import Agent, agent
-from parts.command import UNMEASURED
 from parts.eventually import eventually
 from parts.memory import resident_mb
 from parts.rabbitmq import RabbitMq
@@ -55,7 +54,6 @@ def system(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitMq, prefix:
     redis.start()
     # The load leaves no time to measure what other tests do.
     settings = {
-        **UNMEASURED,
         "CALLTAG_LOG__LEVEL": "warning",
         "CALLTAG_GATEWAY__MAX_BACKLOG": str(MAX_BACKLOG),
         "CALLTAG_GATEWAY__MAX_BACKLOG_AGE_S": "2",

@@ -16,7 +16,7 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, two_of_each_behind_haproxy
 
-pytestmark = pytest.mark.alone
+pytestmark = pytest.mark.heavy
 
 CALLS = 6
 PACE_S = 0.15

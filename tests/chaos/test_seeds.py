@@ -33,7 +33,7 @@ def test_the_schedule_follows_from_the_seed() -> None:
     assert killed == set(SERVICES)
 
 
-@pytest.mark.paired
+@pytest.mark.heavy
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_every_promise_is_kept_under_fire(seed: int, broker: RabbitMq, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import orjson
 import pytest
 from argon2 import PasswordHasher
 
-from parts.command import UNMEASURED
 from parts.eventually import eventually
 from parts.memory import resident_mb
 from parts.processes import Program
@@ -22,7 +21,7 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, three_processes
 
-pytestmark = [pytest.mark.alone, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(240)]
 
 MIB = 1_048_576
 WATCHERS = 40
@@ -34,7 +33,6 @@ SETTINGS = {
     "CALLTAG_NOTIFIER__MAX_SESSIONS_PER_BROWSER": "-1",
     # What is not read from the streams need not be kept: forty copies of all events are 800 MB.
     "CALLTAG_EVENTS__PER_WATCHER_BYTES": str(4 * MIB),
-    **UNMEASURED,
 }
 
 

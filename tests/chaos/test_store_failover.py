@@ -19,7 +19,7 @@ from parts.redis_cluster import RedisCluster
 from parts.redis_sentinel import SERVICE, RedisSentinel
 from parts.system import System, three_processes
 
-pytestmark = [pytest.mark.paired, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.heavy, pytest.mark.timeout(240)]
 PARTITIONS = 8
 
 

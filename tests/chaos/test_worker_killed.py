@@ -11,7 +11,7 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, three_processes
 
-pytestmark = pytest.mark.paired
+pytestmark = pytest.mark.heavy
 
 OPERATIONS = 1_000
 SENDERS = 10

@@ -17,7 +17,7 @@ from parts.processes import Program
 from parts.rabbitmq import RabbitMq
 from parts.workers import Crew, crew
 
-pytestmark = pytest.mark.paired
+pytestmark = pytest.mark.heavy
 
 PARTITIONS = 8
 ALL = [Partition(number) for number in range(PARTITIONS)]

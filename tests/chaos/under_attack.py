@@ -1,4 +1,4 @@
-"""P6 under attack: hostile clients cost the others nothing, and the process no memory.
+"""One client's requests while others attack: how long its answers take, and how much memory the process takes.
 
 Settings by environment: CALLTAG_TEST_HOSTILE_S, for how many seconds each group of attacks lasts;
 CALLTAG_TEST_HOSTILE_ONLY, the name of the one attack to run, to find out which one of a group it is.
@@ -14,23 +14,17 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import httpx
-import pytest
 
-from chaos.hostile import CONNECTIONS, HTTP, TLS, WEBSOCKETS, Plan, Report
-from parts.certificates import Authority
+from chaos.hostile import Plan, Report
 from parts.command import UNMEASURED
 from parts.memory import resident_mb
 from parts.processes import Program
-from parts.rabbitmq import RabbitMq
 from parts.raw_http import Address, connection, head
-from parts.redis_server import RedisServer
-from parts.system import System, embedded_system, three_processes
-
-pytestmark = pytest.mark.alone
+from parts.system import System
 
 ATTACK_S = float(os.environ.get("CALLTAG_TEST_HOSTILE_S", "20"))
 ONLY = os.environ.get("CALLTAG_TEST_HOSTILE_ONLY", "")
@@ -41,7 +35,6 @@ MOST_GROWTH_MB = 20.0
 ANSWER_WITHIN_S = 15.0
 TESTS = Path(__file__).parents[1]
 SETTINGS = {
-    **UNMEASURED,
     "CALLTAG_LOG__LEVEL": "error",
     # So many that one attacker, with half of them, and all others together do not fill them.
     "CALLTAG_MAX_CONNECTIONS": "260",
@@ -50,10 +43,6 @@ SETTINGS = {
     # How long a busy machine takes proves nothing.
     "CALLTAG_REDIS__DEADLINE_S": "10",
 }
-HELLO = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
-SUCCESSFUL = b'"successful":true'
-TLS_PLACES = 160
-GROUPS = {"http": HTTP, "connections": CONNECTIONS, "websockets": WEBSOCKETS, "connections-and-tls": CONNECTIONS | TLS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,93 +193,5 @@ def own_request(http: httpx.Client) -> bytes:
     return head("GET /api/v2/me HTTP/1.1", "Host: localhost", f"Cookie: JSESSIONID={http.cookies['JSESSIONID']}")
 
 
-def message(http: httpx.Client, **content: object) -> bytes:
-    """A Bayeux message of alice's."""
-    body = json.dumps([content])
-    return head(
-        "POST /genesys/cometd HTTP/1.1", "Host: localhost", f"Cookie: JSESSIONID={http.cookies['JSESSIONID']}",
-        "Content-Type: application/json", f"Content-Length: {len(body)}",
-    ) + body.encode()  # fmt: skip
-
-
 def address(url: str, tls: ssl.SSLContext | None = None) -> Address:
     return Address(int(url.rpartition(":")[2]), source="127.0.0.1", tls=tls)
-
-
-@pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitMq) -> Iterator[System]:
-    redis = RedisServer(tmp_path_factory.mktemp("redis-under-attack"))
-    redis.start()
-    try:
-        folder = tmp_path_factory.mktemp("under-attack")
-        with three_processes(folder, rabbitmq.url, redis.url, "hostile", **SETTINGS) as running:
-            yield running
-    finally:
-        redis.process.kill()
-
-
-@pytest.fixture(scope="module")
-def gateway(system: System) -> Victim:
-    with signed_in(system, verify=False) as http:
-        return Victim(
-            system.programs["gateway"], address(system.gateway_url), "/api/v2/me", own_request(http), b'"statusCode":0'
-        )
-
-
-@pytest.fixture(scope="module")
-def notifier(system: System) -> Victim:
-    """The other client repeats a subscription of its session."""
-    with signed_in(system, verify=False) as http:
-        [shaken] = http.post(f"{system.cometd_url}/genesys/cometd", json=[HELLO]).json()
-        repeated = message(http, channel="/meta/subscribe", clientId=shaken["clientId"], subscription="/v2/me/calls")
-    notifier = system.programs["notifier"]
-    return Victim(notifier, address(system.cometd_url), "/genesys/cometd", repeated, SUCCESSFUL)
-
-
-@pytest.fixture(scope="module")
-def shaking_hands(system: System, notifier: Victim) -> Victim:
-    """The other client begins a session each time."""
-    with signed_in(system, verify=False) as http:
-        return replace(notifier, request=message(http, **HELLO))
-
-
-@pytest.fixture(scope="module")
-def by_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Victim]:
-    folder = tmp_path_factory.mktemp("tls-under-attack")
-    authority = Authority(folder)
-    issued = authority.issue("calltag", "localhost")
-    files = {"CALLTAG_TLS__CERT_FILE": str(issued.cert), "CALLTAG_TLS__KEY_FILE": str(issued.key)}
-    places = {"CALLTAG_MAX_CONNECTIONS": str(TLS_PLACES)}
-    context = ssl.create_default_context(cafile=str(authority.ca))
-    with embedded_system(folder / "system", **(SETTINGS | files | places)) as running:
-        running.gateway_url = running.gateway_url.replace("http://127.0.0.1", "https://localhost")
-        with signed_in(running, verify=context) as http:
-            request = own_request(http)
-        yield Victim(
-            running.programs["serve"], address(running.gateway_url, context), "/genesys/cometd", request,
-            b'"statusCode":0', str(authority.ca),
-        )  # fmt: skip
-
-
-@pytest.mark.timeout(120 + 2 * ATTACK_S)
-@pytest.mark.parametrize("group", ["http", "connections"])
-async def test_others_are_served_by_a_gateway_under_attack(gateway: Victim, group: str) -> None:
-    await attack(gateway, GROUPS[group])
-
-
-@pytest.mark.timeout(120 + 2 * ATTACK_S)
-@pytest.mark.parametrize("group", ["http", "connections", "websockets"])
-async def test_others_are_served_by_a_notifier_under_attack(notifier: Victim, group: str) -> None:
-    await attack(notifier, GROUPS[group])
-
-
-@pytest.mark.timeout(120 + 2 * ATTACK_S)
-async def test_others_begin_sessions_while_handshakes_without_credentials_come(shaking_hands: Victim) -> None:
-    await attack(shaking_hands, ["handshakes without credentials"], rate=5)
-
-
-@pytest.mark.timeout(120 + 2 * ATTACK_S)
-@pytest.mark.parametrize("group", ["http", "connections-and-tls", "websockets"])
-async def test_others_are_served_over_tls_under_attack(by_tls: Victim, group: str) -> None:
-    # A connection of TLS takes some 100 KB in OpenSSL and in the event loop, whoever opens it.
-    await attack(by_tls, GROUPS[group], most_growth_mb=MOST_GROWTH_MB + 0.1 * TLS_PLACES)

@@ -19,7 +19,7 @@ from calltag.core.backends import amqp_settings
 from calltag.core.bus.amqp import apply_topology
 from calltag.core.settings import load_settings
 from calltag.notifier.http import PATHS
-from parts.command import CALLTAG, UNMEASURED, calltag
+from parts.command import CALLTAG, calltag
 from parts.haproxy import HaProxy, Upstream
 from parts.ports import free_port
 from parts.processes import Program
@@ -98,13 +98,9 @@ def is_ready(port: int) -> bool:
 
 
 def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
-    passed = {
-        name: os.environ[name]
-        for name in ("PATH", "HOME", "COVERAGE_PROCESS_START", "COVERAGE_PROCESS_CONFIG")
-        if name in os.environ
-    }
+    # The coverage of servers is not measured: the tests that run them would take longer by half.
     return {
-        **passed,
+        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
         "CALLTAG_DIRECTORY__DEMO": "true",
         "CALLTAG_PUBLIC_URL": public_url,
         "CALLTAG_WORKER__LEASE_S": "2",
@@ -162,7 +158,7 @@ def six_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str, **se
         url = f"http://127.0.0.1:{front.port}"
         # Six processes keep a small machine busy; how long the store takes proves nothing.
         slow = {"CALLTAG_REDIS__DEADLINE_S": "5"}
-        more = UNMEASURED | _backends(amqp_url, redis_url, prefix) | slow | settings
+        more = _backends(amqp_url, redis_url, prefix) | slow | settings
         system = System(folder, _environment(url, more), url, url)
         with _running(system):
             for number in range(2):
@@ -182,7 +178,7 @@ def behind_haproxy(folder: Path, amqp_url: str, redis_url: str, prefix: str, **s
     notifiers = {f"notifier-{number}": Upstream(free_port(), free_port()) for number in range(3)}
     front = HaProxy(folder / "haproxy", PATHS, {"gateway": gateway}, notifiers)
     url = f"http://127.0.0.1:{front.port}"
-    environment = _environment(url, UNMEASURED | _backends(amqp_url, redis_url, prefix) | settings)
+    environment = _environment(url, _backends(amqp_url, redis_url, prefix) | settings)
     system = System(folder, environment, url, url, upstreams=notifiers)
     with _running(system):
         _at_once(
@@ -214,7 +210,7 @@ def two_of_each_behind_haproxy(
     )
     front = HaProxy(folder / "haproxy", PATHS, gateways, notifiers)
     url = f"http://127.0.0.1:{front.port}"
-    environment = _environment(url, UNMEASURED | _backends(amqp_url, redis_url, prefix) | settings)
+    environment = _environment(url, _backends(amqp_url, redis_url, prefix) | settings)
     system = System(folder, environment, url, url, upstreams=places)
     with _running(system):
         _at_once(*(partial(system.start_again, name) for name in ("worker-0", "worker-1", *places)))

@@ -18,7 +18,6 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
-from parts.command import UNMEASURED
 from parts.memory import resident_mb
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
@@ -39,7 +38,6 @@ SETTINGS: Final = {
     # How long a busy machine takes proves nothing.
     "CALLTAG_REDIS__DEADLINE_S": "5",
     "CALLTAG_AMQP__PUBLISH_DEADLINE_S": "10",
-    **UNMEASURED,
 }
 ALLOWED: Final = {"MB": (0.05, 4.0), "keys": (0.10, 50.0)}
 """How much a figure may grow after the warm-up, as a share of its mean, and at least."""

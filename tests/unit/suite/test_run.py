@@ -56,7 +56,7 @@ def test_results_of_the_run_before_are_gone(tmp_path: Path) -> None:
     assert run([Replaced("", "", 1)], tmp_path / "results").counts == {}
 
 
-@pytest.mark.parametrize("marks", [(), ("paired",), ("alone",)])
+@pytest.mark.parametrize("marks", [(), ("heavy",), ("alone",)])
 def test_each_test_belongs_to_one_phase(marks: Sequence[str]) -> None:
-    known = {name: name in marks for name in ("alone", "paired")}
+    known = {name: name in marks for name in ("alone", "heavy")}
     assert [eval(phase.markers, known.copy()) for phase in phases(3)].count(True) == 1
