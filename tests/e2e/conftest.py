@@ -31,7 +31,7 @@ _CLIENTS = Path(__file__).parents[1] / "clients"
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run each test on each system of its module."""
     if "system" in metafunc.fixturenames:
-        metafunc.parametrize("system", getattr(metafunc.module, "SYSTEMS", _USUAL), indirect=True, scope="session")
+        metafunc.parametrize("system", getattr(metafunc.module, "SYSTEMS", _USUAL), indirect=True, scope="module")
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +87,9 @@ def usual_processes(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitMq
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def system(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
-    # Nearly every module uses these: whoever goes from one to the other does not end them.
+    # Nearly every module uses these: they are kept. The others end with the module, as even idle processes take time.
     if request.param in _USUAL:
         yield request.getfixturevalue(_USUAL[request.param])
         return

@@ -132,7 +132,7 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     life.supervise("lease", sessions.lease.keep())
     life.supervise("events", inbox.run(backends.bus, node))
     life.supervise("saves", sessions.keep_saving())
-    life.supervise("deadlines", http.keep_ticking())
+    life.supervise("deadlines", sessions.keep_ticking())
     life.supervise("websockets", sockets.keep_ticking())
     life.supervise("services", publish_services(backends.bus, server))
     return Notifier(server, http, cometd_routes(http), backends.settings.drain_timeout_s)

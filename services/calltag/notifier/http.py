@@ -214,12 +214,6 @@ class CometdHttp:
             return Refusal(403, FOREIGN)
         return self.sockets.open(head, client[0])
 
-    async def keep_ticking(self, interval_s: float = 0.05) -> None:
-        """Look at the deadlines of connects and sessions, for as long as the task runs."""
-        while True:
-            self.server.sessions.tick()
-            await asyncio.sleep(interval_s)
-
 
 def _client_id_of(messages: Sequence[object]) -> str:
     first = messages[0]

@@ -20,6 +20,7 @@ from calltag.core.bayeux.session import Connect, QueueMemory, Session, State, St
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
+from calltag.core.runtime.waiting import set_within
 from calltag.core.store.client_ids import HANDLE_LENGTH, digest_of, handle_of, is_bearer, user_of
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import (
@@ -55,6 +56,9 @@ from calltag.notifier.session_registry import (
 _CLOCKS_DIFFER_MS: Final = 2_000
 """How much later than here a session may end in the store, by its clock and after the way there."""
 _ATTEMPTS: Final = 3
+_TICK_S: Final = 0.05
+"""How late a deadline may be looked at."""
+_LONGEST_WAIT_S: Final = 3_600.0
 _SETTLED: Final = 3
 """Connects in a row at one node after which a session has its home there again."""
 _NOT_SAVED: Final = Condition("sessions_not_saved", over="sessions_saved_again", level="warning")
@@ -538,6 +542,17 @@ class SessionManager:
                 self.answer(resident.suspended)
             elif resident.session.state is not State.CLAIMING:
                 self._expire(resident)
+
+    async def keep_ticking(self) -> None:
+        """Look at the deadlines when one has passed, for as long as the task runs."""
+        registry, sooner = self.registry, asyncio.Event()
+        registry.on_sooner = sooner.set
+        while True:
+            self.tick()
+            sooner.clear()
+            await asyncio.sleep(_TICK_S)
+            rest_s = (registry.next_due_ms - registry.clock_ms()) / 1000
+            await set_within(sooner, min(rest_s, _LONGEST_WAIT_S))
 
     # -- write-behind ------------------------------------------------------------------------------------------------
 

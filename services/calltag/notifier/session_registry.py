@@ -255,6 +255,8 @@ class SessionRegistry:
     residents: dict[str, Resident] = field(default_factory=dict)
     feeds: dict[str, Feed] = field(default_factory=dict)
     dirty: list[Resident] = field(default_factory=list)
+    on_sooner: Callable[[], None] = lambda: None
+    """Called when a deadline is noted that is earlier than all others."""
     _deadlines: Deadlines = field(default_factory=Deadlines)
     _of_addresses: Counter[str] = field(default_factory=Counter)
     _begun: dict[str, str] = field(default_factory=dict)
@@ -364,7 +366,14 @@ class SessionRegistry:
         due_ms, late_ms = resident.due_ms, _EXPIRES_LATE_MS if resident.suspended is None else _LATE_MS
         if not resident.noted_ms or due_ms < resident.noted_ms - late_ms:
             resident.noted_ms = due_ms
+            if due_ms < self._deadlines.next_ms:
+                self.on_sooner()
             self._deadlines.add(due_ms, resident.session.client_id)
+
+    @property
+    def next_due_ms(self) -> float:
+        """The earliest deadline; infinite if there is none."""
+        return self._deadlines.next_ms
 
     def due(self, now_ms: int) -> Iterator[Resident]:
         """The sessions whose suspended connect is due, or of which nothing came for too long."""

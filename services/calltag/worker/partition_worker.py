@@ -157,7 +157,8 @@ class PartitionWorker:
 
         async def look() -> None:
             while True:
-                await asyncio.sleep(_LOOK_S)
+                # All partitions look in the same moment, which takes one exchange with the store for all of them.
+                await asyncio.sleep(_LOOK_S - time.monotonic() % _LOOK_S)
                 if await self._ownership.has_lost():
                     wake.set()
 

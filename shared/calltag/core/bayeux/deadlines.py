@@ -1,6 +1,7 @@
 """Deadlines in order."""
 
 import heapq
+import math
 from collections.abc import Iterator
 
 
@@ -12,6 +13,11 @@ class Deadlines:
 
     def __len__(self) -> int:
         return len(self._heap)
+
+    @property
+    def next_ms(self) -> float:
+        """The earliest deadline; infinite if there is none."""
+        return self._heap[0][0] if self._heap else math.inf
 
     def add(self, deadline_ms: int, name: str) -> None:
         """Remember a deadline."""
