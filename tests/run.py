@@ -23,7 +23,8 @@ _BAD: Final = ("failed", "error")
 _WIDTH: Final = 80
 _JOBS_PER_CPU: Final = 2
 """Tests wait for processes and clocks for a third of their time."""
-_HEAVY_JOBS: Final = 3
+_HEAVY_JOBS: Final = 4
+_HEAVY_FOLDERS: Final = ("tests/chaos", "tests/integration")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,8 @@ class Phase:
     title: str
     markers: str
     processes: int
+    folders: Sequence[str] = ()
+    """Where the tests are, if not anywhere: to import all others takes seconds in each process."""
     is_measured: bool = False
     """Whether the coverage is measured, which makes it slower."""
 
@@ -41,15 +44,17 @@ class Phase:
         measuring = ("-m", "coverage", "run") if self.is_measured else ()
         together = ("--numprocesses", str(self.processes), *_BY_FILE) if self.processes > 1 else ()
         slowest = ("--durations=20", "--durations-min=5")
-        return [sys.executable, *measuring, "-m", "pytest", "-m", self.markers, *slowest, *together]
+        return [sys.executable, *measuring, "-m", "pytest", "-m", self.markers, *slowest, *together, *self.folders]
 
 
 def phases(jobs: int) -> Sequence[Phase]:
     """The phases, with so many tests at a time in the first one."""
     return (
-        Phase(f"The tests that share the machine, {jobs} at a time:", "not alone and not heavy", jobs, True),
-        Phase(f"The heavy ones, {_HEAVY_JOBS} at a time:", "heavy", _HEAVY_JOBS),
-        Phase("The tests that need the machine for themselves:", "alone", 1),
+        Phase(
+            f"The tests that share the machine, {jobs} at a time:", "not alone and not heavy", jobs, is_measured=True
+        ),
+        Phase(f"The heavy ones, {_HEAVY_JOBS} at a time:", "heavy", _HEAVY_JOBS, _HEAVY_FOLDERS),
+        Phase("The tests that need the machine for themselves:", "alone", 1, ("tests/chaos",)),
     )
 
 

@@ -60,3 +60,12 @@ def test_results_of_the_run_before_are_gone(tmp_path: Path) -> None:
 def test_each_test_belongs_to_one_phase(marks: Sequence[str]) -> None:
     known = {name: name in marks for name in ("alone", "heavy")}
     assert [eval(phase.markers, known.copy()) for phase in phases(3)].count(True) == 1
+
+
+def test_a_phase_looks_into_all_folders_that_have_its_tests() -> None:
+    tests = Path(__file__).parents[2]
+    for phase in phases(3):
+        folders = [tests.parent / folder for folder in phase.folders]
+        marked = [file for file in tests.rglob("test_*.py") if f"mark.{phase.markers}" in file.read_text()]
+        assert not folders or marked, "there are such tests"
+        assert all(any(file.is_relative_to(folder) for folder in folders) for file in marked)
