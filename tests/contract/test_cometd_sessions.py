@@ -379,12 +379,12 @@ async def test_events_to_the_client_are_activity_where_they_count(client: RedisC
         client_id = await nodes.begin()
         await claim(nodes.one, client_id)
         await back_date(client, client_id, "active", by_ms=30_000)
-        assert await save(nodes.one, state(client_id, 2, told_ago_ms=10_000))
+        assert await save(nodes.one, state(client_id, 2, delivered_ago_ms=10_000))
         if later == both:
-            assert (await claim(nodes.two, client_id, later, told_ago_ms=5_000)).saved.cycle == 3
-            await back_date(client, client_id, "told", by_ms=10_000)
+            assert (await claim(nodes.two, client_id, later, delivered_ago_ms=5_000)).saved.cycle == 3
+            await back_date(client, client_id, "delivered", by_ms=10_000)
             await read(nodes.one, client_id, later)
-            await back_date(client, client_id, "told", by_ms=6_000)
+            await back_date(client, client_id, "delivered", by_ms=6_000)
         assert (await ending_of(nodes.one, client_id, later)).ending is Ending.INACTIVE
 
 

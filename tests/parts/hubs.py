@@ -183,7 +183,7 @@ class Installation:
         if notice.kind is NoticeKind.FLUSHED:
             there.sessions.claims.flushed(notice)
         else:
-            await there.server.heed(notice)
+            await there.server.handle_notice(notice)
         return True
 
     async def publish(self, *numbers: int, user: str = "alice", by_bus: bool = True) -> list[Position]:

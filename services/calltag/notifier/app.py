@@ -1,4 +1,4 @@
-"""The notifier, put together."""
+"""Wiring of the notifier."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -55,12 +55,12 @@ class Notifier:
         await self.http.sockets.closed(self.drain_timeout_s)
 
     async def leave(self) -> None:
-        """Have no events routed here, once the store knows what was sent."""
+        """Save all sessions, and remove the node from event routing."""
         await self.server.sessions.leave()
 
 
 def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
-    """The engine's limits from the settings."""
+    """Return the engine's limits."""
     return BayeuxLimits(
         timeout_ms=round(settings.timeout_s * 1000),
         interval_ms=settings.interval_ms,
@@ -89,13 +89,13 @@ def bayeux_limits(settings: NotifierSettings) -> BayeuxLimits:
 
 
 def connection_types(settings: NotifierSettings) -> tuple[str, ...]:
-    """The connection types that are offered, the better ones first."""
+    """Return the connection types, in order of preference."""
     offered = ((WEBSOCKET, settings.websocket), (LONG_POLLING, True), (CALLBACK_POLLING, settings.callback_polling))
     return tuple(name for name, is_on in offered if is_on)
 
 
 def extensions(settings: NotifierSettings) -> tuple[Extension, ...]:
-    """The extensions of the protocol that are on."""
+    """Return the enabled protocol extensions."""
     usual = (Acknowledgment(), Replay(), Delivery(), Timesync(), Timestamp())
     if not settings.activity_s:
         return usual

@@ -1,4 +1,4 @@
-"""The messages of CometD clients, whichever transport they come by."""
+"""Processing of Bayeux messages, independent of the transport."""
 
 import asyncio
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ from calltag.notifier.session_manager import Replaced, SessionManager
 from calltag.notifier.session_registry import ConnectRequest, Crowded, RequestContext, Suspended, come_back_ms
 
 _MESSAGES_A_TURN: Final = 16
-"""After so many messages of one request others have their turn: some are refused without any wait."""
+"""Messages of one request that are processed before other tasks run."""
 
 
 @dataclass(slots=True)
@@ -39,9 +39,9 @@ class BayeuxResponse:
     suspended: Suspended | None = None
     replaced: list[ConnectRequest] = field(default_factory=list)
     connected: str = ""
-    """The session whose connect was answered or is suspended."""
+    """Session whose connect was answered or is suspended."""
     spoke: dict[str, None] = field(default_factory=dict)
-    """The sessions that sent something else."""
+    """Sessions of the other messages."""
 
     @property
     def served(self) -> list[str]:
@@ -51,11 +51,11 @@ class BayeuxResponse:
 
 @dataclass(slots=True)
 class BayeuxServer:
-    """The CometD side of one notifier."""
+    """The Bayeux server of one notifier."""
 
     sessions: SessionManager
     is_reachable: bool = False
-    """Whether events can come to this node."""
+    """The inbox receives, so that events can be routed here."""
     parting_s: float = 1.0
     """Seconds before a connect is refused that was on its way when its client disconnected. The official client reports
     the disconnect as failed if a connect fails before the disconnect was answered."""
@@ -69,14 +69,14 @@ class BayeuxServer:
         return self.sessions.engine.limits
 
     def unreadable(self, error: CodecError) -> None:
-        """A request could not be read."""
+        """Count a request that could not be parsed."""
         if error.limit:
             self.sessions.metrics.limited(Limit(error.limit))
 
     # -- at once -----------------------------------------------------------------------------------------------------
 
     def process_now(self, messages: Sequence[object], context: RequestContext) -> Answer | Suspended | None:
-        """Handle a request that is a connect of a session at home here, from memory; None if it is not that."""
+        """Handle a connect of a session at home here from memory; None for any other request."""
         if len(messages) != 1:
             return None
         message = messages[0]
@@ -260,8 +260,8 @@ class BayeuxServer:
 
     # -- other nodes ---------------------------------------------------------------------------------------------------
 
-    async def heed(self, notice: SessionNotice) -> None:
-        """Another node changed a session that is at home here, or asks for it. Raises StoreUnavailable."""
+    async def handle_notice(self, notice: SessionNotice) -> None:
+        """Handle a notice of another node about a session. Raises StoreUnavailable."""
         sessions = self.sessions
         match notice.kind:
             case NoticeKind.CHANGED:
@@ -277,5 +277,5 @@ class BayeuxServer:
                 sessions.login_ended(notice.user, notice.digest)
 
     def drain(self) -> None:
-        """Spread the answers to suspended connects over the time to drain."""
+        """Spread the answers to suspended connects over the drain timeout."""
         self.sessions.replies.drain()

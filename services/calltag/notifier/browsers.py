@@ -42,11 +42,11 @@ class Browsers:
         return self.most != UNLIMITED
 
     def new_cookie(self) -> str:
-        """The Set-Cookie value for a browser that has none, with 160 random bits."""
+        """Return the Set-Cookie value for a browser without one, with 160 random bits."""
         return self.flags.set_cookie(COOKIE, secrets.token_urlsafe(_RANDOM_BYTES))
 
     def has_room(self, browser: str, client_id: str) -> bool:
-        """Whether one more connect of the browser may be suspended."""
+        """Return whether one more connect of the browser may be suspended."""
         if not browser or not self.is_limited:
             return True
         held = self._held.get(browser)
@@ -67,7 +67,7 @@ class Browsers:
         return True
 
     def release(self, browser: str, suspended: Suspended) -> None:
-        """The connect is suspended no longer."""
+        """Count the connect as answered."""
         held = self._held.get(browser)
         if held is not None and held.get(suspended.resident.client_id) is suspended:
             del held[suspended.resident.client_id]
@@ -75,14 +75,14 @@ class Browsers:
                 del self._held[browser]
 
     def advise(self, suspended: Suspended, reply: Reply) -> Reply:
-        """The reply to a connect, with what the client is to know of the browser's other tabs."""
+        """Add advice about the browser's other tabs to the reply to a connect."""
         resident = suspended.resident
         is_possible = suspended.was_held
-        told, resident.has_other_tabs = resident.has_other_tabs, not is_possible
+        was_advised, resident.has_other_tabs = resident.has_other_tabs, not is_possible
         given = reply.get("advice")
         advice = given if isinstance(given, dict) else {}
         if is_possible:
-            return reply | {"advice": advice | {"multiple-clients": False}} if told else reply
+            return reply | {"advice": advice | {"multiple-clients": False}} if was_advised else reply
         if self.interval_ms > 0:
             return reply | {"advice": advice | {"interval": self.interval_ms, "multiple-clients": True}}
         return reply | {

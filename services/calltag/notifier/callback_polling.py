@@ -32,7 +32,7 @@ _TO_ESCAPE: Final = re.compile("|".join(_ESCAPED).encode())
 
 
 class WrongCallback(CodecError):
-    """The name of the callback could be more than a name."""
+    """The callback is not a plain function name."""
 
 
 def callback_of(query: bytes) -> bytes:
@@ -51,7 +51,7 @@ def script_bytes(event: bytes) -> int:
 
 
 def script(name: bytes, replies: bytes) -> bytes:
-    """Return the answer: nothing in it can end the script or be taken for another type."""
+    """Return the script, in which no content can end the script or be sniffed as another type."""
     return b"/**/%b(%b);" % (name, _escaped(replies))
 
 

@@ -1,4 +1,4 @@
-"""Which channels users may subscribe to, and whose calls they are about; watches of others' calls stay registered."""
+"""Permissions on channels, and the registration of watches: subscriptions to calls of other users."""
 
 import re
 from collections import OrderedDict
@@ -41,13 +41,13 @@ def watched_on(channel: str) -> Watched:
 
 
 def watched_on_all(channels: Iterable[str]) -> Watched:
-    """Return the same for several channels."""
+    """Return the union for several channels."""
     return reduce(or_, map(watched_on, channels), _NOTHING)
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelPolicy:
-    """Permissions by the directory."""
+    """Permissions from the directory."""
 
     directory: Directory
 
@@ -72,7 +72,7 @@ class ChannelPolicy:
 
 
 class Watches(Protocol):
-    """Where watches are registered. May raise StoreUnavailable."""
+    """Registration of watches. Methods raise StoreUnavailable."""
 
     lease_ms: int
 

@@ -1,4 +1,4 @@
-"""Replies to connects, and the events that go with them."""
+"""Replies to connects, with the events they carry."""
 
 import random
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from calltag.notifier.session_registry import ConnectRequest, Resident, SessionR
 
 
 class Answer(NamedTuple):
-    """Events, and the reply to the connect that they go with."""
+    """The reply to a connect, and the events it carries."""
 
     events: list[bytes]
     reply: Reply
@@ -22,13 +22,13 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True)
 class ConnectReplies:
-    """Takes what waits in sessions and writes the replies."""
+    """Takes queued events from sessions and builds replies."""
 
     engine: Engine
     registry: SessionRegistry
     metrics: NotifierMetrics
     drained_at_ms: int | None = None
-    """When the node's time to drain is over, while it drains."""
+    """The end of the drain timeout, while the node drains."""
 
     @property
     def is_draining(self) -> bool:
@@ -47,7 +47,7 @@ class ConnectReplies:
                 self.registry.note(resident)
 
     def deadline_ms(self, deadline_ms: int) -> int:
-        """When a connect is to be answered whose own time is over then."""
+        """Return the deadline of a connect, which is earlier while the node drains."""
         return deadline_ms if self.drained_at_ms is None else min(deadline_ms, self.drained_at_ms)
 
     def budget(self) -> AnswerBudget:
@@ -63,12 +63,12 @@ class ConnectReplies:
             self.metrics.taken(session, queued[: len(queued) - len(session.queue)] if session.queue else queued)
         session.note_sent()
         if events:
-            resident.told_at_ms = now_ms
+            resident.delivered_at_ms = now_ms
         self.registry.mark(resident)
         return events
 
     def answer(self, resident: Resident, kept: Message, arrived_ms: int, budget: AnswerBudget, now_ms: int) -> Answer:
-        """The answer to a connect."""
+        """Return the answer to a connect."""
         session = resident.session
         if session.ending is not None:
             return self.ended(resident, kept, arrived_ms)
@@ -82,14 +82,14 @@ class ConnectReplies:
         return self.engine.extend(message, reply, arrived_ms, wall_ms()) if self.engine.extends else reply
 
     def empty(self, resident: Resident, message: Message, arrived_ms: int) -> Answer:
-        """The answer that brings nothing: the client is to connect again."""
+        """Return an answer without events, after which the client connects again."""
         resident.session.note_answer()
         reply = self.engine.answered(resident.session, message)
         self.expire_after(resident, self.registry.clock_ms())
         return Answer([], self._extended(message, reply, arrived_ms), resident)
 
     def expire_after(self, resident: Resident, now_ms: int) -> None:
-        """The session ends if no connect comes within its interval, and some more."""
+        """Let the session expire if no connect arrives within its interval plus `max_interval_ms`."""
         after_ms = resident.interval_ms + self.engine.limits.max_interval_ms
         self.registry.expire_at(resident, now_ms + after_ms)
 
@@ -106,7 +106,7 @@ class ConnectReplies:
         return self.engine.extend(message, reply, connect.arrived_ms, wall_ms())
 
     def ended(self, resident: Resident, kept: Message, arrived_ms: int) -> Answer:
-        """The answer to a connect whose session has ended since it came."""
+        """Return the answer to a suspended connect of a session that has ended."""
         if resident.session.ending in (Ending.LOGIN_ENDED, Ending.EXPIRED):
             reply = self.engine.unknown(kept).reply
         else:
@@ -115,7 +115,7 @@ class ConnectReplies:
         return Answer(self.farewell(resident), reply, resident)
 
     def too_late(self, message: Message, client_id: str, ending: Ending, arrived_ms: int) -> Answer:
-        """The answer to a connect that came too late. Raises Fault."""
+        """Return the answer to a connect after the end of its session. Raises Fault."""
         if ending is Ending.LOGIN_ENDED:
             raise self.engine.unknown(message)
         reply = self.engine.ended(message, client_id)

@@ -1,4 +1,4 @@
-"""Events on their way to sessions: as they come over the bus, or read from the users' streams."""
+"""Dispatch of events to sessions, received from the bus or read from user streams."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -22,12 +22,12 @@ from calltag.notifier.session_registry import NEVER, Resident, SessionRegistry
 
 _WAITS: Final = Condition("feed_waits_for_store", level="info")
 _FEW: Final = 8
-"""For so many sessions of a user, what is written in one turn of the loop is better written together."""
+"""From this number of sessions of a user on, writes of one iteration of the event loop are corked."""
 Translate = Callable[[UserId, Entry], Published]
 
 
 class _Batch:
-    """Entries that follow one another, as sessions get them: those that want the same get the same bytes."""
+    """Consecutive entries, rendered once for all sessions with the same subscriptions."""
 
     def __init__(self, entries: Sequence[Published], most_bytes: int) -> None:
         self.entries = entries
@@ -73,8 +73,10 @@ class _Batch:
 
 @dataclass(slots=True)
 class EventDispatcher:
-    """`translate` makes of a stream's entry what the user is told, `due` is called for sessions with something to
-    send."""
+    """Gives events to the sessions of their users.
+
+    `translate` renders a stream entry for its user; `due` is called for sessions that have something to send.
+    """
 
     registry: SessionRegistry
     streams: UserStreams
@@ -90,17 +92,17 @@ class EventDispatcher:
         self.clock_ms = self.registry.clock_ms
 
     def publish(self, user: UserId, *entries: Published) -> None:
-        """Events for a user came in together; a gap before one is filled from the stream."""
+        """Dispatch events of a user that were received together; gaps are filled from the stream."""
         feed = self.registry.feeds.get(user)
         if feed is None or not entries:
             return
         news: dict[Session, None] = {}
         if feed.follow(entries):
-            told, left = self._give(feed, entries)
-            news |= dict.fromkeys(told)
+            followed, left = self._give(feed, entries)
+            news |= dict.fromkeys(followed)
             for published in entries:
                 more = feed.advance(published, left, self.limits)
-                self._count(published.events, len(told) + len(more))
+                self._count(published.events, len(followed) + len(more))
                 self._count_overflows(left)
                 news |= dict.fromkeys(more)
             self._notify(news)
@@ -123,16 +125,16 @@ class EventDispatcher:
         batch, many, now_ms = _Batch(entries, self.limits.max_frame_bytes), len(feed.sessions) > _FEW, self.clock_ms()
         period = self.lease.period if self.lease.is_valid else NEVER - 1
         residents, limits, pushed = self.registry.residents, self.limits, 0
-        told, left = list[Session](), list[Session]()
+        followed, left = list[Session](), list[Session]()
         for session in feed.sessions.values():
             if session.pushes:
                 resident = residents[session.client_id]
                 outlet = resident.outlet if resident.verified_in == period else None
-                if outlet is not None and session.goes_past(batch.previous, batch.first):
+                if outlet is not None and session.can_push_directly(batch.previous, batch.first):
                     frame = batch.frame_of(session)
                     if frame and outlet.push(frame, one_of_many=many):
                         session.went_out(batch.last)
-                        resident.told_at_ms = now_ms
+                        resident.delivered_at_ms = now_ms
                         self.registry.mark(resident)
                         pushed += 1
                         continue
@@ -143,10 +145,10 @@ class EventDispatcher:
             if not session.follow(queued, size, batch.last, limits):
                 left.append(session)
             elif queued:
-                told.append(session)
+                followed.append(session)
         if pushed:
             self._count_pushed(entries, pushed)
-        return told, left
+        return followed, left
 
     def _count_pushed(self, entries: Sequence[Published], pushed: int) -> None:
         now_ms = wall_ms()
@@ -163,15 +165,14 @@ class EventDispatcher:
                 self.metrics.limited(Limit(overflow))
 
     def publish_services(self, event: Event, *, active: bool) -> None:
-        """Give the state of the services, which is in no stream, to the subscribed sessions that were told another
-        one."""
-        told = []
+        """Give the state of the services, which no stream has, to subscribed sessions that know another state."""
+        notified = []
         for resident in self.registry.residents.values():
             if resident.session.offer_services(event, self.limits, active=active):
                 self.registry.mark(resident)
-                told.append(resident.session)
-        self._count([event], len(told))
-        self._notify(told)
+                notified.append(resident.session)
+        self._count([event], len(notified))
+        self._notify(notified)
 
     def _counted(self, published: Published, sessions: Sequence[Session]) -> dict[Session, None]:
         """Sessions have news of one entry; they are notified when all entries at hand were given to them."""
@@ -207,7 +208,7 @@ class EventDispatcher:
             session.fall_behind()
 
     async def catch_up(self, resident: Resident) -> None:
-        """Read on until there is something to send, or nothing more to read. Raises StoreUnavailable."""
+        """Read the stream until there is something to send or its end is reached. Raises StoreUnavailable."""
         session = resident.session
         while self.registry.has(resident) and session.needs_reading and not (session.queue or session.past):
             if not session.is_past_read:
@@ -234,12 +235,12 @@ class EventDispatcher:
     # -- feeds that missed something -----------------------------------------------------------------------------
 
     def look_at_all(self) -> None:
-        """Events may have been missed: look at every stream."""
+        """Read on in every stream, because events may have been missed."""
         for feed in list(self.registry.feeds.values()):
             self._repair(feed)
 
     def look_at(self, user: UserId) -> None:
-        """Events of this user may have been missed."""
+        """Read on in the stream of a user, because events may have been missed."""
         feed = self.registry.feeds.get(user)
         if feed is not None:
             self._repair(feed)

@@ -1,7 +1,7 @@
-"""From an event to the CometD messages that one user gets.
+"""Rendering of events as CometD messages for one user.
 
-A change of a call is told on the user's own channel, as it is seen from the user's legs; to those who oversee parties
-of the call on a channel for each of these, as it is seen from their legs; and to administrators on the channel of all.
+A change of a call is published on the user's own channel, in the view of the user's legs; to supervisors of a party on
+that party's channel, in the view of the party's legs; and to administrators on the channel of all calls.
 
 Source of the shape of messages about calls: Web Services API, sample of AttachUserData (CometD notification).
 """
@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from calltag.core.bayeux.events import Event as Told
+from calltag.core.bayeux.events import Event as Message
 from calltag.core.bayeux.events import Published
 from calltag.core.bayeux.position import Position
 from calltag.core.domain.call import Leg
@@ -36,7 +36,7 @@ _TIMES: Final = 1_024
 
 @dataclass(frozen=True, slots=True)
 class EventViews:
-    """Each event in the view of each recipient.
+    """Renders events in the view of each recipient.
 
     `base_url` begins the addresses in it, `directory` says who oversees whom.
     """
@@ -45,24 +45,23 @@ class EventViews:
     directory: Directory
 
     def published(self, user: UserId, event: Event, position: Position, previous: Position) -> Published:
-        """The event at its place in the user's stream, as the user sees it from each leg on which the user is.
+        """Render an event of the user's stream in the view of each of the user's legs.
 
-        Nothing if the user has no part in it, or is not in the directory (any more), or if there is something in it
-        that no message can say.
+        There are no messages if the user has no part in it or is not in the directory, or if JSON cannot express it.
         """
         if user not in self.directory.users:
             return Published(position, previous)
         try:
-            told = self._told(user, event, position)
-            for each in told:
+            messages = self._messages(user, event, position)
+            for each in messages:
                 each.plain()
         except (ValueError, TypeError, OverflowError) as error:
-            log.error("event_untellable", user=user, reason=type(error).__name__)
+            log.error("event_render_failed", user=user, reason=type(error).__name__)
             return Published(position, previous)
-        return Published(position, previous, told, event.accepted_at_ms)
+        return Published(position, previous, messages, event.accepted_at_ms)
 
     def entry(self, user: UserId, entry: Entry) -> Published:
-        """The same for an entry of the user's stream. What this version cannot read tells nothing."""
+        """Render an entry of the user's stream; an entry that this version cannot read has no messages."""
         try:
             event = EVENT.decode(entry.event)
         except WireError as error:
@@ -70,18 +69,18 @@ class EventViews:
             return Published(entry.position, entry.previous)
         return self.published(user, event, entry.position, entry.previous)
 
-    def _told(self, user: UserId, event: Event, position: Position) -> tuple[Told, ...]:
+    def _messages(self, user: UserId, event: Event, position: Position) -> tuple[Message, ...]:
         match event:
             case CallChanged():
                 return tuple(self._of_call(user, event, position))
             case DevicesChanged():
                 ext = _ext(event, event.version, position)
-                return (Told(DEVICES_CHANNEL, _devices(event, self.base_url), ext, _iso_time(event.accepted_at_ms)),)
+                return (Message(DEVICES_CHANNEL, _devices(event, self.base_url), ext, _iso_time(event.accepted_at_ms)),)
             case OperationRefused():
                 ext = _ext(event, None, position)
-                return (Told(CALLS_CHANNEL, _refusal(event), ext, _iso_time(event.accepted_at_ms)),)
+                return (Message(CALLS_CHANNEL, _refusal(event), ext, _iso_time(event.accepted_at_ms)),)
 
-    def _of_call(self, user: UserId, event: CallChanged, position: Position) -> Iterator[Told]:
+    def _of_call(self, user: UserId, event: CallChanged, position: Position) -> Iterator[Message]:
         ext, created = _ext(event, event.call.version, position), _iso_time(event.accepted_at_ms)
         who = self.directory.users.get(user)
         sees_all = who is not None and who.is_administrator
@@ -93,9 +92,9 @@ class EventViews:
                 channels.append(ALL_CALLS_CHANNEL)
             for leg in event.call.legs_of(party) if channels else ():
                 data = _call_data(leg, event, self.base_url)
-                yield from (Told(channel, data, ext, created) for channel in channels)
+                yield from (Message(channel, data, ext, created) for channel in channels)
         if sees_all and not event.recipients and event.call.legs:
-            yield Told(ALL_CALLS_CHANNEL, _call_data(event.call.legs[0], event, self.base_url), ext, created)
+            yield Message(ALL_CALLS_CHANNEL, _call_data(event.call.legs[0], event, self.base_url), ext, created)
 
 
 def _call_data(leg: Leg, event: CallChanged, base_url: str) -> dict[str, JsonValue]:
@@ -151,15 +150,15 @@ def _ext(event: Event, version: int | None, position: Position) -> dict[str, Jso
 
 @lru_cache(maxsize=_TIMES)
 def _iso_time(unix_ms: int) -> str:
-    """As in `2026-01-31T12:00:00.000Z`; each user whom an event concerns is told the same."""
+    """Return the time as in `2026-01-31T12:00:00.000Z`; recipients of an event share it."""
     return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def services_event(*, available: bool) -> Told:
-    """The state of the services behind, for `/notifications/services`."""
+def services_event(*, available: bool) -> Message:
+    """Return the message about the state of the backends, for `/notifications/services`."""
     state = "Active" if available else "Inactive"
     data: dict[str, JsonValue] = {
         "messageType": "ServiceStateChangeMessage",
         "services": [{"serviceName": "voice", "state": state}],
     }
-    return Told(SERVICES_CHANNEL, data)
+    return Message(SERVICES_CHANNEL, data)

@@ -63,7 +63,7 @@ def path_of(head: RequestHead) -> str:
 
 
 def refused(error: Exception) -> tuple[int, str, Fields]:
-    """Status, text and fields of the answer to a request that cannot be worked through."""
+    """Return status, text and fields of the answer to a request that failed."""
     match error:
         case CsrfRefused():
             return 403, MESSAGE, []
@@ -79,25 +79,25 @@ def refused(error: Exception) -> tuple[int, str, Fields]:
 
 @dataclass(frozen=True, slots=True)
 class _Notes:
-    """Facts that follow from the head of a request; all requests of a connection with the same head share them."""
+    """Facts derived from the head of a request, cached while a connection repeats the same head."""
 
     path: str
     address: str
-    """The client's, as a trusted proxy tells it."""
+    """The client's address, by a trusted proxy where there is one."""
     proof: bytes
     browser: str
     is_form: bool
     counts: bool
-    """Whether what it shows proves its user."""
+    """Its credentials count: it is a POST, or comes from a known page."""
     may_use: bool
-    """The page that it comes from may use CometD here."""
+    """Its origin is allowed."""
     request_id: bytes
-    """The one that it brought, if it did."""
+    """The request id that the client sent, if any."""
     cors: Fields
     fields: Sequence[tuple[bytes, bytes]]
-    """Of an answer with messages."""
+    """Header fields of an answer with messages."""
     lines: bytes
-    """The head of an answer with messages."""
+    """Encoded head of an answer with messages."""
 
 
 REFUSALS: Final = (CsrfRefused, LockedOut, TooManyLogins, Crowded, StoreUnavailable)
@@ -129,7 +129,7 @@ class CometdHttp:
         return is_served and (isinstance(head.note, _Notes) or bool(path_of(head)))
 
     def notes(self, request: DirectRequest) -> _Notes:
-        """Return the facts that follow from the head of a request."""
+        """Return the facts derived from the head of a request."""
         head = request.head
         found = head.note
         if isinstance(found, _Notes):
@@ -155,7 +155,7 @@ class CometdHttp:
         return notes
 
     def handle(self, request: DirectRequest) -> None:
-        """Answer a request, or suspend its connect, at once where that needs no look into the store."""
+        """Answer a request or suspend its connect: from memory where possible, else in a task."""
         notes = self.notes(request)
         poll = LongPoll(self, request, notes)
         if not notes.may_use:
@@ -191,13 +191,13 @@ class CometdHttp:
             poll.respond(outcome.events, [outcome.reply])
 
     def refuse_size(self, request: DirectRequest) -> None:
-        """The body is larger than `max_body_bytes`."""
+        """Answer a request with a body over `max_body_bytes`."""
         error = CodecError(f"the request is larger than {self.max_body_bytes} bytes", limit="max_body_bytes")
         self.server.unreadable(error)
         LongPoll(self, request, self.notes(request)).refuse(*refused(error))
 
     def refuse_late(self, request: DirectRequest) -> None:
-        """The body did not come in time."""
+        """Answer a request whose body missed its deadline."""
         text = f"the request did not come within {self.body_deadline_s:g} s (CALLTAG_BODY_DEADLINE_S)"
         LongPoll(self, request, self.notes(request)).refuse(400, text)
 
@@ -207,7 +207,7 @@ class CometdHttp:
         client: tuple[str, int],
         scheme: str,  # noqa: ARG002 - the interface's
     ) -> SocketHandler | Refusal | None:
-        """A WebSocket at an address of CometD, if its page may use it."""
+        """Open a WebSocket at an address of CometD, if its origin is allowed."""
         if not path_of(head):
             return None
         if not self.origins.pass_headers(head.headers):
@@ -233,7 +233,7 @@ class LongPoll:
         self.suspended: Suspended | None = None
 
     async def process(self, messages: Sequence[object], context: RequestContext) -> None:
-        """Work through the messages, and answer unless a connect is suspended."""
+        """Process the messages, and answer unless a connect is suspended."""
         http = self._http
         shown = credentials_of(self._request.head.headers, context.address, counts=self._notes.counts)
         claim = http.authentication.claim(messages, shown)
@@ -265,7 +265,7 @@ class LongPoll:
                 self._http.server.sessions.answer_lost(response.served)
 
     def _suspend_if_allowed(self, suspended: Suspended) -> None:
-        """Suspend the connect if the browser's other tabs let it; another task may have answered it meanwhile."""
+        """Suspend the connect unless other tabs of the browser have all places, or it was answered meanwhile."""
         if suspended.resident.suspended is not suspended:
             return
         if self._http.browsers.hold(self._notes.browser, suspended):
@@ -277,7 +277,7 @@ class LongPoll:
         self._http.server.sessions.answer(suspended)
 
     def suspend(self, suspended: Suspended) -> None:
-        """The connect waits for its answer, and for the end of what the client sends."""
+        """Keep the request open until its connect is answered or its client disconnects."""
         self.suspended = suspended
         self._request.on_gone = self._gone
 
@@ -330,7 +330,7 @@ class LongPoll:
         return request.respond_prepared(b"%b%b\r\n" % (notes.lines, notes.request_id or new_id()), body)
 
     def refuse(self, status: int, text: str, fields: Fields | None = None) -> None:
-        """Answer that nothing was done."""
+        """Answer with an error; no message was processed."""
         self._respond(status, [_TEXT, _NOSNIFF, *(fields or ())], text.encode())
 
     def _respond(self, status: int, fields: Fields, body: bytes) -> bool:

@@ -1,4 +1,4 @@
-"""From the node's inbox to the sessions."""
+"""The inbox of a node: events, notices about sessions, and the state of the services."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -41,9 +41,9 @@ class NodePost:
 
 @dataclass(slots=True)
 class NotifierInbox:
-    """Gives what comes to this node to the sessions here, each event in the view of each recipient.
+    """Dispatches received messages: events to sessions, each in the view of its recipient, and notices.
 
-    Notices are handled beside the receive loop, those of one session in order: a slow one holds up no other.
+    A notice is handled in a task, in order with others of its session, so that a slow one does not block the rest.
     """
 
     server: BayeuxServer
@@ -61,7 +61,7 @@ class NotifierInbox:
                     self.server.is_reachable = True
                     await sessions.lease.receives()
                     _INTERRUPTED.holds()
-                    # While the inbox was away, events went into the streams alone.
+                    # Events of the time without an inbox are in the streams only.
                     sessions.registrations.renew()
                     sessions.dispatcher.look_at_all()
                     while True:
@@ -73,7 +73,7 @@ class NotifierInbox:
             await asyncio.sleep(next(delays))
 
     def handle(self, body: bytes) -> None:
-        """Deliver what one message of the inbox holds."""
+        """Dispatch the content of one message."""
         try:
             message = NODE.decode(body)
         except WireError as error:
@@ -84,46 +84,46 @@ class NotifierInbox:
         entries: dict[UserId, list[Published]] = {}
         for place in message.places:
             if place.user not in sessions.registry.feeds:
-                sessions.registrations.overlook(place.user)
+                sessions.registrations.note_unrouted_event(place.user)
             elif place.event < len(message.events):
                 entries.setdefault(place.user, []).append(self._entry(message.events[place.event], place))
         for user in message.stale_users:
             if user in sessions.registry.feeds:
                 sessions.dispatcher.look_at(user)
             else:
-                sessions.registrations.overlook(user)
+                sessions.registrations.note_unrouted_event(user)
         for user, of_user in entries.items():
             sessions.dispatcher.publish(user, *of_user)
         for notice in message.notices:
-            self._heed(notice)
+            self._begin_notice(notice)
 
     def _entry(self, event: Event, place: StreamPlace) -> Published:
         return self.views.published(place.user, event, Position(place.position), Position(place.previous))
 
-    def _heed(self, notice: SessionNotice) -> None:
+    def _begin_notice(self, notice: SessionNotice) -> None:
         if notice.kind is NoticeKind.FLUSHED:
             # What waits for it is in the way of what came before.
             self.server.sessions.claims.flushed(notice)
             return
         subject = notice.client_id or notice.digest
-        heeded = self._heeded(notice, self._notices.get(subject))
-        task = self._notices[subject] = self.server.sessions.background.begin(heeded, "cometd-notice")
+        handling = self._handle_notice(notice, self._notices.get(subject))
+        task = self._notices[subject] = self.server.sessions.background.begin(handling, "cometd-notice")
         task.add_done_callback(lambda done: self._forget(subject, done))
 
     def _forget(self, subject: str, task: asyncio.Task[None]) -> None:
         if self._notices.get(subject) is task:
             del self._notices[subject]
 
-    async def _heeded(self, notice: SessionNotice, before: "asyncio.Task[None] | None") -> None:
+    async def _handle_notice(self, notice: SessionNotice, before: "asyncio.Task[None] | None") -> None:
         if before is not None:
             await asyncio.wait({before})
-        await self.server.heed(notice)
+        await self.server.handle_notice(notice)
 
 
 async def publish_services(bus: Bus, server: BayeuxServer) -> None:
     """Tell subscribers of `/notifications/services` whether the broker is available, for as long as the task runs.
 
-    Each session is compared with the present state, so one that begins during an outage is told of it as well.
+    Each session is compared with the present state, so sessions that begin during an outage are notified as well.
     """
     while True:
         active = bus.connected()

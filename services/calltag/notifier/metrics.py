@@ -22,7 +22,7 @@ _OF_ANY_USER: Final = calls_channel_of(UserId("{id}"))
 _OF_USERS: Final = _OF_ANY_USER.partition("{")[0]
 _MOST_LATENCIES: Final = 4_096
 _LONGEST_MS: Final = 2**53
-"""An event that was accepted long ago, or never, must not be more than a metric can hold."""
+"""Upper bound of the observed delay, which a wrong clock could make arbitrarily large."""
 
 
 def wall_ms() -> int:
@@ -42,18 +42,18 @@ class NotifierMetrics:
         self._latencies: Counter[int] = Counter()
 
     def add(self, counter: prometheus_client.Counter) -> None:
-        """Add one to a counter, to be shown by the next `flush`: the lock of a counter takes long."""
+        """Increment a counter at the next `flush`, because its lock is slow."""
         self._counts[counter] = self._counts.get(counter, 0) + 1
 
     def answered(self, path: str, status: int) -> None:
-        """An HTTP request was answered."""
+        """Count an answered HTTP request."""
         counter = self._requests.get((path, status))
         if counter is None:
             counter = self._requests[path, status] = self.all.http_requests.labels(path, str(status))
         self.add(counter)
 
     def flush(self) -> None:
-        """Show what was counted."""
+        """Add the counts to the exported counters."""
         counts, self._counts = self._counts, {}
         for counter, times in counts.items():
             counter.inc(times)
@@ -62,15 +62,15 @@ class NotifierMetrics:
             self.all.delivery_seconds.observe_many(latency_ms / 1000, times)
 
     def refused(self, error: object) -> None:
-        """A message was refused, with an error in the form `code:arguments:text`."""
+        """Count a refused message by its error, `code:arguments:text`."""
         self.all.cometd_refused.labels(str(error).partition(":")[0]).inc()
 
     def limited(self, limit: Limit) -> None:
-        """Something was refused, or put off, because of a limit."""
+        """Count a request that a limit refused or delayed."""
         self.all.cometd_limited.labels(limit.value).inc()
 
     def delivered(self, channel: str, sessions: int) -> None:
-        """A message was put into the queues of sessions."""
+        """Count a message queued for sessions."""
         # A label for each user would be too many.
         kind = _OF_ANY_USER if channel.startswith(_OF_USERS) else channel
         deliveries = self._deliveries.get(kind)
@@ -79,13 +79,13 @@ class NotifierMetrics:
         deliveries.inc(sessions)
 
     def handed_over(self, accepted_at_ms: int, now_ms: int, times: int = 1) -> None:
-        """Events went to their transports, which tell of what was accepted at a time."""
+        """Observe the delay from acceptance to the transport."""
         self._latencies[min(max(0, now_ms - accepted_at_ms), _LONGEST_MS)] += times
         if len(self._latencies) > _MOST_LATENCIES:
             self.flush()
 
     def taken(self, session: Session, taken: Iterable[Queued]) -> None:
-        """Events were taken from a session's queue."""
+        """Observe events taken from the queue of a session."""
         now_ms, repeated, highest = wall_ms(), 0, session.highest
         for position, _, accepted_at_ms in taken:
             if position <= highest:
@@ -96,7 +96,7 @@ class NotifierMetrics:
             self.all.cometd_redelivered.inc(repeated)
 
     def ended(self, handle: str, user: str, ending: Ending) -> None:
-        """A session ended; told once in the installation, as a rule, by the node that ended it."""
+        """Log the end of a session: usually once in the installation, by the node that ended it."""
         self.all.cometd_sessions_ended.labels(str(ending)).inc()
         log.info("cometd_session_ended", reason=str(ending), user=user, session=handle)
 

@@ -1,4 +1,4 @@
-"""The node's lease, the users whose events come to it, and its work that nobody waits for."""
+"""The lease of the node, the users whose events are routed to it, and its background work."""
 
 import asyncio
 import time
@@ -22,19 +22,19 @@ _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 def boot_ms() -> int:
-    """Return milliseconds of a clock that goes on while the machine is suspended."""
+    """Return milliseconds of a clock that includes suspension of the machine."""
     return time.clock_gettime_ns(_CLOCK) // 1_000_000
 
 
 @dataclass(slots=True)
 class Background:
-    """Work that nobody waits for: without the store it is left out, as what it says shows later all the same."""
+    """Background tasks. One that fails because Redis is unavailable is counted and dropped: its effect is optional."""
 
     failed: Callable[[], None] = lambda: None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def begin(self, work: Coroutine[object, object, None], name: str = "notifier-background") -> asyncio.Task[None]:
-        """Do something aside."""
+        """Start a task."""
         task = asyncio.create_task(self._until_done(work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -53,7 +53,7 @@ class Background:
             log.exception("background_work_failed")
 
     async def finish(self) -> None:
-        """Wait until nothing is under way."""
+        """Wait until all tasks have finished."""
         while self._tasks:
             await asyncio.wait(self._tasks)
 
@@ -73,7 +73,7 @@ class NodeLease:
     clock_ms: Callable[[], int] = boot_ms
     period: int = 0
     valid_until_ms: int = 0
-    """By the clock here."""
+    """End of the lease by the local clock."""
     _receives: bool = False
 
     @property
@@ -100,7 +100,7 @@ class NodeLease:
         self._receives = False
 
     async def keep(self) -> None:
-        """Renew it for as long as the task runs."""
+        """Renew the lease for as long as the task runs."""
         unreachable = Condition("lease_not_renewed", over="lease_renewed", level="warning")
         while True:
             try:
@@ -124,11 +124,11 @@ class Registrations:
     _arriving: dict[str, int] = field(default_factory=dict)
     _leaving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
     _put_off: set[str] = field(default_factory=set)
-    _overlooked: set[str] = field(default_factory=set)
+    _unrouted: set[str] = field(default_factory=set)
 
     @asynccontextmanager
     async def arrival(self, user: str) -> AsyncIterator[None]:
-        """Inside, a session of the user arrives."""
+        """Register the user while a session is added inside the context."""
         while (leaving := self._leaving.get(user)) is not None:
             # When it is over, another may have begun before this task has its turn.
             await asyncio.wait({leaving})
@@ -143,27 +143,27 @@ class Registrations:
                     # Perhaps no session came after all.
                     self._put_off.discard(user)
                     self.leave(user)
-                self._overlooked.discard(user)
+                self._unrouted.discard(user)
 
-    def overlook(self, user: str) -> None:
-        """An event came for a user who has no session here (yet, or any longer): in that case it came by mistake."""
+    def note_unrouted_event(self, user: str) -> None:
+        """An event was received for a user without a session here: none yet, or the last one has ended."""
         if user in self._arriving:
-            self._overlooked.add(user)
+            self._unrouted.add(user)
         else:
             self.leave(user)
 
-    def has_overlooked(self, user: str) -> bool:
-        """Whether an event came while the user's session arrived, and before it was here."""
-        return user in self._overlooked
+    def has_unrouted_event(self, user: str) -> bool:
+        """Return whether an event was received while the session of the user was being added."""
+        return user in self._unrouted
 
     def renew(self) -> None:
-        """Workers may have taken this node for gone: register its users again."""
+        """Register all users again, because workers may have removed this node."""
         users = [UserId(user) for user in self.registry.feeds]
         if users:
             self.background.begin(self.store.register(users))
 
     def leave(self, user: str) -> None:
-        """The user has no session here any longer."""
+        """The last session of the user here has ended."""
         if user not in self._leaving:
             self._leaving[user] = self.background.begin(self._leave(user))
 

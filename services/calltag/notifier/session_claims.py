@@ -26,14 +26,14 @@ from calltag.notifier.session_registry import ConnectRequest
 _ASKED_AGAIN_S: Final = 1.0
 _LOOKED_S: Final = 0.1
 _PATIENCE_S: Final = 20.0
-"""How long a connect waits for a home that neither answers nor lets its lease lapse."""
+"""Seconds that a connect waits for a home that neither answers nor lets its lease lapse."""
 
 
 class Post(Protocol):
-    """The way to the other nodes."""
+    """Sends notices to other nodes."""
 
     async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
-        """Send a notice; False if there is no such node. If it does not arrive, what it says shows later."""
+        """Send a notice; False if there is no such node. Delivery is best-effort."""
         ...
 
 
@@ -48,12 +48,12 @@ class Claims:
     metrics: NotifierMetrics
     credential_of: Callable[[UserId], str]
     flush_timeout_s: float = 0.1
-    """How long the claim of a client that acknowledges waits for the former home."""
+    """Seconds that the claim of a client with acknowledgement waits for the former home."""
     _flushes: dict[str, tuple[int, asyncio.Future[None]]] = field(default_factory=dict)
     _lapses: dict[NodeId, asyncio.Task[None]] = field(default_factory=dict)
 
     def credential(self, client_id: str) -> str:
-        """With what the session must have begun to go on; "" where each request proves its user by itself."""
+        """Return the credential that a bearer session must have begun with; "" for other sessions."""
         user = user_of(client_id)
         return self.credential_of(user) if user is not None and is_bearer(client_id) else ""
 
@@ -125,11 +125,11 @@ class Claims:
             del self._flushes[record.client_id]
 
     def is_flushing(self, client_id: str) -> bool:
-        """Whether another node is asked for the session."""
+        """Return whether this node waits for another one to flush the session."""
         return client_id in self._flushes
 
     def flushed(self, notice: SessionNotice) -> None:
-        """The former home of a session has let it go. Too late, that is of no use."""
+        """End the wait for the flush of a session; a late answer has no effect."""
         cycle, waiting = self._flushes.get(notice.client_id, (0, None))
         if waiting is not None and cycle == notice.cycle and not waiting.done():
             waiting.set_result(None)

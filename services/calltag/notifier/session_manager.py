@@ -124,12 +124,12 @@ class SessionManager:
         return resident if is_turn or client_id not in self._turns else None
 
     def is_verified(self, resident: Resident, now_ms: int | None = None) -> bool:
-        """Whether this is certainly the home of a session that is here: no other node can have taken it over."""
+        """Return whether this node is certainly the home: the lease excludes a take-over by another node."""
         now_ms = self.registry.clock_ms() if now_ms is None else now_ms
         return resident.verified_in == self.lease.period and now_ms < self.lease.valid_until_ms
 
     def connect_at_home(self, resident: Resident, request: ConnectRequest, now_ms: int) -> Answer | Suspended | None:
-        """Handle a connect from memory; None if the store has to be asked, and nothing was done."""
+        """Handle a connect from memory; None, without any effect, if the store has to be asked."""
         if resident.is_roaming or resident.proof != request.context.proof:
             return None
         if now_ms >= resident.proven_until_ms or self._may_be_over(resident, request.wish, now_ms):
@@ -155,8 +155,8 @@ class SessionManager:
         if resident.ends_at_ms is not None and now_ms >= resident.ends_at_ms:
             return True
         if wish.silent_ms is not None:
-            told_at_ms = resident.told_at_ms if wish.deliveries_count else None
-            if now_ms - max(resident.active_at_ms, told_at_ms or 0) > wish.silent_ms:
+            delivered_at_ms = resident.delivered_at_ms if wish.deliveries_count else None
+            if now_ms - max(resident.active_at_ms, delivered_at_ms or 0) > wish.silent_ms:
                 return True
         return resident.is_bearer and self.claims.credential(resident.client_id) != resident.credential
 
@@ -173,7 +173,7 @@ class SessionManager:
         return Connect(wish.timeout_ms, wish.acknowledged, again, request.is_alone)
 
     def _begin(self, resident: Resident, request: ConnectRequest, now_ms: int) -> None:
-        """The connect is the session's latest: an earlier one that is suspended is replaced."""
+        """Make the connect the session's latest; a suspended earlier one is replaced."""
         resident.connects += 1
         former, resident.suspended = resident.suspended, None
         if former is not None:
@@ -279,7 +279,7 @@ class SessionManager:
         resident.proven_until_ms = request.checked_ms + self.settings.credential_recheck_ms
 
     async def _respond(self, resident: Resident, request: ConnectRequest, connect: Connect) -> Answer | Suspended:
-        """Answer a connect, or suspend it. Raises Replaced if the session was taken over meanwhile: for a newer one."""
+        """Answer a connect or suspend it. Raises Replaced if another node took the session over for a newer one."""
         was_verified = self.is_verified(resident)
         await self.dispatcher.catch_up(resident)
         has_lapsed = was_verified and not self.is_verified(resident)
@@ -292,7 +292,7 @@ class SessionManager:
         raise Replaced(request)
 
     def _settle(self, resident: Resident) -> None:
-        """Connects in a row at one node end roaming, once the store knows."""
+        """End roaming after several connects in a row here, once that is saved."""
         resident.settled += 1
         if resident.is_roaming and resident.settled >= _SETTLED:
             self.background.begin(self._end_roaming(resident))
@@ -307,7 +307,7 @@ class SessionManager:
     # -- claims --------------------------------------------------------------------------------------------------------
 
     async def _claim(self, request: ConnectRequest, claim: CallerClaim, *, is_first: bool) -> Answer | Suspended | None:
-        """Take over the session of a connect, and handle that; None if the session was taken over meanwhile."""
+        """Take over the session of a connect and handle the connect; None if another take-over was first."""
         here = self.registry.residents.get(request.client_id)
         if here is not None:
             here.session.begin_claim()
@@ -334,7 +334,7 @@ class SessionManager:
             raise
 
     def _is_current(self, resident: Resident, record: SessionRecord) -> bool:
-        """Whether a session is still at home here, as its record says; a save may have raised the cycle meanwhile."""
+        """Return whether the record still names this node as home; a save may have raised the cycle meanwhile."""
         return self.registry.has(resident) and record.home == self.node and record.cycle <= resident.session.cycle
 
     async def _take_over(
@@ -378,7 +378,7 @@ class SessionManager:
         return await self._respond(resident, request, connect)
 
     def _taken_over(self, resident: Resident, found: Found, *, is_new: bool, cycle: int, head: Position) -> None:
-        """This node is the home of a session: give it what it lacks."""
+        """Adopt a session after its take-over, with the entries that its client may lack."""
         session, record, now_ms = resident.session, found.record, self.registry.clock_ms()
         session.claimed(cycle)
         if is_new:
@@ -395,20 +395,20 @@ class SessionManager:
             self.dispatcher.take_in(session, found.entries, has_more=found.has_more)
         else:
             session.fall_behind()
-        if self.registrations.has_overlooked(session.user):
+        if self.registrations.has_unrouted_event(session.user):
             session.fall_behind()
 
     def _lifetime_ms(self, wish: ConnectWish) -> int:
         return wish.timeout_ms + wish.interval_ms + self.engine.limits.max_interval_ms
 
     def turn(self, client_id: str) -> asyncio.Lock:
-        """Return the lock of a session; operations that ask the store about it run one after another."""
+        """Return the lock that serializes store operations of a session."""
         return self._turns.setdefault(client_id, asyncio.Lock())
 
     # -- suspended connects ----------------------------------------------------------------------------------------
 
     def due(self, resident: Resident) -> None:
-        """The session has something to send."""
+        """Answer the suspended connect of a session with news, or wake its transport."""
         session, suspended = resident.session, resident.suspended
         if suspended is not None and session.has_news and not session.pushes:
             if self.is_verified(resident):
@@ -470,7 +470,7 @@ class SessionManager:
             suspended.outlet.replace(suspended)
 
     async def _saved(self, resident: Resident) -> bool:
-        """Whether a roaming session's answer may go out: the store knows what was taken for it."""
+        """Save a roaming session; its answer may be sent if that succeeds."""
         with suppress(StoreUnavailable):
             return await self.save([resident], is_exact=True)
         return False
@@ -496,7 +496,7 @@ class SessionManager:
         return events
 
     def read_on(self, resident: Resident) -> None:
-        """The stream has more for a session that pushes."""
+        """Read the stream on for a session that pushes."""
         self.background.begin(self._read_on(resident))
 
     async def _read_on(self, resident: Resident) -> None:
@@ -506,7 +506,7 @@ class SessionManager:
             self.due(resident)
 
     def abandon(self, suspended: Suspended) -> None:
-        """The client of a suspended connect is gone: what waits goes on waiting."""
+        """Drop a suspended connect whose client has disconnected; queued messages stay queued."""
         resident = suspended.resident
         if resident.suspended is suspended:
             resident.suspended = None
@@ -520,7 +520,7 @@ class SessionManager:
                 self._lose_answer(resident)
 
     def _lose_answer(self, resident: Resident) -> None:
-        """Note that the last answer may not have arrived. A roaming session is saved: its next claim asks nobody."""
+        """Note that the last answer may be lost. A roaming session is saved, as its claims skip the flush."""
         self.registry.lose_answer(resident)
         if resident.is_roaming and self.registry.has(resident):
             self.background.begin(self._save(resident))
@@ -535,7 +535,7 @@ class SessionManager:
             self._lose_answer(resident)
 
     def tick(self) -> None:
-        """Answer the connects that are due, and end the sessions that were silent for too long."""
+        """Answer connects at their deadline, and expire sessions without a connect."""
         now_ms = self.registry.clock_ms()
         for resident in self.registry.due(now_ms):
             if resident.suspended is not None:
@@ -544,7 +544,7 @@ class SessionManager:
                 self._expire(resident)
 
     async def keep_ticking(self) -> None:
-        """Look at the deadlines when one has passed, for as long as the task runs."""
+        """Run `tick` whenever a deadline has passed, for as long as the task runs."""
         registry, sooner = self.registry, asyncio.Event()
         registry.on_sooner = sooner.set
         while True:
@@ -557,7 +557,7 @@ class SessionManager:
     # -- write-behind ------------------------------------------------------------------------------------------------
 
     async def save_marked(self) -> None:
-        """Save the sessions that changed since, and look whether this is still their home. Raises StoreUnavailable."""
+        """Save the sessions that changed, and verify that this is still their home. Raises StoreUnavailable."""
         marked, self.registry.dirty = self.registry.dirty, []
         for resident in marked:
             resident.is_dirty = False
@@ -575,7 +575,7 @@ class SessionManager:
             _NOT_SAVED.holds()
 
     async def save(self, residents: Sequence[Resident], *, is_exact: bool | None = None) -> bool:
-        """Save sessions; those whose home is elsewhere by now are let go. Whether all are still here."""
+        """Save sessions, and let those go that have another home by now. Return whether all are still here."""
         period = self.lease.period
         states = [self._state(each, is_exact=each.is_roaming if is_exact is None else is_exact) for each in residents]
         all_here = True
@@ -614,14 +614,14 @@ class SessionManager:
         return state_of(resident, self.engine.limits, self.registry.clock_ms(), is_exact=is_exact, verify=verify)
 
     async def keep_saving(self) -> None:
-        """Save what changed, for as long as the task runs; and all, when the lease has lapsed and was renewed."""
+        """Save changed sessions periodically, and all sessions after a lapse of the lease."""
         while True:
             await asyncio.sleep(self.settings.save_interval_s)
             self.mark_unverified()
             await self.save_marked()
 
     def mark_unverified(self) -> None:
-        """Have all sessions saved, and so verified, once the lease has lapsed and was renewed."""
+        """Mark all sessions to be saved, and so verified, after a lapse of the lease."""
         if self.lease.is_valid and self._verified_period != self.lease.period:
             self._verified_period = self.lease.period
             for resident in self.registry.residents.values():
@@ -660,7 +660,7 @@ class SessionManager:
         past: Mapping[str, Position] | None = None,
         replays: bool = False,
     ) -> None:
-        """Subscriptions changed in the store: the session's home is to know."""
+        """Apply a change of subscriptions at the session's home, here or by notice."""
         if changed.home != self.node:
             notice = SessionNotice(kind=NoticeKind.CHANGED, client_id=client_id)
             self._tell(changed.home, notice)
@@ -687,7 +687,7 @@ class SessionManager:
         await self._catch_up(resident)
 
     async def look_again(self, client_id: str) -> None:
-        """Subscriptions of a session at home here changed: see how. Raises StoreUnavailable."""
+        """Reload the subscriptions of a session at home here. Raises StoreUnavailable."""
         resident = self.registry.residents.get(client_id)
         if resident is None:
             return
@@ -744,7 +744,7 @@ class SessionManager:
     # -- the end of sessions -------------------------------------------------------------------------------------------
 
     def end(self, client_id: str, ending: Ending = Ending.DISCONNECTED) -> None:
-        """The session has ended: its suspended connect is answered so."""
+        """End a session here, and answer its suspended connect."""
         resident = self.registry.residents.get(client_id)
         if resident is None:
             self.registry.connected(client_id)
@@ -755,7 +755,7 @@ class SessionManager:
         self.let_go(resident)
 
     async def close(self, user: UserId, digest: str) -> None:
-        """An operator ends the session whose id has this digest. Raises StoreUnavailable."""
+        """End the session with this digest for an operator. Raises StoreUnavailable."""
         home = await self.store.end(user, digest)
         feed = self.registry.feeds.get(user)
         client_id = next((each for each in feed.sessions if digest_of(each) == digest), None) if feed else None
@@ -765,21 +765,21 @@ class SessionManager:
             self.metrics.ended(digest[:HANDLE_LENGTH], user, Ending.CLOSED)
 
     def disconnected(self, client_id: str, home: NodeId) -> None:
-        """The client has ended its session."""
+        """End a session by its client's disconnect."""
         self.end(client_id)
         if home != self.node:
             self._tell(home, SessionNotice(kind=NoticeKind.ENDED, client_id=client_id))
         self.metrics.ended(handle_of(client_id), user_of(client_id) or "", Ending.DISCONNECTED)
 
     def has_ended(self, client_id: str, over: HasEnded) -> None:
-        """A session has ended with a message that came for it too late."""
+        """End a session that a late message found expired in the store."""
         self.end(client_id, over.ending)
         if over.former != self.node:
             self._tell(over.former, SessionNotice(kind=NoticeKind.ENDED, client_id=client_id))
         self.metrics.ended(handle_of(client_id), user_of(client_id) or "", over.ending)
 
     def login_ended(self, user: UserId, login: str) -> None:
-        """A login ended, and with it the sessions that it proved."""
+        """End the sessions that a login authenticated, because it has ended."""
         feed = self.registry.feeds.get(user)
         for client_id in list(feed.sessions) if feed is not None else ():
             if self.registry.residents[client_id].login == login:
@@ -787,7 +787,7 @@ class SessionManager:
                 self.background.begin(self._remove(client_id))
 
     def let_go(self, resident: Resident) -> None:
-        """Another node is its home, or none."""
+        """Remove a session whose home is another node, or which has ended."""
         suspended, outlet = resident.suspended, resident.outlet
         resident.suspended = resident.outlet = None
         self.connections.forget(resident)
@@ -814,7 +814,7 @@ class SessionManager:
             self.metrics.ended(handle_of(session.client_id), session.user, Ending.EXPIRED)
 
     async def leave(self) -> None:
-        """The node goes: save what is not saved, and have no events routed here."""
+        """Save all sessions and stop the routing of events here, before the node stops."""
         async with AsyncExitStack() as users:
             for client_id in list(self.registry.residents):
                 # Who asks for a session meanwhile is answered when it is saved.

@@ -1,4 +1,4 @@
-"""Sessions as they are stored, and as they are at home here."""
+"""Conversion between stored sessions and residents."""
 
 from calltag.core.bayeux.extensions import CONNECTS_ONLY, REPLAYS
 from calltag.core.bayeux.limits import BayeuxLimits
@@ -12,7 +12,7 @@ _LATE_SAVE_MS = 1_000
 
 
 def resident_of(record: SessionRecord, memory: QueueMemory, *, is_streaming: bool) -> Resident:
-    """Return a session as its record says, for the claim of a connect that comes by WebSocket if it `is_streaming`."""
+    """Return the resident for the record of a claimed session; `is_streaming` if its connect came by WebSocket."""
     cursor = record.cursor
     session = Session(
         record.client_id, record.user, record.cycle, cursor.confirmed, cursor.sent,
@@ -39,7 +39,7 @@ def resubscribe(resident: Resident, record: SessionRecord) -> None:
 
 
 def note_options(resident: Resident, record: SessionRecord) -> None:
-    """Take what the handshake and subscriptions asked for."""
+    """Apply the options of handshake and subscriptions."""
     resident.watches = bool(watched_on_all(record.subscriptions))
     if record.options.get(REPLAYS) == "1":
         resident.session.number_messages()
@@ -53,7 +53,7 @@ def _wish(record: SessionRecord) -> bool | None:
 def state_of(
     resident: Resident, limits: BayeuxLimits, now_ms: int, *, is_exact: bool = False, verify: bool = False
 ) -> SessionState:
-    """Return what is saved of a session: `is_exact` if it is saved before its next answer, or let go."""
+    """Return the state to save; `is_exact` if the session is saved before its next answer, or let go."""
     session = resident.session
     is_lost = resident.is_answer_lost and not session.acknowledges
     resident.saves += 1
@@ -78,7 +78,7 @@ def state_of(
         was_hurried=resident.was_hurried,
         services_active=session.services_told,
         is_exact=is_exact,
-        told_ago_ms=None if resident.told_at_ms is None else now_ms - resident.told_at_ms,
+        delivered_ago_ms=None if resident.delivered_at_ms is None else now_ms - resident.delivered_at_ms,
         alone_ms=alone_ms(limits, resident.interval_ms),
         verify=verify,
     )

@@ -37,25 +37,25 @@ class Outlet(Protocol):
         ...
 
     def send(self, suspended: "Suspended", events: list[bytes], reply: Reply) -> bool:
-        """Answer a suspended connect; False if its client is gone, and nothing was written."""
+        """Answer a suspended connect; False if its client has disconnected, and nothing was written."""
         ...
 
     def replace(self, suspended: "Suspended") -> None:
-        """A newer connect took the place of a suspended one, perhaps at another node."""
+        """Answer a suspended connect that a newer one replaced, here or at another node."""
         ...
 
     def push(self, frame: bytes, *, one_of_many: bool) -> bool:
-        """Send a frame with events at once; False if something has to wait for that, and so nothing was sent."""
+        """Send a frame with events now; False, with nothing sent, if the transport has to wait."""
         ...
 
     def has_news(self, resident: "Resident") -> None:
-        """Something waits that no suspended connect brings: the transport pushes it, or says goodbye."""
+        """Push queued messages, or close the transport of a session that has ended."""
         ...
 
 
 @dataclass(slots=True, eq=False)
 class RequestContext:
-    """Where a request comes from: the transport that answers it, what proved its caller, and the size."""
+    """Transport, credentials and size of a request."""
 
     outlet: Outlet
     connection_id: int
@@ -76,7 +76,7 @@ class RequestContext:
 
 @dataclass(slots=True, eq=False)
 class ConnectRequest:
-    """A /meta/connect on its way: the message, what it asks for, and where it comes from."""
+    """A /meta/connect that is being processed."""
 
     message: Message
     client_id: str
@@ -84,9 +84,9 @@ class ConnectRequest:
     context: RequestContext
     arrived_ms: int
     is_alone: bool = True
-    """No other message came in the same request."""
+    """The request has no other message."""
     checked_ms: int = 0
-    """Before its caller was looked for."""
+    """Time before its credentials were checked."""
 
     @property
     def acknowledges(self) -> bool:
@@ -103,7 +103,7 @@ class ConnectRequest:
 
 @dataclass(slots=True, eq=False)
 class Suspended:
-    """A /meta/connect whose reply waits, with the parts of the message that the reply needs."""
+    """A suspended /meta/connect, with the parts of the message that its reply needs."""
 
     resident: "Resident"
     outlet: Outlet
@@ -111,7 +111,7 @@ class Suspended:
     arrived_ms: int
     deadline_ms: int
     was_held: bool = True
-    """The browser's other tabs let it wait."""
+    """It counts among the suspended connects of its browser."""
 
     @property
     def client_id(self) -> str:
@@ -136,7 +136,7 @@ class Resident:
     """The deadline that the registry looks at next; 0 if none is noted."""
     suspended: Suspended | None = None
     outlet: Outlet | None = None
-    """Where events are pushed."""
+    """Transport to which events are pushed."""
     verified_in: int = NEVER
     """The period of the node's lease in which the store last confirmed that this is its home."""
     watches: bool = False
@@ -150,29 +150,29 @@ class Resident:
     saves: int = 0
     is_dirty: bool = False
     is_roaming: bool = False
-    """It keeps moving: it is saved before each answer."""
+    """It moves between nodes again and again, and is saved before each answer."""
     connects: int = 0
-    """Connects that came here."""
+    """Number of connects handled here."""
     settled: int = 0
-    """Connects that came here in a row."""
+    """Number of connects handled here since the last take-over."""
     last_connection: int = 0
     """The connection on which its last connect was answered."""
     wrote_on: int = 0
-    """The connection on which events were written last: with another reply, it may be another one."""
+    """The connection on which events were written last, perhaps with the reply to another message."""
     is_answer_lost: bool = False
-    """That connection broke afterwards."""
+    """That connection broke afterwards, so that the last answer may be lost."""
     was_hurried: bool = False
     """Its last connect asked for an answer at once."""
-    told_at_ms: int | None = None
-    """When it was last sent an event."""
+    delivered_at_ms: int | None = None
+    """Time of the last event sent to it."""
     active_at_ms: int = 0
-    """When it last sent something other than a connect, as far as this node knows."""
+    """Time of its last message other than a connect, as far as this node knows."""
     ends_at_ms: int | None = None
-    """When it ends whatever is done with it."""
+    """Hard end of its lifetime."""
     farewell: bytes = b""
     """Message about its end that its client has not received."""
     has_other_tabs: bool = False
-    """Its client was told that other tabs of the browser keep its connects from being suspended."""
+    """Its client was advised that other tabs of the browser keep its connects from being suspended."""
 
     @property
     def client_id(self) -> str:
@@ -180,7 +180,7 @@ class Resident:
 
     @property
     def due_ms(self) -> int:
-        """When its connect is to be answered, or else it ends."""
+        """Deadline of its suspended connect, or else its expiry."""
         return self.expires_at_ms if self.suspended is None else self.suspended.deadline_ms
 
 
@@ -204,7 +204,7 @@ class Connections:
         self._residents[connection_id] = resident
 
     def broke(self, connection_id: int) -> Resident | None:
-        """Return the session that may lack the last answer on a connection that has broken."""
+        """Return the session whose last answer may be lost with a broken connection."""
         resident = self._residents.pop(connection_id, None)
         if resident is None or connection_id not in (resident.last_connection, resident.wrote_on):
             return None
@@ -218,7 +218,7 @@ class Connections:
 
 
 class Crowded(Exception):
-    """There are as many as there may be; `error` is what a Bayeux reply says of it."""
+    """A limit is reached; `error` is the error of the Bayeux reply."""
 
     def __init__(self, limit: Limit, text: str, error: str) -> None:
         super().__init__(text)
@@ -227,7 +227,7 @@ class Crowded(Exception):
 
 
 def come_back_ms() -> int:
-    """When a client that was refused is to try again: those who came together are not to come back together."""
+    """Return the retry interval of a refused client, spread so that clients do not return together."""
     return random.randint(*_COME_BACK_MS)  # noqa: S311 - spreads load, protects nothing
 
 
@@ -256,7 +256,7 @@ class SessionRegistry:
     feeds: dict[str, Feed] = field(default_factory=dict)
     dirty: list[Resident] = field(default_factory=list)
     on_sooner: Callable[[], None] = lambda: None
-    """Called when a deadline is noted that is earlier than all others."""
+    """Called when a deadline is noted before all others."""
     _deadlines: Deadlines = field(default_factory=Deadlines)
     _of_addresses: Counter[str] = field(default_factory=Counter)
     _begun: dict[str, str] = field(default_factory=dict)
@@ -274,7 +274,7 @@ class SessionRegistry:
     # -- sessions ------------------------------------------------------------------------------------------------
 
     def add(self, resident: Resident, head: Position) -> Feed:
-        """Be the home of a session; where the user had none here, the feed begins at `head`."""
+        """Add a session; the feed of a user without one begins at `head`."""
         session = resident.session
         self.residents[session.client_id] = resident
         self.connected(session.client_id)
@@ -285,7 +285,7 @@ class SessionRegistry:
         return feed
 
     def remove(self, resident: Resident) -> bool:
-        """Be its home no longer. Returns whether it was the user's last session here."""
+        """Remove a session. Return whether it was the last one of its user here."""
         session = resident.session
         if self.residents.get(session.client_id) is not resident:
             return False
@@ -300,11 +300,11 @@ class SessionRegistry:
         return True
 
     def has(self, resident: Resident) -> bool:
-        """Whether this is (still) its home."""
+        """Return whether this object is still registered for its session."""
         return self.residents.get(resident.session.client_id) is resident
 
     def move(self, resident: Resident, address: str) -> None:
-        """Its client is at that address now."""
+        """Count the session at the address of its client."""
         if address and resident.address != address:
             self._leave_address(resident)
             resident.address = address
@@ -331,7 +331,7 @@ class SessionRegistry:
         self._begun_until.add(self.clock_ms() + self.limits.timeout_ms + self.limits.max_interval_ms, client_id)
 
     def connected(self, client_id: str) -> None:
-        """A session that began here has connected, or never will."""
+        """Stop counting a new session at its address: it has connected or ended."""
         address = self._begun.pop(client_id, "")
         if address:
             self._release(address)
@@ -349,12 +349,12 @@ class SessionRegistry:
     # -- deadlines -----------------------------------------------------------------------------------------------
 
     def expire_at(self, resident: Resident, deadline_ms: int) -> None:
-        """The session ends then, unless a connect is suspended."""
+        """Set the expiry of a session; a suspended connect defers it."""
         resident.expires_at_ms = deadline_ms
         self.note(resident)
 
     def suspend(self, suspended: Suspended) -> None:
-        """The connect waits for its reply."""
+        """Suspend a connect until its deadline."""
         suspended.resident.suspended = suspended
         self.note(suspended.resident)
 
@@ -376,7 +376,7 @@ class SessionRegistry:
         return self._deadlines.next_ms
 
     def due(self, now_ms: int) -> Iterator[Resident]:
-        """The sessions whose suspended connect is due, or of which nothing came for too long."""
+        """Take out the sessions whose suspended connect is due or which have expired."""
         for client_id, noted_ms in self._deadlines.due(now_ms):
             resident = self.residents.get(client_id)
             if resident is None or resident.noted_ms != noted_ms:
@@ -389,13 +389,13 @@ class SessionRegistry:
                 self._deadlines.add(resident.noted_ms, client_id)
 
     def mark(self, resident: Resident) -> None:
-        """The session is to be saved."""
+        """Mark a session to be saved."""
         if not resident.is_dirty:
             resident.is_dirty = True
             self.dirty.append(resident)
 
     def lose_answer(self, resident: Resident) -> None:
-        """Note that the last answer may not have arrived."""
+        """Note that the last answer may be lost."""
         resident.is_answer_lost = True
         if self.has(resident):
             self.mark(resident)

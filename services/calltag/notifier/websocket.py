@@ -46,14 +46,14 @@ _OFF: Final = "WebSocket is off here (CALLTAG_NOTIFIER__WEBSOCKET); send message
 
 @dataclass(slots=True)
 class WebSockets:
-    """The WebSockets that are open here, their deadlines, and their end when the node goes."""
+    """The open WebSockets of the node, their deadlines and their drain."""
 
     server: BayeuxServer
     authentication: Authentication
     deadline_s: float
-    """How long a connection may be there without a session, in seconds."""
+    """Seconds that a connection may stay without a session."""
     spread_s: float = 0.0
-    """When the node goes, each is closed at a time of its own within so many seconds."""
+    """Seconds over which a drain spreads the closes."""
     is_offered: bool = True
     opened: set["SocketConnection"] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -61,37 +61,37 @@ class WebSockets:
     _all_closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, connection: "SocketConnection") -> None:
-        """A WebSocket is open."""
+        """Add an open WebSocket."""
         self.opened.add(connection)
         self._all_closed.clear()
 
     def discard(self, connection: "SocketConnection") -> None:
-        """It is closed."""
+        """Remove a closed WebSocket."""
         self.opened.discard(connection)
         if not self.opened:
             self._all_closed.set()
 
     def open(self, head: RequestHead, address: str) -> SocketHandler | Refusal:
-        """A new WebSocket."""
+        """Create the handler of a new WebSocket, or refuse it."""
         if not self.is_offered:
             return Refusal(404, _OFF)
         shown = credentials_of(head.headers, address, is_http=False)
         return SocketConnection(self, shown, proof_of(head.headers, is_http=False), request_id_of(head.headers))
 
     async def keep_ticking(self) -> None:
-        """Look at the deadlines of all WebSockets, which are seconds, for as long as the task runs."""
+        """Check the deadlines of all WebSockets periodically, for as long as the task runs."""
         while True:
             self.tick()
             await asyncio.sleep(_TICK_S)
 
     def tick(self) -> None:
-        """Close the connections that have no session, and answer clients whose sessions were taken over."""
+        """Close connections without a session, and answer connects whose sessions were taken over."""
         now_ms = self.server.sessions.registry.clock_ms()
         for each in list(self.opened):
             each.tick(now_ms)
 
     def drain(self) -> None:
-        """Close all, each at a time of its own, so that their clients do not come to the next node all at once."""
+        """Close all WebSockets, spread over time, so that clients do not reconnect all at once."""
         self.is_draining = True
         loop = asyncio.get_running_loop()
         if not self.opened:
@@ -100,7 +100,7 @@ class WebSockets:
             loop.call_later(random.uniform(0, self.spread_s), each.leave)  # noqa: S311 - spreads load
 
     async def closed(self, patience_s: float) -> None:
-        """Wait until all are closed, for `patience_s` seconds at most."""
+        """Wait until all are closed, at most `patience_s` seconds."""
         with suppress(TimeoutError):
             async with asyncio.timeout(patience_s):
                 await self._all_closed.wait()
@@ -139,10 +139,10 @@ class SocketConnection:
         self._earlier: list[Reply] = []
         """Replies to connects after which the client sent the one that is handled now."""
         self._is_busy = False
-        """A message is handled: nothing is pushed past its answer."""
+        """A message is being processed, and nothing is pushed before its answer."""
         self._is_closing = False
         self._is_leaving = False
-        """It is closed as soon as its client waits for the answer to a connect."""
+        """It is to be closed when its client waits for the answer to a connect."""
         self._refused_handshakes = 0
         self._opened_at_ms = sockets.server.sessions.registry.clock_ms()
 
@@ -158,7 +158,7 @@ class SocketConnection:
             asyncio.get_running_loop().call_later(random.uniform(0, self._sockets.spread_s), self.leave)  # noqa: S311
 
     def message(self, data: bytes) -> bool:
-        """Handle a frame; False while the store is asked for it."""
+        """Handle a frame; False if a task continues with it."""
         server = self._sockets.server
         try:
             messages = decode(data, server.limits)
@@ -234,7 +234,7 @@ class SocketConnection:
             )
 
     def _serve(self, resident: Resident | None) -> None:
-        """A connect of the session was handled here: its events go out here."""
+        """Make this connection the outlet of a session, after a connect."""
         if resident is None or self._socket is None:
             return
         self._answer_overtaken(resident.client_id)
@@ -243,7 +243,7 @@ class SocketConnection:
             resident.outlet = self
 
     def writable(self) -> None:
-        """The client has read enough: go on with what waits."""
+        """Continue pushing, because the client has read enough."""
         for resident in list(self._residents.values()):
             self.has_news(resident)
 
@@ -363,7 +363,7 @@ class SocketConnection:
         )
 
     def has_news(self, resident: Resident) -> None:
-        """Push what waits, as far as the client reads it."""
+        """Push queued messages until the client reads too slowly."""
         sessions, session = self._sockets.server.sessions, resident.session
         if resident.farewell:
             self._send(sessions.replies.farewell(resident), [])
@@ -376,7 +376,7 @@ class SocketConnection:
             sessions.read_on(resident)
 
     def _send(self, events: Sequence[bytes], replies: Sequence[Reply]) -> bool:
-        """One answer, in frames that clients take by default."""
+        """Send one answer, split into frames that clients accept by default."""
         socket = self._socket
         if socket is None:
             return False

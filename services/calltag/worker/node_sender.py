@@ -1,4 +1,4 @@
-"""Sending nodes what is for them: events for the sessions there, and replies for the requests that wait there."""
+"""Messages from a worker to nodes: events for their sessions, and replies for the requests that wait there."""
 
 import asyncio
 from collections import defaultdict
@@ -17,17 +17,17 @@ from calltag.core.store.user_streams import UserStreams
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OperationReply
 from calltag.core.wire.node_messages import PackedMessage, UserPlace, node_messages
-from calltag.worker.owing import Owing
+from calltag.worker.pending_notifications import PendingNotifications
 
 log = structlog.get_logger()
 _NOT_REACHED: Final = Condition("node_not_reached")
 MOST_UNCONFIRMED: Final = 2
-"""Messages to one node on their way to the broker. With one, each would wait for the confirm of the one before."""
+"""Unconfirmed messages a node. With a single one, each would wait for the confirm of the one before."""
 
 
 @dataclass(slots=True)
 class Parcel:
-    """What one batch has for one node."""
+    """Events and replies of one batch for one node."""
 
     bodies: Sequence[bytes]
     """The encoded events of the batch."""
@@ -47,16 +47,15 @@ class _Due(NamedTuple):
 
 @dataclass(slots=True)
 class _Outbox:
-    """What waits for one node."""
+    """The queue of one node."""
 
     due: list[_Due] = field(default_factory=list)
     senders: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class NodeSender:
-    """Has few messages to each node unconfirmed: what comes for a node meanwhile goes together in the next one.
-
-    The more partitions have something for a node at once, the fewer messages are needed for it.
+    """Merges the parcels for a node: while its messages are unconfirmed, parcels queue, and the next message has all of
+    them, bounded in bytes. So the number of messages rises with the number of nodes, not of partitions.
     """
 
     def __init__(
@@ -69,14 +68,14 @@ class NodeSender:
         self._bus = bus
         self._streams = streams
         self._max_message_bytes = max_message_bytes
-        self._owing = Owing(bus, max_message_bytes)
+        self._pending = PendingNotifications(bus, max_message_bytes)
         self._outboxes: defaultdict[NodeId, _Outbox] = defaultdict(_Outbox)
         self._on_sent = on_sent
 
     async def send(self, node: NodeId, parcel: Parcel) -> None:
-        """Send what is in the parcel, or note that it is owed; raises StoreUnavailable.
+        """Send a parcel, and return when it was confirmed, or when the node is to be notified later.
 
-        The parcels of one caller come in order if it waits for each.
+        Raises StoreUnavailable. A caller's parcels arrive in order if it awaits each.
         """
         outbox = self._outboxes[node]
         due = _Due(parcel, asyncio.get_running_loop().create_future())
@@ -87,8 +86,8 @@ class NodeSender:
         await due.done
 
     async def finish(self) -> None:
-        """Wait until every node knows of what did not come to it."""
-        await self._owing.paid()
+        """Wait until nodes were notified of all messages that were not confirmed."""
+        await self._pending.drained()
 
     async def _send_due(self, node: NodeId, outbox: _Outbox) -> None:
         try:
@@ -120,10 +119,10 @@ class NodeSender:
             try:
                 is_taken = await self._bus.send(node, message.body, uuid4().hex)
             except (BusUnavailable, BusRefused) as error:
-                # One node that cannot be reached holds nobody up: its sessions find in the streams what did not come,
-                # once they know of it, and who waits for a reply is told in time that the outcome is not known.
+                # An unreachable node delays no other: its sessions read missed events from the streams once it is
+                # notified, and requests that wait for a reply time out with an unknown outcome.
                 _NOT_REACHED.fails(error, node=node)
-                self._owing.add(node, _users(messages[number:]))
+                self._pending.add(node, _users(messages[number:]))
                 return
             if not is_taken:
                 # The inbox outlives its node by minutes: where there is none, nobody will come back to it.

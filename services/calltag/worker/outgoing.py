@@ -1,7 +1,7 @@
-"""Sending: events into the streams of those whom they concern and on to the nodes where these have sessions, replies to
-the gateways that wait.
+"""Publishing the outcome of batches: events to user streams and to the nodes with sessions of these users, replies to
+gateways.
 
-The streams are what counts: a node that an event did not come to finds it there.
+User streams are authoritative: a node that misses a message reads the events from there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

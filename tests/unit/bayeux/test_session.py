@@ -252,7 +252,7 @@ def test_a_client_that_may_lack_an_answer_gets_it_again() -> None:
 
 def test_what_was_pushed_after_an_answer_may_be_on_its_way() -> None:
     here = sent(1, is_streaming=True)
-    assert here.goes_past(Position(1), Position(2))
+    assert here.can_push_directly(Position(1), Position(2))
     here.went_out(Position(2))
     here.confirm(Connect(0))
     assert (here.confirmed, here.sent) == (1, 2)
@@ -326,7 +326,7 @@ def test_while_the_store_is_asked_nothing_is_taken_or_sent() -> None:
     here = session()
     here.offer(entry(1), LIMITS)
     here.begin_claim()
-    assert (here.has_news, here.has_messages, here.take(), here.goes_past(Position(1), Position(2))) == (
+    assert (here.has_news, here.has_messages, here.take(), here.can_push_directly(Position(1), Position(2))) == (
         False, False, [], False,
     )  # fmt: skip
     assert not here.offer(entry(2), LIMITS)

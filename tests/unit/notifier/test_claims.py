@@ -372,7 +372,7 @@ async def test_a_node_that_awaits_its_take_over_answers_a_flush_when_it_has_the_
     await answer.began.wait()
     cycle = (await record_of(system, alice)).cycle
     asked = SessionNotice(kind=NoticeKind.FLUSH, client_id=alice.client_id, cycle=cycle, node=system.one.name)
-    flushing = asyncio.create_task(system.two.server.heed(asked))
+    flushing = asyncio.create_task(system.two.server.handle_notice(asked))
     await turns()
     assert not flushing.done()
     answer.may_go_on.set()

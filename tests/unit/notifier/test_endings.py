@@ -132,13 +132,13 @@ async def test_a_session_that_an_operator_closes_says_farewell(system: Installat
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one)
     assert turn.held is not None
-    await system.one.server.heed(closing(alice))
+    await system.one.server.handle_notice(closing(alice))
     assert turn.line.reply is not None
     reply = turn.line.reply
     assert (turn.line.events, reply["successful"], reply["advice"]) == ([FAREWELL], True, NONE)
     assert system.one.endings == [(handle_of(alice.client_id), "alice", Ending.CLOSED)]
     assert (await alice.poll(system.two))[1]["error"] == errors.UNKNOWN_CLIENT
-    await system.one.server.heed(closing(alice))
+    await system.one.server.handle_notice(closing(alice))
     assert len(system.one.endings) == 1
 
 
@@ -219,7 +219,7 @@ async def test_a_websocket_says_farewell_of_itself(system: Installation, *, is_s
     page.connect("c1", **({} if is_suspended else {"advice": {"timeout": 0}}))
     await (page.holds("c1") if is_suspended else page.is_answered("c1"))
     page.frames.outgoing.clear()
-    await system.one.server.heed(closing(alice))
+    await system.one.server.handle_notice(closing(alice))
     said = page.said()
     assert said[0] == orjson.loads(FAREWELL)
     assert [each["advice"] for each in said[1:]] == ([NONE] if is_suspended else [])

@@ -101,42 +101,42 @@ async def test_the_stream_of_a_user_is_read_whose_events_were_left_out(system: I
     assert await system.registered("bob") == []
 
 
-async def test_notices_of_one_session_are_heeded_in_order_and_hold_up_no_other(
+async def test_notices_of_one_session_are_handled_in_order_and_hold_up_no_other(
     system: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    may_go_on, heeded = asyncio.Event(), list[str]()
+    may_go_on, handled = asyncio.Event(), list[str]()
 
-    async def heed(_: object, notice: SessionNotice) -> None:
+    async def handle_notice(_: object, notice: SessionNotice) -> None:
         if notice.client_id == "slow":
             await may_go_on.wait()
-        heeded.append(f"{notice.client_id} {notice.kind}")
+        handled.append(f"{notice.client_id} {notice.kind}")
 
-    monkeypatch.setattr(type(system.one.server), "heed", heed)
+    monkeypatch.setattr(type(system.one.server), "handle_notice", handle_notice)
     inbox = NotifierInbox(system.one.server, EventViews("", demo_directory()), Metrics())
     of_sessions = [("slow", NoticeKind.FLUSH), ("slow", NoticeKind.ENDED), ("quick", NoticeKind.CHANGED)]
     notices = [SessionNotice(kind=kind, client_id=client_id) for client_id, kind in of_sessions]
     inbox.handle(NODE.encode(NodeMessage(notices=tuple(notices))))
-    await eventually(lambda: heeded == ["quick changed"])
+    await eventually(lambda: handled == ["quick changed"])
     may_go_on.set()
-    await eventually(lambda: heeded == ["quick changed", "slow flush", "slow ended"])
+    await eventually(lambda: handled == ["quick changed", "slow flush", "slow ended"])
     await eventually(lambda: not inbox._notices)
 
 
 @pytest.mark.parametrize("error", [StoreUnavailable("away"), ValueError("no")])
-async def test_a_notice_that_cannot_be_heeded_holds_up_no_later_one(
+async def test_a_notice_that_cannot_be_handled_holds_up_no_later_one(
     system: Installation, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    heeded: list[str] = []
+    handled: list[str] = []
 
-    async def heed(_: object, notice: SessionNotice) -> None:
-        heeded.append(notice.kind)
+    async def handle_notice(_: object, notice: SessionNotice) -> None:
+        handled.append(notice.kind)
         raise error
 
-    monkeypatch.setattr(type(system.one.server), "heed", heed)
+    monkeypatch.setattr(type(system.one.server), "handle_notice", handle_notice)
     inbox = NotifierInbox(system.one.server, EventViews("", demo_directory()), Metrics())
     for kind in (NoticeKind.CHANGED, NoticeKind.FLUSH):
         inbox.handle(NODE.encode(NodeMessage(notices=(SessionNotice(kind=kind, client_id="c1"),))))
-    await eventually(lambda: heeded == ["changed", "flush"])
+    await eventually(lambda: handled == ["changed", "flush"])
 
 
 async def test_a_home_that_says_that_it_has_saved_is_heard_at_once(

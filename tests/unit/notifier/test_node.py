@@ -280,9 +280,9 @@ async def test_a_login_that_has_ended_serves_no_session(system: Installation, *,
     suspended(turn)
     if is_told:
         ended = SessionNotice(kind=NoticeKind.LOGIN_ENDED, user=UserId("alice"), digest="other")
-        await system.one.server.heed(ended)
+        await system.one.server.handle_notice(ended)
         assert (await alice.connect(system.one)).held is not None
-        await system.one.server.heed(ended.model_copy(update={"digest": "mine"}))
+        await system.one.server.handle_notice(ended.model_copy(update={"digest": "mine"}))
     else:
         system.one.ahead_ms += RECHECK_MS
     _, reply = await alice.poll(system.one)

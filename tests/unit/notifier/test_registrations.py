@@ -84,7 +84,7 @@ async def test_who_arrives_waits_for_a_departure_that_begins_when_another_ends()
     users.leave("alice")
     [first] = users._leaving.values()
     # An event comes for her, by mistake, in just that moment.
-    first.add_done_callback(lambda _: users.overlook("alice"))
+    first.add_done_callback(lambda _: users.note_unrouted_event("alice"))
     await asyncio.create_task(arrive())
     await background.finish()
     assert store.done == ["alice left", "alice left", "alice arrived"]
@@ -98,29 +98,29 @@ def without_store() -> Registrations:
 async def test_an_event_that_comes_before_the_session_is_noticed() -> None:
     users = without_store()
     async with users.arrival("alice"):
-        users.overlook("alice")
-        assert users.has_overlooked("alice")
-        assert not users.has_overlooked("bob")
+        users.note_unrouted_event("alice")
+        assert users.has_unrouted_event("alice")
+        assert not users.has_unrouted_event("bob")
 
 
 async def test_what_was_overlooked_is_forgotten_when_the_last_session_has_arrived() -> None:
     users = without_store()
     async with users.arrival("alice"):
         async with users.arrival("alice"):
-            users.overlook("alice")
-        assert users.has_overlooked("alice")
-    assert not users.has_overlooked("alice")
+            users.note_unrouted_event("alice")
+        assert users.has_unrouted_event("alice")
+    assert not users.has_unrouted_event("alice")
 
 
 async def test_an_event_for_a_user_who_does_not_arrive_ends_the_registration() -> None:
     store, background = SlowStore(), Background()
     store.go_on.set()
     users = registrations(store, background)
-    users.overlook("alice")
+    users.note_unrouted_event("alice")
     await background.finish()
     assert store.done == ["alice left"]
     async with users.arrival("alice"):
-        assert not users.has_overlooked("alice")
+        assert not users.has_unrouted_event("alice")
 
 
 async def test_an_event_that_comes_while_its_session_arrives_is_read_afterwards(system: Installation) -> None:
@@ -133,7 +133,7 @@ async def test_an_event_that_comes_while_its_session_arrives_is_read_afterwards(
         answer = await take_over(*given, **more)
         # It came over the bus when the node did not know the user yet.
         await system.publish(1, by_bus=False)
-        node.sessions.registrations.overlook("alice")
+        node.sessions.registrations.note_unrouted_event("alice")
         return answer
 
     node.store.take_over = take_over_late  # type: ignore[method-assign]

@@ -195,7 +195,7 @@ async def test_a_flush_drops_the_copy_and_its_connect(nodes: Posted) -> None:
     alice = await Client().begin(nodes.one)
     held = await alice.connect(nodes.one)
     cycle = resident_of(nodes.one, alice).session.cycle
-    await nodes.one.server.heed(flush_of(alice, cycle))
+    await nodes.one.server.handle_notice(flush_of(alice, cycle))
     assert alice.client_id not in nodes.one.registry.residents
     assert held.line.is_replaced
 
@@ -204,7 +204,7 @@ async def test_a_flush_saves_what_the_copy_knew(nodes: Posted) -> None:
     alice = await Client().begin(nodes.one)
     await get_events(nodes, alice, nodes.one, 1)
     sent = resident_of(nodes.one, alice).session.sent
-    await nodes.one.server.heed(flush_of(alice, resident_of(nodes.one, alice).session.cycle, by="n2"))
+    await nodes.one.server.handle_notice(flush_of(alice, resident_of(nodes.one, alice).session.cycle, by="n2"))
     record = await nodes.record(alice)
     assert (record.cursor.sent, record.is_exact) == (sent, True)
 
@@ -212,7 +212,7 @@ async def test_a_flush_saves_what_the_copy_knew(nodes: Posted) -> None:
 async def test_a_flush_for_an_earlier_cycle_than_the_copy_takes_nothing_away(nodes: Posted) -> None:
     alice = await Client().begin(nodes.one)
     cycle = resident_of(nodes.one, alice).session.cycle
-    await nodes.one.server.heed(flush_of(alice, cycle - 1))
+    await nodes.one.server.handle_notice(flush_of(alice, cycle - 1))
     assert nodes.one.sessions.at_home(alice.client_id) is not None
 
 
@@ -220,7 +220,7 @@ async def test_a_flush_waits_for_a_take_over_that_is_under_way(nodes: Posted) ->
     alice = await Client().begin(nodes.one)
     cycle = resident_of(nodes.one, alice).session.cycle
     async with nodes.one.sessions.turn(alice.client_id):
-        heeding = asyncio.create_task(nodes.one.server.heed(flush_of(alice, cycle)))
+        heeding = asyncio.create_task(nodes.one.server.handle_notice(flush_of(alice, cycle)))
         await turns()
         assert alice.client_id in nodes.one.registry.residents
     await heeding

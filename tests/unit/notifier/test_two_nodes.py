@@ -49,9 +49,9 @@ async def test_a_notice_that_comes_late_takes_nothing_away(system: Installation)
     resident = suspended(await alice.connect(system.one)).resident
     late = SessionNotice(kind=NoticeKind.FLUSH, client_id=alice.client_id, cycle=resident.session.cycle - 1)
     for node in ("", system.two.name):
-        await system.one.server.heed(late.model_copy(update={"node": node}))
+        await system.one.server.handle_notice(late.model_copy(update={"node": node}))
         assert system.one.registry.has(resident)
-    await system.one.server.heed(late.model_copy(update={"client_id": "other"}))
+    await system.one.server.handle_notice(late.model_copy(update={"client_id": "other"}))
 
 
 async def test_a_node_that_was_not_told_sends_nothing_that_the_client_has(system: Installation) -> None:
@@ -87,7 +87,7 @@ async def test_an_event_between_subscription_and_notice_comes(system: Installati
     await alice.subscribe(system.two)
     await system.publish(1)
     assert not suspended(turn).resident.session.has_news
-    await system.one.server.heed(SessionNotice(kind=NoticeKind.CHANGED, client_id=alice.client_id))
+    await system.one.server.handle_notice(SessionNotice(kind=NoticeKind.CHANGED, client_id=alice.client_id))
     assert (await alice.finish(system.one, turn))[0] == [1]
 
 
@@ -137,12 +137,12 @@ async def test_a_node_does_not_change_what_another_is_the_home_of(system: Instal
     await alice.connect(system.two)
     before = dict(system.one.registry.residents[alice.client_id].session.subscriptions)
     await alice.subscribe(system.two, "/v2/x")
-    await system.one.server.heed(SessionNotice(kind=NoticeKind.CHANGED, client_id=alice.client_id))
+    await system.one.server.handle_notice(SessionNotice(kind=NoticeKind.CHANGED, client_id=alice.client_id))
     assert system.one.registry.residents[alice.client_id].session.subscriptions == before
     # It looks what has become of it, and lets it go.
     await system.one.sessions.save_marked()
     assert system.one.registry.residents == {}
-    await system.one.server.heed(SessionNotice(kind=NoticeKind.CHANGED, client_id="other"))
+    await system.one.server.handle_notice(SessionNotice(kind=NoticeKind.CHANGED, client_id="other"))
 
 
 async def test_a_user_stays_registered_while_a_session_is_left(system: Installation) -> None:
@@ -735,7 +735,7 @@ async def test_nothing_is_lost_where_a_look_at_a_subscription_fails(
 
     monkeypatch.setattr(store, "load", fail)
     with contextlib.suppress(StoreUnavailable):
-        await system.one.server.heed(SessionNotice(kind=NoticeKind.CHANGED, client_id=alice.client_id))
+        await system.one.server.handle_notice(SessionNotice(kind=NoticeKind.CHANGED, client_id=alice.client_id))
     # A save shows what was missed.
     await system.settle()
     seen, reply = await alice.finish(system.one, turn)

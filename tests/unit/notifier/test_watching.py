@@ -46,6 +46,6 @@ async def test_any_message_keeps_a_session_alive_and_listed(system: Installation
 async def test_a_node_to_which_events_go_by_mistake_ends_that(system: Installation) -> None:
     await system.one.store.register([UserId("alice")])
     assert await system.registered() == [system.one.name]
-    system.one.sessions.registrations.overlook("alice")
+    system.one.sessions.registrations.note_unrouted_event("alice")
     await system.settle()
     assert await system.registered() == []

@@ -6,7 +6,7 @@ from enum import StrEnum
 class Ending(StrEnum):
     """Reasons for the end of a session.
 
-    The client itself; that nothing was heard of it; that it sent nothing but connects for too long; that the login
+    The client itself; that nothing was received from it; that it sent nothing but connects for too long; that the login
     which proved its user is over; or an operator.
     """
 

@@ -47,7 +47,7 @@ def handshake_in(messages: Sequence[object]) -> Message | None:
 class Engine:
     """`may_subscribe(user, channel)` authorizes subscriptions, `may_publish(user, channel)` messages.
 
-    With `handshake_reconnect` clients are told `maxInterval`: after so long without a connect they handshake by
+    With `handshake_reconnect` the advice has `maxInterval`: after so long without a connect they handshake by
     themselves.
     """
 
@@ -137,7 +137,7 @@ class Engine:
         if not isinstance(channel, str) or not channel:
             raise Fault(failure(message, errors.CHANNEL_MISSING))
         if not (message.get("id") is None or _can_echo("id", message["id"])):
-            # Its reply could not be told from others.
+            # Its reply would be ambiguous.
             raise Fault(failure(message, errors.MESSAGE_ID_INVALID))
         return channel, message
 
@@ -188,21 +188,21 @@ class Engine:
     def answered(self, session: Session, kept: Message) -> Reply:
         """The reply to a connect, after events were taken out of the session's queue for it.
 
-        `ext.calltag` says `missed` where something is not kept any longer, and `behind` where there is more than one
+        `ext.calltag` says `missed` where events were lost by retention, and `behind` where there is more than one
         answer holds: the client is to come for it at once.
         """
         reply = self.connected(kept, session.client_id)
         ext: dict[str, object] = {}
         for on_connected in self._on_connected:
             on_connected(session, ext)
-        told: dict[str, object] = {}
+        state: dict[str, object] = {}
         if session.take_missed():
-            told["missed"] = True
+            state["missed"] = True
         if session.has_more:
-            told["behind"] = True
+            state["behind"] = True
             reply["advice"] = self.advice("retry", 0)
-        if told:
-            ext["calltag"] = told
+        if state:
+            ext["calltag"] = state
         if ext:
             reply["ext"] = ext
         return reply
@@ -276,7 +276,7 @@ class Engine:
         return reply
 
     def advice(self, reconnect: str = "retry", interval_ms: int | None = None) -> Reply:
-        """Always whole: the official client replaces what it was told before and fills gaps with its own defaults."""
+        """Return the whole advice: the official client replaces the former one, and fills gaps with its defaults."""
         interval = self.limits.interval_ms if interval_ms is None else interval_ms
         advice: Reply = {"reconnect": reconnect, "interval": interval, "timeout": self.limits.timeout_ms}
         return advice | ({"maxInterval": self.limits.max_interval_ms} if self._handshake_reconnect else {})

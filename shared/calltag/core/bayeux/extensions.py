@@ -229,15 +229,15 @@ class Timesync(Extension):
         asked = ext_of(message).get("timesync")
         if not isinstance(asked, dict) or not _is_number(asked.get("tc")):
             return
-        told = {"tc": asked["tc"], "ts": arrived_ms, "p": now_ms - arrived_ms}
+        timing = {"tc": asked["tc"], "ts": arrived_ms, "p": now_ms - arrived_ms}
         lag, offset = asked.get("l"), asked.get("o")
         if _is_number(lag) and _is_number(offset):
-            told["a"] = asked["tc"] + offset + lag - arrived_ms
-            if lag != 0 and abs(told["a"]) < _ACCURACY_MS:
+            timing["a"] = asked["tc"] + offset + lag - arrived_ms
+            if lag != 0 and abs(timing["a"]) < _ACCURACY_MS:
                 return
         ext = reply.setdefault("ext", {})
         if isinstance(ext, dict):
-            ext["timesync"] = told
+            ext["timesync"] = timing
 
 
 def _is_number(value: object) -> bool:

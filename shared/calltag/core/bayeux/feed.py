@@ -49,7 +49,7 @@ class Feed:
         return self.accept_next(published, limits)
 
     def accept_next(self, published: Published, limits: BayeuxLimits) -> list[Session]:
-        """The same for an entry that is known to be next: what was between is not kept any more."""
+        """The same for an entry that is known to be the next one: those between were removed by retention."""
         if published.position <= self.head:
             return []
         return self.advance(published, self.sessions.values(), limits)

@@ -30,11 +30,11 @@ class State(Enum):
     """States of a session."""
 
     CLAIMING = auto()
-    """The store is asked; nothing is taken from the stream or sent."""
+    """The store is being asked; nothing is read from the stream or sent."""
     LIVE = auto()
-    """The queue holds all that the client lacks."""
+    """The queue has all events that the client lacks."""
     BEHIND = auto()
-    """The stream has more than the queue: it is read before the next answer."""
+    """The stream has more than the queue, and is read before the next answer."""
     ENDED = auto()
 
 
@@ -46,7 +46,7 @@ class Step(Enum):
 
 
 class Queued(NamedTuple):
-    """An event that waits: its position in the user's stream, its text, and when it was accepted (Unix time in ms)."""
+    """A queued event: its position in the user's stream, its JSON text, and its acceptance in Unix milliseconds."""
 
     position: Position
     body: bytes
@@ -78,7 +78,7 @@ class Backfill:
 
 @dataclass(slots=True)
 class QueueMemory:
-    """Bytes in the queues of all sessions of a node; a session that would exceed `most_bytes` falls behind."""
+    """Memory of all queues of a node; a session that would exceed `most_bytes` falls behind."""
 
     most_bytes: int
     used_bytes: int = 0
@@ -94,7 +94,7 @@ class Connect:
     again: bool = False
     """The client may lack the last answer, and does not acknowledge."""
     is_alone: bool = True
-    """No other message came in the same request."""
+    """The request has no other message."""
 
 
 @dataclass(slots=True, eq=False)
@@ -115,7 +115,7 @@ class Session:
     answered: Position
     acknowledges: bool = False
     connects_only: bool = False
-    """Events go out with the replies to connects alone."""
+    """Events are sent with replies to connects only."""
     is_streaming: bool = False
     """The client has a WebSocket."""
     is_numbered: bool = False
@@ -125,61 +125,61 @@ class Session:
     state: State = State.LIVE
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
     changes: int = 0
-    """How often the subscriptions changed so far, as the store counts."""
+    """Version of the subscriptions, counted by the store."""
     backfills: dict[str, Backfill] = field(default_factory=dict)
-    """Channels whose past is wanted, and not confirmed."""
+    """Channels whose replay is not confirmed."""
     filled: dict[str, Position | None] = field(default_factory=dict)
-    """Channels whose past is confirmed, which the store does not know yet; each with its `wanted_after`."""
+    """Channels whose replay was confirmed since the last save, each with its `wanted_after`."""
     batch: int = 0
     batches: list[tuple[int, Position]] = field(default_factory=list)
     queue: list[Queued] = field(default_factory=list)
     queued_bytes: int = 0
-    """Of `queue` and `past`."""
+    """Size of `queue` and `past`."""
     aside: list[bytes] = field(default_factory=list)
-    """Messages that are in no stream."""
+    """Messages outside the stream: the state of the services."""
     past: list[Queued] = field(default_factory=list)
-    """Messages of the backfills, which go out before all that is queued."""
+    """Messages of the backfills, which are sent before the queue."""
     past_read: Position = BEGINNING
-    """How far the past was read. Until all of it `is_past_read`, nothing is taken from the stream."""
+    """Position up to which the past was read; until `is_past_read`, the stream is not."""
     is_past_read: bool = True
     memory: QueueMemory | None = None
     overflow: str = ""
     has_connected: bool = False
     has_missed: bool = False
-    """Events were lost: the stream no longer has them."""
+    """Events were lost by retention."""
     ending: Ending | None = None
     services_active: bool = True
-    """The state of the services that the client was told last."""
+    """The state of the services that was sent to the client last."""
     highest: Position = BEGINNING
-    """Events up to here were sent before: what goes out again is a repeat."""
-    was_overlooked: bool = False
-    """The stream had more, or events came, while the store was asked."""
+    """Highest position that was sent; events up to here are repeats."""
+    missed_while_claiming: bool = False
+    """Events were received, or the stream had more, during the claim."""
 
     # -- what it is ----------------------------------------------------------------------------------------------
 
     @property
     def pushes(self) -> bool:
-        """Events go out by themselves, rather than with a reply."""
+        """Return whether events are pushed."""
         return self.is_streaming and not self.acknowledges and not self.connects_only
 
     @property
     def delivers_with_replies(self) -> bool:
-        """Events go out with the reply to any message."""
+        """Return whether events are sent with the reply to any message."""
         return not self.is_streaming and not self.acknowledges and not self.connects_only
 
     @property
     def has_news(self) -> bool:
-        """Something can be sent now."""
+        """Return whether there is something to send."""
         return bool(self.queue or self.aside or self.past or self.has_missed) and self.state is not State.CLAIMING
 
     @property
     def has_messages(self) -> bool:
-        """Messages wait that can be sent now."""
+        """Return whether there are messages to send."""
         return bool(self.queue or self.aside or self.past) and self.state is not State.CLAIMING
 
     @property
     def services_told(self) -> bool:
-        """The state of the services that the client was sent last."""
+        """Return the state of the services that was sent last."""
         return self.services_active is not bool(self.aside)
 
     @property
@@ -188,21 +188,21 @@ class Session:
 
     @property
     def has_more(self) -> bool:
-        """More waits than was taken last, for the client to come for."""
+        """Return whether another connect would bring more at once."""
         return self.needs_reading or (not self.pushes and bool(self.queue or self.aside or self.past))
 
     @property
     def needs_reading(self) -> bool:
-        """The stream has more for the session than it holds."""
+        """Return whether the stream is to be read before the next answer."""
         return self.state is State.BEHIND or not self.is_past_read
 
     @property
     def is_behind(self) -> bool:
-        """The stream has more than the queue."""
+        """Return whether the stream has more than the queue."""
         return self.state is State.BEHIND
 
     def wants(self, channel: str, position: Position) -> bool:
-        """Whether a message on the channel at that position is for this session."""
+        """Return whether the session is subscribed to a message."""
         exactly = self.subscriptions.get(channel)
         if exactly is not None and exactly < position:
             return True
@@ -226,7 +226,7 @@ class Session:
         self.connects_only = connects_only if self.wishes_connects_only is None else self.wishes_connects_only
 
     def number_messages(self) -> None:
-        """The client wants to learn the positions of its messages."""
+        """Add positions to messages from now on, as the client asked."""
         self.is_numbered = True
 
     def next_step(self, connect: Connect) -> Step:
@@ -238,7 +238,7 @@ class Session:
         return Step.SUSPEND
 
     def confirm(self, connect: Connect) -> bool:
-        """Note what the client has; what it lacks is to be sent again.
+        """Note what the client has received; the rest is sent again.
 
         False if another home gave the number that the client acknowledges: then only the store can know.
         """
@@ -268,7 +268,7 @@ class Session:
         self.confirmed = max(self.confirmed, position)
 
     def _confirm_past(self) -> None:
-        """The client has what its last answer, and those before, had of the past."""
+        """Confirm the replay up to the last answer."""
         if not self.backfills:
             return
         for each in self.backfills.values():
@@ -276,14 +276,14 @@ class Session:
         self._end_backfills()
 
     def confirm_sent(self) -> None:
-        """The client has all that was sent: it closed its WebSocket in order."""
+        """Confirm all that was sent, because the client closed its WebSocket in order."""
         if not self.acknowledges:
             self.note_answer()
             self._confirm(self.sent)
             self._confirm_past()
 
     def rewind(self) -> None:
-        """Send all again that is not confirmed."""
+        """Send again all that is not confirmed."""
         for each in self.backfills.values():
             each.sent = each.answered = each.confirmed
         if self.sent > self.confirmed:
@@ -293,24 +293,24 @@ class Session:
             self._read_past()
 
     def _go_back(self) -> None:
-        """The stream is to be read after what was sent."""
+        """Drop the queue, and read the stream from the last position sent."""
         self._count(-_size_of(self.queue))
         self.queue.clear()
         self.position = self.sent
         if self.state is State.LIVE:
             self.state = State.BEHIND
         elif self.state is State.CLAIMING:
-            self.was_overlooked = True
+            self.missed_while_claiming = True
 
     def close_batch(self) -> int:
-        """Return the acknowledgement number of an answer that carries all that was taken."""
+        """Return the acknowledgement number of an answer with all that was taken."""
         self.batch += 1
         self.batches.append((self.batch, self.sent))
         del self.batches[:-MOST_BATCHES]
         return self.batch
 
     def note_answer(self) -> None:
-        """A connect is answered with what was taken."""
+        """Note that a connect is answered with all that was taken."""
         self.answered = self.sent
         for each in self.backfills.values():
             each.answered = each.sent
@@ -328,44 +328,44 @@ class Session:
                 self.batch += UNSAVED_BATCHES
 
     def begin_claim(self) -> None:
-        """The store is asked who has the session; what comes meanwhile is read from the stream afterwards."""
-        self.was_overlooked = self.state is State.BEHIND
+        """Enter CLAIMING; events received meanwhile are read from the stream afterwards."""
+        self.missed_while_claiming = self.state is State.BEHIND
         self.state = State.CLAIMING
 
     def claimed(self, cycle: int) -> None:
-        """The session stayed at home here: what the node has of it is as good as ever."""
+        """Leave CLAIMING, with the cycle of the take-over."""
         self.cycle = cycle
         if self.ending is None:
-            self.state = State.BEHIND if self.was_overlooked else State.LIVE
+            self.state = State.BEHIND if self.missed_while_claiming else State.LIVE
 
     def verified(self, cycle: int) -> None:
-        """The store has confirmed that the session is at home here, in a cycle of this number from now on."""
+        """Note the cycle in which the store confirmed this home."""
         self.cycle = cycle
 
     def give_up_claim(self) -> None:
-        """The store did not answer: nothing changed."""
+        """Leave CLAIMING without a result."""
         if self.state is State.CLAIMING:
             self.claimed(self.cycle)
 
     # -- the stream ----------------------------------------------------------------------------------------------
 
-    def goes_past(self, previous: Position, position: Position) -> bool:
-        """Whether the entry there may go out at once: all before it was sent, once, and nothing else is to be told."""
+    def can_push_directly(self, previous: Position, position: Position) -> bool:
+        """Return whether an entry can be pushed now: it is new, follows the last one sent, and nothing is queued."""
         return previous <= self.position < position > self.highest and not (
             self.queue or self.aside or self.past or self.has_missed or self.state is not State.LIVE
         )
 
     def went_out(self, position: Position) -> None:
-        """Entries up to there were pushed."""
+        """Note that entries up to a position were pushed."""
         self.position = self.sent = self.highest = position
         self._note_backfills()
 
     def offer(self, published: Published, limits: BayeuxLimits) -> bool:
-        """Take the next entry of the stream, if the session has all before it. Returns whether there is news."""
+        """Queue the next entry of the stream, if the session has all before it. Return whether there is news."""
         if published.position <= self.position:
             return False
         if self.state is not State.LIVE:
-            self.was_overlooked = True
+            self.missed_while_claiming = True
             return False
         queued = self.queued(published)
         size = _size_of(queued)
@@ -380,11 +380,11 @@ class Session:
         return bool(queued)
 
     def can_follow(self, previous: Position, position: Position) -> bool:
-        """Whether entries, of which the first is at a position, follow what the session has, with nothing between."""
+        """Return whether entries directly follow those that the session has."""
         return self.state is State.LIVE and previous <= self.position < position
 
     def follow(self, queued: Sequence[Queued], size: int, last: Position, limits: BayeuxLimits) -> bool:
-        """Take the messages of such entries, up to the last one; False if they are too many to be taken together."""
+        """Queue the messages of such entries; False, with none queued, if they exceed a limit."""
         if queued and self._overflow(len(queued), size, limits):
             return False
         self.position = last
@@ -393,17 +393,17 @@ class Session:
         return True
 
     def take_overflow(self) -> str:
-        """The limit that the queue met since the last call, "" if none."""
+        """Return the limit that the queue reached since the last call, "" if none."""
         overflow, self.overflow = self.overflow, ""
         return overflow
 
     def begin_reading(self) -> None:
-        """Entries after its position were read: they are offered now, unless the past has to come before."""
+        """Accept the entries after the position, which were read, unless a replay comes before them."""
         if self.state is State.BEHIND and self.is_past_read:
             self.state = State.LIVE
 
     def fall_behind(self) -> None:
-        """The stream has more than the session was given."""
+        """Note that the stream has more than the session was given."""
         if self.state is State.LIVE:
             self.state = State.BEHIND
 
@@ -413,7 +413,7 @@ class Session:
             self.position, self.has_missed = head, True
 
     def _overflow(self, more: int, more_bytes: int, limits: BayeuxLimits) -> str:
-        """The limit that more would exceed, if any."""
+        """Return the limit that more messages would exceed, "" if none."""
         if len(self.queue) + len(self.past) + more > limits.max_queued_events:
             return "max_queued_events"
         if self.queued_bytes + more_bytes > limits.max_queued_bytes:
@@ -430,11 +430,11 @@ class Session:
 
     @property
     def progress(self) -> Mapping[str, Progress]:
-        """How far the client has the past of channels that want it."""
+        """Return the progress of each replay."""
         return {channel: Progress(each.confirmed, each.sent) for channel, each in self.backfills.items()}
 
     def subscribe(self, subscriptions: Mapping[str, Position], wishes: Mapping[str, Position], changes: int) -> None:
-        """The subscriptions are these now. New ones hold from positions (`wishes`) that the session may have passed."""
+        """Replace the subscriptions. New ones begin at positions (`wishes`) that the session may have passed."""
         self.subscriptions, self.changes = subscriptions, changes
         ended = [channel for channel in (*self.backfills, *self.filled) if channel not in subscriptions]
         for channel in (*ended, *wishes):
@@ -460,7 +460,7 @@ class Session:
         stored: Mapping[str, Progress],
         changes: int,
     ) -> None:
-        """The session comes from the store."""
+        """Adopt subscriptions and backfills from the store."""
         self.subscriptions, self.changes = subscriptions, changes
         for channel, each in stored.items():
             sent = each.confirmed if each.sent is None else each.sent
@@ -470,7 +470,7 @@ class Session:
         self._read_past()
 
     def _read_past(self) -> None:
-        """Begin (again) to read what is not sent of the past."""
+        """Read the unsent part of the replays, from the beginning."""
         self._count(-_size_of(self.past))
         self.past.clear()
         least = min((each.sent for each in self.backfills.values()), default=self.position)
@@ -488,18 +488,18 @@ class Session:
                     del self.backfills[channel]
 
     def _note_backfills(self) -> None:
-        """With the past complete, the stream brings what follows."""
+        """Continue with the stream after the replays."""
         if self.backfills and self.is_past_read and not self.past:
             for each in self.backfills.values():
                 each.sent = self.sent
 
     def note_saved(self, filled: Iterable[str]) -> None:
-        """The store knows that the client has the past of these channels."""
+        """Note that the store has saved the end of these replays."""
         for channel in filled:
             self.filled.pop(channel, None)
 
     def fill(self, entries: Sequence[Published], through: Position, limits: BayeuxLimits) -> None:
-        """Take entries of the past: all up to a position, unless that is too much at once."""
+        """Queue entries of the past up to a position, as far as the limits allow."""
         if entries and BEGINNING < self.past_read < entries[0].previous:
             self.has_missed = True
         for published in entries:
@@ -516,7 +516,7 @@ class Session:
         self.is_past_read = self.past_read == self.position
 
     def _lacks(self, channel: str, position: Position) -> bool:
-        """Whether a message of the past is for this session, and no subscription has brought it."""
+        """Return whether a message of the past belongs to a replay, and was not sent by a subscription."""
         wanted = [name for name, since in self.subscriptions.items() if since < position and matches(name, channel)]
         backfills = self.backfills
         return bool(wanted) and all(name in backfills and backfills[name].sent < position for name in wanted)
@@ -524,7 +524,7 @@ class Session:
     # -- messages beside the stream ----------------------------------------------------------------------------------
 
     def offer_services(self, event: Event, limits: BayeuxLimits, *, active: bool) -> bool:
-        """Take the state of the services, unless it is what the client was told last; the oldest message goes where
+        """Take the state of the services, unless it was sent to the client last; the oldest message goes where
         there are too many."""
         if active == self.services_active or not any(matches(each, event.channel) for each in self.subscriptions):
             return False
@@ -536,7 +536,7 @@ class Session:
     # -- what goes out -----------------------------------------------------------------------------------------------
 
     def repeats(self, queued: Queued) -> bool:
-        """Whether the event was sent before."""
+        """Return whether the event was sent before."""
         return queued.position <= self.highest
 
     def take(self, budget: AnswerBudget | None = None) -> list[bytes]:
@@ -583,22 +583,22 @@ class Session:
         del queue[:count]
 
     def note_sent(self) -> None:
-        """Note that the events taken were written: those that are sent again are repeats."""
+        """Note that the events taken were written, so that sending them again is a repeat."""
         self.highest = max(self.highest, self.sent)
 
     def take_missed(self) -> bool:
-        """Whether the client is to be told now that events were lost."""
+        """Return, once, whether events were lost."""
         missed, self.has_missed = self.has_missed, False
         return missed
 
     # -- its end -----------------------------------------------------------------------------------------------------
 
     def end(self, ending: Ending) -> None:
-        """It is over."""
+        """End the session."""
         self.state, self.ending = State.ENDED, ending
 
     def leave_memory(self) -> None:
-        """It is not at home here any longer: its queue goes with it."""
+        """Drop the queue, because another node is the home of the session."""
         if self.memory is not None:
             self.memory.used_bytes -= self.queued_bytes
             self.memory = None
@@ -609,7 +609,7 @@ def _size_of(queue: Iterable[Queued]) -> int:
 
 
 def _first(queue: Sequence[Queued], budget: AnswerBudget | None) -> tuple[list[bytes], Position]:
-    """The first messages, as far as the budget admits them, and the position of the last one of these."""
+    """Return the first messages within the budget, and the position of the last of them."""
     every = [each.body for each in queue]
     if every and (budget is None or budget.admit_all(every)):
         return every, queue[-1].position

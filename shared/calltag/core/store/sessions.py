@@ -1,4 +1,4 @@
-"""CometD sessions in Redis: what outlives the node that is a session's home.
+"""CometD sessions in Redis, which outlive the node that is their home.
 
 A session has a *home*, the node whose memory answers its connects. A connect that comes to another node claims the
 session, which raises its cycle; what the former home saves afterwards is refused.
@@ -26,7 +26,7 @@ from calltag.core.store.keys import Keys
 from calltag.core.store.user_streams import Entry, position_of
 
 _END_KNOWN_MS: Final = 5_000
-"""How long the end of a session is known: longer than the client's last connect, or a repeated request, takes."""
+"""Lifetime of the tombstone of a session: longer than a last connect or a repeated request is under way."""
 _REQUEST_BYTES: Final = 8
 _REGISTERED_MS: Final = 24 * 3_600_000
 _SAVED_AT_ONCE: Final = 200
@@ -34,33 +34,33 @@ Argument: TypeAlias = dict[str, object]
 
 
 class TooManySessions(Exception):
-    """The user has as many sessions as a user may have."""
+    """The user has the maximum number of sessions."""
 
 
 class TooManySubscriptions(Exception):
-    """The session has as many subscriptions as it may have."""
+    """The session has the maximum number of subscriptions."""
 
 
 class NotProven(Exception):
-    """The caller has not shown (yet) to be the session's user."""
+    """The caller is not known to be the user of the session."""
 
 
 class HasLeft(Exception):
-    """The client ended the session a moment ago: what comes now was on its way when it did."""
+    """The client disconnected a moment ago, and the message was under way then."""
 
 
 class HasEnded(Exception):
-    """The session was over, and ended with what came for it."""
+    """The session had expired, and was removed when the message arrived."""
 
     def __init__(self, ending: Ending, former: NodeId) -> None:
         super().__init__(ending)
         self.ending = ending
         self.former = former
-        """Its home before."""
+        """Home of the session before its end."""
 
 
 class NotKept(Exception):
-    """Messages are wanted from a position whose successors are not kept."""
+    """A replay begins before the retained part of the stream."""
 
     def __init__(self, position: Position) -> None:
         super().__init__(f"what followed {position} is not kept")
@@ -83,7 +83,7 @@ class Cursor:
 
 @dataclass(frozen=True, slots=True)
 class SessionRecord:
-    """A session as it is stored.
+    """A stored session.
 
     `subscriptions` are by channel, with the position after which its messages are wanted; `backfills` those of them
     of which the client may lack messages that come before the cursor, `changes` how often they changed.
@@ -103,18 +103,18 @@ class SessionRecord:
     changes: int = 0
     login: str = ""
     services_active: bool = True
-    """The state of the services that the client was told last."""
+    """The state of the services that was sent to the client last."""
     has_connected: bool = False
     was_hurried: bool = False
     """Its last connect asked for an answer at once."""
     is_exact: bool = False
-    """Its home saves before it answers, or has let it go: the cursor is not behind."""
+    """The cursor is exact: its home saves before it answers, or has let it go."""
     moved_ago_ms: int = 0
-    """When another node became its home last."""
+    """Milliseconds since another node became its home."""
     ends_in_ms: int | None = None
-    """When it ends whatever is done with it."""
+    """Milliseconds until the hard end of its lifetime."""
     active_ago_ms: int = 0
-    """When its client sent something other than a connect last."""
+    """Milliseconds since its last message other than a connect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +165,14 @@ class SessionState:
     """The state of a session that its home saves; the session lives for `lifetime_ms` from now.
 
     With as many `changes` as the store knows, `backfills` and `filled` say of which channels the client may lack
-    messages that come before the cursor, and of which it lacks none any longer. `told_ago_ms` and `active_ago_ms` are
+    messages that come before the cursor, and of which it has all by now. `delivered_ago_ms` and `active_ago_ms` are
     how long ago it was sent an event, and sent something other than a connect.
     """
 
     client_id: str
     cycle: int
     number: int
-    """It rises from save to save: one that was overtaken changes nothing."""
+    """Number of the save, which rises: a save that was overtaken has no effect."""
     cursor: Cursor
     lifetime_ms: int
     login: str = ""
@@ -183,11 +183,11 @@ class SessionState:
     was_hurried: bool = False
     services_active: bool = True
     is_exact: bool = False
-    told_ago_ms: int | None = None
+    delivered_ago_ms: int | None = None
     active_ago_ms: int | None = None
     alone_ms: int | None = None
     verify: bool = False
-    """Whether others may be about to take it over, because the lease of its home has lapsed; they are refused then."""
+    """The lease has lapsed since the last save: pending take-overs by other nodes are refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,21 +340,21 @@ class SessionStore:
 
     def _saving(self, states: Sequence[SessionState]) -> tuple[list[str], list[str | bytes | int]]:
         keys: list[str] = []
-        told: list[str | bytes | int] = [self._common()]
+        arguments: list[str | bytes | int] = [self._common()]
         for state in states:
             user, digest = _owner(state.client_id)
             keys += [
                 self._keys.cometd_session(user, digest), self._keys.cometd_sessions(user),
                 self._keys.nodes_of(user), self._keys.stream_of(user),
             ]  # fmt: skip
-            told.append(_json(**_state_fields(digest, state)))
-        return keys, told
+            arguments.append(_json(**_state_fields(digest, state)))
+        return keys, arguments
 
     def _common(self) -> bytes:
         return _json(node=self._node, registered_ms=_REGISTERED_MS)
 
     async def load(self, client_id: str) -> SessionRecord | None:
-        """The session as it is stored; None if there is no such session."""
+        """Return the stored session; None if there is none."""
         user, digest = _owner(client_id)
         async with self._client.exchange() as connection:
             raw = await connection.hgetall(self._keys.cometd_session(user, digest))
@@ -430,7 +430,7 @@ class SessionStore:
         return _not_ended(answer)
 
     async def touch(self, client_id: str, *, lifetime_ms: int, credential: str = "") -> bool:
-        """The client sent a message that changes nothing else; False if there is no such session. Raises HasEnded."""
+        """Extend the life of a session for a message; False if there is no such session. Raises HasEnded."""
         user, digest = _owner(client_id)
         argument = _json(
             digest=digest,
@@ -459,7 +459,7 @@ class SessionStore:
         return NodeId(home.decode()) if home else None
 
     async def register(self, users: Sequence[UserId]) -> None:
-        """Sessions of these users are at home here: their events are to come to this node."""
+        """Route the events of users to this node."""
         pipeline = self._client.pipeline()
         for user in users:
             pipeline.sadd(self._keys.nodes_of(user), self._node)
@@ -467,22 +467,22 @@ class SessionStore:
         await self._client.run(pipeline)
 
     async def unregister(self, user: UserId) -> None:
-        """No session of the user is at home here: the user's events need not come to this node."""
+        """Stop routing the events of a user to this node."""
         async with self._client.exchange() as connection:
             await connection.srem(self._keys.nodes_of(user), self._node)
 
     async def renew_lease(self, lease_ms: int) -> None:
-        """This node lives for so long from now."""
+        """Renew the lease of this node."""
         async with self._client.exchange() as connection:
             await connection.set(self._keys.notifier(self._node), "", px=lease_ms)
 
     async def is_alive(self, node: NodeId) -> bool:
-        """Whether the lease of a node has not lapsed."""
+        """Return whether the lease of a node is valid."""
         async with self._client.exchange() as connection:
             return bool(await connection.exists(self._keys.notifier(node)))
 
     async def end_lease(self) -> None:
-        """Delete the lease: this node has left."""
+        """Delete the lease of this node."""
         async with self._client.exchange() as connection:
             await connection.delete(self._keys.notifier(self._node))
 
@@ -501,13 +501,13 @@ def _owner(client_id: str) -> tuple[UserId, str]:
 
 
 def _json(**fields: object) -> bytes:
-    """One argument of a script; what is None is left out."""
+    """Encode the argument of a script; fields that are None are omitted."""
     return orjson.dumps({name: value for name, value in fields.items() if value is not None})
 
 
 def _state_fields(digest: str, state: SessionState) -> dict[str, object]:
     cursor = state.cursor
-    ages = {"told": state.told_ago_ms, "active": state.active_ago_ms}
+    ages = {"delivered": state.delivered_ago_ms, "active": state.active_ago_ms}
     times = {name: -ms for name, ms in ages.items() if ms is not None}
     if state.alone_ms is not None:
         times["until"] = state.alone_ms

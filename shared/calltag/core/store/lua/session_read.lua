@@ -22,7 +22,7 @@ if (session.ends and at >= tonumber(session.ends)) or (a.credential and a.creden
   why = 'login_ended'
 elseif a.silent_ms then
   local active = tonumber(session.active)
-  if a.events_count then active = math.max(active, tonumber(session.told or 0)) end
+  if a.events_count then active = math.max(active, tonumber(session.delivered or 0)) end
   if at - active > a.silent_ms then why = 'inactive' end
 end
 if why then

@@ -1,4 +1,4 @@
-"""What could not be sent to a node goes there when the broker is back."""
+"""Nodes are notified of missed events when the broker is back."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from calltag.core.bus.ports import BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.wire.messages import NODE as NODE_MESSAGE
-from calltag.worker.owing import Owing
+from calltag.worker.pending_notifications import PendingNotifications
 from parts.eventually import eventually
 
 NODE = NodeId("node-1")
@@ -36,13 +36,13 @@ def bus() -> AwayBus:
     return AwayBus()
 
 
-async def test_who_missed_something_is_named_to_the_node_when_the_broker_is_back(bus: AwayBus) -> None:
-    owing = Owing(bus, MAX_BATCH_BYTES)
+async def test_a_node_learns_who_missed_events_when_the_broker_is_back(bus: AwayBus) -> None:
+    pending = PendingNotifications(bus, MAX_BATCH_BYTES)
     async with bus.inbox(NODE) as inbox:
-        owing.add(NODE, [ALICE, BOB])
+        pending.add(NODE, [ALICE, BOB])
         await eventually(lambda: bus.refused > 1)
-        owing.add(NODE, [ALICE, CAROL])
-        paying = asyncio.create_task(owing.paid())
+        pending.add(NODE, [ALICE, CAROL])
+        draining = asyncio.create_task(pending.drained())
         bus.away = False
         named: set[str] = set()
         while named != {ALICE, BOB, CAROL}:
@@ -51,15 +51,15 @@ async def test_who_missed_something_is_named_to_the_node_when_the_broker_is_back
             named |= set(message.stale_users)
             # A notifier that does not read that field looks at the streams of places without an event.
             assert [place.user for place in message.places] == list(message.stale_users)
-        await paying
+        await draining
 
 
 async def test_however_many_there_are_no_message_is_large(bus: AwayBus) -> None:
-    owing = Owing(bus, 65_536)
+    pending = PendingNotifications(bus, 65_536)
     bus.away = False
     users = [UserId(f"user-{number}") for number in range(2_500)]
     async with bus.inbox(NODE) as inbox:
-        owing.add(NODE, users)
+        pending.add(NODE, users)
         named: list[UserId] = []
         while len(named) < len(users):
             body = await inbox.receive()
@@ -70,8 +70,8 @@ async def test_however_many_there_are_no_message_is_large(bus: AwayBus) -> None:
     assert named == users
 
 
-async def test_what_is_owed_to_a_node_that_is_gone_is_forgotten(bus: AwayBus) -> None:
-    owing = Owing(bus, MAX_BATCH_BYTES)
-    owing.add(NODE, [ALICE])
+async def test_notifications_for_a_node_without_inbox_are_dropped(bus: AwayBus) -> None:
+    pending = PendingNotifications(bus, MAX_BATCH_BYTES)
+    pending.add(NODE, [ALICE])
     bus.away = False
-    await owing.paid()
+    await pending.drained()
