@@ -257,10 +257,10 @@ class SessionRegistry:
     dirty: list[Resident] = field(default_factory=list)
     on_sooner: Callable[[], None] = lambda: None
     """Called when a deadline is noted before all others."""
-    _deadlines: Deadlines = field(default_factory=Deadlines)
+    _deadlines: Deadlines[str] = field(default_factory=Deadlines)
     _of_addresses: Counter[str] = field(default_factory=Counter)
     _begun: dict[str, str] = field(default_factory=dict)
-    _begun_until: Deadlines = field(default_factory=Deadlines)
+    _begun_until: Deadlines[str] = field(default_factory=Deadlines)
     _arriving: int = 0
     _handshakes: TokenBucket = field(init=False)
     _handshakes_of_addresses: Buckets = field(init=False)

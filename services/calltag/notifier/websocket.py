@@ -4,6 +4,7 @@ Source: the WebSocket transport of CometD's clients and server.
 """
 
 import asyncio
+import itertools
 import random
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ import structlog
 from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.channels import HANDSHAKE
 from calltag.core.bayeux.codec import CodecError, Reply, decode, encode_parts
+from calltag.core.bayeux.deadlines import Deadlines
 from calltag.core.bayeux.limits import Limit
 from calltag.core.http.direct import DirectWebSocket, SocketHandler
 from calltag.core.http.refusals import Refusal
@@ -27,6 +29,7 @@ from calltag.notifier.bayeux_server import BayeuxResponse, BayeuxServer
 from calltag.notifier.session_registry import ConnectRequest, Crowded, RequestContext, Resident, Suspended
 
 log = structlog.get_logger()
+_numbers = itertools.count(1)
 _GOING_AWAY: Final = 1001
 _POLICY_VIOLATION: Final = 1008
 _TOO_LARGE: Final = 1009
@@ -55,19 +58,20 @@ class WebSockets:
     spread_s: float = 0.0
     """Seconds over which a drain spreads the closes."""
     is_offered: bool = True
-    opened: set["SocketConnection"] = field(default_factory=set)
+    opened: dict[int, "SocketConnection"] = field(default_factory=dict)
+    deadlines: Deadlines[int] = field(default_factory=Deadlines)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
     is_draining: bool = False
     _all_closed: asyncio.Event = field(default_factory=asyncio.Event)
 
     def add(self, connection: "SocketConnection") -> None:
         """Add an open WebSocket."""
-        self.opened.add(connection)
+        self.opened[connection.number] = connection
         self._all_closed.clear()
 
     def discard(self, connection: "SocketConnection") -> None:
         """Remove a closed WebSocket."""
-        self.opened.discard(connection)
+        self.opened.pop(connection.number, None)
         if not self.opened:
             self._all_closed.set()
 
@@ -79,7 +83,7 @@ class WebSockets:
         return SocketConnection(self, shown, proof_of(head.headers, is_http=False), request_id_of(head.headers))
 
     async def keep_ticking(self) -> None:
-        """Check the deadlines of all WebSockets periodically, for as long as the task runs."""
+        """Run `tick` periodically, for as long as the task runs."""
         while True:
             self.tick()
             await asyncio.sleep(_TICK_S)
@@ -87,8 +91,10 @@ class WebSockets:
     def tick(self) -> None:
         """Close connections without a session, and answer connects whose sessions were taken over."""
         now_ms = self.server.sessions.registry.clock_ms()
-        for each in list(self.opened):
-            each.tick(now_ms)
+        for number, noted_ms in self.deadlines.due(now_ms):
+            connection = self.opened.get(number)
+            if connection is not None and connection.noted_ms == noted_ms:
+                connection.tick(now_ms)
 
     def drain(self) -> None:
         """Close all WebSockets, spread over time, so that clients do not reconnect all at once."""
@@ -96,7 +102,7 @@ class WebSockets:
         loop = asyncio.get_running_loop()
         if not self.opened:
             self._all_closed.set()
-        for each in self.opened:
+        for each in self.opened.values():
             loop.call_later(random.uniform(0, self.spread_s), each.leave)  # noqa: S311 - spreads load
 
     async def closed(self, patience_s: float) -> None:
@@ -124,6 +130,8 @@ class SocketConnection:
         "_shown",
         "_socket",
         "_sockets",
+        "noted_ms",
+        "number",
     )  # fmt: skip
 
     def __init__(self, sockets: WebSockets, shown: Credentials, proof: bytes, request_id: bytes) -> None:
@@ -145,6 +153,9 @@ class SocketConnection:
         """It is to be closed when its client waits for the answer to a connect."""
         self._refused_handshakes = 0
         self._opened_at_ms = sockets.server.sessions.registry.clock_ms()
+        self.number = next(_numbers)
+        self.noted_ms = 0
+        """The deadline at which the connection is looked at next; 0 if none is noted."""
 
     # -- events of the connection --------------------------------------------------------------------------------------
 
@@ -154,6 +165,7 @@ class SocketConnection:
     def opened(self, socket: DirectWebSocket) -> None:
         self._socket = socket
         self._sockets.add(self)
+        self._look_again(self._opened_at_ms + self._deadline_ms)
         if self._sockets.is_draining:
             asyncio.get_running_loop().call_later(random.uniform(0, self._sockets.spread_s), self.leave)  # noqa: S311
 
@@ -308,7 +320,19 @@ class SocketConnection:
         reply = sessions.replies.without_events(connect)
         return reply | {"advice": sessions.engine.advice("retry", _CLOSES_MS)}
 
+    @property
+    def _deadline_ms(self) -> int:
+        return round(self._sockets.deadline_s * 1000)
+
+    def _look_again(self, at_ms: int) -> None:
+        """Have `tick` called then, or earlier."""
+        if not self.noted_ms or at_ms < self.noted_ms:
+            self.noted_ms = at_ms
+            self._sockets.deadlines.add(at_ms, self.number)
+
     def tick(self, now_ms: int) -> None:
+        """Check the deadlines of the connection, and note the next one."""
+        self.noted_ms = 0
         for client_id, (suspended, due_ms) in list(self._overtaken.items()):
             if due_ms <= now_ms:
                 del self._overtaken[client_id]
@@ -318,11 +342,14 @@ class SocketConnection:
             if not has(resident) and client_id not in self._overtaken and not resident.farewell:
                 del self._residents[client_id]
                 self._opened_at_ms = now_ms
-        if not self._residents and now_ms - self._opened_at_ms > self._sockets.deadline_s * 1000 and not self._is_busy:
+        if not self._residents and now_ms - self._opened_at_ms >= self._deadline_ms and not self._is_busy:
             self._close(
                 _POLICY_VIOLATION,
                 f"no session was connected within {self._sockets.deadline_s:g} s (CALLTAG_NOTIFIER__SOCKET_DEADLINE_S)",
             )
+        since_ms = now_ms if self._residents else self._opened_at_ms
+        due_ms = min((since_ms + self._deadline_ms, *(due_ms for _, due_ms in self._overtaken.values())))
+        self._look_again(max(due_ms, now_ms + round(_TICK_S * 1000)))
 
     # -- the session's outlet ------------------------------------------------------------------------------------------
 
@@ -346,6 +373,7 @@ class SocketConnection:
         self._answer_overtaken(connect.client_id)
         due_ms = self._sockets.server.sessions.registry.clock_ms() + _OVERTAKEN_MS
         self._overtaken[connect.client_id] = connect, due_ms
+        self._look_again(due_ms)
 
     def _answer_overtaken(self, client_id: str) -> None:
         """Its client has sent a newer connect: the one that was taken over is answered along with that."""
@@ -367,6 +395,9 @@ class SocketConnection:
         sessions, session = self._sockets.server.sessions, resident.session
         if resident.farewell:
             self._send(sessions.replies.farewell(resident), [])
+        if not sessions.registry.has(resident):
+            # The deadline of a connection without a session begins.
+            self._look_again(sessions.registry.clock_ms())
         while self._socket is not None and self._socket.is_writable and not self._is_busy and session.pushes:
             if resident.outlet is not self or not session.has_messages or not sessions.is_verified(resident):
                 break

@@ -367,7 +367,7 @@ def test_a_claim_that_fails_does_not_revive_a_session() -> None:
 
 
 def test_deadlines_come_in_order_and_none_early() -> None:
-    deadlines = Deadlines()
+    deadlines = Deadlines[str]()
     for at, name in ((30, "c"), (10, "a"), (20, "b"), (10, "d")):
         deadlines.add(at, name)
     assert list(deadlines.due(9)) == []
@@ -376,7 +376,7 @@ def test_deadlines_come_in_order_and_none_early() -> None:
 
 
 def test_a_deadline_that_is_added_meanwhile_is_seen_if_it_has_passed() -> None:
-    deadlines = Deadlines()
+    deadlines = Deadlines[str]()
     deadlines.add(10, "a")
     seen = []
     for name, _ in deadlines.due(20):

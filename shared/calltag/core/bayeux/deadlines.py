@@ -3,13 +3,16 @@
 import heapq
 import math
 from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+Name = TypeVar("Name", int, str)
 
 
-class Deadlines:
+class Deadlines(Generic[Name]):
     """A heap of deadlines, each with the name of what it is for."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[int, str]] = []
+        self._heap: list[tuple[int, Name]] = []
 
     def __len__(self) -> int:
         return len(self._heap)
@@ -19,11 +22,10 @@ class Deadlines:
         """The earliest deadline; infinite if there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
-    def add(self, deadline_ms: int, name: str) -> None:
-        """Remember a deadline."""
+    def add(self, deadline_ms: int, name: Name) -> None:
         heapq.heappush(self._heap, (deadline_ms, name))
 
-    def due(self, now_ms: int) -> Iterator[tuple[str, int]]:
+    def due(self, now_ms: int) -> Iterator[tuple[Name, int]]:
         """Take out all that have passed, earliest first. Deadlines added meanwhile are seen if they have passed too."""
         while self._heap and self._heap[0][0] <= now_ms:
             deadline_ms, name = heapq.heappop(self._heap)
