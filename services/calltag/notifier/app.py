@@ -138,6 +138,17 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     return Notifier(server, http, cometd_routes(http), backends.settings.drain_timeout_s)
 
 
+def _engine(settings: NotifierSettings, limits: BayeuxLimits, policy: ChannelPolicy) -> Engine:
+    return Engine(
+        limits,
+        policy.may_subscribe,
+        policy.may_publish,
+        extensions(settings),
+        connection_types(settings),
+        handshake_reconnect=settings.handshake_reconnect,
+    )
+
+
 def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionManager:
     settings = backends.settings.notifier
     limits = bayeux_limits(settings)
@@ -147,19 +158,12 @@ def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionMan
     store = SessionStore(client, batcher, keys, node, retention_ms=retention_ms, max_batch_bytes=max_bytes)
     streams = RedisUserStreams(client, batcher, keys, retention_ms=retention_ms, max_batch_bytes=max_bytes)
     watches = RedisWatches(client, batcher, keys, lease_ms=max(2 * retention_ms, _SHORTEST_WATCH_MS))
-    policy = ChannelPolicy(backends.directory)
     metrics = NotifierMetrics(backends.metrics)
     background = Background(backends.metrics.cometd_failed_background_work.inc)
     registry = SessionRegistry(limits, boot_ms)
-    engine = Engine(
-        limits,
-        policy.may_subscribe,
-        policy.may_publish,
-        extensions(settings),
-        connection_types(settings),
-        handshake_reconnect=settings.handshake_reconnect,
-    )
+    engine = _engine(settings, limits, ChannelPolicy(backends.directory))
     lease = NodeLease(store, round(settings.lease_s * 1000))
+    credential_of, flush_timeout_s = backends.directory.credential_of, settings.flush_timeout_s
     return SessionManager(
         node,
         engine,
@@ -169,15 +173,7 @@ def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionMan
         ConnectReplies(engine, registry, metrics),
         Registrations(store, registry, background),
         lease,
-        Claims(
-            node,
-            engine,
-            store,
-            NodePost(backends.bus),
-            metrics,
-            backends.directory.credential_of,
-            settings.flush_timeout_s,
-        ),
+        Claims(node, engine, store, NodePost(backends.bus), metrics, credential_of, flush_timeout_s),
         WatchRenewal(watches, boot_ms),
         metrics,
         background,

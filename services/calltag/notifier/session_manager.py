@@ -385,6 +385,8 @@ class SessionManager:
             self.registry.add(resident, head)
         if record.home != self.node:
             self.metrics.all.cometd_resumed.inc()
+            if record.has_connected and not record.is_exact and not session.acknowledges:
+                self.metrics.all.cometd_repeated_after_crash.inc(len(found.entries))
             if record.is_exact:
                 moved = SessionNotice(kind=NoticeKind.FLUSH, client_id=record.client_id, cycle=record.cycle)
                 self._tell(record.home, moved)

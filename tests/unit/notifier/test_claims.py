@@ -60,6 +60,7 @@ async def test_a_claim_waits_until_the_former_home_has_saved(
     assert [each["successful"] for each in turn.replies] == [True]
     assert (await record_of(system, alice)).home == system.two.name
     assert system.two.count("flushes_total", outcome="answered") == 1
+    assert system.two.count("repeated_after_crash_total") == 0
 
 
 async def test_a_client_without_acknowledgement_that_moved_gets_an_empty_answer_first(system: Installation) -> None:
@@ -188,6 +189,7 @@ async def test_without_acknowledgement_a_claim_waits_until_the_lease_of_the_form
     assert (await alice.poll(settled.two))[0] == [1]
     assert settled.two.count("flushes_total", outcome="answered") == 0
     assert settled.two.count("flushes_total", outcome="asked") >= 1
+    assert settled.two.count("repeated_after_crash_total") == 1
 
 
 class Silent(Post):

@@ -85,6 +85,7 @@ class Metrics:
     cometd_handshakes: Counter = field(init=False)
     cometd_resumed: Counter = field(init=False)
     cometd_redelivered: Counter = field(init=False)
+    cometd_repeated_after_crash: Counter = field(init=False)
     cometd_fast_connects: Counter = field(init=False)
     cometd_claims: Counter = field(init=False)
     cometd_flushes: Counter = field(init=False)
@@ -214,6 +215,10 @@ class Metrics:
         self.cometd_resumed = self._counter("cometd_resumed", "Sessions that came here from another node.")
         self.cometd_redelivered = self._counter(
             "cometd_redelivered", "Events sent once more, since the client may lack them."
+        )
+        self.cometd_repeated_after_crash = self._counter(
+            "cometd_repeated_after_crash",
+            "Events sent, perhaps again, to sessions whose former home crashed before it saved them.",
         )
         self.cometd_fast_connects = self._counter(
             "cometd_fast_connects", "Connects answered or suspended from memory, by the session's home."
