@@ -24,6 +24,10 @@ _LUA: Final = "shared/calltag/core/store/lua"
 _AMQP: Final = "shared/calltag/core/bus/amqp"
 _NOTIFIER: Final = "services/calltag/notifier"
 _MANAGER: Final = f"{_NOTIFIER}/session_manager.py"
+_SYNC: Final = f"{_NOTIFIER}/session_sync.py"
+_LEASE: Final = f"{_NOTIFIER}/node_presence.py"
+_IN_TIME: Final = "(self.clock_ms() if now_ms is None else now_ms) < self.valid_until_ms"
+_COVERS: Final = f"return period == self.period and {_IN_TIME}"
 _CLAIMS: Final = f"{_NOTIFIER}/session_claims.py"
 _SESSION: Final = "shared/calltag/core/bayeux/session.py"
 _HOMES: Final = "tests/unit/notifier/test_session_homes.py"
@@ -219,7 +223,7 @@ HOMES: Final = (
     _tested(
         "lease_compared_at_use",
         (
-            Edit(_MANAGER, "self.lease.period and now_ms < self.lease.valid_until_ms", "self.lease.period"),
+            Edit(_LEASE, _COVERS, "return period == self.period"),
             Edit(
                 f"{_NOTIFIER}/event_dispatcher.py",
                 "self.lease.period if self.lease.is_valid else",
@@ -230,7 +234,7 @@ HOMES: Final = (
     ),
     _tested(
         "copies_verified_after_lapse",
-        _one(_MANAGER, "return resident.verified_in == self.lease.period and now_ms", "return now_ms"),
+        _one(_LEASE, _COVERS, f"return {_IN_TIME}"),
         f"{_HOMES}::test_a_copy_from_before_a_lapse_answers_nothing_until_it_is_verified",
     ),
     _tested(
@@ -251,9 +255,9 @@ HOMES: Final = (
     _tested(
         "flush_drops_copy",
         _one(
-            _MANAGER,
-            "            self.let_go(resident)\n            if not is_over:\n",
-            "            if not is_over:\n",
+            _SYNC,
+            "        self.endings.release(resident)\n        if has_moved:\n",
+            "        if has_moved:\n",
         ),
         f"{_HOMES}::test_a_flush_drops_the_copy_and_its_connect",
     ),
@@ -310,7 +314,7 @@ HOMES: Final = (
     ),
     _tested(
         "verify_raises_cycle: the home does not ask for it",
-        _one(_MANAGER, "is_exact=is_exact, verify=verify)", "is_exact=is_exact)"),
+        _one(_SYNC, "is_exact=is_exact, verify=verify)", "is_exact=is_exact)"),
         f"{_HOMES}::test_what_verifies_a_copy_refuses_who_saw_the_lapse",
     ),
     _tested(
@@ -387,8 +391,8 @@ HOMES: Final = (
     _tested(
         "refused_save_drops_copy",
         _one(
-            _MANAGER,
-            "                elif session.cycle == state.cycle:\n                    self.let_go(resident)\n",
+            _SYNC,
+            "                elif session.cycle == state.cycle:\n                    self.endings.release(resident)\n",
             "                elif False:\n                    pass\n",
         ),
         f"{_HOMES}::test_who_is_refused_a_save_drops_its_copy",
@@ -425,7 +429,7 @@ HOMES: Final = (
     ),
     _tested(
         "exact_cleared",
-        _one(_MANAGER, "is_exact=each.is_roaming if is_exact is None else is_exact)", "is_exact=True)"),
+        _one(_SYNC, "is_exact=each.is_roaming if is_exact is None else is_exact)", "is_exact=True)"),
         f"{_HOMES}::test_a_session_that_settles_is_answered_from_memory_when_the_store_knows",
     ),
     _tested(
@@ -440,9 +444,9 @@ HOMES: Final = (
     _tested(
         "lapsed_take_over_verified: nor a save",
         _one(
-            _MANAGER,
-            "was_verified, resident.verified_in = self.is_verified(resident), period",
-            "was_verified, resident.verified_in = self.is_verified(resident), self.lease.period",
+            _SYNC,
+            "was_verified, resident.verified_in = self.lease.covers(resident.verified_in), period",
+            "was_verified, resident.verified_in = self.lease.covers(resident.verified_in), self.lease.period",
         ),
         f"{_HOMES}::test_a_save_during_which_the_lease_lapsed_verifies_nothing",
     ),

@@ -263,7 +263,7 @@ class Sessions(RuleBasedStateMachine):
         for each in self.nodes.named.values():
             resident = each.registry.residents.get(client.client_id)
             if resident is not None:
-                await each.sessions.save([resident])
+                await each.sessions.sync.save([resident])
 
     def first_open(self, client: Client, wanted: Wanted) -> int:
         """The number of the first event that the subscription covers and the client has not got."""
@@ -388,7 +388,7 @@ class Sessions(RuleBasedStateMachine):
 
     async def let_answer(self, node: Node, turn: Turn) -> None:
         if not turn.line.answered.is_set():
-            await node.sessions.save_marked()
+            await node.sessions.sync.save_marked()
             node.ahead_ms += TIMEOUT_MS
             await node.lease.renew()
         while not turn.line.answered.is_set():
@@ -414,11 +414,11 @@ class Sessions(RuleBasedStateMachine):
 
     async def let_all_go(self, node: Node) -> None:
         for resident in list(node.registry.residents.values()):
-            node.sessions.let_go(resident)
+            node.sessions.endings.release(resident)
 
     @rule(node=NODES)
     def save(self, node: str) -> None:
-        self.run(self.nodes.named[node].sessions.save_marked())
+        self.run(self.nodes.named[node].sessions.sync.save_marked())
 
     @rule(node=NODES, is_renewed=st.booleans())
     def let_lease_lapse(self, node: str, is_renewed: bool) -> None:

@@ -138,7 +138,7 @@ class Simulation:
 
     async def save(self, _: Page) -> str:
         node = self.any_node()
-        await node.sessions.save_marked()
+        await node.sessions.sync.save_marked()
         return f"{node.name} saves"
 
     async def renew(self, _: Page) -> str:
@@ -218,7 +218,7 @@ class Simulation:
         """The node saves before what it has to save; no time passes while it cannot. Nor does so long a time while it
         asks the store about a session."""
         for _ in range(MOST_SAVES):
-            await node.sessions.save_marked()
+            await node.sessions.sync.save_marked()
             is_at_rest = not (node.registry.dirty or (ms == LONG_MS and node.sessions._turns))
             if is_at_rest:
                 node.ahead_ms += ms

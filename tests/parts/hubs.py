@@ -209,7 +209,7 @@ class Installation:
         """Save what changed, and wait until no node does anything in the background."""
         for node in self.nodes.values():
             await node.background.finish()
-            await node.sessions.save_marked()
+            await node.sessions.sync.save_marked()
             await node.background.finish()
 
 

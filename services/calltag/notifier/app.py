@@ -131,7 +131,7 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     http = CometdHttp(server, authentication, origins, browsers, sockets, metrics, backends.settings.body_deadline_s)
     life.supervise("lease", sessions.lease.keep())
     life.supervise("events", inbox.run(backends.bus, node))
-    life.supervise("saves", sessions.keep_saving())
+    life.supervise("saves", sessions.sync.keep_saving())
     life.supervise("deadlines", sessions.keep_ticking())
     life.supervise("websockets", sockets.keep_ticking())
     life.supervise("services", publish_services(backends.bus, server))

@@ -151,7 +151,7 @@ class BayeuxServer:
         try:
             return await self._of_session(channel, message, client_id, user)
         except HasEnded as over:
-            self.sessions.has_ended(client_id, over)
+            self.sessions.endings.has_ended(client_id, over)
             raise self.engine.unknown(message) from None
 
     async def _connect(self, request: ConnectRequest, claim: CallerClaim, response: BayeuxResponse) -> None:
@@ -219,13 +219,13 @@ class BayeuxServer:
                 )
                 if changed is None:
                     raise self.engine.unknown(message)
-                await sessions.changed(client_id, changed, removed=names)
+                await sessions.sync.changed(client_id, changed, removed=names)
             case channels.DISCONNECT:
                 # It ends in any case.
                 home = await sessions.store.remove(client_id, left=True)
                 if home is None:
                     raise self.engine.unknown(message)
-                sessions.disconnected(client_id, home)
+                sessions.endings.disconnected(client_id, home)
             case _:
                 reply = self.engine.publish(channel, message, user)
                 if not await sessions.store.touch(client_id, lifetime_ms=lifetime_ms, credential=credential):
@@ -256,7 +256,7 @@ class BayeuxServer:
         if changed is None:
             raise self.engine.unknown(message)
         past = {name: since for name, since in wish.channels.items() if since is not None}
-        await sessions.changed(client_id, changed, past=past, replays=wish.replays)
+        await sessions.sync.changed(client_id, changed, past=past, replays=wish.replays)
 
     # -- other nodes ---------------------------------------------------------------------------------------------------
 
@@ -266,15 +266,15 @@ class BayeuxServer:
         match notice.kind:
             case NoticeKind.CHANGED:
                 async with sessions.turn(notice.client_id):
-                    await sessions.look_again(notice.client_id)
+                    await sessions.sync.reload(notice.client_id)
             case NoticeKind.ENDED:
-                sessions.end(notice.client_id)
+                sessions.endings.end(notice.client_id)
             case NoticeKind.CLOSED:
-                await sessions.close(notice.user, notice.digest)
+                await sessions.endings.close(notice.user, notice.digest)
             case NoticeKind.FLUSH:
                 await sessions.flush(notice)
             case NoticeKind.LOGIN_ENDED:
-                sessions.login_ended(notice.user, notice.digest)
+                sessions.endings.login_ended(notice.user, notice.digest)
 
     def drain(self) -> None:
         """Spread the answers to suspended connects over the drain timeout."""

@@ -80,6 +80,10 @@ class NodeLease:
     def is_valid(self) -> bool:
         return self.clock_ms() < self.valid_until_ms
 
+    def covers(self, period: int, now_ms: int | None = None) -> bool:
+        """Return whether it has not lapsed since a period began: no other node can have taken a session over."""
+        return period == self.period and (self.clock_ms() if now_ms is None else now_ms) < self.valid_until_ms
+
     async def renew(self) -> None:
         """Raises StoreUnavailable."""
         asked_at_ms = self.clock_ms()

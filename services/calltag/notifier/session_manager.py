@@ -5,13 +5,12 @@ saves what changed a few times a second. A connect that comes to another node cl
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 from weakref import WeakValueDictionary
 
-from calltag.core.bayeux.codec import encode_reply
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import LONG_POLLING, WEBSOCKET, Engine
 from calltag.core.bayeux.extensions import Beginning, ConnectWish
@@ -21,28 +20,25 @@ from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import set_within
-from calltag.core.store.client_ids import HANDLE_LENGTH, digest_of, handle_of, is_bearer, user_of
+from calltag.core.store.client_ids import is_bearer, user_of
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import (
-    Changed,
     Found,
     HasEnded,
     NewSession,
-    Saved,
     SessionRecord,
-    SessionState,
     SessionStore,
 )
-from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.authentication import CallerClaim
-from calltag.notifier.channel_policy import WatchRenewal, watched_on_all
+from calltag.notifier.channel_policy import WatchRenewal
 from calltag.notifier.connect_replies import Answer, ConnectReplies
 from calltag.notifier.event_dispatcher import EventDispatcher
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.node_presence import Background, NodeLease, Registrations
 from calltag.notifier.session_claims import Claims
-from calltag.notifier.session_records import alone_ms, resident_of, resubscribe, state_of
+from calltag.notifier.session_endings import SessionEndings
+from calltag.notifier.session_records import alone_ms, resident_of, resubscribe
 from calltag.notifier.session_registry import (
     Connections,
     ConnectRequest,
@@ -52,16 +48,14 @@ from calltag.notifier.session_registry import (
     SessionRegistry,
     Suspended,
 )
+from calltag.notifier.session_sync import SessionSync
 
-_CLOCKS_DIFFER_MS: Final = 2_000
-"""How much later than here a session may end in the store, by its clock and after the way there."""
 _ATTEMPTS: Final = 3
 _TICK_S: Final = 0.05
 """How late a deadline may be looked at."""
 _LONGEST_WAIT_S: Final = 3_600.0
 _SETTLED: Final = 3
 """Connects in a row at one node after which a session has its home there again."""
-_NOT_SAVED: Final = Condition("sessions_not_saved", over="sessions_saved_again", level="warning")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +99,36 @@ class SessionManager:
     bearer_lifetime_ms: int | None = None
     """How long a session lives at most that needs no login but its own handshake."""
     queue_memory: QueueMemory = field(init=False)
-    _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
-    _verified_period: int = 0
     connections: Connections = field(default_factory=Connections)
+    endings: SessionEndings = field(init=False)
+    sync: SessionSync = field(init=False)
+    _turns: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary)
 
     def __post_init__(self) -> None:
-        self.queue_memory = QueueMemory(self.engine.limits.max_queued_bytes_total)
+        limits = self.engine.limits
+        self.queue_memory = QueueMemory(limits.max_queued_bytes_total)
+        self.endings = SessionEndings(
+            self.node,
+            self.engine,
+            self.store,
+            self.registry,
+            self.connections,
+            self.registrations,
+            self.replies,
+            self.claims,
+            self.metrics,
+            self.background,
+        )
+        self.sync = SessionSync(
+            limits,
+            self.store,
+            self.registry,
+            self.dispatcher,
+            self.endings,
+            self.lease,
+            self.background,
+            self.settings.save_interval_s,
+        )
         self.dispatcher.due = self.due
 
     # -- connects at home ------------------------------------------------------------------------------------------
@@ -125,8 +143,7 @@ class SessionManager:
 
     def is_verified(self, resident: Resident, now_ms: int | None = None) -> bool:
         """Return whether this node is certainly the home: the lease excludes a take-over by another node."""
-        now_ms = self.registry.clock_ms() if now_ms is None else now_ms
-        return resident.verified_in == self.lease.period and now_ms < self.lease.valid_until_ms
+        return self.lease.covers(resident.verified_in, now_ms)
 
     def connect_at_home(self, resident: Resident, request: ConnectRequest, now_ms: int) -> Answer | Suspended | None:
         """Handle a connect from memory; None, without any effect, if the store has to be asked."""
@@ -231,7 +248,7 @@ class SessionManager:
                 self.metrics.limited(crowded.limit)
                 raise
             except HasEnded as over:
-                self.has_ended(client_id, over)
+                self.endings.has_ended(client_id, over)
                 return self.replies.too_late(request.message, client_id, over.ending, request.arrived_ms)
 
     async def _connected(self, request: ConnectRequest, claim: CallerClaim) -> Answer | Suspended:
@@ -268,7 +285,7 @@ class SessionManager:
         # What goes out again, perhaps not all at once, must not count as sent in the store.
         if connect.again or resident.is_roaming:
             is_exact = resident.is_roaming and not request.context.is_streaming
-            if not await self.save([resident], is_exact=is_exact):
+            if not await self.sync.save([resident], is_exact=is_exact):
                 return None
             resident.is_roaming = is_exact
         return await self._respond(resident, request, connect)
@@ -300,7 +317,7 @@ class SessionManager:
     async def _end_roaming(self, resident: Resident) -> None:
         async with self.turn(resident.client_id):
             number = resident.saves + 1
-            if await self.save([resident], is_exact=False) and resident.saves == number:
+            if await self.sync.save([resident], is_exact=False) and resident.saves == number:
                 # No later save says that the store knows all that was sent.
                 resident.is_roaming = False
 
@@ -316,7 +333,7 @@ class SessionManager:
             # While a claim waits for a flush, or is refused, the client may give up the connect, and send another one.
             record, has_waited = found.record, not is_first
             if here is not None and not self._is_current(here, record):
-                self.let_go(here)
+                self.endings.release(here)
                 here = None
             if here is None and record.home != self.node and not record.is_exact:
                 has_waited = True
@@ -353,14 +370,14 @@ class SessionManager:
         if has_moved:
             resident.is_roaming = not request.context.is_streaming and record.moved_ago_ms < self.settings.roaming_ms
         state = replace(
-            self._state(resident, is_exact=resident.is_roaming),
+            self.sync.state(resident, is_exact=resident.is_roaming),
             lifetime_ms=self._lifetime_ms(request.wish),
             alone_ms=alone_ms(self.engine.limits, request.wish.timeout_ms + request.wish.interval_ms),
         )
         saved = await self.store.take_over(state, saved=record.saved if here is None else None, has_moved=has_moved)
         if saved is None:
             if here is not None and session.cycle == state.cycle:
-                self.let_go(here)
+                self.endings.release(here)
             return None
         if here is not None and not self.registry.has(here):
             if session.ending is None:
@@ -369,7 +386,7 @@ class SessionManager:
         self.metrics.claims.inc()
         resident.verified_in, resident.saves = period, 0
         self._taken_over(resident, found, is_new=here is None, cycle=saved.cycle, head=saved.head)
-        self._note_saved(resident, state, saved)
+        self.sync.note_saved(resident, state, saved)
         self._prove(resident, request)
         self._begin(resident, request, self.registry.clock_ms())
         self.registry.note(resident)
@@ -389,7 +406,7 @@ class SessionManager:
                 self.metrics.all.cometd_repeated_after_crash.inc(len(found.entries))
             if record.is_exact:
                 moved = SessionNotice(kind=NoticeKind.FLUSH, client_id=record.client_id, cycle=record.cycle)
-                self._tell(record.home, moved)
+                self.endings.notify(record.home, moved)
         resident.active_at_ms = now_ms - record.active_ago_ms
         resident.ends_at_ms = None if record.ends_in_ms is None else now_ms + record.ends_in_ms
         resident.credential = self.claims.credential(record.client_id)
@@ -447,7 +464,7 @@ class SessionManager:
                 async with self.turn(resident.client_id):
                     await self.dispatcher.catch_up(resident)
                     # Last, so that nothing comes between it and the answer.
-                    was_saved = not self.is_verified(resident) and await self.save([resident])
+                    was_saved = not self.is_verified(resident) and await self.sync.save([resident])
                 break
             except StoreUnavailable:
                 if resident.suspended is not suspended:
@@ -474,7 +491,7 @@ class SessionManager:
     async def _saved(self, resident: Resident) -> bool:
         """Save a roaming session; its answer may be sent if that succeeds."""
         with suppress(StoreUnavailable):
-            return await self.save([resident], is_exact=True)
+            return await self.sync.save([resident], is_exact=True)
         return False
 
     async def deliver(self, client_ids: Iterable[str], context: RequestContext) -> list[bytes]:
@@ -528,7 +545,7 @@ class SessionManager:
             self.background.begin(self._save(resident))
 
     async def _save(self, resident: Resident) -> None:
-        await self.save([resident])
+        await self.sync.save([resident])
 
     def connection_broke(self, connection_id: int) -> None:
         """Note that a connection has broken, so that the last answer on it may not have arrived."""
@@ -543,7 +560,7 @@ class SessionManager:
             if resident.suspended is not None:
                 self.answer(resident.suspended)
             elif resident.session.state is not State.CLAIMING:
-                self._expire(resident)
+                self.endings.expire(resident)
 
     async def keep_ticking(self) -> None:
         """Run `tick` whenever a deadline has passed, for as long as the task runs."""
@@ -556,80 +573,7 @@ class SessionManager:
             rest_s = (registry.next_due_ms - registry.clock_ms()) / 1000
             await set_within(sooner, min(rest_s, _LONGEST_WAIT_S))
 
-    # -- write-behind ------------------------------------------------------------------------------------------------
-
-    async def save_marked(self) -> None:
-        """Save the sessions that changed, and verify that this is still their home. Raises StoreUnavailable."""
-        marked, self.registry.dirty = self.registry.dirty, []
-        for resident in marked:
-            resident.is_dirty = False
-        residents = [each for each in marked if self.registry.has(each)]
-        if not residents:
-            return
-        try:
-            await self.save(residents)
-        except StoreUnavailable as error:
-            _NOT_SAVED.fails(error)
-            self.background.failed()
-            for resident in residents:
-                self.registry.mark(resident)
-        else:
-            _NOT_SAVED.holds()
-
-    async def save(self, residents: Sequence[Resident], *, is_exact: bool | None = None) -> bool:
-        """Save sessions, and let those go that have another home by now. Return whether all are still here."""
-        period = self.lease.period
-        states = [self._state(each, is_exact=each.is_roaming if is_exact is None else is_exact) for each in residents]
-        all_here = True
-        for resident, state, saved in zip(residents, states, await self.store.save(states), strict=True):
-            session = resident.session
-            if saved is None:
-                all_here = False
-                if session.state is State.CLAIMING:
-                    # The claim will know.
-                    self.registry.mark(resident)
-                elif session.cycle == state.cycle:
-                    self.let_go(resident)
-                elif self.registry.has(resident):
-                    # It was claimed here meanwhile.
-                    self.registry.mark(resident)
-            elif session.cycle == state.cycle:
-                was_verified, resident.verified_in = self.is_verified(resident), period
-                session.verified(saved.cycle)
-                self._note_saved(resident, state, saved)
-                if not was_verified and self.registry.has(resident):
-                    self.due(resident)
-        return all_here
-
-    def _note_saved(self, resident: Resident, state: SessionState, saved: Saved) -> None:
-        session = resident.session
-        if saved.changes == state.changes == session.changes:
-            session.note_saved(state.filled)
-        if saved.changes > session.changes:
-            self.background.begin(self.look_again(session.client_id))
-        feed = self.registry.feeds.get(session.user)
-        if feed is not None and saved.head > feed.head:
-            self.dispatcher.look_at(UserId(session.user))
-
-    def _state(self, resident: Resident, *, is_exact: bool) -> SessionState:
-        verify = resident.verified_in != self.lease.period or not self.lease.is_valid
-        return state_of(resident, self.engine.limits, self.registry.clock_ms(), is_exact=is_exact, verify=verify)
-
-    async def keep_saving(self) -> None:
-        """Save changed sessions periodically, and all sessions after a lapse of the lease."""
-        while True:
-            await asyncio.sleep(self.settings.save_interval_s)
-            self.mark_unverified()
-            await self.save_marked()
-
-    def mark_unverified(self) -> None:
-        """Mark all sessions to be saved, and so verified, after a lapse of the lease."""
-        if self.lease.is_valid and self._verified_period != self.lease.period:
-            self._verified_period = self.lease.period
-            for resident in self.registry.residents.values():
-                self.registry.mark(resident)
-
-    # -- the beginning, and subscriptions ----------------------------------------------------------------------------
+    # -- the beginning of sessions, and their way to other nodes -----------------------------------------------------
 
     async def create(self, client_id: str, beginning: Beginning, login: str) -> None:
         """Begin a session, which its first connect claims. Raises TooManySessions, StoreUnavailable."""
@@ -646,187 +590,38 @@ class SessionManager:
         try:
             await self.store.create(client_id, new)
         except StoreUnavailable:
-            # Perhaps it was created: it would count for its user until it expires.
-            self.background.begin(self._remove(client_id))
+            # It may have been created, and would count for its user until it expires.
+            self.background.begin(self.endings.remove(client_id))
             raise
 
-    async def _remove(self, client_id: str) -> None:
-        await self.store.remove(client_id)
-
-    async def changed(
-        self,
-        client_id: str,
-        changed: Changed,
-        *,
-        removed: Iterable[str] = (),
-        past: Mapping[str, Position] | None = None,
-        replays: bool = False,
-    ) -> None:
-        """Apply a change of subscriptions at the session's home, here or by notice."""
-        if changed.home != self.node:
-            notice = SessionNotice(kind=NoticeKind.CHANGED, client_id=client_id)
-            self._tell(changed.home, notice)
-            return
-        resident = self.registry.residents.get(client_id)
-        if resident is None or resident.session.changes >= changed.changes:
-            return
-        session = resident.session
-        if session.changes + 1 < changed.changes:
-            await self.look_again(client_id)
-            return
-        subscriptions = {**session.subscriptions, **changed.subscriptions}
-        for channel in removed:
-            subscriptions.pop(channel, None)
-        if replays:
-            session.number_messages()
-        wishes = {
-            channel: since
-            for channel, since in changed.subscriptions.items()
-            if channel in (past or ()) or channel not in session.subscriptions
-        }
-        session.subscribe(subscriptions, wishes, changed.changes)
-        resident.watches = bool(watched_on_all(subscriptions))
-        await self._catch_up(resident)
-
-    async def look_again(self, client_id: str) -> None:
-        """Reload the subscriptions of a session at home here. Raises StoreUnavailable."""
-        resident = self.registry.residents.get(client_id)
-        if resident is None:
-            return
-        record = await self.store.load(client_id)
-        if record is None or record.cycle != resident.session.cycle or not self.registry.has(resident):
-            self.registry.mark(resident)
-            return
-        resubscribe(resident, record)
-        await self._catch_up(resident)
-
-    async def _catch_up(self, resident: Resident) -> None:
-        if resident.session.needs_reading:
-            await self.dispatcher.catch_up(resident)
-        if self.registry.has(resident):
-            self.due(resident)
-
-    # -- notices of other nodes ----------------------------------------------------------------------------------------
-
-    def _tell(self, node: NodeId, notice: SessionNotice) -> None:
-        self.background.begin(self._told(node, notice))
-
-    async def _told(self, node: NodeId, notice: SessionNotice) -> None:
-        await self.claims.post.tell(node, notice)
-
     async def flush(self, notice: SessionNotice) -> None:
-        """Another node claims a session in a cycle: save it, and let it go; or it has taken it over, and awaits
-        nothing."""
+        """Give up a session that another node claims or, without `node` in the notice, has taken over."""
         if not self.claims.is_flushing(notice.client_id):
-            # A take-over that is under way here comes first: afterwards the cycle is another one.
+            # A take-over by this node comes first, and raises the cycle.
             async with self.turn(notice.client_id):
                 resident = self.registry.residents.get(notice.client_id)
                 if resident is None:
                     self.registry.connected(notice.client_id)
                 elif resident.session.cycle <= notice.cycle:
-                    await self._flush(resident, is_over=not notice.node)
+                    # A save registers the user here; the registration ends behind it.
+                    async with self.registrations.arrival(resident.session.user):
+                        await self.sync.give_up(resident, has_moved=not notice.node)
         if notice.node:
             answer = SessionNotice(kind=NoticeKind.FLUSHED, client_id=notice.client_id, cycle=notice.cycle)
             await self.claims.post.tell(notice.node, answer)
-
-    async def _flush(self, resident: Resident, *, is_over: bool) -> None:
-        # A save registers the user here: that ends behind it.
-        async with self.registrations.arrival(resident.session.user):
-            if not self.registry.has(resident):
-                return
-            state = self._state(resident, is_exact=True)
-            self.let_go(resident)
-            if not is_over:
-                try:
-                    await self.store.save([state])
-                except StoreUnavailable as error:
-                    _NOT_SAVED.fails(error)
-                    self.background.failed()
-
-    # -- the end of sessions -------------------------------------------------------------------------------------------
-
-    def end(self, client_id: str, ending: Ending = Ending.DISCONNECTED) -> None:
-        """End a session here, and answer its suspended connect."""
-        resident = self.registry.residents.get(client_id)
-        if resident is None:
-            self.registry.connected(client_id)
-            return
-        resident.session.end(ending)
-        if ending is Ending.CLOSED:
-            resident.farewell = encode_reply(self.engine.disconnected())
-        self.let_go(resident)
-
-    async def close(self, user: UserId, digest: str) -> None:
-        """End the session with this digest for an operator. Raises StoreUnavailable."""
-        home = await self.store.end(user, digest)
-        feed = self.registry.feeds.get(user)
-        client_id = next((each for each in feed.sessions if digest_of(each) == digest), None) if feed else None
-        if client_id is not None:
-            self.end(client_id, Ending.CLOSED)
-        if home is not None or client_id is not None:
-            self.metrics.ended(digest[:HANDLE_LENGTH], user, Ending.CLOSED)
-
-    def disconnected(self, client_id: str, home: NodeId) -> None:
-        """End a session by its client's disconnect."""
-        self.end(client_id)
-        if home != self.node:
-            self._tell(home, SessionNotice(kind=NoticeKind.ENDED, client_id=client_id))
-        self.metrics.ended(handle_of(client_id), user_of(client_id) or "", Ending.DISCONNECTED)
-
-    def has_ended(self, client_id: str, over: HasEnded) -> None:
-        """End a session that a late message found expired in the store."""
-        self.end(client_id, over.ending)
-        if over.former != self.node:
-            self._tell(over.former, SessionNotice(kind=NoticeKind.ENDED, client_id=client_id))
-        self.metrics.ended(handle_of(client_id), user_of(client_id) or "", over.ending)
-
-    def login_ended(self, user: UserId, login: str) -> None:
-        """End the sessions that a login authenticated, because it has ended."""
-        feed = self.registry.feeds.get(user)
-        for client_id in list(feed.sessions) if feed is not None else ():
-            if self.registry.residents[client_id].login == login:
-                self.has_ended(client_id, HasEnded(Ending.LOGIN_ENDED, self.node))
-                self.background.begin(self._remove(client_id))
-
-    def let_go(self, resident: Resident) -> None:
-        """Remove a session whose home is another node, or which has ended."""
-        suspended, outlet = resident.suspended, resident.outlet
-        resident.suspended = resident.outlet = None
-        self.connections.forget(resident)
-        if self.registry.remove(resident):
-            self.registrations.leave(resident.session.user)
-        if suspended is not None:
-            if resident.session.ending is None:
-                suspended.outlet.replace(suspended)
-            else:
-                answer = self.replies.ended(resident, suspended.message, suspended.arrived_ms)
-                suspended.outlet.send(suspended, answer.events, answer.reply)
-        if outlet is not None:
-            outlet.has_news(resident)
-
-    def _expire(self, resident: Resident) -> None:
-        resident.session.end(Ending.EXPIRED)
-        self.metrics.all.cometd_swept.inc()
-        self.let_go(resident)
-        self.background.begin(self._expire_stored(resident))
-
-    async def _expire_stored(self, resident: Resident) -> None:
-        session = resident.session
-        if await self.store.expire(session.client_id, cycle=session.cycle, within_ms=_CLOCKS_DIFFER_MS):
-            self.metrics.ended(handle_of(session.client_id), session.user, Ending.EXPIRED)
 
     async def leave(self) -> None:
         """Save all sessions and stop the routing of events here, before the node stops."""
         async with AsyncExitStack() as users:
             for client_id in list(self.registry.residents):
-                # Who asks for a session meanwhile is answered when it is saved.
+                # Requests for a session wait until it is saved.
                 await users.enter_async_context(self.turn(client_id))
             for user in list(self.registry.feeds):
                 await users.enter_async_context(self.registrations.arrival(user))
             residents = list(self.registry.residents.values())
-            states = [self._state(each, is_exact=True) for each in residents]
+            states = [self.sync.state(each, is_exact=True) for each in residents]
             for resident in residents:
-                self.let_go(resident)
+                self.endings.release(resident)
             with suppress(StoreUnavailable):
                 await self.store.save(states)
         await self.background.finish()

@@ -118,7 +118,7 @@ async def test_what_was_pushed_is_not_confirmed_by_a_connect_that_did_not_know_o
     await system.settle()
     # The node forgets the session while the event is on its way, behind the reply to which the client connects.
     page.resident.session.end(Ending.EXPIRED)
-    system.one.sessions.let_go(page.resident)
+    system.one.sessions.endings.release(page.resident)
     page.connect("c2")
     await page.holds("c2")
     # Then the link breaks.
@@ -148,7 +148,7 @@ async def test_a_save_that_a_claim_of_this_node_overtook_changes_nothing(
     resident = system.one.registry.residents[alice.client_id]
     system.one.registry.mark(resident)
     saves = LateSaves(system.one, monkeypatch)
-    saving = asyncio.create_task(system.one.sessions.save_marked())
+    saving = asyncio.create_task(system.one.sessions.sync.save_marked())
     await saves.began.wait()
     system.one.ahead_ms += 6_000
     await system.one.lease.renew()
@@ -224,6 +224,6 @@ async def test_a_connect_of_a_session_that_expired_meanwhile_asks_for_a_handshak
     turn = await alice.connect(system.one)
     resident = system.one.registry.residents[alice.client_id]
     resident.session.end(Ending.EXPIRED)
-    system.one.sessions.let_go(resident)
+    system.one.sessions.endings.release(resident)
     _, reply = await alice.finish(system.one, turn)
     assert (reply["error"], reply["advice"]["reconnect"]) == ("402::Unknown client", "handshake")

@@ -32,7 +32,7 @@ async def test_a_save_that_fails_is_counted(system: Installation) -> None:
     await system.settle()
     system.one.registry.mark(system.one.registry.residents[alice.client_id])
     system.one.client.cut.append("away")
-    await system.one.sessions.save_marked()
+    await system.one.sessions.sync.save_marked()
     system.one.client.cut.clear()
     assert failed == [1]
 

@@ -465,7 +465,7 @@ async def test_a_save_that_is_refused_during_the_claim_of_the_home_does_not_drop
 
     async def save() -> None:
         system.one.registry.mark(resident)
-        await system.one.sessions.save_marked()
+        await system.one.sessions.sync.save_marked()
 
     saving = Meanwhile(system.one.store, "take_over", save, monkeypatch, after=True)
     assert (await alice.poll(system.one, advice=HURRY))[1]["successful"]
@@ -480,10 +480,10 @@ async def test_a_session_that_is_let_go_during_the_claim_of_its_home_comes_back_
     alice = await claim_at_home(system)
     resident = system.one.registry.residents[alice.client_id]
 
-    async def let_go() -> None:
-        system.one.sessions.let_go(resident)
+    async def release() -> None:
+        system.one.sessions.endings.release(resident)
 
-    Meanwhile(system.one.store, "take_over", let_go, monkeypatch, after=True)
+    Meanwhile(system.one.store, "take_over", release, monkeypatch, after=True)
     assert (await alice.poll(system.one, advice=HURRY))[1]["successful"]
     assert not system.one.registry.has(resident)
     assert system.one.registry._of_addresses["192.0.2.9"] == 1
@@ -497,7 +497,7 @@ async def test_a_session_that_ends_during_the_claim_of_its_home_is_answered_so(
     alice = await claim_at_home(system)
 
     async def end() -> None:
-        system.one.sessions.end(alice.client_id)
+        system.one.sessions.endings.end(alice.client_id)
 
     ending = Meanwhile(system.one.store, "take_over", end, monkeypatch, after=True)
     [reply] = await Poll(cometd_http(system.one.server), alice.connecting()).messages()
@@ -555,7 +555,7 @@ async def test_a_session_roams_on_where_the_last_save_said_so(
     for _ in range(3):
         await alice.poll(system.two, advice=HURRY)
     await late.wait()
-    await system.two.sessions.save([resident])
+    await system.two.sessions.sync.save([resident])
     may_go_on.set()
     await system.two.background.finish()
     assert (resident.is_roaming, (await record_of(system, alice)).is_exact) == (True, True)

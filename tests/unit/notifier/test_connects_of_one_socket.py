@@ -104,7 +104,7 @@ async def test_of_connects_that_others_took_over_all_are_answered(
     async def replaced(sessions: SessionManager, request: ConnectRequest, _: CallerClaim) -> None:
         resident = sessions.registry.residents.get(request.client_id)
         if resident is not None:
-            sessions.let_go(resident)
+            sessions.endings.release(resident)
         raise Replaced(request)
 
     # Memory alone does not tell whether the session is over.

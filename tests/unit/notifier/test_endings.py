@@ -55,14 +55,16 @@ def use_engine(
     handshake_reconnect: bool = False,
 ) -> None:
     """The node's engine has more extensions, or other limits."""
-    engine = node.sessions.engine
-    node.sessions.engine = node.sessions.replies.engine = node.sessions.claims.engine = Engine(
+    sessions = node.sessions
+    engine = sessions.engine
+    sessions.engine = sessions.replies.engine = sessions.claims.engine = sessions.endings.engine = Engine(
         limits or engine.limits,
         lambda *_: True,
         lambda *_: True,
         (*engine._extensions, *more),
         handshake_reconnect=handshake_reconnect,
     )
+    sessions.sync.limits = sessions.engine.limits
 
 
 def watch_activity(*nodes: Node, both_sides: bool = False) -> None:
@@ -160,7 +162,7 @@ async def end_while_it_connects(
     sessions = system.one.sessions
 
     async def end(_: object, resident: Resident) -> None:
-        sessions.end(resident.client_id, ending)
+        sessions.endings.end(resident.client_id, ending)
 
     monkeypatch.setattr(type(system.one.dispatcher), "catch_up", end)
     # Its credentials are to be looked at again.
@@ -417,7 +419,7 @@ async def test_a_connect_that_waits_hears_of_the_end_of_the_login(system: Instal
     alice = await Client(login="mine").begin(system.one)
     turn = await alice.connect(system.one)
     assert turn.held is not None
-    system.one.sessions.end(alice.client_id, Ending.LOGIN_ENDED)
+    system.one.sessions.endings.end(alice.client_id, Ending.LOGIN_ENDED)
     _, reply = await alice.finish(system.one, turn)
     assert (reply["error"], reply["advice"]) == (errors.UNKNOWN_CLIENT, HANDSHAKE)
 
@@ -426,7 +428,7 @@ async def test_a_logout_ends_the_sessions_of_the_login_while_their_connects_wait
     alice, other = await Client(login="mine").begin(system.one), await Client(login="other").begin(system.one)
     turns = [await each.connect(system.one) for each in (alice, other)]
     login = system.one.registry.residents[alice.client_id].login
-    system.one.sessions.login_ended(UserId("alice"), login)
+    system.one.sessions.endings.login_ended(UserId("alice"), login)
     await system.settle()
     await system.publish(1)
     events, reply = await alice.finish(system.one, turns[0])

@@ -27,8 +27,8 @@ async def cycle_of(system: Installation, client: Client) -> int:
 async def renewed(node: Node) -> None:
     """The lease is renewed, and every session here is to be saved."""
     await node.lease.renew()
-    node.sessions.mark_unverified()
-    await node.sessions.save_marked()
+    node.sessions.sync.mark_unverified()
+    await node.sessions.sync.save_marked()
 
 
 async def test_it_lapses_by_the_clock_and_not_by_a_timer(system: Installation) -> None:
@@ -242,7 +242,7 @@ async def test_a_save_that_was_asked_for_before_a_lapse_verifies_nothing_after_i
 
     with monkeypatch.context() as patched:
         patched.setattr(system.one.store, "save", save_late)
-        saving = asyncio.create_task(system.one.sessions.save_marked())
+        saving = asyncio.create_task(system.one.sessions.sync.save_marked())
         await began.wait()
         # The answer of the store is on its way.
         await system.one.lapse()

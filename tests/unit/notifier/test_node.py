@@ -126,7 +126,7 @@ def replace_what_arrives(system: Installation, monkeypatch: pytest.MonkeyPatch) 
     """A newer connect comes to another node while this one reads the events of an older one."""
 
     async def move(_: object, resident: Resident) -> None:
-        system.one.sessions.let_go(resident)
+        system.one.sessions.endings.release(resident)
         # The other node keeps it: whoever tries to claim it is too late.
         await system.client.connection.hincrby(key_of(resident), "cycle", 1)
 

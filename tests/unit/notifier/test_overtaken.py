@@ -75,7 +75,7 @@ async def test_who_is_overtaken_while_events_are_read_is_asked_too(
     page = SocketPage(system.one, await Client().begin(system.one, ack=ack))
 
     async def overtaken(_: object, resident: Resident) -> None:
-        system.one.sessions.let_go(resident)
+        system.one.sessions.endings.release(resident)
 
     async def refuse(*_: object, **__: object) -> None:
         return None
@@ -97,7 +97,7 @@ async def test_clients_of_one_websocket_are_asked_each_for_itself(system: Instal
     other.connect("o1")
     await other.holds("o1")
     for resident in list(system.one.registry.residents.values()):
-        system.one.sessions.let_go(resident)
+        system.one.sessions.endings.release(resident)
     await page.let_pass(PATIENCE_MS // 2)
     assert page.said() == []
     # One comes back by itself, in time.

@@ -109,7 +109,7 @@ async def test_a_home_answers_nothing_while_its_lease_has_lapsed(nodes: Posted) 
     assert not held.line.answered.is_set()
     await nodes.one.lease.renew()
     nodes.one.registry.mark(resident_of(nodes.one, alice))
-    await nodes.one.sessions.save_marked()
+    await nodes.one.sessions.sync.save_marked()
     assert (await alice.finish(nodes.one, held))[0] == [1]
 
 
@@ -130,11 +130,11 @@ async def test_what_verifies_a_copy_refuses_who_saw_the_lapse(nodes: Posted) -> 
     seen = (await nodes.record(alice)).cycle
     await lapse(nodes.one)
     nodes.one.registry.mark(resident_of(nodes.one, alice))
-    await nodes.one.sessions.save_marked()
+    await nodes.one.sessions.sync.save_marked()
     assert (await nodes.record(alice)).cycle == seen + 1
     assert nodes.one.sessions.is_verified(resident_of(nodes.one, alice))
     nodes.one.registry.mark(resident_of(nodes.one, alice))
-    await nodes.one.sessions.save_marked()
+    await nodes.one.sessions.sync.save_marked()
     assert (await nodes.record(alice)).cycle == seen + 1, "once"
 
 
@@ -166,7 +166,7 @@ async def test_a_save_during_which_the_lease_lapsed_verifies_nothing(
         return saved
 
     monkeypatch.setattr(nodes.one.store, "save", taking_long)
-    assert await nodes.one.sessions.save([resident_of(nodes.one, alice)])
+    assert await nodes.one.sessions.sync.save([resident_of(nodes.one, alice)])
     assert not nodes.one.sessions.is_verified(resident_of(nodes.one, alice))
 
 
@@ -310,7 +310,7 @@ async def test_who_is_refused_a_save_drops_its_copy(nodes: Posted) -> None:
     assert (await alice.poll(nodes.two, ext={"ack": 1}, **HURRY))[1]["successful"]
     assert alice.client_id in nodes.one.registry.residents
     nodes.one.registry.mark(resident_of(nodes.one, alice))
-    await nodes.one.sessions.save_marked()
+    await nodes.one.sessions.sync.save_marked()
     assert alice.client_id not in nodes.one.registry.residents
     assert (await nodes.record(alice)).home == "n2"
 

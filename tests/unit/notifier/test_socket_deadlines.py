@@ -49,7 +49,7 @@ async def test_the_deadline_of_a_connection_begins_when_its_session_has_ended(sy
     sockets = web_sockets(system.one.server, deadline_s=DEADLINE_S)
     page = await SocketPage.open(system.one, ack=False, sockets=sockets)
     system.one.ahead_ms += 5_000
-    system.one.sessions.end(page.alice.client_id)
+    system.one.sessions.endings.end(page.alice.client_id)
     sockets.tick()
     system.one.ahead_ms += 9_000
     sockets.tick()

@@ -62,7 +62,7 @@ async def test_a_node_that_was_not_told_sends_nothing_that_the_client_has(system
     assert (await alice.poll(system.two))[0] == []
     await system.publish(1, 2)
     assert (await alice.poll(system.two))[0] == [1, 2]
-    await system.two.sessions.save_marked()
+    await system.two.sessions.sync.save_marked()
     assert system.one.registry.residents[alice.client_id].session.has_news
     await system.one.lease.renew()
     assert (await alice.connect(system.one)).held is not None
@@ -140,7 +140,7 @@ async def test_a_node_does_not_change_what_another_is_the_home_of(system: Instal
     await system.one.server.handle_notice(SessionNotice(kind=NoticeKind.CHANGED, client_id=alice.client_id))
     assert system.one.registry.residents[alice.client_id].session.subscriptions == before
     # It looks what has become of it, and lets it go.
-    await system.one.sessions.save_marked()
+    await system.one.sessions.sync.save_marked()
     assert system.one.registry.residents == {}
     await system.one.server.handle_notice(SessionNotice(kind=NoticeKind.CHANGED, client_id="other"))
 
@@ -540,9 +540,9 @@ async def test_all_connects_between_two_saves_cost_one_round_trip(system: Instal
         for _ in range(2):
             await client.connect(system.one)
     before = system.one.batcher.round_trips
-    await system.one.sessions.save_marked()
+    await system.one.sessions.sync.save_marked()
     assert system.one.batcher.round_trips == before + 1
-    await system.one.sessions.save_marked()
+    await system.one.sessions.sync.save_marked()
     assert system.one.batcher.round_trips == before + 1
 
 
@@ -633,7 +633,7 @@ async def test_what_waits_in_a_session_that_is_let_go_while_its_connect_arrives_
         found = await read(*given, **more)
         resident = system.one.registry.residents.get(alice.client_id)
         if resident is not None:
-            sessions.let_go(resident)
+            sessions.endings.release(resident)
         return found
 
     monkeypatch.setattr(system.one.store, "read", read_slowly)

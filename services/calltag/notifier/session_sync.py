@@ -1,0 +1,180 @@
+"""Sync between the sessions at home here and the store: write-behind, and changes of subscriptions."""
+
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.session import State
+from calltag.core.domain.ids import UserId
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.sessions import Changed, Saved, SessionState, SessionStore
+from calltag.core.telemetry.conditions import Condition
+from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.notifier.channel_policy import watched_on_all
+from calltag.notifier.event_dispatcher import EventDispatcher
+from calltag.notifier.node_presence import Background, NodeLease
+from calltag.notifier.session_endings import SessionEndings
+from calltag.notifier.session_records import resubscribe, state_of
+from calltag.notifier.session_registry import Resident, SessionRegistry
+
+_NOT_SAVED: Final = Condition("sessions_not_saved", over="sessions_saved_again", level="warning")
+
+
+@dataclass(slots=True)
+class SessionSync:
+    """Saves sessions that changed, verifies that this is still their home, and reloads subscriptions that changed.
+
+    Every `save_interval_s` the sessions that changed are saved together. A session that was saved is verified: the
+    store has confirmed its home in the present period of the lease.
+    """
+
+    limits: BayeuxLimits
+    store: SessionStore
+    registry: SessionRegistry
+    dispatcher: EventDispatcher
+    endings: SessionEndings
+    lease: NodeLease
+    background: Background
+    save_interval_s: float = 0.25
+    _verified_period: int = 0
+
+    async def save_marked(self) -> None:
+        """Save the sessions that changed, and verify that this is still their home. Raises StoreUnavailable."""
+        marked, self.registry.dirty = self.registry.dirty, []
+        for resident in marked:
+            resident.is_dirty = False
+        residents = [each for each in marked if self.registry.has(each)]
+        if not residents:
+            return
+        try:
+            await self.save(residents)
+        except StoreUnavailable as error:
+            _NOT_SAVED.fails(error)
+            self.background.failed()
+            for resident in residents:
+                self.registry.mark(resident)
+        else:
+            _NOT_SAVED.holds()
+
+    async def save(self, residents: Sequence[Resident], *, is_exact: bool | None = None) -> bool:
+        """Save sessions, and let those go that have another home by now. Return whether all are still here."""
+        period = self.lease.period
+        states = [self.state(each, is_exact=each.is_roaming if is_exact is None else is_exact) for each in residents]
+        all_here = True
+        for resident, state, saved in zip(residents, states, await self.store.save(states), strict=True):
+            session = resident.session
+            if saved is None:
+                all_here = False
+                if session.state is State.CLAIMING:
+                    # The claim will know.
+                    self.registry.mark(resident)
+                elif session.cycle == state.cycle:
+                    self.endings.release(resident)
+                elif self.registry.has(resident):
+                    # It was claimed here meanwhile.
+                    self.registry.mark(resident)
+            elif session.cycle == state.cycle:
+                was_verified, resident.verified_in = self.lease.covers(resident.verified_in), period
+                session.verified(saved.cycle)
+                self.note_saved(resident, state, saved)
+                if not was_verified and self.registry.has(resident):
+                    self.dispatcher.due(resident)
+        return all_here
+
+    def note_saved(self, resident: Resident, state: SessionState, saved: Saved) -> None:
+        session = resident.session
+        if saved.changes == state.changes == session.changes:
+            session.note_saved(state.filled)
+        if saved.changes > session.changes:
+            self.background.begin(self.reload(session.client_id))
+        feed = self.registry.feeds.get(session.user)
+        if feed is not None and saved.head > feed.head:
+            self.dispatcher.look_at(UserId(session.user))
+
+    async def give_up(self, resident: Resident, *, has_moved: bool) -> None:
+        """Let a session go that another node claims, and save it unless it `has_moved` already."""
+        if not self.registry.has(resident):
+            return
+        state = self.state(resident, is_exact=True)
+        self.endings.release(resident)
+        if has_moved:
+            return
+        try:
+            await self.store.save([state])
+        except StoreUnavailable as error:
+            _NOT_SAVED.fails(error)
+            self.background.failed()
+
+    def state(self, resident: Resident, *, is_exact: bool) -> SessionState:
+        verify = resident.verified_in != self.lease.period or not self.lease.is_valid
+        return state_of(resident, self.limits, self.registry.clock_ms(), is_exact=is_exact, verify=verify)
+
+    async def keep_saving(self) -> None:
+        """Save changed sessions periodically, and all sessions after a lapse of the lease."""
+        while True:
+            await asyncio.sleep(self.save_interval_s)
+            self.mark_unverified()
+            await self.save_marked()
+
+    def mark_unverified(self) -> None:
+        """Mark all sessions to be saved, and so verified, after a lapse of the lease."""
+        if self.lease.is_valid and self._verified_period != self.lease.period:
+            self._verified_period = self.lease.period
+            for resident in self.registry.residents.values():
+                self.registry.mark(resident)
+
+    async def changed(
+        self,
+        client_id: str,
+        changed: Changed,
+        *,
+        removed: Iterable[str] = (),
+        past: Mapping[str, Position] | None = None,
+        replays: bool = False,
+    ) -> None:
+        """Apply a change of subscriptions at the session's home, here or by notice."""
+        if changed.home != self.endings.node:
+            notice = SessionNotice(kind=NoticeKind.CHANGED, client_id=client_id)
+            self.endings.notify(changed.home, notice)
+            return
+        resident = self.registry.residents.get(client_id)
+        if resident is None or resident.session.changes >= changed.changes:
+            return
+        session = resident.session
+        if session.changes + 1 < changed.changes:
+            await self.reload(client_id)
+            return
+        subscriptions = {**session.subscriptions, **changed.subscriptions}
+        for channel in removed:
+            subscriptions.pop(channel, None)
+        if replays:
+            session.number_messages()
+        wishes = {
+            channel: since
+            for channel, since in changed.subscriptions.items()
+            if channel in (past or ()) or channel not in session.subscriptions
+        }
+        session.subscribe(subscriptions, wishes, changed.changes)
+        resident.watches = bool(watched_on_all(subscriptions))
+        await self._catch_up(resident)
+
+    async def reload(self, client_id: str) -> None:
+        """Reload the subscriptions of a session at home here. Raises StoreUnavailable."""
+        resident = self.registry.residents.get(client_id)
+        if resident is None:
+            return
+        record = await self.store.load(client_id)
+        if record is None or record.cycle != resident.session.cycle or not self.registry.has(resident):
+            self.registry.mark(resident)
+            return
+        resubscribe(resident, record)
+        await self._catch_up(resident)
+
+    async def _catch_up(self, resident: Resident) -> None:
+        if resident.session.needs_reading:
+            await self.dispatcher.catch_up(resident)
+        if self.registry.has(resident):
+            self.dispatcher.due(resident)
