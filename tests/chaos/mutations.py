@@ -201,7 +201,7 @@ MUTATIONS: Final = (
             ),
             Edit(
                 _SESSION,
-                "        if has_all:\n            self._confirm_past()\n        else:\n",
+                "        if has_all:\n            self.replays.confirm()\n        else:\n",
                 "        if False:\n",
             ),
         ),

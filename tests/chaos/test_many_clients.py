@@ -25,7 +25,7 @@ from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, behind_haproxy
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.alone
 
 USERS = 100
 RATE = float(os.environ.get("CALLTAG_TEST_CHAOS_RATE", "300"))

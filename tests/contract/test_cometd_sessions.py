@@ -9,7 +9,7 @@ import pytest
 
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.position import BEGINNING, Position
-from calltag.core.bayeux.session import Progress
+from calltag.core.bayeux.replays import Progress
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher

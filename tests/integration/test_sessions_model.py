@@ -122,7 +122,9 @@ class Client:
         if numbers and self.got and not self.unsure and not self.replays:
             assert numbers[0] > self.got[-1], "again, or out of order, without cause"
         self.missed = self.missed or "missed" in told
-        self.failed = self.unsure = False
+        self.failed = False
+        # Without acknowledgement the first answer of a new home may be empty: repeats come with the next one.
+        self.unsure = self.unsure and not (numbers or self.ack)
         self.replays = self.replays and "behind" in told
         self.batch = ext.get("ack", 0)
         self.got += numbers
@@ -327,7 +329,7 @@ class Sessions(RuleBasedStateMachine):
     def deliver(self, client: Client, node: Node, events: Sequence[bytes], reply: Reply, answer: str) -> None:
         if answer == ARRIVES:
             client.receive([(number, self.published[number]) for number in self.numbers(events)], reply)
-        elif answer == IS_SEEN_LOST:
+        elif answer == IS_SEEN_LOST and client.client_id in node.registry.residents:
             self.run(self.see_break(node, client.sends.connection_id))
         elif client.was_hurried:
             self.excuse(client, events, reply)

@@ -124,7 +124,7 @@ class Load:
         async def are_done() -> bool:
             return all([await is_done(partition) for partition in ALL])
 
-        await eventually(are_done, within_s=30)
+        await eventually(are_done, within_s=90)
         for partition in ALL:
             assert await self.crew.values(partition) == tuple(range(1, self.sent[partition]))
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from calltag.core.bayeux.codec import encode
-from calltag.core.bayeux.events import Event, Published
+from calltag.core.bayeux.events import Event, Published, Queued
 from calltag.core.bayeux.feed import Feed, Gap
 from calltag.core.bayeux.limits import BayeuxLimits, Limit
-from calltag.core.bayeux.session import Queued, Session
+from calltag.core.bayeux.session import Session
 from calltag.core.domain.ids import UserId
 from calltag.core.http.websocket import text_frame
 from calltag.core.runtime.backoff import backoff_s
@@ -210,8 +210,8 @@ class EventDispatcher:
     async def catch_up(self, resident: Resident) -> None:
         """Read the stream until there is something to send or its end is reached. Raises StoreUnavailable."""
         session = resident.session
-        while self.registry.has(resident) and session.needs_reading and not (session.queue or session.past):
-            if not session.is_past_read:
+        while self.registry.has(resident) and session.needs_reading and not (session.queue or session.replays.queue):
+            if not session.replays.is_read:
                 await self._read_past(session)
                 continue
             began, head = session.position, self.registry.feeds[session.user].head
@@ -224,11 +224,12 @@ class EventDispatcher:
             self.take_in(session, page.entries, has_more=page.has_more)
 
     async def _read_past(self, session: Session) -> None:
-        after, until = session.past_read, session.position
+        after, until = session.replays.read_to, session.position
         page = await self.streams.read(UserId(session.user), after, self.limits.max_queued_events)
-        if session.is_past_read or session.past_read != after:
+        if session.replays.is_read or session.replays.read_to != after:
             return
-        entries = [self.translate(UserId(session.user), each) for each in page.entries if each.position <= until]
+        count = next((number for number, each in enumerate(page.entries, 1) if each.position > until), None)
+        entries = [self.translate(UserId(session.user), each) for each in page.entries[:count]]
         through = page.entries[-1].position if page.has_more and page.entries else until
         session.fill(entries, through, self.limits)
 

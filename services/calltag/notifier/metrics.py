@@ -10,8 +10,9 @@ import structlog
 
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET
+from calltag.core.bayeux.events import Queued
 from calltag.core.bayeux.limits import Limit
-from calltag.core.bayeux.session import Queued, Session, State
+from calltag.core.bayeux.session import Session, State
 from calltag.core.domain.ids import UserId
 from calltag.core.telemetry.metrics import Metrics
 from calltag.notifier.channel_policy import calls_channel_of

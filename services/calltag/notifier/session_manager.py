@@ -299,8 +299,10 @@ class SessionManager:
         """Answer a connect or suspend it. Raises Replaced if another node took the session over for a newer one."""
         was_verified = self.is_verified(resident)
         await self.dispatcher.catch_up(resident)
-        has_lapsed = was_verified and not self.is_verified(resident)
-        if (has_lapsed or not self.registry.has(resident)) and resident.session.ending is None:
+        if was_verified and not self.is_verified(resident) and self.registry.has(resident):
+            # The lease has lapsed meanwhile: the store decides, last, so that nothing comes before the answer.
+            await self.sync.save([resident])
+        if not self.registry.has(resident) and resident.session.ending is None:
             raise Replaced(request)
         outcome = self._answer_or_suspend(resident, request, connect, self.registry.clock_ms())
         if isinstance(outcome, Suspended) or not resident.is_roaming or await self._saved(resident):
@@ -457,21 +459,21 @@ class SessionManager:
     async def _ask_and_answer(self, suspended: Suspended, *, waits: bool = False) -> None:
         """Ask the store what a session lacks and whether it is at home here, and answer its connect if there is
         something. One that still `waits` may be answered, replaced or abandoned meanwhile."""
-        resident, delays, was_saved = suspended.resident, backoff_s(0.1, 2.0), False
+        resident, delays, is_home = suspended.resident, backoff_s(0.1, 2.0), False
         connects = resident.connects
         while True:
             try:
                 async with self.turn(resident.client_id):
                     await self.dispatcher.catch_up(resident)
                     # Last, so that nothing comes between it and the answer.
-                    was_saved = not self.is_verified(resident) and await self.sync.save([resident])
+                    is_home = self.is_verified(resident) or await self.sync.save([resident])
                 break
             except StoreUnavailable:
                 if resident.suspended is not suspended:
                     break
                 await asyncio.sleep(next(delays))
         has_ended = resident.session.ending is not None
-        may_answer = has_ended or (self.registry.has(resident) and (was_saved or self.is_verified(resident)))
+        may_answer = has_ended or (is_home and self.registry.has(resident))
         if resident.suspended is suspended:
             if not may_answer or not (resident.session.has_news or has_ended):
                 return

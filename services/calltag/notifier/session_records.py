@@ -70,10 +70,10 @@ def state_of(
         lifetime_ms=lives_ms + _LATE_SAVE_MS,
         login=resident.login,
         changes=session.changes,
-        backfills={name: each._replace(sent=each.confirmed) for name, each in session.progress.items()}
+        backfills={name: each._replace(sent=each.confirmed) for name, each in session.replays.progress.items()}
         if is_lost
-        else session.progress,
-        filled=tuple(session.filled),
+        else session.replays.progress,
+        filled=tuple(session.replays.finished),
         has_connected=session.has_connected,
         was_hurried=resident.was_hurried,
         services_active=session.services_told,

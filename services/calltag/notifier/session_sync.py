@@ -87,7 +87,7 @@ class SessionSync:
     def note_saved(self, resident: Resident, state: SessionState, saved: Saved) -> None:
         session = resident.session
         if saved.changes == state.changes == session.changes:
-            session.note_saved(state.filled)
+            session.replays.note_saved(state.filled)
         if saved.changes > session.changes:
             self.background.begin(self.reload(session.client_id))
         feed = self.registry.feeds.get(session.user)

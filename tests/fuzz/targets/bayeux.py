@@ -120,7 +120,7 @@ def check_bounds(node: Node) -> None:
     assert len(node.registry.residents) <= LIMITS.max_sessions
     for resident in node.registry.residents.values():
         session = resident.session
-        assert len(session.queue) + len(session.past) <= LIMITS.max_queued_events
+        assert len(session.queue) + len(session.replays.queue) <= LIMITS.max_queued_events
         assert len(session.batches) <= MOST_BATCHES
         assert len(session.subscriptions) <= LIMITS.max_subscriptions
 

@@ -402,28 +402,41 @@ def with_past(since: int, position: int) -> Session:
     """A session at a position that wants the messages on /a since an earlier one."""
     here = session_at(position, subscriptions={})
     here.subscribe({"/a": Position(since)}, {"/a": Position(since)}, 1)
-    assert (here.past_read, here.is_past_read) == (since, False)
+    assert (here.replays.read_to, here.replays.is_read) == (since, False)
     return here
 
 
 def test_a_past_of_which_a_part_is_not_kept_any_longer_is_missed() -> None:
     here = with_past(3, 10)
     here.fill([entry(8, previous=6)], Position(10), LIMITS)
-    assert (here.has_missed, here.is_past_read, numbers(here.take())) == (True, True, [8])
+    assert (here.has_missed, here.replays.is_read, numbers(here.take())) == (True, True, [8])
+
+
+@pytest.mark.parametrize("kept", [[entry(11, previous=10)], []])
+def test_a_past_of_which_nothing_is_kept_any_longer_is_missed(kept: list[Published]) -> None:
+    here = with_past(3, 10)
+    here.fill(kept, Position(10), LIMITS)
+    assert (here.has_missed, here.replays.is_read, numbers(here.take())) == (True, True, [])
+
+
+def test_all_that_is_kept_is_wanted_and_no_more() -> None:
+    here = with_past(0, 10)
+    here.fill([entry(11, previous=10)], Position(10), LIMITS)
+    assert (here.has_missed, here.replays.is_read) == (False, True)
 
 
 def test_the_past_ends_where_the_stream_goes_on() -> None:
     here = with_past(3, 10)
     here.fill([entry(5, 3), entry(11, 5)], Position(11), LIMITS)
-    assert (here.has_missed, here.past_read, numbers(here.take())) == (False, 10, [5])
+    assert (here.has_missed, here.replays.read_to, numbers(here.take())) == (False, 10, [5])
 
 
 def test_a_past_that_is_too_much_at_once_is_read_in_parts() -> None:
     here = with_past(3, 10)
     here.fill([entry(each) for each in range(4, 11)], Position(10), LIMITS)
-    assert (here.past_read, here.is_past_read, numbers(here.take())) == (6, False, [4, 5, 6])
+    assert (here.replays.read_to, here.replays.is_read, numbers(here.take())) == (6, False, [4, 5, 6])
     here.fill([entry(each) for each in range(7, 11)], Position(10), LIMITS)
-    assert (here.past_read, here.is_past_read, numbers(here.take())) == (9, False, [7, 8, 9])
+    assert (here.replays.read_to, here.replays.is_read, numbers(here.take())) == (9, False, [7, 8, 9])
 
 
 def test_a_claim_does_not_revive_a_session_that_has_ended_meanwhile() -> None:

@@ -351,3 +351,17 @@ async def test_a_connect_that_waits_is_not_answered_by_a_node_that_lost_the_sess
     await asyncio.wait_for(turn.line.answered.wait(), 15)
     assert frozen.got_elsewhere == [1]
     assert turn.line.events == []
+
+
+async def test_a_connect_during_which_the_lease_lapses_is_answered_when_the_store_has_confirmed_the_home(
+    system: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = await Client().begin(system.one)
+    await system.publish(1, by_bus=False)
+    resident = system.one.registry.residents[alice.client_id]
+    resident.session.fall_behind()
+    cycle = resident.session.cycle
+    meanwhile = Meanwhile(system.one.dispatcher.streams, "read", system.one.lapse, monkeypatch, after=True)
+    events, reply = await alice.poll(system.one)
+    assert (meanwhile.has_happened, events, reply["successful"]) == (True, [1], True)
+    assert resident.session.cycle == cycle + 1, "who saw the lapse is refused from now on"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from calltag.core.bayeux.codec import encode_event
 from calltag.core.bayeux.position import Position
@@ -47,3 +48,11 @@ class Published:
     previous: Position
     events: Sequence[Event] = ()
     accepted_at_ms: int = 0
+
+
+class Queued(NamedTuple):
+    """A queued message: its position in the user's stream, its JSON text, and its acceptance in Unix milliseconds."""
+
+    position: Position
+    body: bytes
+    accepted_at_ms: int

@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from itertools import groupby
 from operator import attrgetter
-from typing import Final, NamedTuple
+from typing import Final
 
 from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.channels import matches
 from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.events import Event, Published
+from calltag.core.bayeux.events import Event, Published, Queued
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.bayeux.replays import Progress, Replays
 
 UNSAVED_BATCHES: Final = 65_536
 """More acknowledgement numbers than a home can give between two saves: whoever claims a session from a home that did
@@ -43,37 +44,6 @@ class Step(Enum):
 
     ANSWER = auto()
     SUSPEND = auto()
-
-
-class Queued(NamedTuple):
-    """A queued event: its position in the user's stream, its JSON text, and its acceptance in Unix milliseconds."""
-
-    position: Position
-    body: bytes
-    accepted_at_ms: int
-
-
-class Progress(NamedTuple):
-    """How far a client has the past of a channel: what is `confirmed`, and what was `sent`.
-
-    `sent` is None where the past is wanted after `confirmed`, and no home has begun to send it.
-    """
-
-    confirmed: Position
-    sent: Position | None = None
-
-
-@dataclass(slots=True)
-class Backfill:
-    """A channel whose messages up to the session's own position do not come with the stream; it ends when the client
-    has them. The fields are as a session's.
-    """
-
-    wanted_after: Position | None
-    """The position that a subscription named; None if another home began to send."""
-    confirmed: Position
-    sent: Position
-    answered: Position
 
 
 @dataclass(slots=True)
@@ -126,22 +96,14 @@ class Session:
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
     changes: int = 0
     """Version of the subscriptions, counted by the store."""
-    backfills: dict[str, Backfill] = field(default_factory=dict)
-    """Channels whose replay is not confirmed."""
-    filled: dict[str, Position | None] = field(default_factory=dict)
-    """Channels whose replay was confirmed since the last save, each with its `wanted_after`."""
+    replays: Replays = field(default_factory=Replays)
     batch: int = 0
     batches: list[tuple[int, Position]] = field(default_factory=list)
     queue: list[Queued] = field(default_factory=list)
     queued_bytes: int = 0
-    """Size of `queue` and `past`."""
+    """Size of `queue` and of the queue of the replays."""
     aside: list[bytes] = field(default_factory=list)
     """Messages outside the stream: the state of the services."""
-    past: list[Queued] = field(default_factory=list)
-    """Messages of the backfills, which are sent before the queue."""
-    past_read: Position = BEGINNING
-    """Position up to which the past was read; until `is_past_read`, the stream is not."""
-    is_past_read: bool = True
     memory: QueueMemory | None = None
     overflow: str = ""
     has_connected: bool = False
@@ -170,12 +132,14 @@ class Session:
     @property
     def has_news(self) -> bool:
         """Return whether there is something to send."""
-        return bool(self.queue or self.aside or self.past or self.has_missed) and self.state is not State.CLAIMING
+        return (
+            bool(self.queue or self.aside or self.replays.queue or self.has_missed) and self.state is not State.CLAIMING
+        )
 
     @property
     def has_messages(self) -> bool:
         """Return whether there are messages to send."""
-        return bool(self.queue or self.aside or self.past) and self.state is not State.CLAIMING
+        return bool(self.queue or self.aside or self.replays.queue) and self.state is not State.CLAIMING
 
     @property
     def services_told(self) -> bool:
@@ -189,12 +153,12 @@ class Session:
     @property
     def has_more(self) -> bool:
         """Return whether another connect would bring more at once."""
-        return self.needs_reading or (not self.pushes and bool(self.queue or self.aside or self.past))
+        return self.needs_reading or (not self.pushes and bool(self.queue or self.aside or self.replays.queue))
 
     @property
     def needs_reading(self) -> bool:
         """Return whether the stream is to be read before the next answer."""
-        return self.state is State.BEHIND or not self.is_past_read
+        return self.state is State.BEHIND or not self.replays.is_read
 
     @property
     def is_behind(self) -> bool:
@@ -253,7 +217,7 @@ class Session:
             if has_all:
                 self._confirm(min(self.sent, self.answered))
         if has_all:
-            self._confirm_past()
+            self.replays.confirm()
         else:
             self.rewind()
         return True
@@ -267,29 +231,20 @@ class Session:
     def _confirm(self, position: Position) -> None:
         self.confirmed = max(self.confirmed, position)
 
-    def _confirm_past(self) -> None:
-        """Confirm the replay up to the last answer."""
-        if not self.backfills:
-            return
-        for each in self.backfills.values():
-            each.confirmed = max(each.confirmed, each.answered)
-        self._end_backfills()
-
     def confirm_sent(self) -> None:
         """Confirm all that was sent, because the client closed its WebSocket in order."""
         if not self.acknowledges:
             self.note_answer()
             self._confirm(self.sent)
-            self._confirm_past()
+            self.replays.confirm()
 
     def rewind(self) -> None:
         """Send again all that is not confirmed."""
-        for each in self.backfills.values():
-            each.sent = each.answered = each.confirmed
+        self.replays.rewind()
         if self.sent > self.confirmed:
             self.sent = self.answered = self.confirmed
             self._go_back()
-        if self.backfills:
+        if self.replays.running:
             self._read_past()
 
     def _go_back(self) -> None:
@@ -312,8 +267,7 @@ class Session:
     def note_answer(self) -> None:
         """Note that a connect is answered with all that was taken."""
         self.answered = self.sent
-        for each in self.backfills.values():
-            each.answered = each.sent
+        self.replays.note_answer()
 
     # -- claims --------------------------------------------------------------------------------------------------
 
@@ -352,13 +306,13 @@ class Session:
     def can_push_directly(self, previous: Position, position: Position) -> bool:
         """Return whether an entry can be pushed now: it is new, follows the last one sent, and nothing is queued."""
         return previous <= self.position < position > self.highest and not (
-            self.queue or self.aside or self.past or self.has_missed or self.state is not State.LIVE
+            self.queue or self.aside or self.replays.queue or self.has_missed or self.state is not State.LIVE
         )
 
     def went_out(self, position: Position) -> None:
         """Note that entries up to a position were pushed."""
         self.position = self.sent = self.highest = position
-        self._note_backfills()
+        self.replays.follow(self.sent)
 
     def offer(self, published: Published, limits: BayeuxLimits) -> bool:
         """Queue the next entry of the stream, if the session has all before it. Return whether there is news."""
@@ -369,7 +323,7 @@ class Session:
             return False
         queued = self.queued(published)
         size = _size_of(queued)
-        overflow = self._overflow(len(queued), size, limits) if (self.queue or self.past) and queued else ""
+        overflow = self._overflow(len(queued), size, limits) if (self.queue or self.replays.queue) and queued else ""
         if overflow:
             self.state, self.overflow = State.BEHIND, overflow
             return False
@@ -399,7 +353,7 @@ class Session:
 
     def begin_reading(self) -> None:
         """Accept the entries after the position, which were read, unless a replay comes before them."""
-        if self.state is State.BEHIND and self.is_past_read:
+        if self.state is State.BEHIND and self.replays.is_read:
             self.state = State.LIVE
 
     def fall_behind(self) -> None:
@@ -414,7 +368,7 @@ class Session:
 
     def _overflow(self, more: int, more_bytes: int, limits: BayeuxLimits) -> str:
         """Return the limit that more messages would exceed, "" if none."""
-        if len(self.queue) + len(self.past) + more > limits.max_queued_events:
+        if len(self.queue) + len(self.replays.queue) + more > limits.max_queued_events:
             return "max_queued_events"
         if self.queued_bytes + more_bytes > limits.max_queued_bytes:
             return "max_queued_bytes"
@@ -428,98 +382,53 @@ class Session:
 
     # -- subscriptions and their past ------------------------------------------------------------------------------
 
-    @property
-    def progress(self) -> Mapping[str, Progress]:
-        """Return the progress of each replay."""
-        return {channel: Progress(each.confirmed, each.sent) for channel, each in self.backfills.items()}
-
     def subscribe(self, subscriptions: Mapping[str, Position], wishes: Mapping[str, Position], changes: int) -> None:
         """Replace the subscriptions. New ones begin at positions (`wishes`) that the session may have passed."""
         self.subscriptions, self.changes = subscriptions, changes
-        ended = [channel for channel in (*self.backfills, *self.filled) if channel not in subscriptions]
-        for channel in (*ended, *wishes):
-            self.backfills.pop(channel, None)
-            self.filled.pop(channel, None)
-        self.backfills |= {channel: Backfill(since, since, since, since) for channel, since in wishes.items()}
-        if wishes or ended:
+        if self.replays.replace(subscriptions, wishes):
             self._read_past()
 
     def resubscribe(self, subscriptions: Mapping[str, Position], stored: Mapping[str, Progress], changes: int) -> None:
-        """The same as the store has it, where earlier wishes of the session are still noted."""
-        known = self.filled | {channel: each.wanted_after for channel, each in self.backfills.items()}
-        wishes = {
-            channel: each.confirmed
-            for channel, each in stored.items()
-            if each.sent is None and known.get(channel) != each.confirmed
-        }
-        self.subscribe(subscriptions, wishes, changes)
+        """Replace the subscriptions by the stored ones; replays that began here go on."""
+        self.subscribe(subscriptions, self.replays.unknown(stored), changes)
 
-    def take_over(
-        self,
-        subscriptions: Mapping[str, Position],
-        stored: Mapping[str, Progress],
-        changes: int,
-    ) -> None:
-        """Adopt subscriptions and backfills from the store."""
+    def take_over(self, subscriptions: Mapping[str, Position], stored: Mapping[str, Progress], changes: int) -> None:
+        """Adopt subscriptions and replays of a former home."""
         self.subscriptions, self.changes = subscriptions, changes
-        for channel, each in stored.items():
-            sent = each.confirmed if each.sent is None else each.sent
-            self.backfills[channel] = Backfill(
-                each.confirmed if each.sent is None else None, each.confirmed, sent, sent
-            )
+        self.replays.adopt(stored)
         self._read_past()
 
     def _read_past(self) -> None:
         """Read the unsent part of the replays, from the beginning."""
-        self._count(-_size_of(self.past))
-        self.past.clear()
-        least = min((each.sent for each in self.backfills.values()), default=self.position)
-        if least < self.position:
+        self._count(-_size_of(self.replays.queue))
+        first = self.replays.first_unsent(self.position)
+        if first < self.position:
             self._go_back()
-        self.past_read = min(least, self.sent)
-        self.is_past_read = self.past_read == self.sent
-        self._end_backfills()
-
-    def _end_backfills(self) -> None:
-        if self.is_past_read and not self.past:
-            for channel, each in list(self.backfills.items()):
-                if each.confirmed >= self.past_read:
-                    self.filled[channel] = each.wanted_after
-                    del self.backfills[channel]
-
-    def _note_backfills(self) -> None:
-        """Continue with the stream after the replays."""
-        if self.backfills and self.is_past_read and not self.past:
-            for each in self.backfills.values():
-                each.sent = self.sent
-
-    def note_saved(self, filled: Iterable[str]) -> None:
-        """Note that the store has saved the end of these replays."""
-        for channel in filled:
-            self.filled.pop(channel, None)
+        self.replays.begin_reading(first, self.sent)
 
     def fill(self, entries: Sequence[Published], through: Position, limits: BayeuxLimits) -> None:
-        """Queue entries of the past up to a position, as far as the limits allow."""
-        if entries and BEGINNING < self.past_read < entries[0].previous:
+        """Queue entries of the past up to a position, as far as the limits allow.
+
+        Of the entries after the session's position only the first one counts: it shows whether the past is complete.
+        """
+        replays = self.replays
+        previous = entries[0].previous if entries else self.position
+        if BEGINNING < replays.read_to < previous:
             self.has_missed = True
         for published in entries:
             lacked = self.queued(published, self._lacks)
             size = _size_of(lacked)
             if published.position > self.position:
                 break
-            if self.past and lacked and self._overflow(len(lacked), size, limits):
+            if replays.queue and lacked and self._overflow(len(lacked), size, limits):
                 return
-            self.past += lacked
+            replays.queue += lacked
             self._count(size)
-            self.past_read = published.position
-        self.past_read = min(through, self.position)
-        self.is_past_read = self.past_read == self.position
+            replays.read_to = published.position
+        replays.end_reading(through, self.position)
 
     def _lacks(self, channel: str, position: Position) -> bool:
-        """Return whether a message of the past belongs to a replay, and was not sent by a subscription."""
-        wanted = [name for name, since in self.subscriptions.items() if since < position and matches(name, channel)]
-        backfills = self.backfills
-        return bool(wanted) and all(name in backfills and backfills[name].sent < position for name in wanted)
+        return self.replays.lacks(self.subscriptions, channel, position)
 
     # -- messages beside the stream ----------------------------------------------------------------------------------
 
@@ -546,7 +455,7 @@ class Session:
         """
         if self.state is State.CLAIMING:
             return []
-        if self.aside or self.past or self.backfills or not self.is_past_read:
+        if self.aside or self.replays.is_active:
             return self._take_in_order(budget)
         if not self.queue:
             self.sent = self.position
@@ -559,23 +468,22 @@ class Session:
             events.append(self.aside.pop(0))
         if not self.aside:
             events += self._take_past(budget)
-        if not self.aside and not self.past and self.is_past_read:
+        if not self.aside and not self.replays.queue and self.replays.is_read:
             events += self._take_queued(budget)
         return events
 
     def _take_past(self, budget: AnswerBudget | None) -> list[bytes]:
-        taken, position = _first(self.past, budget)
-        self._drop(self.past, len(taken))
-        sent = position if self.past else self.past_read
-        for each in self.backfills.values():
-            each.sent = max(each.sent, sent)
+        replays = self.replays
+        taken, position = _first(replays.queue, budget)
+        self._drop(replays.queue, len(taken))
+        replays.note_sent(position if replays.queue else replays.read_to)
         return taken
 
     def _take_queued(self, budget: AnswerBudget | None) -> list[bytes]:
         taken, position = _first(self.queue, budget)
         self._drop(self.queue, len(taken))
         self.sent = max(self.sent, position) if self.queue else self.position
-        self._note_backfills()
+        self.replays.follow(self.sent)
         return taken
 
     def _drop(self, queue: list[Queued], count: int) -> None:

@@ -15,7 +15,7 @@ import orjson
 
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.position import Position
-from calltag.core.bayeux.session import Progress
+from calltag.core.bayeux.replays import Progress
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
