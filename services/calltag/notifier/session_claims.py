@@ -8,7 +8,8 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from enum import Enum, auto
+from typing import Any, Final, Protocol
 
 from calltag.core.bayeux.codec import Message
 from calltag.core.bayeux.endings import Ending
@@ -27,6 +28,17 @@ _ASKED_AGAIN_S: Final = 1.0
 _LOOKED_S: Final = 0.1
 _PATIENCE_S: Final = 20.0
 """Seconds that a connect waits for a home that neither answers nor lets its lease lapse."""
+
+
+class Flush(Enum):
+    """Outcomes of asking the former home of a session."""
+
+    SAVED = auto()
+    """It has saved the session and let it go."""
+    NOT_SAVED = auto()
+    """It does not count: it is gone, its lease has lapsed, or the client knows itself what it has."""
+    REFUSED = auto()
+    """It does not answer, and may still be at work."""
 
 
 class Post(Protocol):
@@ -50,7 +62,9 @@ class Claims:
     flush_timeout_s: float = 0.1
     """Seconds that the claim of a client with acknowledgement waits for the former home."""
     _flushes: dict[str, tuple[int, asyncio.Future[None]]] = field(default_factory=dict)
-    _lapses: dict[NodeId, asyncio.Task[None]] = field(default_factory=dict)
+    _lapses: dict[NodeId, asyncio.Task[int]] = field(default_factory=dict)
+    _looks: int = 0
+    """Number of looks at leases of other nodes so far."""
 
     def credential(self, client_id: str) -> str:
         """Return the credential that a bearer session must have begun with; "" for other sessions."""
@@ -94,8 +108,8 @@ class Claims:
 
     # -- the former home ---------------------------------------------------------------------------------------------
 
-    async def flush(self, record: SessionRecord) -> bool:
-        """Have the home of a session save it and let it go. Return whether the claim may go on.
+    async def flush(self, record: SessionRecord) -> Flush:
+        """Have the home of a session save it and let it go.
 
         A client that acknowledges says itself what it has: then a home that does not answer in time does not count.
         Else only one whose lease has lapsed: it may still answer a connect that the client has given up, and must not
@@ -108,17 +122,22 @@ class Claims:
                 async with asyncio.timeout(self.flush_timeout_s):
                     if await self._ask(record):
                         await flushed
-                return True
+                        return Flush.SAVED
+                return Flush.NOT_SAVED
             async with asyncio.timeout(_PATIENCE_S):
-                lapsed = self._lapse(record.home)
-                while not flushed.done() and not lapsed.done():
+                looks, lapsed = self._looks, self._lapse(record.home)
+                while not flushed.done():
+                    if lapsed.done():
+                        if lapsed.result() > looks:
+                            return Flush.NOT_SAVED
+                        # That look began before the session was read: its home may have verified it since.
+                        lapsed = self._lapse(record.home)
                     await self._ask(record)
-                    await asyncio.wait({flushed, lapsed}, timeout=_ASKED_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
-                if not flushed.done():
-                    lapsed.result()
-                return True
+                    ends: set[asyncio.Future[Any]] = {flushed, lapsed}
+                    await asyncio.wait(ends, timeout=_ASKED_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+                return Flush.SAVED
         except TimeoutError:
-            return record.acknowledges
+            return Flush.NOT_SAVED if record.acknowledges else Flush.REFUSED
         finally:
             if flushed.done() and not flushed.cancelled():
                 self.metrics.all.cometd_flushes.labels("answered").inc()
@@ -141,20 +160,23 @@ class Claims:
         )  # fmt: skip
         return await self.post.tell(record.home, notice)
 
-    def _lapse(self, node: NodeId) -> asyncio.Task[None]:
+    def _lapse(self, node: NodeId) -> asyncio.Task[int]:
         """Return the task that ends when the lease of a node has lapsed; all claims that wait share it."""
         lapse = self._lapses.get(node)
         if lapse is None:
             lapse = self._lapses[node] = asyncio.create_task(self._until_lapsed(node), name="lease-lapse")
         return lapse
 
-    async def _until_lapsed(self, node: NodeId) -> None:
+    async def _until_lapsed(self, node: NodeId) -> int:
+        """Return the number of the look that saw the lapse."""
         try:
             while self._flushes:
+                self._looks = number = self._looks + 1
                 with suppress(StoreUnavailable):
                     if not await self.store.is_alive(node):
-                        return
+                        return number
                 await asyncio.sleep(_LOOKED_S)
+            return 0
         finally:
             # Nobody is to take one that ended because nobody waited for one that saw a lapse.
             del self._lapses[node]

@@ -36,7 +36,7 @@ from calltag.notifier.connect_replies import Answer, ConnectReplies
 from calltag.notifier.event_dispatcher import EventDispatcher
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.node_presence import Background, NodeLease, Registrations
-from calltag.notifier.session_claims import Claims
+from calltag.notifier.session_claims import Claims, Flush
 from calltag.notifier.session_endings import SessionEndings
 from calltag.notifier.session_records import alone_ms, resident_of, resubscribe
 from calltag.notifier.session_registry import (
@@ -339,10 +339,14 @@ class SessionManager:
                 here = None
             if here is None and record.home != self.node and not record.is_exact:
                 has_waited = True
-                is_free = await self.claims.flush(record)
-                found = await self.claims.read(request, claim)
-                if not is_free or found.record.cycle != record.cycle:
+                flushed = await self.claims.flush(record)
+                if flushed is Flush.REFUSED:
                     return None
+                # What was not saved is as it was read, or else the take-over finds another number of the last save.
+                if flushed is Flush.SAVED:
+                    found = await self.claims.read(request, claim)
+                    if found.record.cycle != record.cycle:
+                        return None
             login = claim.shown.login or record.login
             return await self._take_over(request, found, here, login, has_waited=has_waited)
         except BaseException:

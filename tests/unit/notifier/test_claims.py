@@ -12,7 +12,7 @@ from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import SessionRecord, SessionState
 from calltag.core.wire.messages import NoticeKind, SessionNotice
-from calltag.notifier.session_claims import Post
+from calltag.notifier.session_claims import Flush, Post
 from parts.eventually import eventually, turns
 from parts.frames import SocketPage
 from parts.hubs import Client, Installation, Node
@@ -244,6 +244,28 @@ async def test_a_claim_that_nobody_waits_for_any_more_is_not_taken_for_a_lapse(s
     assert settled.two.count("flushes_total", outcome="answered") == 2
 
 
+async def test_a_look_at_a_lease_from_before_a_session_was_read_shows_no_lapse(
+    settled: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile the home may have renewed its lease, and verified the session as it was read then."""
+    alice, bob = await Client().begin(settled.one), await Client("bob").begin(settled.one)
+    settled.loses_notices = True
+    await settled.one.lapse()
+    look = Door(settled.two.store, "is_alive", monkeypatch, after=True)
+    first = asyncio.create_task(alice.connect(settled.two))
+    await look.began.wait()
+    await settled.one.lease.renew()
+    second = asyncio.create_task(bob.connect(settled.two))
+    await eventually(lambda: settled.two.sessions.claims.is_flushing(bob.client_id))
+    looked = len(settled.two.client.exchanges)
+    look.may_go_on.set()
+    assert (await first).replies[0]["successful"]
+    await eventually(lambda: len(settled.two.client.exchanges) > looked + 3)
+    assert not second.done()
+    await settled.one.lapse()
+    assert (await second).replies[0]["successful"]
+
+
 async def test_a_look_at_a_lease_that_fails_unexpectedly_fails_the_claim_and_is_no_lapse(
     settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,11 +306,11 @@ async def test_two_nodes_that_claim_a_session_from_each_other_at_once_do_not_wai
     homes = {system.one.name: system.two.name, system.two.name: system.one.name}
     records = {name: _at_home(record, homes[name]) for name in homes}
 
-    async def claim(node: Node) -> bool:
+    async def claim(node: Node) -> Flush:
         async with node.sessions.turn(alice.client_id):
             return await claims[node.name].flush(records[node.name])
 
-    assert await asyncio.gather(*map(claim, system.nodes.values())) == [True, True]
+    assert await asyncio.gather(*map(claim, system.nodes.values())) == [Flush.SAVED, Flush.SAVED]
 
 
 def _at_home(record: SessionRecord, home: NodeId) -> SessionRecord:
