@@ -471,6 +471,8 @@ class SessionManager:
                     await self.dispatcher.catch_up(resident)
                     # Last, so that nothing comes between it and the answer.
                     is_home = self.is_verified(resident) or await self.sync.save([resident])
+                    # Another save may have verified it first, with which this one's cycle was over.
+                    is_home = is_home or self.is_verified(resident)
                 break
             except StoreUnavailable:
                 if resident.suspended is not suspended:
@@ -497,7 +499,10 @@ class SessionManager:
     async def _saved(self, resident: Resident) -> bool:
         """Save a roaming session; its answer may be sent if that succeeds."""
         with suppress(StoreUnavailable):
-            return await self.sync.save([resident], is_exact=True)
+            if await self.sync.save([resident], is_exact=True):
+                return True
+            # Another save may have verified it first, with which this one's cycle was over.
+            return self.is_verified(resident) and await self.sync.save([resident], is_exact=True)
         return False
 
     async def deliver(self, client_ids: Iterable[str], context: RequestContext) -> list[bytes]:

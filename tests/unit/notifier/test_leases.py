@@ -10,7 +10,7 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import SessionState
 from calltag.notifier.node_presence import NodeLease
 from calltag.notifier.session_registry import RequestContext
-from parts.eventually import turns
+from parts.eventually import eventually, turns
 from parts.frames import SocketPage
 from parts.hubs import Client, Installation, Line, Node, Turn, numbers
 from unit.notifier.conftest import LEASE_MS, Meanwhile, begun_with_wish, two_polls
@@ -365,3 +365,20 @@ async def test_a_connect_during_which_the_lease_lapses_is_answered_when_the_stor
     events, reply = await alice.poll(system.one)
     assert (meanwhile.has_happened, events, reply["successful"]) == (True, [1], True)
     assert resident.session.cycle == cycle + 1, "who saw the lapse is refused from now on"
+
+
+async def test_two_saves_that_verify_a_session_at_once_do_not_cost_its_connect_the_answer(system: Installation) -> None:
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    await system.one.lapse()
+    await system.publish(1)
+    await system.one.lease.renew()
+    sessions = system.one.sessions
+    sessions.sync.mark_unverified()
+    saving = asyncio.create_task(sessions.sync.save_marked())
+    assert turn.held is not None
+    sessions.answer(turn.held)
+    await saving
+    await eventually(turn.line.answered.is_set)
+    assert turn.line.reply is not None, "it was replaced"
+    assert numbers(turn.line.events) == [1]
