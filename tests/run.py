@@ -24,7 +24,7 @@ _WIDTH: Final = 80
 _JOBS_PER_CPU: Final = 2
 """Tests wait for processes and clocks for a third of their time."""
 _HEAVY_JOBS: Final = 4
-_HEAVY_FOLDERS: Final = ("tests/chaos", "tests/integration")
+_FOLDERS: Final = ("tests/chaos", "tests/integration")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ def phases(jobs: int) -> Sequence[Phase]:
         Phase(
             f"The tests that share the machine, {jobs} at a time:", "not alone and not heavy", jobs, is_measured=True
         ),
-        Phase(f"The heavy ones, {_HEAVY_JOBS} at a time:", "heavy", _HEAVY_JOBS, _HEAVY_FOLDERS),
-        Phase("The tests that need the machine for themselves:", "alone", 1, ("tests/chaos",)),
+        Phase(f"The heavy ones, {_HEAVY_JOBS} at a time:", "heavy", _HEAVY_JOBS, _FOLDERS),
+        Phase("The tests that need the machine for themselves:", "alone", 1, _FOLDERS),
     )
 
 

@@ -29,7 +29,7 @@ from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 from parts.workers import Crew, crew
 
-pytestmark = pytest.mark.heavy
+pytestmark = pytest.mark.alone
 
 PARTITIONS = 32
 ALL = [Partition(number) for number in range(PARTITIONS)]
