@@ -23,7 +23,6 @@ _BAD: Final = ("failed", "error")
 _WIDTH: Final = 80
 _JOBS_PER_CPU: Final = 2
 """Tests wait for processes and clocks for a third of their time."""
-_HEAVY_JOBS: Final = 4
 _FOLDERS: Final = ("tests/chaos", "tests/integration")
 
 
@@ -53,7 +52,7 @@ def phases(jobs: int) -> Sequence[Phase]:
         Phase(
             f"The tests that share the machine, {jobs} at a time:", "not alone and not heavy", jobs, is_measured=True
         ),
-        Phase(f"The heavy ones, {_HEAVY_JOBS} at a time:", "heavy", _HEAVY_JOBS, _FOLDERS),
+        Phase(f"The heavy ones, {jobs} at a time:", "heavy", jobs, _FOLDERS),
         Phase("The tests that need the machine for themselves:", "alone", 1, _FOLDERS),
     )
 

@@ -109,7 +109,7 @@ class RunQueue:
         self._began = self._look()
 
     def slowdown(self) -> float:
-        """How many times as long all takes because others use the machine; 1 on one that is otherwise idle."""
+        """Return the factor by which waiting for a processor delays the process; 1 on an idle machine."""
         ran, waited = (now - then for now, then in zip(self._look(), self._began, strict=True))
         return (ran + waited) / max(ran, 1)
 

@@ -116,7 +116,7 @@ async def test_a_newer_connect_ends_the_older(system: System) -> None:
 
 
 def outcome(answer: httpx.Response) -> str:
-    """How a connect ended: replaced by a newer one, with nothing, or with the session."""
+    """The end of a connect: replaced by a newer one, without an answer, or the end of its session."""
     if answer.status_code == 500:
         return "replaced"
     *_, reply = answer.json()

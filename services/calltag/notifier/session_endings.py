@@ -14,11 +14,11 @@ from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.connect_replies import ConnectReplies
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.node_presence import Background, Registrations
-from calltag.notifier.session_claims import Claims
+from calltag.notifier.session_claims import Post
 from calltag.notifier.session_registry import Connections, Resident, SessionRegistry
 
 _CLOCKS_DIFFER_MS: Final = 2_000
-"""How much later than here a session may expire in the store, by its clock and after the way there."""
+"""Tolerance for the clock of the store and the round trip to it, when an expired session is removed."""
 
 
 @dataclass(slots=True)
@@ -32,7 +32,7 @@ class SessionEndings:
     connections: Connections
     registrations: Registrations
     replies: ConnectReplies
-    claims: Claims
+    post: Post
     metrics: NotifierMetrics
     background: Background
 
@@ -111,7 +111,7 @@ class SessionEndings:
         self.background.begin(self._notify(node, notice))
 
     async def _notify(self, node: NodeId, notice: SessionNotice) -> None:
-        await self.claims.post.tell(node, notice)
+        await self.post.tell(node, notice)
 
     async def remove(self, client_id: str) -> None:
         """Remove a session from the store. Raises StoreUnavailable."""

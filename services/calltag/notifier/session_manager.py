@@ -52,7 +52,7 @@ from calltag.notifier.session_sync import SessionSync
 
 _ATTEMPTS: Final = 3
 _TICK_S: Final = 0.05
-"""How late a deadline may be looked at."""
+"""Maximum delay of a deadline."""
 _LONGEST_WAIT_S: Final = 3_600.0
 _SETTLED: Final = 3
 """Connects in a row at one node after which a session has its home there again."""
@@ -115,11 +115,12 @@ class SessionManager:
             self.connections,
             self.registrations,
             self.replies,
-            self.claims,
+            self.claims.post,
             self.metrics,
             self.background,
         )
         self.sync = SessionSync(
+            self.node,
             limits,
             self.store,
             self.registry,
@@ -471,8 +472,6 @@ class SessionManager:
                     await self.dispatcher.catch_up(resident)
                     # Last, so that nothing comes between it and the answer.
                     is_home = self.is_verified(resident) or await self.sync.save([resident])
-                    # Another save may have verified it first, with which this one's cycle was over.
-                    is_home = is_home or self.is_verified(resident)
                 break
             except StoreUnavailable:
                 if resident.suspended is not suspended:
@@ -499,10 +498,7 @@ class SessionManager:
     async def _saved(self, resident: Resident) -> bool:
         """Save a roaming session; its answer may be sent if that succeeds."""
         with suppress(StoreUnavailable):
-            if await self.sync.save([resident], is_exact=True):
-                return True
-            # Another save may have verified it first, with which this one's cycle was over.
-            return self.is_verified(resident) and await self.sync.save([resident], is_exact=True)
+            return await self.sync.save([resident], is_exact=True)
         return False
 
     async def deliver(self, client_ids: Iterable[str], context: RequestContext) -> list[bytes]:

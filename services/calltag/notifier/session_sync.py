@@ -8,6 +8,7 @@ from typing import Final
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import State
+from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import Changed, Saved, SessionState, SessionStore
@@ -31,6 +32,7 @@ class SessionSync:
     store has confirmed its home in the present period of the lease.
     """
 
+    node: NodeId
     limits: BayeuxLimits
     store: SessionStore
     registry: SessionRegistry
@@ -60,29 +62,32 @@ class SessionSync:
             _NOT_SAVED.holds()
 
     async def save(self, residents: Sequence[Resident], *, is_exact: bool | None = None) -> bool:
-        """Save sessions, and let those go that have another home by now. Return whether all are still here."""
+        """Save sessions, and release those that have another home by now. Return whether all are still here.
+
+        A session whose cycle this node has raised meanwhile, by another save or by a claim, is saved once more.
+        """
         period = self.lease.period
         states = [self.state(each, is_exact=each.is_roaming if is_exact is None else is_exact) for each in residents]
-        all_here = True
+        all_here, again = True, list[Resident]()
         for resident, state, saved in zip(residents, states, await self.store.save(states), strict=True):
             session = resident.session
             if saved is None:
-                all_here = False
                 if session.state is State.CLAIMING:
-                    # The claim will know.
+                    # The claim finds out.
                     self.registry.mark(resident)
                 elif session.cycle == state.cycle:
                     self.endings.release(resident)
                 elif self.registry.has(resident):
-                    # It was claimed here meanwhile.
-                    self.registry.mark(resident)
+                    again.append(resident)
+                    continue
+                all_here = False
             elif session.cycle == state.cycle:
                 was_verified, resident.verified_in = self.lease.covers(resident.verified_in), period
                 session.verified(saved.cycle)
                 self.note_saved(resident, state, saved)
                 if not was_verified and self.registry.has(resident):
                     self.dispatcher.due(resident)
-        return all_here
+        return (not again or await self.save(again, is_exact=is_exact)) and all_here
 
     def note_saved(self, resident: Resident, state: SessionState, saved: Saved) -> None:
         session = resident.session
@@ -136,7 +141,7 @@ class SessionSync:
         replays: bool = False,
     ) -> None:
         """Apply a change of subscriptions at the session's home, here or by notice."""
-        if changed.home != self.endings.node:
+        if changed.home != self.node:
             notice = SessionNotice(kind=NoticeKind.CHANGED, client_id=client_id)
             self.endings.notify(changed.home, notice)
             return

@@ -41,7 +41,7 @@ _OVERTAKEN_MS: Final = 1_000
 that time: two clients that both believe to have the session do not take it from each other more often."""
 _TICK_S: Final = 0.5
 _PARTING_S: Final = 4.0
-"""How long a WebSocket that is to be closed waits for the next connect of its client."""
+"""Seconds that a WebSocket waits, before it is closed, for the next connect of its client."""
 _CLOSES_MS: Final = 2_000
 """While its client waits so long, a WebSocket is closed, and nothing is under way on it."""
 _OFF: Final = "WebSocket is off here (CALLTAG_NOTIFIER__WEBSOCKET); send messages by POST"

@@ -102,14 +102,12 @@ class NodeSender:
     async def _send_together(self, node: NodeId, together: Sequence[_Due]) -> None:
         try:
             await self._send_messages(node, [due.parcel for due in together])
-        except BaseException as error:
-            for due in together:
-                _end(due.done, error)
-            if not isinstance(error, Exception):
-                raise
+        except Exception as error:  # noqa: BLE001 - the callers raise it
+            for done in _unsettled(together):
+                done.set_exception(error)
         else:
-            for due in together:
-                _end(due.done, None)
+            for done in _unsettled(together):
+                done.set_result(None)
 
     async def _send_messages(self, node: NodeId, parcels: Sequence[Parcel]) -> None:
         events = chain.from_iterable(parcel.events() for parcel in parcels)
@@ -136,13 +134,6 @@ def _users(messages: Sequence[PackedMessage]) -> Sequence[UserId]:
     return list(dict.fromkeys(user for message in messages for user in message.users))
 
 
-def _end(done: asyncio.Future[None], error: BaseException | None) -> None:
-    if done.done():
-        # Its caller was cancelled.
-        return
-    if error is None:
-        done.set_result(None)
-    elif isinstance(error, asyncio.CancelledError):
-        done.cancel()
-    else:
-        done.set_exception(error)
+def _unsettled(together: Sequence[_Due]) -> Sequence[asyncio.Future[None]]:
+    """Return the futures of callers that were not cancelled."""
+    return [due.done for due in together if not due.done.done()]

@@ -20,7 +20,7 @@ ALICE = UserId("alice")
 
 
 class SlowBus(MemoryBus):
-    """A bus that confirms a message when it is told to."""
+    """A bus whose confirms the test gives."""
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -42,13 +42,19 @@ def parcel(position: int, *, size: int = 300) -> Parcel:
     return Parcel([body], {0: [UserPlace(ALICE, position, position - 1)]})
 
 
+async def begun(sender: NodeSender, count: int) -> list[asyncio.Task[None]]:
+    """Send so many parcels, each in an iteration of the event loop of its own."""
+    sent = []
+    for position in range(1, count + 1):
+        sent.append(asyncio.create_task(sender.send(HERE, parcel(position))))
+        await turns()
+    return sent
+
+
 async def test_what_comes_while_two_messages_are_unconfirmed_goes_together_in_the_next() -> None:
     bus = SlowBus()
     sender = NodeSender(bus, Streams())
-    sent = []
-    for position in range(1, 11):
-        sent.append(asyncio.create_task(sender.send(HERE, parcel(position))))
-        await turns()
+    sent = await begun(sender, 10)
     assert bus.positions() == [[1], [2]]
     assert len(bus.bodies) == MOST_UNCONFIRMED
     bus.confirms[0].set_result(True)
@@ -76,10 +82,7 @@ async def test_what_goes_together_is_bounded_in_bytes() -> None:
 async def test_one_node_does_not_wait_for_another() -> None:
     bus = SlowBus()
     sender = NodeSender(bus, Streams())
-    slow = []
-    for position in range(1, 5):
-        slow.append(asyncio.create_task(sender.send(HERE, parcel(position))))
-        await turns()
+    slow = await begun(sender, 4)
     quick = asyncio.create_task(sender.send(THERE, parcel(9)))
     await turns()
     bus.confirms[-1].set_result(True)
