@@ -109,7 +109,7 @@ async def claim(store: SessionStore, client_id: str, caller: Caller = PROVEN, **
     return Claimed(found, saved)
 
 
-async def save(store: SessionStore, *states: SessionState) -> Saved | None:
+async def save(store: SessionStore, *states: SessionState) -> Saved | Ending | None:
     """What the save of the last of the states answered."""
     return (await store.save(states))[-1]
 
@@ -364,7 +364,7 @@ async def test_whatever_else_a_client_does_is_activity(client: RedisClient, node
 
     async def be_known_as_active() -> object:
         [known] = await nodes.one.save([state(client_id, 1, active_ago_ms=10_000)])
-        return known
+        return isinstance(known, Saved)
 
     for act in (subscribe, unsubscribe, publish, be_known_as_active):
         await back_date(client, client_id, "active", by_ms=30_000)
@@ -437,7 +437,7 @@ async def test_a_session_ends_with_the_credential_that_it_began_with(
 
 async def test_a_session_that_its_client_has_ended_is_known_for_a_moment(client: RedisClient, nodes: Nodes) -> None:
     client_id = await nodes.begin(login="mine")
-    assert await nodes.one.remove(client_id, left=True) == ONE
+    assert await nodes.one.remove(client_id, Ending.DISCONNECTED) == ONE
     for caller in (PROVEN, Caller(False, "mine")):
         with pytest.raises(HasLeft):
             await nodes.two.read(client_id, caller, most=1)
@@ -448,7 +448,7 @@ async def test_a_session_that_its_client_has_ended_is_known_for_a_moment(client:
     assert 0 < await client.connection.pttl(KEYS.cometd_session_end(ALICE, digest_of(client_id))) <= 5_000
     await client.connection.delete(KEYS.cometd_session_end(ALICE, digest_of(client_id)))
     assert await nodes.two.read(client_id, PROVEN, most=1) is None
-    assert await nodes.one.remove(client_id, left=True) is None
+    assert await nodes.one.remove(client_id, Ending.DISCONNECTED) is None
     assert await client.connection.exists(KEYS.cometd_session_end(ALICE, digest_of(client_id))) == 0
 
 
@@ -543,10 +543,12 @@ async def test_when_a_session_has_moved_is_known(client: RedisClient, nodes: Nod
 
 async def test_what_is_over_is_not_taken_over_or_saved(client: RedisClient, nodes: Nodes) -> None:
     client_id = await nodes.begin()
-    assert await nodes.one.remove(client_id)
+    assert await nodes.one.remove(client_id, Ending.LOGIN_ENDED)
     assert await nodes.one.take_over(state(client_id, 1), saved=None, has_moved=False) is None
-    assert await save(nodes.one, state(client_id, 1)) is None
-    assert await save(nodes.one, state(client_id, 1, verify=True)) is None
+    assert await save(nodes.one, state(client_id, 1)) is Ending.LOGIN_ENDED
+    assert await save(nodes.one, state(client_id, 1, verify=True)) is Ending.LOGIN_ENDED
+    await client.connection.delete(KEYS.cometd_session_end(ALICE, digest_of(client_id)))
+    assert await save(nodes.one, state(client_id, 1)) is Ending.EXPIRED, "as the store ends a silent one"
     assert await client.connection.exists(key_of(client_id), KEYS.cometd_sessions(ALICE), KEYS.nodes_of(ALICE)) == 0
 
 
@@ -641,9 +643,9 @@ async def test_many_are_saved_together(nodes: Nodes) -> None:
     here = [await nodes.begin(user, most=50) for user in users]
     gone = set(here[5::50])
     for client_id in gone:
-        await nodes.one.remove(client_id)
+        await nodes.one.remove(client_id, Ending.LOGIN_ENDED)
     answers = await nodes.one.save([state(each, 1, sent=Position(number)) for number, each in enumerate(here, 1)])
-    assert [answer is None for answer in answers] == [client_id in gone for client_id in here]
+    assert [answer is Ending.LOGIN_ENDED for answer in answers] == [client_id in gone for client_id in here]
     lives = [(number, client_id) for number, client_id in enumerate(here, 1) if client_id not in gone]
     assert [(await load(nodes.one, client_id)).cursor.sent for _, client_id in lives] == [each for each, _ in lives]
     assert await nodes.one.save([]) == []
@@ -770,14 +772,14 @@ async def test_sessions_end(client: RedisClient, nodes: Nodes) -> None:
     with pytest.raises(TooManySessions):
         await nodes.begin()
     await claim(nodes.two, ids[0])
-    assert await nodes.one.remove(ids[0]) == TWO
-    assert await nodes.one.remove(ids[0]) is None
+    assert await nodes.one.remove(ids[0], Ending.DISCONNECTED) == TWO
+    assert await nodes.one.remove(ids[0], Ending.DISCONNECTED) is None
     await nodes.begin()
     await client.connection.delete(key_of(ids[1]))
     await client.connection.zadd(KEYS.cometd_sessions(ALICE), {digest_of(ids[1]): 1})
     await nodes.begin()
     assert 0 < await client.connection.pttl(key_of(ids[2])) <= LIFE_MS
-    assert await nodes.two.end(ALICE, digest_of(ids[2])) == ONE
+    assert await nodes.two.end(ALICE, digest_of(ids[2]), Ending.CLOSED) == ONE
     assert await nodes.one.read(ids[2], PROVEN, most=1) is None
 
 
@@ -789,7 +791,7 @@ async def test_a_silent_session_ends_when_the_store_would_end_it(client: RedisCl
     for other in (1, 3):
         assert not await nodes.one.expire(client_id, cycle=other, within_ms=2_000)
     assert await nodes.one.expire(client_id, cycle=2, within_ms=2_000)
-    assert await nodes.one.remove(client_id) is None
+    assert await nodes.one.remove(client_id, Ending.LOGIN_ENDED) is None
     assert await client.connection.zcard(KEYS.cometd_sessions(ALICE)) == 0
     assert not await nodes.one.expire(client_id, cycle=2, within_ms=2_000), "it has ended before"
 
@@ -810,9 +812,9 @@ async def test_what_is_no_session_is_unknown(nodes: Nodes) -> None:
         assert await nodes.subscribe(client_id, {"/a": None}) is None
         assert await nodes.one.unsubscribe(client_id, ["/a"], lifetime_ms=1) is None
         assert not await nodes.one.touch(client_id, lifetime_ms=1)
-        assert await nodes.one.remove(client_id) is None
+        assert await nodes.one.remove(client_id, Ending.LOGIN_ENDED) is None
         assert not await nodes.one.expire(client_id, cycle=1, within_ms=1)
-        assert await save(nodes.one, state(client_id, 1)) is None
+        assert await save(nodes.one, state(client_id, 1)) is Ending.EXPIRED
 
 
 async def test_a_node_is_alive_while_it_renews_its_lease(client: RedisClient, nodes: Nodes) -> None:

@@ -121,12 +121,12 @@ async def test_the_last_session_that_a_user_may_have_begins(sessions: SessionSto
     assert (await record_of(sessions, client_id)).cycle == 1
 
 
-@pytest.mark.parametrize("left", [True, False])
-async def test_a_session_is_ended_by_whoever_ends_it(sessions: SessionStore, *, left: bool) -> None:
+@pytest.mark.parametrize("ending", [Ending.DISCONNECTED, Ending.CLOSED])
+async def test_a_session_is_ended_by_whoever_ends_it(sessions: SessionStore, ending: Ending) -> None:
     client_id = await begin(sessions)
-    assert await sessions.remove(client_id, left=left) == HERE
-    assert await sessions.remove(client_id, left=left) is None, "another request ends nothing"
-    if left:
+    assert await sessions.remove(client_id, ending) == HERE
+    assert await sessions.remove(client_id, ending) is None, "another request ends nothing"
+    if ending is Ending.DISCONNECTED:
         with pytest.raises(HasLeft):
             await read(sessions, client_id)
     else:
@@ -230,9 +230,9 @@ async def test_a_session_is_ended_once_over_a_link_that_breaks(redis_server: Red
         over_it = SessionStore(connected, ScriptBatcher(connected), KEYS, HERE)
         client_id = await begin(over_it)
         # Its script is known to the server from here on.
-        assert await over_it.remove("unknown") is None
-        link.lose_answer_to(b"left")
-        assert await over_it.remove(client_id, left=True) == HERE
+        assert await over_it.remove("unknown", Ending.DISCONNECTED) is None
+        link.lose_answer_to(b"disconnected")
+        assert await over_it.remove(client_id, Ending.DISCONNECTED) == HERE
         assert not link.waits_for_text
         await connected.close()
 

@@ -10,6 +10,7 @@ from uuid import uuid4
 from rich.table import Table
 
 from calltag.core.backends import amqp_settings, open_client
+from calltag.core.bayeux.endings import Ending
 from calltag.core.bus.amqp import open_amqp_bus
 from calltag.core.bus.ports import Bus, BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId
@@ -62,7 +63,7 @@ class Sessions:
         message = NODE.encode(NodeMessage(notices=(notice,)))
         if await bus.send(session.holder, message, uuid4().hex):
             await self._until_gone(session)
-        await self.store.end(session.user, session.digest)
+        await self.store.end(session.user, session.digest, Ending.CLOSED)
 
     async def _until_gone(self, session: ListedSession) -> None:
         try:

@@ -207,7 +207,7 @@ class BayeuxServer:
         credential = sessions.claims.credential(client_id)
         lifetime_ms = self.limits.interval_ms + self.limits.max_interval_ms
         if credential == NOBODYS:
-            home = await sessions.store.remove(client_id)
+            home = await sessions.store.remove(client_id, Ending.LOGIN_ENDED)
             raise HasEnded(Ending.LOGIN_ENDED, home) if home is not None else self.engine.unknown(message)
         match channel:
             case channels.SUBSCRIBE:
@@ -222,7 +222,7 @@ class BayeuxServer:
                 await sessions.sync.changed(client_id, changed, removed=names)
             case channels.DISCONNECT:
                 # It ends in any case.
-                home = await sessions.store.remove(client_id, left=True)
+                home = await sessions.store.remove(client_id, Ending.DISCONNECTED)
                 if home is None:
                     raise self.engine.unknown(message)
                 sessions.endings.disconnected(client_id, home)

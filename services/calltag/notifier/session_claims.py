@@ -94,7 +94,7 @@ class Claims:
             else:
                 if found is not None and (await looking).user is None:
                     # The session's own login has ended.
-                    await self.store.remove(client_id)
+                    await self.store.remove(client_id, Ending.LOGIN_ENDED)
                     raise HasEnded(Ending.LOGIN_ENDED, found.record.home)
                 await self.check(message, client_id, claim)
         if found is None:

@@ -49,7 +49,7 @@ class SessionEndings:
 
     async def close(self, user: UserId, digest: str) -> None:
         """End the session with this digest for an operator. Raises StoreUnavailable."""
-        home = await self.store.end(user, digest)
+        home = await self.store.end(user, digest, Ending.CLOSED)
         feed = self.registry.feeds.get(user)
         client_id = next((each for each in feed.sessions if digest_of(each) == digest), None) if feed else None
         if client_id is not None:
@@ -77,7 +77,7 @@ class SessionEndings:
         for client_id in list(feed.sessions) if feed is not None else ():
             if self.registry.residents[client_id].login == login:
                 self.has_ended(client_id, HasEnded(Ending.LOGIN_ENDED, self.node))
-                self.background.begin(self.remove(client_id))
+                self.background.begin(self.remove(client_id, Ending.LOGIN_ENDED))
 
     def release(self, resident: Resident) -> None:
         """Remove a session whose home is another node, or which has ended."""
@@ -113,6 +113,6 @@ class SessionEndings:
     async def _notify(self, node: NodeId, notice: SessionNotice) -> None:
         await self.post.tell(node, notice)
 
-    async def remove(self, client_id: str) -> None:
+    async def remove(self, client_id: str, ending: Ending) -> None:
         """Remove a session from the store. Raises StoreUnavailable."""
-        await self.store.remove(client_id)
+        await self.store.remove(client_id, ending)

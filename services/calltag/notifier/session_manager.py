@@ -270,7 +270,7 @@ class SessionManager:
         caller = await claim.caller()
         if caller.user is None and resident.login and claim.shown.login == resident.login:
             # The session's own login has ended.
-            await self.store.remove(request.client_id)
+            await self.store.remove(request.client_id, Ending.LOGIN_ENDED)
             raise HasEnded(Ending.LOGIN_ENDED, self.node)
         await self.claims.check(request.message, request.client_id, claim)
         now_ms = self.registry.clock_ms()
@@ -598,7 +598,7 @@ class SessionManager:
             await self.store.create(client_id, new)
         except StoreUnavailable:
             # It may have been created, and would count for its user until it expires.
-            self.background.begin(self.endings.remove(client_id))
+            self.background.begin(self.endings.remove(client_id, Ending.DISCONNECTED))
             raise
 
     async def flush(self, notice: SessionNotice) -> None:

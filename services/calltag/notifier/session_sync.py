@@ -62,7 +62,7 @@ class SessionSync:
             _NOT_SAVED.holds()
 
     async def save(self, residents: Sequence[Resident], *, is_exact: bool | None = None) -> bool:
-        """Save sessions, and release those that have another home by now. Return whether all are still here.
+        """Save sessions; those that have ended or have another home by now leave. Return whether all are still here.
 
         A session whose cycle this node has raised meanwhile, by another save or by a claim, is saved once more.
         """
@@ -71,10 +71,13 @@ class SessionSync:
         all_here, again = True, list[Resident]()
         for resident, state, saved in zip(residents, states, await self.store.save(states), strict=True):
             session = resident.session
-            if saved is None:
+            if not isinstance(saved, Saved):
                 if session.state is State.CLAIMING:
                     # The claim finds out.
                     self.registry.mark(resident)
+                elif saved is not None:
+                    # Perhaps the notice of its end is still on its way.
+                    self.endings.end(session.client_id, saved)
                 elif session.cycle == state.cycle:
                     self.endings.release(resident)
                 elif self.registry.has(resident):

@@ -110,6 +110,17 @@ async def test_a_disconnect_on_another_node_ends_the_suspended_connect_for_good(
     assert system.one.registry.residents == {}
 
 
+async def test_a_save_finds_the_end_of_a_session_before_the_notice_of_it(system: Installation) -> None:
+    system.loses_notices = True
+    alice = await Client().begin(system.one)
+    turn = await alice.connect(system.one)
+    assert (await alice.ask(system.two, "/meta/disconnect"))["successful"]
+    await system.one.sessions.sync.save_marked()
+    events, reply = await alice.finish(system.one, turn)
+    assert (events, reply["advice"]["reconnect"]) == ([], "none")
+    assert (turn.line.is_replaced, system.one.registry.residents) == (False, {})
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 async def test_a_connect_that_a_disconnect_has_overtaken_is_refused_after_that_was_answered(
     system: Installation, *, streaming: bool

@@ -7,6 +7,7 @@ from importlib import resources
 import pytest
 from redis.crc import key_slot
 
+from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.position import Position
 from calltag.core.bus.ports import NodeId, Partition, Published
 from calltag.core.domain.call import Call, CallType
@@ -25,7 +26,7 @@ from calltag.core.store.published import RedisPublishedTotals
 from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.session_list import SessionList
-from calltag.core.store.sessions import Caller, Cursor, NewSession, SessionState, SessionStore
+from calltag.core.store.sessions import Caller, Cursor, NewSession, Saved, SessionState, SessionStore
 from calltag.core.store.user_streams import Addition, RedisUserStreams
 from calltag.core.store.watches import RedisWatches, Watched
 
@@ -85,11 +86,12 @@ async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: Use
         assert await sessions.take_over(SessionState(name, 1, 1, cursor, 60_000), saved=0, has_moved=True)
         await sessions.subscribe(name, {"/c": None}, lifetime_ms=60_000, most=9)
         await sessions.touch(name, lifetime_ms=60_000)
-    assert all(await sessions.save([SessionState(name, 2, 1, cursor, 60_000) for name in names]))
+    saved = await sessions.save([SessionState(name, 2, 1, cursor, 60_000) for name in names])
+    assert all(isinstance(each, Saved) for each in saved)
     assert len(await SessionList(client, KEYS).of_user(user)) == 2
     for name in names:
         await sessions.expire(name, cycle=2, within_ms=1)
-        await sessions.remove(name)
+        await sessions.remove(name, Ending.CLOSED)
     # An id may be all that its client has to show.
     assert not [
         key for calls in client.noted.values() for keys in calls for key in keys for name in names if name in key

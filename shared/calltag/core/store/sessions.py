@@ -324,18 +324,18 @@ class SessionStore:
         verdict, *rest = cast("list[bytes]", answer)
         return Saved(int(rest[0]), Position(int(rest[1])), state.cycle + 1) if verdict else None
 
-    async def save(self, states: Sequence[SessionState]) -> Sequence[Saved | None]:
-        """Save sessions that are at home here; None for each that is elsewhere or has ended."""
+    async def save(self, states: Sequence[SessionState]) -> Sequence[Saved | Ending | None]:
+        """Save sessions that are at home here; None for each that is elsewhere, the reason for each that has ended."""
         groups: dict[object, list[int]] = {}
         for number, state in enumerate(states):
             # Of a cluster each user's keys are in a slot of their own, which no script may leave.
             group: object = user_of(state.client_id) if self._is_cluster else number // _SAVED_AT_ONCE
             groups.setdefault(group, []).append(number)
-        saved: list[Saved | None] = [None] * len(states)
+        saved: list[Saved | Ending | None] = [None] * len(states)
         asked = [self._save(*self._saving([states[number] for number in numbers])) for numbers in groups.values()]
         for numbers, answer in zip(groups.values(), await asyncio.gather(*asked), strict=True):
             for number, each in zip(numbers, cast("list[list[bytes]]", answer), strict=True):
-                saved[number] = Saved(int(each[1]), Position(int(each[2])), int(each[3])) if each[0] else None
+                saved[number] = _saved(each)
         return saved
 
     def _saving(self, states: Sequence[SessionState]) -> tuple[list[str], list[str | bytes | int]]:
@@ -345,7 +345,7 @@ class SessionStore:
             user, digest = _owner(state.client_id)
             keys += [
                 self._keys.cometd_session(user, digest), self._keys.cometd_sessions(user),
-                self._keys.nodes_of(user), self._keys.stream_of(user),
+                self._keys.nodes_of(user), self._keys.stream_of(user), self._keys.cometd_session_end(user, digest),
             ]  # fmt: skip
             arguments.append(_json(**_state_fields(digest, state)))
         return keys, arguments
@@ -441,17 +441,18 @@ class SessionStore:
         )
         return _not_ended(await self._touch(self._ending_keys(user, digest), [argument])) == [b"ok"]
 
-    async def remove(self, client_id: str, *, left: bool = False) -> NodeId | None:
-        """End a session; its home, None if there was no such session. `left`: its client did so."""
-        return await self.end(*_owner(client_id), left=left)
+    async def remove(self, client_id: str, ending: Ending) -> NodeId | None:
+        """End a session; its home, None if there was no such session."""
+        return await self.end(*_owner(client_id), ending)
 
-    async def end(self, user: UserId, digest: str, *, left: bool = False) -> NodeId | None:
+    async def end(self, user: UserId, digest: str, ending: Ending) -> NodeId | None:
         """The same for the session whose id has this digest."""
-        return await self._ended(user, digest, why="left" if left else "removed")
+        return await self._ended(user, digest, why=ending)
 
     async def expire(self, client_id: str, *, cycle: int, within_ms: int) -> bool:
         """End a silent session, unless it has more than `within_ms` to live, or moved; whether it ended."""
-        return await self._ended(*_owner(client_id), why="expired", cycle=str(cycle), within_ms=within_ms) is not None
+        owner = _owner(client_id)
+        return await self._ended(*owner, why=Ending.EXPIRED, cycle=str(cycle), within_ms=within_ms) is not None
 
     async def _ended(self, user: UserId, digest: str, **more: str | int) -> NodeId | None:
         argument = _json(digest=digest, request=self._new_request(), known_ms=_END_KNOWN_MS, **more)
@@ -537,6 +538,14 @@ def _not_ended(answer: object) -> list[bytes]:
     if verdict == b"ended":
         raise HasEnded(Ending.LOGIN_ENDED, NodeId(rest[0].decode()))
     return [verdict, *rest]
+
+
+def _saved(answer: Sequence[bytes]) -> Saved | Ending | None:
+    is_here, *rest = answer
+    if is_here:
+        changes, head, cycle = map(int, rest)
+        return Saved(changes, Position(head), cycle)
+    return Ending(rest[0].decode()) if rest[0] else None
 
 
 def _change(answer: Sequence[bytes]) -> Changed:

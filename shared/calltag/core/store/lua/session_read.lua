@@ -12,7 +12,7 @@ for i = 1, #raw, 2 do session[raw[i]] = raw[i + 1] end
 if not session.home then
   local request, why, former, login = end_of_session(KEYS[4])
   if request == a.request then return {'ended', why, former} end
-  if why ~= 'left' then return {'unknown'} end
+  if why ~= 'disconnected' then return {'unknown'} end
   return {(a.proven or (a.login ~= '' and a.login == login)) and 'left' or 'unproven'}
 end
 if not a.proven and (a.login == '' or a.login ~= session.login) then return {'unproven'} end

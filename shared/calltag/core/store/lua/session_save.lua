@@ -1,14 +1,14 @@
 -- prelude
 -- A home saves sessions, and looks at them: it learns whether each is still its own, and whether it missed a change or an event.
 --
--- KEYS: for each session: session, the user's sessions, nodes, stream. ARGV: JSON {node, registered_ms}, then for each session JSON
+-- KEYS: for each session: session, the user's sessions, nodes, stream, end of the session. ARGV: JSON {node, registered_ms}, then for each session JSON
 -- {digest, cycle, verify, number, lifetime_ms, fields, times, changes, backfills, filled}: a save with a lower `number` than one before
 -- was overtaken; `verify`: the lease of the home has lapsed since it had the session from here, so that others may be about to take it
 -- over, who would be refused from now on. What other messages than connects have done for its life is not undone.
--- Answers for each {1, number of changes of its subscriptions, end of the stream, cycle}, or {0} where it moved or ended.
+-- Answers for each {1, number of changes of its subscriptions, end of the stream, cycle}, or {0, why it ended, '' where it moved}.
 local common, at, answers = cjson.decode(ARGV[1]), now(), {}
 for i = 2, #ARGV do
-  local a, k = cjson.decode(ARGV[i]), 4 * (i - 2)
+  local a, k = cjson.decode(ARGV[i]), 5 * (i - 2)
   local home, cycle, changes, saved, kept = unpack(redis.call('HMGET', KEYS[k + 1], 'home', 'cycle', 'changes', 'saved', 'kept'))
   local was_verified = a.verify and tonumber(cycle) == a.cycle + 1 and tonumber(saved) == a.number
   local is_here = home == common.node and (cycle == a.cycle or was_verified)
@@ -20,6 +20,7 @@ for i = 2, #ARGV do
     redis.call('SADD', KEYS[k + 3], common.node)
     redis.call('PEXPIRE', KEYS[k + 3], common.registered_ms)
   end
-  answers[#answers + 1] = is_here and {1, changes, integer(tail_of(KEYS[k + 4])), tonumber(cycle)} or {0}
+  answers[#answers + 1] = is_here and {1, changes, integer(tail_of(KEYS[k + 4])), tonumber(cycle)}
+    or {0, home and '' or select(2, end_of_session(KEYS[k + 5])) or 'expired'}
 end
 return answers
