@@ -6,10 +6,9 @@ claimant takes over, unless another node was faster.
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum, auto
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from calltag.core.bayeux.codec import Message
 from calltag.core.bayeux.endings import Ending
@@ -24,8 +23,10 @@ from calltag.notifier.authentication import CallerClaim
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.session_registry import ConnectRequest
 
-_ASKED_AGAIN_S: Final = 1.0
 _LOOKED_S: Final = 0.1
+_LOOKS_A_QUESTION: Final = 10
+_GATHERED_S: Final = 0.005
+"""Seconds that a look at a lease waits for other claims to share it."""
 _PATIENCE_S: Final = 20.0
 """Seconds that a connect waits for a home that neither answers nor lets its lease lapse."""
 
@@ -62,9 +63,8 @@ class Claims:
     flush_timeout_s: float = 0.1
     """Seconds that the claim of a client with acknowledgement waits for the former home."""
     _flushes: dict[str, tuple[int, asyncio.Future[None]]] = field(default_factory=dict)
-    _lapses: dict[NodeId, asyncio.Task[int]] = field(default_factory=dict)
-    _looks: int = 0
-    """Number of looks at leases of other nodes so far."""
+    _looks: dict[NodeId, asyncio.Task[bool]] = field(default_factory=dict)
+    """Looks at leases of other nodes that have not begun yet."""
 
     def credential(self, client_id: str) -> str:
         """Return the credential that a bearer session must have begun with; "" for other sessions."""
@@ -125,16 +125,14 @@ class Claims:
                         return Flush.SAVED
                 return Flush.NOT_SAVED
             async with asyncio.timeout(_PATIENCE_S):
-                looks, lapsed = self._looks, self._lapse(record.home)
+                looks = 0
                 while not flushed.done():
-                    if lapsed.done():
-                        if lapsed.result() > looks:
-                            return Flush.NOT_SAVED
-                        # That look began before the session was read: its home may have verified it since.
-                        lapsed = self._lapse(record.home)
-                    await self._ask(record)
-                    ends: set[asyncio.Future[Any]] = {flushed, lapsed}
-                    await asyncio.wait(ends, timeout=_ASKED_AGAIN_S, return_when=asyncio.FIRST_COMPLETED)
+                    if not await asyncio.shield(self._look(record.home)):
+                        return Flush.NOT_SAVED
+                    if looks % _LOOKS_A_QUESTION == 0:
+                        await self._ask(record)
+                    looks += 1
+                    await asyncio.wait([flushed], timeout=_LOOKED_S)
                 return Flush.SAVED
         except TimeoutError:
             return Flush.NOT_SAVED if record.acknowledges else Flush.REFUSED
@@ -160,23 +158,20 @@ class Claims:
         )  # fmt: skip
         return await self.post.tell(record.home, notice)
 
-    def _lapse(self, node: NodeId) -> asyncio.Task[int]:
-        """Return the task that ends when the lease of a node has lapsed; all claims that wait share it."""
-        lapse = self._lapses.get(node)
-        if lapse is None:
-            lapse = self._lapses[node] = asyncio.create_task(self._until_lapsed(node), name="lease-lapse")
-        return lapse
+    def _look(self, home: NodeId) -> asyncio.Task[bool]:
+        """Return whether the lease of a node is valid, by a look that begins from now on, which many claims share.
 
-    async def _until_lapsed(self, node: NodeId) -> int:
-        """Return the number of the look that saw the lapse."""
+        An earlier one would prove nothing: the home may have renewed its lease since, and verified the session.
+        """
+        look = self._looks.get(home)
+        if look is None:
+            look = self._looks[home] = asyncio.create_task(self._looked(home), name="lease-look")
+        return look
+
+    async def _looked(self, home: NodeId) -> bool:
+        await asyncio.sleep(_GATHERED_S)
+        del self._looks[home]
         try:
-            while self._flushes:
-                self._looks = number = self._looks + 1
-                with suppress(StoreUnavailable):
-                    if not await self.store.is_alive(node):
-                        return number
-                await asyncio.sleep(_LOOKED_S)
-            return 0
-        finally:
-            # Nobody is to take one that ended because nobody waited for one that saw a lapse.
-            del self._lapses[node]
+            return await self.store.is_alive(home)
+        except StoreUnavailable:
+            return True

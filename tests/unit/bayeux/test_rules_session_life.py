@@ -103,8 +103,9 @@ async def test_a_session_that_expired_is_unknown_on_every_node(system: Installat
     await system.client.connection.delete(KEYS.cometd_session(UserId("alice"), digest_of(alice.client_id)))
     turn = await alice.connect(system.one)
     await system.settle()
-    assert (turn.line.is_replaced, system.one.registry.residents) == (True, {})
-    for node in (system.one, system.two):
-        _, reply = await alice.poll(node)
+    assert system.one.registry.residents == {}
+    for connecting in (alice.finish(system.one, turn), alice.poll(system.one), alice.poll(system.two)):
+        _, reply = await connecting
         assert (reply["error"], reply["advice"]["reconnect"]) == ("402::Unknown client", "handshake")
+    for node in (system.one, system.two):
         assert (await alice.subscribe(node, CALLS))["error"] == "402::Unknown client"

@@ -177,8 +177,7 @@ async def test_without_acknowledgement_a_claim_waits_until_the_lease_of_the_form
     await settled.publish(1)
     assert (await alice.poll(settled.one))[0] == [1]
     claiming = asyncio.create_task(alice.connect(settled.two))
-    lapses = settled.two.sessions.claims._lapses
-    await eventually(lambda: settled.one.name in lapses)
+    await eventually(lambda: settled.two.sessions.claims.is_flushing(alice.client_id))
     looked = len(settled.two.client.exchanges)
     await eventually(lambda: len(settled.two.client.exchanges) > looked + 1)
     assert not claiming.done()
@@ -226,22 +225,23 @@ async def test_numbers_of_a_home_that_did_not_answer_are_given_to_nothing_else(s
     assert reply["ext"]["ack"] > unsaved["ext"]["ack"] + 1_000
 
 
-async def test_a_claim_that_nobody_waits_for_any_more_is_not_taken_for_a_lapse(settled: Installation) -> None:
-    """One look at a lease serves all claims; it ends with the last one of them."""
-    alice, bob = await Client().begin(settled.one), await Client("bob").begin(settled.one)
-    assert (await alice.connect(settled.two)).replies[0]["successful"]
-    [look] = settled.two.sessions.claims._lapses.values()
-    # The very turn of the loop counts.
-    while not look.done():  # noqa: ASYNC110
-        await asyncio.sleep(0)
-    assert settled.two.sessions.claims._lapses == {}
-    settled.loses_notices = True
-    claiming = asyncio.create_task(bob.connect(settled.two))
-    await eventually(lambda: settled.two.sessions.claims.is_flushing(bob.client_id))
-    assert not claiming.done()
-    settled.loses_notices = False
-    assert (await claiming).replies[0]["successful"]
-    assert settled.two.count("flushes_total", outcome="answered") == 2
+async def test_a_home_whose_lease_has_lapsed_is_not_asked(
+    settled: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All claims that come at once share a look at its lease."""
+    clients = [await Client(f"u{number}").begin(settled.one) for number in range(9)]
+    await settled.one.lapse()
+    looks, is_alive = [], settled.two.store.is_alive
+
+    async def counted(node: NodeId) -> bool:
+        looks.append(node)
+        return await is_alive(node)
+
+    monkeypatch.setattr(settled.two.store, "is_alive", counted)
+    await asyncio.gather(*(client.connect(settled.two) for client in clients))
+    assert settled.two.registry.residents.keys() == {client.client_id for client in clients}
+    assert settled.two.count("flushes_total", outcome="asked") == 0
+    assert 0 < len(looks) < len(clients)
 
 
 async def test_a_look_at_a_lease_from_before_a_session_was_read_shows_no_lapse(
