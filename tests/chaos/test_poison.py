@@ -30,8 +30,7 @@ def worker_of(made: Operations, folder: Path) -> Program:
         "CALLTAG_WORKER__MAX_CRASHES": "1",
     }
     program = calltag_program(folder, environment, "worker")
-    program.command = [sys.executable, str(FRAGILE), "worker"]
-    return program
+    return Program([sys.executable, str(FRAGILE), "worker"], program.folder, program.environment)
 
 
 @pytest.mark.timeout(180)

@@ -1,6 +1,5 @@
 """Programs that tests start, and end."""
 
-import contextlib
 import os
 import shutil
 import signal
@@ -8,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 
 class NotStarted(RuntimeError):
@@ -26,6 +25,17 @@ def program(name: str, *places: str) -> str:
     return found
 
 
+class Process(Protocol):
+    """What tests need of a process."""
+
+    @property
+    def pid(self) -> int: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None, /) -> int: ...
+    def terminate(self) -> None: ...
+    def kill(self) -> None: ...
+
+
 class Program:
     """A program in a process group of its own, with its output in a file."""
 
@@ -37,7 +47,7 @@ class Program:
         self.folder = folder
         self.environment = {**os.environ, **(environment or {})}
         self.output = folder / "output.log"
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
 
     @property
     def running(self) -> bool:
@@ -52,17 +62,21 @@ class Program:
         """Start, and wait until it is ready. Raises NotStarted with the end of its output."""
         if self not in Program.started:
             Program.started.append(self)
-        with self.output.open("ab") as output:
-            self._process = subprocess.Popen(
-                self.command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
-                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+        self._process = self.begin()
         ends = time.monotonic() + within_s
         while not ready():
             if not self.running or time.monotonic() > ends:
                 self.kill()
                 raise NotStarted(f"{self.command[0]} did not start:\n{self.text()[-3000:]}")
             time.sleep(0.02)
+
+    def begin(self) -> Process:
+        """Begin the process."""
+        with self.output.open("ab") as output:
+            return subprocess.Popen(
+                self.command, cwd=self.folder, env=self.environment, stdin=subprocess.DEVNULL,
+                stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
 
     def text(self) -> str:
         """Its output so far."""
@@ -89,13 +103,16 @@ class Program:
         assert self._process is not None
         try:
             return self._process.wait(within_s)
-        except subprocess.TimeoutExpired:
+        except (subprocess.TimeoutExpired, TimeoutError):
             self.kill()
             raise
 
     def kill(self) -> None:
         """End it at once, with its children."""
         if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
+            try:
                 os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                # It may have begun without having come to a group of its own.
+                self._process.kill()
             self._process.wait()

@@ -20,12 +20,20 @@ from calltag.core.bus.amqp import apply_topology
 from calltag.core.settings import load_settings
 from calltag.notifier.http import PATHS
 from parts.command import CALLTAG, calltag
+from parts.forked import ForkedCommand
 from parts.haproxy import HaProxy, Upstream
 from parts.ports import free_port
-from parts.processes import Program
+from parts.processes import Process, Program
 from parts.round_robin import RoundRobin
 
 BEHIND_A_PROXY = ("gateway", "notifier")
+
+
+class CalltagProgram(Program):
+    """A command of calltag, of which the interpreter need not start."""
+
+    def begin(self) -> Process:
+        return ForkedCommand(self.command[len(CALLTAG) :], self.folder, self.environment, self.output)
 
 
 @dataclass
@@ -61,7 +69,7 @@ class System:
         more = {"CALLTAG_INTERNAL__PORT": str(internal)}
         if port_of:
             more[f"CALLTAG_{port_of}__PORT"] = str(port)
-        program = Program([*CALLTAG, *command], folder, {**self.environment, **more})
+        program = CalltagProgram([*CALLTAG, *command], folder, {**self.environment, **more})
         program.start(lambda: is_ready(internal))
         self.programs[name] = program
         return program
@@ -116,7 +124,7 @@ def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
 def calltag_program(folder: Path, environment: Mapping[str, str], *arguments: str) -> Program:
     """A command of calltag that was not started yet; `environment` has more settings than tests usually have."""
     folder.mkdir(parents=True, exist_ok=True)
-    return Program([*CALLTAG, *arguments], folder, _environment("http://127.0.0.1:8080", environment))
+    return CalltagProgram([*CALLTAG, *arguments], folder, _environment("http://127.0.0.1:8080", environment))
 
 
 @contextmanager
