@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
+import structlog
 from hypothesis import settings
 
 from calltag.core.telemetry.conditions import forget_conditions
@@ -27,6 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+PLAIN = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
 SHORT = {"contract", "unit"}
 """The folders whose files take seconds each."""
 
@@ -41,6 +43,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def every_condition_is_new() -> None:
     """What failed in a test before does not keep a line out of the log of this one."""
     forget_conditions()
+
+
+@pytest.fixture(autouse=True)
+def plain_tracebacks() -> None:
+    """structlog's own tracebacks show local variables, of which a whole installation has many seconds' worth."""
+    structlog.configure(processors=[structlog.processors.add_log_level, PLAIN])
 
 
 @pytest.fixture(scope="session")
