@@ -1,7 +1,4 @@
-"""A whole calltag: the services as processes of their own, or all in one.
-
-What the code covers is measured in the smallest two; larger ones do the same, and would only be slower by it.
-"""
+"""A whole calltag: the services as processes of their own, or all in one."""
 
 import asyncio
 import http.client
@@ -106,7 +103,6 @@ def is_ready(port: int) -> bool:
 
 
 def _environment(public_url: str, more: Mapping[str, str]) -> dict[str, str]:
-    # The coverage of servers is not measured: the tests that run them would take longer by half.
     return {
         **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
         "CALLTAG_DIRECTORY__DEMO": "true",
