@@ -16,9 +16,11 @@ from parts.redis_cluster import RedisCluster
 from parts.redis_sentinel import RedisSentinel
 from parts.redis_server import RedisServer
 from parts.results import pytest_addoption, pytest_configure
+from parts.system import CalltagProgram
 
 __all__ = ["pytest_addoption", "pytest_configure"]
 
+CalltagProgram.forks = True
 # Shared machines are slow at times; how long an example takes proves nothing.
 settings.register_profile("calltag", deadline=None)
 settings.load_profile("calltag")
