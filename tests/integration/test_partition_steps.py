@@ -86,7 +86,9 @@ async def test_the_steps_of_a_batch_are_taken_in_the_order_that_the_promises_res
     outgoing: Any = Recorded(outgoing_of(bus, client), steps)
     async with consuming(bus, store, outgoing, steps):
         await eventually(lambda: "ack" in steps)
-    assert steps == ["batch", "take_over", "load", "commit", "settle", "send", "sent", "ack"]
+    # Each second a watch looks whether the store has lost something, whatever the batch is at.
+    taken = [step for step in steps if step != "standing"]
+    assert taken == ["batch", "take_over", "load", "commit", "settle", "send", "sent", "ack"]
 
 
 async def test_all_operations_of_a_batch_are_acknowledged(client: RedisClient) -> None:
