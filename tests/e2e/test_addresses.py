@@ -65,16 +65,16 @@ async def test_head_of_a_missing_login_and_of_an_unknown_call(http: httpx.AsyncC
     assert (await http.head("/api/v2/me", auth=("alice", "wrong"))).status_code == 401
 
 
-@pytest.mark.parametrize(("path", "allowed"), METHODS.items())
-async def test_all_methods_of_an_address_are_named(http: httpx.AsyncClient, path: str, allowed: str) -> None:
+@pytest.mark.parametrize(("path", "methods"), METHODS.items())
+async def test_all_methods_of_an_address_are_named(http: httpx.AsyncClient, path: str, methods: str) -> None:
     for method in ("PUT", "DELETE", "PATCH", "TRACE"):
         refused = await http.request(method, path)
-        assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
+        assert (refused.status_code, refused.headers["allow"]) == (405, methods)
         assert refused.json() == {"statusCode": 10, "statusMessage": "this method is not served here"}
     asked = await http.request("OPTIONS", path, auth=None)
-    assert (asked.status_code, asked.headers["allow"], asked.content) == (204, allowed, b"")
-    assert ("POST" in allowed) is ((await http.post(path, json={})).status_code != 405)
-    assert ("GET" in allowed) is ((await http.get(path)).status_code != 405)
+    assert (asked.status_code, asked.headers["allow"], asked.content) == (204, methods, b"")
+    assert ("POST" in methods) is ((await http.post(path, json={})).status_code != 405)
+    assert ("GET" in methods) is ((await http.get(path)).status_code != 405)
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/api/v2/nothing", "/api/v2/me/nothing"])
