@@ -127,11 +127,13 @@ class Claims:
             async with asyncio.timeout(_PATIENCE_S):
                 looks = 0
                 while not flushed.done():
-                    if not await asyncio.shield(self._look(record.home)):
-                        return Flush.NOT_SAVED
+                    # First: one that lives though its lease has lapsed may save before the take-over, what it alone
+                    # knows included.
                     if looks % _LOOKS_A_QUESTION == 0:
                         await self._ask(record)
                     looks += 1
+                    if not await asyncio.shield(self._look(record.home)):
+                        return Flush.NOT_SAVED
                     await asyncio.wait([flushed], timeout=_LOOKED_S)
                 return Flush.SAVED
         except TimeoutError:
