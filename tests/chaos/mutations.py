@@ -304,6 +304,16 @@ HOMES: Final = (
         f"{_HOMES}::test_a_claim_of_a_client_that_does_not_acknowledge_waits_for_the_lapse",
     ),
     _tested(
+        "claim_awaits_lapse: a home whose lease has lapsed is not asked",
+        _one(
+            _CLAIMS,
+            "                        await self._ask(record)\n                    looks += 1\n",
+            "                        pass\n                    looks += 1\n",
+        ),
+        "tests/unit/notifier/test_claims.py::"
+        "test_a_home_that_lives_though_its_lease_has_lapsed_saves_what_it_alone_knows",
+    ),
+    _tested(
         "verify_raises_cycle",
         _one(
             f"{_LUA}/session_save.lua",

@@ -244,6 +244,18 @@ async def test_claims_that_come_at_once_share_a_look_at_the_lease_of_their_home(
     assert 0 < len(looks) < len(clients)
 
 
+async def test_a_home_that_lives_though_its_lease_has_lapsed_saves_what_it_alone_knows(settled: Installation) -> None:
+    """Else an answer that a broken connection took is lost to a client that does not acknowledge."""
+    alice = await Client().begin(settled.one)
+    await settled.publish(1)
+    assert (await alice.poll(settled.one))[0] == [1]
+    await settled.settle()
+    settled.one.sessions.connection_broke(alice.connection_id)
+    await settled.one.lapse()
+    alice.connection_id += 1
+    assert await two_polls(settled.two, alice) == [1]
+
+
 async def test_a_look_at_a_lease_from_before_a_session_was_read_shows_no_lapse(
     settled: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
