@@ -49,7 +49,7 @@ def every_condition_is_new() -> None:
 
 @pytest.fixture(autouse=True)
 def plain_tracebacks() -> None:
-    """structlog's own tracebacks show local variables, of which a whole installation has many seconds' worth."""
+    """Print tracebacks without local variables: structlog's default takes seconds for those of an installation."""
     structlog.configure(processors=[structlog.processors.add_log_level, PLAIN])
 
 

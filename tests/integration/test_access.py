@@ -244,7 +244,7 @@ async def test_channels(centre: Both, role: str) -> None:
 
 
 async def heard_by(centre: Both, role: str, client_id: str, *, comes: bool = False) -> list[JSON]:
-    """What a session is told within two connects that are held for a while; where something `comes`, until then."""
+    """Return the events of two suspended connects; if an event `comes`, of as many as it takes."""
     heard: list[JSON] = []
     for _ in range(200 if comes else 2):
         heard += [each for each in await cometd(centre, role, connecting(client_id)) if "data" in each]

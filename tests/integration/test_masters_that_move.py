@@ -163,7 +163,7 @@ async def test_who_is_redirected_asks_there(cluster: RedisCluster, monkeypatch: 
 
 
 def master_at(port: int) -> int:
-    """Who has KEY as one of the servers knows it: each of them sends its clients where it believes that to be."""
+    """Return the master of KEY in the view of one server, to which that server redirects clients."""
     slot = key_slot(KEY.encode())
     return next(int(node[1]) for first, last, node, *_ in ask(port, "CLUSTER", "SLOTS") if first <= slot <= last)
 

@@ -130,9 +130,9 @@ class Page:
             if "id" in message:
                 self._waiting.pop(message["id"]).set_result(message)
             else:
-                self._begin_notice(message["method"], message["params"])
+                self._handle_event(message["method"], message["params"])
 
-    def _begin_notice(self, method: str, event: JSON) -> None:
+    def _handle_event(self, method: str, event: JSON) -> None:
         match method:
             case "Runtime.bindingCalled":
                 self.told.append(json.loads(event["payload"]))

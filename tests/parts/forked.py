@@ -1,12 +1,13 @@
-"""Commands of calltag that run in copies of a process which has imported it.
+"""Commands of calltag in processes that are forked from one with all imports done.
 
-Tests start hundreds of servers, and to import what they need takes most of a second of a CPU. What is run is `main` of
-the command, with its arguments, environment and folder, in a process and a session of its own; only the start of the
-interpreter is left out. How a command starts by itself is tested by those who run `parts.command`.
+Tests start hundreds of servers, and the imports take most of a second of CPU each. The child runs `main` of the command
+with its arguments, environment and folder, in a session of its own; only the start of the interpreter is skipped. Tests
+of `parts.command` cover that start.
 """
 
 import multiprocessing
 import os
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,11 +21,12 @@ _COPIES.set_forkserver_preload(["calltag.cli.main", "calltag.cli.serving", *_SER
 
 
 class ForkedCommand:
-    """A command of calltag in a process, to be handled as one of `subprocess`."""
+    """A command of calltag in a forked process, with the interface of `subprocess.Popen`."""
 
     def __init__(self, arguments: Sequence[str], folder: Path, environment: Mapping[str, str], output: Path) -> None:
+        self._command = ["calltag", *arguments]
         self._process = _COPIES.Process(
-            target=_run, args=(list(arguments), str(folder), dict(environment), str(output)), daemon=True
+            target=_run, args=(self._command, str(folder), dict(environment), str(output)), daemon=True
         )
         self._process.start()
 
@@ -38,11 +40,11 @@ class ForkedCommand:
         return self._process.exitcode
 
     def wait(self, within_s: float | None = None) -> int:
-        """Wait for its end; returns the exit code. Raises TimeoutError."""
+        """Wait for its end; returns the exit code. Raises subprocess.TimeoutExpired."""
         self._process.join(within_s)
         code = self._process.exitcode
         if code is None:
-            raise TimeoutError(f"process {self.pid} runs for longer than {within_s} s")
+            raise subprocess.TimeoutExpired(self._command, within_s or 0.0)
         return code
 
     def terminate(self) -> None:
@@ -54,7 +56,7 @@ class ForkedCommand:
         self._process.kill()
 
 
-def _run(arguments: list[str], folder: str, environment: dict[str, str], output: str) -> None:
+def _run(command: list[str], folder: str, environment: dict[str, str], output: str) -> None:
     os.setsid()
     written = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for stream in (sys.stdout, sys.stderr):
@@ -63,11 +65,11 @@ def _run(arguments: list[str], folder: str, environment: dict[str, str], output:
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv = ["calltag", *arguments]
+    sys.argv = command
     from calltag.cli.main import main
 
     try:
         main()
     finally:
-        # The process ends without what it has registered for its end.
+        # multiprocessing ends its children without atexit handlers.
         drain_output()

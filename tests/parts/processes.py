@@ -26,7 +26,7 @@ def program(name: str, *places: str) -> str:
 
 
 class Process(Protocol):
-    """What tests need of a process."""
+    """The interface of a process that tests start."""
 
     @property
     def pid(self) -> int: ...
@@ -103,7 +103,7 @@ class Program:
         assert self._process is not None
         try:
             return self._process.wait(within_s)
-        except (subprocess.TimeoutExpired, TimeoutError):
+        except subprocess.TimeoutExpired:
             self.kill()
             raise
 
@@ -113,6 +113,6 @@ class Program:
             try:
                 os.killpg(self._process.pid, signal.SIGKILL)
             except ProcessLookupError:
-                # It may have begun without having come to a group of its own.
+                # The process has no group of its own yet.
                 self._process.kill()
             self._process.wait()

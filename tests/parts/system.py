@@ -27,7 +27,7 @@ BEHIND_A_PROXY = ("gateway", "notifier")
 
 
 class CalltagProgram(Program):
-    """A command of calltag. In tests its interpreter need not start; where something is measured, it does."""
+    """A command of calltag, forked from a prepared process in tests; benchmarks start it as a user does."""
 
     forks: ClassVar[bool] = False
 

@@ -127,8 +127,8 @@ class Claims:
             async with asyncio.timeout(_PATIENCE_S):
                 looks = 0
                 while not flushed.done():
-                    # First: one that lives though its lease has lapsed may save before the take-over, what it alone
-                    # knows included.
+                    # Before the look: a home that is alive although its lease has lapsed still saves, and only it knows
+                    # of an answer that was lost.
                     if looks % _LOOKS_A_QUESTION == 0:
                         await self._ask(record)
                     looks += 1
