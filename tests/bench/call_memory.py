@@ -51,7 +51,7 @@ class Kept:
         done = ((OperationId(f"{made.id}"), Done(StatusCode.SUCCESS, 1)),)
         event = CallChanged(EventId(made.id), NotificationType.STATUS_CHANGE, made, made.users(), 0)
         await self._store.commit(partition, epoch, [Change(f"call:{made.id}", None, made, done)], [])
-        await self._index.settle([made])
+        await self._index.update([made])
         addition = Addition(f"call:{made.id}", 1, EVENT.encode(event))
         await self._streams.append({user: [addition] for user in made.users()})
 

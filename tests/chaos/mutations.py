@@ -76,7 +76,7 @@ MUTATIONS: Final = (
     Mutation(
         "acknowledges an operation before it is committed",
         _one(
-            f"{_WORKER}/partition_worker.py",
+            f"{_WORKER}/partition_runner.py",
             "        works = [self._read(each) for each in deliveries]\n",
             "        for each in deliveries[-1:]:\n"
             "            await consumer.ack_through(each.tag)\n"
@@ -143,7 +143,7 @@ MUTATIONS: Final = (
     Mutation(
         "answers before the broker has confirmed",
         _one(
-            "services/calltag/gateway/submission.py",
+            "services/calltag/gateway/operation_publisher.py",
             "        await self._publish(operations, wait=False)",
             "        self.__class__.later = asyncio.ensure_future(self._publish(operations, wait=False))",
         ),
@@ -151,7 +151,11 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "answers although the broker did not take it",
-        _one("services/calltag/gateway/submission.py", "        if failures:\n", "        if failures and wait:\n"),
+        _one(
+            "services/calltag/gateway/operation_publisher.py",
+            "        if failures:\n",
+            "        if failures and wait:\n",
+        ),
         {"cut gateway:broker": 3, "stall gateway:broker": 3},
     ),
     Mutation(
@@ -161,24 +165,24 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "takes over without sending what was kept",
-        _one(f"{_WORKER}/ownership.py", "            if taken.kept:\n", "            if not taken.epoch:\n"),
+        _one(f"{_WORKER}/partition_owner.py", "            if taken.kept:\n", "            if not taken.epoch:\n"),
         _SLOW_WORKERS,
     ),
     Mutation(
         "tells of a change before it is committed",
         _one(
-            f"{_WORKER}/ownership.py",
+            f"{_WORKER}/partition_owner.py",
             "        began = time.perf_counter()\n",
             "        began = time.perf_counter()\n"
-            "        await self._outgoing.send(Sending((), list(zip(folded.events, folded.encoded)), ()))\n",
+            "        await self._publisher.send(Publication((), list(zip(folded.events, folded.encoded)), ()))\n",
         ),
         {"slow worker:store": 4, "stall worker:store": 2},
     ),
     Mutation(
         "goes on after a commit of which the outcome is not known",
         _one(
-            f"{_WORKER}/partition_worker.py",
-            "                self._ownership.doubt()\n                conflicts += ",
+            f"{_WORKER}/partition_runner.py",
+            "                self._owner.doubt()\n                conflicts += ",
             "                conflicts += ",
         ),
         {"unanswered": 4, "cut worker:store": 2},

@@ -152,7 +152,7 @@ async def test_sessions_outlive_their_notifiers(system: System, call_id: str, en
 def has_suspended(notifier: Program) -> bool:
     """Whether a connect is suspended at a notifier."""
     internal = f"http://127.0.0.1:{notifier.environment['CALLTAG_INTERNAL__PORT']}/metrics"
-    return "calltag_cometd_held_connects 1.0" in httpx.get(internal).text
+    return "calltag_cometd_suspended_connects 1.0" in httpx.get(internal).text
 
 
 def leases_in(server: RedisServer) -> int:

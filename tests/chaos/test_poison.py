@@ -76,6 +76,6 @@ async def test_what_kills_workers_is_parked_and_nothing_else(
         assert deaths == (4 if together else 3)
         async with parking_lot(made.parts.settings) as lot:
             [parked] = (await lot.found()).parked
-        assert (parked.operation_id, parked.parking.reason, parked.marks_call) == ("poison", "crashes_workers", True)
+        assert (parked.operation_id, parked.parking.reason, parked.blocks_call) == ("poison", "crashes_workers", True)
         assert [each["id"] for each in await made.refusals()] == ["poison-not-applied", "C-1-not-applied"]
         assert await made.values("C") == []

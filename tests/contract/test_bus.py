@@ -9,7 +9,7 @@ import pytest
 from calltag.core.bus.amqp import AmqpSettings, apply_topology, open_amqp_bus
 from calltag.core.bus.amqp.parking import parking_of
 from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Bus, BusRefused, Delivery, NodeId, Parking, Partition, PartitionConsumer
+from calltag.core.bus.ports import Bus, BusRefused, Delivery, NodeId, ParkingDetails, Partition, PartitionConsumer
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 
@@ -154,12 +154,14 @@ async def test_a_full_partition_refuses(bus: Bus) -> None:
         await fill()
 
 
-async def parked(bus: Bus, request: pytest.FixtureRequest, prefix: str) -> list[tuple[bytes, str, Parking | None]]:
+async def parked(
+    bus: Bus, request: pytest.FixtureRequest, prefix: str
+) -> list[tuple[bytes, str, ParkingDetails | None]]:
     if isinstance(bus, MemoryBus):
         return [(each.body, each.message_id, each.parking) for each in bus.parked]
     async with await aio_pika.connect(request.getfixturevalue("rabbitmq").url) as connection:
         queue = await (await connection.channel()).get_queue(f"{prefix}.ops.dead", ensure=False)
-        found: list[tuple[bytes, str, Parking | None]] = []
+        found: list[tuple[bytes, str, ParkingDetails | None]] = []
         while (message := await queue.get(no_ack=True, fail=False)) is not None:
             found.append((message.body, message.correlation_id or "", parking_of(message.headers)))
         return found
@@ -176,7 +178,7 @@ async def taken(consumer: PartitionConsumer, count: int) -> list[Delivery]:
 async def test_what_is_parked_is_kept_with_its_reason_until_there_is_no_room(
     bus: Bus, request: pytest.FixtureRequest, amqp_prefix: str
 ) -> None:
-    why = Parking("failed", "text", TWO, 1, 2, 3, "ValueError", "call:C", "o9")
+    why = ParkingDetails("failed", "text", TWO, 1, 2, 3, "ValueError", "call:C", "o9")
     kept = []
 
     async def fill() -> None:

@@ -36,7 +36,7 @@ async def reader(client: RedisClient) -> RedisCallReader:
 
 
 async def test_the_list_of_a_user_ends_by_itself(client: RedisClient) -> None:
-    await RedisCallIndex(client, KEYS).settle([CALL])
+    await RedisCallIndex(client, KEYS).update([CALL])
     assert await client.connection.smembers(KEYS.calls_of(ALICE)) == {b"C1"}
     assert 0 < await client.connection.pttl(KEYS.calls_of(ALICE)) <= 24 * 3_600_000
 

@@ -17,8 +17,8 @@ from calltag.core.store.client import RedisClient
 from calltag.core.store.client_ids import digest_of, is_bearer, new_client_id, user_of
 from calltag.core.store.keys import Keys
 from calltag.core.store.sessions import (
-    Caller,
     Changed,
+    ConnectCaller,
     Cursor,
     Found,
     HasEnded,
@@ -38,7 +38,7 @@ from calltag.core.store.user_streams import Addition, Appended, Entry, RedisUser
 KEYS = Keys("calltag-test")
 ALICE, BOB = UserId("alice"), UserId("bob")
 ONE, TWO = NodeId("n1"), NodeId("n2")
-PROVEN = Caller()
+PROVEN = ConnectCaller()
 LIFE_MS = 60_000
 
 
@@ -73,7 +73,7 @@ def nodes(client: RedisClient, batcher: ScriptBatcher) -> Nodes:
     return Nodes(client, batcher)
 
 
-async def read(store: SessionStore, client_id: str, caller: Caller = PROVEN, *, most: int = 100) -> Found:
+async def read(store: SessionStore, client_id: str, caller: ConnectCaller = PROVEN, *, most: int = 100) -> Found:
     found = await store.read(client_id, caller, most=most)
     assert found is not None
     return found
@@ -99,7 +99,7 @@ class Claimed:
     saved: Saved
 
 
-async def claim(store: SessionStore, client_id: str, caller: Caller = PROVEN, **more: Any) -> Claimed:
+async def claim(store: SessionStore, client_id: str, caller: ConnectCaller = PROVEN, **more: Any) -> Claimed:
     """Read a session and take it over with the cursor that it has."""
     found = await read(store, client_id, caller)
     record = found.record
@@ -289,24 +289,24 @@ async def test_a_client_may_lack_what_was_not_sent_or_not_confirmed(streams: Red
 async def test_who_reads_changes_nothing(client: RedisClient, nodes: Nodes) -> None:
     client_id = await nodes.begin(login="mine")
     before = await stored(client, client_id)
-    for caller in (PROVEN, Caller(False, "mine"), Caller(silent_ms=LIFE_MS)):
+    for caller in (PROVEN, ConnectCaller(False, "mine"), ConnectCaller(silent_ms=LIFE_MS)):
         await read(nodes.two, client_id, caller)
     assert await stored(client, client_id) == before
 
 
 async def test_a_session_answers_its_login_and_no_one_else(nodes: Nodes) -> None:
     client_id = await nodes.begin(login="mine")
-    for caller in (Caller(False), Caller(False, "other")):
+    for caller in (ConnectCaller(False), ConnectCaller(False, "other")):
         with pytest.raises(NotProven):
             await read(nodes.one, client_id, caller)
-    assert (await read(nodes.one, client_id, Caller(False, "mine"))).record.login == "mine"
-    await claim(nodes.one, client_id, Caller(True, "other"), login="other")
-    assert (await read(nodes.two, client_id, Caller(False, "other"))).record.login == "other"
+    assert (await read(nodes.one, client_id, ConnectCaller(False, "mine"))).record.login == "mine"
+    await claim(nodes.one, client_id, ConnectCaller(True, "other"), login="other")
+    assert (await read(nodes.two, client_id, ConnectCaller(False, "other"))).record.login == "other"
     with pytest.raises(NotProven):
-        await read(nodes.one, client_id, Caller(False, "mine"))
+        await read(nodes.one, client_id, ConnectCaller(False, "mine"))
     assert await save(nodes.one, state(client_id, 2, login=""))
     with pytest.raises(NotProven):
-        await read(nodes.one, client_id, Caller(False, ""))
+        await read(nodes.one, client_id, ConnectCaller(False, ""))
 
 
 def key_of(client_id: str) -> str:
@@ -330,7 +330,7 @@ async def back_date(client: RedisClient, client_id: str, *names: str, by_ms: int
         await client.connection.hincrby(key_of(client_id), name, -by_ms)
 
 
-async def ending_of(store: SessionStore, client_id: str, caller: Caller = PROVEN) -> HasEnded:
+async def ending_of(store: SessionStore, client_id: str, caller: ConnectCaller = PROVEN) -> HasEnded:
     with pytest.raises(HasEnded) as over:
         await read(store, client_id, caller)
     assert await store.read(client_id, PROVEN, most=1) is None
@@ -339,7 +339,7 @@ async def ending_of(store: SessionStore, client_id: str, caller: Caller = PROVEN
 
 async def test_a_client_that_only_connects_ends_after_a_while(client: RedisClient, nodes: Nodes) -> None:
     client_id = await nodes.begin()
-    caller = Caller(silent_ms=20_000)
+    caller = ConnectCaller(silent_ms=20_000)
     await claim(nodes.one, client_id, caller)
     await back_date(client, client_id, "active", by_ms=19_000)
     assert 19_000 <= (await claim(nodes.two, client_id, caller)).found.record.active_ago_ms < 20_000
@@ -369,13 +369,13 @@ async def test_whatever_else_a_client_does_is_activity(client: RedisClient, node
     for act in (subscribe, unsubscribe, publish, be_known_as_active):
         await back_date(client, client_id, "active", by_ms=30_000)
         assert await act()
-        await read(nodes.one, client_id, Caller(silent_ms=20_000))
+        await read(nodes.one, client_id, ConnectCaller(silent_ms=20_000))
     assert not await nodes.one.touch(new_client_id(ALICE, bearer=False), lifetime_ms=LIFE_MS)
 
 
 async def test_events_to_the_client_are_activity_where_they_count(client: RedisClient, nodes: Nodes) -> None:
-    both = Caller(silent_ms=20_000, deliveries_count=True)
-    for later in (Caller(silent_ms=20_000), both):
+    both = ConnectCaller(silent_ms=20_000, deliveries_count=True)
+    for later in (ConnectCaller(silent_ms=20_000), both):
         client_id = await nodes.begin()
         await claim(nodes.one, client_id)
         await back_date(client, client_id, "active", by_ms=30_000)
@@ -411,12 +411,12 @@ async def test_a_session_ends_with_the_credential_that_it_began_with(
 
     async def begin(credential: str) -> str:
         client_id = await nodes.begin(most=9, credential=credential)
-        await claim(nodes.one, client_id, Caller(credential=credential))
+        await claim(nodes.one, client_id, ConnectCaller(credential=credential))
         return client_id
 
     lives = await begin("new")
     uses: dict[str, Callable[[str], Awaitable[object]]] = {
-        "read": lambda client_id: read(nodes.two, client_id, Caller(credential="new")),
+        "read": lambda client_id: read(nodes.two, client_id, ConnectCaller(credential="new")),
         "subscribe": lambda client_id: nodes.two.subscribe(
             client_id, {"/a": None}, lifetime_ms=LIFE_MS, most=9, credential="new"
         ),
@@ -438,10 +438,10 @@ async def test_a_session_ends_with_the_credential_that_it_began_with(
 async def test_a_session_that_its_client_has_ended_is_known_for_a_moment(client: RedisClient, nodes: Nodes) -> None:
     client_id = await nodes.begin(login="mine")
     assert await nodes.one.remove(client_id, Ending.DISCONNECTED) == ONE
-    for caller in (PROVEN, Caller(False, "mine")):
+    for caller in (PROVEN, ConnectCaller(False, "mine")):
         with pytest.raises(HasLeft):
             await nodes.two.read(client_id, caller, most=1)
-    for caller in (Caller(False), Caller(False, "other")):
+    for caller in (ConnectCaller(False), ConnectCaller(False, "other")):
         with pytest.raises(NotProven):
             await nodes.two.read(client_id, caller, most=1)
     assert await nodes.two.load(client_id) is None
@@ -805,7 +805,7 @@ async def test_what_is_no_session_is_unknown(nodes: Nodes) -> None:
         "c" + "a" * 32 + "-",
         "c" * 33 + "ä",
     ):
-        for caller in (PROVEN, Caller(False), Caller(False, "login")):
+        for caller in (PROVEN, ConnectCaller(False), ConnectCaller(False, "login")):
             assert await nodes.one.read(client_id, caller, most=1) is None
         assert await nodes.one.load(client_id) is None
         assert await nodes.one.take_over(state(client_id, 1), saved=None, has_moved=True) is None

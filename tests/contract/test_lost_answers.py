@@ -13,7 +13,7 @@ from redis.exceptions import ConnectionError as ConnectionBroken
 
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.position import BEGINNING, Position
-from calltag.core.bus.ports import NodeId, Partition, Published
+from calltag.core.bus.ports import NodeId, Partition, PublishedCounts
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
@@ -29,8 +29,8 @@ from calltag.core.store.ports import Change, CommitConflict, CommitPosition, Don
 from calltag.core.store.published import RedisPublishedTotals
 from calltag.core.store.redis_state import RedisStateStore
 from calltag.core.store.sessions import (
-    Caller,
     Changed,
+    ConnectCaller,
     Cursor,
     Found,
     HasEnded,
@@ -42,7 +42,7 @@ from calltag.core.store.sessions import (
     SessionStore,
 )
 from calltag.core.store.user_streams import Addition, RedisUserStreams
-from calltag.worker.attempts import Attempts
+from calltag.worker.crash_guard import CrashGuard
 from parts.proxy import Proxy
 from parts.redis_server import RedisServer
 
@@ -107,7 +107,7 @@ def state(client_id: str, cycle: int, number: int = 1, **more: Any) -> SessionSt
 
 
 async def read(sessions: SessionStore, client_id: str, credential: str = "") -> Found | None:
-    return await sessions.read(client_id, Caller(credential=credential), most=9)
+    return await sessions.read(client_id, ConnectCaller(credential=credential), most=9)
 
 
 async def record_of(sessions: SessionStore, client_id: str) -> SessionRecord:
@@ -252,12 +252,12 @@ def store(client: RedisClient, losses: Losses) -> RedisStateStore:
 
 async def test_an_attempt_counts_once_and_is_withdrawn_once(client: RedisClient, store: RedisStateStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
-    crashed, next_one = Attempts(PARTITION, store), Attempts(PARTITION, store)
+    crashed, next_one = CrashGuard(PARTITION, store), CrashGuard(PARTITION, store)
     assert await crashed.begin(epoch, "o1") == 1
     assert await next_one.begin(epoch, "o1") == 2
     assert await next_one.begin(epoch, "o1") == 2, "asked again by the worker, too"
     await next_one.abandon()
-    assert await Attempts(PARTITION, store).begin(epoch, "o1") == 2
+    assert await CrashGuard(PARTITION, store).begin(epoch, "o1") == 2
     await crashed.end("o1")
     assert await client.connection.exists(KEYS.attempts(PARTITION)) == 0
 
@@ -289,10 +289,10 @@ async def test_kept_events_are_read_in_pages_and_dropped_together(client: RedisC
 
 async def committed(store: RedisStateStore, changes: list[Change], event: bytes) -> CommitPosition:
     """Commit; the second request finds what the first has done, as a redelivery would, and changes nothing."""
-    epoch, before = await store.standing(PARTITION)
+    epoch, before = await store.read_position(PARTITION)
     with pytest.raises(CommitConflict):
         await store.commit(PARTITION, epoch, changes, [event], after=before)
-    _, position = await store.standing(PARTITION)
+    _, position = await store.read_position(PARTITION)
     assert position == before + 1
     return position
 
@@ -313,9 +313,9 @@ async def test_a_loss_is_noted_once(client: RedisClient, store: RedisStateStore)
 
 async def test_what_a_gateway_published_is_added_once(client: RedisClient, losses: Losses) -> None:
     here, there = RedisPublishedTotals(client, KEYS), RedisPublishedTotals(client, KEYS)
-    assert await here.add({PARTITION: Published(1, 2)}) == {PARTITION: Published(1, 2)}
-    assert await there.add({PARTITION: Published(10, 20)}) == {PARTITION: Published(11, 22)}
-    assert await here.add({PARTITION: Published(100, 200)}) == {PARTITION: Published(111, 222)}
+    assert await here.add({PARTITION: PublishedCounts(1, 2)}) == {PARTITION: PublishedCounts(1, 2)}
+    assert await there.add({PARTITION: PublishedCounts(10, 20)}) == {PARTITION: PublishedCounts(11, 22)}
+    assert await here.add({PARTITION: PublishedCounts(100, 200)}) == {PARTITION: PublishedCounts(111, 222)}
     assert losses.count >= 3
 
 

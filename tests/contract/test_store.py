@@ -287,7 +287,7 @@ async def damaged(client: RedisClient, store: RedisStateStore, name: str, field:
     """A call of which one field was overwritten."""
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
-    await RedisCallIndex(client, KEYS).settle([CALL])
+    await RedisCallIndex(client, KEYS).update([CALL])
     names = KEYS.state(PARTITION, f"call:{CALL_ID}")
     await client.connection.hset(getattr(names, name), field, value)
 
@@ -339,7 +339,7 @@ async def test_a_call_that_cannot_be_read_is_left_out_of_the_list(
     partition = partition_of(other.id, PARTITIONS)
     epoch = (await store.take_over(partition)).epoch
     await store.commit(partition, epoch, [Change("call:C2", None, other, [(OperationId("o"), OK)])], [])
-    await RedisCallIndex(client, KEYS).settle([other])
+    await RedisCallIndex(client, KEYS).update([other])
     assert await reader.calls_of(ALICE) == [other]
     assert await client.connection.smembers(KEYS.calls_of(ALICE)) == {b"C1", b"C2"}
 
@@ -349,13 +349,13 @@ async def test_a_call_that_is_gone_leaves_the_list_when_it_is_read(
 ) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
-    await RedisCallIndex(client, KEYS).settle([CALL, replace(CALL, id=CallId("GONE"))])
+    await RedisCallIndex(client, KEYS).update([CALL, replace(CALL, id=CallId("GONE"))])
     assert await reader.calls_of(ALICE) == [CALL]
     assert await client.connection.smembers(KEYS.calls_of(ALICE)) == {b"C1"}
 
 
 async def test_a_list_of_calls_lives_as_long_as_a_call(client: RedisClient) -> None:
-    await RedisCallIndex(client, KEYS, lifetime_ms=5_000).settle([CALL])
+    await RedisCallIndex(client, KEYS, lifetime_ms=5_000).update([CALL])
     assert 0 < await client.connection.pttl(KEYS.calls_of(ALICE)) <= 5_000
 
 
@@ -364,22 +364,22 @@ async def test_a_glance_is_a_look_without_user_data(
 ) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
-    seen, nothing = reader.glance(CALL.id), reader.glance(CallId("no-such-call"))
+    seen, nothing = reader.begin_call(CALL.id), reader.begin_call(CallId("no-such-call"))
     assert (await seen, await nothing) == (replace(CALL, user_data=UserData()), None)
     await client.connection.hset(KEYS.state(PARTITION, f"call:{CALL.id}").state, "doc", "no call")
     with pytest.raises(StateUnreadable):
-        await reader.glance(CALL.id)
+        await reader.begin_call(CALL.id)
 
 
 async def test_a_glance_that_nobody_waits_for_is_heard_of_no_more(
     client: RedisClient, reader: RedisCallReader, caplog: pytest.LogCaptureFixture
 ) -> None:
-    under_way = reader.glance(CALL.id)
+    under_way = reader.begin_call(CALL.id)
     under_way.drop()
     with pytest.raises(asyncio.CancelledError):
         await under_way
     await client.connection.set(KEYS.state(PARTITION, f"call:{CALL.id}").state, "no hash")
-    dropped, awaited = reader.glance(CALL.id), reader.glance(CALL.id)
+    dropped, awaited = reader.begin_call(CALL.id), reader.begin_call(CALL.id)
     with pytest.raises(StoreUnavailable):
         await awaited
     dropped.drop()
@@ -405,11 +405,11 @@ async def test_the_index_follows_the_calls(
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     for _ in range(2):
-        await index.settle([CALL])
+        await index.update([CALL])
     assert await reader.calls_of(ALICE) == [CALL]
     gone = replace(CALL, version=2, legs=(CALL.legs[0], replace(CALL.legs[1], state=LegState.RELEASED)))
     await store.commit(PARTITION, epoch, [change(CALL, gone, "o2")], [])
-    await index.settle([gone])
+    await index.update([gone])
     assert await reader.calls_of(ALICE) == [gone]
     assert await reader.calls_of(BOB) == []
 

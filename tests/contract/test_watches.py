@@ -56,10 +56,10 @@ async def test_a_watch_ends_with_its_lease(
 async def test_what_a_watcher_is_to_get_is_put_off(streams: RedisUserStreams, watches: RedisWatches) -> None:
     await watches.begin(CAROL, Watched(frozenset({ALICE})))
     appended = await streams.append({CAROL: EVENT, ALICE: EVENT})
-    assert (appended[CAROL].put_off, appended[CAROL].places, appended[ALICE].put_off) == (True, [], False)
+    assert (appended[CAROL].deferred, appended[CAROL].places, appended[ALICE].deferred) == (True, [], False)
     assert not (await streams.read(CAROL, BEGINNING, 10)).entries
     added = (await streams.append({CAROL: EVENT}, to_watchers=True))[CAROL]
-    assert not added.put_off
+    assert not added.deferred
     assert [entry.event for entry in (await streams.read(CAROL, BEGINNING, 10)).entries] == [b"event"]
 
 

@@ -82,7 +82,7 @@ async def test_a_held_connect_keeps_nothing_of_a_large_message(holding: System, 
     async with way(holding):
 
         async def all_are_held() -> bool:
-            return await sample(holding, "serve", "calltag_cometd_held_connects") == SESSIONS
+            return await sample(holding, "serve", "calltag_cometd_suspended_connects") == SESSIONS
 
         await eventually(all_are_held)
         assert resident_mb(pid) - before_mb < MOST_MB

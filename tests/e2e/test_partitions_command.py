@@ -11,7 +11,7 @@ import pytest
 
 from calltag.cli.partitions import ListedPartition, listed_partitions
 from calltag.core.bus.ports import Partition
-from calltag.core.store.ports import NO_MARKS, Change, Committal, Epoch, Marks
+from calltag.core.store.ports import NO_BLOCKS, CallBlocks, Change, Committal, Epoch
 from calltag.core.store.redis_state import RedisStateStore
 from parts.command import calltag
 from parts.eventually import eventually
@@ -34,7 +34,7 @@ def may_commit(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
         epoch: Epoch,
         changes: Sequence[Change],
         events: Sequence[bytes],
-        marks: Marks = NO_MARKS,
+        marks: CallBlocks = NO_BLOCKS,
         **more: Any,
     ) -> Committal:
         await may.wait()

@@ -110,12 +110,12 @@ async def test_what_operators_see_of_sessions_and_deliveries(tmp_path: Path, cal
             polling_on = asyncio.create_task(alice.connect())
 
             async def is_held() -> bool:
-                return await seen("cometd_held_connects") == 1
+                return await seen("cometd_suspended_connects") == 1
 
             await eventually(is_held)
             await publish(system, call_id, 1)
             await polling_on
-            assert await seen("cometd_held_connects") == 0
+            assert await seen("cometd_suspended_connects") == 0
             assert await seen("delivery_seconds_count") == 1
             assert await seen("deliveries_total", channel=CHANNEL) == 1
             # As the official client connects after a failure: at once, and on another connection.

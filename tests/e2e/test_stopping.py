@@ -64,7 +64,8 @@ async def test_who_waits_for_an_outcome_is_answered_before_the_time_to_drain_is_
         gateway.signal(signal.SIGTERM)
         for answer in await asyncio.gather(*waiting):
             assert (answer.status_code, answer.json()["statusCode"]) == (202, StatusCode.INCOMPLETE)
-            assert answer.json()["statusMessage"] == "accepted, but the outcome is not known yet: this server stops"
+            message = answer.json()["statusMessage"]
+            assert message == "accepted, but the outcome is not known yet: this server is stopping"
             assert answer.headers["connection"] == "close"
         assert gateway.wait() == 0
         assert "Exception in ASGI application" not in gateway.text()

@@ -81,7 +81,9 @@ class Serving:
 
     def dropped(self) -> float:
         """How many lines it says that it has dropped."""
-        [found] = re.findall(r"^calltag_log_dropped_total (\S+)$", self.get("/metrics", internal=True)[1], re.MULTILINE)
+        [found] = re.findall(
+            r"^calltag_log_lines_dropped_total (\S+)$", self.get("/metrics", internal=True)[1], re.MULTILINE
+        )
         return float(found)
 
 

@@ -30,13 +30,13 @@ from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage
+from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.node_sender import NodeSender
 from calltag.worker.observations import WorkerObservations
-from calltag.worker.outgoing import Outgoing
-from calltag.worker.parking import ParkingLot
-from calltag.worker.partition_worker import PartitionWorker, Patience
+from calltag.worker.parking import Parking
+from calltag.worker.partition_runner import PartitionRunner, RetryLimits
 from calltag.worker.sweep import Sweep
-from integration.test_partition_worker import ALICE, HERE, KEYS, PARTITIONS
+from integration.test_partition_runner import ALICE, HERE, KEYS, PARTITIONS
 from parts.eventually import eventually
 
 LEG = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), ALICE)
@@ -154,14 +154,14 @@ class Here:
         """A worker whose batches are bounded, while the context is open."""
         batcher, window = ScriptBatcher(self.client), ByteWindow(max_bytes)
         streams = RedisUserStreams(self.client, batcher, KEYS)
-        outgoing = Outgoing(
+        outgoing = EventPublisher(
             NodeSender(self.bus, streams, window.max_batch_bytes), RedisCallIndex(self.client, KEYS), streams,
             RedisWatches(self.client, batcher, KEYS), window,
         )  # fmt: skip
-        worker = PartitionWorker(
+        worker = PartitionRunner(
             HERE, store, outgoing, limits or CallLimits(lambda value: len(orjson.dumps(value))),
-            WorkerObservations(Metrics()), parking_lot=ParkingLot(self.bus), batch_limit=300, window=window,
-            patience=Patience(park_after_s=0.1), sweep=sweep,
+            WorkerObservations(Metrics()), parking_lot=Parking(self.bus), batch_limit=300, window=window,
+            retry_limits=RetryLimits(park_after_s=0.1), sweep=sweep,
         )  # fmt: skip
         released = asyncio.Event()
         async with self.bus.partition(HERE, 1_000) as consumer:

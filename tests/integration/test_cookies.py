@@ -169,4 +169,4 @@ async def test_a_user_has_so_many_sessions(tmp_path: Path) -> None:
             made.append(session.session.token)
         answers = [(await me(centre, *cookies(token))).status_code for token in made]
         assert answers == [401, 200, 200]
-        assert "calltag_http_sessions_displaced_total 1.0" in centre.backends.metrics.exposition().decode()
+        assert "calltag_http_sessions_evicted_total 1.0" in centre.backends.metrics.exposition().decode()

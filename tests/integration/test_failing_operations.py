@@ -9,7 +9,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 
-from calltag.cli.parked import ParkingLot, parking_lot
+from calltag.cli.parked import ParkedOperations, parking_lot
 from calltag.core.backends import amqp_settings
 from calltag.core.bus.amqp import apply_topology
 from calltag.core.domain.ids import CallId
@@ -44,7 +44,7 @@ async def impatient(make: Make) -> AsyncIterator[Operations]:
 
 
 @asynccontextmanager
-async def lot(made: Operations) -> AsyncIterator[ParkingLot]:
+async def lot(made: Operations) -> AsyncIterator[ParkedOperations]:
     async with parking_lot(made.parts.settings) as opened:
         yield opened
 
@@ -52,7 +52,7 @@ async def lot(made: Operations) -> AsyncIterator[ParkingLot]:
 async def parked(made: Operations) -> list[tuple[str, str, bool]]:
     async with lot(made) as opened:
         found = (await opened.found()).parked
-    return [(each.operation_id, each.parking.reason, each.marks_call) for each in found]
+    return [(each.operation_id, each.parking.reason, each.blocks_call) for each in found]
 
 
 async def until_parked(made: Operations, *names: str) -> None:
@@ -77,9 +77,9 @@ async def test_a_call_that_fails_waits_in_order_and_others_go_on(patient: Operat
             await patient.attach("C", 4)
             await patient.attach("D", 4)
             await patient.until("D", 1, 2, 3, 4)
-            await eventually(lambda: patient.metric("operations_waiting", partition="0") == 4)
+            await eventually(lambda: patient.metric("operations_blocked", partition="0") == 4)
         await patient.until("C", 0, 1, 2, 3, 4)
-        await eventually(lambda: patient.metric("operations_waiting", partition="0") == 0)
+        await eventually(lambda: patient.metric("operations_blocked", partition="0") == 0)
     assert await parked(patient) == []
     assert await patient.refusals() == []
 
@@ -100,7 +100,7 @@ async def test_a_crowd_behind_an_operation_that_fails_does_not_have_it_parked_ea
 
             async def all_wait() -> bool:
                 assert await parked(patient) == []
-                return patient.metric("operations_waiting", partition="0") == len(numbers)
+                return patient.metric("operations_blocked", partition="0") == len(numbers)
 
             await eventually(all_wait)
             retries = patient.metric("operations_retried_total")
@@ -159,14 +159,14 @@ async def test_what_is_not_healed_is_parked_and_applied_once_when_it_is_replayed
             ("end", "behind_a_parked_one", False),
         ]
         assert await made.values("C") == []
-        mark = await reader.mark(CallId("C"))
+        mark = await reader.block(CallId("C"))
         assert mark is not None
         assert (mark.operation_id, mark.reason) == ("C-1", "failed_repeatedly")
         told = await made.refusals()
         assert [(each["id"], each["code"]) for each in told] == [("C-1-not-applied", 4), ("C-2-not-applied", 4)]
         assert "operation C-1 failed before it" in told[1]["text"]
         assert made.metric("operations_parked_total", reason="failed_repeatedly") == 1
-        assert made.metric("marked", partition="0") == 1
+        assert made.metric("calls_blocked", partition="0") == 1
 
         async with lot(made) as opened:
             replayed = await opened.replay("C-1")
@@ -178,8 +178,8 @@ async def test_what_is_not_healed_is_parked_and_applied_once_when_it_is_replayed
             return call is not None and call.released
 
         await eventually(over)
-        assert await reader.mark(CallId("C")) is None
-        assert made.metric("marked", partition="0") == 0
+        assert await reader.block(CallId("C")) is None
+        assert made.metric("calls_blocked", partition="0") == 0
         for each in replayed:
             await made.parts.bus.publish_operation(ONLY, each.body, each.operation_id)
         await made.attach("D", 2)
@@ -238,7 +238,7 @@ async def test_while_the_store_takes_no_writes_at_all_nothing_is_parked(
             with capture_logs() as logs:
                 await connection.config_set("maxmemory", "1")
                 await made.attach("C", 1)
-                await eventually(lambda: sum(each["event"] == "partition_waits" for each in logs) >= 3)
+                await eventually(lambda: sum(each["event"] == "partition_blocked" for each in logs) >= 3)
         finally:
             await connection.config_set("maxmemory", "0")
         await made.until("C", 1)
@@ -258,7 +258,7 @@ async def test_what_cannot_be_parked_waits_with_its_call_and_others_go_on(make: 
                 await channel.queue_delete(queue)
                 with capture_logs() as logs:
                     await made.attach("C", 1)
-                    await eventually(lambda: any(each["event"] == "cannot_park" for each in logs))
+                    await eventually(lambda: any(each["event"] == "park_failed" for each in logs))
                     await made.attach("D", 1)
                     await made.until("D", 1)
                 await apply_topology(amqp_settings(made.parts.settings))

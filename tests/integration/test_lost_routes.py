@@ -13,7 +13,7 @@ from calltag.core.bus.amqp import AmqpBus, AmqpSettings, apply_topology, open_am
 from calltag.core.bus.amqp.consumer import AmqpConsumer
 from calltag.core.bus.amqp.metrics import Repair, RepairLog
 from calltag.core.bus.amqp.parking import parking_of
-from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, NodeId, Parking, Partition
+from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, NodeId, ParkingDetails, Partition
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 
@@ -159,7 +159,7 @@ async def test_what_is_to_be_parked_is_parked_though_the_broker_lost_the_way(
 ) -> None:
     name = f"{settings.prefix}.ops.dead"
     await lose(settings, loss, name, name, name)
-    why = Parking("failed", "text", ONE, 1, 2)
+    why = ParkingDetails("failed", "text", ONE, 1, 2)
     await bus.park(b"x", "o1", why)
     async with channel_of(settings) as channel:
         message = await (await channel.get_queue(name, ensure=False)).get(no_ack=True)

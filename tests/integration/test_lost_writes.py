@@ -20,10 +20,10 @@ from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
-from calltag.worker.parking import ParkingLot
-from calltag.worker.partition_worker import PartitionWorker
-from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
-from integration.test_partition_worker import (
+from calltag.worker.parking import Parking
+from calltag.worker.partition_runner import PartitionRunner
+from calltag.worker.recent_operations import RecentByPartition, RecentLimits
+from integration.test_partition_runner import (
     CALL,
     HERE,
     KEYS,
@@ -76,10 +76,10 @@ async def working(
     """A worker on all partitions, while the context is open."""
     store = RedisStateStore(client, KEYS, durability=Durability(replicas, 400))
     outgoing, observations = outgoing_of(bus, client), WorkerObservations(metrics)
-    recent = RecentOfPartitions(limits or RecentLimits())
+    recent = RecentByPartition(limits or RecentLimits())
 
-    def make(partition: Partition) -> PartitionWorker:
-        return PartitionWorker(partition, store, outgoing, LIMITS, observations, parking_lot=ParkingLot(bus),
+    def make(partition: Partition) -> PartitionRunner:
+        return PartitionRunner(partition, store, outgoing, LIMITS, observations, parking_lot=Parking(bus),
                                recent=recent.of(partition))  # fmt: skip
 
     registry = RedisWorkerRegistry(client, KEYS, lease_ms=60_000)
@@ -181,11 +181,11 @@ async def test_what_a_failover_lost_is_applied_again(redis: Redis, client: Redis
     async with working(bus, client, metrics):
         await lose(redis, bus, client)
         await until_attached(client, [1, 2, 3, 4, 5])
-        await eventually(lambda: counted(metrics, "store_lost_commits") > 0)
+        await eventually(lambda: counted(metrics, "commits_lost") > 0)
         await publish(bus, 6, AttachUserData((("n", 6),)))
         await until_attached(client, [1, 2, 3, 4, 5, 6])
     assert counted(metrics, "operations_reapplied") == 3
-    assert counted(metrics, "commits_gone") == 0
+    assert counted(metrics, "commits_unrecoverable") == 0
     call = await RedisCallReader(client, KEYS, PARTITIONS).call(CALL)
     assert call is not None
     assert call.version == 7
@@ -196,7 +196,7 @@ async def test_what_is_not_at_hand_is_told_and_versions_go_on(redis: Redis, clie
     async with working(bus, client, metrics, limits=RecentLimits(operations=1)):
         await lose(redis, bus, client)
         await until_attached(client, [1, 2, 5])
-        await eventually(lambda: counted(metrics, "commits_gone") == 2)
+        await eventually(lambda: counted(metrics, "commits_unrecoverable") == 2)
         await publish(bus, 6, AttachUserData((("n", 6),)))
         await until_attached(client, [1, 2, 5, 6])
 
@@ -224,7 +224,7 @@ async def test_nobody_is_told_before_the_replicas_have_it(redis: Redis, client: 
         cut_off(redis)
         await publish(bus, 2, AttachUserData((("n", 2),)))
         await until_attached(client, [1, 2])
-        await eventually(lambda: counted(metrics, "takeovers") > PARTITIONS + 1)
+        await eventually(lambda: counted(metrics, "partition_takeovers") > PARTITIONS + 1)
         assert await versions_told(client) == [1, 2]
         reconnect(redis)
 

@@ -23,11 +23,11 @@ from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.assignments import Assignments
 from calltag.worker.observations import WorkerObservations
-from calltag.worker.parking import ParkingLot
-from calltag.worker.partition_worker import PartitionWorker
-from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
+from calltag.worker.parking import Parking
+from calltag.worker.partition_runner import PartitionRunner
+from calltag.worker.recent_operations import RecentByPartition, RecentLimits
 from integration.test_lost_writes import counted, until_attached
-from integration.test_partition_worker import (
+from integration.test_partition_runner import (
     ALICE,
     CALL,
     HERE,
@@ -72,17 +72,17 @@ class Worker:
 
     def __post_init__(self) -> None:
         self.store = Unreliable(self.client, KEYS)
-        self.recent = RecentOfPartitions(self.limits)
+        self.recent = RecentByPartition(self.limits)
         self.assignments = Assignments(
             WorkerId(self.name), self.bus, RedisWorkerRegistry(self.client, KEYS, lease_ms=round(LEASE_S * 1000)),
             self._make, WorkerObservations(self.metrics), partitions=PARTITIONS, heartbeat_s=0.2, lease_s=LEASE_S,
             hear=self.recent.hear,
         )  # fmt: skip
 
-    def _make(self, partition: Partition) -> PartitionWorker:
-        return PartitionWorker(
+    def _make(self, partition: Partition) -> PartitionRunner:
+        return PartitionRunner(
             partition, self.store, outgoing_of(self.bus, self.client), LIMITS, WorkerObservations(self.metrics),
-            parking_lot=ParkingLot(self.bus), recent=self.recent.of(partition),
+            parking_lot=Parking(self.bus), recent=self.recent.of(partition),
         )  # fmt: skip
 
     async def attach(self, number: int) -> None:
@@ -134,7 +134,7 @@ async def test_nothing_new_is_written_onto_what_is_missing(worker: Worker) -> No
     await worker.attach(3)
     await worker.attached(1, 2, 3)
     await eventually(lambda: counted(worker.metrics, "operations_reapplied") == 1)
-    assert counted(worker.metrics, "commits_gone") == 0
+    assert counted(worker.metrics, "commits_unrecoverable") == 0
 
 
 async def test_what_was_only_recognised_is_at_hand_too(worker: Worker) -> None:
@@ -150,7 +150,7 @@ async def test_what_was_only_recognised_is_at_hand_too(worker: Worker) -> None:
     await put_back(worker.client, before)
     await worker.attached(1, 2, 3)
     await eventually(lambda: counted(worker.metrics, "operations_reapplied") == 2)
-    assert counted(worker.metrics, "commits_gone") == 0
+    assert counted(worker.metrics, "commits_unrecoverable") == 0
 
 
 async def test_a_loss_is_seen_though_nothing_comes_after_an_interruption(worker: Worker) -> None:
@@ -160,7 +160,7 @@ async def test_a_loss_is_seen_though_nothing_comes_after_an_interruption(worker:
     worker.client.away.clear()
     await put_back(worker.client, before)
     await worker.attached(1, 2)
-    await eventually(lambda: counted(worker.metrics, "store_lost_commits") == 1)
+    await eventually(lambda: counted(worker.metrics, "commits_lost") == 1)
 
 
 async def test_a_recovery_that_is_interrupted_tells_of_the_loss_the_next_time(
@@ -180,7 +180,7 @@ async def test_a_recovery_that_is_interrupted_tells_of_the_loss_the_next_time(
     await eventually(lambda: not worker.assignments.partitions)
     monkeypatch.setattr(RedisStateStore, "note_loss", note_loss)
     worker.client.away.clear()
-    await eventually(lambda: counted(worker.metrics, "store_lost_commits") == 1)
+    await eventually(lambda: counted(worker.metrics, "commits_lost") == 1)
     await worker.attached(1, 2)
 
 
@@ -203,7 +203,7 @@ async def test_a_version_that_was_told_after_a_loss_is_not_told_again_after_the_
 
 async def test_a_list_that_lost_a_call_gets_it_back_with_a_later_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """No commit is lost with it: the list may be on another server, or was written later."""
-    monkeypatch.setattr("calltag.worker.outgoing._LISTS_FRESH_S", 0.0)
+    monkeypatch.setattr("calltag.worker.event_publisher._LISTS_FRESH_S", 0.0)
     async with embedded_store(None) as embedded:
         made, stop = Worker(MayBeAway(embedded.client.connection, embedded.client.deadline_s)), asyncio.Event()
         running = asyncio.create_task(made.assignments.run(stop))
@@ -252,7 +252,7 @@ async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_t
         await heir.attach(3)
         await heir.attached(1, 3)
         assert store.interruption is None
-        assert counted(heir.metrics, "store_lost_commits") == counted(heir.metrics, "commits_gone") == 1
+        assert counted(heir.metrics, "commits_lost") == counted(heir.metrics, "commits_unrecoverable") == 1
         losses = await client.connection.hgetall(KEYS.losses(HERE))
         assert (losses[b"commits"], losses[b"gone"]) == (b"1", b"1")
         stop.set()
@@ -287,7 +287,7 @@ async def test_what_comes_again_from_the_queue_is_not_told_as_lost(monkeypatch: 
         await asyncio.gather(running, return_exceptions=True)
         await put_back(client, before)
         await heir.attached(1, 2)
-        assert counted(heir.metrics, "store_lost_commits") == counted(heir.metrics, "commits_gone") == 0
+        assert counted(heir.metrics, "commits_lost") == counted(heir.metrics, "commits_unrecoverable") == 0
         stop.set()
         await inheriting
 
@@ -314,4 +314,4 @@ async def test_a_call_that_cannot_be_set_right_holds_up_no_other(worker: Worker)
         return await reader.call(other) is not None
 
     await eventually(is_there)
-    await eventually(lambda: counted(worker.metrics, "commits_gone") == 1)
+    await eventually(lambda: counted(worker.metrics, "commits_unrecoverable") == 1)

@@ -13,7 +13,7 @@ import orjson
 import pytest
 
 from calltag.cli.parked import parking_lot
-from calltag.core.bus.ports import Parking
+from calltag.core.bus.ports import ParkingDetails
 from calltag.core.domain.ids import CallId, OperationId
 from calltag.core.domain.operations import AttachUserData, CallOperation
 from calltag.core.store.redis_state import RedisCallReader
@@ -111,7 +111,7 @@ async def test_what_is_parked_is_listed_shown_and_replayed(
         )  # fmt: skip
         rows = {row["operation"]: row for row in map(orjson.loads, listed.out.splitlines())}
         assert set(rows) == {"c1", "junk"}
-        facts = [rows["c1"][name] for name in ("reason", "about", "name", "sender", "marks_call", "exception")]
+        facts = [rows["c1"][name] for name in ("reason", "about", "name", "sender", "blocks_call", "exception")]
         assert facts == ["failed_repeatedly", "call:C", "AttachUserData", "alice", True, "StateUnreadable"]
         assert rows["c1"]["attempts"] >= 2
         assert rows["junk"]["reason"] == "not_an_operation"
@@ -124,7 +124,7 @@ async def test_what_is_parked_is_listed_shown_and_replayed(
         reader = RedisCallReader(made.parts.client, made.parts.keys, 1)
 
         async def unmarked() -> bool:
-            return await reader.mark(CallId("C")) is None
+            return await reader.block(CallId("C")) is None
 
         await eventually(unmarked)
         assert await made.values("C") == ["SECRET"]
@@ -142,7 +142,7 @@ async def test_what_is_dropped_is_gone_and_so_is_a_mark_of_what_was_taken_out_ot
             await eventually(lambda: made.metric("operations_parked_total", reason="failed_repeatedly") == 1)
     channel = await made.parts.bus._publishing.open_channel(confirms=False)  # type: ignore[attr-defined]
     await (await channel.get_queue(f"{environment['CALLTAG_AMQP__PREFIX']}.ops.dead", ensure=False)).purge()
-    await made.parts.bus.park(b"SECRET", "junk", Parking("not_an_operation", "", ONLY, 1, 1))
+    await made.parts.bus.park(b"SECRET", "junk", ParkingDetails("not_an_operation", "", ONLY, 1, 1))
     listed, table, lost, junk, dropped, gone, unclear, empty = await operator.parked(
         "ls --json", "ls", "replay d1 --yes", "drop junk --yes", "drop --all --yes", "drop d1 --yes", "drop --yes", "ls"
     )
@@ -154,11 +154,11 @@ async def test_what_is_dropped_is_gone_and_so_is_a_mark_of_what_was_taken_out_ot
     assert (junk.out, dropped.out, gone.code) == ("dropped junk\n", "dropped d1\n", 1)
     assert "name an operation or say --all" in unclear.err
     assert empty.out == "nothing is parked\n"
-    assert await reader.mark(CallId("D")) is None
+    assert await reader.block(CallId("D")) is None
 
 
 async def test_of_what_is_parked_only_what_is_wanted_is_kept_in_memory(made: Operations) -> None:
-    parking = Parking("failed_repeatedly", "", ONLY, 1, 1)
+    parking = ParkingDetails("failed_repeatedly", "", ONLY, 1, 1)
     large = AttachUserData((("n", "x" * 60_000),))
     names = [f"p{number}" for number in range(50)]
     for name in names:

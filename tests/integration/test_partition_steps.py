@@ -16,11 +16,11 @@ from calltag.core.store.ports import StateStore, WorkerId
 from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
+from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.observations import WorkerObservations
-from calltag.worker.outgoing import Outgoing
-from calltag.worker.parking import ParkingLot
-from calltag.worker.partition_worker import PartitionWorker
-from integration.test_partition_worker import (
+from calltag.worker.parking import Parking
+from calltag.worker.partition_runner import PartitionRunner
+from integration.test_partition_runner import (
     CALL,
     HERE,
     KEYS,
@@ -59,13 +59,13 @@ class Recorded:
 
 @asynccontextmanager
 async def consuming(
-    bus: MemoryBus, store: StateStore, outgoing: Outgoing, steps: list[str] | None = None
+    bus: MemoryBus, store: StateStore, outgoing: EventPublisher, steps: list[str] | None = None
 ) -> AsyncIterator[None]:
     """Work on the partition in batches of up to three, while the context is open."""
     released = asyncio.Event()
     observations = WorkerObservations(Metrics())
-    lot = ParkingLot(bus)
-    worker = PartitionWorker(HERE, store, outgoing, LIMITS, observations, parking_lot=lot, batch_limit=3)
+    lot = Parking(bus)
+    worker = PartitionRunner(HERE, store, outgoing, LIMITS, observations, parking_lot=lot, batch_limit=3)
     async with bus.partition(HERE, 10) as consumer:
         recorded: Any = consumer if steps is None else Recorded(consumer, steps)
         running = asyncio.create_task(worker.run(recorded, released))
@@ -87,8 +87,8 @@ async def test_the_steps_of_a_batch_are_taken_in_the_order_that_the_promises_res
     async with consuming(bus, store, outgoing, steps):
         await eventually(lambda: "ack" in steps)
     # Each second a watch looks whether the store has lost something, whatever the batch is at.
-    taken = [step for step in steps if step != "standing"]
-    assert taken == ["batch", "take_over", "load", "commit", "settle", "send", "sent", "ack"]
+    taken = [step for step in steps if step != "read_position"]
+    assert taken == ["batch", "take_over", "load", "commit", "wait_for_replicas", "send", "sent", "ack"]
 
 
 async def test_all_operations_of_a_batch_are_acknowledged(client: RedisClient) -> None:
@@ -125,7 +125,7 @@ async def test_a_partition_that_another_worker_took_over_is_left_and_nothing_is_
     call = await reader.call(CALL)
     assert call is not None
     assert call.user_data.values == {"n": (1, 2)}
-    assert metrics.registry.get_sample_value("calltag_fenced_total") == 1
+    assert metrics.registry.get_sample_value("calltag_partitions_fenced_total") == 1
     assert metrics.registry.get_sample_value("calltag_partitions_failed_total") == 0
 
 

@@ -12,14 +12,14 @@ import pytest
 from calltag.core.bus.amqp import AmqpBus
 from calltag.core.bus.ports import Partition
 from calltag.core.store.ports import (
-    NO_MARKS,
+    NO_BLOCKS,
+    CallBlocks,
     Change,
     Committal,
     Epoch,
     Fenced,
     HeldPartition,
     LivingWorker,
-    Marks,
     StoreUnavailable,
     WorkerId,
     WorkerRegistry,
@@ -72,7 +72,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
         epoch: Epoch,
         changes: Sequence[Change],
         events: Sequence[bytes],
-        marks: Marks = NO_MARKS,
+        marks: CallBlocks = NO_BLOCKS,
         **more: Any,
     ) -> Committal:
         if self in seen.held_up:

@@ -37,13 +37,13 @@ async def test_a_call_that_cannot_be_ended_keeps_no_other_from_it(forgetful: Ope
 
 
 async def test_a_call_behind_a_parked_operation_is_ended_all_the_same(forgetful: Operations) -> None:
-    marks = forgetful.parts.keys.marks
+    blocks = forgetful.parts.keys.blocks
     async with forgetful.working():
         await forgetful.start("C")
         await forgetful.until_started("C")
         async with forgetful.damaged("C", "order"):
             await forgetful.publish("hold", "C", Hold())
             await eventually(lambda: forgetful.metric("operations_parked_total", reason="failed_repeatedly") == 1)
-        assert await forgetful.parts.client.connection.hlen(marks(0)) == 1  # type: ignore[arg-type]
+        assert await forgetful.parts.client.connection.hlen(blocks(0)) == 1  # type: ignore[arg-type]
         await eventually(lambda: is_over(forgetful, "C"))
-        assert await forgetful.parts.client.connection.hlen(marks(0)) == 0  # type: ignore[arg-type]
+        assert await forgetful.parts.client.connection.hlen(blocks(0)) == 0  # type: ignore[arg-type]

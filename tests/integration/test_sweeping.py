@@ -17,10 +17,10 @@ from calltag.core.store.ports import Committal, StoreUnavailable
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.observations import WorkerObservations
-from calltag.worker.parking import ParkingLot
-from calltag.worker.partition_worker import PartitionWorker
+from calltag.worker.parking import Parking
+from calltag.worker.partition_runner import PartitionRunner
 from calltag.worker.sweep import Sweep
-from integration.test_partition_worker import CALL, HERE, KEYS, LIMITS, PARTITIONS, begin, outgoing_of, publish
+from integration.test_partition_runner import CALL, HERE, KEYS, LIMITS, PARTITIONS, begin, outgoing_of, publish
 from parts.eventually import eventually
 
 EVERY_S = 0.02
@@ -72,9 +72,9 @@ class Here:
         """A worker to which the partition falls, while the context is open, or until `released` is set."""
         kept, counted = store or RedisStateStore(self.client, KEYS), metrics or Metrics()
         sweep = Sweep(HERE, kept, 0, EVERY_S, lambda: self.rounds.now_s, lambda: 1) if sweeping else None
-        worker = PartitionWorker(
+        worker = PartitionRunner(
             HERE, kept, outgoing_of(self.bus, self.client), LIMITS, WorkerObservations(counted),
-            parking_lot=ParkingLot(self.bus), sweep=sweep,
+            parking_lot=Parking(self.bus), sweep=sweep,
         )  # fmt: skip
         released = self.released if store is not None else asyncio.Event()
         async with self.bus.partition(HERE, 10) as consumer:
@@ -133,7 +133,7 @@ async def test_who_waits_for_a_partition_that_another_works_on_does_not_sweep_it
                 # It has gone round more than once: whatever it did about this round is done.
                 goal = looks + 6
                 await eventually(lambda goal=goal: looks >= goal)  # type: ignore[misc]
-            assert counted(waiting, "takeovers") == 0
+            assert counted(waiting, "partition_takeovers") == 0
             assert not await here.is_over()
 
 
@@ -165,14 +165,14 @@ async def test_while_the_store_does_not_tell_nobody_takes_over_to_sweep(
 ) -> None:
     async with here.working():
         await here.until_attached(0)
-    asked, standing, away = 0, RedisStateStore.standing, True
+    asked, read_position, away = 0, RedisStateStore.read_position, True
 
     async def unsure(self: RedisStateStore, partition: Partition) -> object:
         nonlocal asked
         asked += 1
         if away:
             raise StoreUnavailable("away")
-        return await standing(self, partition)
+        return await read_position(self, partition)
 
     monkeypatch.setattr(RedisStateStore, "standing", unsure)
 

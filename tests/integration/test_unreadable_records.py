@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from calltag.core.domain.ids import UserId
-from calltag.core.store.marks import RedisMarks
+from calltag.core.store.call_blocks import RedisCallBlocks
 from parts.eventually import eventually
 from parts.in_process import InProcess, ended, in_process, started
 
@@ -80,7 +80,7 @@ async def test_its_operations_are_parked_and_all_others_go_on(impatient: InProce
 
 
 async def test_an_embedded_instance_forgets_the_marks_of_what_is_gone_with_its_bus(impatient: InProcess) -> None:
-    marks = RedisMarks(impatient.backends.client, impatient.backends.keys, 1)
+    marks = RedisCallBlocks(impatient.backends.client, impatient.backends.keys, 1)
     async with impatient.working():
         await impatient.tell(started("C", "15000", userData={"a": 1}))
     await impatient.backends.client.connection.hset(impatient.keys("C").data, "a", b"odd")

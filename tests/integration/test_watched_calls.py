@@ -22,8 +22,8 @@ from calltag.core.store.sessions import SessionStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches, Watched
 from calltag.core.wire.messages import EVENT
+from calltag.worker.event_publisher import EventPublisher, Publication
 from calltag.worker.node_sender import NodeSender
-from calltag.worker.outgoing import Outgoing, Sending
 
 KEYS = Keys("calltag-test")
 BOB, CAROL, ADMIN = (UserId(name) for name in ("bob", "carol", "admin"))
@@ -36,14 +36,14 @@ class Way:
     def __init__(self, client: RedisClient) -> None:
         batcher, self.bus = ScriptBatcher(client), MemoryBus(1)
         self.streams, self.watches = RedisUserStreams(client, batcher, KEYS), RedisWatches(client, batcher, KEYS)
-        self.outgoing = Outgoing(
+        self.outgoing = EventPublisher(
             NodeSender(self.bus, self.streams), RedisCallIndex(client, KEYS), self.streams, self.watches
         )
 
         self.sessions = partial(SessionStore, client, batcher, KEYS)
 
     async def send(self, *events: Event) -> None:
-        await self.outgoing.send(Sending([], [(event, EVENT.encode(event)) for event in events], []))
+        await self.outgoing.send(Publication([], [(event, EVENT.encode(event)) for event in events], []))
 
     async def versions(self, user: UserId) -> list[int]:
         """The versions of the call in the user's stream; -1 for what is not about a call."""

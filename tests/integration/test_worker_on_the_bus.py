@@ -109,12 +109,12 @@ async def test_operators_see_which_partitions_a_worker_should_consume_and_does(
             await eventually(seen)
 
         await sees([0], [], [0])
-        assert "calltag_partitions_missing 1.0" in (await http.get("/metrics")).text
+        assert "calltag_partitions_not_consumed 1.0" in (await http.get("/metrics")).text
         assert "details" not in (await http.get("/readyz")).json()
         allowed.set()
         await sees([0], [0], [])
         text = (await http.get("/metrics")).text
-        assert "calltag_partitions_missing 0.0" in text
+        assert "calltag_partitions_not_consumed 0.0" in text
         assert "calltag_oldest_operation_seconds 0.0" in text
         life.stop.set()
         stop.set()

@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from calltag.core.bayeux.events import Event, Published
+from calltag.core.bayeux.events import Event, StreamedEvent
 from calltag.core.bayeux.position import BEGINNING, Position
 from calltag.core.bayeux.session import Session
 
@@ -18,10 +18,10 @@ def session_at(position: int = 0, client_id: str = "c1", **more: Any) -> Session
     return Session(client_id, "alice", 1, **(places | more))
 
 
-def entry(position: int, previous: int | None = None, *events: Event) -> Published:
+def entry(position: int, previous: int | None = None, *events: Event) -> StreamedEvent:
     """An entry with one event on /a that tells its position, or with the events given."""
     before = position - 1 if previous is None else previous
-    return Published(Position(position), Position(before), events or (Event("/a", {"n": position}),))
+    return StreamedEvent(Position(position), Position(before), events or (Event("/a", {"n": position}),))
 
 
 def numbers(bodies: Sequence[bytes]) -> list[int]:

@@ -6,7 +6,7 @@ from itertools import count
 
 import orjson
 
-from calltag.core.bayeux.events import Event, Published
+from calltag.core.bayeux.events import Event, StreamedEvent
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import Position
 from calltag.core.bus.ports import NodeId
@@ -18,10 +18,10 @@ from calltag.core.wire.messages import NoticeKind, SessionNotice
 from parts.hubs import KEYS, Installation, Node
 
 
-def translate(_: UserId, entry: Entry) -> Published:
+def translate(_: UserId, entry: Entry) -> StreamedEvent:
     """An entry is JSON `{"channel", "data"}`."""
     told = orjson.loads(entry.event)
-    return Published(entry.position, entry.previous, (Event(told["channel"], told["data"]),))
+    return StreamedEvent(entry.position, entry.previous, (Event(told["channel"], told["data"]),))
 
 
 LEASE_MS = 600_000

@@ -13,9 +13,9 @@ import redis.asyncio
 from calltag.core.bayeux.codec import Reply
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
-from calltag.core.bayeux.events import Event, Published
-from calltag.core.bayeux.extensions import Acknowledgment, Delivery, Replay
-from calltag.core.bayeux.limits import BayeuxLimits, Limit
+from calltag.core.bayeux.events import Event, StreamedEvent
+from calltag.core.bayeux.extensions import Acknowledgment, DeliveryExtension, ReplayExtension
+from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
 from calltag.core.bayeux.position import Position
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
@@ -31,7 +31,7 @@ from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.authentication import Caller, Credentials
 from calltag.notifier.bayeux_server import BayeuxServer
 from calltag.notifier.channel_policy import WatchRenewal
-from calltag.notifier.connect_replies import Answer, ConnectReplies
+from calltag.notifier.connect_replies import ConnectAnswer, ConnectReplies
 from calltag.notifier.event_dispatcher import EventDispatcher
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.node_presence import Background, NodeLease, Registrations, boot_ms
@@ -60,10 +60,10 @@ class CountingClient(RedisClient):
             yield connection
 
 
-def translate(_user: UserId, entry: Entry) -> Published:
+def translate(_user: UserId, entry: Entry) -> StreamedEvent:
     """Every entry is one event about calls; what it tells of was accepted when it was added to the stream."""
     accepted_at_ms = entry.position // PER_MS
-    return Published(entry.position, entry.previous, (Event(CALLS, orjson.loads(entry.event)),), accepted_at_ms)
+    return StreamedEvent(entry.position, entry.previous, (Event(CALLS, orjson.loads(entry.event)),), accepted_at_ms)
 
 
 class Node:
@@ -85,7 +85,7 @@ class Node:
             limits,
             lambda _, channel: channel.startswith(("/v2/", "/notifications/")),
             lambda _, channel: channel.startswith("/service/"),
-            (Acknowledgment(), Replay(), Delivery()),
+            (Acknowledgment(), ReplayExtension(), DeliveryExtension()),
         )
         streams = RedisUserStreams(self.client, self.batcher, KEYS)
         self.dispatcher = EventDispatcher(
@@ -124,9 +124,9 @@ class Node:
         self.metrics.flush()
         return self.all_metrics.registry.get_sample_value(f"calltag_cometd_{name}", labels) or 0.0
 
-    def limits(self) -> dict[Limit, float]:
+    def limits(self) -> dict[BayeuxLimit, float]:
         """The limits that were met, and how often."""
-        counts = {limit: self.count("limited_total", limit=limit) for limit in Limit}
+        counts = {limit: self.count("limited_total", limit=limit) for limit in BayeuxLimit}
         return {limit: count for limit, count in counts.items() if count}
 
     async def lapse(self) -> None:
@@ -310,7 +310,7 @@ class Client:
         line = Line(node)
         context = RequestContext(line, self.connection_id, self.address, self.login.encode(), is_streaming=streaming)
         outcome = node.server.process_now(messages, context)
-        if isinstance(outcome, Answer):
+        if isinstance(outcome, ConnectAnswer):
             return Turn(line, outcome.events, [outcome.reply], None, [])
         if isinstance(outcome, Suspended):
             return Turn(line, [], [], outcome, [])

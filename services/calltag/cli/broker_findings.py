@@ -14,7 +14,7 @@ from aiormq.exceptions import ChannelAccessRefused
 from calltag.cli.finding import Finding, ok, version_finding, wrong
 from calltag.core.backends import amqp_settings
 from calltag.core.bus.amqp.connecting import connect
-from calltag.core.bus.amqp.probing import Route, probed
+from calltag.core.bus.amqp.probing import Routing, probed
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.partitioning import hash_tag
 from calltag.core.bus.ports import BusUnavailable, NodeId, Partition
@@ -30,9 +30,9 @@ _NOT_COMPARED: Final = (
     "apply needs that, the services do not)"
 )
 _NO_ROUTE: Final = {
-    Route.UNBOUND: "partition queues have lost their bindings: no operation gets there; run: calltag topology apply",
-    Route.FULL: "partition queues take nothing now: they are full (CALLTAG_AMQP__QUEUE_MAX_LENGTH), or have no leader",
-    Route.REFUSED: f"partitions may not be published to by the user in CALLTAG_AMQP__URL, {_RIGHTS}",
+    Routing.UNBOUND: "partition queues have lost their bindings: no operation gets there; run: calltag topology apply",
+    Routing.FULL: "partition queues are full (CALLTAG_AMQP__QUEUE_MAX_LENGTH), or have no leader",
+    Routing.REFUSED: f"partitions may not be published to by the user in CALLTAG_AMQP__URL, {_RIGHTS}",
 }
 
 State = Literal["there", "missing", "other", "refused"]
@@ -115,8 +115,8 @@ async def _inbox(connection: AbstractConnection, topology: Topology) -> list[Fin
         # The exchange is missing, or another one, which is said already.
         return []
     except ChannelAccessRefused:
-        route = Route.REFUSED
-    if route is Route.REFUSED:
+        route = Routing.REFUSED
+    if route is Routing.REFUSED:
         return [
             wrong(f"the user in CALLTAG_AMQP__URL may not declare, bind and send to {topology.events}.*, {_RIGHTS}")
         ]

@@ -11,7 +11,7 @@ from calltag.cli.finding import Finding, ok, wrong
 from calltag.cli.sessions import sessions
 from calltag.core.backends import amqp_settings
 from calltag.core.bus.amqp.connecting import connect
-from calltag.core.bus.amqp.probing import Route, probed
+from calltag.core.bus.amqp.probing import Routing, probed
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.ports import BusUnavailable, NodeId
 from calltag.core.settings import Settings
@@ -72,4 +72,4 @@ async def _is_cut_off(connection: AbstractConnection, topology: Topology, node: 
     await channel.close()
     if not queue.declaration_result.consumer_count:
         return False
-    return await probed(connection, topology.events, node) is Route.UNBOUND
+    return await probed(connection, topology.events, node) is Routing.UNBOUND

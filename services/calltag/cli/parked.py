@@ -22,12 +22,12 @@ from calltag.core.bus.amqp.packing import unpacked
 from calltag.core.bus.amqp.parking import headers_of, parking_of
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.partitioning import hash_tag, partition_of
-from calltag.core.bus.ports import BusRefused, BusUnavailable, Parking, Partition
+from calltag.core.bus.ports import BusRefused, BusUnavailable, ParkingDetails, Partition
 from calltag.core.domain.ids import OperationId
 from calltag.core.settings import Settings
+from calltag.core.store.call_blocks import RedisCallBlocks
 from calltag.core.store.keys import Keys
-from calltag.core.store.marks import RedisMarks
-from calltag.core.store.ports import Mark
+from calltag.core.store.ports import CallBlock
 from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
 
 _DEADLINE_S: Final = 60.0
@@ -36,7 +36,7 @@ _EMBEDDED: Final = (
     "calltag serve --embedded has its bus inside its process: what it parks is gone when it ends, and nobody else can "
     "look at it; its log (operation_parked) says what it was"
 )
-_NOT_TOLD: Final = Parking("unknown", "neither a worker nor RabbitMQ says why it is here", Partition(0), 0, 0, 0)
+_NOT_TOLD: Final = ParkingDetails("unknown", "neither a worker nor RabbitMQ says why it is here", Partition(0), 0, 0, 0)
 _AHEAD: Final = 32
 """Messages that are taken ahead where each is put back at once."""
 HIDDEN: Final = "(hidden)"
@@ -47,17 +47,17 @@ class NotParked(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class ParkedOperation:
     """One parked operation. `name` and `sender` are empty where it cannot be read, `body` where nobody asked for it."""
 
     operation_id: OperationId
-    parking: Parking
+    parking: ParkingDetails
     key: str
     name: str
     sender: str
     size_bytes: int
     body: bytes = b""
-    marks_call: bool = False
+    blocks_call: bool = False
 
     @property
     def message(self) -> OperationMessage | None:
@@ -70,27 +70,27 @@ class Parked:
         return partition_of(message.operation.partition_key, partitions) if message else self.parking.partition
 
 
-KeepsBody = Callable[[Parked], bool]
+KeepsBody = Callable[[ParkedOperation], bool]
 
 
-def _never(_: Parked) -> bool:
+def _never(_: ParkedOperation) -> bool:
     return False
 
 
-def _always(_: Parked) -> bool:
+def _always(_: ParkedOperation) -> bool:
     return True
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ParkedFound:
     """All that is parked, oldest first, and the marks without an operation that is parked."""
 
-    parked: Sequence[Parked]
-    stray: Mapping[str, Mark]
+    parked: Sequence[ParkedOperation]
+    stray: Mapping[str, CallBlock]
 
 
 @dataclass(frozen=True, slots=True)
-class ParkingLot:
+class ParkedOperations:
     """The parking queue of an installation and the marks on its calls.
 
     Methods raise StoreUnavailable, BusUnavailable, and BusRefused where the queue is missing.
@@ -98,13 +98,13 @@ class ParkingLot:
 
     settings: Settings
     channel: AbstractChannel
-    marks: RedisMarks
+    blocks: RedisCallBlocks
 
-    async def found(self) -> Found:
+    async def found(self) -> ParkedFound:
         """Everything that is parked, without the operations themselves; it stays there."""
         return await self._found([parked for _, parked in await self._taken()])
 
-    async def one(self, operation_id: str) -> Parked:
+    async def one(self, operation_id: str) -> ParkedOperation:
         """The parked operation of that id. Raises NotParked."""
         taken = await self._taken(lambda parked: parked.operation_id == operation_id)
         for parked in (await self._found([parked for _, parked in taken])).parked:
@@ -112,7 +112,7 @@ class ParkingLot:
                 return parked
         raise _not_parked(operation_id)
 
-    async def replay(self, operation_id: str | None) -> Sequence[Parked]:
+    async def replay(self, operation_id: str | None) -> Sequence[ParkedOperation]:
         """Put one operation, and what was parked behind it, or all of them back on their partitions' queues, in order.
 
         The worker that applies an operation takes the mark of its call away in the same step. Raises NotParked.
@@ -128,10 +128,10 @@ class ParkingLot:
             await self._ack(tag)
         return [parked for _, parked in wanted]
 
-    async def _replay_all(self) -> Sequence[Parked]:
+    async def _replay_all(self) -> Sequence[ParkedOperation]:
         """Put all back one after another, so that few are here at a time."""
         await self.channel.set_qos(prefetch_count=_AHEAD)
-        replayed: list[Parked] = []
+        replayed: list[ParkedOperation] = []
         async for message in self._arriving():
             parked = _parked(message, keeps_body=_always)
             await self._publish(parked)
@@ -153,22 +153,22 @@ class ParkingLot:
                 await self._ack(tag)
                 dropped.append(parked.operation_id)
                 if parked.key:
-                    await self.marks.clear(parked.key, parked.operation_id)
-        for key, mark in found.stray.items():
-            if chosen(mark.operation_id):
-                await self.marks.clear(key, mark.operation_id)
-                dropped.append(mark.operation_id)
+                    await self.blocks.clear(parked.key, parked.operation_id)
+        for key, block in found.stray.items():
+            if chosen(block.operation_id):
+                await self.blocks.clear(key, block.operation_id)
+                dropped.append(block.operation_id)
         if operation_id is not None and not dropped:
             raise _not_parked(operation_id)
         return dropped
 
-    async def _found(self, parked: Sequence[Parked]) -> Found:
-        marks = await self.marks.all()
+    async def _found(self, parked: Sequence[ParkedOperation]) -> ParkedFound:
+        blocks = await self.blocks.all()
         there = {each.operation_id for each in parked}
-        stray = {key: mark for key, mark in marks.items() if mark.operation_id not in there}
-        return Found([_with_mark(each, marks) for each in parked], stray)
+        stray = {key: block for key, block in blocks.items() if block.operation_id not in there}
+        return ParkedFound([_with_block(each, blocks) for each in parked], stray)
 
-    async def _taken(self, keeps_body: KeepsBody = _never) -> list[tuple[int, Parked]]:
+    async def _taken(self, keeps_body: KeepsBody = _never) -> list[tuple[int, ParkedOperation]]:
         """All that is in the queue with the tags to acknowledge it by, oldest first, until the channel closes.
 
         Only the bodies that are asked for are kept.
@@ -218,7 +218,7 @@ class ParkingLot:
         await message.ack()
         return len(parts)
 
-    async def _publish(self, parked: Parked) -> None:
+    async def _publish(self, parked: ParkedOperation) -> None:
         topology = Topology(amqp_settings(self.settings))
         exchange = await self.channel.get_exchange(topology.operations, ensure=False)
         tag = hash_tag(parked.partition(self.settings.partitions))
@@ -229,15 +229,15 @@ class ParkingLot:
 
 
 @asynccontextmanager
-async def parking_lot(settings: Settings) -> AsyncIterator[ParkingLot]:
+async def parking_lot(settings: Settings) -> AsyncIterator[ParkedOperations]:
     """The parking queue that the settings name. Raises BusUnavailable."""
     client = open_client(settings, max_connections=2)
     try:
         connection = await connect(amqp_settings(settings), "parked")
         async with asyncio.timeout(_DEADLINE_S), connection:
             channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
-            yield ParkingLot(
-                settings, channel, RedisMarks(client, Keys(settings.redis.key_prefix), settings.partitions)
+            yield ParkedOperations(
+                settings, channel, RedisCallBlocks(client, Keys(settings.redis.key_prefix), settings.partitions)
             )
             await channel.close()
     except BusUnavailable as error:
@@ -266,9 +266,9 @@ def _read(body: bytes) -> OperationMessage | None:
         return None
 
 
-def _parked(message: AbstractIncomingMessage, *, keeps_body: KeepsBody) -> Parked:
+def _parked(message: AbstractIncomingMessage, *, keeps_body: KeepsBody) -> ParkedOperation:
     read, parking = _read(message.body), parking_of(message.headers) or _NOT_TOLD
-    parked = Parked(
+    parked = ParkedOperation(
         operation_id=read.operation.id if read is not None else OperationId(message.correlation_id or ""),
         parking=parking,
         key=read.operation.key if read is not None else parking.key,
@@ -279,12 +279,12 @@ def _parked(message: AbstractIncomingMessage, *, keeps_body: KeepsBody) -> Parke
     return replace(parked, body=message.body) if keeps_body(parked) else parked
 
 
-def _with_mark(parked: Parked, marks: Mapping[str, Mark]) -> Parked:
-    mark = marks.get(parked.key)
-    return replace(parked, marks_call=mark is not None and mark.operation_id == parked.operation_id)
+def _with_block(parked: ParkedOperation, blocks: Mapping[str, CallBlock]) -> ParkedOperation:
+    block = blocks.get(parked.key)
+    return replace(parked, blocks_call=block is not None and block.operation_id == parked.operation_id)
 
 
-def _is_wanted(parked: Parked, operation_id: str | None) -> bool:
+def _is_wanted(parked: ParkedOperation, operation_id: str | None) -> bool:
     return operation_id is None or operation_id in {parked.operation_id, parked.parking.after}
 
 
@@ -292,7 +292,7 @@ def _not_parked(operation_id: str) -> NotParked:
     return NotParked(f"no operation {operation_id} is parked (any more); calltag parked ls shows those that are")
 
 
-def public(parked: Parked, *, values: bool = False) -> dict[str, Any]:
+def public(parked: ParkedOperation, *, values: bool = False) -> dict[str, Any]:
     """What may be shown of a parked operation; values of user data and tones only on demand."""
     parking = parked.parking
     return {
@@ -308,13 +308,13 @@ def public(parked: Parked, *, values: bool = False) -> dict[str, Any]:
         "attempts": parking.attempts,
         "exception": parking.exception,
         "behind": parking.after,
-        "marks_call": parked.marks_call,
+        "blocks_call": parked.blocks_call,
         "bytes": parked.size_bytes,
         "content": content(parked, values=values),
     }
 
 
-def content(parked: Parked, *, values: bool) -> Any:
+def content(parked: ParkedOperation, *, values: bool) -> Any:
     """The operation itself; without `values`, what users wrote is hidden, and of what cannot be read, all."""
     message = parked.message
     if message is None:

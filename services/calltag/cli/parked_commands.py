@@ -10,28 +10,27 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from calltag.cli.parked import Found, ParkingLot
+    from calltag.cli.parked import ParkedFound, ParkedOperations
     from calltag.core.settings import Settings
 
 parked_app = typer.Typer(
-    help="Operations that were set aside after they failed again and again: look at them, put them back, drop them. "
-    "For example: calltag parked ls",
+    help="Parked operations, which failed repeatedly: list, replay or drop them. For example: calltag parked ls",
     no_args_is_help=True,
 )
 T = TypeVar("T")
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 Wanted = Annotated[str | None, typer.Argument(help="The operation, as `calltag parked ls` names it.")]
-All = Annotated[bool, typer.Option("--all", help="All that are parked, instead of one.")]
+All = Annotated[bool, typer.Option("--all", help="All parked operations.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 @parked_app.command("ls")
 def parked_ls(*, as_json: AsJson = False) -> None:
-    """List what is parked, oldest first: which operation, why, about which call.
+    """List the parked operations, oldest first, with reason and call.
 
-    Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. Nothing is taken out: each message is fetched and put back in its
-    place, and a second `calltag parked` at the same moment does not see it. A call marked `yes` takes no operations
-    until the one that failed is replayed or dropped. For example:
+    Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. Nothing is removed: each message is fetched and requeued in its
+    place, and is hidden from a second `calltag parked` meanwhile. A blocked call refuses operations until the parked
+    one is replayed or dropped. For example:
 
         calltag parked ls --json
     """
@@ -78,35 +77,35 @@ def parked_show(
 
 @parked_app.command("replay")
 def parked_replay(operation: Wanted = None, *, all_of_them: All = False, yes: Yes = False) -> None:
-    """Put a parked operation back, with what was parked behind it: it takes effect once, under its own id.
+    """Requeue a parked operation and those parked behind it. It keeps its id, and takes effect once.
 
-    Mend first what made it fail. If its call is marked, the mark falls in the moment in which it takes effect; if it
-    fails again, it is parked again. One that marked no call comes after what has happened meanwhile.
+    Fix the cause first. Its call is unblocked in the step in which it takes effect; if it fails again, it is parked
+    again. One that blocked no call takes effect after later operations of its call.
     Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. For example:
 
         calltag parked replay 0123456789abcdef0123456789abcdef --yes
     """
     _check(operation, all_of_them=all_of_them)
-    _confirm(f"Put {operation or 'all parked operations'} back on the queue?", yes=yes)
+    _confirm(f"Requeue {operation or 'all parked operations'}?", yes=yes)
     for each in _with_lot(lambda lot: lot.replay(operation)):
         typer.echo(f"replayed {each.operation_id} ({each.key or 'not readable'})")
 
 
 @parked_app.command("drop")
 def parked_drop(operation: Wanted = None, *, all_of_them: All = False, yes: Yes = False) -> None:
-    """Throw a parked operation away for good: it takes no effect, and its call takes operations again.
+    """Delete a parked operation for good, and unblock its call.
 
-    What was parked behind it stays parked. Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. For example:
+    Operations parked behind it stay parked. Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. For example:
 
         calltag parked drop 0123456789abcdef0123456789abcdef --yes
     """
     _check(operation, all_of_them=all_of_them)
-    _confirm(f"Throw {operation or 'all parked operations'} away?", yes=yes)
+    _confirm(f"Delete {operation or 'all parked operations'}?", yes=yes)
     for each in _with_lot(lambda lot: lot.drop(operation)):
         typer.echo(f"dropped {each}")
 
 
-def _with_lot(work: "Callable[[ParkingLot], Awaitable[T]]") -> T:
+def _with_lot(work: "Callable[[ParkedOperations], Awaitable[T]]") -> T:
     from calltag.cli.configuration import command_settings
     from calltag.cli.parked import parking_lot
 
@@ -127,33 +126,33 @@ def _confirm(question: str, *, yes: bool) -> None:
         typer.confirm(question, abort=True)
 
 
-def _rows(found: "Found") -> Iterator[object]:
+def _rows(found: "ParkedFound") -> Iterator[object]:
     from calltag.cli.parked import public
 
     for each in found.parked:
         row = public(each)
         del row["content"]
         yield row
-    for key, mark in found.stray.items():
-        stray = {"operation": mark.operation_id, "reason": mark.reason, "about": key, "marks_call": True}
-        yield {**stray, "failed_ms": mark.at_ms, "parked": False}
+    for key, block in found.stray.items():
+        stray = {"operation": block.operation_id, "reason": block.reason, "about": key, "blocks_call": True}
+        yield {**stray, "failed_ms": block.at_ms, "parked": False}
 
 
-def _table(found: "Found") -> "Table":
+def _table(found: "ParkedFound") -> "Table":
     from rich.table import Table
 
     from calltag.cli.parked import public
 
-    table = Table("operation", "reason", "about", "name", "sender", "marked", "attempts", "parked at", box=None)
+    table = Table("operation", "reason", "about", "name", "sender", "blocks call", "attempts", "parked at", box=None)
     for each in found.parked:
         row = public(each)
         table.add_row(
             each.operation_id, row["reason"], row["about"], row["name"], row["sender"],
-            "yes" if each.marks_call else "", str(row["attempts"]), _at(row["failed_ms"]),
+            "yes" if each.blocks_call else "", str(row["attempts"]), _at(row["failed_ms"]),
         )  # fmt: skip
-    for key, mark in found.stray.items():
+    for key, block in found.stray.items():
         table.add_row(
-            mark.operation_id, f"{mark.reason}, not parked (any more)", key, "", "", "yes", "", _at(mark.at_ms)
+            block.operation_id, f"{block.reason}, not parked (any more)", key, "", "", "yes", "", _at(block.at_ms)
         )
     return table
 

@@ -13,8 +13,8 @@ from starlette.types import ASGIApp
 
 from calltag.core import VERSION
 from calltag.core.backends import Backends
+from calltag.core.http.admission_queue import AdmissionQueue
 from calltag.core.http.cross_origin import CrossOrigin
-from calltag.core.http.intake import Intake
 from calltag.core.http.origin import AllowedOrigins
 from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOut, TooManyLogins, WrongCredentials
 from calltag.core.identity.cookies import values_of
@@ -34,10 +34,11 @@ from calltag.gateway.addresses import allow
 from calltag.gateway.answers import answer
 from calltag.gateway.backlog import Backlog
 from calltag.gateway.bodies import BodyReader
+from calltag.gateway.call_service import CallBounds, CallService, gateway_node
 from calltag.gateway.direct import Direct
 from calltag.gateway.errors import (
     ApiError,
-    BackendAway,
+    BackendUnavailable,
     FeatureMissing,
     NotAuthenticated,
     NotFound,
@@ -47,16 +48,15 @@ from calltag.gateway.errors import (
 )
 from calltag.gateway.finishing import Finishing, failed, route_of
 from calltag.gateway.idempotency import RedisIdempotencyRecords
-from calltag.gateway.metrics import Limit
+from calltag.gateway.metrics import GatewayLimit
 from calltag.gateway.observations import GatewayObservations
-from calltag.gateway.operation_request import OperationRequests
+from calltag.gateway.operation_pipeline import OperationPipeline
+from calltag.gateway.operation_publisher import OperationPublisher
 from calltag.gateway.parameters import UserDataLimits
 from calltag.gateway.product import product_routes
-from calltag.gateway.rates import Rates
+from calltag.gateway.rate_limits import RateLimits
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api, operate_call, user_routes
-from calltag.gateway.service import CallBounds, CallService, gateway_node
-from calltag.gateway.submission import Submission
 from calltag.gateway.swagger import add_swagger
 from calltag.gateway.switch_routes import switch_routes
 
@@ -72,7 +72,7 @@ class Identification:
     csrf_protection: bool
 
     async def user(self, request: Request) -> User:
-        """Raises NotAuthenticated, TooManyAttempts, FeatureMissing (CSRF), BackendAway (busy), StoreUnavailable."""
+        """Raises NotAuthenticated, TooManyAttempts, FeatureMissing (CSRF), BackendUnavailable, StoreUnavailable."""
         try:
             known = await self.authenticator.identify(
                 request.headers.getlist("authorization"),
@@ -84,7 +84,7 @@ class Identification:
         except LockedOut as locked:
             raise TooManyAttempts(str(locked), locked.wait_s) from None
         except TooManyLogins as busy:
-            raise BackendAway(str(busy)) from None
+            raise BackendUnavailable(str(busy)) from None
         if known is None:
             raise NotAuthenticated("not authenticated: send HTTP Basic credentials or the session cookie")
         request.state.set_cookie = known.set_cookie
@@ -127,7 +127,7 @@ def gateway_api(
 ) -> Api:
     """What the routes work with, within the limits of the settings."""
     settings, partitions = backends.settings.gateway, backends.settings.partitions
-    submission = Submission(
+    publisher = OperationPublisher(
         backends.bus, replies, observations, backlog, partitions, settings.max_in_flight, settings.max_waiting
     )
     reader = RedisCallReader(backends.client, backends.keys, partitions, backends.batcher)
@@ -135,12 +135,12 @@ def gateway_api(
         identify=Identification(authenticator, backends.settings.session.csrf_protection).user,
         service=CallService(
             reader,
-            submission,
+            publisher,
             backends.directory,
             backends.settings.public_url,
             CallBounds(settings.max_live_calls, settings.max_calls_bytes),
         ),
-        operations=OperationRequests(
+        operations=OperationPipeline(
             BodyReader(
                 JsonLimits(settings.max_body_bytes, settings.max_depth, settings.max_values),
                 backends.settings.body_deadline_s,
@@ -167,9 +167,9 @@ def backlog_of(backends: Backends, observations: GatewayObservations) -> Backlog
     )
 
 
-def rates_of(settings: Gateway, observations: GatewayObservations) -> Rates:
+def rates_of(settings: Gateway, observations: GatewayObservations) -> RateLimits:
     """How fast users and addresses may send."""
-    return Rates(
+    return RateLimits(
         Buckets(RateLimit(settings.user_operations_per_s, settings.user_burst), settings.max_rates),
         Buckets(RateLimit(settings.address_operations_per_s, settings.address_burst), settings.max_rates),
         observations,
@@ -177,19 +177,19 @@ def rates_of(settings: Gateway, observations: GatewayObservations) -> Rates:
     )
 
 
-def admitting(app: ASGIApp, settings: Gateway, metrics: Metrics) -> Intake:
+def admitting(app: ASGIApp, settings: Gateway, metrics: Metrics) -> AdmissionQueue:
     """The application behind the bound on requests at a time; gauges show them."""
     observations = GatewayObservations(metrics)
-    intake = Intake(
+    intake = AdmissionQueue(
         app,
         settings.max_requests,
         settings.max_queued_requests,
         settings.queue_deadline_s,
-        lambda turned: observations.limited(Limit(turned.value)),
+        lambda turned: observations.limited(GatewayLimit(turned.value)),
     )
 
     def observe() -> None:
-        metrics.requests_in_hand.set(intake.in_hand)
+        metrics.requests_in_flight.set(intake.in_hand)
         metrics.requests_queued.set(intake.queued)
 
     metrics.observers.append(observe)
@@ -259,7 +259,7 @@ def _as_refusal(error: Exception) -> ApiError:
         case ApiError():
             return error
         case StoreUnavailable():
-            return BackendAway(f"the store is away: {error}")
+            return BackendUnavailable(f"Redis is unavailable: {error}")
         case StateUnreadable():
             log.error("state_unreadable", reason=str(error))
             return RecordUnreadable(str(error))

@@ -10,15 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from calltag.core.bus.ports import Bus, BusUnavailable, Partition, Published
-from calltag.core.http.intake import retry_after_s
+from calltag.core.bus.ports import Bus, BusUnavailable, Partition, PublishedCounts
+from calltag.core.http.admission_queue import retry_after_s
 from calltag.core.store.lags import Lags
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.published import PublishedTotals
 from calltag.core.telemetry.conditions import Condition
 from calltag.gateway.density import Density
-from calltag.gateway.errors import BackendAway
-from calltag.gateway.metrics import GatewayMetrics, Limit
+from calltag.gateway.errors import BackendUnavailable
+from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 
 _LAGS_UNKNOWN: Final = Condition("lags_not_known", level="info")
 _BACKLOG_UNKNOWN: Final = Condition("backlog_not_known", level="info")
@@ -41,25 +41,27 @@ class Backlog:
     _waiting: Counter[Partition] = field(default_factory=Counter)
     _ages_ms: dict[Partition, int] = field(default_factory=dict)
     """Of partitions where something waits."""
-    _told: dict[Partition, Published] = field(default_factory=dict)
+    _told: dict[Partition, PublishedCounts] = field(default_factory=dict)
     """Counts of this gateway that the totals contain."""
     _densities: dict[Partition, Density] = field(default_factory=dict)
 
     def admit(self, partitions: Sequence[Partition]) -> None:
-        """An operation is about to be published to each of these partitions. Raises BackendAway."""
+        """An operation is about to be published to each of these partitions. Raises BackendUnavailable."""
         for partition in partitions:
             if self._waiting[partition] >= self.most:
-                self._refuse(Limit.BACKLOG, f"{self._waiting[partition]} operations wait for their worker already")
+                self._refuse(
+                    GatewayLimit.BACKLOG, f"{self._waiting[partition]} operations wait for their worker already"
+                )
             age_ms = self._ages_ms.get(partition, 0)
             # Where nothing waits, what was old is done.
             if age_ms > self.most_age_ms and self._waiting[partition]:
-                self._refuse(Limit.BACKLOG_AGE, f"operations wait {age_ms / 1000:.1f} s for their worker")
+                self._refuse(GatewayLimit.BACKLOG_AGE, f"operations wait {age_ms / 1000:.1f} s for their worker")
         for partition in partitions:
             self._waiting[partition] += 1
 
-    def _refuse(self, limit: Limit, text: str) -> None:
+    def _refuse(self, limit: GatewayLimit, text: str) -> None:
         self.metrics.limited(limit)
-        raise BackendAway(f"{text}; try again in a moment", retry_after_s())
+        raise BackendUnavailable(f"{text}; try again in a moment", retry_after_s())
 
     async def run(self) -> None:
         """Look for as long as the task runs."""
@@ -94,7 +96,9 @@ class Backlog:
     async def _count(self) -> None:
         """Tell what was published from here, and learn what all gateways published."""
         published = {partition: self.bus.published(partition) for partition in self._waiting}
-        since = {partition: now.since(self._told.get(partition, Published())) for partition, now in published.items()}
+        since = {
+            partition: now.since(self._told.get(partition, PublishedCounts())) for partition, now in published.items()
+        }
         for partition, total in (await self.totals.add(since)).items():
             self._densities.setdefault(partition, Density()).note(total)
         self._told |= published

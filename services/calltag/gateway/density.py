@@ -4,14 +4,14 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from calltag.core.bus.ports import Published
+from calltag.core.bus.ports import PublishedCounts
 
 _REMEMBERED: Final = 1_000
 _TIGHT: Final = 2
 
 
-def _begun() -> deque[Published]:
-    return deque([Published()], maxlen=_REMEMBERED)
+def _begun() -> deque[PublishedCounts]:
+    return deque([PublishedCounts()], maxlen=_REMEMBERED)
 
 
 @dataclass(slots=True)
@@ -21,9 +21,9 @@ class Density:
     The messages that wait are those that were published last, by whomever.
     """
 
-    _totals: deque[Published] = field(default_factory=_begun)
+    _totals: deque[PublishedCounts] = field(default_factory=_begun)
 
-    def note(self, total: Published) -> None:
+    def note(self, total: PublishedCounts) -> None:
         """So much was published by now."""
         if total.messages < self._totals[-1].messages:
             # The store has lost the counts.

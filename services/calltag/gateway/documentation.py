@@ -84,9 +84,9 @@ REFUSALS: Final[Responses] = {
         "What the store holds cannot be read by this version (4)", 4, "the record of call:01RC... is not ..."
     ),
     503: _refusal(
-        "Broker or store is away, or there is more to do than can be done (4); try again after Retry-After",
+        "RabbitMQ or Redis is unavailable, or the service is overloaded (4); retry after Retry-After",
         4,
-        "the message broker is away",
+        "RabbitMQ is unavailable",
     ),
 }
 

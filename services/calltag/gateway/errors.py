@@ -108,7 +108,7 @@ class TooManyAttempts(ApiError):
         super().__init__(message, http_status=429, headers={"Retry-After": str(retry_after_s)})
 
 
-class BackendAway(ApiError):
+class BackendUnavailable(ApiError):
     """Broker or store is away, or too busy; to try again is right."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:

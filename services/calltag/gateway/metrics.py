@@ -6,7 +6,7 @@ from typing import Protocol
 from calltag.core.domain.status import StatusCode
 
 
-class Limit(StrEnum):
+class GatewayLimit(StrEnum):
     """A limit that requests may meet, by the name of its setting."""
 
     QUEUED_REQUESTS = "max_queued_requests"
@@ -32,7 +32,7 @@ class GatewayMetrics(Protocol):
         """A request was refused."""
         ...
 
-    def limited(self, limit: Limit) -> None:
+    def limited(self, limit: GatewayLimit) -> None:
         """A request was refused as a limit was met."""
         ...
 

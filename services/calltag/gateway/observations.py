@@ -6,7 +6,7 @@ from prometheus_client import Counter, Histogram
 
 from calltag.core.domain.status import StatusCode
 from calltag.core.telemetry.metrics import Metrics
-from calltag.gateway.metrics import Limit
+from calltag.gateway.metrics import GatewayLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class GatewayObservations:
     def refused(self, route: str, code: StatusCode) -> None:
         self.metrics.requests_refused.labels(route, int(code)).inc()
 
-    def limited(self, limit: Limit) -> None:
+    def limited(self, limit: GatewayLimit) -> None:
         self.metrics.requests_limited.labels(limit.value).inc()
 
     def backlog(self, operations: int, age_s: float) -> None:

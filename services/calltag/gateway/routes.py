@@ -20,9 +20,10 @@ from calltag.gateway import documentation
 from calltag.gateway.answers import answer
 from calltag.gateway.bodies import ReadBody
 from calltag.gateway.call_actions import call_action, operation_name
+from calltag.gateway.call_service import CallService, SubmitOptions
 from calltag.gateway.dialing import dial, new_call_id
 from calltag.gateway.errors import OutOfRange
-from calltag.gateway.operation_request import OperationRequests, Understood
+from calltag.gateway.operation_pipeline import OperationPipeline, ParsedRequest
 from calltag.gateway.parameters import UserDataLimits, required_list
 from calltag.gateway.resources import (
     Resource,
@@ -32,7 +33,6 @@ from calltag.gateway.resources import (
     selected,
     user_resource,
 )
-from calltag.gateway.service import CallService, Terms
 
 Identify = Callable[[Request], Awaitable[User]]
 Fields = Annotated[
@@ -46,7 +46,7 @@ class Api:
 
     identify: Identify
     service: CallService
-    operations: OperationRequests
+    operations: OperationPipeline
     limits: UserDataLimits
 
 
@@ -69,16 +69,16 @@ def _add_me(router: APIRouter, api: Api) -> None:
 
     @router.post("/me", tags=["me"], summary="Start or end a contact-centre session", openapi_extra=documentation.ME)
     async def operate_me(request: Request) -> Response:
-        def understand(user: User, body: ReadBody) -> Understood:
+        def parse(user: User, body: ReadBody) -> ParsedRequest:
             action = _session_action(user, body)
 
-            async def submit(terms: Terms) -> Mapping[str, object]:
-                await service.change_session(user, action, terms)
+            async def submit(options: SubmitOptions) -> Mapping[str, object]:
+                await service.change_session(user, action, options)
                 return {}
 
-            return Understood(submit)
+            return ParsedRequest(submit)
 
-        return await api.operations.perform(request, await api.identify(request), understand)
+        return await api.operations.perform(request, await api.identify(request), parse)
 
 
 def _session_action(user: User, body: ReadBody) -> StartContactCenterSession | EndContactCenterSession:
@@ -118,21 +118,21 @@ def _add_devices(router: APIRouter, api: Api) -> None:
         "/devices/{device_id}/calls", tags=["devices"], summary="Dial, by the deviceUri", include_in_schema=False
     )
     async def dial_call(request: Request, device_id: str) -> Response:
-        def understand(user: User, body: ReadBody) -> Understood:
+        def parse(user: User, body: ReadBody) -> ParsedRequest:
             given = body.as_object()
             operation_name(given, ("Dial",))
             from_device = service.device(user, DeviceId(device_id))
             action = dial(given, from_device, service.directory, api.limits)
 
-            async def submit(terms: Terms) -> Mapping[str, object]:
-                return _held(await service.dial(user, action, terms))
+            async def submit(options: SubmitOptions) -> Mapping[str, object]:
+                return _held(await service.dial(user, action, options))
 
             async def look(operation_id: OperationId) -> Mapping[str, object]:
                 return _held(await service.call_if_visible(user, new_call_id(operation_id)))
 
-            return Understood(submit, look)
+            return ParsedRequest(submit, look)
 
-        return await api.operations.perform(request, await api.identify(request), understand)
+        return await api.operations.perform(request, await api.identify(request), parse)
 
 
 def _held(call: Resource | None) -> Mapping[str, object]:
@@ -165,23 +165,23 @@ def operate_call(api: Api) -> Callable[[Request, str], Awaitable[Response]]:
     async def operate_call(request: Request, call_id: str) -> Response:
         structlog.contextvars.bind_contextvars(call_id=call_id[:64])
         # Whose session the cookie shows and what call it is about are asked in one round trip.
-        seen = service.glance(CallId(call_id)) if COOKIE in request.cookies else None
+        pending_call = service.begin_call(CallId(call_id)) if COOKIE in request.cookies else None
 
-        def understand(user: User, body: ReadBody) -> Understood:
+        def parse(user: User, body: ReadBody) -> ParsedRequest:
             action = call_action(body.as_object(), api.limits)
 
-            async def submit(terms: Terms) -> Mapping[str, object]:
-                return _held(await service.operate(user, CallId(call_id), action, terms, seen))
+            async def submit(options: SubmitOptions) -> Mapping[str, object]:
+                return _held(await service.operate(user, CallId(call_id), action, options, pending_call))
 
             async def look(_: OperationId) -> Mapping[str, object]:
                 return _held(await service.call_if_visible(user, CallId(call_id)))
 
-            return Understood(submit, look)
+            return ParsedRequest(submit, look)
 
         try:
-            return await api.operations.perform(request, await api.identify(request), understand)
+            return await api.operations.perform(request, await api.identify(request), parse)
         finally:
-            if seen is not None:
-                seen.drop()
+            if pending_call is not None:
+                pending_call.drop()
 
     return operate_call

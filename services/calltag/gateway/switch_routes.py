@@ -9,10 +9,10 @@ from starlette.responses import Response
 from calltag.core.identity.model import Role, User
 from calltag.gateway import documentation
 from calltag.gateway.bodies import ReadBody
+from calltag.gateway.call_service import SubmitOptions
 from calltag.gateway.errors import FeatureMissing
-from calltag.gateway.operation_request import Understood
+from calltag.gateway.operation_pipeline import ParsedRequest
 from calltag.gateway.routes import Api
-from calltag.gateway.service import Terms
 from calltag.gateway.switch_events import switch_events
 
 
@@ -22,17 +22,17 @@ def switch_routes(api: Api, *, max_events: int) -> APIRouter:
 
     @router.post("/events", summary="Facts of calls, one or a list", openapi_extra=documentation.SWITCH)
     async def events(request: Request) -> Response:
-        def understand(user: User, body: ReadBody) -> Understood:
+        def parse(user: User, body: ReadBody) -> ParsedRequest:
             if Role.SWITCH not in user.roles:
                 raise FeatureMissing(f"this requires the role switch, which user {user.id} does not have")
             told = switch_events(body.json, api.service.directory, api.limits, max_events=max_events)
 
-            async def submit(terms: Terms) -> Mapping[str, object]:
-                await api.service.tell(told, terms)
+            async def submit(options: SubmitOptions) -> Mapping[str, object]:
+                await api.service.tell(told, options)
                 return {}
 
-            return Understood(submit, names_operation=False)
+            return ParsedRequest(submit, names_operation=False)
 
-        return await api.operations.perform(request, await api.identify(request), understand)
+        return await api.operations.perform(request, await api.identify(request), parse)
 
     return router

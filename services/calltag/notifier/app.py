@@ -8,14 +8,22 @@ from starlette.routing import BaseRoute
 
 from calltag.core.backends import Backends
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET, Engine
-from calltag.core.bayeux.extensions import Acknowledgment, Activity, Delivery, Extension, Replay, Timestamp, Timesync
+from calltag.core.bayeux.extensions import (
+    Acknowledgment,
+    Activity,
+    DeliveryExtension,
+    Extension,
+    ReplayExtension,
+    Timestamp,
+    Timesync,
+)
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bus.ports import NodeId
 from calltag.core.http.origin import AllowedOrigins
 from calltag.core.identity.authentication import Authenticator
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings import Settings
-from calltag.core.settings.sections import Notifier as NotifierSettings
+from calltag.core.settings.sections import NotifierSettings
 from calltag.core.store.sessions import SessionStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
@@ -96,7 +104,7 @@ def connection_types(settings: NotifierSettings) -> tuple[str, ...]:
 
 def extensions(settings: NotifierSettings) -> tuple[Extension, ...]:
     """Return the enabled protocol extensions."""
-    usual = (Acknowledgment(), Replay(), Delivery(), Timesync(), Timestamp())
+    usual = (Acknowledgment(), ReplayExtension(), DeliveryExtension(), Timesync(), Timestamp())
     if not settings.activity_s:
         return usual
     return (*usual, Activity(round(settings.activity_s * 1000), both_sides=settings.activity == "client-server"))
@@ -159,7 +167,7 @@ def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionMan
     streams = RedisUserStreams(client, batcher, keys, retention_ms=retention_ms, max_batch_bytes=max_bytes)
     watches = RedisWatches(client, batcher, keys, lease_ms=max(2 * retention_ms, _SHORTEST_WATCH_MS))
     metrics = NotifierMetrics(backends.metrics)
-    background = Background(backends.metrics.cometd_failed_background_work.inc)
+    background = Background(backends.metrics.cometd_background_failures.inc)
     registry = SessionRegistry(limits, boot_ms)
     engine = _engine(settings, limits, ChannelPolicy(backends.directory))
     lease = NodeLease(store, round(settings.lease_s * 1000))

@@ -8,9 +8,9 @@ from typing import Final
 from calltag.core.bayeux import channels, errors
 from calltag.core.bayeux.codec import CodecError, Message, Reply
 from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.engine import Engine, Fault, handshake_in
+from calltag.core.bayeux.engine import BayeuxError, Engine, handshake_in
 from calltag.core.bayeux.extensions import invalid_replay
-from calltag.core.bayeux.limits import BayeuxLimits, Limit
+from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.model import NOBODYS
 from calltag.core.store.client_ids import new_client_id, user_of
@@ -18,7 +18,7 @@ from calltag.core.store.sessions import HasEnded, HasLeft, NotKept, TooManySessi
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.authentication import CallerClaim
 from calltag.notifier.channel_policy import check_watched
-from calltag.notifier.connect_replies import Answer
+from calltag.notifier.connect_replies import ConnectAnswer
 from calltag.notifier.metrics import wall_ms
 from calltag.notifier.session_manager import Replaced, SessionManager
 from calltag.notifier.session_registry import ConnectRequest, Crowded, RequestContext, Suspended, come_back_ms
@@ -71,11 +71,11 @@ class BayeuxServer:
     def unreadable(self, error: CodecError) -> None:
         """Count a request that could not be parsed."""
         if error.limit:
-            self.sessions.metrics.limited(Limit(error.limit))
+            self.sessions.metrics.limited(BayeuxLimit(error.limit))
 
     # -- at once -----------------------------------------------------------------------------------------------------
 
-    def process_now(self, messages: Sequence[object], context: RequestContext) -> Answer | Suspended | None:
+    def process_now(self, messages: Sequence[object], context: RequestContext) -> ConnectAnswer | Suspended | None:
         """Handle a connect of a session at home here from memory; None for any other request."""
         if len(messages) != 1:
             return None
@@ -92,7 +92,7 @@ class BayeuxServer:
         try:
             self.engine.channel_of(message)
             request = self._request(message, resident.client_id, context, is_alone=True)
-        except Fault:
+        except BayeuxError:
             return None
         outcome = self.sessions.connect_at_home(resident, request, now_ms)
         if outcome is not None:
@@ -118,7 +118,7 @@ class BayeuxServer:
             arrived_ms = wall_ms()
             try:
                 reply = await self._process(message, claim, response, context, is_alone=is_alone)
-            except Fault as fault:
+            except BayeuxError as fault:
                 self.sessions.metrics.refused(fault.reply.get("error"))
                 reply = fault.reply
             except Replaced as replaced:
@@ -192,7 +192,7 @@ class BayeuxServer:
             self.sessions.metrics.limited(crowded.limit)
             raise self.engine.busy(message, crowded.error, come_back_ms()) from None
         except TooManySessions:
-            self.sessions.metrics.limited(Limit.SESSIONS_OF_USER)
+            self.sessions.metrics.limited(BayeuxLimit.SESSIONS_OF_USER)
             error = errors.too_many_sessions(self.limits.max_sessions_per_user)
             raise self.engine.busy(message, error, come_back_ms()) from None
         self.sessions.metrics.all.cometd_handshakes.inc()
@@ -248,7 +248,7 @@ class BayeuxServer:
                 credential=sessions.claims.credential(client_id),
             )
         except TooManySubscriptions:
-            sessions.metrics.limited(Limit.SUBSCRIPTIONS)
+            sessions.metrics.limited(BayeuxLimit.SUBSCRIPTIONS)
             error = errors.too_many_subscriptions(limits.max_subscriptions)
             raise self.engine.not_subscribed(message, client_id, error) from None
         except NotKept as lost:

@@ -12,7 +12,7 @@ from calltag.notifier.metrics import NotifierMetrics, wall_ms
 from calltag.notifier.session_registry import ConnectRequest, Resident, SessionRegistry, Suspended
 
 
-class Answer(NamedTuple):
+class ConnectAnswer(NamedTuple):
     """The reply to a connect, and the events it carries."""
 
     events: list[bytes]
@@ -67,7 +67,9 @@ class ConnectReplies:
         self.registry.mark(resident)
         return events
 
-    def answer(self, resident: Resident, kept: Message, arrived_ms: int, budget: AnswerBudget, now_ms: int) -> Answer:
+    def answer(
+        self, resident: Resident, kept: Message, arrived_ms: int, budget: AnswerBudget, now_ms: int
+    ) -> ConnectAnswer:
         """Return the answer to a connect."""
         session = resident.session
         if session.ending is not None:
@@ -76,17 +78,17 @@ class ConnectReplies:
         session.note_answer()
         reply = self.engine.answered(session, kept)
         self.expire_after(resident, now_ms)
-        return Answer(events, self._extended(kept, reply, arrived_ms), resident)
+        return ConnectAnswer(events, self._extended(kept, reply, arrived_ms), resident)
 
     def _extended(self, message: Message, reply: Reply, arrived_ms: int) -> Reply:
         return self.engine.extend(message, reply, arrived_ms, wall_ms()) if self.engine.extends else reply
 
-    def empty(self, resident: Resident, message: Message, arrived_ms: int) -> Answer:
+    def empty(self, resident: Resident, message: Message, arrived_ms: int) -> ConnectAnswer:
         """Return an answer without events, after which the client connects again."""
         resident.session.note_answer()
         reply = self.engine.answered(resident.session, message)
         self.expire_after(resident, self.registry.clock_ms())
-        return Answer([], self._extended(message, reply, arrived_ms), resident)
+        return ConnectAnswer([], self._extended(message, reply, arrived_ms), resident)
 
     def expire_after(self, resident: Resident, now_ms: int) -> None:
         """Let the session expire if no connect arrives within its interval plus `max_interval_ms`."""
@@ -105,22 +107,22 @@ class ConnectReplies:
             reply = self.engine.connected(message, connect.client_id)
         return self.engine.extend(message, reply, connect.arrived_ms, wall_ms())
 
-    def ended(self, resident: Resident, kept: Message, arrived_ms: int) -> Answer:
+    def ended(self, resident: Resident, kept: Message, arrived_ms: int) -> ConnectAnswer:
         """Return the answer to a suspended connect of a session that has ended."""
         if resident.session.ending in (Ending.LOGIN_ENDED, Ending.EXPIRED):
             reply = self.engine.unknown(kept).reply
         else:
             reply = self.engine.ended(kept, resident.client_id)
         reply = self.engine.extend(kept, reply, arrived_ms, wall_ms())
-        return Answer(self.farewell(resident), reply, resident)
+        return ConnectAnswer(self.farewell(resident), reply, resident)
 
-    def too_late(self, message: Message, client_id: str, ending: Ending, arrived_ms: int) -> Answer:
+    def too_late(self, message: Message, client_id: str, ending: Ending, arrived_ms: int) -> ConnectAnswer:
         """Return the answer to a connect after the end of its session. Raises Fault."""
         if ending is Ending.LOGIN_ENDED:
             raise self.engine.unknown(message)
         reply = self.engine.ended(message, client_id)
         events = [encode_reply(self.engine.disconnected())]
-        return Answer(events, self.engine.extend(message, reply, arrived_ms, wall_ms()))
+        return ConnectAnswer(events, self.engine.extend(message, reply, arrived_ms, wall_ms()))
 
     def farewell(self, resident: Resident) -> list[bytes]:
         """Return the message about the end of a session that the server has ended; it is sent once."""

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from calltag.core.bayeux.codec import encode
-from calltag.core.bayeux.events import Event, Published, Queued
+from calltag.core.bayeux.events import Event, Queued, StreamedEvent
 from calltag.core.bayeux.feed import Feed, Gap
-from calltag.core.bayeux.limits import BayeuxLimits, Limit
+from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
 from calltag.core.bayeux.session import Session
 from calltag.core.domain.ids import UserId
 from calltag.core.http.websocket import text_frame
@@ -23,13 +23,13 @@ from calltag.notifier.session_registry import NEVER, Resident, SessionRegistry
 _WAITS: Final = Condition("feed_waits_for_store", level="info")
 _FEW: Final = 8
 """From this number of sessions of a user on, writes of one iteration of the event loop are corked."""
-Translate = Callable[[UserId, Entry], Published]
+Translate = Callable[[UserId, Entry], StreamedEvent]
 
 
 class _Batch:
     """Consecutive entries, rendered once for all sessions with the same subscriptions."""
 
-    def __init__(self, entries: Sequence[Published], most_bytes: int) -> None:
+    def __init__(self, entries: Sequence[StreamedEvent], most_bytes: int) -> None:
         self.entries = entries
         self.previous, self.first, self.last = entries[0].previous, entries[0].position, entries[-1].position
         self._most_bytes = most_bytes
@@ -91,7 +91,7 @@ class EventDispatcher:
     def __post_init__(self) -> None:
         self.clock_ms = self.registry.clock_ms
 
-    def publish(self, user: UserId, *entries: Published) -> None:
+    def publish(self, user: UserId, *entries: StreamedEvent) -> None:
         """Dispatch events of a user that were received together; gaps are filled from the stream."""
         feed = self.registry.feeds.get(user)
         if feed is None or not entries:
@@ -112,11 +112,11 @@ class EventDispatcher:
                 news |= self._counted(published, feed.accept(published, self.limits))
                 self._count_overflows(feed.sessions.values())
         except Gap:
-            self.metrics.all.cometd_gaps.inc()
+            self.metrics.all.cometd_gaps_filled.inc()
             self._repair(feed)
         self._notify(news)
 
-    def _give(self, feed: Feed, entries: Sequence[Published]) -> tuple[list[Session], list[Session]]:
+    def _give(self, feed: Feed, entries: Sequence[StreamedEvent]) -> tuple[list[Session], list[Session]]:
         """Give sessions the feed's next entries, all at once: push them to a WebSocket for which nothing waits, in one
         frame for all.
 
@@ -150,7 +150,7 @@ class EventDispatcher:
             self._count_pushed(entries, pushed)
         return followed, left
 
-    def _count_pushed(self, entries: Sequence[Published], pushed: int) -> None:
+    def _count_pushed(self, entries: Sequence[StreamedEvent], pushed: int) -> None:
         now_ms = wall_ms()
         for published in entries:
             for event in published.events:
@@ -162,7 +162,7 @@ class EventDispatcher:
         for session in sessions:
             overflow = session.take_overflow()
             if overflow:
-                self.metrics.limited(Limit(overflow))
+                self.metrics.limited(BayeuxLimit(overflow))
 
     def publish_services(self, event: Event, *, active: bool) -> None:
         """Give the state of the services, which no stream has, to subscribed sessions that know another state."""
@@ -174,7 +174,7 @@ class EventDispatcher:
         self._count([event], len(notified))
         self._notify(notified)
 
-    def _counted(self, published: Published, sessions: Sequence[Session]) -> dict[Session, None]:
+    def _counted(self, published: StreamedEvent, sessions: Sequence[Session]) -> dict[Session, None]:
         """Sessions have news of one entry; they are notified when all entries at hand were given to them."""
         self._count(published.events, len(sessions))
         return dict.fromkeys(sessions)

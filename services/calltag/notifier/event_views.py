@@ -15,7 +15,7 @@ from typing import Final
 import structlog
 
 from calltag.core.bayeux.events import Event as Message
-from calltag.core.bayeux.events import Published
+from calltag.core.bayeux.events import StreamedEvent
 from calltag.core.bayeux.position import Position
 from calltag.core.domain.call import Leg
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
@@ -44,29 +44,29 @@ class EventViews:
     base_url: str
     directory: Directory
 
-    def published(self, user: UserId, event: Event, position: Position, previous: Position) -> Published:
+    def published(self, user: UserId, event: Event, position: Position, previous: Position) -> StreamedEvent:
         """Render an event of the user's stream in the view of each of the user's legs.
 
         There are no messages if the user has no part in it or is not in the directory, or if JSON cannot express it.
         """
         if user not in self.directory.users:
-            return Published(position, previous)
+            return StreamedEvent(position, previous)
         try:
             messages = self._messages(user, event, position)
             for each in messages:
                 each.plain()
         except (ValueError, TypeError, OverflowError) as error:
             log.error("event_render_failed", user=user, reason=type(error).__name__)
-            return Published(position, previous)
-        return Published(position, previous, messages, event.accepted_at_ms)
+            return StreamedEvent(position, previous)
+        return StreamedEvent(position, previous, messages, event.accepted_at_ms)
 
-    def entry(self, user: UserId, entry: Entry) -> Published:
+    def entry(self, user: UserId, entry: Entry) -> StreamedEvent:
         """Render an entry of the user's stream; an entry that this version cannot read has no messages."""
         try:
             event = EVENT.decode(entry.event)
         except WireError as error:
             log.error("event_unreadable", user=user, reason=str(error))
-            return Published(entry.position, entry.previous)
+            return StreamedEvent(entry.position, entry.previous)
         return self.published(user, event, entry.position, entry.previous)
 
     def _messages(self, user: UserId, event: Event, position: Position) -> tuple[Message, ...]:

@@ -34,7 +34,6 @@ from calltag.notifier.authentication import Authentication, Caller, CallerClaim,
 from calltag.notifier.bayeux_server import BayeuxResponse, BayeuxServer
 from calltag.notifier.browsers import Browsers, browser_of
 from calltag.notifier.callback_polling import SCRIPT_FIELDS, callback_of, page_is_known, script, script_bytes
-from calltag.notifier.connect_replies import Answer
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.origins import Origins
 from calltag.notifier.session_registry import Crowded, RequestContext, Resident, Suspended, retry_after_s
@@ -379,4 +378,4 @@ def _begins(reply: Reply) -> bool:
     return reply.get("channel") == HANDSHAKE and reply.get("successful") is True
 
 
-__all__ = ["PATHS", "Answer", "Caller", "CallerClaim", "CometdHttp", "LongPoll", "path_of", "refused"]
+__all__ = ["PATHS", "Caller", "CallerClaim", "CometdHttp", "LongPoll", "path_of", "refused"]

@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from calltag.core.bayeux.events import Published
+from calltag.core.bayeux.events import StreamedEvent
 from calltag.core.bayeux.position import Position
 from calltag.core.bus.ports import Bus, BusError, NodeId
 from calltag.core.domain.events import Event
@@ -81,7 +81,7 @@ class NotifierInbox:
             return
         sessions = self.server.sessions
         self.metrics.events_received.inc(len(message.events))
-        entries: dict[UserId, list[Published]] = {}
+        entries: dict[UserId, list[StreamedEvent]] = {}
         for place in message.places:
             if place.user not in sessions.registry.feeds:
                 sessions.registrations.note_unrouted_event(place.user)
@@ -97,7 +97,7 @@ class NotifierInbox:
         for notice in message.notices:
             self._begin_notice(notice)
 
-    def _entry(self, event: Event, place: StreamPlace) -> Published:
+    def _entry(self, event: Event, place: StreamPlace) -> StreamedEvent:
         return self.views.published(place.user, event, Position(place.position), Position(place.previous))
 
     def _begin_notice(self, notice: SessionNotice) -> None:

@@ -11,8 +11,8 @@ import structlog
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET
 from calltag.core.bayeux.events import Queued
-from calltag.core.bayeux.limits import Limit
-from calltag.core.bayeux.session import Session, State
+from calltag.core.bayeux.limits import BayeuxLimit
+from calltag.core.bayeux.session import Session, SessionPhase
 from calltag.core.domain.ids import UserId
 from calltag.core.telemetry.metrics import Metrics
 from calltag.notifier.channel_policy import calls_channel_of
@@ -66,7 +66,7 @@ class NotifierMetrics:
         """Count a refused message by its error, `code:arguments:text`."""
         self.all.cometd_refused.labels(str(error).partition(":")[0]).inc()
 
-    def limited(self, limit: Limit) -> None:
+    def limited(self, limit: BayeuxLimit) -> None:
         """Count a request that a limit refused or delayed."""
         self.all.cometd_limited.labels(limit.value).inc()
 
@@ -110,12 +110,12 @@ class NotifierMetrics:
             session = resident.session
             by_transport[session.transport] += 1
             suspended += resident.suspended is not None
-            behind += session.state is State.BEHIND
+            behind += session.state is SessionPhase.BEHIND
             events += len(session.queue) + len(session.aside)
             size += session.queued_bytes
         for transport in (LONG_POLLING, CALLBACK_POLLING, WEBSOCKET):
             self.all.cometd_sessions.labels(transport).set(by_transport[transport])
-        self.all.cometd_held_connects.set(suspended)
+        self.all.cometd_suspended_connects.set(suspended)
         self.all.cometd_sessions_behind.set(behind)
         self.all.cometd_queued_events.set(events)
         self.all.cometd_queued_bytes.set(size)

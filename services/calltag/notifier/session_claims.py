@@ -17,7 +17,7 @@ from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import is_bearer, user_of
 from calltag.core.store.ports import StoreUnavailable
-from calltag.core.store.sessions import Caller, Found, HasEnded, NotProven, SessionRecord, SessionStore
+from calltag.core.store.sessions import ConnectCaller, Found, HasEnded, NotProven, SessionRecord, SessionStore
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.authentication import CallerClaim
 from calltag.notifier.metrics import NotifierMetrics
@@ -103,7 +103,7 @@ class Claims:
 
     async def _read(self, request: ConnectRequest, login: str, *, proven: bool) -> Found | None:
         wish = request.wish
-        caller = Caller(proven, login, self.credential(request.client_id), wish.silent_ms, wish.deliveries_count)
+        caller = ConnectCaller(proven, login, self.credential(request.client_id), wish.silent_ms, wish.deliveries_count)
         return await self.store.read(request.client_id, caller, most=self.engine.limits.max_queued_events)
 
     # -- the former home ---------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import LONG_POLLING, WEBSOCKET, Engine
 from calltag.core.bayeux.extensions import Beginning, ConnectWish
 from calltag.core.bayeux.position import Position
-from calltag.core.bayeux.session import Connect, QueueMemory, Session, State, Step
+from calltag.core.bayeux.session import Connect, QueueMemory, Session, SessionPhase, Step
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s
@@ -32,7 +32,7 @@ from calltag.core.store.sessions import (
 from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.authentication import CallerClaim
 from calltag.notifier.channel_policy import WatchRenewal
-from calltag.notifier.connect_replies import Answer, ConnectReplies
+from calltag.notifier.connect_replies import ConnectAnswer, ConnectReplies
 from calltag.notifier.event_dispatcher import EventDispatcher
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.node_presence import Background, NodeLease, Registrations
@@ -146,7 +146,9 @@ class SessionManager:
         """Return whether this node is certainly the home: the lease excludes a take-over by another node."""
         return self.lease.covers(resident.verified_in, now_ms)
 
-    def connect_at_home(self, resident: Resident, request: ConnectRequest, now_ms: int) -> Answer | Suspended | None:
+    def connect_at_home(
+        self, resident: Resident, request: ConnectRequest, now_ms: int
+    ) -> ConnectAnswer | Suspended | None:
         """Handle a connect from memory; None, without any effect, if the store has to be asked."""
         if resident.is_roaming or resident.proof != request.context.proof:
             return None
@@ -221,7 +223,7 @@ class SessionManager:
 
     def _answer_or_suspend(
         self, resident: Resident, request: ConnectRequest, connect: Connect, now_ms: int
-    ) -> Answer | Suspended:
+    ) -> ConnectAnswer | Suspended:
         if resident.session.ending is not None or resident.session.next_step(connect) is Step.ANSWER:
             kept = self.engine.kept(request.message)
             return self.replies.answer(resident, kept, request.arrived_ms, request.context.budget, now_ms)
@@ -236,7 +238,7 @@ class SessionManager:
 
     # -- connects that ask the store ---------------------------------------------------------------------------------
 
-    async def connect(self, request: ConnectRequest, claim: CallerClaim) -> Answer | Suspended:
+    async def connect(self, request: ConnectRequest, claim: CallerClaim) -> ConnectAnswer | Suspended:
         """Handle a connect. Raises Fault, HasLeft, Replaced, Crowded, CsrfRefused, TooManyLogins, StoreUnavailable."""
         client_id = request.client_id
         user = user_of(client_id) or UserId("")
@@ -252,7 +254,7 @@ class SessionManager:
                 self.endings.has_ended(client_id, over)
                 return self.replies.too_late(request.message, client_id, over.ending, request.arrived_ms)
 
-    async def _connected(self, request: ConnectRequest, claim: CallerClaim) -> Answer | Suspended:
+    async def _connected(self, request: ConnectRequest, claim: CallerClaim) -> ConnectAnswer | Suspended:
         request.checked_ms = self.registry.clock_ms()
         for number in range(_ATTEMPTS):
             outcome = await self._connect_here(request, claim) or await self._claim(
@@ -262,7 +264,7 @@ class SessionManager:
                 return outcome
         raise Replaced(request)
 
-    async def _connect_here(self, request: ConnectRequest, claim: CallerClaim) -> Answer | Suspended | None:
+    async def _connect_here(self, request: ConnectRequest, claim: CallerClaim) -> ConnectAnswer | Suspended | None:
         """Handle a connect of a session at home here; None if it is to be claimed."""
         resident = self.at_home(request.client_id, is_turn=True)
         if resident is None:
@@ -296,7 +298,9 @@ class SessionManager:
         resident.proof = request.context.proof
         resident.proven_until_ms = request.checked_ms + self.settings.credential_recheck_ms
 
-    async def _respond(self, resident: Resident, request: ConnectRequest, connect: Connect) -> Answer | Suspended:
+    async def _respond(
+        self, resident: Resident, request: ConnectRequest, connect: Connect
+    ) -> ConnectAnswer | Suspended:
         """Answer a connect or suspend it. Raises Replaced if another node took the session over for a newer one."""
         was_verified = self.is_verified(resident)
         await self.dispatcher.catch_up(resident)
@@ -326,7 +330,9 @@ class SessionManager:
 
     # -- claims --------------------------------------------------------------------------------------------------------
 
-    async def _claim(self, request: ConnectRequest, claim: CallerClaim, *, is_first: bool) -> Answer | Suspended | None:
+    async def _claim(
+        self, request: ConnectRequest, claim: CallerClaim, *, is_first: bool
+    ) -> ConnectAnswer | Suspended | None:
         """Take over the session of a connect and handle the connect; None if another take-over was first."""
         here = self.registry.residents.get(request.client_id)
         if here is not None:
@@ -363,7 +369,7 @@ class SessionManager:
 
     async def _take_over(
         self, request: ConnectRequest, found: Found, here: Resident | None, login: str, *, has_waited: bool
-    ) -> Answer | Suspended | None:
+    ) -> ConnectAnswer | Suspended | None:
         record, period = found.record, self.lease.period
         resident = here or resident_of(record, self.queue_memory, is_streaming=request.context.is_streaming)
         session, resident.login = resident.session, login
@@ -408,7 +414,7 @@ class SessionManager:
         if is_new:
             self.registry.add(resident, head)
         if record.home != self.node:
-            self.metrics.all.cometd_resumed.inc()
+            self.metrics.all.cometd_sessions_resumed.inc()
             if record.has_connected and not record.is_exact and not session.acknowledges:
                 self.metrics.all.cometd_repeated_after_crash.inc(len(found.entries))
             if record.is_exact:
@@ -453,11 +459,11 @@ class SessionManager:
         else:
             self._send(suspended, self._compose(suspended, now_ms))
 
-    def _compose(self, suspended: Suspended, now_ms: int) -> Answer:
+    def _compose(self, suspended: Suspended, now_ms: int) -> ConnectAnswer:
         budget = suspended.outlet.budget()
         return self.replies.answer(suspended.resident, suspended.message, suspended.arrived_ms, budget, now_ms)
 
-    def _send(self, suspended: Suspended, answer: Answer) -> None:
+    def _send(self, suspended: Suspended, answer: ConnectAnswer) -> None:
         if not suspended.outlet.send(suspended, answer.events, answer.reply):
             self._lose_answer(suspended.resident)
 
@@ -566,7 +572,7 @@ class SessionManager:
         for resident in self.registry.due(now_ms):
             if resident.suspended is not None:
                 self.answer(resident.suspended)
-            elif resident.session.state is not State.CLAIMING:
+            elif resident.session.state is not SessionPhase.CLAIMING:
                 self.endings.expire(resident)
 
     async def keep_ticking(self) -> None:

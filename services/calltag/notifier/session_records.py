@@ -2,7 +2,7 @@
 
 from calltag.core.bayeux.extensions import CONNECTS_ONLY, REPLAYS
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.session import QueueMemory, Session, State
+from calltag.core.bayeux.session import QueueMemory, Session, SessionPhase
 from calltag.core.store.client_ids import is_bearer
 from calltag.core.store.sessions import Cursor, SessionRecord, SessionState
 from calltag.notifier.channel_policy import watched_on_all
@@ -18,7 +18,7 @@ def resident_of(record: SessionRecord, memory: QueueMemory, *, is_streaming: boo
         record.client_id, record.user, record.cycle, cursor.confirmed, cursor.sent,
         # What was pushed to a WebSocket since its last connect may be on its way.
         position=cursor.sent, answered=cursor.confirmed if is_streaming else cursor.sent,
-        acknowledges=record.acknowledges, state=State.CLAIMING, batch=cursor.batch, batches=list(cursor.batches),
+        acknowledges=record.acknowledges, state=SessionPhase.CLAIMING, batch=cursor.batch, batches=list(cursor.batches),
         memory=memory, services_active=record.services_active, has_connected=record.has_connected,
         highest=cursor.sent, wishes_connects_only=_wish(record),
     )  # fmt: skip

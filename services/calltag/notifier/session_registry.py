@@ -14,7 +14,7 @@ from calltag.core.bayeux.codec import Message, Reply
 from calltag.core.bayeux.deadlines import Deadlines
 from calltag.core.bayeux.extensions import ConnectWish
 from calltag.core.bayeux.feed import Feed
-from calltag.core.bayeux.limits import BayeuxLimits, Limit
+from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
 from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Session
 from calltag.core.runtime.token_bucket import Buckets, RateLimit, TokenBucket
@@ -220,7 +220,7 @@ class Connections:
 class Crowded(Exception):
     """A limit is reached; `error` is the error of the Bayeux reply."""
 
-    def __init__(self, limit: Limit, text: str, error: str) -> None:
+    def __init__(self, limit: BayeuxLimit, text: str, error: str) -> None:
         super().__init__(text)
         self.limit = limit
         self.error = error
@@ -322,7 +322,7 @@ class SessionRegistry:
             self.connected(begun)
         if self._of_addresses[address] >= most:
             raise Crowded(
-                Limit.SESSIONS_OF_ADDRESS,
+                BayeuxLimit.SESSIONS_OF_ADDRESS,
                 f"this address has {most} sessions here already (CALLTAG_NOTIFIER__MAX_SESSIONS_PER_ADDRESS)",
                 errors.too_many_sessions(most),
             )
@@ -410,9 +410,9 @@ class SessionRegistry:
         self._check_sessions()
         now_ms, limits = self.clock_ms(), self.limits
         if address and self._handshakes_of_addresses.wait_s(network_of(address), now_ms):
-            _refuse_handshake(Limit.HANDSHAKES_OF_ADDRESS, limits.handshakes_per_s_per_address)
+            _refuse_handshake(BayeuxLimit.HANDSHAKES_OF_ADDRESS, limits.handshakes_per_s_per_address)
         if not self._handshakes.take(now_ms):
-            _refuse_handshake(Limit.HANDSHAKES, limits.handshakes_per_s)
+            _refuse_handshake(BayeuxLimit.HANDSHAKES, limits.handshakes_per_s)
 
     @contextmanager
     def arrival(self, client_id: str) -> Iterator[None]:
@@ -431,13 +431,13 @@ class SessionRegistry:
         most = self.limits.max_sessions
         if len(self.residents) + self._arriving >= most:
             raise Crowded(
-                Limit.SESSIONS,
+                BayeuxLimit.SESSIONS,
                 f"{most} sessions are held here already (CALLTAG_NOTIFIER__MAX_SESSIONS); try again in a moment",
                 errors.too_many_sessions(most),
             )
 
 
-def _refuse_handshake(limit: Limit, per_s: float) -> NoReturn:
+def _refuse_handshake(limit: BayeuxLimit, per_s: float) -> NoReturn:
     raise Crowded(
         limit,
         f"{per_s:g} handshakes a second are answered here (CALLTAG_NOTIFIER__{limit.upper()})",

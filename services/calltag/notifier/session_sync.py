@@ -7,7 +7,7 @@ from typing import Final
 
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import Position
-from calltag.core.bayeux.session import State
+from calltag.core.bayeux.session import SessionPhase
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.ports import StoreUnavailable
@@ -72,7 +72,7 @@ class SessionSync:
         for resident, state, saved in zip(residents, states, await self.store.save(states), strict=True):
             session = resident.session
             if not isinstance(saved, Saved):
-                if session.state is State.CLAIMING:
+                if session.state is SessionPhase.CLAIMING:
                     # The claim finds out.
                     self.registry.mark(resident)
                 elif saved is not None:

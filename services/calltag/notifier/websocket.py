@@ -17,7 +17,7 @@ from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.channels import HANDSHAKE
 from calltag.core.bayeux.codec import CodecError, Reply, decode, encode_parts
 from calltag.core.bayeux.deadlines import Deadlines
-from calltag.core.bayeux.limits import Limit
+from calltag.core.bayeux.limits import BayeuxLimit
 from calltag.core.http.direct import DirectWebSocket, SocketHandler
 from calltag.core.http.refusals import Refusal
 from calltag.core.http.request_parser import RequestHead
@@ -239,7 +239,7 @@ class SocketConnection:
                     self._close(_POLICY_VIOLATION, "no credentials were sent")
         most = self._sockets.server.limits.max_refused_handshakes
         if self._refused_handshakes >= most:
-            self._sockets.server.sessions.metrics.limited(Limit.REFUSED_HANDSHAKES)
+            self._sockets.server.sessions.metrics.limited(BayeuxLimit.REFUSED_HANDSHAKES)
             self._close(
                 _POLICY_VIOLATION,
                 f"{most} handshakes in a row were refused (CALLTAG_NOTIFIER__MAX_REFUSED_HANDSHAKES)",

@@ -1,4 +1,4 @@
-"""The worker, put together."""
+"""Composition of the worker."""
 
 import asyncio
 import time
@@ -14,9 +14,9 @@ from calltag.core.domain.outcome import CallLimits
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings.sections import Worker
 from calltag.core.store.byte_window import ByteWindow
+from calltag.core.store.call_blocks import RedisCallBlocks
 from calltag.core.store.durability import Durability
 from calltag.core.store.lags import RedisLags
-from calltag.core.store.marks import RedisMarks
 from calltag.core.store.ports import WorkerId
 from calltag.core.store.records import Lifetimes
 from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
@@ -24,22 +24,22 @@ from calltag.core.store.redis_state import RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.worker.assignments import Assignments
+from calltag.worker.block_counts import BlockCounts
+from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.lag import LagReports
-from calltag.worker.mark_counts import MarkCounts
 from calltag.worker.node_sender import NodeSender
 from calltag.worker.observations import WorkerObservations
-from calltag.worker.outgoing import Outgoing
-from calltag.worker.parking import ParkingLot
-from calltag.worker.partition_worker import PartitionWorker, Patience
-from calltag.worker.recent_operations import RecentLimits, RecentOfPartitions
+from calltag.worker.parking import Parking
+from calltag.worker.partition_runner import PartitionRunner, RetryLimits
+from calltag.worker.recent_operations import RecentByPartition, RecentLimits
 from calltag.worker.sweep import Sweep
 
 _SWEEP_EVERY_S: Final = 30.0
 _LONGER: Final = 2
-"""Live calls are ended at their lifetime's end, and kept longer than that, in case nobody is there to end them."""
+"""Live calls are kept longer than their lifetime, so that a worker can end them."""
 
 _MOST_HEARTBEAT_S: Final = 1.0
-"""Others learn of a worker that comes or goes at their next heartbeat, and then have it take its share."""
+"""Workers notice changes of the registry at their next heartbeat."""
 
 
 def now_ms() -> int:
@@ -48,22 +48,21 @@ def now_ms() -> int:
 
 
 def prefetch_of(settings: Worker, partitions: int) -> int:
-    """How many messages of a partition are taken ahead.
+    """Return the prefetch of a partition.
 
-    RabbitMQ bounds their number and not their bytes (`prefetch_size` is not implemented), and the number cannot be
-    changed while a consumer is there. So it is one at which the largest messages fit as well, on a worker that has all
-    partitions.
+    RabbitMQ bounds the number of prefetched messages but not their bytes (`prefetch_size` is not implemented), and the
+    number is fixed for a consumer. So it is the number of largest messages that fit on a worker with all partitions.
     """
     return max(1, min(settings.prefetch, settings.prefetch_bytes // (partitions * MOST_BYTES)))
 
 
 def lag_reports(backends: Backends) -> LagReports:
-    """Where the worker's lag is noted and reported from."""
+    """Return the lag reports of the worker."""
     return LagReports(RedisLags(backends.client, backends.keys), now_ms)
 
 
 def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assignments:
-    """The worker on these backends; `run` of what is returned is its life."""
+    """Return the worker on these backends."""
     noted = reports or lag_reports(backends)
     settings, client, keys = backends.settings.worker, backends.client, backends.keys
     redis, partitions, max_bytes = (
@@ -73,9 +72,9 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
     )
     window = ByteWindow(max_bytes, redis.deadline_s)
     prefetch = prefetch_of(settings, partitions)
-    # What the store may have forgotten of a call must not be taken for lost.
+    # An operation id that Redis may have dropped must not count as lost.
     most_recent = min(settings.recent_operations, settings.remembered_operations)
-    recent = RecentOfPartitions(RecentLimits(settings.recent_s, most_recent, settings.recent_bytes // partitions))
+    recent = RecentByPartition(RecentLimits(settings.recent_s, most_recent, settings.recent_bytes // partitions))
     lifetimes = Lifetimes(
         settings.live_call_lifetime_s * 1000 * _LONGER,
         settings.released_call_lifetime_s * 1000,
@@ -103,22 +102,22 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
     )
     index = RedisCallIndex(client, keys, lifetime_ms=lifetimes.live_ms)
     nodes = NodeSender(backends.bus, streams, max_bytes, on_sent=backends.metrics.node_messages_sent.inc)
-    outgoing = Outgoing(nodes, index, streams, RedisWatches(client, backends.batcher, keys), window)
+    publisher = EventPublisher(nodes, index, streams, RedisWatches(client, backends.batcher, keys), window)
     limits = CallLimits(
         lambda value: len(orjson.dumps(value)),
         settings.max_call_pairs,
         settings.max_call_bytes,
         settings.max_call_parties,
     )
-    parking_lot = ParkingLot(backends.bus)
+    parking_lot = Parking(backends.bus)
     backends.metrics.observers.append(lambda: backends.metrics.store_window_bytes.set(window.size_bytes))
     observations = WorkerObservations(backends.metrics)
 
-    def make(partition: Partition) -> PartitionWorker:
-        return PartitionWorker(
+    def make(partition: Partition) -> PartitionRunner:
+        return PartitionRunner(
             partition,
             store,
-            outgoing,
+            publisher,
             limits,
             observations,
             batch_limit=settings.batch_limit,
@@ -133,9 +132,9 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
             ),
             recent=recent.of(partition),
             window=window,
-            known_bytes=settings.known_bytes,
+            call_cache_bytes=settings.call_cache_bytes,
             parking_lot=parking_lot,
-            patience=Patience(settings.park_after_s, settings.max_crashes),
+            retry_limits=RetryLimits(settings.park_after_s, settings.max_crashes),
         )
 
     return Assignments(
@@ -149,7 +148,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         heartbeat_s=min(settings.lease_s / 3, _MOST_HEARTBEAT_S),
         lease_s=settings.lease_s,
         hear=recent.hear,
-        finish=outgoing.finish,
+        finish=publisher.finish,
     )
 
 
@@ -170,8 +169,8 @@ async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -
     )
     task = life.supervise("worker", assignments.run(stop))
     reporting = life.supervise("lag-reports", reports.run(lambda: assignments.partitions))
-    marks = RedisMarks(backends.client, backends.keys, backends.settings.partitions)
-    counting = life.supervise("mark-counts", MarkCounts(marks, observations).run(lambda: assignments.partitions))
+    blocks = RedisCallBlocks(backends.client, backends.keys, backends.settings.partitions)
+    counting = life.supervise("mark-counts", BlockCounts(blocks, observations).run(lambda: assignments.partitions))
     await stop.wait()
     await asyncio.wait({task}, timeout=backends.settings.drain_timeout_s)
     reporting.cancel()

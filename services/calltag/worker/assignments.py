@@ -1,13 +1,12 @@
-"""Which partitions this worker works on, from moment to moment.
+"""Assignment of partitions: each worker renews a lease in the registry, and works on its share of the partitions.
 
-Every worker keeps a lease in the registry, sees who else does, and works on the partitions that fall to it. A worker
-that is new takes its share; one that is gone is missed within a lease. What others do changes nothing about a partition
-that stays here: it has a task and a consumer of its own.
+A new worker takes its share; a crashed one is noticed when its lease lapses. A partition that stays here keeps its task
+and consumer.
 
-A partition that falls to this worker is consumed at once, though its former owner may not have let it go: the broker
-gives it to the one who waits when the other cancels. So nobody waits for anybody's next heartbeat a second time.
+A worker consumes a new partition at once, also while the former owner still does: the queue has a single active
+consumer, and the broker activates the next one when the former cancels.
 
-A worker that cannot consume anything while others can leaves the registry, and comes back when it can.
+A worker that cannot consume anything while others can leaves the registry, and joins again when it can.
 """
 
 import asyncio
@@ -20,29 +19,29 @@ import structlog
 
 from calltag.core.bus.ports import Bus, BusError, Partition, PartitionConsumer
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import set_within, unless
+from calltag.core.runtime.waiting import run_until, set_within
 from calltag.core.store.ports import Fenced, HeldPartition, StoreUnavailable, WorkerId, WorkerRegistry
 from calltag.core.telemetry.conditions import Condition
 from calltag.worker.broker_reach import BrokerReach
 from calltag.worker.metrics import WorkerMetrics
-from calltag.worker.partition_worker import PartitionWorker
+from calltag.worker.partition_runner import PartitionRunner
 from calltag.worker.rendezvous import owned_by
 
 log = structlog.get_logger()
 _NOT_RENEWED: Final = Condition("lease_not_renewed", over="lease_renewed")
-_UNSEEN: Final = Condition("workers_not_seen", over="workers_seen")
+_UNSEEN: Final = Condition("registry_read_failed", over="registry_read_again")
 _INTERRUPTED: Final = Condition("partition_interrupted", over="partitions_consumed")
 
 
 @dataclass(slots=True, eq=False)
 class _Assignment:
-    """A partition that falls to this worker; `task` works on it, through `consumer` while there is one."""
+    """A partition assigned to this worker; `task` works on it, through `consumer` while there is one."""
 
     partition: Partition
     released: asyncio.Event = field(default_factory=asyncio.Event)
     task: asyncio.Task[None] | None = None
     consumer: PartitionConsumer | None = None
-    work: PartitionWorker | None = None
+    work: PartitionRunner | None = None
 
     def told(self) -> HeldPartition | None:
         if self.consumer is None or self.work is None:
@@ -54,11 +53,10 @@ class _Assignment:
 
 
 class Assignments:
-    """Keeps one task running for each partition that falls to this worker.
+    """Keeps one task running for each partition assigned to this worker.
 
-    A lease that could not be renewed for `lease_s` is lost: others count on the partitions by then, and must not wait
-    for a worker that the store does not hear. `hear` is called with what others tell of their partitions, `finish` at
-    the end.
+    A lease not renewed for `lease_s` is lost, and other workers take its partitions. `hear` is called with
+    the reports of other workers about their partitions, `finish` at the end.
     """
 
     def __init__(
@@ -66,7 +64,7 @@ class Assignments:
         worker: WorkerId,
         bus: Bus,
         registry: WorkerRegistry,
-        make: Callable[[Partition], PartitionWorker],
+        make: Callable[[Partition], PartitionRunner],
         metrics: WorkerMetrics,
         *,
         partitions: int,
@@ -95,27 +93,27 @@ class Assignments:
 
     @property
     def partitions(self) -> frozenset[Partition]:
-        """The partitions that fall to this worker now."""
+        """The partitions assigned to this worker."""
         return frozenset(self._held)
 
     def missing(self) -> Sequence[Partition]:
-        """Those that should be consumed here and are not."""
+        """The assigned partitions without a consumer."""
         return sorted(each.partition for each in self._held.values() if each.consumer is None)
 
     def held(self) -> Sequence[HeldPartition]:
-        """What is consumed here, those partitions included that are being given back."""
+        """The consumed partitions, including those being released."""
         told = (each.told() for each in (*self._held.values(), *self._leaving))
         return sorted((each for each in told if each is not None), key=lambda each: each.partition)
 
     def all_consumed(self) -> bool:
-        """Whether every partition that falls to this worker has its consumer (for readiness)."""
+        """Whether every assigned partition has its consumer (for readiness)."""
         return self._renewed_at_s is not None and not self.missing()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Work until `stop` is set; then finish what is in hand and give the partitions back."""
+        """Work until `stop` is set; then finish the current batches and release the partitions."""
         async with asyncio.TaskGroup() as group:
             while not stop.is_set():
-                if await unless(stop, self._is_of_use()):
+                if await run_until(stop, self._is_of_use()):
                     await self._adjust(group)
                 await set_within(stop, self._heartbeat_s)
             await self._leave()
@@ -125,7 +123,7 @@ class Assignments:
             await self._finish()
 
     async def _is_of_use(self) -> bool:
-        """Whether to be among the workers; who reaches the broker no more, while others do, is not."""
+        """Return whether to be in the registry: not while only this worker cannot reach the broker."""
         try:
             if self._reach.lost:
                 return await self._reach.is_back()
@@ -133,7 +131,7 @@ class Assignments:
                 return True
             await self._registry.leave(self.worker)
         except StoreUnavailable as error:
-            # Without the store, the lease runs out.
+            # Without Redis the lease lapses.
             _UNSEEN.fails(error)
             return not self._reach.lost
         log.error("broker_not_reached", partitions=sorted(self.partitions), reason="others consume, and take them")
@@ -155,7 +153,7 @@ class Assignments:
         _NOT_RENEWED.holds()
         self._renewed_at_s = began_s
         self._others = len(workers) > 1
-        # Before anything is taken over from those of whom it tells.
+        # Before a take-over from a worker that has reported.
         await self._listen()
         mine = owned_by(self.worker, workers, self._partitions)
         if mine != self.partitions:
@@ -184,7 +182,7 @@ class Assignments:
         return assignment
 
     def _lose_what_others_count_on(self) -> None:
-        """Give everything up if the lease has run out. What is in hand cannot be finished without the store."""
+        """Release all partitions if the lease has lapsed; current batches cannot be finished without Redis."""
         if self._renewed_at_s is None or time.monotonic() - self._renewed_at_s < self._lease_s:
             return
         self._renewed_at_s = None
@@ -202,7 +200,7 @@ class Assignments:
         assignment.released.set()
 
     async def _leave(self) -> None:
-        """Take leave, and work on until the others have seen it and wait: so the partitions rest for a moment only."""
+        """Leave the registry, and work on until the others consume: so each partition pauses for a moment only."""
         try:
             await self._registry.leave(self.worker)
         except StoreUnavailable as error:
@@ -212,7 +210,7 @@ class Assignments:
             await asyncio.sleep(self._heartbeat_s)
 
     async def _work(self, assignment: _Assignment) -> None:
-        """Consume the partition again and again until it is released. All log lines of this task name it."""
+        """Consume the partition until it is released, again after each interruption."""
         structlog.contextvars.bind_contextvars(partition=assignment.partition)
         delays = backoff_s(0.05, 2.0)
         released = assignment.released
@@ -225,7 +223,7 @@ class Assignments:
             except BusError as error:
                 _INTERRUPTED.fails(error, assignment.partition)
             except Exception:
-                # One partition must not take the others along; what is in hand is delivered again.
+                # A failure of one partition does not affect others; its batch is redelivered.
                 self._metrics.failed()
                 log.exception("partition_failed")
             else:

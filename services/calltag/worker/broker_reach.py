@@ -1,6 +1,6 @@
-"""Whether this worker reaches the broker, where others do: one that does not keeps partitions from them.
+"""Detection of a worker that cannot reach RabbitMQ while others can: it leaves its partitions to them.
 
-While nobody consumes anything, the broker is away, and all stay: it would help nobody if they left.
+While no worker consumes anything, RabbitMQ itself is unavailable, and all stay.
 """
 
 import time
@@ -18,7 +18,7 @@ _NOT_YET: Final = Condition("broker_not_reached_yet", level="info")
 
 @dataclass(slots=True)
 class BrokerReach:
-    """Of one worker. `patience_s` is for how long it may consume nothing that falls to it; `clock_s` is monotonic."""
+    """The broker connectivity of one worker; after `patience_s` without any consumer it leaves."""
 
     worker: WorkerId
     bus: Bus
@@ -30,13 +30,12 @@ class BrokerReach:
 
     @property
     def lost(self) -> bool:
-        """Whether the worker stays away from the others, as it could not work."""
+        """Whether the worker has left because it could not consume."""
         return bool(self._given_up)
 
     async def is_lost(self, assigned: Collection[Partition], missing: Collection[Partition]) -> bool:
-        """Whether to leave what is assigned to others, who do consume. `missing` is what is not consumed of it.
-
-        To be asked with every heartbeat. Raises StoreUnavailable.
+        """Return whether to leave the assigned partitions to other workers, which consume; `missing` are those without
+        a consumer here. Called with every heartbeat. Raises StoreUnavailable.
         """
         if not assigned or len(missing) < len(assigned):
             self._nothing_since_s = None
@@ -47,12 +46,12 @@ class BrokerReach:
         return now_s - self._nothing_since_s > self.patience_s and await self._others_consume()
 
     def give_up(self, partitions: Collection[Partition]) -> None:
-        """The worker has left; these fell to it."""
+        """Note that the worker has left its partitions."""
         self._nothing_since_s = None
         self._given_up.extend(sorted(partitions))
 
     async def is_back(self) -> bool:
-        """Whether to join the others again: one of what fell to it can be consumed, or nobody else works any more.
+        """Return whether to join again: one of the partitions can be consumed, or no other worker consumes.
 
         Raises StoreUnavailable.
         """
@@ -64,10 +63,10 @@ class BrokerReach:
 
     async def _consumes(self, partition: Partition) -> bool:
         try:
-            # It gets nothing, as others wait before it, and anything that it gets all the same it gives back.
+            # A consumer behind the active one gets no deliveries; any that it gets are requeued.
             async with self.bus.partition(partition, 1):
                 return True
-        except Exception as error:  # noqa: BLE001 - whatever it is, nothing could be consumed
+        except Exception as error:  # noqa: BLE001 - nothing could be consumed
             _NOT_YET.fails(error, partition=partition)
             return False
 

@@ -1,7 +1,7 @@
-"""Folding a batch: operations in, changes, events and replies out; no I/O.
+"""Fold a batch of operations into changes, events and replies; no I/O.
 
-Each event holds its whole call, so a batch may come to far more bytes than its operations. It ends where its events
-would exceed the limit; the operations behind that are for the next batch.
+Each event holds its whole call, so a batch may produce far more bytes than its operations have. It ends before its
+events exceed the limit; later operations are for the next batch.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,14 +16,14 @@ from calltag.core.domain.operations import CallEnded, CallOperation, Operation
 from calltag.core.domain.outcome import CallLimits, Outcome
 from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
-from calltag.core.store.ports import Change, Done, Loaded, Mark, State
+from calltag.core.store.ports import CallBlock, Change, Done, Loaded, State
 from calltag.core.wire.messages import EVENT, OperationMessage, OperationReply
-from calltag.worker.fault import Fault, fault_of
+from calltag.worker.failure import Failure, fault_of
 
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """One operation with its outcome; `repeated` when it was applied before and only had to be recognised."""
+    """An operation with its outcome; `repeated` if it had been applied before."""
 
     operation: Operation
     done: Done
@@ -32,12 +32,12 @@ class Applied:
 
 @dataclass(slots=True)
 class Folded:
-    """What a batch amounts to, in the order of its operations.
+    """The result of a batch, in the order of its operations.
 
-    `taken` is how many of the operations were folded: those behind them did not fit. `encoded` are the events as they
-    are kept and sent, `size_bytes` is their length. `faults` says by key why an operation failed; it and those after it
-    with the same key have their places in `held`: nothing was done about them. `behind` has the places of those that
-    are to be parked behind the operation named with them. `unmarked` are the keys whose mark falls with this batch.
+    `taken` counts the operations that were folded; the rest did not fit. `encoded` are the events as they are stored
+    and published, `size_bytes` is their length. `faults` has the failure by key; `held` the indexes of that operation
+    and later ones of its key, which had no effect. `behind` has the indexes of those to park behind the operation named
+    with them, `unblocked` the keys whose block this batch removes.
     """
 
     taken: int = 0
@@ -48,10 +48,10 @@ class Folded:
     replies: list[tuple[NodeId, OperationReply]] = field(default_factory=list)
     applied: list[Applied] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
-    faults: dict[str, Fault] = field(default_factory=dict)
+    faults: dict[str, Failure] = field(default_factory=dict)
     held: list[int] = field(default_factory=list)
     behind: list[tuple[int, OperationId]] = field(default_factory=list)
-    unmarked: list[str] = field(default_factory=list)
+    unblocked: list[str] = field(default_factory=list)
 
     def tell(self, event: Event, encoded: bytes) -> None:
         """Add an event."""
@@ -62,11 +62,11 @@ class Folded:
 
 @dataclass(slots=True)
 class _Subject:
-    """The state under one key while the batch runs over it."""
+    """The state of one key while the batch is folded."""
 
     loaded: Loaded
     state: State | None
-    mark: Mark | None
+    block: CallBlock | None
     done: dict[OperationId, Done] = field(default_factory=dict)
     is_reached: bool = False
 
@@ -76,7 +76,7 @@ class _Subject:
 
 @dataclass(frozen=True, slots=True)
 class _Step:
-    """What an operation comes to. One that is not `remembered` may be applied later."""
+    """The outcome of an operation. One that is not `remembered` may be applied later."""
 
     done: Done
     state: State | None
@@ -97,7 +97,7 @@ def fold(
     The first event is taken however large it is. An operation that is done already has no effect, only its reply.
     """
     folded = Folded()
-    subjects = {key: _Subject(found, found.state, found.mark) for key, found in loaded.items()}
+    subjects = {key: _Subject(found, found.state, found.block) for key, found in loaded.items()}
     for message in messages:
         subject = subjects.get(message.operation.key)
         if subject is None or not _take(message, subject, limits, folded, max_bytes):
@@ -118,13 +118,13 @@ def _take(message: OperationMessage, subject: _Subject, limits: CallLimits, fold
     if operation.key in folded.faults:
         folded.held.append(place)
         return True
-    if operation.sender is None and (mark := _in_the_way(operation, subject)) is not None:
-        # Nobody would be told of the refusal, and the switch tells each fact once.
-        folded.behind.append((place, mark.operation_id))
+    if operation.sender is None and (block := _in_the_way(operation, subject)) is not None:
+        # It has no sender to refuse it to, and the switch sends each event once.
+        folded.behind.append((place, block.operation_id))
         return True
     try:
         step = _step(subject, operation, limits)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is of this call alone
+    except Exception as error:  # noqa: BLE001 - it concerns this call alone
         folded.faults[operation.key] = fault_of(error)
         folded.held.append(place)
         return True
@@ -141,11 +141,11 @@ def _record(message: OperationMessage, subject: _Subject, step: _Step, folded: F
     subject.state = step.state
     if step.remembered:
         subject.done[operation.id] = done
-    # That a call which the switch has forgotten ends sets nothing upon what is missing, and the mark ends with it.
+    # The end of a silent call does not depend on the parked operation, and removes the block.
     has_ended = _ends_silent(operation) and done.code is StatusCode.SUCCESS
-    if subject.mark is not None and (subject.mark.operation_id == operation.id or has_ended):
-        folded.unmarked.append(operation.key)
-        subject.mark = None
+    if subject.block is not None and (subject.block.operation_id == operation.id or has_ended):
+        folded.unblocked.append(operation.key)
+        subject.block = None
     folded.applied.append(Applied(operation, done, step.repeated))
     if message.reply_to is not None:
         state = None if step.repeated and not _may_see(operation, subject.state) else subject.state
@@ -156,27 +156,27 @@ def _ends_silent(operation: Operation) -> bool:
     return isinstance(operation, CallOperation) and operation.action == CallEnded("silent")
 
 
-def _in_the_way(operation: Operation, subject: _Subject) -> Mark | None:
-    """The mark that keeps the operation from being applied."""
-    mark = subject.mark
-    if mark is None or mark.operation_id == operation.id or subject.known(operation.id) is not None:
+def _in_the_way(operation: Operation, subject: _Subject) -> CallBlock | None:
+    """Return the block that keeps the operation from being applied."""
+    block = subject.block
+    if block is None or block.operation_id == operation.id or subject.known(operation.id) is not None:
         return None
-    return None if _ends_silent(operation) else mark
+    return None if _ends_silent(operation) else block
 
 
 def _step(subject: _Subject, operation: Operation, limits: CallLimits) -> _Step:
     known = subject.known(operation.id)
     if known is not None:
         return _Step(known, subject.state, repeated=True)
-    mark = _in_the_way(operation, subject)
-    if mark is not None:
-        done = _behind(mark)
+    block = _in_the_way(operation, subject)
+    if block is not None:
+        done = _behind(block)
         return _with_event(done, subject.state, refusal(operation, done), remembered=False)
     if subject.loaded.unreadable is not None:
         raise subject.loaded.unreadable
     outcome: Outcome = apply(subject.state, operation, limits)
     done = Done(outcome.code, outcome.state.version if outcome.state else 0, outcome.text)
-    # What the switch tells of a call that is not there yet is told again once it is.
+    # An event of the switch for a call that is not known yet is sent again later.
     remembered = operation.sender is not None or outcome.code is not StatusCode.NOT_FOUND
     return _with_event(done, outcome.state, outcome.event, remembered=remembered)
 
@@ -186,17 +186,17 @@ def _with_event(done: Done, state: State | None, event: Event | None, *, remembe
     return _Step(done, state, event, encoded, remembered)
 
 
-def _behind(mark: Mark) -> Done:
+def _behind(block: CallBlock) -> Done:
     return Done(
         StatusCode.INTERNAL,
         0,
-        f"operation {mark.operation_id} failed before it and is parked: an operator has to decide",
+        f"operation {block.operation_id} failed before it and is parked: an operator has to decide",
     )
 
 
 def refusal(operation: Operation, done: Done) -> OperationRefused | None:
-    """What tells the sender, if there is one, that an operation was not applied. It is not done: it may be applied
-    later, and its event then has another id."""
+    """Return the event for the sender, if any, of an operation that was not applied. It may be applied later, with an
+    event of another id."""
     if operation.sender is None:
         return None
     return OperationRefused(
@@ -211,7 +211,7 @@ def refusal(operation: Operation, done: Done) -> OperationRefused | None:
 
 
 def _may_see(operation: Operation, state: State | None) -> bool:
-    """Whether the sender of a repeated operation may see the call as it is by now."""
+    """Return whether the sender of a repeated operation may see the call as it is now."""
     if not isinstance(operation, CallOperation) or not isinstance(state, Call) or operation.as_administrator:
         return True
     return operation.sender is None or state.is_open_to(operation.sender)

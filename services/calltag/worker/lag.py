@@ -1,4 +1,4 @@
-"""How far this worker lags behind: how old operations are when it takes them up."""
+"""The lag of this worker: the age of operations when it receives them."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -16,24 +16,24 @@ _REPORT_EVERY_S: Final = 0.5
 
 @dataclass(slots=True)
 class Lag:
-    """Of one partition."""
+    """The lag of one partition."""
 
     clock_ms: Callable[[], int]
     in_hand_of_ms: int | None = None
-    """When the oldest operation in hand was accepted (Unix time); they come in order: none that waits is older."""
+    """When the oldest operation of the current batch was accepted (Unix time); those in the queue are younger."""
     _worst_ms: int = 0
 
     def took(self, accepted_at_ms: int) -> None:
-        """A batch was taken up whose oldest operation was accepted then (Unix time in milliseconds)."""
+        """Note a batch whose oldest operation was accepted then (Unix time in milliseconds)."""
         self.in_hand_of_ms = accepted_at_ms
 
     def finished(self) -> None:
-        """The batch is done."""
+        """Note the end of the batch."""
         self._note()
         self.in_hand_of_ms = None
 
     def worst_ms(self) -> int:
-        """The greatest age since this was asked last, in milliseconds; 0 where nothing was in hand."""
+        """Return the greatest age since the last call, in milliseconds; 0 without any operation."""
         self._note()
         worst, self._worst_ms = self._worst_ms, 0
         return worst
@@ -45,14 +45,14 @@ class Lag:
 
 @dataclass(slots=True)
 class LagReports:
-    """Reports, twice a second, the lag of the partitions that are this worker's."""
+    """Reports the lag of this worker's partitions twice a second."""
 
     lags: Lags
     clock_ms: Callable[[], int]
     _of: dict[Partition, Lag] = field(default_factory=dict)
 
     def of(self, partition: Partition) -> Lag:
-        """Where the partition's work notes its lag."""
+        """Return the lag of a partition."""
         return self._of.setdefault(partition, Lag(self.clock_ms))
 
     async def run(self, owned: Callable[[], Collection[Partition]]) -> None:

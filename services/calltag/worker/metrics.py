@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from calltag.core.bus.ports import Partition
-from calltag.worker.fault import Reason
+from calltag.worker.failure import ParkingReason
 from calltag.worker.folding import Applied
 
 
@@ -43,7 +43,7 @@ class WorkerMetrics(Protocol):
         """An operation that had failed was tried again."""
         ...
 
-    def parked(self, reason: Reason) -> None:
+    def parked(self, reason: ParkingReason) -> None:
         """An operation was parked."""
         ...
 
@@ -51,7 +51,7 @@ class WorkerMetrics(Protocol):
         """How many operations of the partition wait because one of their call fails."""
         ...
 
-    def marked(self, partition: Partition, marks: int) -> None:
+    def blocked(self, partition: Partition, blocks: int) -> None:
         """How many calls and agents of the partition are marked."""
         ...
 

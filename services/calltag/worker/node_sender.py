@@ -16,7 +16,7 @@ from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.store.user_streams import UserStreams
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OperationReply
-from calltag.core.wire.node_messages import PackedMessage, UserPlace, node_messages
+from calltag.core.wire.node_messages import PackedMessage, StreamPosition, node_messages
 from calltag.worker.pending_notifications import PendingNotifications
 
 log = structlog.get_logger()
@@ -31,11 +31,11 @@ class Parcel:
 
     bodies: Sequence[bytes]
     """The encoded events of the batch."""
-    places: dict[int, list[UserPlace]] = field(default_factory=dict)
+    places: dict[int, list[StreamPosition]] = field(default_factory=dict)
     """Number of an event, and its places in streams of users who are at the node."""
     replies: list[OperationReply] = field(default_factory=list)
 
-    def events(self) -> Iterator[tuple[bytes, Sequence[UserPlace]]]:
+    def events(self) -> Iterator[tuple[bytes, Sequence[StreamPosition]]]:
         """Each event with its places, in order."""
         return ((self.bodies[number], self.places[number]) for number in sorted(self.places))
 

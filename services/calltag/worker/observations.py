@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from calltag.core.bus.ports import Partition
 from calltag.core.store.ports import HeldPartition
 from calltag.core.telemetry.metrics import Metrics
-from calltag.worker.fault import Reason
+from calltag.worker.failure import ParkingReason
 from calltag.worker.folding import Applied
 
 
@@ -22,21 +22,21 @@ class WorkerObservations:
     def held(self, held: Sequence[HeldPartition], missing: int, now_ms: int) -> None:
         """What the worker has at this moment, set when somebody asks for the metrics."""
         oldest_at_ms = min((each.oldest_at_ms for each in held if each.oldest_at_ms is not None), default=now_ms)
-        self.metrics.partitions_missing.set(missing)
-        self.metrics.operations_in_hand.set(sum(each.unacknowledged for each in held))
+        self.metrics.partitions_not_consumed.set(missing)
+        self.metrics.operations_unacknowledged.set(sum(each.unacknowledged for each in held))
         self.metrics.oldest_operation_seconds.set(max(0, now_ms - oldest_at_ms) / 1_000)
 
     def taken_over(self) -> None:
-        self.metrics.takeovers.inc()
+        self.metrics.partition_takeovers.inc()
 
     def failed(self) -> None:
         self.metrics.partitions_failed.inc()
 
     def fenced(self) -> None:
-        self.metrics.fenced.inc()
+        self.metrics.partitions_fenced.inc()
 
     def committed(self, operations: int, seconds: float) -> None:
-        self.metrics.batch_size.observe(operations)
+        self.metrics.commit_operations.observe(operations)
         self.metrics.commit_seconds.observe(seconds)
 
     def applied(self, applied: Sequence[Applied]) -> None:
@@ -48,28 +48,28 @@ class WorkerObservations:
                 self.metrics.operations_applied.labels(name, int(each.done.code)).inc()
 
     def silent(self, calls: int) -> None:
-        self.metrics.calls_silent.inc(calls)
+        self.metrics.silent_calls_ended.inc(calls)
 
     def retried(self) -> None:
         self.metrics.operations_retried.inc()
 
-    def parked(self, reason: Reason) -> None:
+    def parked(self, reason: ParkingReason) -> None:
         self.metrics.operations_parked.labels(reason.value).inc()
 
     def waiting(self, partition: Partition, operations: int) -> None:
-        self.metrics.operations_waiting.labels(partition).set(operations)
+        self.metrics.operations_blocked.labels(partition).set(operations)
 
-    def marked(self, partition: Partition, marks: int) -> None:
-        self.metrics.marked.labels(partition).set(marks)
+    def blocked(self, partition: Partition, blocks: int) -> None:
+        self.metrics.calls_blocked.labels(partition).set(blocks)
 
     def left(self, partition: Partition) -> None:
         self.waiting(partition, 0)
-        self.marked(partition, 0)
+        self.blocked(partition, 0)
 
     def unreadable(self) -> None:
-        self.metrics.operations_unreadable.inc()
+        self.metrics.operations_malformed.inc()
 
     def lost(self, commits: int, reapplied: int, gone: int) -> None:
-        self.metrics.store_lost_commits.inc(commits)
+        self.metrics.commits_lost.inc(commits)
         self.metrics.operations_reapplied.inc(reapplied)
-        self.metrics.commits_gone.inc(gone)
+        self.metrics.commits_unrecoverable.inc(gone)

@@ -1,55 +1,54 @@
-"""Parking: what its sender is told of an operation that is set aside, and how it is set aside."""
+"""Parking of operations that fail for good: the refusal for their sender, and the parking queue."""
 
 import time
 from dataclasses import dataclass
 from typing import Final
 
-from calltag.core.bus.ports import Bus, Parking, Partition
+from calltag.core.bus.ports import Bus, ParkingDetails, Partition
 from calltag.core.domain.events import OperationRefused
 from calltag.core.domain.ids import EventId
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.ports import NO_MARKS, Done, Mark, Marks
+from calltag.core.store.ports import NO_BLOCKS, CallBlock, CallBlocks, Done
 from calltag.core.wire.messages import ENVELOPE, EVENT, OperationReply, WireError
-from calltag.worker.fault import Reason
+from calltag.worker.failure import ParkingReason
 from calltag.worker.folding import Folded, refusal
-from calltag.worker.lanes import Lane, Work
+from calltag.worker.retry_queues import RetryQueue, Work
 
 _NOT_KNOWN: Final = "its sender is not known"
 
 
 @dataclass(frozen=True, slots=True)
-class Farewell:
-    """What is to be written and told before an operation is parked."""
+class Refusal:
+    """Events, replies and call blocks to commit before an operation is parked."""
 
     folded: Folded
-    marks: Marks
+    blocks: CallBlocks
 
 
-def farewell(work: Work, lane: Lane) -> Farewell:
-    """The mark on the call, the event and the reply for the sender.
+def refuse(work: Work, queue: RetryQueue) -> Refusal:
+    """Return the block of the call, and the event and the reply for the sender.
 
-    What was no operation to begin with leaves no hole in its call, and what is behind one that is parked finds the
-    mark there.
+    A message that cannot be decoded blocks no call; an operation behind a parked one finds its call blocked already.
     """
     folded = Folded()
-    done = Done(StatusCode.INTERNAL, 0, f"not applied, and parked for an operator: {lane.fault.detail}")
+    done = Done(StatusCode.INTERNAL, 0, f"not applied, and parked for an operator: {queue.fault.detail}")
     message = work.message
     if message is None:
         _tell_unreadable(work, done, folded)
-        return Farewell(folded, NO_MARKS)
+        return Refusal(folded, NO_BLOCKS)
     event = refusal(message.operation, done)
     if event is not None:
         folded.tell(event, EVENT.encode(event))
     if message.reply_to is not None:
         folded.replies.append((message.reply_to, OperationReply(operation_id=message.operation.id, **_coded(done))))
-    if lane.parking is Reason.BEHIND:
-        return Farewell(folded, NO_MARKS)
-    mark = Mark(message.operation.id, str(lane.parking), _now_ms())
-    return Farewell(folded, {message.operation.key: mark})
+    if queue.parking is ParkingReason.BEHIND:
+        return Refusal(folded, NO_BLOCKS)
+    block = CallBlock(message.operation.id, str(queue.parking), _now_ms())
+    return Refusal(folded, {message.operation.key: block})
 
 
 def _tell_unreadable(work: Work, done: Done, folded: Folded) -> None:
-    """Tell the sender of what is no operation of this version, where the message at least says who that is."""
+    """Refuse an operation that cannot be decoded, if at least its sender can."""
     try:
         envelope = ENVELOPE.decode(work.delivery.body)
     except WireError:
@@ -79,26 +78,26 @@ def _now_ms() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class ParkingLot:
-    """Where operations are parked: on the bus."""
+class Parking:
+    """Parks operations in the parking queue."""
 
     bus: Bus
 
-    async def park(self, partition: Partition, work: Work, lane: Lane) -> None:
+    async def park(self, partition: Partition, work: Work, queue: RetryQueue) -> None:
         """Raises BusUnavailable, BusRefused."""
-        detail = lane.fault.detail
+        detail = queue.fault.detail
         if work.message is None and not _names_sender(work):
             detail = f"{detail}; {_NOT_KNOWN}"
-        parking = Parking(
-            reason=str(lane.parking),
+        parking = ParkingDetails(
+            reason=str(queue.parking),
             detail=detail,
             partition=partition,
             first_seen_ms=work.first_seen_ms,
             failed_ms=_now_ms(),
-            attempts=lane.attempts,
-            exception=lane.fault.exception,
-            key=lane.key if work.message is not None else "",
-            after=lane.fault.after,
+            attempts=queue.attempts,
+            exception=queue.fault.exception,
+            key=queue.key if work.message is not None else "",
+            after=queue.fault.after,
         )
         await self.bus.park(work.delivery.body, work.name, parking)
 

@@ -1,8 +1,7 @@
-"""The operations that were committed lately, kept at hand in case the store loses them.
+"""In-memory log of recently committed operations, in case Redis loses them in a failover.
 
-A fail-over of Redis to a replica that lacked the last writes takes them back. Whoever owned the partition still knows
-the operations: those that the store does not have any more are applied again, in order. Which ones is decided by their
-ids, so nothing is applied twice.
+A failover to a replica that lacks the last writes loses them. The owner of the partition then applies the operations
+again whose ids Redis does not have, in order.
 """
 
 from collections import deque
@@ -17,7 +16,7 @@ from calltag.core.wire.messages import OperationMessage
 
 @dataclass(frozen=True, slots=True)
 class RecentLimits:
-    """How long committed operations are kept, in seconds, and how many and how many bytes of them, a partition."""
+    """Bounds of the log of one partition."""
 
     seconds: float = 60.0
     operations: int = 5_000
@@ -37,9 +36,8 @@ class Commit:
 
 @dataclass(slots=True)
 class Loss:
-    """What the store has lost and nobody was told of yet: commits, those of them that are not at hand, operations that
-    were applied again, those of them that were refused, the highest version that was told of by key, and the keys under
-    which nothing could be applied again."""
+    """A loss that was not reported yet: lost commits, those of them that are unrecoverable, operations applied again,
+    those of them that were refused, the highest published version by key, and the keys that were given up."""
 
     commits: int = 0
     gone: int = 0
@@ -52,18 +50,18 @@ class Loss:
 
 @dataclass(slots=True)
 class RecentOperations:
-    """Of one partition, as this process has worked on it: it outlives the PartitionWorker that was interrupted.
+    """The log of one partition in this process; it outlives an interrupted runner.
 
-    `epoch` and `position` are those that the store confirmed last.
+    `epoch` and `position` are those of the last confirmed commit.
     """
 
     limits: RecentLimits = RecentLimits()
     epoch: Epoch = NEVER
     position: CommitPosition = NOTHING
     heard: tuple[Epoch, CommitPosition] = (NEVER, NOTHING)
-    """How far the store was with the latest owner that told so, elsewhere."""
+    """The latest position that another owner has reported."""
     found: Epoch | None = None
-    """The epoch before this process began to take the partition over from another worker, until that is done."""
+    """The epoch before this process began a take-over from another worker, until that is done."""
     loss: Loss = field(default_factory=Loss)
     _commits: deque[Commit] = field(default_factory=deque)
     _operations: int = 0
@@ -71,20 +69,20 @@ class RecentOperations:
 
     @property
     def latest_epoch(self) -> Epoch:
-        """The highest that is known of, here and elsewhere."""
+        """The highest known epoch, of this or another owner."""
         return max(self.epoch, self.heard[0])
 
     @property
     def was_elsewhere(self) -> bool:
-        """Whether another worker has owned the partition since, as far as is known."""
+        """Whether another worker is known to have owned the partition since."""
         return self.heard > (self.epoch, self.position)
 
     def taken_over(self, epoch: Epoch, position: CommitPosition) -> None:
-        """The partition is owned here, in this epoch."""
+        """Note that this process owns the partition in an epoch."""
         self.epoch, self.position, self.found = epoch, position, None
 
     def committed(self, commit: Commit) -> None:
-        """The store has confirmed a commit."""
+        """Note a confirmed commit."""
         self.position = max(self.position, commit.position)
         self._commits.append(commit)
         self._operations += len(commit.messages)
@@ -96,26 +94,26 @@ class RecentOperations:
         self.forget(commit.at_s)
 
     def forget(self, now_s: float) -> None:
-        """Let go of what is older than it may be: the store's memory of operations must outlast this one."""
+        """Drop old commits: Redis must remember operation ids for longer than this log does."""
         while self._commits and self._commits[0].at_s < now_s - self.limits.seconds:
             self._drop()
 
     def lost(self, position: CommitPosition) -> int:
-        """How many commits are lost if the store is at this position."""
+        """Return the number of lost commits if Redis is at this position."""
         return max(0, self.position - position)
 
     def lost_elsewhere(self, epoch: Epoch, position: CommitPosition) -> int:
-        """How many commits of the latest owner that told of itself are lost if the store is in this epoch, at this
-        position. What an owner after that one has to tell of is not counted."""
+        """Return the number of lost commits of the latest other owner if Redis is in this epoch at this position; those
+        of later owners are not counted."""
         return max(0, self.heard[1] - position) if epoch <= self.heard[0] else 0
 
     def gone(self, position: CommitPosition) -> int:
-        """How many of them are not at hand (any more)."""
+        """Return the number of lost commits that are not in this log."""
         at_hand = {commit.position for commit in self._commits if position < commit.position <= self.position}
         return max(0, self.position - position - len(at_hand))
 
     def let_go(self, messages: Sequence[OperationMessage]) -> None:
-        """These cannot be applied again, and that was told."""
+        """Drop operations that cannot be applied again, after that was reported."""
         if not messages:
             return
         ids = {each.operation.id for each in messages}
@@ -126,11 +124,11 @@ class RecentOperations:
         self._operations = sum(len(commit.messages) for commit in self._commits)
 
     def commits(self) -> Sequence[Commit]:
-        """All that are at hand, oldest first."""
+        """All commits of the log, oldest first."""
         return tuple(self._commits)
 
     def versions(self) -> dict[str, int]:
-        """The highest version that was confirmed of each call or agent, by key."""
+        """The highest confirmed version by key."""
         highest: dict[str, int] = {}
         for commit in self._commits:
             for key, version in commit.versions.items():
@@ -144,18 +142,18 @@ class RecentOperations:
 
 
 @dataclass(slots=True)
-class RecentOfPartitions:
-    """The recent operations of all partitions that this process works on, or has worked on."""
+class RecentByPartition:
+    """The logs of all partitions that this process has owned."""
 
     limits: RecentLimits = RecentLimits()
     _by_partition: dict[Partition, RecentOperations] = field(default_factory=dict)
 
     def of(self, partition: Partition) -> RecentOperations:
-        """Those of one partition."""
+        """Return the log of one partition."""
         return self._by_partition.setdefault(partition, RecentOperations(self.limits))
 
     def hear(self, held: HeldPartition) -> None:
-        """What another worker tells of a partition."""
+        """Note what another worker reports of a partition."""
         if held.epoch is not None:
             recent = self.of(held.partition)
             recent.heard = max(recent.heard, (held.epoch, held.position))

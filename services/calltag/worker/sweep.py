@@ -1,11 +1,8 @@
-"""Calls that the switch has forgotten: the owner of their partition ends them, so that subscribers are told.
+"""Sweep of silent calls: the owner of a partition ends calls for which the switch sends no more events.
 
-Of several consumers of a queue RabbitMQ makes one the active one, and tells none of them which it is; asked for the
-queue, it counts the active one alone. Whoever has had a delivery knows. Whoever has had none may be active on a queue
-where nothing comes, or may wait for a former owner that has not let go, and would fence off what that one has in hand.
-So it looks whether anybody works: where nobody took the partition over or committed from one round to the next, it
-falls to the worker that the registry gives it to, and is swept though nothing ever comes. A former owner that is at
-work goes on; one that hangs is not waited for.
+A worker without any delivery does not know whether its consumer is the active one: RabbitMQ does not say, and a
+take-over would fence off a former owner that is still at work. So it compares epoch and position with those of the
+last round: where neither has changed, no owner is at work, and it sweeps the partition.
 """
 
 import random
@@ -29,9 +26,9 @@ _NOT_SWEPT: Final = Condition("calls_not_swept", level="info")
 
 @dataclass(slots=True)
 class Sweep:
-    """Looks every `every_s` for calls of one partition without any change for `silent_ms`.
+    """Looks every `every_s` for calls of one partition without a change for `silent_ms`.
 
-    Where there are more than `most`, it looks on at once, past those that could not be ended. `clock_s` is monotonic,
+    Where there are more than `most`, it continues at once, past those that could not be ended. `clock_s` is monotonic,
     `now_ms` Unix time in milliseconds.
     """
 
@@ -46,20 +43,20 @@ class Sweep:
     _found: int = 0
     _passed: int = 0
     _seen: tuple[Epoch, CommitPosition] | None = None
-    """How the partition stood when this worker, which did not own it, looked last."""
+    """Epoch and position of the last round in which this worker was not the owner."""
 
     def __post_init__(self) -> None:
-        # Partitions that were taken over together are not to be swept together.
+        # Partitions taken over together are swept at different times.
         self._due_at_s = self.clock_s() + self.every_s * random.uniform(0.5, 1.0)  # noqa: S311 - protects nothing
 
     def due_in_s(self) -> float:
-        """In how many seconds to look; 0 if it is time."""
+        """Return the seconds until the next round; 0 if it is due."""
         return max(0.0, self._due_at_s - self.clock_s())
 
     async def operations(self, *, owned: bool = True) -> Sequence[OperationMessage]:
-        """What ends the calls that are silent, if it is time to look and there are any.
+        """Return the operations that end silent calls, if a round is due.
 
-        Where the partition is not `owned` yet, only if nobody has worked on it since the round before.
+        Where the partition is not `owned` yet, only if no worker has committed to it since the last round.
         """
         if self.due_in_s():
             return ()
@@ -73,7 +70,7 @@ class Sweep:
             _NOT_SWEPT.fails(error)
             return ()
         if silent:
-            log.warning("calls_silent", count=len(silent), silent_s=self.silent_ms // 1000)
+            log.warning("silent_calls_found", count=len(silent), silent_s=self.silent_ms // 1000)
         self._found = len(silent)
         if not silent:
             self._passed = 0
@@ -87,12 +84,12 @@ class Sweep:
         ]
 
     async def _is_at_rest(self) -> bool:
-        """Whether all is as in the round before. Raises StoreUnavailable."""
-        before, self._seen = self._seen, await self.store.standing(self.partition)
+        """Return whether epoch and position are those of the last round. Raises StoreUnavailable."""
+        before, self._seen = self._seen, await self.store.read_position(self.partition)
         return self._seen == before
 
     def ended(self, count: int) -> None:
-        """So many of the calls that were found last are ended; the others are left to the next round."""
+        """Note how many of the found calls were ended; the others are left to the next round."""
         if self._found == self.most:
             self._passed += self._found - count
             self._due_at_s = self.clock_s()

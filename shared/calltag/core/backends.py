@@ -24,11 +24,11 @@ from calltag.core.settings import Settings
 from calltag.core.settings.sections import ClientTlsSection, Tls
 from calltag.core.settings.variables import variable
 from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.call_blocks import RedisCallBlocks
 from calltag.core.store.client import RedisClient
 from calltag.core.store.deployment import Deployment, client_of
 from calltag.core.store.embedded import EmbeddedStore, embedded_store
 from calltag.core.store.keys import Keys
-from calltag.core.store.marks import RedisMarks
 from calltag.core.telemetry.internal_http import Health
 from calltag.core.telemetry.metrics import Metrics
 
@@ -75,7 +75,7 @@ class Backends:
             idle_s=session.idle_s,
             lifetime_s=session.lifetime_s,
             most_of_user=session.max_per_user,
-            displaced=self.metrics.http_sessions_displaced.inc,
+            displaced=self.metrics.http_sessions_evicted.inc,
         )
         login = self.settings.login
         passwords = Passwords(
@@ -193,7 +193,7 @@ def _is_loopback(host: str) -> bool:
 
 async def _forget_marks(client: RedisClient, settings: Settings) -> None:
     """What was parked in a process before is gone with its bus: nobody could replay or drop it."""
-    forgotten = await RedisMarks(client, Keys(settings.redis.key_prefix), settings.partitions).forget()
+    forgotten = await RedisCallBlocks(client, Keys(settings.redis.key_prefix), settings.partitions).forget()
     if forgotten:
         log.warning("marks_forgotten", count=forgotten, reason="what an embedded bus parks is gone with it")
 

@@ -22,8 +22,8 @@ from calltag.core.store.watches import RedisWatches
 from calltag.core.wire.messages import EVENT
 from calltag.notifier.event_views import CALLS_CHANNEL
 from calltag.notifier.http import PATHS
+from calltag.worker.event_publisher import EventPublisher, Publication
 from calltag.worker.node_sender import NodeSender
-from calltag.worker.outgoing import Outgoing, Sending
 from parts.command import UNMEASURED
 from parts.haproxy import HaProxy, Upstream
 from parts.ports import free_port
@@ -65,7 +65,7 @@ class Notifier:
         self,
         port: int,
         program: Program,
-        outgoing: Outgoing,
+        outgoing: EventPublisher,
         cookies: list[str],
         start_another: Callable[[], "Program"],
     ) -> None:
@@ -97,7 +97,7 @@ class Notifier:
             event(number, users, f"01RCC3N118B1V0SL8O7GK2LAES{number % _CALLS:06d}", next(self._versions))
             for number, users in enumerate(group, first)
         ]
-        await self._outgoing.send(Sending([], [(each, EVENT.encode(each)) for each in events], []))
+        await self._outgoing.send(Publication([], [(each, EVENT.encode(each)) for each in events], []))
 
     async def collect(self) -> None:
         """Nothing: what is not used is let go at once."""
@@ -195,10 +195,10 @@ def _directory(users: int) -> str:
     )
 
 
-def _outgoing(made: Backends) -> Outgoing:
+def _outgoing(made: Backends) -> EventPublisher:
     client, batcher, keys = made.client, made.batcher, made.keys
     streams, watches = RedisUserStreams(client, batcher, keys), RedisWatches(client, batcher, keys)
-    return Outgoing(NodeSender(made.bus, streams), RedisCallIndex(client, keys), streams, watches)
+    return EventPublisher(NodeSender(made.bus, streams), RedisCallIndex(client, keys), streams, watches)
 
 
 async def _cookies(made: Backends) -> list[str]:

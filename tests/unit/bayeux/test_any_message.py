@@ -9,8 +9,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from calltag.core.bayeux.codec import CodecError, Message, Reply, decode, encode
-from calltag.core.bayeux.engine import Engine, Fault, handshake_in
-from calltag.core.bayeux.extensions import Acknowledgment, Activity, Beginning, Delivery, Replay, Timestamp, Timesync
+from calltag.core.bayeux.engine import BayeuxError, Engine, handshake_in
+from calltag.core.bayeux.extensions import (
+    Acknowledgment,
+    Activity,
+    Beginning,
+    DeliveryExtension,
+    ReplayExtension,
+    Timestamp,
+    Timesync,
+)
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.session import Session
 from parts.bayeux_sessions import session_at
@@ -19,7 +27,7 @@ ENGINE = Engine(
     BayeuxLimits(),
     lambda _, channel: channel.startswith("/v2/"),
     lambda _, channel: channel.startswith("/service/"),
-    (Acknowledgment(), Replay(), Delivery(), Timesync(), Timestamp(), Activity(60_000)),
+    (Acknowledgment(), ReplayExtension(), DeliveryExtension(), Timesync(), Timestamp(), Activity(60_000)),
 )
 WORDS = [
     "", "/v2/me/calls", "/v2/*", "/service/x", "/meta/connect", "/meta/handshake", "/meta/subscribe", "/meta/x",
@@ -116,7 +124,7 @@ def carry_out(method: str, message: Message) -> tuple[Reply | None, object]:
     """The refusal, or else the result."""
     try:
         return None, METHODS[method](message)
-    except Fault as fault:
+    except BayeuxError as fault:
         return fault.reply, None
 
 
@@ -133,7 +141,7 @@ def test_bytes_are_messages_or_an_error(text: bytes) -> None:
         assert 0 <= len(messages) <= 3
     handshake_in(messages)
     for each in messages:
-        with contextlib.suppress(Fault):
+        with contextlib.suppress(BayeuxError):
             ENGINE.channel_of(each)
 
 

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from calltag.core.bayeux import errors
-from calltag.core.bayeux.engine import Engine, Fault, handshake_in
+from calltag.core.bayeux.engine import BayeuxError, Engine, handshake_in
 from calltag.core.bayeux.extensions import Beginning, ConnectWish, Extension, Refused, SubscribeWish
 from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.session import Session, State
+from calltag.core.bayeux.session import Session, SessionPhase
 from parts.bayeux_sessions import session_at
 
 LIMITS = BayeuxLimits(timeout_ms=1_000, interval_ms=5, max_interval_ms=100)
@@ -26,7 +26,7 @@ CALLS = "/v2/me/calls"
 
 def fault(call: Callable[[], object]) -> dict[str, Any]:
     """The reply of a message that is refused."""
-    with pytest.raises(Fault) as refused:
+    with pytest.raises(BayeuxError) as refused:
         call()
     assert refused.value.reply["successful"] is False
     return refused.value.reply
@@ -107,7 +107,7 @@ def test_a_busy_server_asks_to_come_back() -> None:
 
 def test_a_session_that_is_behind_is_asked_to_come_at_once() -> None:
     engine = Engine(BayeuxLimits(interval_ms=700), lambda *_: True, lambda *_: True)
-    here = session_at(state=State.BEHIND, has_missed=True)
+    here = session_at(state=SessionPhase.BEHIND, has_missed=True)
     reply = engine.answered(here, CONNECT)
     assert reply["ext"] == {"calltag": {"missed": True, "behind": True}}
     assert reply["advice"] == {"reconnect": "retry", "interval": 0, "timeout": 30_000}

@@ -4,14 +4,14 @@ from typing import Any
 
 import pytest
 
-from calltag.core.bayeux.engine import Engine, Fault
+from calltag.core.bayeux.engine import BayeuxError, Engine
 from calltag.core.bayeux.extensions import (
     REPLAYS,
     Acknowledgment,
     Activity,
-    Delivery,
+    DeliveryExtension,
     Extension,
-    Replay,
+    ReplayExtension,
     Timestamp,
     Timesync,
     overriding,
@@ -19,7 +19,9 @@ from calltag.core.bayeux.extensions import (
 from calltag.core.bayeux.limits import BayeuxLimits
 from parts.bayeux_sessions import session_at
 
-ENGINE = Engine(BayeuxLimits(), lambda *_: True, lambda *_: True, (Acknowledgment(), Replay(), Timesync(), Timestamp()))
+ENGINE = Engine(
+    BayeuxLimits(), lambda *_: True, lambda *_: True, (Acknowledgment(), ReplayExtension(), Timesync(), Timestamp())
+)
 HELLO = {"channel": "/meta/handshake", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
 CONNECT = {"channel": "/meta/connect", "clientId": "c1", "connectionType": "long-polling"}
 SUBSCRIBE = {"channel": "/meta/subscribe", "clientId": "c1", "subscription": ["/a", "/b"]}
@@ -113,7 +115,7 @@ OF_ANOTHER_TYPE = [True, 1.5, "", "1.0", "x", " 7", "1" * 20, "\u0661", "7\n", [
     [*((each, "out of range") for each in OUT_OF_RANGE), *((each, "of another type") for each in OF_ANOTHER_TYPE)],
 )
 def test_an_id_that_is_none_refuses_the_subscription(replay_id: object, shown: str) -> None:
-    with pytest.raises(Fault) as refused:
+    with pytest.raises(BayeuxError) as refused:
         ENGINE.subscribe(SUBSCRIBE | {"ext": {"replay": {"/a": replay_id}}}, "c1", "alice")
     error = refused.value.reply["error"]
     assert isinstance(error, str)
@@ -137,7 +139,7 @@ def test_an_id_that_is_none_refuses_the_subscription(replay_id: object, shown: s
 )
 def test_how_events_are_delivered_is_agreed_upon_in_the_handshake(ext: dict[str, object], agreed: bool | None) -> None:
     """A client that acknowledges gets them with connect replies in any case."""
-    engine = Engine(BayeuxLimits(), lambda *_: True, lambda *_: True, (Acknowledgment(), Delivery()))
+    engine = Engine(BayeuxLimits(), lambda *_: True, lambda *_: True, (Acknowledgment(), DeliveryExtension()))
     reply_ext: Any = engine.begun(HELLO, "c1", engine.handshake(HELLO | {"ext": ext}, "alice")).get("ext", {})
     assert reply_ext.get("calltag") == (None if agreed is None else {"metaConnectDeliveryOnly": agreed})
 
@@ -210,6 +212,6 @@ def test_a_message_with_a_timestamp_is_answered_with_one_in_gmt() -> None:
 
 
 def test_only_extensions_that_override_a_hook_are_called_there() -> None:
-    replay, timestamp = Replay(), Timestamp()
+    replay, timestamp = ReplayExtension(), Timestamp()
     assert overriding((Extension(), replay, timestamp), "reply") == [timestamp]
     assert overriding((replay, timestamp), "subscribe") == [replay]

@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from calltag.core.bayeux.events import Event, Published
+from calltag.core.bayeux.events import Event, StreamedEvent
 from calltag.core.bayeux.feed import Feed, Gap
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import BEGINNING, Position
@@ -67,7 +67,7 @@ class Got:
     missed: bool = False
     answers: dict[int, Position] = field(default_factory=dict)
 
-    def note_jump(self, before: Position, published: Published) -> None:
+    def note_jump(self, before: Position, published: StreamedEvent) -> None:
         """The session may have taken an entry, though others between were not offered."""
         if self.session.position == published.position > before < published.previous:
             self.missed = True
@@ -79,7 +79,7 @@ class Delivery(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.stream: list[Published] = []
+        self.stream: list[StreamedEvent] = []
         self.kept_from = 0
         self.feed = Feed("alice", BEGINNING)
         self.model: dict[str, Got] = {}
@@ -97,7 +97,7 @@ class Delivery(RuleBasedStateMachine):
         previous = self.stream[-1].position if self.stream else BEGINNING
         position = Position(previous + step)
         events = [Event(channel, {"n": [position, i], "x": "x" * size}) for i, channel in enumerate(channels)]
-        self.stream.append(Published(position, previous, events))
+        self.stream.append(StreamedEvent(position, previous, events))
         if arrives:
             self.accept(self.stream[-1])
 
@@ -107,7 +107,7 @@ class Delivery(RuleBasedStateMachine):
         """The bus brings any entry: the next, an old one, or one after a gap."""
         self.accept(data.draw(st.sampled_from(self.stream)))
 
-    def accept(self, published: Published) -> None:
+    def accept(self, published: StreamedEvent) -> None:
         head, gap = self.feed.head, published.previous > self.feed.head
         try:
             self.feed.accept(published, LIMITS)
@@ -248,7 +248,7 @@ class Delivery(RuleBasedStateMachine):
     def sessions(self) -> list[Session]:
         return [got.session for got in self.model.values()]
 
-    def after(self, position: Position) -> list[Published]:
+    def after(self, position: Position) -> list[StreamedEvent]:
         return [each for each in self.stream[self.kept_from :] if each.position > position]
 
     def places(self) -> list[Position]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from calltag.core.bayeux.engine import Engine, Fault
+from calltag.core.bayeux.engine import BayeuxError, Engine
 from calltag.core.bayeux.errors import subscribe_denied
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.domain.ids import UserId
@@ -63,7 +63,7 @@ async def test_a_second_subscription_to_a_channel_succeeds_and_changes_nothing(s
 @pytest.mark.parametrize("name", ["/meta/connect", "/meta/*", "/meta/**"])
 def test_meta_channels_are_nobodys_to_subscribe_to(name: str) -> None:
     engine = Engine(BayeuxLimits(), lambda *_: True, lambda *_: True)
-    with pytest.raises(Fault) as refused:
+    with pytest.raises(BayeuxError) as refused:
         engine.subscribe({"channel": "/meta/subscribe", "subscription": name}, "c1", "alice")
     assert refused.value.reply["error"] == subscribe_denied(name)
 

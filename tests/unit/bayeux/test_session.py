@@ -7,10 +7,10 @@ import pytest
 
 from calltag.core.bayeux.deadlines import Deadlines
 from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.events import Event, Published
+from calltag.core.bayeux.events import Event, StreamedEvent
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import BEGINNING, Position
-from calltag.core.bayeux.session import UNSAVED_BATCHES, Connect, QueueMemory, Session, State, Step
+from calltag.core.bayeux.session import UNSAVED_BATCHES, Connect, QueueMemory, Session, SessionPhase, Step
 from parts.bayeux_sessions import entry, numbers, session_at
 
 LIMITS = BayeuxLimits(max_queued_events=3, max_queued_bytes=1_000)
@@ -128,7 +128,7 @@ def test_who_asks_for_replay_finds_ids_in_the_events() -> None:
     event = Event("/a", {"n": 1}, {"e": 1}, "2026-11-30T07:00:00.000Z")
     plain, numbered = session(), session(is_numbered=True)
     for here in (plain, numbered):
-        here.offer(Published(Position(17), Position(0), (event,)), LIMITS)
+        here.offer(StreamedEvent(Position(17), Position(0), (event,)), LIMITS)
     assert orjson.loads(plain.take()[0]) == {"channel": "/a", "data": {"n": 1}, "ext": {"e": 1}}
     [body] = numbered.take()
     told = {"replayId": 17, "createdDate": "2026-11-30T07:00:00.000Z"}
@@ -331,7 +331,7 @@ def test_while_the_store_is_asked_nothing_is_taken_or_sent() -> None:
     )  # fmt: skip
     assert not here.offer(entry(2), LIMITS)
     here.claimed(2)
-    assert (here.cycle, here.state) == (2, State.BEHIND)
+    assert (here.cycle, here.state) == (2, SessionPhase.BEHIND)
     assert numbers(here.take()) == [1]
 
 
@@ -339,14 +339,20 @@ def test_a_session_that_stays_at_home_and_overlooked_nothing_goes_on() -> None:
     here = session()
     here.begin_claim()
     here.claimed(2)
-    assert here.state is State.LIVE
+    assert here.state is SessionPhase.LIVE
 
 
 @pytest.mark.parametrize(
     ("was", "overlooks", "state"),
-    [(State.LIVE, False, State.LIVE), (State.LIVE, True, State.BEHIND), (State.BEHIND, False, State.BEHIND)],
+    [
+        (SessionPhase.LIVE, False, SessionPhase.LIVE),
+        (SessionPhase.LIVE, True, SessionPhase.BEHIND),
+        (SessionPhase.BEHIND, False, SessionPhase.BEHIND),
+    ],
 )
-def test_a_claim_without_an_answer_leaves_all_as_it_was(was: State, overlooks: bool, state: State) -> None:
+def test_a_claim_without_an_answer_leaves_all_as_it_was(
+    was: SessionPhase, overlooks: bool, state: SessionPhase
+) -> None:
     here = session(state=was)
     here.begin_claim()
     if overlooks:
@@ -413,7 +419,7 @@ def test_a_past_of_which_a_part_is_not_kept_any_longer_is_missed() -> None:
 
 
 @pytest.mark.parametrize("kept", [[entry(11, previous=10)], []])
-def test_a_past_of_which_nothing_is_kept_any_longer_is_missed(kept: list[Published]) -> None:
+def test_a_past_of_which_nothing_is_kept_any_longer_is_missed(kept: list[StreamedEvent]) -> None:
     here = with_past(3, 10)
     here.fill(kept, Position(10), LIMITS)
     assert (here.has_missed, here.replays.is_read, numbers(here.take())) == (True, True, [])
@@ -444,4 +450,4 @@ def test_a_claim_does_not_revive_a_session_that_has_ended_meanwhile() -> None:
     here.begin_claim()
     here.end(Ending.DISCONNECTED)
     here.claimed(2)
-    assert (here.state, here.cycle) == (State.ENDED, 2)
+    assert (here.state, here.cycle) == (SessionPhase.ENDED, 2)

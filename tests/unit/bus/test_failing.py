@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from calltag.core.bus.amqp.failing import told_plainly
+from calltag.core.bus.amqp.failing import normalize_amqp_errors
 
 
 async def swallows() -> None:
@@ -27,7 +27,7 @@ async def lets_it_through() -> None:
 @pytest.mark.parametrize("work", [swallows, makes_an_error_of_it, lets_it_through])
 async def test_a_task_that_is_cancelled_ends(work: Callable[[], Awaitable[None]]) -> None:
     async def run() -> None:
-        with told_plainly():
+        with normalize_amqp_errors():
             await work()
 
     task = asyncio.create_task(run())
@@ -45,7 +45,7 @@ async def test_what_is_done_after_that_goes_on() -> None:
         try:
             await asyncio.Event().wait()
         finally:
-            with told_plainly():
+            with normalize_amqp_errors():
                 await asyncio.sleep(0)
             closed.append(True)
 
@@ -57,13 +57,13 @@ async def test_what_is_done_after_that_goes_on() -> None:
 
 
 async def test_a_cancellation_that_nobody_asked_for_is_a_lost_connection() -> None:
-    with pytest.raises(ConnectionError), told_plainly():
+    with pytest.raises(ConnectionError), normalize_amqp_errors():
         raise asyncio.CancelledError
 
 
 async def limited() -> None:
     async with asyncio.timeout(0):
-        with told_plainly():
+        with normalize_amqp_errors():
             await makes_an_error_of_it()
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calltag.core.bus.amqp.packing import MOST, MOST_BYTES, Packing, Part, number_of_parts, packed, unpacked
-from calltag.core.bus.ports import BusRefused, BusUnavailable, Published
+from calltag.core.bus.ports import BusRefused, BusUnavailable, PublishedCounts
 from parts.eventually import turns
 
 NAMES = st.text("0123456789abcdef-", min_size=1, max_size=40)
@@ -89,20 +89,20 @@ async def test_what_comes_while_a_message_is_under_way_goes_together_in_the_next
     assert not any(each.done() for each in later)
     await broker.confirm()
     assert all(each.done() for each in later)
-    assert packing.published == Published(messages=2, operations=3)
+    assert packing.published == PublishedCounts(messages=2, operations=3)
 
 
 async def test_what_was_published_is_counted_in_messages_and_in_operations() -> None:
     broker = Broker()
     packing = Packing(broker.publish)
-    assert packing.published == Published()
+    assert packing.published == PublishedCounts()
     tasks = added(packing, *(f"o{number}" for number in range(2 * MOST)))
     tasks += added(packing, "last")
     for _ in range(3):
         await turns()
         await broker.confirm()
     assert all(each.done() for each in tasks)
-    assert packing.published == Published(messages=3, operations=2 * MOST + 1)
+    assert packing.published == PublishedCounts(messages=3, operations=2 * MOST + 1)
 
 
 async def test_a_message_is_bounded_in_number_and_bytes() -> None:

@@ -5,11 +5,11 @@ from datetime import UTC, datetime
 from pamqp.common import FieldTable
 
 from calltag.core.bus.amqp.parking import headers_of, parking_of
-from calltag.core.bus.ports import Parking, Partition
+from calltag.core.bus.ports import ParkingDetails, Partition
 
 
 def test_what_a_worker_says_comes_back() -> None:
-    why = Parking("failed", "text", Partition(3), 1, 2, 4, "ValueError", "call:C", "o9")
+    why = ParkingDetails("failed", "text", Partition(3), 1, 2, 4, "ValueError", "call:C", "o9")
     assert parking_of(headers_of(why)) == why
 
 

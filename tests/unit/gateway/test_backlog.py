@@ -6,11 +6,11 @@ from collections.abc import Mapping
 import pytest
 
 from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import BusUnavailable, Partition, Published
+from calltag.core.bus.ports import BusUnavailable, Partition, PublishedCounts
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.backlog import Backlog
-from calltag.gateway.errors import BackendAway
+from calltag.gateway.errors import BackendUnavailable
 from calltag.gateway.observations import GatewayObservations
 
 HERE, THERE = Partition(0), Partition(1)
@@ -48,11 +48,11 @@ class Totals:
     def __init__(self) -> None:
         self.of: Counter[tuple[Partition, str]] = Counter()
 
-    async def add(self, published: Mapping[Partition, Published]) -> Mapping[Partition, Published]:
+    async def add(self, published: Mapping[Partition, PublishedCounts]) -> Mapping[Partition, PublishedCounts]:
         for partition, since in published.items():
             self.of[partition, "m"] += since.messages
             self.of[partition, "o"] += since.operations
-        return {each: Published(self.of[each, "m"], self.of[each, "o"]) for each in published}
+        return {each: PublishedCounts(self.of[each, "m"], self.of[each, "o"]) for each in published}
 
 
 class Packing(MemoryBus):
@@ -62,18 +62,18 @@ class Packing(MemoryBus):
         super().__init__(1)
         self._waiting = waiting
         self._per_message = per_message
-        self._published = Published()
+        self._published = PublishedCounts()
 
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:  # noqa: ARG002
         operations = self._published.operations + 1
         if self._published.operations % self._per_message == 0:
             self._waiting.append(operations)
-        self._published = Published(-(-operations // self._per_message), operations)
+        self._published = PublishedCounts(-(-operations // self._per_message), operations)
 
     async def depth(self, _: Partition) -> int:
         return len(self._waiting)
 
-    def published(self, _: Partition) -> Published:
+    def published(self, _: Partition) -> PublishedCounts:
         return self._published
 
 
@@ -85,7 +85,7 @@ async def test_what_was_published_counts_until_it_is_known_to_be_gone() -> None:
     bus = Bus(2)
     backlog = made(bus, Told())
     backlog.admit([HERE] * 3)
-    with pytest.raises(BackendAway, match="3 operations wait") as refused:
+    with pytest.raises(BackendUnavailable, match="3 operations wait") as refused:
         backlog.admit([HERE])
     assert refused.value.http_status == 503
     assert 1 <= int(refused.value.headers["Retry-After"]) <= 3
@@ -101,7 +101,7 @@ async def test_a_deep_queue_takes_no_more_until_it_is_shorter() -> None:
     for number in range(5):
         await bus.publish_operation(HERE, b"{}", str(number))
     await backlog.look()
-    with pytest.raises(BackendAway, match="5 operations"):
+    with pytest.raises(BackendUnavailable, match="5 operations"):
         backlog.admit([HERE])
     async with bus.partition(HERE, 10) as consumer:
         taken = await consumer.batch(5)
@@ -117,7 +117,7 @@ async def test_old_operations_are_a_backlog_while_something_waits() -> None:
     backlog.admit([HERE])
     await bus.publish_operation(HERE, b"{}", "1")
     await backlog.look()
-    with pytest.raises(BackendAway, match=r"wait 2\.0 s"):
+    with pytest.raises(BackendUnavailable, match=r"wait 2\.0 s"):
         backlog.admit([HERE])
     backlog.admit([THERE])
     async with bus.partition(HERE, 10) as consumer:
@@ -168,7 +168,7 @@ async def test_a_gateway_that_publishes_little_knows_what_waits_of_those_that_pu
     assert len(waiting) == 79
     for _ in range(7):
         of_light.admit([HERE])
-    with pytest.raises(BackendAway, match="5000 operations"):
+    with pytest.raises(BackendUnavailable, match="5000 operations"):
         of_light.admit([HERE])
 
 
@@ -189,5 +189,5 @@ async def test_what_cannot_be_looked_at_stays_as_it_was() -> None:
     backlog.admit([HERE] * 3)
     bus.away, lags.of = True, None
     await backlog.look()
-    with pytest.raises(BackendAway):
+    with pytest.raises(BackendUnavailable):
         backlog.admit([HERE])

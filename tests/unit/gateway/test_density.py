@@ -2,14 +2,14 @@
 
 import pytest
 
-from calltag.core.bus.ports import Published
+from calltag.core.bus.ports import PublishedCounts
 from calltag.gateway.density import Density
 
 
 def noted(*totals: tuple[int, int]) -> Density:
     made = Density()
     for total in totals:
-        made.note(Published(*total))
+        made.note(PublishedCounts(*total))
     return made
 
 

@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from starlette.websockets import WebSocket
 from websockets.asyncio.client import connect
 
-from calltag.core.http.request_parser import Limit
+from calltag.core.http.request_parser import RequestLimit
 from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
 from calltag.core.runtime.tls import OwnCertificate, ServerTls
 from calltag.core.settings.sections import Http
@@ -240,9 +240,9 @@ class Sized:
 
 
 @asynccontextmanager
-async def counted(app: ASGIApp, **bounds: float) -> AsyncIterator[tuple[Server, int, Counter[Limit]]]:
+async def counted(app: ASGIApp, **bounds: float) -> AsyncIterator[tuple[Server, int, Counter[RequestLimit]]]:
     """A server with these bounds, its port, and how often it refused for each limit."""
-    refused: Counter[Limit] = Counter()
+    refused: Counter[RequestLimit] = Counter()
     options = ServerOptions(Http.model_validate(bounds), body_deadline_s=bounds.get("head_deadline_s", 10.0))
     server = Server(app, options, lambda limit: refused.update([limit]))
     async with server.serving(bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
@@ -276,7 +276,7 @@ async def test_a_client_that_reads_nothing_is_cut_off() -> None:
             deaf.setblocking(False)
             await asyncio.get_running_loop().sock_connect(deaf, ("127.0.0.1", port))
             await asyncio.get_running_loop().sock_sendall(deaf, GET)
-            await eventually(lambda: refused[Limit.WRITE_STALL] == 1)
+            await eventually(lambda: refused[RequestLimit.WRITE_STALL] == 1)
 
 
 async def test_requests_of_a_client_that_reads_nothing_wait_for_its_reading() -> None:
@@ -379,7 +379,7 @@ async def test_a_body_that_nobody_read_and_that_does_not_come_is_not_waited_for(
         await connection.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n")
         assert (await connection.answer())[0] == b"HTTP/1.1 401 Unauthorized"
         await connection.closed()
-        assert refused == {Limit.BODY_DEADLINE: 1}
+        assert refused == {RequestLimit.BODY_DEADLINE: 1}
 
 
 async def test_a_body_is_asked_for_when_it_is_read(connection: Connection) -> None:
@@ -410,7 +410,7 @@ async def test_a_malformed_chunk_ends_the_request_that_it_belongs_to() -> None:
         await connection.send(b"abcd\r\n")
         assert (await connection.answer())[0] == b"HTTP/1.1 400 Bad Request"
         await connection.closed()
-        assert refused == {Limit.MALFORMED: 1}
+        assert refused == {RequestLimit.MALFORMED: 1}
 
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), None])
@@ -574,7 +574,7 @@ async def test_what_all_connections_hold_together_is_bounded() -> None:
         writers = [(await asyncio.open_connection("127.0.0.1", port))[1] for _ in range(20)]
         for writer in writers:
             writer.write(posted(b"x" * 200_000)[:100_000])
-        await eventually(lambda: refused[Limit.RECEIVED_BYTES] > 0)
+        await eventually(lambda: refused[RequestLimit.RECEIVED_BYTES] > 0)
         async with connected(port) as small:
             await small.send(posted(b"x" * 100))
             go.set()

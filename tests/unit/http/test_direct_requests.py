@@ -18,7 +18,7 @@ import pytest
 from starlette.types import Receive, Scope, Send
 
 from calltag.core.http.direct import DirectRequest, RequestHandler, RequestHead, response_lines
-from calltag.core.http.request_parser import Limit
+from calltag.core.http.request_parser import RequestLimit
 from calltag.core.http.server import Server, ServerOptions, bound_socket
 from calltag.core.runtime.tls import OwnCertificate, ServerTls
 from calltag.core.settings.sections import Http
@@ -42,9 +42,9 @@ async def served(
     drain_timeout_s: float = 0,
     options: ServerOptions | None = None,
     **bounds: float,
-) -> AsyncIterator[tuple[Server, Address, Counter[Limit]]]:
+) -> AsyncIterator[tuple[Server, Address, Counter[RequestLimit]]]:
     """A server with these bounds, and how often it refused for each limit."""
-    refused: Counter[Limit] = Counter()
+    refused: Counter[RequestLimit] = Counter()
     body_deadline_s = bounds.pop("body_deadline_s", 10.0)
     limits = Http.model_validate(bounds)
     options = options or ServerOptions(limits, body_deadline_s=body_deadline_s)
@@ -57,7 +57,7 @@ async def served(
 @asynccontextmanager
 async def connected(
     handler: RequestHandler, *, options: ServerOptions | None = None, **bounds: float
-) -> AsyncIterator[tuple[Connection, Server, Counter[Limit]]]:
+) -> AsyncIterator[tuple[Connection, Server, Counter[RequestLimit]]]:
     """The same with one connection."""
     async with (
         served(handler, options=options, **bounds) as (server, address, refused),
@@ -244,10 +244,10 @@ async def test_a_connection_that_holds_too_much_is_turned_away(handler: Suspendi
     async with served(handler, max_received_bytes=1_048_576) as (server, address, refused):
         opened = [await _opened(address) for _ in range(20)]
         sendings = [asyncio.create_task(each.send([GET + b"x" * 120_000])) for each in opened]
-        await eventually(lambda: refused[Limit.RECEIVED_BYTES] > 0)
-        await eventually(lambda: handler.gone.count(True) == refused[Limit.RECEIVED_BYTES])
+        await eventually(lambda: refused[RequestLimit.RECEIVED_BYTES] > 0)
+        await eventually(lambda: handler.gone.count(True) == refused[RequestLimit.RECEIVED_BYTES])
         refusals = [each for each in opened if each.answers]
-        await eventually(lambda: len([each for each in opened if each.answers]) == refused[Limit.RECEIVED_BYTES])
+        await eventually(lambda: len([each for each in opened if each.answers]) == refused[RequestLimit.RECEIVED_BYTES])
         assert all(each.answers[0].status == 503 for each in refusals)
         for sending in sendings:
             sending.cancel()
@@ -330,7 +330,7 @@ async def test_a_body_that_is_late_is_refused(handler: Suspending, sent: bytes) 
         answer = await one(opened)
         assert (answer.status, answer.body, answer.fields["connection"]) == (400, b"too late", "close")
         assert await opened.closes(WITHIN_S)
-        assert refused == {Limit.BODY_DEADLINE: 1}
+        assert refused == {RequestLimit.BODY_DEADLINE: 1}
         assert not handler.bodies
 
 
@@ -345,7 +345,7 @@ async def test_only_bodies_are_hurried(handler: Suspending) -> None:
                 assert await silent.closes(WITHIN_S)
         handler.answer()
         assert (await one(opened)).status == 200
-        assert refused == {Limit.HEAD_DEADLINE: 3}
+        assert refused == {RequestLimit.HEAD_DEADLINE: 3}
 
 
 async def test_a_body_that_ends_with_its_connection_is_refused(handler: Suspending) -> None:
@@ -390,7 +390,7 @@ async def test_a_malformed_chunk_is_refused(handler: Suspending) -> None:
     async with connected(handler) as (opened, _, refused):
         await opened.send([head("POST /read HTTP/1.1", "Host: a", "Transfer-Encoding: chunked"), b"3\r\nabcd\r\n"])
         assert (await one(opened)).status == 400
-        assert refused == {Limit.MALFORMED: 1}
+        assert refused == {RequestLimit.MALFORMED: 1}
         assert not handler.bodies
 
 
@@ -805,7 +805,7 @@ async def test_a_connection_that_ends_before_all_was_taken_has_ended_badly(handl
         # The last one fits into the buffers of this system, which knows that the other one has not taken it.
         handler.answer(b"x" * (100_000 if bound == "keep_alive_s" else 20_000_000))
         await eventually(lambda: broken == [number])
-        assert refused == ({} if bound == "keep_alive_s" else {Limit(bound): 1})
+        assert refused == ({} if bound == "keep_alive_s" else {RequestLimit(bound): 1})
 
 
 async def test_a_connection_that_ends_after_all_was_taken_has_not_ended_badly(handler: Suspending) -> None:

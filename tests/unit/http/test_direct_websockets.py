@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from websockets.asyncio.client import connect
 
 from calltag.core.http.direct import DirectWebSocket, Refusal, SocketHandler
-from calltag.core.http.request_parser import Limit
+from calltag.core.http.request_parser import RequestLimit
 from calltag.core.http.server import Server, ServerOptions, bound_socket
 from calltag.core.http.websocket import text_frame
 from calltag.core.settings.sections import Http
@@ -58,8 +58,8 @@ async def accepting(scope: Scope, receive: Receive, send: Send) -> None:
 @asynccontextmanager
 async def served(
     handler: Answering, options: ServerOptions | None = None, **bounds: float
-) -> AsyncIterator[tuple[Server, Address, Counter[Limit]]]:
-    refused: Counter[Limit] = Counter()
+) -> AsyncIterator[tuple[Server, Address, Counter[RequestLimit]]]:
+    refused: Counter[RequestLimit] = Counter()
     options = options or ServerOptions(Http.model_validate(bounds))
     server = Server(accepting, options, lambda limit: refused.update([limit]), handler)
     async with server.serving(bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=0) as port:
@@ -73,7 +73,7 @@ def served_by(make: Callable[[], SocketHandler | Refusal | None]) -> Answering:
 @asynccontextmanager
 async def opened_with(
     echo: Echo, options: ServerOptions | None = None, **bounds: float
-) -> AsyncIterator[tuple[WebSocket, DirectWebSocket, Server, Counter[Limit]]]:
+) -> AsyncIterator[tuple[WebSocket, DirectWebSocket, Server, Counter[RequestLimit]]]:
     """One WebSocket that is served by the handler."""
     async with (
         served(served_by(lambda: echo), options, **bounds) as (server, address, refused),
@@ -185,7 +185,7 @@ async def test_an_invalid_handshake_is_no_matter_of_the_handler() -> None:
         [answer] = await opened.final(1, WITHIN_S)
         assert answer.status == 426
         assert not handler.clients
-        assert refused == {Limit.MALFORMED: 1}
+        assert refused == {RequestLimit.MALFORMED: 1}
 
 
 class Failing(Echo):
@@ -355,7 +355,7 @@ async def test_a_silent_client_is_pinged_and_given_up(echo: Echo) -> None:
         assert ping.opcode == PING
         assert await opened.close_code(WITHIN_S) == 1011
         await eventually(lambda: echo.ends == [False])
-        assert refused == {Limit.PONG_DEADLINE: 1}
+        assert refused == {RequestLimit.PONG_DEADLINE: 1}
 
 
 async def test_a_client_is_not_taken_for_dead_while_the_handler_is_busy(echo: Echo) -> None:
@@ -564,7 +564,7 @@ async def test_a_websocket_that_holds_too_much_is_turned_away() -> None:
             await reader.readuntil(b"\r\n\r\n")
             opened.append(WebSocket(reader, writer))
             sendings.append(asyncio.create_task(opened[-1].send([frame(TEXT, b"x" * 30_000)] * 10)))
-        await eventually(lambda: refused[Limit.RECEIVED_BYTES] > 0)
+        await eventually(lambda: refused[RequestLimit.RECEIVED_BYTES] > 0)
 
         async def codes() -> list[int]:
             return [await each.close_code(0.05) for each in opened]

@@ -14,7 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from calltag.core.http.forwarded import TrustedProxies
 from calltag.core.http.places import Places
-from calltag.core.http.request_parser import Limit
+from calltag.core.http.request_parser import RequestLimit
 from calltag.core.http.server import Server, ServerOptions, bound_socket
 from calltag.core.http.unavailable import NotYet
 from calltag.core.runtime.tls import OwnCertificate, ServerTls
@@ -44,9 +44,9 @@ class App:
 
 
 @asynccontextmanager
-async def served(app: ASGIApp, options: ServerOptions) -> AsyncIterator[tuple[Server, str, Counter[Limit]]]:
+async def served(app: ASGIApp, options: ServerOptions) -> AsyncIterator[tuple[Server, str, Counter[RequestLimit]]]:
     """A server, its address, and how often it refused for each limit."""
-    refused: Counter[Limit] = Counter()
+    refused: Counter[RequestLimit] = Counter()
     server = Server(app, options, lambda limit: refused.update([limit]))
     async with server.serving(bound_socket("127.0.0.1", 0, "--port"), drain_timeout_s=1) as port:
         yield server, f"127.0.0.1:{port}", refused
@@ -105,7 +105,7 @@ async def test_who_comes_beyond_the_places_is_told_at_once_and_served_when_one_i
             assert [(await each).status_code for each in held] == [200, 200]
         await eventually(lambda: server.places.taken == 0)
         assert (await get(address)).text == "ok"
-        assert refused == {Limit.CONNECTIONS: 2}
+        assert refused == {RequestLimit.CONNECTIONS: 2}
 
 
 async def test_connections_that_ask_for_nothing_and_websockets_take_places(app: App) -> None:
@@ -124,7 +124,7 @@ async def test_one_address_cannot_take_the_places_of_others(app: App) -> None:
         greedy = [await asyncio.open_connection(*address.split(":"), local_addr=("127.0.0.2", 0)) for _ in range(2)]
         check_refused(await get(address, source="127.0.0.2"), "2 connections of one address")
         assert (await get(address)).text == "ok"
-        assert refused == {Limit.CONNECTIONS_PER_ADDRESS: 1}
+        assert refused == {RequestLimit.CONNECTIONS_PER_ADDRESS: 1}
         for _, writer in greedy:
             writer.close()
 
@@ -154,7 +154,7 @@ async def test_a_tls_handshake_that_does_not_come_gives_its_place_back(
         silent = [await asyncio.open_connection(*address.split(":")) for _ in range(2)]
         await eventually(lambda: server.places.taken == 2)
         await eventually(lambda: server.places.taken == 0)
-        assert refused == {Limit.TLS_DEADLINE: 2}
+        assert refused == {RequestLimit.TLS_DEADLINE: 2}
         async with httpx.AsyncClient(verify=context) as client:
             assert (await client.get(f"https://{address}/")).text == "ok"
         for _, writer in silent:
@@ -172,14 +172,14 @@ async def test_plain_requests_to_a_tls_port_cost_their_own_connection_only(
     ):
         with pytest.raises(httpx.TransportError):
             await get(address)
-        await eventually(lambda: server.places.taken == 0 and refused[Limit.TLS_DEADLINE] == 1)
+        await eventually(lambda: server.places.taken == 0 and refused[RequestLimit.TLS_DEADLINE] == 1)
 
 
 @pytest.mark.parametrize("other", ["2001:db8::1", "2001:db8::ffff:1"])
 def test_one_network_of_ipv6_counts_as_one_address(other: str) -> None:
     places = Places(10, 1, TrustedProxies(()))
     assert places.take("2001:db8::2") is None
-    assert places.take(other) is Limit.CONNECTIONS_PER_ADDRESS
+    assert places.take(other) is RequestLimit.CONNECTIONS_PER_ADDRESS
     assert places.take("2001:db8:0:1::1") is None
     places.release("2001:db8::2")
     assert places.take(other) is None

@@ -9,8 +9,8 @@ from calltag.core.http.request_parser import (
     ChunkedBody,
     HeadParser,
     LengthBody,
-    Limit,
     RequestHead,
+    RequestLimit,
     body_of,
 )
 
@@ -143,7 +143,7 @@ def test_the_forms_of_a_target(target: bytes, path: bytes, query: bytes, host: b
 def test_what_is_no_request(raw: bytes, status: int, cuts: list[int]) -> None:
     with pytest.raises(BadRequest) as refused:
         parsed(raw, cuts=cuts)
-    assert (refused.value.status, refused.value.limit) == (status, Limit.MALFORMED)
+    assert (refused.value.status, refused.value.limit) == (status, RequestLimit.MALFORMED)
 
 
 @pytest.mark.parametrize("cuts", [[], list(range(0, 12_000, 100))])
@@ -154,12 +154,12 @@ def test_heads_are_bounded_by_bytes_and_by_fields(cuts: list[int]) -> None:
     assert parsed(at_bound, cuts=cuts)[0] is not None
     with pytest.raises(BadRequest, match="larger than 10000 bytes") as refused:
         parsed(at_bound.replace(b"y\r", b"yy\r"), cuts=cuts)
-    assert (refused.value.status, refused.value.limit) == (431, Limit.HEAD_BYTES)
+    assert (refused.value.status, refused.value.limit) == (431, RequestLimit.HEAD_BYTES)
     many = b"GET / HTTP/1.1\r\n" + HOST
     assert parsed(many + b"X: y\r\n" * 19 + b"\r\n", cuts=cuts)[0] is not None
     with pytest.raises(BadRequest, match="more than 20 fields") as refused:
         parsed(many + b"X: y\r\n" * 20 + b"\r\n", cuts=cuts)
-    assert (refused.value.status, refused.value.limit) == (431, Limit.HEADERS)
+    assert (refused.value.status, refused.value.limit) == (431, RequestLimit.HEADERS)
 
 
 def body_fed(body: ChunkedBody | LengthBody, raw: bytes, piece: int, room: int = 1_000) -> tuple[bytes, int]:
@@ -216,7 +216,7 @@ def test_chunks_in_any_pieces_are_the_body(chunks: list[bytes], piece: int, exte
 def test_malformed_chunks(raw: bytes, piece: int) -> None:
     with pytest.raises(BadRequest) as refused:
         body_fed(ChunkedBody(1_000), raw + b"\r\n" * 3, piece)
-    assert (refused.value.status, refused.value.limit) == (400, Limit.MALFORMED)
+    assert (refused.value.status, refused.value.limit) == (400, RequestLimit.MALFORMED)
 
 
 @pytest.mark.parametrize(
@@ -232,7 +232,7 @@ def test_malformed_chunks(raw: bytes, piece: int) -> None:
 def test_the_framing_of_chunks_is_bounded(raw: bytes, piece: int) -> None:
     with pytest.raises(BadRequest) as refused:
         body_fed(ChunkedBody(1_000), raw, piece)
-    assert refused.value.limit is Limit.FRAMING_BYTES
+    assert refused.value.limit is RequestLimit.FRAMING_BYTES
 
 
 def test_small_chunks_are_not_what_the_bound_is_for() -> None:

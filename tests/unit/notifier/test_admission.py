@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from calltag.core.bayeux import errors
-from calltag.core.bayeux.limits import BayeuxLimits, Limit
+from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
 from calltag.core.runtime.token_bucket import TokenBucket
 from calltag.core.store.embedded import embedded_store
 from calltag.notifier.authentication import Authentication, Caller
@@ -46,7 +46,7 @@ async def test_a_session_from_elsewhere_is_not_taken_in_by_a_full_node(crowded: 
     alice = await Client().begin(crowded.two)
     with pytest.raises(Crowded, match="CALLTAG_NOTIFIER__MAX_SESSIONS"):
         await alice.connect(crowded.one)
-    assert crowded.one.limits() == {Limit.SESSIONS: 1}
+    assert crowded.one.limits() == {BayeuxLimit.SESSIONS: 1}
     assert crowded.two.registry.residents.keys() == {alice.client_id}, "it stays with who holds it"
     assert await crowded.registered() == [crowded.two.name]
     assert (await alice.connect(crowded.two)).held is not None
@@ -75,7 +75,7 @@ async def test_sessions_of_an_address_are_bounded_before_they_connect(crowded: I
     reply = await Client("c", address="10.0.0.1").shake(crowded.one)
     assert reply["error"] == errors.too_many_sessions(2)
     assert reply["advice"]["reconnect"] == "handshake"
-    assert crowded.one.limits() == {Limit.SESSIONS_OF_ADDRESS: 1}
+    assert crowded.one.limits() == {BayeuxLimit.SESSIONS_OF_ADDRESS: 1}
     assert (await Client("c", address="10.0.0.2").shake(crowded.one))["successful"]
     assert (await Client("c", address="10.0.0.1").shake(crowded.two))["successful"], "each node counts for itself"
 
@@ -153,7 +153,7 @@ async def test_more_handshakes_than_are_answered_are_spread_over_time(crowded: I
     intervals = {reply["advice"]["interval"] for reply in replies}
     assert len(intervals) > 10
     assert all(2_000 <= interval <= 10_000 for interval in intervals)
-    assert crowded.one.limits() == {Limit.HANDSHAKES: 20}
+    assert crowded.one.limits() == {BayeuxLimit.HANDSHAKES: 20}
     assert crowded.one.count("handshakes_total") == LIMITS.handshake_burst
 
 
@@ -229,7 +229,7 @@ async def shared() -> AsyncIterator[Installation]:
 async def test_an_address_takes_no_handshakes_from_others(shared: Installation) -> None:
     errors_of = [(await Client("a", address="10.0.0.1").shake(shared.one)).get("error") for _ in range(20)]
     assert errors_of == [None, None] + ["429:0.001:too_many_handshakes"] * 18
-    assert shared.one.limits() == {Limit.HANDSHAKES_OF_ADDRESS: 18}
+    assert shared.one.limits() == {BayeuxLimit.HANDSHAKES_OF_ADDRESS: 18}
     assert (await Client("b", address="10.0.0.2").shake(shared.one))["successful"]
 
 

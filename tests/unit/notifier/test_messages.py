@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from calltag.core.bayeux.events import Published
+from calltag.core.bayeux.events import StreamedEvent
 from calltag.core.bayeux.position import Position
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, DevicesChanged, NotificationType, OperationRefused
@@ -29,7 +29,7 @@ CENTRE = directory(
 )
 
 
-def published(user: UserId, *states: LegState, recipients: tuple[UserId, ...] = (ALICE, BOB)) -> Published:
+def published(user: UserId, *states: LegState, recipients: tuple[UserId, ...] = (ALICE, BOB)) -> StreamedEvent:
     """What is told of a call between two devices of alice's and one of bob's."""
     owners = (("15000", ALICE), ("15010", ALICE), ("15001", BOB))
     legs = tuple(
@@ -129,5 +129,5 @@ def test_an_event_that_no_message_can_say_is_passed_over(old: bytes, new: bytes)
     event = EVENT.encode(CallChanged(EventId("o1"), NotificationType.STATUS_CHANGE, call, (ALICE,), 1))
     assert old in event
     entry = Entry(Position(2), Position(1), event.replace(old, new))
-    assert EventViews("", CENTRE).entry(ALICE, entry) == Published(Position(2), Position(1))
+    assert EventViews("", CENTRE).entry(ALICE, entry) == StreamedEvent(Position(2), Position(1))
     assert len(EventViews("", CENTRE).entry(ALICE, replace(entry, event=event)).events) == 1

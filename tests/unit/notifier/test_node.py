@@ -353,7 +353,7 @@ async def test_a_silent_session_is_forgotten(system: Installation) -> None:
     system.one.sessions.tick()
     await system.settle()
     assert set(system.one.registry.residents) == {bob.client_id}
-    assert system.one.count("swept_total") == 1
+    assert system.one.count("sessions_swept_total") == 1
     assert (await system.registered(), await system.registered("bob")) == ([], [system.one.name])
     assert (await alice.poll(system.one, advice={"timeout": 0}))[1]["successful"], "the store knows it for longer"
 

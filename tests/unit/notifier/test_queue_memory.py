@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from calltag.core.bayeux.limits import BayeuxLimits, Limit
+from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
 from calltag.core.store.embedded import embedded_store
 from parts.eventually import eventually
 from parts.hubs import Client, Installation
@@ -38,7 +38,7 @@ async def test_queues_are_bounded_together_and_all_comes(small: Installation) ->
     queued = sum(session.queued_bytes for session in sessions)
     assert small.one.sessions.queue_memory.used_bytes == queued
     assert queued <= MOST_BYTES + len(clients) * max(len(each.queue[0].body) for each in sessions)
-    assert small.one.limits().keys() == {Limit.QUEUED_BYTES_TOTAL}
+    assert small.one.limits().keys() == {BayeuxLimit.QUEUED_BYTES_TOTAL}
     for client in clients:
         assert await read(small, client) == EVENTS
     assert small.one.sessions.queue_memory.used_bytes == 0

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 import pytest
 
-from calltag.core.bayeux.limits import Limit
+from calltag.core.bayeux.limits import BayeuxLimit
 from calltag.core.bayeux.position import Position
 from calltag.core.domain.ids import UserId
 from calltag.core.store.ports import StoreUnavailable
@@ -38,7 +38,7 @@ async def test_a_newer_connect_on_another_node_takes_the_place_of_the_older(syst
     assert older.line.is_replaced
     turn = await alice.connect(system.two)
     await system.settle()
-    assert (system.one.registry.residents, system.two.count("resumed_total")) == ({}, 1)
+    assert (system.one.registry.residents, system.two.count("sessions_resumed_total")) == ({}, 1)
     assert await system.registered() == [system.two.name]
     await system.publish(1)
     assert (await alice.finish(system.two, turn))[0] == [1]
@@ -340,7 +340,7 @@ async def test_the_next_event_shows_what_did_not_come(system: Installation) -> N
     turn = await alice.connect(system.one)
     await system.publish(1, by_bus=False)
     await system.publish(2)
-    assert system.one.count("gaps_total") == 1
+    assert system.one.count("gaps_filled_total") == 1
     await system.settle()
     assert (await alice.finish(system.one, turn))[0] == [1, 2]
 
@@ -423,7 +423,7 @@ async def test_a_slow_client_is_told_that_it_is_behind_and_comes_back_at_once(
         await system.settle()
     assert got == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10]]
     assert told == [{"behind": True}, {"behind": True}, None]
-    assert system.one.limits() == {Limit.QUEUED_EVENTS: 1}
+    assert system.one.limits() == {BayeuxLimit.QUEUED_EVENTS: 1}
 
 
 @pytest.mark.parametrize("ack", [False, True])

@@ -6,7 +6,7 @@ from itertools import islice
 import pytest
 
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import set_within, together, unless
+from calltag.core.runtime.waiting import run_until, set_within, together
 
 
 async def test_work_that_ends_first_gives_its_result() -> None:
@@ -14,7 +14,7 @@ async def test_work_that_ends_first_gives_its_result() -> None:
         await asyncio.sleep(0)
         return 7
 
-    assert await unless(asyncio.Event(), work()) == 7
+    assert await run_until(asyncio.Event(), work()) == 7
 
 
 async def test_an_event_that_comes_first_cancels_the_work() -> None:
@@ -29,7 +29,7 @@ async def test_an_event_that_comes_first_cancels_the_work() -> None:
             raise
         return 7
 
-    assert await unless(event, work()) is None
+    assert await run_until(event, work()) is None
     assert cancelled.is_set()
 
 
@@ -44,7 +44,7 @@ async def test_work_that_takes_too_long_is_cancelled() -> None:
             raise
         return 7
 
-    assert await unless(asyncio.Event(), work(), within_s=0.01) is None
+    assert await run_until(asyncio.Event(), work(), within_s=0.01) is None
     assert cancelled.is_set()
 
 
@@ -53,7 +53,7 @@ async def test_an_error_of_the_work_comes_out() -> None:
         raise ValueError("broken")
 
     with pytest.raises(ValueError, match="broken"):
-        await unless(asyncio.Event(), work())
+        await run_until(asyncio.Event(), work())
 
 
 async def test_cancelling_cancels_the_work() -> None:
@@ -66,7 +66,7 @@ async def test_cancelling_cancels_the_work() -> None:
         finally:
             cancelled.set()
 
-    task = asyncio.create_task(unless(asyncio.Event(), work()))
+    task = asyncio.create_task(run_until(asyncio.Event(), work()))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):

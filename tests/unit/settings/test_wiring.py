@@ -20,8 +20,7 @@ from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.runtime.token_bucket import RateLimit
 from calltag.core.settings import Settings, load_settings
-from calltag.core.settings.sections import Notifier as NotifierSettings
-from calltag.core.settings.sections import Worker
+from calltag.core.settings.sections import NotifierSettings, Worker
 from calltag.core.store.keys import Keys
 from calltag.core.store.records import Lifetimes
 from calltag.core.store.redis_registry import RedisWorkerRegistry
@@ -29,17 +28,17 @@ from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.strict_json import JsonLimits
 from calltag.gateway.app import admitting, backlog_of, gateway_api
+from calltag.gateway.call_service import CallBounds
 from calltag.gateway.idempotency import RedisIdempotencyRecords
 from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.parameters import UserDataLimits
 from calltag.gateway.replies import Replies
 from calltag.gateway.routes import Api
-from calltag.gateway.service import CallBounds
 from calltag.notifier.app import Notifier, bayeux_limits, connection_types, extensions, start_notifier
 from calltag.notifier.session_manager import HomeSettings
 from calltag.single.app import server_options
 from calltag.worker.app import prefetch_of, worker_parts
-from calltag.worker.partition_worker import Patience
+from calltag.worker.partition_runner import RetryLimits
 
 PUBLIC_URL = "http://desk.example"
 
@@ -76,7 +75,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "batch_limit": 120, "prefetch": 121, "prefetch_bytes": 2**30, "recent_bytes": 101_000,
             "max_call_pairs": 122, "max_call_bytes": 123,
             "remembered_operations": 124, "lease_s": 125, "live_call_lifetime_s": 126,
-            "released_call_lifetime_s": 127, "park_after_s": 147, "max_crashes": 48, "known_bytes": 1_630,
+            "released_call_lifetime_s": 127, "park_after_s": 147, "max_crashes": 48, "call_cache_bytes": 1_630,
         },
         events={
             "retention_s": 128, "per_user": 129, "per_user_bytes": 129_000, "per_watcher": 130,
@@ -125,7 +124,7 @@ def api(parts: Backends) -> Api:
 
 
 async def test_the_bounds_on_load(parts: Backends, api: Api) -> None:
-    submission = api.service.submission
+    submission = api.service.publisher
     assert (submission.max_in_flight, submission.max_waiting) == (118, 150)
     assert api.service.bounds == CallBounds(161, 162)
     assert (submission.backlog.most, submission.backlog.most_age_ms) == (154, 155_000)
@@ -135,7 +134,7 @@ async def test_the_bounds_on_load(parts: Backends, api: Api) -> None:
     assert (rates.addresses.limit, rates.addresses.most) == (RateLimit(15.8, 159), 160)
     intake = admitting(FastAPI(), parts.settings.gateway, parts.metrics)
     assert (intake.most, intake.most_queued, intake.deadline_s) == (151, 152, 15.3)
-    assert b"calltag_requests_in_hand 0.0" in parts.metrics.exposition()
+    assert b"calltag_requests_in_flight 0.0" in parts.metrics.exposition()
 
 
 def test_the_settings_of_rabbitmq(settings: Settings, unused_tcp_port: int) -> None:
@@ -187,14 +186,14 @@ async def test_the_limits_of_the_gateway(api: Api) -> None:
     assert api.operations.bodies.limits == JsonLimits(111, 112, 163)
     assert api.limits == UserDataLimits(113, 114, 115)
     assert api.operations.max_wait_s == 116
-    assert api.service.submission.max_in_flight == 118
+    assert api.service.publisher.max_in_flight == 118
     assert isinstance(api.operations.records, RedisIdempotencyRecords)
     assert api.operations.records._lifetime_s == 119
 
 
 async def test_where_the_gateway_finds_calls(api: Api) -> None:
     assert isinstance(api.service.reader, RedisCallReader)
-    assert (api.service.submission.partitions, api.service.reader._partitions) == (101, 101)
+    assert (api.service.publisher.partitions, api.service.reader._partitions) == (101, 101)
     assert api.service.base_url == PUBLIC_URL
 
 
@@ -205,20 +204,20 @@ async def test_the_limits_of_the_worker(parts: Backends) -> None:
     assert 0 < made._heartbeat_s <= 125 / 3
     worker = made._make(Partition(0))
     assert worker._batch_limit == 120
-    assert worker._patience == Patience(147, 48)
-    assert worker._ownership._known._most_bytes == 1_630
-    window = worker._ownership._window
+    assert worker._retry_limits == RetryLimits(147, 48)
+    assert worker._owner._cache._most_bytes == 1_630
+    window = worker._owner._window
     assert (window.max_batch_bytes, window.deadline_s) == (worker._max_batch_bytes, 10.9) == (70_000, 10.9)
-    assert worker._ownership._outgoing._window is window
-    assert worker._ownership._recent.limits.size_bytes == 1_000
-    assert (worker._ownership._limits.max_pairs, worker._ownership._limits.max_bytes) == (122, 123)
-    assert worker._ownership._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
+    assert worker._owner._publisher._window is window
+    assert worker._owner._recent.limits.size_bytes == 1_000
+    assert (worker._owner._limits.max_pairs, worker._owner._limits.max_bytes) == (122, 123)
+    assert worker._owner._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
     assert worker._sweep is not None
     assert (worker._sweep.silent_ms, worker._sweep.every_s) == (126_000, 30.0)
     assert isinstance(worker._store, RedisStateStore)
     assert (worker._store._remembered_operations, worker._store._max_batch_bytes) == (124, 70_000)
     assert worker._store._lifetimes == Lifetimes(live_ms=252_000, released_ms=127_000)
-    streams = worker._ownership._outgoing._streams
+    streams = worker._owner._publisher._streams
     assert isinstance(streams, RedisUserStreams)
     assert streams._bounds == (128_000, 129, 129_000, 130, 130_000)
     assert streams._max_batch_bytes == 70_000

@@ -9,24 +9,24 @@ from redis.crc import key_slot
 
 from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.position import Position
-from calltag.core.bus.ports import NodeId, Partition, Published
+from calltag.core.bus.ports import NodeId, Partition, PublishedCounts
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.call_blocks import RedisCallBlocks
 from calltag.core.store.client import RedisClient, Script
 from calltag.core.store.client_ids import new_client_id
 from calltag.core.store.durability import Durability
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
-from calltag.core.store.marks import RedisMarks
 from calltag.core.store.ports import Change, Done, StoreUnavailable, WorkerId
 from calltag.core.store.published import RedisPublishedTotals
 from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.store.session_list import SessionList
-from calltag.core.store.sessions import Caller, Cursor, NewSession, Saved, SessionState, SessionStore
+from calltag.core.store.sessions import ConnectCaller, Cursor, NewSession, Saved, SessionState, SessionStore
 from calltag.core.store.user_streams import Addition, RedisUserStreams
 from calltag.core.store.watches import RedisWatches, Watched
 
@@ -56,7 +56,7 @@ class NotingClient(RedisClient):
     async def run_and_wait(
         self, source: str, keys: Sequence[str], args: Sequence[str | bytes | int], *, replicas: int, timeout_ms: int
     ) -> tuple[object, int]:
-        self.noted.setdefault("settle", []).append(keys)
+        self.noted.setdefault("wait_for_replicas", []).append(keys)
         raise StoreUnavailable(f"{source[:0]}{args[:0]}there are no {replicas} replicas in {timeout_ms} ms")
 
 
@@ -82,7 +82,7 @@ async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: Use
     names = [new_client_id(each, bearer=True) for each in (user, user, UserId("zoe"))]
     for name in names:
         await sessions.create(name, NewSession(acknowledges=True, lifetime_ms=60_000, most_of_user=9))
-        assert await sessions.read(name, Caller(), most=10) is not None
+        assert await sessions.read(name, ConnectCaller(), most=10) is not None
         assert await sessions.take_over(SessionState(name, 1, 1, cursor, 60_000), saved=0, has_moved=True)
         await sessions.subscribe(name, {"/c": None}, lifetime_ms=60_000, most=9)
         await sessions.touch(name, lifetime_ms=60_000)
@@ -119,11 +119,11 @@ async def work_of_a_partition(client: NotingClient, partition: Partition) -> Non
     await store.load(partition, {each.key: [OperationId("o")] for each in changes})
     await store.sent(partition, epoch, position)
     await store.attempt(partition, epoch, "o", "1")
-    await store.broken_off(partition, "o", "1")
+    await store.withdraw_attempt(partition, "o", "1")
     await store.note_loss(partition, "loss", 1, 0, 1)
     await store.silent(partition, 0, 9)
     with pytest.raises(StoreUnavailable):
-        await store.settle(partition, epoch, position)
+        await store.wait_for_replicas(partition, epoch, position)
 
 
 async def test_each_script_keeps_to_one_slot(client: NotingClient) -> None:
@@ -137,11 +137,13 @@ async def test_each_script_keeps_to_one_slot(client: NotingClient) -> None:
     assert [each.worker for each in await registry.living()] == ["w"]
     await client.script("clock")([KEYS.workers()], [])
     for key in ("call:C1", "agent:a}b"):
-        assert not await RedisMarks(client, KEYS, 32).clear(key, OperationId("o"))
+        assert not await RedisCallBlocks(client, KEYS, 32).clear(key, OperationId("o"))
     reader = RedisCallReader(client, KEYS, 32)
     client.noted["read"] = [[names.state, names.data] for names in [reader._names("call:C1"), reader._names("agent:a")]]
     await RedisHttpSessions(client, batcher).find("token")
-    await RedisPublishedTotals(client, KEYS).add({Partition(0): Published(1, 1), Partition(7): Published(1, 1)})
+    await RedisPublishedTotals(client, KEYS).add(
+        {Partition(0): PublishedCounts(1, 1), Partition(7): PublishedCounts(1, 1)}
+    )
     for name, calls in client.noted.items():
         for keys in calls:
             assert len({key_slot(key.encode()) for key in keys}) == 1, (name, keys)

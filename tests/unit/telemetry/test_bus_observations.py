@@ -13,10 +13,10 @@ async def test_connections_consumers_and_repairs_are_shown() -> None:
     observations.repaired("queue", Repair.CONSUMER_GONE)
     shown = metrics.exposition().decode()
     for line in (
-        "calltag_bus_connections 0.0",
-        "calltag_bus_blocked 0.0",
-        "calltag_bus_consumers 0.0",
-        "calltag_bus_consumers_missing 0.0",
-        'calltag_bus_repairs_total{part="queue",reason="consumer_gone"} 1.0',
+        "calltag_broker_connections 0.0",
+        "calltag_broker_blocked 0.0",
+        "calltag_broker_consumers 0.0",
+        "calltag_broker_consumers_missing 0.0",
+        'calltag_broker_recoveries_total{part="queue",reason="consumer_gone"} 1.0',
     ):
         assert line in shown

@@ -107,14 +107,14 @@ async def test_not_ready_while_stopping(client: httpx.AsyncClient, health: Healt
 async def test_metrics_show_the_checks(client: httpx.AsyncClient, health: Health) -> None:
     health.checks["bus"] = lambda: False
     text = (await client.get("/metrics")).text
-    assert 'calltag_check{check="bus"} 0.0' in text
-    assert 'calltag_check{check="running"} 1.0' in text
+    assert 'calltag_readiness_check{check="bus"} 0.0' in text
+    assert 'calltag_readiness_check{check="running"} 1.0' in text
 
 
 async def test_metrics_in_text_form(client: httpx.AsyncClient, metrics: Metrics) -> None:
-    metrics.fenced.inc()
+    metrics.partitions_fenced.inc()
     answer = await client.get("/metrics")
-    assert "calltag_fenced_total 1.0" in answer.text
+    assert "calltag_partitions_fenced_total 1.0" in answer.text
     assert answer.headers["content-type"].startswith("text/plain")
 
 

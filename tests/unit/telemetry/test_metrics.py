@@ -45,9 +45,9 @@ def test_labels_are_of_the_kinds_that_have_few_values() -> None:
 
 def test_two_processes_in_one_test_do_not_meet() -> None:
     one, two = Metrics(), Metrics()
-    one.fenced.inc()
-    assert one.registry.get_sample_value("calltag_fenced_total") == 1
-    assert two.registry.get_sample_value("calltag_fenced_total") == 0
+    one.partitions_fenced.inc()
+    assert one.registry.get_sample_value("calltag_partitions_fenced_total") == 1
+    assert two.registry.get_sample_value("calltag_partitions_fenced_total") == 0
 
 
 def test_what_took_place_many_times_counts_as_often() -> None:
@@ -71,9 +71,9 @@ def test_the_exposition() -> None:
     metrics = Metrics(CollectorRegistry())
     metrics.operations_applied.labels("Hold", 2).inc()
     metrics.observers.append(lambda: metrics.cometd_sessions.labels("websocket").set(3))
-    metrics.batch_size.observe(7)
+    metrics.commit_operations.observe(7)
     text = metrics.exposition().decode()
     assert 'calltag_operations_applied_total{code="2",operation="Hold"} 1.0' in text
     assert 'calltag_cometd_sessions{transport="websocket"} 3.0' in text
-    assert 'calltag_batch_size_bucket{le="10.0"} 1.0' in text
+    assert 'calltag_commit_operations_bucket{le="10.0"} 1.0' in text
     assert CONTENT_TYPE.startswith("text/plain")

@@ -6,7 +6,7 @@ import pytest
 from calltag.core.domain.ids import OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.wire.messages import NODE, REPLY, OperationReply
-from calltag.core.wire.node_messages import PackedMessage, UserPlace, node_messages, stale_messages
+from calltag.core.wire.node_messages import PackedMessage, StreamPosition, node_messages, stale_messages
 
 ALICE, BOB = UserId("alice"), UserId("bob")
 FRAME = len('{"v":1,"events":[],"places":[],"replies":[],"stale_users":[]}')
@@ -16,8 +16,8 @@ def event(number: int, size: int = 20) -> bytes:
     return orjson.dumps([number, "x" * size])
 
 
-def place(user: UserId, position: int) -> UserPlace:
-    return UserPlace(user, position, position - 1)
+def place(user: UserId, position: int) -> StreamPosition:
+    return StreamPosition(user, position, position - 1)
 
 
 def reply(number: int) -> OperationReply:

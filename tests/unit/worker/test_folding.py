@@ -23,7 +23,7 @@ from calltag.core.domain.operations import (
 )
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.ports import Done, Loaded, Mark, StateUnreadable
+from calltag.core.store.ports import CallBlock, Done, Loaded, StateUnreadable
 from calltag.core.wire.messages import OperationMessage
 from calltag.worker.folding import Folded, fold
 
@@ -119,12 +119,12 @@ def test_what_is_done_is_recognised_where_the_call_cannot_be_read() -> None:
 
 def test_on_a_marked_call_clients_are_refused_and_what_the_switch_tells_is_parked_behind() -> None:
     done = {OperationId("o0"): Done(StatusCode.SUCCESS, 1)}
-    marked = Loaded(CALL, done, None, Mark(OperationId("m"), "failed_repeatedly", 7))
+    marked = Loaded(CALL, done, None, CallBlock(OperationId("m"), "failed_repeatedly", 7))
     result = folded(
         {"call:C": marked}, message("o0", Hold(), ALICE), message("o1", Hold(), ALICE), message("o2", CallEnded())
     )
     assert codes(result) == [StatusCode.SUCCESS, StatusCode.INTERNAL]
-    assert (result.changes, result.behind, result.unmarked) == ([], [(2, "m")], [])
+    assert (result.changes, result.behind, result.unblocked) == ([], [(2, "m")], [])
     [refusal] = result.events
     assert isinstance(refusal, OperationRefused)
     assert (refusal.id, refusal.user, refusal.code) == ("o1-not-applied", ALICE, StatusCode.INTERNAL)
@@ -132,27 +132,27 @@ def test_on_a_marked_call_clients_are_refused_and_what_the_switch_tells_is_parke
 
 
 def test_a_marked_call_of_which_the_switch_says_nothing_any_more_is_ended_all_the_same() -> None:
-    marked = Loaded(CALL, {}, None, Mark(OperationId("m"), "failed_repeatedly", 7))
+    marked = Loaded(CALL, {}, None, CallBlock(OperationId("m"), "failed_repeatedly", 7))
     result = folded({"call:C": marked}, message("o1", CallEnded("silent")), message("o2", Hold(), ALICE))
-    assert (len(result.events), result.behind, result.unmarked) == (2, [], ["call:C"])
+    assert (len(result.events), result.behind, result.unblocked) == (2, [], ["call:C"])
     assert codes(result)[0] is StatusCode.SUCCESS
 
 
 def test_the_operation_that_a_call_is_marked_with_takes_the_mark_away() -> None:
-    mark = Mark(OperationId("m"), "failed_repeatedly", 7)
+    mark = CallBlock(OperationId("m"), "failed_repeatedly", 7)
     result = folded(
         {"call:C": Loaded(CALL, {}, None, mark)}, message("m", Hold(), ALICE), message("o2", Retrieve(), ALICE)
     )
-    assert (codes(result), result.unmarked) == ([StatusCode.SUCCESS] * 2, ["call:C"])
+    assert (codes(result), result.unblocked) == ([StatusCode.SUCCESS] * 2, ["call:C"])
     known = {OperationId("m"): Done(StatusCode.SUCCESS, 3)}
     again = folded({"call:C": Loaded(CALL, known, None, mark)}, message("m", Hold(), ALICE))
-    assert (codes(again), again.unmarked, again.changes) == ([StatusCode.SUCCESS], ["call:C"], [])
+    assert (codes(again), again.unblocked, again.changes) == ([StatusCode.SUCCESS], ["call:C"], [])
 
 
 def test_a_parked_operation_that_fails_again_leaves_the_mark() -> None:
-    mark = Mark(OperationId("m"), "failed_repeatedly", 7)
+    mark = CallBlock(OperationId("m"), "failed_repeatedly", 7)
     result = folded({"call:C": Loaded(None, {}, UNREADABLE.unreadable, mark)}, message("m", Hold(), ALICE))
-    assert (result.held, result.unmarked) == ([0], [])
+    assert (result.held, result.unblocked) == ([0], [])
 
 
 def test_who_left_gets_the_call_with_the_outcome_and_not_when_asking_again() -> None:

@@ -10,10 +10,10 @@ from calltag.core.bus.ports import BusRefused, BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.wire.messages import NODE
-from calltag.core.wire.node_messages import UserPlace
+from calltag.core.wire.node_messages import StreamPosition
 from calltag.worker.node_sender import MOST_UNCONFIRMED, NodeSender, Parcel
 from parts.eventually import eventually, turns
-from unit.worker.test_outgoing import Streams, changed
+from unit.worker.test_event_publisher import Streams, changed
 
 HERE, THERE = NodeId("here"), NodeId("there")
 ALICE = UserId("alice")
@@ -39,7 +39,7 @@ class SlowBus(MemoryBus):
 
 def parcel(position: int, *, size: int = 300) -> Parcel:
     _, body = changed(position, ALICE, size=size)
-    return Parcel([body], {0: [UserPlace(ALICE, position, position - 1)]})
+    return Parcel([body], {0: [StreamPosition(ALICE, position, position - 1)]})
 
 
 async def begun(sender: NodeSender, count: int) -> list[asyncio.Task[None]]:

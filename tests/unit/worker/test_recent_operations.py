@@ -7,7 +7,7 @@ from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallOperation
 from calltag.core.store.ports import CommitPosition, Epoch, HeldPartition
 from calltag.core.wire.messages import OperationMessage
-from calltag.worker.recent_operations import Commit, RecentLimits, RecentOfPartitions, RecentOperations
+from calltag.worker.recent_operations import Commit, RecentByPartition, RecentLimits, RecentOperations
 
 
 def commit(position: int, *, at_s: float = 0.0, version: int = 1, size_bytes: int = 10) -> Commit:
@@ -45,7 +45,7 @@ def test_age_number_and_bytes_are_bounded(limits: RecentLimits, kept: list[int])
     [(9, 5, 0), (9, 6, 0), (9, 2, 3), (8, 2, 3), (10, 2, 0)],
 )
 def test_what_another_owner_told_of_tells_what_is_lost(epoch: int, position: int, lost: int) -> None:
-    partitions = RecentOfPartitions()
+    partitions = RecentByPartition()
     made = partitions.of(Partition(3))
     made.taken_over(Epoch(7), CommitPosition(3))
     assert (made.was_elsewhere, made.latest_epoch) == (False, 7)

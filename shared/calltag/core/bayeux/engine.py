@@ -31,7 +31,7 @@ _VERSIONS: Final = ("1.", "0.9")
 _MAX_ID_LENGTH: Final = 256
 
 
-class Fault(Exception):
+class BayeuxError(Exception):
     """The message cannot be carried out; `reply` says why."""
 
     def __init__(self, reply: Reply) -> None:
@@ -108,12 +108,12 @@ class Engine:
             extension.begun(beginning, ext)
         return reply | ({"ext": ext} if ext else {})
 
-    def busy(self, message: Message, error: str, interval_ms: int) -> Fault:
+    def busy(self, message: Message, error: str, interval_ms: int) -> BayeuxError:
         """The server cannot begin a session now: the client is to come back after the interval."""
         return self._no_session(message, error, "handshake", interval_ms)
 
-    def _no_session(self, message: Message, error: str, reconnect: str = "none", interval_ms: int = 0) -> Fault:
-        return Fault(
+    def _no_session(self, message: Message, error: str, reconnect: str = "none", interval_ms: int = 0) -> BayeuxError:
+        return BayeuxError(
             failure(message, error)
             | {
                 "version": VERSION,
@@ -132,29 +132,29 @@ class Engine:
     def channel_of(self, message: object) -> tuple[str, Message]:
         """The channel of a message, and the message. Raises Fault."""
         if not isinstance(message, dict):
-            raise Fault({"successful": False, "error": errors.MESSAGE_INVALID})
+            raise BayeuxError({"successful": False, "error": errors.MESSAGE_INVALID})
         channel = message.get("channel")
         if not isinstance(channel, str) or not channel:
-            raise Fault(failure(message, errors.CHANNEL_MISSING))
+            raise BayeuxError(failure(message, errors.CHANNEL_MISSING))
         if not (message.get("id") is None or _can_echo("id", message["id"])):
             # Its reply would be ambiguous.
-            raise Fault(failure(message, errors.MESSAGE_ID_INVALID))
+            raise BayeuxError(failure(message, errors.MESSAGE_ID_INVALID))
         return channel, message
 
-    def unknown(self, message: Message) -> Fault:
+    def unknown(self, message: Message) -> BayeuxError:
         """There is no such session, or it is somebody else's."""
         reply = failure(message, errors.UNKNOWN_CLIENT)
         if message.get("channel") == CONNECT:
             reply["advice"] = self.advice("handshake", 0)
-        return Fault(reply)
+        return BayeuxError(reply)
 
     def connect(self, message: Message) -> ConnectWish:
         """Return the parameters of a connect. Raises Fault."""
         connection_type = message.get("connectionType")
         if not isinstance(connection_type, str):
-            raise Fault(failure(message, errors.CONNECTION_TYPE_MISSING))
+            raise BayeuxError(failure(message, errors.CONNECTION_TYPE_MISSING))
         if connection_type not in self.connection_types:
-            raise Fault(failure(message, errors.CONNECTION_TYPE_UNKNOWN))
+            raise BayeuxError(failure(message, errors.CONNECTION_TYPE_UNKNOWN))
         timeout_ms = most = self.limits.timeout_ms
         interval_ms, is_hurried = self.limits.interval_ms, False
         advice = message.get("advice")
@@ -239,9 +239,9 @@ class Engine:
             raise self.not_subscribed(message, client_id, refused.error) from None
         return wish
 
-    def not_subscribed(self, message: Message, client_id: str, error: str) -> Fault:
+    def not_subscribed(self, message: Message, client_id: str, error: str) -> BayeuxError:
         """A subscription, or the end of one, that is refused."""
-        return Fault(failure(message, error) | {"clientId": client_id} | _subscription(message))
+        return BayeuxError(failure(message, error) | {"clientId": client_id} | _subscription(message))
 
     def unsubscribe(self, message: Message, client_id: str) -> list[str]:
         """The channels to unsubscribe from. Raises Fault."""
@@ -251,7 +251,7 @@ class Engine:
         """The channels and patterns that a message names. Raises Fault."""
         names = _names(message.get("subscription"))
         if names is None:
-            raise Fault(failure(message, errors.SUBSCRIPTION_MISSING))
+            raise BayeuxError(failure(message, errors.SUBSCRIPTION_MISSING))
         for name in names:
             if not is_name(name) and not is_pattern(name):
                 raise self.not_subscribed(message, client_id, errors.subscription_invalid(name))
@@ -264,9 +264,9 @@ class Engine:
     def publish(self, channel: str, message: Message, user: str) -> Reply:
         """The reply to a message that is taken; it goes to no client. Raises Fault."""
         if is_meta(channel) or not is_name(channel):
-            raise Fault(failure(message, errors.channel_invalid(channel)))
+            raise BayeuxError(failure(message, errors.channel_invalid(channel)))
         if not self._may_publish(user, channel):
-            raise Fault(failure(message, errors.publish_denied(channel)))
+            raise BayeuxError(failure(message, errors.publish_denied(channel)))
         return success(message)
 
     def extend(self, message: Message, reply: Reply, arrived_ms: int, now_ms: int) -> Reply:

@@ -38,7 +38,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class StreamedEvent:
     """An entry of a user's stream as messages to the user's sessions; `previous` is the position of the entry before.
 
     `accepted_at_ms` is when that which it tells of was accepted, in Unix time; 0 if that is not known.

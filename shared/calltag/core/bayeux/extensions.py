@@ -122,7 +122,7 @@ class Acknowledgment(Extension):
             reply_ext["ack"] = session.close_batch()
 
 
-class Replay(Extension):
+class ReplayExtension(Extension):
     """`ext.replay`: a subscription may begin in the past, even in a new session.
 
     Source: the streaming API of Salesforce, whose clients send a map of channel to the `replayId` of the last event
@@ -166,7 +166,7 @@ def invalid_replay(replay_id: object) -> str:
     )
 
 
-class Delivery(Extension):
+class DeliveryExtension(Extension):
     """`ext.calltag.metaConnectDeliveryOnly` of a handshake: whether events come with connect replies only, or with the
     reply to whatever the client sends. Where a session has no wish, its transport decides; a client that acknowledges
     gets them with connect replies in any case.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from calltag.core.bayeux.events import Published
+from calltag.core.bayeux.events import StreamedEvent
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import Position
 from calltag.core.bayeux.session import Session
@@ -23,12 +23,12 @@ class Feed:
     user: str
     head: Position
     sessions: dict[str, Session] = field(default_factory=dict)
-    latest: Published | None = None
+    latest: StreamedEvent | None = None
     """The entry at the head, where several sessions may come for it."""
     repairing: bool = False
     look_again: bool = False
 
-    def follow(self, entries: Iterable[Published]) -> bool:
+    def follow(self, entries: Iterable[StreamedEvent]) -> bool:
         """Whether the entries follow what was given before, with nothing between."""
         head = self.head
         for published in entries:
@@ -37,7 +37,7 @@ class Feed:
             head = published.position
         return True
 
-    def accept(self, published: Published, limits: BayeuxLimits) -> list[Session]:
+    def accept(self, published: StreamedEvent, limits: BayeuxLimits) -> list[Session]:
         """Give the next entry to the sessions; returns those that have something new to send. Raises Gap.
 
         An entry that came before changes nothing.
@@ -48,13 +48,13 @@ class Feed:
             raise Gap
         return self.accept_next(published, limits)
 
-    def accept_next(self, published: Published, limits: BayeuxLimits) -> list[Session]:
+    def accept_next(self, published: StreamedEvent, limits: BayeuxLimits) -> list[Session]:
         """The same for an entry that is known to be the next one: those between were removed by retention."""
         if published.position <= self.head:
             return []
         return self.advance(published, self.sessions.values(), limits)
 
-    def advance(self, published: Published, sessions: Iterable[Session], limits: BayeuxLimits) -> list[Session]:
+    def advance(self, published: StreamedEvent, sessions: Iterable[Session], limits: BayeuxLimits) -> list[Session]:
         """The same for an entry that follows, and that all but these sessions have had."""
         self.head = published.position
         self.latest = published if len(self.sessions) > 1 else None

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 
-class Limit(StrEnum):
+class BayeuxLimit(StrEnum):
     """A limit that was met, by the name of its setting in `CALLTAG_NOTIFIER__`."""
 
     SESSIONS = "max_sessions"

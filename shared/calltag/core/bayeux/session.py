@@ -14,7 +14,7 @@ from typing import Final
 from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.channels import matches
 from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.events import Event, Published, Queued
+from calltag.core.bayeux.events import Event, Queued, StreamedEvent
 from calltag.core.bayeux.limits import BayeuxLimits
 from calltag.core.bayeux.position import BEGINNING, Position
 from calltag.core.bayeux.replays import Progress, Replays
@@ -27,7 +27,7 @@ MOST_BATCHES: Final = 16
 _POSITION: Final = attrgetter("position")
 
 
-class State(Enum):
+class SessionPhase(Enum):
     """States of a session."""
 
     CLAIMING = auto()
@@ -92,7 +92,7 @@ class Session:
     """Messages carry `data.event` with their position."""
     transport: str = "long-polling"
     wishes_connects_only: bool | None = None
-    state: State = State.LIVE
+    state: SessionPhase = SessionPhase.LIVE
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
     changes: int = 0
     """Version of the subscriptions, counted by the store."""
@@ -133,13 +133,14 @@ class Session:
     def has_news(self) -> bool:
         """Return whether there is something to send."""
         return (
-            bool(self.queue or self.aside or self.replays.queue or self.has_missed) and self.state is not State.CLAIMING
+            bool(self.queue or self.aside or self.replays.queue or self.has_missed)
+            and self.state is not SessionPhase.CLAIMING
         )
 
     @property
     def has_messages(self) -> bool:
         """Return whether there are messages to send."""
-        return bool(self.queue or self.aside or self.replays.queue) and self.state is not State.CLAIMING
+        return bool(self.queue or self.aside or self.replays.queue) and self.state is not SessionPhase.CLAIMING
 
     @property
     def services_told(self) -> bool:
@@ -148,7 +149,7 @@ class Session:
 
     @property
     def is_over(self) -> bool:
-        return self.state is State.ENDED
+        return self.state is SessionPhase.ENDED
 
     @property
     def has_more(self) -> bool:
@@ -158,12 +159,12 @@ class Session:
     @property
     def needs_reading(self) -> bool:
         """Return whether the stream is to be read before the next answer."""
-        return self.state is State.BEHIND or not self.replays.is_read
+        return self.state is SessionPhase.BEHIND or not self.replays.is_read
 
     @property
     def is_behind(self) -> bool:
         """Return whether the stream has more than the queue."""
-        return self.state is State.BEHIND
+        return self.state is SessionPhase.BEHIND
 
     def wants(self, channel: str, position: Position) -> bool:
         """Return whether the session is subscribed to a message."""
@@ -172,7 +173,7 @@ class Session:
             return True
         return any(since < position and matches(pattern, channel) for pattern, since in self.subscriptions.items())
 
-    def queued(self, published: Published, wants: Callable[[str, Position], bool] | None = None) -> list[Queued]:
+    def queued(self, published: StreamedEvent, wants: Callable[[str, Position], bool] | None = None) -> list[Queued]:
         """The messages of an entry that are for this session, or that it `wants` in another way."""
         position, accepted_at_ms, wants = published.position, published.accepted_at_ms, wants or self.wants
         return [
@@ -252,9 +253,9 @@ class Session:
         self._count(-_size_of(self.queue))
         self.queue.clear()
         self.position = self.sent
-        if self.state is State.LIVE:
-            self.state = State.BEHIND
-        elif self.state is State.CLAIMING:
+        if self.state is SessionPhase.LIVE:
+            self.state = SessionPhase.BEHIND
+        elif self.state is SessionPhase.CLAIMING:
             self.missed_while_claiming = True
 
     def close_batch(self) -> int:
@@ -283,14 +284,14 @@ class Session:
 
     def begin_claim(self) -> None:
         """Enter CLAIMING; events received meanwhile are read from the stream afterwards."""
-        self.missed_while_claiming = self.state is State.BEHIND
-        self.state = State.CLAIMING
+        self.missed_while_claiming = self.state is SessionPhase.BEHIND
+        self.state = SessionPhase.CLAIMING
 
     def claimed(self, cycle: int) -> None:
         """Leave CLAIMING, with the cycle of the take-over."""
         self.cycle = cycle
         if self.ending is None:
-            self.state = State.BEHIND if self.missed_while_claiming else State.LIVE
+            self.state = SessionPhase.BEHIND if self.missed_while_claiming else SessionPhase.LIVE
 
     def verified(self, cycle: int) -> None:
         """Note the cycle in which the store confirmed this home."""
@@ -298,7 +299,7 @@ class Session:
 
     def give_up_claim(self) -> None:
         """Leave CLAIMING without a result."""
-        if self.state is State.CLAIMING:
+        if self.state is SessionPhase.CLAIMING:
             self.claimed(self.cycle)
 
     # -- the stream ----------------------------------------------------------------------------------------------
@@ -306,7 +307,7 @@ class Session:
     def can_push_directly(self, previous: Position, position: Position) -> bool:
         """Return whether an entry can be pushed now: it is new, follows the last one sent, and nothing is queued."""
         return previous <= self.position < position > self.highest and not (
-            self.queue or self.aside or self.replays.queue or self.has_missed or self.state is not State.LIVE
+            self.queue or self.aside or self.replays.queue or self.has_missed or self.state is not SessionPhase.LIVE
         )
 
     def went_out(self, position: Position) -> None:
@@ -314,18 +315,18 @@ class Session:
         self.position = self.sent = self.highest = position
         self.replays.follow(self.sent)
 
-    def offer(self, published: Published, limits: BayeuxLimits) -> bool:
+    def offer(self, published: StreamedEvent, limits: BayeuxLimits) -> bool:
         """Queue the next entry of the stream, if the session has all before it. Return whether there is news."""
         if published.position <= self.position:
             return False
-        if self.state is not State.LIVE:
+        if self.state is not SessionPhase.LIVE:
             self.missed_while_claiming = True
             return False
         queued = self.queued(published)
         size = _size_of(queued)
         overflow = self._overflow(len(queued), size, limits) if (self.queue or self.replays.queue) and queued else ""
         if overflow:
-            self.state, self.overflow = State.BEHIND, overflow
+            self.state, self.overflow = SessionPhase.BEHIND, overflow
             return False
         self.has_missed = self.has_missed or published.previous > self.position
         self.position = published.position
@@ -335,7 +336,7 @@ class Session:
 
     def can_follow(self, previous: Position, position: Position) -> bool:
         """Return whether entries directly follow those that the session has."""
-        return self.state is State.LIVE and previous <= self.position < position
+        return self.state is SessionPhase.LIVE and previous <= self.position < position
 
     def follow(self, queued: Sequence[Queued], size: int, last: Position, limits: BayeuxLimits) -> bool:
         """Queue the messages of such entries; False, with none queued, if they exceed a limit."""
@@ -353,13 +354,13 @@ class Session:
 
     def begin_reading(self) -> None:
         """Accept the entries after the position, which were read, unless a replay comes before them."""
-        if self.state is State.BEHIND and self.replays.is_read:
-            self.state = State.LIVE
+        if self.state is SessionPhase.BEHIND and self.replays.is_read:
+            self.state = SessionPhase.LIVE
 
     def fall_behind(self) -> None:
         """Note that the stream has more than the session was given."""
-        if self.state is State.LIVE:
-            self.state = State.BEHIND
+        if self.state is SessionPhase.LIVE:
+            self.state = SessionPhase.BEHIND
 
     def skip(self, head: Position) -> None:
         """Note that the entries between the session's position and the head are no longer in the stream."""
@@ -406,7 +407,7 @@ class Session:
             self._go_back()
         self.replays.begin_reading(first, self.sent)
 
-    def fill(self, entries: Sequence[Published], through: Position, limits: BayeuxLimits) -> None:
+    def fill(self, entries: Sequence[StreamedEvent], through: Position, limits: BayeuxLimits) -> None:
         """Queue entries of the past up to a position, as far as the limits allow.
 
         Of the entries after the session's position only the first one counts: it shows whether the past is complete.
@@ -453,7 +454,7 @@ class Session:
 
         Events of one entry of the stream are taken together: a position cannot tell that only some of them were sent.
         """
-        if self.state is State.CLAIMING:
+        if self.state is SessionPhase.CLAIMING:
             return []
         if self.aside or self.replays.is_active:
             return self._take_in_order(budget)
@@ -503,7 +504,7 @@ class Session:
 
     def end(self, ending: Ending) -> None:
         """End the session."""
-        self.state, self.ending = State.ENDED, ending
+        self.state, self.ending = SessionPhase.ENDED, ending
 
     def leave_memory(self) -> None:
         """Drop the queue, because another node is the home of the session."""

@@ -7,17 +7,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from calltag.core.bus.ports import BusRefused, Delivery, NodeId, Parking, Partition, Published
+from calltag.core.bus.ports import BusRefused, Delivery, NodeId, ParkingDetails, Partition, PublishedCounts
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES, count_fitting
 
 
 @dataclass(frozen=True, slots=True)
-class Parked:
+class ParkedMessage:
     """A message that was parked, and why."""
 
     body: bytes
     message_id: str
-    parking: Parking
+    parking: ParkingDetails
 
 
 @dataclass(slots=True)
@@ -115,7 +115,7 @@ class MemoryBus:
         self._inbox_max_bytes = inbox_max_bytes
         self._inboxes: dict[NodeId, _Inbox] = {}
         self._parking_limit = parking_limit
-        self.parked: list[Parked] = []
+        self.parked: list[ParkedMessage] = []
 
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         queue = self._queues[partition]
@@ -128,14 +128,14 @@ class MemoryBus:
     async def depth(self, partition: Partition) -> int:
         return len(self._queues[partition].waiting)
 
-    def published(self, partition: Partition) -> Published:
+    def published(self, partition: Partition) -> PublishedCounts:
         count = self._queues[partition].last_tag
-        return Published(count, count)
+        return PublishedCounts(count, count)
 
-    async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
+    async def park(self, body: bytes, message_id: str, parking: ParkingDetails) -> None:
         if len(self.parked) >= self._parking_limit:
             raise BusRefused(f"{self._parking_limit} operations are parked already")
-        self.parked.append(Parked(body, message_id, parking))
+        self.parked.append(ParkedMessage(body, message_id, parking))
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:  # noqa: ARG002 - as on the broker
         inbox = self._inboxes.get(node)

@@ -59,7 +59,7 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
-class Parking:
+class ParkingDetails:
     """Why an operation was parked. Nothing here holds values of user data; times are Unix time in milliseconds.
 
     `key` is the call or agent that it is about, if that is known. `after` is the parked operation of the same call that
@@ -78,15 +78,15 @@ class Parking:
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
+class PublishedCounts:
     """How many operations were published to a partition so far, in how many messages."""
 
     messages: int = 0
     operations: int = 0
 
-    def since(self, before: "Published") -> "Published":
+    def since(self, before: "PublishedCounts") -> "PublishedCounts":
         """What was published after that."""
-        return Published(self.messages - before.messages, self.operations - before.operations)
+        return PublishedCounts(self.messages - before.messages, self.operations - before.operations)
 
 
 class PartitionConsumer(Protocol):
@@ -141,11 +141,11 @@ class Bus(Protocol):
         """
         ...
 
-    def published(self, partition: Partition) -> Published:
+    def published(self, partition: Partition) -> PublishedCounts:
         """What this process has published to the partition."""
         ...
 
-    async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
+    async def park(self, body: bytes, message_id: str, parking: ParkingDetails) -> None:
         """Set an operation aside for people to look at; return once that is safe.
 
         Raises BusUnavailable; BusRefused when as much is parked as may be.

@@ -22,8 +22,8 @@ from calltag.core.http.websocket import (
     QUEUED_BYTES,
     QUEUED_MESSAGES,
     SWITCHING_PROTOCOLS,
-    State,
     WebSocket,
+    WebSocketState,
 )
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class AsgiWebSocket(WebSocket):
     )
 
     def __init__(self, connection: "Connection", protocol: ServerProtocol, handshake: Fields) -> None:
-        super().__init__(connection, protocol, State.OPENING)
+        super().__init__(connection, protocol, WebSocketState.OPENING)
         self._handshake = [*handshake]
         """Fields of the response to the handshake."""
         self._queue: deque[tuple[Message, int]] = deque([({"type": "websocket.connect"}, 0)])
@@ -82,11 +82,11 @@ class AsgiWebSocket(WebSocket):
     def _end(self, code: CloseCode, refusal: Refusal) -> None:
         if self._connection.is_closing:
             return
-        if self._state is State.OPENING:
+        if self._state is WebSocketState.OPENING:
             self._refuse(refusal.encoded())
-        elif self._state is State.DECLINING:
+        elif self._state is WebSocketState.DECLINING:
             self._refuse(b"")
-        elif self._state is State.OPEN:
+        elif self._state is WebSocketState.OPEN:
             self._close(code, "")
 
     def _scope(self, head: RequestHead) -> Scope:
@@ -105,7 +105,7 @@ class AsgiWebSocket(WebSocket):
 
     def parse(self) -> bool:
         """Take frames once the application has accepted."""
-        return self._state not in {State.OPENING, State.DECLINING} and super().parse()
+        return self._state not in {WebSocketState.OPENING, WebSocketState.DECLINING} and super().parse()
 
     def _has_room(self) -> bool:
         return len(self._queue) < QUEUED_MESSAGES and self._queued_bytes < QUEUED_BYTES
@@ -135,7 +135,7 @@ class AsgiWebSocket(WebSocket):
     def shut_down(self) -> None:
         """Ask the client to come back."""
         super().shut_down()
-        if self._state in {State.OPENING, State.DECLINING} and self._task is not None:
+        if self._state in {WebSocketState.OPENING, WebSocketState.DECLINING} and self._task is not None:
             self._task.cancel()
 
     def writable(self) -> None:
@@ -172,10 +172,10 @@ class AsgiWebSocket(WebSocket):
         return message
 
     async def _send(self, message: Message) -> None:
-        if self._state in {State.OPENING, State.DECLINING}:
+        if self._state in {WebSocketState.OPENING, WebSocketState.DECLINING}:
             self._open(message)
             return
-        if self._state is State.CLOSING or self._connection.is_closing:
+        if self._state is WebSocketState.CLOSING or self._connection.is_closing:
             raise OSError(_CLOSED)
         if message["type"] == "websocket.send":
             text = message.get("text")
@@ -195,15 +195,15 @@ class AsgiWebSocket(WebSocket):
         if self._connection.is_closing:
             raise OSError(_CLOSED)
         match message["type"]:
-            case "websocket.accept" if self._state is State.OPENING:
+            case "websocket.accept" if self._state is WebSocketState.OPENING:
                 self._accept(message)
-            case "websocket.close" if self._state is State.OPENING:
+            case "websocket.close" if self._state is WebSocketState.OPENING:
                 self._refuse(Refusal(403, message.get("reason") or _FORBIDDEN).encoded())
-            case "websocket.http.response.start" if self._state is State.OPENING:
-                self._state = State.DECLINING
+            case "websocket.http.response.start" if self._state is WebSocketState.OPENING:
+                self._state = WebSocketState.DECLINING
                 fields = [*message.get("headers", ()), (b"connection", b"close")]
                 self._connection.write(head_of(message["status"], fields))
-            case "websocket.http.response.body" if self._state is State.DECLINING:
+            case "websocket.http.response.body" if self._state is WebSocketState.DECLINING:
                 self._connection.write(message.get("body", b""))
                 if not message.get("more_body", False):
                     self._refuse(b"")
@@ -216,7 +216,7 @@ class AsgiWebSocket(WebSocket):
             fields.append((b"sec-websocket-protocol", message["subprotocol"].encode()))
         connection = self._connection
         connection.write(head_of(SWITCHING_PROTOCOLS, [*fields, *message.get("headers", ())]))
-        self._state = State.OPEN
+        self._state = WebSocketState.OPEN
         connection.expect(connection.server.limits.ping_interval_s)
         if connection.unparsed:
             connection.work_soon()

@@ -11,7 +11,7 @@ import termios
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from calltag.core.http.http1 import Http1
-from calltag.core.http.request_parser import Limit
+from calltag.core.http.request_parser import RequestLimit
 
 if TYPE_CHECKING:
     from calltag.core.http.server import Server
@@ -289,7 +289,7 @@ class Connection(asyncio.BufferedProtocol):
         held = 0 if self.is_closing else self.unparsed + self.protocol.held_bytes
         grown, self._held = held - self._held, held
         if grown and not self.server.hold(grown) and held > _LARGE_BYTES and grown > 0:
-            self.server.refused(Limit.RECEIVED_BYTES)
+            self.server.refused(RequestLimit.RECEIVED_BYTES)
             self.protocol.turn_away()
 
     def _regulate_reading(self) -> None:
@@ -370,7 +370,7 @@ class Connection(asyncio.BufferedProtocol):
         if now_unread < unread:
             since = now
         elif now - since >= stall_s:
-            self.server.refused(Limit.WRITE_STALL)
+            self.server.refused(RequestLimit.WRITE_STALL)
             self.abort()
             return
         self._stall_timer = self.loop.call_later(stall_s / _LOOKS, self._watch_progress, now_unread, since)
@@ -437,7 +437,7 @@ class Connection(asyncio.BufferedProtocol):
             self._expect_close()
             return
         if now_unsent:
-            self.server.refused(Limit.CLOSE_DEADLINE)
+            self.server.refused(RequestLimit.CLOSE_DEADLINE)
         self.abort()
 
     def abort(self) -> None:

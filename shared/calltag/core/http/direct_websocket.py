@@ -15,8 +15,8 @@ from calltag.core.http.websocket import (
     QUEUED_BYTES,
     QUEUED_MESSAGES,
     SWITCHING_PROTOCOLS,
-    State,
     WebSocket,
+    WebSocketState,
     text_frame,
 )
 
@@ -33,7 +33,7 @@ class DirectWebSocket(WebSocket):
     __slots__ = ("_handler", "_in_call", "_is_busy", "_is_ended", "_left_of_turn", "_queue", "_queued_bytes")
 
     def __init__(self, connection: "Connection", protocol: ServerProtocol) -> None:
-        super().__init__(connection, protocol, State.OPEN)
+        super().__init__(connection, protocol, WebSocketState.OPEN)
         self._handler: SocketHandler | None = None
         """None where it was not told of the beginning, or was told of the end."""
         self._in_call = False
@@ -74,7 +74,7 @@ class DirectWebSocket(WebSocket):
     @property
     def is_open(self) -> bool:
         """Whether neither side has begun to close it."""
-        return self._state is State.OPEN and not self._connection.is_closing
+        return self._state is WebSocketState.OPEN and not self._connection.is_closing
 
     @property
     def is_writable(self) -> bool:

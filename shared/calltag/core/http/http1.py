@@ -11,7 +11,7 @@ from calltag.core.http.asgi_exchange import AsgiExchange
 from calltag.core.http.direct_request import DirectRequest
 from calltag.core.http.exchange import Exchange
 from calltag.core.http.refusals import Refusal
-from calltag.core.http.request_parser import BadRequest, HeadParser, Limit, RequestHead
+from calltag.core.http.request_parser import BadRequest, HeadParser, RequestHead, RequestLimit
 from calltag.core.http.upgrading import upgrade
 
 if TYPE_CHECKING:
@@ -150,11 +150,11 @@ class Http1:
     def expire(self) -> None:
         """A head or the rest of a body did not come in time, or nothing more was asked for."""
         if self._exchange is not None:
-            self._connection.server.refused(Limit.BODY_DEADLINE)
+            self._connection.server.refused(RequestLimit.BODY_DEADLINE)
             self._exchange.expire()
             return
         if not self._is_idle:
-            self._connection.server.refused(Limit.HEAD_DEADLINE)
+            self._connection.server.refused(RequestLimit.HEAD_DEADLINE)
         self._connection.close_idle()
 
     def end_of_input(self) -> bool:

@@ -6,7 +6,7 @@ from ipaddress import IPv6Address
 from typing import Final
 
 from calltag.core.http.forwarded import TrustedProxies
-from calltag.core.http.request_parser import Limit
+from calltag.core.http.request_parser import RequestLimit
 
 _IPV6_NETWORK_BITS: Final = 64
 """One client may choose any address of its network (RFC 4291, 2.5.1)."""
@@ -22,14 +22,14 @@ class Places:
     taken: int = 0
     _by_network: Counter[str] = field(default_factory=Counter)
 
-    def take(self, address: str) -> Limit | None:
+    def take(self, address: str) -> RequestLimit | None:
         """Take a place, or return the limit that stands in the way."""
         if self.taken >= self.total:
-            return Limit.CONNECTIONS
+            return RequestLimit.CONNECTIONS
         if not self.proxies.trusts(address):
             network = _network_of(address)
             if self._by_network[network] >= self.per_address:
-                return Limit.CONNECTIONS_PER_ADDRESS
+                return RequestLimit.CONNECTIONS_PER_ADDRESS
             self._by_network[network] += 1
         self.taken += 1
         return None

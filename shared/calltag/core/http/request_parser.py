@@ -38,7 +38,7 @@ _FRAMING_NAMES: Final = frozenset(
 Framing = Literal["none", "length", "chunked"]
 
 
-class Limit(StrEnum):
+class RequestLimit(StrEnum):
     """What a client was refused for, in the metric `calltag_http_refused_total`; settings by their names."""
 
     MALFORMED = "malformed"
@@ -62,7 +62,7 @@ class Limit(StrEnum):
 class BadRequest(Exception):
     """The request is refused with `status`, and its connection ends, as the next request cannot be found."""
 
-    def __init__(self, text: str, status: int = 400, limit: Limit = Limit.MALFORMED) -> None:
+    def __init__(self, text: str, status: int = 400, limit: RequestLimit = RequestLimit.MALFORMED) -> None:
         super().__init__(text)
         self.status = status
         self.limit = limit
@@ -198,7 +198,9 @@ class HeadParser:
         if b"\r\n" not in self._line:
             self._line = (self._line + part).lstrip(b"\r\n")
         if self.size > self._max_bytes:
-            raise BadRequest(f"the head of the request is larger than {self._max_bytes} bytes", 431, Limit.HEAD_BYTES)
+            raise BadRequest(
+                f"the head of the request is larger than {self._max_bytes} bytes", 431, RequestLimit.HEAD_BYTES
+            )
         try:
             self._parser.feed_data(part)
         except httptools.HttpParserUpgrade:
@@ -212,7 +214,7 @@ class HeadParser:
             status = 505 if str(error) == "Invalid HTTP version" else 400
             raise BadRequest(f"the request is malformed: {error}", status) from None
         if len(self._headers) > self._max_headers:
-            raise BadRequest(f"the request has more than {self._max_headers} fields", 431, Limit.HEADERS)
+            raise BadRequest(f"the request has more than {self._max_headers} fields", 431, RequestLimit.HEADERS)
 
     def on_url(self, target: bytes) -> None:
         """Called by the parser, perhaps for each piece."""
@@ -454,7 +456,7 @@ class ChunkedBody:
 
     @staticmethod
     def _too_much(text: str) -> BadRequest:
-        return BadRequest(text, 400, Limit.FRAMING_BYTES)
+        return BadRequest(text, 400, RequestLimit.FRAMING_BYTES)
 
 
 Body = LengthBody | ChunkedBody

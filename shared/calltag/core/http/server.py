@@ -20,7 +20,7 @@ from calltag.core.http.direct import RequestHandler
 from calltag.core.http.forwarded import TrustedProxies
 from calltag.core.http.places import Places
 from calltag.core.http.refusals import Refusal
-from calltag.core.http.request_parser import Limit
+from calltag.core.http.request_parser import RequestLimit
 from calltag.core.runtime.tls import ServerTls, TlsError
 from calltag.core.settings.sections import Http
 
@@ -92,7 +92,7 @@ class Server:
         self,
         app: ASGIApp,
         options: ServerOptions,
-        refused: Callable[[Limit], None] = lambda _: None,
+        refused: Callable[[RequestLimit], None] = lambda _: None,
         direct: RequestHandler | None = None,
     ) -> None:
         self.app = app
@@ -194,19 +194,19 @@ class Server:
         except OSError:
             # Also what TLS raises, and the end of the time for its handshake.
             if self._context is not None:
-                self.refused(Limit.TLS_DEADLINE)
+                self.refused(RequestLimit.TLS_DEADLINE)
         finally:
             if not connection.was_opened:
                 self.places.release(peer[0])
                 accepted.close()
 
-    def _turn_away(self, accepted: socket.socket, limit: Limit) -> None:
+    def _turn_away(self, accepted: socket.socket, limit: RequestLimit) -> None:
         self.refused(limit)
         if self._context is not None or len(self._refused) >= _REFUSED_AT_A_TIME:
             accepted.close()
             return
-        most = self.places.total if limit is Limit.CONNECTIONS else self.places.per_address
-        whose = "" if limit is Limit.CONNECTIONS else " of one address"
+        most = self.places.total if limit is RequestLimit.CONNECTIONS else self.places.per_address
+        whose = "" if limit is RequestLimit.CONNECTIONS else " of one address"
         text = f"{most} connections{whose} are served here already; try again in a moment"
         accepted.setblocking(False)
         with suppress(OSError):

@@ -11,7 +11,7 @@ from websockets.server import ServerProtocol
 from calltag.core.http.asgi_websocket import AsgiWebSocket
 from calltag.core.http.direct_websocket import DirectWebSocket
 from calltag.core.http.refusals import Refusal
-from calltag.core.http.request_parser import Limit, RequestHead
+from calltag.core.http.request_parser import RequestHead, RequestLimit
 from calltag.core.http.scope import client_of
 from calltag.core.http.websocket import NOT_OPENED, SWITCHING_PROTOCOLS, quiet
 
@@ -31,7 +31,7 @@ def upgrade(connection: "Connection", head: RequestHead) -> bool:
     )
     response = protocol.accept(handshake)
     if response.status_code != SWITCHING_PROTOCOLS:
-        server.refused(Limit.MALFORMED)
+        server.refused(RequestLimit.MALFORMED)
         return _refuse(connection, _refusal_of(handshake, response))
     fields = [(name.encode(), value.encode()) for name, value in response.headers.raw_items()]
     handler = _direct_handler(connection, head)

@@ -13,7 +13,7 @@ from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
 from calltag.core.http.refusals import Refusal
-from calltag.core.http.request_parser import Limit
+from calltag.core.http.request_parser import RequestLimit
 
 if TYPE_CHECKING:
     from calltag.core.http.connection import Connection
@@ -68,7 +68,7 @@ def frame_writer_of(scope: Mapping[str, Any]) -> FrameWriter | None:
     return writer
 
 
-class State(Enum):
+class WebSocketState(Enum):
     OPENING = auto()
     """The application has not accepted it yet."""
     DECLINING = auto()
@@ -94,7 +94,7 @@ class WebSocket(ABC):
         "_state",
     )
 
-    def __init__(self, connection: "Connection", protocol: ServerProtocol, state: State) -> None:
+    def __init__(self, connection: "Connection", protocol: ServerProtocol, state: WebSocketState) -> None:
         self._connection = connection
         self._protocol = protocol
         self._state = state
@@ -155,7 +155,7 @@ class WebSocket(ABC):
         return self._connection.is_writable and not self._connection.is_closing and self._has_room()
 
     def _take(self, frame: Frame) -> None:
-        if self._state is State.CLOSING or frame.opcode is Opcode.CLOSE:
+        if self._state is WebSocketState.CLOSING or frame.opcode is Opcode.CLOSE:
             return
         if frame.opcode in _CONTROL:
             self._count_control_frame()
@@ -170,7 +170,7 @@ class WebSocket(ABC):
             self._complete()
         elif self._message_frames >= most:
             text = f"a message may consist of {most} frames (CALLTAG_HTTP__MAX_FRAMES_PER_MESSAGE)"
-            self._fail(CloseCode.POLICY_VIOLATION, text, Limit.FRAMES_PER_MESSAGE)
+            self._fail(CloseCode.POLICY_VIOLATION, text, RequestLimit.FRAMES_PER_MESSAGE)
 
     def _complete(self) -> None:
         data = b"".join(self._message)
@@ -180,7 +180,7 @@ class WebSocket(ABC):
             text = None if self._is_binary else data.decode()
         except UnicodeDecodeError:
             # RFC 6455, 8.1.
-            self._fail(CloseCode.INVALID_DATA, "the text is not UTF-8", Limit.MALFORMED)
+            self._fail(CloseCode.INVALID_DATA, "the text is not UTF-8", RequestLimit.MALFORMED)
             return
         self._deliver(data, text)
 
@@ -191,16 +191,16 @@ class WebSocket(ABC):
         self._control_at = now
         if self._control_left < 0:
             text = f"{rate} control frames a second are taken (CALLTAG_HTTP__MAX_CONTROL_FRAMES_PER_S)"
-            self._fail(CloseCode.POLICY_VIOLATION, text, Limit.CONTROL_FRAMES)
+            self._fail(CloseCode.POLICY_VIOLATION, text, RequestLimit.CONTROL_FRAMES)
 
     def _react(self) -> None:
         """Send what the protocol has to say, and follow it where it ends the connection."""
-        if self._state is State.OPEN and self._protocol.state is not OPEN:
-            self._state = State.CLOSING
+        if self._state is WebSocketState.OPEN and self._protocol.state is not OPEN:
+            self._state = WebSocketState.CLOSING
             error = self._protocol.parser_exc
             if error is not None:
                 is_size = isinstance(error, PayloadTooBig)
-                self._connection.server.refused(Limit.MESSAGE_BYTES if is_size else Limit.MALFORMED)
+                self._connection.server.refused(RequestLimit.MESSAGE_BYTES if is_size else RequestLimit.MALFORMED)
             self._end_messages()
         for data in self._protocol.data_to_send():
             if data:
@@ -209,10 +209,10 @@ class WebSocket(ABC):
                 self._connection.close(linger=True)
                 self._end_messages()
 
-    def _fail(self, code: CloseCode, reason: str, limit: Limit) -> None:
+    def _fail(self, code: CloseCode, reason: str, limit: RequestLimit) -> None:
         self._connection.server.refused(limit)
         self._protocol.fail(code, reason.encode()[:_REASON_BYTES].decode(errors="ignore"))
-        self._state = State.CLOSING
+        self._state = WebSocketState.CLOSING
         self._end_messages()
         self._react()
 
@@ -225,13 +225,13 @@ class WebSocket(ABC):
     def expire(self) -> None:
         """Ask a silent client for a sign of life, or give up waiting for one."""
         limits = self._connection.server.limits
-        if self._state is not State.OPEN:
+        if self._state is not WebSocketState.OPEN:
             self._connection.close()
         elif not self._silent or self._is_read_late():
             self._silent, self._is_pinged = True, False
             self._connection.expect(limits.ping_interval_s)
         elif self._is_pinged:
-            self._fail(CloseCode.INTERNAL_ERROR, "no pong came in time", Limit.PONG_DEADLINE)
+            self._fail(CloseCode.INTERNAL_ERROR, "no pong came in time", RequestLimit.PONG_DEADLINE)
         else:
             self._is_pinged = True
             self._protocol.send_ping(b"")
@@ -244,7 +244,7 @@ class WebSocket(ABC):
 
     def end_of_input(self) -> bool:
         """A WebSocket ends with either of its directions, once all that came is parsed."""
-        if self._state is State.OPEN and self._connection.unparsed:
+        if self._state is WebSocketState.OPEN and self._connection.unparsed:
             self._connection.work_soon()
             return True
         self._end_input()
@@ -252,13 +252,13 @@ class WebSocket(ABC):
 
     def _end_input(self) -> None:
         self._protocol.receive_eof()
-        self._state = State.CLOSING
+        self._state = WebSocketState.CLOSING
         self._end_messages()
         self._connection.close()
 
     def lost(self) -> None:
         """Let those who serve notice."""
-        self._state = State.CLOSING
+        self._state = WebSocketState.CLOSING
         self._end_messages()
         # A generator that holds the protocol that holds it, and an error whose traceback does.
         self._protocol.parser.close()
@@ -266,7 +266,7 @@ class WebSocket(ABC):
 
     def shut_down(self) -> None:
         """Ask the client to come back."""
-        if self._state is State.OPEN:
+        if self._state is WebSocketState.OPEN:
             self._close(CloseCode.SERVICE_RESTART, "")
             self._stopped()
 
@@ -285,7 +285,7 @@ class WebSocket(ABC):
 
     def turn_away(self) -> None:
         """End because the server holds too much."""
-        if self._state is State.OPEN:
+        if self._state is WebSocketState.OPEN:
             self._close(CloseCode.TRY_AGAIN_LATER, _OVERLOADED)
             self._stopped()
 
@@ -294,7 +294,7 @@ class WebSocket(ABC):
     def _close(self, code: int, reason: str) -> None:
         if self._protocol.state is OPEN:
             self._protocol.send_close(code, reason.encode()[:_REASON_BYTES].decode(errors="ignore"))
-        self._state = State.CLOSING
+        self._state = WebSocketState.CLOSING
         self._react()
         self._connection.expect(self._connection.server.limits.close_deadline_s)
 
@@ -302,7 +302,7 @@ class WebSocket(ABC):
         """Implements FrameWriter; frames that are compressed are made by the protocol."""
         connection = self._connection
         if (
-            self._state is not State.OPEN
+            self._state is not WebSocketState.OPEN
             or self._protocol.extensions
             or not connection.is_writable
             or connection.is_closing

@@ -12,7 +12,7 @@ def times_cancelled() -> int:
 
 
 @contextmanager
-def heeding_cancellation() -> Iterator[None]:
+def propagate_cancellation() -> Iterator[None]:
     """A task that is cancelled inside ends with CancelledError, whatever the library that it waits in made of that:
     `asyncio.wait_for` of Python 3.11 forgets it where what it waits for comes at the same moment."""
     before = times_cancelled()

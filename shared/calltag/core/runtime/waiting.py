@@ -7,7 +7,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def unless(
+async def run_until(
     event: asyncio.Event, work: Coroutine[object, object, T], *, within_s: float | None = None
 ) -> T | None:
     """Run `work` and return its result, or None if the event is set before, or the time is up; the loser is cancelled

@@ -24,14 +24,14 @@ from calltag.core.settings.sections import (
     Internal,
     Log,
     Login,
-    Notifier,
+    NotifierSettings,
     Origins,
     Positive,
     Proxies,
     PublicUrl,
     Redis,
     Seconds,
-    Session,
+    SessionSettings,
     Tls,
     Worker,
 )
@@ -63,44 +63,44 @@ class Settings(BaseSettings):
     )
 
     partitions: int = Field(
-        32, ge=1, le=1_024, description="Number of partitions, fixed when the installation is made."
+        32, ge=1, le=1_024, description="Number of partitions, fixed for the lifetime of an installation."
     )
     public_url: PublicUrl = Field(
         "http://127.0.0.1:8080",
-        description="Scheme, host and port that clients use; `uri` and `deviceUri` begin with it.",
+        description="Scheme, host and port that clients use; prefix of `uri` and `deviceUri`.",
     )
-    max_connections: int = Field(
-        20_000, ge=1, description="Connections of clients that one process serves; beyond, HTTP 503."
-    )
+    max_connections: int = Field(20_000, ge=1, description="Client connections of one process; beyond that HTTP 503.")
     max_batch_bytes: int = Field(
         1_048_576,
         ge=65_536,
         le=16_777_216,
-        description="Bytes of one batch: operations taken up together, events of one commit, events added to streams "
-        "or read from them at once, one message to a node. A single one that is larger goes alone. RabbitMQ's "
-        "`max_message_size` must not be less.",
+        description="Bytes of one batch: operations in one message, events of one commit, events appended"
+        " to or read from streams, one message to a node. A single larger item goes alone. "
+        "RabbitMQ's `max_message_size` must not be less.",
     )
-    operation_memory_s: Positive = Field(3_600, description="How long a repeated operation is recognised at least.")
+    operation_memory_s: Positive = Field(
+        3_600, description="Minimum time for which a repeated operation is recognised."
+    )
     body_deadline_s: Seconds = Field(
-        10.0, le=600, description="How long the body of a request may take to come; beyond, HTTP 408 (CometD: 400)."
+        10.0, le=600, description="Deadline of a request body; beyond that HTTP 408 (CometD: 400)."
     )
     drain_delay_s: float = Field(
         0.0,
         ge=0,
         le=600,
-        description="How long to serve on at the end, not ready any more: until balancers have seen it.",
+        description="Time to keep serving after SIGTERM while /readyz fails, so that load balancers drain.",
     )
     trusted_proxies: Proxies = Field(
         (),
-        description="Addresses and networks, with commas between, of proxies that append to X-Forwarded-For or "
-        "overwrite it; `*` believes every peer for the last entry.",
+        description="Addresses and networks, with commas between, of proxies that append to or overwrite "
+        "X-Forwarded-For; `*` trusts the last entry of any peer.",
     )
     allowed_origins: Origins = Field(
         (),
-        description="Origins whose pages may use the API and CometD, with commas between; the server's own always may. "
-        "`*` is all, but without cookies.",
+        description="Origins whose pages may use the API and CometD, with commas between; the server's "
+        "own is always allowed. `*` allows all, without cookies.",
     )
-    drain_timeout_s: Seconds = Field(10.0, le=600, description="How long to finish what is in hand at the end.")
+    drain_timeout_s: Seconds = Field(10.0, le=600, description="Time to finish requests and batches after SIGTERM.")
     amqp: Amqp = Amqp()
     redis: Redis = Redis()
     embedded: Embedded = Embedded()
@@ -108,17 +108,17 @@ class Settings(BaseSettings):
     gateway: Gateway = Gateway()
     worker: Worker = Worker()
     events: Events = Events()
-    notifier: Notifier = Notifier()
+    notifier: NotifierSettings = NotifierSettings()
     internal: Internal = Internal()
     tls: Tls = Tls()
     directory: DirectorySection = DirectorySection()
-    session: Session = Session()
+    session: SessionSettings = SessionSettings()
     login: Login = Login()
     log: Log = Log()
 
     @field_validator("session", mode="after")
     @classmethod
-    def _cookies_for_all_sites_are_secure(cls, session: Session, info: ValidationInfo) -> Session:
+    def _cookies_for_all_sites_are_secure(cls, session: SessionSettings, info: ValidationInfo) -> SessionSettings:
         tls, public_url = info.data.get("tls", Tls()), info.data.get("public_url", "")
         if session.same_site == "none" and not _are_secure(session, tls, public_url):
             raise ValueError("browsers take cookies with SAME_SITE none only with SECURE_COOKIES")
@@ -142,7 +142,7 @@ class Settings(BaseSettings):
         return init_settings, env_settings, secrets
 
 
-def _are_secure(session: Session, tls: Tls, public_url: str) -> bool:
+def _are_secure(session: SessionSettings, tls: Tls, public_url: str) -> bool:
     if session.secure_cookies is not None:
         return session.secure_cookies
     return tls.cert_file is not None or public_url.startswith("https://")

@@ -98,6 +98,7 @@ MOVED: Final = {
     "CALLTAG_GATEWAY__CSRF_PROTECTION": "CALLTAG_SESSION__CSRF_PROTECTION",
     "CALLTAG_GATEWAY__ALLOWED_ORIGINS": "CALLTAG_ALLOWED_ORIGINS",
     "CALLTAG_NOTIFIER__ALLOWED_ORIGINS": "CALLTAG_ALLOWED_ORIGINS",
+    "CALLTAG_WORKER__KNOWN_BYTES": "CALLTAG_WORKER__CALL_CACHE_BYTES",
 }
 """The settings that have another name now."""
 
@@ -112,23 +113,25 @@ class ClientTlsSection(Section):
     """TLS to a server, where its URL says so (`amqps://`, `rediss://`); the server's certificate is always checked."""
 
     ca_file: Path | None = Field(
-        None, description="PEM file of the authorities that the server's certificate may be from; else the system's."
+        None, description="PEM file of the certificate authorities to trust; by default those of the system."
     )
-    cert_file: Path | None = Field(None, description="PEM file of the certificate that the server is shown.")
-    key_file: Path | None = Field(None, description="PEM file of its key, where that is not in the same file.")
-    key_password: SecretStr | None = Field(None, description="What the key is encrypted with.")
+    cert_file: Path | None = Field(None, description="PEM file of the client certificate.")
+    key_file: Path | None = Field(None, description="PEM file of its key, if that is not in the same file.")
+    key_password: SecretStr | None = Field(None, description="Password of the key.")
 
 
 class Tls(Section):
     """TLS on the port for clients. The files are read anew when they change."""
 
     cert_file: Path | None = Field(
-        None, description="PEM file of the certificate and its chain; with it, clients are served by TLS only."
+        None, description="PEM file of the server certificate and its chain; if set, the client port serves TLS only."
     )
-    key_file: Path | None = Field(None, description="PEM file of its key, where that is not in the same file.")
-    key_password: SecretStr | None = Field(None, description="What the key is encrypted with.")
+    key_file: Path | None = Field(None, description="PEM file of its key, if that is not in the same file.")
+    key_password: SecretStr | None = Field(None, description="Password of the key.")
     client_ca_file: Path | None = Field(
-        None, description="PEM file of the authorities from which clients must show a certificate."
+        None,
+        description="PEM file of the certificate authorities for client certificates; if set, clients "
+        "must present one.",
     )
 
     @model_validator(mode="after")
@@ -143,39 +146,39 @@ class Amqp(Section):
 
     url: Annotated[SecretStr, _urls_of("amqp", "amqps")] = Field(
         SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
-        description="Address of RabbitMQ; those of a cluster's nodes with commas between. `amqps://` is by TLS.",
+        description="URL of RabbitMQ, several nodes of a cluster with commas between; `amqps://` for TLS.",
     )
     tls: ClientTlsSection = ClientTlsSection()
     prefix: str = Field(
-        "calltag", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="What names of exchanges and queues begin with."
+        "calltag", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="Prefix of the names of exchanges and queues."
     )
-    heartbeat_s: int = Field(10, ge=2, le=600, description="Heartbeat of the connection; two missed ones end it.")
-    publish_deadline_s: Seconds = Field(1.5, le=60, description="How long to wait for the broker's confirm.")
-    watch_s: Seconds = Field(
-        3.0, le=60, description="How often connections and consumers are tried, to find those that are dead silently."
-    )
+    heartbeat_s: int = Field(10, ge=2, le=600, description="Heartbeat of the connection; two missed ones close it.")
+    publish_deadline_s: Seconds = Field(1.5, le=60, description="Deadline of a publisher confirm.")
+    watch_s: Seconds = Field(3.0, le=60, description="Interval of checks that find dead connections and consumers.")
     replicas: int = Field(
         0,
         ge=0,
         le=15,
-        description="Nodes of a cluster that keep each operation; 0 is what RabbitMQ takes: three, or all if they are "
-        "fewer.",
+        description="Replicas of each partition queue in a cluster; 0 is RabbitMQ's default: three, or "
+        "all nodes if they are fewer.",
     )
     queue_max_length: Positive = Field(
         100_000,
-        description="Messages that one partition may hold, under load of up to 64 operations each; beyond that "
-        "operations are refused.",
+        description="Messages in one partition queue, each of up to 64 operations under load; beyond that"
+        " operations are refused.",
     )
     delivery_limit: Positive = Field(
         1_000_000,
-        description="Deliveries of one operation before RabbitMQ parks it by itself. The last resort: keep it high.",
+        description="Deliveries of one operation before RabbitMQ itself dead-letters it. A last resort: keep it high.",
     )
     parking_max_length: Positive = Field(
-        10_000, description="Operations that may be parked; beyond, those that should be wait in their partitions."
+        10_000, description="Operations in the parking queue; beyond that operations wait in their partitions instead."
     )
-    inbox_expiry_s: int = Field(120, ge=5, description="How long a node's inbox outlives its connection.")
+    inbox_expiry_s: int = Field(
+        120, ge=5, description="Lifetime of a node's inbox queue after its connection has closed."
+    )
     inbox_max_bytes: Positive = Field(
-        268_435_456, description="Bytes that a node's inbox may hold; beyond that the oldest messages go."
+        268_435_456, description="Bytes in a node's inbox queue; beyond that the oldest messages are dropped."
     )
 
 
@@ -184,26 +187,26 @@ class Redis(Section):
 
     url: Annotated[SecretStr, _url_of("redis", "rediss", "unix")] = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
-        description="Address of Redis or Valkey, `rediss://` by TLS; of a cluster or Sentinels, with commas.",
+        description="URL of Redis or Valkey, `rediss://` for TLS; nodes of a cluster or Sentinels with commas between.",
     )
     mode: Literal["single", "cluster", "sentinel"] = Field(
-        "single", description="Whether the addresses are one server, nodes of a Redis Cluster, or Sentinels."
+        "single", description="Kind of the addresses: one server, nodes of a Redis Cluster, or Sentinels."
     )
-    sentinel_service: str = Field("mymaster", min_length=1, description="Name of the master that Sentinels watch.")
-    sentinel_username: str | None = Field(None, description="User on the Sentinels, if they want one.")
-    sentinel_password: SecretStr | None = Field(None, description="Password on the Sentinels, if they want one.")
+    sentinel_service: str = Field(
+        "mymaster", min_length=1, description="Name of the master in the configuration of the Sentinels."
+    )
+    sentinel_username: str | None = Field(None, description="User name for the Sentinels, if they require one.")
+    sentinel_password: SecretStr | None = Field(None, description="Password for the Sentinels, if they require one.")
     wait_replicas: int = Field(
-        0, ge=0, le=16, description="Replicas that have to have a change before anybody is told of it."
+        0, ge=0, le=16, description="Replicas that must have a commit before its events are published."
     )
     wait_timeout_s: Seconds = Field(
-        0.5, le=60, description="How long to wait for them at a time; less than the deadline of an exchange."
+        0.5, le=60, description="Time to wait for the replicas before a retry; less than DEADLINE_S."
     )
     tls: ClientTlsSection = ClientTlsSection()
-    key_prefix: str = Field(
-        "calltag", pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$", description="What all keys begin with."
-    )
-    deadline_s: Seconds = Field(1.0, le=60, description="How long one exchange may take.")
-    max_connections: Positive = Field(64, description="Connections that one process may have, with each server.")
+    key_prefix: str = Field("calltag", pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,31}$", description="Prefix of all keys.")
+    deadline_s: Seconds = Field(1.0, le=60, description="Deadline of one exchange.")
+    max_connections: Positive = Field(64, description="Connections of one process to each server.")
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -222,7 +225,7 @@ class Redis(Section):
 class Embedded(Section):
     """The store inside `calltag serve --embedded`."""
 
-    folder: Path = Field(Path(".calltag/data"), description="Where the embedded store keeps its data between runs.")
+    folder: Path = Field(Path(".calltag/data"), description="Data folder of the embedded store.")
 
 
 class Gateway(Section):
@@ -230,221 +233,231 @@ class Gateway(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8080, description="Port to listen on.")
-    max_body_bytes: Positive = Field(262_144, description="Size of a request's body.")
-    max_depth: int = Field(16, ge=2, le=200, description="Nesting of a request's JSON.")
+    max_body_bytes: Positive = Field(262_144, description="Size of a request body.")
+    max_depth: int = Field(16, ge=2, le=200, description="Nesting depth of a JSON request.")
     max_values: int = Field(
         20_000,
         ge=100,
-        description="Values in a request's JSON on all levels, empty lists and objects counted twice; else HTTP 400.",
+        description="Values in a JSON request on all levels, empty lists and objects counted twice; "
+        "beyond that HTTP 400.",
     )
-    max_pairs: Positive = Field(1_000, description="Pairs of user data that one request may carry.")
-    max_user_data_bytes: Positive = Field(65_536, description="Bytes of user data that one request may carry.")
-    max_key_bytes: int = Field(255, ge=1, le=65_536, description="Length of a key of user data, in UTF-8.")
-    max_wait_s: int = Field(10, ge=1, le=300, description="Longest wait that `Prefer: wait=N` gets.")
-    max_switch_events: Positive = Field(1_000, description="Events that one request of the switch may carry.")
-    max_live_calls: Positive = Field(1_000, description="Live calls of one user; beyond, Dial is refused.")
+    max_pairs: Positive = Field(1_000, description="Key-value pairs of user data in one request.")
+    max_user_data_bytes: Positive = Field(65_536, description="Bytes of user data in one request.")
+    max_key_bytes: int = Field(255, ge=1, le=65_536, description="Length of a user data key in UTF-8.")
+    max_wait_s: int = Field(10, ge=1, le=300, description="Longest wait of a request with `Prefer: wait=N`.")
+    max_switch_events: Positive = Field(1_000, description="Events in one request of the switch.")
+    max_live_calls: Positive = Field(1_000, description="Live calls of one user; beyond that Dial is refused.")
     max_calls_bytes: Positive = Field(
-        8_388_608, description="Length of the answer to `GET /me/calls`; beyond, HTTP 400."
+        8_388_608, description="Size of the response to `GET /me/calls`; beyond that HTTP 400."
     )
-    max_in_flight: Positive = Field(2_000, description="Operations waiting for the broker's confirm at a time.")
-    max_waiting: Positive = Field(2_000, description="Requests waiting for outcomes (`Prefer: wait`) at a time.")
-    max_requests: Positive = Field(128, description="Requests worked on at a time; others wait their turn.")
+    max_in_flight: Positive = Field(2_000, description="Operations waiting for a publisher confirm.")
+    max_waiting: Positive = Field(2_000, description="Requests waiting for an outcome (`Prefer: wait`).")
+    max_requests: Positive = Field(128, description="Requests in progress at a time; others are queued.")
     max_queued_requests: int = Field(
-        256, ge=0, description="Requests waiting their turn, of one address half of them; beyond, HTTP 503."
+        256, ge=0, description="Queued requests, half of them of one address; beyond that HTTP 503."
     )
-    queue_deadline_s: Seconds = Field(1.0, le=60, description="How long a request waits its turn; beyond, HTTP 503.")
-    max_backlog: Positive = Field(
-        5_000, description="Operations that may wait for the worker of one partition; beyond, HTTP 503."
+    queue_deadline_s: Seconds = Field(
+        1.0, le=60, description="Longest time in the request queue; beyond that HTTP 503."
     )
+    max_backlog: Positive = Field(5_000, description="Queued operations of one partition; beyond that HTTP 503.")
     max_backlog_age_s: Seconds = Field(
         10.0,
         le=3_600,
-        description="How old the operations may be that a partition's worker takes up; beyond, HTTP 503.",
+        description="Age of the operations that the worker of a partition receives; beyond that HTTP 503.",
     )
     user_operations_per_s: Rate = Field(
-        0.0, description="Operations of one user a second, in the long run; beyond, HTTP 429. 0 is no limit."
+        0.0, description="Sustained operations a second of one user; beyond that HTTP 429. 0 disables the limit."
     )
-    user_burst: Positive = Field(20, description="Operations of one user that may come at once.")
+    user_burst: Positive = Field(20, description="Operations of one user at once.")
     address_operations_per_s: Rate = Field(
         0.0,
-        description="Operations from one address a second, in the long run; beyond, HTTP 429. 0 is no limit.",
+        description="Sustained operations a second from one address; beyond that HTTP 429. 0 disables the limit.",
     )
-    address_burst: Positive = Field(200, description="Operations from one address that may come at once.")
+    address_burst: Positive = Field(200, description="Operations from one address at once.")
     max_rates: Positive = Field(
         10_000,
-        description="Users, and addresses, whose rates are known at a time; the one silent longest is forgotten.",
+        description="Users, and addresses, with a tracked rate; the least recent one is dropped.",
     )
-    idempotency_lifetime_s: Positive = Field(86_400, description="How long an Idempotency-Key is remembered.")
+    idempotency_lifetime_s: Positive = Field(86_400, description="Lifetime of an Idempotency-Key.")
 
 
 class Worker(Section):
     """The call-state worker."""
 
-    batch_limit: int = Field(300, ge=1, le=10_000, description="Operations folded into one commit.")
+    batch_limit: int = Field(300, ge=1, le=10_000, description="Operations in one commit.")
     prefetch: int = Field(
         200,
         ge=1,
         le=65_535,
-        description="Messages, under load of up to 64 operations each, taken ahead of their acknowledgement, a "
-        "partition; fewer where PREFETCH_BYTES takes that.",
+        description="Prefetched messages of one partition, each of up to 64 operations under load; fewer "
+        "if PREFETCH_BYTES demands it.",
     )
     prefetch_bytes: Positive = Field(
         134_217_728,
-        description="Bytes of messages taken ahead, all partitions together: each has an equal share, in messages of "
-        "64 KiB, the most that several operations in one message have.",
+        description="Prefetched bytes of all partitions together, an equal share for each, in messages of"
+        " 64 KiB (the largest with several operations).",
     )
-    max_call_pairs: Positive = Field(1_000, description="Pairs of user data that one call may hold.")
-    max_call_bytes: Positive = Field(65_536, description="Bytes of user data that one call may hold.")
-    max_call_parties: Positive = Field(64, description="Parties that one call may have, with those that left.")
-    remembered_operations: Positive = Field(10_000, description="Operations remembered a call, to recognise repeats.")
+    max_call_pairs: Positive = Field(1_000, description="Key-value pairs of user data of one call.")
+    max_call_bytes: Positive = Field(65_536, description="Bytes of user data of one call.")
+    max_call_parties: Positive = Field(64, description="Parties of one call, including those that have left.")
+    remembered_operations: Positive = Field(
+        10_000, description="Operation ids remembered for one call, to recognise redelivered operations."
+    )
     park_after_s: Seconds = Field(
         30.0,
         le=3_600,
-        description="An operation that fails for so long, while the store is there, is parked and its call is marked.",
+        description="Park an operation, and block its call, after it failed for so long while Redis was available.",
     )
     max_crashes: int = Field(
-        3, ge=1, le=100, description="An operation that workers died of so often, one after another, is parked."
+        3, ge=1, le=100, description="Park an operation after this many consecutive worker crashes."
     )
     lease_s: Seconds = Field(
-        6.0, le=300, description="A worker that has not renewed its lease for so long is no longer counted on."
+        6.0, le=300, description="Lease of a worker in the registry; when it lapses, other workers take its partitions."
     )
     recent_s: Seconds = Field(
-        60.0, le=600, description="How long operations are kept at hand after their commit, should the store lose it."
+        60.0, le=600, description="Time for which committed operations stay in memory, in case Redis loses the commit."
     )
-    recent_operations: int = Field(5_000, ge=0, le=100_000, description="How many of them at most, a partition.")
+    recent_operations: int = Field(
+        5_000, ge=0, le=100_000, description="Committed operations in memory, for one partition."
+    )
     recent_bytes: Positive = Field(
         67_108_864,
-        description="How many bytes of them at most, all partitions together; each has an equal share.",
+        description="Bytes of committed operations in memory, all partitions together, an equal share for each.",
     )
-    known_bytes: int = Field(
+    call_cache_bytes: int = Field(
         524_288,
         ge=0,
-        description="Bytes of calls that a worker keeps at hand, a partition, so as not to read them again.",
+        description="Bytes of the call cache of one partition.",
     )
-    live_call_lifetime_s: Positive = Field(86_400, description="A call without any change for so long is ended.")
-    released_call_lifetime_s: Positive = Field(300, description="How long a released call is kept.")
+    live_call_lifetime_s: Positive = Field(86_400, description="End a call after this time without a change.")
+    released_call_lifetime_s: Positive = Field(300, description="Time for which a released call is kept.")
 
 
 class Events(Section):
     """What is kept for subscribers that come back; the same for all processes."""
 
     retention_s: Seconds = Field(
-        3_600.0, le=604_800, description="How long a user's events are kept after the last of them."
+        3_600.0, le=604_800, description="Time for which a user's events are kept after the last of them."
     )
-    per_user: int = Field(1_000, ge=10, le=100_000, description="Events kept for one user, about.")
-    per_user_bytes: int = Field(4_194_304, ge=65_536, description="Bytes of events kept for one user, about.")
+    per_user: int = Field(1_000, ge=10, le=100_000, description="Approximate number of events kept for one user.")
+    per_user_bytes: int = Field(4_194_304, ge=65_536, description="Approximate bytes of events kept for one user.")
     per_watcher: int = Field(
-        10_000, ge=10, le=1_000_000, description="The same for a user who watches calls of others: events, about."
+        10_000,
+        ge=10,
+        le=1_000_000,
+        description="Approximate number of events kept for a user who watches calls of others.",
     )
     per_watcher_bytes: int = Field(
-        41_943_040, ge=65_536, description="The same for a user who watches calls of others: bytes, about."
+        41_943_040, ge=65_536, description="Approximate bytes of events kept for a user who watches calls of others."
     )
 
 
-class Notifier(Section):
+class NotifierSettings(Section):
     """The CometD server."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8081, description="Port to listen on.")
-    timeout_s: Seconds = Field(30.0, le=600, description="How long a /meta/connect is held.")
-    interval_ms: int = Field(0, ge=0, description="Pause that clients make between two /meta/connect.")
-    max_interval_s: Seconds = Field(10.0, description="A session without /meta/connect for so long ends.")
+    timeout_s: Seconds = Field(30.0, le=600, description="Time for which a /meta/connect is suspended.")
+    interval_ms: int = Field(0, ge=0, description="Pause of clients between two /meta/connect.")
+    max_interval_s: Seconds = Field(10.0, description="End a session after this time without a /meta/connect.")
     socket_deadline_s: Seconds = Field(
-        30.0, le=600, description="A WebSocket on which no session was connected for so long is closed."
+        30.0, le=600, description="Close a WebSocket after this time without a connected session."
     )
     max_sessions: Positive = Field(
-        20_000, description="Sessions on one notifier; beyond, HTTP 503, and clients go to another."
+        20_000, description="Sessions of one notifier; beyond that HTTP 503, and clients try another one."
     )
     max_sessions_per_user: Positive = Field(50, description="Sessions of one user.")
     max_sessions_per_address: int = Field(
         0,
         ge=0,
-        description="Sessions that one notifier holds of one address before it begins no more for it; those begun and "
-        "not connected yet count. 0 is no limit.",
+        description="Sessions of one address at one notifier, including those that have not connected "
+        "yet; beyond that it begins no more. 0 disables the limit.",
     )
     handshakes_per_s: Seconds = Field(
-        500.0, description="Handshakes that one notifier answers in a second, in the long run; others come back later."
+        500.0, description="Sustained handshakes a second of one notifier; beyond that clients retry later."
     )
-    handshake_burst: Positive = Field(1_000, description="Handshakes that may come at once.")
+    handshake_burst: Positive = Field(1_000, description="Handshakes at once.")
     handshakes_per_s_per_address: Rate = Field(
         250.0,
-        description="The same from one address (of IPv6, a /64); TRUSTED_PROXIES matters. 0 is no limit.",
+        description="Sustained handshakes a second from one address (of IPv6, a /64), see "
+        "TRUSTED_PROXIES. 0 disables the limit.",
     )
-    handshake_burst_per_address: Positive = Field(500, description="Handshakes that may come at once from one address.")
+    handshake_burst_per_address: Positive = Field(500, description="Handshakes at once from one address.")
     max_handshake_addresses: Positive = Field(
-        10_000, description="Addresses whose rates are known at a time; the one silent longest is forgotten."
+        10_000, description="Addresses with a tracked rate; the least recent one is dropped."
     )
     max_refused_handshakes: Positive = Field(
-        5, description="A WebSocket on which so many handshakes in a row were refused is closed."
+        5, description="Close a WebSocket after this many consecutive refused handshakes."
     )
     max_subscriptions: Positive = Field(64, description="Subscriptions of one session.")
     max_queued_events: Positive = Field(
         1_000,
-        description="Events waiting in memory for one session; later ones are read from Redis when they are due.",
+        description="Events in the memory queue of one session; later ones are read from Redis when they are due.",
     )
     max_queued_bytes: Positive = Field(
-        4_194_304, description="Bytes of events waiting in memory for one session, unless a single event is larger."
+        4_194_304, description="Bytes in the memory queue of one session, unless a single event is larger."
     )
     max_queued_bytes_total: Positive = Field(
         268_435_456,
-        description="Bytes of events waiting in memory for all sessions of one notifier; beyond, one event a session, "
-        "and the others are read from Redis when they are due.",
+        description="Bytes in the memory queues of all sessions; beyond that a session queues one event, "
+        "and reads the others from Redis when they are due.",
     )
     max_answer_bytes: Positive = Field(
         524_288,
-        description="Bytes of one answer to a client, unless a single change is larger; the rest goes with the next "
-        "connect. Clients take 1 MiB by default.",
+        description="Bytes of one response, unless a single change is larger; the rest goes with the next"
+        " connect. Clients accept 1 MiB by default.",
     )
     max_frame_bytes: Positive = Field(
         65_536,
-        description="Bytes of one WebSocket message, unless a single event is larger; the rest goes in further ones. "
-        "Some clients take 64 KiB by default.",
+        description="Bytes of one WebSocket message, unless a single event is larger; the rest goes in "
+        "further ones. Some clients accept 64 KiB by default.",
     )
     max_messages: Positive = Field(64, description="Bayeux messages in one request.")
     max_body_bytes: Positive = Field(65_536, description="Size of one request.")
-    max_depth: int = Field(32, ge=2, le=200, description="Nesting of a request's JSON.")
+    max_depth: int = Field(32, ge=2, le=200, description="Nesting depth of a JSON request.")
     drain_spread_ms: int = Field(
         5_000,
         ge=0,
         le=600_000,
-        description="Over how long the clients of a notifier that ends go to others; WebSockets over half of "
-        "CALLTAG_DRAIN_TIMEOUT_S at most.",
+        description="Time over which a stopping notifier spreads its clients to others; for WebSockets at"
+        " most half of CALLTAG_DRAIN_TIMEOUT_S.",
     )
     max_server_interval_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0.0, description="How long other messages keep a session alive without a /meta/connect; 0 is without end."
+        0.0, description="Time for which other messages keep a session alive without a /meta/connect; 0 is unlimited."
     )
     handshake_reconnect: bool = Field(
-        False, description="Tell clients MAX_INTERVAL_S, so that after a longer cut they handshake by themselves."
+        False, description="Include `maxInterval` in the advice, so that clients re-handshake after long disconnects."
     )
     activity_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = Field(
-        0.0, description="A session whose client sends nothing but /meta/connect for so long ends; 0 is without end."
+        0.0, description="End a session whose client sends nothing but /meta/connect for this time; 0 is unlimited."
     )
     activity: Literal["client", "client-server"] = Field(
-        "client", description="Whose activity counts for ACTIVITY_S: with `client-server`, events to the client do too."
+        "client",
+        description="Activity that counts for ACTIVITY_S: that of the client, or with `client-server` "
+        "also events to it.",
     )
     meta_connect_delivery_only: Transports = Field(
         ("long-polling",),
-        description="Transports (commas between; `[]` for none) whose sessions get events with connect replies only, "
-        "unless they ask otherwise.",
+        description="Transports (commas between; `[]` for none) whose sessions get events with connect "
+        "replies only, unless they choose otherwise.",
     )
     permessage_deflate: bool = Field(
-        False, description="Compress WebSockets of clients that offer it: less traffic for more processor and memory."
+        False, description="Compress WebSockets of clients that offer it: less traffic for more CPU and memory."
     )
     max_sessions_per_browser: int = Field(
         1,
         ge=-1,
-        description="Polling connects of one browser (cookie BAYEUX_BROWSER) that a notifier holds; -1 is any number.",
+        description="Suspended connects of one browser (cookie BAYEUX_BROWSER); -1 is unlimited.",
     )
     multi_session_interval_ms: int = Field(
-        2_000, ge=0, description="How often tabs beyond that ask; 0 sends them away for good."
+        2_000, ge=0, description="Polling interval of further tabs of a browser; 0 refuses them."
     )
-    websocket: bool = Field(
-        True, description="Offer WebSocket; without it, clients use long-polling from the beginning."
-    )
+    websocket: bool = Field(True, description="Offer WebSocket; without it, clients use long-polling at once.")
     save_interval_s: Seconds = Field(
         0.25,
         le=2,
-        description="Sessions that changed are saved so often. After a crash, clients get again what was sent since.",
+        description="Interval of write-behind saves of sessions. After a crash, events sent since the "
+        "last one are repeated.",
     )
     lease_s: Seconds = Field(
         3.0,
@@ -455,17 +468,17 @@ class Notifier(Section):
     flush_timeout_s: Seconds = Field(
         0.1,
         le=5,
-        description="How long the next notifier of a session waits for the former one, if the client acknowledges.",
+        description="Time that a claim of a client with acknowledgement waits for the former home to save the session.",
     )
     roaming_s: Seconds = Field(
         30.0,
-        description="A session that moves to another notifier again within so long is saved before each answer.",
+        description="A session that moves again within this time roams: it is saved before each answer.",
     )
     credential_recheck_s: Seconds = Field(
-        5.0, le=60, description="Credentials that were checked are trusted for so long by a session's notifier."
+        5.0, le=60, description="Time for which the home of a session trusts checked credentials."
     )
     callback_polling: bool = Field(
-        False, description="Offer callback-polling (JSONP), for clients that can send no POST to another origin."
+        False, description="Offer callback-polling (JSONP), for clients that cannot POST to another origin."
     )
 
 
@@ -475,64 +488,63 @@ class Http(Section):
     max_connections_per_address: int = Field(
         0,
         ge=0,
-        description="Connections of one client address (IPv6: of one /64 network); beyond, HTTP 503. 0 is a quarter of "
-        "CALLTAG_MAX_CONNECTIONS. Trusted proxies have no such limit.",
+        description="Connections of one client address (IPv6: of one /64 network); beyond that HTTP 503. "
+        "0 is a quarter of CALLTAG_MAX_CONNECTIONS. Trusted proxies are exempt.",
     )
     max_head_bytes: int = Field(
-        65_536, ge=1_024, le=1_048_576, description="Size of a request line with its fields; beyond, HTTP 431."
+        65_536,
+        ge=1_024,
+        le=1_048_576,
+        description="Size of a request line with its header fields; beyond that HTTP 431.",
     )
-    max_headers: int = Field(200, ge=10, le=10_000, description="Fields of one request; beyond, HTTP 431.")
+    max_headers: int = Field(200, ge=10, le=10_000, description="Header fields of one request; beyond that HTTP 431.")
     max_framing_bytes: int = Field(
         65_536,
         ge=1_024,
-        description="Bytes of chunk extensions and trailers of one request; beyond, HTTP 400.",
+        description="Bytes of chunk extensions and trailers of one request; beyond that HTTP 400.",
     )
     max_received_bytes: int = Field(
         268_435_456,
         ge=1_048_576,
-        description="Bytes that all connections together may hold unserved; beyond, those that hold more than 16 KiB "
-        "get HTTP 503 (WebSockets: close code 1013).",
+        description="Received and unserved bytes of all connections together; beyond that connections "
+        "with more than 16 KiB get HTTP 503 (WebSockets: close code 1013).",
     )
     max_frames_per_message: Positive = Field(
-        1_000, description="Frames that one message of a WebSocket may consist of; beyond, close code 1008."
+        1_000, description="Frames of one WebSocket message; beyond that close code 1008."
     )
     max_control_frames_per_s: Positive = Field(
         20,
-        description="Pings and pongs a second from one WebSocket, in the long run, with ten seconds' worth at once; "
-        "beyond, close code 1008.",
+        description="Sustained pings and pongs a second from one WebSocket, ten seconds' worth at once; "
+        "beyond that close code 1008.",
     )
     head_deadline_s: Seconds = Field(
-        10.0, le=600, description="Seconds for a TLS handshake, and for the head of a request; then the end."
+        10.0, le=600, description="Deadline of a TLS handshake, and of the head of a request."
     )
-    keep_alive_s: Seconds = Field(75.0, le=3_600, description="Seconds that a connection may be idle between requests.")
+    keep_alive_s: Seconds = Field(75.0, le=3_600, description="Idle time of a connection between requests.")
     write_stall_s: Seconds = Field(
-        30.0, le=600, description="Seconds without progress after which a client that does not read is cut off."
+        30.0, le=600, description="Close a connection after this time without progress of a write."
     )
     close_deadline_s: Seconds = Field(
-        5.0, le=60, description="Seconds that a connection has to close in good order before it is cut off."
+        5.0, le=60, description="Deadline of an orderly close; then the connection is aborted."
     )
-    ping_interval_s: Seconds = Field(
-        20.0, le=600, description="Seconds of silence after which the client of a WebSocket is sent a ping."
-    )
-    pong_deadline_s: Seconds = Field(
-        20.0, le=600, description="Seconds that the client of a WebSocket has to answer a ping."
-    )
+    ping_interval_s: Seconds = Field(20.0, le=600, description="Send a ping after this time of silence on a WebSocket.")
+    pong_deadline_s: Seconds = Field(20.0, le=600, description="Deadline of the pong.")
 
 
 class Internal(Section):
     """The port for operators: /livez, /readyz, /metrics, /version."""
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: Port = Field(9090, description="Port to listen on; 0 takes a free one.")
+    port: Port = Field(9090, description="Port to listen on; 0 chooses a free one.")
 
 
 class DirectorySection(Section):
     """Users and devices."""
 
-    file: Path | None = Field(None, description="TOML file of users and devices.")
-    demo: bool = Field(False, description="Use the demo contact centre, password `demo`. Never in production.")
+    file: Path | None = Field(None, description="TOML file with users and devices.")
+    demo: bool = Field(False, description="Use the demo contact centre, with the password `demo`. Never in production.")
     demo_on_network: bool = Field(
-        False, description="Serve the demo contact centre on other addresses than this machine's own (127.0.0.1) too."
+        False, description="Serve the demo contact centre on other addresses than 127.0.0.1 too."
     )
 
 
@@ -542,37 +554,41 @@ class Login(Section):
     failures_per_user: int = Field(
         10,
         ge=0,
-        description="Wrong passwords for one user name in WINDOW_S before no more are looked at; 0 is no limit.",
+        description="Failed logins of one user name in WINDOW_S before a lock-out; 0 disables it.",
     )
     failures_per_address: int = Field(
-        100, ge=0, description="The same from one address (TRUSTED_PROXIES matters); 0 is no limit."
+        100,
+        ge=0,
+        description="Failed logins from one address in WINDOW_S before a lock-out (see TRUSTED_PROXIES); "
+        "0 disables it.",
     )
-    window_s: Positive = Field(300, description="How long wrong passwords are counted, from the first on.")
+    window_s: Positive = Field(300, description="Time for which failed logins are counted, from the first one on.")
     concurrency: int = Field(
-        2, ge=1, le=64, description="Passwords that one process checks at a time, each in a thread."
+        2, ge=1, le=64, description="Passwords that one process verifies at a time, each in a thread."
     )
     max_waiting: Positive = Field(
-        200, description="Passwords that wait for being checked, of one address half of them; beyond, HTTP 503."
+        200, description="Logins waiting for a verification, half of them of one address; beyond that HTTP 503."
     )
 
 
-class Session(Section):
+class SessionSettings(Section):
     """HTTP sessions."""
 
-    idle_s: Positive = Field(1_800, description="A session not used for so long ends.")
-    lifetime_s: Positive = Field(43_200, description="A session ends after so long in any case.")
+    idle_s: Positive = Field(1_800, description="End a session after this time without a request.")
+    lifetime_s: Positive = Field(43_200, description="End a session after this time in any case.")
     max_per_user: Positive = Field(
-        100, description="HTTP sessions of one user; one more ends the session that was not used for longest."
+        100, description="HTTP sessions of one user; one more evicts the least recently used one."
     )
     csrf_protection: bool = Field(
-        False, description="Demand X-CSRF-TOKEN of requests that change something, and of CometD over HTTP."
+        False, description="Require X-CSRF-TOKEN for requests that change something, and for CometD over HTTP."
     )
     secure_cookies: bool | None = Field(
         None,
-        description="Set cookies for HTTPS only. Unset: with CALLTAG_TLS__CERT_FILE or an https CALLTAG_PUBLIC_URL.",
+        description="Set cookies for HTTPS only. By default with CALLTAG_TLS__CERT_FILE or an https "
+        "CALLTAG_PUBLIC_URL.",
     )
     same_site: Literal["lax", "strict", "none"] = Field(
-        "lax", description="Which requests of other sites' pages cookies go with; `none` (all) takes SECURE_COOKIES."
+        "lax", description="SameSite attribute of cookies; `none` requires SECURE_COOKIES."
     )
 
 
@@ -580,12 +596,12 @@ class Log(Section):
     """Logging, to standard error."""
 
     format: Literal["auto", "json", "console"] = Field(
-        "auto", description="`auto` is console on a terminal, else json."
+        "auto", description="Format; `auto` is console on a terminal, else json."
     )
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="The least level that is logged.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Minimum log level.")
     max_queued_bytes: int = Field(
         1_048_576,
         ge=4_096,
-        description="Bytes of output that wait to be written; beyond, lines are dropped and counted "
-        "(`calltag_log_dropped_total`).",
+        description="Bytes of queued output; beyond that lines are dropped and counted "
+        "(`calltag_log_lines_dropped_total`).",
     )

@@ -159,7 +159,7 @@ class ScriptBatcher:
                     await self._run(lane.server, wanted)
                 except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
                     for call in wanted:
-                        _settle(call, error)
+                        _resolve(call, error)
         finally:
             # In the same step as the last look at what waits: whoever comes next starts another.
             lane.under_way -= 1
@@ -190,11 +190,11 @@ class ScriptBatcher:
             if isinstance(answer, NoScriptError) and not whole:
                 unknown.append(call)
             else:
-                _settle(call, answer)
+                _resolve(call, answer)
         await self._run(server, unknown, whole=True)
 
 
-def _settle(call: _Call, answer: object) -> None:
+def _resolve(call: _Call, answer: object) -> None:
     if call.answer.done():
         return
     if isinstance(answer, StoreError):

@@ -26,7 +26,7 @@ from redis.exceptions import (
 )
 from redis.exceptions import ConnectionError as ConnectionBroken
 
-from calltag.core.runtime.cancelling import heeding_cancellation
+from calltag.core.runtime.cancelling import propagate_cancellation
 from calltag.core.runtime.tls import ClientTls
 from calltag.core.store.ports import StoreUnavailable
 
@@ -113,7 +113,7 @@ class RedisClient:
     @asynccontextmanager
     async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
         """Bound what is done inside by the deadline. Raises StoreUnavailable."""
-        with self._traffic.exchange(), heeding_cancellation():
+        with self._traffic.exchange(), propagate_cancellation():
             try:
                 async with asyncio.timeout(self.deadline_s):
                     yield self.connection

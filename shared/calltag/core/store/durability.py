@@ -22,17 +22,17 @@ class Durability:
     timeout_ms: int = 500
 
 
-class Settling:
+class ReplicaWait:
     """What the worker's store needs for it. Every method may raise StoreUnavailable."""
 
     def __init__(self, client: RedisClient, keys: Keys, durability: Durability) -> None:
         self._client = client
         self._keys = keys
         self._durability = durability
-        self._source = script_source("settle")
+        self._source = script_source("wait_for_replicas")
         self._note_loss = client.script("note_loss")
 
-    async def settle(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+    async def wait_for_replicas(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
         """Wait for the replicas. Raises WritesLost, Fenced."""
         wanted = self._durability.replicas
         if not wanted:
@@ -52,7 +52,7 @@ class Settling:
         if have < wanted:
             raise StoreUnavailable(f"{have} of {wanted} replicas have the commit in time")
 
-    async def standing(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
+    async def read_position(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
         """Epoch and position now."""
         async with self._client.exchange() as connection:
             found = await connection.mget(self._keys.epoch(partition), self._keys.position(partition))

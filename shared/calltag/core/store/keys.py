@@ -52,9 +52,9 @@ class Keys:
         """Sorted set: live calls (`call:<id>`) by their last change, in milliseconds of the server's clock."""
         return f"{self.prefix}:{{{hash_tag(partition)}}}:live"
 
-    def marks(self, partition: Partition) -> str:
+    def blocks(self, partition: Partition) -> str:
         """Hash: the calls and agents of which an operation is parked, each with its mark."""
-        return f"{self.prefix}:{{{hash_tag(partition)}}}:marks"
+        return f"{self.prefix}:{{{hash_tag(partition)}}}:blocks"
 
     def attempts(self, partition: Partition) -> str:
         """Hash: by operation, the ids of attempts of which workers may have crashed, separated by blanks."""

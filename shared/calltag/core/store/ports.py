@@ -67,7 +67,7 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
-class Mark:
+class CallBlock:
     """On a call or an agent: the operation of it that is parked, why, and since when in Unix milliseconds. Until an
     operator has it replayed or dropped, no other operation is applied."""
 
@@ -76,9 +76,9 @@ class Mark:
     at_ms: int
 
 
-Marks: TypeAlias = Mapping[str, Mark | None]
+CallBlocks: TypeAlias = Mapping[str, CallBlock | None]
 """What is to be marked, and (None) of what the mark is to be taken away."""
-NO_MARKS: Final[Marks] = {}
+NO_BLOCKS: Final[CallBlocks] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ class Loaded:
     state: State | None
     done: Mapping[OperationId, Done] = field(default_factory=dict)
     unreadable: StateUnreadable | None = None
-    mark: Mark | None = None
+    block: CallBlock | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ class Committal:
     """What a commit came to: how many there were so far, and how many marks the partition has."""
 
     position: CommitPosition
-    marks: int
+    blocks: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ class StateStore(Protocol):
         epoch: Epoch,
         changes: Sequence[Change],
         events: Sequence[bytes],
-        marks: Marks = NO_MARKS,
+        blocks: CallBlocks = NO_BLOCKS,
         *,
         after: CommitPosition = NOTHING,
     ) -> Committal:
@@ -200,11 +200,11 @@ class StateStore(Protocol):
         """
         ...
 
-    async def survived(self, partition: Partition, name: str) -> None:
+    async def clear_attempts(self, partition: Partition, name: str) -> None:
         """The attempts at an operation came to an end."""
         ...
 
-    async def broken_off(self, partition: Partition, name: str, attempt: str) -> None:
+    async def withdraw_attempt(self, partition: Partition, name: str, attempt: str) -> None:
         """An attempt at an operation came to no end, but its worker did not crash; other attempts still count."""
         ...
 
@@ -216,14 +216,14 @@ class StateStore(Protocol):
         """Live calls without any change for that long, those silent longest first; the first of them are skipped."""
         ...
 
-    async def settle(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+    async def wait_for_replicas(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
         """Wait until as many replicas as are wanted have all commits up to the position.
 
         Raises StoreUnavailable if they have not in time, WritesLost, Fenced.
         """
         ...
 
-    async def standing(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
+    async def read_position(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
         """The epoch and the number of commits, as the store has them now."""
         ...
 
@@ -242,7 +242,7 @@ class StateStore(Protocol):
         ...
 
 
-class Glance(Protocol):
+class PendingCall(Protocol):
     """A call that is being read, without its user data; to be awaited. Raises StoreUnavailable, StateUnreadable."""
 
     def __await__(self) -> Generator[object, None, Call | None]: ...
@@ -259,7 +259,7 @@ class CallReader(Protocol):
         """The call as it is now, on demand without its user data; a released one is kept for a while."""
         ...
 
-    def glance(self, call_id: CallId) -> Glance:
+    def begin_call(self, call_id: CallId) -> PendingCall:
         """The same, without user data, asked for at once: what else is asked now shares its round trip."""
         ...
 
@@ -276,7 +276,7 @@ class CallReader(Protocol):
         """Whether the user is on at least so many calls that are not released."""
         ...
 
-    async def mark(self, call_id: CallId) -> Mark | None:
+    async def block(self, call_id: CallId) -> CallBlock | None:
         """The mark of the call, if it has one."""
         ...
 
@@ -291,7 +291,7 @@ class CallIndex(Protocol):
     lifetime_ms: int
     """How long a list stays after it was last written."""
 
-    async def settle(self, calls: Sequence[Call]) -> None:
+    async def update(self, calls: Sequence[Call]) -> None:
         """Bring the lists of calls of all these calls' users up to date."""
         ...
 

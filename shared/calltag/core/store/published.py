@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping
 from typing import Final, Protocol, cast
 
-from calltag.core.bus.ports import Partition, Published
+from calltag.core.bus.ports import Partition, PublishedCounts
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 
@@ -17,7 +17,7 @@ _REQUEST_KNOWN_MS: Final = 30_000
 class PublishedTotals(Protocol):
     """The counts of all gateways since the store began."""
 
-    async def add(self, published: Mapping[Partition, Published]) -> Mapping[Partition, Published]:
+    async def add(self, published: Mapping[Partition, PublishedCounts]) -> Mapping[Partition, PublishedCounts]:
         """Add what this gateway published to these partitions since it told last; returns their totals.
 
         Raises StoreUnavailable; whether it was added is not known then.
@@ -33,7 +33,7 @@ class RedisPublishedTotals:
         self._keys = [keys.published(), keys.last_published(secrets.token_hex(_ID_BYTES))]
         self._requests = itertools.count()
 
-    async def add(self, published: Mapping[Partition, Published]) -> Mapping[Partition, Published]:
+    async def add(self, published: Mapping[Partition, PublishedCounts]) -> Mapping[Partition, PublishedCounts]:
         if not published:
             return {}
         # An exchange whose answer is lost is sent again: the script recognises the request.
@@ -42,4 +42,4 @@ class RedisPublishedTotals:
             arguments += (partition, since.messages, since.operations)
         counts = cast("list[int]", await self._add(self._keys, arguments))
         totals = zip(counts[::2], counts[1::2], strict=True)
-        return {partition: Published(*total) for partition, total in zip(published, totals, strict=True)}
+        return {partition: PublishedCounts(*total) for partition, total in zip(published, totals, strict=True)}

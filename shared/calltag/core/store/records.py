@@ -13,7 +13,7 @@ from calltag.core.domain.call import Call
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.ports import Change, Done, Mark, Marks, State, StateUnreadable
+from calltag.core.store.ports import CallBlock, CallBlocks, Change, Done, State, StateUnreadable
 from calltag.core.wire.messages import AGENT, CALL, WireError
 
 STATE_FIELDS: Final = ("version", "doc", "keys")
@@ -75,25 +75,25 @@ def decode_done(raw: bytes) -> Done:
     return Done(StatusCode(code), version, text)
 
 
-def encode_mark(mark: Mark) -> bytes:
+def encode_block(block: CallBlock) -> bytes:
     """A mark as JSON."""
-    return orjson.dumps(mark)
+    return orjson.dumps(block)
 
 
-def decode_mark(raw: bytes) -> Mark:
-    """The reverse of encode_mark. A mark that cannot be read is one all the same."""
+def decode_block(raw: bytes) -> CallBlock:
+    """The reverse of encode_block. A mark that cannot be read is one all the same."""
     try:
         fields = orjson.loads(raw)
-        return Mark(OperationId(fields["operation_id"]), fields["reason"], fields["at_ms"])
+        return CallBlock(OperationId(fields["operation_id"]), fields["reason"], fields["at_ms"])
     except (ValueError, TypeError, KeyError):
-        return Mark(OperationId(""), "unknown", 0)
+        return CallBlock(OperationId(""), "unknown", 0)
 
 
-def mark_arguments(marks: Marks) -> Iterator[Argument]:
-    """Marks as the commit script reads them."""
-    for key, mark in marks.items():
+def block_arguments(blocks: CallBlocks) -> Iterator[Argument]:
+    """Blocks as the commit script reads them."""
+    for key, block in blocks.items():
         yield key
-        yield "" if mark is None else encode_mark(mark)
+        yield "" if block is None else encode_block(block)
 
 
 def commit_arguments(change: Change, lifetimes: Lifetimes) -> Iterator[Argument]:

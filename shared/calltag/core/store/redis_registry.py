@@ -27,7 +27,7 @@ class RedisCallIndex:
         self._keys = keys
         self.lifetime_ms = lifetime_ms
 
-    async def settle(self, calls: Sequence[Call]) -> None:
+    async def update(self, calls: Sequence[Call]) -> None:
         pipeline = self._client.pipeline()
         for call in calls:
             for user in call.users():

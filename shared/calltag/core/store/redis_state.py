@@ -18,12 +18,14 @@ from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient, is_refusal
-from calltag.core.store.durability import Durability, Settling
+from calltag.core.store.durability import Durability, ReplicaWait
 from calltag.core.store.keys import Keys, StateKeys
 from calltag.core.store.ports import (
     NEVER,
-    NO_MARKS,
+    NO_BLOCKS,
     NOTHING,
+    CallBlock,
+    CallBlocks,
     Change,
     CommitConflict,
     CommitPosition,
@@ -31,10 +33,8 @@ from calltag.core.store.ports import (
     Done,
     Epoch,
     Fenced,
-    Glance,
     Loaded,
-    Mark,
-    Marks,
+    PendingCall,
     State,
     StateUnreadable,
     StoreUnavailable,
@@ -46,11 +46,11 @@ from calltag.core.store.ports import (
 from calltag.core.store.records import (
     STATE_FIELDS,
     Lifetimes,
+    block_arguments,
     commit_arguments,
+    decode_block,
     decode_dones,
-    decode_mark,
     decode_state,
-    mark_arguments,
 )
 
 log = structlog.get_logger()
@@ -87,7 +87,7 @@ class RedisStateStore:
         self._sent = client.script("sent")
         self._silent = client.script("silent")
         self._durability = durability or Durability()
-        self._settling = Settling(client, keys, self._durability)
+        self._settling = ReplicaWait(client, keys, self._durability)
         self._attempt = client.script("attempt")
         self._withdraw = client.script("attempt_withdraw")
 
@@ -114,7 +114,7 @@ class RedisStateStore:
     async def load(
         self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]], max_bytes: int | None = None
     ) -> Mapping[str, Loaded]:
-        keys = [self._keys.marks(partition)]
+        keys = [self._keys.blocks(partition)]
         arguments: list[str | int] = [max_bytes or self._max_batch_bytes]
         for key, operations in wanted.items():
             keys += self._keys.state(partition, key).all()[:3]
@@ -122,8 +122,8 @@ class RedisStateStore:
         answers = cast("list[list[object]]", await self._load(keys, arguments))
         # Those that did not fit are left out.
         return {
-            key: _loaded(key, operations, raw, cast("bytes | None", mark))
-            for (key, operations), (*raw, mark) in zip(wanted.items(), answers, strict=False)
+            key: _loaded(key, operations, raw, cast("bytes | None", block))
+            for (key, operations), (*raw, block) in zip(wanted.items(), answers, strict=False)
         }
 
     async def commit(
@@ -132,17 +132,17 @@ class RedisStateStore:
         epoch: Epoch,
         changes: Sequence[Change],
         events: Sequence[bytes],
-        marks: Marks = NO_MARKS,
+        blocks: CallBlocks = NO_BLOCKS,
         *,
         after: CommitPosition = NOTHING,
     ) -> Committal:
-        keys = [*self._partition_keys(partition), self._keys.live(partition), self._keys.marks(partition)]
+        keys = [*self._partition_keys(partition), self._keys.live(partition), self._keys.blocks(partition)]
         remember = (self._remembered_operations, self._lifetimes.operations_ms)
         arguments: list[str | bytes | int] = [epoch, after, *remember, len(events), *events]
         for change in changes:
             keys.extend(self._keys.state(partition, change.key).all())
             arguments.extend(commit_arguments(change, self._lifetimes))
-        arguments.extend(mark_arguments(marks))
+        arguments.extend(block_arguments(blocks))
         try:
             answer = await self._commit(keys, arguments)
         except StoreUnavailable as error:
@@ -151,14 +151,14 @@ class RedisStateStore:
             if is_refusal(error.__cause__):
                 raise WriteRefused(str(error)) from error
             raise
-        position, marked = _check(partition, epoch, answer)
-        return Committal(CommitPosition(int(position)), int(marked))
+        position, blocked = _check(partition, epoch, answer)
+        return Committal(CommitPosition(int(position)), int(blocked))
 
-    async def settle(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
-        await self._settling.settle(partition, epoch, position)
+    async def wait_for_replicas(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        await self._settling.wait_for_replicas(partition, epoch, position)
 
-    async def standing(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
-        return await self._settling.standing(partition)
+    async def read_position(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
+        return await self._settling.read_position(partition)
 
     async def note_loss(self, partition: Partition, loss: str, commits: int, gone: int, at_ms: int) -> None:
         await self._settling.note_loss(partition, loss, commits, gone, at_ms)
@@ -184,11 +184,11 @@ class RedisStateStore:
         [count] = _check(partition, epoch, await self._attempt(keys, [epoch, name, attempt, _ATTEMPTS_KEPT_MS]))
         return int(count)
 
-    async def survived(self, partition: Partition, name: str) -> None:
+    async def clear_attempts(self, partition: Partition, name: str) -> None:
         async with self._client.exchange() as connection:
             await connection.hdel(self._keys.attempts(partition), name)
 
-    async def broken_off(self, partition: Partition, name: str, attempt: str) -> None:
+    async def withdraw_attempt(self, partition: Partition, name: str, attempt: str) -> None:
         await self._withdraw([self._keys.attempts(partition)], [name, attempt])
 
     async def is_done(self, partition: Partition, key: str, operation: OperationId) -> bool:
@@ -216,18 +216,18 @@ def _is_wrong_type(answer: object) -> bool:
     return isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE")
 
 
-def _loaded(key: str, operations: Sequence[OperationId], raw: Sequence[object], marked: bytes | None) -> Loaded:
-    mark = decode_mark(marked) if marked is not None else None
+def _loaded(key: str, operations: Sequence[OperationId], raw: Sequence[object], blocked: bytes | None) -> Loaded:
+    block = decode_block(blocked) if blocked is not None else None
     if len(raw) == 1:
-        return Loaded(None, {}, StateUnreadable(f"the record of {key} is no hash"), mark)
+        return Loaded(None, {}, StateUnreadable(f"the record of {key} is no hash"), block)
     fields, flat, dones = cast("tuple[list[bytes | None], list[bytes], list[bytes | None]]", raw)
     data = dict(zip(flat[::2], flat[1::2], strict=True))
     done: Mapping[OperationId, Done] = {}
     try:
         done = decode_dones(key, operations, dones)
-        return Loaded(decode_state(key, fields, data), done, None, mark)
+        return Loaded(decode_state(key, fields, data), done, None, block)
     except StateUnreadable as unreadable:
-        return Loaded(None, done, unreadable, mark)
+        return Loaded(None, done, unreadable, block)
 
 
 def _check(partition: Partition, epoch: Epoch, answer: object) -> Sequence[str]:
@@ -245,7 +245,7 @@ def _check(partition: Partition, epoch: Epoch, answer: object) -> Sequence[str]:
 
 @dataclass(slots=True)
 class _Reading:
-    """The Glance at the call of that key, whose fields are the answer."""
+    """The PendingCall at the call of that key, whose fields are the answer."""
 
     key: str
     answer: asyncio.Future[object]
@@ -275,19 +275,19 @@ class RedisCallReader:
     async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
         key = f"call:{call_id}"
         if not with_user_data:
-            return await self.glance(call_id)
+            return await self.begin_call(call_id)
         state = await self._state(key)
         return state if isinstance(state, Call) else None
 
-    def glance(self, call_id: CallId) -> Glance:
+    def begin_call(self, call_id: CallId) -> PendingCall:
         key = f"call:{call_id}"
         return _Reading(key, self._batcher.command("HMGET", self._names(key).state, "version", "doc"))
 
-    async def mark(self, call_id: CallId) -> Mark | None:
+    async def block(self, call_id: CallId) -> CallBlock | None:
         async with self._client.exchange() as connection:
-            name = self._keys.marks(partition_of(call_id, self._partitions))
+            name = self._keys.blocks(partition_of(call_id, self._partitions))
             raw = cast("bytes | None", await connection.hget(name, f"call:{call_id}"))
-        return decode_mark(raw) if raw is not None else None
+        return decode_block(raw) if raw is not None else None
 
     async def calls_of(
         self, user: UserId, *, with_user_data: bool = True, max_bytes: int | None = None

@@ -135,7 +135,7 @@ class NewSession:
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
+class ConnectCaller:
     """The caller of a connect: `proven` to be the session's user, or with a `login` that may be the session's
     own.
 
@@ -265,7 +265,7 @@ class SessionStore:
         if verdict == b"full":
             raise TooManySessions(f"user {user} has {new.most_of_user} sessions")
 
-    async def read(self, client_id: str, caller: Caller, *, most: int) -> Found | None:
+    async def read(self, client_id: str, caller: ConnectCaller, *, most: int) -> Found | None:
         """Read a session for a connect, with `most` entries; None if there is no such session.
 
         Raises NotProven, HasEnded, HasLeft.

@@ -56,7 +56,7 @@ class Appended:
     nodes: Sequence[NodeId]
     places: Sequence[Added | None]
     watchers: Sequence[UserId] = ()
-    put_off: bool = False
+    deferred: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +201,7 @@ def _appended(answer: list[object]) -> Appended:
         sorted(NodeId(node.decode()) for node in cast("list[bytes]", nodes)),
         [Added(here, before) if here else None for here, before in zip(positions[::2], positions[1::2], strict=True)],
         [UserId(user.decode()) for user in cast("list[bytes]", watchers)],
-        put_off=not added,
+        deferred=not added,
     )
 
 

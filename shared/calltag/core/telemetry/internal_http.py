@@ -59,7 +59,7 @@ def internal_app(health: Health, metrics: Metrics) -> Starlette:
     """`/livez`, `/readyz`, `/metrics`, `/version`.
 
     `/readyz` answers 503 while a check does not hold, and names every check with its state; `/metrics` has the same
-    as `calltag_check`. `/readyz?verbose` has details as well.
+    as `calltag_readiness_check`. `/readyz?verbose` has details as well.
     """
 
     async def livez(_: Request) -> Response:
@@ -75,7 +75,7 @@ def internal_app(health: Health, metrics: Metrics) -> Starlette:
 
     async def show_metrics(_: Request) -> Response:
         for name, holds in (await health.states()).items():
-            metrics.check.labels(name).set(holds)
+            metrics.readiness_check.labels(name).set(holds)
         return Response(metrics.exposition(), media_type=CONTENT_TYPE)
 
     async def version(_: Request) -> Response:

@@ -38,24 +38,24 @@ class Metrics:
     operations_accepted: Counter = field(init=False)
     operations_applied: Counter = field(init=False)
     operations_repeated: Counter = field(init=False)
-    operations_unreadable: Counter = field(init=False)
+    operations_malformed: Counter = field(init=False)
     operations_retried: Counter = field(init=False)
     operations_parked: Counter = field(init=False)
-    operations_waiting: Gauge = field(init=False)
-    marked: Gauge = field(init=False)
-    batch_size: Histogram = field(init=False)
+    operations_blocked: Gauge = field(init=False)
+    calls_blocked: Gauge = field(init=False)
+    commit_operations: Histogram = field(init=False)
     commit_seconds: Histogram = field(init=False)
     store_window_bytes: Gauge = field(init=False)
     partitions_owned: Gauge = field(init=False)
-    partitions_missing: Gauge = field(init=False)
-    operations_in_hand: Gauge = field(init=False)
+    partitions_not_consumed: Gauge = field(init=False)
+    operations_unacknowledged: Gauge = field(init=False)
     oldest_operation_seconds: Gauge = field(init=False)
-    takeovers: Counter = field(init=False)
-    fenced: Counter = field(init=False)
+    partition_takeovers: Counter = field(init=False)
+    partitions_fenced: Counter = field(init=False)
     partitions_failed: Counter = field(init=False)
-    store_lost_commits: Counter = field(init=False)
+    commits_lost: Counter = field(init=False)
     operations_reapplied: Counter = field(init=False)
-    commits_gone: Counter = field(init=False)
+    commits_unrecoverable: Counter = field(init=False)
     node_messages_sent: Counter = field(init=False)
     http_requests: Counter = field(init=False)
     http_seconds: Histogram = field(init=False)
@@ -63,19 +63,19 @@ class Metrics:
     http_connections: Gauge = field(init=False)
     requests_refused: Counter = field(init=False)
     requests_limited: Counter = field(init=False)
-    requests_in_hand: Gauge = field(init=False)
+    requests_in_flight: Gauge = field(init=False)
     requests_queued: Gauge = field(init=False)
     backlog_operations: Gauge = field(init=False)
     backlog_age: Gauge = field(init=False)
-    calls_silent: Counter = field(init=False)
+    silent_calls_ended: Counter = field(init=False)
     logins_failed: Counter = field(init=False)
     logins_locked_out: Counter = field(init=False)
-    http_sessions_displaced: Counter = field(init=False)
+    http_sessions_evicted: Counter = field(init=False)
     events_received: Counter = field(init=False)
     deliveries: Counter = field(init=False)
     delivery_seconds: ManyTimes = field(init=False)
     cometd_sessions: Gauge = field(init=False)
-    cometd_held_connects: Gauge = field(init=False)
+    cometd_suspended_connects: Gauge = field(init=False)
     cometd_sessions_behind: Gauge = field(init=False)
     cometd_queued_events: Gauge = field(init=False)
     cometd_queued_bytes: Gauge = field(init=False)
@@ -83,23 +83,23 @@ class Metrics:
     cometd_refused: Counter = field(init=False)
     cometd_limited: Counter = field(init=False)
     cometd_handshakes: Counter = field(init=False)
-    cometd_resumed: Counter = field(init=False)
+    cometd_sessions_resumed: Counter = field(init=False)
     cometd_redelivered: Counter = field(init=False)
     cometd_repeated_after_crash: Counter = field(init=False)
     cometd_fast_connects: Counter = field(init=False)
     cometd_claims: Counter = field(init=False)
     cometd_flushes: Counter = field(init=False)
-    cometd_failed_background_work: Counter = field(init=False)
-    cometd_swept: Counter = field(init=False)
+    cometd_background_failures: Counter = field(init=False)
+    cometd_sessions_swept: Counter = field(init=False)
     cometd_sessions_ended: Counter = field(init=False)
-    cometd_gaps: Counter = field(init=False)
-    bus_connections: Gauge = field(init=False)
-    bus_blocked: Gauge = field(init=False)
-    bus_consumers: Gauge = field(init=False)
-    bus_consumers_missing: Gauge = field(init=False)
-    bus_repairs: Counter = field(init=False)
-    check: Gauge = field(init=False)
-    log_dropped: Counter = field(init=False)
+    cometd_gaps_filled: Counter = field(init=False)
+    broker_connections: Gauge = field(init=False)
+    broker_blocked: Gauge = field(init=False)
+    broker_consumers: Gauge = field(init=False)
+    broker_consumers_missing: Gauge = field(init=False)
+    broker_recoveries: Counter = field(init=False)
+    readiness_check: Gauge = field(init=False)
+    log_lines_dropped: Counter = field(init=False)
 
     def __post_init__(self) -> None:
         self._worker()
@@ -107,7 +107,9 @@ class Metrics:
         self._logins()
         self._notifier()
         self._bus()
-        self.check = self._gauge("check", "1 while the readiness check of that name holds.", "check")
+        self.readiness_check = self._gauge(
+            "readiness_check", "1 while the readiness check of that name passes.", "check"
+        )
         self._output()
 
     def exposition(self) -> bytes:
@@ -118,147 +120,158 @@ class Metrics:
 
     def _worker(self) -> None:
         self.operations_applied = self._counter(
-            "operations_applied", "Operations judged by the worker, by statusCode.", "operation", "code"
+            "operations_applied", "Operations applied or refused by the worker, by statusCode.", "operation", "code"
         )
         self.operations_repeated = self._counter(
-            "operations_repeated", "Operations recognised as done before.", "operation"
+            "operations_repeated", "Redelivered operations that had taken effect before.", "operation"
         )
-        self.operations_unreadable = self._counter("operations_unreadable", "Messages that were no operations.")
-        self.operations_retried = self._counter("operations_retried", "Times that a failed operation was tried again.")
-        self.operations_parked = self._counter("operations_parked", "Operations parked, by reason.", "reason")
-        self.operations_waiting = self._gauge(
-            "operations_waiting", "Operations that wait since one of their call fails.", "partition"
+        self.operations_malformed = self._counter("operations_malformed", "Messages that are not valid operations.")
+        self.operations_retried = self._counter("operations_retried", "Retries of failed operations.")
+        self.operations_parked = self._counter("operations_parked", "Parked operations, by reason.", "reason")
+        self.operations_blocked = self._gauge(
+            "operations_blocked", "Operations blocked behind a failing one of the same call.", "partition"
         )
-        self.marked = self._gauge("marked", "Calls and agents that are marked: an operation is parked.", "partition")
-        self.batch_size = self._histogram("batch_size", "Operations in one commit.", _SIZES)
-        self.commit_seconds = self._histogram("commit_seconds", "Time that a commit took.", _LATENCY_S)
+        self.calls_blocked = self._gauge(
+            "calls_blocked", "Calls and agents blocked by a parked operation.", "partition"
+        )
+        self.commit_operations = self._histogram("commit_operations", "Operations per commit.", _SIZES)
+        self.commit_seconds = self._histogram("commit_seconds", "Duration of a commit.", _LATENCY_S)
         self.store_window_bytes = self._gauge(
-            "store_window_bytes", "Bytes that may be on their way to Redis at a time; fewer where the link is slow."
+            "store_window_bytes", "Byte window of requests to Redis in flight; it shrinks on a slow link."
         )
-        self.partitions_owned = self._gauge("partitions_owned", "Partitions that this worker works on.")
-        self.partitions_missing = self._gauge(
-            "partitions_missing", "Partitions that fall to this worker and that it has no consumer of."
+        self.partitions_owned = self._gauge("partitions_owned", "Partitions assigned to this worker.")
+        self.partitions_not_consumed = self._gauge(
+            "partitions_not_consumed", "Partitions assigned to this worker without a consumer."
         )
-        self.operations_in_hand = self._gauge(
-            "operations_in_hand", "Operations that this worker has of the broker and has not acknowledged."
+        self.operations_unacknowledged = self._gauge(
+            "operations_unacknowledged", "Operations delivered to this worker and not acknowledged."
         )
         self.oldest_operation_seconds = self._gauge(
-            "oldest_operation_seconds", "Age, since its acceptance, of the oldest operation in hand; 0 without any."
+            "oldest_operation_seconds",
+            "Age of the oldest unacknowledged operation since its acceptance; 0 if there is none.",
         )
-        self.takeovers = self._counter("takeovers", "Partitions taken over.")
-        self.fenced = self._counter("fenced", "Times that another worker had taken over in the middle of work.")
-        self.partitions_failed = self._counter(
-            "partitions_failed", "Times that work on a partition failed unexpectedly."
+        self.partition_takeovers = self._counter("partition_takeovers", "Take-overs of partitions.")
+        self.partitions_fenced = self._counter(
+            "partitions_fenced", "Commits refused because another worker has taken the partition over."
         )
-        self.calls_silent = self._counter("calls_silent", "Calls ended since the switch told nothing of them any more.")
-        self.store_lost_commits = self._counter("store_lost_commits", "Commits that the store had confirmed and lost.")
+        self.partitions_failed = self._counter("partitions_failed", "Unexpected failures of a partition.")
+        self.silent_calls_ended = self._counter(
+            "silent_calls_ended", "Calls ended because the switch sent no events for them."
+        )
+        self.commits_lost = self._counter("commits_lost", "Confirmed commits that Redis has lost in a failover.")
         self.operations_reapplied = self._counter(
-            "operations_reapplied", "Operations applied again, since the store had lost them."
+            "operations_reapplied", "Operations applied again after Redis had lost their commit."
         )
-        self.commits_gone = self._counter("commits_gone", "Lost commits of which the operations are not at hand.")
-        self.node_messages_sent = self._counter("node_messages_sent", "Messages sent to notifiers and gateways.")
+        self.commits_unrecoverable = self._counter(
+            "commits_unrecoverable", "Lost commits whose operations are not in memory."
+        )
+        self.node_messages_sent = self._counter("node_messages_sent", "Messages published to notifiers and gateways.")
 
     def _gateway(self) -> None:
         self.operations_accepted = self._counter(
-            "operations_accepted", "Operations confirmed by the broker.", "operation"
+            "operations_accepted", "Operations accepted: published with a publisher confirm.", "operation"
         )
-        self.http_requests = self._counter("http_requests", "Requests answered.", "route", "status")
-        self.http_seconds = self._histogram("http_request_seconds", "Time to answer a request.", _LATENCY_S, "route")
+        self.http_requests = self._counter("http_requests", "HTTP requests, by status.", "route", "status")
+        self.http_seconds = self._histogram("http_request_seconds", "Duration of an HTTP request.", _LATENCY_S, "route")
         self.http_refused = self._counter(
-            "http_refused", "Connections and requests that the server itself refused or cut off, by the limit.", "limit"
+            "http_refused", "Connections and requests refused or closed by the HTTP server, by limit.", "limit"
         )
-        self.http_connections = self._gauge("http_connections", "Open connections of clients.")
+        self.http_connections = self._gauge("http_connections", "Open client connections.")
         self.requests_refused = self._counter("requests_refused", "Requests refused.", "route", "code")
         self.requests_limited = self._counter(
-            "requests_limited", "Requests refused at a limit of the gateway, by the name of its setting.", "limit"
+            "requests_limited", "Requests refused at a limit of the gateway, by setting.", "limit"
         )
-        self.requests_in_hand = self._gauge("requests_in_hand", "Requests worked on.")
-        self.requests_queued = self._gauge("requests_queued", "Requests that wait their turn.")
-        self.backlog_operations = self._gauge(
-            "backlog_operations", "Operations that wait for the worker of the fullest partition."
+        self.requests_in_flight = self._gauge("requests_in_flight", "Requests in flight.")
+        self.requests_queued = self._gauge("requests_queued", "Requests in the admission queue.")
+        self.backlog_operations = self._gauge("backlog_operations", "Queued operations of the fullest partition.")
+        self.backlog_age = self._gauge(
+            "backlog_age_seconds", "Age of the oldest operation that a worker received lately."
         )
-        self.backlog_age = self._gauge("backlog_age_seconds", "Age of the oldest operation that a worker took up.")
 
     def _logins(self) -> None:
-        self.logins_failed = self._counter("logins_failed", "Passwords that were wrong.")
+        self.logins_failed = self._counter("logins_failed", "Failed logins.")
         self.logins_locked_out = self._counter(
             "logins_locked_out",
-            "Logins refused unseen after too many wrong passwords, of the user or from the address.",
+            "Logins refused during a lock-out, by user or address.",
             "by",
         )
-        self.http_sessions_displaced = self._counter(
-            "http_sessions_displaced", "HTTP sessions that ended because their user had too many."
+        self.http_sessions_evicted = self._counter(
+            "http_sessions_evicted", "HTTP sessions evicted because their user had too many."
         )
 
     def _notifier(self) -> None:
         self.events_received = self._counter("events_received", "Events received from workers.")
-        self.deliveries = self._counter("deliveries", "Messages handed to CometD sessions.", "channel")
+        self.deliveries = self._counter("deliveries", "Messages delivered to CometD sessions.", "channel")
         self.delivery_seconds = ManyTimes(
             "calltag_delivery_seconds",
-            "From the acceptance of an operation until an event of it first goes to the transport of a session.",
+            "Time from the acceptance of an operation to the first write of its event to a session.",
             buckets=_LATENCY_S,
             registry=self.registry,
         )
-        self.cometd_sessions = self._gauge("cometd_sessions", "CometD sessions that this node holds.", "transport")
-        self.cometd_held_connects = self._gauge("cometd_held_connects", "Connects that wait for their answer.")
-        self.cometd_sessions_behind = self._gauge(
-            "cometd_sessions_behind", "Sessions with more in their streams than their queues hold."
+        self.cometd_sessions = self._gauge(
+            "cometd_sessions", "CometD sessions with their home at this node.", "transport"
         )
-        self.cometd_queued_events = self._gauge("cometd_queued_events", "Events that wait in sessions' queues.")
-        self.cometd_queued_bytes = self._gauge("cometd_queued_bytes", "Bytes that wait in sessions' queues.")
+        self.cometd_suspended_connects = self._gauge("cometd_suspended_connects", "Suspended /meta/connect requests.")
+        self.cometd_sessions_behind = self._gauge(
+            "cometd_sessions_behind", "Sessions that lag behind their user's stream because their queue is full."
+        )
+        self.cometd_queued_events = self._gauge("cometd_queued_events", "Events in session queues.")
+        self.cometd_queued_bytes = self._gauge("cometd_queued_bytes", "Bytes in session queues.")
         self.cometd_messages = self._counter("cometd_messages", "Bayeux messages received.")
         self.cometd_refused = self._counter("cometd_refused", "Bayeux messages refused, by code.", "code")
         self.cometd_limited = self._counter(
-            "cometd_limited", "Times that a limit of the notifier was met, by the name of its setting.", "limit"
+            "cometd_limited", "Requests that met a limit of the notifier, by setting.", "limit"
         )
-        self.cometd_handshakes = self._counter("cometd_handshakes", "Handshakes that made a session.")
-        self.cometd_resumed = self._counter("cometd_resumed", "Sessions that came here from another node.")
+        self.cometd_handshakes = self._counter("cometd_handshakes", "Handshakes that began a session.")
+        self.cometd_sessions_resumed = self._counter(
+            "cometd_sessions_resumed", "Sessions taken over from another node."
+        )
         self.cometd_redelivered = self._counter(
-            "cometd_redelivered", "Events sent once more, since the client may lack them."
+            "cometd_redelivered", "Events sent again because the client may lack them."
         )
         self.cometd_repeated_after_crash = self._counter(
             "cometd_repeated_after_crash",
-            "Events sent, perhaps again, to sessions whose former home crashed before it saved them.",
+            "Events sent, possibly again, to sessions whose former home crashed before a save.",
         )
         self.cometd_fast_connects = self._counter(
-            "cometd_fast_connects", "Connects answered or suspended from memory, by the session's home."
+            "cometd_fast_connects", "Connects handled from memory by the session's home."
         )
-        self.cometd_claims = self._counter(
-            "cometd_claims", "Connects for which the session was claimed from the store."
-        )
+        self.cometd_claims = self._counter("cometd_claims", "Connects that claimed the session from Redis.")
         self.cometd_flushes = self._counter(
-            "cometd_flushes", "Claims that asked the former home for what it had not saved.", "outcome"
+            "cometd_flushes", "Flushes asked of and answered by former homes.", "outcome"
         )
-        self.cometd_failed_background_work = self._counter(
-            "cometd_failed_background_work", "Saves and other work in the background that failed."
+        self.cometd_background_failures = self._counter(
+            "cometd_background_failures", "Failed saves and other background tasks."
         )
-        self.cometd_swept = self._counter("cometd_swept", "Silent sessions forgotten.")
+        self.cometd_sessions_swept = self._counter("cometd_sessions_swept", "Sessions swept because no connect came.")
         self.cometd_sessions_ended = self._counter(
             "cometd_sessions_ended", "CometD sessions ended, by reason.", "reason"
         )
-        self.cometd_gaps = self._counter("cometd_gaps", "Gaps before events that came, filled from the stream.")
+        self.cometd_gaps_filled = self._counter(
+            "cometd_gaps_filled", "Gaps in received events, filled from the user's stream."
+        )
 
     def _bus(self) -> None:
-        self.bus_connections = self._gauge("bus_connections", "Connections to RabbitMQ that stand, of two.")
-        self.bus_blocked = self._gauge(
-            "bus_blocked", "1 while RabbitMQ takes no messages from this process, for want of memory or disk."
+        self.broker_connections = self._gauge("broker_connections", "Open connections to RabbitMQ, of two.")
+        self.broker_blocked = self._gauge(
+            "broker_blocked", "1 while RabbitMQ blocks this connection because of a memory or disk alarm."
         )
-        self.bus_consumers = self._gauge("bus_consumers", "Consumers of this process that are there.")
-        self.bus_consumers_missing = self._gauge(
-            "bus_consumers_missing", "Consumers of this process that should be there and are not."
-        )
-        self.bus_repairs = self._counter(
-            "bus_repairs", "Connections and consumers built anew, by what it was and why.", "part", "reason"
+        self.broker_consumers = self._gauge("broker_consumers", "Active consumers of this process.")
+        self.broker_consumers_missing = self._gauge("broker_consumers_missing", "Missing consumers of this process.")
+        self.broker_recoveries = self._counter(
+            "broker_recoveries", "Connections and consumers re-established, by part and reason.", "part", "reason"
         )
 
     def _output(self) -> None:
-        self.log_dropped = self._counter("log_dropped", "Lines of output dropped since nobody read them fast enough.")
+        self.log_lines_dropped = self._counter(
+            "log_lines_dropped", "Log lines dropped because the output was read too slowly."
+        )
         counted = 0
 
         def observe() -> None:
             nonlocal counted
             dropped = dropped_lines()
-            self.log_dropped.inc(dropped - counted)
+            self.log_lines_dropped.inc(dropped - counted)
             counted = dropped
 
         self.observers.append(observe)

@@ -14,7 +14,7 @@ _FRAME_BYTES: Final = sum(map(len, _FRAME))
 
 
 @dataclass(frozen=True, slots=True)
-class UserPlace:
+class StreamPosition:
     """Where an event is in a user's stream: after the one at `previous`."""
 
     user: UserId
@@ -40,7 +40,7 @@ class _Packing:
     _users: dict[UserId, None] = field(default_factory=dict)
     _size_bytes: int = _FRAME_BYTES
 
-    def take_place(self, event: bytes, place: UserPlace) -> bool:
+    def take_place(self, event: bytes, place: StreamPosition) -> bool:
         """Add a place of an event, with the event where it was not the last one; False if there is no room."""
         is_new = not self._events or self._events[-1] is not event
         number = len(self._events) if is_new else len(self._events) - 1
@@ -54,7 +54,7 @@ class _Packing:
         """Add a user whose stream the node has to read; False if there is no room."""
         # Notifiers that do not read `stale_users` yet do so for each place without an event. Such a place would be one
         # of another event in a message that holds some.
-        place = _encoded(UserPlace(user, 1, 0), 0)
+        place = _encoded(StreamPosition(user, 1, 0), 0)
         if not self._take([(self._stale_users, orjson.dumps(user)), (self._places, place)]):
             return False
         self._users[user] = None
@@ -82,7 +82,7 @@ class _Packing:
 
 
 def node_messages(
-    events: Iterable[tuple[bytes, Sequence[UserPlace]]], replies: Iterable[OperationReply], max_bytes: int
+    events: Iterable[tuple[bytes, Sequence[StreamPosition]]], replies: Iterable[OperationReply], max_bytes: int
 ) -> Iterator[PackedMessage]:
     """The messages that carry the events to the users at their places, and then the replies, in order.
 
@@ -115,5 +115,5 @@ def stale_messages(users: Iterable[UserId], max_bytes: int) -> Iterator[PackedMe
     yield from packing.messages()
 
 
-def _encoded(place: UserPlace, event: int) -> bytes:
+def _encoded(place: StreamPosition, event: int) -> bytes:
     return orjson.dumps({"user": place.user, "event": event, "position": place.position, "previous": place.previous})

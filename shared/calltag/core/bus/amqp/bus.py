@@ -12,8 +12,8 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractQueue, HeadersType
 from aio_pika.exceptions import ChannelNotFoundEntity
 
-from calltag.core.bus.amqp.consumer import SELF_PROBE, AmqpConsumer, AmqpInbox, Route
-from calltag.core.bus.amqp.failing import FAILURES, told_plainly
+from calltag.core.bus.amqp.consumer import SELF_PROBE, AmqpConsumer, AmqpInbox, QueueRoute
+from calltag.core.bus.amqp.failing import FAILURES, normalize_amqp_errors
 from calltag.core.bus.amqp.inspector import Inspector
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import BusMetrics, BusState, RepairLog
@@ -24,8 +24,16 @@ from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.amqp.topology import Topology
 from calltag.core.bus.amqp.watchdog import Watchdog
 from calltag.core.bus.partitioning import hash_tag
-from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, NodeId, Parking, Partition, Published
-from calltag.core.runtime.without_end import without_end
+from calltag.core.bus.ports import (
+    BusInterrupted,
+    BusRefused,
+    BusUnavailable,
+    NodeId,
+    ParkingDetails,
+    Partition,
+    PublishedCounts,
+)
+from calltag.core.runtime.restarting import restart_forever
 
 log = structlog.get_logger()
 Restore = Callable[[AbstractChannel], Awaitable[None]]
@@ -62,8 +70,8 @@ class AmqpBus:
         """Keep connections and consumers for as long as the task runs."""
         async with asyncio.TaskGroup() as group:
             for link in self.links:
-                group.create_task(without_end(link.run, "amqp-link"), name="amqp-link")
-            group.create_task(without_end(self._watchdog.run, "amqp-watchdog"), name="amqp-watchdog")
+                group.create_task(restart_forever(link.run, "amqp-link"), name="amqp-link")
+            group.create_task(restart_forever(self._watchdog.run, "amqp-watchdog"), name="amqp-watchdog")
 
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         packing = self._packing.get(partition)
@@ -101,11 +109,11 @@ class AmqpBus:
     async def depth(self, partition: Partition) -> int:
         return await self._inspector.depth(self._topology.partition_queue(partition))
 
-    def published(self, partition: Partition) -> Published:
+    def published(self, partition: Partition) -> PublishedCounts:
         packing = self._packing.get(partition)
-        return Published() if packing is None else packing.published
+        return PublishedCounts() if packing is None else packing.published
 
-    async def park(self, body: bytes, message_id: str, parking: Parking) -> None:
+    async def park(self, body: bytes, message_id: str, parking: ParkingDetails) -> None:
         headers = headers_of(parking)
         await self._publish_surely(
             lambda: self._publisher.publish(self._topology.parking, "", body, message_id, headers=headers),
@@ -153,7 +161,7 @@ class AmqpBus:
         with self._watchdog.expecting(node) as expected:
             async with self._consuming.channel() as channel:
                 queue = await self._declare_inbox(channel, node)
-                route = Route(self._topology.events, lambda: self.send(node, b"", SELF_PROBE))
+                route = QueueRoute(self._topology.events, lambda: self.send(node, b"", SELF_PROBE))
                 consumer = AmqpConsumer(channel, self._settings.publish_deadline_s, route=route)
                 await consumer.start(queue, self._settings.inbox_prefetch)
                 self._watchdog.there(expected, consumer)
@@ -166,7 +174,7 @@ class AmqpBus:
         """
         name = self._inbox_names.setdefault(node, self._topology.inbox_queue(node))
         try:
-            with told_plainly():
+            with normalize_amqp_errors():
                 async with asyncio.timeout(self._settings.connect_deadline_s):
                     return await self._topology.declare_inbox(channel, node, name)
         except FAILURES as error:

@@ -13,7 +13,7 @@ from aiormq.connection import TCPTransportFactory, TLSTransportFactory, Transpor
 from aiormq.exceptions import ConnectionNotAllowed, InvalidFrameError
 from yarl import URL
 
-from calltag.core.bus.amqp.failing import told_plainly
+from calltag.core.bus.amqp.failing import normalize_amqp_errors
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.ports import BusUnavailable
 from calltag.core.runtime.tls import ClientTls, TlsError
@@ -38,7 +38,7 @@ class _Transports(TransportFactory):
             self._writer.transport.abort()
 
 
-class Connection(aio_pika.Connection):
+class BrokerConnection(aio_pika.Connection):
     """A connection that can be aborted, in whatever state it is.
 
     aiormq forgets a connection that is made at the moment when the wait for it is cancelled: it would stand for ever.
@@ -54,7 +54,7 @@ class Connection(aio_pika.Connection):
         self._transports.abort()
 
 
-async def connect(settings: AmqpSettings, purpose: str) -> Connection:
+async def connect(settings: AmqpSettings, purpose: str) -> BrokerConnection:
     """A connection to the first address that gives one, tried in random order; `purpose` names it in RabbitMQ's
     management. Raises BusUnavailable, which says what to mend."""
     urls = random.sample(settings.urls, len(settings.urls))
@@ -69,11 +69,11 @@ async def connect(settings: AmqpSettings, purpose: str) -> Connection:
     raise BusUnavailable(f"none of {len(urls)} nodes; the last one tried: {reason}" if len(urls) > 1 else reason)
 
 
-async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_s: float) -> Connection:
+async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_s: float) -> BrokerConnection:
     url = address.update_query(heartbeat=str(settings.heartbeat_s), name=f"calltag {purpose}")
-    connection = Connection(url, await asyncio.to_thread(_context, settings, url))
+    connection = BrokerConnection(url, await asyncio.to_thread(_context, settings, url))
     try:
-        with told_plainly(), _aborted_on_failure(connection):
+        with normalize_amqp_errors(), _aborted_on_failure(connection):
             async with asyncio.timeout(deadline_s):
                 await connection.connect()
     except TimeoutError:
@@ -86,7 +86,7 @@ async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_
 
 
 @contextmanager
-def _aborted_on_failure(connection: Connection) -> Iterator[None]:
+def _aborted_on_failure(connection: BrokerConnection) -> Iterator[None]:
     """Leave nothing of a connection that is not made inside."""
     try:
         yield

@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import ChannelNotFoundEntity
 from aiormq.abc import AbstractChannel as Underlay
 
-from calltag.core.bus.amqp.failing import FAILURES, told_plainly
+from calltag.core.bus.amqp.failing import FAILURES, normalize_amqp_errors
 from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.amqp.packing import number_of_parts, unpacked
 from calltag.core.bus.amqp.probing import PROBE
@@ -28,7 +28,7 @@ SELF_PROBE: Final = "calltag-probe"
 
 
 @dataclass(frozen=True, slots=True)
-class Route:
+class QueueRoute:
     """How messages come to a queue: through the exchange. `probe` sends one that way; false if it leads to no queue."""
 
     exchange: str
@@ -44,7 +44,12 @@ class AmqpConsumer:
     """
 
     def __init__(
-        self, channel: AbstractChannel, deadline_s: float, *, patience: int = _SIGHTINGS, route: Route | None = None
+        self,
+        channel: AbstractChannel,
+        deadline_s: float,
+        *,
+        patience: int = _SIGHTINGS,
+        route: QueueRoute | None = None,
     ) -> None:
         self._channel = channel
         self._route = route
@@ -68,7 +73,7 @@ class AmqpConsumer:
     async def start(self, queue: AbstractQueue, prefetch: int) -> None:
         """Begin to consume. Raises QueueMissing, BusInterrupted."""
         try:
-            with told_plainly():
+            with normalize_amqp_errors():
                 async with asyncio.timeout(self._deadline_s):
                     await self._channel.set_qos(prefetch_count=prefetch)
                     underlay = await self._channel.get_underlay_channel()
@@ -133,7 +138,7 @@ class AmqpConsumer:
         if self._lost or not self._queue:
             return None
         try:
-            with told_plainly():
+            with normalize_amqp_errors():
                 async with asyncio.timeout(self._deadline_s):
                     underlay = await self._channel.get_underlay_channel()
                     declared = await underlay.queue_declare(self._queue, passive=True)
@@ -190,7 +195,7 @@ class AmqpConsumer:
             raise BusInterrupted(self._lost)
         try:
             underlay = await self._channel.get_underlay_channel()
-            with told_plainly():
+            with normalize_amqp_errors():
                 async with asyncio.timeout(self._deadline_s):
                     yield underlay
         except FAILURES as error:

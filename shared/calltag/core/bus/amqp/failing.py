@@ -7,21 +7,21 @@ from typing import Final
 
 from aio_pika.exceptions import AMQPError
 
-from calltag.core.runtime.cancelling import heeding_cancellation, times_cancelled
+from calltag.core.runtime.cancelling import propagate_cancellation, times_cancelled
 
 FAILURES: Final = (AMQPError, OSError, RuntimeError, TimeoutError)
 """What operations on a broken connection raise."""
 
 
 @contextmanager
-def told_plainly() -> Iterator[None]:
+def normalize_amqp_errors() -> Iterator[None]:
     """What waits on a channel that closes, aiormq cancels though nobody cancelled the task, or fails with an exception
     of no kind; and where a connection ends while it is made, with whatever ended the reading. Here all these are a
     ConnectionError, so that no task ends for it.
     """
     before = times_cancelled()
     try:
-        with heeding_cancellation():
+        with propagate_cancellation():
             yield
     except asyncio.CancelledError:
         if times_cancelled() > before:

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from aio_pika.abc import AbstractChannel
 
-from calltag.core.bus.amqp.failing import FAILURES, told_plainly
+from calltag.core.bus.amqp.failing import FAILURES, normalize_amqp_errors
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.ports import BusUnavailable
 
@@ -31,7 +31,7 @@ class Inspector:
         """The broker's answer about the exchange or queue of that name. Raises BusUnavailable."""
         async with self._asking:
             try:
-                with told_plainly():
+                with normalize_amqp_errors():
                     async with asyncio.timeout(self._deadline_s):
                         if self._channel is None or self._channel.is_closed:
                             self._channel = await self._link.open_channel(confirms=False)

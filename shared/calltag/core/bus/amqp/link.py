@@ -12,13 +12,13 @@ from typing import Final
 import structlog
 from aio_pika.abc import AbstractChannel, AbstractConnection
 
-from calltag.core.bus.amqp.connecting import Connection, connect
-from calltag.core.bus.amqp.failing import FAILURES, told_plainly
+from calltag.core.bus.amqp.connecting import BrokerConnection, connect
+from calltag.core.bus.amqp.failing import FAILURES, normalize_amqp_errors
 from calltag.core.bus.amqp.metrics import BusMetrics, Repair, RepairLog
 from calltag.core.bus.amqp.settings import AmqpSettings
 from calltag.core.bus.ports import BusUnavailable, NotConnected
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.without_end import without_end
+from calltag.core.runtime.restarting import restart_forever
 from calltag.core.telemetry.conditions import Condition
 
 log = structlog.get_logger()
@@ -36,7 +36,7 @@ class Link:
         self._settings = settings
         self._purpose = purpose
         self._metrics = metrics or RepairLog()
-        self._connection: Connection | None = None
+        self._connection: BrokerConnection | None = None
         self._closed = asyncio.Event()
         self._cause = Repair.CLOSED
         self.blocked = False
@@ -77,7 +77,7 @@ class Link:
 
     async def _stand(self) -> None:
         """Wait for the end of the connection, and look meanwhile whether it is blocked."""
-        looking = asyncio.create_task(without_end(self._keep_looking, "amqp-blocked"), name="amqp-blocked")
+        looking = asyncio.create_task(restart_forever(self._keep_looking, "amqp-blocked"), name="amqp-blocked")
         try:
             await self._closed.wait()
         finally:
@@ -96,7 +96,7 @@ class Link:
         # Past the deadline aio_pika still waits until the connection is gone.
         aborting = asyncio.get_running_loop().call_later(_CLOSE_DEADLINE_S, connection.abort)
         try:
-            with suppress(*FAILURES), told_plainly():
+            with suppress(*FAILURES), normalize_amqp_errors():
                 async with asyncio.timeout(_CLOSE_DEADLINE_S):
                     await connection.close()
         finally:
@@ -141,7 +141,7 @@ class Link:
         if connection is None or connection.is_closed:
             raise NotConnected("there is no connection to RabbitMQ")
         try:
-            with told_plainly():
+            with normalize_amqp_errors():
                 async with asyncio.timeout(self._settings.publish_deadline_s):
                     channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
                     await channel.initialize()
@@ -168,7 +168,7 @@ class Link:
         if channel.is_closed or connection is not self._connection:
             return
         try:
-            with told_plainly():
+            with normalize_amqp_errors():
                 async with asyncio.timeout(_CLOSE_DEADLINE_S):
                     await channel.close()
         except FAILURES:

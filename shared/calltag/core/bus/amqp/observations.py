@@ -14,16 +14,16 @@ class BusObservations:
     metrics: Metrics
 
     def repaired(self, part: str, reason: Repair) -> None:
-        self.metrics.bus_repairs.labels(part, reason).inc()
+        self.metrics.broker_recoveries.labels(part, reason).inc()
 
     def show(self, bus: AmqpBus) -> None:
         """Show how the bus is doing whenever somebody asks for the metrics."""
 
         def observe() -> None:
             state = bus.state()
-            self.metrics.bus_connections.set(state.connected)
-            self.metrics.bus_blocked.set(state.blocked)
-            self.metrics.bus_consumers.set(state.consuming)
-            self.metrics.bus_consumers_missing.set(state.missing)
+            self.metrics.broker_connections.set(state.connected)
+            self.metrics.broker_blocked.set(state.blocked)
+            self.metrics.broker_consumers.set(state.consuming)
+            self.metrics.broker_consumers_missing.set(state.missing)
 
         self.metrics.observers.append(observe)

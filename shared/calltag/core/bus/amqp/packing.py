@@ -13,7 +13,7 @@ from typing import Final
 from aio_pika.abc import HeadersType
 from pamqp.common import FieldValue
 
-from calltag.core.bus.ports import BusRefused, BusUnavailable, Published
+from calltag.core.bus.ports import BusRefused, BusUnavailable, PublishedCounts
 
 MOST: Final = 64
 MOST_BYTES: Final = 65_536
@@ -83,7 +83,7 @@ class Packing:
 
     publish: Publish
     patience_s: float = 1.5
-    published: Published = field(default_factory=Published)
+    published: PublishedCounts = field(default_factory=PublishedCounts)
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _sending: asyncio.Task[None] | None = None
 
@@ -103,7 +103,7 @@ class Packing:
     async def _send(self) -> None:
         try:
             while together := self._together():
-                self.published = Published(self.published.messages + 1, self.published.operations + len(together))
+                self.published = PublishedCounts(self.published.messages + 1, self.published.operations + len(together))
                 try:
                     await self.publish(*packed([each.part for each in together]))
                 except (BusUnavailable, BusRefused) as error:

@@ -7,12 +7,12 @@ from typing import Final
 from aio_pika.abc import HeadersType
 from pamqp.common import FieldValue
 
-from calltag.core.bus.ports import Parking, Partition
+from calltag.core.bus.ports import ParkingDetails, Partition
 
 _PREFIX: Final = "calltag-"
 
 
-def headers_of(parking: Parking) -> HeadersType:
+def headers_of(parking: ParkingDetails) -> HeadersType:
     """The headers that a message is parked with."""
     return {
         f"{_PREFIX}reason": parking.reason,
@@ -27,10 +27,10 @@ def headers_of(parking: Parking) -> HeadersType:
     }
 
 
-def parking_of(headers: Mapping[str, FieldValue]) -> Parking | None:
+def parking_of(headers: Mapping[str, FieldValue]) -> ParkingDetails | None:
     """Why a message was parked: by a worker, or, by what `x-death` tells, by the broker. None where nothing tells."""
     if isinstance(headers.get(f"{_PREFIX}reason"), str):
-        return Parking(
+        return ParkingDetails(
             reason=_text(headers, "reason"),
             detail=_text(headers, "detail"),
             partition=Partition(_number(headers, "partition")),
@@ -45,11 +45,11 @@ def parking_of(headers: Mapping[str, FieldValue]) -> Parking | None:
     return _of_broker(deaths[0]) if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict) else None
 
 
-def _of_broker(death: Mapping[str, FieldValue]) -> Parking:
+def _of_broker(death: Mapping[str, FieldValue]) -> ParkingDetails:
     reason, queue, at = str(death.get("reason")), str(death.get("queue")), death.get("time")
     at_ms = round(at.timestamp() * 1000) if isinstance(at, datetime) else 0
     number = queue.rpartition(".p")[2]
-    return Parking(
+    return ParkingDetails(
         reason=reason,
         detail=f"RabbitMQ took it out of {queue} ({reason}); no worker marked its call",
         partition=Partition(int(number) if number.isdecimal() else 0),

@@ -13,7 +13,7 @@ PROBE: Final = "calltag.probe"
 """The type of such a message. Consumers acknowledge it and do nothing more."""
 
 
-class Route(Enum):
+class Routing(Enum):
     """What becomes of a message."""
 
     BOUND = auto()
@@ -22,7 +22,7 @@ class Route(Enum):
     REFUSED = auto()
 
 
-async def probed(connection: AbstractConnection, exchange: str, routing_key: str, body: bytes = b"") -> Route:
+async def probed(connection: AbstractConnection, exchange: str, routing_key: str, body: bytes = b"") -> Routing:
     """Publish a probe, and see whether a queue takes it."""
     channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
     message = Message(body, type=PROBE, message_id=uuid4().hex, content_type="application/json")
@@ -30,14 +30,14 @@ async def probed(connection: AbstractConnection, exchange: str, routing_key: str
         target = await channel.get_exchange(exchange, ensure=False)
         await target.publish(message, routing_key, mandatory=True)
     except PublishError:
-        return Route.UNBOUND
+        return Routing.UNBOUND
     except DeliveryError:
-        return Route.FULL
+        return Routing.FULL
     except ChannelAccessRefused:
-        return Route.REFUSED
+        return Routing.REFUSED
     except ChannelNotFoundEntity:
-        return Route.UNBOUND
+        return Routing.UNBOUND
     finally:
         if not channel.is_closed:
             await channel.close()
-    return Route.BOUND
+    return Routing.BOUND

@@ -9,7 +9,7 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractExchange, HeadersType
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, DeliveryError, PublishError
 
-from calltag.core.bus.amqp.failing import FAILURES, told_plainly
+from calltag.core.bus.amqp.failing import FAILURES, normalize_amqp_errors
 from calltag.core.bus.amqp.link import Link
 from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.ports import BusRefused, BusUnavailable
@@ -70,7 +70,7 @@ class Publisher:
         channel: AbstractChannel | None = None
         began_s = asyncio.get_running_loop().time()
         try:
-            with told_plainly():
+            with normalize_amqp_errors():
                 async with asyncio.timeout(self._deadline_s):
                     target = await self._exchange(exchange)
                     channel = self._channel
@@ -126,7 +126,7 @@ class Publisher:
     async def _close_later(self, channel: AbstractChannel) -> None:
         """Close it once what was published on it has its confirm, or will have none."""
         await asyncio.sleep(self._deadline_s)
-        with suppress(*FAILURES), told_plainly():
+        with suppress(*FAILURES), normalize_amqp_errors():
             async with asyncio.timeout(self._deadline_s):
                 await channel.close()
 

@@ -10,7 +10,7 @@ from calltag.core.runtime.backoff import backoff_s
 log = structlog.get_logger()
 
 
-async def without_end(run: Callable[[], Awaitable[None]], name: str) -> None:
+async def restart_forever(run: Callable[[], Awaitable[None]], name: str) -> None:
     """Run it for as long as this task runs: whatever ends it is logged, and it begins anew after a while.
 
     That includes a cancellation that nobody asked for: libraries cancel what waits for a connection that goes away.

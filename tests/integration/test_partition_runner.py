@@ -20,14 +20,14 @@ from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import (
-    NO_MARKS,
+    NO_BLOCKS,
     NOTHING,
+    CallBlocks,
     Change,
     CommitConflict,
     CommitPosition,
     Committal,
     Epoch,
-    Marks,
     StoreUnavailable,
     WorkerId,
 )
@@ -38,11 +38,11 @@ from calltag.core.store.watches import RedisWatches
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.assignments import Assignments
+from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.node_sender import NodeSender
 from calltag.worker.observations import WorkerObservations
-from calltag.worker.outgoing import Outgoing
-from calltag.worker.parking import ParkingLot
-from calltag.worker.partition_worker import PartitionWorker
+from calltag.worker.parking import Parking
+from calltag.worker.partition_runner import PartitionRunner
 from parts.eventually import eventually
 
 KEYS = Keys("t")
@@ -64,7 +64,7 @@ class Unreliable(RedisStateStore):
         epoch: Epoch,
         changes: Sequence[Change],
         events: Sequence[bytes],
-        marks: Marks = NO_MARKS,
+        marks: CallBlocks = NO_BLOCKS,
         *,
         after: CommitPosition = NOTHING,
     ) -> Committal:
@@ -91,10 +91,10 @@ async def begin(bus: MemoryBus) -> None:
     await publish(bus, 0, CallStarted(ConnId("c"), CallType.INBOUND, "", (leg,)))
 
 
-def outgoing_of(bus: MemoryBus, client: RedisClient) -> Outgoing:
+def outgoing_of(bus: MemoryBus, client: RedisClient) -> EventPublisher:
     batcher = ScriptBatcher(client)
     streams, watches = RedisUserStreams(client, batcher, KEYS), RedisWatches(client, batcher, KEYS)
-    return Outgoing(NodeSender(bus, streams), RedisCallIndex(client, KEYS), streams, watches)
+    return EventPublisher(NodeSender(bus, streams), RedisCallIndex(client, KEYS), streams, watches)
 
 
 @contextmanager
@@ -103,9 +103,9 @@ def assignments(
 ) -> Iterator[Assignments]:
     outgoing, observations = outgoing_of(bus, client), WorkerObservations(metrics or Metrics())
 
-    def make(partition: Partition) -> PartitionWorker:
-        lot = ParkingLot(bus)
-        return PartitionWorker(partition, store, outgoing, LIMITS, observations, parking_lot=lot, batch_limit=1)
+    def make(partition: Partition) -> PartitionRunner:
+        lot = Parking(bus)
+        return PartitionRunner(partition, store, outgoing, LIMITS, observations, parking_lot=lot, batch_limit=1)
 
     yield Assignments(
         WorkerId("w"),
@@ -199,7 +199,7 @@ async def test_a_watch_of_the_store_that_fails_or_hangs_holds_up_no_release(
 ) -> None:
     bus, store, looks = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS), 0
 
-    async def standing(_: Partition) -> tuple[Epoch, CommitPosition]:
+    async def read_position(_: Partition) -> tuple[Epoch, CommitPosition]:
         nonlocal looks
         looks += 1
         if ends_in is not None:
@@ -207,10 +207,10 @@ async def test_a_watch_of_the_store_that_fails_or_hangs_holds_up_no_release(
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr(store, "standing", standing)
-    monkeypatch.setattr("calltag.worker.partition_worker._LOOK_S", 0.01)
-    worker = PartitionWorker(
-        HERE, store, outgoing_of(bus, client), LIMITS, WorkerObservations(Metrics()), parking_lot=ParkingLot(bus)
+    monkeypatch.setattr(store, "standing", read_position)
+    monkeypatch.setattr("calltag.worker.partition_runner._LOOK_S", 0.01)
+    worker = PartitionRunner(
+        HERE, store, outgoing_of(bus, client), LIMITS, WorkerObservations(Metrics()), parking_lot=Parking(bus)
     )
     released = asyncio.Event()
     await begin(bus)

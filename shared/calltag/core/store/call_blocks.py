@@ -8,26 +8,26 @@ from calltag.core.bus.ports import Partition
 from calltag.core.domain.ids import OperationId
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
-from calltag.core.store.ports import Mark
-from calltag.core.store.records import decode_mark
+from calltag.core.store.ports import CallBlock
+from calltag.core.store.records import decode_block
 
 
-class RedisMarks:
+class RedisCallBlocks:
     """All marks of an installation. Every method may raise StoreUnavailable."""
 
     def __init__(self, client: RedisClient, keys: Keys, partitions: int) -> None:
         self._client = client
         self._keys = keys
         self._partitions = partitions
-        self._unmark = client.script("unmark")
+        self._unblock = client.script("unblock")
 
-    async def all(self) -> Mapping[str, Mark]:
+    async def all(self) -> Mapping[str, CallBlock]:
         """The marks by the name of what is marked (`call:<id>`, `agent:<user>`)."""
         pipeline = self._client.pipeline()
         for number in range(self._partitions):
-            pipeline.hgetall(self._keys.marks(Partition(number)))
+            pipeline.hgetall(self._keys.blocks(Partition(number)))
         found = cast("list[dict[bytes, bytes]]", await self._client.run(pipeline))
-        return {key.decode(): decode_mark(raw) for marks in found for key, raw in marks.items()}
+        return {key.decode(): decode_block(raw) for blocks in found for key, raw in blocks.items()}
 
     async def counts(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         """How many marks each of these partitions has."""
@@ -35,16 +35,16 @@ class RedisMarks:
             return {}
         pipeline = self._client.pipeline()
         for partition in partitions:
-            pipeline.hlen(self._keys.marks(partition))
+            pipeline.hlen(self._keys.blocks(partition))
         counts = cast("list[int]", await self._client.run(pipeline))
         return dict(zip(partitions, counts, strict=True))
 
     async def clear(self, key: str, operation_id: OperationId) -> bool:
         """Take a mark away if it is the one of this operation; returns whether it was."""
         partition = partition_of(key.partition(":")[2], self._partitions)
-        return await self._unmark([self._keys.marks(partition)], [key, operation_id]) == 1
+        return await self._unblock([self._keys.blocks(partition)], [key, operation_id]) == 1
 
     async def forget(self) -> int:
         """Take all marks away, where what was parked is gone; returns how many there were."""
-        marks = await self.all()
-        return sum([await self.clear(key, mark.operation_id) for key, mark in marks.items()])
+        blocks = await self.all()
+        return sum([await self.clear(key, block.operation_id) for key, block in blocks.items()])

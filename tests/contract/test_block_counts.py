@@ -3,11 +3,11 @@
 import pytest
 
 from calltag.core.bus.ports import Partition
+from calltag.core.store.call_blocks import RedisCallBlocks
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
-from calltag.core.store.marks import RedisMarks
 from calltag.core.telemetry.metrics import Metrics
-from calltag.worker.mark_counts import MarkCounts
+from calltag.worker.block_counts import BlockCounts
 from calltag.worker.observations import WorkerObservations
 
 KEYS = Keys("calltag-test")
@@ -20,25 +20,25 @@ def metrics() -> Metrics:
 
 
 def shown(metrics: Metrics, partition: Partition) -> float | None:
-    return metrics.registry.get_sample_value("calltag_marked", {"partition": str(partition)})
+    return metrics.registry.get_sample_value("calltag_calls_blocked", {"partition": str(partition)})
 
 
 async def test_marks_that_come_and_go_without_a_commit_are_shown(client: RedisClient, metrics: Metrics) -> None:
-    counts = MarkCounts(RedisMarks(client, KEYS, 2), WorkerObservations(metrics))
+    counts = BlockCounts(RedisCallBlocks(client, KEYS, 2), WorkerObservations(metrics))
     await counts.look(lambda: ())
     async with client.exchange() as connection:
-        await connection.hset(KEYS.marks(ONE), mapping={"call:C": "{}", "call:D": "{}"})
+        await connection.hset(KEYS.blocks(ONE), mapping={"call:C": "{}", "call:D": "{}"})
     await counts.look(lambda: {ONE, TWO})
     assert (shown(metrics, ONE), shown(metrics, TWO)) == (2, 0)
     async with client.exchange() as connection:
-        await connection.hdel(KEYS.marks(ONE), "call:C", "call:D")
+        await connection.hdel(KEYS.blocks(ONE), "call:C", "call:D")
     await counts.look(lambda: {ONE, TWO})
     assert (shown(metrics, ONE), shown(metrics, TWO)) == (0, 0)
 
 
 async def test_a_partition_that_was_left_meanwhile_shows_nothing(client: RedisClient, metrics: Metrics) -> None:
     async with client.exchange() as connection:
-        await connection.hset(KEYS.marks(ONE), "call:C", "{}")
+        await connection.hset(KEYS.blocks(ONE), "call:C", "{}")
     owned = iter([{ONE}, set[Partition]()])
-    await MarkCounts(RedisMarks(client, KEYS, 2), WorkerObservations(metrics)).look(lambda: next(owned))
+    await BlockCounts(RedisCallBlocks(client, KEYS, 2), WorkerObservations(metrics)).look(lambda: next(owned))
     assert shown(metrics, ONE) is None

@@ -1,8 +1,8 @@
-"""Owning a partition: taking it over, committing in its epoch, and sending what came of that.
+"""Ownership of a partition: take-over, commits in its epoch, and the events that they produce.
 
-The order is what the promises rest on: commit, wait for replicas where that is wanted, then send, then forget the kept
-events; the acknowledgement comes last. Wherever it is cut off, the next owner (or this one, in doubt) finds either the
-operations undone and in the queue, or done with their events kept; nothing is lost and nothing is done twice.
+The promises rest on the order: commit, wait for replicas where configured, publish, trim the outbox; acknowledge last.
+After a crash at any point the next owner finds the operations either undone in the queue, or done with their events in
+the outbox.
 """
 
 import asyncio
@@ -21,102 +21,109 @@ from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.store.byte_window import ByteWindow
-from calltag.core.store.ports import NO_MARKS, CommitPosition, Epoch, Marks, StateStore, StoreUnavailable, TakeOver
+from calltag.core.store.ports import (
+    NO_BLOCKS,
+    CallBlocks,
+    CommitPosition,
+    Epoch,
+    StateStore,
+    StoreUnavailable,
+    TakeOver,
+)
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import EVENT, OperationMessage, WireError
+from calltag.worker.call_cache import CallCache
+from calltag.worker.call_index_cache import CallIndexCache
+from calltag.worker.event_publisher import EventPublisher, Publication
 from calltag.worker.folding import Applied, Folded, fold
-from calltag.worker.known_calls import KnownCalls
-from calltag.worker.listed import Listed
+from calltag.worker.loss_recovery import LossRecovery
 from calltag.worker.metrics import WorkerMetrics
-from calltag.worker.outgoing import Outgoing, Sending
 from calltag.worker.recent_operations import RecentOperations
-from calltag.worker.recovery import Recovery
 
 log = structlog.get_logger()
-_WAITS: Final = Condition("partition_waits", over="partitions_go_on")
+_WAITS: Final = Condition("partition_blocked", over="partitions_unblocked")
 T = TypeVar("T")
 _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0
 
 
-class Ownership:
-    """Of one partition by this worker. `on_wait` is called whenever store or broker keep it waiting."""
+class PartitionOwner:
+    """Owns one partition for this worker, and is its only retry policy; `on_wait` is called before each retry."""
 
     def __init__(
         self,
         partition: Partition,
         store: StateStore,
-        outgoing: Outgoing,
+        publisher: EventPublisher,
         limits: CallLimits,
         metrics: WorkerMetrics,
         *,
         recent: RecentOperations,
         batch_limit: int,
         window: ByteWindow,
-        known_bytes: int,
+        call_cache_bytes: int,
         on_wait: Callable[[], None],
     ) -> None:
         self._partition = partition
         self._store = store
-        self._outgoing = outgoing
+        self._publisher = publisher
         self._limits = limits
         self._metrics = metrics
         self._recent = recent
         self._window = window
-        self._recovery = Recovery(partition, store, recent, metrics, batch_limit, window=window)
+        self._recovery = LossRecovery(partition, store, recent, metrics, batch_limit, window=window)
         self._on_wait = on_wait
-        self._listed = Listed(outgoing.lists_fresh_s)
-        self._known = KnownCalls(known_bytes)
+        self._listed = CallIndexCache(publisher.lists_fresh_s)
+        self._cache = CallCache(call_cache_bytes)
         self.epoch: Epoch | None = None
-        """None before the first delivery, and while it is in doubt."""
+        """None before the first delivery, and while the ownership is uncertain."""
         self.position: CommitPosition = recent.position
-        """Up to which commit nothing comes again from the queue, should the store lose it."""
+        """The last commit whose operations are all acknowledged: the queue cannot redeliver what it holds."""
 
     def acknowledged(self) -> None:
-        """All that was committed so far is acknowledged."""
+        """Note that all committed operations are acknowledged."""
         self.position = self._recent.position
 
     def doubt(self) -> None:
-        """The partition has to be taken over anew: that fences off whatever is still on its way."""
+        """Demand a new take-over, which fences off commits that are still under way."""
         self.epoch = None
 
     async def has_lost(self) -> bool:
-        """Whether the store is not as this owner left it."""
+        """Return whether Redis has lost commits of this owner."""
         return await self._recovery.has_lost()
 
     async def owned(self) -> Epoch:
-        """The epoch of this ownership; with the first delivery, and after doubt, the partition is taken over.
+        """Return the epoch of the ownership; take the partition over with the first delivery and after `doubt`.
 
-        A former owner that is still at work is fenced off from here on. Events that were committed and perhaps not
-        sent are sent first, and what the store has lost is applied again. Raises StoreUnavailable, CommitConflict,
-        Fenced.
+        A take-over fences off the former owner, publishes what is left in the outbox, and applies lost commits again.
+        Raises StoreUnavailable, CommitConflict, Fenced.
         """
         while self.epoch is None:
             if self._recent.was_elsewhere and self._recent.found is None:
-                # Where the answer to a take-over is lost, or what follows is cut off, the next one finds its own epoch.
-                self._recent.found = (await self.insist(lambda: self._store.standing(self._partition)))[0]
-            taken = await self.insist(lambda: self._store.take_over(self._partition, self._recent.latest_epoch))
+                # A take-over whose reply is lost makes the next one find its own epoch.
+                self._recent.found = (await self.retry(lambda: self._store.read_position(self._partition)))[0]
+            taken = await self.retry(lambda: self._store.take_over(self._partition, self._recent.latest_epoch))
             self._metrics.taken_over()
-            # Others may have been at work on these calls.
-            self._listed = Listed(self._outgoing.lists_fresh_s)
-            self._known.forget()
+            # Another owner may have changed these calls.
+            self._listed = CallIndexCache(self._publisher.lists_fresh_s)
+            self._cache.forget()
             log.info("partition_taken_over", epoch=taken.epoch, kept=taken.kept)
             if taken.kept:
                 await self._send_kept(taken)
             if not await self._recovery.recover(taken, self._again):
                 self.acknowledged()
-                # What was set right after a loss was not all by way of a batch.
-                self._known.forget()
+                # The recovery may have changed calls past the cache.
+                self._cache.forget()
                 self.epoch = taken.epoch
         return self.epoch
 
     async def _send_kept(self, taken: TakeOver) -> None:
-        """Send the kept events in order, as many at a time as fit in a batch. They are forgotten together, once all of
-        them are sent: a take-over that is interrupted leaves them all, and the next one begins with the first."""
-        await self._store.settle(self._partition, taken.epoch, taken.position)
+        """Publish the events of the outbox in order, a batch at a time, and trim it once all are published: an
+        interrupted take-over leaves all of them to the next one."""
+        await self._store.wait_for_replicas(self._partition, taken.epoch, taken.position)
         sent = 0
-        while page := await self.insist(partial(self._read_kept, taken.epoch, sent)):
-            await self._send(Sending((), list(_kept(page)), ()))
+        while page := await self.retry(partial(self._read_kept, taken.epoch, sent)):
+            await self._send(Publication((), list(_kept(page)), ()))
             sent += len(page)
         await self._forget(taken.epoch, taken.position)
 
@@ -125,28 +132,25 @@ class Ownership:
             return await self._store.kept(self._partition, epoch, skip, max_bytes)
 
     async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
-        """Carry out operations that the store has lost, as many of the first as fit in a batch."""
+        """Apply operations again whose commits are lost, as many of the first as fit in a batch."""
         folded = await self.commit(epoch, messages)
         await self.send(epoch, folded)
         return folded
 
     async def commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
-        """Fold the first operations, as many as fit in a batch, onto what the store has, and commit that.
-
-        Raises StoreError.
-        """
+        """Apply the first operations, as many as fit in a batch, and commit the result. Raises StoreError."""
         wanted: dict[str, list[OperationId]] = {}
         for message in messages:
             wanted.setdefault(message.operation.key, []).append(message.operation.id)
-        loaded = self._known.loaded(wanted)
+        loaded = self._cache.loaded(wanted)
         if len(loaded) < len(wanted):
             missing = {key: operations for key, operations in wanted.items() if key not in loaded}
             async with self._window.reading() as max_bytes:
                 loaded.update(await self._store.load(self._partition, missing, max_bytes))
         folded = fold(messages, loaded, self._limits, self._window.batch_bytes)
         began = time.perf_counter()
-        await self.write(epoch, folded, dict.fromkeys(folded.unmarked), messages[: folded.taken])
-        self._known.note(loaded, folded)
+        await self.write(epoch, folded, dict.fromkeys(folded.unblocked), messages[: folded.taken])
+        self._cache.note(loaded, folded)
         if folded.changes or folded.events:
             self._metrics.committed(folded.taken, time.perf_counter() - began)
         self._metrics.applied(folded.applied)
@@ -154,42 +158,42 @@ class Ownership:
         return folded
 
     async def write(
-        self, epoch: Epoch, folded: Folded, marks: Marks = NO_MARKS, messages: Sequence[OperationMessage] = ()
+        self, epoch: Epoch, folded: Folded, blocks: CallBlocks = NO_BLOCKS, messages: Sequence[OperationMessage] = ()
     ) -> None:
-        """Commit what was folded. Raises StoreError."""
-        if folded.changes or folded.events or marks:
+        """Commit the result of a batch. Raises StoreError."""
+        if folded.changes or folded.events or blocks:
             async with self._window.exchange(folded.size_bytes):
                 made = await self._store.commit(
-                    self._partition, epoch, folded.changes, folded.encoded, marks, after=self._recent.position
+                    self._partition, epoch, folded.changes, folded.encoded, blocks, after=self._recent.position
                 )
-            self._metrics.marked(self._partition, made.marks)
-            self._known.marked(made.marks)
+            self._metrics.blocked(self._partition, made.blocks)
+            self._cache.blocked(made.blocks)
             self._recovery.confirmed(made.position, messages, folded)
         else:
             self._recovery.recognised(messages, folded)
-        # What was committed before and is only recognised now has to be safe, too, before anybody is told of it.
-        await self._store.settle(self._partition, epoch, self._recent.position)
+        # An earlier commit that is recognised now has to be safe as well before its events are published.
+        await self._store.wait_for_replicas(self._partition, epoch, self._recent.position)
 
     async def send(self, epoch: Epoch, folded: Folded) -> None:
-        """Send events and replies, for as long as it takes, and forget the kept events. Raises Fenced."""
-        # Each commit is sent before the next one is made.
+        """Publish events and replies, retrying until that succeeds, and trim the outbox. Raises Fenced."""
+        # Each commit is published before the next one.
         position = self._recent.position
         events = list(zip(folded.events, folded.encoded, strict=True))
         calls = self._listed.changed(folded.calls, time.monotonic())
-        await self._send(Sending(calls, events, folded.replies))
+        await self._send(Publication(calls, events, folded.replies))
         self._listed.note(calls, time.monotonic())
         if events:
             await self._forget(epoch, position)
 
-    async def _send(self, sending: Sending) -> None:
-        # One that is interrupted goes on where it was.
-        await self.insist(lambda: self._outgoing.send(sending))
+    async def _send(self, sending: Publication) -> None:
+        # A retry continues where the last attempt stopped.
+        await self.retry(lambda: self._publisher.send(sending))
 
     async def _forget(self, epoch: Epoch, position: CommitPosition) -> None:
-        await self.insist(lambda: self._store.sent(self._partition, epoch, position))
+        await self.retry(lambda: self._store.sent(self._partition, epoch, position))
 
-    async def insist(self, attempt: Callable[[], Awaitable[T]]) -> T:
-        """Try again for as long as broker or store is away: the operations wait, in order, in this worker's hands."""
+    async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
+        """Retry while RabbitMQ or Redis is unavailable; the operations stay unacknowledged, in order."""
         delays = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S)
         try:
             while True:
@@ -215,7 +219,7 @@ def _kept(outbox: Sequence[bytes]) -> Iterator[tuple[Event, bytes]]:
 
 
 def _log_refused(applied: Sequence[Applied]) -> None:
-    """A line for each operation that was refused now; what it was about is in the names, never in values."""
+    """Log each operation that was refused now, without values of user data."""
     for each in applied:
         if each.repeated or each.done.code is StatusCode.SUCCESS:
             continue

@@ -1,6 +1,6 @@
-"""What the gateway does with a request that is understood: check what cannot turn right later, then submit.
+"""Calls, devices and agents for one user: rejects requests that can never become valid, and submits the rest.
 
-What an operation still in the queue may change (capabilities, keys, the amount of user data) is the worker's to judge.
+The worker judges state that queued operations may still change: capabilities, keys, the amount of user data.
 """
 
 import asyncio
@@ -22,12 +22,12 @@ from calltag.core.domain.operations import (
 )
 from calltag.core.domain.view import call_resource
 from calltag.core.identity.model import VOICE_FEATURE, Device, Directory, User
-from calltag.core.store.ports import CallReader, Glance, TooMuch
+from calltag.core.store.ports import CallReader, PendingCall, TooMuch
 from calltag.gateway.dialing import new_call_id, new_conn_id
 from calltag.gateway.errors import FeatureMissing, InvalidState, NoPermission, NotFound, OutOfRange
-from calltag.gateway.metrics import Limit
+from calltag.gateway.metrics import GatewayLimit
+from calltag.gateway.operation_publisher import OperationPublisher
 from calltag.gateway.resources import Resource, TooLong, bounded_collection, names
-from calltag.gateway.submission import Submission
 from calltag.gateway.switch_events import SwitchEvent, check_outcomes
 
 
@@ -41,11 +41,11 @@ async def _nothing() -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """How a client wants its operation carried out: under which id, and how long it waits for the outcome.
+class SubmitOptions:
+    """Options of a submission: the operation id, and the time to wait for the outcome.
 
-    `begin` is called when all checks have passed and the operation is about to be published. `repeated` says that it
-    was before: it may have taken effect.
+    `begin` is called after all checks, before the operation is published. `repeated`: it was published before, and may
+    have taken effect.
     """
 
     operation_id: OperationId
@@ -56,48 +56,53 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class CallBounds:
-    """On how many live calls a user may be to begin one more, and how many bytes are told of them at once."""
+    """Live calls of one user before Dial is refused, and the size of a list of calls."""
 
     max_live_calls: int = 1_000
     max_calls_bytes: int = 8_388_608
 
 
 def new_operation_id() -> OperationId:
-    """An id for an operation that carries no idempotency key."""
+    """Return an id for an operation without an idempotency key."""
     return OperationId(uuid4().hex)
 
 
 @dataclass(frozen=True, slots=True)
 class CallService:
-    """Calls, devices and agents, as one user may see and change them. Raises ApiError, StoreUnavailable."""
+    """Calls, devices and agents as one user may see and change them. Raises ApiError, StoreUnavailable."""
 
     reader: CallReader
-    submission: Submission
+    publisher: OperationPublisher
     directory: Directory
     base_url: str
     bounds: CallBounds = CallBounds()
     clock_ms: Callable[[], int] = now_ms
 
-    def glance(self, call_id: CallId) -> Glance:
-        """A look at a call that somebody wants to operate on, while it is found out who that is."""
-        return self.reader.glance(call_id)
+    def begin_call(self, call_id: CallId) -> PendingCall:
+        """Begin to read the call of an operation, while its caller is authenticated."""
+        return self.reader.begin_call(call_id)
 
     async def operate(
-        self, user: User, call_id: CallId, action: ClientAction, terms: Terms, seen: Glance | None = None
+        self,
+        user: User,
+        call_id: CallId,
+        action: ClientAction,
+        options: SubmitOptions,
+        pending_call: PendingCall | None = None,
     ) -> Resource | None:
         """Submit an operation on a call, which was `seen` perhaps; the call after it, where the client waits for that.
 
         What changed since it was seen is the worker's to judge, as what changes after it.
         """
         _require_voice(user)
-        seen = self.glance(call_id) if seen is None else seen
-        if terms.repeated:
-            _check_repeated(user, await seen)
+        pending_call = self.begin_call(call_id) if pending_call is None else pending_call
+        if options.repeated:
+            _check_repeated(user, await pending_call)
         else:
-            _check(user, call_id, await seen)
+            _check(user, call_id, await pending_call)
         return await self._submit(
             CallOperation(
-                id=terms.operation_id,
+                id=options.operation_id,
                 call_id=call_id,
                 action=action,
                 accepted_at_ms=self.clock_ms(),
@@ -105,62 +110,62 @@ class CallService:
                 as_administrator=user.is_administrator,
             ),
             user,
-            terms,
+            options,
         )
 
-    async def dial(self, user: User, action: Dial, terms: Terms) -> Resource | None:
-        """Submit the beginning of a call."""
+    async def dial(self, user: User, action: Dial, options: SubmitOptions) -> Resource | None:
+        """Submit a Dial."""
         _require_voice(user)
-        if not terms.repeated:
+        if not options.repeated:
             await self._check_room(action)
         operation = CallOperation(
-            id=terms.operation_id,
-            call_id=new_call_id(terms.operation_id),
-            action=replace(action, conn_id=new_conn_id(terms.operation_id)),
+            id=options.operation_id,
+            call_id=new_call_id(options.operation_id),
+            action=replace(action, conn_id=new_conn_id(options.operation_id)),
             accepted_at_ms=self.clock_ms(),
             sender=user.id,
         )
-        return await self._submit(operation, user, terms)
+        return await self._submit(operation, user, options)
 
     async def change_session(
-        self, user: User, action: StartContactCenterSession | EndContactCenterSession, terms: Terms
+        self, user: User, action: StartContactCenterSession | EndContactCenterSession, options: SubmitOptions
     ) -> None:
         """Submit the start or the end of a contact-centre session."""
         _require_voice(user)
-        operation = AgentOperation(terms.operation_id, user.id, action, self.clock_ms())
-        await terms.begin()
-        if terms.wait_s is None:
-            await self.submission.publish([operation])
+        operation = AgentOperation(options.operation_id, user.id, action, self.clock_ms())
+        await options.begin()
+        if options.wait_s is None:
+            await self.publisher.publish([operation])
         else:
-            await self.submission.outcome(operation, terms.wait_s)
+            await self.publisher.outcome(operation, options.wait_s)
 
-    async def tell(self, events: Sequence[SwitchEvent], terms: Terms) -> None:
-        """Submit what the switch tells, each event under its own id; where it waits, return when all took effect."""
+    async def tell(self, events: Sequence[SwitchEvent], options: SubmitOptions) -> None:
+        """Submit events of the switch, each under its own id; if the client waits, return when all took effect."""
         accepted_at_ms = self.clock_ms()
         operations = [
             CallOperation(event.operation_id, event.call_id, event.action, accepted_at_ms) for event in events
         ]
-        await terms.begin()
-        if terms.wait_s is None:
-            await self.submission.publish(operations)
+        await options.begin()
+        if options.wait_s is None:
+            await self.publisher.publish(operations)
         else:
-            check_outcomes(events, await self.submission.outcomes(operations, terms.wait_s))
+            check_outcomes(events, await self.publisher.outcomes(operations, options.wait_s))
 
     async def call(self, user: User, call_id: CallId) -> Resource:
         """One call as the user sees it; where the user is no party, but oversees one, as that party sees it.
 
         On a call that is marked, `ext.calltag.parked` tells the operation that it waits for.
         """
-        call, mark = await asyncio.gather(self._existing(call_id), self.reader.mark(call_id))
+        call, block = await asyncio.gather(self._existing(call_id), self.reader.block(call_id))
         overseen = (party for party in call.users() if self._oversees(user, party, call))
         viewer = user.id if call.is_open_to(user.id) or user.is_administrator else next(overseen, None)
         if viewer is None:
             raise _not_yours(call)
-        seen = self._view(call, viewer)
-        if mark is None:
-            return seen
-        parked = {"operationId": mark.operation_id, "reason": mark.reason, "at": mark.at_ms}
-        return {**seen, "ext": {"calltag": {"parked": parked}}}
+        pending_call = self._view(call, viewer)
+        if block is None:
+            return pending_call
+        parked = {"operationId": block.operation_id, "reason": block.reason, "at": block.at_ms}
+        return {**pending_call, "ext": {"calltag": {"parked": parked}}}
 
     def _oversees(self, user: User, party: UserId, call: Call) -> bool:
         return call.is_open_to(party) and self.directory.oversees(user.id, party)
@@ -183,7 +188,7 @@ class CallService:
             calls = await self.reader.calls_of(user.id, with_user_data=with_user_data, max_bytes=most)
             return bounded_collection((self._view(each, user.id) for each in calls), "calls", fields, most)
         except (TooMuch, TooLong):
-            self.submission.metrics.limited(Limit.CALLS_BYTES)
+            self.publisher.metrics.limited(GatewayLimit.CALLS_BYTES)
             raise OutOfRange(
                 f"your calls take more than {most} bytes (CALLTAG_GATEWAY__MAX_CALLS_BYTES): ask for fewer fields, "
                 "without userData, or for no fields and then for each call by its uri"
@@ -208,7 +213,7 @@ class CallService:
         crowded = await asyncio.gather(*(self._is_crowded(party) for party in parties))
         if not any(crowded):
             return
-        self.submission.metrics.limited(Limit.LIVE_CALLS)
+        self.publisher.metrics.limited(GatewayLimit.LIVE_CALLS)
         who = f"user {parties[0]}" if crowded[0] else "the destination"
         raise InvalidState(
             f"{who} has {most} live calls or more (CALLTAG_GATEWAY__MAX_LIVE_CALLS): no other begins before some end"
@@ -220,12 +225,12 @@ class CallService:
     async def _existing(self, call_id: CallId) -> Call:
         return _found(call_id, await self.reader.call(call_id))
 
-    async def _submit(self, operation: CallOperation, user: User, terms: Terms) -> Resource | None:
-        await terms.begin()
-        if terms.wait_s is None:
-            await self.submission.publish([operation])
+    async def _submit(self, operation: CallOperation, user: User, options: SubmitOptions) -> Resource | None:
+        await options.begin()
+        if options.wait_s is None:
+            await self.publisher.publish([operation])
             return None
-        outcome = await self.submission.outcome(operation, terms.wait_s)
+        outcome = await self.publisher.outcome(operation, options.wait_s)
         return self._view(outcome.call, user.id) if outcome.call is not None else None
 
     def _view(self, call: Call, viewer: UserId) -> Resource:
@@ -238,8 +243,8 @@ def _found(call_id: CallId, call: Call | None) -> Call:
     return call
 
 
-def _check(user: User, call_id: CallId, seen: Call | None) -> None:
-    call = _found(call_id, seen)
+def _check(user: User, call_id: CallId, pending_call: Call | None) -> None:
+    call = _found(call_id, pending_call)
     if not call.is_open_to(user.id) and not user.is_administrator:
         raise _not_yours(call)
     if call.released:

@@ -1,4 +1,4 @@
-"""Setting right what a fail-over of the store has lost, as far as it is at hand; what is not is told."""
+"""Recovery after a Redis failover: applies lost commits again from memory, and reports those it cannot."""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -36,8 +36,8 @@ _LARGE_BYTES: Final = 4_096
 Batch = Callable[[Epoch, Sequence[OperationMessage]], Awaitable[Folded]]
 
 
-class Recovery:
-    """Of one partition. It knows what the store confirmed, and compares."""
+class LossRecovery:
+    """Recovers one partition: compares the commits that Redis confirmed with those that it has."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class Recovery:
         self._window = ByteWindow() if window is None else window
 
     def confirmed(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
-        """The store has confirmed a commit of this batch; earlier ones it has, too, or it would not have done that."""
+        """Note a confirmed commit; the commit script has checked that Redis has all earlier ones."""
         self._keep(position, messages, folded)
 
     def recognised(self, messages: Sequence[OperationMessage], folded: Folded) -> None:
-        """A batch of which all is in the store already: whoever made it so may not be there any more."""
+        """Note a batch of repeated operations, whose first owner may have crashed."""
         if any(each.repeated for each in folded.applied):
             self._keep(self._recent.position, messages, folded)
 
@@ -69,7 +69,7 @@ class Recovery:
         there = {operation for change in folded.changes for operation, _ in change.done}
         versions = {f"call:{call.id}": call.version for call in folded.calls}
         versions |= {change.key: change.after.version for change in folded.changes if change.after is not None}
-        # A repeat from long ago is not lost, and the store may forget it before it is let go of here.
+        # An old repeat is not lost, and Redis may forget its id before this memory does.
         there |= {
             each.operation.id
             for each in folded.applied
@@ -81,33 +81,32 @@ class Recovery:
         self._recent.committed(Commit(position, time.monotonic(), kept, versions, size_bytes))
 
     async def has_lost(self) -> bool:
-        """Whether the store is behind what this owner left there, or nobody was told of it yet. One that is away is not
-        (yet)."""
+        """Return whether Redis is behind the last confirmed commit, or a loss was not reported yet."""
         self._recent.forget(time.monotonic())
         if self._recent.epoch == NEVER:
             return False
-        # What is confirmed while the question is under way is not in its answer. A higher epoch is another owner's,
-        # who is to be left alone.
+        # A commit that is confirmed meanwhile is not in the reply. A higher epoch is that of another owner, who is not
+        # disturbed.
         known = self._recent.epoch, self._recent.position
         try:
-            standing = await self._store.standing(self._partition)
+            stored = await self._store.read_position(self._partition)
         except StoreUnavailable:
             return False
-        not_told = standing[0] == self._recent.epoch and bool(self._recent.loss.commits)
-        return not_told or standing < known
+        not_told = stored[0] == self._recent.epoch and bool(self._recent.loss.commits)
+        return not_told or stored < known
 
     async def recover(self, taken: TakeOver, handle: Batch) -> bool:
-        """After a take-over: apply again what the store has lost, through `handle`, and tell of it.
+        """After a take-over, apply lost operations again through `handle`, and report the loss.
 
-        What is at hand is looked up each time: positions alone do not tell when commits were lost and others made
-        since. Returns whether the partition has to be taken over once more, as there is something more to send.
-        Raises what `handle` raises: then it begins again with the next take-over.
+        All remembered operations are looked up each time, since the position does not show a loss that was followed
+        by new commits. Returns whether the partition has to be taken over once more to publish further events. Raises
+        what `handle` raises; the next take-over then starts anew.
         """
         recent, loss = self._recent, self._recent.loss
         recent.forget(time.monotonic())
         gone = 0
         if recent.was_elsewhere:
-            # Whoever has those commits at hand, if anybody, does not own the partition any more.
+            # Another worker made those commits, and may have them in memory, but is no longer the owner.
             former = taken.former if recent.found is None else min(recent.found, taken.former)
             gone = recent.lost_elsewhere(former, taken.position)
             loss.commits = max(loss.commits, gone)
@@ -129,12 +128,12 @@ class Recovery:
         if loss.commits:
             await self._tell(loss)
         recent.let_go(given_up)
-        # Whoever is interrupted before this tells of it the next time.
+        # A recovery that is interrupted before this reports the loss the next time.
         recent.loss = Loss()
         return raised
 
     async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage], handle: Batch) -> None:
-        """Apply again what is not of a call that was given up: one whose record takes no write holds up no other."""
+        """Apply operations again, except those of calls given up: one that cannot be written holds up no other."""
         loss = self._recent.loss
         messages = [each for each in messages if each.operation.key not in loss.given_up]
         if not messages:
@@ -147,11 +146,11 @@ class Recovery:
                 loss.refused += sum(_is_refused(each) for each in folded.applied)
         except WriteRefused as error:
             if error.__cause__ is not None:
-                # It is the server that takes none now.
+                # The server as a whole refuses writes.
                 raise
             if len(messages) == 1:
                 loss.given_up.add(messages[0].operation.key)
-                log.warning("not_applied_again", key=messages[0].operation.key, reason=str(error))
+                log.warning("operation_not_reapplied", key=messages[0].operation.key, reason=str(error))
                 return
             for each in messages:
                 await self._again(epoch, [each], handle)
@@ -179,11 +178,11 @@ class Recovery:
             for key, found in page.items()
             for operation in (wanted[key] if found.unreadable is not None else found.done)
         }
-        # Nobody waits for an answer any more when they are applied again.
+        # Their callers have timed out.
         return [each.model_copy(update={"reply_to": None}) for each in messages if each.operation.id not in there]
 
     async def _loaded(self, wanted: Mapping[str, Sequence[OperationId]]) -> AsyncIterator[Mapping[str, Loaded]]:
-        """What the store has under each key, each time as much as fits in a batch."""
+        """Load the keys, a batch at a time."""
         keys = list(wanted)
         while keys:
             some = {key: wanted[key] for key in keys[: self._batch]}
@@ -193,8 +192,8 @@ class Recovery:
             keys = keys[len(page) :]
 
     async def _raise_versions(self, epoch: Epoch, versions: dict[str, int]) -> bool:
-        """No call may come by a version again that subscribers have seen with something else: where not all could be
-        applied again, the version goes on from the highest, and the call is told as it is now."""
+        """Continue the versions of calls from the highest that subscribers have seen, and publish their state, where
+        not all operations could be applied again: no version is used twice."""
         keys = versions.keys() - self._recent.loss.given_up
         has_raised = False
         async for page in self._loaded({key: [_NONE] for key in keys}):
@@ -211,20 +210,20 @@ class Recovery:
                     made = await self._store.commit(
                         self._partition, epoch, changes, events, after=self._recent.position
                     )
-                # Where it is lost again, the version goes on from this one.
+                # Should this be lost as well, versions continue from here.
                 after_it = {key: after.version for key, (_, after) in raised.items()}
                 self._recent.committed(Commit(made.position, time.monotonic(), (), after_it, 0))
         return has_raised
 
 
 def _size_bytes(message: OperationMessage, event_bytes: int | None) -> int:
-    """About how long an operation is. A small event, which was encoded already, holds what its operation has brought; a
-    large one has mostly what was there before."""
+    """Return the approximate size of an operation: that of its event if that is small, as a large event consists mostly
+    of earlier data."""
     return event_bytes if event_bytes is not None and event_bytes < _LARGE_BYTES else len(OPERATION.encode(message))
 
 
 def _touched(commits: Sequence[Commit], messages: Sequence[OperationMessage]) -> int:
-    """How many of the commits recorded one of these."""
+    """Return the number of commits that recorded one of these."""
     ids = {each.operation.id for each in messages}
     return sum(any(each.operation.id in ids for each in commit.messages) for commit in commits)
 
@@ -234,7 +233,7 @@ def _is_refused(applied: Applied) -> bool:
 
 
 def _restored(state: State) -> Event:
-    """What tells subscribers how the state is after a loss."""
+    """Return the event with the state after a loss."""
     now_ms = time.time_ns() // 1_000_000
     if isinstance(state, Call):
         event_id = EventId(f"restored-{state.id}-{state.version}")

@@ -6,11 +6,11 @@ from calltag.core.runtime.token_bucket import Buckets, RateLimit
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.errors import TooManyOperations
 from calltag.gateway.observations import GatewayObservations
-from calltag.gateway.rates import Rates
+from calltag.gateway.rate_limits import RateLimits
 
 
-def rates(clock: list[int], users: RateLimit, addresses: RateLimit, metrics: Metrics) -> Rates:
-    return Rates(Buckets(users, 2), Buckets(addresses, 2), GatewayObservations(metrics), lambda: clock[0])
+def rates(clock: list[int], users: RateLimit, addresses: RateLimit, metrics: Metrics) -> RateLimits:
+    return RateLimits(Buckets(users, 2), Buckets(addresses, 2), GatewayObservations(metrics), lambda: clock[0])
 
 
 def test_a_burst_and_then_so_many_a_second() -> None:

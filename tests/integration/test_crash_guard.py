@@ -23,9 +23,9 @@ from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.observations import WorkerObservations
-from calltag.worker.parking import ParkingLot
-from calltag.worker.partition_worker import PartitionWorker, Patience
-from integration.test_partition_worker import (
+from calltag.worker.parking import Parking
+from calltag.worker.partition_runner import PartitionRunner, RetryLimits
+from integration.test_partition_runner import (
     ALICE,
     CALL,
     HERE,
@@ -39,7 +39,7 @@ from integration.test_partition_worker import (
 )
 from parts.eventually import eventually
 
-PATIENCE = Patience(600, 2)
+PATIENCE = RetryLimits(600, 2)
 SUSPECT = "o1"
 Ack = Callable[[PartitionConsumer, Collection[int]], Awaitable[None]]
 
@@ -83,10 +83,10 @@ class Here:
 
     async def work(self, acked: Ack, until: Callable[[], Awaitable[bool]] | None = None) -> None:
         """Work in the partition until that is so, or it ends by itself."""
-        lot, observations = ParkingLot(self.bus), WorkerObservations(Metrics())
-        worker = PartitionWorker(
+        lot, observations = Parking(self.bus), WorkerObservations(Metrics())
+        worker = PartitionRunner(
             HERE, self.store, outgoing_of(self.bus, self.client), LIMITS, observations, parking_lot=lot,
-            patience=PATIENCE,
+            retry_limits=PATIENCE,
         )  # fmt: skip
         released = asyncio.Event()
         async with self.bus.partition(HERE, 10) as consumer:
@@ -186,12 +186,12 @@ async def test_a_message_of_which_an_operation_waits_is_counted_until_that_is_ov
 async def test_a_try_is_taken_back_though_the_store_is_away_for_a_moment(
     here: Here, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken_off, away = here.store.broken_off, iter([True, True, False])
+    withdraw_attempt, away = here.store.withdraw_attempt, iter([True, True, False])
 
     async def at_last(*arguments: object) -> None:
         if next(away, False):
             raise StoreUnavailable("away")
-        await broken_off(*arguments)  # type: ignore[arg-type]
+        await withdraw_attempt(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(here.store, "broken_off", at_last)
     await publish(here.bus, 1, AttachUserData((("n", 1),)))
@@ -220,7 +220,7 @@ async def test_what_took_effect_before_workers_died_is_told_as_done(here: Here) 
         await here.work(sound, answered)
         assert b'"code":0' in told.result()
     assert (bus.parked, await here.refused(), await here.attached()) == ([], False, [1])
-    assert await RedisCallReader(here.client, KEYS, PARTITIONS).mark(CALL) is None
+    assert await RedisCallReader(here.client, KEYS, PARTITIONS).block(CALL) is None
     assert not await here.counted()
 
 

@@ -39,7 +39,7 @@ def retry_after_s() -> int:
 class _Turn:
     """The right of one request to be worked on."""
 
-    intake: "Intake"
+    intake: "AdmissionQueue"
     taken: bool = True
 
     def leave(self) -> None:
@@ -58,7 +58,7 @@ _turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
 
 
 @contextmanager
-def aside() -> Iterator[None]:
+def release_slot() -> Iterator[None]:
     """Inside, the request only waits for others, and its turn is somebody else's."""
     turn = _turn.get()
     if turn is None:
@@ -72,7 +72,7 @@ def aside() -> Iterator[None]:
 
 
 @dataclass(slots=True)
-class Intake:
+class AdmissionQueue:
     """Lets `most` requests into the application at a time; `most_queued` others wait, first come, first served.
 
     Of one address fewer wait, so that others find a place. One that finds the queue full, or would have to wait longer

@@ -1,4 +1,4 @@
-"""Submitting an operation: the way from an accepted request to the broker's confirm, and to the outcome if asked."""
+"""Publication of operations with publisher confirms, and the wait for their outcomes."""
 
 import asyncio
 from collections.abc import Coroutine, Sequence
@@ -10,23 +10,23 @@ from calltag.core.bus.partitioning import partition_of
 from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, Partition
 from calltag.core.domain.operations import Operation
 from calltag.core.domain.status import StatusCode
-from calltag.core.http.intake import aside, retry_after_s
-from calltag.core.runtime.waiting import unless
+from calltag.core.http.admission_queue import release_slot, retry_after_s
+from calltag.core.runtime.waiting import run_until
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OPERATION, OperationMessage, OperationReply
 from calltag.gateway.backlog import Backlog
-from calltag.gateway.errors import BackendAway, Incomplete, OutcomeRefused
-from calltag.gateway.metrics import GatewayMetrics, Limit
+from calltag.gateway.errors import BackendUnavailable, Incomplete, OutcomeRefused
+from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 from calltag.gateway.replies import Replies
 
 _NOT_PUBLISHED: Final = Condition("operations_not_published")
 
 
 @dataclass(slots=True)
-class Submission:
-    """Publishes operations, no more than `max_in_flight` at a time, and none where too much waits for the worker.
+class OperationPublisher:
+    """Publishes operations: at most `max_in_flight` unconfirmed ones, and none while the backlog is too long.
 
-    No more than `max_waiting` requests wait for outcomes at a time.
+    At most `max_waiting` requests wait for outcomes.
     """
 
     bus: Bus
@@ -40,9 +40,9 @@ class Submission:
     _waiting: int = 0
 
     async def publish(self, operations: Sequence[Operation]) -> None:
-        """Put operations on the bus, those with the same key in the order given; return when all are confirmed.
+        """Publish operations, in order per key; return when all are confirmed.
 
-        Raises BackendAway; some of the operations may then have been taken, which to publish again does not double.
+        Raises BackendUnavailable; some operations may have been published then, and a retry has no second effect.
         """
         await self._publish(operations, wait=False)
 
@@ -54,12 +54,12 @@ class Submission:
         return outcome
 
     async def outcomes(self, operations: Sequence[Operation], wait_s: float) -> Sequence[OperationReply]:
-        """Publish operations and wait for what becomes of all of them, whether they succeed or are refused.
+        """Publish operations and wait for all outcomes, successes and refusals.
 
-        Raises BackendAway; Incomplete when `wait_s` seconds have passed, or the gateway is about to end.
+        Raises BackendUnavailable; Incomplete after `wait_s` seconds, or when the gateway stops.
         """
         if self._waiting >= self.max_waiting:
-            raise self._crowded(Limit.WAITING, f"{self._waiting} requests wait for outcomes already")
+            raise self._crowded(GatewayLimit.WAITING, f"{self._waiting} requests wait for outcomes")
         self._waiting += 1
         try:
             return await self._outcomes(operations, wait_s)
@@ -70,17 +70,17 @@ class Submission:
         async with AsyncExitStack() as stack:
             awaited = [await stack.enter_async_context(self.replies.expected(each.id)) for each in operations]
             await self._publish(operations, wait=True)
-            with aside():
-                known = await unless(self.replies.closing, _all(awaited), within_s=wait_s)
+            with release_slot():
+                known = await run_until(self.replies.closing, _all(awaited), within_s=wait_s)
             if known is not None:
                 return known
             if self.replies.closing.is_set():
-                raise Incomplete("accepted, but the outcome is not known yet: this server stops")
+                raise Incomplete("accepted, but the outcome is not known yet: this server is stopping")
             raise Incomplete(f"accepted, but the outcome was not known within {wait_s:g} s")
 
     async def _publish(self, operations: Sequence[Operation], *, wait: bool) -> None:
         if self._in_flight + len(operations) > max(self.max_in_flight, len(operations)):
-            raise self._crowded(Limit.IN_FLIGHT, f"{self._in_flight} operations wait for the broker already")
+            raise self._crowded(GatewayLimit.IN_FLIGHT, f"{self._in_flight} operations wait for a publisher confirm")
         partitions = list(map(self._partition, operations))
         self.backlog.admit(partitions)
         self._in_flight += len(operations)
@@ -96,9 +96,9 @@ class Submission:
             self.metrics.accepted(operation.action.name)
 
     async def _published(self, publishing: Sequence[Coroutine[None, None, None]]) -> Sequence[BaseException]:
-        """What went wrong."""
+        """Return the errors."""
         if len(publishing) == 1:
-            # The usual request; a task of its own would cost it more than the rest of this.
+            # The usual request, spared the cost of a task.
             try:
                 await publishing[0]
             except Exception as error:  # noqa: BLE001 - as gather gives it
@@ -114,9 +114,9 @@ class Submission:
     def _partition(self, operation: Operation) -> Partition:
         return partition_of(operation.partition_key, self.partitions)
 
-    def _crowded(self, limit: Limit, text: str) -> BackendAway:
+    def _crowded(self, limit: GatewayLimit, text: str) -> BackendUnavailable:
         self.metrics.limited(limit)
-        return BackendAway(f"{text}; try again in a moment", retry_after_s())
+        return BackendUnavailable(f"{text}; try again in a moment", retry_after_s())
 
 
 async def _all(awaited: Sequence[asyncio.Future[OperationReply]]) -> Sequence[OperationReply]:
@@ -124,10 +124,10 @@ async def _all(awaited: Sequence[asyncio.Future[OperationReply]]) -> Sequence[Op
 
 
 def _as_refusal(failures: Sequence[BaseException]) -> BaseException:
-    """What the client is told about publishing that failed; a programming error passes as it is."""
+    """Return the error for the client; a programming error is returned as it is."""
     for failure in failures:
         if not isinstance(failure, BusUnavailable | BusRefused):
             return failure
     for failure in failures:
         _NOT_PUBLISHED.fails(failure)
-    return BackendAway(f"the message broker did not take the operation: {failures[0]}")
+    return BackendUnavailable(f"RabbitMQ did not confirm the operation: {failures[0]}")

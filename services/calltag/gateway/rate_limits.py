@@ -6,11 +6,11 @@ from math import ceil
 
 from calltag.core.runtime.token_bucket import Buckets
 from calltag.gateway.errors import TooManyOperations
-from calltag.gateway.metrics import GatewayMetrics, Limit
+from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
+class RateLimits:
     """The limits of users and of addresses."""
 
     users: Buckets
@@ -21,10 +21,10 @@ class Rates:
     def check(self, user: str, address: str) -> None:
         """One operation of a user came from an address. Raises TooManyOperations."""
         now_ms = self.clock_ms()
-        self._check(self.addresses.wait_s(address, now_ms), self.addresses, Limit.ADDRESS_RATE, "this address")
-        self._check(self.users.wait_s(user, now_ms), self.users, Limit.USER_RATE, "one user")
+        self._check(self.addresses.wait_s(address, now_ms), self.addresses, GatewayLimit.ADDRESS_RATE, "this address")
+        self._check(self.users.wait_s(user, now_ms), self.users, GatewayLimit.USER_RATE, "one user")
 
-    def _check(self, wait_s: float, buckets: Buckets, limit: Limit, whose: str) -> None:
+    def _check(self, wait_s: float, buckets: Buckets, limit: GatewayLimit, whose: str) -> None:
         if wait_s:
             self.metrics.limited(limit)
             raise TooManyOperations(f"{buckets.limit.per_s:g} operations a second are taken of {whose}", ceil(wait_s))

@@ -1,4 +1,4 @@
-"""How many calls and agents of this worker's partitions are marked, whoever marked them and took marks away."""
+"""The number of blocked calls and agents of this worker's partitions."""
 
 import asyncio
 from collections.abc import Callable, Collection
@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 
 from calltag.core.bus.ports import Partition
-from calltag.core.store.marks import RedisMarks
+from calltag.core.store.call_blocks import RedisCallBlocks
 from calltag.core.store.ports import StoreUnavailable
 from calltag.worker.metrics import WorkerMetrics
 
@@ -17,10 +17,10 @@ _LOOK_EVERY_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class MarkCounts:
-    """Brings the gauge up to date where no commit does: after a restart, and after an operator's `drop`."""
+class BlockCounts:
+    """Updates the gauge where no commit does: after a restart, and after an operator's `drop`."""
 
-    marks: RedisMarks
+    blocks: RedisCallBlocks
     metrics: WorkerMetrics
 
     async def run(self, owned: Callable[[], Collection[Partition]]) -> None:
@@ -32,9 +32,9 @@ class MarkCounts:
     async def look(self, owned: Callable[[], Collection[Partition]]) -> None:
         """Look once."""
         try:
-            counts = await self.marks.counts(sorted(owned()))
+            counts = await self.blocks.counts(sorted(owned()))
         except StoreUnavailable as error:
-            log.info("marks_not_counted", reason=str(error))
+            log.info("blocks_not_counted", reason=str(error))
             return
         for partition in counts.keys() & set(owned()):
-            self.metrics.marked(partition, counts[partition])
+            self.metrics.blocked(partition, counts[partition])

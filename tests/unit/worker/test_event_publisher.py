@@ -19,8 +19,8 @@ from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.user_streams import Added, Addition, Appended, Page
 from calltag.core.wire.messages import EVENT, NODE
+from calltag.worker.event_publisher import EventPublisher, Publication
 from calltag.worker.node_sender import NodeSender
-from calltag.worker.outgoing import Outgoing, Sending
 
 HERE = NodeId("n")
 ALICE, BOB, CAROL = (UserId(name) for name in ("alice", "bob", "carol"))
@@ -57,7 +57,7 @@ class Streams:
     def _appended(self, user: UserId, additions: Sequence[Addition], *, to_watchers: bool) -> Appended:
         watchers = self.watchers.get(user, [])
         if user in self.watching and not to_watchers:
-            return Appended([HERE], [], watchers, put_off=True)
+            return Appended([HERE], [], watchers, deferred=True)
         stream = self.added.setdefault(user, [])
         places = []
         for each in additions:
@@ -82,10 +82,10 @@ class Streams:
 @dataclass
 class Index:
     lifetime_ms: int = 60_000
-    settled: int = 0
+    updated: int = 0
 
-    async def settle(self, calls: Sequence[Call]) -> None:
-        self.settled += bool(calls)
+    async def update(self, calls: Sequence[Call]) -> None:
+        self.updated += bool(calls)
 
 
 @dataclass
@@ -96,13 +96,13 @@ class OfAll:
         return self.users
 
 
-def outgoing(streams: Streams, bus: MemoryBus, max_bytes: int = 5_000, of_all: Sequence[UserId] = ()) -> Outgoing:
-    return Outgoing(NodeSender(bus, streams, max_bytes), Index(), streams, OfAll(of_all), ByteWindow(max_bytes))
+def outgoing(streams: Streams, bus: MemoryBus, max_bytes: int = 5_000, of_all: Sequence[UserId] = ()) -> EventPublisher:
+    return EventPublisher(NodeSender(bus, streams, max_bytes), Index(), streams, OfAll(of_all), ByteWindow(max_bytes))
 
 
 async def test_no_exchange_carries_more_than_a_batch_and_all_is_added_in_order() -> None:
     streams, events = Streams(), [changed(number, ALICE, BOB) for number in range(1, 31)]
-    await outgoing(streams, MemoryBus(1)).send(Sending([], events, []))
+    await outgoing(streams, MemoryBus(1)).send(Publication([], events, []))
     assert streams.added == {ALICE: list(range(1, 31)), BOB: list(range(1, 31))}
     assert max(streams.sent_bytes()) <= 5_000
     assert sum(streams.sent_bytes()) < 1.5 * sum(len(raw) for _, raw in events), "each event is sent about once"
@@ -110,7 +110,7 @@ async def test_no_exchange_carries_more_than_a_batch_and_all_is_added_in_order()
 
 async def test_where_events_are_not_shared_each_copy_counts() -> None:
     streams, users = Streams(shares_events=False), [UserId(f"u{number}") for number in range(9)]
-    await outgoing(streams, MemoryBus(1)).send(Sending([], [changed(1, *users)], []))
+    await outgoing(streams, MemoryBus(1)).send(Publication([], [changed(1, *users)], []))
     copies = [sum(len(a.event) for of in each.values() for a in of) for each in streams.asked]
     assert max(copies) <= 5_000
     assert streams.added == {user: [1] for user in users}
@@ -118,13 +118,13 @@ async def test_where_events_are_not_shared_each_copy_counts() -> None:
 
 async def test_an_event_that_is_larger_goes_alone() -> None:
     streams, events = Streams(), [changed(1, ALICE), changed(2, ALICE, size=9_000), changed(3, ALICE)]
-    await outgoing(streams, MemoryBus(1)).send(Sending([], events, []))
+    await outgoing(streams, MemoryBus(1)).send(Publication([], events, []))
     assert [[each.version for each in asked[ALICE]] for asked in streams.asked] == [[1], [2], [3]]
 
 
 async def test_what_is_interrupted_goes_on_where_it_was() -> None:
     streams, bus = Streams(fails={2, 4, 5}), MemoryBus(1)
-    sending = Sending([], [changed(number, ALICE) for number in range(1, 21)], [])
+    sending = Publication([], [changed(number, ALICE) for number in range(1, 21)], [])
     made, failed = outgoing(streams, bus), 0
     async with bus.inbox(HERE) as inbox:
         while True:
@@ -141,13 +141,13 @@ async def test_what_is_interrupted_goes_on_where_it_was() -> None:
 
 async def test_lists_that_were_written_are_not_written_again_for_what_failed_beside_them() -> None:
     streams, index = Streams(fails={1}), Index()
-    made = Outgoing(NodeSender(MemoryBus(1), streams), index, streams, OfAll(), ByteWindow(5_000))
+    made = EventPublisher(NodeSender(MemoryBus(1), streams), index, streams, OfAll(), ByteWindow(5_000))
     event = changed(1, ALICE)
-    sending = Sending([event[0].call], [event], [])
+    sending = Publication([event[0].call], [event], [])
     with pytest.raises(StoreUnavailable):
         await made.send(sending)
     await made.send(sending)
-    assert (index.settled, streams.added) == (1, {ALICE: [1]})
+    assert (index.updated, streams.added) == (1, {ALICE: [1]})
 
 
 @pytest.mark.parametrize("size", [10, 30_000])
@@ -156,7 +156,7 @@ async def test_watchers_get_small_and_large_events_in_order_with_their_own(size:
     events = [changed(1, ALICE, size=size), changed(2, ALICE, CAROL, size=size), changed(3, CAROL, size=size)]
     bus = MemoryBus(1)
     async with bus.inbox(HERE) as inbox:
-        await outgoing(streams, bus, 100_000, of_all=[BOB]).send(Sending([], events, []))
+        await outgoing(streams, bus, 100_000, of_all=[BOB]).send(Publication([], events, []))
         told: list[tuple[str, int]] = []
         while len(told) < 8:
             told += [(each.user, each.position) for each in NODE.decode(await inbox.receive()).places]
@@ -172,7 +172,7 @@ async def test_large_events_are_sent_once_to_recipients_and_watchers_together() 
         Streams(watchers={ALICE: watchers}),
         [changed(number, ALICE, size=60_000) for number in range(1, 9)],
     )
-    await outgoing(streams, MemoryBus(1), 1_048_576).send(Sending([], events, []))
+    await outgoing(streams, MemoryBus(1), 1_048_576).send(Publication([], events, []))
     assert sum(streams.sent_bytes()) < 1.1 * sum(len(raw) for _, raw in events)
     assert streams.added == {user: list(range(1, 9)) for user in [ALICE, *watchers]}
 
@@ -189,7 +189,7 @@ async def test_no_message_to_a_node_is_longer_than_a_batch() -> None:
     streams, bus, of_all = Streams(), CountingBus(1), [UserId(f"w{number}") for number in range(40)]
     events = [changed(number, ALICE) for number in range(1, 31)]
     async with bus.inbox(HERE) as inbox:
-        await outgoing(streams, bus, 70_000, of_all).send(Sending([], events, []))
+        await outgoing(streams, bus, 70_000, of_all).send(Publication([], events, []))
         bodies = [await inbox.receive() for _ in range(bus.sent)]
     assert bus.sent > 1
     assert max(map(len, bodies)) <= 70_000
@@ -216,7 +216,7 @@ async def test_a_node_that_one_message_did_not_reach_is_told_where_to_look_and_g
     streams, bus = Streams(), BreakingBus(1)
     made = outgoing(streams, bus)
     async with bus.inbox(HERE) as inbox:
-        await made.send(Sending([], [changed(number, ALICE) for number in range(1, 21)], []))
+        await made.send(Publication([], [changed(number, ALICE) for number in range(1, 21)], []))
         first, look = NODE.decode(await inbox.receive()), NODE.decode(await inbox.receive())
         await made.finish()
     assert [each.position for each in first.places] == list(range(1, len(first.events) + 1))
@@ -231,7 +231,7 @@ async def test_the_time_is_in_proportion_to_events_and_recipients() -> None:
         for _ in range(5):
             gc.collect()
             began = time.process_time()
-            await outgoing(Streams(), MemoryBus(1), 1_048_576, of_all).send(Sending([], given, []))
+            await outgoing(Streams(), MemoryBus(1), 1_048_576, of_all).send(Publication([], given, []))
             times.append(time.process_time() - began)
         return min(times)
 

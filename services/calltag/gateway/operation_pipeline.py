@@ -1,4 +1,4 @@
-"""The course of a request that carries an operation, the same for all of them."""
+"""The pipeline of requests with an operation: body, parameters, idempotency, submission, response."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from calltag.core.domain.status import StatusCode
 from calltag.core.identity.model import Role, User
 from calltag.gateway.answers import answer
 from calltag.gateway.bodies import BodyReader, ReadBody
+from calltag.gateway.call_service import SubmitOptions, new_operation_id, now_ms
 from calltag.gateway.errors import AlreadyUsed, ApiError, OutOfRange
 from calltag.gateway.idempotency import (
     IdempotencyRecords,
@@ -19,84 +20,86 @@ from calltag.gateway.idempotency import (
     RecordedAnswer,
     idempotent_request,
 )
-from calltag.gateway.rates import Rates
+from calltag.gateway.rate_limits import RateLimits
 from calltag.gateway.requests import wait_s
-from calltag.gateway.service import Terms, new_operation_id, now_ms
 
-Held = Mapping[str, object]
+Fields = Mapping[str, object]
 
 
-async def _nothing(_: OperationId) -> Held:
+async def _nothing(_: OperationId) -> Fields:
     return {}
 
 
 @dataclass(frozen=True, slots=True)
-class Understood:
-    """A request whose parameters were read.
+class ParsedRequest:
+    """A parsed request.
 
-    `submit` submits the operation, `look` only looks; both give what the answer holds beside statusCode 0. What is of
-    one operation names it in the answer (`Operation-Id`).
+    `submit` submits the operation, `look` only reads; both return the fields of the response beside statusCode 0. The
+    response to a single operation names it (`Operation-Id`).
     """
 
-    submit: Callable[[Terms], Awaitable[Held]]
-    look: Callable[[OperationId], Awaitable[Held]] = _nothing
+    submit: Callable[[SubmitOptions], Awaitable[Fields]]
+    look: Callable[[OperationId], Awaitable[Fields]] = _nothing
     names_operation: bool = True
 
 
-Understand = Callable[[User, ReadBody], Understood]
+ParseRequest = Callable[[User, ReadBody], ParsedRequest]
 
 
 @dataclass(frozen=True, slots=True)
-class OperationRequests:
-    """Carries out requests: body, parameters, idempotency, submission, answer.
-
-    For `memory_ms` the worker recognises an operation that is submitted again.
-    """
+class OperationPipeline:
+    """Handles requests with an operation; for `memory_ms` the worker recognises a repeated operation."""
 
     bodies: BodyReader
     records: IdempotencyRecords
     max_wait_s: int = 10
     memory_ms: int = 3_600_000
     clock_ms: Callable[[], int] = now_ms
-    rates: Rates | None = None
+    rates: RateLimits | None = None
 
-    async def perform(self, request: Request, user: User, understand: Understand) -> Response:
-        """Answer the request; `understand` reads its parameters. Raises ApiError, StoreError."""
+    async def perform(self, request: Request, user: User, parse: ParseRequest) -> Response:
+        """Return the response to a request; `parse` reads its parameters. Raises ApiError, StoreError."""
         if self.rates is not None and Role.SWITCH not in user.roles:
             self.rates.check(user.id, request.client.host if request.client else "")
         body = await self.bodies.read(request)
         wait = wait_s(request.headers.getlist("prefer"), self.max_wait_s)
-        understood = understand(user, body)
+        parsed = parse(user, body)
         idempotent = _idempotent(request, user, body)
         if idempotent is None:
-            return await self._perform(understood, Terms(new_operation_id(), wait))
+            return await self._perform(parsed, SubmitOptions(new_operation_id(), wait))
         before, now = await self.records.find(idempotent), self.clock_ms()
         forgotten = before is not None and now - before.begun_at_ms >= self.memory_ms
         if before is not None and before.answer is not None:
-            # Who waits wants the outcome: while the worker would recognise the operation, it is asked for it.
+            # A client that waits wants the outcome: the worker returns it while it recognises the operation.
             if before.answer.is_outcome or wait is None or forgotten:
-                return await _replayed(before.answer, understood, idempotent.operation_id, wait)
+                return await _replayed(before.answer, parsed, idempotent.operation_id, wait)
         elif forgotten:
-            raise AlreadyUsed("the outcome of the first try is not known any more; take a new key")
-        terms = Terms(idempotent.operation_id, wait, before is not None, lambda: self.records.begin(idempotent, now))
+            raise AlreadyUsed("the outcome of the first attempt has expired; use a new key")
+        options = SubmitOptions(
+            idempotent.operation_id, wait, before is not None, lambda: self.records.begin(idempotent, now)
+        )
         begun_at_ms = now if before is None else before.begun_at_ms
-        return await self._perform(understood, terms, idempotent, begun_at_ms)
+        return await self._perform(parsed, options, idempotent, begun_at_ms)
 
     async def _perform(
-        self, understood: Understood, terms: Terms, idempotent: IdempotentRequest | None = None, begun_at_ms: int = 0
+        self,
+        parsed: ParsedRequest,
+        options: SubmitOptions,
+        idempotent: IdempotentRequest | None = None,
+        begun_at_ms: int = 0,
     ) -> Response:
         headers: dict[str, str] = {}
-        if understood.names_operation:
-            structlog.contextvars.bind_contextvars(operation_id=terms.operation_id)
-            headers["Operation-Id"] = terms.operation_id
-        if terms.wait_s is not None:
-            headers["Preference-Applied"] = f"wait={terms.wait_s:d}"
-        held: Held = {}
+        if parsed.names_operation:
+            structlog.contextvars.bind_contextvars(operation_id=options.operation_id)
+            headers["Operation-Id"] = options.operation_id
+        if options.wait_s is not None:
+            headers["Preference-Applied"] = f"wait={options.wait_s:d}"
+        held: Fields = {}
         try:
-            held = await understood.submit(terms)
-            given = RecordedAnswer(200, StatusCode.SUCCESS, is_outcome=terms.wait_s is not None)
+            held = await parsed.submit(options)
+            given = RecordedAnswer(200, StatusCode.SUCCESS, is_outcome=options.wait_s is not None)
         except ApiError as error:
-            # What the worker refused is an answer as final as a success; all else may be tried again.
+            # A refusal of the worker is as final as a success; other errors may be retried.
             if idempotent is None or not error.final:
                 raise
             given = RecordedAnswer(error.http_status, error.code, error.message)
@@ -106,11 +109,11 @@ class OperationRequests:
 
 
 async def _replayed(
-    given: RecordedAnswer, understood: Understood, operation_id: OperationId, wait: int | None
+    given: RecordedAnswer, parsed: ParsedRequest, operation_id: OperationId, wait: int | None
 ) -> Response:
-    """The answer to a request that was answered before: where it waits for a call, the call as it is now."""
+    """Return the recorded response; if the client waits for a call, with the call as it is now."""
     shows = wait is not None and given.code is StatusCode.SUCCESS
-    held = await understood.look(operation_id) if shows else {}
+    held = await parsed.look(operation_id) if shows else {}
     return answer({**given.body(), **held}, given.http_status, {"Idempotent-Replayed": "true"})
 
 

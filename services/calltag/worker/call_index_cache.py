@@ -1,4 +1,4 @@
-"""Which calls are on their users' lists as they should be, so that not every change of a call writes to the lists."""
+"""Freshness cache of the call index: a call is indexed again only if its legs changed or its entry is old."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -12,21 +12,21 @@ _MOST: Final = 5_000
 
 
 @dataclass(slots=True)
-class Listed:
-    """What one ownership of a partition has brought up to date; times are seconds of a clock that only goes forward.
+class CallIndexCache:
+    """The calls that one ownership of a partition has indexed; times are seconds of a monotonic clock.
 
-    Lists live for some time after they were written, so they are written again after `refreshed_after_s`.
+    The index expires some time after it was written, so it is written again after `refreshed_after_s`.
     """
 
     refreshed_after_s: float = 1.0
     _legs: OrderedDict[CallId, tuple[tuple[Leg, ...], float]] = field(default_factory=OrderedDict)
 
     def changed(self, calls: Sequence[Call], now_s: float) -> Sequence[Call]:
-        """The calls whose lists have to be brought up to date."""
+        """The calls to index again."""
         return [call for call in calls if not self._is_listed(call, now_s)]
 
     def note(self, calls: Sequence[Call], now_s: float) -> None:
-        """The lists are as these calls say."""
+        """Note that these calls are indexed."""
         for call in calls:
             self._legs[call.id] = (call.legs, now_s)
             self._legs.move_to_end(call.id)

@@ -1,8 +1,7 @@
-"""Calls as their owner committed them last: they need not be read again for the next operation.
+"""Write-through cache of the calls of an owned partition.
 
-While an owner's epoch is the partition's, nobody else writes its calls. The commit makes sure of it all: it takes place
-in that epoch, on the version that is known, with operations that are not done yet, or not at all. Where it does not,
-the partition is taken over anew, and nothing counts as known.
+Only the owner writes the calls of a partition, and the commit script checks epoch, version and operation ids: a stale
+entry makes the commit fail. Then the partition is taken over anew, which clears the cache.
 """
 
 from collections import OrderedDict
@@ -16,22 +15,22 @@ from calltag.core.store.ports import Loaded
 from calltag.worker.folding import Folded
 
 _DERIVED: Final = ("ik", "sw")
-"""How the ids of operations begin that may well come again: those from a client's key or an event of the switch."""
+"""Prefixes of the ids of operations that are likely to be repeated: from an idempotency key or a switch event."""
 
 
-class KnownCalls:
-    """Of one partition, no more than `most_bytes` in the form in which events tell of them; those used last."""
+class CallCache:
+    """The recently used calls of one partition, with an encoded size of `most_bytes` at most."""
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
         self._calls: OrderedDict[str, tuple[Call, int]] = OrderedDict()
         self._bytes = 0
-        self._marks: int | None = None
+        self._blocks: int | None = None
 
     def loaded(self, wanted: Mapping[str, Sequence[OperationId]]) -> dict[str, Loaded]:
-        """Those of the keys that need not be read for these operations, as they would be found."""
-        if self._marks != 0:
-            # Operators take marks away, whenever they like.
+        """Return the cached calls for which these operations need no read."""
+        if self._blocks != 0:
+            # Operators remove blocks at any time.
             return {}
         found = {}
         for key, operations in wanted.items():
@@ -41,12 +40,12 @@ class KnownCalls:
                 found[key] = Loaded(known[0])
         return found
 
-    def marked(self, marks: int) -> None:
-        """So many marks the partition has, as a commit told; none is set but by its owner."""
-        self._marks = marks
+    def blocked(self, blocks: int) -> None:
+        """Note the number of blocked calls of the partition, from the reply of a commit."""
+        self._blocks = blocks
 
     def note(self, loaded: Mapping[str, Loaded], folded: Folded) -> None:
-        """What was loaded was folded and committed."""
+        """Update the cache after a commit."""
         sizes = {
             f"call:{event.call.id}": len(raw)
             for event, raw in zip(folded.events, folded.encoded, strict=True)
@@ -55,15 +54,15 @@ class KnownCalls:
         after = {change.key: change.after for change in folded.changes}
         for key, found in loaded.items():
             state, (_, size) = after.get(key, found.state), self._drop(key)
-            # A released call is kept for a while only, and nothing is done on it.
+            # A released call takes no operations.
             if isinstance(state, Call) and not state.released and found.unreadable is None:
                 self._keep(key, state, sizes.get(key, size))
 
     def forget(self) -> None:
-        """Others may have been at work."""
+        """Clear the cache."""
         self._calls.clear()
         self._bytes = 0
-        self._marks = None
+        self._blocks = None
 
     def _drop(self, key: str) -> tuple[Call | None, int]:
         dropped = self._calls.pop(key, (None, 0))
@@ -71,7 +70,7 @@ class KnownCalls:
         return dropped
 
     def _keep(self, key: str, call: Call, size: int) -> None:
-        # Of one that no event told of yet it is not known how large it is.
+        # The size is known from events only.
         if not size or size > self._most_bytes:
             return
         self._calls[key] = call, size

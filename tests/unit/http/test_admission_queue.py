@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from starlette.types import Message, Receive, Scope, Send
 
-from calltag.core.http.intake import Intake, Turned, aside
+from calltag.core.http.admission_queue import AdmissionQueue, Turned, release_slot
 from parts.eventually import eventually
 
 
@@ -46,7 +46,7 @@ def begin(app: Callable[..., object], receive: Receive = nothing) -> asyncio.Tas
 
 async def test_so_many_at_a_time_and_the_others_after_them() -> None:
     app = App()
-    intake = Intake(app, 2, 3, 10)
+    intake = AdmissionQueue(app, 2, 3, 10)
     tasks = [begin(intake) for _ in range(5)]
     await eventually(lambda: intake.queued == 3)
     assert (intake.in_hand, app.at_work) == (2, 2)
@@ -57,7 +57,7 @@ async def test_so_many_at_a_time_and_the_others_after_them() -> None:
 
 async def test_beyond_the_queue_requests_are_refused_at_once() -> None:
     app, turned = App(), list[Turned]()
-    intake = Intake(app, 1, 1, 10, turned.append)
+    intake = AdmissionQueue(app, 1, 1, 10, turned.append)
     tasks = [begin(intake) for _ in range(2)]
     await eventually(lambda: intake.queued == 1)
     refused = await request(intake)
@@ -71,7 +71,7 @@ async def test_beyond_the_queue_requests_are_refused_at_once() -> None:
 
 async def test_an_address_leaves_places_in_the_queue_for_others() -> None:
     app, turned = App(), list[Turned]()
-    intake = Intake(app, 1, 8, 10, turned.append)
+    intake = AdmissionQueue(app, 1, 8, 10, turned.append)
     greedy = [asyncio.create_task(request(intake, address="10.0.0.1")) for _ in range(20)]
     await eventually(lambda: intake.queued == 4 and len(turned) == 15)
     others = [asyncio.create_task(request(intake, address=f"10.0.0.{host}")) for host in (2, 3)]
@@ -86,7 +86,7 @@ async def test_an_address_leaves_places_in_the_queue_for_others() -> None:
 
 async def test_nobody_waits_longer_than_the_deadline() -> None:
     app, turned = App(), list[Turned]()
-    intake = Intake(app, 1, 5, 0.05, turned.append)
+    intake = AdmissionQueue(app, 1, 5, 0.05, turned.append)
     first = begin(intake)
     assert (await begin(intake))["status"] == 503
     assert (turned, intake.queued) == ([Turned.LATE], 0)
@@ -103,7 +103,7 @@ async def test_who_would_wait_too_long_at_the_pace_of_late_is_refused_at_once() 
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     # No one has to wait for so long: there is room for a few in the queue, and the others are told before.
-    intake = Intake(app, 1, 1_000, 0.3, turned.append)
+    intake = AdmissionQueue(app, 1, 1_000, 0.3, turned.append)
     statuses = [each["status"] for each in await asyncio.gather(*(request(intake) for _ in range(10)))]
     assert statuses == [200] * 10
     tasks = [begin(intake) for _ in range(500)]
@@ -115,7 +115,7 @@ async def test_who_would_wait_too_long_at_the_pace_of_late_is_refused_at_once() 
 
 async def test_who_goes_away_keeps_no_place() -> None:
     app = App()
-    intake = Intake(app, 1, 5, 10)
+    intake = AdmissionQueue(app, 1, 5, 10)
     first, second, third = begin(intake), begin(intake), begin(intake)
     await eventually(lambda: intake.queued == 2)
     second.cancel()
@@ -130,7 +130,7 @@ async def test_who_goes_away_keeps_no_place() -> None:
 
 async def test_a_turn_that_comes_with_the_end_of_the_request_goes_on_to_the_next() -> None:
     app = App()
-    intake = Intake(app, 1, 5, 10)
+    intake = AdmissionQueue(app, 1, 5, 10)
     first, second, third = begin(intake), begin(intake), begin(intake)
     await eventually(lambda: intake.queued == 2)
     app.go.set()
@@ -145,11 +145,11 @@ async def test_who_only_waits_for_others_takes_no_turn() -> None:
     done = asyncio.Event()
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        with aside():
+        with release_slot():
             await done.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
-    intake = Intake(app, 1, 0, 10)
+    intake = AdmissionQueue(app, 1, 0, 10)
     tasks = [begin(intake) for _ in range(5)]
     for _ in range(5):
         await asyncio.sleep(0)
@@ -171,7 +171,7 @@ async def test_a_body_that_does_not_come_takes_no_turn_for_long() -> None:
         await here.wait()
         return await nothing()
 
-    intake = Intake(app, 1, 5, 10)
+    intake = AdmissionQueue(app, 1, 5, 10)
     slow_one = begin(intake, slow)
     assert (await request(intake))["status"] == 200
     assert not slow_one.done()
@@ -191,7 +191,7 @@ async def test_an_answer_that_is_not_read_takes_no_turn_for_long() -> None:
         if message["type"] == "http.response.body":
             await read.wait()
 
-    intake = Intake(app, 1, 5, 10)
+    intake = AdmissionQueue(app, 1, 5, 10)
     deaf = asyncio.create_task(intake({"type": "http", "client": None}, nothing, unread))
     assert (await request(intake))["status"] == 200
     assert not deaf.done()
@@ -201,5 +201,5 @@ async def test_an_answer_that_is_not_read_takes_no_turn_for_long() -> None:
 
 
 async def test_outside_of_an_intake_nothing_is_set_aside() -> None:
-    with aside():
+    with release_slot():
         pass

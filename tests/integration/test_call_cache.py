@@ -13,12 +13,12 @@ from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import AttachUserData, CallEnded, CallOperation
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.ports import Loaded, Mark
-from calltag.core.store.records import encode_mark
+from calltag.core.store.ports import CallBlock, Loaded
+from calltag.core.store.records import encode_block
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import OPERATION, OperationMessage
-from integration.test_partition_worker import (
+from integration.test_partition_runner import (
     ALICE,
     CALL,
     HERE,
@@ -79,7 +79,7 @@ class Worker:
         return call.user_data.values.get("n", ()) if call else ()
 
     def taken_over(self) -> float:
-        return self.metrics.registry.get_sample_value("calltag_takeovers_total") or 0
+        return self.metrics.registry.get_sample_value("calltag_partition_takeovers_total") or 0
 
 
 @asynccontextmanager
@@ -148,14 +148,14 @@ async def test_a_call_that_is_gone_is_not_brought_back(client: RedisClient) -> N
 
 async def test_of_a_partition_with_marks_everything_is_read(client: RedisClient) -> None:
     async with at_work(client) as worker:
-        mark = Mark(OperationId("parked"), "failed", 1)
-        await client.connection.hset(KEYS.marks(HERE), "call:other", encode_mark(mark))
+        mark = CallBlock(OperationId("parked"), "failed", 1)
+        await client.connection.hset(KEYS.blocks(HERE), "call:other", encode_block(mark))
         for number in (1, 2, 3):
             await worker.attach(number)
             await worker.until_told(*range(1, number + 2))
         # The first of them told of the mark.
         assert len(worker.store.reads) == 1 + 2
-        await client.connection.hdel(KEYS.marks(HERE), "call:other")
+        await client.connection.hdel(KEYS.blocks(HERE), "call:other")
         for number in (4, 5, 6):
             await worker.attach(number)
             await worker.until_told(*range(1, number + 2))

@@ -1,7 +1,7 @@
-"""The life of one partition in a worker: batch after batch, each carried out and then acknowledged.
+"""The loop of one partition in a worker: take a batch, commit it, publish its events, acknowledge it.
 
-An operation that fails waits in the lane of its call, in this worker's hands and not acknowledged, with all that come
-after it for the same call; other calls go on. What fails for too long is parked.
+An operation that fails waits unacknowledged in the retry queue of its call, with all later operations of the same
+call; other calls go on. An operation that fails for too long is parked.
 """
 
 import asyncio
@@ -19,147 +19,155 @@ from calltag.core.domain.ids import OperationId
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import unless
-from calltag.core.runtime.without_end import without_end
+from calltag.core.runtime.restarting import restart_forever
+from calltag.core.runtime.waiting import run_until
 from calltag.core.store.byte_window import ByteWindow
-from calltag.core.store.ports import CommitConflict, CommitPosition, Epoch, Fenced, Marks, StateStore, StoreUnavailable
+from calltag.core.store.ports import (
+    CallBlocks,
+    CommitConflict,
+    CommitPosition,
+    Epoch,
+    Fenced,
+    StateStore,
+    StoreUnavailable,
+)
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
-from calltag.worker.attempts import Attempts
-from calltag.worker.fault import Fault, Reason, fault_of
+from calltag.worker.crash_guard import CrashGuard
+from calltag.worker.event_publisher import EventPublisher
+from calltag.worker.failure import Failure, ParkingReason, fault_of
 from calltag.worker.folding import Folded
 from calltag.worker.lag import Lag
-from calltag.worker.lanes import Lane, Lanes, Work
 from calltag.worker.metrics import WorkerMetrics
-from calltag.worker.outgoing import Outgoing
-from calltag.worker.ownership import Ownership
-from calltag.worker.parking import ParkingLot, farewell
+from calltag.worker.parking import Parking, refuse
+from calltag.worker.partition_owner import PartitionOwner
 from calltag.worker.recent_operations import RecentOperations
+from calltag.worker.retry_queues import RetryQueue, RetryQueues, Work
 from calltag.worker.sweep import Sweep
 
 log = structlog.get_logger()
-_NOT_PARKED: Final = Condition("cannot_park")
+_NOT_PARKED: Final = Condition("park_failed")
 _UNCERTAIN: Final = Condition("commit_uncertain", over="commits_certain")
 _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0
 _LOOK_S: Final = 1.0
 _SUSPICIOUS: Final = 2
-"""An operation that came back so often is looked at apart from others: somebody may have died of it."""
+"""Redeliveries from which on an operation is a possible poison message, and is applied alone."""
 
 
 class _Failed(Exception):
-    """A batch failed, and not because the store is away."""
+    """A batch failed though Redis is available."""
 
-    def __init__(self, fault: Fault) -> None:
+    def __init__(self, fault: Failure) -> None:
         super().__init__(fault.detail)
         self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
-    """How long failures are borne: for how many seconds one operation may fail, and how many workers may die of it."""
+class RetryLimits:
+    """When an operation is parked: after it failed for so many seconds, or crashed so many workers."""
 
     park_after_s: float = 30.0
     max_crashes: int = 3
 
 
-class PartitionWorker:
-    """Works on one partition for as long as `run` runs."""
+class PartitionRunner:
+    """Applies the operations of one partition while `run` runs."""
 
     def __init__(
         self,
         partition: Partition,
         store: StateStore,
-        outgoing: Outgoing,
+        publisher: EventPublisher,
         limits: CallLimits,
         metrics: WorkerMetrics,
         *,
-        parking_lot: ParkingLot,
+        parking_lot: Parking,
         batch_limit: int = 100,
-        patience: Patience = Patience(),
+        retry_limits: RetryLimits = RetryLimits(),
         lag: Lag | None = None,
         sweep: Sweep | None = None,
         recent: RecentOperations | None = None,
         window: ByteWindow | None = None,
-        known_bytes: int = 524_288,
+        call_cache_bytes: int = 524_288,
     ) -> None:
         self._partition = partition
         self._store = store
         self._parking_lot = parking_lot
         self._metrics = metrics
         self._batch_limit = batch_limit
-        self._patience = patience
-        self._lanes = Lanes(patience.park_after_s)
-        self._settled: list[int] = []
-        self._attempts = Attempts(partition, store)
+        self._retry_limits = retry_limits
+        self._queues = RetryQueues(retry_limits.park_after_s)
+        self._acknowledgeable: list[int] = []
+        self._crash_guard = CrashGuard(partition, store)
         self._lag = lag or Lag(lambda: 0)
         self._sweep = sweep
         kept = RecentOperations() if recent is None else recent
         sending = ByteWindow() if window is None else window
         self._max_batch_bytes = sending.max_batch_bytes
-        self._ownership = Ownership(
+        self._owner = PartitionOwner(
             partition,
             store,
-            outgoing,
+            publisher,
             limits,
             metrics,
             recent=kept,
             batch_limit=batch_limit,
             window=sending,
-            known_bytes=known_bytes,
-            on_wait=self._forgive,
+            call_cache_bytes=call_cache_bytes,
+            on_wait=self._restart_timers,
         )
 
     @property
     def epoch(self) -> Epoch | None:
-        """The epoch in which the partition is owned; None before the first delivery, and while that is in doubt."""
-        return self._ownership.epoch
+        """The epoch of the ownership; None before the first delivery and while the ownership is uncertain."""
+        return self._owner.epoch
 
     @property
     def position(self) -> CommitPosition:
-        """How many commits the store has confirmed in that epoch and before, of which nothing comes again."""
-        return self._ownership.position
+        """The position of the last commit whose operations are all acknowledged."""
+        return self._owner.position
 
     @property
     def oldest_at_ms(self) -> int | None:
-        """When the oldest operation in hand was accepted; operations come in order, so none that waits is older."""
-        waiting = self._lanes.oldest_at_ms()
+        """When the oldest unfinished operation was accepted; those in the queue are younger."""
+        waiting = self._queues.oldest_at_ms()
         return min((at for at in (self._lag.in_hand_of_ms, waiting) if at is not None), default=None)
 
     async def run(self, consumer: PartitionConsumer, released: asyncio.Event) -> None:
-        """Work until `released` is set; a batch in hand is finished first. Raises BusInterrupted, Fenced."""
+        """Work until `released` is set and the current batch is finished. Raises BusInterrupted, Fenced."""
         async with self._watching(released) as wake:
             try:
                 while not released.is_set():
-                    deliveries = await unless(
+                    deliveries = await run_until(
                         wake, consumer.batch(self._batch_limit, self._max_batch_bytes), within_s=self._due_in_s()
                     )
                     if wake.is_set() and not released.is_set():
                         wake.clear()
-                        self._ownership.doubt()
+                        self._owner.doubt()
                         await self._carry_out(())
                     await self._take(deliveries or (), consumer)
-                    for lane in self._lanes.due(time.monotonic()):
-                        await self._tend(lane, consumer)
+                    for queue in self._queues.due(time.monotonic()):
+                        await self._tend(queue, consumer)
                     await self._acknowledge(consumer)
-                    # Whom the partition does not fall to any more leaves that to whom it does.
+                    # After a release the next owner sweeps.
                     if self._sweep is not None and not self._sweep.due_in_s() and not released.is_set():
                         await self._end(self._sweep)
-                    self._metrics.waiting(self._partition, len(self._lanes))
+                    self._metrics.waiting(self._partition, len(self._queues))
             finally:
                 self._metrics.left(self._partition)
-                await self._attempts.abandon()
+                await self._crash_guard.abandon()
 
     @asynccontextmanager
     async def _watching(self, released: asyncio.Event) -> AsyncIterator[asyncio.Event]:
-        """An event that is set when the partition is released, and when the store has lost something meanwhile."""
+        """Yield an event that is set when the partition is released, and when Redis has lost commits."""
         wake = asyncio.Event()
 
         async def look() -> None:
             while True:
-                # All partitions look in the same moment, which takes one exchange with the store for all of them.
+                # All partitions look at the same moment, so that they share one exchange with Redis.
                 await asyncio.sleep(_LOOK_S - time.monotonic() % _LOOK_S)
-                if await self._ownership.has_lost():
+                if await self._owner.has_lost():
                     wake.set()
 
         async def end() -> None:
@@ -167,8 +175,8 @@ class PartitionWorker:
             wake.set()
 
         name = f"partition-{self._partition}-watch"
-        # Who waits for the partition does not wait for the store, nor for what its watch runs into.
-        watching = [asyncio.create_task(each, name=name) for each in (end(), without_end(look, name))]
+        # A release does not wait for Redis, nor for an error of the watch.
+        watching = [asyncio.create_task(each, name=name) for each in (end(), restart_forever(look, name))]
         try:
             yield wake
         finally:
@@ -177,13 +185,13 @@ class PartitionWorker:
             await asyncio.gather(*watching, return_exceptions=True)
 
     def _due_in_s(self) -> float | None:
-        """In how many seconds there is something to do though nothing comes; None if there is nothing to wait for."""
+        """Return the seconds until the next retry or sweep; None if there is none."""
         swept = self._sweep.due_in_s() if self._sweep is not None else None
-        retried = self._lanes.next_due_s(time.monotonic())
+        retried = self._queues.next_due_s(time.monotonic())
         return min((due for due in (swept, retried) if due is not None), default=None)
 
-    def _forgive(self) -> None:
-        self._lanes.forgive(time.monotonic())
+    def _restart_timers(self) -> None:
+        self._queues.restart_timers(time.monotonic())
 
     async def _take(self, deliveries: Sequence[Delivery], consumer: PartitionConsumer) -> None:
         works = [self._read(each) for each in deliveries]
@@ -196,16 +204,16 @@ class PartitionWorker:
             self._lag.finished()
 
     async def _end(self, sweep: Sweep) -> None:
-        """End calls that are silent, the way in which everything is done; what fails is left to the next sweep."""
-        silent = await sweep.operations(owned=self._ownership.epoch is not None)
-        messages = [each for each in silent if not self._lanes.has(each.operation.key)]
+        """End silent calls by operations like any other; those that fail are left to the next sweep."""
+        silent = await sweep.operations(owned=self._owner.epoch is not None)
+        messages = [each for each in silent if not self._queues.has(each.operation.key)]
         ended = await self._ended(messages)
         if ended:
             self._metrics.silent(ended)
         sweep.ended(ended)
 
     async def _ended(self, messages: Sequence[OperationMessage]) -> int:
-        """How many of the calls could be ended: if all fail together, one after another is tried."""
+        """Return the number of calls that were ended. If the batch fails as a whole, each call is tried alone."""
         ended = 0
         while messages:
             try:
@@ -222,13 +230,13 @@ class PartitionWorker:
         return ended
 
     async def _acknowledge(self, consumer: PartitionConsumer) -> None:
-        if self._settled:
-            await consumer.ack(self._settled)
-            self._settled = []
-        self._ownership.acknowledged()
+        if self._acknowledgeable:
+            await consumer.ack(self._acknowledgeable)
+            self._acknowledgeable = []
+        self._owner.acknowledged()
 
     async def _work(self, works: Sequence[Work], consumer: PartitionConsumer) -> None:
-        """Carry out operations in order; those that fail, and those behind them, wait in lanes."""
+        """Apply operations in order; those that fail, and later ones of the same call, enter retry queues."""
         batch: list[Work] = []
         for suspects, together in groupby(works, _suspects):
             if suspects:
@@ -237,66 +245,66 @@ class PartitionWorker:
                 await self._suspected(suspects, list(together), consumer)
                 continue
             for work in together:
-                if self._lanes.hold(work):
+                if self._queues.enqueue(work):
                     continue
                 if work.problem is not None:
-                    self._lanes.open([work], work.problem, time.monotonic(), Reason.UNREADABLE)
+                    self._queues.open([work], work.problem, time.monotonic(), ParkingReason.UNREADABLE)
                 else:
                     batch.append(work)
         await self._apply(batch)
 
     async def _suspected(self, name: str, works: Sequence[Work], consumer: PartitionConsumer) -> None:
-        """Work on what came in one message that somebody may have died of.
+        """Apply the operations of a message that may have crashed workers.
 
-        A worker that ends in order makes what it had taken ahead come back as well: so it is done at once, and each
-        alone only where somebody did die of the message.
+        A worker that stops in order returns its prefetched messages as well: so they are applied together, and one by
+        one only where a worker has crashed on the message.
         """
         if len(works) == 1:
             await self._singly(works, consumer)
             return
         await self._acknowledge(consumer)
         epoch = await self._owned()
-        if await self._ownership.insist(lambda: self._attempts.begin(epoch, name)) == 1:
-            await self._apply([work for work in works if not self._lanes.hold(work)])
+        if await self._owner.retry(lambda: self._crash_guard.begin(epoch, name)) == 1:
+            await self._apply([work for work in works if not self._queues.enqueue(work)])
             await self._acknowledge(consumer)
         else:
             await self._singly(works, consumer)
-        # Somebody may still die of what waits, when it is tried again.
-        if not self._lanes.has_of(works[0].delivery.together):
-            await self._ownership.insist(lambda: self._attempts.end(name))
+        # An operation that waits may still crash a worker when it is retried.
+        if not self._queues.has_part_of(works[0].delivery.together):
+            await self._owner.retry(lambda: self._crash_guard.end(name))
 
     async def _singly(self, works: Sequence[Work], consumer: PartitionConsumer) -> None:
         for work in works:
-            if not self._lanes.hold(work):
+            if not self._queues.enqueue(work):
                 await self._alone(work, consumer)
 
     async def _alone(self, work: Work, consumer: PartitionConsumer) -> None:
-        """Work on an operation that somebody may have died of, so that only the one that kills is counted."""
-        # What came before is acknowledged first: it must not come again because of this one.
+        """Apply a possible poison message alone, so that a crash counts for no other operation."""
+        # Earlier operations are acknowledged first, so that a crash does not redeliver them.
         await self._acknowledge(consumer)
         epoch, name = await self._owned(), work.name
-        tries = await self._ownership.insist(lambda: self._attempts.begin(epoch, name))
-        if tries > self._patience.max_crashes and not await self._is_done(work):
-            fault = Fault(f"workers died {self._patience.max_crashes} times while they worked on it")
-            self._lanes.open([work], fault, time.monotonic(), Reason.CRASH)
+        tries = await self._owner.retry(lambda: self._crash_guard.begin(epoch, name))
+        if tries > self._retry_limits.max_crashes and not await self._is_done(work):
+            fault = Failure(f"{self._retry_limits.max_crashes} workers crashed on it, one after another")
+            self._queues.open([work], fault, time.monotonic(), ParkingReason.CRASH)
             return
         await self._apply([work])
         await self._acknowledge(consumer)
-        if not self._lanes.has(work.key):
-            await self._ownership.insist(lambda: self._attempts.end(name))
+        if not self._queues.has(work.key):
+            await self._owner.retry(lambda: self._crash_guard.end(name))
 
     async def _is_done(self, work: Work) -> bool:
-        """Whether it took effect before somebody died: then it is not refused, but recognised as done."""
+        """Return whether it took effect before the crash: then it is recognised as done instead of refused."""
         if work.message is None:
             return False
         operation = work.message.operation
-        return await self._ownership.insist(
+        return await self._owner.retry(
             lambda: self._store.is_done(self._partition, operation.key, operation.id)
         )  # fmt: skip
 
     async def _apply(self, works: Sequence[Work]) -> None:
-        """Carry out operations, as many at a time as fit in a batch; if one fails as a whole, one operation after
-        another, so that only faulty calls wait."""
+        """Apply operations in batches. A batch that fails as a whole is applied one by one, so that only the calls that
+        fail wait."""
         while works:
             try:
                 folded = await self._carry_out(_messages(works))
@@ -305,107 +313,107 @@ class PartitionWorker:
                     self._open(works[0], failed.fault)
                     return
                 for work in works:
-                    if not self._lanes.hold(work):
+                    if not self._queues.enqueue(work):
                         await self._apply([work])
                 return
             self._account(works[: folded.taken], folded)
-            works = [work for work in works[folded.taken :] if not self._lanes.hold(work)]
+            works = [work for work in works[folded.taken :] if not self._queues.enqueue(work)]
 
     def _account(self, works: Sequence[Work], folded: Folded) -> None:
         held, behind = set(folded.held), dict(folded.behind)
         for place, work in enumerate(works):
             if place in behind:
-                if not self._lanes.hold(work):
-                    self._lanes.open([work], _fault_behind(behind[place]), time.monotonic(), Reason.BEHIND)
+                if not self._queues.enqueue(work):
+                    self._queues.open([work], _fault_behind(behind[place]), time.monotonic(), ParkingReason.BEHIND)
             elif place not in held:
-                self._settled.append(work.delivery.tag)
-            elif not self._lanes.hold(work):
+                self._acknowledgeable.append(work.delivery.tag)
+            elif not self._queues.enqueue(work):
                 self._open(work, folded.faults[work.key])
 
-    def _open(self, work: Work, fault: Fault) -> None:
+    def _open(self, work: Work, fault: Failure) -> None:
         _log_failed(work, fault, 1)
-        self._lanes.open([work], fault, time.monotonic())
+        self._queues.open([work], fault, time.monotonic())
 
-    async def _tend(self, lane: Lane, consumer: PartitionConsumer) -> None:
-        """Try the first operation of a lane again, or park it; where that ends the lane, go on with those behind it."""
-        if lane.parking is None:
-            await self._retry(lane)
-        if lane.parking is not None and not await self._park(lane, lane.parking):
-            self._lanes.put_off(lane, time.monotonic())
-        if lane.through:
-            await self._work(self._lanes.close(lane), consumer)
+    async def _tend(self, queue: RetryQueue, consumer: PartitionConsumer) -> None:
+        """Retry the first operation of a queue, or park it; once it is out of the way, apply those behind it."""
+        if queue.parking is None:
+            await self._retry(queue)
+        if queue.parking is not None and not await self._park(queue, queue.parking):
+            self._queues.postpone(queue, time.monotonic())
+        if queue.is_unblocked:
+            await self._work(self._queues.close(queue), consumer)
 
-    async def _retry(self, lane: Lane) -> None:
+    async def _retry(self, queue: RetryQueue) -> None:
         self._metrics.retried()
         try:
-            folded = await self._carry_out(_messages([lane.first]))
+            folded = await self._carry_out(_messages([queue.first]))
             faults = list(folded.faults.values())
         except _Failed as failed:
             faults = [failed.fault]
         if faults:
-            self._lanes.failed(lane, faults[0], time.monotonic())
-            _log_failed(lane.first, lane.fault, lane.attempts)
+            self._queues.failed(queue, faults[0], time.monotonic())
+            _log_failed(queue.first, queue.fault, queue.attempts)
         else:
-            await self._pass(lane)
+            await self._pass(queue)
 
-    async def _park(self, lane: Lane, reason: Reason) -> bool:
-        """Mark the call, tell the sender, park the operation. False if it could not be parked; the rest is done."""
-        work = lane.first
-        if not lane.told:
-            goodbye = farewell(work, lane)
-            if not await self._tell(goodbye.folded, goodbye.marks):
+    async def _park(self, queue: RetryQueue, reason: ParkingReason) -> bool:
+        """Block the call, notify the sender, park the operation. False if only the parking failed."""
+        work = queue.first
+        if not queue.sender_notified:
+            refusal = refuse(work, queue)
+            if not await self._tell(refusal.folded, refusal.blocks):
                 return False
-            lane.told = True
+            queue.sender_notified = True
         try:
-            await self._parking_lot.park(self._partition, work, lane)
+            await self._parking_lot.park(self._partition, work, queue)
         except BusError as error:
             _NOT_PARKED.fails(error, operation_id=work.name)
             return False
         self._metrics.parked(reason)
         log.error(
-            "operation_parked", operation_id=work.name, key=lane.key, reason=reason.value,
-            detail=lane.fault.detail, attempts=lane.attempts,
+            "operation_parked", operation_id=work.name, key=queue.key, reason=reason.value,
+            detail=queue.fault.detail, attempts=queue.attempts,
         )  # fmt: skip
-        await self._pass(lane)
+        await self._pass(queue)
         return True
 
-    async def _pass(self, lane: Lane) -> None:
-        """The first operation of a lane is done with."""
-        work = lane.waiting.popleft()
+    async def _pass(self, queue: RetryQueue) -> None:
+        """Remove the first operation of a queue."""
+        work = queue.waiting.popleft()
         if work.delivery.returned >= _SUSPICIOUS:
-            await self._ownership.insist(lambda: self._attempts.end(work.name))
-        self._settled.append(work.delivery.tag)
-        lane.through = True
+            await self._owner.retry(lambda: self._crash_guard.end(work.name))
+        self._acknowledgeable.append(work.delivery.tag)
+        queue.is_unblocked = True
 
-    async def _tell(self, folded: Folded, marks: Marks) -> bool:
+    async def _tell(self, folded: Folded, blocks: CallBlocks) -> bool:
         epoch = await self._owned()
         try:
-            await self._ownership.write(epoch, folded, marks)
+            await self._owner.write(epoch, folded, blocks)
         except Fenced:
             raise
-        except Exception as error:  # noqa: BLE001 - it is tried again
+        except Exception as error:  # noqa: BLE001 - it is retried
             _UNCERTAIN.fails(error, self._partition)
-            self._ownership.doubt()
+            self._owner.doubt()
             return False
-        await self._ownership.send(epoch, folded)
+        await self._owner.send(epoch, folded)
         return True
 
     async def _owned(self) -> Epoch:
-        """The epoch of the ownership, however long the store keeps a take-over waiting. Raises Fenced."""
+        """Return the epoch of the ownership, retrying the take-over while Redis is unavailable. Raises Fenced."""
         delays = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S)
         while True:
             try:
-                return await self._ownership.owned()
+                return await self._owner.owned()
             except (CommitConflict, StoreUnavailable) as error:
                 _UNCERTAIN.fails(error, self._partition)
-                self._forgive()
+                self._restart_timers()
                 await asyncio.sleep(next(delays))
 
     async def _carry_out(self, messages: Sequence[OperationMessage]) -> Folded:
-        """Commit and send the first operations, as many as fit in a batch; while the store is away, wait. Without
-        operations, the partition is only taken over.
+        """Commit and publish the first operations, as many as fit in a batch; retry while Redis is unavailable. Without
+        operations, only take the partition over.
 
-        Raises _Failed, with nothing done that is not found done.
+        Raises _Failed; an operation that took effect nevertheless is recognised when it is retried.
         """
         delays, conflicts = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S), 0
         while True:
@@ -413,26 +421,26 @@ class PartitionWorker:
             if not messages:
                 return Folded()
             try:
-                folded = await self._ownership.commit(epoch, messages)
+                folded = await self._owner.commit(epoch, messages)
             except Fenced:
                 raise
             except (CommitConflict, StoreUnavailable) as error:
-                # Whether the commit took place is not known. The partition is taken over anew: that fences off a commit
-                # which is still on its way, and shows the events of one that took place.
+                # The commit may have taken place. A new take-over fences off one that is still under way, and finds
+                # the events of one that took place.
                 _UNCERTAIN.fails(error, self._partition)
-                self._ownership.doubt()
+                self._owner.doubt()
                 conflicts += isinstance(error, CommitConflict)
                 if conflicts > 1:
                     raise _Failed(fault_of(error)) from error
                 if isinstance(error, StoreUnavailable):
-                    self._forgive()
+                    self._restart_timers()
                 await asyncio.sleep(next(delays))
             except Exception as error:
-                self._ownership.doubt()
+                self._owner.doubt()
                 raise _Failed(fault_of(error)) from error
             else:
                 _UNCERTAIN.holds(self._partition)
-                await self._ownership.send(epoch, folded)
+                await self._owner.send(epoch, folded)
                 return folded
 
     def _read(self, delivery: Delivery) -> Work:
@@ -442,11 +450,11 @@ class PartitionWorker:
         except WireError as error:
             self._metrics.unreadable()
             log.error("operation_unreadable", message_id=delivery.message_id, reason=str(error))
-            return Work(delivery, None, seen_ms, Fault(str(error), "WireError"))
+            return Work(delivery, None, seen_ms, Failure(str(error), "WireError"))
 
 
 def _suspects(work: Work) -> str:
-    """What somebody may have died of, if this belongs to it: a message by the name of its first operation."""
+    """Return the name of the possible poison message that the operation came in, "" for none."""
     if work.problem is not None or work.delivery.returned < _SUSPICIOUS:
         return ""
     return f"message:{work.delivery.together or work.delivery.tag}"
@@ -456,11 +464,11 @@ def _messages(works: Sequence[Work]) -> list[OperationMessage]:
     return [work.message for work in works if work.message is not None]
 
 
-def _fault_behind(operation_id: OperationId) -> Fault:
-    return Fault(f"operation {operation_id} of the same call is parked", after=operation_id)
+def _fault_behind(operation_id: OperationId) -> Failure:
+    return Failure(f"operation {operation_id} of the same call is parked", after=operation_id)
 
 
-def _log_failed(work: Work, fault: Fault, attempts: int) -> None:
+def _log_failed(work: Work, fault: Failure, attempts: int) -> None:
     log.warning(
         "operation_failed", operation_id=work.name, key=work.key, detail=fault.detail, exception=fault.exception,
         where=fault.where, attempts=attempts,
