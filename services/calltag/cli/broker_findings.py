@@ -40,7 +40,7 @@ Look = Callable[[AbstractChannel], Awaitable[object]]
 
 
 async def broker_findings(settings: Settings) -> list[Finding]:
-    """Version, exchanges and queues; takes 15 seconds at most."""
+    """Return findings on version, exchanges and queues, within 15 seconds."""
     bus = amqp_settings(settings)
     try:
         connection = await connect(bus, "doctor")
@@ -55,7 +55,7 @@ async def broker_findings(settings: Settings) -> list[Finding]:
     except (AMQPError, OSError, RuntimeError) as error:
         findings.append(wrong(f"the connection to RabbitMQ broke: {type(error).__name__}: {error}"))
     except asyncio.CancelledError:
-        # aiormq cancels what waits on a channel that closes.
+        # aiormq cancels tasks that wait on a closing channel.
         current = asyncio.current_task()
         if current is not None and current.cancelling():
             raise
@@ -89,7 +89,7 @@ async def _topology_findings(connection: AbstractConnection, topology: Topology)
 
 
 async def _routes(connection: AbstractConnection, topology: Topology, partitions: Sequence[State]) -> list[Finding]:
-    """Whether what is published gets to the queues: a binding may be lost although the queue is there."""
+    """Return findings on routing: a binding may be lost although the queue exists."""
     if "missing" in partitions:
         return []
     keys = [hash_tag(Partition(number)) for number in range(len(partitions))]
@@ -100,7 +100,7 @@ async def _routes(connection: AbstractConnection, topology: Topology, partitions
 
 
 async def _inbox(connection: AbstractConnection, topology: Topology) -> list[Finding]:
-    """Whether services may have inboxes: one is made for a moment."""
+    """Return a finding if services may not have inboxes; declares one temporarily."""
     node = NodeId(f"doctor-{uuid4().hex[:8]}")
     channel = await connection.channel()
     try:
@@ -112,7 +112,7 @@ async def _inbox(connection: AbstractConnection, topology: Topology) -> list[Fin
         await queue.delete()
         await channel.close()
     except (ChannelNotFoundEntity, ChannelPreconditionFailed):
-        # The exchange is missing, or another one, which is said already.
+        # Another finding reports that the exchange is missing or differs.
         return []
     except ChannelAccessRefused:
         route = Routing.REFUSED
@@ -140,7 +140,7 @@ async def _partition(connection: AbstractConnection, topology: Topology, partiti
 
 
 async def _state(connection: AbstractConnection, look: Look, declare: Look) -> State:
-    """How something is. It is declared only where it is there already, so nothing is changed."""
+    """Return the state of an exchange or queue. It is declared only if it exists, so nothing is changed."""
     channel = await connection.channel()
     try:
         await look(channel)
@@ -156,7 +156,7 @@ async def _state(connection: AbstractConnection, look: Look, declare: Look) -> S
 
 
 def _findings(states: list[State], what: str) -> list[Finding]:
-    """What is wrong, or that nothing is."""
+    """Return the faults, or one finding that there are none."""
     count = len(states)
     mistaken: dict[State, str] = {
         "missing": f"{what} are missing; run: calltag topology apply",

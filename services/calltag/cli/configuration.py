@@ -1,4 +1,4 @@
-"""The settings of a command, and its log: what is set explicitly wins over the usual of the command."""
+"""Settings and log of a command: explicit settings win over the defaults of the command."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from calltag.core.telemetry.logging import Level, configure_logging
 
 
 def service_settings(section: str | None = None, port: int | None = None, *, demo: bool = False) -> Settings:
-    """The settings with the options of the command line. Raises SettingsError."""
+    """Load the settings, and apply the options of the command line. Raises SettingsError."""
     settings = load_settings()
     changes: dict[str, Any] = {}
     if section is not None and port is not None:
@@ -20,9 +20,9 @@ def service_settings(section: str | None = None, port: int | None = None, *, dem
 
 
 def command_settings(name: str, *, warns: bool = True) -> Settings:
-    """The settings of a command that says by itself what is wrong: it logs nothing unless CALLTAG_LOG__LEVEL is set.
+    """Load the settings of a command that prints its own errors: it logs nothing unless CALLTAG_LOG__LEVEL is set.
 
-    If it `warns`, variables that are no settings are named on standard error. Raises SettingsError.
+    With `warns`, unknown variables are named on standard error. Raises SettingsError.
     """
     settings = load_settings()
     for sentence in unknown_settings() if warns else ():
@@ -32,7 +32,7 @@ def command_settings(name: str, *, warns: bool = True) -> Settings:
 
 
 def log_level(settings: Settings, usual: Level) -> Level:
-    """The level that is set, or what is usual for the command if none is."""
+    """Return the level that is set, or the default of the command."""
     return settings.log.level if "level" in settings.log.model_fields_set else usual
 
 

@@ -1,4 +1,4 @@
-"""What `calltag doctor` looks at."""
+"""All checks of `calltag doctor`."""
 
 import asyncio
 
@@ -12,7 +12,7 @@ from calltag.core.settings import Settings, unknown_settings
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Look at broker, store and directory."""
+    """Check RabbitMQ, Redis and the directory of users."""
     looks = (broker_findings(settings), store_findings(settings), inbox_findings(settings))
     broker, store, inboxes = await asyncio.gather(*looks)
     return [*map(warn, unknown_settings()), *broker, *inboxes, *store, _directory(settings)]

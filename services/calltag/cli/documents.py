@@ -1,4 +1,4 @@
-"""The documents that are generated from the code, and kept in the repository."""
+"""Documents that are generated from the code and kept in the repository."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +26,7 @@ _REF: Final = "#/components/schemas/{model}"
 
 
 def write_documents(root: Path, *, check: bool) -> list[Path]:
-    """Bring the documents up to date; returns those that were not. With `check` nothing is written."""
+    """Update the documents; return those that were out of date. With `check` nothing is written."""
     stale = []
     for path, content in _documents(root):
         if not path.exists() or path.read_text(encoding="utf-8") != content:
@@ -56,7 +56,7 @@ def _with_settings(text: str) -> str:
 
 
 def openapi() -> dict[str, Any]:
-    """The OpenAPI document of the gateway. Nothing is called, so nothing stands behind the routes."""
+    """Return the OpenAPI document of the gateway. No route is called, so their dependencies are None."""
     nothing = cast("Any", None)
     api = Api(
         identify=nothing,
@@ -68,7 +68,7 @@ def openapi() -> dict[str, Any]:
 
 
 def asyncapi() -> dict[str, Any]:
-    """The AsyncAPI 3 document of both exchanges, from the models of their messages."""
+    """Return the AsyncAPI 3 document of both exchanges, from the models of their messages."""
     _, schemas = models_json_schema(
         [(OperationMessage, "serialization"), (NodeMessage, "serialization")], ref_template=_REF
     )
@@ -109,7 +109,7 @@ def asyncapi() -> dict[str, Any]:
 
 
 def _with_plain_discriminators(schema: Any) -> Any:
-    """The schema with discriminators as AsyncAPI has them: the name of the property, where OpenAPI has an object."""
+    """Return the schema with discriminators of AsyncAPI: a property name, where OpenAPI has an object."""
     match schema:
         case {"discriminator": {"propertyName": name}, **rest}:
             return {**_with_plain_discriminators(rest), "discriminator": name}

@@ -1,4 +1,4 @@
-"""What `calltag doctor` looks at of fail-over: whether Redis is run as the settings say, its replicas, what it lost."""
+"""Checks of `calltag doctor` on failover: the mode of Redis, its replicas, and lost commits."""
 
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -14,7 +14,7 @@ Info = Mapping[str, object]
 
 
 def mode_finding(info: Info, mode: str) -> Finding | None:
-    """Whether what answers is what CALLTAG_REDIS__MODE says; None if it is."""
+    """Return a fault if Redis is a replica, or does not match CALLTAG_REDIS__MODE; else None."""
     found, role = str(info.get("redis_mode", "standalone")), info.get("role")
     if found != "standalone" and mode == "single":
         return wrong(f"Redis is run as {found}; set CALLTAG_REDIS__MODE={found}")
@@ -24,7 +24,7 @@ def mode_finding(info: Info, mode: str) -> Finding | None:
 
 
 def replica_findings(infos: Mapping[str, Info], wanted: int) -> Iterator[Finding]:
-    """Whether each master has the replicas that commits wait for, and what no waiting means."""
+    """Yield findings on masters with too few replicas for commits, and on commits that wait for none."""
     counts = {address: cast("int", info.get("connected_slaves", 0)) for address, info in infos.items()}
     for address, count in counts.items():
         if count < wanted:
@@ -39,7 +39,7 @@ def replica_findings(infos: Mapping[str, Info], wanted: int) -> Iterator[Finding
 
 
 async def loss_findings(client: RedisClient, settings: Settings) -> list[Finding]:
-    """What the store has lost so far, as the workers have noted it. Raises StoreUnavailable."""
+    """Return findings on commits that Redis has lost, as recorded by workers. Raises StoreUnavailable."""
     keys = Keys(settings.redis.key_prefix)
     pipeline = client.pipeline()
     for number in range(settings.partitions):

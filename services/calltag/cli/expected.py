@@ -1,4 +1,4 @@
-"""Errors that their message explains to a user."""
+"""Errors that users see as one line, without a traceback."""
 
 from typing import Final
 

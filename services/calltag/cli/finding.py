@@ -1,4 +1,4 @@
-"""What `calltag doctor` finds."""
+"""Findings of `calltag doctor`."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class Grade(Enum):
-    """How a finding is shown: WRONG keeps calltag from working, and makes the exit code 1."""
+    """Grade of a finding, as printed: WRONG keeps calltag from working, and makes the exit code 1."""
 
     OK = "ok   "
     WARN = "warn "
@@ -15,34 +15,34 @@ class Grade(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at, in plain words."""
+    """The result of one check, as a sentence for operators."""
 
     grade: Grade
     text: str
 
     @property
     def line(self) -> str:
-        """As it is printed."""
+        """The printed line."""
         return f"{self.grade.value}  {self.text}"
 
 
 def ok(text: str) -> Finding:
-    """It is as it should be, or of no concern."""
+    """Return a finding that all is as it should be, or not relevant."""
     return Finding(Grade.OK, text)
 
 
 def warn(text: str) -> Finding:
-    """It works, and an operator would not want it so."""
+    """Return a finding that something works, but is not recommended."""
     return Finding(Grade.WARN, text)
 
 
 def wrong(text: str) -> Finding:
-    """It does not work."""
+    """Return a finding that something does not work."""
     return Finding(Grade.WRONG, text)
 
 
 def version_finding(name: str, version: str, least: tuple[int, int]) -> Finding:
-    """Whether the version, as in `3.10.8` or `4.2.0-rc.1`, is not too old."""
+    """Return a finding on the version, as in `3.10.8` or `4.2.0-rc.1`: WRONG if it is too old."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     needed = ".".join(map(str, least))
     if numbers is None:

@@ -19,7 +19,7 @@ from calltag.core.store.ports import StoreError
 
 _DEADLINE_S: Final = 9.0
 _MOST_SESSIONS: Final = 2_000
-"""So many sessions are looked at: they are held by all notifiers, or nearly."""
+"""Maximum sessions to read: all notifiers, or nearly all, hold some of them."""
 
 
 async def inbox_findings(settings: Settings) -> list[Finding]:
@@ -63,7 +63,7 @@ async def _findings(settings: Settings, nodes: list[NodeId]) -> list[Finding]:
 
 
 async def _is_cut_off(connection: AbstractConnection, topology: Topology, node: NodeId) -> bool:
-    """Whether the node is there, and nothing gets to it. One whose inbox is gone, or unused, is gone itself."""
+    """Return whether the node runs but receives nothing. Without an inbox and a consumer, it does not run."""
     channel = await connection.channel()
     try:
         queue = await channel.declare_queue(topology.inbox_queue(node), passive=True)

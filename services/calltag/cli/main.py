@@ -1,4 +1,4 @@
-"""The command `calltag`. Each command imports what it needs when it runs: most need a small part."""
+"""The command `calltag`. Each command imports its modules when it runs, since most need a small part."""
 
 import asyncio
 import sys
@@ -64,7 +64,7 @@ _EXIT_UNOWNED = 3
 
 
 def main() -> None:
-    """Run the command; what can go wrong for a user ends with one clear line and exit code 1."""
+    """Run the command; an expected error ends it with one line on standard error and exit code 1."""
     collect_less_often()
     try:
         app()
@@ -82,10 +82,10 @@ def main() -> None:
 
 @app.command()
 def gateway(port: Port = None, demo: Demo = False, ready_json: ReadyJson = False) -> None:
-    """Serve the HTTP API: takes operations and puts them on RabbitMQ.
+    """Serve the HTTP API: validate operations and publish them to RabbitMQ.
 
     Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE); CALLTAG_PUBLIC_URL
-    is the address that clients use. Run any number. For example:
+    is the address that clients use. Any number of gateways may run. For example:
 
         calltag gateway --port 8080
     """
@@ -96,10 +96,10 @@ def gateway(port: Port = None, demo: Demo = False, ready_json: ReadyJson = False
 
 @app.command()
 def worker(ready_json: ReadyJson = False) -> None:
-    """Apply operations to calls, and send the events.
+    """Apply operations to calls, and publish the events.
 
-    Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. Run any number: workers share the partitions among them; those of
-    one that dies are taken over after CALLTAG_WORKER__LEASE_S. For example:
+    Needs CALLTAG_AMQP__URL and CALLTAG_REDIS__URL. Any number of workers may run: they share the partitions, and take
+    over those of a crashed worker after CALLTAG_WORKER__LEASE_S seconds. For example:
 
         calltag worker
     """
@@ -110,10 +110,10 @@ def worker(ready_json: ReadyJson = False) -> None:
 
 @app.command()
 def notifier(port: Port = None, demo: Demo = False, ready_json: ReadyJson = False) -> None:
-    """Serve CometD: tells subscribers what happens to their calls.
+    """Serve CometD: deliver the events of calls to subscribers.
 
-    Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE). Run any number: each
-    serves every client. For example:
+    Needs CALLTAG_AMQP__URL, CALLTAG_REDIS__URL and a directory of users (CALLTAG_DIRECTORY__FILE). Any number of
+    notifiers may run, and each serves every client. For example:
 
         calltag notifier --port 8081
     """
@@ -131,9 +131,9 @@ def serve(
     ] = False,
     ready_json: ReadyJson = False,
 ) -> None:
-    """Gateway, worker and notifier in one process.
+    """Run gateway, worker and notifier in one process.
 
-    With --embedded nothing else is needed; data is kept between runs in CALLTAG_EMBEDDED__FOLDER. For example:
+    With --embedded it needs no RabbitMQ or Redis; data is kept in CALLTAG_EMBEDDED__FOLDER between runs. For example:
 
         calltag serve --embedded --demo --port 8080
     """
@@ -144,7 +144,7 @@ def serve(
 
 @topology.command("apply")
 def topology_apply() -> None:
-    """Declare the exchanges and queues that calltag uses. Harmless when they are there already.
+    """Declare the exchanges and queues that calltag uses. Safe to repeat.
 
     Needs CALLTAG_AMQP__URL. Their names begin with CALLTAG_AMQP__PREFIX; there are CALLTAG_PARTITIONS queues for
     operations. For example:
@@ -168,10 +168,10 @@ Handle = Annotated[str, typer.Argument(help="The session, as `calltag sessions l
 def sessions_ls(
     user: OfUser = None, *, as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
 ) -> None:
-    """List the CometD sessions of the installation: whose, held by which notifier, subscribed to what.
+    """List the CometD sessions of the installation, with user, notifier and subscriptions.
 
-    Needs CALLTAG_REDIS__URL. A session is named by a digest of its id, as the id may be all that its client has to
-    show. For example:
+    Needs CALLTAG_REDIS__URL. A session is named by a digest of its id, since the id may be the only credential of its
+    client. For example:
 
         calltag sessions ls --user alice
     """
@@ -196,7 +196,7 @@ def sessions_ls(
 def sessions_show(session: Handle) -> None:
     """Show one CometD session.
 
-    Needs CALLTAG_REDIS__URL. Fails if there is no such session. For example:
+    Needs CALLTAG_REDIS__URL. Fails if the session does not exist. For example:
 
         calltag sessions show 0123456789ab
     """
@@ -216,7 +216,7 @@ def sessions_close(
     session: Annotated[str | None, typer.Argument(help="The session, as `calltag sessions ls` names it.")] = None,
     user: Annotated[str | None, typer.Option("--user", help="All sessions of this user, instead of one.")] = None,
 ) -> None:
-    """End a CometD session, or all of a user: their clients are told, and have to shake hands again.
+    """End a CometD session, or all sessions of a user. Their clients are notified, and have to handshake again.
 
     Needs CALLTAG_REDIS__URL and CALLTAG_AMQP__URL. For example:
 
@@ -237,20 +237,20 @@ def sessions_close(
 
 @app.command()
 def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False) -> None:
-    """List the partitions: who works on each, in which epoch, how much waits there, and for how long.
+    """List the partitions: owner, epoch, waiting operations, and the age of the oldest one.
 
-    Exit code 0 if each has an owner, 3 if one has none or has no queue, 1 if that could not be found out. Needs
+    Exit code 0 if each has an owner, 3 if one has no owner or no queue, 1 if the state cannot be read. Needs
     CALLTAG_REDIS__URL and CALLTAG_AMQP__URL, and changes nothing.
 
-    - owner: the worker with a lease that consumes the partition, as it told when it last renewed the lease, a second
-      ago at most. Two are shown while it moves from one to the other (`moving`).
-    - epoch: the number of the take-over that is valid; commits of owners before it are refused. It rises, by a random
-      step, with the first operation that a new owner gets.
-    - depth: at least so many operations are not done yet: the messages in the queue, as RabbitMQ tells, under load of
-      up to 64 operations each, and the operations in hand, as the owner tells.
-    - oldest: how long the oldest operation in hand has waited since its acceptance; the owner tells, as only it knows.
+    - owner: the worker that has a lease and consumes the partition, as reported with its last lease renewal, at most a
+      second ago. Two are shown while the partition moves from one to the other (`moving`).
+    - epoch: the number of the last take-over; commits of earlier owners are refused. It rises, by a random step, with
+      the first operation that a new owner receives.
+    - depth: minimum number of operations that are not done: the messages in the queue, as RabbitMQ counts them (under
+      load with up to 64 operations each), and the unacknowledged operations that the owner reports (`in hand`).
+    - oldest: time since the acceptance of the oldest unacknowledged operation, as the owner reports it.
 
-    Of a partition without an owner, `?` stands for what only an owner could tell, and depth is what the queue holds.
+    A partition without an owner shows `?` for values that only an owner reports; its depth counts only the queue.
 
     For example:
 
@@ -270,13 +270,13 @@ def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON
 
 @app.command()
 def doctor() -> None:
-    """Tell what is reachable, which versions, and what is wrong; exit code 1 if something is.
+    """Check the backends: what is reachable, which versions, and what is wrong; exit code 1 if something is.
 
-    Looks at RabbitMQ (CALLTAG_AMQP__URL), at Redis (CALLTAG_REDIS__URL) and at the directory of users
-    (CALLTAG_DIRECTORY__FILE), and leaves nothing there.
+    Checks RabbitMQ (CALLTAG_AMQP__URL), Redis (CALLTAG_REDIS__URL) and the directory of users
+    (CALLTAG_DIRECTORY__FILE), and leaves nothing behind.
 
-    - ok: as it should be, or of no concern.
-    - warn: it works, but not as an installation should (exit code 0).
+    - ok: as it should be, or not relevant.
+    - warn: it works, but is not recommended for an installation (exit code 0).
     - WRONG: calltag does not work like this (exit code 1).
 
     For example:
@@ -296,9 +296,10 @@ def doctor() -> None:
 
 @app.command()
 def config() -> None:
-    """Show every setting with its value, its variable and what it does; passwords are left out.
+    """Show every setting with its variable, value and description; passwords are left out.
 
-    Settings are variables, or files of their names in the folder CALLTAG_SECRETS_DIR. Fails if one is wrong.
+    Settings are environment variables, or files of the same names in the folder CALLTAG_SECRETS_DIR. Fails if one is
+    invalid.
     For example:
 
         calltag config
@@ -322,9 +323,9 @@ def demo(
         bool, typer.Option("--own-if-absent", help="Start an own instance if none runs there.")
     ] = False,
 ) -> None:
-    """The tour: sign in, dial, subscribe, attach data, see the message; all that goes to and fro is printed.
+    """Run the tour: sign in, subscribe, dial, attach data, receive the event; prints all requests and responses.
 
-    Needs a calltag with the demo contact centre (CALLTAG_DIRECTORY__DEMO), or starts one for itself. For example:
+    Needs a running calltag with the demo contact centre (CALLTAG_DIRECTORY__DEMO), or starts its own. For example:
 
         calltag demo --url http://127.0.0.1:8080 --own-if-absent
     """
@@ -344,7 +345,7 @@ def docs(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a document is out of date.")] = False,
     root: Annotated[Path, typer.Option(help="The project's folder.")] = Path(),
 ) -> None:
-    """Write the generated documents: settings table, OpenAPI, AsyncAPI. For those who change calltag. For example:
+    """Write the generated documents: settings table, OpenAPI, AsyncAPI. For developers of calltag. For example:
 
     calltag docs --check
     """

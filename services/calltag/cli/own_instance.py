@@ -1,4 +1,4 @@
-"""An instance of calltag that a command starts for itself, and ends."""
+"""An instance of calltag that a command starts for itself, and stops."""
 
 import asyncio
 import os
@@ -20,11 +20,11 @@ _POLL_S: Final = 0.1
 
 
 class NotStarted(Exception):
-    """The instance did not start; the message says so, and the instance itself has said why."""
+    """The instance did not start; the message says so, and the instance itself has printed why."""
 
 
 async def answers(url: str) -> bool:
-    """Whether calltag runs at the URL."""
+    """Return whether calltag runs at the URL."""
     try:
         async with httpx.AsyncClient() as client:
             return (await client.get(f"{url}/api/v2/me", timeout=2)).status_code == 401
@@ -34,9 +34,9 @@ async def answers(url: str) -> bool:
 
 
 def heed_cancellation() -> None:
-    """Raise CancelledError if the current task was cancelled and goes on all the same.
+    """Raise CancelledError if the current task was cancelled but still runs.
 
-    A cancellation that meets a connection attempt just when it fails can get lost in the HTTP client.
+    The HTTP client may swallow a cancellation that coincides with a failing connection attempt.
     """
     task = asyncio.current_task()
     if task is not None and task.cancelling():
@@ -45,7 +45,7 @@ def heed_cancellation() -> None:
 
 @asynccontextmanager
 async def own_instance(url: str) -> AsyncIterator[None]:
-    """calltag with the demo contact centre on the URL's port, its data in a temporary folder. Raises NotStarted."""
+    """Run calltag with the demo contact centre on the URL's port, in a temporary folder. Raises NotStarted."""
     port = str(httpx.URL(url).port or 80)
     with tempfile.TemporaryDirectory(prefix="calltag-demo-") as folder, _cancelled_by_sigterm():
         process = await asyncio.create_subprocess_exec(
@@ -53,7 +53,7 @@ async def own_instance(url: str) -> AsyncIterator[None]:
             "serve", "--embedded", "--demo", "--port", port,
             env={**os.environ, "CALLTAG_EMBEDDED__FOLDER": folder},
             stdout=asyncio.subprocess.DEVNULL,
-            # Ctrl-C is for the command, which then ends the instance in good order.
+            # Ctrl-C signals only the command, which then stops the instance gracefully.
             process_group=0,
             preexec_fn=die_with_parent(),
         )  # fmt: skip
@@ -66,7 +66,7 @@ async def own_instance(url: str) -> AsyncIterator[None]:
 
 @contextmanager
 def _cancelled_by_sigterm() -> Iterator[None]:
-    """SIGTERM cancels the current task, as Ctrl-C does."""
+    """Cancel the current task on SIGTERM, as on Ctrl-C."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     loop.add_signal_handler(signal.SIGTERM, lambda: task and task.cancel())
     try:
@@ -88,7 +88,7 @@ async def _started(process: Process, url: str) -> None:
 
 
 async def _end(process: Process) -> None:
-    """End it, whatever comes: a second Ctrl-C does not leave it behind."""
+    """Stop the instance; kill it after a timeout, or on a second Ctrl-C."""
     if process.returncode is not None:
         return
     process.terminate()

@@ -1,7 +1,7 @@
-"""What `calltag parked` does: look at operations that were parked, put them back, drop them.
+"""Work of `calltag parked`: list parked operations, replay them, drop them.
 
-The parking queue is looked through by taking every message and acknowledging none: when the channel closes, RabbitMQ
-puts them back where they were, in order. Meanwhile nobody else finds them there.
+The parking queue is read by receiving every message and acknowledging none: when the channel closes, RabbitMQ requeues
+them in their places, in order. Meanwhile they are hidden from other consumers.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _EMBEDDED: Final = (
 )
 _NOT_TOLD: Final = ParkingDetails("unknown", "neither a worker nor RabbitMQ says why it is here", Partition(0), 0, 0, 0)
 _AHEAD: Final = 32
-"""Messages that are taken ahead where each is put back at once."""
+"""Prefetch count while each message is replayed at once."""
 HIDDEN: Final = "(hidden)"
 
 
@@ -48,7 +48,7 @@ class NotParked(Exception):
 
 @dataclass(frozen=True, slots=True)
 class ParkedOperation:
-    """One parked operation. `name` and `sender` are empty where it cannot be read, `body` where nobody asked for it."""
+    """One parked operation. `name` and `sender` are empty if it cannot be decoded, `body` if it was not requested."""
 
     operation_id: OperationId
     parking: ParkingDetails
@@ -61,11 +61,11 @@ class ParkedOperation:
 
     @property
     def message(self) -> OperationMessage | None:
-        """The operation itself, where it can be read."""
+        """The decoded operation; None if it cannot be decoded."""
         return _read(self.body)
 
     def partition(self, partitions: int) -> Partition:
-        """Where it goes when it is replayed."""
+        """Return the partition to which it is replayed."""
         message = self.message
         return partition_of(message.operation.partition_key, partitions) if message else self.parking.partition
 
@@ -83,7 +83,7 @@ def _always(_: ParkedOperation) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ParkedFound:
-    """All that is parked, oldest first, and the marks without an operation that is parked."""
+    """All parked operations, oldest first, and the stray blocks, whose operation is not parked."""
 
     parked: Sequence[ParkedOperation]
     stray: Mapping[str, CallBlock]
@@ -91,9 +91,9 @@ class ParkedFound:
 
 @dataclass(frozen=True, slots=True)
 class ParkedOperations:
-    """The parking queue of an installation and the marks on its calls.
+    """The parking queue of an installation and the blocks on its calls.
 
-    Methods raise StoreUnavailable, BusUnavailable, and BusRefused where the queue is missing.
+    Methods raise StoreUnavailable, BusUnavailable, and BusRefused if the queue is missing.
     """
 
     settings: Settings
@@ -101,11 +101,11 @@ class ParkedOperations:
     blocks: RedisCallBlocks
 
     async def found(self) -> ParkedFound:
-        """Everything that is parked, without the operations themselves; it stays there."""
+        """Return all parked operations, without their bodies; they stay parked."""
         return await self._found([parked for _, parked in await self._taken()])
 
     async def one(self, operation_id: str) -> ParkedOperation:
-        """The parked operation of that id. Raises NotParked."""
+        """Return the parked operation of that id. Raises NotParked."""
         taken = await self._taken(lambda parked: parked.operation_id == operation_id)
         for parked in (await self._found([parked for _, parked in taken])).parked:
             if parked.operation_id == operation_id:
@@ -113,9 +113,9 @@ class ParkedOperations:
         raise _not_parked(operation_id)
 
     async def replay(self, operation_id: str | None) -> Sequence[ParkedOperation]:
-        """Put one operation, and what was parked behind it, or all of them back on their partitions' queues, in order.
+        """Requeue one operation and those parked behind it, or all, to the queues of their partitions, in order.
 
-        The worker that applies an operation takes the mark of its call away in the same step. Raises NotParked.
+        The worker that applies an operation unblocks its call in the same step. Raises NotParked.
         """
         if operation_id is None:
             return await self._replay_all()
@@ -129,7 +129,7 @@ class ParkedOperations:
         return [parked for _, parked in wanted]
 
     async def _replay_all(self) -> Sequence[ParkedOperation]:
-        """Put all back one after another, so that few are here at a time."""
+        """Requeue all, one after another, so that few are in memory at a time."""
         await self.channel.set_qos(prefetch_count=_AHEAD)
         replayed: list[ParkedOperation] = []
         async for message in self._arriving():
@@ -140,9 +140,9 @@ class ParkedOperations:
         return replayed
 
     async def drop(self, operation_id: str | None) -> Sequence[str]:
-        """Throw one operation or all away, and take the marks of their calls away; returns the ids.
+        """Delete one operation or all, and unblock their calls; return the ids.
 
-        A mark whose operation is not parked (any more) goes as well. Raises NotParked.
+        Stray blocks are removed as well. Raises NotParked.
         """
         taken = await self._taken()
         found = await self._found([parked for _, parked in taken])
@@ -169,18 +169,18 @@ class ParkedOperations:
         return ParkedFound([_with_block(each, blocks) for each in parked], stray)
 
     async def _taken(self, keeps_body: KeepsBody = _never) -> list[tuple[int, ParkedOperation]]:
-        """All that is in the queue with the tags to acknowledge it by, oldest first, until the channel closes.
+        """Receive all messages of the queue, oldest first, with delivery tags that are valid until the channel closes.
 
-        Only the bodies that are asked for are kept.
+        Only the bodies that are requested are kept.
         """
         return [
             (message.delivery_tag or 0, _parked(message, keeps_body=keeps_body)) async for message in self._arriving()
         ]
 
     async def _arriving(self) -> AsyncIterator[AbstractIncomingMessage]:
-        """All that is in the queue, oldest first.
+        """Receive all messages of the queue, oldest first.
 
-        One consumer takes it: what single fetches (basic.get) take comes back in any order.
+        It uses a consumer, because RabbitMQ requeues messages of single fetches (basic.get) in any order.
         """
         name = Topology(amqp_settings(self.settings)).parking
         try:
@@ -191,7 +191,7 @@ class ParkedOperations:
         await queue.consume(arrived.put)
         left = queue.declaration_result.message_count or 0
         with suppress(TimeoutError):
-            # Somebody else may have taken some of them at the same time.
+            # Another consumer may have received some of them meanwhile.
             while left:
                 async with asyncio.timeout(_NEXT_DEADLINE_S):
                     message = await arrived.get()
@@ -204,9 +204,9 @@ class ParkedOperations:
         await underlay.basic_ack(tag)
 
     async def _take_apart(self, message: AbstractIncomingMessage) -> int:
-        """Park each operation of a message that holds several by itself; returns how many these are, 0 for one alone.
+        """Park each operation of a message that holds several separately; return their number, 0 for a single one.
 
-        Only RabbitMQ parks such messages: they were delivered too often, whoever was at work on them.
+        Only RabbitMQ parks such messages: as poison messages that were redelivered too often.
         """
         parts = unpacked(message.body, message.correlation_id or "", message.headers)
         if len(parts) == 1:
@@ -230,7 +230,7 @@ class ParkedOperations:
 
 @asynccontextmanager
 async def parking_lot(settings: Settings) -> AsyncIterator[ParkedOperations]:
-    """The parking queue that the settings name. Raises BusUnavailable."""
+    """Open the parking queue that the settings name. Raises BusUnavailable."""
     client = open_client(settings, max_connections=2)
     try:
         connection = await connect(amqp_settings(settings), "parked")
@@ -293,7 +293,7 @@ def _not_parked(operation_id: str) -> NotParked:
 
 
 def public(parked: ParkedOperation, *, values: bool = False) -> dict[str, Any]:
-    """What may be shown of a parked operation; values of user data and tones only on demand."""
+    """Return the fields to show of a parked operation; values of user data and tones only with `values`."""
     parking = parked.parking
     return {
         "operation": parked.operation_id,
@@ -315,7 +315,7 @@ def public(parked: ParkedOperation, *, values: bool = False) -> dict[str, Any]:
 
 
 def content(parked: ParkedOperation, *, values: bool) -> Any:
-    """The operation itself; without `values`, what users wrote is hidden, and of what cannot be read, all."""
+    """Return the operation; without `values`, user data and tones are hidden, and all of one that cannot be decoded."""
     message = parked.message
     if message is None:
         return parked.body.decode(errors="replace") if values else HIDDEN

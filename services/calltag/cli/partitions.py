@@ -1,4 +1,4 @@
-"""What `calltag partitions` shows: who works on which partition, and what waits there."""
+"""Work of `calltag partitions`: list the owner and the backlog of each partition."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -28,7 +28,7 @@ State = Literal["owned", "moving", "unowned", "no queue"]
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """What RabbitMQ tells of a partition's queue: messages that no worker has yet, of one operation or several, and
+    """State of a partition's queue in RabbitMQ: messages not yet delivered, of one operation or several, and
     consumers."""
 
     ready: int
@@ -37,11 +37,11 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class ListedPartition:
-    """A partition as it is. `depth` is what is not acknowledged: `ready` messages in the queue, and the operations
-    that its owner has in hand.
+    """State of a partition. `depth` counts what is not acknowledged: `ready` messages in the queue, and the
+    operations delivered to its owner.
 
-    What only an owner can tell is None where there is none: `unacknowledged`, and `oldest_age_ms`, the age of the
-    oldest operation in its hands (0 if it has none).
+    Values that only an owner reports are None without one: `unacknowledged`, and `oldest_age_ms`, the age of the
+    oldest operation delivered to it (0 if there is none).
     """
 
     partition: Partition
@@ -56,16 +56,16 @@ class ListedPartition:
 
     @property
     def good(self) -> bool:
-        """Whether operations on it are being carried out; while it moves, they are."""
+        """True if its operations are processed; they are while it moves."""
         return self.state in {"owned", "moving"}
 
 
 class NothingStarted(Exception):
-    """No worker was ever started on this store; the message says so."""
+    """No worker was ever started on this Redis; the message says so."""
 
 
 async def listed_partitions(settings: Settings) -> Sequence[ListedPartition]:
-    """All partitions of the installation. Raises StoreUnavailable, BusUnavailable, NothingStarted."""
+    """Return all partitions of the installation. Raises StoreUnavailable, BusUnavailable, NothingStarted."""
     client = open_client(settings)
     try:
         keys = Keys(settings.redis.key_prefix)
@@ -83,18 +83,18 @@ async def listed_partitions(settings: Settings) -> Sequence[ListedPartition]:
 
 
 async def _epochs(client: RedisClient, keys: Keys, partitions: int) -> tuple[Sequence[int], int]:
-    """The epoch of each partition, 0 before the first, and the server's time in milliseconds."""
+    """Return the epoch of each partition, 0 before the first, and the time of Redis in milliseconds."""
     pipeline = client.pipeline()
     for partition in map(Partition, range(partitions)):
         pipeline.get(keys.epoch(partition))
     epochs = await client.run(pipeline)
-    # Of the servers of a cluster, the one by which leases are counted.
+    # In a cluster, read the clock of the server that holds the leases.
     seconds, microseconds = map(int, cast("list[bytes]", await client.script("clock")([keys.workers()], [])))
     return [int(cast("bytes | None", each) or 0) for each in epochs], seconds * 1_000 + microseconds // 1_000
 
 
 async def _queues(settings: Settings) -> Mapping[Partition, Waiting]:
-    """What waits in the queues that are there. Raises BusUnavailable."""
+    """Return the state of the queues that exist. Raises BusUnavailable."""
     bus = amqp_settings(settings)
     connection = await connect(bus, "partitions")
     try:
@@ -111,7 +111,7 @@ async def _queues(settings: Settings) -> Mapping[Partition, Waiting]:
 
 
 async def _looked_at(connection: AbstractConnection, topology: Topology) -> Mapping[Partition, Waiting]:
-    """Each queue by a passive declaration, which changes nothing; where there is none, it costs the channel."""
+    """Read each queue by a passive declaration, which changes nothing; a missing queue closes the channel."""
     found: dict[Partition, Waiting] = {}
     channel = await connection.channel()
     for partition in map(Partition, range(topology.settings.partitions)):
@@ -161,12 +161,12 @@ def _oldest_age_ms(held: Sequence[HeldPartition], now_ms: int) -> int | None:
 
 
 def public(each: ListedPartition) -> dict[str, object]:
-    """A line of `--json`."""
+    """Return the object for a line of `--json`."""
     return asdict(each)
 
 
 def table_of(found: Sequence[ListedPartition]) -> Table:
-    """The partitions for a terminal."""
+    """Return the partitions as a table for a terminal."""
     table = Table("partition", "state", "owner", "epoch", "depth", "in hand", "consumers", "oldest", box=None)
     for each in found:
         oldest = None if each.oldest_age_ms is None else f"{each.oldest_age_ms / 1000:.1f} s"

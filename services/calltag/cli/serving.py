@@ -1,4 +1,4 @@
-"""Commands that serve: each service alone, or all in one process."""
+"""Commands that run a service alone, or all in one process."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 
 def serve_gateway(port: int | None, *, demo: bool, ready_json: bool) -> None:
-    """Run until SIGTERM or Ctrl-C; so do the others."""
+    """Run until SIGTERM or Ctrl-C, as the other functions do."""
     settings = service_settings("gateway", port, demo=demo)
     _run(settings, Composition(gateway=True), _ready_line if ready_json else None)
 
@@ -40,12 +40,12 @@ def serve_all(port: int | None, *, demo: bool, embedded: bool, ready_json: bool)
     chosen = Composition(gateway=True, worker=True, notifier=True, embedded=embedded)
 
     ready = _ready_line if ready_json else _banner if demo else None
-    # The banner says what there is to say about a first look.
+    # For a first look the banner says enough.
     _run(settings, chosen, ready, "warning" if embedded and demo else "info")
 
 
 def _for_one_machine(settings: Settings) -> Settings:
-    """One process on one port: the internal one may be any."""
+    """Return settings with any free internal port, unless one is set: clients need only the public one."""
     if "port" in settings.internal.model_fields_set:
         return settings
     return settings.model_copy(update={"internal": settings.internal.model_copy(update={"port": 0})})

@@ -1,4 +1,4 @@
-"""What `calltag sessions` does: look at CometD sessions, and end them."""
+"""Work of `calltag sessions`: list CometD sessions, and end them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -38,7 +38,7 @@ class Sessions:
     store: SessionStore
 
     async def all(self, user: str | None) -> AsyncIterator[ListedSession]:
-        """The sessions of one user, or of all."""
+        """Yield the sessions of one user, or of all."""
         if user is not None:
             for session in await self.listed.of_user(UserId(user)):
                 yield session
@@ -48,14 +48,14 @@ class Sessions:
                 yield session
 
     async def one(self, handle: str) -> ListedSession:
-        """The session with that handle. Raises NoSuchSession."""
+        """Return the session with that handle. Raises NoSuchSession."""
         async for session in self.all(None):
             if session.handle == handle:
                 return session
         raise NoSuchSession(f"there is no session {handle} (any more); calltag sessions ls shows those that are there")
 
     async def close(self, session: ListedSession, bus: Bus) -> None:
-        """End a session: its holder tells the client. Where the holder is gone, there is nobody to tell.
+        """End a session; its holder notifies the client, if the holder still runs.
 
         Raises BusUnavailable.
         """
@@ -79,7 +79,7 @@ class Sessions:
 
 @asynccontextmanager
 async def sessions(settings: Settings) -> AsyncIterator[Sessions]:
-    """The sessions in the Redis of the settings."""
+    """Open the sessions in the Redis of the settings."""
     client = open_client(settings, max_connections=2)
     keys = Keys(settings.redis.key_prefix)
     try:
@@ -90,7 +90,7 @@ async def sessions(settings: Settings) -> AsyncIterator[Sessions]:
 
 
 async def close_sessions(settings: Settings, handle: str | None, user: str | None) -> Sequence[ListedSession]:
-    """End one session, or all of a user. Raises NoSuchSession, StoreUnavailable, BusUnavailable."""
+    """End one session, or all of a user; return them. Raises NoSuchSession, StoreUnavailable, BusUnavailable."""
     async with sessions(settings) as found:
         wanted = [await found.one(handle)] if handle else [each async for each in found.all(user)]
         if wanted:
@@ -113,7 +113,7 @@ async def _connected(bus: Bus) -> None:
 
 
 def table_of(found: Sequence[ListedSession]) -> Table:
-    """The sessions for a terminal."""
+    """Return the sessions as a table for a terminal."""
     table = Table("session", "user", "held by", "connects", "ack", "subscriptions", "ends in", "unsent", box=None)
     for each in found:
         table.add_row(
@@ -124,12 +124,12 @@ def table_of(found: Sequence[ListedSession]) -> Table:
 
 
 def lines_of(session: ListedSession) -> Iterator[str]:
-    """All about one session."""
+    """Return the lines that describe one session."""
     return (f"{name}: {value}" for name, value in public(session).items())
 
 
 def public(session: ListedSession) -> dict[str, object]:
-    """The session as it is shown: its handle stands for the digest."""
+    """Return the fields to show, with the handle in place of the digest."""
     fields = asdict(session)
     del fields["digest"]
     return {"session": session.handle, **fields}

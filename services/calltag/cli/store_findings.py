@@ -1,4 +1,4 @@
-"""What `calltag doctor` looks at on Redis. Nothing is changed there."""
+"""Checks of `calltag doctor` on Redis. They change nothing."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
@@ -20,7 +20,7 @@ Info = Mapping[str, object]
 
 
 async def store_findings(settings: Settings) -> list[Finding]:
-    """Version, what the server does when memory is full and when it restarts, and whose data it has."""
+    """Return findings on version, eviction, persistence, replicas, lost commits and the installation."""
     client = open_client(settings, deadline_s=_DEADLINE_S)
     try:
         infos = await _infos(client)
@@ -64,7 +64,7 @@ def _unseen(settings: Settings) -> Finding:
 
 
 def _distinct(findings: Iterable[Finding]) -> list[Finding]:
-    """What several servers have in common is said once."""
+    """Return the findings without repetition, which several servers may have in common."""
     return list(dict.fromkeys(findings))
 
 
@@ -101,7 +101,7 @@ def _persistence(info: Info) -> Iterator[Finding]:
 
 
 async def _installation(client: RedisClient, settings: Settings) -> Finding:
-    """Raises StoreUnavailable."""
+    """Compare the partitions of the installation with the settings. Raises StoreUnavailable."""
     installation = await read_installation(client, Keys(settings.redis.key_prefix))
     if installation is None:
         text = f"nothing was ever started on this store; the first start fixes {settings.partitions} partitions"

@@ -1,4 +1,4 @@
-"""The tour: what a newcomer pastes into a shell, and the same done by `calltag demo`."""
+"""The tour: lines for newcomers to paste into a shell, and the same steps run by `calltag demo`."""
 
 import contextlib
 import json
@@ -21,7 +21,7 @@ _THIS_MACHINE: Final = ("127.0.0.1", "localhost")
 
 
 def welcome(parts: Backends) -> str:
-    """What is printed when the demo is ready."""
+    """Return the text to print when the demo is ready."""
     match parts.embedded:
         case None:
             kept = "Data is kept in Redis."
@@ -34,18 +34,18 @@ def welcome(parts: Backends) -> str:
 
 
 class TourFailed(Exception):
-    """The tour cannot go on; the message says what is wrong and what to do."""
+    """The tour cannot continue; the message says what is wrong and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tour:
-    """Runs the tour against `url` and prints what goes to and fro."""
+    """Runs the tour against `url`, and prints requests and responses."""
 
     url: str
     console: Console
 
     async def run(self, *, own_if_absent: bool) -> int:
-        """Returns the exit code."""
+        """Run the tour, and return the exit code."""
         try:
             async with contextlib.AsyncExitStack() as stack:
                 if not await answers(self.url):
@@ -94,7 +94,7 @@ class Tour:
 
     @asynccontextmanager
     async def _hung_up(self, http: httpx.AsyncClient, call: str) -> AsyncIterator[str]:
-        """Hang the call up at the end, also where the tour fails: it would stay with alice for a day."""
+        """Hang up the call at the end, even if the tour fails: alice would keep it for a day."""
         hangup = {"operationName": "Hangup"}
         try:
             yield call

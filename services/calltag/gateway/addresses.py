@@ -10,7 +10,7 @@ _METHODS: Final = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 
 def as_served(scope: Scope) -> Scope:
-    """The request as routes know it: HEAD is GET, whose body the server leaves out, and a slash at the end is none."""
+    """Return the request as routes know it: HEAD becomes GET (the server omits the body), without a trailing slash."""
     path: str = scope["path"]
     if scope["method"] != "HEAD" and (len(path) == 1 or path[-1:] != "/"):
         return scope
@@ -19,7 +19,7 @@ def as_served(scope: Scope) -> Scope:
 
 
 def allow(request: Request) -> str:
-    """The value of Allow for the address: all methods that it serves."""
+    """Return the value of the Allow header: all methods that the address serves."""
     routes: list[BaseRoute] = request.app.routes
     served = {"OPTIONS"}
     for method in _METHODS:

@@ -1,4 +1,4 @@
-"""Answers, encoded."""
+"""Encoding of JSON responses."""
 
 from collections.abc import Mapping
 
@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 
 def answer(body: Mapping[str, object], http_status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """A JSON answer that no cache keeps."""
+    """Return a JSON response that no cache stores."""
     return Response(
         orjson.dumps(body),
         http_status,

@@ -1,4 +1,4 @@
-"""The gateway, put together."""
+"""Assembly of the gateway: application, routes, limits and error responses."""
 
 import time
 from dataclasses import dataclass
@@ -66,13 +66,16 @@ _METHOD_NOT_ALLOWED: Final = 405
 
 @dataclass(frozen=True, slots=True)
 class Identification:
-    """Identifies requests and leaves on them what the answer has to carry."""
+    """Authenticates requests, and stores in their state the headers for the response."""
 
     authenticator: Authenticator
     csrf_protection: bool
 
     async def user(self, request: Request) -> User:
-        """Raises NotAuthenticated, TooManyAttempts, FeatureMissing (CSRF), BackendUnavailable, StoreUnavailable."""
+        """Return the authenticated user.
+
+        Raises NotAuthenticated, TooManyAttempts, FeatureMissing (CSRF), BackendUnavailable, StoreUnavailable.
+        """
         try:
             known = await self.authenticator.identify(
                 request.headers.getlist("authorization"),
@@ -99,7 +102,7 @@ class Identification:
 
 
 def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> ASGIApp:
-    """The HTTP API; its inbox for outcomes runs as a side task."""
+    """Return the HTTP API; its inbox for outcomes and its backlog run as side tasks."""
     settings, allowed_origins = backends.settings.gateway, backends.settings.allowed_origins
     observations = GatewayObservations(backends.metrics)
     replies = Replies(gateway_node(), life.closing)
@@ -125,7 +128,7 @@ def gateway_api(
     backlog: Backlog,
     authenticator: Authenticator,
 ) -> Api:
-    """What the routes work with, within the limits of the settings."""
+    """Return the dependencies of the routes, with the limits of the settings."""
     settings, partitions = backends.settings.gateway, backends.settings.partitions
     publisher = OperationPublisher(
         backends.bus, replies, observations, backlog, partitions, settings.max_in_flight, settings.max_waiting
@@ -155,7 +158,7 @@ def gateway_api(
 
 
 def backlog_of(backends: Backends, observations: GatewayObservations) -> Backlog:
-    """What is known of how far the workers lag."""
+    """Return the backlog, which refuses operations while workers lag too far behind."""
     settings = backends.settings.gateway
     return Backlog(
         backends.bus,
@@ -168,7 +171,7 @@ def backlog_of(backends: Backends, observations: GatewayObservations) -> Backlog
 
 
 def rates_of(settings: Gateway, observations: GatewayObservations) -> RateLimits:
-    """How fast users and addresses may send."""
+    """Return the rate limits of users and client addresses."""
     return RateLimits(
         Buckets(RateLimit(settings.user_operations_per_s, settings.user_burst), settings.max_rates),
         Buckets(RateLimit(settings.address_operations_per_s, settings.address_burst), settings.max_rates),
@@ -178,7 +181,7 @@ def rates_of(settings: Gateway, observations: GatewayObservations) -> RateLimits
 
 
 def admitting(app: ASGIApp, settings: Gateway, metrics: Metrics) -> AdmissionQueue:
-    """The application behind the bound on requests at a time; gauges show them."""
+    """Return the application behind its admission queue, with gauges of requests in flight and queued."""
     observations = GatewayObservations(metrics)
     intake = AdmissionQueue(
         app,
@@ -197,14 +200,14 @@ def admitting(app: ASGIApp, settings: Gateway, metrics: Metrics) -> AdmissionQue
 
 
 def build_app(api: Api, observations: GatewayObservations, *, max_switch_events: int) -> FastAPI:
-    """The application with its routes, around `api`."""
+    """Return the application with the routes of `api`."""
     app = FastAPI(
         title="calltag",
         version=VERSION,
         description=documentation.DESCRIPTION,
         docs_url=None,
         redoc_url=None,
-        # A redirection would lead to the address that this server has inside.
+        # A redirect would lead clients to the internal address of this server.
         redirect_slashes=False,
     )
     add_swagger(app)
@@ -214,7 +217,7 @@ def build_app(api: Api, observations: GatewayObservations, *, max_switch_events:
     refusals = Refusals(observations)
     for kind in refusals.KINDS:
         app.add_exception_handler(kind, refusals.answer)
-    # Starlette raises it again when it is answered: so it comes to the log.
+    # Starlette re-raises the error after the response, so that it is logged.
     app.add_exception_handler(Exception, _failed)
     return app
 
@@ -224,13 +227,13 @@ async def _failed(*_: object) -> Response:
 
 
 def served(app: FastAPI, api: Api, observations: GatewayObservations) -> ASGIApp:
-    """The application as it is served: with the most frequent requests before it, and every answer finished."""
+    """Return the application as it is served: behind the fast path for operations on calls, and inside Finishing."""
     refusals = Refusals(observations)
     return Finishing(Direct(app, operate_call(api), refusals.answer, refusals.KINDS), observations)
 
 
 class Refusals:
-    """Answers what the routes raise."""
+    """Turns exceptions of the routes into error responses."""
 
     KINDS: Final = (ApiError, StoreUnavailable, StateUnreadable, HTTPException)
 
@@ -238,7 +241,7 @@ class Refusals:
         self._observations = observations
 
     async def answer(self, request: Request, error: Exception) -> Response:
-        """The answer to the request that met this."""
+        """Return the response to a request that failed with this error."""
         if isinstance(error, HTTPException) and error.status_code == _METHOD_NOT_ALLOWED:
             return self._not_served(request)
         refusal = _as_refusal(error)

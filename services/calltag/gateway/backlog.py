@@ -1,7 +1,7 @@
-"""What waits for the workers already: where that is too much, nothing is added to it.
+"""Backpressure: operations are refused while too many wait for the workers.
 
-An operation that is accepted waits in its partition's queue until the worker takes it up. While the workers cannot keep
-up, it is better to refuse at once than to accept what takes effect much later than its sender thinks.
+An accepted operation waits in its partition's queue until the worker takes it up. While the workers cannot keep up, it
+is better to refuse at once than to accept operations that take effect much later than their senders expect.
 """
 
 import asyncio
@@ -27,9 +27,10 @@ _LOOK_EVERY_S: Final = 0.5
 
 @dataclass(slots=True)
 class Backlog:
-    """Looks every half second at the partitions that this gateway published to since, and at those that were not empty.
+    """Tracks the operations that wait in each partition.
 
-    In between, what it publishes itself counts as waiting. An idle gateway asks the broker nothing.
+    Polls every half second the partitions that this gateway published to since, and those that were not empty. In
+    between, its own operations count as waiting. An idle gateway sends RabbitMQ no requests.
     """
 
     bus: Bus
@@ -40,20 +41,20 @@ class Backlog:
     most_age_ms: int = 2_000
     _waiting: Counter[Partition] = field(default_factory=Counter)
     _ages_ms: dict[Partition, int] = field(default_factory=dict)
-    """Of partitions where something waits."""
+    """Age of the oldest operation that a worker took up last, of partitions where operations wait."""
     _told: dict[Partition, PublishedCounts] = field(default_factory=dict)
-    """Counts of this gateway that the totals contain."""
+    """Counts of this gateway that the totals in Redis contain already."""
     _densities: dict[Partition, Density] = field(default_factory=dict)
 
     def admit(self, partitions: Sequence[Partition]) -> None:
-        """An operation is about to be published to each of these partitions. Raises BackendUnavailable."""
+        """Admit one operation to each of these partitions, and count it as waiting. Raises BackendUnavailable."""
         for partition in partitions:
             if self._waiting[partition] >= self.most:
                 self._refuse(
                     GatewayLimit.BACKLOG, f"{self._waiting[partition]} operations wait for their worker already"
                 )
             age_ms = self._ages_ms.get(partition, 0)
-            # Where nothing waits, what was old is done.
+            # The age is outdated if no operation waits.
             if age_ms > self.most_age_ms and self._waiting[partition]:
                 self._refuse(GatewayLimit.BACKLOG_AGE, f"operations wait {age_ms / 1000:.1f} s for their worker")
         for partition in partitions:
@@ -64,13 +65,13 @@ class Backlog:
         raise BackendUnavailable(f"{text}; try again in a moment", retry_after_s())
 
     async def run(self) -> None:
-        """Look for as long as the task runs."""
+        """Poll until the task is cancelled."""
         while True:
             await asyncio.sleep(_LOOK_EVERY_S)
             await self.look()
 
     async def look(self) -> None:
-        """Bring what is known up to date."""
+        """Update the counts from RabbitMQ and the ages from Redis."""
         try:
             if self._waiting:
                 self._ages_ms = dict(await self.lags.read())
@@ -84,7 +85,7 @@ class Backlog:
             except BusUnavailable as error:
                 _BACKLOG_UNKNOWN.fails(error)
                 break
-            # What was published while the broker was asked may or may not be in its answer.
+            # The reply may or may not contain operations that were published meanwhile: count them.
             now = found + self._waiting[partition] - before
             if now:
                 self._waiting[partition] = now
@@ -94,7 +95,7 @@ class Backlog:
         self.metrics.backlog(max(self._waiting.values(), default=0), max(self._ages_ms.values(), default=0) / 1000)
 
     async def _count(self) -> None:
-        """Tell what was published from here, and learn what all gateways published."""
+        """Add the counts of this gateway to the totals in Redis, and note the totals of all gateways."""
         published = {partition: self.bus.published(partition) for partition in self._waiting}
         since = {
             partition: now.since(self._told.get(partition, PublishedCounts())) for partition, now in published.items()

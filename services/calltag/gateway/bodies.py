@@ -1,4 +1,4 @@
-"""Reading a request's body under limits."""
+"""Reading of request bodies within size, depth and time limits."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -16,13 +16,13 @@ _JSON_TYPES: Final = ("application/json", "text/json")
 
 @dataclass(frozen=True, slots=True)
 class ReadBody:
-    """A body that was read: the JSON in it, and the bytes as they came."""
+    """A parsed body, and its bytes as received."""
 
     json: JsonValue
     raw: bytes
 
     def as_object(self) -> Body:
-        """The body as a JSON object. Raises OutOfRange."""
+        """Return the body as a JSON object. Raises OutOfRange."""
         if not isinstance(self.json, dict):
             raise OutOfRange("the body must be a JSON object")
         return self.json
@@ -30,13 +30,16 @@ class ReadBody:
 
 @dataclass(frozen=True, slots=True)
 class BodyReader:
-    """Reads JSON bodies within the limits of `limits`, no longer than `deadline_s` seconds each."""
+    """Reads JSON bodies within `limits`, each within `deadline_s` seconds."""
 
     limits: JsonLimits = field(default_factory=JsonLimits)
     deadline_s: float = 10.0
 
     async def read(self, request: Request) -> ReadBody:
-        """Raises OutOfRange: HTTP status 408 for a body too slow, 413 for one too large, 415 for another type."""
+        """Read and parse the body of a request.
+
+        Raises OutOfRange: HTTP status 408 for a body too slow, 413 for one too large, 415 for another type.
+        """
         content_type = (request.headers.get("content-type") or _JSON_TYPES[0]).partition(";")[0].strip().lower()
         if content_type not in _JSON_TYPES:
             raise OutOfRange("the body must be JSON: send Content-Type: application/json", http_status=415)
@@ -56,19 +59,19 @@ class BodyReader:
             raise OutOfRange(
                 f"the body did not come within {self.deadline_s:g} s (CALLTAG_BODY_DEADLINE_S)",
                 http_status=408,
-                # What is left of the body would be taken for the next request.
+                # The rest of the body would be parsed as the next request.
                 headers={"Connection": "close"},
             ) from None
 
     async def _bounded(self, request: Request) -> bytes:
-        """The body, read no further than the limit."""
+        """Read the body, no further than the limit."""
         most = self.limits.max_bytes
         length = request.headers.get("content-length", "0")
         if length.isdecimal() and int(length[:20]) > most:
             raise _too_large(most)
         body, more = bytearray(), True
         while more:
-            # Not by the framework's stream: nearly every body comes as a whole.
+            # Cheaper than the framework's stream: nearly every body arrives in one message.
             message = await request.receive()
             if message["type"] == "http.disconnect":
                 raise OutOfRange("the client left before its request was complete")

@@ -1,4 +1,4 @@
-"""From `operationName` and its parameters to an action on a call."""
+"""Parsing of `operationName` and its parameters into an action on a call."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -49,7 +49,7 @@ CALL_OPERATIONS: Final = tuple(_READERS)
 
 
 def operation_name(body: Body, known: tuple[str, ...]) -> str:
-    """The parameter `operationName`. Raises ParameterMissing, OutOfRange."""
+    """Return the parameter `operationName`. Raises ParameterMissing, OutOfRange."""
     name = required_text(body, "operationName", max_bytes=64)
     if name not in known:
         raise OutOfRange(f"operationName is not known here; known are {', '.join(known)}")
@@ -57,5 +57,5 @@ def operation_name(body: Body, known: tuple[str, ...]) -> str:
 
 
 def call_action(body: Body, limits: UserDataLimits) -> ClientAction:
-    """The action that the body of a POST to a call asks for. Raises ParameterMissing, OutOfRange."""
+    """Return the action that the body of a POST to a call requests. Raises ParameterMissing, OutOfRange."""
     return _READERS[operation_name(body, CALL_OPERATIONS)](body, limits)

@@ -32,7 +32,7 @@ from calltag.gateway.switch_events import SwitchEvent, check_outcomes
 
 
 def now_ms() -> int:
-    """Unix time in milliseconds."""
+    """Return the Unix time in milliseconds."""
     return time.time_ns() // 1_000_000
 
 
@@ -56,7 +56,7 @@ class SubmitOptions:
 
 @dataclass(frozen=True, slots=True)
 class CallBounds:
-    """Live calls of one user before Dial is refused, and the size of a list of calls."""
+    """Maximum live calls of a user, beyond which Dial is refused, and maximum bytes of a list of calls."""
 
     max_live_calls: int = 1_000
     max_calls_bytes: int = 8_388_608
@@ -90,9 +90,9 @@ class CallService:
         options: SubmitOptions,
         pending_call: PendingCall | None = None,
     ) -> Resource | None:
-        """Submit an operation on a call, which was `seen` perhaps; the call after it, where the client waits for that.
+        """Submit an operation on a call; return the call after it, if the client waits for the outcome.
 
-        What changed since it was seen is the worker's to judge, as what changes after it.
+        `pending_call` is a read that was begun before. The worker judges changes of the call since that read.
         """
         _require_voice(user)
         pending_call = self.begin_call(call_id) if pending_call is None else pending_call
@@ -114,7 +114,7 @@ class CallService:
         )
 
     async def dial(self, user: User, action: Dial, options: SubmitOptions) -> Resource | None:
-        """Submit a Dial."""
+        """Submit a Dial; return the new call, if the client waits for the outcome."""
         _require_voice(user)
         if not options.repeated:
             await self._check_room(action)
@@ -152,9 +152,9 @@ class CallService:
             check_outcomes(events, await self.publisher.outcomes(operations, options.wait_s))
 
     async def call(self, user: User, call_id: CallId) -> Resource:
-        """One call as the user sees it; where the user is no party, but oversees one, as that party sees it.
+        """Return a call as the user sees it, or as a party that the user oversees sees it.
 
-        On a call that is marked, `ext.calltag.parked` tells the operation that it waits for.
+        On a blocked call, `ext.calltag.parked` names the parked operation. Raises NotFound, NoPermission.
         """
         call, block = await asyncio.gather(self._existing(call_id), self.reader.block(call_id))
         overseen = (party for party in call.users() if self._oversees(user, party, call))
@@ -171,16 +171,16 @@ class CallService:
         return call.is_open_to(party) and self.directory.oversees(user.id, party)
 
     async def call_if_visible(self, user: User, call_id: CallId) -> Resource | None:
-        """The same, or nothing where there is no such call, or none of the user's."""
+        """Return the call as `call` does; None if it does not exist or is not visible to the user."""
         try:
             return await self.call(user, call_id)
         except (NotFound, NoPermission):
             return None
 
     async def calls(self, user: User, fields: Sequence[str] | None) -> Mapping[str, object]:
-        """The answer with the user's calls, oldest first; `fields` as in `collection`.
+        """Return the response with the user's calls, oldest first; `fields` as in `collection`.
 
-        What is not asked for is not read. Raises OutOfRange where the answer would be too long.
+        User data is read only if it is requested. Raises OutOfRange if the response would be too long.
         """
         most = self.bounds.max_calls_bytes
         with_user_data = fields is not None and not names(fields).isdisjoint({"*", "userData"})
@@ -195,7 +195,7 @@ class CallService:
             ) from None
 
     def device(self, user: User, device_id: DeviceId) -> Device:
-        """A device of the user's own; for an administrator, any."""
+        """Return a device of the user; for an administrator, any device. Raises NotFound, NoPermission."""
         own = user.device(device_id)
         if own is not None:
             return own
@@ -207,7 +207,7 @@ class CallService:
         return owner.device
 
     async def _check_room(self, action: Dial) -> None:
-        """Whether those whom the call is between, as far as they are users, may be on one more."""
+        """Raise InvalidState if a user on one of the legs has the maximum of live calls."""
         most = self.bounds.max_live_calls
         parties = [leg.user for leg in action.legs]
         crowded = await asyncio.gather(*(self._is_crowded(party) for party in parties))
@@ -252,9 +252,9 @@ def _check(user: User, call_id: CallId, pending_call: Call | None) -> None:
 
 
 def _check_repeated(user: User, call: Call | None) -> None:
-    """What the first try may have changed (the user left, the call is over or gone) is not held against it.
+    """Accept possible effects of the first attempt: the user left, the call was released or is no longer stored.
 
-    The worker knows the operation by its id, and judges it if it does not.
+    The worker recognises the operation by its id; otherwise it judges it.
     """
     if call is not None and user.id not in call.users() and not user.is_administrator:
         raise _not_yours(call)
@@ -265,7 +265,7 @@ def _not_yours(call: Call) -> NoPermission:
 
 
 def _leg(call: Call, user: UserId) -> Leg:
-    """The user's own leg; an administrator looks from the first device's."""
+    """Return the user's own leg; for an administrator, that of the first device."""
     return call.leg_of(user) or next((leg for leg in call.legs if leg.device is not None), call.legs[0])
 
 
@@ -275,5 +275,5 @@ def _require_voice(user: User) -> None:
 
 
 def gateway_node() -> NodeId:
-    """A name for this gateway's inbox, new with every start."""
+    """Return a name for this gateway's inbox, new with every start."""
     return NodeId(f"gateway-{uuid4().hex}")

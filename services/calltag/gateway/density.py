@@ -1,4 +1,4 @@
-"""How many operations the messages of a partition hold, where one message may hold many."""
+"""Estimate of the operations in the waiting messages of a partition, since one message may hold many."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,25 +16,25 @@ def _begun() -> deque[PublishedCounts]:
 
 @dataclass(slots=True)
 class Density:
-    """What all gateways had published to one partition, each time that this one looked.
+    """Samples of the totals that all gateways published to one partition.
 
-    The messages that wait are those that were published last, by whomever.
+    The waiting messages are those that were published last, by any gateway.
     """
 
     _totals: deque[PublishedCounts] = field(default_factory=_begun)
 
     def note(self, total: PublishedCounts) -> None:
-        """So much was published by now."""
+        """Add a sample of the totals."""
         if total.messages < self._totals[-1].messages:
-            # The store has lost the counts.
+            # Redis has lost the counts.
             self._totals = _begun()
         if total.messages > self._totals[-1].messages:
             self._totals.append(total)
 
     def operations_in(self, messages: int) -> int:
-        """About how many operations the messages hold that were published last.
+        """Estimate the operations in that many of the latest messages.
 
-        Where the looks are too far apart to tell, they are taken to be as full as those since the look before.
+        If the samples are too far apart, assume them to be at least as full as those since the previous sample.
         """
         latest = self._totals[-1]
         reaching = (each for each in reversed(self._totals) if latest.messages - each.messages >= messages)

@@ -1,4 +1,4 @@
-"""Dial: from a destination to the legs of a new call."""
+"""Parsing of Dial: from a destination to the legs of a new call."""
 
 import re
 from hashlib import sha256
@@ -16,9 +16,9 @@ _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
 
 
 def dial(body: Body, device: Device, directory: Directory, limits: UserDataLimits) -> Dial:
-    """The new call: Internal where the number is a device's, Outbound otherwise.
+    """Return the new call: Internal if the number is a device's, Outbound otherwise.
 
-    `conn_id` is to be set by whoever knows the operation's id. Raises ParameterMissing, OutOfRange.
+    The caller sets `conn_id` once the operation id is known. Raises ParameterMissing, OutOfRange.
     """
     destination = required_object(body, "destination")
     number = required_text(destination, "phoneNumber", max_bytes=64).strip()
@@ -40,11 +40,11 @@ def dial(body: Body, device: Device, directory: Directory, limits: UserDataLimit
 
 
 def new_call_id(operation: OperationId) -> CallId:
-    """The id of the call that a Dial begins: 32 characters, the same whenever the operation is repeated."""
+    """Return the id of the call that a Dial begins: 32 characters, the same when the operation is repeated."""
     number = int.from_bytes(sha256(f"call:{operation}".encode()).digest()[:20])
     return CallId("".join(_ALPHABET[number >> shift & 31] for shift in range(155, -5, -5)))
 
 
 def new_conn_id(operation: OperationId) -> ConnId:
-    """The connection id of that call: 16 hex digits."""
+    """Return the connection id of that call: 16 hex digits."""
     return ConnId(sha256(f"conn:{operation}".encode()).hexdigest()[:16])

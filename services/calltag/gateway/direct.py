@@ -1,7 +1,7 @@
-"""Operations on calls, the most frequent requests, without the framework's general machinery around them.
+"""Fast path for operations on calls, the most frequent requests, past the framework's routing.
 
-What is done with them is the route's own endpoint; dependencies, response models and a search through all routes, which
-it does not use, are left out: they take more CPU than all that the operation takes itself.
+It calls the route's own endpoint. Dependencies, response models and the search through all routes, which the endpoint
+does not use, are left out: they take more CPU than the operation itself.
 """
 
 from collections.abc import Awaitable, Callable
@@ -19,9 +19,9 @@ Refuse = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class Direct:
-    """An ASGI application before another: serves `POST` to a call by `operate`, and leaves all else to that one.
+    """ASGI application in front of another: serves `POST` to a call by `operate`, and passes other requests on.
 
-    `refusals` are the exceptions that `refuse` answers.
+    `refuse` turns the exceptions in `refusals` into responses.
     """
 
     def __init__(
@@ -32,7 +32,7 @@ class Direct:
         refusals: tuple[type[Exception], ...],
     ) -> None:
         self.app = app
-        # Counts and log lines name a request by its route.
+        # Metrics and log lines name a request by its route.
         self._route = Route(PATH, operate, methods=["POST"])
         self._operate = operate
         self._refuse = refuse
@@ -53,7 +53,7 @@ class Direct:
 
 
 def _call_of(scope: Scope) -> str | None:
-    """The id of the call that a request operates on, if it is such a request."""
+    """Return the id of the call that a request operates on; None for other requests."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     path: str = scope["path"]

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beside what the routes say of themselves: bodies, answers, examples.
+"""Parts of the OpenAPI document that the routes do not declare themselves: bodies, responses, examples.
 
 The examples of AttachUserData are those of its page in the Web Services API reference.
 """

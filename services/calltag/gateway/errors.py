@@ -1,4 +1,4 @@
-"""Refusals, as clients of Web Services read them: a statusCode, a statusMessage, and the HTTP status beside it."""
+"""Errors of the API as in Web Services: a statusCode and a statusMessage, with an HTTP status."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -19,15 +19,15 @@ HTTP_STATUS: Final[Mapping[StatusCode, int]] = {
     StatusCode.ALREADY_EXISTS: 409,
     StatusCode.NOT_AUTHENTICATED: 401,
 }
-"""The HTTP status beside each statusCode; Web Services leaves it open."""
+"""HTTP status for each statusCode; Web Services does not specify it."""
 
 
 class ApiError(Exception):
-    """A request that is refused: nothing was changed and nothing was published."""
+    """A refused request: nothing was changed and nothing was published, unless a subclass says otherwise."""
 
     code = StatusCode.INTERNAL
     final = False
-    """Whether this is the operation's outcome, so that the same request is answered the same when made again."""
+    """True if this is the outcome of the operation, so that a repeated request gets the same response."""
 
     def __init__(
         self, message: str, *, http_status: int | None = None, headers: Mapping[str, str] | None = None
@@ -38,24 +38,24 @@ class ApiError(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, object]:
-        """The answer's JSON."""
+        """Return the JSON of the response."""
         return {"statusCode": int(self.code), "statusMessage": self.message}
 
 
 class ParameterMissing(ApiError):
-    """A required parameter is not there."""
+    """A required parameter is missing."""
 
     code = StatusCode.PARAMETER_MISSING
 
 
 class OutOfRange(ApiError):
-    """A value is not among the valid ones."""
+    """A value is invalid."""
 
     code = StatusCode.OUT_OF_RANGE
 
 
 class InvalidState(ApiError):
-    """The call's state does not allow it, and no operation under way can change that."""
+    """The call's state does not allow the operation, and no operation in flight can change that."""
 
     code = StatusCode.INVALID_STATE
 
@@ -67,7 +67,7 @@ class FeatureMissing(ApiError):
 
 
 class NoPermission(ApiError):
-    """The resource is somebody else's."""
+    """The resource belongs to another user."""
 
     code = StatusCode.NO_PERMISSION
 
@@ -79,19 +79,19 @@ class NotFound(ApiError):
 
 
 class AlreadyUsed(ApiError):
-    """The name is taken."""
+    """The idempotency key was used before, and cannot be used for this request."""
 
     code = StatusCode.ALREADY_EXISTS
 
 
 class Incomplete(ApiError):
-    """The operation was accepted, and its outcome is not known yet."""
+    """The operation was accepted, but its outcome is not known yet."""
 
     code = StatusCode.INCOMPLETE
 
 
 class NotAuthenticated(ApiError):
-    """No credentials, or wrong ones."""
+    """Credentials are missing or wrong."""
 
     code = StatusCode.NOT_AUTHENTICATED
 
@@ -100,7 +100,7 @@ class NotAuthenticated(ApiError):
 
 
 class TooManyAttempts(ApiError):
-    """Too many wrong passwords; whether this one was right is not told."""
+    """Too many failed logins; the response does not reveal whether this password is right."""
 
     code = StatusCode.NOT_AUTHENTICATED
 
@@ -109,25 +109,25 @@ class TooManyAttempts(ApiError):
 
 
 class BackendUnavailable(ApiError):
-    """Broker or store is away, or too busy; to try again is right."""
+    """RabbitMQ or Redis is unavailable, or a limit of the service is reached; a retry may succeed."""
 
     def __init__(self, message: str, retry_after_s: int = 1) -> None:
         super().__init__(message, http_status=503, headers={"Retry-After": str(retry_after_s)})
 
 
 class TooManyOperations(ApiError):
-    """The user, or the address, sends faster than it may."""
+    """The user or the address exceeds its rate limit."""
 
     def __init__(self, message: str, retry_after_s: int) -> None:
         super().__init__(message, http_status=429, headers={"Retry-After": str(retry_after_s)})
 
 
 class RecordUnreadable(ApiError):
-    """What the store holds cannot be read by this version."""
+    """This version cannot decode a record in Redis."""
 
 
 class EventsRefused(ApiError):
-    """Some events of the switch took no effect. Told again they may, so this is no final answer."""
+    """Some events of the switch took no effect. They may when they are sent again, so this is not final."""
 
     def __init__(self, code: StatusCode, message: str) -> None:
         self.code = code

@@ -1,6 +1,6 @@
-"""What every request of the API gets: its address as served, cookie and token of its session, a log line, a count.
+"""Outermost layer of the API: normalizes the address, adds headers of the session, logs and counts requests.
 
-Plain ASGI: around it, a framework's middleware would cost as much as all that an operation takes.
+Plain ASGI: a framework's middleware would cost as much CPU as the whole operation.
 """
 
 import logging
@@ -18,13 +18,13 @@ from calltag.gateway.observations import GatewayObservations
 
 log = structlog.get_logger()
 _root: Final = logging.getLogger()
-"""The level of the log is this one's."""
+"""The root logger, whose level is the log level."""
 _WRONG: Final = 400
 _FAILED: Final = {"statusCode": 4, "statusMessage": "internal error"}
 
 
 class Finishing:
-    """An ASGI application around another, whose answers it finishes. What that one did not foresee is answered, too.
+    """ASGI application around another: completes its responses, and answers its unexpected exceptions.
 
     `state` of the request may have `set_cookie`, a value of Set-Cookie, and `csrf_headers`.
     """
@@ -55,7 +55,7 @@ class Finishing:
         except Exception:
             log.exception("request_failed", route=route_of(scope))
             if status and not complete:
-                # What is half said already can only be cut off.
+                # A response that has begun can only be aborted.
                 raise
             if not status:
                 await failed()(scope, receive, finish)
@@ -65,8 +65,8 @@ class Finishing:
 
     def _tell(self, method: str, route: str, status: int, seconds: float) -> None:
         self._observations.answered(route, status, seconds)
-        # A line for each request that went well costs as much as half of its work; they are counted. Even to find out
-        # that it is not wanted costs a logger.
+        # A log line costs as much as half of a successful request, which is therefore only counted. The level is
+        # checked first, because even a call that logs nothing creates a logger.
         if status < _WRONG and not _root.isEnabledFor(logging.DEBUG):
             return
         told = log.info if status >= _WRONG else log.debug
@@ -74,12 +74,12 @@ class Finishing:
 
 
 def failed() -> Response:
-    """The answer to a request that met a fault of ours."""
+    """Return the response to a request that caused an unexpected exception."""
     return answer(_FAILED, 500)
 
 
 def route_of(scope: Scope) -> str:
-    """The route's pattern: an address itself has too many values for a label."""
+    """Return the route's pattern, since addresses have too many values for a label."""
     return getattr(scope.get("route"), "path", "") or "none"
 
 

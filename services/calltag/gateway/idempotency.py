@@ -1,7 +1,7 @@
-"""Idempotency keys: the same request made again takes effect once and gets the same answer.
+"""Idempotency keys: a repeated request takes effect once and gets the same response.
 
-What keeps an operation from taking effect twice is its id, which is derived from the key; the records here keep the
-answer's code, and tell a repeated request from another one under the same key.
+The operation id, which is derived from the key, prevents a second effect. The records here keep the response's code,
+and detect a different request under the same key.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ _MAX_KEY_LENGTH: Final = 255
 
 @dataclass(frozen=True, slots=True)
 class IdempotentRequest:
-    """A request made under a key: `digest` stands for the key, `fingerprint` for method, path and body."""
+    """A request with an idempotency key: `digest` is a hash of the key, `fingerprint` of method, path and body."""
 
     user: UserId
     digest: str
@@ -29,15 +29,15 @@ class IdempotentRequest:
 
     @property
     def operation_id(self) -> OperationId:
-        """The id of the operation that the request makes, each time it is made."""
+        """The id of the operation, the same for each repetition of the request."""
         return OperationId("ik" + sha256(f"{self.user}\0{self.digest}".encode()).hexdigest()[:32])
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedAnswer:
-    """The answer that was given, without the call that it may have held.
+    """The response that was sent, without the call that it may have shown.
 
-    `is_outcome` says that it tells what became of the operation, rather than that it was accepted.
+    `is_outcome`: it reports the outcome of the operation, rather than its acceptance.
     """
 
     http_status: int
@@ -46,40 +46,40 @@ class RecordedAnswer:
     is_outcome: bool = True
 
     def body(self) -> dict[str, object]:
-        """The answer's JSON."""
+        """Return the JSON of the response."""
         message = {"statusMessage": self.message} if self.code is not StatusCode.SUCCESS else {}
         return {"statusCode": int(self.code), **message}
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A request that was made before: when it began (Unix time in milliseconds), and how it was answered, if it was."""
+    """An earlier request: when it began (Unix time in milliseconds), and its response, if there was one."""
 
     begun_at_ms: int
     answer: RecordedAnswer | None = None
 
 
 class IdempotencyRecords(Protocol):
-    """Where requests are kept for the lifetime of a key. Every method may raise StoreUnavailable."""
+    """Storage of requests for the lifetime of their keys. Every method may raise StoreUnavailable."""
 
     async def find(self, request: IdempotentRequest) -> Record | None:
-        """What is kept of this request, if it was made before.
+        """Return the record of this request, if it was made before.
 
         Raises AlreadyUsed if the key belongs to another request.
         """
         ...
 
     async def begin(self, request: IdempotentRequest, now_ms: int) -> None:
-        """Bind the key to the request; if it is bound already, nothing changes. Raises AlreadyUsed."""
+        """Bind the key to the request, unless it is bound already. Raises AlreadyUsed if it is bound to another."""
         ...
 
     async def finish(self, request: IdempotentRequest, begun_at_ms: int, answer: RecordedAnswer) -> None:
-        """Keep the answer."""
+        """Record the response."""
         ...
 
 
 def idempotent_request(user: UserId, key: str, method: str, path: str, body: bytes) -> IdempotentRequest:
-    """Raises OutOfRange if the key is not 1 to 255 printable ASCII characters."""
+    """Hash key and content of a request. Raises OutOfRange if the key is not 1 to 255 printable ASCII characters."""
     if not 0 < len(key) <= _MAX_KEY_LENGTH or not key.isascii() or not key.isprintable():
         raise OutOfRange(f"Idempotency-Key must be 1 to {_MAX_KEY_LENGTH} printable ASCII characters")
     fingerprint = sha256(b"\0".join((method.encode(), path.encode(), body))).hexdigest()
@@ -87,7 +87,7 @@ def idempotent_request(user: UserId, key: str, method: str, path: str, body: byt
 
 
 class RedisIdempotencyRecords:
-    """Records in Redis, each for `lifetime_s` seconds."""
+    """Implements IdempotencyRecords; each record expires after `lifetime_s` seconds."""
 
     def __init__(self, client: RedisClient, keys: Keys, *, lifetime_s: int = 86_400) -> None:
         self._client = client

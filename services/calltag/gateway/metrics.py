@@ -1,4 +1,4 @@
-"""What the gateway counts."""
+"""The port for the gateway's metrics."""
 
 from enum import StrEnum
 from typing import Protocol
@@ -7,7 +7,7 @@ from calltag.core.domain.status import StatusCode
 
 
 class GatewayLimit(StrEnum):
-    """A limit that requests may meet, by the name of its setting."""
+    """A limit that may refuse requests, by the name of its setting."""
 
     QUEUED_REQUESTS = "max_queued_requests"
     QUEUE_DEADLINE = "queue_deadline_s"
@@ -25,21 +25,21 @@ class GatewayMetrics(Protocol):
     """The gateway's observations; labels are names of operations, routes and codes, never contents."""
 
     def accepted(self, operation: str) -> None:
-        """An operation was confirmed by the broker."""
+        """Count an operation that RabbitMQ confirmed."""
         ...
 
     def refused(self, route: str, code: StatusCode) -> None:
-        """A request was refused."""
+        """Count a refused request."""
         ...
 
     def limited(self, limit: GatewayLimit) -> None:
-        """A request was refused as a limit was met."""
+        """Count a request that a limit refused."""
         ...
 
     def backlog(self, operations: int, age_s: float) -> None:
-        """The most that waits in a partition, and the oldest that a worker took up, as far as this gateway knows."""
+        """Set the longest backlog of a partition, and the age of the oldest operation taken up, as known here."""
         ...
 
     def answered(self, route: str, http_status: int, seconds: float) -> None:
-        """A request was answered."""
+        """Count a response, and observe its duration."""
         ...

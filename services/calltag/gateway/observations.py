@@ -1,4 +1,4 @@
-"""The gateway's metrics, on Prometheus."""
+"""The gateway's metrics in Prometheus."""
 
 from dataclasses import dataclass, field
 
@@ -16,7 +16,7 @@ class GatewayObservations:
     metrics: Metrics
     _accepted: dict[str, Counter] = field(default_factory=dict, init=False)
     _answered: dict[tuple[str, int], tuple[Counter, Histogram]] = field(default_factory=dict, init=False)
-    """What each request counts is looked up once; there are few of them."""
+    """Cache of labelled metrics; there are few combinations."""
 
     def accepted(self, operation: str) -> None:
         counter = self._accepted.get(operation)

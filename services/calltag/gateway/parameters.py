@@ -1,4 +1,4 @@
-"""Reading parameters out of a request's JSON object; each refusal names the parameter and the limit."""
+"""Validation of parameters in a request's JSON object; each error names the parameter and the limit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ Body = Mapping[str, JsonValue]
 
 @dataclass(frozen=True, slots=True)
 class UserDataLimits:
-    """What one request may carry."""
+    """Limits of the user data in one request."""
 
     max_pairs: int = 1_000
     max_bytes: int = 65_536
@@ -22,7 +22,7 @@ class UserDataLimits:
 
 
 def required_text(body: Body, name: str, *, max_bytes: int = 255) -> str:
-    """A string that is there and not empty. Raises ParameterMissing, OutOfRange."""
+    """Return a string that is present and not empty. Raises ParameterMissing, OutOfRange."""
     if name not in body or body[name] is None:
         raise ParameterMissing(f"{name} is missing")
     value = body[name]
@@ -36,12 +36,12 @@ def required_text(body: Body, name: str, *, max_bytes: int = 255) -> str:
 
 
 def optional_text(body: Body, name: str, default: str, *, max_bytes: int = 255) -> str:
-    """A string, or the default where there is none. Raises OutOfRange."""
+    """Return a string, or the default if it is missing. Raises OutOfRange."""
     return required_text(body, name, max_bytes=max_bytes) if body.get(name) is not None else default
 
 
 def required_object(body: Body, name: str) -> Body:
-    """A JSON object. Raises ParameterMissing, OutOfRange."""
+    """Return a JSON object. Raises ParameterMissing, OutOfRange."""
     if name not in body or body[name] is None:
         raise ParameterMissing(f"{name} is missing")
     value = body[name]
@@ -51,7 +51,7 @@ def required_object(body: Body, name: str) -> Body:
 
 
 def required_list(body: Body, name: str, *, max_items: int) -> list[JsonValue]:
-    """A list that is not empty. Raises ParameterMissing, OutOfRange."""
+    """Return a list that is not empty. Raises ParameterMissing, OutOfRange."""
     if name not in body or body[name] is None:
         raise ParameterMissing(f"{name} is missing")
     value = body[name]
@@ -63,7 +63,7 @@ def required_list(body: Body, name: str, *, max_items: int) -> list[JsonValue]:
 
 
 def user_data(body: Body, limits: UserDataLimits, *, required: bool = True) -> tuple[Pair, ...]:
-    """The pairs of `userData`. Raises ParameterMissing, OutOfRange."""
+    """Return the pairs of `userData`. Raises ParameterMissing, OutOfRange."""
     if not required and body.get("userData") is None:
         return ()
     pairs = tuple(required_object(body, "userData").items())
@@ -80,7 +80,7 @@ def user_data(body: Body, limits: UserDataLimits, *, required: bool = True) -> t
 
 
 def user_data_key(body: Body, limits: UserDataLimits) -> str:
-    """The parameter `key`. Raises ParameterMissing, OutOfRange."""
+    """Return the parameter `key`. Raises ParameterMissing, OutOfRange."""
     return required_text(body, "key", max_bytes=limits.max_key_bytes)
 
 

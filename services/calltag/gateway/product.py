@@ -1,4 +1,4 @@
-"""What clients and people ask of a server that they do not know: what it is, and which version."""
+"""Routes that identify the server to clients and people: product and version."""
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -9,9 +9,9 @@ from calltag.gateway.swagger import PAGE
 
 
 def product_routes() -> APIRouter:
-    """`GET /` and `GET /api/v2/diagnostics/version`; both need no login.
+    """Return `GET /` and `GET /api/v2/diagnostics/version`, which need no login.
 
-    Source: clients of Web Services ask for the version to see whether the server is there.
+    Source: clients of Web Services request the version to check that the server is reachable.
     """
     router = APIRouter()
     version = {"statusCode": 0, "version": VERSION}

@@ -1,4 +1,4 @@
-"""How fast users and addresses may send operations: each has a bucket of its own, in this process."""
+"""Rate limits of operations: a token bucket for each user and each address, in this process."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 
 @dataclass(frozen=True, slots=True)
 class RateLimits:
-    """The limits of users and of addresses."""
+    """The rate limits of users and of client addresses."""
 
     users: Buckets
     addresses: Buckets
@@ -19,7 +19,7 @@ class RateLimits:
     clock_ms: Callable[[], int]
 
     def check(self, user: str, address: str) -> None:
-        """One operation of a user came from an address. Raises TooManyOperations."""
+        """Count one operation of a user from an address. Raises TooManyOperations."""
         now_ms = self.clock_ms()
         self._check(self.addresses.wait_s(address, now_ms), self.addresses, GatewayLimit.ADDRESS_RATE, "this address")
         self._check(self.users.wait_s(user, now_ms), self.users, GatewayLimit.USER_RATE, "one user")

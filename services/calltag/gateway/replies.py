@@ -1,4 +1,4 @@
-"""Waiting for outcomes: the gateway's inbox and the requests that wait on it."""
+"""Replies of workers: the gateway's inbox, and the requests that wait for outcomes."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,21 +18,21 @@ _INTERRUPTED: Final = Condition("replies_interrupted", over="replies_received_ag
 
 
 class Replies:
-    """Gives each reply to whoever waits for it; replies that nobody waits for any more are dropped.
+    """Passes each reply to the requests that wait for it; drops replies that no request waits for.
 
-    Nobody is to wait on once `closing` is set.
+    Requests stop waiting once `closing` is set.
     """
 
     def __init__(self, node: NodeId, closing: asyncio.Event) -> None:
         self.node = node
         self.closing = closing
         self.reachable = False
-        """Whether replies can come: the inbox was opened. It outlives a connection that breaks."""
+        """True once the inbox was opened: replies can arrive. The inbox survives a broken connection."""
         self._waiting: dict[OperationId, set[asyncio.Future[OperationReply]]] = {}
 
     @asynccontextmanager
     async def expected(self, operation_id: OperationId) -> AsyncIterator[asyncio.Future[OperationReply]]:
-        """A future for the reply; enter before the operation is published."""
+        """Provide a future for the reply; enter before the operation is published."""
         future: asyncio.Future[OperationReply] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(operation_id, set()).add(future)
         try:
@@ -44,7 +44,7 @@ class Replies:
                 del self._waiting[operation_id]
 
     async def run(self, bus: Bus) -> None:
-        """Receive replies for as long as the task runs."""
+        """Receive replies until the task is cancelled."""
         delays = backoff_s(0.05, 2.0)
         while True:
             try:

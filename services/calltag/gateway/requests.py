@@ -1,4 +1,4 @@
-"""What headers say about how an operation is to be carried out."""
+"""Parsing of the header `Prefer: wait=N` of operations."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,15 +6,15 @@ from typing import Final
 
 from calltag.gateway.errors import OutOfRange
 
-# A quoted string ends at its quote, or, where that is missing, with the header. All repetitions are possessive:
-# whatever is in a header, it is read in linear time.
+# A quoted string ends at its quote, or, if that is missing, with the header. All repetitions are possessive, so that
+# any header is parsed in linear time.
 _QUOTED: Final = r'"(?:[^"\\]|\\.)*+(?:"|\\?$)'
 _PREFERENCES: Final = re.compile(rf'(?:{_QUOTED}|[^,"])++', re.DOTALL)
 _PREFERENCE: Final = re.compile(rf'\s*+([^\s=;"]++)\s*+(?:=\s*+({_QUOTED}|[^\s;"]*+))?+\s*+(?:;|$)', re.DOTALL)
 
 
 def wait_s(prefer: Sequence[str], most_s: int) -> int | None:
-    """The seconds of `Prefer: wait=N` (RFC 7240, section 4.3), no more than `most_s`; None if it is not asked for.
+    """Return the seconds of `Prefer: wait=N` (RFC 7240, section 4.3), at most `most_s`; None without the preference.
 
     `prefer` holds the headers of that name. Raises OutOfRange if N is not a whole number.
     """
@@ -27,7 +27,7 @@ def wait_s(prefer: Sequence[str], most_s: int) -> int | None:
 
 
 def _preferences(header: str) -> Iterator[tuple[str, str]]:
-    """Names, in small letters, and values, in the order given; parameters of a preference are passed over."""
+    """Yield names, in lower case, and values, in the order given; parameters of a preference are ignored."""
     for each in _PREFERENCES.findall(header):
         found = _PREFERENCE.match(each)
         if found is not None:

@@ -1,4 +1,4 @@
-"""The resources that the gateway shows besides calls, and `fields=`."""
+"""JSON of the resources besides calls, and selection of properties by `fields=`."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
@@ -17,7 +17,7 @@ _CAPABILITIES: Final = {
 
 
 def user_resource(user: User, base_url: str) -> Resource:
-    """The user as `GET /api/v2/me` shows it."""
+    """Return the user as `GET /api/v2/me` shows it."""
     return {
         "id": user.id,
         "userName": user.id,
@@ -32,7 +32,7 @@ def user_resource(user: User, base_url: str) -> Resource:
 
 
 def device_resource(device: Device, state: UserState, base_url: str) -> Resource:
-    """One device as its user sees it."""
+    """Return a device as its user sees it."""
     return {
         "id": device.id,
         "deviceState": "Active",
@@ -46,26 +46,26 @@ def device_resource(device: Device, state: UserState, base_url: str) -> Resource
 
 
 def device_state(device: Device, agent: Agent | None) -> UserState:
-    """The agent's state on a device; logged out where no session was ever started."""
+    """Return the agent's state on a device; logged out if no session was ever started."""
     known = agent.devices if agent is not None else ()
     return next((each.state for each in known if each.id == device.id), UserState.LOGGED_OUT)
 
 
 def collection(resources: Sequence[Resource], name: str, fields: Sequence[str] | None) -> dict[str, object]:
-    """A collection's answer: whole resources (`fields=*`), some of their properties (`fields=a,b`), or `uris`."""
+    """Return a collection: whole resources (`fields=*`), some of their properties (`fields=a,b`), or `uris`."""
     if fields is None:
         return {"statusCode": 0, "uris": [resource["uri"] for resource in resources]}
     return {"statusCode": 0, name: [selected(resource, fields) for resource in resources]}
 
 
 class TooLong(Exception):
-    """A collection takes more bytes than an answer may."""
+    """A collection exceeds the maximum bytes of a response."""
 
 
 def bounded_collection(
     resources: Iterable[Resource], name: str, fields: Sequence[str] | None, most_bytes: int
 ) -> dict[str, object]:
-    """The same of resources that are made one after another. Raises TooLong as soon as they take too many bytes."""
+    """Return a collection of resources made one by one. Raises TooLong as soon as they exceed `most_bytes`."""
     encoded, taken = [], 0
     for resource in resources:
         encoded.append(orjson.dumps(resource["uri"] if fields is None else selected(resource, fields)))
@@ -76,12 +76,12 @@ def bounded_collection(
 
 
 def names(fields: Sequence[str]) -> frozenset[str]:
-    """The properties that the parameters `fields` name together."""
+    """Return the properties that the parameters `fields` name together."""
     return frozenset(name.strip() for each in fields for name in each.split(","))
 
 
 def selected(resource: Resource, fields: Sequence[str] | None) -> Resource:
-    """The properties that the parameters `fields` name together; those that the resource lacks are passed over."""
+    """Return the properties that the parameters `fields` name together; unknown ones are ignored."""
     if fields is None:
         return resource
     wanted = names(fields)

@@ -1,6 +1,6 @@
-"""The API for users: me, devices, calls.
+"""Routes for users: me, devices, calls.
 
-Source of paths, parameters and answers: Web Services API v2, Voice. `{id}` of a call or device is text.
+Source of paths, parameters and responses: Web Services API v2, Voice. The `{id}` of a call or device is a string.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -42,7 +42,7 @@ Fields = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What the routes work with. `identify` raises NotAuthenticated."""
+    """The dependencies of the routes. `identify` raises NotAuthenticated."""
 
     identify: Identify
     service: CallService
@@ -51,7 +51,7 @@ class Api:
 
 
 def user_routes(api: Api) -> APIRouter:
-    """The routes under `/api/v2`."""
+    """Return the routes under `/api/v2`."""
     router = APIRouter(prefix="/api/v2", responses=documentation.REFUSALS)
     _add_me(router, api)
     _add_devices(router, api)
@@ -136,7 +136,7 @@ def _add_devices(router: APIRouter, api: Api) -> None:
 
 
 def _held(call: Resource | None) -> Mapping[str, object]:
-    """What an answer holds of a call, if there is one to show."""
+    """Return the fields of a response that show a call, if there is one to show."""
     return {} if call is None else {"call": call}
 
 
@@ -159,12 +159,12 @@ def _add_calls(router: APIRouter, api: Api) -> None:
 
 
 def operate_call(api: Api) -> Callable[[Request, str], Awaitable[Response]]:
-    """The endpoint of operations on a call."""
+    """Return the endpoint of operations on a call."""
     service = api.service
 
     async def operate_call(request: Request, call_id: str) -> Response:
         structlog.contextvars.bind_contextvars(call_id=call_id[:64])
-        # Whose session the cookie shows and what call it is about are asked in one round trip.
+        # One round trip reads both the session of the cookie and the call.
         pending_call = service.begin_call(CallId(call_id)) if COOKIE in request.cookies else None
 
         def parse(user: User, body: ReadBody) -> ParsedRequest:

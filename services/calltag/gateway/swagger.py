@@ -1,4 +1,4 @@
-"""The page at /docs: Swagger UI, all of it from this server, so that it works in a network without a way out."""
+"""The page at /docs: Swagger UI, served from here entirely, so that it works without Internet access."""
 
 import base64
 import re
@@ -14,13 +14,13 @@ from starlette.staticfiles import StaticFiles
 PAGE: Final = "/docs"
 _FILES: Final = "/docs/files"
 _PACKAGE: Final = ("fastapi_swagger", "resources")
-"""Where the files of Swagger UI's distribution are; the package's own code is not used."""
+"""Location of Swagger UI's distribution files; the package's own code is not used."""
 _SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 _POLICY: Final = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data:; font-src data:; style-src 'self' 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; script-src 'self'"
 )
-"""Swagger UI needs styles of its own elements, and images and fonts that are in its files as data."""
+"""Swagger UI needs inline styles, and images and fonts embedded as data URLs."""
 
 
 def add_swagger(app: FastAPI) -> None:
@@ -31,7 +31,7 @@ def add_swagger(app: FastAPI) -> None:
         swagger_js_url=f"{_FILES}/swagger-ui-bundle.js",
         swagger_css_url=f"{_FILES}/swagger-ui.css",
         swagger_favicon_url=f"{_FILES}/favicon-32x32.png",
-        # Else Swagger UI sends the document's address to a validator of its makers'.
+        # Otherwise Swagger UI sends the document's address to an external validator.
         swagger_ui_parameters={"validatorUrl": "none"},
     )
     page.headers["Content-Security-Policy"] = f"{_POLICY} {_hashes(bytes(page.body).decode())}"
@@ -41,13 +41,13 @@ def add_swagger(app: FastAPI) -> None:
     async def docs() -> HTMLResponse:
         return page
 
-    # A route rather than a mount, which would serve all methods.
+    # A route, because a mount would serve all methods.
     @app.get(f"{_FILES}/{{name}}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
         return await files.get_response(name, request.scope)
 
 
 def _hashes(page: str) -> str:
-    """The scripts in the page itself, as sources of a policy; others that somebody brings into it do not run."""
+    """Return the page's inline scripts as policy sources; injected scripts do not run."""
     digests = (sha256(script.encode()).digest() for script in _SCRIPT.findall(page))
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)

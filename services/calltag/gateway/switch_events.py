@@ -1,4 +1,4 @@
-"""What the telephony switch tells: facts of calls that calltag did not dial itself."""
+"""Events of the telephony switch: facts about calls that calltag did not dial itself."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ SwitchAction = CallStarted | PartyChanged | CallEnded
 
 @dataclass(frozen=True, slots=True)
 class SwitchEvent:
-    """One fact with the operation that it becomes; the same event id gives the same operation id."""
+    """A parsed event as an operation; the same event id yields the same operation id."""
 
     event_id: str
     operation_id: OperationId
@@ -36,7 +36,7 @@ class SwitchEvent:
 def switch_events(
     body: JsonValue, directory: Directory, limits: UserDataLimits, *, max_events: int
 ) -> tuple[SwitchEvent, ...]:
-    """The events of a request: one object, or a list of them. Raises ParameterMissing, OutOfRange."""
+    """Parse the events of a request: one object, or a list of them. Raises ParameterMissing, OutOfRange."""
     if not isinstance(body, list):
         return (_event(body, directory, limits),)
     if len(body) > max_events:
@@ -51,7 +51,10 @@ def switch_events(
 
 
 def check_outcomes(events: Sequence[SwitchEvent], outcomes: Sequence[OperationReply]) -> None:
-    """Raises EventsRefused, which names those that were refused, with the code of the first if that is all of them."""
+    """Raise EventsRefused if events were refused, naming each.
+
+    Its code is that of the first one if all were refused, else PARTIAL_SUCCESS.
+    """
     refused = [
         (f"event {position} ({event.event_id}): {outcome.code:d}, {outcome.text}", outcome)
         for position, (event, outcome) in enumerate(zip(events, outcomes, strict=True))
@@ -68,7 +71,7 @@ def check_outcomes(events: Sequence[SwitchEvent], outcomes: Sequence[OperationRe
 
 
 def _bounded(texts: Sequence[str]) -> str:
-    """As many of the texts as a message may hold, and how many more there are."""
+    """Join as many texts as fit into a message, and the number of those left out."""
     length, held = 0, 0
     for text in texts:
         length += len(text)

@@ -1,4 +1,4 @@
-"""The API for the telephony switch."""
+"""The route for the telephony switch."""
 
 from collections.abc import Mapping
 
@@ -17,7 +17,7 @@ from calltag.gateway.switch_events import switch_events
 
 
 def switch_routes(api: Api, *, max_events: int) -> APIRouter:
-    """`POST /api/v2/switch/events`, for users with the role `switch`."""
+    """Return `POST /api/v2/switch/events`, for users with the role `switch`."""
     router = APIRouter(prefix="/api/v2/switch", tags=["switch"], responses=documentation.REFUSALS)
 
     @router.post("/events", summary="Facts of calls, one or a list", openapi_extra=documentation.SWITCH)

@@ -49,7 +49,7 @@ _SHORTEST_WATCH_MS: Final = 600_000
 
 @dataclass(frozen=True, slots=True)
 class Notifier:
-    """A notifier whose side tasks run: `http` takes requests and WebSockets, `routes` are to be served beside."""
+    """A notifier with running side tasks: `http` serves requests and WebSockets, `routes` are served beside it."""
 
     server: BayeuxServer
     http: CometdHttp
@@ -192,5 +192,5 @@ def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionMan
 
 
 def _socket_spread_s(settings: Settings) -> float:
-    """Return the seconds over which WebSockets close; the rest of the drain is for requests under way."""
+    """Return the seconds over which WebSockets close; the rest of the drain is for requests in flight."""
     return min(settings.notifier.drain_spread_ms / 1000, settings.drain_timeout_s / 2)

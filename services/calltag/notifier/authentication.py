@@ -18,25 +18,25 @@ _PROOF_BYTES: Final = 16
 
 
 class CsrfRefused(Exception):
-    """The request shows no token, or a wrong one."""
+    """The CSRF token of the request is missing or wrong."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The user whom a request is proven to come from (None: nobody). `bearer`: the proof came with the handshake
-    message; `is_session_over`: the request showed a session cookie whose session has ended, and nothing else."""
+    """The authenticated user of a request (None: nobody). `bearer`: by credentials in the handshake message;
+    `is_session_over`: the request's only credential was a session cookie whose session has ended."""
 
     user: str | None
     bearer: bool = False
     set_cookie: str | None = None
-    """The Set-Cookie value to answer with."""
+    """Set-Cookie value for the response."""
     is_session_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Credentials of a request; `is_http` is False for messages on a WebSocket. Credentials that a browser adds to the
-    request of a foreign page are left out."""
+    """Credentials of a request, without those that a browser adds to the request of a foreign page. `is_http` is False
+    for messages on a WebSocket."""
 
     authorization: Sequence[str] = ()
     cookies: Sequence[str] = ()
@@ -46,24 +46,24 @@ class Credentials:
 
     @property
     def login(self) -> str:
-        """The digest of the session cookie, "" if the request has an Authorization header, which is checked without
-        the store, or several cookies."""
+        """Return the digest of the session cookie; "" if the request has an Authorization header, which is checked
+        without Redis, or several cookies."""
         if len(self.cookies) != 1 or self.authorization:
             return ""
         return sha256(self.cookies[0].encode(errors="replace")).hexdigest()
 
 
 def proof_of(headers: Iterable[tuple[bytes, bytes]], *, is_http: bool = True) -> bytes:
-    """Return a digest of all that proves the caller: requests with the same one come from the same user."""
+    """Return a digest of all credentials: requests with the same digest come from the same user."""
     shown = [part for name, value in headers if name in _CREDENTIALS for part in (name, value)]
-    # A WebSocket shows no token.
+    # Distinct digests: on a WebSocket the credentials are accepted without a CSRF token.
     return blake2b(b"\0".join((b"" if is_http else b"ws", *shown)), digest_size=_PROOF_BYTES).digest()
 
 
 def credentials_of(
     headers: Sequence[tuple[bytes, bytes]], address: str, *, is_http: bool = True, counts: bool = True
 ) -> Credentials:
-    """Return what the request's headers show; nothing unless it `counts`."""
+    """Return the credentials in the request's headers; none unless they count (`counts`)."""
     if not counts:
         return Credentials(address=address, is_http=is_http)
     found = {name: [value.decode("latin-1") for each, value in headers if each == name] for name in _CREDENTIALS}
@@ -81,13 +81,13 @@ class Authentication:
     def claim(self, messages: Sequence[object], shown: Credentials) -> "CallerClaim":
         """Return the claim of a request with these messages.
 
-        Credentials in a handshake count where the request proves nobody.
+        Credentials in a handshake are used if those of the request authenticate nobody.
         """
         handshake = handshake_in(messages)
         return CallerClaim(self, shown, handshake is not None, _in_handshake(handshake))
 
     async def caller(self, shown: Credentials, handshake: tuple[str, str] | None, *, begins: bool) -> Caller:
-        """Raises CsrfRefused, TooManyLogins, StoreUnavailable."""
+        """Return the authenticated caller. Raises CsrfRefused, TooManyLogins, StoreUnavailable."""
         known, is_over = None, False
         try:
             known = await self._of_request(shown, begins=begins)
@@ -101,7 +101,7 @@ class Authentication:
             return Caller(None, is_session_over=is_over)
         name, password = handshake
         if self.csrf_protection:
-            # No cookie: it would demand a token that such a client never saw.
+            # No cookie: with it, requests would need a CSRF token, which such a client does not know.
             user = await self.authenticator.check(name, password, shown.address)
             return Caller(user.id, bearer=True) if user else Caller(None)
         identified = await self.authenticator.log_in(name, password, shown.address)
@@ -125,7 +125,7 @@ class Authentication:
 
 @dataclass(slots=True)
 class CallerClaim:
-    """The unproven caller of a request; `caller` checks the credentials, at most once and possibly in the store."""
+    """The unproven caller of a request; `caller` checks the credentials, at most once and possibly in Redis."""
 
     authentication: Authentication
     shown: Credentials
@@ -135,11 +135,11 @@ class CallerClaim:
 
     @property
     def shows_credentials(self) -> bool:
-        """Whether there is anything to look at."""
+        """Return whether there are credentials to check."""
         return self.handshake is not None or bool(self.shown.authorization or self.shown.cookies)
 
     def caller(self) -> "asyncio.Task[Caller]":
-        """The caller; looked for from the first call on."""
+        """Return the check of the credentials, which the first call starts."""
         if self._looking is None:
             look = self.authentication.caller(self.shown, self.handshake, begins=self.begins)
             self._looking = asyncio.create_task(look, name="cometd-caller")
@@ -147,7 +147,7 @@ class CallerClaim:
 
     @property
     def set_cookie(self) -> str | None:
-        """The Set-Cookie value to answer with, now that the caller was looked for."""
+        """Return the Set-Cookie value for the response, after the check."""
         looking = self._looking
         is_found = looking is not None and looking.done() and not looking.cancelled() and not looking.exception()
         return looking.result().set_cookie if looking is not None and is_found else None
@@ -161,7 +161,7 @@ class CallerClaim:
 
 
 def _in_handshake(handshake: Mapping[str, object] | None) -> tuple[str, str] | None:
-    """Name and password in `ext.authentication`, as clients of Web Services send it."""
+    """Return name and password in `ext.authentication`, as clients of Web Services send it."""
     ext = handshake.get("ext") if handshake else None
     authentication = ext.get("authentication") if isinstance(ext, Mapping) else None
     if not isinstance(authentication, Mapping):

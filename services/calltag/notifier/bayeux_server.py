@@ -39,13 +39,13 @@ class BayeuxResponse:
     suspended: Suspended | None = None
     replaced: list[ConnectRequest] = field(default_factory=list)
     connected: str = ""
-    """Session whose connect was answered or is suspended."""
+    """Session of the answered or suspended connect."""
     spoke: dict[str, None] = field(default_factory=dict)
     """Sessions of the other messages."""
 
     @property
     def served(self) -> list[str]:
-        """The sessions whose events may be in the response."""
+        """Return the sessions whose events may be in the response."""
         return [each for each in (self.connected, *self.spoke) if each]
 
 
@@ -57,8 +57,8 @@ class BayeuxServer:
     is_reachable: bool = False
     """The inbox receives, so that events can be routed here."""
     parting_s: float = 1.0
-    """Seconds before a connect is refused that was on its way when its client disconnected. The official client reports
-    the disconnect as failed if a connect fails before the disconnect was answered."""
+    """Seconds before the refusal of a connect that was in flight when its client disconnected. The official client
+    reports the disconnect as failed if a connect fails before the reply to the disconnect."""
 
     @property
     def engine(self) -> Engine:
@@ -73,10 +73,10 @@ class BayeuxServer:
         if error.limit:
             self.sessions.metrics.limited(BayeuxLimit(error.limit))
 
-    # -- at once -----------------------------------------------------------------------------------------------------
+    # -- from memory -------------------------------------------------------------------------------------------------
 
     def process_now(self, messages: Sequence[object], context: RequestContext) -> ConnectAnswer | Suspended | None:
-        """Handle a connect of a session at home here from memory; None for any other request."""
+        """Handle a connect of a session at home here from memory; return None for any other request."""
         if len(messages) != 1:
             return None
         message = messages[0]
@@ -105,9 +105,9 @@ class BayeuxServer:
     # -- in a task -----------------------------------------------------------------------------------------------------
 
     async def process(self, messages: Sequence[object], claim: CallerClaim, context: RequestContext) -> BayeuxResponse:
-        """Work through one request. A handshake goes alone: whatever came with it is ignored.
+        """Process one request. The other messages of a request with a handshake are ignored.
 
-        Raises StoreUnavailable, CsrfRefused, TooManyLogins, and Crowded where a session cannot come here.
+        Raises StoreUnavailable, CsrfRefused, TooManyLogins, and Crowded if this node has no room for a session.
         """
         self.sessions.metrics.all.cometd_messages.inc(len(messages))
         handshake = handshake_in(messages)
@@ -125,7 +125,7 @@ class BayeuxServer:
                 if context.is_streaming or is_alone:
                     response.replaced.append(replaced.request)
                     continue
-                # Its neighbours have their replies in the same answer.
+                # The other messages have their replies in the same response.
                 reply = self.engine.replaced(replaced.request.message)
             if reply is not None:
                 known = message if isinstance(message, dict) else {}
@@ -135,7 +135,7 @@ class BayeuxServer:
     async def _process(
         self, given: object, claim: CallerClaim, response: BayeuxResponse, context: RequestContext, *, is_alone: bool
     ) -> Reply | None:
-        """The reply to one message, if it is not in the response already."""
+        """Return the reply to one message, unless it is in the response already."""
         channel, message = self.engine.channel_of(given)
         if channel == channels.HANDSHAKE:
             return await self._handshake(message, claim)
@@ -159,7 +159,7 @@ class BayeuxServer:
             outcome = await self.sessions.connect(request, claim)
         except HasLeft:
             if not request.context.is_streaming:
-                # What comes on one WebSocket is answered in order.
+                # On a WebSocket replies are sent in order, so the disconnect is answered already.
                 await asyncio.sleep(self.parting_s)
             raise self.engine.unknown(request.message) from None
         response.connected = request.client_id
@@ -170,8 +170,8 @@ class BayeuxServer:
             response.replies.append(outcome.reply)
 
     async def _handshake(self, message: Message, claim: CallerClaim) -> Reply:
-        # First what costs nothing: to prove a caller takes a look into the store, or much computing. A request that
-        # shows nothing is refused without either, and takes nothing of the rates of others.
+        # Cheap checks first: authentication takes a round trip to Redis or a password hash. A request without
+        # credentials is refused without either, and does not count for the rate limits.
         if not self.is_reachable:
             raise self.engine.busy(message, errors.UNAVAILABLE, come_back_ms())
         registry, address = self.sessions.registry, claim.shown.address
@@ -199,9 +199,9 @@ class BayeuxServer:
         return self.engine.begun(message, client_id, beginning)
 
     async def _of_session(self, channel: str, message: Message, client_id: str, user: UserId) -> Reply:
-        """The reply to a message of the session's own user that is no connect.
+        """Return the reply to a message of the session's own user that is no connect.
 
-        Raises Fault, HasEnded, StoreUnavailable.
+        Raises BayeuxError, HasEnded, StoreUnavailable.
         """
         sessions = self.sessions
         credential = sessions.claims.credential(client_id)
@@ -221,7 +221,7 @@ class BayeuxServer:
                     raise self.engine.unknown(message)
                 await sessions.sync.changed(client_id, changed, removed=names)
             case channels.DISCONNECT:
-                # It ends in any case.
+                # No check of the credential: with a changed one the session has to end as well.
                 home = await sessions.store.remove(client_id, Ending.DISCONNECTED)
                 if home is None:
                     raise self.engine.unknown(message)

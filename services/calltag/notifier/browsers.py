@@ -1,7 +1,7 @@
-"""Browsers with several tabs: each tab holds a connection, of which a browser opens only a few to one host.
+"""Browsers with several tabs: each tab holds a connection, and a browser opens only a few to one host.
 
-Source: CometD's server (`maxSessionsPerBrowser`, `multiSessionInterval`). The cookie counts the connects that are
-suspended here, and does nothing else: a client that shows none, or another one, has the same sessions as ever.
+Source: CometD's server (`maxSessionsPerBrowser`, `multiSessionInterval`). The cookie only counts suspended connects: it
+gives no access to sessions, and a client may omit or change it.
 """
 
 import secrets
@@ -21,15 +21,14 @@ _MAX_LENGTH: Final = 128
 
 
 def browser_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """Return what the browser shows; "" for nothing that was ever given out. Of several cookies the first one
-    counts."""
+    """Return the value of the first browser cookie, "" if there is none; one too long to be issued here is ignored."""
     cookies = [value.decode("latin-1") for name, value in headers if name == b"cookie"]
     return next((each for each in values_of(COOKIE, cookies) if len(each) <= _MAX_LENGTH), "")
 
 
 @dataclass(slots=True)
 class Browsers:
-    """At most `most` connects of one browser are suspended (UNLIMITED for any number); tabs beyond come back after
+    """Limits the suspended connects of one browser to `most` (UNLIMITED: no limit); further tabs reconnect after
     `interval_ms` milliseconds, or not at all if that is 0."""
 
     most: int = 1
@@ -53,9 +52,9 @@ class Browsers:
         return (0 if held is None else len(held.keys() - {client_id})) < self.most
 
     def hold(self, browser: str, suspended: Suspended) -> bool:
-        """Whether one more connect of the browser may be suspended; if so, it counts until `release`.
+        """Return whether one more connect of the browser may be suspended; if so, it counts until `release`.
 
-        A newer connect of the same session takes the place of the older one.
+        A newer connect of the same session replaces the older one.
         """
         if not browser or not self.is_limited:
             return True

@@ -1,10 +1,10 @@
-"""Callback-polling (JSONP): messages in the query of a GET, answered with a script that calls a function of the page.
+"""Callback-polling (JSONP): messages in the query of a GET; the response is a script that calls a function of the page.
 
 Source: Bayeux protocol 1.0, section 7.2; requests as CometD's and Faye's clients make them.
 
-A page of any site can load such a script, and browsers may send the user's cookies along. So a request counts as its
-user's only where it is known to come from a page that may use CometD here; a request of another page proves nobody by
-what the browser adds, and is served only what its own messages prove.
+A page of any site can load such a script, and browsers may add the user's cookies. So the credentials that a browser
+adds count only for requests known to come from a page that may use CometD here; other requests are authenticated only
+by credentials in their messages.
 """
 
 import re
@@ -36,7 +36,7 @@ class WrongCallback(CodecError):
 
 
 def callback_of(query: bytes) -> bytes:
-    """Return the function that the answer calls. Raises WrongCallback."""
+    """Return the function that the script calls. Raises WrongCallback."""
     parameters = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
     names = [value for name, value in parameters if name == _PARAMETER] or [_USUAL_NAME]
     name = names[0] if len(names) == 1 else ""
@@ -60,10 +60,10 @@ def _escaped(text: bytes) -> bytes:
 
 
 def page_is_known(headers: Sequence[tuple[bytes, bytes]], origins: Origins) -> bool:
-    """Whether a request comes from a page of this server or of an allowed origin, or plainly from no page.
+    """Return whether a request comes from a page of this server or of an allowed origin, or certainly from no page.
 
-    Browsers say it in Sec-Fetch-Site or Referer. What says neither may be an old browser whose page hides itself: a
-    cookie alone proves nobody then.
+    Browsers send it in Sec-Fetch-Site or Referer. A request with neither may come from an old browser and a page that
+    suppresses Referer: a cookie alone does not authenticate it.
     """
     first = {name: value.decode("latin-1") for name, value in reversed(headers)}
     site, referer = first.get(b"sec-fetch-site"), first.get(b"referer")

@@ -27,13 +27,13 @@ _CACHED_WATCHES: Final = 10_000
 
 
 def calls_channel_of(user: UserId) -> str:
-    """Return the channel of the user's calls, for those who oversee the user."""
+    """Return the channel of the user's calls, for the user's supervisors."""
     return f"/v2/users/{user}/calls"
 
 
 @lru_cache(_CACHED_CHANNELS)
 def watched_on(channel: str) -> Watched:
-    """Return whose calls a subscription to the channel, or pattern, is about, beside the subscriber's own."""
+    """Return the users whose calls a subscription to the channel or pattern watches, beside the subscriber."""
     if channel in _OF_ALL:
         return Watched(all=True)
     of_user = _OF_USER.fullmatch(channel)
@@ -52,7 +52,7 @@ class ChannelPolicy:
     directory: Directory
 
     def may_subscribe(self, user: str, channel: str) -> bool:
-        """Whether the user may subscribe to the channel or pattern; on "me" channels all see what is theirs.
+        """Return whether the user may subscribe to the channel or pattern; "me" channels have the user's own events.
 
         A user who is not in the directory may subscribe to nothing.
         """
@@ -67,7 +67,7 @@ class ChannelPolicy:
         return channel in _CHANNELS or channel in _PATTERNS
 
     def may_publish(self, _user: str, channel: str) -> bool:
-        """Whether the user may publish on the channel: on service channels, where messages go to no client."""
+        """Return whether the user may publish on the channel: on service channels, where messages go to no client."""
         return is_service(channel)
 
 
@@ -77,16 +77,16 @@ class Watches(Protocol):
     lease_ms: int
 
     async def begin(self, watcher: UserId, watched: Watched) -> int:
-        """The watcher gets what concerns these calls from now on, for the time of the lease.
+        """Route events of these calls to the watcher's stream from now on, for the time of the lease.
 
-        Returns since when that has been so for all of them, in milliseconds of the store's clock.
+        Return the time since which the stream has the events of all of them, in milliseconds of Redis' clock.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Watch:
-    """Registered watches: when each was registered by the local clock, and since when it holds by the store's."""
+    """Registered watches: time of registration by the local clock, and start of their validity by Redis' clock."""
 
     at_ms: int = 0
     watched: Watched = _NOTHING
@@ -95,16 +95,16 @@ class _Watch:
 
 @dataclass(slots=True)
 class WatchRenewal:
-    """Renews watches when an eighth of their lease has passed: connects come far more often."""
+    """Renews watches when an eighth of their lease has passed: connects are far more frequent."""
 
     watches: Watches
     clock_ms: Callable[[], int]
     _begun: OrderedDict[str, _Watch] = field(default_factory=OrderedDict)
 
     async def begin(self, user: str, channels: Iterable[str]) -> int:
-        """Register what a subscription to the channels watches. Raises StoreUnavailable.
+        """Register the watches of a subscription to the channels. Raises StoreUnavailable.
 
-        Returns since when the user's stream has all that is watched, in milliseconds of the store's clock; 0 where
+        Return the time since which the user's stream has all watched events, in milliseconds of Redis' clock; 0 if
         nothing is watched.
         """
         watched = watched_on_all(channels)
@@ -115,7 +115,7 @@ class WatchRenewal:
         return self._begun[user].since_ms
 
     def is_due(self, user: str, channels: Iterable[str]) -> bool:
-        """Whether `begin` has something to renew for a session with these subscriptions."""
+        """Return whether `begin` has watches to renew for a session with these subscriptions."""
         watched = watched_on_all(channels)
         return bool(watched) and not self._is_fresh(user, watched)
 
@@ -136,9 +136,9 @@ class WatchRenewal:
 
 
 def check_watched(channels: Mapping[str, Position | None], since_ms: int) -> None:
-    """Check that the user's stream has what is wanted: nothing from a time when it was not watched. Raises NotKept.
+    """Check that no replay begins before the time since which the user's stream has watched events. Raises NotKept.
 
-    To want all there is (-2), or what is new, is no such wish.
+    A replay of all retained events (-2), or of new ones only, always passes.
     """
     for channel, wanted in channels.items():
         if wanted is not None and wanted > BEGINNING and watched_on(channel) and wanted // PER_MS < since_ms:

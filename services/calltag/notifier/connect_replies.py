@@ -35,8 +35,8 @@ class ConnectReplies:
         return self.drained_at_ms is not None
 
     def drain(self) -> None:
-        """Spread the answers to suspended connects over the time to drain: their clients come to other nodes at once,
-        and are not to come all together."""
+        """Spread the answers to suspended connects over the drain timeout, so that their clients do not reconnect to
+        other nodes all at once."""
         now_ms = self.registry.clock_ms()
         spread_ms = self.engine.limits.drain_spread_ms
         self.drained_at_ms = now_ms + spread_ms
@@ -96,9 +96,9 @@ class ConnectReplies:
         self.registry.expire_at(resident, now_ms + after_ms)
 
     def without_events(self, connect: Suspended | ConnectRequest, *, has_failed: bool = False) -> Reply:
-        """The reply to a connect that another one replaced, or whose client closed its sending side: connect again.
+        """Return the reply to a connect that was replaced, or whose client is half-closed: connect again.
 
-        A connect that `has_failed` makes a client that does not acknowledge say that it may lack what was sent last.
+        `has_failed` makes a client that does not acknowledge report that it may lack the last events.
         """
         message = connect.message
         if has_failed and not connect.acknowledges:
@@ -117,7 +117,7 @@ class ConnectReplies:
         return ConnectAnswer(self.farewell(resident), reply, resident)
 
     def too_late(self, message: Message, client_id: str, ending: Ending, arrived_ms: int) -> ConnectAnswer:
-        """Return the answer to a connect after the end of its session. Raises Fault."""
+        """Return the answer to a connect after the end of its session. Raises BayeuxError."""
         if ending is Ending.LOGIN_ENDED:
             raise self.engine.unknown(message)
         reply = self.engine.ended(message, client_id)

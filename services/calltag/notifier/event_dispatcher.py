@@ -22,7 +22,7 @@ from calltag.notifier.session_registry import NEVER, Resident, SessionRegistry
 
 _WAITS: Final = Condition("feed_waits_for_store", level="info")
 _FEW: Final = 8
-"""From this number of sessions of a user on, writes of one iteration of the event loop are corked."""
+"""Beyond this number of sessions of a user, frames are written at once instead of corked."""
 Translate = Callable[[UserId, Entry], StreamedEvent]
 
 
@@ -39,12 +39,12 @@ class _Batch:
         self._channel = channels.pop() if len(channels) == 1 else ""
 
     def _is_usual(self, session: Session) -> bool:
-        """Whether the session wants all messages, as most do."""
+        """Return whether the session wants all messages, as most do."""
         since = session.subscriptions.get(self._channel)
         return since is not None and since < self.first
 
     def queued_of(self, session: Session) -> tuple[list[Queued], int]:
-        """The messages for a session, and their size."""
+        """Return the messages for a session, and their size in bytes."""
         if not self._is_usual(session):
             return self._make_queued(session)
         made = self._queued.get(session.is_numbered)
@@ -57,7 +57,7 @@ class _Batch:
         return queued, sum(len(each.body) for each in queued)
 
     def frame_of(self, session: Session) -> bytes:
-        """The frame for a session; none if it wants nothing, or the frame would be too large."""
+        """Return the frame for a session; empty if it wants no message, or the frame would be too large."""
         if not self._is_usual(session):
             return self._make_frame(session)
         made = self._frames.get(session.is_numbered)
@@ -117,10 +117,9 @@ class EventDispatcher:
         self._notify(news)
 
     def _give(self, feed: Feed, entries: Sequence[StreamedEvent]) -> tuple[list[Session], list[Session]]:
-        """Give sessions the feed's next entries, all at once: push them to a WebSocket for which nothing waits, in one
-        frame for all.
+        """Give sessions the feed's next entries together; a WebSocket without queued messages gets them in one frame.
 
-        Returns the sessions that have news, and those that are to look at each entry.
+        Return the sessions that have news, and those that have to be given each entry by itself.
         """
         batch, many, now_ms = _Batch(entries, self.limits.max_frame_bytes), len(feed.sessions) > _FEW, self.clock_ms()
         period = self.lease.period if self.lease.is_valid else NEVER - 1
@@ -165,7 +164,7 @@ class EventDispatcher:
                 self.metrics.limited(BayeuxLimit(overflow))
 
     def publish_services(self, event: Event, *, active: bool) -> None:
-        """Give the state of the services, which no stream has, to subscribed sessions that know another state."""
+        """Give the state of the services, which is in no stream, to subscribed sessions that know another state."""
         notified = []
         for resident in self.registry.residents.values():
             if resident.session.offer_services(event, self.limits, active=active):
@@ -175,7 +174,7 @@ class EventDispatcher:
         self._notify(notified)
 
     def _counted(self, published: StreamedEvent, sessions: Sequence[Session]) -> dict[Session, None]:
-        """Sessions have news of one entry; they are notified when all entries at hand were given to them."""
+        """Count the messages of an entry; return its sessions, which are notified after all entries of the batch."""
         self._count(published.events, len(sessions))
         return dict.fromkeys(sessions)
 
@@ -187,10 +186,10 @@ class EventDispatcher:
         for event in events if sessions else ():
             self.metrics.delivered(event.channel, sessions)
 
-    # -- sessions that read on from where they are ---------------------------------------------------------------
+    # -- sessions that are behind --------------------------------------------------------------------------------
 
     def take_in(self, session: Session, entries: Sequence[Entry], *, has_more: bool) -> None:
-        """Give a session what was read for it; the user's other sessions get what is new here."""
+        """Give a session the entries that were read for it; the user's other sessions get new ones among them."""
         feed = self.registry.feeds[session.user]
         session.begin_reading()
         news: dict[Session, None] = {}
@@ -219,7 +218,7 @@ class EventDispatcher:
             if not self.registry.has(resident) or session.position != began or not session.is_behind:
                 continue
             if not page.entries:
-                # What the feed has seen since may have been added after this was read.
+                # Only up to the head before the read: later entries may have been appended after it.
                 session.skip(head)
             self.take_in(session, page.entries, has_more=page.has_more)
 
@@ -233,15 +232,15 @@ class EventDispatcher:
         through = page.entries[-1].position if page.has_more and page.entries else until
         session.fill(entries, through, self.limits)
 
-    # -- feeds that missed something -----------------------------------------------------------------------------
+    # -- feeds with a gap ----------------------------------------------------------------------------------------
 
     def look_at_all(self) -> None:
-        """Read on in every stream, because events may have been missed."""
+        """Read every stream from the head of its feed, because events may have been missed."""
         for feed in list(self.registry.feeds.values()):
             self._repair(feed)
 
     def look_at(self, user: UserId) -> None:
-        """Read on in the stream of a user, because events may have been missed."""
+        """Read the stream of a user from the head of its feed, because events may have been missed."""
         feed = self.registry.feeds.get(user)
         if feed is not None:
             self._repair(feed)

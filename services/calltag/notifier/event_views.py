@@ -38,7 +38,7 @@ _TIMES: Final = 1_024
 class EventViews:
     """Renders events in the view of each recipient.
 
-    `base_url` begins the addresses in it, `directory` says who oversees whom.
+    `base_url` is the prefix of addresses in messages; `directory` has the supervisors of users.
     """
 
     base_url: str
@@ -137,7 +137,7 @@ def _refusal(event: OperationRefused) -> dict[str, JsonValue]:
 
 
 def _ext(event: Event, version: int | None, position: Position) -> dict[str, JsonValue]:
-    """Return the fields beside the message for clients that know calltag.
+    """Return the fields beside the message, for clients written for calltag.
 
     `version` rises by one with each change of the call, `replayId` with each event of the user.
     """

@@ -1,7 +1,7 @@
 """CometD over HTTP: each request is an array of messages, and a connect waits for its answer.
 
 Long-polling by POST, and callback-polling by GET, are handled in the callbacks of the connection: a connect that can be
-answered or suspended from memory takes no task. What browsers ask before are ASGI routes.
+answered or suspended from memory needs no task. CORS preflights are served by ASGI routes.
 Source: Bayeux protocol 1.0, section 7; requests as CometD's and Faye's clients make them.
 """
 
@@ -53,7 +53,7 @@ Fields = list[tuple[bytes, bytes]]
 
 
 def path_of(head: RequestHead) -> str:
-    """Return the address of CometD that the request goes to, or below which it goes; "" if it goes elsewhere.
+    """Return the address of CometD that the request's path is or begins with; "" if there is none.
 
     Clients append the type of their message to the address.
     """
@@ -82,7 +82,7 @@ class _Notes:
 
     path: str
     address: str
-    """The client's address, by a trusted proxy where there is one."""
+    """The client's address, as a trusted proxy forwards it."""
     proof: bytes
     browser: str
     is_form: bool
@@ -91,7 +91,7 @@ class _Notes:
     may_use: bool
     """Its origin is allowed."""
     request_id: bytes
-    """The request id that the client sent, if any."""
+    """Request id from the client, if any."""
     cors: Fields
     fields: Sequence[tuple[bytes, bytes]]
     """Header fields of an answer with messages."""
@@ -220,7 +220,7 @@ def _client_id_of(messages: Sequence[object]) -> str:
 
 
 class LongPoll:
-    """One request, and the answer to it: messages, or a script that gives them to its `callback`; implements Outlet."""
+    """One request and its response: messages, or a script that passes them to `callback`; implements Outlet."""
 
     __slots__ = ("_http", "_notes", "_request", "callback", "suspended")
 
@@ -264,14 +264,14 @@ class LongPoll:
                 self._http.server.sessions.answer_lost(response.served)
 
     def _suspend_if_allowed(self, suspended: Suspended) -> None:
-        """Suspend the connect unless other tabs of the browser have all places, or it was answered meanwhile."""
+        """Suspend the connect, unless the browser is at its limit or the connect was answered meanwhile."""
         if suspended.resident.suspended is not suspended:
             return
         if self._http.browsers.hold(self._notes.browser, suspended):
             self.suspend(suspended)
             return
         resident = suspended.resident
-        # The session lives on for as long as its client is asked to wait.
+        # The session must not expire while its client waits for the advised interval.
         resident.interval_ms = max(resident.interval_ms, self._http.browsers.interval_ms)
         self._http.server.sessions.answer(suspended)
 
@@ -288,7 +288,7 @@ class LongPoll:
         sessions = self._http.server.sessions
         sessions.abandon(suspended)
         if not is_lost:
-            # It may still read: it is asked to connect again.
+            # A half-closed client may still read: it is asked to connect again.
             self.respond([], [sessions.replies.without_events(suspended, has_failed=True)])
 
     # -- the answer --------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ class LongPoll:
         pass
 
     def respond(self, events: Sequence[bytes], replies: Sequence[Reply], fields: Fields | None = None) -> bool:
-        """Answer with messages; False if the connection has ended."""
+        """Answer with messages; return False if the connection has ended."""
         body = encode(events, replies)
         if self.callback:
             body = script(self.callback, body)
@@ -345,12 +345,12 @@ def cometd_routes(http: CometdHttp) -> list[BaseRoute]:
 
     The whole subtree is one endpoint.
     """
-    # No HEAD: a GET carries messages, whose answers nobody would get.
+    # No HEAD: a GET carries messages, and the response to HEAD would lose the replies.
     methods = ("GET", "OPTIONS", "POST") if http.has_callback_polling else ("OPTIONS", "POST")
     allow = {"Allow": ", ".join(methods)}
 
     class Questions:
-        """An application rather than a function: Starlette puts nothing between, and takes any method."""
+        """ASGI application rather than a function: Starlette does not wrap it, and accepts any method."""
 
         async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
             request = Request(scope)

@@ -52,7 +52,7 @@ class NotifierInbox:
     _notices: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def run(self, bus: Bus, node: NodeId) -> None:
-        """Receive for as long as the task runs."""
+        """Receive messages until the task is cancelled."""
         delays = backoff_s(0.05, 2.0)
         sessions = self.server.sessions
         while True:
@@ -61,7 +61,7 @@ class NotifierInbox:
                     self.server.is_reachable = True
                     await sessions.lease.receives()
                     _INTERRUPTED.holds()
-                    # Events of the time without an inbox are in the streams only.
+                    # Events published while there was no inbox are in the streams only.
                     sessions.registrations.renew()
                     sessions.dispatcher.look_at_all()
                     while True:
@@ -102,7 +102,7 @@ class NotifierInbox:
 
     def _begin_notice(self, notice: SessionNotice) -> None:
         if notice.kind is NoticeKind.FLUSHED:
-            # What waits for it is in the way of what came before.
+            # Not queued behind earlier notices: their tasks may wait for the claim that this notice completes.
             self.server.sessions.claims.flushed(notice)
             return
         subject = notice.client_id or notice.digest
@@ -121,7 +121,7 @@ class NotifierInbox:
 
 
 async def publish_services(bus: Bus, server: BayeuxServer) -> None:
-    """Tell subscribers of `/notifications/services` whether the broker is available, for as long as the task runs.
+    """Notify subscribers of `/notifications/services` of the availability of RabbitMQ, until the task is cancelled.
 
     Each session is compared with the present state, so sessions that begin during an outage are notified as well.
     """

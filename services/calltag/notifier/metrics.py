@@ -72,7 +72,7 @@ class NotifierMetrics:
 
     def delivered(self, channel: str, sessions: int) -> None:
         """Count a message queued for sessions."""
-        # A label for each user would be too many.
+        # A label for each user would be too many time series.
         kind = _OF_ANY_USER if channel.startswith(_OF_USERS) else channel
         deliveries = self._deliveries.get(kind)
         if deliveries is None:
@@ -80,7 +80,7 @@ class NotifierMetrics:
         deliveries.inc(sessions)
 
     def handed_over(self, accepted_at_ms: int, now_ms: int, times: int = 1) -> None:
-        """Observe the delay from acceptance to the transport."""
+        """Observe the delay from acceptance of an operation to the write of its event."""
         self._latencies[min(max(0, now_ms - accepted_at_ms), _LONGEST_MS)] += times
         if len(self._latencies) > _MOST_LATENCIES:
             self.flush()
@@ -102,7 +102,7 @@ class NotifierMetrics:
         log.info("cometd_session_ended", reason=str(ending), user=user, session=handle)
 
     def observe(self, residents: Iterable[Resident]) -> None:
-        """Set the gauges, when somebody asks for them, and show what was counted."""
+        """Set the gauges and flush the counters, for a scrape."""
         self.flush()
         by_transport: Counter[str] = Counter()
         suspended = behind = events = size = 0

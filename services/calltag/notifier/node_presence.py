@@ -28,7 +28,7 @@ def boot_ms() -> int:
 
 @dataclass(slots=True)
 class Background:
-    """Background tasks. One that fails because Redis is unavailable is counted and dropped: its effect is optional."""
+    """Background tasks. A failure because Redis is unavailable is counted and ignored: their effect is optional."""
 
     failed: Callable[[], None] = lambda: None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
@@ -38,7 +38,7 @@ class Background:
         task = asyncio.create_task(self._until_done(work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        # A task that is cancelled before its first step awaits nothing.
+        # A task that is cancelled before its first step never awaits the coroutine.
         task.add_done_callback(lambda _: work.close())
         return task
 
@@ -60,12 +60,11 @@ class Background:
 
 @dataclass(slots=True)
 class NodeLease:
-    """While it is valid, this node answers the sessions at home here from its memory.
+    """While the lease is valid, this node answers the sessions at home here from memory.
 
-    It is compared with the clock at each use: a process or machine that was stopped must not answer before its timers
-    have run. Each time that it lapsed a new period begins, in which every session has to be confirmed by the store
-    first. It is renewed while the inbox receives: other nodes have to be able to ask for a session, or to wait until
-    it lapses.
+    It is compared with the clock at each use: a process or machine that was suspended must not answer before its timers
+    have run. After each lapse a new period begins, in which Redis has to confirm every session first. It is renewed
+    only while the inbox receives: other nodes must be able to claim a session by notice, or by waiting for the lapse.
     """
 
     store: SessionStore
@@ -81,30 +80,30 @@ class NodeLease:
         return self.clock_ms() < self.valid_until_ms
 
     def covers(self, period: int, now_ms: int | None = None) -> bool:
-        """Return whether it has not lapsed since a period began: no other node can have taken a session over."""
+        """Return whether it has not lapsed since a period began, so that no other node has taken a session over."""
         return period == self.period and (self.clock_ms() if now_ms is None else now_ms) < self.valid_until_ms
 
     async def renew(self) -> None:
-        """Raises StoreUnavailable."""
+        """Renew the lease in Redis. Raises StoreUnavailable."""
         asked_at_ms = self.clock_ms()
         await self.store.renew_lease(self.lease_ms)
         if not self.is_valid:
             self.period += 1
-        # By the clock here it ends a little earlier than by the store's.
+        # Safety margin: locally the lease ends earlier than in Redis.
         self.valid_until_ms = asked_at_ms + self.lease_ms * 4 // 5
 
     async def receives(self) -> None:
-        """The inbox receives."""
+        """Note that the inbox receives, and renew the lease."""
         self._receives = True
         with suppress(StoreUnavailable):
             await self.renew()
 
     def receives_not(self) -> None:
-        """The inbox does not receive."""
+        """Note that the inbox does not receive: the lease is not renewed."""
         self._receives = False
 
     async def keep(self) -> None:
-        """Renew the lease for as long as the task runs."""
+        """Renew the lease periodically, until the task is cancelled."""
         unreachable = Condition("lease_not_renewed", over="lease_renewed", level="warning")
         while True:
             try:
@@ -119,8 +118,8 @@ class NodeLease:
 
 @dataclass(slots=True)
 class Registrations:
-    """The users whose events come to this node. Arriving registers a user in the store; the last session that goes ends
-    that. The two must not cross."""
+    """Event routing per user: a user with sessions here is registered in Redis. Registration and removal of one user
+    are serialized."""
 
     store: SessionStore
     registry: SessionRegistry
@@ -134,7 +133,7 @@ class Registrations:
     async def arrival(self, user: str) -> AsyncIterator[None]:
         """Register the user while a session is added inside the context."""
         while (leaving := self._leaving.get(user)) is not None:
-            # When it is over, another may have begun before this task has its turn.
+            # Another removal may begin before this task runs again.
             await asyncio.wait({leaving})
         self._arriving[user] = self._arriving.get(user, 0) + 1
         try:
@@ -144,13 +143,13 @@ class Registrations:
             if not self._arriving[user]:
                 del self._arriving[user]
                 if user in self._put_off:
-                    # Perhaps no session came after all.
+                    # The session may not have been added.
                     self._put_off.discard(user)
                     self.leave(user)
                 self._unrouted.discard(user)
 
     def note_unrouted_event(self, user: str) -> None:
-        """An event was received for a user without a session here: none yet, or the last one has ended."""
+        """Note an event for a user without a session here; unless one is being added, end the registration."""
         if user in self._arriving:
             self._unrouted.add(user)
         else:
@@ -167,7 +166,7 @@ class Registrations:
             self.background.begin(self.store.register(users))
 
     def leave(self, user: str) -> None:
-        """The last session of the user here has ended."""
+        """End the registration of a user whose last session here has ended."""
         if user not in self._leaving:
             self._leaving[user] = self.background.begin(self._leave(user))
 

@@ -1,7 +1,7 @@
-"""Which pages may speak to CometD: a browser says of every WebSocket and every POST where the page came from.
+"""Origin check of CometD: browsers send the page's origin with every WebSocket handshake and every POST.
 
-Browsers let any page open a WebSocket to anywhere and send it the user's cookies along (RFC 6455, section 10.2), so
-the server has to look. Clients that are no browsers send no Origin, and are not bound by this.
+Browsers let any page open a WebSocket to any server, with the user's cookies (RFC 6455, section 10.2), so the server
+has to check. Clients that are no browsers send no Origin, and are not restricted.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,22 +20,22 @@ _EXPOSED = ", ".join((*EXPOSED_HEADERS, request_ids.HEADER)).encode()
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """The origins allowed beside the server's own, which are that of the Host header and that of `public`."""
+    """The allowed origins, and the server's own ones: that of the Host header and those in `public`."""
 
     allowed: AllowedOrigins = field(default_factory=AllowedOrigins)
     public: AllowedOrigins = field(default_factory=AllowedOrigins)
 
     def pass_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
-        """Whether the request comes from no page, from a page of this server, or from one that is allowed."""
+        """Return whether the request comes from no page, from a page of this server, or from one that is allowed."""
         origin, host = _origin_and_host(headers)
         return origin is None or self.allow(origin, host)
 
     def pass_(self, connection: HTTPConnection) -> bool:
-        """The same for a request of an ASGI application."""
+        """Do the same for a request of an ASGI application."""
         return self.pass_headers(connection.scope["headers"])
 
     def allow(self, text: str, host: str) -> bool:
-        """Whether the origin is this server's own, or one that is allowed."""
+        """Return whether the origin is this server's own, or one that is allowed."""
         if self.allowed.any:
             return True
         try:
@@ -45,7 +45,7 @@ class Origins:
         return origin in self.allowed or origin in self.public or origin.is_served_at(host)
 
     def cors_fields(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """The fields of an answer that scripts of the request's page may read."""
+        """Return the CORS fields of a response; none if the request's page may not read it."""
         if not self.allowed:
             return []
         origin, _ = _origin_and_host(headers)
@@ -53,7 +53,7 @@ class Origins:
             return []
         exposed = (b"access-control-expose-headers", _EXPOSED)
         if self.allowed.any:
-            # With credentials, a page that nobody knows would act with the user's cookies.
+            # With credentials, an unknown page could act with the user's cookies.
             return [(b"access-control-allow-origin", b"*"), exposed]
         vary = (b"vary", b"Origin")
         if not self.allowed.allow(origin):

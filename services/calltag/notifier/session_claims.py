@@ -1,7 +1,7 @@
-"""Claims: a node makes itself the home of a session, because its former home did not answer a connect from memory.
+"""Claims: a node becomes the home of a session whose connect it has received and cannot answer from memory.
 
-A claim reads the session, and has the former home save it and let it go. Until that has, it remains the home. Then the
-claimant takes over, unless another node was faster.
+A claim reads the session, and asks the former home to flush it: to save and release it. Until then that remains the
+home. Then the claimant takes over, unless another node was first.
 """
 
 import asyncio
@@ -26,27 +26,27 @@ from calltag.notifier.session_registry import ConnectRequest
 _LOOKED_S: Final = 0.1
 _LOOKS_A_QUESTION: Final = 10
 _GATHERED_S: Final = 0.005
-"""Seconds that a look at a lease waits for other claims to share it."""
+"""Seconds that a lease check waits for other claims to share it."""
 _PATIENCE_S: Final = 20.0
-"""Seconds that a connect waits for a home that neither answers nor lets its lease lapse."""
+"""Seconds that a connect waits for a home that does not answer while its lease is valid."""
 
 
 class Flush(Enum):
-    """Outcomes of asking the former home of a session."""
+    """Outcomes of a flush request to the former home of a session."""
 
     SAVED = auto()
-    """It has saved the session and let it go."""
+    """The home has saved and released the session."""
     NOT_SAVED = auto()
-    """It does not count: it is gone, its lease has lapsed, or the client knows itself what it has."""
+    """The home did not answer and is not needed: it has no inbox or lease, or the client acknowledges."""
     REFUSED = auto()
-    """It does not answer, and may still be at work."""
+    """The home did not answer, and may still serve the session."""
 
 
 class Post(Protocol):
     """Sends notices to other nodes."""
 
     async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
-        """Send a notice; False if there is no such node. Delivery is best-effort."""
+        """Send a notice; return False if there is no such node. Delivery is best-effort."""
         ...
 
 
@@ -61,10 +61,10 @@ class Claims:
     metrics: NotifierMetrics
     credential_of: Callable[[UserId], str]
     flush_timeout_s: float = 0.1
-    """Seconds that the claim of a client with acknowledgement waits for the former home."""
+    """Seconds that a claim waits for the former home if the client acknowledges."""
     _flushes: dict[str, tuple[int, asyncio.Future[None]]] = field(default_factory=dict)
     _looks: dict[NodeId, asyncio.Task[bool]] = field(default_factory=dict)
-    """Looks at leases of other nodes that have not begun yet."""
+    """Lease checks of other nodes that have not started yet."""
 
     def credential(self, client_id: str) -> str:
         """Return the credential that a bearer session must have begun with; "" for other sessions."""
@@ -72,19 +72,19 @@ class Claims:
         return self.credential_of(user) if user is not None and is_bearer(client_id) else ""
 
     async def check(self, message: Message, client_id: str, claim: CallerClaim) -> None:
-        """Raises Fault if the caller is not the session's user."""
+        """Raises BayeuxError if the caller is not the session's user."""
         caller = await claim.caller()
         if caller.user != user_of(client_id) and not (caller.user is None and is_bearer(client_id)):
             raise self.engine.unknown(message)
 
     async def read(self, request: ConnectRequest, claim: CallerClaim) -> Found:
-        """Read the session of a connect. Raises Fault, HasEnded, HasLeft."""
+        """Read the session of a connect. Raises BayeuxError, HasEnded, HasLeft."""
         client_id, message = request.client_id, request.message
         if not claim.shown.login:
             await self.check(message, client_id, claim)
             found = await self._read(request, "", proven=True)
         else:
-            # Where the login is the session's own, one round trip looks at both.
+            # If the login is the session's own, one round trip checks both.
             looking = claim.caller()
             try:
                 found = await self._read(request, claim.shown.login, proven=False)
@@ -109,11 +109,11 @@ class Claims:
     # -- the former home ---------------------------------------------------------------------------------------------
 
     async def flush(self, record: SessionRecord) -> Flush:
-        """Have the home of a session save it and let it go.
+        """Ask the home of a session to save and release it.
 
-        A client that acknowledges says itself what it has: then a home that does not answer in time does not count.
-        Else only one whose lease has lapsed: it may still answer a connect that the client has given up, and must not
-        take this connect's successor for the confirmation of that answer.
+        If the client acknowledges, a home that does not answer in time can be ignored. Else only a home with a lapsed
+        lease can: a valid one may still answer a connect that the client has given up, and would take the next connect
+        for the confirmation of that answer.
         """
         flushed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._flushes[record.client_id] = record.cycle, flushed
@@ -144,7 +144,7 @@ class Claims:
             del self._flushes[record.client_id]
 
     def is_flushing(self, client_id: str) -> bool:
-        """Return whether this node waits for another one to flush the session."""
+        """Return whether a claim of this node waits for the flush of the session."""
         return client_id in self._flushes
 
     def flushed(self, notice: SessionNotice) -> None:
@@ -161,9 +161,9 @@ class Claims:
         return await self.post.tell(record.home, notice)
 
     def _look(self, home: NodeId) -> asyncio.Task[bool]:
-        """Return whether the lease of a node is valid, by a look that begins from now on, which many claims share.
+        """Return a check, shared by concurrent claims, whether the lease of a node is valid; it starts after this call.
 
-        An earlier one would prove nothing: the home may have renewed its lease since, and verified the session.
+        An earlier check proves nothing: the home may have renewed its lease since, and verified the session.
         """
         look = self._looks.get(home)
         if look is None:

@@ -1,4 +1,4 @@
-"""The end of sessions, for whatever reason, and their removal from a node."""
+"""End of sessions, for each reason, and their removal from a node."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -18,12 +18,12 @@ from calltag.notifier.session_claims import Post
 from calltag.notifier.session_registry import Connections, Resident, SessionRegistry
 
 _CLOCKS_DIFFER_MS: Final = 2_000
-"""Tolerance for the clock of the store and the round trip to it, when an expired session is removed."""
+"""Tolerance for the clock of Redis and the round trip, when an expired session is removed."""
 
 
 @dataclass(slots=True)
 class SessionEndings:
-    """Ends sessions of one node, here and in the store, and notifies their home where that is another node."""
+    """Ends sessions, here and in Redis, and notifies their home if that is another node."""
 
     node: NodeId
     engine: Engine
@@ -65,7 +65,7 @@ class SessionEndings:
         self.metrics.ended(handle_of(client_id), user_of(client_id) or "", Ending.DISCONNECTED)
 
     def has_ended(self, client_id: str, over: HasEnded) -> None:
-        """End a session that a late message found expired in the store."""
+        """End a session here that a late message found ended in Redis."""
         self.end(client_id, over.ending)
         if over.former != self.node:
             self.notify(over.former, SessionNotice(kind=NoticeKind.ENDED, client_id=client_id))
@@ -114,5 +114,5 @@ class SessionEndings:
         await self.post.tell(node, notice)
 
     async def remove(self, client_id: str, ending: Ending) -> None:
-        """Remove a session from the store. Raises StoreUnavailable."""
+        """Remove a session from Redis. Raises StoreUnavailable."""
         await self.store.remove(client_id, ending)

@@ -1,7 +1,7 @@
 """Sessions and their homes: connects, claims, write-behind, and the end of sessions.
 
-The node that a session's record names is its home: it answers connects from memory while its lease is valid, and
-saves what changed a few times a second. A connect that comes to another node claims the session there.
+The node in a session's record is its home: it answers connects from memory while its lease is valid, and saves changes
+a few times a second. A connect to another node claims the session there.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ _TICK_S: Final = 0.05
 """Maximum delay of a deadline."""
 _LONGEST_WAIT_S: Final = 3_600.0
 _SETTLED: Final = 3
-"""Connects in a row at one node after which a session has its home there again."""
+"""Number of consecutive connects at one node that end roaming."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,11 +66,11 @@ class HomeSettings:
     roaming_ms: int = 30_000
     """A session that moves again within this time roams."""
     credential_recheck_ms: int = 5_000
-    """For how long credentials that were checked are trusted."""
+    """Time for which a check of credentials is cached."""
 
 
 class Replaced(Exception):
-    """A newer connect of the session came meanwhile."""
+    """The connect was replaced by a newer one of the session."""
 
     def __init__(self, request: ConnectRequest) -> None:
         super().__init__()
@@ -95,9 +95,9 @@ class SessionManager:
     background: Background
     settings: HomeSettings = field(default_factory=HomeSettings)
     connects_only: Sequence[str] = (LONG_POLLING,)
-    """The transports whose sessions get events with connect replies only, unless they wish otherwise."""
+    """Transports whose sessions by default get events with connect replies only."""
     bearer_lifetime_ms: int | None = None
-    """How long a session lives at most that needs no login but its own handshake."""
+    """Maximum lifetime of a session that was authenticated by its handshake only; None for no limit."""
     queue_memory: QueueMemory = field(init=False)
     connections: Connections = field(default_factory=Connections)
     endings: SessionEndings = field(init=False)
@@ -135,8 +135,8 @@ class SessionManager:
     # -- connects at home ------------------------------------------------------------------------------------------
 
     def at_home(self, client_id: str, now_ms: int | None = None, *, is_turn: bool = False) -> Resident | None:
-        """The session, if its connects can be answered from memory; not while the store is asked about it, but by who
-        asks."""
+        """Return the session if its connects can be answered from memory: not during a store operation on it, unless
+        the caller holds its lock (`is_turn`)."""
         resident = self.registry.residents.get(client_id)
         if resident is None or not self.is_verified(resident, now_ms):
             return None
@@ -149,7 +149,7 @@ class SessionManager:
     def connect_at_home(
         self, resident: Resident, request: ConnectRequest, now_ms: int
     ) -> ConnectAnswer | Suspended | None:
-        """Handle a connect from memory; None, without any effect, if the store has to be asked."""
+        """Handle a connect from memory; return None, without any effect, if that takes Redis."""
         if resident.is_roaming or resident.proof != request.context.proof:
             return None
         if now_ms >= resident.proven_until_ms or self._may_be_over(resident, request.wish, now_ms):
@@ -162,7 +162,7 @@ class SessionManager:
             return None
         self._begin(resident, request, now_ms)
         if session.needs_reading and not session.has_news:
-            # It was taken back to what the client confirmed.
+            # `confirm` has rewound the session, and the stream has to be read first.
             suspended = self._suspend(resident, request, now_ms)
             self.background.begin(self._ask_and_answer(suspended, waits=True))
             return suspended
@@ -170,8 +170,8 @@ class SessionManager:
         return self._answer_or_suspend(resident, request, connect, now_ms)
 
     def _may_be_over(self, resident: Resident, wish: ConnectWish, now_ms: int) -> bool:
-        """Whether the session may have ended: its time is up, its password changed, or its client was inactive, as
-        far as this node knows. The store decides."""
+        """Return whether the session may have ended: its lifetime is over, its password changed, or its client seems
+        inactive from here. Redis decides."""
         if resident.ends_at_ms is not None and now_ms >= resident.ends_at_ms:
             return True
         if wish.silent_ms is not None:
@@ -182,8 +182,8 @@ class SessionManager:
 
     def _as_connect(self, resident: Resident, request: ConnectRequest) -> Connect:
         """Return the connect as the session sees it. Without acknowledgement the client may lack the last answer if its
-        connection broke; or where a connect that wants an answer at once comes by itself on another connection, as the
-        official client sends it after a failure."""
+        connection broke, or if a single connect on another connection asks for an answer at once, as the official
+        client does after a failure."""
         wish, session = request.wish, resident.session
         is_elsewhere = resident.last_connection != request.context.connection_id
         is_retry = is_elsewhere and request.is_retry(
@@ -211,7 +211,7 @@ class SessionManager:
             connects_only=kind in self.connects_only,
         )
         if resident.outlet is not request.context.outlet:
-            # Nothing goes out the former way, past the answer to this connect.
+            # No event may be pushed on the former connection ahead of the answer to this connect.
             resident.outlet = None
         resident.expires_at_ms = now_ms + self._lifetime_ms(request.wish)
         if resident.watches and self.watches.is_due(session.user, session.subscriptions):
@@ -236,13 +236,16 @@ class SessionManager:
         self.registry.suspend(suspended)
         return suspended
 
-    # -- connects that ask the store ---------------------------------------------------------------------------------
+    # -- connects that need Redis ------------------------------------------------------------------------------------
 
     async def connect(self, request: ConnectRequest, claim: CallerClaim) -> ConnectAnswer | Suspended:
-        """Handle a connect. Raises Fault, HasLeft, Replaced, Crowded, CsrfRefused, TooManyLogins, StoreUnavailable."""
+        """Handle a connect.
+
+        Raises BayeuxError, HasLeft, Replaced, Crowded, CsrfRefused, TooManyLogins, StoreUnavailable.
+        """
         client_id = request.client_id
         user = user_of(client_id) or UserId("")
-        # The store answers in order, and so must what is done with the answers.
+        # Replies of Redis have to be processed in order.
         async with self.turn(client_id), self.registrations.arrival(user):
             try:
                 with self.registry.arrival(client_id):
@@ -265,7 +268,7 @@ class SessionManager:
         raise Replaced(request)
 
     async def _connect_here(self, request: ConnectRequest, claim: CallerClaim) -> ConnectAnswer | Suspended | None:
-        """Handle a connect of a session at home here; None if it is to be claimed."""
+        """Handle a connect of a session at home here; return None if it has to be claimed."""
         resident = self.at_home(request.client_id, is_turn=True)
         if resident is None:
             return None
@@ -285,7 +288,7 @@ class SessionManager:
         self._settle(resident)
         self._prove(resident, request)
         self._begin(resident, request, now_ms)
-        # What goes out again, perhaps not all at once, must not count as sent in the store.
+        # Events that are sent again, possibly in several answers, must not count as sent in Redis.
         if connect.again or resident.is_roaming:
             is_exact = resident.is_roaming and not request.context.is_streaming
             if not await self.sync.save([resident], is_exact=is_exact):
@@ -305,7 +308,7 @@ class SessionManager:
         was_verified = self.is_verified(resident)
         await self.dispatcher.catch_up(resident)
         if was_verified and not self.is_verified(resident) and self.registry.has(resident):
-            # The lease has lapsed meanwhile: the store decides, last, so that nothing comes before the answer.
+            # The lease has lapsed: Redis decides, as the last step, so that no other connect comes before the answer.
             await self.sync.save([resident])
         if not self.registry.has(resident) and resident.session.ending is None:
             raise Replaced(request)
@@ -325,7 +328,7 @@ class SessionManager:
         async with self.turn(resident.client_id):
             number = resident.saves + 1
             if await self.sync.save([resident], is_exact=False) and resident.saves == number:
-                # No later save says that the store knows all that was sent.
+                # No later save has recorded the session as exact.
                 resident.is_roaming = False
 
     # -- claims --------------------------------------------------------------------------------------------------------
@@ -333,13 +336,13 @@ class SessionManager:
     async def _claim(
         self, request: ConnectRequest, claim: CallerClaim, *, is_first: bool
     ) -> ConnectAnswer | Suspended | None:
-        """Take over the session of a connect and handle the connect; None if another take-over was first."""
+        """Take over the session of a connect and handle the connect; return None if another take-over was first."""
         here = self.registry.residents.get(request.client_id)
         if here is not None:
             here.session.begin_claim()
         try:
             found = await self.claims.read(request, claim)
-            # While a claim waits for a flush, or is refused, the client may give up the connect, and send another one.
+            # While a claim waits for a flush, or is refused, the client may give up the connect and send another one.
             record, has_waited = found.record, not is_first
             if here is not None and not self._is_current(here, record):
                 self.endings.release(here)
@@ -349,7 +352,7 @@ class SessionManager:
                 flushed = await self.claims.flush(record)
                 if flushed is Flush.REFUSED:
                     return None
-                # What was not saved is as it was read, or else the take-over finds another number of the last save.
+                # Not saved: the record is unchanged, or else the take-over fails because the number of saves differs.
                 if flushed is Flush.SAVED:
                     found = await self.claims.read(request, claim)
                     if found.record.cycle != record.cycle:
@@ -468,15 +471,15 @@ class SessionManager:
             self._lose_answer(suspended.resident)
 
     async def _ask_and_answer(self, suspended: Suspended, *, waits: bool = False) -> None:
-        """Ask the store what a session lacks and whether it is at home here, and answer its connect if there is
-        something. One that still `waits` may be answered, replaced or abandoned meanwhile."""
+        """Read a session's missing events, verify that its home is here, and answer its connect if there is news. One
+        that still `waits` may be answered, replaced or abandoned meanwhile."""
         resident, delays, is_home = suspended.resident, backoff_s(0.1, 2.0), False
         connects = resident.connects
         while True:
             try:
                 async with self.turn(resident.client_id):
                     await self.dispatcher.catch_up(resident)
-                    # Last, so that nothing comes between it and the answer.
+                    # The last step, so that no other connect comes before the answer.
                     is_home = self.is_verified(resident) or await self.sync.save([resident])
                 break
             except StoreUnavailable:
@@ -502,13 +505,13 @@ class SessionManager:
             suspended.outlet.replace(suspended)
 
     async def _saved(self, resident: Resident) -> bool:
-        """Save a roaming session; its answer may be sent if that succeeds."""
+        """Save a roaming session before its answer; return whether the answer may be sent."""
         with suppress(StoreUnavailable):
             return await self.sync.save([resident], is_exact=True)
         return False
 
     async def deliver(self, client_ids: Iterable[str], context: RequestContext) -> list[bytes]:
-        """Take the events of sessions at home here that sent something other than a connect, and get events with any
+        """Take the events of sessions at home here that sent a message other than a connect, and get events with any
         reply."""
         events: list[bytes] = []
         for client_id in client_ids:
@@ -528,7 +531,7 @@ class SessionManager:
         return events
 
     def read_on(self, resident: Resident) -> None:
-        """Read the stream on for a session that pushes."""
+        """Continue reading the stream for a session with push, in the background."""
         self.background.begin(self._read_on(resident))
 
     async def _read_on(self, resident: Resident) -> None:
@@ -576,7 +579,7 @@ class SessionManager:
                 self.endings.expire(resident)
 
     async def keep_ticking(self) -> None:
-        """Run `tick` whenever a deadline has passed, for as long as the task runs."""
+        """Run `tick` at each deadline, until the task is cancelled."""
         registry, sooner = self.registry, asyncio.Event()
         registry.on_sooner = sooner.set
         while True:
@@ -586,10 +589,10 @@ class SessionManager:
             rest_s = (registry.next_due_ms - registry.clock_ms()) / 1000
             await set_within(sooner, min(rest_s, _LONGEST_WAIT_S))
 
-    # -- the beginning of sessions, and their way to other nodes -----------------------------------------------------
+    # -- creation of sessions, and their release to other nodes ------------------------------------------------------
 
     async def create(self, client_id: str, beginning: Beginning, login: str) -> None:
-        """Begin a session, which its first connect claims. Raises TooManySessions, StoreUnavailable."""
+        """Create a session, which its first connect claims. Raises TooManySessions, StoreUnavailable."""
         limits = self.engine.limits
         new = NewSession(
             beginning.acknowledges,
@@ -603,20 +606,20 @@ class SessionManager:
         try:
             await self.store.create(client_id, new)
         except StoreUnavailable:
-            # It may have been created, and would count for its user until it expires.
+            # The session may exist, and would count for its user until it expires.
             self.background.begin(self.endings.remove(client_id, Ending.DISCONNECTED))
             raise
 
     async def flush(self, notice: SessionNotice) -> None:
-        """Give up a session that another node claims or, without `node` in the notice, has taken over."""
+        """Release a session that another node claims or, without `node` in the notice, has taken over."""
         if not self.claims.is_flushing(notice.client_id):
-            # A take-over by this node comes first, and raises the cycle.
+            # A take-over by this node in progress completes first, and raises the cycle.
             async with self.turn(notice.client_id):
                 resident = self.registry.residents.get(notice.client_id)
                 if resident is None:
                     self.registry.connected(notice.client_id)
                 elif resident.session.cycle <= notice.cycle:
-                    # A save registers the user here; the registration ends behind it.
+                    # A save registers the user here, so the registration must end after it.
                     async with self.registrations.arrival(resident.session.user):
                         await self.sync.give_up(resident, has_moved=not notice.node)
         if notice.node:

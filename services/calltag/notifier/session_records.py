@@ -16,7 +16,7 @@ def resident_of(record: SessionRecord, memory: QueueMemory, *, is_streaming: boo
     cursor = record.cursor
     session = Session(
         record.client_id, record.user, record.cycle, cursor.confirmed, cursor.sent,
-        # What was pushed to a WebSocket since its last connect may be on its way.
+        # Events pushed to a WebSocket since its last connect may be in flight.
         position=cursor.sent, answered=cursor.confirmed if is_streaming else cursor.sent,
         acknowledges=record.acknowledges, state=SessionPhase.CLAIMING, batch=cursor.batch, batches=list(cursor.batches),
         memory=memory, services_active=record.services_active, has_connected=record.has_connected,
@@ -53,7 +53,7 @@ def _wish(record: SessionRecord) -> bool | None:
 def state_of(
     resident: Resident, limits: BayeuxLimits, now_ms: int, *, is_exact: bool = False, verify: bool = False
 ) -> SessionState:
-    """Return the state to save; `is_exact` if the session is saved before its next answer, or let go."""
+    """Return the state to save; `is_exact` if the session is saved before its next answer, or released."""
     session = resident.session
     is_lost = resident.is_answer_lost and not session.acknowledges
     resident.saves += 1
@@ -85,6 +85,6 @@ def state_of(
 
 
 def alone_ms(limits: BayeuxLimits, before_ms: int) -> int | None:
-    """For how long other messages may keep a session alive; `before_ms` is when its next connect is expected."""
+    """Return the time for which other messages may keep a session alive; its next connect is due in `before_ms`."""
     most = limits.max_server_interval_ms
     return None if most is None else before_ms + most

@@ -20,9 +20,9 @@ from calltag.core.bayeux.session import Session
 from calltag.core.runtime.token_bucket import Buckets, RateLimit, TokenBucket
 
 _LATE_MS: Final = 50
-"""How much later than due a deadline may be noticed."""
+"""Maximum delay of a connect's deadline."""
 _EXPIRES_LATE_MS: Final = 1_000
-"""How much later than due a session may expire."""
+"""Maximum delay of the expiry of a session."""
 _IPV6_NETWORK_BITS: Final = 64
 _COME_BACK_MS: Final = (2_000, 10_000)
 _RETRY_AFTER_S: Final = (1, 5)
@@ -37,7 +37,7 @@ class Outlet(Protocol):
         ...
 
     def send(self, suspended: "Suspended", events: list[bytes], reply: Reply) -> bool:
-        """Answer a suspended connect; False if its client has disconnected, and nothing was written."""
+        """Answer a suspended connect; return False, with nothing written, if its client has disconnected."""
         ...
 
     def replace(self, suspended: "Suspended") -> None:
@@ -45,7 +45,7 @@ class Outlet(Protocol):
         ...
 
     def push(self, frame: bytes, *, one_of_many: bool) -> bool:
-        """Send a frame with events now; False, with nothing sent, if the transport has to wait."""
+        """Send a frame with events now; return False, with nothing sent, if the transport has to wait."""
         ...
 
     def has_news(self, resident: "Resident") -> None:
@@ -68,7 +68,7 @@ class RequestContext:
 
     @property
     def budget(self) -> AnswerBudget:
-        """Bytes of events that the answer to the request may carry, beside the replies to its messages."""
+        """Return the bytes of events that the answer to the request may carry, beside its replies."""
         if self._budget is None:
             self._budget = self.outlet.budget().reserve(self.request_bytes, self.messages)
         return self._budget
@@ -86,16 +86,16 @@ class ConnectRequest:
     is_alone: bool = True
     """The request has no other message."""
     checked_ms: int = 0
-    """Time before its credentials were checked."""
+    """Time before the check of its credentials."""
 
     @property
     def acknowledges(self) -> bool:
         return self.wish.acknowledged is not None
 
     def is_retry(self, *, was_hurried: bool, is_first: bool) -> bool:
-        """Whether a connect on another connection than the last one says that the client may lack the last answer.
+        """Return whether a connect on another connection than the last one indicates that the last answer was lost.
 
-        Some clients poll: they want each answer at once, each on a connection of its own. On a WebSocket nobody does.
+        Polling clients ask for each answer at once, each on a connection of its own; none do so on a WebSocket.
         """
         is_hurried = self.wish.is_hurried and self.is_alone
         return is_hurried and not is_first and (self.context.is_streaming or not was_hurried)
@@ -124,33 +124,33 @@ class Suspended:
 
 @dataclass(slots=True, eq=False)
 class Resident:
-    """A session whose home is this node, with what belongs to the node: its transport, deadlines and credentials."""
+    """A session whose home is this node, with its transport, deadlines and credentials here."""
 
     session: Session
     login: str = ""
-    """Digest of the login that proved its user."""
+    """Digest of the login that authenticated its user."""
     address: str = ""
     interval_ms: int = 0
     expires_at_ms: int = 0
     noted_ms: int = 0
-    """The deadline that the registry looks at next; 0 if none is noted."""
+    """The deadline that the registry checks next; 0 if none is noted."""
     suspended: Suspended | None = None
     outlet: Outlet | None = None
     """Transport to which events are pushed."""
     verified_in: int = NEVER
-    """The period of the node's lease in which the store last confirmed that this is its home."""
+    """The period of the node's lease in which Redis last confirmed that this is its home."""
     watches: bool = False
     """It is subscribed to calls of others."""
     is_bearer: bool = False
-    """Its id alone proves its user, while the user's `credential` stays as it was."""
+    """Its id alone authenticates its user, until the user's `credential` changes."""
     credential: str = ""
     proof: bytes = b""
-    """Digest of the credentials that proved its user last."""
+    """Digest of the credentials that last authenticated its user."""
     proven_until_ms: int = 0
     saves: int = 0
     is_dirty: bool = False
     is_roaming: bool = False
-    """It moves between nodes again and again, and is saved before each answer."""
+    """It moves between nodes often, and is saved before each answer."""
     connects: int = 0
     """Number of connects handled here."""
     settled: int = 0
@@ -158,7 +158,7 @@ class Resident:
     last_connection: int = 0
     """The connection on which its last connect was answered."""
     wrote_on: int = 0
-    """The connection on which events were written last, perhaps with the reply to another message."""
+    """The connection on which events were written last, possibly with the reply to another message."""
     is_answer_lost: bool = False
     """That connection broke afterwards, so that the last answer may be lost."""
     was_hurried: bool = False
@@ -166,7 +166,7 @@ class Resident:
     delivered_at_ms: int | None = None
     """Time of the last event sent to it."""
     active_at_ms: int = 0
-    """Time of its last message other than a connect, as far as this node knows."""
+    """Time of its last message other than a connect, known to this node."""
     ends_at_ms: int | None = None
     """Hard end of its lifetime."""
     farewell: bytes = b""
@@ -180,13 +180,13 @@ class Resident:
 
     @property
     def due_ms(self) -> int:
-        """Deadline of its suspended connect, or else its expiry."""
+        """Return the deadline of its suspended connect, or else its expiry."""
         return self.expires_at_ms if self.suspended is None else self.suspended.deadline_ms
 
 
 @dataclass(slots=True)
 class Connections:
-    """The session for which something was written last on each connection; several sessions may share a connection."""
+    """The session whose answer was written last on each connection; several sessions may share a connection."""
 
     _residents: dict[int, Resident] = field(default_factory=dict)
 
@@ -199,7 +199,7 @@ class Connections:
         self._residents[connection_id] = resident
 
     def wrote(self, resident: Resident, connection_id: int) -> None:
-        """Note that events of a session go out with another reply, perhaps on another connection."""
+        """Note that events of a session are sent with another reply, possibly on another connection."""
         resident.wrote_on = connection_id
         self._residents[connection_id] = resident
 
@@ -232,12 +232,12 @@ def come_back_ms() -> int:
 
 
 def retry_after_s() -> int:
-    """The same for the Retry-After header."""
+    """Return the same for the Retry-After header, in seconds."""
     return random.randint(*_RETRY_AFTER_S)  # noqa: S311 - spreads load, protects nothing
 
 
 def network_of(address: str) -> str:
-    """Return the address, or the /64 of an IPv6 address: a client may choose any address of that."""
+    """Return the address, or the /64 of an IPv6 address: a client may choose any address in it."""
     if ":" not in address:
         return address
     try:
@@ -311,7 +311,7 @@ class SessionRegistry:
             self._of_addresses[address] += 1
 
     def begin(self, client_id: str, address: str) -> None:
-        """A session begins for a client at that address: it counts there until it connects, wherever that is.
+        """Count a new session at the address of its handshake until it connects, here or at another node.
 
         Raises Crowded.
         """
@@ -359,9 +359,9 @@ class SessionRegistry:
         self.note(suspended.resident)
 
     def note(self, resident: Resident) -> None:
-        """One noted deadline a session suffices: a later one is looked up when the earlier one is due.
+        """Note the next deadline of a session, unless an earlier one is noted: then it is checked when that is due.
 
-        One that is hardly earlier is not noted: a client chooses it with each connect.
+        A deadline that is only slightly earlier is not noted, because clients choose it with each connect.
         """
         due_ms, late_ms = resident.due_ms, _EXPIRES_LATE_MS if resident.suspended is None else _LATE_MS
         if not resident.noted_ms or due_ms < resident.noted_ms - late_ms:
@@ -372,11 +372,11 @@ class SessionRegistry:
 
     @property
     def next_due_ms(self) -> float:
-        """The earliest deadline; infinite if there is none."""
+        """Return the earliest deadline; infinity if there is none."""
         return self._deadlines.next_ms
 
     def due(self, now_ms: int) -> Iterator[Resident]:
-        """Take out the sessions whose suspended connect is due or which have expired."""
+        """Yield the sessions whose suspended connect is due or which have expired, and remove these deadlines."""
         for client_id, noted_ms in self._deadlines.due(now_ms):
             resident = self.residents.get(client_id)
             if resident is None or resident.noted_ms != noted_ms:
@@ -403,9 +403,9 @@ class SessionRegistry:
     # -- limits --------------------------------------------------------------------------------------------------
 
     def check_handshake(self, address: str) -> None:
-        """A handshake with credentials came from the address; nothing was spent on it yet. Raises Crowded.
+        """Apply the rate limits to a handshake from the address, before its credentials are checked. Raises Crowded.
 
-        Each address has a rate of its own, so that one cannot take that of all.
+        Each address has a rate of its own, so that one cannot use up the total rate.
         """
         self._check_sessions()
         now_ms, limits = self.clock_ms(), self.limits
@@ -416,7 +416,7 @@ class SessionRegistry:
 
     @contextmanager
     def arrival(self, client_id: str) -> Iterator[None]:
-        """Inside, a session comes to be at home here, if it is not already. Raises Crowded."""
+        """Reserve a place for a session that is added inside the context, unless it is here already. Raises Crowded."""
         if client_id in self.residents:
             yield
             return

@@ -1,4 +1,4 @@
-"""Sync between the sessions at home here and the store: write-behind, and changes of subscriptions."""
+"""Sync between the sessions at home here and Redis: write-behind, and changes of subscriptions."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,10 +26,10 @@ _NOT_SAVED: Final = Condition("sessions_not_saved", over="sessions_saved_again",
 
 @dataclass(slots=True)
 class SessionSync:
-    """Saves sessions that changed, verifies that this is still their home, and reloads subscriptions that changed.
+    """Saves changed sessions, verifies that this is still their home, and reloads changed subscriptions.
 
-    Every `save_interval_s` the sessions that changed are saved together. A session that was saved is verified: the
-    store has confirmed its home in the present period of the lease.
+    Changed sessions are saved together every `save_interval_s`. A saved session is verified: Redis has confirmed its
+    home in the present period of the lease.
     """
 
     node: NodeId
@@ -44,7 +44,7 @@ class SessionSync:
     _verified_period: int = 0
 
     async def save_marked(self) -> None:
-        """Save the sessions that changed, and verify that this is still their home. Raises StoreUnavailable."""
+        """Save changed sessions, and verify that this is still their home. Raises StoreUnavailable."""
         marked, self.registry.dirty = self.registry.dirty, []
         for resident in marked:
             resident.is_dirty = False
@@ -62,9 +62,9 @@ class SessionSync:
             _NOT_SAVED.holds()
 
     async def save(self, residents: Sequence[Resident], *, is_exact: bool | None = None) -> bool:
-        """Save sessions; those that have ended or have another home by now leave. Return whether all are still here.
+        """Save sessions; release those that have ended or have another home. Return whether all are still here.
 
-        A session whose cycle this node has raised meanwhile, by another save or by a claim, is saved once more.
+        A session whose cycle this node has raised meanwhile, by another save or by a claim, is saved again.
         """
         period = self.lease.period
         states = [self.state(each, is_exact=each.is_roaming if is_exact is None else is_exact) for each in residents]
@@ -76,7 +76,7 @@ class SessionSync:
                     # The claim finds out.
                     self.registry.mark(resident)
                 elif saved is not None:
-                    # Perhaps the notice of its end is still on its way.
+                    # The notice of its end may be in flight.
                     self.endings.end(session.client_id, saved)
                 elif session.cycle == state.cycle:
                     self.endings.release(resident)
@@ -103,7 +103,7 @@ class SessionSync:
             self.dispatcher.look_at(UserId(session.user))
 
     async def give_up(self, resident: Resident, *, has_moved: bool) -> None:
-        """Let a session go that another node claims, and save it unless it `has_moved` already."""
+        """Release a session that another node claims, and save it unless it `has_moved` already."""
         if not self.registry.has(resident):
             return
         state = self.state(resident, is_exact=True)

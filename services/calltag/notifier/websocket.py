@@ -37,13 +37,13 @@ _ERROR: Final = 1011
 _TRY_AGAIN_LATER: Final = 1013
 _REASON_BYTES: Final = 120
 _OVERTAKEN_MS: Final = 1_000
-"""A session that another connection took over, while its client still waits here, is offered back to the client after
-that time: two clients that both believe to have the session do not take it from each other more often."""
+"""Milliseconds after which a waiting connect is answered whose session another connection has taken over. This bounds
+how often two clients with the same session take it from each other."""
 _TICK_S: Final = 0.5
 _PARTING_S: Final = 4.0
-"""Seconds that a WebSocket waits, before it is closed, for the next connect of its client."""
+"""Maximum seconds that the close of a WebSocket waits for the next connect of its client."""
 _CLOSES_MS: Final = 2_000
-"""While its client waits so long, a WebSocket is closed, and nothing is under way on it."""
+"""Interval in the advice before a close, in which the WebSocket is closed with no message in flight."""
 _OFF: Final = "WebSocket is off here (CALLTAG_NOTIFIER__WEBSOCKET); send messages by POST"
 
 
@@ -54,7 +54,7 @@ class WebSockets:
     server: BayeuxServer
     authentication: Authentication
     deadline_s: float
-    """Seconds that a connection may stay without a session."""
+    """Seconds after which a connection without a session is closed."""
     spread_s: float = 0.0
     """Seconds over which a drain spreads the closes."""
     is_offered: bool = True
@@ -83,7 +83,7 @@ class WebSockets:
         return SocketConnection(self, shown, proof_of(head.headers, is_http=False), request_id_of(head.headers))
 
     async def keep_ticking(self) -> None:
-        """Run `tick` periodically, for as long as the task runs."""
+        """Run `tick` periodically, until the task is cancelled."""
         while True:
             self.tick()
             await asyncio.sleep(_TICK_S)
@@ -142,20 +142,19 @@ class SocketConnection:
         self._socket: DirectWebSocket | None = None
         self._residents: dict[str, Resident] = {}
         self._overtaken: dict[str, tuple[Suspended | ConnectRequest, int]] = {}
-        """Connects that were replaced by some that came another way, and when they are answered, by the node's
-        clock."""
+        """Connects replaced by one on another connection, each with the time of its answer, by the node's clock."""
         self._earlier: list[Reply] = []
-        """Replies to connects after which the client sent the one that is handled now."""
+        """Replies to connects that the connect in progress replaced on this connection."""
         self._is_busy = False
         """A message is being processed, and nothing is pushed before its answer."""
         self._is_closing = False
         self._is_leaving = False
-        """It is to be closed when its client waits for the answer to a connect."""
+        """It is closed once its client waits for the answer to a connect."""
         self._refused_handshakes = 0
         self._opened_at_ms = sockets.server.sessions.registry.clock_ms()
         self.number = next(_numbers)
         self.noted_ms = 0
-        """The deadline at which the connection is looked at next; 0 if none is noted."""
+        """The next deadline of the connection; 0 if none is noted."""
 
     # -- events of the connection --------------------------------------------------------------------------------------
 
@@ -170,7 +169,7 @@ class SocketConnection:
             asyncio.get_running_loop().call_later(random.uniform(0, self._sockets.spread_s), self.leave)  # noqa: S311
 
     def message(self, data: bytes) -> bool:
-        """Handle a frame; False if a task continues with it."""
+        """Handle a frame; return False if a task continues with it."""
         server = self._sockets.server
         try:
             messages = decode(data, server.limits)
@@ -235,7 +234,7 @@ class SocketConnection:
             if reply.get("channel") == HANDSHAKE:
                 self._refused_handshakes = 0 if reply["successful"] else self._refused_handshakes + 1
                 if not reply["successful"] and not shows_credentials:
-                    # A client that authenticates by headers of its requests goes on by long-polling.
+                    # A client that authenticates by request headers falls back to long-polling.
                     self._close(_POLICY_VIOLATION, "no credentials were sent")
         most = self._sockets.server.limits.max_refused_handshakes
         if self._refused_handshakes >= most:
@@ -255,13 +254,13 @@ class SocketConnection:
             resident.outlet = self
 
     def writable(self) -> None:
-        """Continue pushing, because the client has read enough."""
+        """Continue pushing: the write buffer has drained."""
         for resident in list(self._residents.values()):
             self.has_news(resident)
 
     def closed(self, is_clean: bool) -> None:
-        """The sessions live on for a while: their client may come back on another connection. A client that answers the
-        server's close frame has read all before it; one that closes by itself may have read less."""
+        """Detach the sessions, whose client may reconnect before they expire. A client that answers the server's close
+        frame has read all before it; one that closes by itself may have read less."""
         has_read_all = is_clean and self._is_closing
         self._socket = None
         self._sockets.discard(self)
@@ -281,10 +280,10 @@ class SocketConnection:
         self._overtaken.clear()
 
     def leave(self) -> None:
-        """The node goes: the client comes back to another one.
+        """Close for the drain of the node; the client reconnects to another one.
 
-        Its connect is answered, and the WebSocket closes while the client waits before it connects again. So nothing
-        that it has sent is without an answer. A client that has just come may have sent what is still on its way.
+        The connect is answered, and the WebSocket closed in the interval before the next one, so that no message is
+        left without an answer. A client without a waiting connect may have one in flight, and gets `_PARTING_S`.
         """
         self._is_leaving = True
         if self._is_waiting:
@@ -311,7 +310,7 @@ class SocketConnection:
 
     @property
     def _is_waiting(self) -> bool:
-        """Whether the client waits for the answer to a connect, and has asked nothing else."""
+        """Return whether the client waits for the answer to a connect, and no other message is in progress."""
         suspended = [each.suspended for each in self._residents.values() if each.suspended is not None]
         return not self._is_busy and (bool(self._overtaken) or any(each.outlet is self for each in suspended))
 
@@ -325,7 +324,7 @@ class SocketConnection:
         return round(self._sockets.deadline_s * 1000)
 
     def _look_again(self, at_ms: int) -> None:
-        """Have `tick` called then, or earlier."""
+        """Schedule `tick` for that time or earlier."""
         if not self.noted_ms or at_ms < self.noted_ms:
             self.noted_ms = at_ms
             self._sockets.deadlines.add(at_ms, self.number)
@@ -360,9 +359,9 @@ class SocketConnection:
         return self._send(events, [reply])
 
     def replace(self, suspended: Suspended) -> None:
-        """A newer connect on this connection answers this one as well; the official client passes over the reply to it,
-        but for its advice. After one that came another way, this client waits here, and would for as long as a
-        connect is suspended: where the other one was the older one, and only came late."""
+        """Answer the connect together with the newer one, if that came on this connection; the official client only
+        uses the advice of that reply. Else answer after `_OVERTAKEN_MS`: the other connect may be an older one that
+        arrived late, and the client here would wait for the whole timeout."""
         if self._is_busy:
             self._overtaken.pop(suspended.resident.client_id, None)
             self._earlier.append(self._sockets.server.sessions.replies.without_events(suspended))
@@ -376,7 +375,7 @@ class SocketConnection:
         self._look_again(due_ms)
 
     def _answer_overtaken(self, client_id: str) -> None:
-        """Its client has sent a newer connect: the one that was taken over is answered along with that."""
+        """Answer an overtaken connect together with a newer one of its client."""
         connect, _ = self._overtaken.pop(client_id, (None, 0))
         if connect is not None:
             self._earlier.append(self._sockets.server.sessions.replies.without_events(connect))

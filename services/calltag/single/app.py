@@ -1,4 +1,4 @@
-"""The composition: any of the three services, alone or all in one process."""
+"""Composition of a process: any of the three services, alone or all together."""
 
 import asyncio
 import contextlib
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 _NO_STORE: Final = Condition("waiting_for_store", over="store_reached", cure="CALLTAG_REDIS__URL says where Redis is")
 _OTHER_DESCRIPTORS: Final = 384
-"""File descriptors for all but the connections that are served: broker, store, files, refused clients."""
+"""File descriptors reserved for everything but client connections: RabbitMQ, Redis, files, refused clients."""
 _LEAST_WORK_S: Final = 1.0
-"""What a worker has for its batches, however long the clients of the same process took."""
+"""Minimum seconds for the worker's batches, even if clients of the same process used up the time to drain."""
 _LAST_ANSWERS_S: Final = 1.0
-"""How long before the time to drain is over requests that wait for outcomes are answered."""
+"""Seconds before the end of the drain at which requests that wait for outcomes are answered."""
 _CLOSE_TIMEOUT_S: Final = 5.0
-"""What closing the connections may take when the time to drain is over; then the process ends in any case."""
+"""Seconds to close the connections after the drain; then the process ends in any case."""
 
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """Which services run in this process, and on which backends."""
+    """The services of this process; `embedded` runs them without RabbitMQ and Redis."""
 
     gateway: bool = False
     worker: bool = False
@@ -56,7 +56,7 @@ class Composition:
 
     @property
     def name(self) -> str:
-        """The service's name in logs and metrics."""
+        """The name of the service in logs and metrics."""
         chosen = [name for name in ("gateway", "worker", "notifier") if getattr(self, name)]
         return chosen[0] if len(chosen) == 1 else "serve"
 
@@ -64,8 +64,8 @@ class Composition:
 async def run_composition(
     life: Lifecycle, settings: Settings, chosen: Composition, ready: Callable[[Serving], None] | None = None
 ) -> None:
-    """Run until `life.stop` is set, then drain: stop being ready, wait until that is known, answer what is held, finish
-    what is in hand. `ready` is called once, when all of it is.
+    """Run until `life.stop` is set, then drain: fail /readyz, wait for load balancers, answer held requests, finish
+    work in flight. `ready` is called once, when all services are ready.
 
     Raises PortBusy, DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
     """
@@ -88,7 +88,7 @@ def _announce(serving: Serving, ready: Callable[[Serving], None] | None) -> None
 
 
 def _listeners(settings: Settings, chosen: Composition) -> list[socket.socket]:
-    """The internal port, and the one for clients; bound first, so that a port that is taken is told at once."""
+    """Bind the internal port and the one for clients; done first, so that a busy port is reported at once."""
     internal = settings.internal
     listeners = [bound_socket(internal.host, internal.port, "CALLTAG_INTERNAL__PORT (0 takes a free one)")]
     if chosen.gateway:
@@ -101,7 +101,7 @@ def _listeners(settings: Settings, chosen: Composition) -> list[socket.socket]:
 
 
 async def _check_installation(parts: Backends, stop: asyncio.Event) -> bool:
-    """Wait for the store until it was checked, or until `stop` is set. Raises InstallationMismatch."""
+    """Retry until the installation was checked (True) or `stop` is set (False). Raises InstallationMismatch."""
     delays = backoff_s(0.1, 2.0)
     while not stop.is_set():
         try:
@@ -130,9 +130,9 @@ async def _run(
     listeners: list[socket.socket],
     ready: Callable[[], None],
 ) -> None:
-    """Listen at once; work, and let clients in, when it is certain that the store is the right one.
+    """Listen at once; work, and serve clients, after the installation in Redis was checked.
 
-    Before that, operations might go to other partitions than they should.
+    Before that, operations might be published to wrong partitions.
     """
     checked, working = asyncio.Event(), asyncio.Event()
     parts.health.checks["installation"] = checked.is_set
@@ -168,12 +168,12 @@ async def _run(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(max(_LEAST_WORK_S, drained_by_s - time.monotonic())):
                 await notifier.leave()
-    # What still consumes ends before the connections do, and so does not take that for a fault.
+    # Consumers end before the connections close, and so do not report a fault.
     life.end()
 
 
 def _server(parts: Backends) -> Server:
-    """The server for clients, with its metrics."""
+    """Return the server for clients, with its metrics."""
     metrics = parts.metrics
     waiting = RequestIds(NotYet("calltag waits for its store; try again in a moment"))
     server = Server(
@@ -184,9 +184,9 @@ def _server(parts: Backends) -> Server:
 
 
 async def _begin_to_drain(parts: Backends, life: Lifecycle, server: Server, *, serves: bool) -> float:
-    """Stop being ready, and wait until load balancers have seen it; returns by when all has to be finished.
+    """Fail /readyz, and wait until load balancers have noticed; return the deadline of the drain (monotonic seconds).
 
-    That is one deadline for WebSockets, requests and the worker's batches.
+    WebSockets, requests and the worker's batches share this deadline.
     """
     settings = parts.settings
     parts.health.stopping = server.is_stopping = True
@@ -200,11 +200,11 @@ async def _begin_to_drain(parts: Backends, life: Lifecycle, server: Server, *, s
 
 
 def connection_limit(settings: Settings) -> int:
-    """How many connections of clients are served: as many as are set, if the process may open so many files."""
+    """Return the maximum of client connections: the setting, bounded by the file descriptors of the process."""
     descriptors = raise_descriptor_limit()
     possible = max(1, descriptors - _OTHER_DESCRIPTORS)
     if possible < settings.max_connections:
-        # Nobody has asked for the default.
+        # A default that does not fit is not worth a warning.
         told = log.warning if "max_connections" in settings.model_fields_set else log.info
         told("few_descriptors", limit=descriptors, connections=possible, wanted=settings.max_connections)
     return min(settings.max_connections, possible)
@@ -224,7 +224,7 @@ def server_options(settings: Settings) -> ServerOptions:
 
 
 def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> "tuple[ASGIApp, Notifier | None]":
-    """CometD's endpoints come first; all else is the API's."""
+    """Return the application: CometD's endpoints first, the API for all other addresses."""
     authenticator = parts.authenticator()
     notifier: Notifier | None = None
     if chosen.notifier:
@@ -238,10 +238,10 @@ def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> "tuple
         settings = parts.settings.gateway
         api = admitting(gateway_app(parts, life, authenticator), settings, parts.metrics)
         if notifier is None:
-            # With nothing before it, to refuse a request costs least.
+            # Refusing a request costs least without a router in front.
             return api, None
         app = routed(routes)
-        # Not a mount: the pattern of one matches no address with a line feed.
+        # Not a mount, whose pattern matches no address with a line feed.
         app.router.default = api
         return app, notifier
     return routed(routes), notifier

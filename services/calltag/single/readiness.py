@@ -1,4 +1,4 @@
-"""Where a process serves, and the moment from which on it does."""
+"""Addresses of a process, and the report that it is ready."""
 
 import asyncio
 import os
@@ -29,13 +29,13 @@ class Ports:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """A process that is ready."""
+    """A process that is ready, with its ports."""
 
     parts: Backends
     ports: Ports
 
     def public(self) -> dict[str, object]:
-        """What a harness wants to know, as JSON."""
+        """Return the JSON of `--ready-json`, for test harnesses."""
         settings = self.parts.settings
         return {
             "event": "ready",
@@ -50,8 +50,8 @@ class Serving:
 
 
 def as_bound(settings: Settings, ports: Ports, *, gateway: bool) -> Settings:
-    """The settings with the ports that were taken where they leave the choice, and with a gateway's own address where
-    no public one is set."""
+    """Return the settings with the bound ports in place of 0, and with a gateway's own address if no public URL is
+    set."""
     changes: dict[str, Any] = {"internal": settings.internal.model_copy(update={"port": ports.internal})}
     if ports.clients is not None:
         section = "gateway" if gateway else "notifier"
@@ -64,7 +64,7 @@ def as_bound(settings: Settings, ports: Ports, *, gateway: bool) -> Settings:
 
 
 def reachable(host: str) -> str:
-    """The host of a URL that leads to this machine, for an address that a process listens on."""
+    """Return the host of a URL that reaches the listening address from this machine."""
     try:
         address = ip_address(host)
     except ValueError:
@@ -75,7 +75,7 @@ def reachable(host: str) -> str:
 
 
 async def tell_when_ready(health: Health, stop: asyncio.Event, tell: Callable[[], None]) -> None:
-    """Wait until all checks hold, and tell that once; lasts until `stop` is set."""
+    """Call `tell` once all checks hold; return when `stop` is set."""
     while not stop.is_set():
         if all((await health.states()).values()):
             tell()

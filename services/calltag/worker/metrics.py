@@ -1,4 +1,4 @@
-"""What the worker counts."""
+"""The port for the worker's metrics."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,58 +12,58 @@ class WorkerMetrics(Protocol):
     """The worker's observations; labels are names of operations and codes, never contents."""
 
     def owned(self, partitions: int) -> None:
-        """How many partitions the worker has now."""
+        """Set the number of partitions of this worker."""
         ...
 
     def taken_over(self) -> None:
-        """A partition was taken over."""
+        """Count a take-over of a partition."""
         ...
 
     def failed(self) -> None:
-        """Work on a partition failed for no known reason."""
+        """Count an unexpected failure of the work on a partition."""
         ...
 
     def fenced(self) -> None:
-        """A partition was lost to another worker in the middle of work."""
+        """Count a partition that another worker took over during work."""
         ...
 
     def committed(self, operations: int, seconds: float) -> None:
-        """A batch was committed."""
+        """Count the operations of a committed batch, and observe its duration."""
         ...
 
     def applied(self, applied: Sequence[Applied]) -> None:
-        """Operations took effect, were refused, or were recognised as repeated."""
+        """Count operations that took effect, were refused, or were recognised as repeated."""
         ...
 
     def silent(self, calls: int) -> None:
-        """Calls were ended that had not changed for too long."""
+        """Count calls that were ended because they had not changed for too long."""
         ...
 
     def retried(self) -> None:
-        """An operation that had failed was tried again."""
+        """Count a retry of a failed operation."""
         ...
 
     def parked(self, reason: ParkingReason) -> None:
-        """An operation was parked."""
+        """Count a parked operation."""
         ...
 
     def waiting(self, partition: Partition, operations: int) -> None:
-        """How many operations of the partition wait because one of their call fails."""
+        """Set the number of operations of the partition that wait behind a failing one of their call."""
         ...
 
     def blocked(self, partition: Partition, blocks: int) -> None:
-        """How many calls and agents of the partition are marked."""
+        """Set the number of blocked calls and agents of the partition."""
         ...
 
     def left(self, partition: Partition) -> None:
-        """The partition is no longer worked on here."""
+        """Reset the gauges of a partition that this worker has released."""
         ...
 
     def unreadable(self) -> None:
-        """A message was not an operation."""
+        """Count a message that cannot be decoded as an operation."""
         ...
 
     def lost(self, commits: int, reapplied: int, gone: int) -> None:
-        """The store lost commits that it had confirmed; so many operations of them were applied again, and so many of
-        the commits are gone for good."""
+        """Count confirmed commits that Redis lost, operations of them that were applied again, and commits that cannot
+        be recovered."""
         ...

@@ -1,4 +1,4 @@
-"""Messages from a worker to nodes: events for their sessions, and replies for the requests that wait there."""
+"""Messages from a worker to nodes: events for their sessions, and replies for their waiting requests."""
 
 import asyncio
 from collections import defaultdict
@@ -22,7 +22,7 @@ from calltag.worker.pending_notifications import PendingNotifications
 log = structlog.get_logger()
 _NOT_REACHED: Final = Condition("node_not_reached")
 MOST_UNCONFIRMED: Final = 2
-"""Unconfirmed messages a node. With a single one, each would wait for the confirm of the one before."""
+"""Maximum unconfirmed messages per node. With one, each message would wait for the confirm of the previous one."""
 
 
 @dataclass(slots=True)
@@ -32,11 +32,11 @@ class Parcel:
     bodies: Sequence[bytes]
     """The encoded events of the batch."""
     places: dict[int, list[StreamPosition]] = field(default_factory=dict)
-    """Number of an event, and its places in streams of users who are at the node."""
+    """Positions of each event, by its number, in streams of users with sessions at the node."""
     replies: list[OperationReply] = field(default_factory=list)
 
     def events(self) -> Iterator[tuple[bytes, Sequence[StreamPosition]]]:
-        """Each event with its places, in order."""
+        """Return each event with its positions, in order."""
         return ((self.bodies[number], self.places[number]) for number in sorted(self.places))
 
 
@@ -55,7 +55,7 @@ class _Outbox:
 
 class NodeSender:
     """Merges the parcels for a node: while its messages are unconfirmed, parcels queue, and the next message has all of
-    them, bounded in bytes. So the number of messages rises with the number of nodes, not of partitions.
+    them, bounded in bytes. The number of messages thus grows with the number of nodes, not of partitions.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class NodeSender:
                 self._pending.add(node, _users(messages[number:]))
                 return
             if not is_taken:
-                # The inbox outlives its node by minutes: where there is none, nobody will come back to it.
+                # The inbox outlives its node by minutes: if it is missing, the node will not return.
                 log.info("node_gone", node=node)
                 await self._streams.forget(node, _users(messages))
                 return

@@ -1,4 +1,4 @@
-"""The worker's metrics, on Prometheus."""
+"""The worker's metrics in Prometheus."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ class WorkerObservations:
         self.metrics.partitions_owned.set(partitions)
 
     def held(self, held: Sequence[HeldPartition], missing: int, now_ms: int) -> None:
-        """What the worker has at this moment, set when somebody asks for the metrics."""
+        """Set the gauges of the partitions in work, when the metrics are scraped."""
         oldest_at_ms = min((each.oldest_at_ms for each in held if each.oldest_at_ms is not None), default=now_ms)
         self.metrics.partitions_not_consumed.set(missing)
         self.metrics.operations_unacknowledged.set(sum(each.unacknowledged for each in held))

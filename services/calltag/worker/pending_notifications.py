@@ -1,4 +1,4 @@
-"""Notifications that the broker did not confirm: repeated for each node until it knows which user streams to read."""
+"""Notifications that RabbitMQ did not confirm: retried per node until it knows which user streams to read."""
 
 import asyncio
 from collections.abc import Sequence

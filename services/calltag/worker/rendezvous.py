@@ -1,12 +1,12 @@
-"""Which worker owns which partition: rendezvous hashing with an even load.
+"""Assignment of partitions to workers: rendezvous hashing with an even load.
 
-Every worker computes the same answer from the same list of workers. The registry keeps each worker at its place in
-that list; when one goes, the last of the list takes its place. So few partitions change hands:
+Every worker computes the same result from the same list of workers. The registry keeps each worker at its place in
+that list; when one leaves, the last of the list takes its place. So few partitions move:
 
-- who comes takes its share and nothing else moves: exactly `partitions // workers`, which is the least there can be;
-- when one goes, only its partitions and those of the last of the list find other owners; all else stays.
+- a new worker takes its share, exactly `partitions // workers`, which is the minimum, and nothing else moves;
+- when a worker leaves, only its partitions and those of the last of the list get other owners.
 
-Plain rendezvous hashing moves no more than the least, but leaves some workers with twice the load of others.
+Plain rendezvous hashing also moves only the minimum, but leaves some workers with twice the load of others.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from calltag.core.store.ports import WorkerId
 
 
 def owned_by(worker: WorkerId, workers: Sequence[WorkerId], partitions: int) -> frozenset[Partition]:
-    """The partitions that fall to one of the workers, which are in the order of their places.
+    """Return the partitions of a worker; `workers` are in the order of their places.
 
-    The numbers of partitions of any two workers differ by one at most.
+    The numbers of partitions of any two workers differ by at most one.
     """
     if worker not in workers:
         return frozenset()
@@ -32,9 +32,9 @@ def owned_by(worker: WorkerId, workers: Sequence[WorkerId], partitions: int) -> 
 
 @lru_cache(maxsize=64)
 def places(workers: int, partitions: int) -> Sequence[int]:
-    """The place of the owner of each partition, where there are so many workers.
+    """Return the place of the owner of each partition, for that number of workers.
 
-    One worker after another comes, and takes from those who have most then what has the highest weight for it.
+    Workers join one after another; each takes, from those with the most partitions, those of highest weight for it.
     """
     owners = [0] * partitions
     for newcomer in range(1, min(workers, partitions)):
@@ -43,7 +43,7 @@ def places(workers: int, partitions: int) -> Sequence[int]:
 
 
 def _share_with(newcomer: int, owners: list[int]) -> None:
-    """Give the newcomer its share of the partitions; those before it have an even load, and keep one."""
+    """Give the newcomer its share of the partitions; the load of the earlier workers is even, and stays so."""
     counts = [0] * newcomer
     for place in owners:
         counts[place] += 1

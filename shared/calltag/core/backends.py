@@ -1,4 +1,4 @@
-"""What every service stands on: a bus, a store, the directory, metrics and health."""
+"""Backends of a service: bus, store, directory, metrics and health."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -34,7 +34,7 @@ from calltag.core.telemetry.metrics import Metrics
 
 log = structlog.get_logger()
 _INBOX_AHEAD_BYTES: Final = 33_554_432
-"""What a node takes ahead from its inbox, in messages as large as one batch."""
+"""Prefetch of a node's inbox, at the maximum size of messages, that of a batch."""
 NO_USERS: Final = "there are no users; set CALLTAG_DIRECTORY__FILE (or CALLTAG_DIRECTORY__DEMO=true to try it)"
 
 
@@ -53,7 +53,7 @@ class LoginObservations:
 
 @dataclass(frozen=True, slots=True)
 class Backends:
-    """The parts that a service is built on."""
+    """Open backends of a service."""
 
     settings: Settings
     bus: Bus
@@ -66,7 +66,7 @@ class Backends:
     embedded: EmbeddedStore | None = None
 
     def authenticator(self) -> Authenticator:
-        """An authenticator over the directory, with sessions in the store."""
+        """Return an authenticator on the directory, with sessions in Redis."""
         session = self.settings.session
         sessions = RedisHttpSessions(
             self.client,
@@ -92,12 +92,12 @@ class Backends:
         return Authenticator(self.directory, passwords, sessions, cookies=self.cookies())
 
     def cookies(self) -> CookieFlags:
-        """How cookies are set."""
+        """Return the cookie flags of the settings."""
         return CookieFlags(self.settings.cookies_are_secure, self.settings.session.same_site)
 
 
 def amqp_settings(settings: Settings) -> AmqpSettings:
-    """The settings of the bus on RabbitMQ."""
+    """Return the configuration of the bus on RabbitMQ."""
     amqp = settings.amqp
     return AmqpSettings(
         url=amqp.url.get_secret_value(),
@@ -120,7 +120,7 @@ def amqp_settings(settings: Settings) -> AmqpSettings:
 def open_client(
     settings: Settings, *, deadline_s: float | None = None, max_connections: int | None = None
 ) -> RedisClient:
-    """A client for the Redis of the settings, with another deadline or number of connections where given."""
+    """Open a client for the Redis of the settings; deadline and number of connections can be overridden."""
     redis = settings.redis
     password = redis.sentinel_password
     return client_of(
@@ -138,12 +138,12 @@ def open_client(
 
 
 def client_tls(section: str, chosen: ClientTlsSection) -> ClientTls:
-    """TLS to the server that the section is about."""
+    """Return the TLS configuration for the server of that section."""
     return ClientTls(variable((section, "tls", "")), chosen.ca_file, _own_certificate(chosen))
 
 
 def server_tls(settings: Settings) -> ServerTls | None:
-    """TLS on the port for clients, if it is to be."""
+    """Return the TLS configuration of the port for clients; None without TLS."""
     chosen = settings.tls
     return ServerTls(_own_certificate(chosen), chosen.client_ca_file) if chosen.cert_file is not None else None
 
@@ -154,7 +154,7 @@ def _own_certificate(chosen: ClientTlsSection | Tls) -> OwnCertificate:
 
 
 def check_tls(settings: Settings) -> None:
-    """What the settings name is there and usable, so that a slip is told at the start. Raises TlsError."""
+    """Load the TLS files of the settings, so that a mistake is reported at start-up. Raises TlsError."""
     amqp, redis = settings.amqp, settings.redis
     if amqp.url.get_secret_value().startswith("amqps://"):
         client_tls("amqp", amqp.tls).context()
@@ -163,7 +163,7 @@ def check_tls(settings: Settings) -> None:
 
 
 def load_directory(settings: Settings) -> Directory:
-    """The directory that the settings name. Raises DirectoryError."""
+    """Return the directory of the settings. Raises DirectoryError."""
     chosen = settings.directory
     if chosen.demo and chosen.file is not None:
         raise DirectoryError("CALLTAG_DIRECTORY__FILE and CALLTAG_DIRECTORY__DEMO are both set; choose one")
@@ -174,7 +174,7 @@ def load_directory(settings: Settings) -> Directory:
 
 
 def _refuse_demo_on_network(settings: Settings) -> None:
-    """Everybody knows the passwords of the demo. Raises DirectoryError."""
+    """Refuse to serve the demo on a network: its passwords are public. Raises DirectoryError."""
     hosts = {variable((name, "host")): getattr(settings, name).host for name in ("gateway", "notifier")}
     open_to_all = [f"{name} is {host or 'empty'}" for name, host in hosts.items() if not _is_loopback(host)]
     if open_to_all and not settings.directory.demo_on_network:
@@ -192,7 +192,7 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _forget_marks(client: RedisClient, settings: Settings) -> None:
-    """What was parked in a process before is gone with its bus: nobody could replay or drop it."""
+    """Remove the blocks of parked operations of a former process: they were lost with its in-process bus."""
     forgotten = await RedisCallBlocks(client, Keys(settings.redis.key_prefix), settings.partitions).forget()
     if forgotten:
         log.warning("marks_forgotten", count=forgotten, reason="what an embedded bus parks is gone with it")
@@ -200,7 +200,7 @@ async def _forget_marks(client: RedisClient, settings: Settings) -> None:
 
 @asynccontextmanager
 async def backends(service: str, settings: Settings, *, embedded: bool = False) -> AsyncIterator[Backends]:
-    """Open bus and store; neither has to be reachable yet. `embedded` takes those inside this process.
+    """Open bus and store; neither has to be reachable yet. `embedded` selects those in this process.
 
     Raises DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable.
     """

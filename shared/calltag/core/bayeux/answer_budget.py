@@ -1,18 +1,18 @@
-"""How many bytes of events one answer may carry."""
+"""Byte budget of one response."""
 
 from collections.abc import Callable, Sequence
 from typing import Final
 
 _REPLY_BYTES: Final = 1_024
-"""Bytes of a reply, beside the parts of the request that it repeats."""
+"""Bytes reserved for a reply, beside the parts of the request that it repeats."""
 _REPEATED: Final = 2
-"""How often a reply repeats a part of its request at most: in a field, and in its error."""
+"""Maximum number of times that a reply repeats a part of its request: in a field, and in its error."""
 
 
 class AnswerBudget:
-    """Bytes of one answer, counted as they are written. The first event always fits, so that clients make progress.
+    """Bytes left for events in one response. The first event always fits, so that clients make progress.
 
-    `written_bytes` returns the size of an event as the transport writes it.
+    `written_bytes` returns the size of an event as the transport encodes it.
     """
 
     def __init__(self, most_bytes: int, written_bytes: Callable[[bytes], int] = len) -> None:
@@ -21,12 +21,12 @@ class AnswerBudget:
         self._is_empty = True
 
     def reserve(self, request_bytes: int, messages: int) -> "AnswerBudget":
-        """Keep room for the replies to a request."""
+        """Reserve bytes for the replies to a request; return the budget."""
         self._left -= _REPEATED * request_bytes + _REPLY_BYTES * messages
         return self
 
     def admit_all(self, events: Sequence[bytes]) -> bool:
-        """Whether the events fit, as so many that may be taken apart; if so, they are counted."""
+        """Return whether all of these independent events fit; if so, they are counted."""
         size = sum(map(self._written_bytes, events)) + len(events)
         if size > self._left:
             return False
@@ -35,7 +35,7 @@ class AnswerBudget:
         return True
 
     def admit(self, events: Sequence[bytes]) -> bool:
-        """Whether the events fit into the answer together; if so, they are counted."""
+        """Return whether the events fit as an indivisible group; if so, they are counted."""
         size = sum(self._written_bytes(event) + 1 for event in events)
         if size > self._left and not self._is_empty:
             return False

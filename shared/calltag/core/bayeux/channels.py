@@ -1,6 +1,6 @@
 """Channel names and patterns.
 
-Source: Bayeux protocol 1.0, section 2.1; the set of characters is the wider one that CometD's own server accepts.
+Source: Bayeux protocol 1.0, section 2.1, with the larger character set of CometD's own server.
 """
 
 import re
@@ -18,27 +18,27 @@ _PATTERN: Final = re.compile(r"(?:/[A-Za-z0-9\-_!~()$@ #+.{}]+)*/\*{1,2}")
 
 
 def is_name(text: str) -> bool:
-    """Whether the text names one channel."""
+    """Return whether the text is a valid channel name."""
     return len(text) <= _MAX_LENGTH and _NAME.fullmatch(text) is not None
 
 
 def is_pattern(text: str) -> bool:
-    """Whether the text is a pattern: it ends in `/*` (one more segment) or `/**` (one or more)."""
+    """Return whether the text is a pattern: it ends in `/*` (one more segment) or `/**` (one or more)."""
     return len(text) <= _MAX_LENGTH and _PATTERN.fullmatch(text) is not None
 
 
 def is_meta(channel: str) -> bool:
-    """Whether the channel is between client and server."""
+    """Return whether the channel is part of the protocol between client and server."""
     return channel.startswith("/meta/")
 
 
 def is_service(channel: str) -> bool:
-    """Whether messages on the channel are for the server alone."""
+    """Return whether messages on the channel go to the server only."""
     return channel.startswith("/service/")
 
 
 def matches(pattern: str, channel: str) -> bool:
-    """Whether a subscription (a name or a pattern) covers the channel."""
+    """Return whether a subscription (a name or a pattern) covers the channel."""
     if pattern.endswith("/**"):
         return channel.startswith(pattern[:-2])
     if pattern.endswith("/*"):

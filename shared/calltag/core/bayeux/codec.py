@@ -1,7 +1,7 @@
-"""From bytes to messages and back.
+"""Decoding of requests, encoding of responses.
 
-A request is a JSON array of messages; a single message is taken as well. A message that is not valid spoils no
-neighbour: it gets an error of its own from the engine.
+A request is a JSON array of messages, or a single message. An invalid message does not affect the others: the engine
+answers it with an error of its own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ Reply: TypeAlias = dict[str, object]
 
 
 class CodecError(ValueError):
-    """The text holds no messages; the message says why. `limit` is the one that it met, "" where it is a mistake."""
+    """The request has no readable messages; `limit` is the name of the limit that it exceeds, "" if it is malformed."""
 
     def __init__(self, text: str, *, limit: str = "") -> None:
         super().__init__(f"{text} (CALLTAG_NOTIFIER__{limit.upper()})" if limit else text)
@@ -25,15 +25,15 @@ class CodecError(ValueError):
 
     @property
     def too_large(self) -> bool:
-        """Whether a limit was met."""
+        """Return whether the request exceeds a limit."""
         return bool(self.limit)
 
 
 def decode(text: bytes, limits: BayeuxLimits) -> Sequence[object]:
-    """Return the messages in a request, still unchecked; an empty array has none. Raises CodecError."""
+    """Return the messages in a request, unvalidated; none for an empty array. Raises CodecError."""
     if len(text) > limits.max_body_bytes:
         raise CodecError(f"the request is larger than {limits.max_body_bytes} bytes", limit="max_body_bytes")
-    # Most requests have fewer brackets than may be nested.
+    # Fast path: most requests have fewer brackets than the limit.
     brackets = text.count(b"[") + text.count(b"{")
     if brackets > limits.max_depth and Structure.of(text).is_deeper_than(limits.max_depth):
         raise CodecError(f"the request is nested more than {limits.max_depth} deep", limit="max_depth")
@@ -48,7 +48,7 @@ def decode(text: bytes, limits: BayeuxLimits) -> Sequence[object]:
 
 
 def can_encode(value: object) -> bool:
-    """Whether the value can be in an answer: numbers of 64 bits and text that is Unicode, not nested without end."""
+    """Return whether the value can be encoded: numbers of 64 bits, valid Unicode, limited nesting."""
     try:
         orjson.dumps(value)
     except orjson.JSONEncodeError:
@@ -57,7 +57,7 @@ def can_encode(value: object) -> bool:
 
 
 def encode_event(channel: str, data: object, ext: Mapping[str, object] | None = None) -> bytes:
-    """A message from server to clients; it never carries a clientId."""
+    """Encode a message from server to clients; it never has a clientId."""
     event: dict[str, object] = {"data": data, "channel": channel}
     if ext:
         event["ext"] = ext
@@ -65,19 +65,19 @@ def encode_event(channel: str, data: object, ext: Mapping[str, object] | None = 
 
 
 def encode_reply(reply: Reply) -> bytes:
-    """A message of the server's own that goes where events go."""
+    """Encode a message of the server that is queued like an event."""
     return orjson.dumps(reply)
 
 
 def encode(events: Sequence[bytes], replies: Sequence[Reply]) -> bytes:
-    """An answer: events first, so that a client has seen them when it reads the reply."""
+    """Encode a response: events first, so that a client has processed them when it reads the replies."""
     return b"[" + b",".join([*events, *map(orjson.dumps, replies)]) + b"]"
 
 
 def encode_parts(events: Sequence[bytes], replies: Sequence[Reply], most_bytes: int) -> Iterator[bytes]:
-    """The same answer in parts of at most that many bytes, unless an event, or all replies, are larger.
+    """Encode the same response in parts of at most `most_bytes`, unless an event, or all replies, are larger.
 
-    The replies stay together, in the last part.
+    All replies are in the last part.
     """
     part: list[bytes] = []
     size = 1

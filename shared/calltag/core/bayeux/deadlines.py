@@ -1,4 +1,4 @@
-"""Deadlines in order."""
+"""Priority queue of deadlines."""
 
 import heapq
 import math
@@ -9,7 +9,7 @@ Name = TypeVar("Name", int, str)
 
 
 class Deadlines(Generic[Name]):
-    """A heap of deadlines, each with the name of what it is for."""
+    """Heap of named deadlines; a name may have several."""
 
     def __init__(self) -> None:
         self._heap: list[tuple[int, Name]] = []
@@ -19,14 +19,14 @@ class Deadlines(Generic[Name]):
 
     @property
     def next_ms(self) -> float:
-        """The earliest deadline; infinite if there is none."""
+        """Return the earliest deadline; infinity if there is none."""
         return self._heap[0][0] if self._heap else math.inf
 
     def add(self, deadline_ms: int, name: Name) -> None:
         heapq.heappush(self._heap, (deadline_ms, name))
 
     def due(self, now_ms: int) -> Iterator[tuple[Name, int]]:
-        """Take out all that have passed, earliest first. Deadlines added meanwhile are seen if they have passed too."""
+        """Remove and yield all passed deadlines, earliest first, including those added during the iteration."""
         while self._heap and self._heap[0][0] <= now_ms:
             deadline_ms, name = heapq.heappop(self._heap)
             yield name, deadline_ms

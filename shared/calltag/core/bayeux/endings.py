@@ -1,13 +1,13 @@
-"""Why sessions end."""
+"""Reasons for the end of sessions."""
 
 from enum import StrEnum
 
 
 class Ending(StrEnum):
-    """Reasons for the end of a session.
+    """Reason for the end of a session.
 
-    The client itself; that nothing was received from it; that it sent nothing but connects for too long; that the login
-    which proved its user is over; or an operator.
+    In this order: the client disconnected; it sent nothing for too long; it sent only connects for too long; the login
+    that authenticated its user ended; an operator closed it.
     """
 
     DISCONNECTED = "disconnected"

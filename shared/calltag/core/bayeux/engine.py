@@ -1,8 +1,7 @@
-"""The decisions of a Bayeux server, without transports, stores, clocks or tasks.
+"""Bayeux protocol logic without I/O, clock or tasks: validates messages and builds replies.
 
-Source: Bayeux protocol 1.0; where it leaves a choice, CometD's own server. The engine reads messages and writes
-replies; whoever calls it keeps the sessions. A method that understands a message returns what it asks for; one that
-does not raises `Fault` with the reply.
+Source: Bayeux protocol 1.0; where it leaves a choice, CometD's own server. The caller keeps the sessions. A method
+returns the parameters of a valid message, and raises `BayeuxError` with the reply to an invalid one.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ _MAX_ID_LENGTH: Final = 256
 
 
 class BayeuxError(Exception):
-    """The message cannot be carried out; `reply` says why."""
+    """The message is refused; `reply` has the reason."""
 
     def __init__(self, reply: Reply) -> None:
         super().__init__(reply.get("error"))
@@ -40,15 +39,14 @@ class BayeuxError(Exception):
 
 
 def handshake_in(messages: Sequence[object]) -> Message | None:
-    """The handshake among the messages, if there is one."""
+    """Return the first handshake among the messages, if there is one."""
     return next((each for each in messages if isinstance(each, dict) and each.get("channel") == HANDSHAKE), None)
 
 
 class Engine:
     """`may_subscribe(user, channel)` authorizes subscriptions, `may_publish(user, channel)` messages.
 
-    With `handshake_reconnect` the advice has `maxInterval`: after so long without a connect they handshake by
-    themselves.
+    With `handshake_reconnect` the advice has `maxInterval`: after that time without a connect, clients handshake again.
     """
 
     def __init__(
@@ -67,7 +65,7 @@ class Engine:
         self._may_publish = may_publish
         self._handshake_reconnect = handshake_reconnect
         self._extensions = extensions
-        # Most extensions have nothing to do with most messages.
+        # Most extensions override few hooks.
         self._on_connect = [each.connect for each in overriding(extensions, "connect")]
         self._on_kept = [each.kept for each in overriding(extensions, "kept")]
         self._on_connected = [each.connected for each in overriding(extensions, "connected")]
@@ -77,7 +75,7 @@ class Engine:
     # -- handshake -----------------------------------------------------------------------------------------------
 
     def handshake(self, message: Message, user: str | None, refusal: str = errors.UNAUTHORIZED) -> Beginning:
-        """Return the parameters of a new session. `refusal` is the error if there is no user. Raises Fault."""
+        """Return the parameters of a new session. `refusal` is the error if there is no user. Raises BayeuxError."""
         version, types = message.get("version"), message.get("supportedConnectionTypes")
         if not isinstance(version, str):
             raise self._no_session(message, errors.VERSION_MISSING)
@@ -95,7 +93,7 @@ class Engine:
         return beginning
 
     def begun(self, message: Message, client_id: str, beginning: Beginning) -> Reply:
-        """The reply to a handshake that made a session."""
+        """Return the reply to a successful handshake."""
         reply = success(message) | {
             "version": VERSION,
             "minimumVersion": VERSION,
@@ -109,7 +107,7 @@ class Engine:
         return reply | ({"ext": ext} if ext else {})
 
     def busy(self, message: Message, error: str, interval_ms: int) -> BayeuxError:
-        """The server cannot begin a session now: the client is to come back after the interval."""
+        """Return the error of a handshake that is to be retried after the interval."""
         return self._no_session(message, error, "handshake", interval_ms)
 
     def _no_session(self, message: Message, error: str, reconnect: str = "none", interval_ms: int = 0) -> BayeuxError:
@@ -126,30 +124,30 @@ class Engine:
 
     @property
     def extends(self) -> bool:
-        """Whether `extend` adds anything."""
+        """Return whether `extend` has an effect."""
         return bool(self._on_reply)
 
     def channel_of(self, message: object) -> tuple[str, Message]:
-        """The channel of a message, and the message. Raises Fault."""
+        """Return the channel of a message, and the message. Raises BayeuxError."""
         if not isinstance(message, dict):
             raise BayeuxError({"successful": False, "error": errors.MESSAGE_INVALID})
         channel = message.get("channel")
         if not isinstance(channel, str) or not channel:
             raise BayeuxError(failure(message, errors.CHANNEL_MISSING))
         if not (message.get("id") is None or _can_echo("id", message["id"])):
-            # Its reply would be ambiguous.
+            # The client could not match the reply to the message.
             raise BayeuxError(failure(message, errors.MESSAGE_ID_INVALID))
         return channel, message
 
     def unknown(self, message: Message) -> BayeuxError:
-        """There is no such session, or it is somebody else's."""
+        """Return the error for a session that does not exist or belongs to another user."""
         reply = failure(message, errors.UNKNOWN_CLIENT)
         if message.get("channel") == CONNECT:
             reply["advice"] = self.advice("handshake", 0)
         return BayeuxError(reply)
 
     def connect(self, message: Message) -> ConnectWish:
-        """Return the parameters of a connect. Raises Fault."""
+        """Return the parameters of a connect. Raises BayeuxError."""
         connection_type = message.get("connectionType")
         if not isinstance(connection_type, str):
             raise BayeuxError(failure(message, errors.CONNECTION_TYPE_MISSING))
@@ -172,7 +170,7 @@ class Engine:
         return wish
 
     def kept(self, message: Message) -> Message:
-        """The parts of a connect that its reply needs; a message may be as large as a request, and is kept for long."""
+        """Return the parts of a connect that its reply needs: a suspended message may be as large as a request."""
         kept = _connect(message)
         if "timestamp" in message:
             kept["timestamp"] = ""
@@ -186,10 +184,10 @@ class Engine:
         return kept
 
     def answered(self, session: Session, kept: Message) -> Reply:
-        """The reply to a connect, after events were taken out of the session's queue for it.
+        """Return the reply to a connect, after its events were taken from the session's queue.
 
-        `ext.calltag` says `missed` where events were lost by retention, and `behind` where there is more than one
-        answer holds: the client is to come for it at once.
+        `ext.calltag` has `missed` if events were lost by retention, and `behind` if more events wait than one reply may
+        carry; the advice then is to connect again at once.
         """
         reply = self.connected(kept, session.client_id)
         ext: dict[str, object] = {}
@@ -208,25 +206,25 @@ class Engine:
         return reply
 
     def connected(self, message: Message, client_id: str) -> Reply:
-        """The reply to a connect without events."""
+        """Return the reply to a connect without events."""
         reply = _connect(message)
         reply["successful"], reply["clientId"], reply["advice"] = True, client_id, self._usual_advice
         return reply
 
     def replaced(self, message: Message) -> Reply:
-        """The reply to a connect of which a newer one took the place."""
+        """Return the reply to a connect that a newer one replaced."""
         return failure(message, errors.CONNECT_REPLACED) | {"advice": self.advice()}
 
     def ended(self, message: Message, client_id: str) -> Reply:
-        """The reply to a connect whose session has ended meanwhile."""
+        """Return the reply to a connect whose session has ended meanwhile."""
         return self.connected(message, client_id) | {"advice": self.advice("none", 0)}
 
     def disconnected(self) -> Reply:
-        """Return the message for a client whose session the server has ended."""
+        """Return the message to a client whose session the server has ended."""
         return {"channel": DISCONNECT, "successful": True, "advice": self.advice("none", 0)}
 
     def subscribe(self, message: Message, client_id: str, user: str) -> SubscribeWish:
-        """The channels to subscribe to. All or nothing: one name that is refused refuses the request. Raises Fault."""
+        """Return the channels to subscribe to. One refused name refuses all of them. Raises BayeuxError."""
         names = self._named(message, client_id)
         for name in names:
             if is_meta(name) or not (is_service(name) or self._may_subscribe(user, name)):
@@ -240,15 +238,15 @@ class Engine:
         return wish
 
     def not_subscribed(self, message: Message, client_id: str, error: str) -> BayeuxError:
-        """A subscription, or the end of one, that is refused."""
+        """Return the error of a refused /meta/subscribe or /meta/unsubscribe."""
         return BayeuxError(failure(message, error) | {"clientId": client_id} | _subscription(message))
 
     def unsubscribe(self, message: Message, client_id: str) -> list[str]:
-        """The channels to unsubscribe from. Raises Fault."""
+        """Return the channels to unsubscribe from. Raises BayeuxError."""
         return self._named(message, client_id)
 
     def _named(self, message: Message, client_id: str) -> list[str]:
-        """The channels and patterns that a message names. Raises Fault."""
+        """Return the channels and patterns in a message. Raises BayeuxError."""
         names = _names(message.get("subscription"))
         if names is None:
             raise BayeuxError(failure(message, errors.SUBSCRIPTION_MISSING))
@@ -258,11 +256,11 @@ class Engine:
         return names
 
     def done(self, message: Message, client_id: str) -> Reply:
-        """The reply to what was carried out; a subscription is repeated as it was sent."""
+        """Return the reply to a successful message; a subscription is repeated as it was sent."""
         return success(message) | {"clientId": client_id} | _subscription(message)
 
     def publish(self, channel: str, message: Message, user: str) -> Reply:
-        """The reply to a message that is taken; it goes to no client. Raises Fault."""
+        """Return the reply to an accepted message, which goes to no client. Raises BayeuxError."""
         if is_meta(channel) or not is_name(channel):
             raise BayeuxError(failure(message, errors.channel_invalid(channel)))
         if not self._may_publish(user, channel):
@@ -270,32 +268,32 @@ class Engine:
         return success(message)
 
     def extend(self, message: Message, reply: Reply, arrived_ms: int, now_ms: int) -> Reply:
-        """Let the extensions add what they add to any reply; times are Unix time in milliseconds."""
+        """Apply the `reply` hooks of the extensions; times are Unix time in milliseconds."""
         for on_reply in self._on_reply:
             on_reply(message, reply, arrived_ms, now_ms)
         return reply
 
     def advice(self, reconnect: str = "retry", interval_ms: int | None = None) -> Reply:
-        """Return the whole advice: the official client replaces the former one, and fills gaps with its defaults."""
+        """Return complete advice: the official client replaces the former one, and fills gaps with its defaults."""
         interval = self.limits.interval_ms if interval_ms is None else interval_ms
         advice: Reply = {"reconnect": reconnect, "interval": interval, "timeout": self.limits.timeout_ms}
         return advice | ({"maxInterval": self.limits.max_interval_ms} if self._handshake_reconnect else {})
 
 
 def success(message: Message) -> Reply:
-    """The beginning of a reply to what succeeded."""
+    """Return the common fields of a successful reply."""
     reply = _echo(message)
     reply["successful"] = True
     return reply
 
 
 def failure(message: Message, error: str) -> Reply:
-    """The beginning of a reply to what failed."""
+    """Return the common fields of a failed reply."""
     return _echo(message) | {"successful": False, "error": error}
 
 
 def _connect(message: Message) -> Reply:
-    """The beginning of a reply to a connect."""
+    """Return the common fields of a reply to a connect."""
     message_id = message.get("id")
     return {"id": message_id, "channel": CONNECT} if _can_echo("id", message_id) else {"channel": CONNECT}
 
@@ -312,13 +310,13 @@ def _can_echo(name: str, value: object) -> bool:
 
 
 def _subscription(message: Message) -> Reply:
-    """The subscription as it was sent, where there was one."""
+    """Return the subscription as it was sent, if there was one."""
     given = {name: message[name] for name in ("subscription",) if name in message}
     return given if can_encode(given) else {}
 
 
 def _names(subscription: object) -> list[str] | None:
-    """The channels of a subscription: one, or a list of at least one."""
+    """Return the channels of a subscription: one, or a non-empty list; None if it is malformed."""
     given = subscription if isinstance(subscription, list) else [subscription]
     names = [name for name in given if isinstance(name, str) and name]
     return names if names and len(names) == len(given) else None

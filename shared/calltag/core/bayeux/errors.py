@@ -1,7 +1,7 @@
-"""The `error` field of a reply: `code:arguments:text`.
+"""Values of the `error` field of a reply: `code:arguments:text`.
 
-Source: Bayeux protocol 1.0, section 2.2.6. Codes are those of CometD's server; the text for an unknown session is the
-one of CometD 3.1, which clients of Web Services know.
+Source: Bayeux protocol 1.0, section 2.2.6. The codes are those of CometD's server; the text for an unknown session is
+that of CometD 3.1, which clients of Web Services know.
 """
 
 from typing import Final
@@ -22,55 +22,55 @@ SUBSCRIPTION_MISSING: Final = "403::subscription_missing"
 
 
 def version_unsupported(version: str) -> str:
-    """The client speaks another version of the protocol."""
+    """Return the error for a client with another version of the protocol."""
     return f"300:{_argument(version)}:version_unsupported"
 
 
 def connection_types_unsupported(supported: tuple[str, ...]) -> str:
-    """The client knows none of the server's connection types."""
+    """Return the error for a client that supports none of the server's connection types."""
     return f"301:{','.join(supported)}:connection_types_unsupported"
 
 
 def channel_invalid(channel: str) -> str:
-    """The text is no channel that a message can have."""
+    """Return the error for a message on an invalid channel."""
     return f"405:{_argument(channel)}:channel_invalid"
 
 
 def subscription_invalid(channel: str) -> str:
-    """The text is neither a channel nor a pattern."""
+    """Return the error for a subscription to neither a channel nor a pattern."""
     return f"403:{_argument(channel)}:subscription_invalid"
 
 
 def subscribe_denied(channel: str) -> str:
-    """The user may not subscribe to it."""
+    """Return the error for a subscription without permission."""
     return f"403:{_argument(channel)}:subscribe_denied"
 
 
 def publish_denied(channel: str) -> str:
-    """The user may not publish on it."""
+    """Return the error for a message without permission to publish."""
     return f"403:{_argument(channel)}:publish_denied"
 
 
 def too_many_sessions(most: int) -> str:
-    """A limit on sessions is reached."""
+    """Return the error for a session beyond a limit."""
     return f"429:{most}:too_many_sessions"
 
 
 def too_many_handshakes(per_s: float) -> str:
-    """More handshakes come than the server answers in a second."""
+    """Return the error for a handshake beyond the rate limit."""
     return f"429:{per_s:g}:too_many_handshakes"
 
 
 def too_many_tabs(most: int) -> str:
-    """As many sessions of the browser are connected as may be."""
+    """Return the error for a session beyond the limit of its browser."""
     return f"429:{most}:too_many_sessions_of_browser"
 
 
 def too_many_subscriptions(most: int) -> str:
-    """The session has as many subscriptions as it may have."""
+    """Return the error for a subscription beyond the limit of its session."""
     return f"429:{most}:too_many_subscriptions"
 
 
 def _argument(text: str) -> str:
-    """An argument must not be mistaken for the separators around it, and has to be Unicode."""
+    """Return the text without separators, as valid Unicode, cut to 256 characters."""
     return text[:256].replace(":", "").replace(",", "").encode(errors="replace").decode()

@@ -1,4 +1,4 @@
-"""Messages to the subscribers of a channel, with their place in the user's stream."""
+"""Messages to subscribers of a channel, with their position in the user's stream."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,24 +10,24 @@ from calltag.core.bayeux.position import Position
 
 @dataclass(slots=True)
 class Event:
-    """One message to clients; it is encoded once, however many sessions it goes to."""
+    """One message to clients, encoded once for all sessions."""
 
     channel: str
     data: Mapping[str, object]
     ext: Mapping[str, object] = field(default_factory=dict)
     created: str = ""
-    """When that of which it tells was accepted, in ISO 8601."""
+    """Time at which the operation was accepted, in ISO 8601; "" if unknown."""
     _plain: bytes = b""
     _numbered: bytes = b""
 
     def plain(self) -> bytes:
-        """The message as clients know it that do not ask for replay."""
+        """Return the encoded message for clients without the replay extension."""
         if not self._plain:
             self._plain = encode_event(self.channel, self.data, self.ext)
         return self._plain
 
     def numbered(self, position: Position) -> bytes:
-        """The message with `data.event`, as clients of the replay extension want it: `replayId` and `createdDate`."""
+        """Return the encoded message with `data.event` for the replay extension: `replayId` and `createdDate`."""
         if not self._numbered:
             event: dict[str, object] = {"replayId": position}
             if self.created:
@@ -41,7 +41,7 @@ class Event:
 class StreamedEvent:
     """An entry of a user's stream as messages to the user's sessions; `previous` is the position of the entry before.
 
-    `accepted_at_ms` is when that which it tells of was accepted, in Unix time; 0 if that is not known.
+    `accepted_at_ms` is the time at which its operation was accepted, in Unix milliseconds; 0 if unknown.
     """
 
     position: Position
@@ -51,7 +51,7 @@ class StreamedEvent:
 
 
 class Queued(NamedTuple):
-    """A queued message: its position in the user's stream, its JSON text, and its acceptance in Unix milliseconds."""
+    """A queued message: position in the user's stream, JSON text, and time of acceptance in Unix milliseconds."""
 
     position: Position
     body: bytes

@@ -1,4 +1,4 @@
-"""The extensions of the Bayeux protocol that calltag knows; each overrides the hooks that it needs."""
+"""Supported extensions of the Bayeux protocol; each overrides the hooks that it needs."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from calltag.core.bayeux.session import Session
 _LARGEST_BATCH: Final = 2**31
 CONNECTS_ONLY: Final = "connects_only"
 REPLAYS: Final = "replays"
-"""Options of a session, as they are stored."""
+"""Names of stored options of a session."""
 _DELIVERY: Final = "metaConnectDeliveryOnly"
 _NEW_ONLY: Final = -1
 _ALL: Final = -2
@@ -23,7 +23,7 @@ _ACCURACY_MS: Final = 25
 
 @dataclass(slots=True)
 class Beginning:
-    """A session that is about to begin."""
+    """Parameters of a new session."""
 
     acknowledges: bool = False
     options: dict[str, str] = field(default_factory=dict)
@@ -33,14 +33,14 @@ class Beginning:
 class ConnectWish:
     """Parameters of a /meta/connect.
 
-    A client that sends nothing but connects for longer than `silent_ms` is inactive, if that is given; with
-    `deliveries_count`, events sent to it are activity too.
+    A client that sends only connects for longer than `silent_ms`, if that is set, is inactive; with `deliveries_count`,
+    events sent to it are activity too.
     """
 
     timeout_ms: int
     interval_ms: int
     is_hurried: bool
-    """The client itself asked for an answer at once."""
+    """The client itself asked for a reply at once."""
     transport: str
     acknowledged: int | None = None
     silent_ms: int | None = None
@@ -49,10 +49,9 @@ class ConnectWish:
 
 @dataclass(slots=True)
 class SubscribeWish:
-    """The channels of a /meta/subscribe, each with the position after which its messages are wanted (None: from now
-    on).
+    """The channels of a /meta/subscribe, each with the position after which messages are sent (None: new ones only).
 
-    `replays`: the client wants to learn the positions of its messages.
+    `replays`: the client asked for the positions of messages.
     """
 
     channels: dict[str, Position | None]
@@ -68,39 +67,38 @@ class Refused(Exception):
 
 
 class Extension:
-    """`ext` is the message's `ext`, empty where there is none."""
+    """Hooks of an extension; `ext` is that of the message, empty if there is none."""
 
     def handshake(self, ext: Mapping[str, object], beginning: Beginning) -> None:
-        """A session begins."""
+        """Set parameters of a new session."""
 
     def begun(self, beginning: Beginning, reply_ext: dict[str, object]) -> None:
-        """The handshake succeeded: tell the client what the extension has agreed to."""
+        """Confirm the extension in the reply to a successful handshake."""
 
     def connect(self, ext: Mapping[str, object], wish: ConnectWish) -> None:
-        """A connect came."""
+        """Set parameters of a connect."""
 
     def subscribe(self, ext: Mapping[str, object], wish: SubscribeWish) -> None:
-        """A subscription is wanted. Raises Refused."""
+        """Set parameters of a subscription. Raises Refused."""
 
     def connected(self, session: Session, reply_ext: dict[str, object]) -> None:
-        """A connect is answered now, with what was taken."""
+        """Extend the reply to a connect, after its events were taken."""
 
     def kept(self, ext: Mapping[str, object], kept: dict[str, object]) -> None:
         """Keep the parts of `ext` that `reply` needs for a suspended connect."""
 
     def reply(self, message: Message, reply: Reply, arrived_ms: int, now_ms: int) -> None:
-        """Any meta message is answered; times are Unix time in milliseconds."""
+        """Extend the reply to any meta message; times are Unix time in milliseconds."""
 
 
 def ext_of(message: Message) -> Mapping[str, object]:
-    """The `ext` of a message."""
+    """Return the `ext` of a message, empty if there is none."""
     ext = message.get("ext")
     return ext if isinstance(ext, dict) else {}
 
 
 class Acknowledgment(Extension):
-    """`ext.ack`: the client says which answers it got; what it did not get is sent again, by whichever node it comes
-    to.
+    """`ext.ack`: the client acknowledges replies; unacknowledged ones are sent again, by any node that it connects to.
 
     Source: CometD's documentation of its acknowledgment extension, and the clients' `AckExtension`.
     """
@@ -126,8 +124,7 @@ class ReplayExtension(Extension):
     """`ext.replay`: a subscription may begin in the past, even in a new session.
 
     Source: the streaming API of Salesforce, whose clients send a map of channel to the `replayId` of the last event
-    seen, -1 for new ones only, -2 for all that is kept, null where they have none yet. Some write the number as a
-    string.
+    seen, -1 for new events only, -2 for all retained ones, null if they have none. Some write the number as a string.
     """
 
     def handshake(self, ext: Mapping[str, object], beginning: Beginning) -> None:
@@ -159,7 +156,7 @@ def _position(replay_id: object) -> Position | None:
 
 
 def invalid_replay(replay_id: object) -> str:
-    """The error for an id whose successors are not kept, in the words that clients know."""
+    """Return the error for an invalid or expired id, with the text of Salesforce's server."""
     return (
         f"400::The replayId {{{replay_id}}} you provided was invalid. Please provide a valid ID, "
         "-2 to replay all events, or -1 to replay only new events."
@@ -167,9 +164,9 @@ def invalid_replay(replay_id: object) -> str:
 
 
 class DeliveryExtension(Extension):
-    """`ext.calltag.metaConnectDeliveryOnly` of a handshake: whether events come with connect replies only, or with the
-    reply to whatever the client sends. Where a session has no wish, its transport decides; a client that acknowledges
-    gets them with connect replies in any case.
+    """`ext.calltag.metaConnectDeliveryOnly` of a handshake: events are sent with connect replies only (true), or with
+    any reply (false). The default depends on the transport; a client that acknowledges gets them with connect replies
+    in any case.
 
     Source: CometD's option `metaConnectDeliverOnly`, here for one session.
     """
@@ -183,16 +180,16 @@ class DeliveryExtension(Extension):
     def begun(self, beginning: Beginning, reply_ext: dict[str, object]) -> None:
         if CONNECTS_ONLY in beginning.options:
             agreed = beginning.acknowledges or beginning.options[CONNECTS_ONLY] == "1"
-            # Nothing else answers under this name at a handshake.
+            # No other extension sets this name at a handshake.
             reply_ext["calltag"] = {_DELIVERY: agreed}
 
 
 @dataclass(frozen=True, slots=True)
 class Activity(Extension):
-    """A session that sends nothing but connects for `silent_ms` ends; with `both_sides`, events that go to the client
-    are activity too.
+    """A session that sends only connects for `silent_ms` ends; with `both_sides`, events sent to the client are
+    activity too.
 
-    Source: CometD's `ActivityExtension`, which looks when a connect comes.
+    Source: CometD's `ActivityExtension`, which checks with each connect.
     """
 
     silent_ms: int
@@ -204,7 +201,7 @@ class Activity(Extension):
 
 
 class Timestamp(Extension):
-    """A message that has a `timestamp` is answered with one.
+    """The reply to a message with a `timestamp` has one.
 
     Source: Bayeux protocol 1.0, section 5.10: `YYYY-MM-DDThh:mm:ss.ss`, in GMT.
     """
@@ -215,7 +212,7 @@ class Timestamp(Extension):
 
 
 class Timesync(Extension):
-    """`ext.timesync`: the client learns how far the server's clock is ahead of its own.
+    """`ext.timesync`: the client computes the offset of the server's clock.
 
     Source: CometD's documentation of its time synchronization extension.
     """
@@ -241,17 +238,17 @@ class Timesync(Extension):
 
 
 def _is_number(value: object) -> bool:
-    """Whether it is a number to reckon with: not NaN, and small enough for sums to stay within 64 bits."""
+    """Return whether it is a number, not NaN, and small enough that sums stay within 64 bits."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < LARGEST
 
 
 def _number(value: object) -> int | None:
-    """The integer that JSON wrote in whatever form; None if it is none."""
+    """Return a JSON number with an integer value, such as 2 or 2.0, as integer; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
         return None
     return int(value)
 
 
 def overriding(extensions: Sequence[Extension], hook: str) -> list[Extension]:
-    """The extensions that have something to do there."""
+    """Return the extensions that override the hook."""
     return [each for each in extensions if getattr(type(each), hook) is not getattr(Extension, hook)]

@@ -1,4 +1,4 @@
-"""The stream of one user as it comes in at a node that holds sessions of the user."""
+"""The stream of one user, as received by a node that is home to sessions of the user."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -10,26 +10,26 @@ from calltag.core.bayeux.session import Session
 
 
 class Gap(Exception):
-    """Entries between the feed's head and this one did not come: they are to be read from the store first."""
+    """Entries between the feed's head and this one are missing, and have to be read from the stream first."""
 
 
 @dataclass(slots=True)
 class Feed:
     """All entries up to `head` were given to the sessions here.
 
-    While it is `repairing`, what is missing is being read; `look_again` says that more has come meanwhile.
+    While it is `repairing`, missing entries are being read; `look_again` is set when more arrive meanwhile.
     """
 
     user: str
     head: Position
     sessions: dict[str, Session] = field(default_factory=dict)
     latest: StreamedEvent | None = None
-    """The entry at the head, where several sessions may come for it."""
+    """The entry at the head, cached if several sessions may need it."""
     repairing: bool = False
     look_again: bool = False
 
     def follow(self, entries: Iterable[StreamedEvent]) -> bool:
-        """Whether the entries follow what was given before, with nothing between."""
+        """Return whether the entries follow the head without a gap."""
         head = self.head
         for published in entries:
             if not published.previous <= head < published.position:
@@ -38,9 +38,9 @@ class Feed:
         return True
 
     def accept(self, published: StreamedEvent, limits: BayeuxLimits) -> list[Session]:
-        """Give the next entry to the sessions; returns those that have something new to send. Raises Gap.
+        """Give the next entry to the sessions; return those that have something new to send. Raises Gap.
 
-        An entry that came before changes nothing.
+        A repeated entry has no effect.
         """
         if published.position <= self.head:
             return []
@@ -49,13 +49,13 @@ class Feed:
         return self.accept_next(published, limits)
 
     def accept_next(self, published: StreamedEvent, limits: BayeuxLimits) -> list[Session]:
-        """The same for an entry that is known to be the next one: those between were removed by retention."""
+        """Do the same for an entry that is known to be the next one: those before it were removed by retention."""
         if published.position <= self.head:
             return []
         return self.advance(published, self.sessions.values(), limits)
 
     def advance(self, published: StreamedEvent, sessions: Iterable[Session], limits: BayeuxLimits) -> list[Session]:
-        """The same for an entry that follows, and that all but these sessions have had."""
+        """Do the same for the next entry, which only these sessions lack."""
         self.head = published.position
         self.latest = published if len(self.sessions) > 1 else None
         return [session for session in sessions if session.offer(published, limits)]

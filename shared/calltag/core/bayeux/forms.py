@@ -1,4 +1,4 @@
-"""Bayeux messages in a form: clients that cannot send JSON put them into fields named `message`."""
+"""Bayeux messages in forms, in fields named `message`, for clients that cannot send JSON."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -12,7 +12,7 @@ _BYTE_ORDER_MARK: Final = "\ufeff"
 
 
 def messages_of_form(body: bytes, what: str = "form") -> bytes:
-    """The JSON array of all messages in the form, or in a query, which is written alike. Raises CodecError."""
+    """Return the JSON array of all messages in a form or in a query, which has the same syntax. Raises CodecError."""
     fields = _fields(body, what)
     if not fields:
         raise CodecError(f"the {what} has no field named message")

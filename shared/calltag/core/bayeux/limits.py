@@ -1,11 +1,11 @@
-"""The bounds of a Bayeux server; every one is a setting."""
+"""Limits of a Bayeux server; each is a setting."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class BayeuxLimit(StrEnum):
-    """A limit that was met, by the name of its setting in `CALLTAG_NOTIFIER__`."""
+    """Limits that can be exceeded, by the name of the setting in `CALLTAG_NOTIFIER__`."""
 
     SESSIONS = "max_sessions"
     SESSIONS_OF_USER = "max_sessions_per_user"
@@ -24,7 +24,7 @@ class BayeuxLimit(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BayeuxLimits:
-    """Times are in milliseconds, sizes in bytes."""
+    """Values of the limits; times are in milliseconds, sizes in bytes."""
 
     timeout_ms: int = 30_000
     interval_ms: int = 0
@@ -33,11 +33,11 @@ class BayeuxLimits:
     max_sessions: int = 20_000
     max_sessions_per_user: int = 50
     max_sessions_per_address: int = 0
-    """0 is no limit."""
+    """0 means no limit."""
     handshakes_per_s: float = 500.0
     handshake_burst: int = 1_000
     handshakes_per_s_per_address: float = 250.0
-    """0 is no limit."""
+    """0 means no limit."""
     handshake_burst_per_address: int = 500
     max_handshake_addresses: int = 10_000
     max_refused_handshakes: int = 5

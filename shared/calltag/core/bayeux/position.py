@@ -1,10 +1,10 @@
-"""Places in a user's stream of events, and the numbers in which clients know them."""
+"""Positions in a user's stream of events, which clients see as numbers."""
 
 from typing import Final, NewType
 
 Position = NewType("Position", int)
-"""Rises from event to event, with gaps; all of a stream come after 0. It fits what JavaScript keeps exactly."""
+"""Strictly increasing within a stream, with gaps; greater than 0, and exact as a JavaScript number."""
 
 BEGINNING: Final = Position(0)
 LARGEST: Final = 2**53
-"""Upper bound of positions from clients: JavaScript numbers are exact below it."""
+"""Upper bound of positions from clients; JavaScript numbers are exact below it."""

@@ -1,6 +1,6 @@
-"""Replays: channels whose subscription begins at a position that the session has passed.
+"""Replays: channels whose subscription begins before the session's position.
 
-Their past messages are read once, and sent before those that are queued. Each channel has its own progress, as
+Their past messages are read once, and sent before queued ones. Each channel has its own progress, because
 subscriptions begin at different positions.
 """
 
@@ -14,9 +14,9 @@ from calltag.core.bayeux.position import BEGINNING, Position
 
 
 class Progress(NamedTuple):
-    """Progress of the replay of a channel: what is `confirmed`, and what was `sent`.
+    """Progress of the replay of a channel: the last `confirmed` and the last `sent` position.
 
-    `sent` is None where the past is wanted after `confirmed`, and no home has begun to send it.
+    `sent` is None if no home has begun to send; the replay begins after `confirmed`.
     """
 
     confirmed: Position
@@ -25,13 +25,13 @@ class Progress(NamedTuple):
 
 @dataclass(slots=True)
 class Replay:
-    """The replay of one channel, which ends when the client has all messages up to the session's own position.
+    """The replay of one channel; it ends when the client has all messages up to the session's position.
 
-    The positions are as a session's.
+    `confirmed`, `sent` and `answered` have the same meaning as in a Session.
     """
 
     wanted_after: Position | None
-    """The position that a subscription named; None if another home began to send."""
+    """Position in the subscription; None if another home began to send."""
     confirmed: Position
     sent: Position
     answered: Position
@@ -42,14 +42,14 @@ class Replays:
     """The replays of a session."""
 
     running: dict[str, Replay] = field(default_factory=dict)
-    """Channels whose past the client may lack."""
+    """Channels with unconfirmed past messages."""
     finished: dict[str, Position | None] = field(default_factory=dict)
-    """Channels whose past was confirmed since the last save, each with its `wanted_after`."""
+    """Channels confirmed since the last save, each with its `wanted_after`."""
     queue: list[Queued] = field(default_factory=list)
-    """Messages that were read and not sent."""
+    """Unsent messages."""
     read_to: Position = BEGINNING
     is_read: bool = True
-    """The past was read to its end; until then, the stream is not."""
+    """The past was read to its end; before that, the stream is not read."""
 
     @property
     def is_active(self) -> bool:
@@ -64,7 +64,7 @@ class Replays:
     # -- subscriptions -------------------------------------------------------------------------------------------
 
     def replace(self, channels: Iterable[str], wishes: Mapping[str, Position]) -> bool:
-        """Keep the replays of subscribed channels, and begin those that are wished. Return whether any changed."""
+        """Keep the replays of subscribed channels, and begin those in `wishes`. Return whether any changed."""
         ended = {*self.running, *self.finished}.difference(channels)
         for channel in (*ended, *wishes):
             self.running.pop(channel, None)
@@ -73,7 +73,7 @@ class Replays:
         return bool(wishes or ended)
 
     def unknown(self, stored: Mapping[str, Progress]) -> Mapping[str, Position]:
-        """Return stored wishes that are not known here."""
+        """Return the stored replays that are not known here, as wishes."""
         known = self.finished | {channel: each.wanted_after for channel, each in self.running.items()}
         return {
             channel: each.confirmed
@@ -92,28 +92,28 @@ class Replays:
     # -- reading -------------------------------------------------------------------------------------------------
 
     def first_unsent(self, default: Position) -> Position:
-        """Return the earliest position up to which all was sent."""
+        """Return the earliest `sent` position, `default` if there is no replay."""
         return min((each.sent for each in self.running.values()), default=default)
 
     def begin_reading(self, after: Position, until: Position) -> None:
-        """Read the past between two positions, with nothing queued."""
+        """Begin to read the past between two positions, with an empty queue."""
         self.queue.clear()
         self.read_to = min(after, until)
         self.is_read = self.read_to == until
         self._finish()
 
     def end_reading(self, through: Position, until: Position) -> None:
-        """Note that all was read up to a position, and whether that is the end."""
+        """Note that the past was read up to a position, and whether that is the end."""
         self.read_to = min(through, until)
         self.is_read = self.read_to == until
 
     def lacks(self, subscriptions: Mapping[str, Position], channel: str, position: Position) -> bool:
-        """Return whether a message of the past belongs to a replay, and was not sent by another subscription."""
+        """Return whether a past message belongs to replays only, and was sent by none of them."""
         wanted = [name for name, since in subscriptions.items() if since < position and matches(name, channel)]
         running = self.running
         return bool(wanted) and all(name in running and running[name].sent < position for name in wanted)
 
-    # -- what was sent -------------------------------------------------------------------------------------------
+    # -- sending -------------------------------------------------------------------------------------------------
 
     def note_sent(self, position: Position) -> None:
         """Note that the past was sent up to a position."""
@@ -121,13 +121,13 @@ class Replays:
             each.sent = max(each.sent, position)
 
     def follow(self, sent: Position) -> None:
-        """Take the positions of the stream, once all of the past was sent."""
+        """Advance to the session's `sent`, once all of the past was sent."""
         if self.running and self.is_read and not self.queue:
             for each in self.running.values():
                 each.sent = sent
 
     def note_answer(self) -> None:
-        """Note that a connect is answered with all that was sent."""
+        """Note that a connect is answered with all sent messages."""
         for each in self.running.values():
             each.answered = each.sent
 
@@ -138,12 +138,12 @@ class Replays:
         self._finish()
 
     def rewind(self) -> None:
-        """Send again all that is not confirmed."""
+        """Send unconfirmed messages again."""
         for each in self.running.values():
             each.sent = each.answered = each.confirmed
 
     def note_saved(self, finished: Iterable[str]) -> None:
-        """Note that the store has saved the end of these replays."""
+        """Note that Redis has saved the end of these replays."""
         for channel in finished:
             self.finished.pop(channel, None)
 

@@ -1,7 +1,7 @@
 """A CometD session at its home: a state machine without I/O, clock or tasks.
 
-Its inputs are connects, entries of its user's stream, and what the store answered; it says what to do: answer, suspend,
-read the stream, or claim the session from the store. Nobody else assigns its fields.
+Its inputs are connects, entries of the user's stream, and replies of Redis; its outputs are actions: answer, suspend,
+read the stream, or claim the session. Only its own methods assign its fields.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,10 +20,10 @@ from calltag.core.bayeux.position import BEGINNING, Position
 from calltag.core.bayeux.replays import Progress, Replays
 
 UNSAVED_BATCHES: Final = 65_536
-"""More acknowledgement numbers than a home can give between two saves: whoever claims a session from a home that did
-not say what it gave goes on beyond them, so that no number stands for two positions."""
+"""More acknowledgement numbers than a home can assign between two saves. A claim without a flush by the former home
+skips them, so that no number stands for two positions."""
 MOST_BATCHES: Final = 16
-"""Numbers that are remembered of a client that acknowledges none."""
+"""Maximum number of unacknowledged batches that are kept."""
 _POSITION: Final = attrgetter("position")
 
 
@@ -31,11 +31,11 @@ class SessionPhase(Enum):
     """States of a session."""
 
     CLAIMING = auto()
-    """The store is being asked; nothing is read from the stream or sent."""
+    """A claim is in flight; nothing is read from the stream or sent."""
     LIVE = auto()
-    """The queue has all events that the client lacks."""
+    """The queue has all unsent events of the stream."""
     BEHIND = auto()
-    """The stream has more than the queue, and is read before the next answer."""
+    """The stream has more than the queue, and is read before the next reply."""
     ENDED = auto()
 
 
@@ -48,7 +48,7 @@ class Step(Enum):
 
 @dataclass(slots=True)
 class QueueMemory:
-    """Memory of all queues of a node; a session that would exceed `most_bytes` falls behind."""
+    """Memory budget of all queues of a node; a session that would exceed `most_bytes` falls behind."""
 
     most_bytes: int
     used_bytes: int = 0
@@ -60,20 +60,20 @@ class Connect:
 
     timeout_ms: int
     acknowledged: int | None = None
-    """The acknowledgement number that the client sent."""
+    """Acknowledgement number from the client."""
     again: bool = False
-    """The client may lack the last answer, and does not acknowledge."""
+    """The client may lack the last reply, and does not acknowledge."""
     is_alone: bool = True
     """The request has no other message."""
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """`position` is how far the user's stream was looked through, `sent` how far it was sent to the client, `confirmed`
-    how far the client has it for certain. `answered` is how far it was sent when its last connect was answered: what
-    was pushed since may be on its way.
+    """Positions in the user's stream: `position` is the last one queued or skipped, `sent` the last one sent,
+    `confirmed` the last one that the client certainly has. `answered` is the value of `sent` at the last reply to a
+    connect; events pushed since may be in flight.
 
-    A subscription may want messages from before `sent`: they are read once, and go out before what follows `sent`.
+    A subscription may begin before `sent`: these messages are read once, and sent before those that follow `sent`.
     """
 
     client_id: str
@@ -89,13 +89,13 @@ class Session:
     is_streaming: bool = False
     """The client has a WebSocket."""
     is_numbered: bool = False
-    """Messages carry `data.event` with their position."""
+    """Messages have `data.event` with their position."""
     transport: str = "long-polling"
     wishes_connects_only: bool | None = None
     state: SessionPhase = SessionPhase.LIVE
     subscriptions: Mapping[str, Position] = field(default_factory=dict)
     changes: int = 0
-    """Version of the subscriptions, counted by the store."""
+    """Version of the subscriptions in Redis."""
     replays: Replays = field(default_factory=Replays)
     batch: int = 0
     batches: list[tuple[int, Position]] = field(default_factory=list)
@@ -117,7 +117,7 @@ class Session:
     missed_while_claiming: bool = False
     """Events were received, or the stream had more, during the claim."""
 
-    # -- what it is ----------------------------------------------------------------------------------------------
+    # -- properties ----------------------------------------------------------------------------------------------
 
     @property
     def pushes(self) -> bool:
@@ -153,12 +153,12 @@ class Session:
 
     @property
     def has_more(self) -> bool:
-        """Return whether another connect would bring more at once."""
+        """Return whether another connect would be answered at once."""
         return self.needs_reading or (not self.pushes and bool(self.queue or self.aside or self.replays.queue))
 
     @property
     def needs_reading(self) -> bool:
-        """Return whether the stream is to be read before the next answer."""
+        """Return whether the stream has to be read before the next reply."""
         return self.state is SessionPhase.BEHIND or not self.replays.is_read
 
     @property
@@ -174,7 +174,7 @@ class Session:
         return any(since < position and matches(pattern, channel) for pattern, since in self.subscriptions.items())
 
     def queued(self, published: StreamedEvent, wants: Callable[[str, Position], bool] | None = None) -> list[Queued]:
-        """The messages of an entry that are for this session, or that it `wants` in another way."""
+        """Return the messages of an entry that this session, or the predicate `wants`, asks for."""
         position, accepted_at_ms, wants = published.position, published.accepted_at_ms, wants or self.wants
         return [
             Queued(position, each.numbered(position) if self.is_numbered else each.plain(), accepted_at_ms)
@@ -185,17 +185,17 @@ class Session:
     # -- connects ------------------------------------------------------------------------------------------------
 
     def served_by(self, transport: str, *, is_streaming: bool, connects_only: bool) -> None:
-        """Its connects come by a transport, which sends events with connect replies only, unless the session wishes
-        otherwise."""
+        """Note the transport of the connects; `connects_only` is its default, which an option of the session
+        overrides."""
         self.transport, self.is_streaming = transport, is_streaming
         self.connects_only = connects_only if self.wishes_connects_only is None else self.wishes_connects_only
 
     def number_messages(self) -> None:
-        """Add positions to messages from now on, as the client asked."""
+        """Add positions to messages from now on (extension `replay`)."""
         self.is_numbered = True
 
     def next_step(self, connect: Connect) -> Step:
-        """Return the action for a connect that was confirmed, after the stream was read."""
+        """Return the action for a connect, after `confirm` and reading of the stream."""
         is_first, self.has_connected = not self.has_connected, True
         is_due = self.has_news and not self.pushes
         if is_first or is_due or connect.timeout_ms == 0 or not connect.is_alone:
@@ -203,9 +203,9 @@ class Session:
         return Step.SUSPEND
 
     def confirm(self, connect: Connect) -> bool:
-        """Note what the client has received; the rest is sent again.
+        """Confirm the events that the client has received; the rest is sent again.
 
-        False if another home gave the number that the client acknowledges: then only the store can know.
+        Return False if another home assigned the acknowledged number: its position is known from Redis only.
         """
         if self.acknowledges:
             number = connect.acknowledged or 0
@@ -233,14 +233,14 @@ class Session:
         self.confirmed = max(self.confirmed, position)
 
     def confirm_sent(self) -> None:
-        """Confirm all that was sent, because the client closed its WebSocket in order."""
+        """Confirm all sent events, because the client closed its WebSocket cleanly."""
         if not self.acknowledges:
             self.note_answer()
             self._confirm(self.sent)
             self.replays.confirm()
 
     def rewind(self) -> None:
-        """Send again all that is not confirmed."""
+        """Send unconfirmed events again."""
         self.replays.rewind()
         if self.sent > self.confirmed:
             self.sent = self.answered = self.confirmed
@@ -249,7 +249,7 @@ class Session:
             self._read_past()
 
     def _go_back(self) -> None:
-        """Drop the queue, and read the stream from the last position sent."""
+        """Drop the queue; the stream is read again from the last position sent."""
         self._count(-_size_of(self.queue))
         self.queue.clear()
         self.position = self.sent
@@ -259,22 +259,22 @@ class Session:
             self.missed_while_claiming = True
 
     def close_batch(self) -> int:
-        """Return the acknowledgement number of an answer with all that was taken."""
+        """Return the acknowledgement number of a reply with all events taken so far."""
         self.batch += 1
         self.batches.append((self.batch, self.sent))
         del self.batches[:-MOST_BATCHES]
         return self.batch
 
     def note_answer(self) -> None:
-        """Note that a connect is answered with all that was taken."""
+        """Note that a connect is answered with all events taken so far."""
         self.answered = self.sent
         self.replays.note_answer()
 
     # -- claims --------------------------------------------------------------------------------------------------
 
     def adopt(self, acknowledged: int | None, *, is_exact: bool) -> None:
-        """The session comes from the store, as a client that acknowledges a number connects. Unless what is known of it
-        `is_exact`, its former home may have given numbers since."""
+        """Initialize the acknowledgement numbers of a session read from Redis. Unless the record `is_exact`, the former
+        home may have assigned numbers since its last save."""
         if self.acknowledges:
             if acknowledged is not None and acknowledged > self.batch:
                 self._acknowledge(acknowledged)
@@ -294,7 +294,7 @@ class Session:
             self.state = SessionPhase.BEHIND if self.missed_while_claiming else SessionPhase.LIVE
 
     def verified(self, cycle: int) -> None:
-        """Note the cycle in which the store confirmed this home."""
+        """Note the cycle in which Redis confirmed this home."""
         self.cycle = cycle
 
     def give_up_claim(self) -> None:
@@ -305,7 +305,7 @@ class Session:
     # -- the stream ----------------------------------------------------------------------------------------------
 
     def can_push_directly(self, previous: Position, position: Position) -> bool:
-        """Return whether an entry can be pushed now: it is new, follows the last one sent, and nothing is queued."""
+        """Return whether an entry can be pushed now: it is new, follows `position`, and nothing is queued."""
         return previous <= self.position < position > self.highest and not (
             self.queue or self.aside or self.replays.queue or self.has_missed or self.state is not SessionPhase.LIVE
         )
@@ -316,7 +316,7 @@ class Session:
         self.replays.follow(self.sent)
 
     def offer(self, published: StreamedEvent, limits: BayeuxLimits) -> bool:
-        """Queue the next entry of the stream, if the session has all before it. Return whether there is news."""
+        """Queue the next entry of the stream, unless the session is behind. Return whether there is news."""
         if published.position <= self.position:
             return False
         if self.state is not SessionPhase.LIVE:
@@ -335,11 +335,11 @@ class Session:
         return bool(queued)
 
     def can_follow(self, previous: Position, position: Position) -> bool:
-        """Return whether entries directly follow those that the session has."""
+        """Return whether entries directly follow the session's position."""
         return self.state is SessionPhase.LIVE and previous <= self.position < position
 
     def follow(self, queued: Sequence[Queued], size: int, last: Position, limits: BayeuxLimits) -> bool:
-        """Queue the messages of such entries; False, with none queued, if they exceed a limit."""
+        """Queue the messages of such entries; return False, with none queued, if they exceed a limit."""
         if queued and self._overflow(len(queued), size, limits):
             return False
         self.position = last
@@ -348,17 +348,17 @@ class Session:
         return True
 
     def take_overflow(self) -> str:
-        """Return the limit that the queue reached since the last call, "" if none."""
+        """Return the limit that the queue exceeded since the last call, "" if none."""
         overflow, self.overflow = self.overflow, ""
         return overflow
 
     def begin_reading(self) -> None:
-        """Accept the entries after the position, which were read, unless a replay comes before them."""
+        """Accept entries read after the position, unless a replay has to be read first."""
         if self.state is SessionPhase.BEHIND and self.replays.is_read:
             self.state = SessionPhase.LIVE
 
     def fall_behind(self) -> None:
-        """Note that the stream has more than the session was given."""
+        """Note that the stream has entries that were not offered to the session."""
         if self.state is SessionPhase.LIVE:
             self.state = SessionPhase.BEHIND
 
@@ -384,13 +384,13 @@ class Session:
     # -- subscriptions and their past ------------------------------------------------------------------------------
 
     def subscribe(self, subscriptions: Mapping[str, Position], wishes: Mapping[str, Position], changes: int) -> None:
-        """Replace the subscriptions. New ones begin at positions (`wishes`) that the session may have passed."""
+        """Replace the subscriptions; the positions in `wishes`, where new ones begin, may be in the past."""
         self.subscriptions, self.changes = subscriptions, changes
         if self.replays.replace(subscriptions, wishes):
             self._read_past()
 
     def resubscribe(self, subscriptions: Mapping[str, Position], stored: Mapping[str, Progress], changes: int) -> None:
-        """Replace the subscriptions by the stored ones; replays that began here go on."""
+        """Replace the subscriptions by the stored ones; replays that began here continue."""
         self.subscribe(subscriptions, self.replays.unknown(stored), changes)
 
     def take_over(self, subscriptions: Mapping[str, Position], stored: Mapping[str, Progress], changes: int) -> None:
@@ -408,9 +408,9 @@ class Session:
         self.replays.begin_reading(first, self.sent)
 
     def fill(self, entries: Sequence[StreamedEvent], through: Position, limits: BayeuxLimits) -> None:
-        """Queue entries of the past up to a position, as far as the limits allow.
+        """Queue entries of the past up to a position, within the limits.
 
-        Of the entries after the session's position only the first one counts: it shows whether the past is complete.
+        Entries after the session's position are ignored, but the first one shows whether the past is complete.
         """
         replays = self.replays
         previous = entries[0].previous if entries else self.position
@@ -434,8 +434,8 @@ class Session:
     # -- messages beside the stream ----------------------------------------------------------------------------------
 
     def offer_services(self, event: Event, limits: BayeuxLimits, *, active: bool) -> bool:
-        """Take the state of the services, unless it was sent to the client last; the oldest message goes where
-        there are too many."""
+        """Queue the state of the services, unless the client knows it; beyond the limit the oldest message is
+        dropped."""
         if active == self.services_active or not any(matches(each, event.channel) for each in self.subscriptions):
             return False
         self.services_active = active
@@ -443,16 +443,16 @@ class Session:
         del self.aside[: -limits.max_queued_events]
         return True
 
-    # -- what goes out -----------------------------------------------------------------------------------------------
+    # -- sending -----------------------------------------------------------------------------------------------------
 
     def repeats(self, queued: Queued) -> bool:
         """Return whether the event was sent before."""
         return queued.position <= self.highest
 
     def take(self, budget: AnswerBudget | None = None) -> list[bytes]:
-        """Take what waits, oldest first, as far as the budget admits it; it counts as sent.
+        """Take queued messages, oldest first, within the budget; they count as sent.
 
-        Events of one entry of the stream are taken together: a position cannot tell that only some of them were sent.
+        Events of one entry of the stream are taken together, because a position cannot express a part of an entry.
         """
         if self.state is SessionPhase.CLAIMING:
             return []
@@ -492,7 +492,7 @@ class Session:
         del queue[:count]
 
     def note_sent(self) -> None:
-        """Note that the events taken were written, so that sending them again is a repeat."""
+        """Note that the taken events were written: further sends of them are repeats."""
         self.highest = max(self.highest, self.sent)
 
     def take_missed(self) -> bool:
@@ -500,14 +500,14 @@ class Session:
         missed, self.has_missed = self.has_missed, False
         return missed
 
-    # -- its end -----------------------------------------------------------------------------------------------------
+    # -- end ---------------------------------------------------------------------------------------------------------
 
     def end(self, ending: Ending) -> None:
-        """End the session."""
+        """End the session for good."""
         self.state, self.ending = SessionPhase.ENDED, ending
 
     def leave_memory(self) -> None:
-        """Drop the queue, because another node is the home of the session."""
+        """Release the queue's share of the node's memory, because the session is no longer here."""
         if self.memory is not None:
             self.memory.used_bytes -= self.queued_bytes
             self.memory = None
@@ -518,7 +518,7 @@ def _size_of(queue: Iterable[Queued]) -> int:
 
 
 def _first(queue: Sequence[Queued], budget: AnswerBudget | None) -> tuple[list[bytes], Position]:
-    """Return the first messages within the budget, and the position of the last of them."""
+    """Return the first messages within the budget, and the position of the last one."""
     every = [each.body for each in queue]
     if every and (budget is None or budget.admit_all(every)):
         return every, queue[-1].position

@@ -1,12 +1,12 @@
-"""The addresses of a broker that is one node or several."""
+"""Addresses of a RabbitMQ node or cluster."""
 
 import re
 from typing import Final
 
-# A comma may stand in a password; one that another address follows does not.
+# A comma may be part of a password, unless another address follows.
 _BETWEEN: Final = re.compile(r"\s*,\s*(?=amqps?://)")
 
 
 def addresses(url: str) -> tuple[str, ...]:
-    """The addresses in a setting that holds one or several, with commas between."""
+    """Split a setting with one or several addresses, separated by commas."""
     return tuple(_BETWEEN.split(url.strip(" ,\t\n")))

@@ -1,4 +1,4 @@
-"""The bus inside one process, with the manners of the one on RabbitMQ."""
+"""In-process bus with the semantics of the one on RabbitMQ."""
 
 import asyncio
 from collections import deque
@@ -13,7 +13,7 @@ from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES, count_fitting
 
 @dataclass(frozen=True, slots=True)
 class ParkedMessage:
-    """A message that was parked, and why."""
+    """A parked message and the reason."""
 
     body: bytes
     message_id: str
@@ -22,7 +22,7 @@ class ParkedMessage:
 
 @dataclass(slots=True)
 class _Queue:
-    """One partition: what waits, and whose turn it is to consume."""
+    """One partition: its queue, and the lock of its active consumer."""
 
     waiting: deque[Delivery] = field(default_factory=deque)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
@@ -31,7 +31,7 @@ class _Queue:
 
 
 class _Consumer:
-    """The consumer of a partition while it has the partition's lock; it asks for the lock with its first batch."""
+    """Consumer of a partition; acquires the partition's lock with its first batch."""
 
     def __init__(self, queue: _Queue, prefetch: int) -> None:
         self._queue = queue
@@ -65,7 +65,7 @@ class _Consumer:
         self._queue.arrived.set()
 
     def give_back(self) -> None:
-        """Put what is not acknowledged back in front, in order, and let the next consumer have its turn."""
+        """Requeue unacknowledged deliveries at the front, in order, and release the lock to the next consumer."""
         if not self._active:
             return
         returned = [replace(each, redelivered=True, returned=each.returned + 1) for each in self._unacknowledged]
@@ -76,7 +76,7 @@ class _Consumer:
 
 
 class _Inbox:
-    """Messages of one node; where they have more than `max_bytes` together, the oldest are dropped."""
+    """Messages of one node; beyond `max_bytes` in total the oldest are dropped."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -96,10 +96,10 @@ class _Inbox:
 
 
 class MemoryBus:
-    """A bus for one event loop. What it holds is gone with the process.
+    """A bus for one event loop, without persistence.
 
-    A partition takes `queue_limit` operations, an inbox `inbox_max_bytes`, and `parking_limit` operations may be
-    parked; beyond that operations are refused, and of an inbox the oldest messages are dropped.
+    A partition holds at most `queue_limit` operations, and at most `parking_limit` may be parked; further ones are
+    refused. An inbox holds at most `inbox_max_bytes`; beyond that its oldest messages are dropped.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class MemoryBus:
             raise BusRefused(f"{self._parking_limit} operations are parked already")
         self.parked.append(ParkedMessage(body, message_id, parking))
 
-    async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:  # noqa: ARG002 - as on the broker
+    async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:  # noqa: ARG002 - as on RabbitMQ
         inbox = self._inboxes.get(node)
         if inbox is None:
             return False

@@ -1,7 +1,7 @@
-"""Which partition a call belongs to: a published function that never changes within an installation.
+"""Partition function: public, and fixed for the lifetime of an installation.
 
-`partition = int.from_bytes(sha256(id in UTF-8)[:8], "big") % partitions`. Whoever publishes on `calltag.ops` without
-calltag has to compute the same; tests hold golden vectors.
+`partition = int.from_bytes(sha256(id in UTF-8)[:8], "big") % partitions`. Other publishers on `calltag.ops` have to
+compute the same; tests hold golden vectors.
 """
 
 from functools import lru_cache
@@ -15,13 +15,13 @@ _USUAL_LENGTH: Final = 64
 
 
 def partition_of(key: str, partitions: int) -> Partition:
-    """The partition of a call's id (or a user's, for what concerns an agent)."""
+    """Return the partition of a call id (or of a user id, for operations on agents)."""
     return _known(key, partitions) if len(key) <= _USUAL_LENGTH else _computed(key, partitions)
 
 
 @lru_cache(maxsize=_REMEMBERED)
 def _known(key: str, partitions: int) -> Partition:
-    """A call is operated on again and again."""
+    """Cached, as a call gets many operations."""
     return _computed(key, partitions)
 
 
@@ -30,5 +30,5 @@ def _computed(key: str, partitions: int) -> Partition:
 
 
 def hash_tag(partition: Partition) -> str:
-    """Its name in routing keys, queue names and Redis hash tags: `p07`."""
+    """Return the partition's name in routing keys, queue names and Redis hash tags: `p07`."""
     return f"p{partition:02d}"

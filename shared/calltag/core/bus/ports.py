@@ -1,7 +1,7 @@
-"""The bus as the services see it: operations by partition, notifications by node.
+"""Ports of the bus: operations by partition, notifications by node.
 
-Two sides implement it: RabbitMQ (`amqp`) and the in-process bus (`memory`). Both carry bytes; what they mean is
-the business of `calltag.core.wire`.
+Implemented on RabbitMQ (`amqp`) and in process (`memory`). Both carry bytes; `calltag.core.wire` defines their
+meaning.
 """
 
 from collections.abc import Collection, Sequence
@@ -16,38 +16,38 @@ NodeId = NewType("NodeId", str)
 
 
 class BusError(Exception):
-    """Root of what can go wrong on the bus."""
+    """Root of the errors of the bus."""
 
 
 class BusUnavailable(BusError):
-    """The broker is away, or did not confirm in time. Whether the message was taken is not known."""
+    """RabbitMQ is unavailable, or did not confirm by the deadline. The message may have been accepted."""
 
 
 class NotConnected(BusUnavailable):
-    """There is no connection to the broker, nor is one being waited for."""
+    """There is no connection to RabbitMQ; the call does not wait for one."""
 
     logged_elsewhere = True
-    """The connection itself says so, once: those who need it add nothing to that."""
+    """The link logs its own state; callers do not log this error again."""
 
 
 class BusRefused(BusError):
-    """The broker refused the message (the queue is full, or topology is missing). It was not taken."""
+    """RabbitMQ refused the message (the queue is full, or topology is missing). It was not accepted."""
 
 
 class BusInterrupted(BusError):
-    """A consumer lost its queue, channel or connection; what it had not acknowledged will be delivered again."""
+    """A consumer lost its queue, channel or connection; RabbitMQ redelivers unacknowledged messages."""
 
 
 class QueueMissing(BusInterrupted):
-    """The queue that is to be consumed does not exist; the message says how to make it."""
+    """The queue to consume does not exist; the message says how to create it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One operation taken from a partition. `tag` rises with the order of delivery within one consumer.
+    """One operation delivered from a partition. `tag` rises with the order of delivery within one consumer.
 
-    `returned` is how often it was delivered before and came back; others may be the cause. Those that go and come back
-    together have the same name in `together`; '' is one that comes alone.
+    `returned` counts earlier deliveries that were requeued; other operations may be the cause. Operations packed in
+    one message are redelivered together and share a name in `together`; '' is one alone in its message.
     """
 
     tag: int
@@ -60,10 +60,9 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class ParkingDetails:
-    """Why an operation was parked. Nothing here holds values of user data; times are Unix time in milliseconds.
+    """Reason for parking an operation. Never contains values of user data; times are Unix time in milliseconds.
 
-    `key` is the call or agent that it is about, if that is known. `after` is the parked operation of the same call that
-    it was parked behind.
+    `key` is its call or agent, if known. `after` is the parked operation of the same call that it was parked behind.
     """
 
     reason: str
@@ -79,45 +78,45 @@ class ParkingDetails:
 
 @dataclass(frozen=True, slots=True)
 class PublishedCounts:
-    """How many operations were published to a partition so far, in how many messages."""
+    """Number of operations published to a partition so far, and of the messages that carried them."""
 
     messages: int = 0
     operations: int = 0
 
     def since(self, before: "PublishedCounts") -> "PublishedCounts":
-        """What was published after that."""
+        """Return the counts of what was published since `before`."""
         return PublishedCounts(self.messages - before.messages, self.operations - before.operations)
 
 
 class PartitionConsumer(Protocol):
-    """The one reader of a partition, for as long as its context is open."""
+    """The single active consumer of a partition, while its context is open."""
 
     async def batch(self, limit: int, max_bytes: int = MAX_BATCH_BYTES) -> Sequence[Delivery]:
-        """Wait for at least one delivery, return at most `limit` of those that are there, in queue order, and no more
-        than have `max_bytes` together, unless the first alone has more.
+        """Wait for at least one delivery; return those that have arrived, in queue order: at most `limit`, and at most
+        `max_bytes` in total unless the first alone is larger.
 
-        Raises BusInterrupted when the consumer is gone.
+        Raises BusInterrupted when the consumer is lost.
         """
         ...
 
     async def ack_through(self, tag: int) -> None:
-        """Acknowledge every delivery up to and including `tag`. Raises BusInterrupted when that failed."""
+        """Acknowledge every delivery up to and including `tag`. Raises BusInterrupted."""
         ...
 
     def unacknowledged(self) -> int:
-        """How many deliveries have come and are not acknowledged, those that no batch has had yet included."""
+        """Return the number of unacknowledged deliveries, including those not yet returned by `batch`."""
         ...
 
     async def ack(self, tags: Collection[int]) -> None:
-        """Acknowledge these deliveries and no others. Raises BusInterrupted when that failed."""
+        """Acknowledge these deliveries and no others. Raises BusInterrupted."""
         ...
 
 
 class Inbox(Protocol):
-    """The messages sent to one node, in the order in which they were sent."""
+    """The messages sent to one node, in the order of sending."""
 
     async def receive(self) -> bytes:
-        """Wait for the next message. It counts as handled when `receive` is called again.
+        """Wait for the next message; it counts as handled with the next call of `receive`.
 
         Raises BusInterrupted when the node's queue was lost: messages may have been missed.
         """
@@ -125,56 +124,55 @@ class Inbox(Protocol):
 
 
 class Bus(Protocol):
-    """Everything a service asks of the bus. All waits have a deadline, but those of `batch` and `receive`."""
+    """Operations of the bus. All waits have a deadline, except those of `batch` and `receive`."""
 
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
-        """Put an operation on its partition's queue; return once the broker confirmed that it is safe.
+        """Publish an operation to its partition's queue; return once RabbitMQ has confirmed it.
 
-        Calls made one after another on one bus keep their order. Raises BusUnavailable, BusRefused.
+        Successive calls on one bus keep their order. Raises BusUnavailable, BusRefused.
         """
         ...
 
     async def depth(self, partition: Partition) -> int:
-        """How many messages, of one operation or several, wait to be delivered to the partition's consumer.
+        """Return the number of undelivered messages of the partition; each may hold several operations.
 
         Raises BusUnavailable.
         """
         ...
 
     def published(self, partition: Partition) -> PublishedCounts:
-        """What this process has published to the partition."""
+        """Return what this process has published to the partition."""
         ...
 
     async def park(self, body: bytes, message_id: str, parking: ParkingDetails) -> None:
-        """Set an operation aside for people to look at; return once that is safe.
+        """Move an operation to the parking queue for an operator; return once it is confirmed.
 
-        Raises BusUnavailable; BusRefused when as much is parked as may be.
+        Raises BusUnavailable; BusRefused when the parking queue is full.
         """
         ...
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
-        """Send a message to one node's inbox, confirmed; it need not outlive the broker.
+        """Send a message to one node's inbox, confirmed but not persistent.
 
-        False if there is no such inbox. Raises BusUnavailable, BusRefused.
+        Returns False if there is no such inbox. Raises BusUnavailable, BusRefused.
         """
         ...
 
     def partition(self, partition: Partition, prefetch: int) -> AbstractAsyncContextManager[PartitionConsumer]:
-        """Become (or queue up as) the consumer of a partition.
+        """Become (or wait to become) the single active consumer of a partition.
 
-        Only one consumer of a partition receives at a time. Leaving the context gives back, in order, what was not
-        acknowledged, before the next consumer receives anything.
+        Leaving the context requeues unacknowledged deliveries, in order, before the next consumer receives anything.
         """
         ...
 
     def inbox(self, node: NodeId) -> AbstractAsyncContextManager[Inbox]:
-        """Open this node's inbox; it exists from entering the context until shortly after leaving it."""
+        """Open this node's inbox; it expires shortly after the context ends."""
         ...
 
     def connected(self) -> bool:
-        """Whether the bus is usable right now (for readiness)."""
+        """Return whether the bus is usable now (for readiness)."""
         ...
 
     def consuming(self) -> bool:
-        """Whether no consumer or inbox that was opened has been lost and not opened again (for readiness)."""
+        """Return whether every lost consumer and inbox was opened again (for readiness)."""
         ...

@@ -1,4 +1,4 @@
-"""An agent's contact-centre session: which of the agent's devices are logged in."""
+"""An agent's contact-centre session: the devices and their login state."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,7 +7,7 @@ from calltag.core.domain.ids import DeviceId, UserId
 
 
 class UserState(StrEnum):
-    """The agent's state on a device, by the name that clients see."""
+    """State of an agent on a device, by its name in the API."""
 
     LOGGED_OUT = "LoggedOut"
     NOT_READY = "NotReady"
@@ -15,7 +15,7 @@ class UserState(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class AgentDevice:
-    """One device of the agent."""
+    """One device of an agent."""
 
     id: DeviceId
     number: str
@@ -24,7 +24,7 @@ class AgentDevice:
 
 @dataclass(frozen=True, slots=True)
 class Agent:
-    """An agent with the devices of the session; `version` rises by one with every change."""
+    """An agent with the devices of the session; every change increments `version`."""
 
     user: UserId
     devices: tuple[AgentDevice, ...]

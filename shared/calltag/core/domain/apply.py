@@ -1,6 +1,6 @@
-"""The heart: `apply(state, operation) -> outcome`, a pure function.
+"""Pure state transition: `apply(state, operation) -> outcome`.
 
-It is called for each operation once, in the order of the queue; whoever calls it sees to both.
+Callers must invoke it exactly once per operation, in queue order.
 """
 
 from dataclasses import replace
@@ -40,9 +40,9 @@ from calltag.core.domain.user_data import UserData
 
 
 def apply(state: Call | Agent | None, operation: Operation, limits: CallLimits) -> Outcome:
-    """Carry out one operation on the call or agent that it names (None: there is none).
+    """Apply one operation to the call or agent that it names; `state` is None if that does not exist.
 
-    The new state has a version one higher if anything changed, and is the same object if not.
+    A changed state has its version incremented; an unchanged one is the same object.
     """
     if isinstance(operation, AgentOperation):
         return _apply_to_agent(state if isinstance(state, Agent) else None, operation)
@@ -101,7 +101,7 @@ def _user_data_changed(call: Call, operation: CallOperation, action: UserDataAct
             data = UserData()
         case _ as never:
             assert_never(never)
-    # An update to what is there already was asked for and is told; one without pairs, or a removal of nothing, is not.
+    # An update is reported even if it sets the present values; one without pairs, or a removal of nothing, is not.
     asked = isinstance(action, UpdateUserData) and bool(action.pairs)
     if data == call.user_data and not asked:
         return Outcome(call)
@@ -110,9 +110,9 @@ def _user_data_changed(call: Call, operation: CallOperation, action: UserDataAct
 
 
 def _acting_leg(call: Call, operation: CallOperation) -> Leg:
-    """The leg on which a client's operation acts: of those that may, the first on which it is possible.
+    """Return the leg on which a client's operation acts: the first permitted one whose state allows it.
 
-    Refuses whoever is not on the call, and what is possible on none of the legs.
+    Refuses senders who are not on the call, and operations that no leg allows.
     """
     name = operation.action.name
     live = [leg for leg in call.legs if leg.live]
@@ -149,7 +149,7 @@ def _begun(call: Call | None, operation: CallOperation, action: Dial | CallStart
 
 
 def _check_parties(parties: int, before: int, limits: CallLimits) -> None:
-    """Refuse parties beyond the limit, counting those that left; where none is new there is nothing to refuse."""
+    """Refuse more parties than the limit, counting those that left, unless none is new."""
     if parties > max(before, limits.max_parties):
         raise RefusedError(
             StatusCode.OUT_OF_RANGE,
@@ -158,7 +158,7 @@ def _check_parties(parties: int, before: int, limits: CallLimits) -> None:
 
 
 def _check_size(data: UserData, before: UserData, limits: CallLimits) -> None:
-    """Refuse user data beyond the limits; making a call that is over them smaller is always possible."""
+    """Refuse user data beyond the limits; reducing data that exceeds them is always possible."""
     size = data.size(limits.encoded_bytes)
     if size.pairs > limits.max_pairs:
         held, limit, unit = size.pairs, limits.max_pairs, "pairs"
@@ -197,7 +197,7 @@ def _changed(
 
 
 def _recipients(before: Call | None, after: Call) -> tuple[UserId, ...]:
-    """Who is on the call or was until just now; whoever left earlier hears no more of it."""
+    """Return the users on the call before or after the change; those who left earlier get no events."""
     legs = (*(before.legs if before else ()), *after.legs)
     return tuple(dict.fromkeys(leg.user for leg in legs if leg.user is not None and leg.live)) or after.users()
 

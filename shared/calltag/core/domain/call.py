@@ -10,7 +10,7 @@ from calltag.core.domain.user_data import UserData
 
 
 class LegState(StrEnum):
-    """The state of one party on a call, by the name that clients see."""
+    """State of one party on a call, by its name in the API."""
 
     DIALING = "Dialing"
     RINGING = "Ringing"
@@ -20,7 +20,7 @@ class LegState(StrEnum):
 
 
 class CallType(StrEnum):
-    """What kind of call it is, by the name that clients see."""
+    """Type of a call, by its name in the API."""
 
     INTERNAL = "Internal"
     INBOUND = "Inbound"
@@ -33,7 +33,7 @@ class CallType(StrEnum):
 class Leg:
     """One party of a call. A party outside the contact centre has neither device nor user.
 
-    `left` says that the party left the call while it went on for others.
+    `left` is True if the party left the call while it went on for others.
     """
 
     number: str
@@ -50,7 +50,7 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call with its parties. `version` rises by one with every change; `began_at_ms` is Unix time."""
+    """A call with its parties. Every change increments `version`; `began_at_ms` is Unix time."""
 
     id: CallId
     conn_id: ConnId
@@ -63,39 +63,39 @@ class Call:
 
     @property
     def released(self) -> bool:
-        """Whether the call is over: no party is left on it."""
+        """True once no party is left on the call."""
         return not any(leg.live for leg in self.legs)
 
     def users(self) -> tuple[UserId, ...]:
-        """The users whose devices are parties, each once, in the order of the legs."""
+        """Return the users whose devices are parties, each once, in the order of the legs."""
         return tuple(dict.fromkeys(leg.user for leg in self.legs if leg.user is not None))
 
     def is_open_to(self, user: UserId) -> bool:
-        """Whether the user is a party: on the call now, or, once it is over, to its end."""
+        """Return whether the user is a party: on the call now, or at its end once it is over."""
         return any(leg.user == user and self._has(leg) for leg in self.legs)
 
     def _has(self, leg: Leg) -> bool:
         return leg.live or (self.released and not leg.left)
 
     def legs_of(self, user: UserId) -> tuple[Leg, ...]:
-        """The legs on which the user is on the call; once there is none, the last one that was."""
+        """Return the live legs of the user; without any, the last leg."""
         own = tuple(leg for leg in self.legs if leg.user == user)
         return tuple(leg for leg in own if leg.live) or own[-1:]
 
     def leg_of(self, user: UserId) -> Leg | None:
-        """The first of those legs, if the user was ever on the call."""
+        """Return the first of those legs; None if the user was never on the call."""
         return next(iter(self.legs_of(user)), None)
 
     def others(self, leg: Leg) -> Iterator[Leg]:
-        """The other parties that are still on the call, or, once it is over, that were to its end."""
+        """Iterate over the other parties: those on the call now, or at its end once it is over."""
         return (other for other in self.legs if other is not leg and self._has(other))
 
     def with_leg(self, old: Leg, new: Leg) -> "Call":
-        """The same call with one leg replaced."""
+        """Return the call with one leg replaced."""
         return self.with_legs([new if leg is old else leg for leg in self.legs])
 
     def with_legs(self, legs: Sequence[Leg]) -> "Call":
-        """The same call with its legs as they are now, in the order of those before; new ones follow."""
+        """Return the call with its legs replaced: the known ones in their order, then new ones; sets `left`."""
         is_over = not any(leg.live for leg in legs)
 
         def noted(before: Leg | None, now: Leg) -> Leg:

@@ -1,11 +1,11 @@
-"""Which operations a party may ask for in which state of its leg."""
+"""Operations that a party may request, by the state of its leg."""
 
 from collections.abc import Mapping
 from typing import Final
 
 from calltag.core.domain.call import LegState
 
-# The order is the one in which Web Services lists them; clients may show it.
+# The order is that of Web Services; clients may display it.
 _USER_DATA_AND_DTMF: Final = ("UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData")
 _USER_DATA: Final = ("UpdateUserData", "AttachUserData", "DeleteUserDataPair", "DeleteUserData")
 
@@ -16,4 +16,4 @@ CAPABILITIES: Final[Mapping[LegState, tuple[str, ...]]] = {
     LegState.HELD: (*_USER_DATA, "Hangup", "Retrieve"),
     LegState.RELEASED: (),
 }
-"""The operations that calltag carries out, by leg state: what it lists is what it accepts."""
+"""Operations by leg state: those listed to clients are exactly those accepted."""

@@ -1,4 +1,4 @@
-"""What is told to subscribers: each event is the effect of one operation and carries that operation's id."""
+"""Events for subscribers: each is the effect of one operation and carries that operation's id."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -21,7 +21,7 @@ class NotificationType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CallChanged:
-    """A call changed: the whole call after the change, for the users who are or just were parties."""
+    """A call changed; holds the whole call after the change, for the parties before and after it."""
 
     id: EventId
     notification: NotificationType
@@ -29,7 +29,7 @@ class CallChanged:
     recipients: tuple[UserId, ...]
     accepted_at_ms: int
     reason: Literal["silent"] | None = None
-    """Why a call ended that nobody has ended: the switch told nothing of it any more."""
+    """`silent`: calltag ended the call, because the switch no longer reported it."""
     kind: Literal["call"] = "call"
 
 
@@ -51,7 +51,7 @@ class DevicesChanged:
 
 @dataclass(frozen=True, slots=True)
 class OperationRefused:
-    """An operation was accepted and then refused by the state that it met; for its sender alone."""
+    """An accepted operation was refused because of the state it met; for its sender only."""
 
     id: EventId
     user: UserId

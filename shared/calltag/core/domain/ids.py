@@ -1,4 +1,4 @@
-"""The identifiers of the domain, each a type of its own."""
+"""Identifiers of the domain."""
 
 from typing import NewType
 

@@ -1,7 +1,7 @@
-"""The values that user data may hold."""
+"""Type of the values of user data."""
 
 from typing import TypeAlias
 
 JsonValue: TypeAlias = object
-"""A string, number, boolean or null, or a list or object of such: what `orjson.loads` gives. The domain keeps such
-values as they are and looks into none of them."""
+"""A JSON value as `orjson.loads` returns it: string, number, boolean, null, or a list or object of those. The domain
+never inspects such values."""

@@ -1,4 +1,4 @@
-"""The operations: what clients and the switch ask of a call or of an agent.
+"""Operations of clients and the switch on a call or an agent.
 
 An action's `name` is the `operationName` (or the switch's event type) that clients send.
 """
@@ -21,7 +21,7 @@ class AttachUserData:
 
 @dataclass(frozen=True, slots=True)
 class UpdateUserData:
-    """Set every key given."""
+    """Set each given key to the given value."""
 
     pairs: tuple[Pair, ...]
     name: Literal["UpdateUserData"] = "UpdateUserData"
@@ -44,28 +44,28 @@ class DeleteUserData:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Take a ringing call."""
+    """Answer a ringing call."""
 
     name: Literal["Answer"] = "Answer"
 
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Put the own leg on hold."""
+    """Put the sender's leg on hold."""
 
     name: Literal["Hold"] = "Hold"
 
 
 @dataclass(frozen=True, slots=True)
 class Retrieve:
-    """Take the own leg off hold."""
+    """Take the sender's leg off hold."""
 
     name: Literal["Retrieve"] = "Retrieve"
 
 
 @dataclass(frozen=True, slots=True)
 class SendDtmf:
-    """Send tones; they are told to the parties and not kept."""
+    """Send tones; the parties get an event, and the call does not keep them."""
 
     digits: str
     name: Literal["SendDtmf"] = "SendDtmf"
@@ -73,14 +73,14 @@ class SendDtmf:
 
 @dataclass(frozen=True, slots=True)
 class Hangup:
-    """Leave the call; with no more than one other party on it, that ends it."""
+    """Leave the call; this ends it if at most one other party is on it."""
 
     name: Literal["Hangup"] = "Hangup"
 
 
 @dataclass(frozen=True, slots=True)
 class Dial:
-    """Begin a call from the sender's device: `legs` has the caller first."""
+    """Start a call from the sender's device; the first of `legs` is the caller."""
 
     conn_id: ConnId
     type: CallType
@@ -92,7 +92,7 @@ class Dial:
 
 @dataclass(frozen=True, slots=True)
 class CallStarted:
-    """The switch has a new call."""
+    """The switch reports a new call."""
 
     conn_id: ConnId
     type: CallType
@@ -105,7 +105,7 @@ class CallStarted:
 
 @dataclass(frozen=True, slots=True)
 class PartyChanged:
-    """The switch tells new states of parties; a number that was not on the call joins it."""
+    """The switch reports new states of parties; a number that is not on the call joins it."""
 
     legs: tuple[Leg, ...]
     name: Literal["PartyChanged"] = "PartyChanged"
@@ -113,7 +113,7 @@ class PartyChanged:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The call is over for all: the switch says so, or (`silent`) has said nothing of it for too long."""
+    """The call ended: as the switch reports, or (`silent`) because the switch has not reported it for too long."""
 
     reason: Literal["silent"] | None = None
     name: Literal["CallEnded"] = "CallEnded"
@@ -128,7 +128,7 @@ CallAction: TypeAlias = ClientAction | BeginAction | SwitchAction
 
 @dataclass(frozen=True, slots=True)
 class StartContactCenterSession:
-    """Log the agent's devices in for some channels."""
+    """Log the agent's devices in for the channels."""
 
     devices: tuple[tuple[DeviceId, str], ...]
     channels: tuple[str, ...]
@@ -160,12 +160,12 @@ class CallOperation:
 
     @property
     def key(self) -> str:
-        """What it works on; operations with the same key take effect in the order in which they were sent."""
+        """Key of the state it changes; operations with the same key are applied in the order of sending."""
         return f"call:{self.call_id}"
 
     @property
     def partition_key(self) -> str:
-        """What decides about its partition."""
+        """Input of `partition_of`."""
         return self.call_id
 
 
@@ -181,12 +181,12 @@ class AgentOperation:
 
     @property
     def key(self) -> str:
-        """What it works on; operations with the same key take effect in the order in which they were sent."""
+        """Key of the state it changes; operations with the same key are applied in the order of sending."""
         return f"agent:{self.sender}"
 
     @property
     def partition_key(self) -> str:
-        """What decides about its partition."""
+        """Input of `partition_of`."""
         return self.sender
 
 

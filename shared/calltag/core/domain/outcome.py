@@ -1,4 +1,4 @@
-"""What became of an operation."""
+"""Result of applying an operation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from calltag.core.domain.status import StatusCode
 
 @dataclass(frozen=True, slots=True)
 class CallLimits:
-    """How much one call may hold; `encoded_bytes` gives the length of a value's JSON."""
+    """Limits of one call; `encoded_bytes` returns the length of a value's JSON."""
 
     encoded_bytes: Callable[[JsonValue], int]
     max_pairs: int = 1_000
@@ -22,7 +22,7 @@ class CallLimits:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The state after an operation and the event to tell, if any. Refused operations leave the state as it was."""
+    """The state after an operation and the event to publish, if any. A refused operation does not change the state."""
 
     state: Call | Agent | None
     event: Event | None = None
@@ -31,7 +31,7 @@ class Outcome:
 
 
 class RefusedError(Exception):
-    """The call's state does not allow the operation."""
+    """The state of the call does not allow the operation."""
 
     def __init__(self, code: StatusCode, text: str) -> None:
         super().__init__(text)

@@ -1,10 +1,10 @@
-"""The status codes of the Genesys Web Services API that calltag answers with."""
+"""Status codes of the Genesys Web Services API that calltag uses."""
 
 from enum import IntEnum
 
 
 class StatusCode(IntEnum):
-    """`statusCode` of an answer (source: Web Services API reference, 8.5)."""
+    """`statusCode` of a response (source: Web Services API reference, 8.5)."""
 
     SUCCESS = 0
     PARAMETER_MISSING = 1

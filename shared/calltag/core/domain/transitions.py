@@ -1,4 +1,4 @@
-"""How the legs of a call change state."""
+"""State transitions of the legs of a call."""
 
 from dataclasses import replace
 
@@ -6,7 +6,7 @@ from calltag.core.domain.call import Call, Leg, LegState
 
 
 def answered(call: Call, leg: Leg) -> Call:
-    """The ringing leg takes the call: it and whoever was dialing are through."""
+    """Establish the leg that answers, and all dialing ones."""
     through = {LegState.DIALING: LegState.ESTABLISHED}
     return call.with_legs(
         [
@@ -17,24 +17,24 @@ def answered(call: Call, leg: Leg) -> Call:
 
 
 def moved(call: Call, leg: Leg, state: LegState) -> Call:
-    """One leg is in another state; the others stay."""
+    """Return the call with one leg in another state."""
     return call.with_leg(leg, replace(leg, state=state))
 
 
 def hung_up(call: Call, leg: Leg) -> Call:
-    """The leg leaves; a call of two is over."""
+    """Release the leg; end the call if at most two legs were live."""
     if sum(each.live for each in call.legs) <= 2:
         return ended(call)
     return moved(call, leg, LegState.RELEASED)
 
 
 def ended(call: Call) -> Call:
-    """Everybody is off the call."""
+    """Release all legs."""
     return call.with_legs([replace(leg, state=LegState.RELEASED) for leg in call.legs])
 
 
 def parties_changed(call: Call, told: tuple[Leg, ...]) -> Call:
-    """The switch's word on some parties: known numbers take the new state, new numbers join."""
+    """Apply a report of the switch on some parties: known numbers change state, new numbers join."""
     news = {leg.number: leg for leg in told}
     known = [
         replace(leg, state=news[leg.number].state, muted=news[leg.number].muted) if leg.number in news else leg

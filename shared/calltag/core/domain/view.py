@@ -1,4 +1,4 @@
-"""The resource that a user sees: a call viewed from one of its legs.
+"""Resource of a call in the API, as seen from one of its legs.
 
 Source of the shape: Web Services API, sample of AttachUserData (CometD notification).
 """
@@ -9,7 +9,7 @@ from calltag.core.domain.json_value import JsonValue
 
 
 def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> dict[str, JsonValue]:
-    """The call as the leg's user sees it; `base_url` is scheme, host and port, without a slash at the end.
+    """Return the call as the leg's user sees it; `base_url` is scheme, host and port, without a trailing slash.
 
     `userData` is absent when there is none. `duration` is in whole seconds, as a string.
     """

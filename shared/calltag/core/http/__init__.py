@@ -1,1 +1,1 @@
-"""HTTP: the server with its bounds, addresses behind proxies, origins of pages, headers of answers."""
+"""HTTP server with limits and backpressure, client addresses behind proxies, origins of pages, response heads."""

@@ -1,4 +1,4 @@
-"""How many requests an application works on at a time: those beyond wait their turn for a moment, or are sent away."""
+"""Admission control: bounds the requests in flight; further ones wait in a short queue or are refused."""
 
 import asyncio
 import random
@@ -16,28 +16,28 @@ from calltag.core.http.unavailable import answer_unavailable
 from calltag.core.runtime.shared_queue import QueueFull, SharedQueue
 
 _PATIENCE_S: Final = 0.2
-"""A request gives up its turn while it waits longer than this for its client: for the body, or to take the answer."""
+"""A request releases its slot while it waits longer than this for its client, to send the body or read the response."""
 _FORGETS: Final = 0.05
-"""What each turn that ends counts for the pace."""
+"""Weight of each completion in the moving average `_pace_s`."""
 _RETRY_AFTER_S: Final = (1, 3)
 _TEXT: Final = "more requests come than are served here; try again in a moment"
 
 
 class Turned(StrEnum):
-    """Why a request was sent away, by the name of the setting."""
+    """Reasons for refusing a request, by the name of the setting."""
 
     QUEUE_FULL = "max_queued_requests"
     LATE = "queue_deadline_s"
 
 
 def retry_after_s() -> int:
-    """When to try again: those who came together are not to come back together."""
+    """Return a random number of seconds until a retry, so that clients do not retry together."""
     return random.randint(*_RETRY_AFTER_S)  # noqa: S311 - spreads load, protects nothing
 
 
 @dataclass(slots=True)
 class _Turn:
-    """The right of one request to be worked on."""
+    """The slot of one request."""
 
     intake: "AdmissionQueue"
     taken: bool = True
@@ -48,7 +48,7 @@ class _Turn:
             self.intake.leave()
 
     def resume(self) -> None:
-        """Work on was begun already, so this does not wait; for a moment there may be more in hand than the limit."""
+        """Take a slot again without waiting, since the request has begun; `most` may be exceeded for a moment."""
         if not self.taken:
             self.taken = True
             self.intake.in_hand += 1
@@ -59,7 +59,7 @@ _turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
 
 @contextmanager
 def release_slot() -> Iterator[None]:
-    """Inside, the request only waits for others, and its turn is somebody else's."""
+    """Release the request's slot inside the context, where the request only waits for other requests."""
     turn = _turn.get()
     if turn is None:
         yield
@@ -73,11 +73,11 @@ def release_slot() -> Iterator[None]:
 
 @dataclass(slots=True)
 class AdmissionQueue:
-    """Lets `most` requests into the application at a time; `most_queued` others wait, first come, first served.
+    """Admits `most` requests to the application at a time; up to `most_queued` others wait, in FIFO order.
 
-    Of one address fewer wait, so that others find a place. One that finds the queue full, or would have to wait longer
-    than `deadline_s` at the pace of late, gets HTTP 503 at once, before anything was spent on it; one that did wait so
-    long, then. It comes with Retry-After, in the form of the API. `turned_away` is told of each.
+    One address cannot fill the queue (see SharedQueue). A request gets HTTP 503 with Retry-After, in the form of the
+    API, at once if the queue is full or its expected wait exceeds `deadline_s`, else when it has waited that long.
+    `turned_away` is called for each.
     """
 
     app: ASGIApp
@@ -87,7 +87,7 @@ class AdmissionQueue:
     turned_away: Callable[[Turned], None] = lambda _: None
     in_hand: int = 0
     _pace_s: float = 0.0
-    """How long it took of late from one turn that ended to the next, while others waited."""
+    """Moving average of the seconds between two completions while the queue is not empty."""
     _ended_at_s: float | None = None
     _queue: deque[asyncio.Future[bool]] = field(default_factory=deque)
     _places: SharedQueue = field(init=False)
@@ -97,7 +97,7 @@ class AdmissionQueue:
 
     @property
     def queued(self) -> int:
-        """How many requests wait for their turn."""
+        """Number of waiting requests."""
         return len(self._queue)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -118,7 +118,7 @@ class AdmissionQueue:
             turn.leave()
 
     def leave(self) -> None:
-        """Somebody's turn is over: the next one has it."""
+        """Release a slot, and give it to the first waiting request."""
         self.in_hand -= 1
         self._keep_pace()
         while self._queue and self.in_hand < self.most:
@@ -149,7 +149,7 @@ class AdmissionQueue:
             return Turned.QUEUE_FULL
 
     async def _turn_in_queue(self) -> bool:
-        """Wait for a turn; returns whether it came before the deadline."""
+        """Wait for a slot; return whether one was free before the deadline."""
         loop = asyncio.get_running_loop()
         waiting: asyncio.Future[bool] = loop.create_future()
         self._queue.append(waiting)
@@ -160,7 +160,7 @@ class AdmissionQueue:
             if waiting in self._queue:
                 self._queue.remove(waiting)
             elif not waiting.cancelled() and waiting.result():
-                # The turn came together with the cancellation.
+                # The slot was given in the same iteration as the cancellation.
                 self.leave()
             raise
         finally:
@@ -174,7 +174,7 @@ class AdmissionQueue:
 
 @contextmanager
 def _patiently(turn: _Turn) -> Iterator[None]:
-    """Inside, the request may wait for its client: if that takes long, its turn is somebody else's meanwhile."""
+    """Release the slot inside the context once the client takes longer than `_PATIENCE_S`; take it again afterwards."""
     timer = asyncio.get_running_loop().call_later(_PATIENCE_S, turn.leave)
     try:
         yield

@@ -1,4 +1,4 @@
-"""An exchange that a task of the ASGI application serves (ASGI HTTP 2.3)."""
+"""Exchange served by a task of the ASGI application (ASGI HTTP 2.3)."""
 
 import asyncio
 from typing import TYPE_CHECKING, Final
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _BODY_BYTES: Final = 65_536
-"""Bytes of a body that wait for the application before the client is read no further."""
+"""Buffered bytes of a body at which reading pauses."""
 _WRITE_BYTES: Final = 65_536
-"""Bytes of a response that are written before the client has to read on."""
+"""Bytes of a response that are written between two waits for the write buffer."""
 
 
 class AsgiExchange(Exchange):
@@ -43,17 +43,17 @@ class AsgiExchange(Exchange):
         super().__init__(http, connection, head)
         self._incoming = self._body = IncomingBody(head, connection.server.limits.max_framing_bytes)
         self._is_delivered = False
-        """Whether the application has the end of the body."""
+        """The application has received the end of the body."""
         self._is_disconnected = False
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._status = 0
         self._fields: Fields = ()
         self._is_started = False
-        """Whether the head of the response is written."""
+        """The head of the response is written."""
         self._is_chunked = False
         self._declared: int | None = None
-        """Bytes of the response's body that its Content-Length still promises."""
+        """Bytes left of the declared Content-Length of the response."""
 
     def start(self, app: ASGIApp) -> bool:
         """Run the application in a task; returns as `parse` does."""
@@ -83,7 +83,7 @@ class AsgiExchange(Exchange):
             self._task.cancel()
 
     def give_up(self) -> None:
-        """Nothing to do: the server cancels its tasks."""
+        """Do nothing: the server cancels its tasks."""
 
     # The request
 
@@ -100,7 +100,7 @@ class AsgiExchange(Exchange):
         self.disconnect()
 
     def disconnect(self) -> None:
-        """Let the application know that nothing more comes."""
+        """Send `http.disconnect` to the application."""
         self._is_disconnected = True
         self._wake()
 

@@ -1,4 +1,4 @@
-"""A WebSocket that a task of the ASGI application serves (ASGI WebSocket 2.3)."""
+"""WebSocket served by a task of the ASGI application (ASGI WebSocket 2.3)."""
 
 import asyncio
 from collections import deque
@@ -36,7 +36,7 @@ _STOPPING: Final = Refusal(503, "this server stops", retry_after_s=1)
 
 
 class AsgiWebSocket(WebSocket):
-    """`_receive` and `_send` are those of ASGI."""
+    """Queues messages for a task; `_receive` and `_send` are those of ASGI."""
 
     __slots__ = (
         "__weakref__",
@@ -52,12 +52,12 @@ class AsgiWebSocket(WebSocket):
     def __init__(self, connection: "Connection", protocol: ServerProtocol, handshake: Fields) -> None:
         super().__init__(connection, protocol, WebSocketState.OPENING)
         self._handshake = [*handshake]
-        """Fields of the response to the handshake."""
+        """Header fields of the handshake response."""
         self._queue: deque[tuple[Message, int]] = deque([({"type": "websocket.connect"}, 0)])
         """Messages for the application, with their sizes in bytes."""
         self._queued_bytes = 0
         self._served = 0
-        """Messages that the application got without waiting."""
+        """Number of messages that the application received without waiting."""
         self._is_disconnected = False
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
@@ -72,7 +72,7 @@ class AsgiWebSocket(WebSocket):
         except asyncio.CancelledError:
             self._end(CloseCode.SERVICE_RESTART, _STOPPING)
         except Exception:
-            # To a client that has disconnected, an application cannot send.
+            # Sending to a disconnected client raises in the application.
             if not self._is_disconnected:
                 log.exception("websocket_failed")
             self._end(CloseCode.INTERNAL_ERROR, NOT_OPENED)
@@ -104,7 +104,7 @@ class AsgiWebSocket(WebSocket):
     # From the client
 
     def parse(self) -> bool:
-        """Take frames once the application has accepted."""
+        """Parse frames once the application has accepted."""
         return self._state not in {WebSocketState.OPENING, WebSocketState.DECLINING} and super().parse()
 
     def _has_room(self) -> bool:
@@ -133,20 +133,20 @@ class AsgiWebSocket(WebSocket):
             self._waiter.set_result(None)
 
     def shut_down(self) -> None:
-        """Ask the client to come back."""
+        """Close with code 1012; before the handshake, cancel the application."""
         super().shut_down()
         if self._state in {WebSocketState.OPENING, WebSocketState.DECLINING} and self._task is not None:
             self._task.cancel()
 
     def writable(self) -> None:
-        """Nothing to do: the task waits for it."""
+        """Do nothing: the task waits for the write buffer itself."""
 
     def give_up(self) -> None:
-        """Nothing to do: the server cancels its tasks."""
+        """Do nothing: the server cancels its tasks."""
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that wait for the application."""
+        """Bytes of messages queued for the application."""
         return self._queued_bytes
 
     # From the application
@@ -228,6 +228,6 @@ class AsgiWebSocket(WebSocket):
 
 
 def _write_frame(socket: "ref[AsgiWebSocket]", frame: bytes, *, one_of_many: bool = False) -> bool:
-    """A writer that does not keep its connection alive: a cycle would wait for the garbage collector."""
+    """Implements FrameWriter by a weak reference: a cycle would wait for the garbage collector."""
     found = socket()
     return found is not None and found.write_frame(frame, one_of_many=one_of_many)

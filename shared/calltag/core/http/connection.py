@@ -1,7 +1,7 @@
 """One connection of a client: flow control in both directions, deadlines, and a fair share of the event loop.
 
-The bytes are parsed by a `Protocol` of the connection's own: HTTP/1.1 first, WebSocket after an upgrade. It is called
-back, and there is no task for a connection that waits.
+A `ConnectionProtocol` parses the bytes: HTTP/1.1 first, WebSocket after an upgrade. It runs in callbacks: an idle
+connection has no task.
 """
 
 import asyncio
@@ -17,66 +17,66 @@ if TYPE_CHECKING:
     from calltag.core.http.server import Server
 
 READ_BYTES: Final = 65_536
-"""Bytes of one read, and so the most that one connection is given of a turn of the event loop."""
+"""Maximum bytes of one read, and so of one connection in one iteration of the event loop."""
 _PENDING_BYTES: Final = 65_536
-"""Bytes that wait unparsed before the client is read no further."""
+"""Unparsed bytes at which reading pauses."""
 _UNSENT_BYTES: Final = 65_536
-"""Bytes that wait for the client to read before writers have to wait."""
+"""High-water mark of the write buffer, at which writers wait."""
 _ENCRYPTED_BYTES: Final = 32_768
 _LARGE_BYTES: Final = 16_384
-"""Connections that hold less are never turned away for what all hold together."""
+"""Connections that hold less are never refused for the total that all connections hold."""
 _CORK_BYTES: Final = 65_536
-"""Bytes that wait for the end of the turn, so that they go out in one system call."""
+"""Maximum bytes that are corked until the end of the iteration, to be sent in one system call."""
 _LOOKS: Final = 4
-"""Looks at a client that does not read, within the time that it has."""
+"""Checks of a client that does not read, within `write_stall_s`."""
 _LINGER_BYTES: Final = 1_048_576
-"""Bytes that are read and dropped after the last answer, so that a reset does not overtake it."""
+"""Maximum bytes that are read and dropped after the last response, so that a reset does not overtake it."""
 _numbers: Final = itertools.count(1)
 
 
 class ConnectionProtocol(Protocol):
-    """What parses the bytes of a connection and reacts to its events."""
+    """Parses the bytes of a connection and reacts to its events."""
 
     def parse(self) -> bool:
-        """Take bytes of `connection.data` from `connection.at` on; return whether work is left for the next turn."""
+        """Parse `connection.data` from `connection.at` on; return whether work is left for the next iteration."""
         ...
 
     def expire(self) -> None:
-        """The deadline that was set by `connection.expect` has passed."""
+        """React to the deadline that `connection.expect` has set."""
         ...
 
     def end_of_input(self) -> bool:
-        """The client sends no more; return whether it is still owed an answer."""
+        """React to the end of the client's input; return whether a response is still due."""
         ...
 
     def lost(self) -> None:
-        """The connection has ended."""
+        """React to the end of the connection."""
         ...
 
     def shut_down(self) -> None:
-        """The server stops: end in good order, at once where nothing is under way."""
+        """Begin a graceful close, because the server stops; close at once if nothing is in flight."""
         ...
 
     def writable(self) -> None:
-        """The client has read enough of what was written to it."""
+        """Continue writing: the write buffer has drained."""
         ...
 
     def give_up(self) -> None:
-        """The time that the server has to stop is over."""
+        """End without waiting further: the drain timeout of the server is over."""
         ...
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that were received and wait to be served, beside those that are not parsed."""
+        """Parsed bytes that wait to be served."""
         ...
 
     def turn_away(self) -> None:
-        """The server holds too much: end with an answer that says so."""
+        """End with an overload error: the server holds too many bytes."""
         ...
 
 
 class _Ended:
-    """Implements ConnectionProtocol where there is no connection."""
+    """Implements ConnectionProtocol after the end of the connection."""
 
     def parse(self) -> bool:
         return False
@@ -105,7 +105,7 @@ _ENDED: Final = _Ended()
 
 
 class Connection(asyncio.BufferedProtocol):
-    """The transport's side of a connection."""
+    """A connection as the transport sees it: buffers, deadlines, and the protocol that parses it."""
 
     __slots__ = (
         "__weakref__",
@@ -144,12 +144,12 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, server: "Server", peer: tuple[str, int]) -> None:
         self.server = server
         self.peer = peer
-        """Address and port of the other end, which may be a proxy's."""
+        """Address and port of the other end, which may be a proxy."""
         self.id = next(_numbers)
-        """Number that no other connection of this process has."""
+        """Number of the connection, unique in this process."""
         self.loop = server.loop
         self.data = b""
-        """What has come, which is parsed up to `at`."""
+        """Received bytes, parsed up to `at`."""
         self.at = 0
         self.is_writable = True
         self.is_closing = False
@@ -159,10 +159,10 @@ class Connection(asyncio.BufferedProtocol):
         self.is_reading = True
         self.is_tls = False
         self.in_turn = False
-        """Whether its bytes are parsed now. What is written meanwhile goes out at the end, in one system call."""
+        """Its bytes are being parsed; writes are corked until the end, and sent in one system call."""
         self.ended_badly = False
-        """Whether it was lost by an error, or while something was not sent or not acknowledged, which the client then
-        may not have; known when it is lost."""
+        """It was lost by an error, or with bytes unsent or unacknowledged by TCP: the client may lack them. Set when it
+        is lost."""
         self.protocol: ConnectionProtocol = Http1(self)
         self.transport: asyncio.Transport
         self._view = server.read_view
@@ -188,7 +188,7 @@ class Connection(asyncio.BufferedProtocol):
         self.local: tuple[str, int] | None = (local[0], local[1]) if local else None
         self.transport.set_write_buffer_limits(high=_UNSENT_BYTES)
         if self.is_tls:
-            # Both kinds of loop have it on transports of TLS; by default each may hold 256 KiB that are not decrypted.
+            # asyncio and uvloop both have it on TLS transports; the default is 256 KiB of encrypted bytes for each.
             getattr(transport, "set_read_buffer_limits", lambda **_: None)(high=_ENCRYPTED_BYTES)
         self.was_opened = True
         self.server.opened(self)
@@ -204,7 +204,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.data, self.at = self.data[self.at :] + data if self.data else data, 0
         if nbytes == READ_BYTES:
-            # More has come already: it waits until the others have had their turn.
+            # More bytes wait in the socket: other connections go first.
             self.work_soon()
         elif not self._work_scheduled:
             self._work()
@@ -242,7 +242,7 @@ class Connection(asyncio.BufferedProtocol):
             self._waiting_to_write.set_result(None)
         self.protocol.lost()
         self.server.hold(-self._held)
-        # Without cycles, what has ended is freed at once.
+        # Without reference cycles the memory is freed at once.
         self.protocol = _ENDED
         del self.transport
         self.server.lost(self)
@@ -251,18 +251,18 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def unparsed(self) -> int:
-        """Bytes that have come and are not parsed."""
+        """Number of received bytes that are not parsed."""
         return len(self.data) - self.at
 
     def parsed(self, to: int) -> None:
-        """Note how far the data is parsed."""
+        """Advance the parse position to `to`; drop the data once all of it is parsed."""
         if to < len(self.data):
             self.at = to
         else:
             self.data, self.at = b"", 0
 
     def work_soon(self) -> None:
-        """Parse on in the next turn of the loop."""
+        """Continue parsing in the next iteration of the loop."""
         if not self._work_scheduled and not self.is_closing:
             self._work_scheduled = True
             self.loop.call_soon(self._work)
@@ -274,7 +274,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self.in_turn = True
         try:
-            # A client that does not read is asked for nothing more, whatever it has sent; `resume_writing` goes on.
+            # Backpressure: requests of a client that does not read wait for `resume_writing`.
             if self.is_writable and self.protocol.parse():
                 self.work_soon()
         finally:
@@ -285,7 +285,7 @@ class Connection(asyncio.BufferedProtocol):
         self._regulate_reading()
 
     def note_held(self) -> None:
-        """Have the server count what this connection holds; beyond the server's bound, a large one is turned away."""
+        """Update the server's count of held bytes; refuse a large connection if that is over the limit."""
         held = 0 if self.is_closing else self.unparsed + self.protocol.held_bytes
         grown, self._held = held - self._held, held
         if grown and not self.server.hold(grown) and held > _LARGE_BYTES and grown > 0:
@@ -293,7 +293,7 @@ class Connection(asyncio.BufferedProtocol):
             self.protocol.turn_away()
 
     def _regulate_reading(self) -> None:
-        """Read on unless bytes wait unparsed, work waits for its turn, or the client does not read itself."""
+        """Pause reading while unparsed bytes or scheduled work wait, or the client does not read."""
         if self.is_lost or self.at_end_of_input:
             return
         wanted = self.is_closing or (self.is_writable and not self._work_scheduled and self.unparsed < _PENDING_BYTES)
@@ -312,7 +312,7 @@ class Connection(asyncio.BufferedProtocol):
     # Writing
 
     def write(self, data: bytes) -> None:
-        """Write at the end of this turn of the loop, with all else that is written in it."""
+        """Write at the end of this iteration of the loop, together with its other writes."""
         if self.is_closing:
             return
         self._out.append(data)
@@ -324,7 +324,7 @@ class Connection(asyncio.BufferedProtocol):
             self.loop.call_soon(self._flush)
 
     def write_now(self, data: bytes) -> None:
-        """Write at once, after what waits: for a writer that writes once in a turn, a cork gains nothing."""
+        """Write at once, behind corked bytes: corking gains nothing for a single write in an iteration."""
         if self.is_closing:
             return
         if self._out:
@@ -335,7 +335,7 @@ class Connection(asyncio.BufferedProtocol):
         return bool(self._out) or self.transport.get_write_buffer_size() > 0
 
     def _has_unacknowledged(self) -> bool:
-        """Whether the client's system has not confirmed all that was sent, where this system tells that."""
+        """Return whether bytes are not acknowledged by TCP, where the system reports it (TIOCOUTQ)."""
         if self._has_unsent():
             return True
         socket = self.transport.get_extra_info("socket")
@@ -353,7 +353,7 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.write(out[0] if len(out) == 1 else b"".join(out))
 
     async def writable(self) -> None:
-        """Wait until the client has read enough of what was written, or the connection has ended."""
+        """Wait until the write buffer has drained or the connection has ended."""
         if self._out:
             self._flush()
         if not self.is_writable and not self.is_lost:
@@ -362,7 +362,7 @@ class Connection(asyncio.BufferedProtocol):
             await asyncio.shield(self._waiting_to_write)
 
     def _watch_progress(self, unread: int, since: float) -> None:
-        """Abort if no byte was taken for too long; `since` is when one was."""
+        """Abort if the client has read nothing for `write_stall_s`; `since` is the time of the last progress."""
         self._stall_timer = None
         if self.is_lost or self.is_writable:
             return
@@ -382,7 +382,7 @@ class Connection(asyncio.BufferedProtocol):
     # Deadlines
 
     def expect(self, within_s: float) -> None:
-        """Set the deadline, in place of the one before; `protocol.expire` is called when it has passed."""
+        """Set the deadline, in place of the former one; `protocol.expire` is called when it passes."""
         self.server.deadlines.expect(self, within_s)
 
     def relax(self) -> None:
@@ -397,10 +397,10 @@ class Connection(asyncio.BufferedProtocol):
     # The end
 
     def close(self, *, linger: bool = False) -> None:
-        """Close when all is written, or at the latest when the client had its time to read it.
+        """Close when all is written, or when the client has read nothing for `close_deadline_s`.
 
-        `linger`: something may have come that is not read; only the sending side is closed at first, and what comes
-        is dropped, since a reset would destroy the answer on its way (RFC 9112, 9.6).
+        `linger`: input may be unread. Only the sending side is closed at first, and further input is dropped, because
+        a reset would destroy the response in flight (RFC 9112, 9.6).
         """
         if self.is_closing:
             return
@@ -413,7 +413,7 @@ class Connection(asyncio.BufferedProtocol):
             try:
                 self.transport.write_eof()
             except OSError:
-                # The client was faster, and has reset the connection.
+                # The client has reset the connection first.
                 self.abort()
                 self.ended_badly = True
             self._regulate_reading()
@@ -421,7 +421,7 @@ class Connection(asyncio.BufferedProtocol):
             self.transport.close()
 
     def close_idle(self) -> None:
-        """Close after a silence, in which the client had the time to acknowledge all that was sent."""
+        """Close an idle connection; bytes that TCP has not acknowledged by now count as lost."""
         self.ended_badly = self._has_unacknowledged()
         self.close()
 
@@ -431,7 +431,7 @@ class Connection(asyncio.BufferedProtocol):
         self._close_timer = self.loop.call_later(deadline_s, self._close_is_late, unsent)
 
     def _close_is_late(self, unsent: int) -> None:
-        """Abort, unless the client is still reading what was written."""
+        """Abort unless the client makes progress in reading."""
         now_unsent = self.transport.get_write_buffer_size()
         if 0 < now_unsent < unsent:
             self._expect_close()
@@ -441,7 +441,7 @@ class Connection(asyncio.BufferedProtocol):
         self.abort()
 
     def abort(self) -> None:
-        """End at once; what is not written is lost."""
+        """Reset the connection; unsent bytes are lost."""
         if self.is_lost:
             return
         self.is_closing = True

@@ -1,4 +1,4 @@
-"""Cross-origin resource sharing: which pages of other origins may read answers, by the Fetch standard."""
+"""Cross-origin resource sharing (CORS) by the Fetch standard, for the allowed origins."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -18,10 +18,9 @@ FOREIGN: Final = "pages of this origin may not use calltag; allow it with CALLTA
 
 
 class CrossOrigin(CORSMiddleware):
-    """An ASGI application around another, which the pages of the allowed origins may use.
+    """ASGI middleware that lets pages of the allowed origins use an application.
 
-    `headers` are those that they may send, `exposed` those that they may read, beside what is simple and what every
-    service has.
+    They may send `headers` and read `exposed`, beside the CORS-safelisted headers and those of every service.
     """
 
     def __init__(
@@ -36,7 +35,7 @@ class CrossOrigin(CORSMiddleware):
         super().__init__(
             app,
             allow_origins=("*",) if allowed.any else (),
-            # With any origin, a page that nobody knows would act with the user's cookies.
+            # With `*`, an unknown page could act with the user's cookies.
             allow_credentials=not allowed.any,
             allow_methods=methods,
             allow_headers=("Content-Type", "Authorization", HEADER, request_ids.HEADER, *headers),
@@ -51,11 +50,11 @@ class CrossOrigin(CORSMiddleware):
             await self.app(scope, receive, send)
 
     def is_allowed_origin(self, origin: str) -> bool:
-        """Whether pages of this origin may read answers; the origin may be written in any way."""
+        """Return whether pages of the origin may read responses; the spelling does not matter."""
         return self._allowed.allow(origin)
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """The answer to a browser that asks before it sends a request."""
+        """Answer a preflight; an origin that is not allowed gets HTTP 403 in the form of the API."""
         if self._allowed.allow(request_headers["origin"]):
             return super().preflight_response(request_headers)
         body = {"statusCode": int(StatusCode.FORBIDDEN), "statusMessage": FOREIGN}

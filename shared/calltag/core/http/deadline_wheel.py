@@ -1,7 +1,7 @@
-"""Deadlines of many connections on one timer of the event loop (a timer wheel).
+"""Timer wheel: deadlines of many connections on one timer of the event loop.
 
-Deadlines are put off with nearly every request, and seldom pass. So a member is entered once, in the bucket of its
-deadline, and stays there when the deadline is put off: when the time of the bucket comes, it is entered anew.
+Nearly every request postpones a deadline, and few deadlines pass. So a postponed member stays in its bucket, and moves
+to a later one only when the time of the bucket has come.
 """
 
 import asyncio
@@ -13,22 +13,22 @@ import structlog
 
 log = structlog.get_logger()
 TICK_S: Final = 1 / 16
-"""Deadlines pass up to so much late, and never early. A power of two: times are divided into ticks without rounding."""
+"""Maximum delay of a deadline, which never passes early. A power of two, so that ticks divide time without rounding."""
 
 
 class WheelMember(Protocol):
-    """What has a deadline; the wheel keeps its own notes in the member, so that it has no object for each."""
+    """An object with a deadline; the wheel keeps its state in the member, to need no object of its own for each."""
 
     deadline_at: float | None
-    """Event loop time of the deadline; None while there is none."""
+    """Deadline in event loop time; None if there is none."""
     deadline_tick: int
-    """Bucket of the wheel that holds the member; 0 for none."""
+    """Bucket that holds the member; 0 for none."""
 
     def deadline_passed(self) -> None: ...
 
 
 class DeadlineWheel:
-    """Calls `deadline_passed` of its members; without members there is no timer."""
+    """Calls `deadline_passed` of its members; without members it has no timer."""
 
     __slots__ = ("_buckets", "_loop", "_members", "_ticks", "_timer", "_timer_tick")
 
@@ -36,20 +36,20 @@ class DeadlineWheel:
         self._loop = loop
         self._buckets: dict[int, set[WheelMember]] = {}
         self._ticks: list[int] = []
-        """A heap of the buckets' ticks."""
+        """Heap of the buckets' ticks."""
         self._members = 0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_tick = math.inf
 
     def expect(self, member: WheelMember, within_s: float) -> None:
-        """Set the member's deadline, in place of the one before."""
+        """Set the member's deadline, in place of the former one."""
         member.deadline_at = at = self._loop.time() + within_s
         tick = member.deadline_tick
         if not tick or (tick - 1) * TICK_S >= at:
             self._enter(member, at)
 
     def forget(self, member: WheelMember) -> None:
-        """Drop a member that has ended, so that the wheel does not keep it in memory."""
+        """Remove a member that has ended, to free its memory."""
         member.deadline_at = None
         if member.deadline_tick:
             self._buckets[member.deadline_tick].discard(member)
@@ -106,7 +106,7 @@ class DeadlineWheel:
         try:
             member.deadline_passed()
         except Exception:
-            # One that fails must not keep the others from their deadlines.
+            # A failure must not suppress the deadlines of the others.
             log.exception("deadline_failed")
 
     def _stop(self) -> None:

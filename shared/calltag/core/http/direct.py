@@ -1,7 +1,7 @@
-"""Serving without ASGI: what answers requests and WebSockets within the callbacks of the parser.
+"""Serving without ASGI: handlers of requests and WebSockets in the callbacks of the parser.
 
-There is no task, coroutine or future for them, so that thousands of requests a second are cheap, and thousands that
-wait for their answers are small. All that a handler does not take is left to the ASGI application.
+They need no task, coroutine or future: thousands of requests a second are cheap, and thousands of suspended ones are
+small. The ASGI application serves all that a handler does not accept.
 """
 
 from typing import Protocol
@@ -25,58 +25,58 @@ __all__ = [
 
 
 class RequestHandler(Protocol):
-    """Serves the requests that it accepts. An exception that it raises is logged, and answered with HTTP 500."""
+    """Serves the requests that it accepts. Its exceptions are logged, and answered with HTTP 500."""
 
     @property
     def max_body_bytes(self) -> int:
-        """Size of a body, beyond which `refuse_size` is called instead of `handle`."""
+        """Maximum size of a body; beyond it `refuse_size` is called instead of `handle`."""
         ...
 
     def accepts(self, head: RequestHead) -> bool:
-        """Whether it serves the request; called for each request, so it has to be quick."""
+        """Return whether it serves the request; called for each request, so it has to be fast."""
         ...
 
     def handle(self, request: DirectRequest) -> None:
-        """Serve a request that has come whole: respond now, or later."""
+        """Respond to a request with a complete body, now or later."""
         ...
 
     def refuse_size(self, request: DirectRequest) -> None:
-        """Respond, before returning, to a request with a body that is too large, of which there is nothing in it."""
+        """Respond, before returning, to a request whose body is too large; its `body` is empty."""
         ...
 
     def refuse_late(self, request: DirectRequest) -> None:
-        """Respond, before returning, to a request with a body that did not come in time; its connection ends."""
+        """Respond, before returning, to a request whose body missed its deadline; its connection is closed."""
         ...
 
     def open_socket(self, head: RequestHead, client: tuple[str, int], scheme: str) -> "SocketHandler | Refusal | None":
-        """Return who serves a WebSocket, or the answer that refuses it; None leaves it to the ASGI application.
+        """Return the handler of a WebSocket, or a refusal; None leaves it to the ASGI application.
 
-        Address and scheme (`http` or `https`) of the client are as a trusted proxy tells them.
+        Address and scheme (`http` or `https`) of the client are those that a trusted proxy forwards.
         """
         ...
 
 
 class SocketHandler(Protocol):
-    """Serves one WebSocket. An exception that it raises is logged, and closes the WebSocket with code 1011."""
+    """Serves one WebSocket. Its exceptions are logged, and close the WebSocket with code 1011."""
 
     def handshake_fields(self) -> Fields:
-        """Fields for the response to the handshake."""
+        """Return header fields to add to the handshake response."""
         ...
 
     def opened(self, socket: DirectWebSocket) -> None:
-        """Messages may be sent from now on."""
+        """Take the open WebSocket, which may send from now on."""
         ...
 
     def message(self, data: bytes) -> bool:
-        """Serve a whole message. False: no further one is given before `socket.ready()`, and the client is only read
-        until some wait."""
+        """Serve a whole message. Return False to suspend delivery until `socket.ready()`; a bounded queue fills
+        meanwhile."""
         ...
 
     def writable(self) -> None:
-        """The client has read enough after `socket.is_writable` was False."""
+        """Continue sending after `socket.is_writable` was False: the write buffer has drained."""
         ...
 
     def closed(self, is_clean: bool) -> None:
-        """The end, once, behind all messages. `is_clean`: the client's close frame came. As the answer to one of the
-        server, it says that the client has read all that was sent."""
+        """Handle the end, once, after all messages. `is_clean`: the client sent a close frame. In reply to one of the
+        server, it proves that the client has read all that was sent."""
         ...

@@ -1,4 +1,4 @@
-"""An exchange that a `RequestHandler` serves, within the callbacks of the parser."""
+"""Exchange served by a `RequestHandler`, in the callbacks of the parser."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -19,18 +19,18 @@ _INCOMPLETE: Final = Refusal(400, "the body of the request did not come whole")
 
 
 class DirectRequest(Exchange):
-    """A request that is responded to once, at any time; until then it is suspended, and the next one waits unparsed."""
+    """A request with one response, now or later; until then it is suspended, and the next one waits unparsed."""
 
     __slots__ = ("_handler", "body", "on_gone")
 
     body: bytes
-    """The whole body. A handler that suspends the request may drop it."""
+    """The complete body. A handler that suspends the request may drop it."""
     on_gone: Callable[[bool], None] | None
     """Called at most once, and not after the response. True: the client has disconnected, or the server itself has
-    answered. False: it has only closed its sending side, and may still read (RFC 9112, 9.6)."""
+    responded. False: the client is half-closed, and may still read (RFC 9112, 9.6)."""
 
     def start(self, handler: "RequestHandler") -> bool:
-        """Have it handled if all of it has come; returns as `parse` does."""
+        """Call the handler once the body is complete; returns as `parse` does."""
         self._handler = handler
         self.body = b""
         self.on_gone = None
@@ -80,33 +80,33 @@ class DirectRequest(Exchange):
 
     @property
     def client(self) -> tuple[str, int]:
-        """Address and port of the client, as a trusted proxy tells them; port 0 where it does not."""
+        """Address and port of the client; an address that a trusted proxy forwards has port 0."""
         return client_of(self.head, self._connection)[0]
 
     @property
     def scheme(self) -> str:
-        """`http` or `https`, as a trusted proxy tells it."""
+        """`http` or `https`, as a trusted proxy forwards it."""
         return client_of(self.head, self._connection)[1]
 
     @property
     def connection_id(self) -> int:
-        """Number of the connection, which no other one of this process has."""
+        """Number of the connection, unique in this process."""
         return self._connection.id
 
     @property
     def is_open(self) -> bool:
-        """Whether it was not responded to, and can be."""
+        """Return whether a response is due and can be sent."""
         return not self._is_complete and not self._connection.is_closing
 
     @property
     def is_half_closed(self) -> bool:
-        """Whether the client sends no more."""
+        """Return whether the client has closed its sending side."""
         return self._connection.at_end_of_input
 
     def respond(self, status: int, fields: Fields, body: bytes) -> bool:
-        """Write the response; returns False, and nothing was written, if there was one or the connection has ended.
+        """Write the response; return False, with nothing written, after a response or the end of the connection.
 
-        Content-Length, Date and Connection come from the server; `Connection: close` is understood. Raises ValueError.
+        The server adds Content-Length, Date and Connection, and obeys `Connection: close`. Raises ValueError.
         """
         kept = []
         for name, value in fields:
@@ -121,7 +121,7 @@ class DirectRequest(Exchange):
         return self.respond_prepared(lines, body)
 
     def respond_prepared(self, lines: bytes, body: bytes) -> bool:
-        """Write a response with a body, from lines that `response_lines` has made; see `respond`."""
+        """Write a response with a body; `lines` is the result of `response_lines`. See `respond`."""
         size = len(body)
         return self._write(b"%bcontent-length: %d\r\n" % (lines, size), b"" if self.head.method == "HEAD" else body)
 
@@ -153,7 +153,7 @@ class DirectRequest(Exchange):
             self._handle()
 
     def expire(self) -> None:
-        """Refuse a body that did not come in time; where that was done, close."""
+        """Refuse a body that missed its deadline; close if there was a response already."""
         if self._is_complete:
             super().expire()
         else:
@@ -161,7 +161,7 @@ class DirectRequest(Exchange):
             self._refuse(self._handler.refuse_late)
 
     def _half_closed(self) -> None:
-        # TLS has no half-closed connections here: this one is lost next.
+        # TLS connections cannot be half-closed here: this one is lost next.
         if not self._connection.is_tls:
             self._gone(is_lost=False)
 
@@ -172,11 +172,11 @@ class DirectRequest(Exchange):
         self._gone(is_lost=True)
 
     def disconnect(self) -> None:
-        """Tell the handler."""
+        """Notify the handler by `on_gone`."""
         self._gone(is_lost=True)
 
     def give_up(self) -> None:
-        """Answer in place of the handler, which had its time."""
+        """Respond in place of the handler, after the drain timeout."""
         self.cut_off(CUT_OFF)
 
     def _gone(self, *, is_lost: bool) -> None:

@@ -1,4 +1,4 @@
-"""A WebSocket that a `SocketHandler` serves, within the callbacks of the parser."""
+"""WebSocket served by a `SocketHandler`, in the callbacks of the parser."""
 
 from collections import deque
 from typing import TYPE_CHECKING
@@ -28,25 +28,25 @@ log = structlog.get_logger()
 
 
 class DirectWebSocket(WebSocket):
-    """Gives each message to its handler as it comes, or when the handler is ready again."""
+    """Passes each message to its handler at once, or queues it until the handler is ready."""
 
     __slots__ = ("_handler", "_in_call", "_is_busy", "_is_ended", "_left_of_turn", "_queue", "_queued_bytes")
 
     def __init__(self, connection: "Connection", protocol: ServerProtocol) -> None:
         super().__init__(connection, protocol, WebSocketState.OPEN)
         self._handler: SocketHandler | None = None
-        """None where it was not told of the beginning, or was told of the end."""
+        """None before `opened` and after `closed`."""
         self._in_call = False
-        """Whether the handler is given a message now."""
+        """A call of `handler.message` is in progress."""
         self._is_busy = False
         self._is_ended = False
         self._left_of_turn = MESSAGES_A_TURN
         self._queue: deque[bytes] | None = None
-        """Messages that wait for the handler; None where none do, so that an idle connection has none."""
+        """Messages that wait for the handler; None if there are none, to save memory of idle connections."""
         self._queued_bytes = 0
 
     def open(self, handler: "SocketHandler", fields: Fields) -> bool:
-        """Answer the handshake and tell the handler; returns as `parse` does."""
+        """Answer the handshake and notify the handler; returns as `parse` does."""
         connection = self._connection
         try:
             connection.write(head_of(SWITCHING_PROTOCOLS, [*fields, *handler.handshake_fields()]))
@@ -68,21 +68,21 @@ class DirectWebSocket(WebSocket):
 
     @property
     def connection_id(self) -> int:
-        """Number of the connection, which no other one of this process has."""
+        """Number of the connection, unique in this process."""
         return self._connection.id
 
     @property
     def is_open(self) -> bool:
-        """Whether neither side has begun to close it."""
+        """Return whether neither side has begun to close it."""
         return self._state is WebSocketState.OPEN and not self._connection.is_closing
 
     @property
     def is_writable(self) -> bool:
-        """Whether it is open, and the client reads what was sent."""
+        """Return whether it is open, and its write buffer has room."""
         return self.is_open and self._connection.is_writable
 
     def send_text(self, payload: bytes) -> bool:
-        """Send a message, or buffer it while the client reads nothing; returns False if it is not open."""
+        """Send a message, or buffer it while the client does not read; return False if the WebSocket is not open."""
         if not self.is_open:
             return False
         if not self._protocol.extensions:
@@ -91,7 +91,7 @@ class DirectWebSocket(WebSocket):
             self._protocol.send_text(payload)
             self._react()
         else:
-            # The client's close came in the same packet as the message that this answers.
+            # The client's close frame was in the same packet as the message that this answers.
             return False
         return True
 
@@ -100,7 +100,7 @@ class DirectWebSocket(WebSocket):
         return self.write_frame(frame, one_of_many=one_of_many)
 
     def ready(self) -> None:
-        """Have further messages given, after `message` has returned False: from the next turn of the loop on."""
+        """Resume delivery, after `message` has returned False, in the next iteration of the loop."""
         self._is_busy = False
         if self._is_ended:
             self._connection.loop.call_soon(self._end)
@@ -108,14 +108,14 @@ class DirectWebSocket(WebSocket):
             self._connection.work_soon()
 
     def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
-        """Send a close frame; the handler is told when the client has answered it, or has not."""
+        """Send a close frame; `closed` is called after the client's reply or its deadline."""
         if self.is_open:
             self._close(code, reason)
 
     # From the client
 
     def parse(self) -> bool:
-        """Give the handler what waits and what comes, as much as one turn allows."""
+        """Pass queued and new messages to the handler, up to the limit of an iteration."""
         self._left_of_turn = MESSAGES_A_TURN
         self._hand_on()
         is_interrupted = super().parse()
@@ -150,7 +150,7 @@ class DirectWebSocket(WebSocket):
         if handler is None:
             return
         self._left_of_turn -= 1
-        # Before the call, since the handler may be ready again within it.
+        # Before the call, because the handler may call `ready` within it.
         self._is_busy = self._in_call = True
         try:
             if handler.message(data):
@@ -163,7 +163,7 @@ class DirectWebSocket(WebSocket):
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that wait for the handler."""
+        """Bytes of messages queued for the handler."""
         return self._queued_bytes
 
     # The end
@@ -173,10 +173,10 @@ class DirectWebSocket(WebSocket):
         self._end()
 
     def _stopped(self) -> None:
-        """Nothing to do: the handler is told when the client has answered."""
+        """Do nothing: `closed` follows after the client's reply."""
 
     def _end(self) -> None:
-        """Tell the handler of the end, behind the messages that came before."""
+        """Notify the handler of the end, after all messages."""
         if self._in_call:
             return
         self._left_of_turn = len(self._queue or ())
@@ -191,7 +191,7 @@ class DirectWebSocket(WebSocket):
             log.exception("websocket_failed")
 
     def writable(self) -> None:
-        """Tell the handler that the client has read."""
+        """Notify the handler that the write buffer has drained."""
         handler = self._handler
         if handler is not None and self.is_open:
             try:

@@ -1,7 +1,4 @@
-"""A request of a connection and its response, whoever serves it.
-
-The body is taken from the connection here, and it is decided whether the connection goes on afterwards.
-"""
+"""One request and its response, by either kind of handler: flow control of the body, and keep-alive."""
 
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
@@ -14,7 +11,7 @@ if TYPE_CHECKING:
     from calltag.core.http.http1 import Http1
 
 _UNREAD_BODY_BYTES: Final = 65_536
-"""Bytes of a body that nobody read which are dropped so that the connection can go on."""
+"""Maximum bytes of an unread body that are dropped to keep the connection alive."""
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 FAILED: Final = Refusal(500, "the request was not answered because of an internal error")
 CUT_OFF: Final = Refusal(
@@ -23,7 +20,7 @@ CUT_OFF: Final = Refusal(
 
 
 class IncomingBody:
-    """The body of a request on its way: the part that has come and waits, and the decoder of the rest."""
+    """A body that is being received: the bytes that wait to be served, and the decoder of the rest."""
 
     __slots__ = ("decoder", "dropped", "expects_continue", "received")
 
@@ -34,13 +31,13 @@ class IncomingBody:
         self.expects_continue = head.expects_continue
 
     def drop_received(self) -> None:
-        """Drop the part that has come, since nobody reads it."""
+        """Drop the received bytes of a body that is not read."""
         self.dropped += len(self.received)
         self.received.clear()
 
 
 class Exchange(ABC):
-    """Common base of the exchanges; `_incoming` is None where no more of the request can come."""
+    """Base of exchanges; `_incoming` is None if the whole request was received."""
 
     __slots__ = ("_connection", "_http", "_incoming", "_is_complete", "head", "keeps_alive")
 
@@ -50,49 +47,49 @@ class Exchange(ABC):
         self.head = head
         self._incoming: IncomingBody | None = None
         self._is_complete = False
-        """Whether the whole response is written."""
+        """The whole response is written."""
         self.keeps_alive = head.keep_alive
-        """Whether the connection goes on after the response."""
+        """The connection stays open after the response."""
 
-    # For those who serve
+    # Hooks of the handlers
 
     @abstractmethod
     def _room(self, incoming: IncomingBody) -> int:
-        """How many more bytes of the body are taken before they are served."""
+        """Return the number of bytes of the body that fit into the buffer."""
 
     @abstractmethod
     def _body_came(self, incoming: IncomingBody) -> None:
-        """More of the body is received."""
+        """React to received bytes of the body."""
 
     @abstractmethod
     def _half_closed(self) -> None:
-        """The client sends no more; the whole request has come, and the response can still be read."""
+        """React to a client that has closed its sending side after the whole request, and can still read."""
 
     @abstractmethod
     def _cut_short(self) -> None:
-        """The client sends no more, and the rest of the body is missing."""
+        """React to the end of the input within the body."""
 
     @abstractmethod
     def _abandoned(self) -> None:
-        """The server itself has answered."""
+        """React to a response by the server itself."""
 
     @abstractmethod
     def disconnect(self) -> None:
-        """The connection is lost."""
+        """React to the loss of the connection."""
 
     @abstractmethod
     def give_up(self) -> None:
-        """The server stops, and has waited long enough for the response."""
+        """React to the end of the server's drain timeout."""
 
     def expire(self) -> None:
-        """The body did not come in time."""
+        """React to a body that missed its deadline."""
         self._connection.close()
 
     # The request
 
     @property
     def is_body_complete(self) -> bool:
-        """Whether the whole request has come."""
+        """Return whether the whole request was received."""
         return self._incoming is None or self._incoming.decoder.is_complete
 
     @property
@@ -101,7 +98,7 @@ class Exchange(ABC):
         return 0 if self._incoming is None else len(self._incoming.received)
 
     def take_body(self) -> bool:
-        """Take the body's bytes from the connection; implements `parse`."""
+        """Consume the body's bytes of the connection; implements `parse`."""
         connection, incoming, is_unread = self._connection, self._incoming, self._is_complete
         if incoming is None:
             return False
@@ -123,7 +120,7 @@ class Exchange(ABC):
         return decoder.is_interrupted
 
     def _end_input(self, before: int) -> None:
-        """Note that the body does not go on; what is not a whole line of its framing stays unparsed."""
+        """Handle the end of the input within the body, once only an incomplete framing line is unparsed."""
         if self._connection.unparsed in {0, before}:
             self._cut_short()
 
@@ -135,7 +132,7 @@ class Exchange(ABC):
             self._connection.close(linger=True)
 
     def end_of_input(self) -> None:
-        """The client sends no more; what has come is still parsed."""
+        """Handle the end of the input, after the received bytes are parsed."""
         if self.is_body_complete:
             self._half_closed()
         elif self._connection.unparsed:
@@ -146,7 +143,7 @@ class Exchange(ABC):
     # The response
 
     def cut_off(self, refusal: Refusal) -> None:
-        """End the exchange with the refusal, if no other response has begun."""
+        """End the exchange with the refusal, unless another response has begun."""
         if self._is_complete:
             self._connection.close(linger=True)
         else:
@@ -154,7 +151,7 @@ class Exchange(ABC):
             self._abandoned()
 
     def _answer_instead(self, refusal: Refusal) -> None:
-        """Make up for a response that was not completed."""
+        """Send the refusal in place of a response that was not completed, and close."""
         if self._is_complete or self._connection.is_closing:
             return
         self._is_complete = True
@@ -162,18 +159,18 @@ class Exchange(ABC):
         self._connection.close(linger=True)
 
     def _end_of_head(self) -> bytes:
-        """Decide whether the connection goes on; return the lines that say so, with the empty one."""
+        """Decide on keep-alive; return the Connection field, if needed, and the empty line."""
         self.keeps_alive = self.keeps_alive and self._stays_in_step() and not self._connection.server.is_stopping
         if not self.keeps_alive:
             return b"connection: close\r\n\r\n"
         return b"connection: keep-alive\r\n\r\n" if self.head.version == "1.0" else b"\r\n"
 
     def _stays_in_step(self) -> bool:
-        """Whether the next request can be found, though the body of this one may not have been read."""
+        """Return whether the start of the next request can be found, even if the body of this one is unread."""
         incoming = self._incoming
         if incoming is None or incoming.decoder.is_complete:
             return True
-        # A client that waits for 100 (Continue) may send the body all the same, or not (RFC 9110, 10.1.1).
+        # A client that waits for 100 (Continue) may send the body nevertheless (RFC 9110, 10.1.1).
         decoder = incoming.decoder
         is_long = isinstance(decoder, LengthBody) and decoder.remaining > _UNREAD_BODY_BYTES
         return not incoming.expects_continue and not is_long

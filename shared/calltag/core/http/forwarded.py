@@ -1,7 +1,7 @@
-"""The address of a client behind proxies, from the headers that trusted proxies add.
+"""Address of a client behind proxies, from the headers of trusted proxies.
 
-X-Forwarded-For is a list to which each proxy appends the address that it was connected from. All before the entry of
-the nearest trusted proxy is text of the client's choice, so the list is read from its end.
+Each proxy appends the address of its peer to X-Forwarded-For. Entries before those of trusted proxies can be forged by
+the client, so the list is read from its end.
 """
 
 import ipaddress
@@ -19,9 +19,9 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class TrustedProxies:
-    """The proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.
+    """Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted.
 
-    Takes addresses, networks, or `*` for every peer. Raises ValueError for anything else.
+    `networks` are addresses, networks, or `*` for every peer. Raises ValueError for anything else.
     """
 
     def __init__(self, networks: Iterable[str]) -> None:
@@ -31,14 +31,14 @@ class TrustedProxies:
         self._judged = lru_cache(_REMEMBERED)(self._judge)
 
     def trusts(self, peer: str) -> bool:
-        """Whether the peer of a connection is a trusted proxy."""
+        """Return whether the peer of a connection is a trusted proxy."""
         return self._trusts_all or self._judged(peer)
 
     def client_address(self, peer: str, forwarded_for: Sequence[str]) -> str:
-        """The address of the client, given the values of all X-Forwarded-For headers in order.
+        """Return the client's address, given the values of all X-Forwarded-For headers in order.
 
-        The last entry that is no trusted proxy; the first of all, if all are trusted; with `*`, the last, which the
-        nearest proxy appended. It is the peer where that is not trusted or an entry on the way is no IP address.
+        It is the last entry that is no trusted proxy; the first entry if all are trusted; with `*`, the last entry. It
+        is the peer if that is not trusted, or if an entry from the end up to there is no IP address.
         """
         if not forwarded_for or not self.trusts(peer):
             return peer
@@ -52,9 +52,9 @@ class TrustedProxies:
         return peer if address is None else address
 
     def scheme(self, forwarded_proto: Sequence[str], default: str) -> str:
-        """`http` or `https`, as the nearest proxy tells by the last X-Forwarded-Proto; else the default.
+        """Return `http` or `https` by the last entry of X-Forwarded-Proto, which the nearest proxy set; else `default`.
 
-        Ask only where the peer is trusted.
+        Call it only if the peer is trusted.
         """
         last = next(_from_the_end(forwarded_proto), "")
         return _SCHEMES.get(last.lower(), default)
@@ -65,7 +65,7 @@ class TrustedProxies:
 
 
 def _from_the_end(values: Sequence[str]) -> Iterator[str]:
-    """The entries of headers that are lists, the last one first; empty ones count for nothing."""
+    """Yield the non-empty entries of list headers, last one first."""
     for value in reversed(values):
         for entry in reversed(value.split(",")):
             if entry := entry.strip():
@@ -74,7 +74,7 @@ def _from_the_end(values: Sequence[str]) -> Iterator[str]:
 
 @lru_cache(_REMEMBERED)
 def _address(entry: str) -> str | None:
-    """The address in an entry, written in one way for one address; None if there is none."""
+    """Return the address in an entry in canonical form; None if there is none."""
     if with_port := _WITH_PORT.fullmatch(entry):
         entry = with_port["v6"] or with_port["v4"]
     address = _parsed(entry)
@@ -82,7 +82,7 @@ def _address(entry: str) -> str | None:
 
 
 def _parsed(text: str) -> _Address | None:
-    """The address; an IPv4 address that is written as IPv6 is the IPv4 address."""
+    """Return the address; an IPv4-mapped IPv6 address is returned as IPv4."""
     if not _PLAIN.fullmatch(text):
         return None
     try:

@@ -1,6 +1,6 @@
 """HTTP/1.1 on a connection: requests one at a time, each served by the direct handler or by the ASGI application.
 
-While a request is served, what follows it waits unparsed. Sources: RFC 9112, RFC 9110.
+Pipelined requests wait unparsed. Sources: RFC 9112, RFC 9110.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _REQUESTS_A_TURN: Final = 16
-"""Requests of one connection after which the others have their turn."""
+"""Maximum number of requests of one connection in one iteration of the event loop."""
 _KEPT_HEAD_BYTES: Final = 2_048
 _OVERLOADED: Final = Refusal(
     503, "the server holds as many unserved bytes as it may; try again in a moment", retry_after_s=1
@@ -28,7 +28,7 @@ _OVERLOADED: Final = Refusal(
 
 
 class Http1:
-    """Finds the requests of a connection and starts their exchanges (implements ConnectionProtocol)."""
+    """Parses the requests of a connection and starts their exchanges (implements ConnectionProtocol)."""
 
     __slots__ = ("_connection", "_exchange", "_is_idle", "_last_head", "_parser")
 
@@ -37,12 +37,12 @@ class Http1:
         self._parser: HeadParser | None = None
         self._exchange: Exchange | None = None
         self._is_idle = False
-        """Whether the last request is answered and nothing of the next one has come."""
+        """The last request is answered, and no byte of the next one was received."""
         self._last_head: RequestHead | None = None
-        """The head of the last request that was served directly: the next one most often has the same."""
+        """Head of the last request that was served directly: the next head is usually identical."""
 
     def parse(self) -> bool:
-        """Go on with the body of the request that is served, or with the heads of the next ones."""
+        """Parse the body of the request in flight, or the heads of the next ones."""
         try:
             for _ in range(_REQUESTS_A_TURN):
                 if self._exchange is None:
@@ -89,7 +89,7 @@ class Http1:
         head = parser.head
         if head is not None:
             self._parser = None
-            # Only whole: a part of it may come again as the beginning of something else.
+            # A part of a head may be the beginning of another one.
             if parser.size == end - start <= _KEPT_HEAD_BYTES:
                 head.raw = data[start:end]
         return head
@@ -129,7 +129,7 @@ class Http1:
             self._connection.close(linger=True)
 
     def finished(self, exchange: Exchange) -> None:
-        """The response is written: go on with the next request, if the connection can."""
+        """Continue with the next request after a response, or close."""
         connection = self._connection
         if connection.is_closing:
             return
@@ -148,7 +148,7 @@ class Http1:
                     connection.work_soon()
 
     def expire(self) -> None:
-        """A head or the rest of a body did not come in time, or nothing more was asked for."""
+        """Handle the deadline of a head, of a body, or of the keep-alive."""
         if self._exchange is not None:
             self._connection.server.refused(RequestLimit.BODY_DEADLINE)
             self._exchange.expire()
@@ -158,14 +158,14 @@ class Http1:
         self._connection.close_idle()
 
     def end_of_input(self) -> bool:
-        """A client that has closed its sending side may still read (RFC 9112, 9.6)."""
+        """Keep the connection for a response in flight: a half-closed client may still read (RFC 9112, 9.6)."""
         if self._exchange is not None:
             self._exchange.end_of_input()
             return True
         return bool(self._connection.unparsed)
 
     def lost(self) -> None:
-        """Let those who serve notice."""
+        """Notify the exchange, and free the parser."""
         exchange, self._exchange = self._exchange, None
         if self._parser is not None:
             self._parser.close()
@@ -175,26 +175,26 @@ class Http1:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes that were received and wait to be served."""
+        """Bytes of a request that wait to be served."""
         if self._exchange is not None:
             return self._exchange.held_bytes
         return 0 if self._parser is None else self._parser.size
 
     def turn_away(self) -> None:
-        """End because the server holds too much."""
+        """End with HTTP 503: the server holds too many bytes."""
         self._refuse(_OVERLOADED)
 
     def shut_down(self) -> None:
-        """Answer the request that is served, as the last one of the connection."""
+        """Close after the request in flight."""
         if self._exchange is None:
             self._connection.close()
         else:
             self._exchange.keeps_alive = False
 
     def writable(self) -> None:
-        """Nothing to do: the connection itself parses on."""
+        """Do nothing: the connection itself continues parsing."""
 
     def give_up(self) -> None:
-        """Answer the request that is served in place of those who serve it."""
+        """Answer the request in flight in place of its handler."""
         if self._exchange is not None:
             self._exchange.give_up()

@@ -1,7 +1,7 @@
 """Origins of pages (RFC 6454), compared as scheme, host and port rather than as text.
 
-Browsers, proxies and people write one origin in several ways: with the scheme's own port or without, a host in capital
-letters, with a dot at its end or in another alphabet.
+One origin has several spellings: with or without the default port, with a host in capital letters, with a final dot, or
+internationalized.
 """
 
 import ipaddress
@@ -17,7 +17,7 @@ _PORTS: Final = {"http": 80, "https": 443}
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a page comes from; equal for all ways to write it."""
+    """Origin of a page, normalized: equal for all its spellings."""
 
     scheme: str
     host: str
@@ -25,7 +25,7 @@ class Origin:
 
     @classmethod
     def parse(cls, text: str) -> "Origin":
-        """Read `scheme://host` or `scheme://host:port` with the scheme http or https. Raises ValueError."""
+        """Parse `scheme://host` or `scheme://host:port` with the scheme http or https. Raises ValueError."""
         try:
             parts = urlsplit(text)
             host, port = _host(parts.hostname or "", is_ipv6=parts.netloc.startswith("[")), parts.port
@@ -36,9 +36,9 @@ class Origin:
         return cls(parts.scheme, host, _PORTS[parts.scheme] if port is None else port)
 
     def is_served_at(self, host: str) -> bool:
-        """Whether the value of a Host header means this origin's host and port.
+        """Return whether a Host header has this origin's host and port.
 
-        The scheme is not in Host, and behind a proxy that ends TLS it is not known otherwise.
+        Host has no scheme, and behind a proxy that terminates TLS the scheme is unknown.
         """
         try:
             return Origin.parse(f"{self.scheme}://{host}") == self
@@ -56,7 +56,7 @@ def _host(name: str, *, is_ipv6: bool) -> str:
 
 
 class AllowedOrigins:
-    """The origins that are allowed, or all of them (`*`). Raises ValueError."""
+    """Set of allowed origins; `*` allows all. Raises ValueError."""
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
         given = tuple(texts)
@@ -70,7 +70,7 @@ class AllowedOrigins:
         return self.any or origin in self._origins
 
     def allow(self, text: str) -> bool:
-        """Whether the value of an Origin header is allowed."""
+        """Return whether the value of an Origin header is allowed."""
         if self.any:
             return True
         try:

@@ -1,4 +1,4 @@
-"""The connections that are served at a time, in all and by client address."""
+"""Limits on open connections, in total and for each client address."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from calltag.core.http.forwarded import TrustedProxies
 from calltag.core.http.request_parser import RequestLimit
 
 _IPV6_NETWORK_BITS: Final = 64
-"""One client may choose any address of its network (RFC 4291, 2.5.1)."""
+"""A client may choose any address of its /64 (RFC 4291, 2.5.1)."""
 
 
 @dataclass(slots=True)
 class Places:
-    """A connection takes a place when it is accepted and gives it back at its end."""
+    """Counts open connections, in total and by network; those of trusted proxies count in the total only."""
 
     total: int
     per_address: int
@@ -23,7 +23,7 @@ class Places:
     _by_network: Counter[str] = field(default_factory=Counter)
 
     def take(self, address: str) -> RequestLimit | None:
-        """Take a place, or return the limit that stands in the way."""
+        """Count a new connection, or return the limit that refuses it."""
         if self.taken >= self.total:
             return RequestLimit.CONNECTIONS
         if not self.proxies.trusts(address):
@@ -35,7 +35,7 @@ class Places:
         return None
 
     def release(self, address: str) -> None:
-        """Give back the place that `take` gave to a connection of this address."""
+        """Release the place of a connection from this address."""
         self.taken -= 1
         if not self.proxies.trusts(address):
             network = _network_of(address)

@@ -1,7 +1,7 @@
-"""Requests of HTTP/1.1 and 1.0, parsed from bytes in pieces of any size (RFC 9112); no I/O.
+"""Incremental parser of HTTP/1.1 and 1.0 requests (RFC 9112), without I/O.
 
-A head goes through llhttp (httptools), byte by byte if it must, and never a byte beyond its end: what follows is the
-body, whose framing is decoded here, or the next request, which waits unparsed.
+llhttp (httptools) parses the head, in pieces of any size, and gets no byte beyond its end. Behind it comes the body,
+whose framing is decoded here, or the next request, which waits unparsed.
 """
 
 import re
@@ -16,10 +16,10 @@ _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])
 _CHUNK: Final = re.compile(rb"([0-9A-Fa-f]{1,16})(?:[ \t]*;[\t\x20-\x7e\x80-\xff]*)?")
 _FIELD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
 _MAX_LINE_BYTES: Final = 4_096
-"""Length of a chunk's size line or of a trailer field."""
+"""Maximum length of a chunk's size line or of a trailer field."""
 _LINES_A_TURN: Final = 1_000
 _FRAMING_PER_BODY_BYTE: Final = 8
-"""A chunk of one byte takes five bytes of framing, so a body in the smallest chunks still passes."""
+"""Framing allowed for each byte of the body: a chunk of one byte takes five bytes more, so the smallest chunks pass."""
 _REQUEST_LINE: Final = re.compile(rb"[^ ]+ [^ ]+ HTTP/[0-9]\.[0-9]")
 _TOKEN: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _SCHEMES: Final = (b"http", b"https")
@@ -30,7 +30,7 @@ _USUAL: Final = (
     "X-Forwarded-Proto", "X-Request-Id", "X-Requested-With",
 )  # fmt: skip
 _NAMES: Final = {text: name.lower().encode() for name in _USUAL for text in (name.encode(), name.lower().encode())}
-"""Names of fields as clients usually write them, in lower case: thousands of heads share these."""
+"""Usual spellings of field names, in lower case; all heads share these objects."""
 _FRAMING_NAMES: Final = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"connection", b"upgrade", b"expect"}
 )
@@ -39,7 +39,7 @@ Framing = Literal["none", "length", "chunked"]
 
 
 class RequestLimit(StrEnum):
-    """What a client was refused for, in the metric `calltag_http_refused_total`; settings by their names."""
+    """Reasons for refusing a client, as labels of `calltag_http_refused_total`; a limit has the name of its setting."""
 
     MALFORMED = "malformed"
     HEAD_BYTES = "max_head_bytes"
@@ -60,7 +60,7 @@ class RequestLimit(StrEnum):
 
 
 class BadRequest(Exception):
-    """The request is refused with `status`, and its connection ends, as the next request cannot be found."""
+    """The request is refused with `status`, and its connection closed: the start of the next request is unknown."""
 
     def __init__(self, text: str, status: int = 400, limit: RequestLimit = RequestLimit.MALFORMED) -> None:
         super().__init__(text)
@@ -72,7 +72,7 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class RequestHead:
-    """Request line and fields, which nobody changes. `path` and `query` are as they came."""
+    """Request line and fields, immutable by convention. `path` and `query` are not decoded."""
 
     __slots__ = (
         "_headers",
@@ -114,30 +114,30 @@ class RequestHead:
         self.expects_continue = expects_continue
         self.is_websocket = is_websocket
         self.raw = b""
-        """All bytes of the head, where they are kept to recognize it when it comes again."""
+        """All bytes of the head, where they are cached to recognize a repeated head."""
         self.note: object = None
-        """What a handler concludes from the head, for the next request with the same one."""
+        """Facts that a handler derived from the head, cached for the next request with the same head."""
 
     @property
     def headers(self) -> Headers:
-        """The fields in their order, with names in lower case."""
+        """Return the fields in order, with names in lower case."""
         return _fields_in(self.raw) if self._headers is None else self._headers
 
     def compact(self) -> None:
-        """Keep the fields only in `raw`, to take less memory while nobody asks for them."""
+        """Keep the fields only in `raw`, to save memory while the request is suspended."""
         if self.raw and self._headers is not None and _fields_in(self.raw) == self._headers:
             self._headers = None
 
 
 def _fields_in(raw: bytes) -> Headers:
-    """The fields of a head that was parsed, and found to be valid, before."""
+    """Return the fields of a valid head."""
     lines = raw.lstrip(b"\r\n").split(b"\r\n")[1:-2]
     fields = (line.partition(b":") for line in lines)
     return [(_NAMES.get(name) or name.lower(), value.strip(b" \t")) for name, _, value in fields]
 
 
 class HeadParser:
-    """Parses one head. `feed` takes what belongs to it; `head` is set when it is complete."""
+    """Parses one head: `feed` consumes its bytes, and sets `head` when it is complete."""
 
     __slots__ = (
         "_complete",
@@ -159,19 +159,19 @@ class HeadParser:
         self._headers: Headers = []
         self._target = b""
         self._line = b""
-        """The request line, perhaps with something behind it."""
+        """The request line, possibly with bytes behind it."""
         self._tail = b""
         self._complete = False
         self.head: RequestHead | None = None
         self.size = 0
-        """Bytes taken so far."""
+        """Number of bytes consumed."""
 
     def feed(self, data: bytes, start: int = 0) -> int:
-        """Take bytes from `start` on, up to the end of the head; return where it stopped. Raises BadRequest."""
+        """Consume bytes from `start` up to the end of the head; return where it stopped. Raises BadRequest."""
         while start < len(data) and not self._complete:
             end = self._end_in(data, start)
             part = data[start:] if end < 0 else data[start:end]
-            # Empty lines before a request line look like the end of a head (RFC 9112, 2.2).
+            # Empty lines are allowed before a request line, and do not end a head (RFC 9112, 2.2).
             self._tail = (self._tail + part)[-_OVERLAP:] if end < 0 else b""
             start += len(part)
             self._parse(part)
@@ -181,7 +181,7 @@ class HeadParser:
         return start
 
     def _end_in(self, data: bytes, start: int) -> int:
-        """Where the empty line ends that ends a head, which may have begun in earlier pieces; -1 if there is none."""
+        """Return the end of the empty line behind a head, which may begin in an earlier piece; -1 if there is none."""
         if self._tail:
             end = (self._tail + data[start : start + _OVERLAP]).find(_END_OF_HEAD)
             if end >= 0:
@@ -190,7 +190,7 @@ class HeadParser:
         return end if end < 0 else end + len(_END_OF_HEAD)
 
     def close(self) -> None:
-        """Let the parser go, which holds this object by its callbacks: a cycle would wait for the garbage collector."""
+        """Drop the parser, whose callbacks refer to this object: a cycle would wait for the garbage collector."""
         del self._parser
 
     def _parse(self, part: bytes) -> None:
@@ -204,7 +204,7 @@ class HeadParser:
         try:
             self._parser.feed_data(part)
         except httptools.HttpParserUpgrade:
-            # An offer, which RFC 9110 (7.8) lets a server ignore; the body is framed as ever.
+            # RFC 9110 (7.8) lets a server ignore an upgrade; the framing of the body does not change.
             pass
         except httptools.HttpParserInvalidMethodError:
             if _TOKEN.fullmatch(self._line.partition(b" ")[0]) is None:
@@ -217,15 +217,15 @@ class HeadParser:
             raise BadRequest(f"the request has more than {self._max_headers} fields", 431, RequestLimit.HEADERS)
 
     def on_url(self, target: bytes) -> None:
-        """Called by the parser, perhaps for each piece."""
+        """Called by the parser, possibly with a part of the target."""
         self._target += target
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Called by the parser."""
+        """Called by the parser for each field."""
         self._headers.append((_NAMES.get(name) or name.lower(), value.rstrip(b" \t")))
 
     def on_headers_complete(self) -> None:
-        """Called by the parser."""
+        """Called by the parser at the end of the head."""
         self._complete = True
 
     def _checked(self) -> RequestHead:
@@ -254,7 +254,7 @@ class HeadParser:
 
 
 def _target_of(method: str, target: bytes) -> tuple[bytes | None, bytes, bytes]:
-    """Authority (None where the target has none), path and query (RFC 9112, 3.2)."""
+    """Return authority (None where the target has none), path and query (RFC 9112, 3.2)."""
     if b"#" in target:
         raise BadRequest("the request target has a fragment")
     if target.startswith(b"/"):
@@ -304,7 +304,7 @@ class _Fields:
                 self.expect = value.lower()
 
     def check_host(self, version: str, authority: bytes | None) -> None:
-        """Raises BadRequest (RFC 9112, 3.2); an authority in the target takes the place of the field (3.2.2)."""
+        """Raises BadRequest (RFC 9112, 3.2); an authority in the target overrides the field (3.2.2)."""
         if len(self._hosts) > 1:
             raise BadRequest("the request has more than one Host field")
         if not self._hosts and version == "1.1":
@@ -315,7 +315,7 @@ class _Fields:
             self._headers[:] = [(b"host", authority), *(field for field in self._headers if field[0] != b"host")]
 
     def framing(self, version: str) -> tuple[Framing, int]:
-        """How the body is framed, and its length where that is known. Raises BadRequest (RFC 9112, 6.1 and 6.3)."""
+        """Return the framing of the body, and its length if known. Raises BadRequest (RFC 9112, 6.1 and 6.3)."""
         if self._transfer is None:
             length = int(self._length or b"0")
             return ("length", length) if length else ("none", 0)
@@ -331,14 +331,14 @@ class _Fields:
         return "chunked", 0
 
     def keeps_alive(self, version: str) -> bool:
-        """Whether the client wants to go on with the connection (RFC 9112, 9.3)."""
+        """Return whether the client asks for keep-alive (RFC 9112, 9.3)."""
         if version == "1.1" and not self._connection:
             return True
         options = self._options(self._connection)
         return b"close" not in options and (version == "1.1" or b"keep-alive" in options)
 
     def offers_websocket(self) -> bool:
-        """Any other upgrade is ignored."""
+        """Return whether the only offered upgrade is WebSocket; others are ignored."""
         return bool(self._upgrade) and (
             self._options(self._upgrade) == {b"websocket"} and b"upgrade" in self._options(self._connection)
         )
@@ -349,7 +349,7 @@ class _Fields:
 
 
 class LengthBody:
-    """A body of which the length is known."""
+    """Decoder of a body framed by Content-Length."""
 
     __slots__ = ("is_interrupted", "remaining")
 
@@ -359,11 +359,11 @@ class LengthBody:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all has come."""
+        """Return whether all bytes were received."""
         return not self.remaining
 
     def feed(self, data: bytes, start: int, room: int, into: bytearray) -> int:
-        """Move up to `room` bytes from `data` on `start` into `into`; return where it stopped."""
+        """Move up to `room` bytes of `data` from `start` into `into`; return where it stopped."""
         end = min(len(data), start + self.remaining, start + room)
         into += data[start:end]
         self.remaining -= end - start
@@ -371,7 +371,7 @@ class LengthBody:
 
 
 class ChunkedBody:
-    """A body in chunks (RFC 9112, 7.1). Extensions and trailers are dropped; all framing together is bounded."""
+    """Decoder of a chunked body (RFC 9112, 7.1). Drops extensions and trailers; bounds the bytes of all framing."""
 
     __slots__ = (
         "_allowed",
@@ -387,17 +387,17 @@ class ChunkedBody:
         self._max_framing_bytes = max_framing_bytes
         self._allowed = max_framing_bytes
         self._in_chunk = 0
-        """Bytes of the chunk that are still to come."""
+        """Bytes left of the chunk."""
         self._needs_line_end = False
         self._in_trailers = False
         self.is_complete = False
         self.is_interrupted = False
-        """Whether `feed` stopped for the sake of other connections, and has more to do."""
+        """`feed` stopped with data left, to let other connections run."""
 
     def feed(self, data: bytes, start: int, room: int, into: bytearray) -> int:
         """Move up to `room` bytes of the body into `into`; return where it stopped.
 
-        What is not a whole line stays where it is, to be fed again with more behind it. Raises BadRequest.
+        An incomplete line is not consumed: it is to be fed again with more bytes. Raises BadRequest.
         """
         full = len(into) + room
         lines = 0
@@ -463,5 +463,5 @@ Body = LengthBody | ChunkedBody
 
 
 def body_of(head: RequestHead, max_framing_bytes: int) -> Body:
-    """The decoder of the request's body."""
+    """Return the decoder of the request's body."""
     return ChunkedBody(max_framing_bytes) if head.framing == "chunked" else LengthBody(head.content_length)

@@ -1,4 +1,4 @@
-"""Heads of responses, as bytes."""
+"""Encoding of response heads."""
 
 import re
 import time
@@ -14,12 +14,12 @@ _LINE_ENDS: Final = re.compile(rb"[\r\n\0]")
 
 
 def head_of(status: int, fields: Fields) -> bytes:
-    """Status line and fields of an answer, with the empty line. Raises ValueError."""
+    """Return the head of a response, with the empty line. Raises ValueError for a line end in a field."""
     return response_lines(status, fields) + b"\r\n"
 
 
 def response_lines(status: int, fields: Fields) -> bytes:
-    """Status line and fields, each with its line end. Raises ValueError."""
+    """Return status line and fields, each with its line end. Raises ValueError as `head_of` does."""
     lines = [_status_line(status)]
     for name, value in fields:
         if _LINE_ENDS.search(name) or _LINE_ENDS.search(value):
@@ -39,7 +39,7 @@ def _status_line(status: int) -> bytes:
 
 
 def date_line() -> bytes:
-    """The Date field of now, with its line end."""
+    """Return the Date field for the present time, with its line end; cached for a second."""
     return _date_line(int(time.time()))
 
 

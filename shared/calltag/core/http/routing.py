@@ -1,4 +1,4 @@
-"""Applications that serve what they have, and send nobody elsewhere."""
+"""Applications without redirects."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from starlette.routing import BaseRoute
 
 
 def routed(routes: Sequence[BaseRoute]) -> Starlette:
-    """An application without redirections, which would lead to the address that the server has inside."""
+    """Return an application that does not redirect: behind a proxy, a redirect would lead to an internal address."""
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
     return app

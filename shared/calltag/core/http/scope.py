@@ -1,4 +1,4 @@
-"""What an ASGI application is told of a request (ASGI HTTP and WebSocket 2.3)."""
+"""ASGI scopes of requests (ASGI HTTP and WebSocket 2.3)."""
 
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
@@ -14,7 +14,7 @@ _ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 
 
 def scope_of(kind: str, head: RequestHead, connection: "Connection") -> Scope:
-    """The scope without what only WebSockets have."""
+    """Return the scope, without the keys that only WebSockets have."""
     path = head.path.decode("ascii")
     client, scheme = client_of(head, connection)
     return {
@@ -34,7 +34,7 @@ def scope_of(kind: str, head: RequestHead, connection: "Connection") -> Scope:
 
 
 def client_of(head: RequestHead, connection: "Connection") -> tuple[tuple[str, int], str]:
-    """Address and scheme of the client, which a trusted proxy tells in the fields that it adds."""
+    """Return address and scheme of the client, from the headers of a trusted proxy if there is one."""
     peer, proxies = connection.peer, connection.server.proxies
     if not proxies.trusts(peer[0]):
         return peer, connection.scheme

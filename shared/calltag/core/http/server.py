@@ -1,4 +1,4 @@
-"""The server: listens, accepts as many connections as there are places, and stops in good order."""
+"""HTTP server: listens, bounds the number of connections, and shuts down gracefully."""
 
 import asyncio
 import errno
@@ -28,16 +28,16 @@ log = structlog.get_logger()
 _BACKLOG: Final = 2_048
 _ACCEPTS_A_TURN: Final = 64
 _REFUSED_AT_A_TIME: Final = 64
-"""Refused connections that stay open for a moment, so that their clients can read the answer."""
+"""Maximum number of refused connections kept open for a moment, so that their clients can read the response."""
 _REFUSED_FOR_S: Final = 1.0
 _LAST_ANSWERS_S: Final = 1.0
 _OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_PAUSE_S: Final = 1.0
 _MAPPED: Final = "::ffff:"
 RENEWAL_S: Final = 2.0
-"""Seconds between two looks at the files of the certificate."""
+"""Seconds between two checks of the certificate's files."""
 _DEFLATE: Final = (
-    # A window of 4 KiB and little memory each: there may be thousands of connections.
+    # A window of 4 KiB and little memory for each of thousands of connections.
     ServerPerMessageDeflateFactory(
         server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
     ),
@@ -45,18 +45,18 @@ _DEFLATE: Final = (
 
 
 class PortBusy(OSError):
-    """The port cannot be had; the message says why (most often another process has it) and how to choose another."""
+    """The port cannot be bound; the message says why (usually another process uses it) and how to choose another."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """The bounds of one server. With `tls` there is no plain HTTP."""
+    """Limits of one server. With `tls` it serves no plain HTTP."""
 
     limits: Http = field(default_factory=Http)
     max_connections: int = 20_000
     body_deadline_s: float = 10.0
     max_message_bytes: int = 65_536
-    """Size of a WebSocket message, before compression."""
+    """Maximum size of a WebSocket message, uncompressed."""
     permessage_deflate: bool = False
     trusted_proxies: tuple[str, ...] = ()
     tls: ServerTls | None = None
@@ -65,7 +65,7 @@ class ServerOptions:
 def bound_socket(host: str, port: int, how_to_change: str) -> socket.socket:
     """Return a listening socket; port 0 takes a free one. Raises PortBusy.
 
-    `how_to_change` is said when the port cannot be had, as in `--port`.
+    `how_to_change` is the option for the error message, such as `--port`.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -82,10 +82,10 @@ def bound_socket(host: str, port: int, how_to_change: str) -> socket.socket:
 
 
 class Server:
-    """Serves `app` to clients, and before it `direct` the requests that it accepts; both may be replaced.
+    """Serves requests with `direct` if that accepts them, else with `app`; both may be replaced.
 
-    `refused` is called for each client that met a limit. `is_stopping` makes each response the last one of its
-    connection, so that load balancers find none closed under their requests.
+    `refused` is called for each client that met a limit. While `is_stopping`, each response closes its connection, so
+    that load balancers do not send requests on a connection that is being closed.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Server:
         self.limits = options.limits
         self.refused = refused
         self.on_broken: Callable[[int], None] | None = None
-        """Called with the id of each connection that has ended badly: the client may lack what was sent last."""
+        """Called with the id of each connection that ended badly: the client may lack the last bytes."""
         self.is_stopping = False
         self.body_deadline_s = options.body_deadline_s
         self.max_message_bytes = options.max_message_bytes
@@ -109,7 +109,7 @@ class Server:
         per_address = options.limits.max_connections_per_address or max(1, options.max_connections // 4)
         self.places = Places(options.max_connections, per_address, self.proxies)
         self.read_view = memoryview(bytearray(READ_BYTES))
-        """Every read goes here first, so that a connection that waits has no buffer."""
+        """Read buffer shared by all connections, so that an idle one has none."""
         self.address: tuple[str, int]
         self.loop = asyncio.get_running_loop()
         self.deadlines = DeadlineWheel(self.loop)
@@ -127,8 +127,8 @@ class Server:
     async def serving(self, listener: socket.socket, *, drain_timeout_s: float) -> AsyncIterator[int]:
         """Serve on the socket while the context is open; yields the port. Raises TlsError.
 
-        On leaving, no connection is accepted any more, idle ones are closed, and requests that are served have
-        `drain_timeout_s` to finish; then they are cancelled, and answered with HTTP 503.
+        On exit it stops accepting, closes idle connections, and drains requests in flight for `drain_timeout_s`; then
+        they are cancelled and answered with HTTP 503.
         """
         self.address = listener.getsockname()[:2]
         self._context = self._tls.context() if self._tls is not None else None
@@ -145,7 +145,7 @@ class Server:
             await self._stop()
 
     def drain_within(self, seconds: float) -> None:
-        """Begin to stop: requests that are served have so long to finish, from now on."""
+        """Begin to stop: requests in flight have that many seconds from now to finish."""
         self.is_stopping = True
         self._drain_until = self.loop.time() + seconds
 
@@ -192,7 +192,7 @@ class Server:
         try:
             await self.loop.connect_accepted_socket(lambda: connection, accepted, ssl=self._context, **deadlines)
         except OSError:
-            # Also what TLS raises, and the end of the time for its handshake.
+            # Includes TLS errors and the timeout of the TLS handshake.
             if self._context is not None:
                 self.refused(RequestLimit.TLS_DEADLINE)
         finally:
@@ -220,7 +220,7 @@ class Server:
         refused.close()
 
     async def _renew_certificate(self) -> None:
-        """Load a certificate that was renewed; open connections go on with the old one."""
+        """Reload the certificate when its files change; open connections keep the old one."""
         tls = self._tls
         if tls is None:
             return
@@ -233,7 +233,7 @@ class Server:
             try:
                 self._context = await asyncio.to_thread(tls.context)
             except TlsError as error:
-                # As when it is only half written: the old one stays, and the files are looked at again.
+                # The files may be half written: keep the old certificate, and check again.
                 log.warning("certificate_not_renewed", reason=str(error))
             else:
                 changed_at = seen_at
@@ -242,11 +242,11 @@ class Server:
     # Connections
 
     def opened(self, connection: Connection) -> None:
-        """The connection can be read and written."""
+        """Register an open connection."""
         self.connections.add(connection)
 
     def lost(self, connection: Connection) -> None:
-        """The connection has ended."""
+        """Remove a connection that has ended, and release its place."""
         self.connections.discard(connection)
         self.places.release(connection.peer[0])
         if not self.connections:
@@ -255,12 +255,12 @@ class Server:
             self.on_broken(connection.id)
 
     def hold(self, grown: int) -> bool:
-        """Count bytes that are received and not served; returns whether the server may hold so many."""
+        """Count received bytes that wait to be served; return whether the total is within the limit."""
         self._held_bytes += grown
         return self._held_bytes <= self.limits.max_received_bytes
 
     def start_task(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """Run a request, or a WebSocket, of the application."""
+        """Run a request or WebSocket of the application; `tasks` holds it until it is done."""
         task = self.loop.create_task(work)
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
@@ -290,7 +290,7 @@ class Server:
             try:
                 end(connection.protocol)
             except Exception:
-                # One that cannot end in good order must not keep the others from it.
+                # A failure must not prevent the graceful close of the others.
                 log.exception("shut_down_failed")
                 connection.abort()
 
@@ -311,7 +311,7 @@ async def serving(
     options: ServerOptions | None = None,
     direct: RequestHandler | None = None,
 ) -> AsyncIterator[int]:
-    """Serve one application on one socket; see Server.serving."""
+    """Serve one application on one socket, as Server.serving does."""
     server = Server(app, options or ServerOptions(), direct=direct)
     async with server.serving(listener, drain_timeout_s=drain_timeout_s) as port:
         yield port

@@ -1,4 +1,4 @@
-"""HTTP 503 in the form of the API, from what stands before an application or around it."""
+"""HTTP 503 in the form of the API, for middleware and for the time before an application is ready."""
 
 import orjson
 from starlette.types import Message, Receive, Scope, Send
@@ -7,7 +7,7 @@ from calltag.core.domain.status import StatusCode
 
 
 async def answer_unavailable(send: Send, text: str, *, retry_after_s: int = 1, close: bool = False) -> None:
-    """The whole answer: why, and in how many seconds to try again; with `close` it is the connection's last one."""
+    """Send the whole response, with Retry-After in seconds; `close` makes it the last one of the connection."""
     body = orjson.dumps({"statusCode": int(StatusCode.INTERNAL), "statusMessage": text})
     headers = [
         (b"content-type", b"application/json;charset=UTF-8"),
@@ -21,7 +21,7 @@ async def answer_unavailable(send: Send, text: str, *, retry_after_s: int = 1, c
 
 
 class NotYet:
-    """The application of a server that waits for something, until there is another."""
+    """Placeholder application of a server that is not ready; it answers HTTP 503."""
 
     def __init__(self, text: str) -> None:
         self._text = text

@@ -1,4 +1,4 @@
-"""The opening handshake of a WebSocket (RFC 6455, section 4), and who serves it."""
+"""Opening handshake of a WebSocket (RFC 6455, section 4), and the choice of its handler."""
 
 from typing import TYPE_CHECKING
 
@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 
 def upgrade(connection: "Connection", head: RequestHead) -> bool:
-    """Make the connection a WebSocket if its handshake is valid; returns as `parse` does."""
+    """Upgrade the connection to WebSocket if the handshake is valid; returns as `parse` does."""
     server = connection.server
     handshake = Request(head.path.decode("ascii"), Headers(_text(head)))
     protocol = ServerProtocol(

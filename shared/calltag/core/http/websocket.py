@@ -1,4 +1,4 @@
-"""WebSocket on a connection (RFC 6455): frames by websockets' sans-I/O protocol, under limits, for those who serve."""
+"""WebSocket on a connection (RFC 6455): the sans-I/O protocol of `websockets`, with limits and backpressure."""
 
 import logging
 import struct
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 _SLICE_BYTES: Final = 1_024
 _FRAMES_A_TURN: Final = 200
-"""Frames of one connection after which the others have their turn."""
+"""Maximum number of frames of one connection in one iteration of the event loop."""
 MESSAGES_A_TURN: Final = 16
-"""Messages of one connection after which the others have their turn."""
+"""Maximum number of messages of one connection in one iteration of the event loop."""
 QUEUED_MESSAGES: Final = 16
 QUEUED_BYTES: Final = 65_536
-"""Messages that wait to be served, by number and bytes, before the client is read no further."""
+"""Queued messages, by number and bytes, at which reading pauses."""
 SWITCHING_PROTOCOLS: Final = 101
 _BURST_S: Final = 10
 _REASON_BYTES: Final = 123
@@ -37,23 +37,23 @@ quiet.setLevel(logging.CRITICAL)
 
 
 class FrameWriter(Protocol):
-    """Writes a whole frame to a connection at once; False, and nothing was written, if that is not possible now.
+    """Writes a whole frame to a connection at once; returns False, with nothing written, if that is impossible now.
 
-    `one_of_many` says that other connections are written to as well, and this one but once for now.
+    `one_of_many`: this is the connection's only write in a fan-out to several connections, so it is not corked.
     """
 
     def __call__(self, frame: bytes, *, one_of_many: bool = False) -> bool: ...
 
 
 FRAME_WRITER: Final = "calltag.frame_writer"
-"""Key of a connection's FrameWriter in the `state` of its ASGI scope."""
+"""Key of the connection's FrameWriter in the `state` of its ASGI scope."""
 _FINAL_TEXT: Final = 0x81
 _SHORT, _MEDIUM = 126, 1 << 16
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
 
 
 def text_frame(text: bytes) -> bytes:
-    """Return a server's frame with a whole text message, uncompressed (RFC 6455, 5.2)."""
+    """Return an unmasked, uncompressed frame with a whole text message (RFC 6455, 5.2)."""
     size = len(text)
     if size < _SHORT:
         return struct.pack("!BB", _FINAL_TEXT, size) + text
@@ -63,23 +63,23 @@ def text_frame(text: bytes) -> bytes:
 
 
 def frame_writer_of(scope: Mapping[str, Any]) -> FrameWriter | None:
-    """Return the writer of the connection with that ASGI scope, if there is one."""
+    """Return the FrameWriter in an ASGI scope, if there is one."""
     writer: FrameWriter | None = scope.get("state", {}).get(FRAME_WRITER)
     return writer
 
 
 class WebSocketState(Enum):
     OPENING = auto()
-    """The application has not accepted it yet."""
+    """The application has not accepted the WebSocket."""
     DECLINING = auto()
-    """The application sends a response of its own instead."""
+    """The application sends an HTTP response instead."""
     OPEN = auto()
     CLOSING = auto()
     """A close frame was sent."""
 
 
 class WebSocket(ABC):
-    """Common base of the WebSockets (implements ConnectionProtocol)."""
+    """Base of WebSockets: frames, limits, keep-alive pings and close (implements ConnectionProtocol)."""
 
     __slots__ = (
         "_connection",
@@ -106,33 +106,33 @@ class WebSocket(ABC):
         self._silent = True
         self._is_pinged = False
 
-    # For those who serve
+    # Hooks of the handlers
 
     @abstractmethod
     def _deliver(self, data: bytes, text: str | None) -> None:
-        """A message is whole; `text` is None where it is binary."""
+        """Serve or queue a whole message; `text` is None if it is binary."""
 
     @abstractmethod
     def _has_room(self) -> bool:
-        """Whether further messages are taken."""
+        """Return whether the queue accepts further messages."""
 
     @property
     @abstractmethod
     def _has_queued(self) -> bool:
-        """Whether messages wait to be served."""
+        """Return whether messages wait to be served."""
 
     @abstractmethod
     def _disconnect(self) -> None:
-        """No further messages come, since the client or an error has ended it; may be called more than once."""
+        """React to the end of the input, by the client or by an error; may be called more than once."""
 
     @abstractmethod
     def _stopped(self) -> None:
-        """The server has begun to close it."""
+        """React to a close that the server has begun."""
 
     # From the client
 
     def parse(self) -> bool:
-        """Take frames, as many as one turn allows, while those who serve and the client keep pace."""
+        """Parse frames up to the limit of an iteration, while neither the queue nor the write buffer is full."""
         connection, frames = self._connection, 0
         data, position = connection.data, connection.at
         while position < len(data) and frames < _FRAMES_A_TURN and self._may_read():
@@ -179,7 +179,7 @@ class WebSocket(ABC):
         try:
             text = None if self._is_binary else data.decode()
         except UnicodeDecodeError:
-            # RFC 6455, 8.1.
+            # RFC 6455, 8.1, demands it.
             self._fail(CloseCode.INVALID_DATA, "the text is not UTF-8", RequestLimit.MALFORMED)
             return
         self._deliver(data, text)
@@ -194,7 +194,7 @@ class WebSocket(ABC):
             self._fail(CloseCode.POLICY_VIOLATION, text, RequestLimit.CONTROL_FRAMES)
 
     def _react(self) -> None:
-        """Send what the protocol has to say, and follow it where it ends the connection."""
+        """Write the output of the protocol, and close the connection where the protocol has ended it."""
         if self._state is WebSocketState.OPEN and self._protocol.state is not OPEN:
             self._state = WebSocketState.CLOSING
             error = self._protocol.parser_exc
@@ -223,7 +223,7 @@ class WebSocket(ABC):
     # Events of the connection
 
     def expire(self) -> None:
-        """Ask a silent client for a sign of life, or give up waiting for one."""
+        """Ping a silent client, or close if its pong missed the deadline."""
         limits = self._connection.server.limits
         if self._state is not WebSocketState.OPEN:
             self._connection.close()
@@ -239,11 +239,11 @@ class WebSocket(ABC):
             self._connection.expect(limits.pong_deadline_s)
 
     def _is_read_late(self) -> bool:
-        """Whether a pong may have come that is not parsed yet, as those who serve are slow."""
+        """Return whether a pong may wait unparsed, behind messages that are served slowly."""
         return self._has_queued or not self._connection.is_reading or self._connection.unparsed > 0
 
     def end_of_input(self) -> bool:
-        """A WebSocket ends with either of its directions, once all that came is parsed."""
+        """Close when all received bytes are parsed: a WebSocket cannot be half-closed."""
         if self._state is WebSocketState.OPEN and self._connection.unparsed:
             self._connection.work_soon()
             return True
@@ -257,34 +257,34 @@ class WebSocket(ABC):
         self._connection.close()
 
     def lost(self) -> None:
-        """Let those who serve notice."""
+        """End the messages, and break reference cycles."""
         self._state = WebSocketState.CLOSING
         self._end_messages()
-        # A generator that holds the protocol that holds it, and an error whose traceback does.
+        # The protocol's generator, and the traceback of its error, refer to the protocol.
         self._protocol.parser.close()
         self._protocol.parser_exc = None
 
     def shut_down(self) -> None:
-        """Ask the client to come back."""
+        """Close with code 1012, so that the client reconnects."""
         if self._state is WebSocketState.OPEN:
             self._close(CloseCode.SERVICE_RESTART, "")
             self._stopped()
 
     @abstractmethod
     def writable(self) -> None:
-        """The client has read enough of what was written to it."""
+        """Continue writing: the write buffer has drained."""
 
     @property
     @abstractmethod
     def held_bytes(self) -> int:
-        """Bytes that wait to be served."""
+        """Bytes of queued messages."""
 
     def give_up(self) -> None:
-        """Close without waiting for the client any longer."""
+        """Close without waiting for the client's close frame."""
         self._connection.close()
 
     def turn_away(self) -> None:
-        """End because the server holds too much."""
+        """Close with code 1013: the server holds too many bytes."""
         if self._state is WebSocketState.OPEN:
             self._close(CloseCode.TRY_AGAIN_LATER, _OVERLOADED)
             self._stopped()
@@ -299,7 +299,7 @@ class WebSocket(ABC):
         self._connection.expect(self._connection.server.limits.close_deadline_s)
 
     def write_frame(self, frame: bytes, *, one_of_many: bool) -> bool:
-        """Implements FrameWriter; frames that are compressed are made by the protocol."""
+        """Implements FrameWriter; with an extension (compression) only the protocol can make frames."""
         connection = self._connection
         if (
             self._state is not WebSocketState.OPEN

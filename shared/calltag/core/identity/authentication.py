@@ -1,4 +1,4 @@
-"""Who sent a request: HTTP Basic on any request, or the session cookie that it yields.
+"""Authentication of requests: HTTP Basic on any request, or the session cookie that it yields.
 
 Source: Web Services API, authentication (HTTP Basic, cookie `JSESSIONID`).
 """
@@ -28,10 +28,10 @@ _REUSE_MOST: Final = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Identified:
-    """The user behind a request and the session.
+    """User and session of a request.
 
-    `by_cookie` says whether the request showed the session's cookie; `set_cookie` is the Set-Cookie value to answer
-    with where it did not.
+    `by_cookie` is True if the request had the session's cookie; otherwise `set_cookie` is the Set-Cookie value for the
+    response.
     """
 
     user: User
@@ -43,7 +43,7 @@ class Identified:
 class Authenticator:
     """Identifies requests by their `Authorization` header and their session cookie.
 
-    A client that keeps no cookies and sends its password each time gets the same session for a minute, so that the
+    A client that ignores cookies and sends its password each time gets the same session for a minute, so that the
     number of sessions does not grow with its requests.
     """
 
@@ -67,12 +67,12 @@ class Authenticator:
     async def identify(
         self, authorization: Sequence[str], cookies: Sequence[str], address: str = ""
     ) -> Identified | None:
-        """The user that the request proves to be; None if it shows nothing.
+        """Return the authenticated user and session; None without credentials.
 
-        Takes the values of the `Authorization` header and of the session cookies, and where the request comes from.
-        Credentials that are sent must be right, even beside a valid cookie; they win over the cookie of another user.
-        Of several cookies the one counts whose session lives; sessions of several users prove nobody.
-        Raises WrongCredentials (SessionOver where cookies are all that was sent), TooManyLogins, StoreUnavailable.
+        Takes the values of the `Authorization` header and of the session cookies, and the client's address. Credentials
+        must be right even beside a valid cookie, and take precedence over the cookie of another user. Cookies of ended
+        sessions are ignored; live sessions of several users are refused.
+        Raises WrongCredentials (SessionOver if only cookies were sent), TooManyLogins, StoreUnavailable.
         """
         user = await self.check_header(authorization, address) if authorization else None
         shown = await self._live_sessions(cookies)
@@ -88,7 +88,7 @@ class Authenticator:
         return None
 
     async def check_header(self, authorization: Sequence[str], address: str = "") -> User:
-        """The user that the `Authorization` header proves; makes no session. Raises WrongCredentials, TooManyLogins."""
+        """Return the user of the `Authorization` header; creates no session. Raises WrongCredentials, TooManyLogins."""
         if len(authorization) != 1:
             raise WrongCredentials("there are several Authorization headers: send one")
         user = await self._passwords.check(*_basic(authorization[0]), address)
@@ -97,11 +97,11 @@ class Authenticator:
         return user
 
     async def check(self, name: str, password: str, address: str = "") -> User | None:
-        """The user of that name, if the password is right; makes no session. Raises TooManyLogins."""
+        """Return the user if the password is right; creates no session. Raises TooManyLogins."""
         return await self._passwords.check(name, password, address)
 
     async def log_in(self, name: str, password: str, address: str = "") -> Identified | None:
-        """A session for whoever knows the password, as `ext.authentication` of a handshake does.
+        """Return a session if the password is right, for `ext.authentication` of a handshake.
 
         Raises TooManyLogins, StoreUnavailable.
         """
@@ -110,14 +110,14 @@ class Authenticator:
 
     async def _live_sessions(self, tokens: Sequence[str]) -> list[HttpSession]:
         if len(tokens) == 1:
-            # At once, so that it shares the round trip of what else is asked now.
+            # Without a task, so that the command joins the current batch.
             found = [await self._live_session(tokens[0])]
         else:
             found = await asyncio.gather(*map(self._live_session, tokens))
         return [each for each in found if each is not None]
 
     async def _live_session(self, token: str) -> HttpSession | None:
-        """The session with that token, while the password that began it is its user's; else it ends."""
+        """Return the session of that token; end it if its user was removed or the password has changed since."""
         session = await self._sessions.find(token)
         if session is None or session.credential == self._directory.credential_of(session.user):
             return session
@@ -125,7 +125,7 @@ class Authenticator:
         return None
 
     async def _with_session(self, user: User) -> Identified:
-        # One at a time for each user: a burst of first requests makes one session, not one each.
+        # Serialized per user: a burst of first requests creates one session, not one each.
         async with self._turns.setdefault(user.id, asyncio.Lock()):
             session = await self._recent_session(user.id) or await self._new_session(user)
         return Identified(user, session, by_cookie=False, set_cookie=self._cookies.set_cookie(COOKIE, session.token))
@@ -146,7 +146,7 @@ class Authenticator:
 
 
 def _basic(authorization: str) -> tuple[str, str]:
-    """User name and password of a Basic header (RFC 7617). Raises WrongCredentials."""
+    """Return user name and password of a Basic header (RFC 7617). Raises WrongCredentials."""
     scheme, _, encoded = authorization.partition(" ")
     if scheme.lower() != "basic":
         raise WrongCredentials("only HTTP Basic is served")

@@ -1,8 +1,8 @@
 """Protection against cross-site request forgery.
 
-Source: Web Services API: a GET answers with `X-CSRF-HEADER` (the header to send back) and `X-CSRF-TOKEN` (the token,
-which lives as long as the session); every PUT, POST and DELETE must carry it with the session cookie. That holds for
-requests with a password too: a browser that was given one sends it along with forged requests, like a cookie.
+Source: Web Services API: a GET returns `X-CSRF-HEADER` (the header to send back) and `X-CSRF-TOKEN` (the token, valid
+for the lifetime of the session); every PUT, POST and DELETE must carry it with the session cookie. That holds for
+requests with a password too: browsers send a stored one with forged requests, like a cookie.
 """
 
 import base64
@@ -15,26 +15,26 @@ from calltag.core.identity.http_sessions import HttpSession
 HEADER: Final = "X-CSRF-TOKEN"
 HEADER_NAME_HEADER: Final = "X-CSRF-HEADER"
 EXPOSED_HEADERS: Final = (HEADER_NAME_HEADER, HEADER)
-"""What `Access-Control-Expose-Headers` must name, for scripts of other origins to read the token."""
+"""Value of `Access-Control-Expose-Headers`, which lets scripts of other origins read the token."""
 MESSAGE: Final = "Missing or invalid Csrf token"
 _LABEL: Final = b"calltag X-CSRF-TOKEN"
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def csrf_headers(session: HttpSession) -> dict[str, str]:
-    """What the answer to a GET tells."""
+    """Return the headers of the response to a GET."""
     return {HEADER_NAME_HEADER: HEADER, HEADER: csrf_token(session)}
 
 
 def csrf_token(session: HttpSession) -> str:
-    """Derive the session's token from that of its cookie, so that the store need not keep it."""
+    """Derive the token from that of the session's cookie, so that Redis need not store it."""
     return base64.urlsafe_b64encode(hmac.digest(session.token.encode(), _LABEL, "sha256")).decode().rstrip("=")
 
 
 def csrf_passes(method: str, session: HttpSession, tokens: Sequence[str], *, by_cookie: bool) -> bool:
-    """Whether a request with these values of X-CSRF-TOKEN (one, as a rule) may go on.
+    """Return whether a request with these values of X-CSRF-TOKEN (usually one) passes.
 
-    `by_cookie` says whether it showed the session's cookie.
+    `by_cookie` is True if it had the session's cookie.
     """
     if method.upper() in _SAFE:
         return True

@@ -1,8 +1,8 @@
-"""Reading the directory of the contact centre from a TOML file.
+"""Directory of the contact centre, read from a TOML file.
 
-One `[[users]]` table a user, with `id`, `password_hash`, `first_name`, `last_name`, `roles`, `features`, `supervisors`
-(ids of the users who may see this one's calls), and under it one `[[users.devices]]` table a device, with `id` and
-`number`.
+One `[[users]]` table per user, with `id`, `password_hash`, `first_name`, `last_name`, `roles`, `features` and
+`supervisors` (ids of the users who may see this one's calls), and under it one `[[users.devices]]` table per device,
+with `id` and `number`.
 """
 
 import tomllib
@@ -36,7 +36,7 @@ _Number = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class DirectoryError(ValueError):
-    """The file is not a directory; the message names the file, the place in it and what is wrong."""
+    """The file is not a valid directory; the message names the file, the location and the problem."""
 
 
 class _DeviceEntry(BaseModel):
@@ -63,9 +63,9 @@ class _File(BaseModel):
 
 
 def directory(users: tuple[User, ...], source: str = "the directory") -> Directory:
-    """A directory of these users.
+    """Return a directory of these users.
 
-    Raises DirectoryError if an id or a number is there twice, or a supervisor is none.
+    Raises DirectoryError for a duplicate id or number, and for a supervisor without that role.
     """
     owners = [DeviceOwner(device, user) for user in users for device in user.devices]
     _require_unique([user.id for user in users], "user id", source)
@@ -81,7 +81,7 @@ def directory(users: tuple[User, ...], source: str = "the directory") -> Directo
 
 
 def read_directory(path: Path) -> Directory:
-    """The directory in a file. Raises DirectoryError."""
+    """Read the directory from a file. Raises DirectoryError."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -90,13 +90,13 @@ def read_directory(path: Path) -> Directory:
 
 
 def demo_directory() -> Directory:
-    """The demo contact centre: alice, bob, carol, dave, admin and the switch, all with the password `demo`."""
+    """Return the demo contact centre: alice, bob, carol, dave, admin and the switch, all with the password `demo`."""
     file = resources.files("calltag.core.identity").joinpath("demo.toml")
     return parse_directory(file.read_text(encoding="utf-8"), "demo.toml")
 
 
 def parse_directory(text: str, source: str) -> Directory:
-    """The directory in a TOML text; `source` names it in errors. Raises DirectoryError."""
+    """Parse a directory from TOML; `source` names it in errors. Raises DirectoryError."""
     try:
         file = _File.model_validate(_tables(text, source))
     except ValidationError as error:
@@ -107,7 +107,7 @@ def parse_directory(text: str, source: str) -> Directory:
 
 def _tables(text: str, source: str) -> dict[str, object]:
     try:
-        # Editors on Windows put a byte order mark before the text, which nobody sees.
+        # Editors on Windows write an invisible byte order mark before the text.
         return tomllib.loads(text.removeprefix("\ufeff"))
     except RecursionError:
         raise DirectoryError(f"{source} is not TOML that can be read: it is nested too deep") from None

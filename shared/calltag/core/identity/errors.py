@@ -1,29 +1,29 @@
-"""Why a user could not be identified. When the store is away, that is `calltag.core.store.ports.StoreUnavailable`."""
+"""Errors of authentication. If Redis is unavailable, `calltag.core.store.ports.StoreUnavailable` is raised."""
 
 import math
 
 
 class AuthenticationError(Exception):
-    """Root of what can go wrong with credentials."""
+    """Root of the errors of authentication."""
 
 
 class WrongCredentials(AuthenticationError):
-    """Credentials were given and are not right, or not readable. The message does not say which part was wrong."""
+    """The credentials are wrong or malformed. The message does not say which part is wrong."""
 
 
 class SessionOver(WrongCredentials):
-    """A session cookie was shown, and its session has ended, or never was."""
+    """The session of the cookie has ended or never existed."""
 
     def __init__(self) -> None:
         super().__init__("the session is over: sign in again")
 
 
 class TooManyLogins(AuthenticationError):
-    """More passwords wait for being checked than may; the same may work later."""
+    """The queue of password checks is full; retryable."""
 
 
 class LockedOut(TooManyLogins):
-    """Too many wrong passwords were tried, for this user or from this address; a right one is told the same."""
+    """Too many wrong passwords, for this user or from this address; a right one is refused as well."""
 
     def __init__(self, wait_s: float) -> None:
         self.wait_s = max(1, math.ceil(wait_s))

@@ -1,5 +1,5 @@
--- The session under KEYS[1], false if there is none, and whether its idle time (ARGV[1], ms) begins anew. That is only written when more
--- than a tenth of it has passed.
+-- Returns the session under KEYS[1] (false if there is none), and 1 if its idle time (ARGV[1], ms) was restarted, which is done only when
+-- more than a tenth of it has passed.
 local record = redis.call('GET', KEYS[1])
 local renewed = 0
 if record and redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) * 0.9 then

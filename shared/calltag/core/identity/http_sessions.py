@@ -1,4 +1,4 @@
-"""HTTP sessions: they live in the store, so that every gateway and every notifier accepts them."""
+"""HTTP sessions, stored in Redis, so that every gateway and notifier accepts them."""
 
 import asyncio
 import secrets
@@ -23,9 +23,9 @@ _LENGTH: Final = len(secrets.token_urlsafe(_TOKEN_BYTES))
 
 @dataclass(frozen=True, slots=True)
 class HttpSession:
-    """A session: `token` is the value of the cookie.
+    """A session; `token` is the value of the cookie.
 
-    `credential` is the user's as it was when the session began; "" where an older version began it.
+    `credential` is that of the user when the session began; "" if an older version created it.
     """
 
     token: str = field(repr=False)
@@ -34,14 +34,14 @@ class HttpSession:
 
 
 class HttpSessions(Protocol):
-    """Where sessions are. Every method may raise StoreUnavailable."""
+    """Port of the session storage. Every method may raise StoreUnavailable."""
 
     async def create(self, user: UserId, credential: str) -> HttpSession:
-        """A new session of the user's, whose credential is this one now. It may end another one of the user's."""
+        """Create a session for a user with this current credential. May end another session of the user."""
         ...
 
     async def find(self, token: str) -> HttpSession | None:
-        """The session with that token, if it has not ended; its idle time begins anew (to a tenth)."""
+        """Return the session of that token unless it has ended; restart its idle time (to within a tenth)."""
         ...
 
     async def end(self, token: str) -> None:
@@ -50,10 +50,10 @@ class HttpSessions(Protocol):
 
 
 class RedisHttpSessions:
-    """Sessions in Redis, under `<prefix>:http:<SHA-256 of the token>`: who reads the store cannot use them.
+    """Sessions in Redis, under `<prefix>:http:<SHA-256 of the token>`: read access to Redis reveals no tokens.
 
-    They end after `idle_s` seconds without use and `lifetime_s` seconds in all. A user has at most `most_of_user`: one
-    more ends the one that was not used for longest, of which `displaced` is told.
+    They end after `idle_s` seconds without use and `lifetime_s` seconds in total. A user has at most `most_of_user`: a
+    new one evicts the least recently used; `displaced` is called with the number of evictions.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class RedisHttpSessions:
         return session
 
     async def _make_room(self, session: HttpSession) -> None:
-        """List the session, and end those of its user that are too many."""
+        """List the session, and evict those of its user beyond the limit."""
         listed = self._listed(session.user)
         surplus = await self._list(
             [listed], [_digest_of(session.token), self._now_ms(), self._idle_s * 1_000, self._most_of_user]
@@ -126,7 +126,7 @@ class RedisHttpSessions:
         return f"{self._prefix}:http:{digest}"
 
     def _listed(self, user: UserId) -> str:
-        """Sorted set: digests of the user's sessions by their last use, to a tenth of the idle time, in Unix ms."""
+        """Key of a sorted set: digests of the user's sessions by last use, to a tenth of the idle time, in Unix ms."""
         return f"{self._prefix}:http-of:{user}"
 
 
@@ -144,5 +144,5 @@ def _digest(token: str) -> str:
 
 @lru_cache(maxsize=_REMEMBERED)
 def _digest_of_ours(token: str) -> str:
-    """A session sends requests again and again. What cannot be one of ours is not kept, long as it may be."""
+    """Cached, as a session sends many requests. Tokens of other lengths bypass the cache, to bound its memory."""
     return _digest(token)

@@ -1,7 +1,7 @@
--- Adds a session to those of its user, and answers which of them are too many: those not used for longest. They stay listed until they
--- are removed, so that a repeated request gets the same answer.
+-- Adds a session to those of its user; returns the least recently used ones beyond the limit. They stay listed until the caller removes
+-- them, so that a retry returns the same.
 --
--- KEYS: the user's sessions by their last use. ARGV: session, now in Unix ms, idle time in ms, how many the user may have.
+-- KEYS: the user's sessions by last use. ARGV: session, now in Unix ms, idle time in ms, maximum number of sessions.
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', ARGV[2] - ARGV[3]))
 redis.call('ZADD', KEYS[1], ARGV[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[3])

@@ -1,8 +1,8 @@
-"""How often wrong passwords may be tried: for one user and from one address, counted in the store for all processes.
+"""Limits on failed logins per user and per address, counted in Redis for all processes.
 
-An attempt is counted before its password is looked at, so that many at once are no way round, and given back if the
-password was right. Names that nobody has are counted like others: to be locked out tells nothing about a name.
-Attempts are kept by number, so that a request that is sent again after a lost answer counts once.
+An attempt is counted before its password is checked, so that concurrent ones cannot exceed the limit, and given back if
+the password was right. Unknown names are counted like others: a lock-out does not reveal whether a name exists.
+Attempts are stored by number, so that a command retried after a lost reply counts once.
 """
 
 import asyncio
@@ -24,14 +24,14 @@ log = structlog.get_logger()
 By = Literal["user", "address"]
 _REMEMBERED: Final = 10_000
 _NUMBER_BITS: Final = 63
-"""Redis keeps sets of such numbers without overhead."""
+"""Redis stores sets of 64-bit integers compactly (intset)."""
 
 
 class LoginAttempts(Protocol):
-    """Counts attempts. `address` is "" where it is not known."""
+    """Counts attempts. `address` is "" if unknown."""
 
     def check(self, name: str, address: str) -> None:
-        """Raises LockedOut if this process knows it. Costs nothing: also for those whose password is known as right."""
+        """Raise LockedOut if this process knows of the lock-out; without I/O, so also called for cached passwords."""
         ...
 
     async def take(self, name: str, address: str) -> int:
@@ -39,11 +39,11 @@ class LoginAttempts(Protocol):
         ...
 
     async def give_back(self, name: str, address: str, attempt: int) -> None:
-        """It was right. Raises StoreUnavailable."""
+        """Uncount an attempt whose password was right. Raises StoreUnavailable."""
         ...
 
     def failed(self) -> None:
-        """It was wrong."""
+        """Count a wrong password for metrics."""
         ...
 
 
@@ -61,20 +61,20 @@ class UnlimitedAttempts:
 
 
 class AttemptObserver(Protocol):
-    """What is counted for operators."""
+    """Observer of failed logins, for metrics."""
 
     def login_failed(self) -> None:
         """A password was wrong."""
         ...
 
     def login_locked_out(self, by: By) -> None:
-        """A login was refused without a look at its password."""
+        """A login was refused without checking its password."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptLimits:
-    """Wrong passwords within `window_s` seconds; 0 is no limit."""
+    """Maximum wrong passwords within `window_s` seconds; 0 is no limit."""
 
     per_user: int = 10
     per_address: int = 100
@@ -128,7 +128,7 @@ class RedisLoginAttempts:
         self._observer.login_failed()
 
     def _counted(self, name: str, address: str) -> list[tuple[By, str, int]]:
-        """What the attempt counts for: by what, under which key, and how many there may be."""
+        """Return the counters of an attempt: kind, key and limit."""
         of_user: tuple[By, str, int] = ("user", name, self._limits.per_user)
         of_address: tuple[By, str, int] = ("address", address, self._limits.per_address)
         return [(by, self._key(by, of), most) for by, of, most in (of_user, of_address) if of and most]
@@ -138,7 +138,7 @@ class RedisLoginAttempts:
 
     def _lock(self, by: By, key: str, address: str, wait_s: float) -> None:
         if key not in self._locked:
-            # Not the name: people type their passwords there.
+            # Without the name: users type passwords there by mistake.
             log.warning("login_locked_out", by=by, address=address, wait_s=round(wait_s))
         self._locked[key] = self._clock_s() + wait_s
         self._locked.move_to_end(key)

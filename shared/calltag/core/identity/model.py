@@ -1,4 +1,4 @@
-"""Who may do what: users, roles, features and devices, as the services see them."""
+"""Users, roles, features and devices of the contact centre."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from calltag.core.domain.ids import DeviceId, UserId
 
 VOICE_FEATURE: Final = "api-voice"
 NOBODYS: Final = "-"
-"""A credential with which nothing ever began."""
+"""Credential of unknown users; equal to that of no session."""
 _CREDENTIAL_LENGTH: Final = 32
 
 
 class Role(StrEnum):
-    """What a user is in the contact centre."""
+    """Role of a user in the contact centre."""
 
     AGENT = "agent"
     SUPERVISOR = "supervisor"
@@ -33,7 +33,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One login. `password_hash` is an argon2 hash in the usual `$argon2id$...` form."""
+    """One login. `password_hash` is an argon2 hash in the `$argon2id$...` form."""
 
     id: UserId
     password_hash: str = field(repr=False)
@@ -50,20 +50,20 @@ class User:
 
     @property
     def credential(self) -> str:
-        """What a login began with: 128 bits of a digest of the stored hash, another one once the password is new.
+        """Identifies the password: 128 bits of a digest of the stored hash; changes with the password.
 
-        The hash has a salt that only the directory knows, so who reads the digest cannot try passwords on it.
+        The salt of the hash is only in the directory, so passwords cannot be guessed from the digest.
         """
         return sha256(f"{self.id}\0{self.password_hash}".encode()).hexdigest()[:_CREDENTIAL_LENGTH]
 
     def device(self, device_id: DeviceId) -> Device | None:
-        """The user's own device with that id, if any."""
+        """Return the user's own device with that id, if any."""
         return next((device for device in self.devices if device.id == device_id), None)
 
 
 @dataclass(frozen=True, slots=True)
 class DeviceOwner:
-    """A device together with the user whose device it is."""
+    """A device and its user."""
 
     device: Device
     user: User
@@ -71,18 +71,18 @@ class DeviceOwner:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """All users of the contact centre; found by id, by device or by number."""
+    """All users of the contact centre, indexed by id, device and number."""
 
     users: Mapping[UserId, User]
     by_device: Mapping[DeviceId, DeviceOwner]
     by_number: Mapping[str, DeviceOwner]
 
     def credential_of(self, user: UserId) -> str:
-        """The user's credential; NOBODYS for one who is not in the directory (any more)."""
+        """Return the user's credential; NOBODYS for one who is not in the directory."""
         known = self.users.get(user)
         return known.credential if known else NOBODYS
 
     def oversees(self, user: UserId, other: UserId) -> bool:
-        """Whether the user may see the other's calls: as one of the other's supervisors, or as an administrator."""
+        """Return whether the user may see the other's calls: as one of the other's supervisors or an administrator."""
         who, agent = self.users.get(user), self.users.get(other)
         return who is not None and agent is not None and (who.is_administrator or user in agent.supervisors)

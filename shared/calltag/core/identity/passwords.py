@@ -1,4 +1,4 @@
-"""Checking passwords against argon2 hashes without blocking the event loop."""
+"""Verification of passwords against argon2 hashes, without blocking the event loop."""
 
 import asyncio
 import hmac
@@ -24,11 +24,11 @@ _MAX_PASSWORD_BYTES: Final = 1_024
 
 
 class Passwords:
-    """Verifies passwords in threads of its own, `concurrency` at a time; at most `max_waiting` wait for their turn, of
-    one address fewer.
+    """Verifies passwords in a thread pool of its own, `concurrency` at a time; at most `max_waiting` wait, fewer from
+    one address.
 
-    A client that sends credentials with every request would spend a core on hashing, so a success is remembered for
-    `remember_s` seconds, under a keyed digest whose key lives in this process only.
+    Hashing for a client that sends credentials with every request would occupy a core, so a success is cached for
+    `remember_s` seconds, under a keyed digest whose key exists in this process only.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Passwords:
         self._nobody = self._hasher.hash(secrets.token_hex())
         self._key = secrets.token_bytes(32)
         self._turns = asyncio.Semaphore(concurrency)
-        # Not the loop's threads: a caller that goes away gives its turn back while its thread is still hashing.
+        # Not the loop's pool: a cancelled caller releases its turn while its thread is still hashing.
         self._threads = ThreadPoolExecutor(concurrency, thread_name_prefix="passwords")
         self._queue = SharedQueue(max_waiting)
         self._remember_s = remember_s
@@ -57,13 +57,13 @@ class Passwords:
         self._attempts = attempts or UnlimitedAttempts()
 
     async def check(self, name: str, password: str, address: str = "") -> User | None:
-        """The user of that name, if the password is right. An unknown name takes as long as a wrong password.
+        """Return the user of that name if the password is right. An unknown name takes as long as a wrong password.
 
-        `address` is where it comes from. Raises TooManyLogins, LockedOut, StoreUnavailable.
+        `address` is that of the client. Raises TooManyLogins, LockedOut, StoreUnavailable.
         """
         if not _is_possible(password):
             return None
-        # Also where the password is known as right: whoever is locked out must not learn that it is.
+        # Before the cache of right passwords: a locked-out client must not learn that one is right.
         self._attempts.check(name, address)
         user = self._directory.users.get(UserId(name))
         stored = user.password_hash if user else self._nobody
@@ -75,10 +75,10 @@ class Passwords:
     async def _is_right(self, digest: bytes, stored: str, password: str, login: tuple[str, str]) -> bool:
         with self._place_in_line(login[1]):
             async with self._turns:
-                # Of many requests with the same credentials, those that waited profit from the first.
+                # A request with the same credentials may have succeeded meanwhile.
                 if self._is_known(digest):
                     return True
-                # Counted in turn: of right passwords, never more than have their turn count for a moment.
+                # Counted within the turn: no more than `concurrency` right passwords are counted for a moment.
                 attempt = await self._attempts.take(*login)
                 loop = asyncio.get_running_loop()
                 right = await loop.run_in_executor(self._threads, self._verify, stored, password)
@@ -126,7 +126,7 @@ def _is_possible(password: str) -> bool:
 
 
 def _usual_parameters(directory: Directory) -> Parameters:
-    """Those of the directory's first hash, so that a name that nobody has costs what a user's password costs."""
+    """Return those of the directory's first hash, so that unknown names cost as much as those of users."""
     first = next(iter(directory.users.values()), None)
     try:
         return extract_parameters(first.password_hash) if first else RFC_9106_LOW_MEMORY

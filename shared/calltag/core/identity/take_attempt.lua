@@ -1,5 +1,5 @@
--- Counts an attempt (ARGV[3], a number) under KEYS[1] within a window of ARGV[1] ms, unless there were ARGV[2] already.
--- Returns the milliseconds until the window ends where there were, else 0. To count the same attempt again changes nothing.
+-- Counts an attempt (ARGV[3], a number) under KEYS[1] within a window of ARGV[1] ms, unless the limit ARGV[2] is reached.
+-- Returns 0, or at the limit the milliseconds until the window ends. Idempotent per attempt.
 if redis.call('SISMEMBER', KEYS[1], ARGV[3]) == 1 then return 0 end
 if redis.call('SCARD', KEYS[1]) >= tonumber(ARGV[2]) then
   return math.max(1, redis.call('PTTL', KEYS[1]))

@@ -1,14 +1,14 @@
-"""Cutting what waits into batches of bounded size."""
+"""Size limits of batches."""
 
 from collections.abc import Iterable
 from typing import Final
 
 MAX_BATCH_BYTES: Final = 1_048_576
-"""Bytes of one batch, where no setting says otherwise."""
+"""Default maximum size of a batch."""
 
 
 def count_fitting(sizes: Iterable[int], max_bytes: int) -> int:
-    """How many of the first items have at most so many bytes together; one, if the first alone has more."""
+    """Return how many leading items fit in `max_bytes` in total; at least one, even if the first is larger."""
     count, total = 0, 0
     for size in sizes:
         total += size

@@ -1,4 +1,4 @@
-"""Tasks that are told to end, and libraries that forget it."""
+"""Cancellation that libraries swallow."""
 
 import asyncio
 from collections.abc import Iterator
@@ -6,15 +6,15 @@ from contextlib import contextmanager
 
 
 def times_cancelled() -> int:
-    """How often the current task was told to end, and has not said that this is over."""
+    """Return the number of pending cancellation requests of the current task."""
     current = asyncio.current_task()
     return current.cancelling() if current is not None else 0
 
 
 @contextmanager
 def propagate_cancellation() -> Iterator[None]:
-    """A task that is cancelled inside ends with CancelledError, whatever the library that it waits in made of that:
-    `asyncio.wait_for` of Python 3.11 forgets it where what it waits for comes at the same moment."""
+    """Raise CancelledError if the task was cancelled inside, even if a library swallowed that: `asyncio.wait_for` of
+    Python 3.11 does so if the awaited result arrives at the same moment."""
     before = times_cancelled()
     try:
         yield

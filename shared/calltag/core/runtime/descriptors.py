@@ -1,10 +1,10 @@
-"""File descriptors: each connection takes one, and the usual limit is low."""
+"""File descriptor limit: each connection needs one, and the usual soft limit is low."""
 
 import resource
 
 
 def raise_descriptor_limit() -> int:
-    """Let this process open as many files and connections as it may; returns how many that are."""
+    """Raise the soft limit of open files to the hard limit; return the limit in effect."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == hard:
         return soft

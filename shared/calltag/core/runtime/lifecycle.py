@@ -1,7 +1,7 @@
-"""The life of a service: from the first signal on, one way out.
+"""Life cycle of a service, with a single code path for shutdown.
 
-SIGTERM, Ctrl-C and the death of a side task all set the same stop event. Who serves requests drains, who works
-finishes what is in hand; a second signal does not wait for that, nor does a deadline.
+SIGTERM, Ctrl-C and the end of a side task all set the same stop event. Servers then drain, workers finish what is in
+flight; a second signal or the deadline ends the process at once.
 """
 
 import asyncio
@@ -26,46 +26,46 @@ EXIT_FORCED: Final = 130
 
 
 class ServiceFailed(RuntimeError):
-    """A side task ended before the service was told to stop; the message names it."""
+    """A side task ended before the service was stopped; the message names it."""
 
 
 @dataclass(slots=True)
 class Lifecycle:
-    """What the parts of a service share: the stop event, and the group that their side tasks belong to."""
+    """Shared by the parts of a service: the stop event, and the task group of their side tasks."""
 
     group: asyncio.TaskGroup
     stop: asyncio.Event
     closing: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set a moment before the time to drain is over: a request that waits for something answers without it."""
+    """Set shortly before the drain deadline: waiting requests respond without a result."""
     failure: ServiceFailed | None = None
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
     _deadline: threading.Timer | None = None
 
     def supervise(self, name: str, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        """Run a side task that lasts until `stop` is set, or until it is cancelled when `main` has returned.
+        """Run a side task that lasts until `stop` is set, or until it is cancelled after `main` has returned.
 
-        If it ends before, with an error or without, `stop` is set, and the service ends with ServiceFailed once it
-        has finished what is in hand.
+        If it ends earlier, with or without an error, `stop` is set, and the service ends with ServiceFailed once it
+        has finished what is in flight.
         """
         task = self.group.create_task(self._watch(name, work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        # A task that is cancelled before it began has not begun its work either.
+        # A task that is cancelled before its first step never starts its coroutine.
         task.add_done_callback(lambda _: work.close())
         return task
 
     def is_running(self) -> bool:
-        """Whether the service is not about to end (for readiness)."""
+        """Return whether `stop` is not set (for readiness)."""
         return not self.stop.is_set()
 
     def end_within(self, timeout_s: float) -> None:
-        """End the process there and then if it has not ended by itself after so long, even if its loop hangs."""
+        """Force the process to exit after the timeout unless `ended` is called, even if its event loop hangs."""
         self._deadline = threading.Timer(timeout_s, _end_now)
         self._deadline.daemon = True
         self._deadline.start()
 
     def ended(self) -> None:
-        """Nothing is in hand any more: lift the deadline."""
+        """Cancel the deadline of `end_within`."""
         if self._deadline is not None:
             self._deadline.cancel()
 
@@ -94,14 +94,14 @@ class Lifecycle:
 
 
 def first_leaf(error: BaseException) -> BaseException:
-    """The first error in a group that is no group itself: what a group says of itself helps nobody."""
+    """Return the first error in nested groups that is not a group: the text of a group is useless."""
     return first_leaf(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def run_service(main: Main) -> None:
-    """Run `main` until it returns, which it does soon after `stop` is set; then cancel the side tasks.
+    """Run `main` until it returns, soon after `stop` is set; then cancel the side tasks.
 
-    Raises what `main` raised, as it is, or ServiceFailed.
+    Raises what `main` raised, unwrapped, or ServiceFailed.
     """
     raised: Exception | None = None
     stop = asyncio.Event()
@@ -121,7 +121,7 @@ async def run_service(main: Main) -> None:
 
 
 def run(main: Main) -> None:
-    """Run a service in a new event loop, on uvloop where it is there. Raises what `run_service` raises."""
+    """Run a service in a new event loop, of uvloop if installed. Raises what `run_service` raises."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(run_service(main))
 
@@ -143,7 +143,7 @@ def _end_now() -> None:
 
 @contextmanager
 def _signals_set(stop: asyncio.Event) -> Iterator[None]:
-    """The first signal sets the event; the next one ends the process there and then."""
+    """Set the event on the first signal; exit at once on the next one."""
     loop = asyncio.get_running_loop()
     received: list[int] = []
 

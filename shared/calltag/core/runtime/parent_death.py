@@ -1,4 +1,4 @@
-"""A child process that is not to outlive its parent, however that ends."""
+"""Child processes that do not outlive their parent."""
 
 import ctypes
 import signal
@@ -10,7 +10,7 @@ _PR_SET_PDEATHSIG: Final = 1
 
 
 def die_with_parent() -> Callable[[], None] | None:
-    """For `preexec_fn`: on Linux the kernel sends the child SIGTERM when this process is killed. None elsewhere."""
+    """Return a `preexec_fn` that makes the Linux kernel send SIGTERM to the child when this process ends; else None."""
     if sys.platform != "linux":
         return None
     libc = ctypes.CDLL(None)

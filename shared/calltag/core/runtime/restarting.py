@@ -1,4 +1,4 @@
-"""Tasks that must not end: without them a process runs on, and is of no use."""
+"""Restarting of tasks that must not end, since the process would run on without its function."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,9 +11,9 @@ log = structlog.get_logger()
 
 
 async def restart_forever(run: Callable[[], Awaitable[None]], name: str) -> None:
-    """Run it for as long as this task runs: whatever ends it is logged, and it begins anew after a while.
+    """Run a coroutine function until cancelled; when it ends, log that and restart it with backoff.
 
-    That includes a cancellation that nobody asked for: libraries cancel what waits for a connection that goes away.
+    That includes spurious cancellations: libraries cancel tasks that wait for a closing connection.
     """
     delays = backoff_s(0.1, 5.0)
     while True:

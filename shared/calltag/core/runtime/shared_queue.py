@@ -1,4 +1,4 @@
-"""Places in a queue that clients share: one address never takes all of them.
+"""Fair limit on a shared queue: one address never takes all places.
 
 Source: A. K. Choudhury and E. L. Hahne, "Dynamic queue length thresholds for shared-memory packet switches", 1998.
 """
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 
 class QueueFull(Exception):
-    """No place is free, or none for that address."""
+    """No place is free, or none for the address."""
 
 
 @dataclass(slots=True)
 class SharedQueue:
-    """Counts the places of a queue for `most`. An address takes no more places than it leaves free.
+    """Counts the places of a queue for `most`. An address takes at most as many places as are free.
 
-    So one alone takes half of them, and each further one half of what is left.
+    So a single address takes half of them, and each further one half of the rest.
     """
 
     most: int
@@ -26,7 +26,7 @@ class SharedQueue:
 
     @contextmanager
     def place(self, address: str) -> Iterator[None]:
-        """Inside, one place is taken; an address that is not known ("") may take any. Raises QueueFull."""
+        """Take a place for the context; the unknown address ("") may take any. Raises QueueFull."""
         free = self.most - self.taken
         if free <= 0 or (address and self._of[address] >= free):
             raise QueueFull

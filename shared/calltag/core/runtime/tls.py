@@ -1,6 +1,6 @@
-"""TLS to servers that calltag uses, and from its clients: contexts from files, and plain words for what went wrong.
+"""TLS contexts for servers that calltag uses and for its own port, and explanations of TLS errors.
 
-TLS 1.2 at least; certificates of servers are always checked, with their host names.
+TLS 1.2 or higher; certificates of servers are always verified, with their host names.
 """
 
 import asyncio
@@ -19,11 +19,11 @@ _WRONG_HOST: Final = frozenset({62, 64})
 """Codes of X509_verify_cert, see openssl-verification-options(1)."""
 
 _OF_CLIENTS: Final = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")
-"""What alerts say with which a server refuses a client's certificate, or that there is none."""
+"""Parts of the alerts with which a server refuses a wrong or missing client certificate."""
 
 
 class TlsError(ValueError):
-    """Files for TLS are not usable; the message names the setting, the file and what is wrong."""
+    """Files for TLS are not usable; the message names the setting, the file and the problem."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class OwnCertificate:
     key_password: str | None = field(default=None, repr=False)
 
     def load_into(self, context: ssl.SSLContext, settings: str) -> None:
-        """Have the context show this certificate, if there is one. `settings` begins the settings' names.
+        """Load the certificate into the context, if there is one. `settings` is the prefix of the settings' names.
 
         Raises TlsError.
         """
@@ -48,7 +48,7 @@ class OwnCertificate:
         is_encrypted = False
 
         def password() -> str:
-            # Without this, a key that needs a password would ask for it on the terminal.
+            # Without this, OpenSSL prompts for the password of an encrypted key on the terminal.
             nonlocal is_encrypted
             is_encrypted = True
             return self.key_password or ""
@@ -64,10 +64,10 @@ class OwnCertificate:
 
 @dataclass(frozen=True, slots=True)
 class ClientTls:
-    """How a server is checked: by `ca_file` (PEM), else by the system's authorities; `own` is what it is shown."""
+    """Servers are verified by `ca_file` (PEM), else by the system's authorities; `own` is the client certificate."""
 
     settings: str
-    """What the settings' names begin with, as in `CALLTAG_AMQP__TLS__`."""
+    """Prefix of the settings' names, such as `CALLTAG_AMQP__TLS__`."""
     ca_file: Path | None = None
     own: OwnCertificate = OwnCertificate()
 
@@ -83,7 +83,7 @@ class ClientTls:
         return context
 
     def explained(self, error: BaseException) -> str | None:
-        """What to mend, where TLS is what failed, anywhere in the error's causes; else None."""
+        """Return what to fix if TLS failed, anywhere in the error's causes; else None."""
         return next((text for each in _causes(error) if (text := self._explained(each))), None)
 
     def _explained(self, error: BaseException) -> str | None:
@@ -92,7 +92,7 @@ class ClientTls:
                 return self._of_certificate(error.verify_code, error.verify_message)
             case ssl.SSLError():
                 return self._of_handshake(error.reason or str(error))
-            # By TLS 1.3 a server refuses a client when that has begun already; the alert goes with the connection.
+            # In TLS 1.3 a server refuses a client after the handshake; the alert is lost with the connection.
             case ConnectionResetError() | BrokenPipeError() | asyncio.IncompleteReadError() if not self.own.cert_file:
                 return f"it closed the connection; if it demands a certificate of its clients, {self._own_settings()}"
             case _:
@@ -122,7 +122,7 @@ class ClientTls:
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """What clients are shown, and, with `client_ca_file`, by which authority they have to prove themselves."""
+    """The server's certificate and, with `client_ca_file`, the authority of required client certificates."""
 
     own: OwnCertificate
     client_ca_file: Path | None = None
@@ -139,7 +139,7 @@ class ServerTls:
         return context
 
     def changed_at(self) -> float:
-        """When the files changed last, in seconds of the file system's clock; 0 while one of them is not there."""
+        """Return the last modification time of the files, in seconds by the file system; 0 if one is missing."""
         try:
             return max(file.stat().st_mtime for file in (self.own.cert_file, self.own.key_file) if file is not None)
         except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Rates with room for bursts: one for all, or one for each name."""
+"""Token buckets: rate limits with bursts, single or per name."""
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class TokenBucket:
-    """Lets `burst` through at once, and `per_s` a second in the long run."""
+    """Admits `burst` at once, and `per_s` per second in the long run."""
 
     per_s: float
     burst: int
@@ -17,7 +17,7 @@ class TokenBucket:
         self._tokens = self.burst
 
     def take(self, now_ms: int) -> bool:
-        """Whether one more may pass now."""
+        """Take a token; return False if there is none."""
         self._fill(now_ms)
         if self._tokens < 1:
             return False
@@ -25,7 +25,7 @@ class TokenBucket:
         return True
 
     def next_in_s(self, now_ms: int) -> float:
-        """In how many seconds one more may pass."""
+        """Return the seconds until the next token."""
         self._fill(now_ms)
         return max(0.0, (1 - self._tokens) / self.per_s)
 
@@ -37,7 +37,7 @@ class TokenBucket:
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:
-    """`per_s` a second in the long run, `burst` at once; 0 a second is no limit."""
+    """`per_s` per second in the long run, `burst` at once; 0 per second is no limit."""
 
     per_s: float = 0.0
     burst: int = 1
@@ -45,9 +45,9 @@ class RateLimit:
 
 @dataclass(slots=True)
 class Buckets:
-    """One bucket for each name, for the `most` names that were heard of last.
+    """One bucket per name, for the `most` recently used names.
 
-    A name that is forgotten begins with a full bucket again.
+    An evicted name starts with a full bucket again.
     """
 
     limit: RateLimit
@@ -58,7 +58,7 @@ class Buckets:
         return len(self._of)
 
     def wait_s(self, name: str, now_ms: int) -> float:
-        """0 if one more may pass; otherwise in how many seconds it may."""
+        """Take a token of the name; return 0, or the seconds until the next one if there is none."""
         if not self.limit.per_s:
             return 0.0
         bucket = self._of.pop(name, None) or TokenBucket(self.limit.per_s, self.limit.burst)

@@ -1,4 +1,4 @@
-"""The settings tree: every value that an operator may change."""
+"""The settings tree: all values that operators may configure."""
 
 from calltag.core.settings.root import Settings, load_settings
 from calltag.core.settings.table import Row, settings_table, unknown_settings

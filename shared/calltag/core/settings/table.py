@@ -1,4 +1,4 @@
-"""The settings as a table, for the documentation and for `calltag config`."""
+"""Table of the settings, for the documentation and `calltag config`."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&]*")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting: its variable, its value as text, and what it does."""
+    """One setting: variable, value as text, and description."""
 
     variable: str
     value: str
@@ -25,13 +25,13 @@ class Row:
 
 
 def settings_table(settings: Settings | None = None) -> list[Row]:
-    """Every setting with its value in `settings`, or with its default."""
+    """Return every setting with its value in `settings`, or with its default."""
     shown = Settings.model_construct() if settings is None else settings
     return list(_rows(type(shown), shown, ()))
 
 
 def unknown_settings() -> list[str]:
-    """A sentence for each variable or file of secrets that is named like a setting and is none."""
+    """Return a warning for each variable or secret file that has the prefix of settings but is none."""
     sections = [variable((name,)) for name in Settings.model_fields]
     return unknown_variables(given_names(), [*sections, *(row.variable for row in settings_table())])
 
@@ -60,7 +60,7 @@ def _text(value: object) -> str:
 
 
 def _without_password(url: str) -> str:
-    """The URL with `***` for the password, whether it stands before the host or in the query; `***` for no URL."""
+    """Return the URL with `***` for a password before the host or in the query; `***` if it is not a URL."""
     if "://" not in url:
         return "***"
     scheme, separator, rest = url.partition("://")

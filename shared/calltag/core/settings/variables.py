@@ -1,4 +1,4 @@
-"""The names of settings: environment variables, and files in the folder of secrets."""
+"""Names of settings: environment variables, and files in the secrets folder."""
 
 import difflib
 import os
@@ -16,22 +16,22 @@ _OF_TESTS: Final = "CALLTAG_TEST_"
 _SERVICE_LINK: Final = re.compile(
     r"CALLTAG_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
-"""Kubernetes sets these in each container, for each service whose name begins with `calltag`."""
+"""Kubernetes sets these in each container for services whose names begin with `calltag`."""
 _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _NEAR: Final = 0.8
 
 
 class SettingsError(ValueError):
-    """Settings are not valid; the message has a line for each, with the variable and the limit, never the value."""
+    """Settings are invalid; the message has a line for each, with the variable and the limit, never the value."""
 
 
 def variable(path: Iterable[str | int]) -> str:
-    """The environment variable of a setting; positions in its value are left out."""
+    """Return the environment variable of a setting; list positions in the path are omitted."""
     return PREFIX + DELIMITER.join(part.upper() for part in path if isinstance(part, str))
 
 
 def given_names() -> Mapping[str, str]:
-    """Variables and files of secrets whose names begin as those of settings do; of a variable with its value."""
+    """Return variables with their values, and secret files with '', whose names have the prefix of settings."""
     folder = os.environ.get(SECRETS_FOLDER)
     files = [each.name for each in Path(folder).iterdir()] if folder and Path(folder).is_dir() else []
     given = {**dict.fromkeys(files, ""), **os.environ}
@@ -39,7 +39,7 @@ def given_names() -> Mapping[str, str]:
 
 
 def refuse_unknown_sections(names: Iterable[str], settings: type[BaseModel]) -> None:
-    """Raise SettingsError for a section that does not exist. (A section itself refuses unknown fields.)"""
+    """Raise SettingsError for a section that does not exist. (Sections themselves refuse unknown fields.)"""
     for name in names:
         section, delimiter, _ = name[len(PREFIX) :].partition(DELIMITER)
         if delimiter and section.lower() not in settings.model_fields:
@@ -49,9 +49,9 @@ def refuse_unknown_sections(names: Iterable[str], settings: type[BaseModel]) -> 
 
 
 def unknown_variables(names: Mapping[str, str], known: Iterable[str]) -> list[str]:
-    """A sentence for each name without the delimiter that is not a setting, with the likely name.
+    """Return a warning for each unknown name without the delimiter, with the likely name.
 
-    With the delimiter, it is refused: nobody but calltag uses it.
+    Those with the delimiter are refused instead: only calltag uses it.
     """
     settings = {*known, SECRETS_FOLDER}
     return [
@@ -62,7 +62,7 @@ def unknown_variables(names: Mapping[str, str], known: Iterable[str]) -> list[st
 
 
 def _is_others(name: str, value: str) -> bool:
-    """Whether the name is one that Kubernetes sets by itself, or one of calltag's own tests."""
+    """Return whether Kubernetes sets the name itself, or it is one of calltag's own tests."""
     is_link = _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and _SERVICE_URL.match(value))
     return bool(is_link) or name.startswith(_OF_TESTS)
 

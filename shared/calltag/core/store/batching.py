@@ -1,7 +1,7 @@
-"""Scripts and commands that share round trips: what is called while the loop turns once goes to Redis in one pipeline.
+"""Automatic pipelining: scripts and commands that are called in one turn of the event loop share a round trip.
 
-Nothing waits for a batch to fill. While a pipeline is under way, calls gather until it returns, or has taken too long.
-Each server of a cluster has its own pipelines: one that does not answer holds up nobody who asks another.
+No batch waits to fill. While a pipeline is in flight, calls are queued until it returns or exceeds `_PATIENCE_S`. Each
+server of a cluster has its own pipelines, so that an unavailable server does not delay calls to the others.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from calltag.core.store.ports import StoreError, StoreUnavailable
 
 _UNDER_WAY: Final = 4
 _PATIENCE_S: Final = 0.02
-"""A pipeline that takes longer does not hold up what came since: another one is sent beside it."""
+"""A pipeline in flight for longer does not delay queued calls: the next one is sent concurrently."""
 _MOST: Final = 500
 
 
@@ -30,17 +30,17 @@ class _Call:
     command: Command
     answer: asyncio.Future[object]
     whole: Command | None = None
-    """What to send instead where the server does not know the script of the command."""
+    """The command with the full script, for a server that does not know the digest."""
 
     @property
     def size_bytes(self) -> int:
-        """About: what is long is bytes."""
+        """Return the approximate size: large arguments are bytes, others are not counted."""
         return sum(len(each) for each in self.command if isinstance(each, bytes))
 
 
 @dataclass(slots=True)
 class _Lane:
-    """What one server is asked."""
+    """Queue and pipelines of one server."""
 
     server: str
     waiting: list[_Call] = field(default_factory=list)
@@ -50,7 +50,7 @@ class _Lane:
 
 
 class ScriptBatcher:
-    """Runs scripts for one process. `round_trips` counts the pipelines that were sent."""
+    """Pipelines the scripts and commands of one process. `round_trips` counts the pipelines sent."""
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
@@ -61,11 +61,11 @@ class ScriptBatcher:
         self.round_trips = 0
 
     def script(self, name: str) -> Script:
-        """The Lua script of that name. Calls raise StoreUnavailable."""
+        """Return the Lua script of that name. Calls raise StoreUnavailable."""
         return self.source(script_source(name))
 
     def source(self, source: str) -> Script:
-        """The script with that text. Calls raise StoreUnavailable."""
+        """Return the script with that source. Calls raise StoreUnavailable."""
         digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
         def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> asyncio.Future[object]:
@@ -78,7 +78,7 @@ class ScriptBatcher:
         return run
 
     def command(self, name: str, key: str, *rest: str | bytes | int) -> asyncio.Future[object]:
-        """What will be the answer to one command about a key, which is asked from now on. Raises StoreUnavailable."""
+        """Queue one command on a key at once, and return the future of its reply. Raises StoreUnavailable."""
         return self._asked(key, (name, key, *rest))
 
     def _asked(self, key: str, command: Command, whole: Command | None = None) -> asyncio.Future[object]:
@@ -95,13 +95,13 @@ class ScriptBatcher:
         self._start(lane)
 
     def _watch(self, call: _Call) -> None:
-        """See to it that the call is over when its time is; waiting for its turn counts, too.
+        """Fail the call at its deadline, which includes the time in the queue.
 
-        One timer serves all, as all have the same time.
+        One timer serves all calls, as all have the same timeout.
         """
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._client.deadline_s
-        # What is answered would otherwise be kept, with its answer, until the timer comes to it.
+        # Completed calls would otherwise keep their replies in memory until the timer fires.
         while self._watched and self._watched[0][1].answer.done():
             self._watched.popleft()
         self._watched.append((ends_at, call))
@@ -122,7 +122,7 @@ class ScriptBatcher:
             self._watched.popleft()
 
     def _start(self, lane: _Lane) -> None:
-        """See to it that somebody sends what waits: the one who is about to, or who is under way, or another one."""
+        """Ensure that queued calls are sent: by the sender that runs, or by another after `_PATIENCE_S`."""
         if lane.about_to_send:
             return
         if not lane.under_way:
@@ -157,18 +157,18 @@ class ScriptBatcher:
                         await self._client.find_servers()
                     wanted = self._still_in(lane, wanted)
                     await self._run(lane.server, wanted)
-                except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
+                except Exception as error:  # noqa: BLE001 - any error has to fail the calls that wait
                     for call in wanted:
                         _resolve(call, error)
         finally:
-            # In the same step as the last look at what waits: whoever comes next starts another.
+            # No await since the last check of the queue, so the next call starts a new sender.
             lane.under_way -= 1
             if not lane.under_way and not lane.waiting:
-                # Servers come and go.
+                # The servers of a cluster change; unused lanes would accumulate.
                 del self._lanes[lane.server]
 
     def _still_in(self, lane: _Lane, calls: Sequence[_Call]) -> list[_Call]:
-        """The calls for the lane's server. Another one may have been found for some while they waited."""
+        """Return the calls that still belong to the lane's server; requeue those whose server has changed."""
         still = []
         for call in calls:
             server = self._client.server_of(call.key)
@@ -179,7 +179,7 @@ class ScriptBatcher:
         return still
 
     async def _run(self, server: str, calls: Sequence[_Call], *, whole: bool = False) -> None:
-        """Send the calls, scripts by their digests, and once more with the whole scripts where they are unknown."""
+        """Send the calls, scripts by digest; resend a script in full where the server does not know it."""
         if not calls:
             return
         commands = [call.whole if whole and call.whole is not None else call.command for call in calls]

@@ -1,7 +1,7 @@
-"""Flow control towards Redis: how many bytes one process sends at a time, by how long they take.
+"""Flow control towards Redis: an adaptive window bounds the bytes in flight of one process.
 
-A batch that does not arrive within the deadline of an exchange would be sent again and again. So no more is under way
-than the link carries in good time: an exchange that is late makes the window smaller, one that is quick larger.
+A batch too large for the deadline of an exchange would be retried forever. So the window follows the capacity of the
+link: a late exchange shrinks it, a quick one enlarges it.
 """
 
 import asyncio
@@ -19,14 +19,14 @@ _BATCHES_UNDER_WAY: Final = 8
 _LEAST_BYTES: Final = 1_024
 _LATE: Final = 0.5
 _QUICK: Final = 0.25
-"""Parts of the deadline."""
+"""Fraction of the deadline, as is `_LATE`."""
 
 
 @dataclass(slots=True)
 class ByteWindow:
-    """Bytes that may be under way at a time: at first, and at most, those of eight batches.
+    """Limit of the bytes in flight: initially, and at most, those of eight batches.
 
-    What is larger than the window goes when nothing else is under way. Whoever came first goes first.
+    An exchange larger than the window starts when nothing else is in flight. The order is first in, first out.
     """
 
     max_batch_bytes: int = MAX_BATCH_BYTES
@@ -41,12 +41,12 @@ class ByteWindow:
 
     @property
     def batch_bytes(self) -> int:
-        """How large a batch should be now."""
+        """Return the current maximum size of a batch."""
         return min(self.max_batch_bytes, self.size_bytes)
 
     @asynccontextmanager
     async def exchange(self, size_bytes: int) -> AsyncIterator[None]:
-        """One exchange of so many bytes, begun when the window has room for them."""
+        """Run one exchange that sends `size_bytes`, once the window has room for them."""
         await self._enter(size_bytes)
         began_s = self.clock_s()
         try:
@@ -62,7 +62,8 @@ class ByteWindow:
 
     @asynccontextmanager
     async def reading(self) -> AsyncIterator[int]:
-        """One exchange that brings an answer of so many bytes at most; a quick one proves nothing about larger ones."""
+        """Run one read with a reply of at most the yielded bytes; a failure shrinks the window, a quick read proves
+        nothing about larger ones."""
         max_bytes = self.batch_bytes
         try:
             yield max_bytes
@@ -103,9 +104,9 @@ class ByteWindow:
         if took_s > _LATE * self.deadline_s:
             self._shrink()
         elif took_s < _QUICK * self.deadline_s and 2 * self._under_way_bytes >= self.size_bytes:
-            # Where the window was not used, nothing is known about more.
+            # An exchange that left most of the window unused says nothing about a larger one.
             self.size_bytes = min(_BATCHES_UNDER_WAY * self.max_batch_bytes, self.size_bytes + size_bytes)
 
     def _shrink(self) -> None:
-        """What is under way now was too much."""
+        """Shrink the window to half its size, or half the bytes in flight if those are fewer."""
         self.size_bytes = max(_LEAST_BYTES, min(self.size_bytes, self._under_way_bytes) // 2)

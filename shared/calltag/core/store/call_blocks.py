@@ -1,4 +1,4 @@
-"""The marks of calls and agents of which an operation is parked, as operators see them."""
+"""Blocks of the calls and agents that have a parked operation, for operators."""
 
 from collections.abc import Mapping, Sequence
 from typing import cast
@@ -13,7 +13,7 @@ from calltag.core.store.records import decode_block
 
 
 class RedisCallBlocks:
-    """All marks of an installation. Every method may raise StoreUnavailable."""
+    """All blocks of an installation. Every method may raise StoreUnavailable."""
 
     def __init__(self, client: RedisClient, keys: Keys, partitions: int) -> None:
         self._client = client
@@ -22,7 +22,7 @@ class RedisCallBlocks:
         self._unblock = client.script("unblock")
 
     async def all(self) -> Mapping[str, CallBlock]:
-        """The marks by the name of what is marked (`call:<id>`, `agent:<user>`)."""
+        """Return the blocks by key (`call:<id>`, `agent:<user>`)."""
         pipeline = self._client.pipeline()
         for number in range(self._partitions):
             pipeline.hgetall(self._keys.blocks(Partition(number)))
@@ -30,7 +30,7 @@ class RedisCallBlocks:
         return {key.decode(): decode_block(raw) for blocks in found for key, raw in blocks.items()}
 
     async def counts(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
-        """How many marks each of these partitions has."""
+        """Return the number of blocks of each partition."""
         if not partitions:
             return {}
         pipeline = self._client.pipeline()
@@ -40,11 +40,11 @@ class RedisCallBlocks:
         return dict(zip(partitions, counts, strict=True))
 
     async def clear(self, key: str, operation_id: OperationId) -> bool:
-        """Take a mark away if it is the one of this operation; returns whether it was."""
+        """Delete a block if it is for this operation; return whether it was."""
         partition = partition_of(key.partition(":")[2], self._partitions)
         return await self._unblock([self._keys.blocks(partition)], [key, operation_id]) == 1
 
     async def forget(self) -> int:
-        """Take all marks away, where what was parked is gone; returns how many there were."""
+        """Delete all blocks, after the parked operations are lost; return the number deleted."""
         blocks = await self.all()
         return sum([await self.clear(key, block.operation_id) for key, block in blocks.items()])

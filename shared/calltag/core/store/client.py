@@ -1,4 +1,4 @@
-"""The connection to Redis: one client a process, every call with a deadline, errors in calltag's own words."""
+"""Redis client: one per process, a deadline for each exchange, and library errors mapped to StoreUnavailable."""
 
 import asyncio
 import ssl
@@ -36,15 +36,15 @@ _MOST_KEPT: Final = 8
 
 
 class Script(Protocol):
-    """A script that the server runs by its digest, sent whole where the server does not know it."""
+    """A Lua script that is called by its digest, and sent in full to a server that does not know it."""
 
     def __call__(self, keys: Sequence[str], args: Sequence[str | bytes | int]) -> Awaitable[object]:
-        """What the script answers; to be awaited. Raises StoreUnavailable."""
+        """Run the script and return its reply. Raises StoreUnavailable."""
         ...
 
 
 def script_source(name: str) -> str:
-    """Return the text of the Lua script of that name, with the functions of the prelude if it uses them."""
+    """Return the source of a Lua script, with the functions of the prelude prepended if it uses them."""
     folder = resources.files("calltag.core.store").joinpath("lua")
     text = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
     if not text.startswith("-- prelude\n"):
@@ -53,19 +53,19 @@ def script_source(name: str) -> str:
 
 
 def not_usable(error: Exception, reason: str = "") -> StoreUnavailable:
-    """What callers are told of an error of the library; a server that refuses a command repeats its arguments."""
+    """Map an error of the library to StoreUnavailable, without the arguments that Redis repeats in a refusal."""
     text = str(error).partition(", with args beginning with")[0]
     return StoreUnavailable(f"Redis is not usable: {reason or f'{type(error).__name__}: {text}'}")
 
 
 def is_refusal(error: BaseException | None) -> bool:
-    """Whether the server that has the key refuses a command, rather than that another one has it, or none for now."""
+    """Return whether the server of the key refused the command; a redirect or an unavailable slot is no refusal."""
     elsewhere = (ClusterDownError, MovedError, AskError, TryAgainError)
     return isinstance(error, ResponseError) and not isinstance(error, elsewhere)
 
 
 class _Traffic:
-    """The exchanges that are under way, and the end of all."""
+    """Counts the exchanges in flight, so that a shut-down can wait for them."""
 
     def __init__(self) -> None:
         self._under_way = 0
@@ -73,7 +73,7 @@ class _Traffic:
 
     @contextmanager
     def exchange(self) -> Iterator[None]:
-        """One exchange. Raises StoreUnavailable after the end."""
+        """Count one exchange. Raises StoreUnavailable after `end`."""
         if self._ended is not None:
             raise StoreUnavailable("the connection to Redis was closed")
         self._under_way += 1
@@ -88,7 +88,7 @@ class _Traffic:
             self._ended.set()
 
     async def end(self) -> None:
-        """Let no more begin, and wait for those that are under way."""
+        """Refuse new exchanges, and wait for those in flight."""
         if self._ended is None:
             self._ended = asyncio.Event()
         self._note()
@@ -97,22 +97,22 @@ class _Traffic:
 
 @dataclass(frozen=True, slots=True)
 class RedisClient:
-    """A client with a deadline for each exchange, in seconds."""
+    """A client that bounds each exchange by `deadline_s`."""
 
     connection: redis.asyncio.Redis
     deadline_s: float = 1.0
     tls: ClientTls | None = None
-    """Where the connections are by TLS."""
+    """TLS files, to explain failures; None without TLS."""
     most_kept: int = 0
-    """How many connections may rest here. None where the pool has to look at each before it is used again, as Sentinels
-    may have named another master meanwhile."""
+    """Maximum number of idle connections kept here. 0 where the pool must check each before reuse, as Sentinels may
+    have named another master."""
     _traffic: _Traffic = field(default_factory=_Traffic, init=False, repr=False)
     _kept: list[AbstractConnection] = field(default_factory=list, init=False, repr=False)
-    """Connections that rest and were not given back to the pool: to take one from there costs as much as to ask."""
+    """Idle connections not returned to the pool: acquiring one there costs as much as the exchange itself."""
 
     @asynccontextmanager
     async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
-        """Bound what is done inside by the deadline. Raises StoreUnavailable."""
+        """Bound the body by the deadline, and map its errors. Raises StoreUnavailable."""
         with self._traffic.exchange(), propagate_cancellation():
             try:
                 async with asyncio.timeout(self.deadline_s):
@@ -120,7 +120,7 @@ class RedisClient:
             except TimeoutError:
                 raise StoreUnavailable(f"Redis did not answer within {self.deadline_s:g} s") from None
             except (RedisError, OSError, RuntimeError) as error:
-                # The last is what uvloop has for who writes to a connection that was reset.
+                # uvloop raises RuntimeError for a write to a connection that was reset.
                 by_tls = self.tls.explained(error) if self.tls is not None else None
                 raise not_usable(error, f"no TLS: {by_tls}" if by_tls else "") from error
 
@@ -131,18 +131,18 @@ class RedisClient:
 
     @property
     def has_slots(self) -> bool:
-        """Whether a script may only touch keys of one slot."""
+        """Return whether the keys of a script must be in one slot."""
         return False
 
     def server_of(self, _key: str) -> str:
-        """The name of the server that has a key, as far as is known; all of one server can share a round trip."""
+        """Return the name of the server of a key, '' if unknown; commands to one server can share a round trip."""
         return ""
 
     async def find_servers(self) -> None:
-        """See to it that `server_of` knows what it can know. Raises StoreUnavailable."""
+        """Discover the servers for `server_of`, unless they are known. Raises StoreUnavailable."""
 
     async def answers(self, _server: str, commands: Sequence[Command]) -> list[object]:
-        """What a server answers to commands in one round trip; what it refuses is answered by an exception.
+        """Send commands to a server in one round trip; return the replies, an exception for each refused command.
 
         Raises StoreUnavailable.
         """
@@ -163,11 +163,11 @@ class RedisClient:
             return answers
 
     def pipeline(self) -> Pipeline:
-        """Commands that share round trips, one with each server; other clients' commands may come between them."""
+        """Return a pipeline: one round trip per server, without a transaction."""
         return self.connection.pipeline(transaction=False)
 
     def script(self, name: str) -> Script:
-        """The Lua script of that name."""
+        """Return the Lua script of that name."""
         source = script_source(name)
         digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
 
@@ -175,7 +175,7 @@ class RedisClient:
             server = self.server_of(keys[0])
             [answer] = await self.answers(server, [("EVALSHA", digest, len(keys), *keys, *args)])
             if isinstance(answer, NoScriptError):
-                # A server that has just become the master does not know it, either.
+                # Also the case on a new master after a failover.
                 [answer] = await self.answers(server, [("EVAL", source, len(keys), *keys, *args)])
             if isinstance(answer, Exception):
                 raise not_usable(answer) from answer
@@ -184,7 +184,7 @@ class RedisClient:
         return run
 
     async def scan(self, pattern: str, kind: str, page: int) -> AsyncIterator[bytes]:
-        """The keys that match, of one type, on all servers that have some; a key may come twice."""
+        """Yield the keys of one type that match, from all masters; a key may appear twice."""
         cursor = 0
         while True:
             async with self.exchange() as connection:
@@ -195,16 +195,16 @@ class RedisClient:
                 return
 
     async def infos(self) -> Mapping[str, Mapping[str, object]]:
-        """What each server that has data says of itself, by its address. Raises StoreUnavailable."""
+        """Return the reply to INFO of each master, by its address. Raises StoreUnavailable."""
         async with self.exchange() as connection:
             return {"": await connection.info()}
 
     async def run_and_wait(
         self, source: str, keys: Sequence[str], args: Sequence[str | bytes | int], *, replicas: int, timeout_ms: int
     ) -> tuple[object, int]:
-        """Run a script that writes, then wait on the same connection until so many replicas have what it wrote.
+        """Run a script that writes, then WAIT on the same connection for `replicas` to receive the write.
 
-        Returns the script's answer, and how many have it. Raises StoreUnavailable.
+        Returns the script's reply, and the number of replicas that have the write. Raises StoreUnavailable.
         """
         pipeline = self.pipeline()
         pipeline.execute_command("EVAL", source, len(keys), *keys, *args)
@@ -213,7 +213,7 @@ class RedisClient:
         return answer, cast("int", acknowledged)
 
     async def ping(self) -> bool:
-        """Whether the server answers, within the deadline."""
+        """Return whether the server answers within the deadline."""
         try:
             async with self.exchange() as connection:
                 await connection.ping()
@@ -222,22 +222,22 @@ class RedisClient:
         return True
 
     async def close(self) -> None:
-        """Close the connections when the exchanges under way are over, each by its deadline.
+        """Close the connections after the exchanges in flight have ended, each by its deadline.
 
-        A command that met a connection closed under it would make another one, which nobody would close.
+        A command in flight would replace a closed connection by a new one, which would leak.
         """
         await self._traffic.end()
         await self.connection.aclose()
 
 
 _packed: Final = cast("Callable[[Command], bytes]", pack_command)
-"""A command as the server takes it; the stub of the library knows fewer tuples than it packs."""
+"""Encode a command for the wire; hiredis packs more types than its stub declares."""
 
 
 async def _answered(connection: AbstractConnection, packed: bytes, count: int) -> list[object]:
-    """The answers to commands, past the library's pipeline: it would look at each command for what is not used here.
+    """Return the replies to commands, bypassing the library's pipeline, which checks each command for unused features.
 
-    What meets a connection that was closed is sent once more, whether the server has carried it out or not: every
+    Commands that fail on a closed connection are retried once, whether or not the server has executed them: every
     script and every command that this project sends is idempotent. Raises RedisError, OSError.
     """
     try:
@@ -259,7 +259,7 @@ async def _exchanged(connection: AbstractConnection, packed: bytes, count: int) 
 
 @dataclass(frozen=True, slots=True)
 class PooledClient(RedisClient):
-    """A client whose pool has no queue of its own: callers wait here until a connection is free."""
+    """A client whose pool has no queue: callers wait here for a free connection."""
 
     max_connections: int = 64
     places: asyncio.Semaphore = field(init=False)
@@ -276,29 +276,29 @@ class PooledClient(RedisClient):
 def redis_client(
     url: str, *, deadline_s: float = 1.0, max_connections: int = 64, tls: ClientTls = USUAL_TLS
 ) -> RedisClient:
-    """A client for a Redis URL. Connections are made when needed; a command that met a broken one is tried once more.
+    """Return a client for a Redis URL. It connects on demand; a command on a broken connection is retried once.
 
-    To try again is safe: a script that is not idempotent by nature recognises a request by an id in its arguments.
+    The retry is safe: a script that is not idempotent by nature recognises a request by an id in its arguments.
     """
     by_tls = url.startswith("rediss://")
     pool = BlockingConnectionPool.from_url(
         url,
         max_connections=max_connections,
         timeout=deadline_s,
-        # What an exchange may take is bounded as a whole; the library would make a timer of each answer, and a task.
+        # Each exchange has a deadline as a whole; the library would create a timer and a task per reply.
         socket_connect_timeout=deadline_s,
         socket_timeout=None,
         retry=Retry(NoBackoff(), 1),
         health_check_interval=15,
         **(tls_options(tls) if by_tls else {}),
     )
-    # Those that rest are nobody else's: most have to be left to the pool.
+    # Pipelines use the pool and cannot use connections kept here, so most stay in the pool.
     most_kept = min(_MOST_KEPT, max_connections // 8)
     return RedisClient(redis.asyncio.Redis.from_pool(pool), deadline_s, tls if by_tls else None, most_kept=most_kept)
 
 
 def tls_options(tls: ClientTls) -> dict[str, object]:
-    """The library makes a context of these for each connection: certificates are renewed while services run."""
+    """Return redis-py's TLS options; it builds a context per connection, so renewed certificates take effect."""
     files = {
         "ssl_ca_certs": tls.ca_file,
         "ssl_certfile": tls.own.cert_file,

@@ -1,4 +1,4 @@
-"""The ids of CometD sessions: unguessable, and each leads to the user under whom the session is kept."""
+"""Ids of CometD sessions: unguessable, and each contains the user, under whose keys the session is stored."""
 
 import base64
 import secrets
@@ -13,17 +13,17 @@ _RANDOM_LENGTH: Final = 32
 _BEARER: Final = "b"
 _OF_LOGIN: Final = "c"
 _REMEMBERED: Final = 20_000
-"""How many ids are not decoded again."""
+"""Number of ids whose decoded user and digest are cached."""
 _DIGEST_LENGTH: Final = 32
 HANDLE_LENGTH: Final = 12
 _MAX_REMEMBERED_LENGTH: Final = 256
-"""Longer ones are not kept: anybody may send ids, as long as a request."""
+"""Longer ids are not cached: unauthenticated clients may send ids as long as a request."""
 
 
 def new_client_id(user: UserId, *, bearer: bool) -> str:
-    """An unguessable id with 160 random bits, in letters and digits; it leads to the place where the session is kept.
+    """Return an id of letters and digits with 160 random bits, followed by the user.
 
-    `bearer` says that whoever shows the id needs no other proof: the handshake itself had the credentials.
+    With `bearer` the id is sufficient proof of the user, as the handshake itself carried the credentials.
     """
     name = base64.b32encode(user.encode()).decode().rstrip("=")
     kind = _BEARER if bearer else _OF_LOGIN
@@ -31,12 +31,12 @@ def new_client_id(user: UserId, *, bearer: bool) -> str:
 
 
 def is_bearer(client_id: str) -> bool:
-    """Whether the id itself is proof enough where no credentials are shown."""
+    """Return whether the id is sufficient proof of the user without credentials."""
     return client_id.startswith(_BEARER)
 
 
 def digest_of(client_id: str) -> str:
-    """Return 128 bits of the id's SHA-256, by which the store and operators know a session without its id."""
+    """Return 128 bits of the id's SHA-256, which identify a session in Redis and to operators without its id."""
     return _remembered_digest(client_id) if len(client_id) <= _MAX_REMEMBERED_LENGTH else _digest(client_id)
 
 
@@ -55,7 +55,7 @@ def _digest(client_id: str) -> str:
 
 
 def user_of(client_id: str) -> UserId | None:
-    """The user whose session it is, if it is one; None if it can be no id of a session."""
+    """Return the user in the id, without checking that the session exists; None if the id is malformed."""
     return _remembered(client_id) if len(client_id) <= _MAX_REMEMBERED_LENGTH else _decoded(client_id)
 
 

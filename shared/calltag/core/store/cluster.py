@@ -1,9 +1,9 @@
-"""The client of a Redis Cluster: it finds the masters anew whenever one of them does not answer, in whatever way.
+"""Redis Cluster client: refreshes the topology in the background whenever a master fails to answer, for any reason.
 
-redis-py looks for the masters again where a connection is refused, on behalf of the command that met it. A master that
-is frozen, or whose host is gone, refuses nothing, and the time of a command is over before the library notices. So the
-search is made here, beside the commands, one at a time, and closes no connection with a server that is well.
-`cluster_servers.py` has the library leave it at that.
+redis-py refreshes the topology only after a refused connection, inside the command that failed. A frozen master or an
+unreachable host refuses nothing, and the command's deadline passes before the library notices. So the search runs here,
+beside the commands, one at a time, and closes no connection to a healthy server. `cluster_servers.py` disables the
+library's own refresh.
 """
 
 import asyncio
@@ -25,11 +25,11 @@ from calltag.core.telemetry.conditions import Condition
 _NOT_FOUND: Final = Condition("redis_cluster_not_found", over="redis_cluster_found")
 _REDIRECTED: Final = (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError)
 _REST_S: Final = 0.2
-"""Between searches. What fails meanwhile will fail again, if it is not for what the last search has found."""
+"""Pause between searches. A failure during the pause occurs again unless the last search has resolved it."""
 
 
 class _Masters:
-    """Who has what, as the servers told it last."""
+    """Background search for the masters."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -37,13 +37,13 @@ class _Masters:
         self._rests_until_s = 0.0
 
     async def known(self) -> None:
-        """See to it that they are known. To look for them may take longer than one exchange may: the search goes on,
-        and the next exchange finds what it found."""
+        """Wait until the masters are known. A search may outlast the deadline of an exchange: it continues, and the
+        next exchange uses its result."""
         if not self._cluster.known:
             await asyncio.shield(self._searching(None))
 
     def doubt(self, failed: str | None = None) -> None:
-        """Have them looked for: something went wrong, with the server of that name if it is known with which."""
+        """Start a search after a failure, of the server of that name if known."""
         if asyncio.get_running_loop().time() >= self._rests_until_s:
             self._searching(failed)
 
@@ -54,21 +54,21 @@ class _Masters:
         return self._search
 
     async def _look(self, failed: str | None) -> None:
-        # Who knows none has to wait for the search.
+        # Exchanges without known masters may start a search during the pause; it runs after the pause.
         await asyncio.sleep(self._rests_until_s - asyncio.get_running_loop().time())
         await self._cluster.search(failed)
 
     def _looked(self, search: asyncio.Task[None]) -> None:
         self._search = None
         self._rests_until_s = asyncio.get_running_loop().time() + _REST_S
-        # Perhaps nobody waited for it.
+        # Retrieve the exception here, as the search may have no waiter.
         if not search.cancelled() and (error := search.exception()) is not None:
             _NOT_FOUND.fails(error)
         elif not search.cancelled():
             _NOT_FOUND.holds()
 
     async def end(self) -> None:
-        """Look no more."""
+        """Cancel the search."""
         if (search := self._search) is not None:
             search.cancel()
             await asyncio.gather(search, return_exceptions=True)
@@ -76,7 +76,7 @@ class _Masters:
 
 @dataclass(frozen=True, slots=True)
 class ClusterClient(RedisClient):
-    """A client for a Redis Cluster. What belongs together is in one slot; pipelines are split by server."""
+    """A client for a Redis Cluster. Keys that belong together are in one slot; pipelines are split by server."""
 
     masters: _Masters = field(init=False)
 
@@ -125,7 +125,7 @@ class ClusterClient(RedisClient):
             if node is not None:
                 await _send(node, calls)
             await self._send_after(calls)
-            # Whoever has it by now is asked, one after another.
+            # Commands redirected again, or of an unknown server, follow redirects one by one.
             for call in calls:
                 if node is None or isinstance(call.result, _REDIRECTED):
                     call.result = await self._followed(call)
@@ -134,7 +134,7 @@ class ClusterClient(RedisClient):
         return [call.result for call in calls]
 
     async def _send_after(self, calls: Sequence[PipelineCommand]) -> None:
-        """Ask where the server sends to whose slots have moved, all of one server in one round trip."""
+        """Follow MOVED redirects, with one round trip per target server."""
         elsewhere: dict[tuple[str, int], list[PipelineCommand]] = {}
         for call in calls:
             if isinstance(moved := call.result, exceptions.MovedError):
@@ -172,7 +172,7 @@ class ClusterClient(RedisClient):
         return {f"{node.host}:{node.port}": info for node, info in zip(nodes, found, strict=True)}
 
     async def ping(self) -> bool:
-        """Whether every master answers: operations on any partition need theirs."""
+        """Return whether every master answers: operations on a partition need its master."""
         try:
             nodes = await self._masters()
             async with self.exchange():
@@ -194,8 +194,8 @@ class ClusterClient(RedisClient):
             node = self.cluster.get_node_from_key(keys[0])
             if node is None:
                 raise ClusterDownError("the slot has no server")
-            # On one connection, and nothing but the whole is tried again. Elsewhere than after the write, WAIT would
-            # count replicas that need not have it.
+            # Both on one connection, and retried only together: WAIT counts replicas for the writes of its own
+            # connection.
             await self.cluster.send_on(node, script, wait)
             for command in (script, wait):
                 if isinstance(command.result, Exception):
@@ -203,14 +203,14 @@ class ClusterClient(RedisClient):
         return script.result, cast("int", wait.result)
 
     async def close(self) -> None:
-        # What is under way may wait for a search.
+        # Exchanges in flight may wait for a search.
         await self._traffic.end()
         await self.masters.end()
         await self.connection.aclose()
 
 
 async def _send(node: ClusterNode, calls: list[PipelineCommand]) -> None:
-    """Ask a server; what the connection was closed before is asked once more. Raises RedisError, OSError."""
+    """Send commands to a server; retry those that a closed connection left unanswered. Raises RedisError, OSError."""
     await node.execute_pipeline(calls)
     unanswered = [call for call in calls if isinstance(call.result, exceptions.ConnectionError)]
     if 0 < len(unanswered) < len(calls):

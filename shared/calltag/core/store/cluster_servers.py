@@ -1,7 +1,7 @@
-"""redis-py's client of a Redis Cluster, without what it does about trouble on behalf of the command that met it.
+"""redis-py's RedisCluster without inline topology refresh: commands are only redirected.
 
-That closed connections in use with servers that are well, and was ended half done by the command's deadline. Here a
-command is only sent on to whoever has its key; to look for the masters is up to whoever uses the client.
+The refresh inside a failed command closed connections in use to healthy servers, and was cut off half-way by the
+command's deadline. The user of this client refreshes the topology in the background.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ else:
 
 
 class _Noticing(_Base):
-    """A connection that is made anew before it is used when the server has closed it."""
+    """A connection that reconnects before use if the server has closed it."""
 
     def should_reconnect(self) -> bool:
         reader = self._reader
@@ -38,7 +38,7 @@ class _TlsConnection(_Noticing, SSLConnection):
 
 
 class _Server(ClusterNode):
-    """A server and its connections. Who finds all of them in use waits, and holds up nobody who asks another server."""
+    """A server and its connections. Callers wait for a free one, without delaying callers of other servers."""
 
     __slots__ = ("_places",)
 
@@ -53,9 +53,9 @@ class _Server(ClusterNode):
             return await ClusterNode.execute_command(self, *args, asking=asking, **kwargs)
 
     async def execute_pipeline(self, commands: list[PipelineCommand]) -> bool:
-        """What met a connection that the server had closed, and had no answer, is asked once more.
+        """Execute a pipeline; retry it once if its connection was closed before any reply.
 
-        To ask again is safe: every command that this project sends is idempotent.
+        The retry is safe: every command that this project sends is idempotent.
         """
         async with self._places:
             try:
@@ -65,14 +65,14 @@ class _Server(ClusterNode):
             else:
                 if not isinstance(commands[0].result, exceptions.ConnectionError):
                     return failed
-            # Those that rest were closed with it.
+            # The server has probably closed the idle connections as well.
             for connection in self._free:
                 connection.mark_for_reconnect()  # type: ignore[no-untyped-call]
             return await ClusterNode.execute_pipeline(self, commands)
 
 
 class _Servers(NodesManager):
-    """Who has what. Connections with servers that stay are kept when the masters are looked for."""
+    """Slots by server. A search for the masters keeps the connections to servers that stay in the cluster."""
 
     def set_nodes(self, old: dict[str, ClusterNode], new: dict[str, ClusterNode], remove_old: bool = False) -> None:
         kept = {name: old.pop(name) for name in new if name in old}
@@ -87,7 +87,7 @@ class _Servers(NodesManager):
         old.update(kept)
 
     def server_at(self, host: str, port: int) -> ClusterNode:
-        """The server with that address, though the others have not told of it yet."""
+        """Return the server with that address, adding it if the last search did not report it."""
         if (known := self.get_node(host, port)) is not None:
             return known
         node = ClusterNode(host, port, _PRIMARY, **self.connection_kwargs)
@@ -95,19 +95,19 @@ class _Servers(NodesManager):
         return self.nodes_cache[node.name]
 
     async def moved(self, error: exceptions.MovedError) -> None:
-        """Note where a slot is."""
+        """Record the new server of a slot."""
         self.server_at(error.host, error.port)
         self.slots_cache.setdefault(error.slot_id, [])
         await self.move_slot(error)
 
 
 class Cluster(RedisCluster):
-    """The servers of a Redis Cluster, and what they told last of who has what."""
+    """The servers of a Redis Cluster, with the slots that they reported last."""
 
     def __init__(self, startup_nodes: list[ClusterNode], **options: Any) -> None:
         RedisCluster.__init__(self, startup_nodes=startup_nodes, **options)
         made = self.nodes_manager
-        # Names are asked for anew; what they led to last may be gone for good.
+        # Search from the configured host names: the addresses that they resolved to before may be obsolete.
         self.servers = _Servers(
             self.startup_nodes, made.require_full_coverage, made.connection_kwargs, dynamic_startup_nodes=False
         )
@@ -115,11 +115,11 @@ class Cluster(RedisCluster):
 
     @property
     def known(self) -> bool:
-        """Whether the masters were found, ever."""
+        """Return whether a search has ever found the masters."""
         return not self._initialize
 
     async def search(self, failed: str | None) -> None:
-        """Look for the masters; the server of that name is asked last. Raises RedisError, RedisClusterException."""
+        """Search for the masters, asking the failed server last. Raises RedisError, RedisClusterException."""
         try:
             await self.nodes_manager.initialize(last_failed_node_name=failed)
         except IndexError:
@@ -129,7 +129,7 @@ class Cluster(RedisCluster):
             self._initialize = False
 
     async def _learn_commands(self) -> None:
-        """Any master can tell; one of them may be the one that does not answer."""
+        """Load the command table from the first master that answers."""
         failure: Exception = exceptions.ClusterDownError("there is no master")
         for node in self.get_primaries():
             try:
@@ -141,7 +141,7 @@ class Cluster(RedisCluster):
         raise failure
 
     async def aclose(self) -> None:
-        # Otherwise nothing is closed where nothing was found.
+        # The library closes nothing while no search has succeeded.
         self._initialize = False
         await RedisCluster.aclose(self)
 
@@ -160,13 +160,13 @@ class Cluster(RedisCluster):
         return call.result
 
     async def send_on(self, node: ClusterNode, call: PipelineCommand, *after: PipelineCommand) -> None:
-        """Send a command on until whoever has its key answers, with what is to come after it on the same connection.
+        """Send a command, followed by `after` on the same connection; follow redirects to the server of its key.
 
         Raises RedisError, OSError.
         """
         asking: list[PipelineCommand] = []
         for _ in range(self.RedisClusterRequestTTL):
-            # On one connection: it is to the next command there that a server listens that does not have the slot yet.
+            # On one connection: ASKING applies only to the next command of its connection.
             await node.execute_pipeline([*asking, call, *after])
             match call.result:
                 case exceptions.MovedError() as moved:

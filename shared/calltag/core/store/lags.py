@@ -1,4 +1,4 @@
-"""How old the operations are that the workers take up, by partition: what gateways learn from how far work lags."""
+"""Lag by partition: the age of operations when workers receive them, reported to the gateways."""
 
 from collections.abc import Mapping
 from typing import Final, Protocol, cast
@@ -11,14 +11,14 @@ _KEPT_MS: Final = 10_000
 
 
 class Lags(Protocol):
-    """Both methods may raise StoreUnavailable."""
+    """Lags of all partitions. Both methods may raise StoreUnavailable."""
 
     async def report(self, lags: Mapping[Partition, int]) -> None:
-        """The worker that owns these partitions took up operations that were at most so old, in milliseconds."""
+        """Report the maximum age of the operations received since the last report, in milliseconds."""
         ...
 
     async def read(self) -> Mapping[Partition, int]:
-        """What was reported last of each partition; nothing where no worker has reported for seconds."""
+        """Return the last reported lags in milliseconds; none if no worker has reported for 10 s."""
         ...
 
 

@@ -1,6 +1,6 @@
-"""The store as the services see it: state by partition for the worker, reading for the gateway, the registries.
+"""Ports of the store: state by partition for the worker, reads for the gateway, and the registries.
 
-One implementation speaks to Redis or Valkey; in one process the same code runs on an embedded server.
+One implementation uses Redis or Valkey; a single process runs the same code on an embedded server.
 """
 
 from collections.abc import Generator, Mapping, Sequence
@@ -22,44 +22,44 @@ State: TypeAlias = Call | Agent
 
 
 class StoreError(Exception):
-    """Root of what can go wrong in the store."""
+    """Root of the errors of the store."""
 
 
 class StoreUnavailable(StoreError):
-    """The store is away or did not answer in time. Whether a write took place is not known; it may be repeated."""
+    """Redis is unavailable or exceeded the deadline. A write may have taken effect; repeating it is safe."""
 
 
 class WritesLost(StoreUnavailable):
-    """The store is back at a state from before commits that it had confirmed: a fail-over has lost them."""
+    """Redis lacks commits that it had confirmed: a failover has lost them."""
 
 
 class Fenced(StoreError):
-    """Another worker has taken the partition over: nothing was written, and nothing will be under this epoch."""
+    """Another worker has taken the partition over: nothing was written, and this epoch can write nothing more."""
 
 
 class WriteRefused(StoreError):
-    """The store takes no such write for this call or agent: nothing was written. Others may be written all the same."""
+    """Redis refuses this write: nothing was written. Writes to other calls or agents may still succeed."""
 
 
 class CommitConflict(StoreError):
-    """A call has another version than expected, or an operation is applied already: nothing was written."""
+    """A call has a different version than expected, or an operation is already applied: nothing was written."""
 
 
 class StateUnreadable(StoreError):
-    """What is kept of a call or an agent has not the form of this version; the message names the key, never values."""
+    """The record of a call or agent is not in the format of this version; the message names the key, never values."""
 
 
 class TooMuch(StoreError):
-    """What is asked for takes more bytes than are to be read."""
+    """The result exceeds the byte limit of the read."""
 
 
 class InstallationMismatch(StoreError):
-    """The store belongs to an installation with another number of partitions or another schema."""
+    """Redis belongs to an installation with a different number of partitions or a different schema."""
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What became of an operation when it was applied: its code, and the version of the state after it."""
+    """Outcome of an applied operation: its code, and the version of the state after it."""
 
     code: StatusCode
     version: int
@@ -68,8 +68,8 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class CallBlock:
-    """On a call or an agent: the operation of it that is parked, why, and since when in Unix milliseconds. Until an
-    operator has it replayed or dropped, no other operation is applied."""
+    """Block of a call or an agent: its parked operation, the reason, and the time in Unix milliseconds. No other
+    operation is applied until an operator replays or drops the parked one."""
 
     operation_id: OperationId
     reason: str
@@ -77,15 +77,15 @@ class CallBlock:
 
 
 CallBlocks: TypeAlias = Mapping[str, CallBlock | None]
-"""What is to be marked, and (None) of what the mark is to be taken away."""
+"""Blocks to set by key; None clears the block."""
 NO_BLOCKS: Final[CallBlocks] = {}
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """The state under a key (None: there is none) and the operations among those asked for that are done.
+    """State under a key (None: no record), and the outcomes of the requested operations that are done.
 
-    Where the record cannot be read, `unreadable` says why, and there is no state.
+    `unreadable` is set where the record cannot be read; there is no state then.
     """
 
     state: State | None
@@ -96,7 +96,7 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What a batch did to the state under one key; `before` and `after` are the same object if nothing changed."""
+    """Change of the state under one key by a batch; `before` and `after` are the same object if nothing changed."""
 
     key: str
     before: State | None
@@ -106,9 +106,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class TakeOver:
-    """A partition now owned: the new epoch, and how many events the former owner committed but may not have sent.
+    """Result of a take-over: the new epoch, and the number of events in the outbox, which may be unpublished.
 
-    `former` is the epoch before, `position` the number of commits so far.
+    `former` is the previous epoch, `position` the number of commits so far.
     """
 
     epoch: Epoch
@@ -119,7 +119,7 @@ class TakeOver:
 
 @dataclass(frozen=True, slots=True)
 class Committal:
-    """What a commit came to: how many there were so far, and how many marks the partition has."""
+    """Result of a commit: the number of commits so far, and the number of blocks in the partition."""
 
     position: CommitPosition
     blocks: int
@@ -127,13 +127,12 @@ class Committal:
 
 @dataclass(frozen=True, slots=True)
 class HeldPartition:
-    """A partition that a worker consumes, as the worker tells it.
+    """A partition that a worker consumes, as the worker reports it.
 
-    `epoch` is the one that it took the partition over in, None while it had nothing to do there since it came; then it
-    may still wait for a former owner. `oldest_at_ms` is when the oldest operation in its hands was accepted, by the
-    gateway's clock; None if there is none. `position` is how many commits the store has confirmed in that epoch and
-    before, of which nothing comes again from the queue: it tells the next owner whether the store still has them, where
-    this one dies.
+    `epoch` is that of its take-over; None before its first delivery, while it may still wait for the former owner.
+    `oldest_at_ms` is when the gateway accepted the oldest unacknowledged operation, by the gateway's clock; None if
+    there is none. `position` is the last confirmed commit whose operations the queue cannot redeliver: after a crash,
+    the next owner compares it with Redis to detect lost commits.
     """
 
     partition: Partition
@@ -145,7 +144,7 @@ class HeldPartition:
 
 @dataclass(frozen=True, slots=True)
 class LivingWorker:
-    """A worker whose lease has not ended, with the partitions that it told of when it last renewed it."""
+    """A worker with a valid lease, and the partitions that it reported at its last renewal."""
 
     worker: WorkerId
     lease_ends_in_ms: int
@@ -153,26 +152,25 @@ class LivingWorker:
 
 
 class StateStore(Protocol):
-    """The worker's side: all of one call into StateStore concerns one partition. Every method may raise
-    StoreUnavailable."""
+    """State for the worker: each method accesses one partition. Every method may raise StoreUnavailable."""
 
     async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
-        """Raise the partition's epoch, beyond `after` in any case: from here on, commits of former owners fail."""
+        """Raise the partition's epoch, above `after` in any case, which fences off commits of former owners."""
         ...
 
     async def kept(
         self, partition: Partition, epoch: Epoch, skip: int = 0, max_bytes: int | None = None
     ) -> Sequence[bytes]:
-        """The events that are kept for sending after the `skip` oldest, in order: at most so many bytes (else those of
-        one batch), and always the first. They stay until `sent` drops all of them. Raises Fenced."""
+        """Return the outbox events after the `skip` oldest, in order: at most `max_bytes` (default: one batch), but at
+        least one. They stay until `sent` drops all of them. Raises Fenced."""
         ...
 
     async def load(
         self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]], max_bytes: int | None = None
     ) -> Mapping[str, Loaded]:
-        """Read the state under each key, and which of the operations named with it are done.
+        """Read the state under each key, and the outcomes of its operations that are done.
 
-        No more is read than so many bytes (else those of one batch): the first keys that fit, and always the first.
+        Returns the first keys that fit in `max_bytes` (default: one batch), but at least one.
         """
         ...
 
@@ -186,131 +184,131 @@ class StateStore(Protocol):
         *,
         after: CommitPosition = NOTHING,
     ) -> Committal:
-        """Write all changes and marks, remember the operations and keep the events for sending: all of it or nothing.
+        """Write changes, blocks and outcomes, and append the events to the outbox, atomically.
 
-        `after` is the position of the last commit that was confirmed. Raises Fenced, CommitConflict, WriteRefused, and
-        WritesLost if the store is back before that: nothing is to be written onto what is missing.
+        `after` is the position of the last confirmed commit. Raises Fenced, CommitConflict, WriteRefused, and
+        WritesLost if Redis is behind `after`: no commit may follow a lost one.
         """
         ...
 
     async def attempt(self, partition: Partition, epoch: Epoch, name: str, attempt: str) -> int:
-        """Record an attempt at an operation by its id; returns how many there were since `survived`. Raises Fenced.
+        """Record an attempt at an operation by its id; return the number since `clear_attempts`. Raises Fenced.
 
-        To record the same attempt again changes nothing.
+        Idempotent per attempt.
         """
         ...
 
     async def clear_attempts(self, partition: Partition, name: str) -> None:
-        """The attempts at an operation came to an end."""
+        """Delete all attempts at an operation, after one has completed."""
         ...
 
     async def withdraw_attempt(self, partition: Partition, name: str, attempt: str) -> None:
-        """An attempt at an operation came to no end, but its worker did not crash; other attempts still count."""
+        """Delete an attempt that did not complete though its worker did not crash; other attempts still count."""
         ...
 
     async def is_done(self, partition: Partition, key: str, operation: OperationId) -> bool:
-        """Whether the operation took effect on what is under the key, which itself is not read."""
+        """Return whether the operation took effect on the state under the key, without reading that state."""
         ...
 
     async def silent(self, partition: Partition, silent_ms: int, most: int, skip: int = 0) -> Sequence[CallId]:
-        """Live calls without any change for that long, those silent longest first; the first of them are skipped."""
+        """Return at most `most` live calls unchanged for `silent_ms`, longest first, after the `skip` first ones."""
         ...
 
     async def wait_for_replicas(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
-        """Wait until as many replicas as are wanted have all commits up to the position.
+        """Wait until the configured number of replicas have all commits up to the position.
 
-        Raises StoreUnavailable if they have not in time, WritesLost, Fenced.
+        Raises StoreUnavailable on timeout, WritesLost, Fenced.
         """
         ...
 
     async def read_position(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
-        """The epoch and the number of commits, as the store has them now."""
+        """Return the current epoch and number of commits."""
         ...
 
     async def note_loss(self, partition: Partition, loss: str, commits: int, gone: int, at_ms: int) -> None:
-        """Remember, for operators, that the store lost commits, some of them for good.
+        """Record for operators that Redis lost `commits`, of these `gone` beyond recovery.
 
-        `loss` is an id: a loss that is told again, perhaps with more commits, counts once.
+        `loss` is an id: a loss that is reported again, perhaps with more commits, counts once.
         """
         ...
 
     async def sent(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
-        """Drop the kept events: those of all commits up to `position` were sent. Raises Fenced.
+        """Trim the outbox after the events of all commits up to `position` were published. Raises Fenced.
 
-        If there are later commits, all events are kept until those are sent as well.
+        If there are later commits, all events stay until those are published as well.
         """
         ...
 
 
 class PendingCall(Protocol):
-    """A call that is being read, without its user data; to be awaited. Raises StoreUnavailable, StateUnreadable."""
+    """Awaitable read of a call without its user data. Raises StoreUnavailable, StateUnreadable."""
 
     def __await__(self) -> Generator[object, None, Call | None]: ...
 
     def drop(self) -> None:
-        """Nobody wants to know (any more)."""
+        """Discard the result."""
         ...
 
 
 class CallReader(Protocol):
-    """The gateway's side. Every method may raise StoreUnavailable, those that read one record StateUnreadable."""
+    """Reads for the gateway. Every method may raise StoreUnavailable, those that read one record StateUnreadable."""
 
     async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
-        """The call as it is now, on demand without its user data; a released one is kept for a while."""
+        """Return the current call, optionally without its user data; a released call is kept until its TTL ends."""
         ...
 
     def begin_call(self, call_id: CallId) -> PendingCall:
-        """The same, without user data, asked for at once: what else is asked now shares its round trip."""
+        """Start reading a call without user data; further requests of the same loop turn share the round trip."""
         ...
 
     async def calls_of(
         self, user: UserId, *, with_user_data: bool = True, max_bytes: int | None = None
     ) -> Sequence[Call]:
-        """The user's calls that are not released, oldest first; those that cannot be read are left out.
+        """Return the user's calls that are not released, oldest first; unreadable ones are omitted.
 
-        Raises TooMuch as soon as their user data takes more than `max_bytes`.
+        Raises TooMuch as soon as their user data exceeds `max_bytes`.
         """
         ...
 
     async def is_on(self, user: UserId, count: int) -> bool:
-        """Whether the user is on at least so many calls that are not released."""
+        """Return whether the user is on at least `count` calls that are not released."""
         ...
 
     async def block(self, call_id: CallId) -> CallBlock | None:
-        """The mark of the call, if it has one."""
+        """Return the block of the call, if it has one."""
         ...
 
     async def agent(self, user: UserId) -> Agent | None:
-        """The agent's contact-centre session, if there ever was one."""
+        """Return the agent's contact-centre session; None if there never was one."""
         ...
 
 
 class CallIndex(Protocol):
-    """Which users are on which calls. May raise StoreUnavailable."""
+    """Index of calls by user. May raise StoreUnavailable."""
 
     lifetime_ms: int
-    """How long a list stays after it was last written."""
+    """TTL of a list after its last write."""
 
     async def update(self, calls: Sequence[Call]) -> None:
-        """Bring the lists of calls of all these calls' users up to date."""
+        """Update the lists of all users of these calls. Idempotent."""
         ...
 
 
 class WorkerRegistry(Protocol):
-    """The workers that share the partitions, with leases. May raise StoreUnavailable."""
+    """Leases of the workers that share the partitions. May raise StoreUnavailable."""
 
     async def renew(self, worker: WorkerId, held: Sequence[HeldPartition] = ()) -> Sequence[WorkerId]:
-        """Keep the worker among the living for one lease, and tell what it consumes; return all that live.
+        """Renew the worker's lease, and report the partitions that it consumes; return all live workers.
 
-        They come in the order of their places: who is new is the last one, and the last one takes the place of one that
-        is gone.
+        They are in the order of their places: a new worker comes last, and the last one takes the place of a worker
+        that has left or whose lease has expired.
         """
         ...
 
     async def leave(self, worker: WorkerId) -> None:
-        """Give the worker's partitions to the others."""
+        """End the worker's lease, so that the others take its partitions."""
         ...
 
     async def living(self) -> Sequence[LivingWorker]:
-        """All that live, in the order of their places; changes nothing."""
+        """Return all live workers in the order of their places, without changing the registry."""
         ...

@@ -1,4 +1,4 @@
-"""What all gateways together published, by partition: so each knows how many operations the waiting messages hold."""
+"""Totals published by all gateways, by partition, from which each estimates the operations in queued messages."""
 
 import itertools
 import secrets
@@ -11,16 +11,16 @@ from calltag.core.store.keys import Keys
 
 _ID_BYTES: Final = 8
 _REQUEST_KNOWN_MS: Final = 30_000
-"""Far longer than a request that got no answer is sent again."""
+"""TTL of a request id: much longer than a request without a reply is retried."""
 
 
 class PublishedTotals(Protocol):
-    """The counts of all gateways since the store began."""
+    """Counts of all gateways since Redis was set up."""
 
     async def add(self, published: Mapping[Partition, PublishedCounts]) -> Mapping[Partition, PublishedCounts]:
-        """Add what this gateway published to these partitions since it told last; returns their totals.
+        """Add the counts published by this gateway since its last call; return the totals of these partitions.
 
-        Raises StoreUnavailable; whether it was added is not known then.
+        Raises StoreUnavailable; the counts may have been added even so.
         """
         ...
 
@@ -36,7 +36,7 @@ class RedisPublishedTotals:
     async def add(self, published: Mapping[Partition, PublishedCounts]) -> Mapping[Partition, PublishedCounts]:
         if not published:
             return {}
-        # An exchange whose answer is lost is sent again: the script recognises the request.
+        # The client retries an exchange whose reply is lost: the script recognises the request by its id.
         arguments = [next(self._requests), _REQUEST_KNOWN_MS]
         for partition, since in published.items():
             arguments += (partition, since.messages, since.operations)

@@ -1,4 +1,4 @@
-"""How state is laid down in Redis: the hash fields of a call or an agent, and the arguments of a commit."""
+"""Format of state in Redis: the hash fields of a call or an agent, and the arguments of a commit."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,19 +27,19 @@ Argument = str | bytes | int
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """How long state is kept after its last change, and operations at least after the last one, in milliseconds."""
+    """TTLs in milliseconds: of state after its last change, and the minimum for operations after the last one."""
 
     live_ms: int = 24 * 3600 * 1000
     released_ms: int = 300 * 1000
     operations_ms: int = 3600 * 1000
 
     def of(self, state: State | None) -> int:
-        """Released calls, and operations on calls that never were, are kept a short while only."""
+        """Return the TTL of a state; released calls, and operations on calls that never existed, have the short one."""
         return self.released_ms if state is None or (isinstance(state, Call) and state.released) else self.live_ms
 
 
 def decode_state(key: str, fields: Sequence[bytes | None], data: Mapping[bytes, bytes]) -> State | None:
-    """The state from its hash fields (STATE_FIELDS) and its user data; None if there is none.
+    """Decode the state from its hash fields (STATE_FIELDS) and its user data; return None if there is none.
 
     Raises StateUnreadable.
     """
@@ -60,28 +60,28 @@ def _decoded(key: str, version: bytes, doc: bytes, keys: bytes | None, data: Map
 
 @lru_cache(maxsize=_REMEMBERED)
 def _call(doc: bytes) -> Call:
-    """A call is looked at again and again, and what is in its document (parties, states) changes seldom."""
+    """Decode a call, cached: calls are read often, while their documents (parties, states) change seldom."""
     return CALL.decode(doc)
 
 
 def encode_done(done: Done) -> bytes:
-    """An outcome as JSON: code, version, text."""
+    """Encode an outcome as JSON: code, version, text."""
     return orjson.dumps([int(done.code), done.version, done.text])
 
 
 def decode_done(raw: bytes) -> Done:
-    """The reverse of encode_done."""
+    """Decode an outcome."""
     code, version, text = orjson.loads(raw)
     return Done(StatusCode(code), version, text)
 
 
 def encode_block(block: CallBlock) -> bytes:
-    """A mark as JSON."""
+    """Encode a block as JSON."""
     return orjson.dumps(block)
 
 
 def decode_block(raw: bytes) -> CallBlock:
-    """The reverse of encode_block. A mark that cannot be read is one all the same."""
+    """Decode a block; an unreadable one still blocks, with the reason `unknown`."""
     try:
         fields = orjson.loads(raw)
         return CallBlock(OperationId(fields["operation_id"]), fields["reason"], fields["at_ms"])
@@ -90,14 +90,14 @@ def decode_block(raw: bytes) -> CallBlock:
 
 
 def block_arguments(blocks: CallBlocks) -> Iterator[Argument]:
-    """Blocks as the commit script reads them."""
+    """Yield blocks as arguments of the commit script."""
     for key, block in blocks.items():
         yield key
         yield "" if block is None else encode_block(block)
 
 
 def commit_arguments(change: Change, lifetimes: Lifetimes) -> Iterator[Argument]:
-    """One change as the commit script reads it."""
+    """Yield one change as arguments of the commit script."""
     before, after = change.before, change.after
     yield _NO_STATE if before is None else before.version
     if after is before or after is None:
@@ -117,7 +117,7 @@ def _state_arguments(before: State | None, after: State) -> Iterator[Argument]:
         yield from (AGENT.encode(after), _AS_IT_WAS, 0, 0)
         return
     was = before if isinstance(before, Call) else None
-    # Most operations change nothing but the user data.
+    # Most operations change only the user data, so the document need not be written again.
     same = was is not None and replace(was, user_data=after.user_data, version=after.version) == after
     yield _AS_IT_WAS if same else CALL.encode(replace(after, user_data=UserData(), version=0))
     yield from _data_arguments(was.user_data.values if was is not None else {}, after.user_data.values)
@@ -126,7 +126,7 @@ def _state_arguments(before: State | None, after: State) -> Iterator[Argument]:
 def _data_arguments(
     before: Mapping[str, tuple[object, ...]], after: Mapping[str, tuple[object, ...]]
 ) -> Iterator[Argument]:
-    """What is different. Values are compared by identity: 1, 1.0 and True are equal and yet not the same."""
+    """Yield the differences. Values are compared by identity, as 1, 1.0 and True are equal but encoded differently."""
     yield _AS_IT_WAS if list(before) == list(after) else orjson.dumps(list(after))
     if before and not after:
         yield from (-1, 0)
@@ -142,7 +142,7 @@ def _data_arguments(
 
 
 def decode_dones(key: str, ids: Sequence[OperationId], raw: Sequence[bytes | None]) -> dict[OperationId, Done]:
-    """The outcomes of those operations that are done. Raises StateUnreadable."""
+    """Return the outcomes of those operations that are done. Raises StateUnreadable."""
     with _readable(key):
         return {each: decode_done(found) for each, found in zip(ids, raw, strict=True) if found is not None}
 
@@ -152,6 +152,6 @@ def _readable(key: str) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, KeyError) as error:
-        # Of these, only WireError is known to hold no values.
+        # Only the message of WireError is known to contain no user data.
         reason = str(error) if isinstance(error, WireError) else type(error).__name__
         raise StateUnreadable(f"the record of {key} is not of a form that this version reads: {reason}") from None

@@ -1,4 +1,4 @@
-"""Registries in Redis: who lives, which calls users are on."""
+"""Registries in Redis: live workers, calls by user, and the properties of the installation."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ _HELD: Final = TypeAdapter(tuple[HeldPartition, ...])
 
 
 class RedisCallIndex:
-    """The worker's CallIndex. It spans partitions, so it is brought up to date after each commit, and again by
-    whoever finds an operation done already; bringing it up to date twice is harmless.
+    """Implements the worker's CallIndex. It spans partitions, so it is updated after each commit, and again when a
+    repeated operation is recognised; updates are idempotent.
 
-    A list is kept for `lifetime_ms` after the last change of a call on it: as long as the call itself.
+    The TTL of a list, `lifetime_ms` after the last change of a call on it, is that of the call itself.
     """
 
     def __init__(self, client: RedisClient, keys: Keys, *, lifetime_ms: int = 24 * 3600 * 1000) -> None:
@@ -41,7 +41,7 @@ class RedisCallIndex:
 
 
 class RedisWorkerRegistry:
-    """The workers' WorkerRegistry."""
+    """Implements WorkerRegistry in Redis."""
 
     def __init__(self, client: RedisClient, keys: Keys, *, lease_ms: int = 6_000) -> None:
         self._client = client
@@ -66,19 +66,19 @@ class RedisWorkerRegistry:
         ]
 
     def _names(self) -> tuple[str, str, str]:
-        """In one slot of a Redis Cluster."""
+        """Return the keys, which are in one slot of a Redis Cluster."""
         return self._keys.workers(), self._keys.worker_places(), self._keys.worker_reports()
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """What was fixed when the installation was made."""
+    """Properties of the installation, fixed at its first start."""
 
     partitions: int
     schema: str
 
     def check(self, partitions: int) -> None:
-        """Raises InstallationMismatch if this process is set up for another one."""
+        """Raise InstallationMismatch if this process is configured for another installation."""
         if self.partitions != partitions:
             raise InstallationMismatch(
                 f"this installation has {self.partitions} partitions, fixed when it was made; "
@@ -91,7 +91,7 @@ class Installation:
 
 
 async def read_installation(client: RedisClient, keys: Keys) -> Installation | None:
-    """The installation that the store belongs to; None before the first start. Raises StoreUnavailable."""
+    """Return the installation recorded in Redis; None before the first start. Raises StoreUnavailable."""
     async with client.exchange() as connection:
         found = await connection.hmget(keys.installation(), ["partitions", "schema"])
     partitions, schema = cast("list[bytes | None]", found)
@@ -99,7 +99,7 @@ async def read_installation(client: RedisClient, keys: Keys) -> Installation | N
 
 
 async def check_installation(client: RedisClient, keys: Keys, partitions: int) -> None:
-    """Record the number of partitions with the first start; refuse any other afterwards.
+    """Record the number of partitions at the first start; reject a different one afterwards.
 
     Raises InstallationMismatch, StoreUnavailable.
     """

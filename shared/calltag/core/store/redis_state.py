@@ -1,4 +1,4 @@
-"""State in Redis: what the worker loads and commits, and what the gateway reads."""
+"""State of calls and agents in Redis: loads and commits for the worker, reads for the gateway."""
 
 import asyncio
 import secrets
@@ -54,16 +54,16 @@ from calltag.core.store.records import (
 )
 
 log = structlog.get_logger()
-# Numbers of Lua are exact to 2^53: enough for millions of take-overs.
+# Lua numbers are exact up to 2^53: enough for millions of take-overs.
 _LARGEST_STEP: Final = 2**30
 _PAGE: Final = 16
-"""How many calls of a user are read at once: with the usual limit of user data, they are no more than one batch."""
+"""Calls of a user that are read at once: with the default user-data limit they fit in one batch."""
 _WITHOUT_USER_DATA: Final = STATE_FIELDS[:2]
 _ATTEMPTS_KEPT_MS: Final = 24 * 3600 * 1000
 
 
 class RedisStateStore:
-    """The worker's StateStore."""
+    """Implements the worker's StateStore in Redis."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class RedisStateStore:
             keys += self._keys.state(partition, key).all()[:3]
             arguments += (key, len(operations), *operations)
         answers = cast("list[list[object]]", await self._load(keys, arguments))
-        # Those that did not fit are left out.
+        # Keys that did not fit are omitted.
         return {
             key: _loaded(key, operations, raw, cast("bytes | None", block))
             for (key, operations), (*raw, block) in zip(wanted.items(), answers, strict=False)
@@ -146,8 +146,7 @@ class RedisStateStore:
         try:
             answer = await self._commit(keys, arguments)
         except StoreUnavailable as error:
-            # The server answered, and did not take it. Whether it takes anything shows when the partition is next
-            # taken over.
+            # Redis answered and refused this write. The next take-over shows whether it accepts writes at all.
             if is_refusal(error.__cause__):
                 raise WriteRefused(str(error)) from error
             raise
@@ -174,7 +173,7 @@ class RedisStateStore:
         there = await self._client.run(pipeline)
         gone = [raw for raw, exists in zip(found, there, strict=True) if not exists]
         if gone:
-            # Nobody ended them in time, and they came to their lifetime's end.
+            # Calls whose TTL ended before a release removed them from the set.
             async with self._client.exchange() as connection:
                 await connection.zrem(name, *gone)
         return [CallId(raw.decode().removeprefix("call:")) for raw in found if raw not in gone]
@@ -194,7 +193,7 @@ class RedisStateStore:
     async def is_done(self, partition: Partition, key: str, operation: OperationId) -> bool:
         pipeline = self._client.pipeline()
         pipeline.hexists(self._keys.state(partition, key).done, operation)
-        # Of what is no hash, nothing is known to be done.
+        # A key that is not a hash holds no done operations.
         [answer] = await _each(self._client, pipeline)
         return answer is True
 
@@ -203,7 +202,7 @@ class RedisStateStore:
 
 
 async def _each(client: RedisClient, pipeline: Pipeline) -> list[object]:
-    """The answers to the commands, an error for a command whose key holds something else. Raises StoreUnavailable."""
+    """Return the replies to the commands, the error where a key has the wrong type. Raises StoreUnavailable."""
     async with client.exchange():
         answers: list[object] = await pipeline.execute(raise_on_error=False)
         for answer in answers:
@@ -245,7 +244,7 @@ def _check(partition: Partition, epoch: Epoch, answer: object) -> Sequence[str]:
 
 @dataclass(slots=True)
 class _Reading:
-    """The PendingCall at the call of that key, whose fields are the answer."""
+    """PendingCall whose reply holds the fields of the call."""
 
     key: str
     answer: asyncio.Future[object]
@@ -257,15 +256,15 @@ class _Reading:
 
     def drop(self) -> None:
         if not self.answer.cancel() and not self.answer.cancelled():
-            # Looked at, so that the loop does not complain of what nobody heard of.
+            # Retrieved, so that asyncio does not log an exception that was never retrieved.
             self.answer.exception()
 
 
 class RedisCallReader:
-    """The gateway's CallReader."""
+    """Implements the gateway's CallReader in Redis."""
 
     def __init__(self, client: RedisClient, keys: Keys, partitions: int, batcher: ScriptBatcher | None = None) -> None:
-        """Reads share the round trips of `batcher`."""
+        """Share the round trips of `batcher`."""
         self._client = client
         self._keys = keys
         self._partitions = partitions
@@ -306,7 +305,7 @@ class RedisCallReader:
             listed = int(await connection.scard(self._keys.calls_of(user)))
         if listed < count:
             return False
-        # Some may be over, or gone.
+        # Listed calls may be released or expired.
         found = 0
         async for _ in self._calls_of(user, with_user_data=False):
             found += 1
@@ -315,7 +314,7 @@ class RedisCallReader:
         return False
 
     async def _calls_of(self, user: UserId, *, with_user_data: bool) -> AsyncIterator[tuple[Call, int]]:
-        """The same in no order, with how many bytes the user data of each takes; no more than a page is read ahead."""
+        """Yield the user's calls, unordered, each with the size of its user data in bytes; read one page at a time."""
         name = self._keys.calls_of(user)
         async with self._client.exchange() as connection:
             ids = list(cast(set[bytes], await connection.smembers(name)))
@@ -327,7 +326,7 @@ class RedisCallReader:
             ]
             gone = [each for each, (state, _) in zip(page, found, strict=True) if state is None]
             if gone:
-                # Calls that came to their lifetime's end: no operation settles the list for them any more.
+                # Calls whose TTL has ended: no later operation removes them from the list.
                 async with self._client.exchange() as connection:
                     await connection.srem(name, *gone)
             for state, answer in found:
@@ -348,14 +347,14 @@ class RedisCallReader:
         return self._keys.state(partition_of(key.partition(":")[2], self._partitions), key)
 
     async def _found(self, keys: Sequence[str]) -> list[State | StateUnreadable | None]:
-        """The states under the keys, each read at one moment, or what is wrong with them."""
+        """Return the state under each key, read atomically, or the error of an unreadable one."""
         if not keys:
             return []
         raw = await self._raw(keys, with_user_data=True)
         return [_decoded(key, each) for key, each in zip(keys, raw, strict=True)]
 
     async def _raw(self, keys: Sequence[str], *, with_user_data: bool) -> Sequence[Sequence[Sequence[bytes]]]:
-        """What the script `read` answers for each key."""
+        """Return the replies of the script `read`."""
         fields = STATE_FIELDS if with_user_data else _WITHOUT_USER_DATA
         names = [[each.state, each.data] if with_user_data else [each.state] for each in map(self._names, keys)]
         answers = await asyncio.gather(*(self._read(each, fields) for each in names))

@@ -1,4 +1,4 @@
-"""The CometD sessions of an installation, for operators to look at."""
+"""List of the CometD sessions of an installation, for operators."""
 
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ _MOST_UNSENT: Final = 1_000
 
 @dataclass(frozen=True, slots=True)
 class ListedSession:
-    """A session as it is in the store.
+    """A session as stored in Redis.
 
-    `ends_in_ms` is when it ends if its client is silent from now on; `unsent` counts the user's events that were not
-    sent to it in answer to a connect, 1,000 at most.
+    `ends_in_ms` is its remaining lifetime if its client stays silent; `unsent` is the number of the user's events not
+    yet sent to it in reply to a connect, at most 1,000.
     """
 
     digest: str
-    """Of the session's id, which the store does not know."""
+    """Digest of the session's id; the id itself is not stored."""
     user: UserId
     holder: NodeId
     acknowledges: bool
@@ -36,12 +36,12 @@ class ListedSession:
 
     @property
     def handle(self) -> str:
-        """What operators name the session by."""
+        """Return the short name of the session for operators."""
         return self.digest[:HANDLE_LENGTH]
 
 
 class SessionList:
-    """Every method may raise StoreUnavailable."""
+    """Reads the sessions. Every method may raise StoreUnavailable."""
 
     def __init__(self, client: RedisClient, keys: Keys) -> None:
         self._client = client
@@ -49,7 +49,7 @@ class SessionList:
         self._live = client.script("sessions_live")
 
     async def users(self) -> AsyncIterator[UserId]:
-        """The users who have, or lately had, sessions. One who begins a session meanwhile may be left out."""
+        """Yield the users who have, or recently had, sessions; users who begin one during the scan may be omitted."""
         before, after = self._keys.cometd_sessions(UserId("*")).split("*")
         seen = set()
         async for name in self._client.scan(f"{before}*{after}", "zset", _PAGE):
@@ -59,7 +59,7 @@ class SessionList:
                 yield user
 
     async def of_user(self, user: UserId) -> Sequence[ListedSession]:
-        """The user's sessions, the one that ends first at first."""
+        """Return the user's sessions, ordered by the end of their lifetime."""
         answer = cast("list[bytes]", await self._live([self._keys.cometd_sessions(user)], []))
         found = [
             await self._session(user, raw.decode(), int(left_ms))

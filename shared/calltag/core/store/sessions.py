@@ -1,7 +1,7 @@
-"""CometD sessions in Redis, which outlive the node that is their home.
+"""CometD sessions in Redis, which survive a crash of their home.
 
 A session has a *home*, the node whose memory answers its connects. A connect that comes to another node claims the
-session, which raises its cycle; what the former home saves afterwards is refused.
+session, which raises its cycle and so fences off later saves of the former home.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ from calltag.core.store.keys import Keys
 from calltag.core.store.user_streams import Entry, position_of
 
 _END_KNOWN_MS: Final = 5_000
-"""Lifetime of the tombstone of a session: longer than a last connect or a repeated request is under way."""
+"""TTL of the tombstone of a session: longer than a last connect or a repeated request is in flight."""
 _REQUEST_BYTES: Final = 8
 _REGISTERED_MS: Final = 24 * 3_600_000
 _SAVED_AT_ONCE: Final = 200
@@ -42,11 +42,11 @@ class TooManySubscriptions(Exception):
 
 
 class NotProven(Exception):
-    """The caller is not known to be the user of the session."""
+    """The caller has not proven to be the user of the session."""
 
 
 class HasLeft(Exception):
-    """The client disconnected a moment ago, and the message was under way then."""
+    """The client has just disconnected; the message was in flight then."""
 
 
 class HasEnded(Exception):
@@ -69,10 +69,10 @@ class NotKept(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a client was served: `confirmed` is what it has for certain, `sent` what was sent to it.
+    """Delivery progress of a client: it has acknowledged events up to `confirmed`, and was sent those up to `sent`.
 
-    `batch` is the last acknowledgement number that it was given, `batches` the numbers that it has not sent back, each
-    with the position that it stands for.
+    `batch` is the last acknowledgement number sent to it, `batches` the numbers that it has not acknowledged, each with
+    its position.
     """
 
     confirmed: Position
@@ -85,8 +85,8 @@ class Cursor:
 class SessionRecord:
     """A stored session.
 
-    `subscriptions` are by channel, with the position after which its messages are wanted; `backfills` those of them
-    of which the client may lack messages that come before the cursor, `changes` how often they changed.
+    `subscriptions` map channels to the position after which messages are delivered; `backfills` are the progress of
+    those for which the client may lack messages before the cursor; `changes` counts changes of the subscriptions.
     """
 
     client_id: str
@@ -103,12 +103,12 @@ class SessionRecord:
     changes: int = 0
     login: str = ""
     services_active: bool = True
-    """The state of the services that was sent to the client last."""
+    """State of the services as last sent to the client."""
     has_connected: bool = False
     was_hurried: bool = False
-    """Its last connect asked for an answer at once."""
+    """Its last connect requested an immediate reply."""
     is_exact: bool = False
-    """The cursor is exact: its home saves before it answers, or has let it go."""
+    """The cursor is exact: its home saves before it replies, or has released the session."""
     moved_ago_ms: int = 0
     """Milliseconds since another node became its home."""
     ends_in_ms: int | None = None
@@ -121,8 +121,8 @@ class SessionRecord:
 class NewSession:
     """Parameters of a handshake. The session ends after `ends_in_ms` in any case.
 
-    `credential` is the user's as it is now, where the id alone proves the user afterwards; it is compared where one is
-    given to the other methods.
+    `credential` is the user's current one, where the id alone proves the user afterwards; the other methods compare
+    theirs with it, if given.
     """
 
     acknowledges: bool
@@ -136,11 +136,10 @@ class NewSession:
 
 @dataclass(frozen=True, slots=True)
 class ConnectCaller:
-    """The caller of a connect: `proven` to be the session's user, or with a `login` that may be the session's
-    own.
+    """The caller of a connect: `proven` to be the session's user, or with a `login` that may be the session's.
 
-    `credential` is the user's as it is now, where the id alone proves the user. A client that sends nothing but
-    connects for `silent_ms` is inactive, unless `deliveries_count` and it was sent events.
+    `credential` is the user's current one, where the id alone proves the user. A client that sends only connects for
+    `silent_ms` is inactive; with `deliveries_count`, events sent to it count as activity.
     """
 
     proven: bool = True
@@ -164,15 +163,15 @@ class Found:
 class SessionState:
     """The state of a session that its home saves; the session lives for `lifetime_ms` from now.
 
-    With as many `changes` as the store knows, `backfills` and `filled` say of which channels the client may lack
-    messages that come before the cursor, and of which it has all by now. `delivered_ago_ms` and `active_ago_ms` are
-    how long ago it was sent an event, and sent something other than a connect.
+    `backfills` are the channels for which the client may lack messages before the cursor, `filled` those that are
+    complete by now; both are ignored unless `changes` is current in Redis. `delivered_ago_ms` and `active_ago_ms` are
+    the ages of the last event sent to the client and of its last message other than a connect.
     """
 
     client_id: str
     cycle: int
     number: int
-    """Number of the save, which rises: a save that was overtaken has no effect."""
+    """Rising number of the save: a save that arrives after a later one has no effect."""
     cursor: Cursor
     lifetime_ms: int
     login: str = ""
@@ -192,7 +191,7 @@ class SessionState:
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A session that was saved: how often its subscriptions changed, the end of its user's stream, and its cycle."""
+    """A session that was saved: number of subscription changes, end of its user's stream, and cycle."""
 
     changes: int
     head: Position
@@ -201,7 +200,7 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """Subscriptions that changed: the session's home, how often they changed so far, and the new ones."""
+    """Subscriptions that changed: the session's home, the number of changes so far, and the new subscriptions."""
 
     home: NodeId
     changes: int
@@ -209,7 +208,7 @@ class Changed:
 
 
 class SessionStore:
-    """The sessions of an installation, as one node sees them. Every method may raise StoreUnavailable."""
+    """The sessions of an installation, accessed by one node. Every method may raise StoreUnavailable."""
 
     def __init__(
         self,
@@ -227,7 +226,7 @@ class SessionStore:
         self._retention_ms = retention_ms
         self._max_batch_bytes = max_batch_bytes
         self._is_cluster = client.has_slots
-        # A request whose answer was lost is sent again: the scripts recognise it.
+        # The client retries a request whose reply is lost; the scripts recognise the repeat by its id.
         self._request = f"{secrets.token_hex(_REQUEST_BYTES)}-"
         self._numbers = itertools.count()
         self._create = batcher.script("session_create")
@@ -309,7 +308,7 @@ class SessionStore:
     async def take_over(self, state: SessionState, *, saved: int | None, has_moved: bool) -> Saved | None:
         """Make this node the home of a session that was read in the cycle of the state, and save it.
 
-        None if it was taken over or has ended since; or saved, where `saved` is the number of the save that was read.
+        None if it has since been taken over, ended, or, with `saved` (the number of the save that was read), saved.
         """
         user, digest = _owner(state.client_id)
         keys = self._keys
@@ -325,10 +324,10 @@ class SessionStore:
         return Saved(int(rest[0]), Position(int(rest[1])), state.cycle + 1) if verdict else None
 
     async def save(self, states: Sequence[SessionState]) -> Sequence[Saved | Ending | None]:
-        """Save sessions that are at home here; None for each that is elsewhere, the reason for each that has ended."""
+        """Save sessions of this home; return None for each that has moved, the reason for each that has ended."""
         groups: dict[object, list[int]] = {}
         for number, state in enumerate(states):
-            # Of a cluster each user's keys are in a slot of their own, which no script may leave.
+            # In a cluster the keys of each user have their own slot, and a script may access one slot only.
             group: object = user_of(state.client_id) if self._is_cluster else number // _SAVED_AT_ONCE
             groups.setdefault(group, []).append(number)
         saved: list[Saved | Ending | None] = [None] * len(states)
@@ -371,9 +370,9 @@ class SessionStore:
         replays: bool = False,
         credential: str = "",
     ) -> Changed | None:
-        """Subscribe to channels, from a position on or (None) from now on; None if there is no such session.
+        """Subscribe to channels, after a position or (None) from now on; return None if there is no such session.
 
-        `replays`: its messages are to carry their positions. Raises TooManySubscriptions, NotKept, HasEnded.
+        `replays`: messages carry their positions. Raises TooManySubscriptions, NotKept, HasEnded.
         """
         added = [(name, "" if since is None else str(since)) for name, since in channels.items()]
         verdict, *rest = await self._changed(
@@ -388,7 +387,7 @@ class SessionStore:
     async def unsubscribe(
         self, client_id: str, channels: Sequence[str], *, lifetime_ms: int, credential: str = ""
     ) -> Changed | None:
-        """End subscriptions; None if there is no such session. Raises HasEnded."""
+        """End subscriptions; return None if there is no such session. Raises HasEnded."""
         verdict, *rest = await self._changed(
             client_id, lifetime_ms=lifetime_ms, credential=credential, remove=list(channels)
         )
@@ -430,7 +429,7 @@ class SessionStore:
         return _not_ended(answer)
 
     async def touch(self, client_id: str, *, lifetime_ms: int, credential: str = "") -> bool:
-        """Extend the life of a session for a message; False if there is no such session. Raises HasEnded."""
+        """Extend the TTL of a session after a message; return False if there is no such session. Raises HasEnded."""
         user, digest = _owner(client_id)
         argument = _json(
             digest=digest,
@@ -442,15 +441,15 @@ class SessionStore:
         return _not_ended(await self._touch(self._ending_keys(user, digest), [argument])) == [b"ok"]
 
     async def remove(self, client_id: str, ending: Ending) -> NodeId | None:
-        """End a session; its home, None if there was no such session."""
+        """End a session; return its home, None if there was no such session."""
         return await self.end(*_owner(client_id), ending)
 
     async def end(self, user: UserId, digest: str, ending: Ending) -> NodeId | None:
-        """The same for the session whose id has this digest."""
+        """End the session whose id has this digest; return its home, None if there was no such session."""
         return await self._ended(user, digest, why=ending)
 
     async def expire(self, client_id: str, *, cycle: int, within_ms: int) -> bool:
-        """End a silent session, unless it has more than `within_ms` to live, or moved; whether it ended."""
+        """End a silent session unless it has moved or its TTL exceeds `within_ms`; return whether it ended."""
         owner = _owner(client_id)
         return await self._ended(*owner, why=Ending.EXPIRED, cycle=str(cycle), within_ms=within_ms) is not None
 

@@ -1,4 +1,4 @@
-"""The recent events of each user, in a bounded stream: what sessions resume from, on whatever node."""
+"""Bounded stream of each user's recent events, from which sessions resume on any node."""
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,12 +15,12 @@ from calltag.core.store.keys import Keys
 
 PER_MS = 100
 _MAX_WRITTEN_BYTES: Final = 8_388_608
-"""Of events, by one script, unless a single one is larger: some milliseconds of the store's time."""
+"""Event bytes written by one script, unless a single event is larger: takes some milliseconds in Redis."""
 
 
 @dataclass(frozen=True, slots=True)
 class Addition:
-    """An event for a user's stream. Of one subject (a call, say) only rising versions are added, each once."""
+    """An event for a user's stream. For one subject (such as a call) only rising versions are appended, each once."""
 
     subject: str
     version: int
@@ -29,7 +29,7 @@ class Addition:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """Where an event is: after the one at `previous`, with nothing between."""
+    """Position of an event; it directly follows the one at `previous`."""
 
     position: Position
     previous: Position
@@ -37,7 +37,7 @@ class Added:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An event out of a stream."""
+    """An event read from a stream."""
 
     position: Position
     previous: Position
@@ -46,11 +46,11 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Appended:
-    """What came of adding: the nodes that hold sessions of the user, the place of each event, who watches the user.
+    """Result of an append: the nodes with sessions of the user, the place of each event, and the user's watchers.
 
-    There is no place (None) for an event that a later one of the same subject has overtaken: whoever added that one has
-    told the nodes, or they find the gap before it. `put_off` says that nothing was added yet, as the user watches
-    others: what concerns these may have to come before.
+    The place is None for an event superseded by a later one of the same subject: the writer of that one has notified
+    the nodes, or they detect the gap before it. `deferred`: not appended; a watcher's own events are appended together
+    with the watched ones to keep per-call order.
     """
 
     nodes: Sequence[NodeId]
@@ -61,7 +61,7 @@ class Appended:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Events out of a stream, oldest first, and whether there are more behind them."""
+    """Events read from a stream, oldest first; `has_more` if further ones follow."""
 
     entries: Sequence[Entry]
     has_more: bool = False
@@ -71,30 +71,31 @@ class UserStreams(Protocol):
     """Streams by user. Every method may raise StoreUnavailable."""
 
     shares_events: bool
-    """Whether an event that goes to several users is sent to the store once."""
+    """True if an event for several users is sent to Redis only once."""
 
     async def append(
         self, additions: Mapping[UserId, Sequence[Addition]], *, to_watchers: bool = False
     ) -> Mapping[UserId, Appended]:
-        """Add events to streams, those of a user in the order given. To add again is harmless.
+        """Append events to streams, per user in the given order. Idempotent.
 
-        All that is given goes in one exchange: `fitting` tells how much that may be.
+        All additions go in one exchange; `fitting` bounds them.
 
-        For users who watch calls of others it is put off, unless `to_watchers` says that nothing has to come before.
+        For users who watch calls of others the append is deferred unless `to_watchers`, which states that no watched
+        event has to come before.
         """
         ...
 
     async def read(self, user: UserId, after: Position, most: int) -> Page:
-        """The next events after a position: at most so many, and no more bytes than one batch may have."""
+        """Return the next events after a position: at most `most`, within the size of one batch."""
         ...
 
     async def forget(self, node: NodeId, users: Sequence[UserId]) -> None:
-        """The node is gone: events of these users need not go there."""
+        """Stop routing the events of these users to a node that is unavailable."""
         ...
 
 
 class RedisUserStreams:
-    """Streams in Redis, each with about `most_events` and `most_bytes`, gone `retention_ms` after its last event."""
+    """Streams in Redis, trimmed to about `most_events` and `most_bytes`; TTL `retention_ms` after the last event."""
 
     def __init__(
         self,
@@ -122,12 +123,12 @@ class RedisUserStreams:
         self, additions: Mapping[UserId, Sequence[Addition]], *, to_watchers: bool = False
     ) -> Mapping[UserId, Appended]:
         users = list(additions)
-        # Of a cluster each user's keys are in a slot of their own, which no script may leave.
+        # In a cluster the keys of each user have their own slot, and a script may access one slot only.
         groups = [users] if self.shares_events else [[user] for user in users]
         asked = [
             self._append(*self._appending({user: additions[user] for user in group}, to_watchers)) for group in groups
         ]
-        # The usual event is for few users, and a gathering of one costs more than to wait for it.
+        # Most appends are one script, and `gather` of one costs more than an await.
         answers = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
         of_users = (each for answer in answers for each in cast("list[list[object]]", answer))
         return {user: _appended(answer) for user, answer in zip(users, of_users, strict=True)}
@@ -143,7 +144,7 @@ class RedisUserStreams:
             keys += [each(user) for each in self._keys_of_user]
             of_users.append(len(of_user))
             for each in of_user:
-                # The same object is the same event.
+                # An event for several users is the same object, and is sent once.
                 number = numbers.setdefault(id(each), len(numbers) + 1)
                 if number > len(events) // 2:
                     events += (each.version, each.event)
@@ -169,10 +170,10 @@ class RedisUserStreams:
 def fitting(
     additions: Iterable[tuple[UserId, Addition]], max_bytes: int, *, shares_events: bool
 ) -> tuple[Sequence[tuple[UserId, Addition]], int]:
-    """As many of the first additions as one exchange may carry, and how many bytes of events it then sends.
+    """Return the first additions that fit in one exchange, and the number of event bytes that it sends.
 
-    An event that is shared is sent once, so all additions of one event go together where they fit. What is written is
-    bounded as well: the store serves nobody else meanwhile. One addition is always possible.
+    A shared event is sent once, so all additions of one event go together where they fit. The bytes written are
+    bounded as well, as a script blocks Redis while it runs. At least one addition is returned.
     """
     fit: list[tuple[UserId, Addition]] = []
     sent, written, whole = 0, 0, (0, 0)
@@ -206,11 +207,11 @@ def _appended(answer: list[object]) -> Appended:
 
 
 def position_of(entry_id: bytes) -> Position:
-    """The position of a stream entry by its id, as in `1700000000000-3`."""
+    """Return the position of a stream entry from its id, as in `1700000000000-3`."""
     ms, _, sequence = entry_id.partition(b"-")
     return Position(int(ms) * PER_MS + int(sequence))
 
 
 def stream_id(position: Position) -> str:
-    """The id of the stream entry at a position."""
+    """Return the id of the stream entry at a position."""
     return "{}-{}".format(*divmod(position, PER_MS))

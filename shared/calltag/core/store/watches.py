@@ -1,7 +1,7 @@
-"""Who watches whose calls: supervisors those of their agents, administrators all.
+"""Watches of calls: supervisors watch their agents' calls, administrators all calls.
 
-What is watched goes into the watcher's own stream as well, so that sessions resume it like all else. A watch is good
-for a time and renewed while a session wants it: what it brings needlessly afterwards is not shown to anybody.
+Watched events are appended to the watcher's own stream as well, so that sessions resume them like other events. A watch
+has a lease, renewed while a session needs it; events that arrive after that, until the lease ends, are not shown.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ _LONGER_MS: Final = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """Whose calls are watched: those of `users`, or all there are."""
+    """Scope of a watch: the calls of `users`, or all calls."""
 
     users: frozenset[UserId] = frozenset()
     all: bool = False
@@ -32,10 +32,10 @@ class Watched:
 
 
 class Watchers(Protocol):
-    """What the worker asks. May raise StoreUnavailable."""
+    """Watchers as the worker reads them. May raise StoreUnavailable."""
 
     async def of_all(self) -> Sequence[UserId]:
-        """Who watches all calls."""
+        """Return the users who watch all calls."""
         ...
 
 
@@ -54,11 +54,11 @@ class RedisWatches:
         return [UserId(user.decode()) for user in cast("list[bytes]", watchers)]
 
     async def begin(self, watcher: UserId, watched: Watched) -> int:
-        """The watcher gets what concerns these calls from now on, for the time of the lease.
+        """Begin or renew a watch for the time of the lease.
 
-        Returns since when that has been so for all of them, in milliseconds of the server's clock.
+        Returns the time since which all of these calls are watched, in milliseconds of the server's clock.
         """
-        # First: whoever finds the watcher is to know that the watcher's own events have to wait for what is watched.
+        # First: a writer that finds the watcher has to know that the watcher's own events wait for the watched ones.
         async with self._client.exchange() as connection:
             await connection.set(self._keys.watching(watcher), "1", px=self.lease_ms + _LONGER_MS)
         keys = self._keys

@@ -1,4 +1,4 @@
-"""JSON from outside, read so that what is accepted can be kept and given back exactly."""
+"""Strict parser for untrusted JSON: accepted values can be stored and returned exactly."""
 
 from calltag.core.strict_json.errors import JsonRefused, NotJson, TextTooLarge, TooDeep, TooManyValues, ValueNotKept
 from calltag.core.strict_json.parsing import JsonLimits, parse

@@ -1,4 +1,4 @@
-"""Why a text is refused, and at which place in it."""
+"""Errors of the parser, with the location in the text."""
 
 import json
 import re
@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from typing import Final
 
 Place = Sequence[str | int]
-"""Names of members and positions in lists, from the outside in."""
+"""Member names and list positions, from the outermost inwards."""
 
 _PLAIN_NAME: Final = re.compile(r"[\w-]{1,64}")
 _MAX_SHOWN: Final = 64
 
 
 class JsonRefused(ValueError):
-    """The text is refused; the message says what, where and which limit, and never a value.
+    """The text is refused; the message has the problem, the location and the limit, never a value.
 
-    `path` is the place as in `userData.Account[0]`, empty where the whole text is meant.
+    `path` is the location, such as `userData.Account[0]`; empty for the whole text.
     """
 
     def __init__(self, reason: str, place: Place = ()) -> None:
@@ -37,15 +37,15 @@ class TooManyValues(JsonRefused):
 
 
 class NotJson(JsonRefused):
-    """The text is not UTF-8, or not JSON as in RFC 8259."""
+    """The text is not UTF-8, or not JSON by RFC 8259."""
 
 
 class ValueNotKept(JsonRefused):
-    """A value is JSON, but could not be kept and given back as it came."""
+    """A value is valid JSON, but cannot be stored and returned unchanged."""
 
 
 def path_of(place: Place) -> str:
-    """The place as text. Odd names stand escaped in brackets, long ones are cut, so that it can be shown anywhere."""
+    """Return the location as text, safe to show: unusual names are escaped in brackets, long ones cut."""
     text = ""
     for step in place:
         if isinstance(step, int):
@@ -58,5 +58,5 @@ def path_of(place: Place) -> str:
 
 
 def shown(name: str) -> str:
-    """A name of any characters, quoted and cut for a message."""
+    """Return any name quoted and cut for a message."""
     return json.dumps(name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}...")

@@ -1,4 +1,4 @@
-"""Numbers as they are written, kept exactly or not at all."""
+"""Exact parsing of numbers: those that would change are refused."""
 
 import math
 import sys
@@ -10,24 +10,24 @@ MOST_INTEGER: Final = 2**64 - 1
 _MAX_INTEGER_LENGTH: Final = 20
 _MAX_FRACTION_LENGTH: Final = 64
 _ALWAYS_EXACT_LENGTH: Final = sys.float_info.dig + 1
-"""A normal float keeps 15 significant digits, whichever they are; a point or an exponent stands beside them."""
+"""A normal float keeps any 15 significant digits; the text also has a point or an exponent."""
 _LEAST_NORMAL: Final = sys.float_info.min
 _MOST_NORMAL: Final = sys.float_info.max
 
 
 class NumberNotKept(Exception):
-    """The number would come back as another one."""
+    """The number cannot be stored exactly."""
 
 
 def exact_integer(text: str) -> int:
-    """An integer of 64 bits, signed or unsigned. Raises NumberNotKept."""
+    """Parse an integer of 64 bits, signed or unsigned. Raises NumberNotKept."""
     if len(text) <= _MAX_INTEGER_LENGTH and LEAST_INTEGER <= (number := int(text)) <= MOST_INTEGER:
         return number
     raise NumberNotKept(f"is a number beyond 64 bits ({LEAST_INTEGER} to {MOST_INTEGER})")
 
 
 def exact_float(text: str) -> float:
-    """A number with a fraction or an exponent that a 64-bit float gives back with the same value.
+    """Parse a number with a fraction or an exponent that a 64-bit float returns with the same value.
 
     Raises NumberNotKept.
     """
@@ -49,5 +49,5 @@ def _same_value(text: str, number: float) -> bool:
     shortest = repr(number)
     try:
         return text == shortest or Decimal(text) == Decimal(shortest)
-    except InvalidOperation:  # an exponent beyond even what Decimal holds
+    except InvalidOperation:  # an exponent beyond the range of Decimal
         return False

@@ -1,7 +1,7 @@
-"""Parsing under limits.
+"""Parsing with limits.
 
-Refused, rather than changed: what is not JSON (RFC 8259), nesting beyond the limit, integers beyond 64 bits, numbers
-that a 64-bit float cannot keep, lone surrogates, NUL characters, and objects with the same name twice.
+Refused, rather than changed: invalid JSON (RFC 8259), nesting beyond the limit, integers beyond 64 bits, numbers that a
+64-bit float cannot represent, lone surrogates, NUL characters, and objects with duplicate names.
 """
 
 import json
@@ -25,18 +25,18 @@ from calltag.core.strict_json.numbers import NumberNotKept, exact_float, exact_i
 from calltag.core.strict_json.structure import Structure, without_byte_order_mark
 
 _DEEPEST: Final = 250
-"""What the encoder on the way out (orjson) nests, with some to spare for what calltag puts around a value."""
+"""Maximum nesting of the encoder (orjson), less a reserve for what calltag wraps around a value."""
 _SPECIAL_ESCAPE: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-"""NUL and halves of surrogate pairs come into a string by an escape only, as a raw one is not JSON, or not UTF-8."""
+"""NUL and lone surrogates can only be escaped: a raw one is not valid JSON, or not UTF-8."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
 class JsonLimits:
-    """Bounds on a text.
+    """Limits on a text.
 
-    The outermost object or list is depth 1, and 250 is the deepest. `max_values` bounds the work of a parser: values
-    on all levels, where an empty list or object counts twice.
+    The outermost object or list has depth 1; `max_depth` is at most 250. `max_values` bounds the work of the parser:
+    it counts values on all levels, an empty list or object twice.
     """
 
     max_bytes: int = 262_144
@@ -50,7 +50,7 @@ class JsonLimits:
 
 @dataclass(frozen=True, slots=True)
 class _NotKept:
-    """Stands in the parsed value where something cannot be kept, until the walk finds its place."""
+    """Placeholder in the parsed value for one that cannot be stored, until the walk finds its location."""
 
     reason: str
 
@@ -58,11 +58,11 @@ class _NotKept:
 _NOT_READ: Final = _NotKept("is not read, as the text is refused")
 
 _Place = tuple["_Place", str | int] | None
-"""The last step of a way into the value, behind the steps before it."""
+"""Linked list of steps into the value, the last one first."""
 
 
 def parse(body: bytes, limits: JsonLimits) -> JsonValue:
-    """The value in the text; `orjson.dumps` and `orjson.loads` give it back equal. Raises JsonRefused."""
+    """Parse a value that survives `orjson.dumps` and `orjson.loads` unchanged. Raises JsonRefused."""
     if len(body) > limits.max_bytes:
         raise TextTooLarge(f"is larger than {limits.max_bytes} bytes")
     text = without_byte_order_mark(body)
@@ -79,7 +79,7 @@ def parse(body: bytes, limits: JsonLimits) -> JsonValue:
 
 
 class _Decoder:
-    """Decodes one text. `refuses` says whether a value was met that cannot be kept."""
+    """Decodes one text. `refuses` is True if it has a value that cannot be stored."""
 
     def __init__(self) -> None:
         self.refuses = False
@@ -119,7 +119,7 @@ class _Decoder:
 
 
 def _twice(pairs: Sequence[tuple[str, JsonValue]]) -> str:
-    """The first name that comes again."""
+    """Return the first repeated name."""
     seen: set[str] = set()
     for name, _ in pairs:
         if name in seen:
@@ -133,7 +133,7 @@ def _constant(name: str) -> NoReturn:
 
 
 def _check(value: JsonValue, place: _Place) -> None:
-    """Refuse the first thing, in the order of the text, that cannot be kept; recursion is bounded by the depth."""
+    """Refuse the first value, in text order, that cannot be stored; recursion is bounded by the depth."""
     if isinstance(value, str):
         _check_text(value, place)
     elif isinstance(value, dict):
@@ -155,7 +155,7 @@ def _check_text(text: str, place: _Place, whose: str = "") -> None:
 
 
 def _steps(place: _Place) -> Place:
-    """The steps from the outside in."""
+    """Return the steps from the outermost inwards."""
     steps: list[str | int] = []
     while place is not None:
         place, step = place

@@ -1,4 +1,4 @@
-"""The structure of a JSON text, measured before a parser sees it: how deep it nests, how many values it may have."""
+"""Structure of a JSON text, measured before parsing: its depth and the number of its values."""
 
 from dataclasses import dataclass
 from itertools import accumulate
@@ -7,24 +7,24 @@ from typing import Final
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b"[]{},"))
 _STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-"""From brackets to steps of depth: 1, or -1 as a signed byte."""
+"""Maps brackets to changes of depth: 1, or -1 as a signed byte."""
 
 
 def without_byte_order_mark(text: bytes) -> bytes:
-    """The text after the mark that some clients put before it; RFC 8259, section 8.1, allows parsers to skip it."""
+    """Return the text without the mark that some clients send; RFC 8259, section 8.1, allows parsers to skip it."""
     return text.removeprefix(_BYTE_ORDER_MARK)
 
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """What stands outside the strings of a text: its brackets in their order, and the number of its commas."""
+    """Brackets outside strings, in order, and the number of commas outside strings."""
 
     brackets: bytes
     commas: int
 
     @classmethod
     def of(cls, text: bytes) -> "Structure":
-        """Measure a text of any kind; only functions of C look at each of its bytes."""
+        """Measure any text, valid or not; only C functions iterate over its bytes."""
         without_escapes = text.replace(b"\\\\", b"").replace(b'\\"', b"")
         outside_strings = b"".join(without_escapes.split(b'"')[::2])
         structure = outside_strings.translate(None, _NOT_STRUCTURE)
@@ -33,18 +33,18 @@ class Structure:
 
     @property
     def opened(self) -> int:
-        """How many lists and objects begin."""
+        """Number of lists and objects that begin."""
         return self.brackets.count(b"[") + self.brackets.count(b"{")
 
     @property
     def values(self) -> int:
-        """How many values the outermost list or object has in it, on all levels; empty lists and objects count twice.
+        """Number of values in the outermost list or object, on all levels; empty lists and objects count twice.
 
-        Each value but the first of its list or object has a comma before it.
+        Each value except the first of its list or object has a comma before it.
         """
         return self.commas + self.opened
 
     def is_deeper_than(self, most: int) -> bool:
-        """Whether lists and objects are nested deeper, as far as a parser gets: no further than all could be closed."""
+        """Return whether nesting exceeds `most` within the part a parser reads: up to where all could be closed."""
         steps = memoryview(self.brackets[: 2 * self.opened].translate(_STEPS)).cast("b")
         return max(accumulate(steps), default=0) > most

@@ -1,4 +1,4 @@
-"""Log lines of what lasts: one when it begins, at most one a minute while it goes on, one when it is over."""
+"""Log lines of persistent failures: one when it begins, at most one per minute while it lasts, one when it is over."""
 
 import time
 from collections.abc import Callable, Hashable
@@ -16,28 +16,28 @@ _all: "Final[WeakSet[Condition]]" = WeakSet()
 
 
 def forget_conditions() -> None:
-    """Begin anew: what failed so far is forgotten."""
+    """Reset all conditions."""
     for condition in _all:
         condition.reset()
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Condition:
-    """Something that fails again and again until it is mended, such as a connection that is tried.
+    """A failure that recurs until it is repaired, such as a refused connection.
 
-    `failing` and `over` are the events of its log lines. Several subjects (partitions, connections) may fail: it is
-    over when none does. A condition without `over` is over when nothing failed for a minute.
+    `failing` and `over` are the events of its log lines. Several subjects (partitions, connections) may fail: the
+    condition is over when none does. One without `over` is over after a minute without failures.
     """
 
     failing: str
     over: str = ""
     level: Literal["info", "warning", "error"] = "warning"
     cure: str = ""
-    """What an operator may do about it, shown with each line."""
+    """Remedy for operators, shown in each line."""
     clock_s: Callable[[], float] = time.monotonic
     _subjects: set[Hashable] = field(default_factory=set)
     _causes: set[str] = field(default_factory=set)
-    """The types of errors that were logged since it began."""
+    """Error types logged since it began."""
     _count: int = 0
     _began_s: float = 0.0
     _logged_s: float = float("-inf")
@@ -46,7 +46,7 @@ class Condition:
         _all.add(self)
 
     def fails(self, error: BaseException, subject: Hashable = None, **details: object) -> None:
-        """It failed (again). An error that another condition's lines are about is not logged once more."""
+        """Note a failure. An error with `logged_elsewhere` is ignored, as another condition logs it."""
         if getattr(error, "logged_elsewhere", False):
             return
         now_s = self.clock_s()
@@ -61,7 +61,7 @@ class Condition:
             self._log(error, now_s, details)
 
     def holds(self, subject: Hashable = None) -> None:
-        """It does not fail, as far as the subject is concerned."""
+        """Note that the subject works."""
         if subject not in self._subjects:
             return
         self._subjects.discard(subject)
@@ -69,11 +69,11 @@ class Condition:
             log.info(self.over, failed_s=round(self.clock_s() - self._began_s, 1))
 
     def forget(self, subject: Hashable = None) -> None:
-        """Nobody is concerned with the subject any longer."""
+        """Drop a subject that no longer matters, without a log line."""
         self._subjects.discard(subject)
 
     def reset(self) -> None:
-        """Nothing has failed, and nothing was logged."""
+        """Forget all failures and log lines."""
         self._subjects.clear()
         self._logged_s = float("-inf")
 

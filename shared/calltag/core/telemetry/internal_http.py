@@ -1,4 +1,4 @@
-"""The port for operators: is it alive, is it ready, what does it count, which version is it."""
+"""Internal port: liveness, readiness, metrics and version."""
 
 import asyncio
 import inspect
@@ -24,19 +24,19 @@ _CHECK_FAILED: Final = Condition("health_check_failed", over="health_check_answe
 
 @dataclass(slots=True)
 class Health:
-    """Named checks; the service is ready while all hold and it is not stopping.
+    """Named checks; the service is ready while all pass and it is not stopping.
 
-    A check is a function or coroutine function. One that raises, or takes longer than two seconds, does not hold.
+    A check is a function or coroutine function. One that raises, or takes longer than two seconds, fails.
     """
 
     service: str
     checks: dict[str, Check] = field(default_factory=dict)
     details: dict[str, Callable[[], object]] = field(default_factory=dict)
-    """What `/readyz?verbose` tells beside the checks, as JSON; most often why the check of that name does not hold."""
+    """JSON values that `/readyz?verbose` adds to the checks; usually why the check of that name fails."""
     stopping: bool = False
 
     async def states(self) -> Mapping[str, bool]:
-        """Every check with its outcome, all asked at once, and `running`. One that is added meanwhile does not hold."""
+        """Run all checks concurrently; return their results and `running`. A check added meanwhile is False."""
         asked = dict(self.checks)
         outcomes = await asyncio.gather(*(_outcome(name, check) for name, check in asked.items()))
         known = dict(zip(asked, outcomes, strict=True))
@@ -58,8 +58,8 @@ async def _outcome(name: str, check: Check) -> bool:
 def internal_app(health: Health, metrics: Metrics) -> Starlette:
     """`/livez`, `/readyz`, `/metrics`, `/version`.
 
-    `/readyz` answers 503 while a check does not hold, and names every check with its state; `/metrics` has the same
-    as `calltag_readiness_check`. `/readyz?verbose` has details as well.
+    `/readyz` returns 503 while a check fails, and lists every check with its state; `/metrics` has the same as
+    `calltag_readiness_check`. `/readyz?verbose` adds details.
     """
 
     async def livez(_: Request) -> Response:

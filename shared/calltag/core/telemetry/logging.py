@@ -1,4 +1,4 @@
-"""Logs: structured, to standard error, readable on a terminal and one line of JSON each elsewhere."""
+"""Structured logs on standard error: readable on a terminal, JSON lines elsewhere."""
 
 import json
 import logging
@@ -19,14 +19,14 @@ Level = Literal["debug", "info", "warning", "error", "critical"]
 _LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _LIBRARIES: Final = ("websockets", "asyncio")
 _BROKER_LIBRARIES: Final = ("aio_pika", "aiormq")
-"""They log each attempt to connect, which calltag itself reports once: they are heard at the level debug alone."""
+"""Logged at level debug only: they log each attempt to connect, which calltag itself reports once."""
 
 
 def configure_logging(service: str, *, form: Form = "auto", level: Level = "info") -> None:
-    """Set logging up for this process; what libraries log comes out in the same form, from warnings on.
+    """Configure logging of this process; libraries log in the same form, from level warning on.
 
     `auto` is console on a terminal, else json. A JSON line has `time`, `level`, `event`, `service` and `version`.
-    `critical` is for commands that say themselves what is wrong: neither calltag nor a library logs anything.
+    `critical` is for commands that report errors themselves: neither calltag nor a library logs anything.
     """
     console = form == "console" or (form == "auto" and sys.stderr.isatty())
     common = _common_processors(service, console=console)
@@ -83,7 +83,7 @@ def _named(service: str) -> Processor:
 
 
 def _encoded(event: EventDict, **_: object) -> str:
-    """JSON, whatever comes: a log line must not be what ends a service."""
+    """Encode as JSON without ever raising: a log line must not end a service."""
     try:
         return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
     except TypeError:

@@ -1,7 +1,7 @@
-"""Standard output and error that never block: a thread writes them.
+"""Non-blocking standard output and error, written by a thread.
 
-Whoever reads a service's output may stop doing so (a stalled log driver, a terminal on hold). Then lines wait in a
-bounded queue; those that do not fit are dropped and counted, and the service goes on.
+The reader of a service's output may stall (a log driver, a paused terminal). Lines then wait in a bounded queue; those
+that do not fit are dropped and counted, and the service goes on.
 """
 
 import atexit
@@ -17,13 +17,13 @@ import structlog
 
 log = structlog.get_logger()
 _EXIT_DEADLINE_S: Final = 2.0
-"""How long the end of the process waits for its last lines to be written."""
+"""Seconds that the exit of the process waits for its last lines to be written."""
 
 
 class QueuedOutput(io.TextIOBase):
     """A text stream whose lines a thread writes to the file of another stream, in order.
 
-    `flush` queues an unfinished line and waits for nothing.
+    `flush` queues an unfinished line and does not wait.
     """
 
     encoding = "utf-8"
@@ -37,7 +37,7 @@ class QueuedOutput(io.TextIOBase):
         self._waiting: list[bytes] = []
         self._queued_bytes = 0
         self.dropped = 0
-        """Lines that were dropped so far."""
+        """Number of dropped lines."""
         self._reported = 0
         threading.Thread(target=self._write_on, name=f"output-{self._fd}", daemon=True).start()
 
@@ -59,7 +59,7 @@ class QueuedOutput(io.TextIOBase):
                 self._unfinished = ""
 
     def drain(self, deadline_s: float) -> bool:
-        """Wait until everything is written; false if it is not by the deadline."""
+        """Wait until everything is written; return False after the deadline."""
         self.flush()
         with self._changed:
             return self._changed.wait_for(lambda: not self._queued_bytes, deadline_s)
@@ -103,13 +103,13 @@ def _lines_of(data: bytes) -> int:
 
 
 def _write(fd: int, data: bytes) -> bool:
-    """Write everything, however long that takes; false if nobody can read it any longer."""
+    """Write everything, without a deadline; return False if the file cannot be written."""
     rest = memoryview(data)
     while rest:
         try:
             rest = rest[os.write(fd, rest) :]
         except BlockingIOError:
-            # Another process that has the file too has set it not to block.
+            # Another process that shares the file has made it non-blocking.
             poll = select.poll()
             poll.register(fd, select.POLLOUT)
             poll.poll()
@@ -119,7 +119,7 @@ def _write(fd: int, data: bytes) -> bool:
 
 
 def queue_output(max_queued_bytes: int) -> None:
-    """Make standard output and error of this process QueuedOutput; its end waits two seconds for what they hold."""
+    """Make standard output and error of this process QueuedOutput; its exit waits up to two seconds to drain them."""
     for name in ("stdout", "stderr"):
         stream: TextIO | None = getattr(sys, name)
         if stream is not None and not isinstance(stream, QueuedOutput):
@@ -129,14 +129,14 @@ def queue_output(max_queued_bytes: int) -> None:
 
 
 def drain_output(deadline_s: float = _EXIT_DEADLINE_S) -> None:
-    """Wait for what standard output and error hold, both until the same deadline."""
+    """Drain standard output and error, both until the same deadline."""
     ends_s = time.monotonic() + deadline_s
     for output in _queued():
         output.drain(ends_s - time.monotonic())
 
 
 def dropped_lines() -> int:
-    """Lines of standard output and error that were dropped so far."""
+    """Return the number of dropped lines of standard output and error."""
     return sum(output.dropped for output in _queued())
 
 

@@ -1,6 +1,6 @@
-"""The last guard before an output: names under which contents or secrets might come are never logged.
+"""Redaction before output: fields whose names may hold user data or secrets are never logged.
 
-Nor is what libraries show of the messages and calls that they complain of.
+Nor are the messages and call arguments that libraries include in their errors.
 """
 
 import logging
@@ -32,22 +32,22 @@ _NEVER_LOGGED: Final = frozenset(
 
 
 def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """A structlog processor; it looks into mappings and lists too."""
+    """A structlog processor that redacts fields, also inside mappings and lists."""
     for name, value in event.items():
         event[name] = SHOWN_INSTEAD if _is_hidden(name) else _redacted(value)
     return event
 
 
 def hide_messages(record: logging.LogRecord) -> bool:
-    """A filter of logging: where a library complains of a message, its kind is shown, and not its body."""
+    """A logging filter: shows only the type of an AMQP message among the arguments, not its body."""
     if isinstance(record.args, tuple):
         record.args = tuple(type(each).__name__ if hasattr(each, "body") else each for each in record.args)
     return True
 
 
 def without_arguments(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """A structlog processor: what asyncio says of a call that failed is cut before its arguments and its exception,
-    which is shown apart."""
+    """A structlog processor: cuts asyncio's messages on failed calls before the arguments and the exception, which is
+    shown separately."""
     if event.get("logger") == _ASYNCIO:
         event["event"] = str(event["event"]).partition("\n")[0].partition("(")[0]
     return event
@@ -62,5 +62,5 @@ def _redacted(value: object) -> object:
 
 
 def _is_hidden(name: object) -> bool:
-    """`user_data`, `userData` and `User-Data` are one name."""
+    """Return whether a field is redacted; `user_data`, `userData` and `User-Data` are one name."""
     return isinstance(name, str) and name.replace("_", "").replace("-", "").lower() in _NEVER_LOGGED

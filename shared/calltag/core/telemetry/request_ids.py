@@ -1,4 +1,4 @@
-"""What every answer has, of whichever service: the id of its request, which log lines have too, and `nosniff`."""
+"""Headers of every response of all services: the request id, which log lines have too, and `nosniff`."""
 
 import random
 import re
@@ -14,21 +14,21 @@ _NAME: Final = HEADER.lower().encode()
 _GOOD: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _HEADS: Final = ("http.response.start", "websocket.accept")
 _NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
-"""Browsers take an answer for what its Content-Type says, so that data that users wrote is never run as a script."""
+"""Browsers then trust the Content-Type, so that data written by users is never run as a script."""
 
 
 @dataclass(frozen=True, slots=True)
 class RequestIds:
-    """An ASGI application around another: takes the id from `X-Request-Id`, or makes one, and answers with it.
+    """ASGI middleware: takes the id from `X-Request-Id`, or creates one, and returns it in the response.
 
-    Log lines have it as `request_id`.
+    Log lines carry it as `request_id`.
     """
 
     app: ASGIApp
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = request_id_of(scope.get("headers", ())).decode()
-        # A request that was pipelined begins in the context of the one before.
+        # A pipelined request starts in the context of the one before.
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
 
@@ -43,15 +43,15 @@ class RequestIds:
 
 
 def request_id_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the id that a request has in its fields, or a new one."""
+    """Return the id in the headers of a request, or a new one."""
     return given_id(headers) or new_id()
 
 
 def given_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """Return the id that a request has in its fields, b"" if it has none that is an id."""
+    """Return the id in the headers of a request, b"" without a valid one."""
     return next((value for name, value in headers if name == _NAME and _GOOD.fullmatch(value)), b"")
 
 
 def new_id() -> bytes:
-    """Return a random id."""
+    """Return a random id of 128 bits in hexadecimal."""
     return b"%032x" % random.getrandbits(128)

@@ -1,6 +1,6 @@
-"""Tracebacks without what the exceptions say: their messages may hold values of user data, or what was parsed.
+"""Tracebacks without exception messages, which may contain user data or parsed input.
 
-Only an error of the operating system is shown with its text, which has no values: neither a file's name.
+Only errors of the operating system are shown with their text, which contains no values, not even a file name.
 """
 
 import sys
@@ -16,27 +16,27 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 def traceback_of(exc_info: ExcInfo) -> str:
-    """Frames and names of an exception, of those before it, and of the members of groups."""
+    """Return frames and type names of an exception, of its causes, and of the members of groups."""
     return "".join(_lines(exc_info[1], set())).rstrip("\n")
 
 
 def write_traceback(output: TextIO, exc_info: ExcInfo) -> None:
-    """Write it as structlog's renderer for terminals wants it: after a line break."""
+    """Write the traceback after a line break, as structlog's console renderer expects."""
     output.write("\n" + traceback_of(exc_info))
 
 
 def show_crash(kind: type[BaseException], error: BaseException, frames: TracebackType | None) -> None:
-    """What the interpreter shows of an exception that ends the process."""
+    """Implement `sys.excepthook` without exception messages."""
     sys.stderr.write(traceback_of((kind, error, frames)) + "\n")
 
 
 def summary_of(error: BaseException) -> str:
-    """An exception in one line; with its text only where that is calltag's own, or the operating system's."""
+    """Return an exception in one line; with its text only if it is calltag's own or the operating system's."""
     return f"{type(error).__name__}: {error}" if _is_own(error) else _named(error)
 
 
 def reason_of(error: BaseException) -> str:
-    """The text of calltag's own exceptions, which are written for operators; of others what `summary_of` shows."""
+    """Return the text of calltag's own exceptions, written for operators; for others the same as `summary_of`."""
     return (str(error) if _is_own(error) else "") or _named(error)
 
 

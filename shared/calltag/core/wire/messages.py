@@ -1,7 +1,7 @@
-"""What the bus carries: one message form for each exchange, as JSON, with a version.
+"""Wire models of the bus: one versioned JSON message for each exchange.
 
-`calltag.ops` carries `OperationMessage`, one operation each. `calltag.events` carries `NodeMessage`: what one batch of
-work has to say to one node, in as many messages as its length takes.
+`calltag.ops` carries `OperationMessage`, one operation each. `calltag.events` carries `NodeMessage`: the output of one
+batch for one node, split by size.
 """
 
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ from calltag.core.domain.status import StatusCode
 
 _FORM: Final = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 _KEYS_BELOW: Final = "user_data"
-"""Of what is below it, places are keys that users chose."""
+"""Error locations stop here: those below contain keys chosen by users."""
 _LARGEST: Final = 2**53
-# Told by its kind, an event is tried once; else it would be tried as each of them, which takes several times as long.
+# Without the discriminator, pydantic would try every type in turn, which takes several times as long.
 _Event: TypeAlias = Annotated[CallChanged | DevicesChanged | OperationRefused, Field(discriminator="kind")]
 
 
 class WireError(ValueError):
-    """The bytes are not a message of this form and version; `where` names the places, never the values."""
+    """The bytes are not a message of this form and version; the text names the locations, never the values."""
 
 
 class OperationMessage(BaseModel):
-    """One accepted operation, on its way to the worker that owns its partition."""
+    """One accepted operation, for the worker that owns its partition."""
 
     model_config = _FORM
     v: Literal[1] = 1
@@ -50,7 +50,7 @@ class OperationReply(BaseModel):
 
 
 class StreamPlace(BaseModel):
-    """Where an event is in the stream of a user with sessions on the node: after the one at `previous`."""
+    """Position of an event in the stream of a user with sessions on the node; `previous` is that of the one before."""
 
     model_config = _FORM
     user: UserId
@@ -60,7 +60,7 @@ class StreamPlace(BaseModel):
 
 
 class NoticeKind(StrEnum):
-    """What another node did with a CometD session, or asks for; or what an operator (`closed`) or a logout asks for."""
+    """Action on a CometD session: done or requested by another node, an operator (`closed`) or a logout."""
 
     CHANGED = "changed"
     ENDED = "ended"
@@ -71,11 +71,11 @@ class NoticeKind(StrEnum):
 
 
 class SessionNotice(BaseModel):
-    """Another node changed the subscriptions of a CometD session, or ended it; or it claims the session, which it has
-    read in a cycle: its home is to save it and let it go (`flush`, answered by `flushed` to `node`, if there is one).
+    """Another node changed the subscriptions of a CometD session, ended it, or claims it as of the cycle it has read:
+    its home saves and releases it (`flush`; replies `flushed` to `node`, if given).
 
-    An operator (`closed`) names the session by its user and the digest of its id, which the store does not know; a
-    logout (`login_ended`) the user and the digest of the login.
+    An operator (`closed`) names the session by its user and the digest of its id, which is not in Redis; a logout
+    (`login_ended`) by the user and the digest of the login.
     """
 
     model_config = _FORM
@@ -88,7 +88,7 @@ class SessionNotice(BaseModel):
 
 
 class NodeMessage(BaseModel):
-    """For one node, each kind in the order in which it came about."""
+    """Events, replies and notices for one node, each kind in order of creation."""
 
     model_config = _FORM
     v: Literal[1] = 1
@@ -102,14 +102,14 @@ class NodeMessage(BaseModel):
 
 
 class EnvelopeAction(BaseModel):
-    """What kind of operation it is."""
+    """Action of an Envelope."""
 
     model_config = _FORM
     name: str = ""
 
 
 class EnvelopeOperation(BaseModel):
-    """Whose operation it is, and on what."""
+    """Sender and call of an Envelope."""
 
     model_config = _FORM
     id: OperationId
@@ -120,7 +120,7 @@ class EnvelopeOperation(BaseModel):
 
 
 class Envelope(BaseModel):
-    """As much of an OperationMessage as tells who is to hear of it, where the rest cannot be read."""
+    """The fields of an undecodable OperationMessage that identify the recipients of its refusal."""
 
     model_config = _FORM
     operation: EnvelopeOperation
@@ -131,13 +131,13 @@ M = TypeVar("M")
 
 
 class Form(Generic[M]):
-    """Encoding of one kind of value as JSON bytes, and back."""
+    """Encodes and decodes one type of value as JSON bytes."""
 
     def __init__(self, adapter: TypeAdapter[M]) -> None:
         self._adapter = adapter
 
     def encode(self, message: M) -> bytes:
-        # A warning would show the value that it is about.
+        # A warning would show the value.
         return self._adapter.dump_json(message, warnings="none")
 
     def decode(self, body: bytes) -> M:

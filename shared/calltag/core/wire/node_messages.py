@@ -1,4 +1,4 @@
-"""Packing what a node is to get into messages of bounded size, each event encoded once for all nodes."""
+"""Packing of events and replies for a node into messages of bounded size; events are encoded once for all nodes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ _FRAME_BYTES: Final = sum(map(len, _FRAME))
 
 @dataclass(frozen=True, slots=True)
 class StreamPosition:
-    """Where an event is in a user's stream: after the one at `previous`."""
+    """Position of an event in a user's stream; `previous` is that of the event before."""
 
     user: UserId
     position: int
@@ -24,7 +24,7 @@ class StreamPosition:
 
 @dataclass(frozen=True, slots=True)
 class PackedMessage:
-    """A NodeMessage as it is sent, and the users whose streams it names."""
+    """An encoded NodeMessage, and the users whose streams it names."""
 
     body: bytes
     users: Sequence[UserId]
@@ -41,7 +41,7 @@ class _Packing:
     _size_bytes: int = _FRAME_BYTES
 
     def take_place(self, event: bytes, place: StreamPosition) -> bool:
-        """Add a place of an event, with the event where it was not the last one; False if there is no room."""
+        """Add a place of an event, and the event unless it was the last one added; return False if there is no room."""
         is_new = not self._events or self._events[-1] is not event
         number = len(self._events) if is_new else len(self._events) - 1
         items = [(self._places, _encoded(place, number))]
@@ -51,9 +51,9 @@ class _Packing:
         return True
 
     def take_stale_user(self, user: UserId) -> bool:
-        """Add a user whose stream the node has to read; False if there is no room."""
-        # Notifiers that do not read `stale_users` yet do so for each place without an event. Such a place would be one
-        # of another event in a message that holds some.
+        """Add a user whose stream the node has to read; return False if there is no room."""
+        # Older notifiers ignore `stale_users`, and read the stream for each place without an event. In a message with
+        # events such a place would point to one of them.
         place = _encoded(StreamPosition(user, 1, 0), 0)
         if not self._take([(self._stale_users, orjson.dumps(user)), (self._places, place)]):
             return False
@@ -61,7 +61,7 @@ class _Packing:
         return True
 
     def take_reply(self, reply: bytes) -> bool:
-        """Add a reply; False if there is no room."""
+        """Add a reply; return False if there is no room."""
         return self._take([(self._replies, reply)])
 
     def _take(self, items: Sequence[tuple[list[bytes], bytes]]) -> bool:
@@ -74,7 +74,7 @@ class _Packing:
         return True
 
     def messages(self) -> Iterator[PackedMessage]:
-        """The message, if there is something in it."""
+        """Yield the message unless it is empty."""
         if self._size_bytes > _FRAME_BYTES:
             kinds = (self._events, self._places, self._replies, self._stale_users)
             pieces = [part for begin, kind in zip(_FRAME, kinds, strict=False) for part in (begin, b",".join(kind))]
@@ -84,10 +84,10 @@ class _Packing:
 def node_messages(
     events: Iterable[tuple[bytes, Sequence[StreamPosition]]], replies: Iterable[OperationReply], max_bytes: int
 ) -> Iterator[PackedMessage]:
-    """The messages that carry the events to the users at their places, and then the replies, in order.
+    """Yield the messages with the events and their places, then the replies, in order.
 
-    None is longer than `max_bytes`, unless it carries a single item that is. The places of an event that do not fit in
-    one message come with the event once more in the next.
+    None is longer than `max_bytes`, unless it carries a single item that is. If the places of an event do not fit in
+    one message, the next one repeats the event.
     """
     packing = _Packing(max_bytes)
     for event, places in events:
@@ -105,7 +105,7 @@ def node_messages(
 
 
 def stale_messages(users: Iterable[UserId], max_bytes: int) -> Iterator[PackedMessage]:
-    """The messages that name users whose streams the node has to read; there are no events in them."""
+    """Yield the messages, without events, that name users whose streams the node has to read."""
     packing = _Packing(max_bytes)
     for user in users:
         if not packing.take_stale_user(user):

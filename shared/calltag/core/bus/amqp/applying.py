@@ -1,4 +1,4 @@
-"""Applying the topology: what an operator does once, on a connection of its own that is tried once."""
+"""Applying the topology, on a connection of its own, without retries: run once by an operator."""
 
 import asyncio
 from typing import Final
@@ -14,7 +14,7 @@ _DEADLINE_S: Final = 60.0
 
 
 async def apply_topology(settings: AmqpSettings) -> None:
-    """Declare exchanges and partition queues; harmless when they are there. Raises BusUnavailable, BusRefused."""
+    """Declare exchanges and queues; idempotent. Raises BusUnavailable, BusRefused."""
     connection = await connect(settings, "topology")
     try:
         async with asyncio.timeout(_DEADLINE_S), connection:

@@ -1,4 +1,4 @@
-"""The bus on RabbitMQ, put together."""
+"""The bus on RabbitMQ: links, publisher, consumers, inspector and watchdog combined."""
 
 import asyncio
 import math
@@ -38,12 +38,12 @@ from calltag.core.runtime.restarting import restart_forever
 log = structlog.get_logger()
 Restore = Callable[[AbstractChannel], Awaitable[None]]
 _HEARTBEATS: Final = 3
-"""RabbitMQ takes a client for dead within so many: until then it may keep a partition for one that is."""
+"""RabbitMQ drops a silent client within so many heartbeats; until then a crashed one may keep its partition."""
 
 
 class AmqpBus:
-    """Publishes on one connection and consumes on another: a broker short of memory stops reading from connections
-    that publish, and acknowledgements must not wait for that."""
+    """Publishes on one connection and consumes on another: RabbitMQ under a memory alarm stops reading from
+    publishing connections, and acknowledgements must not wait for that."""
 
     def __init__(self, settings: AmqpSettings, metrics: BusMetrics | None = None) -> None:
         observed = metrics or RepairLog()
@@ -58,16 +58,16 @@ class AmqpBus:
         self._partitions_open = 0
         self._parking_unknown = False
         self._patience = 1 + math.ceil(_HEARTBEATS * settings.heartbeat_s / settings.watch_s)
-        # A connection that publishes is not answered while the broker is short of memory.
+        # Under a memory alarm RabbitMQ does not answer on a publishing connection.
         self._inspector = Inspector(self._consuming, settings.publish_deadline_s)
 
     @property
     def links(self) -> tuple[Link, Link]:
-        """The two connections."""
+        """The links for publishing and for consuming."""
         return (self._publishing, self._consuming)
 
     async def run(self) -> None:
-        """Keep connections and consumers for as long as the task runs."""
+        """Keep the connections up and watch the consumers until cancelled."""
         async with asyncio.TaskGroup() as group:
             for link in self.links:
                 group.create_task(restart_forever(link.run, "amqp-link"), name="amqp-link")
@@ -88,9 +88,9 @@ class AmqpBus:
         )
 
     async def _publish_surely(self, publish: Callable[[], Awaitable[None]], restore: Restore) -> None:
-        """Publish where there has to be a queue: if the broker lost the way to it, restore that and publish again.
+        """Publish to a queue that must exist; if its exchange or binding is missing, restore that and retry once.
 
-        Raises BusUnavailable; BusRefused, which says what to do, where that did not help.
+        Raises BusUnavailable; BusRefused, which names the remedy, if the retry fails as well.
         """
         try:
             await publish()
@@ -121,7 +121,7 @@ class AmqpBus:
         )
 
     async def _restore_parking(self) -> None:
-        """The way to the parked operations, which the broker takes as well, and tells nobody if there is none."""
+        """Restore the route to the parking queue: RabbitMQ dead-letters to it, and does not report a missing one."""
         if not self._partitions_open or not self._consuming.up:
             return
         try:
@@ -135,7 +135,7 @@ class AmqpBus:
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         try:
-            # What counts is in the store: a node that misses a message finds it there.
+            # Redis is authoritative: a node that misses a message reads the events from there.
             await self._publisher.publish(self._topology.events, node, body, message_id, persistent=False)
         except Unroutable:
             return False
@@ -168,9 +168,9 @@ class AmqpBus:
                 yield AmqpInbox(consumer)
 
     async def _declare_inbox(self, channel: AbstractChannel, node: NodeId) -> AbstractQueue:
-        """The node's inbox; where the broker's node that has it is away, the next attempt makes another one.
+        """Declare the node's inbox; if the RabbitMQ node that hosts it is down, the next attempt uses another name.
 
-        Both are bound alike. What waits in the old one is in the streams as well, and the queue expires.
+        Both are bound alike. Messages in the old one are in the streams as well, and the queue expires.
         """
         name = self._inbox_names.setdefault(node, self._topology.inbox_queue(node))
         try:
@@ -189,7 +189,7 @@ class AmqpBus:
         return not self._watchdog.missing
 
     def state(self) -> BusState:
-        """How it is doing at this moment."""
+        """Return the current state, for metrics."""
         return BusState(
             connected=sum(link.up for link in self.links),
             blocked=any(link.blocked for link in self.links),
@@ -200,7 +200,7 @@ class AmqpBus:
 
 @asynccontextmanager
 async def open_amqp_bus(settings: AmqpSettings, metrics: BusMetrics | None = None) -> AsyncIterator[AmqpBus]:
-    """A bus whose connections are kept while the context is open; RabbitMQ need not be there yet."""
+    """Open a bus that keeps its connections while the context is open; RabbitMQ need not be reachable yet."""
     bus = AmqpBus(settings, metrics)
     task = asyncio.create_task(bus.run(), name="amqp-bus")
     try:

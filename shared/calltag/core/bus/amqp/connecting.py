@@ -1,4 +1,4 @@
-"""Making one connection, and telling in plain words why there is none."""
+"""Opening a connection, with errors that operators understand."""
 
 import asyncio
 import random
@@ -23,7 +23,7 @@ _LONGEST: Final = 400
 
 
 class _Transports(TransportFactory):
-    """Makes the transport of a connection, and remembers it."""
+    """Creates the transport of a connection and keeps it, to abort it."""
 
     def __init__(self, made_by: TransportFactory) -> None:
         self._made_by = made_by
@@ -39,9 +39,9 @@ class _Transports(TransportFactory):
 
 
 class BrokerConnection(aio_pika.Connection):
-    """A connection that can be aborted, in whatever state it is.
+    """A connection that can be aborted in any state.
 
-    aiormq forgets a connection that is made at the moment when the wait for it is cancelled: it would stand for ever.
+    aiormq loses a connection that is established at the moment when the connect is cancelled: it would never close.
     """
 
     def __init__(self, url: URL, ssl_context: ssl.SSLContext | None) -> None:
@@ -50,15 +50,15 @@ class BrokerConnection(aio_pika.Connection):
         self.kwargs["transport_factory"] = self._transports
 
     def abort(self) -> None:
-        """Close the socket at once; all that waits for the connection fails."""
+        """Close the socket at once; all pending operations fail."""
         self._transports.abort()
 
 
 async def connect(settings: AmqpSettings, purpose: str) -> BrokerConnection:
-    """A connection to the first address that gives one, tried in random order; `purpose` names it in RabbitMQ's
-    management. Raises BusUnavailable, which says what to mend."""
+    """Connect to the first address that accepts, in random order; `purpose` names the connection in RabbitMQ's
+    management UI. Raises BusUnavailable, which says what to fix."""
     urls = random.sample(settings.urls, len(settings.urls))
-    # A node that swallows everything must not keep those that work waiting for long.
+    # A node that does not respond must not delay the others for long.
     deadline_s = settings.connect_deadline_s / min(len(urls), 2)
     reason = "there is no address in CALLTAG_AMQP__URL"
     for url in urls:
@@ -87,7 +87,7 @@ async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_
 
 @contextmanager
 def _aborted_on_failure(connection: BrokerConnection) -> Iterator[None]:
-    """Leave nothing of a connection that is not made inside."""
+    """Abort the connection if the block fails."""
     try:
         yield
     except BaseException:
@@ -96,7 +96,7 @@ def _aborted_on_failure(connection: BrokerConnection) -> Iterator[None]:
 
 
 def _context(settings: AmqpSettings, url: URL) -> ssl.SSLContext | None:
-    """Read anew for each connection: certificates are renewed while services run. Reading files blocks."""
+    """Load the TLS context, again for each connection, as certificates are renewed while services run. Blocks."""
     if url.scheme != "amqps":
         return None
     try:
@@ -112,7 +112,7 @@ def _explained(error: Exception, url: URL, tls: ClientTls) -> str:
     match error:
         case AuthenticationError() | ProbableAuthenticationError():
             return "RabbitMQ refuses the user or password in CALLTAG_AMQP__URL"
-        # aiormq does not expect the refusal of a virtual host, which is the only one at that point.
+        # aiormq does not handle the refusal of a virtual host, the only one possible at this point.
         case ConnectionNotAllowed() | InvalidFrameError() if "Connection.OpenOk" in str(error):
             host = url.path.removeprefix("/") or "/"
             return (

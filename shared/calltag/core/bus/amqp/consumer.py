@@ -1,4 +1,4 @@
-"""Consuming: the reader of a partition, and the inbox of a node."""
+"""Consumers: that of a partition, and the inbox of a node."""
 
 import asyncio
 from collections import deque
@@ -21,26 +21,26 @@ from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, D
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES, count_fitting
 
 _SIGHTINGS: Final = 2
-"""How often in a row something has to look wrong: a queue that elects a leader shows no consumers for a moment."""
+"""Consecutive checks that must fail: a queue that elects a leader shows no consumers for a moment."""
 _NOT_TOLD: Final = 1_000
 SELF_PROBE: Final = "calltag-probe"
-"""The name of messages that nodes send to themselves."""
+"""Message name of the probes that a node sends to its own inbox."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueRoute:
-    """How messages come to a queue: through the exchange. `probe` sends one that way; false if it leads to no queue."""
+    """Route of messages to a queue. `probe` sends one through the exchange; returns False if it is unroutable."""
 
     exchange: str
     probe: Callable[[], Awaitable[bool]]
 
 
 class AmqpConsumer:
-    """The deliveries of one queue on one channel, which is this consumer's alone.
+    """Consumes one queue on a channel of its own.
 
-    `patience` is how often in a row it may look starved before it has had anything: where one consumer at a time is
-    active, it may wait for another one, and RabbitMQ, asked for the queue, counts the active one alone. Where there is
-    a `route`, the watch sends a message along it, which has to arrive.
+    `patience` is the number of consecutive checks that may find it starved before its first delivery: a single active
+    consumer may wait for another one, and RabbitMQ counts only the active one in the queue's state. With a `route`,
+    the watch sends a probe along it, which has to arrive.
     """
 
     def __init__(
@@ -54,30 +54,30 @@ class AmqpConsumer:
         self._channel = channel
         self._route = route
         self._probed = False
-        """Whether a message was sent along the route since anything came."""
+        """True if a probe was sent since the last delivery."""
         self._deadline_s = deadline_s
         self._patience = patience
         self._arrived: deque[AbstractIncomingMessage] = deque()
         self._parts: deque[Delivery] = deque()
-        """Of the message that was taken apart last, what no batch has had yet."""
+        """Parts of unpacked messages that `batch` has not returned yet."""
         self._messages = Messages()
         self._news = asyncio.Event()
         self._lost = ""
         self._queue = ""
         self._delivered = 0
         self._seen = 0
-        """How much was delivered when the watch looked last."""
+        """Value of `_delivered` at the last check of the watch."""
         self._suspicion: tuple[Repair | None, int] = (None, 0)
         channel.close_callbacks.add(self._on_close)
 
     async def start(self, queue: AbstractQueue, prefetch: int) -> None:
-        """Begin to consume. Raises QueueMissing, BusInterrupted."""
+        """Start consuming. Raises QueueMissing, BusInterrupted."""
         try:
             with normalize_amqp_errors():
                 async with asyncio.timeout(self._deadline_s):
                     await self._channel.set_qos(prefetch_count=prefetch)
                     underlay = await self._channel.get_underlay_channel()
-                    # The broker cancels a consumer whose queue is deleted, or moves to another node.
+                    # RabbitMQ cancels a consumer whose queue is deleted, or moves to another node.
                     underlay.on_consumer_cancel_callbacks.add(self._on_close)
                     await queue.consume(self._on_message)
             self._queue = queue.name
@@ -94,7 +94,7 @@ class AmqpConsumer:
             await self._news.wait()
         if self._lost:
             raise BusInterrupted(self._lost)
-        # Only as many messages are taken apart as the batch takes.
+        # Unpack no more messages than the batch needs.
         size_bytes = sum(len(each.body) for each in self._parts)
         while self._arrived and len(self._parts) < limit and size_bytes < max_bytes:
             message = self._arrived.popleft()
@@ -121,7 +121,7 @@ class AmqpConsumer:
         await self._ack(self._messages.settle(tags))
 
     async def _ack(self, settled: Settled) -> None:
-        # A tag must be one that is not settled: for another the broker closes the channel.
+        # RabbitMQ closes the channel for a tag that is settled already.
         if settled.through is not None:
             async with self._settling() as underlay:
                 await underlay.basic_ack(settled.through, multiple=True)
@@ -130,10 +130,10 @@ class AmqpConsumer:
                 await underlay.basic_ack(tag)
 
     async def watch(self) -> Repair | None:
-        """Ask the broker whether the consumer is there and gets what there is; what is wrong, once that is certain.
+        """Check that RabbitMQ knows the consumer and delivers to it; return the fault once it is certain, else None.
 
-        The channel is this consumer's own: where the queue is gone, the broker closes it. Raises TimeoutError when
-        nothing comes back.
+        A missing queue makes RabbitMQ close the channel, which is this consumer's own. Raises TimeoutError without a
+        reply.
         """
         if self._lost or not self._queue:
             return None
@@ -166,14 +166,14 @@ class AmqpConsumer:
         self._seen = self._delivered
         if not consumers:
             return Repair.CONSUMER_GONE
-        # Where there are several, another one may be the active one.
+        # With several consumers, another one may be the active one.
         if consumers == 1 and waiting and idle:
             return Repair.CONSUMER_STARVED
         return Repair.UNBOUND if self._probed and idle else None
 
     async def _has_route(self) -> bool:
-        """Send a message along the route, if there is one; false if it leads nowhere. The next watch expects that
-        something arrived."""
+        """Send a probe along the route, if there is one; return False if it is unroutable. The next watch expects a
+        delivery."""
         if self._route is None or self._probed:
             return True
         # It may arrive before its confirm.
@@ -185,7 +185,7 @@ class AmqpConsumer:
             return True
 
     def lose(self, reason: str) -> None:
-        """Whoever uses this consumer is told that it is gone."""
+        """Mark this consumer as lost: its methods raise BusInterrupted with the reason."""
         self._lost = self._lost or reason
         self._news.set()
 
@@ -217,15 +217,15 @@ class AmqpConsumer:
 
 
 def _returned(message: AbstractIncomingMessage) -> int:
-    """How often a message came back. RabbitMQ 4 counts what failed and what was only acquired apart; where neither is
-    told, a message that is delivered again counts as one that came back often enough to be looked at alone."""
+    """Return how often a message was requeued. RabbitMQ 4 counts failed deliveries and acquisitions separately; with
+    neither header, a redelivered message counts as requeued often enough to be handled alone."""
     counts = [message.headers.get(name) for name in ("x-delivery-count", "x-acquired-count")]
     told = [count for count in counts if isinstance(count, int)]
     return max(told) if told else _NOT_TOLD if message.redelivered else 0
 
 
 class AmqpInbox:
-    """A node's inbox: each message is acknowledged when the next one is asked for."""
+    """A node's inbox; acknowledges a batch of messages once all of them are handled."""
 
     def __init__(self, consumer: AmqpConsumer) -> None:
         self._consumer = consumer

@@ -1,4 +1,4 @@
-"""How operations on a connection fail."""
+"""Errors of operations on a connection, and their normalization."""
 
 import asyncio
 from collections.abc import Iterator
@@ -10,14 +10,15 @@ from aio_pika.exceptions import AMQPError
 from calltag.core.runtime.cancelling import propagate_cancellation, times_cancelled
 
 FAILURES: Final = (AMQPError, OSError, RuntimeError, TimeoutError)
-"""What operations on a broken connection raise."""
+"""Errors that operations on a broken connection raise."""
 
 
 @contextmanager
 def normalize_amqp_errors() -> Iterator[None]:
-    """What waits on a channel that closes, aiormq cancels though nobody cancelled the task, or fails with an exception
-    of no kind; and where a connection ends while it is made, with whatever ended the reading. Here all these are a
-    ConnectionError, so that no task ends for it.
+    """Convert spurious errors of aiormq to ConnectionError, so that they end no task.
+
+    On a closing channel aiormq raises CancelledError in tasks that nobody cancelled, or a bare Exception; while
+    connecting, whatever ended the reader.
     """
     before = times_cancelled()
     try:

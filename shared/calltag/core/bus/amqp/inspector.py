@@ -1,4 +1,4 @@
-"""Looking at queues, and restoring the ways to them, beside what is published and consumed."""
+"""Inspection of queues and repair of routes, on a channel apart from publishing and consuming."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class Inspector:
-    """Asks the broker on one channel of a link, which is kept."""
+    """Sends requests to RabbitMQ on one channel of a link, which stays open."""
 
     def __init__(self, link: Link, deadline_s: float) -> None:
         self._link = link
@@ -23,12 +23,12 @@ class Inspector:
         self._asking = asyncio.Lock()
 
     async def depth(self, queue: str) -> int:
-        """How many messages of a queue are not delivered yet. Raises BusUnavailable."""
+        """Return the number of undelivered messages of a queue. Raises BusUnavailable."""
         found = await self.ask(queue, lambda channel: channel.declare_queue(queue, passive=True))
         return found.declaration_result.message_count or 0
 
     async def ask(self, name: str, question: Callable[[AbstractChannel], Awaitable[T]]) -> T:
-        """The broker's answer about the exchange or queue of that name. Raises BusUnavailable."""
+        """Run `question` on the channel; `name` is its exchange or queue in errors. Raises BusUnavailable."""
         async with self._asking:
             try:
                 with normalize_amqp_errors():

@@ -1,7 +1,7 @@
 """The connection supervisor: one connection that is rebuilt whenever it breaks.
 
 aio-pika's robust connection is not used: it restores consumers in the background, and a worker has to know when its
-channel is gone. Here whatever stood on a broken connection fails, and its owner builds it anew.
+channel is lost. Here all channels of a broken connection fail, and their owners open new ones.
 """
 
 import asyncio
@@ -25,12 +25,12 @@ log = structlog.get_logger()
 _CLOSE_DEADLINE_S: Final = 1.0
 _LOOK_EVERY_S: Final = 0.1
 _ANSWERS_WITHIN_S: Final = 0.05
-"""The library says within a few turns of the loop that a connection is not blocked."""
+"""aiormq reports an unblocked connection within a few loop iterations."""
 _UNREACHABLE: Final = Condition("broker_unreachable", over="broker_reachable")
 
 
 class Link:
-    """One supervised connection; `purpose` names it in logs, metrics and RabbitMQ's management."""
+    """One supervised connection; `purpose` names it in logs, metrics and RabbitMQ's management UI."""
 
     def __init__(self, settings: AmqpSettings, purpose: str, metrics: BusMetrics | None = None) -> None:
         self._settings = settings
@@ -40,15 +40,15 @@ class Link:
         self._closed = asyncio.Event()
         self._cause = Repair.CLOSED
         self.blocked = False
-        """Whether the broker reads no messages from this connection, as of the latest look: ten times a second."""
+        """True if RabbitMQ blocks this connection, as of the last check; there are ten a second."""
 
     @property
     def up(self) -> bool:
-        """Whether the connection stands."""
+        """True while the connection is open."""
         return self._connection is not None and not self._connection.is_closed
 
     async def run(self) -> None:
-        """Keep the connection for as long as the task runs."""
+        """Connect, and reconnect with backoff, until cancelled."""
         delays = backoff_s(0.1, 5.0)
         try:
             while True:
@@ -76,7 +76,7 @@ class Link:
         log.info("broker_connected", purpose=self._purpose)
 
     async def _stand(self) -> None:
-        """Wait for the end of the connection, and look meanwhile whether it is blocked."""
+        """Wait until the connection ends; check meanwhile whether it is blocked."""
         looking = asyncio.create_task(restart_forever(self._keep_looking, "amqp-blocked"), name="amqp-blocked")
         try:
             await self._closed.wait()
@@ -93,7 +93,7 @@ class Link:
         connection, self._connection = self._connection, None
         if connection is None:
             return
-        # Past the deadline aio_pika still waits until the connection is gone.
+        # After the deadline aio_pika still waits until the connection is closed.
         aborting = asyncio.get_running_loop().call_later(_CLOSE_DEADLINE_S, connection.abort)
         try:
             with suppress(*FAILURES), normalize_amqp_errors():
@@ -104,17 +104,17 @@ class Link:
             connection.abort()
 
     def broken(self, cause: Repair = Repair.SILENT) -> None:
-        """The connection does not do what it should: build a new one."""
+        """Give up a connection that does not work: `run` opens a new one."""
         if self._connection is not None and not self._closed.is_set():
             self._cause = cause
             self._closed.set()
 
     async def look(self) -> bool:
-        """Look whether the broker takes messages; true if it does not, since it is short of memory or disk."""
+        """Return whether RabbitMQ blocks the connection, because of a memory or disk alarm."""
         connection = self._connection
         if connection is None or connection.transport is None:
             return False
-        # The library has no callback for that: it keeps whoever asks waiting for as long as it lasts.
+        # aiormq has no callback for that: `ready` waits while the connection is blocked.
         asking = asyncio.ensure_future(connection.transport.ready())
         try:
             await asyncio.wait({asking}, timeout=_ANSWERS_WITHIN_S)
@@ -129,14 +129,14 @@ class Link:
         return blocked
 
     async def probe(self) -> None:
-        """Find out whether the connection still carries anything; one that does not is built anew."""
+        """Check the connection by opening a channel; reconnect if it does not respond."""
         if self.up and not await self.look():
             connection = self._connection
             with suppress(BusUnavailable):
                 await self._close(await self.open_channel(confirms=False), connection)
 
     async def open_channel(self, *, confirms: bool) -> AbstractChannel:
-        """A new channel. Raises NotConnected at once if there is no connection, and BusUnavailable."""
+        """Open a channel. Raises NotConnected at once if there is no connection, and BusUnavailable."""
         connection = self._connection
         if connection is None or connection.is_closed:
             raise NotConnected("there is no connection to RabbitMQ")
@@ -153,8 +153,8 @@ class Link:
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:
-        """A channel for a consumer. It is closed without cancelling the consumer before: so the broker takes back, in
-        order, what was not acknowledged, before the next consumer gets anything."""
+        """Open a channel for a consumer. It is closed without cancelling the consumer first, so that RabbitMQ requeues
+        unacknowledged messages, in order, before the next consumer gets anything."""
         connection = self._connection
         channel = await self.open_channel(confirms=False)
         try:
@@ -163,8 +163,8 @@ class Link:
             await self._close(channel, connection)
 
     async def _close(self, channel: AbstractChannel, connection: AbstractConnection | None) -> None:
-        """Close a channel of that connection; where that does not work, give the connection up: the broker then sees
-        the channel go. One that was made since has nothing to do with it."""
+        """Close a channel of that connection; if that fails, give the connection up, which ends the channel on RabbitMQ
+        too. A newer connection is not affected."""
         if channel.is_closed or connection is not self._connection:
             return
         try:
@@ -172,6 +172,6 @@ class Link:
                 async with asyncio.timeout(_CLOSE_DEADLINE_S):
                     await channel.close()
         except FAILURES:
-            # A broker that is short of something reads nothing, this neither.
+            # A blocked connection is not broken: RabbitMQ does not read the close frame either.
             if connection is self._connection and not await self.look():
                 self.broken()

@@ -1,4 +1,4 @@
-"""What the bus on RabbitMQ is asked about itself."""
+"""Observability of the bus on RabbitMQ: its state, and the repairs that it counts."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -6,33 +6,33 @@ from typing import Protocol
 
 
 class Repair(StrEnum):
-    """Why something was built anew."""
+    """Reason for rebuilding a connection or consumer."""
 
     CLOSED = "closed"
-    """The broker, or the network, ended the connection."""
+    """RabbitMQ or the network closed the connection."""
     SILENT = "silent"
-    """The connection stood and did not answer."""
+    """The connection was open but did not respond."""
     UNCONFIRMED = "unconfirmed"
-    """No confirm came."""
+    """Publisher confirms did not arrive."""
     CONSUMER_GONE = "consumer_gone"
-    """The broker knew no consumer where there should have been one."""
+    """RabbitMQ did not know the consumer."""
     CONSUMER_STARVED = "consumer_starved"
-    """Messages waited, and the consumer got none."""
+    """Messages waited, but were not delivered to the consumer."""
     UNBOUND = "unbound"
-    """A message that the node sent to itself did not arrive: the exchange no longer leads to its inbox."""
+    """A probe that the node sent to itself did not arrive: the exchange is no longer bound to its inbox."""
 
 
 class BusMetrics(Protocol):
-    """What is counted."""
+    """Observer of the bus."""
 
     def repaired(self, part: str, reason: Repair) -> None:
-        """A link (`publisher`, `consumer`) or a single consumer (`queue`) is built anew."""
+        """A link (`publisher`, `consumer`) or a single consumer (`queue`) is rebuilt."""
         ...
 
 
 @dataclass(slots=True)
 class RepairLog:
-    """Counts in the process itself: for tests, and where nobody asks."""
+    """Implements BusMetrics in memory, for tests and services without metrics."""
 
     repairs: list[tuple[str, Repair]] = field(default_factory=list)
 
@@ -43,13 +43,13 @@ class RepairLog:
 
 @dataclass(frozen=True, slots=True)
 class BusState:
-    """How the bus is doing at this moment."""
+    """Current state of the bus."""
 
     connected: int
-    """Of two connections, how many stand."""
+    """Number of open connections, of two."""
     blocked: bool
-    """Whether the broker takes no messages at the moment, for want of memory or disk."""
+    """True while RabbitMQ blocks publishing because of a memory or disk alarm."""
     consuming: int
-    """Consumers that are there."""
+    """Number of active consumers."""
     missing: int
-    """Consumers that should be there and are not."""
+    """Number of consumers that were lost and not opened again."""

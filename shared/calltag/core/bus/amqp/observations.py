@@ -1,4 +1,4 @@
-"""The metrics of the bus, on Prometheus."""
+"""Prometheus metrics of the bus."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ class BusObservations:
         self.metrics.broker_recoveries.labels(part, reason).inc()
 
     def show(self, bus: AmqpBus) -> None:
-        """Show how the bus is doing whenever somebody asks for the metrics."""
+        """Update the gauges from the state of the bus at each scrape."""
 
         def observe() -> None:
             state = bus.state()

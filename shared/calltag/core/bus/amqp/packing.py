@@ -1,7 +1,7 @@
-"""Several operations of one partition in one message, where they wait anyway.
+"""Packing: operations of one partition that wait for a confirm share the next message.
 
-The body is then a list of what would be the bodies of single messages, and two headers say how long each part is and
-what it is called, so that nobody has to parse the list to take it apart.
+Its body is a JSON list of the single bodies; two headers hold the length and the name of each part, so that unpacking
+needs no parsing.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from calltag.core.bus.ports import BusRefused, BusUnavailable, PublishedCounts
 
 MOST: Final = 64
 MOST_BYTES: Final = 65_536
-"""A message with more than one part is no longer than this, so that what is taken ahead stays bounded."""
+"""Maximum size of a message with several parts, which bounds the memory of prefetched messages."""
 _LENGTHS: Final = "calltag-lengths"
 _NAMES: Final = "calltag-names"
 Publish = Callable[[bytes, str, HeadersType | None], Awaitable[None]]
@@ -25,14 +25,14 @@ Publish = Callable[[bytes, str, HeadersType | None], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One operation: its body, and its id."""
+    """One operation; `name` is its id."""
 
     body: bytes
     name: str
 
 
 def packed(parts: Sequence[Part]) -> tuple[bytes, str, HeadersType | None]:
-    """Body, name and headers of the message with these parts; one alone is a message like any other."""
+    """Return body, name and headers of the message with these parts; a single part is an ordinary message."""
     [first, *others] = parts
     if not others:
         return first.body, first.name, None
@@ -44,7 +44,7 @@ def packed(parts: Sequence[Part]) -> tuple[bytes, str, HeadersType | None]:
 
 
 def unpacked(body: bytes, name: str, headers: Mapping[str, FieldValue]) -> Sequence[Part]:
-    """The parts of a message. One whose headers do not fit its body is one part: it is for others to say what it is."""
+    """Return the parts of a message. If its headers do not match its body, it is a single part, left to the decoder."""
     lengths, names = headers.get(_LENGTHS), headers.get(_NAMES)
     if not isinstance(lengths, str) or not isinstance(names, str):
         return [Part(body, name)]
@@ -63,7 +63,7 @@ def unpacked(body: bytes, name: str, headers: Mapping[str, FieldValue]) -> Seque
 
 
 def number_of_parts(headers: Mapping[str, FieldValue]) -> int:
-    """How many parts a message has, if its headers are right."""
+    """Return the number of parts of a message, as its headers claim."""
     lengths = headers.get(_LENGTHS)
     return lengths.count(",") + 1 if isinstance(lengths, str) else 1
 
@@ -77,8 +77,8 @@ class _Waiting:
 
 @dataclass(slots=True)
 class Packing:
-    """Publishes the operations of one partition. What comes while a message is under way goes together in the next one,
-    so that nothing waits where nothing is under way, and nothing waits for much longer than `patience_s`.
+    """Publishes the operations of one partition. Those that come while a message is in flight share the next one;
+    none waits while nothing is in flight, and none waits for much longer than `patience_s`.
     """
 
     publish: Publish
@@ -88,10 +88,10 @@ class Packing:
     _sending: asyncio.Task[None] | None = None
 
     async def add(self, part: Part) -> None:
-        """Returns once the broker has confirmed the message that the operation went in.
+        """Publish an operation; return once RabbitMQ has confirmed its message.
 
-        Raises what `publish` raises. Where the message before it was not taken, or not confirmed in time, this one was
-        not sent.
+        Raises what `publish` raises. If the message before it was refused, or not confirmed by the deadline, this one
+        was not sent.
         """
         loop = asyncio.get_running_loop()
         waiting = _Waiting(part, loop.create_future(), loop.time())
@@ -107,37 +107,37 @@ class Packing:
                 try:
                     await self.publish(*packed([each.part for each in together]))
                 except (BusUnavailable, BusRefused) as error:
-                    # Those behind would wait as long again, each for its own deadline; and none that is of the same
-                    # call is to be taken where one before it was not.
+                    # Those behind would each wait for another deadline, and no operation may be accepted after an
+                    # earlier one of the same call was not.
                     _settle(together, error)
                     self._give_up(error)
-                except Exception as error:  # noqa: BLE001 - whoever waits must be told, whatever it is
+                except Exception as error:  # noqa: BLE001 - every error must reach those who wait
                     _settle(together, error)
                 else:
                     _settle(together, None)
         finally:
-            # In the same step as the last look at what waits: whoever comes next begins anew.
+            # No await since the last check of the queue: the next `add` starts a new task.
             self._sending = None
             self._give_up(BusUnavailable("the connection to RabbitMQ was closed"))
 
     def _give_up(self, error: Exception) -> None:
-        """Nothing of what waits is sent."""
+        """Fail all waiting operations; none of them is sent."""
         _settle(self._waiting, error)
         self._waiting.clear()
 
     def _together(self) -> list[_Waiting]:
-        """What goes in the next message."""
+        """Take the operations of the next message."""
         together: list[_Waiting] = []
-        # Two brackets, and a comma between two parts.
+        # Two brackets, and a comma between each two parts.
         size = 1
         now_s = asyncio.get_running_loop().time()
         while self._waiting and len(together) < MOST:
             if self._waiting[0].taken.done():
-                # Nobody waits for it any more.
+                # The caller was cancelled.
                 self._waiting.popleft()
                 continue
             if now_s - self._waiting[0].since_s > self.patience_s:
-                # All of them: what came with it a moment later may be of the same call.
+                # All of them: an operation a moment younger may be of the same call.
                 self._give_up(BusUnavailable(f"what was before it was not confirmed within {self.patience_s:g} s"))
                 break
             size += len(self._waiting[0].part.body) + 1

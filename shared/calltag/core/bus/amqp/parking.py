@@ -1,4 +1,4 @@
-"""How it is told, in the headers of a message, why an operation was parked."""
+"""Parking details as message headers."""
 
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,7 +13,7 @@ _PREFIX: Final = "calltag-"
 
 
 def headers_of(parking: ParkingDetails) -> HeadersType:
-    """The headers that a message is parked with."""
+    """Return the headers of a parked message."""
     return {
         f"{_PREFIX}reason": parking.reason,
         f"{_PREFIX}detail": parking.detail,
@@ -28,7 +28,7 @@ def headers_of(parking: ParkingDetails) -> HeadersType:
 
 
 def parking_of(headers: Mapping[str, FieldValue]) -> ParkingDetails | None:
-    """Why a message was parked: by a worker, or, by what `x-death` tells, by the broker. None where nothing tells."""
+    """Return the details set by a worker, or those that RabbitMQ gave in `x-death`; None without either."""
     if isinstance(headers.get(f"{_PREFIX}reason"), str):
         return ParkingDetails(
             reason=_text(headers, "reason"),

@@ -1,4 +1,4 @@
-"""Probes: messages that only show whether what is published gets to a queue."""
+"""Probes: messages that only test whether an exchange routes to a queue."""
 
 from enum import Enum, auto
 from typing import Final
@@ -10,11 +10,11 @@ from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishErr
 from aiormq.exceptions import ChannelAccessRefused
 
 PROBE: Final = "calltag.probe"
-"""The type of such a message. Consumers acknowledge it and do nothing more."""
+"""AMQP type of a probe. Consumers acknowledge and ignore it."""
 
 
 class Routing(Enum):
-    """What becomes of a message."""
+    """Result of publishing a message."""
 
     BOUND = auto()
     UNBOUND = auto()
@@ -23,7 +23,7 @@ class Routing(Enum):
 
 
 async def probed(connection: AbstractConnection, exchange: str, routing_key: str, body: bytes = b"") -> Routing:
-    """Publish a probe, and see whether a queue takes it."""
+    """Publish a probe; return whether a queue accepted it."""
     channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
     message = Message(body, type=PROBE, message_id=uuid4().hex, content_type="application/json")
     try:

@@ -1,4 +1,4 @@
-"""Publishing with confirms: a message counts as taken when the broker says so, within the deadline."""
+"""Publishing with confirms: a message counts as accepted once RabbitMQ confirms it, by the deadline."""
 
 import asyncio
 from contextlib import suppress
@@ -15,7 +15,7 @@ from calltag.core.bus.amqp.metrics import Repair
 from calltag.core.bus.ports import BusRefused, BusUnavailable
 
 _TRUSTED_S: Final = 1.0
-"""For how long a channel on which a queue refuses messages is kept; leaders are elected within less."""
+"""Minimum age of a channel that is replaced after a refusal; a leader election takes less."""
 
 
 class Unroutable(BusRefused):
@@ -23,11 +23,11 @@ class Unroutable(BusRefused):
 
 
 class ExchangeMissing(BusUnavailable):
-    """The broker has no exchange of that name."""
+    """RabbitMQ has no exchange of that name."""
 
 
 class Publisher:
-    """Publishes on one channel of a link, many messages at a time, in the order of the calls."""
+    """Publishes on one channel of a link, many messages concurrently, in the order of the calls."""
 
     def __init__(self, link: Link, deadline_s: float) -> None:
         self._link = link
@@ -36,7 +36,7 @@ class Publisher:
         self._exchanges: dict[str, AbstractExchange] = {}
         self._opening = asyncio.Lock()
         self._confirmed_s = 0.0
-        """When the latest confirm came, by the loop's clock."""
+        """Time of the last confirm, by the loop's clock."""
         self._opened_s = 0.0
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -50,19 +50,19 @@ class Publisher:
         persistent: bool = True,
         headers: HeadersType | None = None,
     ) -> None:
-        """Publish and wait for the confirm. `name` goes along as correlation id.
+        """Publish and wait for the confirm. `name` is sent as correlation id.
 
-        What is not `persistent` does not outlive the broker, nor does it wait for its disk.
+        A message that is not `persistent` does not survive a restart of RabbitMQ, nor does it wait for the disk.
         Raises BusUnavailable, ExchangeMissing; Unroutable, and BusRefused when the queue is full.
         """
         if self._link.blocked:
-            # What is sent to a broker that does not read may be taken much later.
+            # RabbitMQ may accept messages sent on a blocked connection much later.
             raise BusUnavailable("RabbitMQ takes no messages now: it is short of memory or disk")
         message = Message(
             body,
             delivery_mode=DeliveryMode.PERSISTENT if persistent else DeliveryMode.NOT_PERSISTENT,
             content_type="application/json",
-            # Returned messages are told apart by message id, so each attempt needs one of its own.
+            # aiormq matches returned messages by message id, so each attempt needs one of its own.
             message_id=uuid4().hex,
             correlation_id=name,
             headers=headers,
@@ -86,7 +86,7 @@ class Publisher:
             raise BusUnavailable(f"RabbitMQ did not confirm within {self._deadline_s:g} s") from None
         except (AMQPError, OSError, RuntimeError) as error:
             self._forget(channel)
-            # The channel closes for all that is under way on it, other exchanges' messages included.
+            # The channel closes for all messages in flight, including those for other exchanges.
             if isinstance(error, ChannelNotFoundEntity) and f"no exchange '{exchange}'" in str(error):
                 raise ExchangeMissing(f"the exchange {exchange} is missing") from error
             raise BusUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}") from error
@@ -103,8 +103,8 @@ class Publisher:
         return self._exchanges[name]
 
     async def _doubt(self, channel: AbstractChannel | None, began_s: float) -> None:
-        """A confirm did not come. If no other did either, and the broker does not say that it is short of something,
-        then the connection is stuck: it is built anew. Otherwise it is the queue that is slow."""
+        """Handle a missing confirm. If no other came either, and RabbitMQ does not block the connection, then it is
+        stuck, and is rebuilt. Otherwise the queue is slow."""
         if began_s < self._confirmed_s or await self._link.look():
             return
         if channel is None or channel is self._channel:
@@ -112,8 +112,8 @@ class Publisher:
             self._link.broken(Repair.UNCONFIRMED)
 
     def _distrust(self, channel: AbstractChannel | None) -> None:
-        """A queue refused a message: it is full, or the channel came while the queue had no leader. RabbitMQ 3.10 asks
-        the dead one then for as long as the channel lives, so what follows goes over a new one."""
+        """Replace the channel after a queue refused a message: it is full, or the channel was opened while it had no
+        leader. Such a channel of RabbitMQ 3.10 keeps addressing the former leader for its whole lifetime."""
         if channel is None or channel is not self._channel:
             return
         if asyncio.get_running_loop().time() - self._opened_s < _TRUSTED_S:
@@ -124,7 +124,7 @@ class Publisher:
         closing.add_done_callback(self._closing.discard)
 
     async def _close_later(self, channel: AbstractChannel) -> None:
-        """Close it once what was published on it has its confirm, or will have none."""
+        """Close the channel once each message published on it is confirmed, or past its deadline."""
         await asyncio.sleep(self._deadline_s)
         with suppress(*FAILURES), normalize_amqp_errors():
             async with asyncio.timeout(self._deadline_s):

@@ -1,4 +1,4 @@
-"""What the bus on RabbitMQ needs to know."""
+"""Configuration of the bus on RabbitMQ."""
 
 from dataclasses import dataclass, field
 from typing import Final
@@ -11,10 +11,10 @@ _USUAL_TLS: Final = ClientTls("CALLTAG_AMQP__TLS__")
 
 @dataclass(frozen=True, slots=True)
 class AmqpSettings:
-    """Addresses (those of a cluster's nodes with commas between), names and limits; times in seconds, sizes in bytes.
+    """Addresses (of cluster nodes, separated by commas), names and limits; times in seconds, sizes in bytes.
 
-    `watch_s` is how often connections and consumers are tried. Of `replicas` of a quorum queue, 0 leaves the number to
-    RabbitMQ: three, or as many as there are nodes.
+    `watch_s` is the interval between checks of connections and consumers. `replicas` is that of quorum queues; 0 is
+    RabbitMQ's default: three, or the number of nodes if lower.
     """
 
     url: str = field(repr=False)
@@ -35,5 +35,5 @@ class AmqpSettings:
 
     @property
     def urls(self) -> tuple[str, ...]:
-        """Every address."""
+        """The addresses, split."""
         return addresses(self.url)

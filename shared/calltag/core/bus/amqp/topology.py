@@ -1,12 +1,11 @@
 """Exchanges and queues.
 
 Partition queues are quorum queues with a single active consumer. Their delivery limit is explicit, because RabbitMQ 4
-sets a low one by itself, and a worker that dies counts against all that it had taken ahead: the worker itself finds
-out which operation it dies of, and parks that one. What exceeds the limit all the same joins the parked operations, at
-least once, instead of vanishing. An inbox is a durable classic queue: it survives a broken connection of its node and
-a restart of the broker, and expires some time after the node is gone. It is not a quorum queue, because one that was
-made just before its broker was killed can come back without a leader (seen on 3.10), and everything that is sent to it
-then waits for ever.
+has a low default, and a crash of a worker counts against all messages that it had prefetched: the worker itself
+detects the poison message and parks it. A message that exceeds the limit all the same is dead-lettered to the parking
+queue, at least once. An inbox is a durable classic queue: it survives a broken connection of its node and a restart
+of RabbitMQ, and expires some time after the node disconnects. It is not a quorum queue, because one that was declared
+just before RabbitMQ was killed can come back without a leader (seen on 3.10), and every publish to it then blocks.
 """
 
 from collections.abc import Mapping
@@ -27,28 +26,28 @@ _NO_DELIVERY_LIMIT: Final = 1_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """The names, and how they are declared."""
+    """Names and declarations of exchanges and queues."""
 
     settings: AmqpSettings
 
     @property
     def operations(self) -> str:
-        """Direct exchange of operations; routing keys are partitions (`p07`)."""
+        """Direct exchange for operations; routing keys are partitions (`p07`)."""
         return f"{self.settings.prefix}.ops"
 
     @property
     def events(self) -> str:
-        """Direct exchange of messages to nodes; routing keys are nodes."""
+        """Direct exchange for messages to nodes; routing keys are nodes."""
         return f"{self.settings.prefix}.events"
 
     @property
     def parking(self) -> str:
-        """Exchange and queue of operations that were parked, and of those that the broker delivered too often."""
+        """Exchange and queue for parked operations and for those beyond the delivery limit."""
         return f"{self.settings.prefix}.ops.dead"
 
     @property
     def exchanges(self) -> Mapping[str, ExchangeType]:
-        """Every exchange, with its kind."""
+        """The exchanges with their types."""
         return {
             self.operations: ExchangeType.DIRECT,
             self.events: ExchangeType.DIRECT,
@@ -56,16 +55,16 @@ class Topology:
         }
 
     def partition_queue(self, partition: Partition) -> str:
-        """The queue of a partition."""
+        """Return the queue name of a partition."""
         return f"{self.operations}.{hash_tag(partition)}"
 
     def inbox_queue(self, node: NodeId) -> str:
-        """The queue of a node."""
+        """Return the usual queue name of a node."""
         return f"{self.events}.{node}"
 
     @property
     def partition_arguments(self) -> FieldTable:
-        """What partition queues are declared with; a queue that is there with others is refused by the broker."""
+        """Arguments of partition queues; RabbitMQ refuses to redeclare a queue with others."""
         return {
             "x-queue-type": "quorum",
             "x-single-active-consumer": True,
@@ -79,13 +78,13 @@ class Topology:
 
     @property
     def replication(self) -> FieldTable:
-        """How many nodes keep a quorum queue, where the settings say so. Its members can change later, this not."""
+        """Initial group size of quorum queues, if set. Members can change later, this argument cannot."""
         return {"x-quorum-initial-group-size": self.settings.replicas} if self.settings.replicas else {}
 
     @property
     def parking_arguments(self) -> FieldTable:
-        """What the queue of parked operations is declared with. Whoever lists them returns each message: the delivery
-        limit is as good as none, and yet one, since with none a returned message may go to the queue's end."""
+        """Arguments of the parking queue. Listing it requeues each message: the delivery limit is practically infinite,
+        but set, since without one a requeued message may go to the end of the queue."""
         return {
             "x-queue-type": "quorum",
             "x-delivery-limit": _NO_DELIVERY_LIMIT,
@@ -95,7 +94,7 @@ class Topology:
         }
 
     async def declare(self, channel: AbstractChannel) -> None:
-        """Declare all that does not belong to one node. Raises BusRefused where something else is there already."""
+        """Declare everything but inboxes. Raises BusRefused if an existing queue or exchange differs."""
         try:
             for name in self.exchanges:
                 await self.declare_exchange(channel, name)
@@ -110,13 +109,13 @@ class Topology:
             ) from None
 
     async def restore_partition(self, channel: AbstractChannel, partition: Partition) -> None:
-        """Declare the way to a queue that is there: exchange and binding. Raises ChannelNotFoundEntity without one."""
+        """Declare exchange and binding of an existing partition queue. Raises ChannelNotFoundEntity without one."""
         await self.declare_exchange(channel, self.operations)
         queue = await channel.get_queue(self.partition_queue(partition), ensure=False)
         await queue.bind(self.operations, routing_key=hash_tag(partition))
 
     async def restore_parking(self, channel: AbstractChannel) -> None:
-        """Declare the way to the queue of parked operations. Raises ChannelNotFoundEntity without one."""
+        """Declare exchange and binding of the existing parking queue. Raises ChannelNotFoundEntity without one."""
         await self.declare_exchange(channel, self.parking)
         await (await channel.get_queue(self.parking, ensure=False)).bind(self.parking)
 
@@ -125,7 +124,7 @@ class Topology:
         return await channel.declare_exchange(name, self.exchanges[name], durable=True)
 
     async def declare_parking(self, channel: AbstractChannel) -> AbstractQueue:
-        """Declare the queue of parked operations. Raises ChannelPreconditionFailed."""
+        """Declare the parking queue. Raises ChannelPreconditionFailed."""
         return await channel.declare_queue(self.parking, durable=True, arguments=self.parking_arguments)
 
     async def declare_partition(self, channel: AbstractChannel, partition: Partition) -> AbstractQueue:
@@ -135,7 +134,7 @@ class Topology:
         )
 
     async def declare_inbox(self, channel: AbstractChannel, node: NodeId, name: str) -> AbstractQueue:
-        """Declare a node's inbox under a name, which is its own as a rule."""
+        """Declare a node's inbox under `name`, usually that of `inbox_queue`."""
         await self.declare_exchange(channel, self.events)
         queue = await channel.declare_queue(
             name,

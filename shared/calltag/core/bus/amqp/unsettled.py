@@ -1,4 +1,4 @@
-"""Which messages of a channel may be acknowledged, where each may hold several operations."""
+"""Bookkeeping of acknowledgements: a message can be acknowledged once all its operations are settled."""
 
 from collections import deque
 from collections.abc import Collection
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """What to acknowledge: everything up to `through`, and each of `beyond`."""
+    """Delivery tags to acknowledge: all up to `through`, and each of `beyond`."""
 
     through: int | None
     beyond: list[int]
@@ -17,14 +17,14 @@ class Settled:
 class _Message:
     tag: int
     left: int
-    """How many parts are not settled."""
+    """Number of unsettled parts."""
 
 
 @dataclass(slots=True)
 class Messages:
-    """The messages that came and are not acknowledged, in their order.
+    """The unacknowledged messages, in order of delivery.
 
-    Parts have tags of their own, which rise with the order in which they came.
+    Parts have tags of their own, which rise with the order of delivery.
     """
 
     _messages: deque[_Message] = field(default_factory=deque)
@@ -33,11 +33,11 @@ class Messages:
 
     @property
     def unsettled(self) -> int:
-        """How many parts are not settled."""
+        """Number of unsettled parts."""
         return len(self._open)
 
     def took(self, tag: int, parts: int) -> range:
-        """A message with so many parts came; returns their tags."""
+        """Add a message with so many parts; return their tags."""
         first, self._last = self._last + 1, self._last + parts
         message = _Message(tag, parts)
         self._messages.append(message)
@@ -46,11 +46,11 @@ class Messages:
         return tags
 
     def settle_through(self, tag: int) -> Settled:
-        """All parts up to this one are settled."""
+        """Settle all parts up to this one."""
         return self.settle([each for each in self._open if each <= tag])
 
     def settle(self, tags: Collection[int]) -> Settled:
-        """These parts are settled; what is no part, or is settled already, changes nothing."""
+        """Settle these parts; unknown and settled tags are ignored."""
         for tag in tags:
             message = self._open.pop(tag, None)
             if message is not None:

@@ -1,7 +1,7 @@
-"""The watch over connections, consumers and routes: what is dead without a sign is found here, and built anew.
+"""Watchdog over connections, consumers and routes: detects silent failures and triggers their repair.
 
-A connection whose other end vanished is otherwise noticed after several heartbeats, and a consumer, a binding or an
-exchange that the broker forgot not at all.
+Without it, a half-open connection is detected after several heartbeats, and a consumer, binding or exchange that
+RabbitMQ lost never.
 """
 
 import asyncio
@@ -21,20 +21,19 @@ from calltag.core.telemetry.conditions import Condition
 log = structlog.get_logger()
 _FAILED: Final = Condition("watch_failed", level="error")
 _COMES_BACK_WITHIN_S: Final = 30.0
-"""Who lost a consumer and has not tried to get it again for so long does not want it any more."""
+"""A lost consumer that is not opened again within this time is no longer expected."""
 
 
 @dataclass(slots=True, eq=False)
 class Expected:
-    """A consumer of the name that should be there, and is once it is set."""
+    """An expected consumer of that name; `consumer` is set once it is active."""
 
     name: str
     consumer: AmqpConsumer | None = None
 
 
 class Watchdog:
-    """Knows the consumers that should be there, and looks whether they are, every `watch_s` seconds; `restore` is
-    awaited each time."""
+    """Checks the links and the expected consumers every `watch_s` seconds, and awaits `restore` each time."""
 
     def __init__(
         self, links: Sequence[Link], metrics: BusMetrics, watch_s: float, restore: Callable[[], Awaitable[None]]
@@ -43,24 +42,24 @@ class Watchdog:
         self._metrics = metrics
         self._watch_s = watch_s
         self._restore = restore
-        # Of one name there are two while a partition is back before its former consumer has left.
+        # A name occurs twice while a partition is opened again before its former consumer is closed.
         self._expected: set[Expected] = set()
         self._missing_since_s: dict[str, float] = {}
 
     @property
     def consuming(self) -> int:
-        """How many consumers are there."""
+        """Number of active consumers."""
         return sum(each.consumer is not None for each in self._expected)
 
     @property
     def missing(self) -> int:
-        """How many consumers should be there and are not."""
+        """Number of consumers that were lost and not opened again."""
         now_s = asyncio.get_running_loop().time()
         return sum(now_s - since_s < _COMES_BACK_WITHIN_S for since_s in self._missing_since_s.values())
 
     @contextmanager
     def expecting(self, name: str) -> Iterator[Expected]:
-        """Inside, a consumer of that name is built and used; if that fails, it is missing until it is there again."""
+        """Expect a consumer of that name in the context; after a BusError it is missing until it is active again."""
         expected = Expected(name)
         self._expected.add(expected)
         try:
@@ -73,12 +72,12 @@ class Watchdog:
             self._expected.discard(expected)
 
     def there(self, expected: Expected, consumer: AmqpConsumer) -> None:
-        """It is there."""
+        """Note that an expected consumer is active."""
         expected.consumer = consumer
         self._missing_since_s.pop(expected.name, None)
 
     async def run(self) -> None:
-        """Watch for as long as the task runs."""
+        """Watch until cancelled."""
         while True:
             await asyncio.sleep(self._watch_s)
             outcomes = await asyncio.gather(
@@ -88,7 +87,7 @@ class Watchdog:
                 return_exceptions=True,
             )
             for unexpected in filter(None, outcomes):
-                # The watch goes on whatever it runs into.
+                # An unexpected error must not end the watch.
                 _FAILED.fails(unexpected)
             self._forget()
 
@@ -99,7 +98,7 @@ class Watchdog:
         try:
             wrong = await consumer.watch()
         except TimeoutError:
-            # That closed the channel, or it does not answer; whether the connection does is asked at the same time.
+            # The channel is closed or does not respond; `probe` checks the connection at the same time.
             consumer.lose("the broker did not answer")
             return
         if wrong is not None:

@@ -1,16 +1,16 @@
--- Adds events to streams of users whose keys are in one slot, each once, and says which nodes hold sessions of a user and who watches the
--- user's calls.
+-- Append events to the streams of users whose keys are in one slot, each once; return the nodes with sessions of each user, and the
+-- watchers of the user's calls.
 --
--- KEYS: for each user: stream, nodes, watchers, watching, then for each of the user's events: what was added last for the same call (or
--- agent, or refused operation).
--- ARGV: retention in ms, how many events and how many bytes to keep (about), the same two for a user who watches calls of others,
--- whether to add events for such a user ('1') or to put it off ('0'), number of events, version and event each, then for each user: number
--- of the user's events, the number of each from 1 on.
--- Answers for each user {1, nodes, watchers, then for each event: position, previous position}; position 0 for an event that a later one
--- of the same call has overtaken: whoever added that one has told the nodes, or they find the gap. Put off: {0, nodes, watchers}.
+-- KEYS: for each user: stream, nodes, watchers, watching, then for each of the user's events: key of the last one added for the same call
+-- (or agent, or refused operation).
+-- ARGV: retention in ms, maximum number of events and of bytes per stream (both approximate), the same two for a user who watches calls
+-- of others, '1' to append for such a user or '0' to defer, number of events, version and event each, then for each user: number of the
+-- user's events, the index of each from 1 on.
+-- Returns for each user {1, nodes, watchers, then for each event: position, previous position}; position 0 for an event superseded by a
+-- later one of the same call: the writer of that one has notified the nodes, or they detect the gap. Deferred: {0, nodes, watchers}.
 --
 -- A position is the entry's id as one number, milliseconds * 100 + sequence: it rises even if the stream is lost, and
--- sixteen times it stays below 2^53 until the year 2148, so that JavaScript keeps both exactly.
+-- sixteen times it stays below 2^53 until the year 2148, so that JavaScript represents both exactly.
 local retention = ARGV[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

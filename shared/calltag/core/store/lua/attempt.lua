@@ -1,9 +1,9 @@
--- Records that a worker tries an operation which may have crashed workers.
+-- Record that a worker attempts an operation that may have crashed workers.
 --
--- KEYS: epoch, attempts. ARGV: epoch, operation, id of the attempt, for how many ms attempts are kept.
--- Answers {'ok', number of attempts without an end, this one included} or {'fenced', the epoch}.
+-- KEYS: epoch, attempts. ARGV: epoch, operation, id of the attempt, TTL of attempts in ms.
+-- Returns {'ok', number of attempts that did not complete, including this one} or {'fenced', the epoch}.
 --
--- A field holds the ids of the attempts, separated by blanks. To record the same attempt again changes nothing.
+-- A field holds the ids of the attempts, separated by blanks. Idempotent per attempt.
 local epoch = redis.call('GET', KEYS[1]) or '0'
 if epoch ~= ARGV[1] then return {'fenced', epoch} end
 local ids = redis.call('HGET', KEYS[2], ARGV[2])

@@ -1,4 +1,4 @@
--- Removes an attempt at an operation, because its worker did not crash. To remove it again changes nothing.
+-- Delete an attempt at an operation, because its worker did not crash. Idempotent.
 --
 -- KEYS: attempts. ARGV: operation, id of the attempt.
 local left = {}

@@ -1,2 +1,2 @@
--- The time of the server that has a key, as TIME answers it. KEYS: the key.
+-- Return the reply to TIME of the server of a key. KEYS: the key.
 return redis.call('TIME')

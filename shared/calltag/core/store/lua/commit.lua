@@ -1,14 +1,15 @@
--- Commits one batch of a partition: all of it, or nothing.
+-- Commit one batch of a partition atomically.
 --
--- KEYS: epoch, outbox, position, live calls by their last change, marks, then for each change: state, user data, done,
+-- KEYS: epoch, outbox, position, live calls by their last change, blocks, then for each change: state, user data, done,
 -- order.
--- ARGV: epoch, the last position that the owner knows, how many operations to remember, for how many ms at least, number of events, the events, then for each change:
---       expected version ('-' for no state), new version ('' if unchanged), lifetime in ms, member
---       of the live calls ('' for what is no call), whether it is one ('1', '0', or '' as it was), state ('' as it was), order of the
---       user-data keys ('' as it was), number of keys to drop (-1: all), the keys, number of keys to set,
---       key and value list each, number of operations done, id and outcome each; at the end the marks: name of the call or
---       agent and the mark each, '' to take one away.
--- Answers {'ok', the new position, number of marks}, {'fenced', the epoch}, {'lost', the position} (commits that were confirmed are not there), {'conflict', the key} or {'refused', the key that holds something else}.
+-- ARGV: epoch, the last position that the owner knows, number of operations to remember, their minimum TTL in ms, number of events,
+--       the events, then for each change: expected version ('-' for no state), new version ('' if unchanged), TTL in ms, member of
+--       the live calls ('' if not a call), '1' if it is live, '0' if not, '' if unchanged, state ('' if unchanged), order of the
+--       user-data keys ('' if unchanged), number of keys to delete (-1: all), the keys, number of keys to set,
+--       key and value list each, number of operations done, id and outcome each; finally the blocks: name of the call or
+--       agent and the block each, '' to delete it.
+-- Returns {'ok', the new position, number of blocks}, {'fenced', the epoch}, {'lost', the position} (confirmed commits are missing),
+-- {'conflict', the key} or {'refused', the key of the wrong type}.
 local at = 0
 local function take()
   at = at + 1
@@ -27,7 +28,7 @@ if tonumber(position) < tonumber(take()) then return {'lost', position} end
 local remember, memory = tonumber(take()), tonumber(take())
 local events = take_list(tonumber(take()))
 
--- A command that fails half-way would leave what came before it written.
+-- Types are checked first: a command that fails half-way would leave the writes before it in place.
 local function is(key, kind)
   local found = redis.call('TYPE', key).ok
   return found == kind or found == 'none'
@@ -55,7 +56,7 @@ for key = 6, #KEYS, 4 do
   changes[#changes + 1] = change
 end
 
--- Nothing is written before every check has passed.
+-- All checks have passed; writes begin here.
 local clock = redis.call('TIME')
 local now = string.format('%.0f', clock[1] * 1000 + math.floor(clock[2] / 1000))
 for _, change in ipairs(changes) do
@@ -71,7 +72,7 @@ for _, change in ipairs(changes) do
   end
   if change.live == '1' then
     redis.call('ZADD', KEYS[4], now, change.member)
-    -- Longer than any of its members: they are ended, or are gone, before.
+    -- The set outlives its members: each call is released or expires before.
     redis.call('PEXPIRE', KEYS[4], change.lifetime)
   elseif change.live == '0' then
     redis.call('ZREM', KEYS[4], change.member)

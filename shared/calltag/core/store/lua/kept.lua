@@ -1,8 +1,8 @@
--- Events that are kept for sending, after the first ones: no more than a number of bytes, unless the first of them alone has more.
+-- Read the outbox after the first events, within a limit of bytes, but at least one event.
 --
--- KEYS: epoch, outbox. ARGV: epoch, how many to pass over, most bytes. Answers {'ok', events} or {'fenced', the epoch}.
+-- KEYS: epoch, outbox. ARGV: epoch, number of events to skip, maximum bytes. Returns {'ok', events} or {'fenced', the epoch}.
 --
--- Where another owner has changed what is kept, those passed over may be ones that nobody has sent.
+-- The epoch is checked because after a change of the outbox by another owner, the skipped events may be unpublished.
 local epoch = redis.call('GET', KEYS[1]) or '0'
 if epoch ~= ARGV[1] then return {'fenced', epoch} end
 local skip, most = tonumber(ARGV[2]), tonumber(ARGV[3])

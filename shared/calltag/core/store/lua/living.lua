@@ -1,5 +1,5 @@
--- Who is in the registry of workers. KEYS: leases, places, reports.
--- Answers the workers in the order of their places, and for each of them: ms until its lease ends, what it tells of its partitions.
+-- List the registered workers. KEYS: leases, places, reports.
+-- Returns the workers in the order of their places, each with: ms until its lease ends, its report of its partitions.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local answer = {}

@@ -1,9 +1,9 @@
--- Calls or agents of one partition, with what is known to be done on them: the first of those that are asked for, no more than a number of
--- bytes unless the first alone takes more.
+-- Load calls or agents of one partition, with the outcomes of their operations: the first of those requested, within a limit of bytes,
+-- but at least one.
 --
--- KEYS: marks, then for each: state, user data, done. ARGV: most bytes, then for each: its name, number of operations, the operations.
--- Answers for each of the first {fields, user data, what became of each operation, mark}, or {false, mark} where one of its keys holds
--- something else than a hash.
+-- KEYS: blocks, then for each: state, user data, done. ARGV: maximum bytes, then for each: its name, number of operations, the operations.
+-- Returns for each of the first {fields, user data, outcome of each operation, block}, or {false, block} where one of its keys is not a
+-- hash.
 local most, bytes, at = tonumber(ARGV[1]), 0, 1
 local answers = {}
 
@@ -20,7 +20,7 @@ for key = 2, #KEYS, 3 do
   local fields = redis.pcall('HMGET', KEYS[key], 'version', 'doc', 'keys')
   local data = redis.pcall('HGETALL', KEYS[key + 1])
   local dones, is_hash = {}, not (fields.err or data.err)
-  -- One by one: there may be more than the arguments of a call.
+  -- One by one: Lua limits the number of arguments of a call.
   for i = 1, count do
     local done = redis.pcall('HGET', KEYS[key + 2], ARGV[at + 2 + i])
     if type(done) == 'table' and done.err then

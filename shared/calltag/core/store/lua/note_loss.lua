@@ -1,6 +1,6 @@
--- Adds a loss to those of a partition. A loss that is told again, perhaps with more commits, counts once.
+-- Add a loss to those of a partition. A loss that is reported again, perhaps with more commits, counts once.
 --
--- KEYS: losses. ARGV: id of the loss, commits lost, those lost for good, when in Unix ms.
+-- KEYS: losses. ARGV: id of the loss, commits lost, those beyond recovery, time in Unix ms.
 local last, commits, gone = unpack(redis.call('HMGET', KEYS[1], 'last', 'last_commits', 'last_gone'))
 if last ~= ARGV[1] then commits, gone = 0, 0 end
 redis.call('HINCRBY', KEYS[1], 'commits', ARGV[2] - commits)

@@ -1,7 +1,7 @@
--- Functions that scripts share; a script that begins with "-- prelude" gets them.
+-- Shared functions, prepended to scripts that begin with "-- prelude".
 --
--- A position is the id of a stream entry as one number, milliseconds * 100 + sequence. Numbers are written by `integer`: Lua's own
--- conversion keeps 14 digits only.
+-- A position is the id of a stream entry as one number, milliseconds * 100 + sequence. Numbers are formatted by `integer`, as Lua's own
+-- conversion keeps only 14 digits.
 local function now()
   local clock = redis.call('TIME')
   return clock[1] * 1000 + math.floor(clock[2] / 1000)
@@ -21,7 +21,7 @@ local function tail_of(stream)
   return newest and position_of(newest[1]) or 0
 end
 
--- The entries after a position: no more than a number, and than so many bytes unless the first alone has more; and whether there are more.
+-- Return the entries after a position, at most `most` and within `most_bytes`, but at least one; and 1 if there are more, else 0.
 local function page_of(stream, after, most, most_bytes)
   local entries, bytes, from = {}, 0, string.format('(%.0f-%.0f', math.floor(after / 100), after % 100)
   while true do
@@ -36,22 +36,22 @@ local function page_of(stream, after, most, most_bytes)
   end
 end
 
--- A CometD session lives for so long from now.
+-- Set the TTL of a CometD session.
 local function keep_session(session, sessions, digest, at, lifetime)
   redis.call('PEXPIRE', session, integer(lifetime))
   redis.call('ZADD', sessions, integer(at + lifetime), digest)
   if redis.call('PTTL', sessions) < lifetime then redis.call('PEXPIRE', sessions, integer(lifetime)) end
 end
 
--- Its client sent something other than a connect: it lives for at least so long, whatever its home saves afterwards.
+-- Extend the TTL after a message other than a connect: a minimum that later saves of the home do not shorten.
 local function prolong_session(session, sessions, digest, at, lifetime, last)
   lifetime = last and math.min(lifetime, last - at) or lifetime
   redis.call('HSET', session, 'active', integer(at), 'kept', integer(at + lifetime))
   if redis.call('PTTL', session) < lifetime then keep_session(session, sessions, digest, at, lifetime) end
 end
 
--- Write what a home knows of a CometD session: `fields` are names and values, `times` names with milliseconds from now. `backfills` (by
--- channel) and `filled` are of subscriptions after so many changes, and left out after more.
+-- Write the state that a home saves: `fields` are names and values, `times` names with milliseconds from now. `backfills` (by channel)
+-- and `filled` apply to the subscriptions after `changes` changes, and are ignored if they have changed since.
 local function write_session(session, a, at, changes)
   redis.call('HSET', session, unpack(a.fields))
   for name, ms in pairs(a.times) do redis.call('HSET', session, name, integer(at + ms)) end
@@ -60,7 +60,7 @@ local function write_session(session, a, at, changes)
   for _, channel in ipairs(a.filled) do redis.call('HDEL', session, 'b:' .. channel) end
 end
 
--- A CometD session ends; for a moment it is known which request ended it, why, at which home, and with which login.
+-- End a CometD session, and write its tombstone: the request that ended it, reason, home and login.
 local function end_session(session, sessions, ended, a, why, home, login)
   redis.call('DEL', session)
   redis.call('ZREM', sessions, a.digest)

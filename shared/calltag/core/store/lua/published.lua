@@ -1,7 +1,7 @@
--- Adds what a gateway published to what all of them did. The same request adds once.
+-- Add the counts of a gateway to the totals of all gateways. Idempotent per request.
 --
--- KEYS: what all published, the gateway's last request. ARGV: the request, for how long in ms it is known, then for each partition: its
--- number, messages, operations. Answers messages and operations of all gateways for each partition.
+-- KEYS: totals, the gateway's last request. ARGV: id of the request, its TTL in ms, then for each partition: its
+-- number, messages, operations. Returns messages and operations of all gateways for each partition.
 local is_repeated = redis.call('GET', KEYS[2]) == ARGV[1]
 local totals = {}
 local function add(name, count)

@@ -1,6 +1,6 @@
--- The next entries of a stream: no more than a number, and than so many bytes of events unless the first alone has more.
+-- Read the next entries of a stream, within a limit of entries and of event bytes, but at least one.
 --
--- KEYS: stream. ARGV: where to begin, most entries, most bytes. Answers the entries, and whether there are more ('1' or '0').
+-- KEYS: stream. ARGV: start, maximum entries, maximum bytes. Returns the entries, and '1' if there are more, else '0'.
 local from, most, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local page = 16
 local entries, bytes = {}, 0

@@ -1,10 +1,10 @@
--- Keeps a worker among the living, or lets it go, and answers who lives, in the order of their places.
+-- Renew the lease of a worker, or remove it; return the live workers in the order of their places.
 --
--- KEYS: leases, places, reports. ARGV: member, lease in ms (0: it leaves), what it tells of its partitions.
+-- KEYS: leases, places, reports. ARGV: worker, lease in ms (0: it leaves), its report of its partitions.
 --
--- Time is the server's. Who comes gets the place after the last one. The place of one that is gone goes to the last one:
--- so nobody else's place changes. Where nobody was heard for long, it was the store that was away: all keep their
--- places for as long as one lease lasts, since those who had a partition know what the store may have lost of it.
+-- Time is the server's. A new worker gets the place after the last one. The last worker takes the place of one that has left
+-- or expired, so that no other place changes. A long time without renewals means that Redis was unavailable: all workers
+-- keep their places for one more lease, since the owners of partitions can detect commits that Redis has lost.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local member, lease = ARGV[1], tonumber(ARGV[2])
@@ -19,8 +19,8 @@ local function vacate(gone)
 end
 
 local latest = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
--- Workers renew every third of a lease at least: where nobody did for two thirds, the store was away. Whoever comes anew does
--- not count for that: those before it may all be gone since long.
+-- Workers renew every third of a lease or more often: no renewal for two thirds means that Redis was unavailable. A new worker
+-- does not trigger this: all earlier ones may have expired long ago.
 if lease > 0 and latest[1] and redis.call('ZSCORE', KEYS[2], member) and now - (tonumber(latest[2]) - lease) > lease * 2 / 3 then
   for _, each in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
     redis.call('ZADD', KEYS[1], string.format('%d', now + lease), each)

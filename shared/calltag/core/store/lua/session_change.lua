@@ -2,13 +2,13 @@
 -- Subscribe a CometD session to channels, or unsubscribe it.
 --
 -- KEYS: session, stream, the user's sessions, end of the session. ARGV: JSON {digest, lifetime_ms, most, retention_ms, credential?,
--- request, known_ms, add, remove, replays}. `add` are pairs of channel and the position after which its messages are wanted ('' from now
--- on), `replays`: the client of this session wants numbers in its messages.
--- Answers {'unknown'}, {'full'}, {'expired', a position whose successors are not kept}, {'ended', former home}, or {'ok', home, number of
--- changes, channel, position after which it is subscribed, ...}. The same request again is counted, and changes nothing else.
+-- request, known_ms, add, remove, replays}. `add` are pairs of channel and the position after which its messages are delivered ('' from
+-- now on), `replays`: messages to this client carry their positions.
+-- Returns {'unknown'}, {'full'}, {'expired', a position whose successors are not retained}, {'ended', former home}, or {'ok', home, number
+-- of changes, channel, position after which it is subscribed, ...}. A repeated request raises the number of changes, nothing else.
 --
--- s:<channel> is the position after which messages are wanted; b:<channel>, at first the same, is there until the client has what comes
--- before the cursor: its home may have passed a position before it knows of the subscription.
+-- s:<channel> is the position after which messages are delivered; b:<channel>, initially the same, exists until the client has all events
+-- before the cursor: its home may have passed a position before it learns of the subscription.
 local a, at = cjson.decode(ARGV[1]), now()
 local home, credential, login, ends, last = unpack(redis.call('HMGET', KEYS[1], 'home', 'credential', 'login', 'ends', 'until'))
 if not home then
@@ -44,7 +44,7 @@ for _, wish in ipairs(a.add) do
     if since == '' then
       since = tail
     elseif tonumber(since) == 0 and oldest then
-      -- All that is kept now: what is trimmed before the client has it, it misses.
+      -- All retained events; the client misses those that are trimmed before delivery.
       since = integer(position_of(oldest[1]) - 1)
     end
     redis.call('HSET', KEYS[1], 's:' .. channel, since, 'b:' .. channel, since)

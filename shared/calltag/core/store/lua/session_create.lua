@@ -1,8 +1,8 @@
 -- prelude
--- Begin a CometD session at the end of its user's stream. One whose first connect goes to another node is taken for one that roams.
+-- Begin a CometD session at the end of its user's stream. A first connect to another node counts as roaming.
 --
 -- KEYS: session, stream, the user's sessions. ARGV: JSON {digest, node, lifetime_ms, most, ends_in_ms?, fields}.
--- Answers {'ok', position} or {'full'}. A session that exists was created by the same request, whose answer was lost.
+-- Returns {'ok', position} or {'full'}. An existing session was created by the same request, whose reply was lost.
 local a, at = cjson.decode(ARGV[1]), now()
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', integer(at))
 local created = redis.call('HGET', KEYS[1], 'sent')

@@ -1,8 +1,8 @@
 -- prelude
--- End a CometD session; with a cycle, only if it did not move since, and has no more than so long to live.
+-- End a CometD session; with `cycle`, only if it has not moved since, and its TTL is at most `within_ms`.
 --
 -- KEYS: session, the user's sessions, end of the session. ARGV: JSON {digest, request, known_ms, why, cycle?, within_ms?}.
--- Answers its home, or false if there was no such session, or it lives on; the same again to the same request.
+-- Returns its home, or false if there was no such session, or it continues. A repeated request gets the same reply.
 local a = cjson.decode(ARGV[1])
 local home, login, cycle = unpack(redis.call('HMGET', KEYS[1], 'home', 'login', 'cycle'))
 if not home then

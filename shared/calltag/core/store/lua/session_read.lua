@@ -1,11 +1,11 @@
 -- prelude
--- Read a CometD session for a connect that its home does not answer from memory; end it if its login is over or its client inactive.
+-- Read a CometD session for a connect that its home does not serve from memory; end it if its login has ended or its client is inactive.
 --
 -- KEYS: session, stream, the user's sessions, end of the session. ARGV: JSON {digest, request, known_ms, proven, login, credential?,
--- silent_ms?, events_count, most, most_bytes}. `silent_ms`: how long a client may send nothing but connects; `events_count`: events sent
--- to it are activity too.
--- Answers {'unknown'}, {'left'} (the client ended it a moment ago), {'unproven'}, {'ended', why, home}, or {'ok', fields, position after
--- which the client may lack entries, these, whether there are more}. The same request gets the same answer.
+-- silent_ms?, events_count?, most, most_bytes}. `silent_ms`: maximum time without messages other than connects; `events_count`: events
+-- sent to the client count as activity.
+-- Returns {'unknown'}, {'left'} (the client has just disconnected), {'unproven'}, {'ended', reason, home}, or {'ok', fields, position
+-- after which the client may lack entries, these entries, 1 if there are more}. A repeated request gets the same reply.
 local a, at = cjson.decode(ARGV[1]), now()
 local raw, session = redis.call('HGETALL', KEYS[1]), {}
 for i = 1, #raw, 2 do session[raw[i]] = raw[i + 1] end

@@ -1,11 +1,11 @@
 -- prelude
--- A home saves sessions, and looks at them: it learns whether each is still its own, and whether it missed a change or an event.
+-- Save sessions of a home; the reply shows whether each is still its own, and whether it missed a change or an event.
 --
--- KEYS: for each session: session, the user's sessions, nodes, stream, end of the session. ARGV: JSON {node, registered_ms}, then for each session JSON
--- {digest, cycle, verify, number, lifetime_ms, fields, times, changes, backfills, filled}: a save with a lower `number` than one before
--- was overtaken; `verify`: the lease of the home has lapsed since it had the session from here, so that others may be about to take it
--- over, who would be refused from now on. What other messages than connects have done for its life is not undone.
--- Answers for each {1, number of changes of its subscriptions, end of the stream, cycle}, or {0, why it ended, '' where it moved}.
+-- KEYS: for each session: session, the user's sessions, nodes, stream, end of the session. ARGV: JSON {node, registered_ms}, then for
+-- each session JSON {digest, cycle, verify, number, lifetime_ms, fields, times, changes, backfills, filled}: a save whose `number` is
+-- not above the last one is stale and has no effect; `verify`: the lease of the home has lapsed since its last save, so the cycle rises
+-- to refuse pending take-overs. A longer TTL set by messages other than connects stays in force.
+-- Returns for each {1, number of changes of its subscriptions, end of the stream, cycle}, or {0, why it ended, '' where it moved}.
 local common, at, answers = cjson.decode(ARGV[1]), now(), {}
 for i = 2, #ARGV do
   local a, k = cjson.decode(ARGV[i]), 5 * (i - 2)

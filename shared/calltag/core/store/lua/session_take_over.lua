@@ -1,11 +1,11 @@
 -- prelude
--- A node makes itself the home of a CometD session, and saves it. The cycle rises: what another home saves later is refused.
+-- Make a node the home of a CometD session, and save it. The raised cycle fences off later saves of another home.
 --
 -- KEYS: session, the user's sessions, nodes, stream. ARGV: JSON {node, registered_ms}, JSON {digest, request, cycle, saved?, has_moved,
--- lifetime_ms, fields, times, changes, backfills, filled}: `cycle` and `saved` are as the node has read them; `has_moved`: another node was
--- the home.
--- Answers {1, number of changes of its subscriptions, end of the stream}, or {0} where it was taken over, saved or ended since.
--- The same request again changes nothing.
+-- lifetime_ms, fields, times, changes, backfills, filled}: `cycle` and `saved` are the values that the node has read; `has_moved`:
+-- another node was the home.
+-- Returns {1, number of changes of its subscriptions, end of the stream}, or {0} where it was taken over, saved or ended since.
+-- A repeated request changes nothing.
 local common, a, at = cjson.decode(ARGV[1]), cjson.decode(ARGV[2]), now()
 local cycle, saved, changes, claim = unpack(redis.call('HMGET', KEYS[1], 'cycle', 'saved', 'changes', 'claim'))
 if claim ~= a.request then

@@ -1,8 +1,8 @@
 -- prelude
--- The client of a CometD session sent a message that changes nothing else.
+-- Extend the TTL of a CometD session after a message that changes nothing else.
 --
 -- KEYS: session, the user's sessions, end of the session. ARGV: JSON {digest, lifetime_ms, credential?, request, known_ms}.
--- Answers {'ok'}, {'unknown'}, or {'ended', former home}; the same again to the same request.
+-- Returns {'ok'}, {'unknown'}, or {'ended', former home}. A repeated request gets the same reply.
 local a, at = cjson.decode(ARGV[1]), now()
 local home, credential, login, ends, last = unpack(redis.call('HMGET', KEYS[1], 'home', 'credential', 'login', 'ends', 'until'))
 if not home then

@@ -1,7 +1,7 @@
--- KEYS: epoch, outbox, position. ARGV: the last epoch that the new owner knows, a random step from 1 on.
--- Answers the new epoch, the one before, the position, and how many events are kept.
+-- Raise the epoch of a partition. KEYS: epoch, outbox, position. ARGV: the last epoch that the new owner knows, a random step from 1 on.
+-- Returns the new epoch, the previous one, the position, and the number of events in the outbox.
 --
--- The step is random so that no two owners have the same epoch, even where the store has lost a take-over and counts on from before it.
+-- The step is random so that no two owners have the same epoch, even if a failover has lost a take-over and reset the epoch.
 local before = redis.call('GET', KEYS[1]) or '0'
 local epoch = string.format('%.0f', math.max(tonumber(before), tonumber(ARGV[1])) + tonumber(ARGV[2]))
 redis.call('SET', KEYS[1], epoch)

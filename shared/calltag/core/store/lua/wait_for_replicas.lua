@@ -1,6 +1,6 @@
--- Writes something after all that the owner committed: a replica that has it has all that.
+-- Write after all commits of the owner: a replica that has this write has all of them.
 --
--- KEYS: epoch, position. ARGV: epoch, position of the last commit. Answers {'ok'}, {'fenced', the epoch} or {'lost', the position}.
+-- KEYS: epoch, position. ARGV: epoch, position of the last commit. Returns {'ok'}, {'fenced', the epoch} or {'lost', the position}.
 local epoch = redis.call('GET', KEYS[1]) or '0'
 if epoch ~= ARGV[1] then return {'fenced', epoch} end
 local position = redis.call('GET', KEYS[2]) or '0'

@@ -1,7 +1,7 @@
--- Registers a watcher, for no shorter than before.
+-- Register or renew a watcher.
 --
--- KEYS: watchers, since when each watches. ARGV: watcher, how long in ms.
--- Answers since when the watcher has watched without a break, in ms of the server's clock.
+-- KEYS: watchers, start of each watch. ARGV: watcher, lease in ms.
+-- Returns the start of the uninterrupted watch, in ms of the server's clock.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', now))) do
@@ -10,7 +10,7 @@ for _, gone in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', string.format
 end
 redis.call('HSETNX', KEYS[2], ARGV[1], string.format('%.0f', now))
 redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), ARGV[1])
--- Before the time runs: on a busy server a very short one is over within the script.
+-- Read before the TTL is set: on a busy server a very short one may expire within the script.
 local since = redis.call('HGET', KEYS[2], ARGV[1])
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[2])
