@@ -1,8 +1,10 @@
-"""The gauge of marks, while nothing is committed."""
+"""The blocks of calls, and their gauge while nothing is committed."""
 
 import pytest
 
+from calltag.core.bus.partitioning import partition_of
 from calltag.core.bus.ports import Partition
+from calltag.core.domain.ids import OperationId
 from calltag.core.store.call_blocks import RedisCallBlocks
 from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
@@ -42,3 +44,16 @@ async def test_a_partition_that_was_left_meanwhile_shows_nothing(client: RedisCl
     owned = iter([{ONE}, set[Partition]()])
     await BlockCounts(RedisCallBlocks(client, KEYS, 2), WorkerObservations(metrics)).look(lambda: next(owned))
     assert shown(metrics, ONE) is None
+
+
+@pytest.mark.parametrize(
+    "raw", ["no JSON", "7", "{}", '{"operation_id": "o"}', '{"operation_id": 7, "reason": "r", "at_ms": 1}']
+)
+async def test_a_block_that_cannot_be_decoded_can_be_removed(client: RedisClient, raw: str) -> None:
+    blocks = RedisCallBlocks(client, KEYS, 2)
+    async with client.exchange() as connection:
+        await connection.hset(KEYS.blocks(partition_of("C", 2)), "call:C", raw)
+    [block] = (await blocks.all()).values()
+    assert not await blocks.clear("call:C", OperationId("other"))
+    assert await blocks.clear("call:C", block.operation_id)
+    assert await blocks.all() == {}

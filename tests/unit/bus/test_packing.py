@@ -149,16 +149,17 @@ async def test_where_one_is_not_confirmed_those_behind_do_not_wait_as_long_again
     assert again[0].exception() is None
 
 
-async def test_nothing_overtakes_what_was_refused() -> None:
+@pytest.mark.parametrize("error", [BusRefused("full"), ValueError("unexpected")])
+async def test_nothing_overtakes_what_was_refused(error: Exception) -> None:
     """Of one request, what came first would otherwise take effect last, when it is sent again."""
     broker = Broker()
     packing = Packing(broker.publish)
     tasks = added(packing, *(f"o{number}" for number in range(MOST + 1)))
     await turns()
-    await broker.confirm(BusRefused("full"))
+    await broker.confirm(error)
     await broker.confirm()
     assert [len(each) for each in broker.messages] == [MOST]
-    assert all(isinstance(each.exception(), BusRefused) for each in tasks)
+    assert all(each.exception() is error for each in tasks)
     again = added(packing, "again")
     await turns()
     await broker.confirm()
@@ -184,6 +185,16 @@ async def test_where_confirms_are_slow_nothing_waits_for_long_and_nothing_overta
     await turns()
     await broker.confirm()
     assert again[0].exception() is None
+
+
+async def test_an_end_in_the_middle_of_a_message_is_told_to_all_who_wait() -> None:
+    packing = Packing(Broker().publish)
+    tasks = added(packing, "sent", "waiting")
+    await turns()
+    assert packing._sending is not None
+    packing._sending.cancel()
+    await asyncio.wait(tasks, timeout=5)
+    assert all(isinstance(each.exception(), BusUnavailable) for each in tasks)
 
 
 async def test_what_nobody_waits_for_any_more_is_not_sent() -> None:

@@ -84,9 +84,10 @@ def decode_block(raw: bytes) -> CallBlock:
     """Decode a block; an unreadable one still blocks, with the reason `unknown`."""
     try:
         fields = orjson.loads(raw)
-        return CallBlock(OperationId(fields["operation_id"]), fields["reason"], fields["at_ms"])
+        block = CallBlock(OperationId(fields["operation_id"]), fields["reason"], fields["at_ms"])
     except (ValueError, TypeError, KeyError):
-        return CallBlock(OperationId(""), "unknown", 0)
+        block = None
+    return block if block and isinstance(block.operation_id, str) else CallBlock(OperationId(""), "unknown", 0)
 
 
 def block_arguments(blocks: CallBlocks) -> Iterator[Argument]:

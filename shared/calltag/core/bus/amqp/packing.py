@@ -13,7 +13,7 @@ from typing import Final
 from aio_pika.abc import HeadersType
 from pamqp.common import FieldValue
 
-from calltag.core.bus.ports import BusRefused, BusUnavailable, PublishedCounts
+from calltag.core.bus.ports import BusUnavailable, PublishedCounts
 
 MOST: Final = 64
 MOST_BYTES: Final = 65_536
@@ -106,15 +106,16 @@ class Packing:
                 self.published = PublishedCounts(self.published.messages + 1, self.published.operations + len(together))
                 try:
                     await self.publish(*packed([each.part for each in together]))
-                except (BusUnavailable, BusRefused) as error:
+                except Exception as error:  # noqa: BLE001 - every error must reach the callers
                     # Those behind would each wait for another deadline, and no operation may be accepted after an
                     # earlier one of the same call was not.
-                    _settle(together, error)
+                    _resolve(together, error)
                     self._give_up(error)
-                except Exception as error:  # noqa: BLE001 - every error must reach those who wait
-                    _settle(together, error)
+                except asyncio.CancelledError:
+                    _resolve(together, BusUnavailable("the connection to RabbitMQ was closed"))
+                    raise
                 else:
-                    _settle(together, None)
+                    _resolve(together, None)
         finally:
             # No await since the last check of the queue: the next `add` starts a new task.
             self._sending = None
@@ -122,7 +123,7 @@ class Packing:
 
     def _give_up(self, error: Exception) -> None:
         """Fail all waiting operations; none of them is sent."""
-        _settle(self._waiting, error)
+        _resolve(self._waiting, error)
         self._waiting.clear()
 
     def _together(self) -> list[_Waiting]:
@@ -147,7 +148,7 @@ class Packing:
         return together
 
 
-def _settle(those: Iterable[_Waiting], error: BaseException | None) -> None:
+def _resolve(those: Iterable[_Waiting], error: BaseException | None) -> None:
     for each in those:
         if each.taken.done():
             continue
