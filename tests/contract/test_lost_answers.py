@@ -299,7 +299,7 @@ async def committed(store: RedisStateStore, changes: list[Change], event: bytes)
 
 async def test_a_loss_is_noted_once(client: RedisClient, store: RedisStateStore) -> None:
     async def noted() -> tuple[object, object]:
-        commits, gone = await client.connection.hmget(KEYS.losses(PARTITION), ["commits", "gone"])
+        commits, gone = await client.connection.hmget(KEYS.losses(PARTITION), ["commits", "lost_for_good"])
         return commits, gone
 
     await store.note_loss(PARTITION, "first", 3, 1, 1)

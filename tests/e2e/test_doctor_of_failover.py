@@ -28,7 +28,7 @@ def test_a_cluster_is_looked_at(tmp_path: Path, cluster: RedisCluster) -> None:
     assert told.count("has 1 replicas, and CALLTAG_REDIS__WAIT_REPLICAS wants 2") == 3
     key = Keys().losses(Partition(3))
     with redis.Redis(port=cluster.master_of(key)) as node:
-        node.hset(key, mapping={"commits": 3, "gone": 2, "at_ms": 1_700_000_000_000})
+        node.hset(key, mapping={"commits": 3, "lost_for_good": 2, "at_ms": 1_700_000_000_000})
     told = doctor(tmp_path, cluster.url, CALLTAG_REDIS__MODE="cluster")
     assert "commits do not wait for replicas" in told
     assert "WRONG Redis lost 3 commits of partition 3" in told

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calltag.cli.own_instance import heed_cancellation
+from calltag.cli.own_instance import propagate_cancellation
 from parts.command import CALLTAG, calltag
 from parts.eventually import eventually
 from parts.ports import free_port
@@ -75,9 +75,9 @@ async def test_a_cancellation_that_was_swallowed_is_heeded_at_the_next_step() ->
         with contextlib.suppress(asyncio.CancelledError):
             begun.set()
             await asyncio.Event().wait()
-        heed_cancellation()
+        propagate_cancellation()
 
-    heed_cancellation()
+    propagate_cancellation()
     task = asyncio.create_task(swallow())
     await begun.wait()
     task.cancel()

@@ -193,7 +193,7 @@ async def test_a_try_is_taken_back_though_the_store_is_away_for_a_moment(
             raise StoreUnavailable("away")
         await withdraw_attempt(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(here.store, "broken_off", at_last)
+    monkeypatch.setattr(here.store, "withdraw_attempt", at_last)
     await publish(here.bus, 1, AttachUserData((("n", 1),)))
     await here.work(failing(BusInterrupted("no channel")))
     assert not await here.counted()

@@ -19,7 +19,7 @@ ALICES_DEVICE = "631608b3-ceb1-472b-ba05-2ae39555b0d1"
 
 async def test_waiting_comes_to_an_end(gateway: InProcess) -> None:
     async with gateway.working():
-        await gateway.tell(started("C", "15000"))
+        await gateway.send_facts(started("C", "15000"))
     answer = await gateway.request("alice", "POST", "/me/calls/C", {"operationName": "Hold"}, Prefer="wait=1")
     assert (answer.status_code, answer.json()["statusCode"]) == (202, 9)
     assert "within 1 s" in answer.json()["statusMessage"]
@@ -29,7 +29,7 @@ async def test_waiting_comes_to_an_end(gateway: InProcess) -> None:
 
 async def test_who_left_a_call_that_goes_on_may_not_see_or_change_it(gateway: InProcess) -> None:
     async with gateway.working():
-        await gateway.tell(started("C", "15000", "15001", "15002"))
+        await gateway.send_facts(started("C", "15000", "15001", "15002"))
         left = await gateway.operate("alice", "C", "Hangup")
         assert left["call"]["state"] == "Released"
         for answer in (
@@ -87,7 +87,7 @@ async def test_no_more_than_so_many_operations_wait_for_the_broker(tmp_path: Pat
         await eventually(lambda: bus.asked == 1)
         refused = await gateway.request("bob", "POST", "/me", session)
         assert (refused.status_code, refused.json()["statusCode"]) == (503, 4)
-        assert "1 operations wait for the broker" in refused.json()["statusMessage"]
+        assert "1 operations wait for a publisher confirm" in refused.json()["statusMessage"]
         assert 1 <= int(refused.headers["Retry-After"]) <= 3
         bus.free.set()
         assert (await first).json() == {"statusCode": 0}
@@ -101,7 +101,7 @@ async def test_operations_of_one_user_have_a_rate(tmp_path: Path) -> None:
         answers = [await gateway.request("alice", "POST", "/me", session) for _ in range(3)]
         assert [each.status_code for each in answers] == [200, 200, 429]
         assert answers[2].json()["statusCode"] == 4
-        assert "of one user" in answers[2].json()["statusMessage"]
+        assert "to one user" in answers[2].json()["statusMessage"]
         assert 15 <= int(answers[2].headers["Retry-After"]) <= 20
         # Who only reads is not held up, nor is another user, nor the switch.
         assert (await gateway.request("alice", "GET", "/me/calls")).status_code == 200
@@ -147,7 +147,7 @@ async def test_who_is_on_so_many_calls_begins_no_more(tmp_path: Path) -> None:
         first = await dialed(gateway, "alice", ALICES_DEVICE, "0891", **keyed)
         # The switch tells what is, of however many calls.
         for number in range(3):
-            assert (await gateway.tell(started(f"C{number}", "15000", "0892"))).json() == {"statusCode": 0}
+            assert (await gateway.send_facts(started(f"C{number}", "15000", "0892"))).json() == {"statusCode": 0}
         refused = await dialed(gateway, "alice", ALICES_DEVICE, "0893")
         assert (refused.status_code, refused.json()["statusCode"]) == (400, 2)
         assert "alice has 2 live calls or more" in refused.json()["statusMessage"]
@@ -162,14 +162,14 @@ async def test_who_is_on_so_many_calls_begins_no_more(tmp_path: Path) -> None:
         assert of_bob.json()["statusMessage"].startswith("the destination has 2 live calls or more")
         assert await limited(gateway, "max_live_calls") == 2
         for number in range(3):
-            await gateway.tell(ended(f"C{number}"))
+            await gateway.send_facts(ended(f"C{number}"))
         assert (await dialed(gateway, "alice", ALICES_DEVICE, "0893")).json()["statusCode"] == 0
 
 
 async def test_the_answer_with_all_calls_has_a_bound(tmp_path: Path) -> None:
     async with in_process(tmp_path, gateway={"max_calls_bytes": 20_000}) as gateway, gateway.working():
         for number in range(3):
-            await gateway.tell(started(f"C{number}", "15000", userData={"k": "x" * 8_000}))
+            await gateway.send_facts(started(f"C{number}", "15000", userData={"k": "x" * 8_000}))
         for query in ("fields=*", "fields=id,userData", "fields=userData&fields=id"):
             refused = await gateway.request("alice", "GET", f"/me/calls?{query}")
             assert (refused.status_code, refused.json()["statusCode"]) == (400, 10)
@@ -182,7 +182,7 @@ async def test_the_answer_with_all_calls_has_a_bound(tmp_path: Path) -> None:
         for uri in uris:
             one = await gateway.request("alice", "GET", uri.partition("/api/v2")[2])
             assert len(one.json()["call"]["userData"]["k"]) == 8_000
-        await gateway.tell(ended("C0"))
+        await gateway.send_facts(ended("C0"))
         all_fields = await gateway.request("alice", "GET", "/me/calls?fields=*")
         assert [len(each["userData"]["k"]) for each in all_fields.json()["calls"]] == [8_000, 8_000]
 
@@ -190,7 +190,7 @@ async def test_the_answer_with_all_calls_has_a_bound(tmp_path: Path) -> None:
 async def test_the_bound_holds_for_what_is_not_user_data(tmp_path: Path) -> None:
     async with in_process(tmp_path, gateway={"max_calls_bytes": 1_000}) as gateway, gateway.working():
         for number in range(4):
-            await gateway.tell(started(f"C{number}", "15000"))
+            await gateway.send_facts(started(f"C{number}", "15000"))
         assert (await gateway.request("alice", "GET", "/me/calls")).status_code == 200
         refused = await gateway.request("alice", "GET", "/me/calls?fields=participants,capabilities,uri,deviceUri")
         assert (refused.status_code, refused.json()["statusCode"]) == (400, 10)

@@ -38,7 +38,7 @@ async def grow_older(gateway: InProcess, by_ms: int) -> None:
 
 async def test_a_repeated_hangup_gets_the_outcome_of_the_first(gateway: InProcess) -> None:
     async with gateway.working():
-        await gateway.tell(started("C", "15000", "15001"))
+        await gateway.send_facts(started("C", "15000", "15001"))
         first = await post(gateway, HANGUP, "wait=0")
         assert (first.status_code, first.json()["statusCode"]) == (202, 9)
         again = await post(gateway, HANGUP, "wait=10")
@@ -50,7 +50,7 @@ async def test_a_repeated_hangup_gets_the_outcome_of_the_first(gateway: InProces
 
 async def test_who_left_by_the_first_try_gets_the_outcome_without_the_call(gateway: InProcess) -> None:
     async with gateway.working():
-        await gateway.tell(started("C", "15000", "15001", "15002"))
+        await gateway.send_facts(started("C", "15000", "15001", "15002"))
         assert (await post(gateway, HANGUP, "wait=0")).status_code == 202
 
         async def left() -> bool:
@@ -64,20 +64,20 @@ async def test_who_left_by_the_first_try_gets_the_outcome_without_the_call(gatew
 
 async def test_a_call_that_is_gone_by_now_does_not_hide_the_outcome(gateway: InProcess) -> None:
     async with gateway.working():
-        await gateway.tell(started("C", "15000", "15001"))
+        await gateway.send_facts(started("C", "15000", "15001"))
         assert (await post(gateway, HANGUP, "wait=0")).status_code == 202
-        await gateway.tell(ended("C"))
+        await gateway.send_facts(ended("C"))
         await gateway.backends.client.connection.delete(gateway.keys("C").state, gateway.keys("C").data)
         assert (await post(gateway, HANGUP, "wait=10")).json() == {"statusCode": 0}
 
 
 async def test_a_repeated_request_is_still_of_a_party_only(gateway: InProcess) -> None:
     async with gateway.working():
-        await gateway.tell(started("C", "15000", "15001"))
+        await gateway.send_facts(started("C", "15000", "15001"))
         assert (await post(gateway, HANGUP, "wait=0")).status_code == 202
-        await gateway.tell(ended("C"))
+        await gateway.send_facts(ended("C"))
         await gateway.backends.client.connection.delete(*gateway.keys("C").all())
-        await gateway.tell(started("C", "15001", eventId="another"))
+        await gateway.send_facts(started("C", "15001", eventId="another"))
         refused = await post(gateway, HANGUP)
         assert (refused.status_code, refused.json()["statusCode"]) == (403, 5)
 
@@ -88,20 +88,20 @@ async def test_what_was_refused_at_once_is_judged_anew(gateway: InProcess) -> No
         assert (refused.status_code, refused.json()["statusCode"]) == (404, 6)
     assert await records(gateway) == {}
     async with gateway.working():
-        await gateway.tell(started("C", "15000"))
+        await gateway.send_facts(started("C", "15000"))
         assert (await post(gateway, ATTACH, "wait=10")).json()["statusCode"] == 0
 
 
 async def test_a_first_try_beyond_the_memory_of_operations_is_refused(gateway: InProcess) -> None:
     async with gateway.working():
-        await gateway.tell(started("C", "15000"))
+        await gateway.send_facts(started("C", "15000"))
     assert (await post(gateway, ATTACH, "wait=0")).status_code == 202
     await grow_older(gateway, HOUR_MS - 60_000)
     assert (await post(gateway, ATTACH, "wait=0")).status_code == 202
     await grow_older(gateway, 60_000)
     refused = await post(gateway, ATTACH, "wait=0")
     assert (refused.status_code, refused.json()["statusCode"]) == (409, 18)
-    assert "not known any more" in refused.json()["statusMessage"]
+    assert "has expired" in refused.json()["statusMessage"]
     async with gateway.working():
         after = await gateway.operate("alice", "C", "UpdateUserData", userData={"b": 1})
         assert after["call"]["userData"] == {"a": "MOST-SECRET", "b": 1}
@@ -109,8 +109,8 @@ async def test_a_first_try_beyond_the_memory_of_operations_is_refused(gateway: I
 
 async def test_operations_are_remembered_for_an_hour_on_a_released_call(gateway: InProcess) -> None:
     async with gateway.working():
-        await gateway.tell(started("C", "15000", "15001"))
-        await gateway.tell(ended("C"))
+        await gateway.send_facts(started("C", "15000", "15001"))
+        await gateway.send_facts(ended("C"))
     connection = gateway.backends.client.connection
     assert await connection.pttl(gateway.keys("C").state) <= 300_000
     assert HOUR_MS - 60_000 < await connection.pttl(gateway.keys("C").done) <= HOUR_MS
@@ -118,7 +118,7 @@ async def test_operations_are_remembered_for_an_hour_on_a_released_call(gateway:
 
 async def test_an_answer_is_kept_without_the_call_and_shown_with_the_call_as_it_is_now(gateway: InProcess) -> None:
     async with gateway.working():
-        await gateway.tell(started("C", "15000", "15001", "15002"))
+        await gateway.send_facts(started("C", "15000", "15001", "15002"))
         assert (await post(gateway, ATTACH, "wait=10")).json()["call"]["userData"] == {"a": "MOST-SECRET"}
         [record] = (await records(gateway)).values()
         assert (record["status"], record["code"]) == (200, 0)
@@ -135,7 +135,7 @@ async def test_an_answer_is_kept_without_the_call_and_shown_with_the_call_as_it_
 async def test_who_waits_at_the_second_try_gets_the_outcome(gateway: InProcess) -> None:
     retrieve = {"operationName": "Retrieve"}
     async with gateway.working():
-        await gateway.tell(started("C", "15000"))
+        await gateway.send_facts(started("C", "15000"))
         assert (await post(gateway, retrieve)).json() == {"statusCode": 0}
         outcome = await post(gateway, retrieve, "wait=10")
         assert (outcome.status_code, outcome.json()["statusCode"]) == (400, 2)
@@ -146,7 +146,7 @@ async def test_who_waits_gets_the_answer_that_is_kept_when_nobody_knows_the_oper
     gateway: InProcess,
 ) -> None:
     async with gateway.working():
-        await gateway.tell(started("C", "15000"))
+        await gateway.send_facts(started("C", "15000"))
         assert (await post(gateway, ATTACH)).json() == {"statusCode": 0}
         await grow_older(gateway, HOUR_MS)
         again = await post(gateway, ATTACH, "wait=10")
@@ -165,7 +165,7 @@ async def test_dialing_again_shows_the_call_that_was_begun(gateway: InProcess) -
 async def test_a_refusal_by_the_state_is_answered_again(gateway: InProcess) -> None:
     body = {"operationName": "Retrieve"}
     async with gateway.working():
-        await gateway.tell(started("C", "15000"))
+        await gateway.send_facts(started("C", "15000"))
         first = await post(gateway, body, "wait=10")
         await gateway.operate("alice", "C", "Hold")
         again = await post(gateway, body, "wait=10")
@@ -177,7 +177,7 @@ async def test_a_list_refused_in_part_applies_when_it_is_sent_again_under_its_ke
     facts = [started("C", "15000"), ended("D")]
     async with gateway.working():
         codes = [(await post(gateway, facts, "wait=10", "/switch/events", "switch")).json()["statusCode"]]
-        await gateway.tell(started("D", "15000"))
+        await gateway.send_facts(started("D", "15000"))
         codes.append((await post(gateway, facts, "wait=10", "/switch/events", "switch")).json()["statusCode"])
     assert codes == [7, 0]
 
@@ -186,7 +186,7 @@ async def test_a_list_refused_in_part_applies_when_it_is_sent_again_under_its_ke
 async def test_two_at_a_time_take_effect_once(gateway: InProcess, path: str) -> None:
     body = ATTACH if path != "/me" else {"operationName": "StartContactCenterSession", "channels": ["voice"]}
     async with gateway.working():
-        await gateway.tell(started("C", "15000"))
+        await gateway.send_facts(started("C", "15000"))
         answers = await asyncio.gather(*(post(gateway, body, "wait=10", path) for _ in range(5)))
         assert {each.json()["statusCode"] for each in answers} == {0}
         call = (await gateway.request("alice", "GET", "/me/calls/C")).json()["call"]

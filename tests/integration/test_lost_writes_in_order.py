@@ -76,7 +76,7 @@ class Worker:
         self.assignments = Assignments(
             WorkerId(self.name), self.bus, RedisWorkerRegistry(self.client, KEYS, lease_ms=round(LEASE_S * 1000)),
             self._make, WorkerObservations(self.metrics), partitions=PARTITIONS, heartbeat_s=0.2, lease_s=LEASE_S,
-            hear=self.recent.hear,
+            on_other_owner=self.recent.note_other_owner,
         )  # fmt: skip
 
     def _make(self, partition: Partition) -> PartitionRunner:
@@ -243,7 +243,7 @@ async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_t
         before = await dead.without_two()
         inheriting = asyncio.create_task(heir.assignments.run(stop))
         told = dead.recent.of(HERE)
-        await eventually(lambda: heir.recent.of(HERE).heard == (told.epoch, told.position))
+        await eventually(lambda: heir.recent.of(HERE).reported == (told.epoch, told.position))
         assert HERE not in heir.assignments.partitions
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
@@ -254,7 +254,7 @@ async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_t
         assert store.interruption is None
         assert counted(heir.metrics, "commits_lost") == counted(heir.metrics, "commits_unrecoverable") == 1
         losses = await client.connection.hgetall(KEYS.losses(HERE))
-        assert (losses[b"commits"], losses[b"gone"]) == (b"1", b"1")
+        assert (losses[b"commits"], losses[b"lost_for_good"]) == (b"1", b"1")
         stop.set()
         await inheriting
 
@@ -271,7 +271,7 @@ async def test_what_comes_again_from_the_queue_is_not_told_as_lost(monkeypatch: 
         await dead.attached(1)
         inheriting = asyncio.create_task(heir.assignments.run(stop))
         committed = dead.recent.of(HERE).position
-        await eventually(lambda: heir.recent.of(HERE).heard[1] == committed)
+        await eventually(lambda: heir.recent.of(HERE).reported[1] == committed)
         before = await snapshot(client)
 
         async def hang(*_: object) -> None:
@@ -295,7 +295,7 @@ async def test_what_comes_again_from_the_queue_is_not_told_as_lost(monkeypatch: 
 async def test_an_owner_s_epoch_is_higher_than_any_that_another_one_told_of(worker: Worker) -> None:
     """The store may have lost that take-over."""
     theirs = Epoch(1 << 40)
-    worker.recent.of(HERE).heard = (theirs, CommitPosition(0))
+    worker.recent.of(HERE).reported = (theirs, CommitPosition(0))
     await begin(worker.bus)
     await eventually(lambda: worker.recent.of(HERE).epoch > theirs)
 

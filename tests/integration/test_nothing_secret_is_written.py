@@ -199,4 +199,4 @@ async def unreadable(run: Run, call: str, http: httpx.AsyncClient) -> None:
         exchange = await channel.get_exchange(f"{run.prefix}.ops", ensure=False)
         for body in (VALUE.encode(), b'{"action":{"user_data":"marked-value"}}', b"\xff" + VALUE.encode()):
             await exchange.publish(aio_pika.Message(body), "p00")
-    await eventually(lambda: "operations_unreadable_total 3.0" in run.metrics(), 60)
+    await eventually(lambda: "operations_malformed_total 3.0" in run.metrics(), 60)

@@ -149,7 +149,7 @@ async def test_what_is_dropped_is_gone_and_so_is_a_mark_of_what_was_taken_out_ot
     parked, stray = map(orjson.loads, listed.out.splitlines())
     assert parked["operation"] == "junk"
     assert (stray["operation"], stray["about"], stray["parked"]) == ("d1", "call:D", False)
-    assert "not parked (any more)" in table.out
+    assert "not parked, or no longer" in table.out
     assert (lost.code, "calltag parked ls" in lost.err) == (1, True)
     assert (junk.out, dropped.out, gone.code) == ("dropped junk\n", "dropped d1\n", 1)
     assert "name an operation or say --all" in unclear.err
@@ -187,7 +187,7 @@ async def test_of_what_is_parked_only_what_is_wanted_is_kept_in_memory(made: Ope
 
 def test_without_rabbitmq_it_says_what_an_embedded_instance_does(unused_tcp_port: int, tmp_path: Path) -> None:
     away = calltag("parked", "ls", cwd=tmp_path, CALLTAG_AMQP__URL=f"amqp://127.0.0.1:{unused_tcp_port}/")
-    assert (away.returncode, "has its bus inside its process" in away.stderr) == (1, True)
+    assert (away.returncode, "has its broker inside its process" in away.stderr) == (1, True)
 
 
 def test_without_the_queue_it_says_how_to_make_it(rabbitmq: RabbitMq, redis_url: str, tmp_path: Path) -> None:

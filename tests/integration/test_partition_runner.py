@@ -207,7 +207,7 @@ async def test_a_watch_of_the_store_that_fails_or_hangs_holds_up_no_release(
         await asyncio.Event().wait()
         raise AssertionError
 
-    monkeypatch.setattr(store, "standing", read_position)
+    monkeypatch.setattr(store, "read_position", read_position)
     monkeypatch.setattr("calltag.worker.partition_runner._LOOK_S", 0.01)
     worker = PartitionRunner(
         HERE, store, outgoing_of(bus, client), LIMITS, WorkerObservations(Metrics()), parking_lot=Parking(bus)

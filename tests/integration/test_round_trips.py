@@ -20,7 +20,7 @@ async def logged_in(gateway: InProcess) -> httpx.AsyncClient:
 async def test_whose_session_it_is_and_what_call_is_asked_in_one(tmp_path: Path) -> None:
     async with in_process(tmp_path) as gateway:
         async with gateway.working():
-            await gateway.tell(started("C", "15000", "15001"))
+            await gateway.send_facts(started("C", "15000", "15001"))
         client = await logged_in(gateway)
         # Scripts are known to the server from here on.
         assert (await client.post("/me/calls/C", json=ATTACH)).json() == {"statusCode": 0}

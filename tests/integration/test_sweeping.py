@@ -174,7 +174,7 @@ async def test_while_the_store_does_not_tell_nobody_takes_over_to_sweep(
             raise StoreUnavailable("away")
         return await read_position(self, partition)
 
-    monkeypatch.setattr(RedisStateStore, "standing", unsure)
+    monkeypatch.setattr(RedisStateStore, "read_position", unsure)
 
     async def asked_often() -> bool:
         here.rounds.next()

@@ -7,7 +7,7 @@ from parts.in_process import InProcess, ended, in_process, started
 
 async def test_some_refused_are_a_partial_success_that_names_them(gateway: InProcess) -> None:
     async with gateway.working():
-        answer = await gateway.tell(started("C", "15000"), ended("D"))
+        answer = await gateway.send_facts(started("C", "15000"), ended("D"))
         assert answer.status_code == 207
         assert answer.json() == {
             "statusCode": 7,
@@ -18,10 +18,10 @@ async def test_some_refused_are_a_partial_success_that_names_them(gateway: InPro
 
 async def test_all_refused_have_the_code_of_the_first(gateway: InProcess) -> None:
     async with gateway.working():
-        answer = await gateway.tell(ended("C"), ended("D"))
+        answer = await gateway.send_facts(ended("C"), ended("D"))
         assert (answer.status_code, answer.json()["statusCode"]) == (404, 6)
         assert "2 of 2 events" in answer.json()["statusMessage"]
-        one = await gateway.tell(ended("C"))
+        one = await gateway.send_facts(ended("C"))
         assert (one.status_code, one.json()) == (404, {"statusCode": 6, "statusMessage": "there is no call C"})
 
 
@@ -29,15 +29,15 @@ async def test_what_met_no_call_applies_when_it_is_told_again(gateway: InProcess
     joined = {"eventId": "j", "eventType": "PartyChanged", "id": "D",
               "parties": [{"phoneNumber": "15001", "state": "Ringing"}]}  # fmt: skip
     async with gateway.working():
-        assert (await gateway.tell(started("C", "15000"), joined)).json()["statusCode"] == 7
-        assert (await gateway.tell(started("D", "15000"))).json() == {"statusCode": 0}
-        assert (await gateway.tell(started("C", "15000"), joined)).json() == {"statusCode": 0}
+        assert (await gateway.send_facts(started("C", "15000"), joined)).json()["statusCode"] == 7
+        assert (await gateway.send_facts(started("D", "15000"))).json() == {"statusCode": 0}
+        assert (await gateway.send_facts(started("C", "15000"), joined)).json() == {"statusCode": 0}
         assert (await gateway.request("bob", "GET", "/me/calls/D")).json()["call"]["state"] == "Ringing"
 
 
 async def test_an_answer_to_the_switch_names_no_operation(gateway: InProcess) -> None:
     async with gateway.working():
-        told = await gateway.tell(started("C", "15000"))
+        told = await gateway.send_facts(started("C", "15000"))
         assert (told.status_code, told.headers["Preference-Applied"]) == (200, "wait=10")
         assert "Operation-Id" not in told.headers
         asked = await gateway.request("alice", "POST", "/me/calls/C", {"operationName": "Hold"})
@@ -48,7 +48,10 @@ async def test_the_parties_of_a_call_are_bounded(tmp_path: Path) -> None:
     joined = {"eventId": "j", "eventType": "PartyChanged", "id": "C",
               "parties": [{"phoneNumber": "15002", "state": "Ringing"}]}  # fmt: skip
     async with in_process(tmp_path, worker={"max_call_parties": 2}) as gateway, gateway.working():
-        assert (await gateway.tell(started("C", "15000", "15001"))).json() == {"statusCode": 0}
-        for answer in (await gateway.tell(joined), await gateway.tell(started("D", "15000", "15001", "15002"))):
+        assert (await gateway.send_facts(started("C", "15000", "15001"))).json() == {"statusCode": 0}
+        for answer in (
+            await gateway.send_facts(joined),
+            await gateway.send_facts(started("D", "15000", "15001", "15002")),
+        ):
             assert (answer.status_code, answer.json()["statusCode"]) == (400, 10)
             assert "would have 3 of them; a call may have 2" in answer.json()["statusMessage"]

@@ -276,10 +276,10 @@ async def test_a_renewed_certificate_is_shown_without_a_restart(
 
     before = await asyncio.to_thread(serial)
     shown.cert.write_text("half written")
-    await eventually(lambda: "certificate_not_renewed" in program.text(), 30)
+    await eventually(lambda: "certificate_reload_failed" in program.text(), 30)
     assert await asyncio.to_thread(serial) == before
     authority.issue("front", "localhost")
-    await eventually(lambda: "certificate_renewed" in program.text(), 30)
+    await eventually(lambda: "certificate_reloaded" in program.text(), 30)
     assert await asyncio.to_thread(serial) != before
 
 

@@ -23,7 +23,7 @@ async def spoil(gateway: InProcess, call: str) -> None:
 
 async def test_it_is_refused_when_it_is_read_and_left_out_of_the_list(gateway: InProcess) -> None:
     async with gateway.working():
-        await gateway.tell(started("C", "15000"), started("D", "15000"))
+        await gateway.send_facts(started("C", "15000"), started("D", "15000"))
     await spoil(gateway, "C")
     with capture_logs() as logs:
         mine = (await gateway.request("alice", "GET", "/me/calls?fields=id")).json()
@@ -47,7 +47,7 @@ async def impatient(tmp_path: Path) -> AsyncIterator[InProcess]:
 async def test_its_operations_are_parked_and_all_others_go_on(impatient: InProcess) -> None:
     gateway = impatient
     async with gateway.working():
-        await gateway.tell(started("C", "15000", userData={"a": 1}), started("D", "15000"))
+        await gateway.send_facts(started("C", "15000", userData={"a": 1}), started("D", "15000"))
     connection, names = gateway.backends.client.connection, gateway.keys("C")
     await connection.hset(names.data, "a", b"odd")
     for call in ("C", "D"):
@@ -59,7 +59,7 @@ async def test_its_operations_are_parked_and_all_others_go_on(impatient: InProce
         await eventually(lambda: len(gateway.bus.parked) == 1)
         refused = await gateway.operate("alice", "C", "Hold")
         assert (refused["statusCode"], "is parked" in refused["statusMessage"]) == (4, True)
-        answer = await gateway.tell(started("E", "15000"), ended("C"), ended("D"))
+        answer = await gateway.send_facts(started("E", "15000"), ended("C"), ended("D"))
         assert (answer.status_code, "event 1 (ended-C): 4" in answer.json()["statusMessage"]) == (207, True)
         await eventually(lambda: len(gateway.bus.parked) == 2)
     first, behind = (each.parking for each in gateway.bus.parked)
@@ -82,7 +82,7 @@ async def test_its_operations_are_parked_and_all_others_go_on(impatient: InProce
 async def test_an_embedded_instance_forgets_the_marks_of_what_is_gone_with_its_bus(impatient: InProcess) -> None:
     marks = RedisCallBlocks(impatient.backends.client, impatient.backends.keys, 1)
     async with impatient.working():
-        await impatient.tell(started("C", "15000", userData={"a": 1}))
+        await impatient.send_facts(started("C", "15000", userData={"a": 1}))
     await impatient.backends.client.connection.hset(impatient.keys("C").data, "a", b"odd")
     async with impatient.working():
         await impatient.request("alice", "POST", "/me/calls/C", {"operationName": "Hold"})

@@ -56,12 +56,12 @@ class Nodes(Installation):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
+    async def send_notice(self, node: NodeId, notice: SessionNotice) -> bool:
         """Implements Post: to a node that crashed there is no way. A claim whose flush gets lost waits until the
         lease of the home lapses."""
         if self.loses_notices and notice.kind is NoticeKind.FLUSH and node in self.nodes:
             await self.lapse(self.nodes[node])
-        return node in self.nodes and await super().tell(node, notice)
+        return node in self.nodes and await super().send_notice(node, notice)
 
     async def lapse(self, node: Node) -> None:
         """Let so much time pass that the lease of a node lapses."""
@@ -69,7 +69,7 @@ class Nodes(Installation):
         await self.client.connection.delete(KEYS.notifier(node.name))
 
     async def add(self, user: UserId, told: Sequence[tuple[str, object]], *, by_bus: bool = True) -> Sequence[Position]:
-        """Add events, each a channel and data, to the user's stream, and tell the nodes. Returns where they are."""
+        """Add events, each a channel and data, to the user's stream, and notify the nodes. Returns their positions."""
         events = [orjson.dumps({"channel": channel, "data": data}) for channel, data in told]
         additions = [Addition("subject", next(self._versions), event) for event in events]
         appended = (await self.streams.append({user: additions}, to_watchers=True))[user]

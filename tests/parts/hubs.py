@@ -175,7 +175,7 @@ class Installation:
         for node in self.nodes.values():
             await node.lease.renew()
 
-    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
+    async def send_notice(self, node: NodeId, notice: SessionNotice) -> bool:
         """Implements Post."""
         if self.loses_notices:
             return False
@@ -187,7 +187,7 @@ class Installation:
         return True
 
     async def publish(self, *numbers: int, user: str = "alice", by_bus: bool = True) -> list[Position]:
-        """Add events to the user's stream; tell the nodes that hold sessions of the user. Returns their positions."""
+        """Add events to the user's stream; notify the nodes that hold sessions of the user. Returns their positions."""
         events = [orjson.dumps({"n": number}) for number in numbers]
         additions = [Addition(f"call:{next(self._numbers)}", 1, event) for event in events]
         appended = (await self.streams.append({UserId(user): additions}, to_watchers=True))[UserId(user)]

@@ -57,7 +57,7 @@ class InProcess:
         answer: JSON = response.json()
         return answer
 
-    async def tell(self, *facts: JSON, **headers: str) -> httpx.Response:
+    async def send_facts(self, *facts: JSON, **headers: str) -> httpx.Response:
         """Facts of the switch: one as it is, more as a list; waits for the effect."""
         body = facts[0] if len(facts) == 1 else list(facts)
         return await self.request("switch", "POST", "/switch/events", body, **{"Prefer": "wait=10", **headers})

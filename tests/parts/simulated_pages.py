@@ -82,7 +82,7 @@ class UnsteadyInstallation(Installation):
         self.notices = Notices.ARRIVE
         self._held_back: list[tuple[NodeId, SessionNotice]] = []
 
-    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
+    async def send_notice(self, node: NodeId, notice: SessionNotice) -> bool:
         """Implements Post, by way of the nodes' inboxes."""
         match self.notices:
             case Notices.ARRIVE:

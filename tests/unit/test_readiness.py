@@ -6,7 +6,7 @@ import pytest
 
 from calltag.core.settings import load_settings
 from calltag.core.telemetry.internal_http import Health
-from calltag.single.readiness import Ports, as_bound, reachable, tell_when_ready
+from calltag.single.readiness import Ports, as_bound, reachable, report_ready
 from parts.eventually import eventually, turns
 
 
@@ -39,7 +39,7 @@ async def test_it_is_told_once_when_every_check_holds() -> None:
     told: list[str] = []
     stop, open_for_all = asyncio.Event(), asyncio.Event()
     health = Health("gateway", {"installation": open_for_all.is_set, "bus": lambda: True})
-    telling = asyncio.create_task(tell_when_ready(health, stop, lambda: told.append("ready")))
+    telling = asyncio.create_task(report_ready(health, stop, lambda: told.append("ready")))
     await turns()
     assert told == []
     open_for_all.set()
@@ -54,4 +54,4 @@ async def test_it_is_told_once_when_every_check_holds() -> None:
 async def test_a_process_that_ends_before_it_was_ready_never_says_so() -> None:
     stop = asyncio.Event()
     stop.set()
-    await tell_when_ready(Health("gateway", {"bus": lambda: True}), stop, lambda: pytest.fail("told"))
+    await report_ready(Health("gateway", {"bus": lambda: True}), stop, lambda: pytest.fail("told"))

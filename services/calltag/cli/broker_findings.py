@@ -96,7 +96,7 @@ async def _routes(connection: AbstractConnection, topology: Topology, partitions
     found = Counter([await probed(connection, topology.operations, key) for key in keys])
     count = len(keys)
     findings = [wrong(f"{found[route]} of {count} {text}") for route, text in _NO_ROUTE.items() if found[route]]
-    return findings or [ok(f"what is published gets to all {count} partition queues")]
+    return findings or [ok(f"published operations reach all {count} partition queues")]
 
 
 async def _inbox(connection: AbstractConnection, topology: Topology) -> list[Finding]:
@@ -160,10 +160,10 @@ def _findings(states: list[State], what: str) -> list[Finding]:
     count = len(states)
     mistaken: dict[State, str] = {
         "missing": f"{what} are missing; run: calltag topology apply",
-        "other": f"{what} were declared otherwise than the settings CALLTAG_AMQP__ say",
+        "other": f"{what} differ from the CALLTAG_AMQP__ settings",
     }
     found = Counter(states)
     findings = [wrong(f"{found[state]} of {count} {text}") for state, text in mistaken.items() if found[state]]
     if found["refused"]:
-        findings.append(ok(f"{found['refused']} of {count} {what} are there, {_NOT_COMPARED}"))
-    return findings or [ok(f"all {count} {what} are there, as configured")]
+        findings.append(ok(f"{found['refused']} of {count} {what} exist, {_NOT_COMPARED}"))
+    return findings or [ok(f"all {count} {what} exist, as configured")]

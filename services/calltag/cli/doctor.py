@@ -27,7 +27,7 @@ def _directory(settings: Settings) -> Finding:
         return wrong(NO_USERS)
     if settings.directory.demo:
         return warn(
-            "the directory is the demo contact centre, whose passwords everybody knows; "
+            "the directory is the demo contact centre, whose passwords are public; "
             "CALLTAG_DIRECTORY__FILE names another one"
         )
     return ok(f"the directory has {len(users)} users")

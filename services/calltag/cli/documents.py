@@ -51,7 +51,7 @@ def _with_settings(text: str) -> str:
         f"| `{row.variable}` | {f'`{row.value}`' if row.value else ''} | {row.description} |"
         for row in settings_table()
     ]
-    table = "\n".join(["| variable | default | what it does |", "| --- | --- | --- |", *rows])
+    table = "\n".join(["| variable | default | description |", "| --- | --- | --- |", *rows])
     return f"{before}{_BEGIN}\n{table}\n{_END}{after}"
 
 
@@ -77,7 +77,7 @@ def asyncapi() -> dict[str, Any]:
         "info": {
             "title": "calltag bus",
             "version": VERSION,
-            "description": "What gateway, worker and notifier say to each other over RabbitMQ.",
+            "description": "Messages between gateway, worker and notifier over RabbitMQ.",
         },
         "defaultContentType": "application/json",
         "channels": {
@@ -89,7 +89,7 @@ def asyncapi() -> dict[str, Any]:
                 "calltag-lengths tells how many bytes each takes, and calltag-names their ids, with commas between.",
             ),
             "events": _channel(
-                "calltag.events", "{node}", "NodeMessage", "What one batch has to say to one notifier or gateway."
+                "calltag.events", "{node}", "NodeMessage", "Events, outcomes and notices of one batch for one node."
             ),
         },
         "operations": {

@@ -49,9 +49,9 @@ async def loss_findings(client: RedisClient, settings: Settings) -> list[Finding
 
 
 def _loss(partition: int, losses: Mapping[bytes, bytes]) -> Finding:
-    commits, gone = int(losses.get(b"commits", 0)), int(losses.get(b"gone", 0))
+    commits, lost_for_good = int(losses.get(b"commits", 0)), int(losses.get(b"lost_for_good", 0))
     at = datetime.fromtimestamp(int(losses.get(b"at_ms", 0)) / 1_000, UTC).isoformat(timespec="seconds")
-    told = f"Redis lost {commits} commits of partition {partition} that it had confirmed, last noticed at {at}"
-    if gone:
-        return wrong(f"{told}; {gone} of them could not be applied again")
-    return warn(f"{told}; their operations were applied again")
+    text = f"Redis lost {commits} commits of partition {partition} that it had confirmed, last noticed at {at}"
+    if lost_for_good:
+        return wrong(f"{text}; {lost_for_good} of them could not be applied again")
+    return warn(f"{text}; their operations were applied again")

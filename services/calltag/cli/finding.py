@@ -46,7 +46,7 @@ def version_finding(name: str, version: str, least: tuple[int, int]) -> Finding:
     numbers = re.match(r"(\d+)\.(\d+)", version)
     needed = ".".join(map(str, least))
     if numbers is None:
-        return ok(f"{name} is reachable and does not tell its version; calltag needs {needed} or newer")
+        return ok(f"{name} is reachable and does not report its version; calltag needs {needed} or newer")
     if (int(numbers[1]), int(numbers[2])) < least:
         return wrong(f"{name} {version} is reachable; calltag needs {needed} or newer")
     return ok(f"{name} {version} is reachable")

@@ -52,7 +52,7 @@ async def _findings(settings: Settings, nodes: list[NodeId]) -> list[Finding]:
     finally:
         await connection.close()
     if not cut_off:
-        return [ok(f"what workers send gets to the inboxes of all {len(nodes)} notifiers that hold sessions")]
+        return [ok(f"workers' messages reach the inboxes of all {len(nodes)} notifiers that hold sessions")]
     return [
         wrong(
             f"the inbox of {node} has lost its binding: its sessions get events late; restart it, or restart its "

@@ -157,7 +157,7 @@ def topology_apply() -> None:
 
     settings = command_settings("topology")
     asyncio.run(apply_topology(amqp_settings(settings)))
-    typer.echo(f"{settings.partitions} partition queues and their exchanges are there.")
+    typer.echo(f"{settings.partitions} partition queues and their exchanges exist.")
 
 
 OfUser = Annotated[str | None, typer.Option("--user", help="Only the sessions of this user.")]

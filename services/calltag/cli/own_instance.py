@@ -12,7 +12,7 @@ from typing import Final
 
 import httpx
 
-from calltag.core.runtime.parent_death import die_with_parent
+from calltag.core.runtime.parent_death import exit_with_parent
 
 _START_DEADLINE_S: Final = 20.0
 _STOP_DEADLINE_S: Final = 20.0
@@ -29,11 +29,11 @@ async def answers(url: str) -> bool:
         async with httpx.AsyncClient() as client:
             return (await client.get(f"{url}/api/v2/me", timeout=2)).status_code == 401
     except httpx.HTTPError:
-        heed_cancellation()
+        propagate_cancellation()
         return False
 
 
-def heed_cancellation() -> None:
+def propagate_cancellation() -> None:
     """Raise CancelledError if the current task was cancelled but still runs.
 
     The HTTP client may swallow a cancellation that coincides with a failing connection attempt.
@@ -55,7 +55,7 @@ async def own_instance(url: str) -> AsyncIterator[None]:
             stdout=asyncio.subprocess.DEVNULL,
             # Ctrl-C signals only the command, which then stops the instance gracefully.
             process_group=0,
-            preexec_fn=die_with_parent(),
+            preexec_fn=exit_with_parent(),
         )  # fmt: skip
         try:
             await _started(process, url)
@@ -79,7 +79,7 @@ async def _started(process: Process, url: str) -> None:
     try:
         async with asyncio.timeout(_START_DEADLINE_S):
             while not await answers(url):
-                heed_cancellation()
+                propagate_cancellation()
                 if process.returncode is not None:
                     raise NotStarted(f"The own instance ended with exit code {process.returncode}.")
                 await asyncio.sleep(_POLL_S)

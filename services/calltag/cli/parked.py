@@ -33,10 +33,12 @@ from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
 _DEADLINE_S: Final = 60.0
 _NEXT_DEADLINE_S: Final = 5.0
 _EMBEDDED: Final = (
-    "calltag serve --embedded has its bus inside its process: what it parks is gone when it ends, and nobody else can "
-    "look at it; its log (operation_parked) says what it was"
+    "calltag serve --embedded has its broker inside its process: parked operations are lost when it stops, and other "
+    "processes cannot read them; its log (operation_parked) names them"
 )
-_NOT_TOLD: Final = ParkingDetails("unknown", "neither a worker nor RabbitMQ says why it is here", Partition(0), 0, 0, 0)
+_UNKNOWN_DETAILS: Final = ParkingDetails(
+    "unknown", "no worker and no RabbitMQ header gives a reason", Partition(0), 0, 0, 0
+)
 _AHEAD: Final = 32
 """Prefetch count while each message is replayed at once."""
 HIDDEN: Final = "(hidden)"
@@ -212,7 +214,7 @@ class ParkedOperations:
         if len(parts) == 1:
             return 0
         exchange = await self.channel.get_exchange(Topology(amqp_settings(self.settings)).parking, ensure=False)
-        headers = headers_of(parking_of(message.headers) or _NOT_TOLD)
+        headers = headers_of(parking_of(message.headers) or _UNKNOWN_DETAILS)
         for part in parts:
             await exchange.publish(_message(part.body, part.name, headers), "", mandatory=True)
         await message.ack()
@@ -225,7 +227,7 @@ class ParkedOperations:
         try:
             await exchange.publish(_message(parked.body, parked.operation_id), tag, mandatory=True)
         except DeliveryError:
-            raise BusRefused(f"the queue of {tag} is full or missing; what was not replayed stays parked") from None
+            raise BusRefused(f"the queue of {tag} is full or missing; the others stay parked") from None
 
 
 @asynccontextmanager
@@ -267,7 +269,7 @@ def _read(body: bytes) -> OperationMessage | None:
 
 
 def _parked(message: AbstractIncomingMessage, *, keeps_body: KeepsBody) -> ParkedOperation:
-    read, parking = _read(message.body), parking_of(message.headers) or _NOT_TOLD
+    read, parking = _read(message.body), parking_of(message.headers) or _UNKNOWN_DETAILS
     parked = ParkedOperation(
         operation_id=read.operation.id if read is not None else OperationId(message.correlation_id or ""),
         parking=parking,
@@ -289,7 +291,7 @@ def _is_wanted(parked: ParkedOperation, operation_id: str | None) -> bool:
 
 
 def _not_parked(operation_id: str) -> NotParked:
-    return NotParked(f"no operation {operation_id} is parked (any more); calltag parked ls shows those that are")
+    return NotParked(f"no operation {operation_id} is parked; calltag parked ls lists those that are")
 
 
 def public(parked: ParkedOperation, *, values: bool = False) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def _table(found: "ParkedFound") -> "Table":
         )  # fmt: skip
     for key, block in found.stray.items():
         table.add_row(
-            block.operation_id, f"{block.reason}, not parked (any more)", key, "", "", "yes", "", _at(block.at_ms)
+            block.operation_id, f"{block.reason}, not parked, or no longer", key, "", "", "yes", "", _at(block.at_ms)
         )
     return table
 

@@ -128,15 +128,15 @@ async def _looked_at(connection: AbstractConnection, topology: Topology) -> Mapp
 def _listed(
     partition: Partition, living: Sequence[LivingWorker], waiting: Waiting | None, epoch: int, now_ms: int
 ) -> ListedPartition:
-    told = [(each.worker, held) for each in living for held in each.held if held.partition == partition]
-    told.sort(key=lambda pair: pair[1].epoch or 0, reverse=True)
-    held = [each for _, each in told]
+    reports = [(each.worker, held) for each in living for held in each.held if held.partition == partition]
+    reports.sort(key=lambda pair: pair[1].epoch or 0, reverse=True)
+    held = [each for _, each in reports]
     unacknowledged = sum(each.unacknowledged for each in held) if held else None
     ready = None if waiting is None else waiting.ready
     return ListedPartition(
         partition=partition,
         state=_state(len(held), waiting),
-        owners=[worker for worker, _ in told],
+        owners=[worker for worker, _ in reports],
         epoch=epoch,
         depth=None if ready is None else ready + (unacknowledged or 0),
         ready=ready,

@@ -52,7 +52,7 @@ class Sessions:
         async for session in self.all(None):
             if session.handle == handle:
                 return session
-        raise NoSuchSession(f"there is no session {handle} (any more); calltag sessions ls shows those that are there")
+        raise NoSuchSession(f"there is no session {handle}; calltag sessions ls lists the sessions")
 
     async def close(self, session: ListedSession, bus: Bus) -> None:
         """End a session; its holder notifies the client, if the holder still runs.

@@ -87,7 +87,7 @@ def _memory(info: Info) -> Iterator[Finding]:
     policy = info.get("maxmemory_policy", "noeviction")
     if info.get("maxmemory") and policy != "noeviction":
         yield wrong(
-            f"Redis throws data away when its memory is full (maxmemory-policy is {policy}); set it to noeviction, "
+            f"Redis evicts data when its memory is full (maxmemory-policy is {policy}); set it to noeviction, "
             "in its configuration and with: redis-cli CONFIG SET maxmemory-policy noeviction",
         )
 
@@ -95,8 +95,7 @@ def _memory(info: Info) -> Iterator[Finding]:
 def _persistence(info: Info) -> Iterator[Finding]:
     if info.get("aof_enabled") == 0:
         yield warn(
-            "Redis has appendonly off: what changed since its last snapshot is lost on a restart (appendonly yes "
-            "keeps it)",
+            "Redis has appendonly off: changes since its last snapshot are lost on a restart (appendonly yes keeps it)",
         )
 
 

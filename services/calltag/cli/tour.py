@@ -12,7 +12,7 @@ from typing import Any, Final
 import httpx
 from rich.console import Console
 
-from calltag.cli.own_instance import NotStarted, answers, heed_cancellation, own_instance
+from calltag.cli.own_instance import NotStarted, answers, own_instance, propagate_cancellation
 from calltag.core.backends import Backends
 from calltag.core.store.embedded import EmbeddedStore
 
@@ -51,7 +51,7 @@ class Tour:
                 if not await answers(self.url):
                     await stack.enter_async_context(self._instance(own_if_absent=own_if_absent))
                 code = await self._walk()
-                heed_cancellation()
+                propagate_cancellation()
                 return code
         except (TourFailed, NotStarted) as failed:
             self.console.print(str(failed), markup=False)
@@ -87,8 +87,8 @@ class Tour:
                 await self._show(http, "Attach data to the call", "POST", call, json=attach)
                 messages = await self._comet(http, "And the message comes", connect)
             await self._comet(http, "Take leave", {"channel": "/meta/disconnect", "clientId": client})
-        told = [each for each in messages if each["channel"] == "/v2/me/calls"]
-        good = bool(told) and told[0]["data"]["call"].get("userData") == {"AccountNumber": "12345"}
+        about_calls = [each for each in messages if each["channel"] == "/v2/me/calls"]
+        good = bool(about_calls) and about_calls[0]["data"]["call"].get("userData") == {"AccountNumber": "12345"}
         self.console.print("The tour is complete." if good else "The message did not come as expected.")
         return 0 if good else 1
 
@@ -111,7 +111,7 @@ class Tour:
         return answer
 
     async def _show(self, http: httpx.AsyncClient, title: str, method: str, path: str, **more: Any) -> Any:
-        heed_cancellation()
+        propagate_cancellation()
         self.console.print(f"[bold]{title}[/bold]")
         body = f" {json.dumps(more['json'])}" if "json" in more else ""
         self.console.print(f"  → {method} {path}{body}", markup=False)

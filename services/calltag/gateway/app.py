@@ -188,11 +188,11 @@ def admitting(app: ASGIApp, settings: Gateway, metrics: Metrics) -> AdmissionQue
         settings.max_requests,
         settings.max_queued_requests,
         settings.queue_deadline_s,
-        lambda turned: observations.limited(GatewayLimit(turned.value)),
+        lambda rejection: observations.limited(GatewayLimit(rejection.value)),
     )
 
     def observe() -> None:
-        metrics.requests_in_flight.set(intake.in_hand)
+        metrics.requests_in_flight.set(intake.in_progress)
         metrics.requests_queued.set(intake.queued)
 
     metrics.observers.append(observe)

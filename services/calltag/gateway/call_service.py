@@ -139,7 +139,7 @@ class CallService:
         else:
             await self.publisher.outcome(operation, options.wait_s)
 
-    async def tell(self, events: Sequence[SwitchEvent], options: SubmitOptions) -> None:
+    async def submit_events(self, events: Sequence[SwitchEvent], options: SubmitOptions) -> None:
         """Submit events of the switch, each under its own id; if the client waits, return when all took effect."""
         accepted_at_ms = self.clock_ms()
         operations = [

@@ -10,7 +10,7 @@ _REMEMBERED: Final = 1_000
 _TIGHT: Final = 2
 
 
-def _begun() -> deque[PublishedCounts]:
+def _window_start() -> deque[PublishedCounts]:
     return deque([PublishedCounts()], maxlen=_REMEMBERED)
 
 
@@ -21,13 +21,13 @@ class Density:
     The waiting messages are those that were published last, by any gateway.
     """
 
-    _totals: deque[PublishedCounts] = field(default_factory=_begun)
+    _totals: deque[PublishedCounts] = field(default_factory=_window_start)
 
     def note(self, total: PublishedCounts) -> None:
         """Add a sample of the totals."""
         if total.messages < self._totals[-1].messages:
             # Redis has lost the counts.
-            self._totals = _begun()
+            self._totals = _window_start()
         if total.messages > self._totals[-1].messages:
             self._totals.append(total)
 

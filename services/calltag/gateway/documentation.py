@@ -78,7 +78,7 @@ REFUSALS: Final[Responses] = {
         "The user, or the address, sends faster than it may (4), or too many passwords of this user or from "
         "this address were wrong (20); try again after Retry-After",
         4,
-        "5 operations a second are taken of one user",
+        "5 operations a second are allowed to one user",
     ),
     500: _refusal(
         "What the store holds cannot be read by this version (4)", 4, "the record of call:01RC... is not ..."
@@ -104,7 +104,7 @@ def _operation(names: Mapping[str, Schema], examples: Mapping[str, Schema]) -> S
                 "name": "Idempotency-Key",
                 "in": "header",
                 "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-                "description": "Makes it safe to send the same request again.",
+                "description": "Makes retries of the same request safe.",
             },
             {
                 "name": "Prefer",

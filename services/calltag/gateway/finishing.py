@@ -61,16 +61,16 @@ class Finishing:
                 await failed()(scope, receive, finish)
         finally:
             if status:
-                self._tell(method, route_of(scope), status, time.perf_counter() - began)
+                self._record(method, route_of(scope), status, time.perf_counter() - began)
 
-    def _tell(self, method: str, route: str, status: int, seconds: float) -> None:
+    def _record(self, method: str, route: str, status: int, seconds: float) -> None:
         self._observations.answered(route, status, seconds)
         # A log line costs as much as half of a successful request, which is therefore only counted. The level is
         # checked first, because even a call that logs nothing creates a logger.
         if status < _WRONG and not _root.isEnabledFor(logging.DEBUG):
             return
-        told = log.info if status >= _WRONG else log.debug
-        told("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
+        write_log = log.info if status >= _WRONG else log.debug
+        write_log("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
 
 
 def failed() -> Response:

@@ -27,4 +27,4 @@ class RateLimits:
     def _check(self, wait_s: float, buckets: Buckets, limit: GatewayLimit, whose: str) -> None:
         if wait_s:
             self.metrics.limited(limit)
-            raise TooManyOperations(f"{buckets.limit.per_s:g} operations a second are taken of {whose}", ceil(wait_s))
+            raise TooManyOperations(f"{buckets.limit.per_s:g} operations a second are allowed to {whose}", ceil(wait_s))

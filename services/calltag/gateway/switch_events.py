@@ -66,8 +66,8 @@ def check_outcomes(events: Sequence[SwitchEvent], outcomes: Sequence[OperationRe
     if len(events) == 1:
         raise EventsRefused(first.code, first.text)
     code = first.code if len(refused) == len(events) else StatusCode.PARTIAL_SUCCESS
-    told = _bounded([text for text, _ in refused])
-    raise EventsRefused(code, f"{len(refused)} of {len(events)} events were refused: {told}")
+    summary = _bounded([text for text, _ in refused])
+    raise EventsRefused(code, f"{len(refused)} of {len(events)} events were refused: {summary}")
 
 
 def _bounded(texts: Sequence[str]) -> str:

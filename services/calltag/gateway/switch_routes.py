@@ -20,15 +20,15 @@ def switch_routes(api: Api, *, max_events: int) -> APIRouter:
     """Return `POST /api/v2/switch/events`, for users with the role `switch`."""
     router = APIRouter(prefix="/api/v2/switch", tags=["switch"], responses=documentation.REFUSALS)
 
-    @router.post("/events", summary="Facts of calls, one or a list", openapi_extra=documentation.SWITCH)
+    @router.post("/events", summary="Events of the switch, one or a list", openapi_extra=documentation.SWITCH)
     async def events(request: Request) -> Response:
         def parse(user: User, body: ReadBody) -> ParsedRequest:
             if Role.SWITCH not in user.roles:
                 raise FeatureMissing(f"this requires the role switch, which user {user.id} does not have")
-            told = switch_events(body.json, api.service.directory, api.limits, max_events=max_events)
+            events = switch_events(body.json, api.service.directory, api.limits, max_events=max_events)
 
             async def submit(options: SubmitOptions) -> Mapping[str, object]:
-                await api.service.tell(told, options)
+                await api.service.submit_events(events, options)
                 return {}
 
             return ParsedRequest(submit, names_operation=False)

@@ -114,7 +114,7 @@ class ConnectReplies:
         else:
             reply = self.engine.ended(kept, resident.client_id)
         reply = self.engine.extend(kept, reply, arrived_ms, wall_ms())
-        return ConnectAnswer(self.farewell(resident), reply, resident)
+        return ConnectAnswer(self.goodbye(resident), reply, resident)
 
     def too_late(self, message: Message, client_id: str, ending: Ending, arrived_ms: int) -> ConnectAnswer:
         """Return the answer to a connect after the end of its session. Raises BayeuxError."""
@@ -124,7 +124,7 @@ class ConnectReplies:
         events = [encode_reply(self.engine.disconnected())]
         return ConnectAnswer(events, self.engine.extend(message, reply, arrived_ms, wall_ms()))
 
-    def farewell(self, resident: Resident) -> list[bytes]:
+    def goodbye(self, resident: Resident) -> list[bytes]:
         """Return the message about the end of a session that the server has ended; it is sent once."""
-        farewell, resident.farewell = resident.farewell, b""
-        return [farewell] if farewell else []
+        goodbye, resident.goodbye = resident.goodbye, b""
+        return [goodbye] if goodbye else []

@@ -30,7 +30,7 @@ class NodePost:
 
     bus: Bus
 
-    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
+    async def send_notice(self, node: NodeId, notice: SessionNotice) -> bool:
         message = NodeMessage(notices=(notice,))
         try:
             return await self.bus.send(node, NODE.encode(message), f"{notice.kind}-{notice.cycle}")

@@ -126,7 +126,7 @@ class Registrations:
     background: Background
     _arriving: dict[str, int] = field(default_factory=dict)
     _leaving: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _put_off: set[str] = field(default_factory=set)
+    _postponed: set[str] = field(default_factory=set)
     _unrouted: set[str] = field(default_factory=set)
 
     @asynccontextmanager
@@ -142,9 +142,9 @@ class Registrations:
             self._arriving[user] -= 1
             if not self._arriving[user]:
                 del self._arriving[user]
-                if user in self._put_off:
+                if user in self._postponed:
                     # The session may not have been added.
-                    self._put_off.discard(user)
+                    self._postponed.discard(user)
                     self.leave(user)
                 self._unrouted.discard(user)
 
@@ -173,7 +173,7 @@ class Registrations:
     async def _leave(self, user: str) -> None:
         try:
             if user in self._arriving:
-                self._put_off.add(user)
+                self._postponed.add(user)
             elif user not in self.registry.feeds:
                 await self.store.unregister(UserId(user))
         finally:

@@ -45,7 +45,7 @@ class Flush(Enum):
 class Post(Protocol):
     """Sends notices to other nodes."""
 
-    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
+    async def send_notice(self, node: NodeId, notice: SessionNotice) -> bool:
         """Send a notice; return False if there is no such node. Delivery is best-effort."""
         ...
 
@@ -158,7 +158,7 @@ class Claims:
         notice = SessionNotice(
             kind=NoticeKind.FLUSH, client_id=record.client_id, cycle=record.cycle, node=self.node
         )  # fmt: skip
-        return await self.post.tell(record.home, notice)
+        return await self.post.send_notice(record.home, notice)
 
     def _look(self, home: NodeId) -> asyncio.Task[bool]:
         """Return a check, shared by concurrent claims, whether the lease of a node is valid; it starts after this call.

@@ -44,7 +44,7 @@ class SessionEndings:
             return
         resident.session.end(ending)
         if ending is Ending.CLOSED:
-            resident.farewell = encode_reply(self.engine.disconnected())
+            resident.goodbye = encode_reply(self.engine.disconnected())
         self.release(resident)
 
     async def close(self, user: UserId, digest: str) -> None:
@@ -111,7 +111,7 @@ class SessionEndings:
         self.background.begin(self._notify(node, notice))
 
     async def _notify(self, node: NodeId, notice: SessionNotice) -> None:
-        await self.post.tell(node, notice)
+        await self.post.send_notice(node, notice)
 
     async def remove(self, client_id: str, ending: Ending) -> None:
         """Remove a session from Redis. Raises StoreUnavailable."""

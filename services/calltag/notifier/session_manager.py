@@ -624,7 +624,7 @@ class SessionManager:
                         await self.sync.give_up(resident, has_moved=not notice.node)
         if notice.node:
             answer = SessionNotice(kind=NoticeKind.FLUSHED, client_id=notice.client_id, cycle=notice.cycle)
-            await self.claims.post.tell(notice.node, answer)
+            await self.claims.post.send_notice(notice.node, answer)
 
     async def leave(self) -> None:
         """Save all sessions and stop the routing of events here, before the node stops."""

@@ -76,7 +76,7 @@ def state_of(
         filled=tuple(session.replays.finished),
         has_connected=session.has_connected,
         was_hurried=resident.was_hurried,
-        services_active=session.services_told,
+        services_active=session.services_notified,
         is_exact=is_exact,
         delivered_ago_ms=None if resident.delivered_at_ms is None else now_ms - resident.delivered_at_ms,
         alone_ms=alone_ms(limits, resident.interval_ms),

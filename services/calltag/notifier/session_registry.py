@@ -169,7 +169,7 @@ class Resident:
     """Time of its last message other than a connect, known to this node."""
     ends_at_ms: int | None = None
     """Hard end of its lifetime."""
-    farewell: bytes = b""
+    goodbye: bytes = b""
     """Message about its end that its client has not received."""
     has_other_tabs: bool = False
     """Its client was advised that other tabs of the browser keep its connects from being suspended."""
@@ -440,6 +440,6 @@ class SessionRegistry:
 def _refuse_handshake(limit: BayeuxLimit, per_s: float) -> NoReturn:
     raise Crowded(
         limit,
-        f"{per_s:g} handshakes a second are answered here (CALLTAG_NOTIFIER__{limit.upper()})",
+        f"{per_s:g} handshakes a second are accepted here (CALLTAG_NOTIFIER__{limit.upper()})",
         errors.too_many_handshakes(per_s),
     )

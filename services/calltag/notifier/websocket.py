@@ -338,7 +338,7 @@ class SocketConnection:
                 self._send([], [self._sockets.server.sessions.replies.without_events(suspended, has_failed=True)])
         has = self._sockets.server.sessions.registry.has
         for client_id, resident in list(self._residents.items()):
-            if not has(resident) and client_id not in self._overtaken and not resident.farewell:
+            if not has(resident) and client_id not in self._overtaken and not resident.goodbye:
                 del self._residents[client_id]
                 self._opened_at_ms = now_ms
         if not self._residents and now_ms - self._opened_at_ms >= self._deadline_ms and not self._is_busy:
@@ -392,8 +392,8 @@ class SocketConnection:
     def has_news(self, resident: Resident) -> None:
         """Push queued messages until the client reads too slowly."""
         sessions, session = self._sockets.server.sessions, resident.session
-        if resident.farewell:
-            self._send(sessions.replies.farewell(resident), [])
+        if resident.goodbye:
+            self._send(sessions.replies.goodbye(resident), [])
         if not sessions.registry.has(resident):
             # The deadline of a connection without a session begins.
             self._look_again(sessions.registry.clock_ms())

@@ -28,7 +28,7 @@ from calltag.core.store.redis_registry import check_installation
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.telemetry.internal_http import internal_app
 from calltag.core.telemetry.request_ids import RequestIds
-from calltag.single.readiness import Ports, Serving, as_bound, tell_when_ready
+from calltag.single.readiness import Ports, Serving, as_bound, report_ready
 
 if TYPE_CHECKING:
     from calltag.notifier.app import Notifier
@@ -81,8 +81,8 @@ async def run_composition(
 
 
 def _announce(serving: Serving, ready: Callable[[Serving], None] | None) -> None:
-    told = serving.public()
-    log.info("ready", url=told["url"], port=told["port"], internal_port=told["internal_port"])
+    log_line = serving.public()
+    log.info("ready", url=log_line["url"], port=log_line["port"], internal_port=log_line["internal_port"])
     if ready is not None:
         ready(serving)
 
@@ -156,7 +156,7 @@ async def _run(
                     server.on_broken = notifier.server.sessions.connection_broke
             checked.set()
             spare_garbage_collection()
-            life.supervise("readiness", tell_when_ready(parts.health, life.stop, ready))
+            life.supervise("readiness", report_ready(parts.health, life.stop, ready))
             await life.stop.wait()
         drained_by_s = await _begin_to_drain(parts, life, server, serves=bool(listeners))
         if notifier is not None:
@@ -205,8 +205,8 @@ def connection_limit(settings: Settings) -> int:
     possible = max(1, descriptors - _OTHER_DESCRIPTORS)
     if possible < settings.max_connections:
         # A default that does not fit is not worth a warning.
-        told = log.warning if "max_connections" in settings.model_fields_set else log.info
-        told("few_descriptors", limit=descriptors, connections=possible, wanted=settings.max_connections)
+        log_line = log.warning if "max_connections" in settings.model_fields_set else log.info
+        log_line("few_descriptors", limit=descriptors, connections=possible, wanted=settings.max_connections)
     return min(settings.max_connections, possible)
 
 

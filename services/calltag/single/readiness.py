@@ -74,11 +74,11 @@ def reachable(host: str) -> str:
     return host if address.version == 4 else f"[{host}]"
 
 
-async def tell_when_ready(health: Health, stop: asyncio.Event, tell: Callable[[], None]) -> None:
-    """Call `tell` once all checks hold; return when `stop` is set."""
+async def report_ready(health: Health, stop: asyncio.Event, report: Callable[[], None]) -> None:
+    """Call `report` once all checks hold; return when `stop` is set."""
     while not stop.is_set():
         if all((await health.states()).values()):
-            tell()
+            report()
             break
         await set_within(stop, _LOOK_EVERY_S)
     await stop.wait()

@@ -147,7 +147,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         prefetch=prefetch,
         heartbeat_s=min(settings.lease_s / 3, _MOST_HEARTBEAT_S),
         lease_s=settings.lease_s,
-        hear=recent.hear,
+        on_other_owner=recent.note_other_owner,
         finish=publisher.finish,
     )
 

@@ -43,7 +43,7 @@ class _Assignment:
     consumer: PartitionConsumer | None = None
     work: PartitionRunner | None = None
 
-    def told(self) -> HeldPartition | None:
+    def as_held(self) -> HeldPartition | None:
         if self.consumer is None or self.work is None:
             return None
         work = self.work
@@ -55,7 +55,7 @@ class _Assignment:
 class Assignments:
     """Keeps one task running for each partition assigned to this worker.
 
-    A lease not renewed for `lease_s` is lost, and other workers take its partitions. `hear` is called with
+    A lease not renewed for `lease_s` is lost, and other workers take its partitions. `on_other_owner` is called with
     the reports of other workers about their partitions, `finish` at the end.
     """
 
@@ -71,7 +71,7 @@ class Assignments:
         prefetch: int = 200,
         heartbeat_s: float = 1.0,
         lease_s: float = 6.0,
-        hear: Callable[[HeldPartition], None] = lambda _: None,
+        on_other_owner: Callable[[HeldPartition], None] = lambda _: None,
         finish: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.worker = worker
@@ -83,7 +83,7 @@ class Assignments:
         self._prefetch = prefetch
         self._heartbeat_s = heartbeat_s
         self._lease_s = lease_s
-        self._hear = hear
+        self._on_other_owner = on_other_owner
         self._finish = finish
         self._reach = BrokerReach(worker, bus, registry, lease_s)
         self._held: dict[Partition, _Assignment] = {}
@@ -102,8 +102,8 @@ class Assignments:
 
     def held(self) -> Sequence[HeldPartition]:
         """The consumed partitions, including those being released."""
-        told = (each.told() for each in (*self._held.values(), *self._leaving))
-        return sorted((each for each in told if each is not None), key=lambda each: each.partition)
+        as_held = (each.as_held() for each in (*self._held.values(), *self._leaving))
+        return sorted((each for each in as_held if each is not None), key=lambda each: each.partition)
 
     def all_consumed(self) -> bool:
         """Whether every assigned partition has its consumer (for readiness)."""
@@ -134,7 +134,11 @@ class Assignments:
             # Without Redis the lease lapses.
             _UNSEEN.fails(error)
             return not self._reach.lost
-        log.error("broker_not_reached", partitions=sorted(self.partitions), reason="others consume, and take them")
+        log.error(
+            "broker_unreachable",
+            partitions=sorted(self.partitions),
+            reason="other workers take them over",
+        )
         self._renewed_at_s = None
         self._reach.give_up(self.partitions)
         for partition in self.partitions:
@@ -148,7 +152,7 @@ class Assignments:
             workers = await self._registry.renew(self.worker, self.held())
         except StoreUnavailable as error:
             _NOT_RENEWED.fails(error)
-            self._lose_what_others_count_on()
+            self._withdraw_lease()
             return
         _NOT_RENEWED.holds()
         self._renewed_at_s = began_s
@@ -161,7 +165,7 @@ class Assignments:
         for partition in self.partitions - mine:
             self._release(partition)
         for partition in mine - self.partitions:
-            self._held[partition] = self._begun(group, _Assignment(partition))
+            self._held[partition] = self._started(group, _Assignment(partition))
         self._metrics.owned(len(self._held))
 
     async def _listen(self) -> None:
@@ -174,14 +178,14 @@ class Assignments:
         for each in living:
             if each.worker != self.worker:
                 for held in each.held:
-                    self._hear(held)
+                    self._on_other_owner(held)
 
-    def _begun(self, group: asyncio.TaskGroup, assignment: _Assignment) -> _Assignment:
+    def _started(self, group: asyncio.TaskGroup, assignment: _Assignment) -> _Assignment:
         assignment.task = group.create_task(self._work(assignment), name=f"partition-{assignment.partition}")
         assignment.task.add_done_callback(lambda _: self._leaving.discard(assignment))
         return assignment
 
-    def _lose_what_others_count_on(self) -> None:
+    def _withdraw_lease(self) -> None:
         """Release all partitions if the lease has lapsed; current batches cannot be finished without Redis."""
         if self._renewed_at_s is None or time.monotonic() - self._renewed_at_s < self._lease_s:
             return
@@ -204,7 +208,7 @@ class Assignments:
         try:
             await self._registry.leave(self.worker)
         except StoreUnavailable as error:
-            log.warning("lease_not_given_back", reason=str(error))
+            log.warning("lease_release_failed", reason=str(error))
             return
         if self._others:
             await asyncio.sleep(self._heartbeat_s)

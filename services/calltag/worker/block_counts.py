@@ -34,7 +34,7 @@ class BlockCounts:
         try:
             counts = await self.blocks.counts(sorted(owned()))
         except StoreUnavailable as error:
-            log.info("blocks_not_counted", reason=str(error))
+            log.info("block_count_failed", reason=str(error))
             return
         for partition in counts.keys() & set(owned()):
             self.metrics.blocked(partition, counts[partition])

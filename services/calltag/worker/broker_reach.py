@@ -13,7 +13,7 @@ from calltag.core.bus.ports import Bus, Partition
 from calltag.core.store.ports import WorkerId, WorkerRegistry
 from calltag.core.telemetry.conditions import Condition
 
-_NOT_YET: Final = Condition("broker_not_reached_yet", level="info")
+_NOT_YET: Final = Condition("broker_not_connected", level="info")
 
 
 @dataclass(slots=True)

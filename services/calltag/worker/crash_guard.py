@@ -28,7 +28,7 @@ class CrashGuard:
 
     partition: Partition
     store: StateStore
-    _begun: dict[str, str] = field(default_factory=dict)
+    _started: dict[str, str] = field(default_factory=dict)
     """The ids of open attempts by operation, including those whose reply was lost."""
 
     async def begin(self, epoch: Epoch, name: str) -> int:
@@ -37,17 +37,17 @@ class CrashGuard:
         The attempts of one worker count once, so this may be retried after a lost reply.
         Raises StoreUnavailable, Fenced.
         """
-        attempt = self._begun.setdefault(name, secrets.token_hex(_ID_BYTES))
+        attempt = self._started.setdefault(name, secrets.token_hex(_ID_BYTES))
         return await self.store.attempt(self.partition, epoch, name, attempt)
 
     async def end(self, name: str) -> None:
         """Remove all attempts at the operation, also those of other workers. Raises StoreUnavailable."""
         await self.store.clear_attempts(self.partition, name)
-        self._begun.pop(name, None)
+        self._started.pop(name, None)
 
     async def abandon(self) -> None:
         """Withdraw the open attempts of this worker, also after a cancellation or an error."""
-        if not self._begun:
+        if not self._started:
             return
         ending = asyncio.create_task(self._take_back(), name=f"partition-{self.partition}-attempts")
         await asyncio.wait({ending}, timeout=_WAITED_FOR_S)
@@ -56,13 +56,13 @@ class CrashGuard:
         delays = backoff_s(0.05, 2.0)
         try:
             async with asyncio.timeout(_TRIED_FOR_S):
-                while self._begun:
-                    name, attempt = next(iter(self._begun.items()))
+                while self._started:
+                    name, attempt = next(iter(self._started.items()))
                     try:
                         await self.store.withdraw_attempt(self.partition, name, attempt)
                     except StoreUnavailable:
                         await asyncio.sleep(next(delays))
                     else:
-                        del self._begun[name]
+                        del self._started[name]
         except Exception as error:  # noqa: BLE001 - then they count as crashes
-            log.warning("attempts_not_ended", operations=sorted(self._begun), exception=type(error).__name__)
+            log.warning("crash_count_not_cleared", operations=sorted(self._started), exception=type(error).__name__)

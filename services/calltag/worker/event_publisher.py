@@ -115,7 +115,7 @@ class EventPublisher:
         self._streams = streams
         self._watchers = watchers
         self._window = ByteWindow() if window is None else window
-        self.lists_fresh_s = min(index.lifetime_ms / 4_000, _LISTS_FRESH_S)
+        self.index_fresh_s = min(index.lifetime_ms / 4_000, _LISTS_FRESH_S)
         """Seconds for which an entry of the call index is fresh."""
 
     async def send(self, publication: Publication) -> None:
@@ -190,7 +190,7 @@ def _addition(event: Event, body: bytes) -> Addition:
 def _watched(publication: Publication) -> Sequence[tuple[UserId, int]]:
     """Return the pairs for the streams of watchers, including their own deferred events."""
     adding, of_all = publication.to_recipients, publication.of_all or ()
-    deferred = {pair for pair, is_put_off in zip(adding.pairs, adding.deferred, strict=True) if is_put_off}
+    deferred = {pair for pair, is_deferred in zip(adding.pairs, adding.deferred, strict=True) if is_deferred}
     pairs: list[tuple[UserId, int]] = []
     for number, (event, _) in enumerate(publication.events):
         late = dict.fromkeys(user for user in event.recipients if (user, number) in deferred)

@@ -53,7 +53,7 @@ class Folded:
     behind: list[tuple[int, OperationId]] = field(default_factory=list)
     unblocked: list[str] = field(default_factory=list)
 
-    def tell(self, event: Event, encoded: bytes) -> None:
+    def add_event(self, event: Event, encoded: bytes) -> None:
         """Add an event."""
         self.events.append(event)
         self.encoded.append(encoded)
@@ -131,7 +131,7 @@ def _take(message: OperationMessage, subject: _Subject, limits: CallLimits, fold
     if step.event is not None:
         if folded.events and folded.size_bytes + len(step.encoded) > max_bytes:
             return False
-        folded.tell(step.event, step.encoded)
+        folded.add_event(step.event, step.encoded)
     _record(message, subject, step, folded)
     return True
 

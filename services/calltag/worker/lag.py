@@ -19,18 +19,18 @@ class Lag:
     """The lag of one partition."""
 
     clock_ms: Callable[[], int]
-    in_hand_of_ms: int | None = None
+    oldest_in_progress_ms: int | None = None
     """When the oldest operation of the current batch was accepted (Unix time); those in the queue are younger."""
     _worst_ms: int = 0
 
     def took(self, accepted_at_ms: int) -> None:
         """Note a batch whose oldest operation was accepted then (Unix time in milliseconds)."""
-        self.in_hand_of_ms = accepted_at_ms
+        self.oldest_in_progress_ms = accepted_at_ms
 
     def finished(self) -> None:
         """Note the end of the batch."""
         self._note()
-        self.in_hand_of_ms = None
+        self.oldest_in_progress_ms = None
 
     def worst_ms(self) -> int:
         """Return the greatest age since the last call, in milliseconds; 0 without any operation."""
@@ -39,8 +39,8 @@ class Lag:
         return worst
 
     def _note(self) -> None:
-        if self.in_hand_of_ms is not None:
-            self._worst_ms = max(self._worst_ms, self.clock_ms() - self.in_hand_of_ms)
+        if self.oldest_in_progress_ms is not None:
+            self._worst_ms = max(self._worst_ms, self.clock_ms() - self.oldest_in_progress_ms)
 
 
 @dataclass(slots=True)

@@ -76,8 +76,8 @@ class LossRecovery:
             if each.repeated and versions.get(each.operation.key, 0) - each.done.version < self._batch
         }
         kept = [each for each in messages if each.operation.id in there]
-        told = {event.id: len(raw) for event, raw in zip(folded.events, folded.encoded, strict=True)}
-        size_bytes = sum(_size_bytes(each, told.get(EventId(each.operation.id))) for each in kept)
+        encoded_sizes = {event.id: len(raw) for event, raw in zip(folded.events, folded.encoded, strict=True)}
+        size_bytes = sum(_size_bytes(each, encoded_sizes.get(EventId(each.operation.id))) for each in kept)
         self._recent.committed(Commit(position, time.monotonic(), kept, versions, size_bytes))
 
     async def has_lost(self) -> bool:
@@ -92,8 +92,8 @@ class LossRecovery:
             stored = await self._store.read_position(self._partition)
         except StoreUnavailable:
             return False
-        not_told = stored[0] == self._recent.epoch and bool(self._recent.loss.commits)
-        return not_told or stored < known
+        unreported = stored[0] == self._recent.epoch and bool(self._recent.loss.commits)
+        return unreported or stored < known
 
     async def recover(self, taken: TakeOver, handle: Batch) -> bool:
         """After a take-over, apply lost operations again through `handle`, and report the loss.
@@ -104,16 +104,16 @@ class LossRecovery:
         """
         recent, loss = self._recent, self._recent.loss
         recent.forget(time.monotonic())
-        gone = 0
+        lost_for_good = 0
         if recent.was_elsewhere:
             # Another worker made those commits, and may have them in memory, but is no longer the owner.
             former = taken.former if recent.found is None else min(recent.found, taken.former)
-            gone = recent.lost_elsewhere(former, taken.position)
-            loss.commits = max(loss.commits, gone)
+            lost_for_good = recent.lost_elsewhere(former, taken.position)
+            loss.commits = max(loss.commits, lost_for_good)
         elif recent.epoch:
             loss.commits = max(loss.commits, recent.lost(taken.position))
-            gone = recent.gone(taken.position)
-        loss.gone = max(loss.gone, gone)
+            lost_for_good = recent.lost_for_good(taken.position)
+        loss.lost_for_good = max(loss.lost_for_good, lost_for_good)
         commits = recent.commits()
         for key, version in recent.versions().items():
             loss.versions[key] = max(version, loss.versions.get(key, 0))
@@ -122,12 +122,12 @@ class LossRecovery:
         loss.commits = max(loss.commits, _touched(commits, missing))
         for start in range(0, len(missing), self._batch):
             await self._again(taken.epoch, missing[start : start + self._batch], handle)
-        given_up = [each for each in missing if each.operation.key in loss.given_up]
-        loss.gone = max(loss.gone, gone + _touched(commits, given_up))
+        unrecoverable = [each for each in missing if each.operation.key in loss.unrecoverable]
+        loss.lost_for_good = max(loss.lost_for_good, lost_for_good + _touched(commits, unrecoverable))
         raised = bool(loss.commits) and await self._raise_versions(taken.epoch, loss.versions)
         if loss.commits:
-            await self._tell(loss)
-        recent.let_go(given_up)
+            await self._report(loss)
+        recent.discard(unrecoverable)
         # A recovery that is interrupted before this reports the loss the next time.
         recent.loss = Loss()
         return raised
@@ -135,7 +135,7 @@ class LossRecovery:
     async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage], handle: Batch) -> None:
         """Apply operations again, except those of calls given up: one that cannot be written holds up no other."""
         loss = self._recent.loss
-        messages = [each for each in messages if each.operation.key not in loss.given_up]
+        messages = [each for each in messages if each.operation.key not in loss.unrecoverable]
         if not messages:
             return
         try:
@@ -149,24 +149,24 @@ class LossRecovery:
                 # The server as a whole refuses writes.
                 raise
             if len(messages) == 1:
-                loss.given_up.add(messages[0].operation.key)
+                loss.unrecoverable.add(messages[0].operation.key)
                 log.warning("operation_not_reapplied", key=messages[0].operation.key, reason=str(error))
                 return
             for each in messages:
                 await self._again(epoch, [each], handle)
 
-    async def _tell(self, loss: Loss) -> None:
+    async def _report(self, loss: Loss) -> None:
         at_ms = time.time_ns() // 1_000_000
-        await self._store.note_loss(self._partition, loss.id, loss.commits, loss.gone, at_ms)
+        await self._store.note_loss(self._partition, loss.id, loss.commits, loss.lost_for_good, at_ms)
         log.error(
             "store_lost_writes",
             partition=self._partition,
             commits=loss.commits,
             reapplied=loss.reapplied,
             refused=loss.refused,
-            commits_gone=loss.gone,
+            commits_gone=loss.lost_for_good,
         )
-        self._metrics.lost(loss.commits, loss.reapplied, loss.gone)
+        self._metrics.lost(loss.commits, loss.reapplied, loss.lost_for_good)
 
     async def _missing(self, messages: Sequence[OperationMessage]) -> list[OperationMessage]:
         wanted: dict[str, list[OperationId]] = {}
@@ -194,7 +194,7 @@ class LossRecovery:
     async def _raise_versions(self, epoch: Epoch, versions: dict[str, int]) -> bool:
         """Continue the versions of calls from the highest that subscribers have seen, and publish their state, where
         not all operations could be applied again: no version is used twice."""
-        keys = versions.keys() - self._recent.loss.given_up
+        keys = versions.keys() - self._recent.loss.unrecoverable
         has_raised = False
         async for page in self._loaded({key: [_NONE] for key in keys}):
             raised = {

@@ -63,7 +63,7 @@ class WorkerMetrics(Protocol):
         """Count a message that cannot be decoded as an operation."""
         ...
 
-    def lost(self, commits: int, reapplied: int, gone: int) -> None:
+    def lost(self, commits: int, reapplied: int, lost_for_good: int) -> None:
         """Count confirmed commits that Redis lost, operations of them that were applied again, and commits that cannot
         be recovered."""
         ...

@@ -124,7 +124,7 @@ class NodeSender:
                 return
             if not is_taken:
                 # The inbox outlives its node by minutes: if it is missing, the node will not return.
-                log.info("node_gone", node=node)
+                log.info("inbox_missing", node=node)
                 await self._streams.forget(node, _users(messages))
                 return
             self._on_sent()

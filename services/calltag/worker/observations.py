@@ -69,7 +69,7 @@ class WorkerObservations:
     def unreadable(self) -> None:
         self.metrics.operations_malformed.inc()
 
-    def lost(self, commits: int, reapplied: int, gone: int) -> None:
+    def lost(self, commits: int, reapplied: int, lost_for_good: int) -> None:
         self.metrics.commits_lost.inc(commits)
         self.metrics.operations_reapplied.inc(reapplied)
-        self.metrics.commits_unrecoverable.inc(gone)
+        self.metrics.commits_unrecoverable.inc(lost_for_good)

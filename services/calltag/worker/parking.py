@@ -38,7 +38,7 @@ def refuse(work: Work, queue: RetryQueue) -> Refusal:
         return Refusal(folded, NO_BLOCKS)
     event = refusal(message.operation, done)
     if event is not None:
-        folded.tell(event, EVENT.encode(event))
+        folded.add_event(event, EVENT.encode(event))
     if message.reply_to is not None:
         folded.replies.append((message.reply_to, OperationReply(operation_id=message.operation.id, **_coded(done))))
     if queue.parking is ParkingReason.BEHIND:
@@ -64,7 +64,7 @@ def _tell_unreadable(work: Work, done: Done, folded: Folded) -> None:
             text=done.text,
             accepted_at_ms=operation.accepted_at_ms,
         )
-        folded.tell(event, EVENT.encode(event))
+        folded.add_event(event, EVENT.encode(event))
     if envelope.reply_to is not None:
         folded.replies.append((envelope.reply_to, OperationReply(operation_id=operation.id, **_coded(done))))
 

@@ -73,7 +73,7 @@ class PartitionOwner:
         self._window = window
         self._recovery = LossRecovery(partition, store, recent, metrics, batch_limit, window=window)
         self._on_wait = on_wait
-        self._listed = CallIndexCache(publisher.lists_fresh_s)
+        self._listed = CallIndexCache(publisher.index_fresh_s)
         self._cache = CallCache(call_cache_bytes)
         self.epoch: Epoch | None = None
         """None before the first delivery, and while the ownership is uncertain."""
@@ -105,7 +105,7 @@ class PartitionOwner:
             taken = await self.retry(lambda: self._store.take_over(self._partition, self._recent.latest_epoch))
             self._metrics.taken_over()
             # Another owner may have changed these calls.
-            self._listed = CallIndexCache(self._publisher.lists_fresh_s)
+            self._listed = CallIndexCache(self._publisher.index_fresh_s)
             self._cache.forget()
             log.info("partition_taken_over", epoch=taken.epoch, kept=taken.kept)
             if taken.kept:

@@ -132,7 +132,7 @@ class PartitionRunner:
     def oldest_at_ms(self) -> int | None:
         """When the oldest unfinished operation was accepted; those in the queue are younger."""
         waiting = self._queues.oldest_at_ms()
-        return min((at for at in (self._lag.in_hand_of_ms, waiting) if at is not None), default=None)
+        return min((at for at in (self._lag.oldest_in_progress_ms, waiting) if at is not None), default=None)
 
     async def run(self, consumer: PartitionConsumer, released: asyncio.Event) -> None:
         """Work until `released` is set and the current batch is finished. Raises BusInterrupted, Fenced."""
@@ -220,11 +220,11 @@ class PartitionRunner:
                 folded = await self._carry_out(messages)
             except _Failed as failed:
                 if len(messages) == 1:
-                    log.warning("silent_call_not_ended", key=messages[0].operation.key, detail=failed.fault.detail)
+                    log.warning("silent_call_end_failed", key=messages[0].operation.key, detail=failed.fault.detail)
                     return ended
                 return ended + sum([await self._ended([each]) for each in messages])
             for key, fault in folded.faults.items():
-                log.warning("silent_call_not_ended", key=key, detail=fault.detail)
+                log.warning("silent_call_end_failed", key=key, detail=fault.detail)
             ended += sum(each.done.code is StatusCode.SUCCESS for each in folded.applied)
             messages = messages[folded.taken :]
         return ended
@@ -361,7 +361,7 @@ class PartitionRunner:
         work = queue.first
         if not queue.sender_notified:
             refusal = refuse(work, queue)
-            if not await self._tell(refusal.folded, refusal.blocks):
+            if not await self._notify_senders(refusal.folded, refusal.blocks):
                 return False
             queue.sender_notified = True
         try:
@@ -385,7 +385,7 @@ class PartitionRunner:
         self._acknowledgeable.append(work.delivery.tag)
         queue.is_unblocked = True
 
-    async def _tell(self, folded: Folded, blocks: CallBlocks) -> bool:
+    async def _notify_senders(self, folded: Folded, blocks: CallBlocks) -> bool:
         epoch = await self._owned()
         try:
             await self._owner.write(epoch, folded, blocks)

@@ -57,6 +57,6 @@ class PendingNotifications:
                 except (BusUnavailable, BusRefused):
                     self._users[node] = users | self._users.get(node, {})
                 else:
-                    log.info("node_notified_again", node=node, users=len(users))
+                    log.info("node_notification_retried", node=node, users=len(users))
         finally:
             del self._senders[node]

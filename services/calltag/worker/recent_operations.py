@@ -40,11 +40,11 @@ class Loss:
     those of them that were refused, the highest published version by key, and the keys that were given up."""
 
     commits: int = 0
-    gone: int = 0
+    lost_for_good: int = 0
     reapplied: int = 0
     refused: int = 0
     versions: dict[str, int] = field(default_factory=dict)
-    given_up: set[str] = field(default_factory=set)
+    unrecoverable: set[str] = field(default_factory=set)
     id: str = field(default_factory=lambda: token_hex(8), compare=False)
 
 
@@ -58,7 +58,7 @@ class RecentOperations:
     limits: RecentLimits = RecentLimits()
     epoch: Epoch = NEVER
     position: CommitPosition = NOTHING
-    heard: tuple[Epoch, CommitPosition] = (NEVER, NOTHING)
+    reported: tuple[Epoch, CommitPosition] = (NEVER, NOTHING)
     """The latest position that another owner has reported."""
     found: Epoch | None = None
     """The epoch before this process began a take-over from another worker, until that is done."""
@@ -70,12 +70,12 @@ class RecentOperations:
     @property
     def latest_epoch(self) -> Epoch:
         """The highest known epoch, of this or another owner."""
-        return max(self.epoch, self.heard[0])
+        return max(self.epoch, self.reported[0])
 
     @property
     def was_elsewhere(self) -> bool:
         """Whether another worker is known to have owned the partition since."""
-        return self.heard > (self.epoch, self.position)
+        return self.reported > (self.epoch, self.position)
 
     def taken_over(self, epoch: Epoch, position: CommitPosition) -> None:
         """Note that this process owns the partition in an epoch."""
@@ -105,14 +105,14 @@ class RecentOperations:
     def lost_elsewhere(self, epoch: Epoch, position: CommitPosition) -> int:
         """Return the number of lost commits of the latest other owner if Redis is in this epoch at this position; those
         of later owners are not counted."""
-        return max(0, self.heard[1] - position) if epoch <= self.heard[0] else 0
+        return max(0, self.reported[1] - position) if epoch <= self.reported[0] else 0
 
-    def gone(self, position: CommitPosition) -> int:
+    def lost_for_good(self, position: CommitPosition) -> int:
         """Return the number of lost commits that are not in this log."""
-        at_hand = {commit.position for commit in self._commits if position < commit.position <= self.position}
-        return max(0, self.position - position - len(at_hand))
+        remembered = {commit.position for commit in self._commits if position < commit.position <= self.position}
+        return max(0, self.position - position - len(remembered))
 
-    def let_go(self, messages: Sequence[OperationMessage]) -> None:
+    def discard(self, messages: Sequence[OperationMessage]) -> None:
         """Drop operations that cannot be applied again, after that was reported."""
         if not messages:
             return
@@ -152,8 +152,8 @@ class RecentByPartition:
         """Return the log of one partition."""
         return self._by_partition.setdefault(partition, RecentOperations(self.limits))
 
-    def hear(self, held: HeldPartition) -> None:
+    def note_other_owner(self, held: HeldPartition) -> None:
         """Note what another worker reports of a partition."""
         if held.epoch is not None:
             recent = self.of(held.partition)
-            recent.heard = max(recent.heard, (held.epoch, held.position))
+            recent.reported = max(recent.reported, (held.epoch, held.position))

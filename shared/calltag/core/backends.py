@@ -179,7 +179,7 @@ def _refuse_demo_on_network(settings: Settings) -> None:
     open_to_all = [f"{name} is {host or 'empty'}" for name, host in hosts.items() if not _is_loopback(host)]
     if open_to_all and not settings.directory.demo_on_network:
         raise DirectoryError(
-            f"the demo contact centre, whose passwords everybody knows, stays off the network ({open_to_all[0]}): "
+            f"the demo contact centre, whose passwords are public, stays off the network ({open_to_all[0]}): "
             "set CALLTAG_DIRECTORY__FILE to a directory of your own, or CALLTAG_DIRECTORY__DEMO_ON_NETWORK=true"
         )
 
@@ -191,11 +191,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-async def _forget_marks(client: RedisClient, settings: Settings) -> None:
+async def _remove_lost_blocks(client: RedisClient, settings: Settings) -> None:
     """Remove the blocks of parked operations of a former process: they were lost with its in-process bus."""
     forgotten = await RedisCallBlocks(client, Keys(settings.redis.key_prefix), settings.partitions).forget()
     if forgotten:
-        log.warning("marks_forgotten", count=forgotten, reason="what an embedded bus parks is gone with it")
+        log.warning("call_blocks_lost", count=forgotten, reason="an embedded broker loses parked operations")
 
 
 @asynccontextmanager
@@ -213,10 +213,10 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
             folder = settings.embedded.folder
             store = await stack.enter_async_context(embedded_store(folder, deadline_s=settings.redis.deadline_s))
             if store.kept_in is None:
-                log.warning("embedded_store_keeps_nothing", reason=store.reason)
+                log.warning("embedded_store_not_persistent", reason=store.reason)
             else:
                 log.info("embedded_store", kept_in=str(store.kept_in))
-                await _forget_marks(store.client, settings)
+                await _remove_lost_blocks(store.client, settings)
             bus, client = (
                 MemoryBus(
                     settings.partitions,

@@ -161,7 +161,7 @@ def test_the_state_of_the_services_is_told_where_the_client_knows_another() -> N
     told = Event("/a", {"n": 0})
     assert [here.offer_services(told, LIMITS, active=active) for active in (True, False, False)] == [False, True, False]
     for was_told in (True, False):
-        assert here.services_told is was_told, "what waits is not told yet"
+        assert here.services_notified is was_told, "what waits is not told yet"
         here.take()
     assert not session(subscriptions={}).offer_services(Event("/b", {}), LIMITS, active=False)
 

@@ -19,7 +19,7 @@ def test_what_rabbitmq_took_out_is_told_with_its_reason() -> None:
     why = parking_of({"x-death": [death], "x-delivery-count": 3})
     assert why is not None
     assert (why.reason, why.partition, why.failed_ms, why.attempts) == ("delivery_limit", 7, 5_000, 0)
-    assert "no worker marked its call" in why.detail
+    assert "no worker blocked its call" in why.detail
 
 
 def test_where_nothing_tells_nothing_is_made_up() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from starlette.types import Message, Receive, Scope, Send
 
-from calltag.core.http.admission_queue import AdmissionQueue, Turned, release_slot
+from calltag.core.http.admission_queue import AdmissionQueue, Rejection, release_slot
 from parts.eventually import eventually
 
 
@@ -49,14 +49,14 @@ async def test_so_many_at_a_time_and_the_others_after_them() -> None:
     intake = AdmissionQueue(app, 2, 3, 10)
     tasks = [begin(intake) for _ in range(5)]
     await eventually(lambda: intake.queued == 3)
-    assert (intake.in_hand, app.at_work) == (2, 2)
+    assert (intake.in_progress, app.at_work) == (2, 2)
     app.go.set()
     assert [(await each)["status"] for each in tasks] == [200] * 5
-    assert (intake.in_hand, intake.queued, app.most_at_work) == (0, 0, 2)
+    assert (intake.in_progress, intake.queued, app.most_at_work) == (0, 0, 2)
 
 
 async def test_beyond_the_queue_requests_are_refused_at_once() -> None:
-    app, turned = App(), list[Turned]()
+    app, turned = App(), list[Rejection]()
     intake = AdmissionQueue(app, 1, 1, 10, turned.append)
     tasks = [begin(intake) for _ in range(2)]
     await eventually(lambda: intake.queued == 1)
@@ -64,13 +64,13 @@ async def test_beyond_the_queue_requests_are_refused_at_once() -> None:
     headers = dict(refused["headers"])
     assert refused["status"] == 503
     assert 1 <= int(headers[b"retry-after"]) <= 3
-    assert turned == [Turned.QUEUE_FULL]
+    assert turned == [Rejection.QUEUE_FULL]
     app.go.set()
     assert [(await each)["status"] for each in tasks] == [200, 200]
 
 
 async def test_an_address_leaves_places_in_the_queue_for_others() -> None:
-    app, turned = App(), list[Turned]()
+    app, turned = App(), list[Rejection]()
     intake = AdmissionQueue(app, 1, 8, 10, turned.append)
     greedy = [asyncio.create_task(request(intake, address="10.0.0.1")) for _ in range(20)]
     await eventually(lambda: intake.queued == 4 and len(turned) == 15)
@@ -80,23 +80,23 @@ async def test_an_address_leaves_places_in_the_queue_for_others() -> None:
     assert [(await each)["status"] for each in others] == [200, 200]
     statuses = [(await each)["status"] for each in greedy]
     assert (statuses.count(200), statuses.count(503)) == (5, 15)
-    assert set(turned) == {Turned.QUEUE_FULL}
+    assert set(turned) == {Rejection.QUEUE_FULL}
     assert intake._places.taken == 0
 
 
 async def test_nobody_waits_longer_than_the_deadline() -> None:
-    app, turned = App(), list[Turned]()
+    app, turned = App(), list[Rejection]()
     intake = AdmissionQueue(app, 1, 5, 0.05, turned.append)
     first = begin(intake)
     assert (await begin(intake))["status"] == 503
-    assert (turned, intake.queued) == ([Turned.LATE], 0)
+    assert (turned, intake.queued) == ([Rejection.LATE], 0)
     app.go.set()
     assert (await first)["status"] == 200
     assert (await request(intake))["status"] == 200
 
 
 async def test_who_would_wait_too_long_at_the_pace_of_late_is_refused_at_once() -> None:
-    turned = list[Turned]()
+    turned = list[Rejection]()
 
     async def app(_: Scope, __: Receive, send: Send) -> None:
         await asyncio.sleep(0.02)
@@ -108,7 +108,7 @@ async def test_who_would_wait_too_long_at_the_pace_of_late_is_refused_at_once() 
     assert statuses == [200] * 10
     tasks = [begin(intake) for _ in range(500)]
     await eventually(lambda: intake.queued + len(turned) == 499)
-    assert intake.in_hand == 1
+    assert intake.in_progress == 1
     assert len(turned) > 200
     assert 200 in [(await each)["status"] for each in tasks]
 
@@ -122,10 +122,10 @@ async def test_who_goes_away_keeps_no_place() -> None:
     await asyncio.wait({second})
     first.cancel()
     await asyncio.wait({first})
-    await eventually(lambda: intake.in_hand == 1 and intake.queued == 0)
+    await eventually(lambda: intake.in_progress == 1 and intake.queued == 0)
     app.go.set()
     assert (await third)["status"] == 200
-    assert intake.in_hand == 0
+    assert intake.in_progress == 0
 
 
 async def test_a_turn_that_comes_with_the_end_of_the_request_goes_on_to_the_next() -> None:
@@ -138,7 +138,7 @@ async def test_a_turn_that_comes_with_the_end_of_the_request_goes_on_to_the_next
     second.cancel()
     await asyncio.wait({second})
     assert (await third)["status"] == 200
-    assert (intake.in_hand, intake.queued) == (0, 0)
+    assert (intake.in_progress, intake.queued) == (0, 0)
 
 
 async def test_who_only_waits_for_others_takes_no_turn() -> None:
@@ -153,11 +153,11 @@ async def test_who_only_waits_for_others_takes_no_turn() -> None:
     tasks = [begin(intake) for _ in range(5)]
     for _ in range(5):
         await asyncio.sleep(0)
-    assert intake.in_hand <= 1
+    assert intake.in_progress <= 1
     done.set()
     statuses = [(await each)["status"] for each in tasks]
     assert 200 in statuses
-    assert intake.in_hand == 0
+    assert intake.in_progress == 0
 
 
 async def test_a_body_that_does_not_come_takes_no_turn_for_long() -> None:
@@ -177,7 +177,7 @@ async def test_a_body_that_does_not_come_takes_no_turn_for_long() -> None:
     assert not slow_one.done()
     here.set()
     assert (await slow_one)["status"] == 200
-    assert intake.in_hand == 0
+    assert intake.in_progress == 0
 
 
 async def test_an_answer_that_is_not_read_takes_no_turn_for_long() -> None:
@@ -197,7 +197,7 @@ async def test_an_answer_that_is_not_read_takes_no_turn_for_long() -> None:
     assert not deaf.done()
     read.set()
     await deaf
-    assert intake.in_hand == 0
+    assert intake.in_progress == 0
 
 
 async def test_outside_of_an_intake_nothing_is_set_aside() -> None:

@@ -152,9 +152,9 @@ class Twice(Post):
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
 
-    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
-        await self._installation.tell(node, notice)
-        return await self._installation.tell(node, notice)
+    async def send_notice(self, node: NodeId, notice: SessionNotice) -> bool:
+        await self._installation.send_notice(node, notice)
+        return await self._installation.send_notice(node, notice)
 
 
 async def test_notices_that_arrive_twice_change_nothing(system: Installation) -> None:
@@ -194,7 +194,7 @@ async def test_without_acknowledgement_a_claim_waits_until_the_lease_of_the_form
 class Silent(Post):
     """The way to nodes that receive what they are told and say nothing."""
 
-    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:  # noqa: ARG002 - the interface's
+    async def send_notice(self, node: NodeId, notice: SessionNotice) -> bool:  # noqa: ARG002 - the interface's
         return True
 
 

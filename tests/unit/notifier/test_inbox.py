@@ -85,7 +85,7 @@ async def test_a_notice_that_the_bus_does_not_take_is_left_out(
     bus, written = MemoryBus(1), LogCapture()
     monkeypatch.setattr(type(bus), "send", send)
     monkeypatch.setattr(conditions, "log", structlog.wrap_logger(None, processors=[written]))
-    assert not await NodePost(bus).tell(NodeId("n2"), SessionNotice(kind=NoticeKind.ENDED, client_id="c1"))
+    assert not await NodePost(bus).send_notice(NodeId("n2"), SessionNotice(kind=NoticeKind.ENDED, client_id="c1"))
     assert written.entries == [{"event": "notice_not_sent", "node": "n2", "reason": "no", "log_level": "info"}]
 
 

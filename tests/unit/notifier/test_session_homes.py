@@ -33,7 +33,7 @@ class Posted(Installation):
         self.post_is_open.set()
         self._on_their_way: set[asyncio.Task[None]] = set()
 
-    async def tell(self, node: NodeId, notice: SessionNotice) -> bool:
+    async def send_notice(self, node: NodeId, notice: SessionNotice) -> bool:
         if self.loses_notices:
             return False
         task = asyncio.create_task(self._carry(node, notice))
@@ -43,7 +43,7 @@ class Posted(Installation):
 
     async def _carry(self, node: NodeId, notice: SessionNotice) -> None:
         await self.post_is_open.wait()
-        await super().tell(node, notice)
+        await super().send_notice(node, notice)
 
     async def record(self, client: Client) -> SessionRecord:
         """The session as it is stored."""

@@ -51,7 +51,7 @@ async def test_side_tasks_are_cancelled_when_main_returns() -> None:
     [
         (broken, "consumer failed: ValueError", ValueError),
         (broken_below, "consumer failed: ValueError", ExceptionGroup),
-        (nothing, "consumer ended before it was told to", None),
+        (nothing, "consumer ended unexpectedly", None),
     ],
 )
 async def test_a_dead_side_task_lets_main_finish_and_fails_the_service(

@@ -146,7 +146,7 @@ def test_the_last_lines_before_a_forced_end_come_out() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM + end], capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert done.stderr.count('"event":"line"') == 2_000
-    assert done.stderr.endswith("stopped without finishing what was in hand\n")
+    assert done.stderr.endswith("stopped without finishing the work in progress\n")
 
 
 def test_an_end_waits_no_longer_than_its_deadline_for_a_reader(pipe: Pipe) -> None:

@@ -25,7 +25,7 @@ def note(known: CallCache, number: int, size: int, *, told: bool = True) -> None
     event = CallChanged(EventId("e"), NotificationType.ATTACHED_DATA_CHANGED, after, (), 0)
     folded = Folded(changes=[Change(key(number), None, after, ())])
     if told:
-        folded.tell(event, b"x" * size)
+        folded.add_event(event, b"x" * size)
     known.note({key(number): Loaded(None)}, folded)
 
 

@@ -49,9 +49,9 @@ def test_what_another_owner_told_of_tells_what_is_lost(epoch: int, position: int
     made = partitions.of(Partition(3))
     made.taken_over(Epoch(7), CommitPosition(3))
     assert (made.was_elsewhere, made.latest_epoch) == (False, 7)
-    for told in ((7, 2), (9, 5), (9, 4), (8, 8)):
-        partitions.hear(HeldPartition(Partition(3), Epoch(told[0]), position=CommitPosition(told[1])))
-    partitions.hear(HeldPartition(Partition(3), None, position=CommitPosition(99)))
+    for held in ((7, 2), (9, 5), (9, 4), (8, 8)):
+        partitions.note_other_owner(HeldPartition(Partition(3), Epoch(held[0]), position=CommitPosition(held[1])))
+    partitions.note_other_owner(HeldPartition(Partition(3), None, position=CommitPosition(99)))
     assert (made.was_elsewhere, made.latest_epoch) == (True, 9)
     assert made.lost_elsewhere(Epoch(epoch), CommitPosition(position)) == lost
     made.taken_over(Epoch(11), CommitPosition(position))
@@ -59,12 +59,12 @@ def test_what_another_owner_told_of_tells_what_is_lost(epoch: int, position: int
 
 
 @pytest.mark.parametrize(
-    ("operations", "position", "lost", "gone"),
+    ("operations", "position", "lost", "lost_for_good"),
     [(10, 3, 0, 0), (10, 1, 2, 0), (1, 1, 2, 1), (1, 2, 1, 0), (0, 1, 2, 2), (1, 5, 0, 0)],
 )
-def test_what_is_lost_and_what_of_it_is_gone(operations: int, position: int, lost: int, gone: int) -> None:
+def test_lost_commits(operations: int, position: int, lost: int, lost_for_good: int) -> None:
     made = recent(commit(1), commit(2), commit(3), limits=RecentLimits(operations=operations))
-    assert (made.lost(CommitPosition(position)), made.gone(CommitPosition(position))) == (lost, gone)
+    assert (made.lost(CommitPosition(position)), made.lost_for_good(CommitPosition(position))) == (lost, lost_for_good)
 
 
 def test_the_highest_version_of_each_call() -> None:

@@ -143,7 +143,7 @@ class Session:
         return bool(self.queue or self.aside or self.replays.queue) and self.state is not SessionPhase.CLAIMING
 
     @property
-    def services_told(self) -> bool:
+    def services_notified(self) -> bool:
         """Return the state of the services that was sent last."""
         return self.services_active is not bool(self.aside)
 

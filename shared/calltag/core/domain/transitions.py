@@ -33,12 +33,12 @@ def ended(call: Call) -> Call:
     return call.with_legs([replace(leg, state=LegState.RELEASED) for leg in call.legs])
 
 
-def parties_changed(call: Call, told: tuple[Leg, ...]) -> Call:
+def parties_changed(call: Call, changed_legs: tuple[Leg, ...]) -> Call:
     """Apply a report of the switch on some parties: known numbers change state, new numbers join."""
-    news = {leg.number: leg for leg in told}
+    changed = {leg.number: leg for leg in changed_legs}
     known = [
-        replace(leg, state=news[leg.number].state, muted=news[leg.number].muted) if leg.number in news else leg
+        replace(leg, state=changed[leg.number].state, muted=changed[leg.number].muted) if leg.number in changed else leg
         for leg in call.legs
     ]
     numbers = {leg.number for leg in call.legs}
-    return call.with_legs([*known, *(leg for number, leg in news.items() if number not in numbers)])
+    return call.with_legs([*known, *(leg for number, leg in changed.items() if number not in numbers)])

@@ -20,10 +20,10 @@ _PATIENCE_S: Final = 0.2
 _FORGETS: Final = 0.05
 """Weight of each completion in the moving average `_pace_s`."""
 _RETRY_AFTER_S: Final = (1, 3)
-_TEXT: Final = "more requests come than are served here; try again in a moment"
+_TEXT: Final = "too many requests are waiting here; try again in a moment"
 
 
-class Turned(StrEnum):
+class Rejection(StrEnum):
     """Reasons for refusing a request, by the name of the setting."""
 
     QUEUE_FULL = "max_queued_requests"
@@ -51,7 +51,7 @@ class _Turn:
         """Take a slot again without waiting, since the request has begun; `most` may be exceeded for a moment."""
         if not self.taken:
             self.taken = True
-            self.intake.in_hand += 1
+            self.intake.in_progress += 1
 
 
 _turn: ContextVar[_Turn | None] = ContextVar("turn", default=None)
@@ -77,15 +77,15 @@ class AdmissionQueue:
 
     One address cannot fill the queue (see SharedQueue). A request gets HTTP 503 with Retry-After, in the form of the
     API, at once if the queue is full or its expected wait exceeds `deadline_s`, else when it has waited that long.
-    `turned_away` is called for each.
+    `on_rejected` is called for each.
     """
 
     app: ASGIApp
     most: int
     most_queued: int
     deadline_s: float
-    turned_away: Callable[[Turned], None] = lambda _: None
-    in_hand: int = 0
+    on_rejected: Callable[[Rejection], None] = lambda _: None
+    in_progress: int = 0
     _pace_s: float = 0.0
     """Moving average of the seconds between two completions while the queue is not empty."""
     _ended_at_s: float | None = None
@@ -106,7 +106,7 @@ class AdmissionQueue:
             return
         refused = await self._enter((scope.get("client") or ("",))[0])
         if refused is not None:
-            self.turned_away(refused)
+            self.on_rejected(refused)
             await _refuse(send)
             return
         turn = _Turn(self)
@@ -119,12 +119,12 @@ class AdmissionQueue:
 
     def leave(self) -> None:
         """Release a slot, and give it to the first waiting request."""
-        self.in_hand -= 1
+        self.in_progress -= 1
         self._keep_pace()
-        while self._queue and self.in_hand < self.most:
+        while self._queue and self.in_progress < self.most:
             following = self._queue.popleft()
             if not following.done():
-                self.in_hand += 1
+                self.in_progress += 1
                 following.set_result(True)
 
     def _keep_pace(self) -> None:
@@ -136,17 +136,17 @@ class AdmissionQueue:
             self._pace_s += (now_s - self._ended_at_s - self._pace_s) * _FORGETS
         self._ended_at_s = now_s
 
-    async def _enter(self, address: str) -> Turned | None:
-        if self.in_hand < self.most and not self._queue:
-            self.in_hand += 1
+    async def _enter(self, address: str) -> Rejection | None:
+        if self.in_progress < self.most and not self._queue:
+            self.in_progress += 1
             return None
         try:
             with self._places.place(address):
                 if len(self._queue) * self._pace_s > self.deadline_s:
-                    return Turned.LATE
-                return None if await self._turn_in_queue() else Turned.LATE
+                    return Rejection.LATE
+                return None if await self._turn_in_queue() else Rejection.LATE
         except QueueFull:
-            return Turned.QUEUE_FULL
+            return Rejection.QUEUE_FULL
 
     async def _turn_in_queue(self) -> bool:
         """Wait for a slot; return whether one was free before the deadline."""

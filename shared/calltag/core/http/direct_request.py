@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 _FROM_THE_SERVER: Final = frozenset({b"content-length", b"transfer-encoding", b"date"})
-_INCOMPLETE: Final = Refusal(400, "the body of the request did not come whole")
+_INCOMPLETE: Final = Refusal(400, "the body of the request is incomplete")
 
 
 class DirectRequest(Exchange):

@@ -15,7 +15,7 @@ _UNREAD_BODY_BYTES: Final = 65_536
 CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 FAILED: Final = Refusal(500, "the request was not answered because of an internal error")
 CUT_OFF: Final = Refusal(
-    503, "this server stops before the request was answered; whether it took effect is not known", retry_after_s=1
+    503, "this server stopped before the request was answered; whether it took effect is not known", retry_after_s=1
 )
 
 

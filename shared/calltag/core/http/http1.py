@@ -118,7 +118,7 @@ class Http1:
         try:
             return direct.accepts(head)
         except Exception:
-            log.exception("request_not_accepted")
+            log.exception("request_check_failed")
             return False
 
     def _refuse(self, refusal: Refusal) -> None:

@@ -234,10 +234,10 @@ class Server:
                 self._context = await asyncio.to_thread(tls.context)
             except TlsError as error:
                 # The files may be half written: keep the old certificate, and check again.
-                log.warning("certificate_not_renewed", reason=str(error))
+                log.warning("certificate_reload_failed", reason=str(error))
             else:
                 changed_at = seen_at
-                log.info("certificate_renewed")
+                log.info("certificate_reloaded")
 
     # Connections
 

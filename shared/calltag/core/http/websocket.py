@@ -190,7 +190,7 @@ class WebSocket(ABC):
         self._control_left = min(_BURST_S * rate, self._control_left + (now - self._control_at) * rate) - 1
         self._control_at = now
         if self._control_left < 0:
-            text = f"{rate} control frames a second are taken (CALLTAG_HTTP__MAX_CONTROL_FRAMES_PER_S)"
+            text = f"{rate} control frames a second are accepted (CALLTAG_HTTP__MAX_CONTROL_FRAMES_PER_S)"
             self._fail(CloseCode.POLICY_VIOLATION, text, RequestLimit.CONTROL_FRAMES)
 
     def _react(self) -> None:
@@ -231,7 +231,7 @@ class WebSocket(ABC):
             self._silent, self._is_pinged = True, False
             self._connection.expect(limits.ping_interval_s)
         elif self._is_pinged:
-            self._fail(CloseCode.INTERNAL_ERROR, "no pong came in time", RequestLimit.PONG_DEADLINE)
+            self._fail(CloseCode.INTERNAL_ERROR, "no pong arrived in time", RequestLimit.PONG_DEADLINE)
         else:
             self._is_pinged = True
             self._protocol.send_ping(b"")

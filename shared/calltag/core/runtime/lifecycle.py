@@ -84,7 +84,7 @@ class Lifecycle:
         else:
             if self.is_running():
                 log.error("side_task_ended", task=name)
-                self._fail(f"{name} ended before it was told to", None)
+                self._fail(f"{name} ended unexpectedly", None)
 
     def _fail(self, reason: str, cause: Exception | None) -> None:
         if self.failure is None:
@@ -135,7 +135,7 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def _end_now() -> None:
-    sys.stderr.write("stopped without finishing what was in hand\n")
+    sys.stderr.write("stopped without finishing the work in progress\n")
     sys.stderr.flush()
     drain_output()
     os._exit(EXIT_FORCED)

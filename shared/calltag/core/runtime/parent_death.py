@@ -9,7 +9,7 @@ from typing import Final
 _PR_SET_PDEATHSIG: Final = 1
 
 
-def die_with_parent() -> Callable[[], None] | None:
+def exit_with_parent() -> Callable[[], None] | None:
     """Return a `preexec_fn` that makes the Linux kernel send SIGTERM to the child when this process ends; else None."""
     if sys.platform != "linux":
         return None

@@ -178,4 +178,4 @@ class Cluster(RedisCluster):
                     await asyncio.sleep(_TRY_AGAIN_S)
                 case _:
                     return
-        raise exceptions.ClusterError(f"nobody answers {call.args[0]!r}, each of them names another one")
+        raise exceptions.ClusterError(f"nobody answers {call.args[0]!r}, each redirects to another one")

@@ -59,6 +59,6 @@ class ReplicaWait:
         epoch, position = (int(each or 0) for each in cast("list[bytes | None]", found))
         return Epoch(epoch), CommitPosition(position)
 
-    async def note_loss(self, partition: Partition, loss: str, commits: int, gone: int, at_ms: int) -> None:
+    async def note_loss(self, partition: Partition, loss: str, commits: int, lost_for_good: int, at_ms: int) -> None:
         """Add a loss to the report of `calltag doctor`, once per loss id."""
-        await self._note_loss([self._keys.losses(partition)], [loss, commits, gone, at_ms])
+        await self._note_loss([self._keys.losses(partition)], [loss, commits, lost_for_good, at_ms])

@@ -20,7 +20,7 @@ from typing import IO, Final, cast
 
 import redis.asyncio
 
-from calltag.core.runtime.parent_death import die_with_parent
+from calltag.core.runtime.parent_death import exit_with_parent
 from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.ports import StoreError
 
@@ -184,7 +184,7 @@ def _start(binary: Path, folder: Path, socket: Path, lock: IO[bytes], log: IO[by
             process_group=0,
             umask=_OTHERS,
             pass_fds=[lock.fileno()],
-            preexec_fn=die_with_parent(),  # noqa: PLW1509 - one prctl call; it takes no lock
+            preexec_fn=exit_with_parent(),  # noqa: PLW1509 - one prctl call; it takes no lock
         )
     except OSError as error:
         raise ServerNotStarted(f"{binary} cannot be run: {error}") from error

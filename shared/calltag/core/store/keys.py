@@ -38,9 +38,9 @@ class Keys:
         return f"{self.prefix}:{{{hash_tag(partition)}}}:position"
 
     def losses(self, partition: Partition) -> str:
-        """Hash: losses of the partition by failovers: `commits`, `gone` of them beyond recovery, `at_ms`.
+        """Hash: losses of the partition by failovers: `commits`, `lost_for_good` of them beyond recovery, `at_ms`.
 
-        `last`, `last_commits` and `last_gone` describe the loss added last.
+        `last`, `last_commits` and `last_lost_for_good` describe the loss added last.
         """
         return f"{self.prefix}:{{{hash_tag(partition)}}}:losses"
 

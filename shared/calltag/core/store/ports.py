@@ -225,8 +225,8 @@ class StateStore(Protocol):
         """Return the current epoch and number of commits."""
         ...
 
-    async def note_loss(self, partition: Partition, loss: str, commits: int, gone: int, at_ms: int) -> None:
-        """Record for operators that Redis lost `commits`, of these `gone` beyond recovery.
+    async def note_loss(self, partition: Partition, loss: str, commits: int, lost_for_good: int, at_ms: int) -> None:
+        """Record for operators that Redis lost `commits`, of these `lost_for_good` beyond recovery.
 
         `loss` is an id: a loss that is reported again, perhaps with more commits, counts once.
         """

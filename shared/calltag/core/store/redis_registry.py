@@ -60,8 +60,8 @@ class RedisWorkerRegistry:
     async def living(self) -> Sequence[LivingWorker]:
         found = cast("list[tuple[bytes, int, bytes]]", await self._living(self._names(), []))
         return [
-            LivingWorker(WorkerId(member.decode()), ends_in_ms, _HELD.validate_json(told))
-            for member, ends_in_ms, told in found
+            LivingWorker(WorkerId(member.decode()), ends_in_ms, _HELD.validate_json(encoded))
+            for member, ends_in_ms, encoded in found
             if ends_in_ms >= 0
         ]
 

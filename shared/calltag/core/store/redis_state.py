@@ -159,8 +159,8 @@ class RedisStateStore:
     async def read_position(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
         return await self._settling.read_position(partition)
 
-    async def note_loss(self, partition: Partition, loss: str, commits: int, gone: int, at_ms: int) -> None:
-        await self._settling.note_loss(partition, loss, commits, gone, at_ms)
+    async def note_loss(self, partition: Partition, loss: str, commits: int, lost_for_good: int, at_ms: int) -> None:
+        await self._settling.note_loss(partition, loss, commits, lost_for_good, at_ms)
 
     async def silent(self, partition: Partition, silent_ms: int, most: int, skip: int = 0) -> Sequence[CallId]:
         name = self._keys.live(partition)
@@ -238,7 +238,7 @@ def _check(partition: Partition, epoch: Epoch, answer: object) -> Sequence[str]:
     if verdict == "conflict":
         raise CommitConflict(f"partition {partition}: {detail[0]} is not as it was when it was loaded")
     if verdict == "refused":
-        raise WriteRefused(f"what is kept under {detail[0]} is not of the type that it should be")
+        raise WriteRefused(f"the value at {detail[0]} has the wrong type")
     return detail
 
 

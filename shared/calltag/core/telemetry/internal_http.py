@@ -68,10 +68,10 @@ def internal_app(health: Health, metrics: Metrics) -> Starlette:
     async def readyz(request: Request) -> Response:
         states = await health.states()
         ready = all(states.values())
-        told: dict[str, object] = {"ready": ready, "checks": states}
+        report: dict[str, object] = {"ready": ready, "checks": states}
         if "verbose" in request.query_params:
-            told["details"] = {name: tell() for name, tell in health.details.items()}
-        return _json(told, 200 if ready else 503)
+            report["details"] = {name: detail() for name, detail in health.details.items()}
+        return _json(report, 200 if ready else 503)
 
     async def show_metrics(_: Request) -> Response:
         for name, holds in (await health.states()).items():

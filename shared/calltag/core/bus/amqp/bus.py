@@ -128,7 +128,7 @@ class AmqpBus:
             await self._inspector.ask(self._topology.parking, self._topology.restore_parking)
         except BusUnavailable as error:
             if not self._parking_unknown:
-                log.warning("parking_not_restored", reason=str(error))
+                log.warning("parking_restore_failed", reason=str(error))
             self._parking_unknown = True
         else:
             self._parking_unknown = False

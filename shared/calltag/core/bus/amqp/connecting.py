@@ -120,5 +120,5 @@ def _explained(error: Exception, url: URL, tls: ClientTls) -> str:
                 "not use it (rabbitmqctl list_vhosts, rabbitmqctl list_permissions)"
             )
         case _:
-            told = f"{type(error).__name__}: {error}"[:_LONGEST]
-            return f"RabbitMQ is not reachable at {url.host}:{url.port} ({told}); {_WHERE}"
+            detail = f"{type(error).__name__}: {error}"[:_LONGEST]
+            return f"RabbitMQ is not reachable at {url.host}:{url.port} ({detail}); {_WHERE}"

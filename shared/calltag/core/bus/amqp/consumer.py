@@ -22,7 +22,7 @@ from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES, count_fitting
 
 _SIGHTINGS: Final = 2
 """Consecutive checks that must fail: a queue that elects a leader shows no consumers for a moment."""
-_NOT_TOLD: Final = 1_000
+_UNKNOWN_COUNT: Final = 1_000
 SELF_PROBE: Final = "calltag-probe"
 """Message name of the probes that a node sends to its own inbox."""
 
@@ -213,15 +213,15 @@ class AmqpConsumer:
         self._news.set()
 
     def _on_close(self, *_: object) -> None:
-        self.lose("the channel, its queue or its connection is gone")
+        self.lose("the channel, its queue or its connection was closed")
 
 
 def _returned(message: AbstractIncomingMessage) -> int:
     """Return how often a message was requeued. RabbitMQ 4 counts failed deliveries and acquisitions separately; with
     neither header, a redelivered message counts as requeued often enough to be handled alone."""
     counts = [message.headers.get(name) for name in ("x-delivery-count", "x-acquired-count")]
-    told = [count for count in counts if isinstance(count, int)]
-    return max(told) if told else _NOT_TOLD if message.redelivered else 0
+    known = [count for count in counts if isinstance(count, int)]
+    return max(known) if known else _UNKNOWN_COUNT if message.redelivered else 0
 
 
 class AmqpInbox:

@@ -38,4 +38,4 @@ class Inspector:
                         return await question(self._channel)
             except FAILURES as error:
                 self._channel = None
-                raise BusUnavailable(f"{name} cannot be looked at: {type(error).__name__}") from error
+                raise BusUnavailable(f"{name} cannot be inspected: {type(error).__name__}") from error

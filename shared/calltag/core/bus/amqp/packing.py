@@ -139,7 +139,7 @@ class Packing:
                 continue
             if now_s - self._waiting[0].since_s > self.patience_s:
                 # All of them: an operation a moment younger may be of the same call.
-                self._give_up(BusUnavailable(f"what was before it was not confirmed within {self.patience_s:g} s"))
+                self._give_up(BusUnavailable(f"earlier messages were not confirmed within {self.patience_s:g} s"))
                 break
             size += len(self._waiting[0].part.body) + 1
             if together and size > MOST_BYTES:

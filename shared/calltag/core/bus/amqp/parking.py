@@ -51,7 +51,7 @@ def _of_broker(death: Mapping[str, FieldValue]) -> ParkingDetails:
     number = queue.rpartition(".p")[2]
     return ParkingDetails(
         reason=reason,
-        detail=f"RabbitMQ took it out of {queue} ({reason}); no worker marked its call",
+        detail=f"RabbitMQ took it out of {queue} ({reason}); no worker blocked its call",
         partition=Partition(int(number) if number.isdecimal() else 0),
         first_seen_ms=at_ms,
         failed_ms=at_ms,

@@ -57,7 +57,7 @@ class Publisher:
         """
         if self._link.blocked:
             # RabbitMQ may accept messages sent on a blocked connection much later.
-            raise BusUnavailable("RabbitMQ takes no messages now: it is short of memory or disk")
+            raise BusUnavailable("RabbitMQ accepts no messages: it is short of memory or disk")
         message = Message(
             body,
             delivery_mode=DeliveryMode.PERSISTENT if persistent else DeliveryMode.NOT_PERSISTENT,

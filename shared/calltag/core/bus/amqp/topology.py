@@ -104,8 +104,8 @@ class Topology:
                 await queue.bind(self.operations, routing_key=hash_tag(partition))
         except ChannelPreconditionFailed as error:
             raise BusRefused(
-                f"something is declared otherwise than CALLTAG_AMQP__ settings say: {error}. Delete it when it is "
-                "empty (rabbitmqctl delete_queue), or go back to the settings that it was made with"
+                f"an existing queue or exchange differs from the CALLTAG_AMQP__ settings: {error}. Delete it when it "
+                "is empty (rabbitmqctl delete_queue), or restore the settings that it was declared with"
             ) from None
 
     async def restore_partition(self, channel: AbstractChannel, partition: Partition) -> None:
