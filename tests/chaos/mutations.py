@@ -194,7 +194,7 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "does not look for events that did not come",
-        _one("shared/calltag/core/bayeux/feed.py", "            raise Gap\n", "            pass\n"),
+        _one("shared/calltag/core/bayeux/user_feed.py", "            raise Gap\n", "            pass\n"),
         {"forget notifier": 2, "cut notifier:broker": 3, "stall notifier:broker": 3, "kill worker": 1},
     ),
     Mutation(

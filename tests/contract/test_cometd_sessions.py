@@ -7,9 +7,9 @@ from typing import Any, cast
 
 import pytest
 
-from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.bayeux.events import BEGINNING, Position
 from calltag.core.bayeux.replays import Progress
+from calltag.core.bayeux.session import Ending
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher

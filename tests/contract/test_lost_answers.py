@@ -11,8 +11,8 @@ import pytest
 from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.exceptions import ConnectionError as ConnectionBroken
 
-from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.bayeux.events import BEGINNING, Position
+from calltag.core.bayeux.session import Ending
 from calltag.core.bus.ports import NodeId, Partition, PublishedCounts
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId

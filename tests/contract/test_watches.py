@@ -2,7 +2,7 @@
 
 import pytest
 
-from calltag.core.bayeux.position import BEGINNING
+from calltag.core.bayeux.events import BEGINNING
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient

@@ -11,7 +11,7 @@ from typing import Final
 
 from starlette.responses import PlainTextResponse
 
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.http.server import Server, ServerOptions
 from calltag.core.store.embedded import embedded_store
 from calltag.notifier.bayeux_server import BayeuxServer

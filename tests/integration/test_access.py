@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Mount, Route, WebSocketRoute
 
-from calltag.core.bayeux.position import BEGINNING
+from calltag.core.bayeux.events import BEGINNING
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import new_client_id
 from parts.access_table import (

@@ -10,14 +10,14 @@ from typing import Any
 import orjson
 import pytest
 
-from calltag.core.bayeux.position import BEGINNING
+from calltag.core.bayeux.events import BEGINNING
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import Partition
+from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, OperationId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted, UpdateUserData
-from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.user_data import UserData
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.byte_window import ByteWindow

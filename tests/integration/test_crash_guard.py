@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from calltag.core.bayeux.position import BEGINNING
+from calltag.core.bayeux.events import BEGINNING
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import BusInterrupted, Delivery, NodeId, PartitionConsumer
 from calltag.core.domain.ids import OperationId

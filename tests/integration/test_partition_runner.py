@@ -7,14 +7,14 @@ from contextlib import asynccontextmanager, contextmanager
 import orjson
 import pytest
 
-from calltag.core.bayeux.position import BEGINNING
+from calltag.core.bayeux.events import BEGINNING
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.partitioning import partition_of
 from calltag.core.bus.ports import Partition
+from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
-from calltag.core.domain.outcome import CallLimits
 from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store

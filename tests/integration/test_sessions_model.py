@@ -20,9 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from calltag.core.bayeux.channels import matches
-from calltag.core.bayeux.codec import Reply
-from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position
+from calltag.core.bayeux.messages import BayeuxLimits, Reply
 from calltag.core.domain.ids import UserId
 from calltag.core.store.embedded import embedded_store
 from parts import hubs

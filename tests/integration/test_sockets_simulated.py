@@ -30,7 +30,7 @@ from typing import Final
 
 import pytest
 
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import StoreUnavailable
 from parts.hubs import Node

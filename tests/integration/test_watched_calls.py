@@ -6,7 +6,7 @@ from functools import partial
 import orjson
 import pytest
 
-from calltag.core.bayeux.position import BEGINNING
+from calltag.core.bayeux.events import BEGINNING
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.call import Call, CallType, Leg, LegState

@@ -5,8 +5,7 @@ from typing import Any
 
 import orjson
 
-from calltag.core.bayeux.events import Event, StreamedEvent
-from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.bayeux.events import BEGINNING, Event, Position, StreamedEvent
 from calltag.core.bayeux.session import Session
 
 TO_ALL: Mapping[str, Position] = {"/**": BEGINNING}

@@ -6,9 +6,8 @@ from itertools import count
 
 import orjson
 
-from calltag.core.bayeux.events import Event, StreamedEvent
-from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Event, Position, StreamedEvent
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client import RedisClient

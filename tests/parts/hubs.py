@@ -10,13 +10,11 @@ from typing import Any
 import orjson
 import redis.asyncio
 
-from calltag.core.bayeux.codec import Reply
-from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
-from calltag.core.bayeux.events import Event, StreamedEvent
+from calltag.core.bayeux.events import Event, Position, StreamedEvent
 from calltag.core.bayeux.extensions import Acknowledgment, DeliveryExtension, ReplayExtension
-from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.messages import BayeuxLimit, BayeuxLimits, Reply
+from calltag.core.bayeux.session import Ending
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.batching import ScriptBatcher

@@ -11,7 +11,7 @@ from typing import Any, Final, cast
 import orjson
 import redis.asyncio
 
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bus.ports import NodeId
 from calltag.core.store.client import RedisClient
 from calltag.core.store.ports import StoreUnavailable

@@ -10,7 +10,7 @@ from uuid import uuid4
 from rich.table import Table
 
 from calltag.core.backends import amqp_settings, open_client
-from calltag.core.bayeux.endings import Ending
+from calltag.core.bayeux.session import Ending
 from calltag.core.bus.amqp import open_amqp_bus
 from calltag.core.bus.ports import Bus, BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId

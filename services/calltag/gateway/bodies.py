@@ -6,7 +6,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from calltag.core.domain.json_value import JsonValue
+from calltag.core.domain.user_data import JsonValue
 from calltag.core.strict_json import JsonLimits, JsonRefused, TooManyValues, parse
 from calltag.gateway.errors import OutOfRange
 from calltag.gateway.parameters import Body

@@ -20,7 +20,7 @@ from calltag.core.domain.operations import (
     EndContactCenterSession,
     StartContactCenterSession,
 )
-from calltag.core.domain.view import call_resource
+from calltag.core.domain.resource_view import call_resource
 from calltag.core.identity.model import VOICE_FEATURE, Device, Directory, User
 from calltag.core.store.ports import CallReader, PendingCall, TooMuch
 from calltag.gateway.dialing import new_call_id, new_conn_id

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 import orjson
 
-from calltag.core.domain.json_value import JsonValue
-from calltag.core.domain.user_data import Pair, Size, stored_pairs
+from calltag.core.domain.user_data import JsonValue, Pair, Size, stored_pairs
 from calltag.gateway.errors import OutOfRange, ParameterMissing
 
 Body = Mapping[str, JsonValue]

@@ -6,7 +6,7 @@ from typing import Final
 import orjson
 
 from calltag.core.domain.agent import Agent, UserState
-from calltag.core.domain.json_value import JsonValue
+from calltag.core.domain.user_data import JsonValue
 from calltag.core.identity.model import Device, User
 
 Resource = Mapping[str, JsonValue]

@@ -7,9 +7,9 @@ from typing import Final
 
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, OperationId
-from calltag.core.domain.json_value import JsonValue
 from calltag.core.domain.operations import CallEnded, CallStarted, PartyChanged
 from calltag.core.domain.status import StatusCode
+from calltag.core.domain.user_data import JsonValue
 from calltag.core.identity.model import Directory
 from calltag.core.wire.messages import OperationReply
 from calltag.gateway.dialing import new_conn_id

@@ -17,7 +17,7 @@ from calltag.core.bayeux.extensions import (
     Timestamp,
     Timesync,
 )
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bus.ports import NodeId
 from calltag.core.http.origin import AllowedOrigins
 from calltag.core.identity.authentication import Authenticator

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from calltag.core.bayeux import channels, errors
-from calltag.core.bayeux.codec import CodecError, Message, Reply
-from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import BayeuxError, Engine, handshake_in
 from calltag.core.bayeux.extensions import invalid_replay
-from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimit, BayeuxLimits, CodecError, Message, Reply
+from calltag.core.bayeux.session import Ending
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.model import NOBODYS
 from calltag.core.store.client_ids import new_client_id, user_of

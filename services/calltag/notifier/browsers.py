@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from calltag.core.bayeux import errors
-from calltag.core.bayeux.codec import Reply
+from calltag.core.bayeux.messages import Reply
 from calltag.core.identity.cookies import USUAL, CookieFlags, values_of
 from calltag.notifier.session_registry import Suspended
 

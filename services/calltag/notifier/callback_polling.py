@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Final
 from urllib.parse import parse_qsl, urlsplit
 
-from calltag.core.bayeux.codec import CodecError
+from calltag.core.bayeux.messages import CodecError
 from calltag.notifier.origins import Origins
 
 WRONG_NAME: Final = (

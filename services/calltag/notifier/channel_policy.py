@@ -9,7 +9,7 @@ from operator import or_
 from typing import Final, Protocol
 
 from calltag.core.bayeux.channels import is_service
-from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.bayeux.events import BEGINNING, Position
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.model import Directory
 from calltag.core.store.sessions import NotKept

@@ -4,10 +4,9 @@ import random
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from calltag.core.bayeux.answer_budget import AnswerBudget
-from calltag.core.bayeux.codec import Message, Reply, encode_reply
-from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
+from calltag.core.bayeux.messages import AnswerBudget, Message, Reply, encode_reply
+from calltag.core.bayeux.session import Ending
 from calltag.notifier.metrics import NotifierMetrics, wall_ms
 from calltag.notifier.session_registry import ConnectRequest, Resident, SessionRegistry, Suspended
 

@@ -5,11 +5,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from calltag.core.bayeux.codec import encode
 from calltag.core.bayeux.events import Event, Queued, StreamedEvent
-from calltag.core.bayeux.feed import Feed, Gap
-from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimit, BayeuxLimits, encode
 from calltag.core.bayeux.session import Session
+from calltag.core.bayeux.user_feed import Feed, Gap
 from calltag.core.domain.ids import UserId
 from calltag.core.http.websocket import text_frame
 from calltag.core.runtime.backoff import backoff_s

@@ -15,13 +15,12 @@ from typing import Final
 import structlog
 
 from calltag.core.bayeux.events import Event as Message
-from calltag.core.bayeux.events import StreamedEvent
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position, StreamedEvent
 from calltag.core.domain.call import Leg
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
 from calltag.core.domain.ids import UserId
-from calltag.core.domain.json_value import JsonValue
-from calltag.core.domain.view import call_resource
+from calltag.core.domain.resource_view import call_resource
+from calltag.core.domain.user_data import JsonValue
 from calltag.core.identity.model import Directory
 from calltag.core.store.user_streams import Entry
 from calltag.core.wire.messages import EVENT, WireError

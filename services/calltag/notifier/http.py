@@ -16,11 +16,9 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
-from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.channels import HANDSHAKE
-from calltag.core.bayeux.codec import CodecError, Reply, decode, encode
 from calltag.core.bayeux.engine import CALLBACK_POLLING
-from calltag.core.bayeux.forms import FORM, messages_of_form
+from calltag.core.bayeux.messages import FORM, AnswerBudget, CodecError, Reply, decode, encode, messages_of_form
 from calltag.core.http.cross_origin import FOREIGN
 from calltag.core.http.direct import DirectRequest, SocketHandler
 from calltag.core.http.refusals import Refusal

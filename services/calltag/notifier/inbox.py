@@ -6,8 +6,7 @@ from typing import Final
 
 import structlog
 
-from calltag.core.bayeux.events import StreamedEvent
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position, StreamedEvent
 from calltag.core.bus.ports import Bus, BusError, NodeId
 from calltag.core.domain.events import Event
 from calltag.core.domain.ids import UserId

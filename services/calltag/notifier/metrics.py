@@ -8,11 +8,10 @@ from typing import Final
 import prometheus_client
 import structlog
 
-from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import CALLBACK_POLLING, LONG_POLLING, WEBSOCKET
 from calltag.core.bayeux.events import Queued
-from calltag.core.bayeux.limits import BayeuxLimit
-from calltag.core.bayeux.session import Session, SessionPhase
+from calltag.core.bayeux.messages import BayeuxLimit
+from calltag.core.bayeux.session import Ending, Session, SessionPhase
 from calltag.core.domain.ids import UserId
 from calltag.core.telemetry.metrics import Metrics
 from calltag.notifier.channel_policy import calls_channel_of

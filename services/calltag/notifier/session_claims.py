@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Final, Protocol
 
-from calltag.core.bayeux.codec import Message
-from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
+from calltag.core.bayeux.messages import Message
+from calltag.core.bayeux.session import Ending
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import is_bearer, user_of

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
-from calltag.core.bayeux.codec import encode_reply
-from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
+from calltag.core.bayeux.messages import encode_reply
+from calltag.core.bayeux.session import Ending
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import HANDLE_LENGTH, digest_of, handle_of, user_of

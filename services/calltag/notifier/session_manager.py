@@ -11,11 +11,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 from weakref import WeakValueDictionary
 
-from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import LONG_POLLING, WEBSOCKET, Engine
+from calltag.core.bayeux.events import Position
 from calltag.core.bayeux.extensions import Beginning, ConnectWish
-from calltag.core.bayeux.position import Position
-from calltag.core.bayeux.session import Connect, QueueMemory, Session, SessionPhase, Step
+from calltag.core.bayeux.session import Connect, Ending, QueueMemory, Session, SessionPhase, Step
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.backoff import backoff_s

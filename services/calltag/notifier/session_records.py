@@ -1,7 +1,7 @@
 """Conversion between stored sessions and residents."""
 
 from calltag.core.bayeux.extensions import CONNECTS_ONLY, REPLAYS
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bayeux.session import QueueMemory, Session, SessionPhase
 from calltag.core.store.client_ids import is_bearer
 from calltag.core.store.sessions import Cursor, SessionRecord, SessionState

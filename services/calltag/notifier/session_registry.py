@@ -9,14 +9,12 @@ from ipaddress import ip_network
 from typing import Final, NoReturn, Protocol
 
 from calltag.core.bayeux import errors
-from calltag.core.bayeux.answer_budget import AnswerBudget
-from calltag.core.bayeux.codec import Message, Reply
 from calltag.core.bayeux.deadlines import Deadlines
+from calltag.core.bayeux.events import Position
 from calltag.core.bayeux.extensions import ConnectWish
-from calltag.core.bayeux.feed import Feed
-from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.messages import AnswerBudget, BayeuxLimit, BayeuxLimits, Message, Reply
 from calltag.core.bayeux.session import Session
+from calltag.core.bayeux.user_feed import Feed
 from calltag.core.runtime.token_bucket import Buckets, RateLimit, TokenBucket
 
 _LATE_MS: Final = 50

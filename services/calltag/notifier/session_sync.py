@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bayeux.session import SessionPhase
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId

@@ -13,11 +13,9 @@ from typing import Final
 
 import structlog
 
-from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.channels import HANDSHAKE
-from calltag.core.bayeux.codec import CodecError, Reply, decode, encode_parts
 from calltag.core.bayeux.deadlines import Deadlines
-from calltag.core.bayeux.limits import BayeuxLimit
+from calltag.core.bayeux.messages import AnswerBudget, BayeuxLimit, CodecError, Reply, decode, encode_parts
 from calltag.core.http.direct import DirectWebSocket, SocketHandler
 from calltag.core.http.refusals import Refusal
 from calltag.core.http.request_parser import RequestHead

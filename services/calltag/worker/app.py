@@ -10,7 +10,7 @@ import orjson
 from calltag.core.backends import Backends
 from calltag.core.bus.amqp.packing import MOST_BYTES
 from calltag.core.bus.ports import Partition
-from calltag.core.domain.outcome import CallLimits
+from calltag.core.domain.apply import CallLimits
 from calltag.core.runtime.lifecycle import Lifecycle
 from calltag.core.settings.sections import Worker
 from calltag.core.store.byte_window import ByteWindow

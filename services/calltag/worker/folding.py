@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from calltag.core.bus.ports import NodeId
-from calltag.core.domain.apply import apply
+from calltag.core.domain.apply import CallLimits, Outcome, apply
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import Event, OperationRefused
 from calltag.core.domain.ids import EventId, OperationId
 from calltag.core.domain.operations import CallEnded, CallOperation, Operation
-from calltag.core.domain.outcome import CallLimits, Outcome
 from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.store.ports import CallBlock, Change, Done, Loaded, State

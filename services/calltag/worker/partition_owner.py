@@ -14,10 +14,10 @@ from typing import Final, TypeVar
 import structlog
 
 from calltag.core.bus.ports import BusRefused, BusUnavailable, Partition
+from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.events import Event
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import CallOperation
-from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.store.byte_window import ByteWindow

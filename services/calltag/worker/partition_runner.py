@@ -15,8 +15,8 @@ from typing import Final
 import structlog
 
 from calltag.core.bus.ports import BusError, Delivery, Partition, PartitionConsumer
+from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.ids import OperationId
-from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.restarting import restart_forever

@@ -10,8 +10,7 @@ from typing import Any
 import orjson
 
 from calltag.core.bayeux.channels import HANDSHAKE
-from calltag.core.bayeux.codec import CodecError, can_encode, decode, encode
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits, CodecError, can_encode, decode, encode
 from calltag.core.bayeux.session import MOST_BATCHES
 from calltag.core.store.embedded import embedded_store
 from fuzz.cometd import LEASE_MS

@@ -4,8 +4,7 @@ import contextlib
 
 import orjson
 
-from calltag.core.bayeux.codec import CodecError, decode, encode
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits, CodecError, decode, encode
 from fuzz.target import Target, depth_of
 
 LIMITS = BayeuxLimits(max_body_bytes=2_048, max_messages=8, max_depth=6)

@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 from typing import cast
 
-from calltag.core.bayeux.codec import CodecError, decode
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits, CodecError, decode
 from calltag.core.identity.authentication import Authenticator
 from calltag.core.identity.directory_file import demo_directory
 from calltag.core.identity.http_sessions import HttpSession

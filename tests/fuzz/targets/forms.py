@@ -3,9 +3,7 @@
 import contextlib
 from urllib.parse import quote_from_bytes
 
-from calltag.core.bayeux.codec import CodecError, decode
-from calltag.core.bayeux.forms import messages_of_form
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits, CodecError, decode, messages_of_form
 from fuzz.target import Target
 from fuzz.targets import codec
 

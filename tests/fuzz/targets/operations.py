@@ -2,11 +2,10 @@
 
 import orjson
 
-from calltag.core.domain.apply import apply
+from calltag.core.domain.apply import CallLimits, apply
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import CallOperation, ClientAction, Dial
-from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.user_data import Size
 from calltag.core.identity.directory_file import demo_directory
 from calltag.core.strict_json import JsonLimits, JsonRefused, parse

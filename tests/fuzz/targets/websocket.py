@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import orjson
 
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from fuzz.cometd import PATH, Cometd, cometd, without_chances
 from fuzz.peer import Peer
 from fuzz.target import LOOP, Target

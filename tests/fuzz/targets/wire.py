@@ -7,8 +7,8 @@ from typing import Any
 
 import orjson
 
-from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.directory_file import demo_directory
 from calltag.core.store.embedded import embedded_store

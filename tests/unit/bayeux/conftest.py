@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.store.embedded import embedded_store
 from parts.hubs import Installation
 

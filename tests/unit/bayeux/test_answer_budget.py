@@ -5,10 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calltag.core.bayeux.answer_budget import AnswerBudget
-from calltag.core.bayeux.codec import encode, encode_parts
 from calltag.core.bayeux.events import Event
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import AnswerBudget, BayeuxLimits, encode, encode_parts
 from parts.bayeux_sessions import TO_ALL, entry, numbers, session_at
 
 LIMITS = BayeuxLimits()

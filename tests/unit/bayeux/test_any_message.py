@@ -8,7 +8,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from calltag.core.bayeux.codec import CodecError, Message, Reply, decode, encode
 from calltag.core.bayeux.engine import BayeuxError, Engine, handshake_in
 from calltag.core.bayeux.extensions import (
     Acknowledgment,
@@ -19,7 +18,7 @@ from calltag.core.bayeux.extensions import (
     Timestamp,
     Timesync,
 )
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits, CodecError, Message, Reply, decode, encode
 from calltag.core.bayeux.session import Session
 from parts.bayeux_sessions import session_at
 

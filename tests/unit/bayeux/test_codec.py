@@ -4,8 +4,7 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.channels import is_meta, is_name, is_pattern, is_service, matches
-from calltag.core.bayeux.codec import CodecError, can_encode, decode, encode, encode_event
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits, CodecError, can_encode, decode, encode, encode_event
 from parts.work import lines_run
 
 LIMITS = BayeuxLimits(max_body_bytes=400, max_messages=3, max_depth=5)

@@ -8,7 +8,7 @@ import pytest
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.engine import BayeuxError, Engine, handshake_in
 from calltag.core.bayeux.extensions import Beginning, ConnectWish, Extension, Refused, SubscribeWish
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bayeux.session import Session, SessionPhase
 from parts.bayeux_sessions import session_at
 

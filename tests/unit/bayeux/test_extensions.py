@@ -16,7 +16,7 @@ from calltag.core.bayeux.extensions import (
     Timesync,
     overriding,
 )
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from parts.bayeux_sessions import session_at
 
 ENGINE = Engine(

@@ -8,11 +8,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from calltag.core.bayeux.events import Event, StreamedEvent
-from calltag.core.bayeux.feed import Feed, Gap
-from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.bayeux.events import BEGINNING, Event, Position, StreamedEvent
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bayeux.session import MOST_BATCHES, Connect, Session
+from calltag.core.bayeux.user_feed import Feed, Gap
 from parts.bayeux_sessions import TO_ALL, entry, session_at
 
 LIMITS = BayeuxLimits(max_queued_events=3, max_queued_bytes=140)

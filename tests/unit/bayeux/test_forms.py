@@ -2,8 +2,7 @@
 
 import pytest
 
-from calltag.core.bayeux.codec import CodecError
-from calltag.core.bayeux.forms import messages_of_form
+from calltag.core.bayeux.messages import CodecError, messages_of_form
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.channels import is_name
-from calltag.core.bayeux.codec import decode, encode
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits, decode, encode
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import new_client_id
 from parts.hubs import CALLS, HELLO, Client, Installation

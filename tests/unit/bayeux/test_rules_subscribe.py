@@ -9,7 +9,7 @@ import pytest
 
 from calltag.core.bayeux.engine import BayeuxError, Engine
 from calltag.core.bayeux.errors import subscribe_denied
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import digest_of
 from parts.hubs import CALLS, KEYS, Client, Installation

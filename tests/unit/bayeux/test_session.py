@@ -6,11 +6,9 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.deadlines import Deadlines
-from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.events import Event, StreamedEvent
-from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import BEGINNING, Position
-from calltag.core.bayeux.session import UNSAVED_BATCHES, Connect, QueueMemory, Session, SessionPhase, Step
+from calltag.core.bayeux.events import BEGINNING, Event, Position, StreamedEvent
+from calltag.core.bayeux.messages import BayeuxLimits
+from calltag.core.bayeux.session import UNSAVED_BATCHES, Connect, Ending, QueueMemory, Session, SessionPhase, Step
 from parts.bayeux_sessions import entry, numbers, session_at
 
 LIMITS = BayeuxLimits(max_queued_events=3, max_queued_bytes=1_000)

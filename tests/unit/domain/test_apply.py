@@ -6,9 +6,8 @@ import orjson
 import pytest
 
 from calltag.core.domain.agent import Agent, UserState
-from calltag.core.domain.apply import apply
+from calltag.core.domain.apply import CallLimits, Outcome, apply
 from calltag.core.domain.call import Call, CallType, Leg, LegState
-from calltag.core.domain.capabilities import CAPABILITIES
 from calltag.core.domain.events import CallChanged, DevicesChanged, NotificationType, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import (
@@ -31,7 +30,7 @@ from calltag.core.domain.operations import (
     StartContactCenterSession,
     UpdateUserData,
 )
-from calltag.core.domain.outcome import CallLimits, Outcome
+from calltag.core.domain.resource_view import CAPABILITIES
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
+from calltag.core.domain.resource_view import call_resource
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
-from calltag.core.domain.view import call_resource
 
 ALICE = Leg("15000", LegState.DIALING, DeviceId("631608b3-ceb1-472b-ba05-2ae39555b0d1"), UserId("alice"))
 BOB = Leg("15001", LegState.RINGING, DeviceId("d2"), UserId("bob"), muted=True)

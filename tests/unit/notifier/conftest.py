@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.store.embedded import embedded_store
 from parts.hubs import Client, Installation, Node
 

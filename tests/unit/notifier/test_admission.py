@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from calltag.core.bayeux import errors
-from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimit, BayeuxLimits
 from calltag.core.runtime.token_bucket import TokenBucket
 from calltag.core.store.embedded import embedded_store
 from calltag.notifier.authentication import Authentication, Caller

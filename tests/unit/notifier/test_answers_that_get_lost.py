@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from calltag.core.bayeux.endings import Ending
+from calltag.core.bayeux.session import Ending
 from calltag.core.store.sessions import SessionState
 from parts.eventually import eventually, turns
 from parts.frames import SocketPage

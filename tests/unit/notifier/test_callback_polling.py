@@ -5,9 +5,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from calltag.core.bayeux.codec import CodecError, decode
-from calltag.core.bayeux.forms import messages_of_form
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits, CodecError, decode, messages_of_form
 from calltag.core.http.origin import AllowedOrigins
 from calltag.notifier.callback_polling import WRONG_NAME, WrongCallback, callback_of, page_is_known, script
 from calltag.notifier.origins import Origins

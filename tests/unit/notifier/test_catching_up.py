@@ -1,6 +1,6 @@
 """What comes while a session reads on in the stream is for the session, too."""
 
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position
 from calltag.core.domain.ids import UserId
 from calltag.core.store.user_streams import Page
 from parts.hubs import Client, Installation

@@ -11,10 +11,10 @@ from redis.exceptions import ConnectionError as ConnectionBroken
 from structlog.testing import LogCapture
 
 from calltag.core.bayeux import errors
-from calltag.core.bayeux.endings import Ending
 from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.extensions import Activity, Extension
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
+from calltag.core.bayeux.session import Ending
 from calltag.core.domain.ids import UserId
 from calltag.core.store import client as store_client
 from calltag.core.store.client_ids import digest_of, handle_of

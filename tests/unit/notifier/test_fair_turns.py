@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import orjson
 import pytest
 
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.store.embedded import embedded_store
 from parts.eventually import eventually
 from parts.frames import opened, web_sockets

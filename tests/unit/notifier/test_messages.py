@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from calltag.core.bayeux.events import StreamedEvent
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position, StreamedEvent
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, DevicesChanged, NotificationType, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from calltag.core.bayeux.limits import BayeuxLimit, BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimit, BayeuxLimits
 from calltag.core.store.embedded import embedded_store
 from parts.eventually import eventually
 from parts.hubs import Client, Installation

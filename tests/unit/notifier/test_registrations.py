@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any, cast
 
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.domain.ids import UserId
 from calltag.core.store.sessions import SessionStore
 from calltag.notifier.node_presence import Background, Registrations, boot_ms

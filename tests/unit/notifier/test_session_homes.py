@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bayeux.session import UNSAVED_BATCHES
 from calltag.core.bus.ports import NodeId
 from calltag.core.store.client import RedisClient

@@ -7,8 +7,8 @@ from typing import Any
 import orjson
 import pytest
 
-from calltag.core.bayeux.limits import BayeuxLimit
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position
+from calltag.core.bayeux.messages import BayeuxLimit
 from calltag.core.domain.ids import UserId
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.user_streams import PER_MS

@@ -2,7 +2,7 @@
 
 import pytest
 
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import digest_of
 from calltag.core.store.sessions import NotKept

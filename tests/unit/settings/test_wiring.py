@@ -10,7 +10,7 @@ from fastapi import FastAPI
 
 from calltag.core.backends import Backends, amqp_settings, backends
 from calltag.core.bayeux.extensions import Activity
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bus.amqp import AmqpBus, AmqpSettings
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import NodeId, Partition

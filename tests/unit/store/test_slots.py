@@ -7,8 +7,8 @@ from importlib import resources
 import pytest
 from redis.crc import key_slot
 
-from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position
+from calltag.core.bayeux.session import Ending
 from calltag.core.bus.ports import NodeId, Partition, PublishedCounts
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId

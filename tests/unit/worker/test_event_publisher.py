@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import orjson
 import pytest
 
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import BusUnavailable, NodeId
 from calltag.core.domain.call import Call, CallType, Leg, LegState

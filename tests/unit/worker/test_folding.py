@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.agent import Agent
+from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
@@ -21,7 +22,6 @@ from calltag.core.domain.operations import (
     PartyChanged,
     Retrieve,
 )
-from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.ports import CallBlock, Done, Loaded, StateUnreadable
 from calltag.core.wire.messages import OperationMessage

@@ -9,7 +9,6 @@ from typing import Final
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE, is_meta, is_name, is_pattern, is_service
-from calltag.core.bayeux.codec import Message, Reply, can_encode
 from calltag.core.bayeux.extensions import (
     Beginning,
     ConnectWish,
@@ -19,7 +18,7 @@ from calltag.core.bayeux.extensions import (
     ext_of,
     overriding,
 )
-from calltag.core.bayeux.limits import BayeuxLimits
+from calltag.core.bayeux.messages import BayeuxLimits, Message, Reply, can_encode
 from calltag.core.bayeux.session import Session
 
 VERSION: Final = "1.0"

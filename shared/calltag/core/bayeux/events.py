@@ -1,11 +1,17 @@
-"""Messages to subscribers of a channel, with their position in the user's stream."""
+"""Events for subscribers of a channel, with their position in the user's stream."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple, NewType
 
-from calltag.core.bayeux.codec import encode_event
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.messages import encode_event
+
+Position = NewType("Position", int)
+"""Strictly increasing within a stream, with gaps; greater than 0, and exact as a JavaScript number."""
+
+BEGINNING: Final = Position(0)
+LARGEST: Final = 2**53
+"""Upper bound of positions from clients; JavaScript numbers are exact below it."""
 
 
 @dataclass(slots=True)

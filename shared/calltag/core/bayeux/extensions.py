@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
-from calltag.core.bayeux.codec import Message, Reply
-from calltag.core.bayeux.position import BEGINNING, LARGEST, Position
+from calltag.core.bayeux.events import BEGINNING, LARGEST, Position
+from calltag.core.bayeux.messages import Message, Reply
 from calltag.core.bayeux.session import Session
 
 _LARGEST_BATCH: Final = 2**31

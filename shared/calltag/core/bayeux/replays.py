@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from calltag.core.bayeux.channels import matches
-from calltag.core.bayeux.events import Queued
-from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.bayeux.events import BEGINNING, Position, Queued
 
 
 class Progress(NamedTuple):

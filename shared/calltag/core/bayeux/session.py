@@ -1,23 +1,34 @@
 """A CometD session at its home: a state machine without I/O, clock or tasks.
 
 Its inputs are connects, entries of the user's stream, and replies of Redis; its outputs are actions: answer, suspend,
-read the stream, or claim the session. Only its own methods assign its fields.
-"""
+read the stream, or claim the session. Only its own methods assign its fields."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
+from enum import Enum, StrEnum, auto
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
 
-from calltag.core.bayeux.answer_budget import AnswerBudget
 from calltag.core.bayeux.channels import matches
-from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.events import Event, Queued, StreamedEvent
-from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import BEGINNING, Position
+from calltag.core.bayeux.events import BEGINNING, Event, Position, Queued, StreamedEvent
+from calltag.core.bayeux.messages import AnswerBudget, BayeuxLimits
 from calltag.core.bayeux.replays import Progress, Replays
+
+
+class Ending(StrEnum):
+    """Reason for the end of a session.
+
+    In this order: the client disconnected; it sent nothing for too long; it sent only connects for too long; the login
+    that authenticated its user ended; an operator closed it.
+    """
+
+    DISCONNECTED = "disconnected"
+    EXPIRED = "expired"
+    INACTIVE = "inactive"
+    LOGIN_ENDED = "login_ended"
+    CLOSED = "closed"
+
 
 UNSAVED_BATCHES: Final = 65_536
 """More acknowledgement numbers than a home can assign between two saves. A claim without a flush by the former home

@@ -3,13 +3,13 @@
 Callers must invoke it exactly once per operation, in queue order.
 """
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
 from calltag.core.domain.agent import Agent, AgentDevice, UserState
-from calltag.core.domain.call import Call, Leg, LegState
-from calltag.core.domain.capabilities import CAPABILITIES
-from calltag.core.domain.events import CallChanged, DevicesChanged, NotificationType, OperationRefused
+from calltag.core.domain.call import Call, Leg, LegState, answered, ended, hung_up, moved, parties_changed
+from calltag.core.domain.events import CallChanged, DevicesChanged, Event, NotificationType, OperationRefused
 from calltag.core.domain.ids import EventId, UserId
 from calltag.core.domain.operations import (
     AgentOperation,
@@ -33,10 +33,38 @@ from calltag.core.domain.operations import (
     UpdateUserData,
     UserDataAction,
 )
-from calltag.core.domain.outcome import CallLimits, Outcome, RefusedError
+from calltag.core.domain.resource_view import CAPABILITIES
 from calltag.core.domain.status import StatusCode
-from calltag.core.domain.transitions import answered, ended, hung_up, moved, parties_changed
-from calltag.core.domain.user_data import UserData
+from calltag.core.domain.user_data import JsonValue, UserData
+
+
+@dataclass(frozen=True, slots=True)
+class CallLimits:
+    """Limits of one call; `encoded_bytes` returns the length of a value's JSON."""
+
+    encoded_bytes: Callable[[JsonValue], int]
+    max_pairs: int = 1_000
+    max_bytes: int = 65_536
+    max_parties: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The state after an operation and the event to publish, if any. A refused operation does not change the state."""
+
+    state: Call | Agent | None
+    event: Event | None = None
+    code: StatusCode = StatusCode.SUCCESS
+    text: str = ""
+
+
+class RefusedError(Exception):
+    """The state of the call does not allow the operation."""
+
+    def __init__(self, code: StatusCode, text: str) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
 
 
 def apply(state: Call | Agent | None, operation: Operation, limits: CallLimits) -> Outcome:

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
-from calltag.core.domain.json_value import JsonValue
+JsonValue: TypeAlias = object
+"""A JSON value as `orjson.loads` returns it: string, number, boolean, null, or a list or object of those. The domain
+never inspects such values."""
 
 Pair = tuple[str, JsonValue]
 

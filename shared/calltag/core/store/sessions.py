@@ -13,9 +13,9 @@ from typing import Final, TypeAlias, cast
 
 import orjson
 
-from calltag.core.bayeux.endings import Ending
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position
 from calltag.core.bayeux.replays import Progress
+from calltag.core.bayeux.session import Ending
 from calltag.core.bus.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES

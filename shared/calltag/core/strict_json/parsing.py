@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NoReturn
 
-from calltag.core.domain.json_value import JsonValue
+from calltag.core.domain.user_data import JsonValue
 from calltag.core.strict_json.errors import (
     NotJson,
     Place,

@@ -1,11 +1,26 @@
-"""Resource of a call in the API, as seen from one of its legs.
+"""Resource of a call in the API, as seen from one of its legs, with the operations that it allows.
 
 Source of the shape: Web Services API, sample of AttachUserData (CometD notification).
 """
 
-from calltag.core.domain.call import Call, Leg
-from calltag.core.domain.capabilities import CAPABILITIES
-from calltag.core.domain.json_value import JsonValue
+from collections.abc import Mapping
+from typing import Final
+
+from calltag.core.domain.call import Call, Leg, LegState
+from calltag.core.domain.user_data import JsonValue
+
+# The order is that of Web Services; clients may display it.
+_USER_DATA_AND_DTMF: Final = ("UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData")
+_USER_DATA: Final = ("UpdateUserData", "AttachUserData", "DeleteUserDataPair", "DeleteUserData")
+
+CAPABILITIES: Final[Mapping[LegState, tuple[str, ...]]] = {
+    LegState.DIALING: (*_USER_DATA_AND_DTMF, "Hangup"),
+    LegState.RINGING: (*_USER_DATA, "Answer", "Hangup"),
+    LegState.ESTABLISHED: (*_USER_DATA_AND_DTMF, "Hangup", "Hold"),
+    LegState.HELD: (*_USER_DATA, "Hangup", "Retrieve"),
+    LegState.RELEASED: (),
+}
+"""Operations by leg state: those listed to clients are exactly those accepted."""
 
 
 def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> dict[str, JsonValue]:

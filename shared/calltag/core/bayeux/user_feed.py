@@ -3,9 +3,8 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from calltag.core.bayeux.events import StreamedEvent
-from calltag.core.bayeux.limits import BayeuxLimits
-from calltag.core.bayeux.position import Position
+from calltag.core.bayeux.events import Position, StreamedEvent
+from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bayeux.session import Session
 
 
