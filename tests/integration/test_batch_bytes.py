@@ -31,11 +31,11 @@ from calltag.core.store.watches import RedisWatches
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage
 from calltag.worker.event_publisher import EventPublisher
+from calltag.worker.expiry import Sweep
 from calltag.worker.node_sender import NodeSender
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner, RetryLimits
-from calltag.worker.sweep import Sweep
 from integration.test_partition_runner import ALICE, HERE, KEYS, PARTITIONS
 from parts.eventually import eventually
 

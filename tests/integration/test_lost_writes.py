@@ -18,11 +18,11 @@ from calltag.core.store.ports import StoreUnavailable, WorkerId
 from calltag.core.store.redis_registry import RedisWorkerRegistry
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
-from calltag.worker.assignments import Assignments
+from calltag.worker.assignment import Assignments
+from calltag.worker.loss_recovery import RecentByPartition, RecentLimits
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner
-from calltag.worker.recent_operations import RecentByPartition, RecentLimits
 from integration.test_partition_runner import (
     CALL,
     HERE,

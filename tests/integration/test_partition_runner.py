@@ -37,7 +37,7 @@ from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import OPERATION, OperationMessage
-from calltag.worker.assignments import Assignments
+from calltag.worker.assignment import Assignments
 from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.node_sender import NodeSender
 from calltag.worker.observations import WorkerObservations

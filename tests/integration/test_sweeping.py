@@ -16,10 +16,10 @@ from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import Committal, StoreUnavailable
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
+from calltag.worker.expiry import Sweep
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner
-from calltag.worker.sweep import Sweep
 from integration.test_partition_runner import CALL, HERE, KEYS, LIMITS, PARTITIONS, begin, outgoing_of, publish
 from parts.eventually import eventually
 

@@ -9,7 +9,7 @@ from argon2 import PasswordHasher
 from calltag.core.domain.ids import DeviceId, UserId
 from calltag.core.identity.directory_file import directory
 from calltag.core.identity.model import VOICE_FEATURE, Device, Directory, Role, User
-from calltag.gateway.call_actions import CALL_OPERATIONS
+from calltag.gateway.operations import CALL_OPERATIONS
 
 JSON = dict[str, Any]
 PASSWORD: Final = "a-password-of-the-tests"

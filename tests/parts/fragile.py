@@ -7,7 +7,7 @@ from calltag.core.domain.agent import Agent
 from calltag.core.domain.apply import CallLimits, Outcome, apply
 from calltag.core.domain.call import Call
 from calltag.core.domain.operations import AttachUserData, Operation
-from calltag.worker import folding
+from calltag.worker import batch
 
 _apply = apply
 
@@ -19,5 +19,5 @@ def deadly(state: Call | Agent | None, operation: Operation, limits: CallLimits)
 
 
 if __name__ == "__main__":
-    setattr(folding, "apply", deadly)  # noqa: B010 - the worker's own name for it
+    setattr(batch, "apply", deadly)  # noqa: B010 - the worker's own name for it
     main()

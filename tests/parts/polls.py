@@ -8,9 +8,8 @@ import orjson
 
 from calltag.core.http.direct import Fields
 from calltag.notifier.bayeux_server import BayeuxServer
-from calltag.notifier.browsers import UNLIMITED, Browsers
+from calltag.notifier.browsers import UNLIMITED, Browsers, Origins
 from calltag.notifier.http import CometdHttp
-from calltag.notifier.origins import Origins
 from parts.frames import SHOWN, Alices, head_of, web_sockets
 
 _IDS = count(100_000)

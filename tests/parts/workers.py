@@ -25,7 +25,7 @@ from calltag.core.store.redis_registry import RedisWorkerRegistry, check_install
 from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.app import worker_parts
-from calltag.worker.assignments import Assignments
+from calltag.worker.assignment import Assignments
 from parts.eventually import eventually
 
 ALICE = UserId("alice")

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from calltag.gateway.call_actions import CALL_OPERATIONS
+from calltag.gateway.operations import CALL_OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")

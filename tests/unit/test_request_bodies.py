@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.types import Message
 
 from calltag.core.strict_json import JsonLimits
-from calltag.gateway.bodies import BodyReader
 from calltag.gateway.errors import OutOfRange
+from calltag.gateway.requests import BodyReader
 from parts.both_in_process import both_in_process
 
 LIMIT = 10

@@ -30,12 +30,8 @@ from calltag.core.store.redis_state import RedisCallReader
 from calltag.core.strict_json import JsonLimits
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway import documentation
-from calltag.gateway.addresses import allow
-from calltag.gateway.answers import answer
 from calltag.gateway.backlog import Backlog
-from calltag.gateway.bodies import BodyReader
 from calltag.gateway.call_service import CallBounds, CallService, gateway_node
-from calltag.gateway.direct import Direct
 from calltag.gateway.errors import (
     ApiError,
     BackendUnavailable,
@@ -46,16 +42,16 @@ from calltag.gateway.errors import (
     RecordUnreadable,
     TooManyAttempts,
 )
-from calltag.gateway.finishing import Finishing, failed, route_of
 from calltag.gateway.idempotency import RedisIdempotencyRecords
 from calltag.gateway.metrics import GatewayLimit
+from calltag.gateway.middleware import Direct, Finishing, allow, failed, route_of
 from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.operation_pipeline import OperationPipeline
-from calltag.gateway.operation_publisher import OperationPublisher
-from calltag.gateway.parameters import UserDataLimits
+from calltag.gateway.operation_publisher import OperationPublisher, Replies
 from calltag.gateway.product import product_routes
 from calltag.gateway.rate_limits import RateLimits
-from calltag.gateway.replies import Replies
+from calltag.gateway.requests import BodyReader, UserDataLimits
+from calltag.gateway.resources import answer
 from calltag.gateway.routes import Api, operate_call, user_routes
 from calltag.gateway.swagger import add_swagger
 from calltag.gateway.switch_routes import switch_routes

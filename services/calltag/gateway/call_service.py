@@ -23,10 +23,10 @@ from calltag.core.domain.operations import (
 from calltag.core.domain.resource_view import call_resource
 from calltag.core.identity.model import VOICE_FEATURE, Device, Directory, User
 from calltag.core.store.ports import CallReader, PendingCall, TooMuch
-from calltag.gateway.dialing import new_call_id, new_conn_id
 from calltag.gateway.errors import FeatureMissing, InvalidState, NoPermission, NotFound, OutOfRange
 from calltag.gateway.metrics import GatewayLimit
 from calltag.gateway.operation_publisher import OperationPublisher
+from calltag.gateway.operations import new_call_id, new_conn_id
 from calltag.gateway.resources import Resource, TooLong, bounded_collection, names
 from calltag.gateway.switch_events import SwitchEvent, check_outcomes
 

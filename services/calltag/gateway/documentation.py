@@ -6,7 +6,7 @@ The examples of AttachUserData are those of its page in the Web Services API ref
 from collections.abc import Mapping
 from typing import Any, Final
 
-from calltag.gateway.call_actions import CALL_OPERATIONS
+from calltag.gateway.operations import CALL_OPERATIONS
 
 Schema = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]

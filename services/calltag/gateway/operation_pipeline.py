@@ -10,8 +10,6 @@ from starlette.responses import Response
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.model import Role, User
-from calltag.gateway.answers import answer
-from calltag.gateway.bodies import BodyReader, ReadBody
 from calltag.gateway.call_service import SubmitOptions, new_operation_id, now_ms
 from calltag.gateway.errors import AlreadyUsed, ApiError, OutOfRange
 from calltag.gateway.idempotency import (
@@ -21,7 +19,8 @@ from calltag.gateway.idempotency import (
     idempotent_request,
 )
 from calltag.gateway.rate_limits import RateLimits
-from calltag.gateway.requests import wait_s
+from calltag.gateway.requests import BodyReader, ReadBody, wait_s
+from calltag.gateway.resources import answer
 
 Fields = Mapping[str, object]
 

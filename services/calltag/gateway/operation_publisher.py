@@ -1,23 +1,83 @@
 """Publication of operations with publisher confirms, and the wait for their outcomes."""
 
 import asyncio
-from collections.abc import Coroutine, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
+
 from calltag.core.bus.partitioning import partition_of
-from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, Partition
+from calltag.core.bus.ports import Bus, BusError, BusRefused, BusUnavailable, NodeId, Partition
+from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import Operation
 from calltag.core.domain.status import StatusCode
 from calltag.core.http.admission_queue import release_slot, retry_after_s
+from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import run_until
 from calltag.core.telemetry.conditions import Condition
-from calltag.core.wire.messages import OPERATION, OperationMessage, OperationReply
+from calltag.core.wire.messages import NODE, OPERATION, OperationMessage, OperationReply, WireError
 from calltag.gateway.backlog import Backlog
 from calltag.gateway.errors import BackendUnavailable, Incomplete, OutcomeRefused
 from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
-from calltag.gateway.replies import Replies
+
+log = structlog.get_logger()
+_INTERRUPTED: Final = Condition("replies_interrupted", over="replies_received_again", level="info")
+
+
+class Replies:
+    """Passes each reply to the requests that wait for it; drops replies that no request waits for.
+
+    Requests stop waiting once `closing` is set.
+    """
+
+    def __init__(self, node: NodeId, closing: asyncio.Event) -> None:
+        self.node = node
+        self.closing = closing
+        self.reachable = False
+        """True once the inbox was opened: replies can arrive. The inbox survives a broken connection."""
+        self._waiting: dict[OperationId, set[asyncio.Future[OperationReply]]] = {}
+
+    @asynccontextmanager
+    async def expected(self, operation_id: OperationId) -> AsyncIterator[asyncio.Future[OperationReply]]:
+        """Provide a future for the reply; enter before the operation is published."""
+        future: asyncio.Future[OperationReply] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(operation_id, set()).add(future)
+        try:
+            yield future
+        finally:
+            future.cancel()
+            self._waiting[operation_id].discard(future)
+            if not self._waiting[operation_id]:
+                del self._waiting[operation_id]
+
+    async def run(self, bus: Bus) -> None:
+        """Receive replies until the task is cancelled."""
+        delays = backoff_s(0.05, 2.0)
+        while True:
+            try:
+                async with bus.inbox(self.node) as inbox:
+                    self.reachable = True
+                    _INTERRUPTED.holds()
+                    while True:
+                        self._give(await inbox.receive())
+                        delays = backoff_s(0.05, 2.0)
+            except BusError as error:
+                _INTERRUPTED.fails(error)
+            await asyncio.sleep(next(delays))
+
+    def _give(self, body: bytes) -> None:
+        try:
+            replies = NODE.decode(body).replies
+        except WireError as error:
+            log.error("reply_unreadable", reason=str(error))
+            return
+        for reply in replies:
+            for future in self._waiting.get(reply.operation_id, ()):
+                if not future.done():
+                    future.set_result(reply)
+
 
 _NOT_PUBLISHED: Final = Condition("operations_not_published")
 

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from calltag.core import VERSION
-from calltag.gateway.answers import answer
+from calltag.gateway.resources import answer
 from calltag.gateway.swagger import PAGE
 
 

@@ -1,10 +1,174 @@
-"""Parsing of the header `Prefer: wait=N` of operations."""
+"""Reading of requests: body, parameters and headers, within limits; each error names the parameter and the limit."""
 
+import asyncio
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from calltag.gateway.errors import OutOfRange
+import orjson
+from starlette.requests import Request
+
+from calltag.core.domain.user_data import JsonValue, Pair, Size, stored_pairs
+from calltag.core.strict_json import JsonLimits, JsonRefused, TooManyValues, parse
+from calltag.gateway.errors import OutOfRange, ParameterMissing
+
+Body = Mapping[str, JsonValue]
+
+
+@dataclass(frozen=True, slots=True)
+class UserDataLimits:
+    """Limits of the user data in one request."""
+
+    max_pairs: int = 1_000
+    max_bytes: int = 65_536
+    max_key_bytes: int = 255
+
+
+def required_text(body: Body, name: str, *, max_bytes: int = 255) -> str:
+    """Return a string that is present and not empty. Raises ParameterMissing, OutOfRange."""
+    if name not in body or body[name] is None:
+        raise ParameterMissing(f"{name} is missing")
+    value = body[name]
+    if not isinstance(value, str):
+        raise OutOfRange(f"{name} must be a string")
+    if not value:
+        raise OutOfRange(f"{name} must not be empty")
+    if len(value.encode()) > max_bytes:
+        raise OutOfRange(f"{name} is longer than {max_bytes} bytes")
+    return value
+
+
+def optional_text(body: Body, name: str, default: str, *, max_bytes: int = 255) -> str:
+    """Return a string, or the default if it is missing. Raises OutOfRange."""
+    return required_text(body, name, max_bytes=max_bytes) if body.get(name) is not None else default
+
+
+def required_object(body: Body, name: str) -> Body:
+    """Return a JSON object. Raises ParameterMissing, OutOfRange."""
+    if name not in body or body[name] is None:
+        raise ParameterMissing(f"{name} is missing")
+    value = body[name]
+    if not isinstance(value, dict):
+        raise OutOfRange(f"{name} must be a JSON object")
+    return value
+
+
+def required_list(body: Body, name: str, *, max_items: int) -> list[JsonValue]:
+    """Return a list that is not empty. Raises ParameterMissing, OutOfRange."""
+    if name not in body or body[name] is None:
+        raise ParameterMissing(f"{name} is missing")
+    value = body[name]
+    if not isinstance(value, list) or not value:
+        raise OutOfRange(f"{name} must be a list of at least one")
+    if len(value) > max_items:
+        raise OutOfRange(f"{name} has {len(value)} entries; at most {max_items} are allowed")
+    return value
+
+
+def user_data(body: Body, limits: UserDataLimits, *, required: bool = True) -> tuple[Pair, ...]:
+    """Return the pairs of `userData`. Raises ParameterMissing, OutOfRange."""
+    if not required and body.get("userData") is None:
+        return ()
+    pairs = tuple(required_object(body, "userData").items())
+    for key, _ in pairs:
+        _check_key(key, "userData: a key", limits)
+    # Counted before any value is encoded, so that a request far beyond the limit costs little.
+    count = stored_pairs(pairs)
+    if count > limits.max_pairs:
+        raise OutOfRange(f"userData has {count} pairs; a request may carry {limits.max_pairs}")
+    size = Size.of(pairs, lambda value: len(orjson.dumps(value)))
+    if size.encoded_bytes > limits.max_bytes:
+        raise OutOfRange(f"userData has {size.encoded_bytes} bytes; a request may carry {limits.max_bytes}")
+    return pairs
+
+
+def user_data_key(body: Body, limits: UserDataLimits) -> str:
+    """Return the parameter `key`. Raises ParameterMissing, OutOfRange."""
+    return required_text(body, "key", max_bytes=limits.max_key_bytes)
+
+
+def _check_key(key: str, what: str, limits: UserDataLimits) -> None:
+    if not key:
+        raise OutOfRange(f"{what} is empty")
+    if len(key.encode()) > limits.max_key_bytes:
+        raise OutOfRange(f"{what} is longer than {limits.max_key_bytes} bytes")
+
+
+_JSON_TYPES: Final = ("application/json", "text/json")
+
+
+@dataclass(frozen=True, slots=True)
+class ReadBody:
+    """A parsed body, and its bytes as received."""
+
+    json: JsonValue
+    raw: bytes
+
+    def as_object(self) -> Body:
+        """Return the body as a JSON object. Raises OutOfRange."""
+        if not isinstance(self.json, dict):
+            raise OutOfRange("the body must be a JSON object")
+        return self.json
+
+
+@dataclass(frozen=True, slots=True)
+class BodyReader:
+    """Reads JSON bodies within `limits`, each within `deadline_s` seconds."""
+
+    limits: JsonLimits = field(default_factory=JsonLimits)
+    deadline_s: float = 10.0
+
+    async def read(self, request: Request) -> ReadBody:
+        """Read and parse the body of a request.
+
+        Raises OutOfRange: HTTP status 408 for a body too slow, 413 for one too large, 415 for another type.
+        """
+        content_type = (request.headers.get("content-type") or _JSON_TYPES[0]).partition(";")[0].strip().lower()
+        if content_type not in _JSON_TYPES:
+            raise OutOfRange("the body must be JSON: send Content-Type: application/json", http_status=415)
+        raw = await self._in_time(request)
+        try:
+            return ReadBody(parse(raw, self.limits), raw)
+        except TooManyValues as refused:
+            raise OutOfRange(f"{refused}; send it in several requests (CALLTAG_GATEWAY__MAX_VALUES)") from None
+        except JsonRefused as refused:
+            raise OutOfRange(str(refused)) from None
+
+    async def _in_time(self, request: Request) -> bytes:
+        try:
+            async with asyncio.timeout(self.deadline_s):
+                return await self._bounded(request)
+        except TimeoutError:
+            raise OutOfRange(
+                f"the body did not come within {self.deadline_s:g} s (CALLTAG_BODY_DEADLINE_S)",
+                http_status=408,
+                # The rest of the body would be parsed as the next request.
+                headers={"Connection": "close"},
+            ) from None
+
+    async def _bounded(self, request: Request) -> bytes:
+        """Read the body, no further than the limit."""
+        most = self.limits.max_bytes
+        length = request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > most:
+            raise _too_large(most)
+        body, more = bytearray(), True
+        while more:
+            # Cheaper than the framework's stream: nearly every body arrives in one message.
+            message = await request.receive()
+            if message["type"] == "http.disconnect":
+                raise OutOfRange("the client left before its request was complete")
+            body += message.get("body", b"")
+            if len(body) > most:
+                raise _too_large(most)
+            more = message.get("more_body", False)
+        return bytes(body)
+
+
+def _too_large(most: int) -> OutOfRange:
+    return OutOfRange(f"the body is larger than {most} bytes", http_status=413)
+
 
 # A quoted string ends at its quote, or, if that is missing, with the header. All repetitions are possessive, so that
 # any header is parsed in linear time.

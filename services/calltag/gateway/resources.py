@@ -1,13 +1,25 @@
-"""JSON of the resources besides calls, and selection of properties by `fields=`."""
+"""Resources and responses in JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import orjson
+from starlette.responses import Response
 
 from calltag.core.domain.agent import Agent, UserState
 from calltag.core.domain.user_data import JsonValue
 from calltag.core.identity.model import Device, User
+
+
+def answer(body: Mapping[str, object], http_status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a JSON response that no cache stores."""
+    return Response(
+        orjson.dumps(body),
+        http_status,
+        {"Cache-Control": "no-store", **(headers or {})},
+        media_type="application/json;charset=UTF-8",
+    )
+
 
 Resource = Mapping[str, JsonValue]
 _CAPABILITIES: Final = {

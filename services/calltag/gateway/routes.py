@@ -17,16 +17,14 @@ from calltag.core.domain.operations import EndContactCenterSession, StartContact
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.model import User
 from calltag.gateway import documentation
-from calltag.gateway.answers import answer
-from calltag.gateway.bodies import ReadBody
-from calltag.gateway.call_actions import call_action, operation_name
 from calltag.gateway.call_service import CallService, SubmitOptions
-from calltag.gateway.dialing import dial, new_call_id
 from calltag.gateway.errors import OutOfRange
 from calltag.gateway.operation_pipeline import OperationPipeline, ParsedRequest
-from calltag.gateway.parameters import UserDataLimits, required_list
+from calltag.gateway.operations import call_action, dial, new_call_id, operation_name
+from calltag.gateway.requests import ReadBody, UserDataLimits, required_list
 from calltag.gateway.resources import (
     Resource,
+    answer,
     collection,
     device_resource,
     device_state,

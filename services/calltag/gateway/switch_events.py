@@ -12,9 +12,9 @@ from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import JsonValue
 from calltag.core.identity.model import Directory
 from calltag.core.wire.messages import OperationReply
-from calltag.gateway.dialing import new_conn_id
 from calltag.gateway.errors import ApiError, EventsRefused, OutOfRange
-from calltag.gateway.parameters import Body, UserDataLimits, optional_text, required_list, required_text, user_data
+from calltag.gateway.operations import new_conn_id
+from calltag.gateway.requests import Body, UserDataLimits, optional_text, required_list, required_text, user_data
 
 _MAX_PARTIES: Final = 32
 _MAX_MESSAGE_LENGTH: Final = 4_000

@@ -8,10 +8,10 @@ from starlette.responses import Response
 
 from calltag.core.identity.model import Role, User
 from calltag.gateway import documentation
-from calltag.gateway.bodies import ReadBody
 from calltag.gateway.call_service import SubmitOptions
 from calltag.gateway.errors import FeatureMissing
 from calltag.gateway.operation_pipeline import ParsedRequest
+from calltag.gateway.requests import ReadBody
 from calltag.gateway.routes import Api
 from calltag.gateway.switch_events import switch_events
 

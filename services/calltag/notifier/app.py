@@ -29,7 +29,7 @@ from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.notifier.authentication import Authentication
 from calltag.notifier.bayeux_server import BayeuxServer
-from calltag.notifier.browsers import Browsers
+from calltag.notifier.browsers import Browsers, Origins
 from calltag.notifier.channel_policy import ChannelPolicy, WatchRenewal
 from calltag.notifier.connect_replies import ConnectReplies
 from calltag.notifier.event_dispatcher import EventDispatcher
@@ -38,7 +38,6 @@ from calltag.notifier.http import CometdHttp, cometd_routes
 from calltag.notifier.inbox import NodePost, NotifierInbox, publish_services
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.node_presence import Background, NodeLease, Registrations, boot_ms
-from calltag.notifier.origins import Origins
 from calltag.notifier.session_claims import Claims
 from calltag.notifier.session_manager import HomeSettings, SessionManager
 from calltag.notifier.session_registry import SessionRegistry

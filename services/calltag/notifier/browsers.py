@@ -1,18 +1,153 @@
-"""Browsers with several tabs: each tab holds a connection, and a browser opens only a few to one host.
+"""Browsers as CometD clients: sessions of one browser, origins that pages may have, callback-polling."""
 
-Source: CometD's server (`maxSessionsPerBrowser`, `multiSessionInterval`). The cookie only counts suspended connects: it
-gives no access to sessions, and a client may omit or change it.
-"""
-
+import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
 
 from calltag.core.bayeux import errors
-from calltag.core.bayeux.messages import Reply
+from calltag.core.bayeux.messages import CodecError, Reply
+from calltag.core.http.cross_origin import CrossOrigin
+from calltag.core.http.origin import AllowedOrigins, Origin
 from calltag.core.identity.cookies import USUAL, CookieFlags, values_of
+from calltag.core.identity.csrf import EXPOSED_HEADERS
+from calltag.core.telemetry import request_ids
 from calltag.notifier.session_registry import Suspended
+
+_EXPOSED = ", ".join((*EXPOSED_HEADERS, request_ids.HEADER)).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """The allowed origins, and the server's own ones: that of the Host header and those in `public`."""
+
+    allowed: AllowedOrigins = field(default_factory=AllowedOrigins)
+    public: AllowedOrigins = field(default_factory=AllowedOrigins)
+
+    def pass_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        """Return whether the request comes from no page, from a page of this server, or from one that is allowed."""
+        origin, host = _origin_and_host(headers)
+        return origin is None or self.allow(origin, host)
+
+    def pass_(self, connection: HTTPConnection) -> bool:
+        """Do the same for a request of an ASGI application."""
+        return self.pass_headers(connection.scope["headers"])
+
+    def allow(self, text: str, host: str) -> bool:
+        """Return whether the origin is this server's own, or one that is allowed."""
+        if self.allowed.any:
+            return True
+        try:
+            origin = Origin.parse(text)
+        except ValueError:
+            return False
+        return origin in self.allowed or origin in self.public or origin.is_served_at(host)
+
+    def cors_fields(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Return the CORS fields of a response; none if the request's page may not read it."""
+        if not self.allowed:
+            return []
+        origin, _ = _origin_and_host(headers)
+        if origin is None:
+            return []
+        exposed = (b"access-control-expose-headers", _EXPOSED)
+        if self.allowed.any:
+            # With credentials, an unknown page could act with the user's cookies.
+            return [(b"access-control-allow-origin", b"*"), exposed]
+        vary = (b"vary", b"Origin")
+        if not self.allowed.allow(origin):
+            return [vary]
+        allow = (b"access-control-allow-origin", origin.encode("latin-1"))
+        return [allow, (b"access-control-allow-credentials", b"true"), exposed, vary]
+
+    def middleware(self, methods: Sequence[str]) -> Sequence[Middleware]:
+        """Return the middleware that answers CORS preflights and lets scripts of allowed origins read the answers."""
+        return [Middleware(CrossOrigin, self.allowed, methods=methods)]
+
+
+def _origin_and_host(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str]:
+    origin, host = None, ""
+    for name, value in headers:
+        if name == b"origin":
+            origin = value.decode("latin-1")
+        elif name == b"host":
+            host = value.decode("latin-1")
+    return origin, host
+
+
+WRONG_NAME: Final = (
+    "the callback (jsonp) must be one name of JavaScript, or names with dots between, 64 characters at most"
+)
+SCRIPT_FIELDS: Final = (
+    (b"content-type", b"text/javascript;charset=UTF-8"),
+    (b"cache-control", b"no-store"),
+    (b"content-disposition", b"attachment; filename=f.txt"),
+)
+_PARAMETER: Final = "jsonp"
+_USUAL_NAME: Final = "jsonpcallback"
+_MAX_NAME: Final = 64
+_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*(?:\.[A-Za-z_$][A-Za-z0-9_$]*)*")
+_ESCAPED: Final = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_TO_ESCAPE: Final = re.compile("|".join(_ESCAPED).encode())
+
+
+class WrongCallback(CodecError):
+    """The callback is not a plain function name."""
+
+
+def callback_of(query: bytes) -> bytes:
+    """Return the function that the script calls. Raises WrongCallback."""
+    parameters = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
+    names = [value for name, value in parameters if name == _PARAMETER] or [_USUAL_NAME]
+    name = names[0] if len(names) == 1 else ""
+    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
+        raise WrongCallback(WRONG_NAME)
+    return name.encode()
+
+
+def script_bytes(event: bytes) -> int:
+    """Return the size of an event in a script."""
+    return len(_escaped(event))
+
+
+def script(name: bytes, replies: bytes) -> bytes:
+    """Return the script, in which no content can end the script or be sniffed as another type."""
+    return b"/**/%b(%b);" % (name, _escaped(replies))
+
+
+def _escaped(text: bytes) -> bytes:
+    return _TO_ESCAPE.sub(lambda found: _ESCAPED[found[0].decode()].encode(), text)
+
+
+def page_is_known(headers: Sequence[tuple[bytes, bytes]], origins: Origins) -> bool:
+    """Return whether a request comes from a page of this server or of an allowed origin, or certainly from no page.
+
+    Browsers send it in Sec-Fetch-Site or Referer. A request with neither may come from an old browser and a page that
+    suppresses Referer: a cookie alone does not authenticate it.
+    """
+    first = {name: value.decode("latin-1") for name, value in reversed(headers)}
+    site, referer = first.get(b"sec-fetch-site"), first.get(b"referer")
+    if b"origin" in first:
+        return origins.pass_headers(headers)
+    if site in ("same-origin", "none"):
+        return True
+    if referer is not None:
+        return origins.allow(_origin(referer), first.get(b"host", ""))
+    return site is None and (b"authorization" in first or b"cookie" not in first)
+
+
+def _origin(address: str) -> str:
+    try:
+        parts = urlsplit(address)
+    except ValueError:
+        return ""
+    return f"{parts.scheme}://{parts.netloc}"
+
 
 COOKIE: Final = "BAYEUX_BROWSER"
 UNLIMITED: Final = -1

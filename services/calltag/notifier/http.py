@@ -30,10 +30,17 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.request_ids import given_id, new_id
 from calltag.notifier.authentication import Authentication, Caller, CallerClaim, CsrfRefused, credentials_of, proof_of
 from calltag.notifier.bayeux_server import BayeuxResponse, BayeuxServer
-from calltag.notifier.browsers import Browsers, browser_of
-from calltag.notifier.callback_polling import SCRIPT_FIELDS, callback_of, page_is_known, script, script_bytes
+from calltag.notifier.browsers import (
+    SCRIPT_FIELDS,
+    Browsers,
+    Origins,
+    browser_of,
+    callback_of,
+    page_is_known,
+    script,
+    script_bytes,
+)
 from calltag.notifier.metrics import NotifierMetrics
-from calltag.notifier.origins import Origins
 from calltag.notifier.session_registry import Crowded, RequestContext, Resident, Suspended, retry_after_s
 from calltag.notifier.websocket import WebSockets
 

@@ -37,7 +37,6 @@ from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.node_presence import Background, NodeLease, Registrations
 from calltag.notifier.session_claims import Claims, Flush
 from calltag.notifier.session_endings import SessionEndings
-from calltag.notifier.session_records import alone_ms, resident_of, resubscribe
 from calltag.notifier.session_registry import (
     Connections,
     ConnectRequest,
@@ -47,7 +46,7 @@ from calltag.notifier.session_registry import (
     SessionRegistry,
     Suspended,
 )
-from calltag.notifier.session_sync import SessionSync
+from calltag.notifier.session_sync import SessionSync, alone_ms, resident_of, resubscribe
 
 _ATTEMPTS: Final = 3
 _TICK_S: Final = 0.05

@@ -23,16 +23,16 @@ from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistr
 from calltag.core.store.redis_state import RedisStateStore
 from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
-from calltag.worker.assignments import Assignments
+from calltag.worker.assignment import Assignments
 from calltag.worker.block_counts import BlockCounts
 from calltag.worker.event_publisher import EventPublisher
+from calltag.worker.expiry import Sweep
 from calltag.worker.lag import LagReports
+from calltag.worker.loss_recovery import RecentByPartition, RecentLimits
 from calltag.worker.node_sender import NodeSender
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner, RetryLimits
-from calltag.worker.recent_operations import RecentByPartition, RecentLimits
-from calltag.worker.sweep import Sweep
 
 _SWEEP_EVERY_S: Final = 30.0
 _LONGER: Final = 2

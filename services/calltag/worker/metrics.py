@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from calltag.core.bus.ports import Partition
-from calltag.worker.failure import ParkingReason
-from calltag.worker.folding import Applied
+from calltag.worker.batch import Applied
+from calltag.worker.parking import ParkingReason
 
 
 class WorkerMetrics(Protocol):

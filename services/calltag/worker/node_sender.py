@@ -12,14 +12,62 @@ import structlog
 
 from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId
+from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.store.user_streams import UserStreams
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OperationReply
-from calltag.core.wire.node_messages import PackedMessage, StreamPosition, node_messages
-from calltag.worker.pending_notifications import PendingNotifications
+from calltag.core.wire.node_messages import PackedMessage, StreamPosition, node_messages, stale_messages
 
 log = structlog.get_logger()
+_MAX_USERS: Final = 100_000
+
+
+@dataclass(slots=True)
+class PendingNotifications:
+    """Names the users with missed events to their node, whose sessions then read the users' streams.
+
+    Only names are kept, however many events a user missed.
+    """
+
+    bus: Bus
+    max_message_bytes: int
+    _users: dict[NodeId, dict[UserId, None]] = field(default_factory=dict)
+    _senders: dict[NodeId, asyncio.Task[None]] = field(default_factory=dict)
+
+    def add(self, node: NodeId, users: Sequence[UserId]) -> None:
+        """Note that a message with events of these users may not have reached the node."""
+        if not users:
+            return
+        pending = self._users.setdefault(node, {})
+        pending.update(dict.fromkeys(users))
+        while len(pending) > _MAX_USERS:
+            # The sessions of a user who is dropped detect the gap with the user's next event.
+            pending.pop(next(iter(pending)))
+        if node not in self._senders:
+            self._senders[node] = asyncio.create_task(self._send(node), name=f"pending-notifications-{node}")
+
+    async def drained(self) -> None:
+        """Wait until all nodes were notified."""
+        while self._senders:
+            await asyncio.wait(list(self._senders.values()))
+
+    async def _send(self, node: NodeId) -> None:
+        delays = backoff_s(0.1, 2.0)
+        try:
+            while users := self._users.pop(node, {}):
+                await asyncio.sleep(next(delays))
+                try:
+                    for message in stale_messages(users, self.max_message_bytes):
+                        await self.bus.send(node, message.body, uuid4().hex)
+                except (BusUnavailable, BusRefused):
+                    self._users[node] = users | self._users.get(node, {})
+                else:
+                    log.info("node_notification_retried", node=node, users=len(users))
+        finally:
+            del self._senders[node]
+
+
 _NOT_REACHED: Final = Condition("node_not_reached")
 MOST_UNCONFIRMED: Final = 2
 """Maximum unconfirmed messages per node. With one, each message would wait for the confirm of the previous one."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from calltag.core.bus.ports import Partition
 from calltag.core.store.ports import HeldPartition
 from calltag.core.telemetry.metrics import Metrics
-from calltag.worker.failure import ParkingReason
-from calltag.worker.folding import Applied
+from calltag.worker.batch import Applied
+from calltag.worker.parking import ParkingReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,13 +32,11 @@ from calltag.core.store.ports import (
 )
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import EVENT, OperationMessage, WireError
-from calltag.worker.call_cache import CallCache
-from calltag.worker.call_index_cache import CallIndexCache
+from calltag.worker.batch import Applied, Folded, fold
+from calltag.worker.call_cache import CallCache, CallIndexCache
 from calltag.worker.event_publisher import EventPublisher, Publication
-from calltag.worker.folding import Applied, Folded, fold
-from calltag.worker.loss_recovery import LossRecovery
+from calltag.worker.loss_recovery import LossRecovery, RecentOperations
 from calltag.worker.metrics import WorkerMetrics
-from calltag.worker.recent_operations import RecentOperations
 
 log = structlog.get_logger()
 _WAITS: Final = Condition("partition_blocked", over="partitions_unblocked")

@@ -33,17 +33,16 @@ from calltag.core.store.ports import (
 )
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
+from calltag.worker.batch import Folded
 from calltag.worker.crash_guard import CrashGuard
 from calltag.worker.event_publisher import EventPublisher
-from calltag.worker.failure import Failure, ParkingReason, fault_of
-from calltag.worker.folding import Folded
+from calltag.worker.expiry import Sweep
 from calltag.worker.lag import Lag
+from calltag.worker.loss_recovery import RecentOperations
 from calltag.worker.metrics import WorkerMetrics
-from calltag.worker.parking import Parking, refuse
+from calltag.worker.parking import Failure, Parking, ParkingReason, fault_of, refuse
 from calltag.worker.partition_owner import PartitionOwner
-from calltag.worker.recent_operations import RecentOperations
 from calltag.worker.retry_queues import RetryQueue, RetryQueues, Work
-from calltag.worker.sweep import Sweep
 
 log = structlog.get_logger()
 _NOT_PARKED: Final = Condition("park_failed")

@@ -11,7 +11,7 @@ from typing import Final
 from calltag.core.bus.ports import Delivery
 from calltag.core.runtime.backoff import backoff_s
 from calltag.core.wire.messages import OperationMessage
-from calltag.worker.failure import Failure, ParkingReason
+from calltag.worker.parking import Failure, ParkingReason
 
 _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0

@@ -10,10 +10,9 @@ from calltag.core.domain.user_data import Size
 from calltag.core.identity.directory_file import demo_directory
 from calltag.core.strict_json import JsonLimits, JsonRefused, parse
 from calltag.core.wire.messages import OPERATION, OperationMessage
-from calltag.gateway.call_actions import CALL_OPERATIONS, call_action
-from calltag.gateway.dialing import dial
 from calltag.gateway.errors import ApiError
-from calltag.gateway.parameters import Body, UserDataLimits
+from calltag.gateway.operations import CALL_OPERATIONS, call_action, dial
+from calltag.gateway.requests import Body, UserDataLimits
 from fuzz.target import Target
 from fuzz.targets import strict_json
 

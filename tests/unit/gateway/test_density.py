@@ -3,7 +3,7 @@
 import pytest
 
 from calltag.core.bus.ports import PublishedCounts
-from calltag.gateway.density import Density
+from calltag.gateway.backlog import Density
 
 
 def noted(*totals: tuple[int, int]) -> Density:

@@ -5,9 +5,9 @@ import pytest
 from calltag.core.domain.call import CallType
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.directory_file import demo_directory
-from calltag.gateway.dialing import dial
 from calltag.gateway.errors import OutOfRange
-from calltag.gateway.parameters import UserDataLimits
+from calltag.gateway.operations import dial
+from calltag.gateway.requests import UserDataLimits
 
 DIRECTORY = demo_directory()
 DEVICE = DIRECTORY.users[UserId("alice")].devices[0]

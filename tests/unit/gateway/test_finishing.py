@@ -13,10 +13,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from calltag.core.telemetry.metrics import Metrics
-from calltag.gateway.answers import answer
-from calltag.gateway.direct import Direct
-from calltag.gateway.finishing import Finishing, route_of
+from calltag.gateway.middleware import Direct, Finishing, route_of
 from calltag.gateway.observations import GatewayObservations
+from calltag.gateway.resources import answer
 
 
 class Broken(Exception):

@@ -13,9 +13,8 @@ from calltag.core.bayeux.messages import BayeuxLimit, BayeuxLimits
 from calltag.core.runtime.token_bucket import TokenBucket
 from calltag.core.store.embedded import embedded_store
 from calltag.notifier.authentication import Authentication, Caller
-from calltag.notifier.browsers import UNLIMITED, Browsers
+from calltag.notifier.browsers import UNLIMITED, Browsers, Origins
 from calltag.notifier.http import CometdHttp
-from calltag.notifier.origins import Origins
 from calltag.notifier.session_registry import Crowded
 from calltag.notifier.websocket import WebSockets
 from parts.eventually import eventually

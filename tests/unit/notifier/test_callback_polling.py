@@ -7,8 +7,7 @@ import pytest
 
 from calltag.core.bayeux.messages import BayeuxLimits, CodecError, decode, messages_of_form
 from calltag.core.http.origin import AllowedOrigins
-from calltag.notifier.callback_polling import WRONG_NAME, WrongCallback, callback_of, page_is_known, script
-from calltag.notifier.origins import Origins
+from calltag.notifier.browsers import WRONG_NAME, Origins, WrongCallback, callback_of, page_is_known, script
 
 COOKIE = {"cookie": "JSESSIONID=x"}
 BASIC = {"authorization": "Basic YTpi"}

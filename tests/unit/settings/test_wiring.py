@@ -31,8 +31,8 @@ from calltag.gateway.app import admitting, backlog_of, gateway_api
 from calltag.gateway.call_service import CallBounds
 from calltag.gateway.idempotency import RedisIdempotencyRecords
 from calltag.gateway.observations import GatewayObservations
-from calltag.gateway.parameters import UserDataLimits
-from calltag.gateway.replies import Replies
+from calltag.gateway.operation_publisher import Replies
+from calltag.gateway.requests import UserDataLimits
 from calltag.gateway.routes import Api
 from calltag.notifier.app import Notifier, bayeux_limits, connection_types, extensions, start_notifier
 from calltag.notifier.session_manager import HomeSettings

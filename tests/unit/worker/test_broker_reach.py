@@ -8,7 +8,7 @@ from typing import Any, cast
 from calltag.core.bus.memory import MemoryBus
 from calltag.core.bus.ports import Bus, BusUnavailable, Partition, PartitionConsumer
 from calltag.core.store.ports import HeldPartition, LivingWorker, WorkerId
-from calltag.worker.broker_reach import BrokerReach
+from calltag.worker.assignment import BrokerReach
 
 ME, OTHER = WorkerId("me"), WorkerId("other")
 MINE = frozenset({Partition(1), Partition(3)})

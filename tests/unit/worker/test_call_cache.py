@@ -4,8 +4,8 @@ from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, OperationId, UserId
 from calltag.core.store.ports import Change, Loaded
+from calltag.worker.batch import Folded
 from calltag.worker.call_cache import CallCache
-from calltag.worker.folding import Folded
 
 NEW = [OperationId("f" * 32)]
 

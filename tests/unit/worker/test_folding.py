@@ -25,7 +25,7 @@ from calltag.core.domain.operations import (
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.ports import CallBlock, Done, Loaded, StateUnreadable
 from calltag.core.wire.messages import OperationMessage
-from calltag.worker.folding import Folded, fold
+from calltag.worker.batch import Folded, fold
 
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("carol")
 LEGS = tuple(

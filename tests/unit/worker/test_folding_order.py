@@ -9,7 +9,7 @@ from calltag.core.domain.operations import AttachUserData, CallAction, CallOpera
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.ports import Change, Done, Loaded
 from calltag.core.wire.messages import OperationMessage
-from calltag.worker.folding import Folded, fold
+from calltag.worker.batch import Folded, fold
 
 ALICE, GATEWAY = UserId("alice"), NodeId("gateway")
 LIMITS = CallLimits(lambda _: 1)

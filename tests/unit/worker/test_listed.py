@@ -5,7 +5,7 @@ from dataclasses import replace
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, UserId
 from calltag.core.domain.user_data import UserData
-from calltag.worker.call_index_cache import CallIndexCache
+from calltag.worker.call_cache import CallIndexCache
 
 LEG = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), UserId("alice"))
 CALL = Call(CallId("C1"), ConnId("c1"), CallType.INBOUND, "800", 0, (LEG,), UserData(), 1)

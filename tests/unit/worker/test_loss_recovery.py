@@ -25,10 +25,9 @@ from calltag.core.store.ports import (
 )
 from calltag.core.telemetry.metrics import Metrics
 from calltag.core.wire.messages import OperationMessage
-from calltag.worker.folding import Applied, Folded, fold
-from calltag.worker.loss_recovery import LossRecovery
+from calltag.worker.batch import Applied, Folded, fold
+from calltag.worker.loss_recovery import Commit, LossRecovery, RecentOperations
 from calltag.worker.observations import WorkerObservations
-from calltag.worker.recent_operations import Commit, RecentOperations
 
 BATCH = 100
 CALL = Call(CallId("C"), ConnId("c"), CallType.INTERNAL, "", 1, (), version=500)

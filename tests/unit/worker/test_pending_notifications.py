@@ -9,7 +9,7 @@ from calltag.core.bus.ports import BusUnavailable, NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.wire.messages import NODE as NODE_MESSAGE
-from calltag.worker.pending_notifications import PendingNotifications
+from calltag.worker.node_sender import PendingNotifications
 from parts.eventually import eventually
 
 NODE = NodeId("node-1")

@@ -7,7 +7,7 @@ from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallOperation
 from calltag.core.store.ports import CommitPosition, Epoch, HeldPartition
 from calltag.core.wire.messages import OperationMessage
-from calltag.worker.recent_operations import Commit, RecentByPartition, RecentLimits, RecentOperations
+from calltag.worker.loss_recovery import Commit, RecentByPartition, RecentLimits, RecentOperations
 
 
 def commit(position: int, *, at_s: float = 0.0, version: int = 1, size_bytes: int = 10) -> Commit:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from calltag.core.bus.partitioning import hash_tag, partition_of
 from calltag.core.bus.ports import Partition
 from calltag.core.store.ports import WorkerId
-from calltag.worker.rendezvous import owned_by
+from calltag.worker.assignment import owned_by
 
 Owners = dict[int, WorkerId]
 NUMBERS = st.integers(1, 24)

@@ -6,7 +6,7 @@ from calltag.core.bus.ports import Delivery
 from calltag.core.domain.ids import CallId, OperationId
 from calltag.core.domain.operations import CallEnded, CallOperation
 from calltag.core.wire.messages import OperationMessage
-from calltag.worker.failure import Failure, ParkingReason
+from calltag.worker.parking import Failure, ParkingReason
 from calltag.worker.retry_queues import RetryQueue, RetryQueues, Work
 
 FAULT = Failure("text")

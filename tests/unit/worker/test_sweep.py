@@ -7,7 +7,7 @@ from calltag.core.bus.ports import Partition
 from calltag.core.domain.ids import CallId
 from calltag.core.domain.operations import CallEnded, CallOperation
 from calltag.core.store.ports import StateStore, StoreUnavailable
-from calltag.worker.sweep import Sweep
+from calltag.worker.expiry import Sweep
 
 
 class Store:

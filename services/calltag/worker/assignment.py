@@ -6,13 +6,15 @@ and consumer.
 A worker consumes a new partition at once, also while the former owner still does: the queue has a single active
 consumer, and the broker activates the next one when the former cancels.
 
-A worker that cannot consume anything while others can leaves the registry, and joins again when it can.
-"""
+A worker that cannot consume anything while others can leaves the registry, and joins again when it can."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
 from typing import Final
 
 import structlog
@@ -22,10 +24,116 @@ from calltag.core.runtime.backoff import backoff_s
 from calltag.core.runtime.waiting import run_until, set_within
 from calltag.core.store.ports import Fenced, HeldPartition, StoreUnavailable, WorkerId, WorkerRegistry
 from calltag.core.telemetry.conditions import Condition
-from calltag.worker.broker_reach import BrokerReach
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.partition_runner import PartitionRunner
-from calltag.worker.rendezvous import owned_by
+
+
+def owned_by(worker: WorkerId, workers: Sequence[WorkerId], partitions: int) -> frozenset[Partition]:
+    """Return the partitions of a worker; `workers` are in the order of their places.
+
+    The numbers of partitions of any two workers differ by at most one.
+    """
+    if worker not in workers:
+        return frozenset()
+    place = workers.index(worker)
+    return frozenset(
+        Partition(partition) for partition, at in enumerate(places(len(workers), partitions)) if at == place
+    )
+
+
+@lru_cache(maxsize=64)
+def places(workers: int, partitions: int) -> Sequence[int]:
+    """Return the place of the owner of each partition, for that number of workers.
+
+    Workers join one after another; each takes, from those with the most partitions, those of highest weight for it.
+    """
+    owners = [0] * partitions
+    for newcomer in range(1, min(workers, partitions)):
+        _share_with(newcomer, owners)
+    return tuple(owners)
+
+
+def _share_with(newcomer: int, owners: list[int]) -> None:
+    """Give the newcomer its share of the partitions; the load of the earlier workers is even, and stays so."""
+    counts = [0] * newcomer
+    for place in owners:
+        counts[place] += 1
+    wanted = len(owners) // (newcomer + 1)
+    ranked = sorted(range(len(owners)), key=lambda partition: _weight(partition, newcomer), reverse=True)
+    while wanted:
+        most = max(counts)
+        for partition in ranked:
+            place = owners[partition]
+            if wanted and place != newcomer and counts[place] == most:
+                counts[place] -= 1
+                owners[partition] = newcomer
+                wanted -= 1
+
+
+def _weight(partition: int, place: int) -> bytes:
+    return sha256(f"{partition}:{place}".encode()).digest()
+
+
+_NOT_YET: Final = Condition("broker_not_connected", level="info")
+
+
+@dataclass(slots=True)
+class BrokerReach:
+    """The broker connectivity of one worker; after `patience_s` without any consumer it leaves."""
+
+    worker: WorkerId
+    bus: Bus
+    registry: WorkerRegistry
+    patience_s: float
+    clock_s: Callable[[], float] = time.monotonic
+    _nothing_since_s: float | None = None
+    _given_up: deque[Partition] = field(default_factory=deque)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the worker has left because it could not consume."""
+        return bool(self._given_up)
+
+    async def is_lost(self, assigned: Collection[Partition], missing: Collection[Partition]) -> bool:
+        """Return whether to leave the assigned partitions to other workers, which consume; `missing` are those without
+        a consumer here. Called with every heartbeat. Raises StoreUnavailable.
+        """
+        if not assigned or len(missing) < len(assigned):
+            self._nothing_since_s = None
+            return False
+        now_s = self.clock_s()
+        if self._nothing_since_s is None:
+            self._nothing_since_s = now_s
+        return now_s - self._nothing_since_s > self.patience_s and await self._others_consume()
+
+    def give_up(self, partitions: Collection[Partition]) -> None:
+        """Note that the worker has left its partitions."""
+        self._nothing_since_s = None
+        self._given_up.extend(sorted(partitions))
+
+    async def is_back(self) -> bool:
+        """Return whether to join again: one of the partitions can be consumed, or no other worker consumes.
+
+        Raises StoreUnavailable.
+        """
+        if await self._consumes(self._given_up[0]) or not await self._others_consume():
+            self._given_up.clear()
+            return True
+        self._given_up.rotate(-1)
+        return False
+
+    async def _consumes(self, partition: Partition) -> bool:
+        try:
+            # A consumer behind the active one gets no deliveries; any that it gets are requeued.
+            async with self.bus.partition(partition, 1):
+                return True
+        except Exception as error:  # noqa: BLE001 - nothing could be consumed
+            _NOT_YET.fails(error, partition=partition)
+            return False
+
+    async def _others_consume(self) -> bool:
+        return any(each.held for each in await self.registry.living() if each.worker != self.worker)
+
 
 log = structlog.get_logger()
 _NOT_RENEWED: Final = Condition("lease_not_renewed", over="lease_renewed")

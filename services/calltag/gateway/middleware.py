@@ -1,20 +1,44 @@
-"""Outermost layer of the API: normalizes the address, adds headers of the session, logs and counts requests.
-
-Plain ASGI: a framework's middleware would cost as much CPU as the whole operation.
-"""
+"""The ASGI layers around the routes: addresses, metrics and log lines of requests, and the fast path of operations."""
 
 import logging
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from calltag.gateway.addresses import as_served
-from calltag.gateway.answers import answer
 from calltag.gateway.observations import GatewayObservations
+from calltag.gateway.resources import answer
+
+_METHODS: Final = ("DELETE", "GET", "PATCH", "POST", "PUT")
+
+
+def as_served(scope: Scope) -> Scope:
+    """Return the request as routes know it: HEAD becomes GET (the server omits the body), without a trailing slash."""
+    path: str = scope["path"]
+    if scope["method"] != "HEAD" and (len(path) == 1 or path[-1:] != "/"):
+        return scope
+    method = "GET" if scope["method"] == "HEAD" else scope["method"]
+    return {**scope, "method": method, "path": path if path == "/" else path.removesuffix("/")}
+
+
+def allow(request: Request) -> str:
+    """Return the value of the Allow header: all methods that the address serves."""
+    routes: list[BaseRoute] = request.app.routes
+    served = {"OPTIONS"}
+    for method in _METHODS:
+        scope = {**request.scope, "method": method}
+        if any(route.matches(scope)[0] is Match.FULL for route in routes):
+            served.add(method)
+    if "GET" in served:
+        served.add("HEAD")
+    return ", ".join(sorted(served))
+
 
 log = structlog.get_logger()
 _root: Final = logging.getLogger()
@@ -90,3 +114,52 @@ def _add_headers(state: Scope, message: Message) -> None:
         if cookie:
             headers.append("Set-Cookie", cookie)
         headers.update(csrf or {})
+
+
+PATH: Final = "/api/v2/me/calls/{call_id}"
+_BEFORE: Final = PATH.partition("{")[0]
+Operate = Callable[[Request, str], Awaitable[Response]]
+Refuse = Callable[[Request, Exception], Awaitable[Response]]
+
+
+class Direct:
+    """ASGI application in front of another: serves `POST` to a call by `operate`, and passes other requests on.
+
+    `refuse` turns the exceptions in `refusals` into responses.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        operate: Operate,
+        refuse: Refuse,
+        refusals: tuple[type[Exception], ...],
+    ) -> None:
+        self.app = app
+        # Metrics and log lines name a request by its route.
+        self._route = Route(PATH, operate, methods=["POST"])
+        self._operate = operate
+        self._refuse = refuse
+        self._refusals = refusals
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        call_id = _call_of(scope)
+        if call_id is None:
+            await self.app(scope, receive, send)
+            return
+        scope["route"] = self._route
+        request = Request(scope, receive, send)
+        try:
+            response = await self._operate(request, call_id)
+        except self._refusals as error:
+            response = await self._refuse(request, error)
+        await response(scope, receive, send)
+
+
+def _call_of(scope: Scope) -> str | None:
+    """Return the id of the call that a request operates on; None for other requests."""
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return None
+    path: str = scope["path"]
+    call_id = path.removeprefix(_BEFORE)
+    return call_id if call_id and len(call_id) < len(path) and "/" not in call_id else None

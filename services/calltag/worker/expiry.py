@@ -2,8 +2,7 @@
 
 A worker without any delivery does not know whether its consumer is the active one: RabbitMQ does not say, and a
 take-over would fence off a former owner that is still at work. So it compares epoch and position with those of the
-last round: where neither has changed, no owner is at work, and it sweeps the partition.
-"""
+last round: where neither has changed, no owner is at work, and it sweeps the partition."""
 
 import random
 from collections.abc import Callable, Sequence

@@ -1,8 +1,7 @@
 """Fold a batch of operations into changes, events and replies; no I/O.
 
 Each event holds its whole call, so a batch may produce far more bytes than its operations have. It ends before its
-events exceed the limit; later operations are for the next batch.
-"""
+events exceed the limit; later operations are for the next batch."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from calltag.core.domain.status import StatusCode
 from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
 from calltag.core.store.ports import CallBlock, Change, Done, Loaded, State
 from calltag.core.wire.messages import EVENT, OperationMessage, OperationReply
-from calltag.worker.failure import Failure, fault_of
+from calltag.worker.parking import Failure, fault_of
 
 
 @dataclass(frozen=True, slots=True)
