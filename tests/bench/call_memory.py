@@ -9,20 +9,20 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from calltag.core.bus.partitioning import partition_of
+from calltag.core.broker.partitioning import partition_of
+from calltag.core.contracts.operations import EVENT
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.calls import RedisStateStore
+from calltag.core.store.connection import RedisClient, redis_client
+from calltag.core.store.event_log import Addition, RedisUserStreams
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, Done
-from calltag.core.store.redis_registry import RedisCallIndex
-from calltag.core.store.redis_state import RedisStateStore
-from calltag.core.store.user_streams import Addition, RedisUserStreams
-from calltag.core.wire.messages import EVENT
+from calltag.core.store.scripts import ScriptBatcher
+from calltag.core.store.workers import RedisCallIndex
 from parts.redis_server import RedisServer
 
 KEYS = Keys()

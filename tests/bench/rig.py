@@ -15,14 +15,13 @@ import redis.asyncio
 
 from bench.children import running, serving
 from bench.naive.names import call_key, queue_names, session_key
-from calltag.core.bus.amqp.settings import AmqpSettings
-from calltag.core.bus.amqp.topology import Topology
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
+from calltag.core.broker.rabbitmq.topology import AmqpSettings, Topology
 from calltag.core.domain.ids import CallId
 from calltag.core.identity.authentication import COOKIE
-from calltag.core.store.client import redis_client
+from calltag.core.store.calls import RedisCallReader
+from calltag.core.store.connection import redis_client
 from calltag.core.store.keys import Keys
-from calltag.core.store.redis_state import RedisCallReader
 from parts.ports import free_port
 from parts.processes import Program
 from parts.rabbitmq import RabbitMq

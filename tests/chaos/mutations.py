@@ -21,7 +21,7 @@ _ROOT: Final = Path(__file__).parents[2]
 _COPIED: Final = ("services", "shared", "tests")
 _WORKER: Final = "services/calltag/worker"
 _LUA: Final = "shared/calltag/core/store/lua"
-_AMQP: Final = "shared/calltag/core/bus/amqp"
+_RABBITMQ: Final = "shared/calltag/core/broker/rabbitmq"
 _NOTIFIER: Final = "services/calltag/notifier"
 _MANAGER: Final = f"{_NOTIFIER}/session_manager.py"
 _SYNC: Final = f"{_NOTIFIER}/session_sync.py"
@@ -87,7 +87,7 @@ MUTATIONS: Final = (
     Mutation(
         "acknowledges what has come and was not carried out yet",
         _one(
-            f"{_AMQP}/consumer.py",
+            f"{_RABBITMQ}/consumer.py",
             "await underlay.basic_ack(settled.through, multiple=True)",
             "await underlay.basic_ack(\n"
             "    max([settled.through, *(each.delivery_tag or 0 for each in self._arrived)]), multiple=True\n"
@@ -99,7 +99,7 @@ MUTATIONS: Final = (
         "does not recognise an operation that is done",
         (
             Edit(
-                f"{_WORKER}/folding.py",
+                f"{_WORKER}/batch.py",
                 "return self.done.get(operation_id) or self.loaded.done.get(operation_id)",
                 "return None",
             ),
@@ -132,12 +132,12 @@ MUTATIONS: Final = (
     ),
     Mutation(
         "lets several workers consume a partition",
-        _one(f"{_AMQP}/topology.py", '"x-single-active-consumer": True', '"x-single-active-consumer": False'),
+        _one(f"{_RABBITMQ}/topology.py", '"x-single-active-consumer": True', '"x-single-active-consumer": False'),
         {"join": 3, "terminate worker": 3, "freeze worker": 3, "slow worker:store": 4},
     ),
     Mutation(
         "publishes without a confirm",
-        _one(f"{_AMQP}/publisher.py", "open_channel(confirms=True)", "open_channel(confirms=False)"),
+        _one(f"{_RABBITMQ}/publisher.py", "open_channel(confirms=True)", "open_channel(confirms=False)"),
         {"slow gateway:broker": 4, "cut gateway:broker": 6, "stall gateway:broker": 2, "kill gateway": 2},
     ),
     Mutation(

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from calltag.core.bus.amqp import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
-from calltag.core.bus.ports import BusError, Inbox, NodeId
+from calltag.core.broker.ports import BusError, Inbox, NodeId
+from calltag.core.broker.rabbitmq import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
 from parts.agent import Agent, agent
 from parts.eventually import eventually
 from parts.rabbitmq_cluster import RabbitMqCluster

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 import pytest
 
-from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
-from calltag.core.bus.ports import Bus, Partition
+from calltag.core.broker.ports import Bus, Partition
+from calltag.core.broker.rabbitmq import AmqpSettings, open_amqp_bus
 from load.generator import Answer, Plan
 from parts.agent import Agent, agent
 from parts.eventually import eventually

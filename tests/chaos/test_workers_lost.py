@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
 from parts.command import CALLTAG
 from parts.eventually import eventually
 from parts.ports import free_port

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.connection import RedisClient, redis_client
 from calltag.core.store.deployment import Deployment, client_of
 from calltag.core.store.embedded import embedded_store
 from parts.redis_cluster import RedisCluster

@@ -2,11 +2,11 @@
 
 import pytest
 
-from calltag.core.bus.partitioning import partition_of
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.partitioning import partition_of
+from calltag.core.broker.ports import Partition
 from calltag.core.domain.ids import OperationId
-from calltag.core.store.call_blocks import RedisCallBlocks
-from calltag.core.store.client import RedisClient
+from calltag.core.store.calls import RedisCallBlocks
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.block_counts import BlockCounts

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 import aio_pika
 import pytest
 
-from calltag.core.bus.amqp import AmqpSettings, apply_topology, open_amqp_bus
-from calltag.core.bus.amqp.parking import parking_of
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Bus, BusRefused, Delivery, NodeId, ParkingDetails, Partition, PartitionConsumer
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import Bus, BusRefused, Delivery, NodeId, ParkingDetails, Partition, PartitionConsumer
+from calltag.core.broker.rabbitmq import AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.broker.rabbitmq.parking import parking_of
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 

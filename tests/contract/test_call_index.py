@@ -4,16 +4,16 @@ from dataclasses import replace
 
 import pytest
 
-from calltag.core.bus.partitioning import partition_of
+from calltag.core.broker.partitioning import partition_of
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.client import RedisClient
+from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, Done, TooMuch
-from calltag.core.store.redis_registry import RedisCallIndex
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+from calltag.core.store.workers import RedisCallIndex
 
 KEYS = Keys("index-test")
 PARTITIONS = 4

@@ -10,12 +10,13 @@ import pytest
 from calltag.core.bayeux.events import BEGINNING, Position
 from calltag.core.bayeux.replays import Progress
 from calltag.core.bayeux.session import Ending
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
 from calltag.core.domain.ids import UserId
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
 from calltag.core.store.client_ids import digest_of, is_bearer, new_client_id, user_of
+from calltag.core.store.connection import RedisClient
+from calltag.core.store.event_log import Addition, Appended, Entry, RedisUserStreams
 from calltag.core.store.keys import Keys
+from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.sessions import (
     Changed,
     ConnectCaller,
@@ -33,7 +34,6 @@ from calltag.core.store.sessions import (
     TooManySessions,
     TooManySubscriptions,
 )
-from calltag.core.store.user_streams import Addition, Appended, Entry, RedisUserStreams
 
 KEYS = Keys("calltag-test")
 ALICE, BOB = UserId("alice"), UserId("bob")

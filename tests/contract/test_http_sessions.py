@@ -7,10 +7,9 @@ import orjson
 import pytest
 
 from calltag.core.domain.ids import UserId
-from calltag.core.identity.csrf import csrf_token
-from calltag.core.identity.http_sessions import HttpSession, RedisHttpSessions
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.identity.http_sessions import HttpSession, RedisHttpSessions, csrf_token
+from calltag.core.store.connection import RedisClient
+from calltag.core.store.scripts import ScriptBatcher
 
 ALICE = UserId("alice")
 IDLE_S, LIFETIME_S = 100, 1_000

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import aio_pika
 import pytest
 
-from calltag.core.bus.amqp import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Inbox, NodeId, Partition
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import Inbox, NodeId, Partition
+from calltag.core.broker.rabbitmq import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 

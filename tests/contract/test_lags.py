@@ -1,9 +1,9 @@
 """How far work lags, as gateways learn it."""
 
-from calltag.core.bus.ports import Partition
-from calltag.core.store.client import RedisClient
+from calltag.core.broker.ports import Partition
+from calltag.core.store.backlog import RedisLags
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
-from calltag.core.store.lags import RedisLags
 
 KEYS = Keys("calltag-test")
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import LegState
 from calltag.core.domain.ids import OperationId
-from calltag.core.store.client import RedisClient
+from calltag.core.store.calls import RedisStateStore
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.ports import Change
-from calltag.core.store.redis_state import RedisStateStore
 from contract.test_store import ALICE, CALL, CALL_ID, KEYS, OK, PARTITION, change
 from parts.eventually import eventually
 

@@ -13,21 +13,22 @@ from redis.exceptions import ConnectionError as ConnectionBroken
 
 from calltag.core.bayeux.events import BEGINNING, Position
 from calltag.core.bayeux.session import Ending
-from calltag.core.bus.ports import NodeId, Partition, PublishedCounts
+from calltag.core.broker.ports import NodeId, Partition, PublishedCounts
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.errors import LockedOut
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
-from calltag.core.store import client as store_client
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store import connection as store_client
+from calltag.core.store.backlog import RedisPublishedTotals
+from calltag.core.store.calls import RedisStateStore
 from calltag.core.store.client_ids import digest_of, new_client_id
+from calltag.core.store.connection import RedisClient, redis_client
+from calltag.core.store.event_log import Addition, RedisUserStreams
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, CommitConflict, CommitPosition, Done
-from calltag.core.store.published import RedisPublishedTotals
-from calltag.core.store.redis_state import RedisStateStore
+from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.sessions import (
     Changed,
     ConnectCaller,
@@ -41,7 +42,6 @@ from calltag.core.store.sessions import (
     SessionState,
     SessionStore,
 )
-from calltag.core.store.user_streams import Addition, RedisUserStreams
 from calltag.worker.crash_guard import CrashGuard
 from parts.proxy import Proxy
 from parts.redis_server import RedisServer

@@ -1,9 +1,9 @@
 """What all gateways published, as each of them learns it."""
 
-from calltag.core.bus.ports import Partition, PublishedCounts
-from calltag.core.store.client import RedisClient
+from calltag.core.broker.ports import Partition, PublishedCounts
+from calltag.core.store.backlog import RedisPublishedTotals
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
-from calltag.core.store.published import RedisPublishedTotals
 
 KEYS = Keys("calltag-test")
 ONE, TWO = Partition(0), Partition(1)

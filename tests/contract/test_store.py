@@ -7,14 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from calltag.core.bus.partitioning import partition_of
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.partitioning import partition_of
+from calltag.core.broker.ports import Partition
+from calltag.core.contracts.stored_call import Lifetimes
 from calltag.core.domain.agent import Agent, AgentDevice, UserState
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.connection import RedisClient, redis_client
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import (
     Change,
@@ -30,13 +32,11 @@ from calltag.core.store.ports import (
     StoreUnavailable,
     WorkerId,
 )
-from calltag.core.store.records import Lifetimes
-from calltag.core.store.redis_registry import (
+from calltag.core.store.workers import (
     RedisCallIndex,
     RedisWorkerRegistry,
     check_installation,
 )
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from parts.eventually import eventually
 
 KEYS = Keys("calltag-test")

@@ -6,9 +6,9 @@ from typing import Any, cast
 from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel
 
-from calltag.core.bus.amqp import AmqpSettings
-from calltag.core.bus.amqp.topology import Topology
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
+from calltag.core.broker.rabbitmq import AmqpSettings
+from calltag.core.broker.rabbitmq.topology import Topology
 
 SETTINGS = AmqpSettings(
     "amqp://nowhere/", prefix="t", partitions=2, queue_max_length=101, delivery_limit=102, inbox_expiry_s=103,

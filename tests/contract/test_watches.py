@@ -4,10 +4,10 @@ import pytest
 
 from calltag.core.bayeux.events import BEGINNING
 from calltag.core.domain.ids import UserId
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import RedisClient
+from calltag.core.store.event_log import Addition, RedisUserStreams
 from calltag.core.store.keys import Keys
-from calltag.core.store.user_streams import Addition, RedisUserStreams
+from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.watches import RedisWatches, Watched
 from parts.eventually import eventually
 

@@ -10,11 +10,11 @@ import redis
 from aio_pika.abc import AbstractChannel, AbstractQueue
 
 from calltag.cli import broker_findings
-from calltag.cli.finding import Grade
+from calltag.cli.output import Grade
 from calltag.core.backends import amqp_settings
-from calltag.core.bus.amqp import apply_topology
-from calltag.core.bus.amqp.topology import Topology
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
+from calltag.core.broker.rabbitmq import apply_topology
+from calltag.core.broker.rabbitmq.topology import Topology
 from calltag.core.settings import load_settings
 from parts.command import calltag
 from parts.ports import free_port

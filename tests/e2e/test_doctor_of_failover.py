@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
 from calltag.core.store.keys import Keys
 from parts.command import calltag
 from parts.redis_cluster import RedisCluster

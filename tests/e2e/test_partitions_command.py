@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from calltag.cli.partitions import ListedPartition, listed_partitions
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
+from calltag.core.store.calls import RedisStateStore
 from calltag.core.store.ports import NO_BLOCKS, CallBlocks, Change, Committal, Epoch
-from calltag.core.store.redis_state import RedisStateStore
 from parts.command import calltag
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from calltag.cli.own_instance import propagate_cancellation
+from calltag.cli.tour import propagate_cancellation
 from parts.command import CALLTAG, calltag
 from parts.eventually import eventually
 from parts.ports import free_port

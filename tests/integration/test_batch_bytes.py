@@ -11,25 +11,24 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.events import BEGINNING
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import Partition
+from calltag.core.contracts.operations import EVENT, OPERATION, OperationMessage
 from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, OperationId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted, UpdateUserData
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.byte_window import ByteWindow
-from calltag.core.store.client import RedisClient
+from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.connection import ByteWindow, RedisClient
 from calltag.core.store.embedded import embedded_store
+from calltag.core.store.event_log import RedisUserStreams
 from calltag.core.store.ports import Change, CommitPosition, Committal, Epoch, Loaded, StoreUnavailable
-from calltag.core.store.redis_registry import RedisCallIndex
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
-from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.watches import RedisWatches
+from calltag.core.store.workers import RedisCallIndex
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage
 from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.expiry import Sweep
 from calltag.worker.node_sender import NodeSender

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
 from parts.eventually import eventually
 from parts.proxy import Proxy
 from parts.rabbitmq import RabbitMq

@@ -6,18 +6,18 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import Partition
+from calltag.core.contracts.operations import OPERATION, OperationMessage
+from calltag.core.contracts.stored_call import encode_block
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import AttachUserData, CallEnded, CallOperation
-from calltag.core.store.client import RedisClient
+from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import CallBlock, Loaded
-from calltag.core.store.records import encode_block
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import OPERATION, OperationMessage
 from integration.test_partition_runner import (
     ALICE,
     CALL,

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 import redis.asyncio
 
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import redis_client
+from calltag.core.store.connection import redis_client
+from calltag.core.store.scripts import ScriptBatcher
 from parts.eventually import eventually, turns
 from parts.redis_server import RedisServer
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from calltag.core.bayeux import errors
-from calltag.core.identity.csrf import HEADER
+from calltag.core.identity.http_sessions import HEADER
 from calltag.notifier.authentication import Authentication, credentials_of
 from integration.test_access import HELLO
 from parts.both_in_process import Both, both_in_process

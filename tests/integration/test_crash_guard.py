@@ -9,19 +9,19 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.events import BEGINNING
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import BusInterrupted, Delivery, NodeId, PartitionConsumer
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import BusInterrupted, Delivery, NodeId, PartitionConsumer
+from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import AttachUserData, CallOperation
-from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.process.limits import MAX_BATCH_BYTES
+from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
+from calltag.core.store.event_log import RedisUserStreams
 from calltag.core.store.ports import Fenced, StoreUnavailable
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
-from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.observations import WorkerObservations
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner, RetryLimits

@@ -11,8 +11,7 @@ import pytest
 from argon2 import PasswordHasher
 
 from calltag.core.domain.ids import UserId
-from calltag.core.identity.directory_file import directory
-from calltag.core.identity.model import Directory
+from calltag.core.identity.directory import Directory, directory
 from calltag.core.store.client_ids import digest_of
 from integration.test_access import HELLO, MARK, begin, cometd, connecting, shaken, subscribing
 from parts.access_table import JSON, PASSWORD, contact_centre

@@ -11,10 +11,10 @@ from structlog.testing import capture_logs
 
 from calltag.cli.parked import ParkedOperations, parking_lot
 from calltag.core.backends import amqp_settings
-from calltag.core.bus.amqp import apply_topology
+from calltag.core.broker.rabbitmq import apply_topology
 from calltag.core.domain.ids import CallId
 from calltag.core.domain.operations import CallEnded, Hold
-from calltag.core.store.redis_state import RedisCallReader
+from calltag.core.store.calls import RedisCallReader
 from calltag.core.telemetry import conditions
 from parts.eventually import eventually
 from parts.operations import ONLY, Operations, operations

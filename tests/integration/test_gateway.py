@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from calltag.core.backends import Backends
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import Partition
 from parts.eventually import eventually
 from parts.in_process import InProcess, ended, in_process, started, with_second_device
 

@@ -10,10 +10,9 @@ import pytest
 from aio_pika.abc import UnderlayConnection
 from yarl import URL
 
-from calltag.core.bus.amqp import AmqpSettings, apply_topology, open_amqp_bus
-from calltag.core.bus.amqp.connecting import connect
-from calltag.core.bus.amqp.link import Link
-from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, Partition
+from calltag.core.broker.ports import Bus, BusRefused, BusUnavailable, Partition
+from calltag.core.broker.rabbitmq import AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.broker.rabbitmq.connection import Link, connect
 from parts.eventually import eventually
 from parts.proxy import Proxy
 from parts.rabbitmq import RabbitMq

@@ -13,13 +13,12 @@ from argon2 import PasswordHasher
 from starlette.applications import Starlette
 
 from calltag.core.domain.ids import UserId
-from calltag.core.identity.directory_file import directory
+from calltag.core.identity.directory import User, directory
 from calltag.core.identity.errors import LockedOut
 from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
-from calltag.core.identity.model import User
 from calltag.core.identity.passwords import Passwords
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.connection import RedisClient, redis_client
+from calltag.core.store.scripts import ScriptBatcher
 from parts.both_in_process import both_in_process
 from parts.in_process import in_process
 

@@ -9,11 +9,11 @@ import pytest
 from aio_pika.abc import AbstractChannel
 from aio_pika.exceptions import AMQPError
 
-from calltag.core.bus.amqp import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
-from calltag.core.bus.amqp.consumer import AmqpConsumer
-from calltag.core.bus.amqp.metrics import Repair, RepairLog
-from calltag.core.bus.amqp.parking import parking_of
-from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, NodeId, ParkingDetails, Partition
+from calltag.core.broker.ports import BusInterrupted, BusRefused, BusUnavailable, NodeId, ParkingDetails, Partition
+from calltag.core.broker.rabbitmq import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.broker.rabbitmq.consumer import AmqpConsumer
+from calltag.core.broker.rabbitmq.metrics import Repair, RepairLog
+from calltag.core.broker.rabbitmq.parking import parking_of
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 

@@ -8,15 +8,15 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import Partition
 from calltag.core.domain.operations import AttachUserData
-from calltag.core.store.client import RedisClient
+from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.deployment import Deployment, client_of
-from calltag.core.store.durability import Durability
 from calltag.core.store.ports import StoreUnavailable, WorkerId
-from calltag.core.store.redis_registry import RedisWorkerRegistry
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+from calltag.core.store.replica_wait import Durability
+from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.assignment import Assignments
 from calltag.worker.loss_recovery import RecentByPartition, RecentLimits

@@ -8,19 +8,19 @@ from dataclasses import dataclass, field
 import pytest
 import redis.asyncio
 
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.partitioning import partition_of
-from calltag.core.bus.ports import BusInterrupted, Partition
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.partitioning import partition_of
+from calltag.core.broker.ports import BusInterrupted, Partition
+from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId
 from calltag.core.domain.operations import AttachUserData, CallOperation, CallStarted
-from calltag.core.store.client import RedisClient
+from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import NEVER, CommitPosition, Epoch, StoreUnavailable, TakeOver, WorkerId
-from calltag.core.store.redis_registry import RedisWorkerRegistry
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.assignment import Assignments
 from calltag.worker.loss_recovery import RecentByPartition, RecentLimits
 from calltag.worker.observations import WorkerObservations

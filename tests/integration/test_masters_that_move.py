@@ -13,11 +13,11 @@ from redis.asyncio.cluster import RedisCluster as Library
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
 from calltag.core.store.cluster import ClusterClient
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.deployment import Deployment, client_of
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.scripts import ScriptBatcher
 from parts.eventually import eventually, turns
 from parts.redis_asking import ask, wait_until
 from parts.redis_cluster import RedisCluster

@@ -13,11 +13,11 @@ import orjson
 import pytest
 
 from calltag.cli.parked import parking_lot
-from calltag.core.bus.ports import ParkingDetails
+from calltag.core.broker.ports import ParkingDetails
+from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.ids import CallId, OperationId
 from calltag.core.domain.operations import AttachUserData, CallOperation
-from calltag.core.store.redis_state import RedisCallReader
-from calltag.core.wire.messages import OPERATION, OperationMessage
+from calltag.core.store.calls import RedisCallReader
 from parts.command import calltag
 from parts.eventually import eventually
 from parts.operations import ALICE, ONLY, Operations, operations

@@ -8,16 +8,18 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.events import BEGINNING
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.partitioning import partition_of
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.partitioning import partition_of
+from calltag.core.broker.ports import Partition
+from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
+from calltag.core.store.event_log import RedisUserStreams
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import (
     NO_BLOCKS,
@@ -31,12 +33,10 @@ from calltag.core.store.ports import (
     StoreUnavailable,
     WorkerId,
 )
-from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
-from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.watches import RedisWatches
+from calltag.core.store.workers import RedisCallIndex, RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.assignment import Assignments
 from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.node_sender import NodeSender

@@ -9,8 +9,9 @@ from typing import Any, cast
 
 import pytest
 
-from calltag.core.bus.amqp import AmqpBus
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
+from calltag.core.broker.rabbitmq import AmqpBus
+from calltag.core.store.calls import RedisStateStore
 from calltag.core.store.ports import (
     NO_BLOCKS,
     CallBlocks,
@@ -24,7 +25,6 @@ from calltag.core.store.ports import (
     WorkerId,
     WorkerRegistry,
 )
-from calltag.core.store.redis_state import RedisStateStore
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 from parts.workers import Crew, crew

@@ -6,7 +6,7 @@ import pytest
 
 from calltag.core.domain.ids import CallId
 from calltag.core.domain.operations import Hold
-from calltag.core.store.redis_state import RedisCallReader
+from calltag.core.store.calls import RedisCallReader
 from parts.eventually import eventually
 from parts.operations import Operations, operations
 from parts.rabbitmq import RabbitMq

@@ -11,10 +11,10 @@ from typing import Any
 import aio_pika
 import pytest
 
-from calltag.core.bus.amqp import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
-from calltag.core.bus.amqp.consumer import AmqpConsumer
-from calltag.core.bus.amqp.metrics import Repair, RepairLog
-from calltag.core.bus.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery, Partition, PartitionConsumer
+from calltag.core.broker.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery, Partition, PartitionConsumer
+from calltag.core.broker.rabbitmq import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.broker.rabbitmq.consumer import AmqpConsumer
+from calltag.core.broker.rabbitmq.metrics import Repair, RepairLog
 from parts.amqp_frames import Method
 from parts.eventually import eventually
 from parts.proxy import Proxy

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import Partition
 from calltag.core.domain.operations import AttachUserData
-from calltag.core.store.client import RedisClient
+from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import Committal, StoreUnavailable
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.expiry import Sweep
 from calltag.worker.observations import WorkerObservations

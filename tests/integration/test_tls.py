@@ -12,11 +12,11 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect as websocket
 
-from calltag.core.bus.amqp.connecting import connect
-from calltag.core.bus.amqp.settings import AmqpSettings
-from calltag.core.bus.ports import BusUnavailable
-from calltag.core.runtime.tls import ClientTls, OwnCertificate, ServerTls, TlsError
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.broker.ports import BusUnavailable
+from calltag.core.broker.rabbitmq.connection import connect
+from calltag.core.broker.rabbitmq.topology import AmqpSettings
+from calltag.core.process.tls import ClientTls, OwnCertificate, ServerTls, TlsError
+from calltag.core.store.connection import RedisClient, redis_client
 from calltag.core.store.ports import StoreUnavailable
 from parts.agent import Agent
 from parts.certificates import Authority, Certificate, encrypted

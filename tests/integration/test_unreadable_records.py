@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from calltag.core.domain.ids import UserId
-from calltag.core.store.call_blocks import RedisCallBlocks
+from calltag.core.store.calls import RedisCallBlocks
 from parts.eventually import eventually
 from parts.in_process import InProcess, ended, in_process, started
 

@@ -7,21 +7,21 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.events import BEGINNING
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.operations import EVENT
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, Event, NotificationType, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
+from calltag.core.store.event_log import RedisUserStreams
 from calltag.core.store.keys import Keys
-from calltag.core.store.redis_registry import RedisCallIndex
+from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.sessions import SessionStore
-from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches, Watched
-from calltag.core.wire.messages import EVENT
+from calltag.core.store.workers import RedisCallIndex
 from calltag.worker.event_publisher import EventPublisher, Publication
 from calltag.worker.node_sender import NodeSender
 

@@ -11,14 +11,14 @@ import pytest
 from structlog.testing import capture_logs
 
 from calltag.core.backends import Backends, backends
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import BusInterrupted, Partition, PartitionConsumer
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import BusInterrupted, Partition, PartitionConsumer
+from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallOperation
-from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.settings import load_settings
 from calltag.core.telemetry.internal_http import internal_app
-from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.worker.app import run_worker, worker_parts
 from parts.eventually import eventually
 

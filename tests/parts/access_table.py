@@ -7,8 +7,7 @@ from typing import Any, Final
 from argon2 import PasswordHasher
 
 from calltag.core.domain.ids import DeviceId, UserId
-from calltag.core.identity.directory_file import directory
-from calltag.core.identity.model import VOICE_FEATURE, Device, Directory, Role, User
+from calltag.core.identity.directory import VOICE_FEATURE, Device, Directory, Role, User, directory
 from calltag.gateway.operations import CALL_OPERATIONS
 
 JSON = dict[str, Any]

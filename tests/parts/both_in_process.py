@@ -13,7 +13,7 @@ from starlette.routing import Mount
 
 from calltag.core.backends import Backends, backends
 from calltag.core.http.server import Server, ServerOptions, bound_socket
-from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.settings import load_settings
 from calltag.gateway.app import gateway_app
 from calltag.notifier.app import Notifier, start_notifier

@@ -8,12 +8,12 @@ import orjson
 
 from calltag.core.bayeux.events import Event, Position, StreamedEvent
 from calltag.core.bayeux.messages import BayeuxLimits
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
-from calltag.core.store.client import RedisClient
 from calltag.core.store.client_ids import digest_of
-from calltag.core.store.user_streams import Addition, Entry
-from calltag.core.wire.messages import NoticeKind, SessionNotice
+from calltag.core.store.connection import RedisClient
+from calltag.core.store.event_log import Addition, Entry
 from parts.hubs import KEYS, Installation, Node
 
 

@@ -15,17 +15,17 @@ from calltag.core.bayeux.events import Event, Position, StreamedEvent
 from calltag.core.bayeux.extensions import Acknowledgment, DeliveryExtension, ReplayExtension
 from calltag.core.bayeux.messages import BayeuxLimit, BayeuxLimits, Reply
 from calltag.core.bayeux.session import Ending
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import RedisClient
+from calltag.core.store.event_log import PER_MS, Addition, Entry, RedisUserStreams
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.sessions import SessionStore
-from calltag.core.store.user_streams import PER_MS, Addition, Entry, RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.authentication import Caller, Credentials
 from calltag.notifier.bayeux_server import BayeuxServer
 from calltag.notifier.channel_policy import WatchRenewal

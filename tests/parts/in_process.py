@@ -11,12 +11,11 @@ import httpx
 from starlette.types import ASGIApp
 
 from calltag.core.backends import Backends, backends
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import Partition
 from calltag.core.domain.ids import DeviceId, UserId
-from calltag.core.identity.directory_file import demo_directory, directory
-from calltag.core.identity.model import Device, Directory
-from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.identity.directory import Device, Directory, demo_directory, directory
+from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.settings import load_settings
 from calltag.core.store.keys import StateKeys
 from calltag.gateway.app import gateway_app

@@ -9,14 +9,14 @@ from typing import Any, cast
 import orjson
 
 from calltag.core.backends import Backends, amqp_settings, backends
-from calltag.core.bus.amqp import apply_topology
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
+from calltag.core.broker.rabbitmq import apply_topology
+from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
 from calltag.core.settings import load_settings
-from calltag.core.store.redis_state import RedisCallReader
-from calltag.core.wire.messages import OPERATION, OperationMessage
+from calltag.core.store.calls import RedisCallReader
 from calltag.worker.app import worker_parts
 from parts.eventually import eventually
 

@@ -12,10 +12,10 @@ import orjson
 import redis.asyncio
 
 from calltag.core.bayeux.messages import BayeuxLimits
-from calltag.core.bus.ports import NodeId
-from calltag.core.store.client import RedisClient
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.operations import NODE, NodeMessage, SessionNotice
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.ports import StoreUnavailable
-from calltag.core.wire.messages import NODE, NodeMessage, SessionNotice
 from calltag.notifier.inbox import NotifierInbox
 from parts.frames import opened, web_sockets
 from parts.hubs import CALLS, Client, CountingClient, Installation, Node

@@ -2,7 +2,7 @@
 
 from typing import Any, cast
 
-from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import RedisClient
 
 Snapshot = dict[bytes, tuple[str, Any, int]]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from calltag.core.backends import amqp_settings
-from calltag.core.bus.amqp import apply_topology
+from calltag.core.broker.rabbitmq import apply_topology
 from calltag.core.settings import load_settings
 from calltag.notifier.http import PATHS
 from parts.command import CALLTAG, calltag

@@ -11,19 +11,19 @@ from typing import Any
 from pydantic import SecretStr
 
 from calltag.core.backends import Backends, amqp_settings, backends, open_client
-from calltag.core.bus.amqp import AmqpBus, apply_topology, open_amqp_bus
-from calltag.core.bus.partitioning import partition_of
-from calltag.core.bus.ports import BusUnavailable, Partition
+from calltag.core.broker.partitioning import partition_of
+from calltag.core.broker.ports import BusUnavailable, Partition
+from calltag.core.broker.rabbitmq import AmqpBus, apply_topology, open_amqp_bus
+from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
 from calltag.core.settings import Settings, load_settings
-from calltag.core.store.client import RedisClient
+from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import LivingWorker
-from calltag.core.store.redis_registry import RedisWorkerRegistry, check_installation
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
-from calltag.core.wire.messages import OPERATION, OperationMessage
+from calltag.core.store.workers import RedisWorkerRegistry, check_installation
 from calltag.worker.app import worker_parts
 from calltag.worker.assignment import Assignments
 from parts.eventually import eventually

@@ -11,7 +11,7 @@ import typer
 import yaml
 
 from calltag.cli.main import app
-from calltag.core.http.forwarded import TrustedProxies
+from calltag.core.http.scope import TrustedProxies
 from calltag.core.settings import Settings, settings_table
 from calltag.notifier.http import PATHS
 

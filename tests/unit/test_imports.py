@@ -33,7 +33,7 @@ def command(*arguments: str) -> str:
         (command("--version"), SERVICES | BACKENDS | SETTINGS | {"rich.table"}),
         (command("parked", "ls", "--help"), SERVICES | BACKENDS | SETTINGS),
         (command("config"), SERVICES | BACKENDS),
-        ("import calltag.cli.doctor, calltag.cli.expected", SERVICES),
+        ("import calltag.cli.doctor, calltag.cli.configuration", SERVICES),
         ("import calltag.cli.serving", SERVICES),
         ("import calltag.worker.app", SERVICES - {"calltag.worker"}),
         ("import calltag.notifier.app", SERVICES - {"calltag.notifier"}),

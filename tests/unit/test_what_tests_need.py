@@ -24,7 +24,7 @@ def planned(arguments: str) -> str:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
-@pytest.mark.parametrize("arguments", ["tests/unit", "tests/unit/bus -x", "-x tests/unit/test_documents.py::test_a"])
+@pytest.mark.parametrize("arguments", ["tests/unit", "tests/unit/broker -x", "-x tests/unit/test_documents.py::test_a"])
 def test_unit_tests_have_nothing_installed_but_what_is_of_python(arguments: str) -> None:
     plan = planned(arguments)
     assert NPM not in plan

@@ -2,12 +2,11 @@
 
 import asyncio
 
-from calltag.cli.broker_findings import broker_findings
-from calltag.cli.finding import Finding, ok, warn, wrong
-from calltag.cli.inbox_findings import inbox_findings
+from calltag.cli.broker_findings import broker_findings, inbox_findings
+from calltag.cli.output import Finding, ok, warn, wrong
 from calltag.cli.store_findings import store_findings
 from calltag.core.backends import NO_USERS, load_directory
-from calltag.core.identity.directory_file import DirectoryError
+from calltag.core.identity.directory import DirectoryError
 from calltag.core.settings import Settings, unknown_settings
 
 

@@ -8,10 +8,10 @@ import orjson
 from pydantic.json_schema import models_json_schema
 
 from calltag.core import VERSION
-from calltag.core.identity.directory_file import directory
+from calltag.core.contracts.operations import NodeMessage, OperationMessage
+from calltag.core.identity.directory import directory
 from calltag.core.settings import settings_table
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import NodeMessage, OperationMessage
 from calltag.gateway.app import build_app
 from calltag.gateway.call_service import CallService
 from calltag.gateway.observations import GatewayObservations

@@ -5,11 +5,11 @@ from typing import Final
 from calltag.cli.parked import NotParked
 from calltag.cli.partitions import NothingStarted
 from calltag.cli.sessions import NoSuchSession
-from calltag.core.bus.ports import BusError
+from calltag.core.broker.ports import BusError
 from calltag.core.http.server import PortBusy
-from calltag.core.identity.directory_file import DirectoryError
-from calltag.core.runtime.lifecycle import ServiceFailed, first_leaf
-from calltag.core.runtime.tls import TlsError
+from calltag.core.identity.directory import DirectoryError
+from calltag.core.process.lifecycle import ServiceFailed, first_leaf
+from calltag.core.process.tls import TlsError
 from calltag.core.settings import SettingsError
 from calltag.core.store.ports import StoreError
 

@@ -9,7 +9,7 @@ import typer
 
 from calltag.cli.parked_commands import parked_app
 from calltag.core import VERSION
-from calltag.core.runtime.garbage import collect_less_often
+from calltag.core.process.os_limits import collect_less_often
 
 if TYPE_CHECKING:
     from calltag.core.store.session_list import ListedSession
@@ -153,7 +153,7 @@ def topology_apply() -> None:
     """
     from calltag.cli.configuration import command_settings
     from calltag.core.backends import amqp_settings
-    from calltag.core.bus.amqp import apply_topology
+    from calltag.core.broker.rabbitmq import apply_topology
 
     settings = command_settings("topology")
     asyncio.run(apply_topology(amqp_settings(settings)))
@@ -285,7 +285,7 @@ def doctor() -> None:
     """
     from calltag.cli.configuration import command_settings
     from calltag.cli.doctor import examine
-    from calltag.cli.finding import Grade
+    from calltag.cli.output import Grade
 
     settings = command_settings("doctor", warns=False)
     findings = asyncio.run(examine(settings))

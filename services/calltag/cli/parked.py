@@ -17,18 +17,18 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, HeadersType
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, DeliveryError
 
 from calltag.core.backends import amqp_settings, open_client
-from calltag.core.bus.amqp.connecting import connect
-from calltag.core.bus.amqp.packing import unpacked
-from calltag.core.bus.amqp.parking import headers_of, parking_of
-from calltag.core.bus.amqp.topology import Topology
-from calltag.core.bus.partitioning import hash_tag, partition_of
-from calltag.core.bus.ports import BusRefused, BusUnavailable, ParkingDetails, Partition
+from calltag.core.broker.partitioning import hash_tag, partition_of
+from calltag.core.broker.ports import BusRefused, BusUnavailable, ParkingDetails, Partition
+from calltag.core.broker.rabbitmq.connection import connect
+from calltag.core.broker.rabbitmq.operation_batch import unpacked
+from calltag.core.broker.rabbitmq.parking import headers_of, parking_of
+from calltag.core.broker.rabbitmq.topology import Topology
+from calltag.core.contracts.operations import OPERATION, OperationMessage, WireError
 from calltag.core.domain.ids import OperationId
 from calltag.core.settings import Settings
-from calltag.core.store.call_blocks import RedisCallBlocks
+from calltag.core.store.calls import RedisCallBlocks
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import CallBlock
-from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
 
 _DEADLINE_S: Final = 60.0
 _NEXT_DEADLINE_S: Final = 5.0

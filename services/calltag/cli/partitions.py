@@ -11,14 +11,14 @@ from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity
 from rich.table import Table
 
 from calltag.core.backends import amqp_settings, open_client
-from calltag.core.bus.amqp.connecting import connect
-from calltag.core.bus.amqp.topology import Topology
-from calltag.core.bus.ports import BusUnavailable, Partition
+from calltag.core.broker.ports import BusUnavailable, Partition
+from calltag.core.broker.rabbitmq.connection import connect
+from calltag.core.broker.rabbitmq.topology import Topology
 from calltag.core.settings import Settings
-from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import HeldPartition, LivingWorker
-from calltag.core.store.redis_registry import RedisWorkerRegistry, read_installation
+from calltag.core.store.workers import RedisWorkerRegistry, read_installation
 
 _LOOK_DEADLINE_S: Final = 9.0
 _CLOSE_DEADLINE_S: Final = 1.0

@@ -8,12 +8,12 @@ from rich.console import Console
 from calltag.cli.configuration import log_level, service_settings
 from calltag.cli.output import print_json
 from calltag.cli.tour import welcome
-from calltag.core.runtime.lifecycle import Lifecycle, run
+from calltag.core.process.lifecycle import Lifecycle, run
 from calltag.core.settings import Settings, unknown_settings
 from calltag.core.telemetry.logging import Level, configure_logging
 from calltag.core.telemetry.output import queue_output
-from calltag.single.app import Composition, run_composition
-from calltag.single.readiness import Serving
+from calltag.serve.app import Composition, run_composition
+from calltag.serve.readiness import Serving
 
 log = structlog.get_logger()
 

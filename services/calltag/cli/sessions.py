@@ -11,16 +11,16 @@ from rich.table import Table
 
 from calltag.core.backends import amqp_settings, open_client
 from calltag.core.bayeux.session import Ending
-from calltag.core.bus.amqp import open_amqp_bus
-from calltag.core.bus.ports import Bus, BusUnavailable, NodeId
+from calltag.core.broker.ports import Bus, BusUnavailable, NodeId
+from calltag.core.broker.rabbitmq import open_amqp_bus
+from calltag.core.contracts.operations import NODE, NodeMessage, NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
-from calltag.core.runtime.backoff import backoff_s
+from calltag.core.process.waiting import backoff_s
 from calltag.core.settings import Settings
-from calltag.core.store.batching import ScriptBatcher
 from calltag.core.store.keys import Keys
+from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.session_list import ListedSession, SessionList
 from calltag.core.store.sessions import SessionStore
-from calltag.core.wire.messages import NODE, NodeMessage, NoticeKind, SessionNotice
 
 _HOLDER_DEADLINE_S: Final = 3.0
 _BUS_DEADLINE_S: Final = 5.0

@@ -14,19 +14,16 @@ from starlette.types import ASGIApp
 from calltag.core import VERSION
 from calltag.core.backends import Backends
 from calltag.core.http.admission_queue import AdmissionQueue
-from calltag.core.http.cross_origin import CrossOrigin
-from calltag.core.http.origin import AllowedOrigins
+from calltag.core.http.cross_origin import AllowedOrigins, CrossOrigin
 from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOut, TooManyLogins, WrongCredentials
-from calltag.core.identity.cookies import values_of
-from calltag.core.identity.csrf import HEADER, MESSAGE, csrf_headers, csrf_passes
-from calltag.core.identity.model import User
-from calltag.core.runtime.lifecycle import Lifecycle
-from calltag.core.runtime.token_bucket import Buckets, RateLimit
+from calltag.core.identity.directory import User
+from calltag.core.identity.http_sessions import HEADER, MESSAGE, csrf_headers, csrf_passes, values_of
+from calltag.core.process.lifecycle import Lifecycle
+from calltag.core.process.limits import Buckets, RateLimit
 from calltag.core.settings.sections import Gateway
-from calltag.core.store.lags import RedisLags
+from calltag.core.store.backlog import RedisLags, RedisPublishedTotals
+from calltag.core.store.calls import RedisCallReader
 from calltag.core.store.ports import StateUnreadable, StoreUnavailable
-from calltag.core.store.published import RedisPublishedTotals
-from calltag.core.store.redis_state import RedisCallReader
 from calltag.core.strict_json import JsonLimits
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway import documentation

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from calltag.core.bus.ports import Bus, BusUnavailable, Partition, PublishedCounts
+from calltag.core.broker.ports import Bus, BusUnavailable, Partition, PublishedCounts
 from calltag.core.http.admission_queue import retry_after_s
-from calltag.core.store.lags import Lags
+from calltag.core.store.backlog import Lags, PublishedTotals
 from calltag.core.store.ports import StoreUnavailable
-from calltag.core.store.published import PublishedTotals
 from calltag.core.telemetry.conditions import Condition
 from calltag.gateway.errors import BackendUnavailable
 from calltag.gateway.metrics import GatewayLimit, GatewayMetrics

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import uuid4
 
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
 from calltag.core.domain.call import Call, Leg
 from calltag.core.domain.ids import CallId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import (
@@ -21,7 +21,7 @@ from calltag.core.domain.operations import (
     StartContactCenterSession,
 )
 from calltag.core.domain.resource_view import call_resource
-from calltag.core.identity.model import VOICE_FEATURE, Device, Directory, User
+from calltag.core.identity.directory import VOICE_FEATURE, Device, Directory, User
 from calltag.core.store.ports import CallReader, PendingCall, TooMuch
 from calltag.gateway.errors import FeatureMissing, InvalidState, NoPermission, NotFound, OutOfRange
 from calltag.gateway.metrics import GatewayLimit

@@ -12,7 +12,7 @@ import orjson
 
 from calltag.core.domain.ids import OperationId, UserId
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.gateway.errors import AlreadyUsed, OutOfRange
 

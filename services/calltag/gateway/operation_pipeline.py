@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
-from calltag.core.identity.model import Role, User
+from calltag.core.identity.directory import Role, User
 from calltag.gateway.call_service import SubmitOptions, new_operation_id, now_ms
 from calltag.gateway.errors import AlreadyUsed, ApiError, OutOfRange
 from calltag.gateway.idempotency import (

@@ -8,16 +8,15 @@ from typing import Final
 
 import structlog
 
-from calltag.core.bus.partitioning import partition_of
-from calltag.core.bus.ports import Bus, BusError, BusRefused, BusUnavailable, NodeId, Partition
+from calltag.core.broker.partitioning import partition_of
+from calltag.core.broker.ports import Bus, BusError, BusRefused, BusUnavailable, NodeId, Partition
+from calltag.core.contracts.operations import NODE, OPERATION, OperationMessage, OperationReply, WireError
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import Operation
 from calltag.core.domain.status import StatusCode
 from calltag.core.http.admission_queue import release_slot, retry_after_s
-from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import run_until
+from calltag.core.process.waiting import backoff_s, run_until
 from calltag.core.telemetry.conditions import Condition
-from calltag.core.wire.messages import NODE, OPERATION, OperationMessage, OperationReply, WireError
 from calltag.gateway.backlog import Backlog
 from calltag.gateway.errors import BackendUnavailable, Incomplete, OutcomeRefused
 from calltag.gateway.metrics import GatewayLimit, GatewayMetrics

@@ -20,7 +20,7 @@ from calltag.core.domain.operations import (
     SendDtmf,
     UpdateUserData,
 )
-from calltag.core.identity.model import Device, Directory
+from calltag.core.identity.directory import Device, Directory
 from calltag.gateway.errors import OutOfRange
 from calltag.gateway.requests import Body, UserDataLimits, required_object, required_text, user_data, user_data_key
 

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from math import ceil
 
-from calltag.core.runtime.token_bucket import Buckets
+from calltag.core.process.limits import Buckets
 from calltag.gateway.errors import TooManyOperations
 from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from calltag.core.domain.agent import Agent, UserState
 from calltag.core.domain.user_data import JsonValue
-from calltag.core.identity.model import Device, User
+from calltag.core.identity.directory import Device, User
 
 
 def answer(body: Mapping[str, object], http_status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from calltag.core.domain.ids import CallId, DeviceId, OperationId
 from calltag.core.domain.operations import EndContactCenterSession, StartContactCenterSession
 from calltag.core.identity.authentication import COOKIE
-from calltag.core.identity.model import User
+from calltag.core.identity.directory import User
 from calltag.gateway import documentation
 from calltag.gateway.call_service import CallService, SubmitOptions
 from calltag.gateway.errors import OutOfRange

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
 
+from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, OperationId
 from calltag.core.domain.operations import CallEnded, CallStarted, PartyChanged
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import JsonValue
-from calltag.core.identity.model import Directory
-from calltag.core.wire.messages import OperationReply
+from calltag.core.identity.directory import Directory
 from calltag.gateway.errors import ApiError, EventsRefused, OutOfRange
 from calltag.gateway.operations import new_conn_id
 from calltag.gateway.requests import Body, UserDataLimits, optional_text, required_list, required_text, user_data

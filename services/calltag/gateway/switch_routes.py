@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from calltag.core.identity.model import Role, User
+from calltag.core.identity.directory import Role, User
 from calltag.gateway import documentation
 from calltag.gateway.call_service import SubmitOptions
 from calltag.gateway.errors import FeatureMissing

@@ -18,14 +18,14 @@ from calltag.core.bayeux.extensions import (
     Timesync,
 )
 from calltag.core.bayeux.messages import BayeuxLimits
-from calltag.core.bus.ports import NodeId
-from calltag.core.http.origin import AllowedOrigins
+from calltag.core.broker.ports import NodeId
+from calltag.core.http.cross_origin import AllowedOrigins
 from calltag.core.identity.authentication import Authenticator
-from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.settings import Settings
 from calltag.core.settings.sections import NotifierSettings
+from calltag.core.store.event_log import RedisUserStreams
 from calltag.core.store.sessions import SessionStore
-from calltag.core.store.user_streams import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
 from calltag.notifier.authentication import Authentication
 from calltag.notifier.bayeux_server import BayeuxServer

@@ -8,8 +8,7 @@ from typing import Final
 
 from calltag.core.bayeux.engine import handshake_in
 from calltag.core.identity.authentication import COOKIE, Authenticator, Identified, SessionOver, WrongCredentials
-from calltag.core.identity.cookies import values_of
-from calltag.core.identity.csrf import HEADER, csrf_passes
+from calltag.core.identity.http_sessions import HEADER, csrf_passes, values_of
 
 _NAMES: Final = ("username", "user", "userName", "login")
 _CSRF: Final = HEADER.lower().encode()

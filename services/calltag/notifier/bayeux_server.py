@@ -10,11 +10,11 @@ from calltag.core.bayeux.engine import BayeuxError, Engine, handshake_in
 from calltag.core.bayeux.extensions import invalid_replay
 from calltag.core.bayeux.messages import BayeuxLimit, BayeuxLimits, CodecError, Message, Reply
 from calltag.core.bayeux.session import Ending
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
-from calltag.core.identity.model import NOBODYS
+from calltag.core.identity.directory import NOBODYS
 from calltag.core.store.client_ids import new_client_id, user_of
 from calltag.core.store.sessions import HasEnded, HasLeft, NotKept, TooManySessions, TooManySubscriptions
-from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.authentication import CallerClaim
 from calltag.notifier.channel_policy import check_watched
 from calltag.notifier.connect_replies import ConnectAnswer

@@ -11,9 +11,9 @@ from typing import Final, Protocol
 from calltag.core.bayeux.channels import is_service
 from calltag.core.bayeux.events import BEGINNING, Position
 from calltag.core.domain.ids import UserId
-from calltag.core.identity.model import Directory
+from calltag.core.identity.directory import Directory
+from calltag.core.store.event_log import PER_MS
 from calltag.core.store.sessions import NotKept
-from calltag.core.store.user_streams import PER_MS
 from calltag.core.store.watches import Watched
 
 ALL_CALLS_CHANNEL: Final = "/v2/calls"

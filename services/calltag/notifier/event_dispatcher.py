@@ -11,9 +11,9 @@ from calltag.core.bayeux.session import Session
 from calltag.core.bayeux.user_feed import Feed, Gap
 from calltag.core.domain.ids import UserId
 from calltag.core.http.websocket import text_frame
-from calltag.core.runtime.backoff import backoff_s
+from calltag.core.process.waiting import backoff_s
+from calltag.core.store.event_log import Entry, UserStreams
 from calltag.core.store.ports import StoreUnavailable
-from calltag.core.store.user_streams import Entry, UserStreams
 from calltag.core.telemetry.conditions import Condition
 from calltag.notifier.metrics import NotifierMetrics, wall_ms
 from calltag.notifier.node_presence import Background, NodeLease

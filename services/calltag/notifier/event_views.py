@@ -16,14 +16,14 @@ import structlog
 
 from calltag.core.bayeux.events import Event as Message
 from calltag.core.bayeux.events import Position, StreamedEvent
+from calltag.core.contracts.operations import EVENT, WireError
 from calltag.core.domain.call import Leg
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
 from calltag.core.domain.ids import UserId
 from calltag.core.domain.resource_view import call_resource
 from calltag.core.domain.user_data import JsonValue
-from calltag.core.identity.model import Directory
-from calltag.core.store.user_streams import Entry
-from calltag.core.wire.messages import EVENT, WireError
+from calltag.core.identity.directory import Directory
+from calltag.core.store.event_log import Entry
 from calltag.notifier.channel_policy import ALL_CALLS_CHANNEL, calls_channel_of
 
 log = structlog.get_logger()

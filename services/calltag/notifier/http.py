@@ -21,11 +21,10 @@ from calltag.core.bayeux.engine import CALLBACK_POLLING
 from calltag.core.bayeux.messages import FORM, AnswerBudget, CodecError, Reply, decode, encode, messages_of_form
 from calltag.core.http.cross_origin import FOREIGN
 from calltag.core.http.direct import DirectRequest, SocketHandler
-from calltag.core.http.refusals import Refusal
 from calltag.core.http.request_parser import RequestHead
-from calltag.core.http.response_head import response_lines
+from calltag.core.http.responses import Refusal, response_lines
 from calltag.core.identity.authentication import LockedOut, TooManyLogins
-from calltag.core.identity.csrf import MESSAGE
+from calltag.core.identity.http_sessions import MESSAGE
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.request_ids import given_id, new_id
 from calltag.notifier.authentication import Authentication, Caller, CallerClaim, CsrfRefused, credentials_of, proof_of

@@ -7,13 +7,13 @@ from typing import Final
 import structlog
 
 from calltag.core.bayeux.events import Position, StreamedEvent
-from calltag.core.bus.ports import Bus, BusError, NodeId
+from calltag.core.broker.ports import Bus, BusError, NodeId
+from calltag.core.contracts.operations import NODE, NodeMessage, NoticeKind, SessionNotice, StreamPlace, WireError
 from calltag.core.domain.events import Event
 from calltag.core.domain.ids import UserId
-from calltag.core.runtime.backoff import backoff_s
+from calltag.core.process.waiting import backoff_s
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import NODE, NodeMessage, NoticeKind, SessionNotice, StreamPlace, WireError
 from calltag.notifier.bayeux_server import BayeuxServer
 from calltag.notifier.event_views import EventViews, services_event
 

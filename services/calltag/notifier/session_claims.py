@@ -13,12 +13,12 @@ from typing import Final, Protocol
 from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.messages import Message
 from calltag.core.bayeux.session import Ending
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import is_bearer, user_of
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import ConnectCaller, Found, HasEnded, NotProven, SessionRecord, SessionStore
-from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.authentication import CallerClaim
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.session_registry import ConnectRequest

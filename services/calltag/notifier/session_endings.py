@@ -6,11 +6,11 @@ from typing import Final
 from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.messages import encode_reply
 from calltag.core.bayeux.session import Ending
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import HANDLE_LENGTH, digest_of, handle_of, user_of
 from calltag.core.store.sessions import HasEnded, SessionStore
-from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.connect_replies import ConnectReplies
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.node_presence import Background, Registrations

@@ -15,10 +15,10 @@ from calltag.core.bayeux.engine import LONG_POLLING, WEBSOCKET, Engine
 from calltag.core.bayeux.events import Position
 from calltag.core.bayeux.extensions import Beginning, ConnectWish
 from calltag.core.bayeux.session import Connect, Ending, QueueMemory, Session, SessionPhase, Step
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
-from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import set_within
+from calltag.core.process.waiting import backoff_s, set_within
 from calltag.core.store.client_ids import is_bearer, user_of
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import (
@@ -28,7 +28,6 @@ from calltag.core.store.sessions import (
     SessionRecord,
     SessionStore,
 )
-from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.authentication import CallerClaim
 from calltag.notifier.channel_policy import WatchRenewal
 from calltag.notifier.connect_replies import ConnectAnswer, ConnectReplies

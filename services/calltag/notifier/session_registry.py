@@ -15,7 +15,7 @@ from calltag.core.bayeux.extensions import ConnectWish
 from calltag.core.bayeux.messages import AnswerBudget, BayeuxLimit, BayeuxLimits, Message, Reply
 from calltag.core.bayeux.session import Session
 from calltag.core.bayeux.user_feed import Feed
-from calltag.core.runtime.token_bucket import Buckets, RateLimit, TokenBucket
+from calltag.core.process.limits import Buckets, RateLimit, TokenBucket
 
 _LATE_MS: Final = 50
 """Maximum delay of a connect's deadline."""

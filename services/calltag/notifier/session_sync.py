@@ -9,13 +9,13 @@ from calltag.core.bayeux.events import Position
 from calltag.core.bayeux.extensions import CONNECTS_ONLY, REPLAYS
 from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bayeux.session import QueueMemory, Session, SessionPhase
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import is_bearer
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import Changed, Cursor, Saved, SessionRecord, SessionState, SessionStore
 from calltag.core.telemetry.conditions import Condition
-from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.channel_policy import watched_on_all
 from calltag.notifier.event_dispatcher import EventDispatcher
 from calltag.notifier.node_presence import Background, NodeLease

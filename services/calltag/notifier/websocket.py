@@ -17,8 +17,8 @@ from calltag.core.bayeux.channels import HANDSHAKE
 from calltag.core.bayeux.deadlines import Deadlines
 from calltag.core.bayeux.messages import AnswerBudget, BayeuxLimit, CodecError, Reply, decode, encode_parts
 from calltag.core.http.direct import DirectWebSocket, SocketHandler
-from calltag.core.http.refusals import Refusal
 from calltag.core.http.request_parser import RequestHead
+from calltag.core.http.responses import Refusal
 from calltag.core.identity.errors import TooManyLogins
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.request_ids import request_id_of

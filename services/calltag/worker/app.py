@@ -8,21 +8,20 @@ from uuid import uuid4
 import orjson
 
 from calltag.core.backends import Backends
-from calltag.core.bus.amqp.packing import MOST_BYTES
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
+from calltag.core.broker.rabbitmq.operation_batch import MOST_BYTES
+from calltag.core.contracts.stored_call import Lifetimes
 from calltag.core.domain.apply import CallLimits
-from calltag.core.runtime.lifecycle import Lifecycle
+from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.settings.sections import Worker
-from calltag.core.store.byte_window import ByteWindow
-from calltag.core.store.call_blocks import RedisCallBlocks
-from calltag.core.store.durability import Durability
-from calltag.core.store.lags import RedisLags
+from calltag.core.store.backlog import RedisLags
+from calltag.core.store.calls import RedisCallBlocks, RedisStateStore
+from calltag.core.store.connection import ByteWindow
+from calltag.core.store.event_log import RedisUserStreams
 from calltag.core.store.ports import WorkerId
-from calltag.core.store.records import Lifetimes
-from calltag.core.store.redis_registry import RedisCallIndex, RedisWorkerRegistry
-from calltag.core.store.redis_state import RedisStateStore
-from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.store.replica_wait import Durability
 from calltag.core.store.watches import RedisWatches
+from calltag.core.store.workers import RedisCallIndex, RedisWorkerRegistry
 from calltag.worker.assignment import Assignments
 from calltag.worker.block_counts import BlockCounts
 from calltag.worker.event_publisher import EventPublisher

@@ -19,9 +19,8 @@ from typing import Final
 
 import structlog
 
-from calltag.core.bus.ports import Bus, BusError, Partition, PartitionConsumer
-from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.waiting import run_until, set_within
+from calltag.core.broker.ports import Bus, BusError, Partition, PartitionConsumer
+from calltag.core.process.waiting import backoff_s, run_until, set_within
 from calltag.core.store.ports import Fenced, HeldPartition, StoreUnavailable, WorkerId, WorkerRegistry
 from calltag.core.telemetry.conditions import Condition
 from calltag.worker.metrics import WorkerMetrics

@@ -7,8 +7,8 @@ from typing import Final
 
 import structlog
 
-from calltag.core.bus.ports import Partition
-from calltag.core.store.call_blocks import RedisCallBlocks
+from calltag.core.broker.ports import Partition
+from calltag.core.store.calls import RedisCallBlocks
 from calltag.core.store.ports import StoreUnavailable
 from calltag.worker.metrics import WorkerMetrics
 

@@ -11,8 +11,8 @@ from typing import Final
 
 import structlog
 
-from calltag.core.bus.ports import Partition
-from calltag.core.runtime.backoff import backoff_s
+from calltag.core.broker.ports import Partition
+from calltag.core.process.waiting import backoff_s
 from calltag.core.store.ports import Epoch, StateStore, StoreUnavailable
 
 log = structlog.get_logger()

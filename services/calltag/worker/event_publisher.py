@@ -9,17 +9,17 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.node_messages import StreamPosition
+from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
 from calltag.core.domain.ids import UserId
-from calltag.core.runtime.waiting import all_of, together
-from calltag.core.store.byte_window import ByteWindow
+from calltag.core.process.waiting import all_of, together
+from calltag.core.store.connection import ByteWindow
+from calltag.core.store.event_log import Added, Addition, Appended, UserStreams, fitting
 from calltag.core.store.ports import CallIndex
-from calltag.core.store.user_streams import Added, Addition, Appended, UserStreams, fitting
 from calltag.core.store.watches import Watchers
-from calltag.core.wire.messages import OperationReply
-from calltag.core.wire.node_messages import StreamPosition
 from calltag.worker.node_sender import NodeSender, Parcel
 
 Encoded = tuple[Event, bytes]

@@ -12,12 +12,12 @@ from uuid import uuid4
 
 import structlog
 
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
+from calltag.core.contracts.operations import OperationMessage
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import CallEnded, CallOperation
 from calltag.core.store.ports import CommitPosition, Epoch, StateStore, StoreUnavailable
 from calltag.core.telemetry.conditions import Condition
-from calltag.core.wire.messages import OperationMessage
 
 log = structlog.get_logger()
 _NOT_SWEPT: Final = Condition("calls_not_swept", level="info")

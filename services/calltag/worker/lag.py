@@ -5,8 +5,8 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
-from calltag.core.bus.ports import Partition
-from calltag.core.store.lags import Lags
+from calltag.core.broker.ports import Partition
+from calltag.core.store.backlog import Lags
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.conditions import Condition
 

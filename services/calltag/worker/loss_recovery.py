@@ -9,12 +9,13 @@ from typing import Final
 
 import structlog
 
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
+from calltag.core.contracts.operations import EVENT, OPERATION, OperationMessage
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, NotificationType
 from calltag.core.domain.ids import EventId, OperationId
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.byte_window import ByteWindow
+from calltag.core.store.connection import ByteWindow
 from calltag.core.store.ports import (
     NEVER,
     NOTHING,
@@ -29,7 +30,6 @@ from calltag.core.store.ports import (
     TakeOver,
     WriteRefused,
 )
-from calltag.core.wire.messages import EVENT, OPERATION, OperationMessage
 from calltag.worker.batch import Applied, Folded
 from calltag.worker.metrics import WorkerMetrics
 

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 from typing import Protocol
 
-from calltag.core.bus.ports import Partition
-from calltag.worker.batch import Applied
-from calltag.worker.parking import ParkingReason
+from calltag.core.broker.ports import Partition
+from calltag.worker.batch import Applied, ParkingReason
 
 
 class WorkerMetrics(Protocol):

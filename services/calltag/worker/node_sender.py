@@ -10,14 +10,14 @@ from uuid import uuid4
 
 import structlog
 
-from calltag.core.bus.ports import Bus, BusRefused, BusUnavailable, NodeId
+from calltag.core.broker.ports import Bus, BusRefused, BusUnavailable, NodeId
+from calltag.core.contracts.node_messages import PackedMessage, StreamPosition, node_messages, stale_messages
+from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.ids import UserId
-from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
-from calltag.core.store.user_streams import UserStreams
+from calltag.core.process.limits import MAX_BATCH_BYTES
+from calltag.core.process.waiting import backoff_s
+from calltag.core.store.event_log import UserStreams
 from calltag.core.telemetry.conditions import Condition
-from calltag.core.wire.messages import OperationReply
-from calltag.core.wire.node_messages import PackedMessage, StreamPosition, node_messages, stale_messages
 
 log = structlog.get_logger()
 _MAX_USERS: Final = 100_000

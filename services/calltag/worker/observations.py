@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
 from calltag.core.store.ports import HeldPartition
 from calltag.core.telemetry.metrics import Metrics
-from calltag.worker.batch import Applied
-from calltag.worker.parking import ParkingReason
+from calltag.worker.batch import Applied, ParkingReason
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,14 +13,15 @@ from typing import Final, TypeVar
 
 import structlog
 
-from calltag.core.bus.ports import BusRefused, BusUnavailable, Partition
+from calltag.core.broker.ports import BusRefused, BusUnavailable, Partition
+from calltag.core.contracts.operations import EVENT, OperationMessage, WireError
 from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.events import Event
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import CallOperation
 from calltag.core.domain.status import StatusCode
-from calltag.core.runtime.backoff import backoff_s
-from calltag.core.store.byte_window import ByteWindow
+from calltag.core.process.waiting import backoff_s
+from calltag.core.store.connection import ByteWindow
 from calltag.core.store.ports import (
     NO_BLOCKS,
     CallBlocks,
@@ -31,7 +32,6 @@ from calltag.core.store.ports import (
     TakeOver,
 )
 from calltag.core.telemetry.conditions import Condition
-from calltag.core.wire.messages import EVENT, OperationMessage, WireError
 from calltag.worker.batch import Applied, Folded, fold
 from calltag.worker.call_cache import CallCache, CallIndexCache
 from calltag.worker.event_publisher import EventPublisher, Publication

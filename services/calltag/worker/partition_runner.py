@@ -14,14 +14,13 @@ from typing import Final
 
 import structlog
 
-from calltag.core.bus.ports import BusError, Delivery, Partition, PartitionConsumer
+from calltag.core.broker.ports import BusError, Delivery, Partition, PartitionConsumer
+from calltag.core.contracts.operations import OPERATION, OperationMessage, WireError
 from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
-from calltag.core.runtime.backoff import backoff_s
-from calltag.core.runtime.restarting import restart_forever
-from calltag.core.runtime.waiting import run_until
-from calltag.core.store.byte_window import ByteWindow
+from calltag.core.process.waiting import backoff_s, restart_forever, run_until
+from calltag.core.store.connection import ByteWindow
 from calltag.core.store.ports import (
     CallBlocks,
     CommitConflict,
@@ -32,15 +31,14 @@ from calltag.core.store.ports import (
     StoreUnavailable,
 )
 from calltag.core.telemetry.conditions import Condition
-from calltag.core.wire.messages import OPERATION, OperationMessage, WireError
-from calltag.worker.batch import Folded
+from calltag.worker.batch import Failure, Folded, ParkingReason, fault_of
 from calltag.worker.crash_guard import CrashGuard
 from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.expiry import Sweep
 from calltag.worker.lag import Lag
 from calltag.worker.loss_recovery import RecentOperations
 from calltag.worker.metrics import WorkerMetrics
-from calltag.worker.parking import Failure, Parking, ParkingReason, fault_of, refuse
+from calltag.worker.parking import Parking, refuse
 from calltag.worker.partition_owner import PartitionOwner
 from calltag.worker.retry_queues import RetryQueue, RetryQueues, Work
 

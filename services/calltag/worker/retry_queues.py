@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from calltag.core.bus.ports import Delivery
-from calltag.core.runtime.backoff import backoff_s
-from calltag.core.wire.messages import OperationMessage
-from calltag.worker.parking import Failure, ParkingReason
+from calltag.core.broker.ports import Delivery
+from calltag.core.contracts.operations import OperationMessage
+from calltag.core.process.waiting import backoff_s
+from calltag.worker.batch import Failure, ParkingReason
 
 _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0

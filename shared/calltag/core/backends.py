@@ -8,27 +8,25 @@ from typing import Final
 
 import structlog
 
-from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
-from calltag.core.bus.amqp.observations import BusObservations
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Bus
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import Bus
+from calltag.core.broker.rabbitmq import AmqpSettings, open_amqp_bus
+from calltag.core.broker.rabbitmq.metrics import BusObservations
 from calltag.core.identity.authentication import Authenticator
-from calltag.core.identity.cookies import CookieFlags
-from calltag.core.identity.directory_file import DirectoryError, demo_directory, directory, read_directory
-from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.identity.directory import Directory, DirectoryError, demo_directory, directory, read_directory
+from calltag.core.identity.http_sessions import CookieFlags, RedisHttpSessions
 from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
-from calltag.core.identity.model import Directory
 from calltag.core.identity.passwords import Passwords
-from calltag.core.runtime.tls import ClientTls, OwnCertificate, ServerTls
+from calltag.core.process.tls import ClientTls, OwnCertificate, ServerTls
 from calltag.core.settings import Settings
+from calltag.core.settings.root import variable
 from calltag.core.settings.sections import ClientTlsSection, Tls
-from calltag.core.settings.variables import variable
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.call_blocks import RedisCallBlocks
-from calltag.core.store.client import RedisClient
+from calltag.core.store.calls import RedisCallBlocks
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.deployment import Deployment, client_of
 from calltag.core.store.embedded import EmbeddedStore, embedded_store
 from calltag.core.store.keys import Keys
+from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.telemetry.internal_http import Health
 from calltag.core.telemetry.metrics import Metrics
 
@@ -233,7 +231,7 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
             stack.push_async_callback(client.close)
             observations = BusObservations(metrics)
             bus = amqp = await stack.enter_async_context(open_amqp_bus(amqp_settings(settings), observations))
-            observations.show(amqp)
+            observations.show(amqp.state)
         health = Health(service, {"bus": bus.connected, "consumers": bus.consuming, "store": client.ping})
         keys = Keys(settings.redis.key_prefix)
         yield Backends(settings, bus, client, keys, users, metrics, health, ScriptBatcher(client), store)

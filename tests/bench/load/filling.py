@@ -51,12 +51,12 @@ async def fill_naive(url: str, count: int, calls: int) -> None:
 
 async def fill_calltag(url: str, count: int, calls: int, partitions: int) -> None:
     """As calltag's gateway does: through its bus."""
-    from calltag.core.bus.amqp import AmqpSettings, open_amqp_bus
-    from calltag.core.bus.partitioning import partition_of
+    from calltag.core.broker.partitioning import partition_of
+    from calltag.core.broker.rabbitmq import AmqpSettings, open_amqp_bus
+    from calltag.core.contracts.operations import OPERATION, OperationMessage
     from calltag.core.domain.ids import CallId, OperationId, UserId
     from calltag.core.domain.operations import CallOperation, UpdateUserData
     from calltag.core.telemetry.logging import configure_logging
-    from calltag.core.wire.messages import OPERATION, OperationMessage
     from parts.eventually import eventually
 
     configure_logging("bench", level="critical")

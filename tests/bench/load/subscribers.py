@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 
 from picows import WSFrame, WSListener, WSMsgType, WSTransport, ws_connect
 
-from calltag.core.runtime.descriptors import raise_descriptor_limit
+from calltag.core.process.os_limits import raise_descriptor_limit
 
 WEBSOCKET: Final = "websocket"
 LONG_POLLING: Final = "long-polling"

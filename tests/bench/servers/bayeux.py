@@ -8,8 +8,7 @@ from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
 from calltag.core.domain.user_data import UserData
-from calltag.core.identity.directory_file import directory
-from calltag.core.identity.model import User
+from calltag.core.identity.directory import User, directory
 from calltag.notifier.event_views import EventViews
 
 PUBLIC_URL: Final = "http://127.0.0.1:8080"

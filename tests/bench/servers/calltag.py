@@ -11,15 +11,15 @@ from argon2 import PasswordHasher
 
 from bench.servers.bayeux import PUBLIC_URL, TIMEOUT_S, Group, device_of, event, name_of, number_of
 from calltag.core.backends import Backends, amqp_settings, backends
-from calltag.core.bus.amqp import apply_topology
+from calltag.core.broker.rabbitmq import apply_topology
+from calltag.core.contracts.operations import EVENT
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.settings import load_settings
-from calltag.core.store.redis_registry import RedisCallIndex
-from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.store.event_log import RedisUserStreams
 from calltag.core.store.watches import RedisWatches
-from calltag.core.wire.messages import EVENT
+from calltag.core.store.workers import RedisCallIndex
 from calltag.notifier.event_views import CALLS_CHANNEL
 from calltag.notifier.http import PATHS
 from calltag.worker.event_publisher import EventPublisher, Publication

@@ -5,9 +5,8 @@ from typing import cast
 
 from calltag.core.bayeux.messages import BayeuxLimits, CodecError, decode
 from calltag.core.identity.authentication import Authenticator
-from calltag.core.identity.directory_file import demo_directory
+from calltag.core.identity.directory import User, demo_directory
 from calltag.core.identity.http_sessions import HttpSession
-from calltag.core.identity.model import User
 from calltag.core.identity.passwords import Passwords
 from calltag.notifier.authentication import Authentication, CsrfRefused, credentials_of, proof_of
 from fuzz.target import LOOP, Target

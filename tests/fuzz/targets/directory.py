@@ -2,7 +2,7 @@
 
 from argon2 import PasswordHasher
 
-from calltag.core.identity.directory_file import DirectoryError, parse_directory
+from calltag.core.identity.directory import DirectoryError, parse_directory
 from fuzz.target import Target
 
 HASH = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash("demo").encode()

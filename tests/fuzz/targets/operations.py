@@ -2,14 +2,14 @@
 
 import orjson
 
+from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.apply import CallLimits, apply
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import CallOperation, ClientAction, Dial
 from calltag.core.domain.user_data import Size
-from calltag.core.identity.directory_file import demo_directory
+from calltag.core.identity.directory import demo_directory
 from calltag.core.strict_json import JsonLimits, JsonRefused, parse
-from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.gateway.errors import ApiError
 from calltag.gateway.operations import CALL_OPERATIONS, call_action, dial
 from calltag.gateway.requests import Body, UserDataLimits

@@ -1,9 +1,9 @@
 """Facts of the switch: from bytes to operations that the bus carries unchanged, or a refusal."""
 
+from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.ids import UserId
 from calltag.core.domain.operations import CallOperation
 from calltag.core.strict_json import JsonLimits, JsonRefused, parse
-from calltag.core.wire.messages import OPERATION, OperationMessage
 from calltag.gateway.errors import ApiError
 from calltag.gateway.switch_events import switch_events
 from fuzz.target import Target

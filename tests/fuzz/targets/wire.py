@@ -9,12 +9,12 @@ import orjson
 
 from calltag.core.bayeux.events import Position
 from calltag.core.bayeux.messages import BayeuxLimits
+from calltag.core.contracts.operations import AGENT, CALL, EVENT, NODE, OPERATION, REPLY, WireError
 from calltag.core.domain.ids import UserId
-from calltag.core.identity.directory_file import demo_directory
+from calltag.core.identity.directory import demo_directory
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.user_streams import Entry
+from calltag.core.store.event_log import Entry
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import AGENT, CALL, EVENT, NODE, OPERATION, REPLY, WireError
 from calltag.notifier.event_views import EventViews
 from calltag.notifier.inbox import NotifierInbox
 from fuzz.cometd import LEASE_MS

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import BusUnavailable, Partition, PublishedCounts
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import BusUnavailable, Partition, PublishedCounts
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.backlog import Backlog

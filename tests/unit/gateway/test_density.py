@@ -2,7 +2,7 @@
 
 import pytest
 
-from calltag.core.bus.ports import PublishedCounts
+from calltag.core.broker.ports import PublishedCounts
 from calltag.gateway.backlog import Density
 
 

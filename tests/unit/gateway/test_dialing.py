@@ -4,7 +4,7 @@ import pytest
 
 from calltag.core.domain.call import CallType
 from calltag.core.domain.ids import UserId
-from calltag.core.identity.directory_file import demo_directory
+from calltag.core.identity.directory import demo_directory
 from calltag.gateway.errors import OutOfRange
 from calltag.gateway.operations import dial
 from calltag.gateway.requests import UserDataLimits

@@ -2,7 +2,7 @@
 
 import pytest
 
-from calltag.core.runtime.token_bucket import Buckets, RateLimit
+from calltag.core.process.limits import Buckets, RateLimit
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.errors import TooManyOperations
 from calltag.gateway.observations import GatewayObservations

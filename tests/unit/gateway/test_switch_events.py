@@ -2,10 +2,10 @@
 
 import pytest
 
+from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.ids import CallId, OperationId
 from calltag.core.domain.operations import CallEnded
 from calltag.core.domain.status import StatusCode
-from calltag.core.wire.messages import OperationReply
 from calltag.gateway.errors import EventsRefused
 from calltag.gateway.switch_events import SwitchEvent, check_outcomes
 

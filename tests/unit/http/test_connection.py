@@ -21,7 +21,7 @@ from websockets.asyncio.client import connect
 
 from calltag.core.http.request_parser import RequestLimit
 from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
-from calltag.core.runtime.tls import OwnCertificate, ServerTls
+from calltag.core.process.tls import OwnCertificate, ServerTls
 from calltag.core.settings.sections import Http
 from parts.certificates import Authority
 from parts.eventually import eventually

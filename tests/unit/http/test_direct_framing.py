@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from calltag.core.http.direct import RequestHandler, RequestHead
 from calltag.core.http.server import ServerOptions, bound_socket, serving
-from calltag.core.runtime.tls import OwnCertificate, ServerTls
+from calltag.core.process.tls import OwnCertificate, ServerTls
 from parts.certificates import Authority
 from parts.direct_handlers import READ_BODY, READ_PATH, Answering, application
 from parts.endpoints import Endpoint

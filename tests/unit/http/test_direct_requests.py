@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from calltag.core.http.direct import DirectRequest, RequestHandler, RequestHead, response_lines
 from calltag.core.http.request_parser import RequestLimit
 from calltag.core.http.server import Server, ServerOptions, bound_socket
-from calltag.core.runtime.tls import OwnCertificate, ServerTls
+from calltag.core.process.tls import OwnCertificate, ServerTls
 from calltag.core.settings.sections import Http
 from parts.certificates import Authority
 from parts.direct_handlers import Answering, Suspending, application

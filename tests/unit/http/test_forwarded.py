@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calltag.core.http.forwarded import TrustedProxies
+from calltag.core.http.scope import TrustedProxies
 from parts.work import lines_run
 
 FRONT, CLIENT = "10.0.0.1", "203.0.113.7"

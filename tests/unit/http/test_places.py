@@ -12,12 +12,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
-from calltag.core.http.forwarded import TrustedProxies
-from calltag.core.http.places import Places
 from calltag.core.http.request_parser import RequestLimit
-from calltag.core.http.server import Server, ServerOptions, bound_socket
-from calltag.core.http.unavailable import NotYet
-from calltag.core.runtime.tls import OwnCertificate, ServerTls
+from calltag.core.http.responses import NotYet
+from calltag.core.http.scope import TrustedProxies
+from calltag.core.http.server import Places, Server, ServerOptions, bound_socket
+from calltag.core.process.tls import OwnCertificate, ServerTls
 from calltag.core.settings.sections import Http
 from parts.certificates import Authority
 from parts.eventually import eventually

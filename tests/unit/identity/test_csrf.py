@@ -3,8 +3,14 @@
 import pytest
 
 from calltag.core.domain.ids import UserId
-from calltag.core.identity.csrf import EXPOSED_HEADERS, MESSAGE, csrf_headers, csrf_passes, csrf_token
-from calltag.core.identity.http_sessions import HttpSession
+from calltag.core.identity.http_sessions import (
+    EXPOSED_HEADERS,
+    MESSAGE,
+    HttpSession,
+    csrf_headers,
+    csrf_passes,
+    csrf_token,
+)
 
 SESSION = HttpSession("token", UserId("alice"), "credential")
 TOKEN = csrf_token(SESSION)

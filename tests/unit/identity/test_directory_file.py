@@ -6,8 +6,15 @@ import pytest
 from argon2 import PasswordHasher
 
 from calltag.core.domain.ids import DeviceId, UserId
-from calltag.core.identity.directory_file import DirectoryError, demo_directory, parse_directory, read_directory
-from calltag.core.identity.model import VOICE_FEATURE, Device, Role
+from calltag.core.identity.directory import (
+    VOICE_FEATURE,
+    Device,
+    DirectoryError,
+    Role,
+    demo_directory,
+    parse_directory,
+    read_directory,
+)
 
 HASH = "$argon2id$v=19$m=8,t=1,p=1$c2FsdHNhbHQ$4iYp9m8xVw1QHTbRoyNyS1tzcRcyGRMOCOTyD4Rr0Vo"
 

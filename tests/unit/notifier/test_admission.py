@@ -10,7 +10,7 @@ import pytest
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.messages import BayeuxLimit, BayeuxLimits
-from calltag.core.runtime.token_bucket import TokenBucket
+from calltag.core.process.limits import TokenBucket
 from calltag.core.store.embedded import embedded_store
 from calltag.notifier.authentication import Authentication, Caller
 from calltag.notifier.browsers import UNLIMITED, Browsers, Origins

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 import pytest
 
-from calltag.core.identity.cookies import CookieFlags
+from calltag.core.identity.http_sessions import CookieFlags
 from calltag.notifier.browsers import UNLIMITED, Browsers, browser_of
 from calltag.notifier.session_registry import Resident, Suspended
 from parts.bayeux_sessions import session_at

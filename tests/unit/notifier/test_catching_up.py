@@ -2,7 +2,7 @@
 
 from calltag.core.bayeux.events import Position
 from calltag.core.domain.ids import UserId
-from calltag.core.store.user_streams import Page
+from calltag.core.store.event_log import Page
 from parts.hubs import Client, Installation
 
 

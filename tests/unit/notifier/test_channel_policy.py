@@ -3,7 +3,7 @@
 import pytest
 
 from calltag.core.domain.ids import UserId
-from calltag.core.identity.directory_file import demo_directory
+from calltag.core.identity.directory import demo_directory
 from calltag.core.store.watches import Watched
 from calltag.notifier.channel_policy import ChannelPolicy, watched_on
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from calltag.core.bayeux.messages import BayeuxLimits
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import SessionRecord, SessionState
-from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.session_claims import Flush, Post
 from parts.eventually import eventually, turns
 from parts.frames import SocketPage

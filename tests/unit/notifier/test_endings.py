@@ -15,13 +15,13 @@ from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.extensions import Activity, Extension
 from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bayeux.session import Ending
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
-from calltag.core.store import client as store_client
+from calltag.core.store import connection as store_client
 from calltag.core.store.client_ids import digest_of, handle_of
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import SessionStore
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier import metrics
 from calltag.notifier.metrics import NotifierMetrics
 from calltag.notifier.session_registry import Resident

@@ -10,16 +10,16 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import BusError, BusInterrupted, BusRefused, BusUnavailable, NodeId
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import BusError, BusInterrupted, BusRefused, BusUnavailable, NodeId
+from calltag.core.contracts.operations import EVENT, NODE, NodeMessage, NoticeKind, SessionNotice
 from calltag.core.domain.events import OperationRefused
 from calltag.core.domain.ids import EventId, UserId
 from calltag.core.domain.status import StatusCode
-from calltag.core.identity.directory_file import demo_directory
+from calltag.core.identity.directory import demo_directory
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry import conditions
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import EVENT, NODE, NodeMessage, NoticeKind, SessionNotice
 from calltag.notifier.event_views import EventViews
 from calltag.notifier.inbox import NodePost, NotifierInbox
 from parts.eventually import eventually, turns

@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 
 from calltag.core.bayeux.events import Position, StreamedEvent
+from calltag.core.contracts.operations import EVENT
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, DevicesChanged, NotificationType, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
 from calltag.core.domain.status import StatusCode
-from calltag.core.identity.directory_file import directory
-from calltag.core.identity.model import Role, User
-from calltag.core.store.user_streams import Entry
-from calltag.core.wire.messages import EVENT
+from calltag.core.identity.directory import Role, User, directory
+from calltag.core.store.event_log import Entry
 from calltag.notifier.event_views import EventViews
 
 ALICE, BOB, CAROL, ADMIN = UserId("alice"), UserId("bob"), UserId("carol"), UserId("admin")

@@ -6,9 +6,9 @@ import pytest
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.events import Event
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import digest_of, is_bearer, user_of
-from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.session_registry import Resident, Suspended
 from parts.hubs import CALLS, HELLO, KEYS, Client, Installation, Turn, numbers
 

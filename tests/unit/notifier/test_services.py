@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 import pytest
 
-from calltag.core.bus.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBus
 from calltag.notifier import inbox
 from calltag.notifier.event_views import SERVICES_CHANNEL, services_event
 from parts.eventually import turns

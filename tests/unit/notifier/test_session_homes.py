@@ -9,11 +9,11 @@ import pytest
 
 from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bayeux.session import UNSAVED_BATCHES
-from calltag.core.bus.ports import NodeId
-from calltag.core.store.client import RedisClient
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.sessions import SessionRecord, SessionState
-from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.session_registry import Resident
 from parts.eventually import eventually, turns
 from parts.hubs import Client, Installation, Node

@@ -9,10 +9,10 @@ import pytest
 
 from calltag.core.bayeux.events import Position
 from calltag.core.bayeux.messages import BayeuxLimit
+from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
+from calltag.core.store.event_log import PER_MS
 from calltag.core.store.ports import StoreUnavailable
-from calltag.core.store.user_streams import PER_MS
-from calltag.core.wire.messages import NoticeKind, SessionNotice
 from calltag.notifier.authentication import Caller
 from calltag.notifier.metrics import wall_ms
 from calltag.notifier.session_registry import Suspended

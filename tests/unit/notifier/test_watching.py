@@ -5,8 +5,8 @@ import pytest
 from calltag.core.bayeux.events import Position
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import digest_of
+from calltag.core.store.event_log import PER_MS
 from calltag.core.store.sessions import NotKept
-from calltag.core.store.user_streams import PER_MS
 from calltag.notifier.channel_policy import check_watched
 from parts.hubs import KEYS, Client, Installation
 

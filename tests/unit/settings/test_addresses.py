@@ -2,9 +2,9 @@
 
 import pytest
 
-from calltag.core.bus.addresses import addresses
+from calltag.core.broker.ports import addresses
 from calltag.core.settings import Settings
-from calltag.core.settings.table import settings_table
+from calltag.core.settings.root import settings_table
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,9 @@ import pytest
 from pydantic import BaseModel
 
 from calltag.core.backends import load_directory
-from calltag.core.identity.directory_file import DirectoryError
+from calltag.core.identity.directory import DirectoryError
 from calltag.core.settings import Row, Settings, SettingsError, load_settings, settings_table, unknown_settings
-from calltag.core.settings.variables import PREFIX, SECRETS_FOLDER, unknown_variables
+from calltag.core.settings.root import PREFIX, SECRETS_FOLDER, unknown_variables
 
 
 @pytest.fixture(autouse=True)

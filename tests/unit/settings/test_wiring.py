@@ -11,21 +11,20 @@ from fastapi import FastAPI
 from calltag.core.backends import Backends, amqp_settings, backends
 from calltag.core.bayeux.extensions import Activity
 from calltag.core.bayeux.messages import BayeuxLimits
-from calltag.core.bus.amqp import AmqpBus, AmqpSettings
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import NodeId, Partition
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import NodeId, Partition
+from calltag.core.broker.rabbitmq import AmqpBus, AmqpSettings
+from calltag.core.contracts.stored_call import Lifetimes
 from calltag.core.http.server import ServerOptions
-from calltag.core.identity.cookies import CookieFlags
-from calltag.core.identity.http_sessions import RedisHttpSessions
-from calltag.core.runtime.lifecycle import Lifecycle
-from calltag.core.runtime.token_bucket import RateLimit
+from calltag.core.identity.http_sessions import CookieFlags, RedisHttpSessions
+from calltag.core.process.lifecycle import Lifecycle
+from calltag.core.process.limits import RateLimit
 from calltag.core.settings import Settings, load_settings
 from calltag.core.settings.sections import NotifierSettings, Worker
+from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.event_log import RedisUserStreams
 from calltag.core.store.keys import Keys
-from calltag.core.store.records import Lifetimes
-from calltag.core.store.redis_registry import RedisWorkerRegistry
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
-from calltag.core.store.user_streams import RedisUserStreams
+from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.strict_json import JsonLimits
 from calltag.gateway.app import admitting, backlog_of, gateway_api
 from calltag.gateway.call_service import CallBounds
@@ -36,7 +35,7 @@ from calltag.gateway.requests import UserDataLimits
 from calltag.gateway.routes import Api
 from calltag.notifier.app import Notifier, bayeux_limits, connection_types, extensions, start_notifier
 from calltag.notifier.session_manager import HomeSettings
-from calltag.single.app import server_options
+from calltag.serve.app import server_options
 from calltag.worker.app import prefetch_of, worker_parts
 from calltag.worker.partition_runner import RetryLimits
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import pytest
 import redis.asyncio
 
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import Command, RedisClient
+from calltag.core.store.connection import Command, RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.scripts import ScriptBatcher
 from parts.eventually import eventually
 
 ECHO = "return ARGV[1]"

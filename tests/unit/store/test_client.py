@@ -10,8 +10,8 @@ import pytest
 import redis.asyncio
 from redis.exceptions import RedisError
 
-from calltag.core.store.client import RedisClient
 from calltag.core.store.cluster import ClusterClient
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.ports import StoreUnavailable
 from parts.eventually import turns
 

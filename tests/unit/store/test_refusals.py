@@ -7,11 +7,11 @@ import pytest
 import redis.asyncio
 from redis.exceptions import ClusterDownError, MovedError, OutOfMemoryError, ResponseError
 
-from calltag.core.bus.ports import Partition
-from calltag.core.store.client import Command, RedisClient
+from calltag.core.broker.ports import Partition
+from calltag.core.store.calls import RedisStateStore
+from calltag.core.store.connection import Command, RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Epoch, StoreUnavailable, WriteRefused
-from calltag.core.store.redis_state import RedisStateStore
 
 
 class Answering(RedisClient):

@@ -9,26 +9,25 @@ from redis.crc import key_slot
 
 from calltag.core.bayeux.events import Position
 from calltag.core.bayeux.session import Ending
-from calltag.core.bus.ports import NodeId, Partition, PublishedCounts
+from calltag.core.broker.ports import NodeId, Partition, PublishedCounts
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.http_sessions import RedisHttpSessions
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.call_blocks import RedisCallBlocks
-from calltag.core.store.client import RedisClient, Script
+from calltag.core.store.backlog import RedisPublishedTotals
+from calltag.core.store.calls import RedisCallBlocks, RedisCallReader, RedisStateStore
 from calltag.core.store.client_ids import new_client_id
-from calltag.core.store.durability import Durability
+from calltag.core.store.connection import RedisClient, Script
 from calltag.core.store.embedded import embedded_store
+from calltag.core.store.event_log import Addition, RedisUserStreams
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, Done, StoreUnavailable, WorkerId
-from calltag.core.store.published import RedisPublishedTotals
-from calltag.core.store.redis_registry import RedisWorkerRegistry
-from calltag.core.store.redis_state import RedisCallReader, RedisStateStore
+from calltag.core.store.replica_wait import Durability
+from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.session_list import SessionList
 from calltag.core.store.sessions import ConnectCaller, Cursor, NewSession, Saved, SessionState, SessionStore
-from calltag.core.store.user_streams import Addition, RedisUserStreams
 from calltag.core.store.watches import RedisWatches, Watched
+from calltag.core.store.workers import RedisWorkerRegistry
 
 KEYS = Keys("slots")
 

@@ -12,13 +12,13 @@ from calltag.core.strict_json import (
     JsonLimits,
     JsonRefused,
     NotJson,
+    Structure,
     TextTooLarge,
     TooDeep,
     TooManyValues,
     ValueNotKept,
     parse,
 )
-from calltag.core.strict_json.structure import Structure
 from fuzz.target import depth_of
 from parts.work import lines_run
 

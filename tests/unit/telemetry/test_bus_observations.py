@@ -1,15 +1,14 @@
 """What the bus shows of itself in the metrics."""
 
-from calltag.core.bus.amqp import AmqpBus, AmqpSettings
-from calltag.core.bus.amqp.metrics import Repair
-from calltag.core.bus.amqp.observations import BusObservations
+from calltag.core.broker.rabbitmq import AmqpBus, AmqpSettings
+from calltag.core.broker.rabbitmq.metrics import BusObservations, Repair
 from calltag.core.telemetry.metrics import Metrics
 
 
 async def test_connections_consumers_and_repairs_are_shown() -> None:
     metrics = Metrics()
     observations = BusObservations(metrics)
-    observations.show(AmqpBus(AmqpSettings("amqp://nowhere/"), observations))
+    observations.show(AmqpBus(AmqpSettings("amqp://nowhere/"), observations).state)
     observations.repaired("queue", Repair.CONSUMER_GONE)
     shown = metrics.exposition().decode()
     for line in (

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from calltag.core.bus.ports import BusInterrupted, BusUnavailable, NotConnected, QueueMissing
+from calltag.core.broker.ports import BusInterrupted, BusUnavailable, NotConnected, QueueMissing
 from calltag.core.telemetry.conditions import REPEAT_S, Condition
 
 

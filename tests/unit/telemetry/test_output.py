@@ -142,7 +142,7 @@ def test_the_last_lines_of_a_crash_come_out() -> None:
 
 
 def test_the_last_lines_before_a_forced_end_come_out() -> None:
-    end = "from calltag.core.runtime import lifecycle; lifecycle._end_now()"
+    end = "from calltag.core.process import lifecycle; lifecycle._end_now()"
     done = subprocess.run([sys.executable, "-c", PROGRAM + end], capture_output=True, text=True, check=False)
     assert done.returncode == 130
     assert done.stderr.count('"event":"line"') == 2_000

@@ -18,16 +18,8 @@ from pamqp.header import ContentHeader
 from pydantic import TypeAdapter
 from redis.exceptions import ResponseError
 
-from calltag.core.bus.ports import BusUnavailable
-from calltag.core.domain.call import Call
-from calltag.core.domain.ids import OperationId
-from calltag.core.domain.status import StatusCode
-from calltag.core.store.client import not_usable
-from calltag.core.store.records import decode_dones
-from calltag.core.strict_json.parsing import JsonLimits, parse
-from calltag.core.telemetry.logging import Form, configure_logging
-from calltag.core.telemetry.tracebacks import summary_of
-from calltag.core.wire.messages import (
+from calltag.core.broker.ports import BusUnavailable
+from calltag.core.contracts.operations import (
     AGENT,
     CALL,
     ENVELOPE,
@@ -39,6 +31,13 @@ from calltag.core.wire.messages import (
     OperationReply,
     WireError,
 )
+from calltag.core.contracts.stored_call import decode_dones
+from calltag.core.domain.call import Call
+from calltag.core.domain.ids import OperationId
+from calltag.core.domain.status import StatusCode
+from calltag.core.store.connection import not_usable
+from calltag.core.strict_json import JsonLimits, parse
+from calltag.core.telemetry.logging import Form, configure_logging, summary_of
 from unit.telemetry.test_logging import Terminal, output
 
 __all__ = ["output"]

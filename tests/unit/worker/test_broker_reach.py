@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import Bus, BusUnavailable, Partition, PartitionConsumer
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import Bus, BusUnavailable, Partition, PartitionConsumer
 from calltag.core.store.ports import HeldPartition, LivingWorker, WorkerId
 from calltag.worker.assignment import BrokerReach
 

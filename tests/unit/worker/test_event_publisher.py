@@ -9,16 +9,16 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.events import Position
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import BusUnavailable, NodeId
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import BusUnavailable, NodeId
+from calltag.core.contracts.operations import EVENT, NODE
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.byte_window import ByteWindow
+from calltag.core.store.connection import ByteWindow
+from calltag.core.store.event_log import Added, Addition, Appended, Page
 from calltag.core.store.ports import StoreUnavailable
-from calltag.core.store.user_streams import Added, Addition, Appended, Page
-from calltag.core.wire.messages import EVENT, NODE
 from calltag.worker.event_publisher import EventPublisher, Publication
 from calltag.worker.node_sender import NodeSender
 

@@ -1,6 +1,7 @@
 """Folding a batch: each operation once, in order, with one reply each."""
 
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
+from calltag.core.contracts.operations import OperationMessage
 from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, OperationRefused
@@ -8,7 +9,6 @@ from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserI
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, Hangup, UpdateUserData
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.ports import Change, Done, Loaded
-from calltag.core.wire.messages import OperationMessage
 from calltag.worker.batch import Folded, fold
 
 ALICE, GATEWAY = UserId("alice"), NodeId("gateway")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
 from calltag.core.store.ports import StoreUnavailable
 from calltag.worker.lag import Lag, LagReports
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
+from calltag.core.contracts.operations import OperationMessage
 from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
@@ -24,7 +25,6 @@ from calltag.core.store.ports import (
     TakeOver,
 )
 from calltag.core.telemetry.metrics import Metrics
-from calltag.core.wire.messages import OperationMessage
 from calltag.worker.batch import Applied, Folded, fold
 from calltag.worker.loss_recovery import Commit, LossRecovery, RecentOperations
 from calltag.worker.observations import WorkerObservations

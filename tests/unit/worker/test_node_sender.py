@@ -5,12 +5,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import BusRefused, BusUnavailable, NodeId
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import BusRefused, BusUnavailable, NodeId
+from calltag.core.contracts.node_messages import StreamPosition
+from calltag.core.contracts.operations import NODE
 from calltag.core.domain.ids import UserId
 from calltag.core.store.ports import StoreUnavailable
-from calltag.core.wire.messages import NODE
-from calltag.core.wire.node_messages import StreamPosition
 from calltag.worker.node_sender import MOST_UNCONFIRMED, NodeSender, Parcel
 from parts.eventually import eventually, turns
 from unit.worker.test_event_publisher import Streams, changed

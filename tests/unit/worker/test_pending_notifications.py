@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from calltag.core.bus.memory import MemoryBus
-from calltag.core.bus.ports import BusUnavailable, NodeId
+from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.ports import BusUnavailable, NodeId
+from calltag.core.contracts.operations import NODE as NODE_MESSAGE
 from calltag.core.domain.ids import UserId
-from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
-from calltag.core.wire.messages import NODE as NODE_MESSAGE
+from calltag.core.process.limits import MAX_BATCH_BYTES
 from calltag.worker.node_sender import PendingNotifications
 from parts.eventually import eventually
 

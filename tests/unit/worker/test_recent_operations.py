@@ -2,11 +2,11 @@
 
 import pytest
 
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
+from calltag.core.contracts.operations import OperationMessage
 from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallOperation
 from calltag.core.store.ports import CommitPosition, Epoch, HeldPartition
-from calltag.core.wire.messages import OperationMessage
 from calltag.worker.loss_recovery import Commit, RecentByPartition, RecentLimits, RecentOperations
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from calltag.core.bus.ports import Delivery
+from calltag.core.broker.ports import Delivery
+from calltag.core.contracts.operations import OperationMessage
 from calltag.core.domain.ids import CallId, OperationId
 from calltag.core.domain.operations import CallEnded, CallOperation
-from calltag.core.wire.messages import OperationMessage
-from calltag.worker.parking import Failure, ParkingReason
+from calltag.worker.batch import Failure, ParkingReason
 from calltag.worker.retry_queues import RetryQueue, RetryQueues, Work
 
 FAULT = Failure("text")

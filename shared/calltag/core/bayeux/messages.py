@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 
 import orjson
 
-from calltag.core.strict_json.structure import Structure, without_byte_order_mark
+from calltag.core.strict_json import Structure, without_byte_order_mark
 
 
 class BayeuxLimit(StrEnum):

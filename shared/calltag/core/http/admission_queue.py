@@ -12,8 +12,8 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from calltag.core.http.unavailable import answer_unavailable
-from calltag.core.runtime.shared_queue import QueueFull, SharedQueue
+from calltag.core.http.responses import answer_unavailable
+from calltag.core.process.limits import QueueFull, SharedQueue
 
 _PATIENCE_S: Final = 0.2
 """A request releases its slot while it waits longer than this for its client, to send the body or read the response."""

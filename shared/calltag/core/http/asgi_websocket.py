@@ -11,9 +11,8 @@ from starlette.types import ASGIApp, Message, Scope
 from websockets.frames import CloseCode
 from websockets.server import ServerProtocol
 
-from calltag.core.http.refusals import Refusal
 from calltag.core.http.request_parser import RequestHead
-from calltag.core.http.response_head import Fields, head_of
+from calltag.core.http.responses import Fields, Refusal, head_of
 from calltag.core.http.scope import scope_of
 from calltag.core.http.websocket import (
     FRAME_WRITER,

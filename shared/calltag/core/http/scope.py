@@ -1,11 +1,108 @@
-"""ASGI scopes of requests (ASGI HTTP and WebSocket 2.3)."""
+"""The ASGI scope of a request: its target, its client behind proxies, its route."""
 
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
+from starlette.applications import Starlette
+from starlette.routing import BaseRoute
 from starlette.types import Scope
 
 from calltag.core.http.request_parser import RequestHead
+
+
+def routed(routes: Sequence[BaseRoute]) -> Starlette:
+    """Return an application that does not redirect: behind a proxy, a redirect would lead to an internal address."""
+    app = Starlette(routes=routes)
+    app.router.redirect_slashes = False
+    return app
+
+
+ANY: Final = "*"
+_REMEMBERED: Final = 4_096
+_WITH_PORT: Final = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+):[0-9]{1,5}")
+_PLAIN: Final = re.compile(r"[0-9A-Fa-f:.]{1,45}")
+_SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
+_Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class TrustedProxies:
+    """Proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted.
+
+    `networks` are addresses, networks, or `*` for every peer. Raises ValueError for anything else.
+    """
+
+    def __init__(self, networks: Iterable[str]) -> None:
+        given = tuple(networks)
+        self._trusts_all = ANY in given
+        self._networks = tuple(ipaddress.ip_network(each) for each in given if each != ANY)
+        self._judged = lru_cache(_REMEMBERED)(self._judge)
+
+    def trusts(self, peer: str) -> bool:
+        """Return whether the peer of a connection is a trusted proxy."""
+        return self._trusts_all or self._judged(peer)
+
+    def client_address(self, peer: str, forwarded_for: Sequence[str]) -> str:
+        """Return the client's address, given the values of all X-Forwarded-For headers in order.
+
+        It is the last entry that is no trusted proxy; the first entry if all are trusted; with `*`, the last entry. It
+        is the peer if that is not trusted, or if an entry from the end up to there is no IP address.
+        """
+        if not forwarded_for or not self.trusts(peer):
+            return peer
+        address = None
+        for entry in _from_the_end(forwarded_for):
+            address = _address(entry)
+            if address is None:
+                return peer
+            if self._trusts_all or not self._judged(address):
+                break
+        return peer if address is None else address
+
+    def scheme(self, forwarded_proto: Sequence[str], default: str) -> str:
+        """Return `http` or `https` by the last entry of X-Forwarded-Proto, which the nearest proxy set; else `default`.
+
+        Call it only if the peer is trusted.
+        """
+        last = next(_from_the_end(forwarded_proto), "")
+        return _SCHEMES.get(last.lower(), default)
+
+    def _judge(self, peer: str) -> bool:
+        address = _parsed(peer.partition("%")[0])
+        return address is not None and any(address in network for network in self._networks)
+
+
+def _from_the_end(values: Sequence[str]) -> Iterator[str]:
+    """Yield the non-empty entries of list headers, last one first."""
+    for value in reversed(values):
+        for entry in reversed(value.split(",")):
+            if entry := entry.strip():
+                yield entry
+
+
+@lru_cache(_REMEMBERED)
+def _address(entry: str) -> str | None:
+    """Return the address in an entry in canonical form; None if there is none."""
+    if with_port := _WITH_PORT.fullmatch(entry):
+        entry = with_port["v6"] or with_port["v4"]
+    address = _parsed(entry)
+    return None if address is None else str(address)
+
+
+def _parsed(text: str) -> _Address | None:
+    """Return the address; an IPv4-mapped IPv6 address is returned as IPv4."""
+    if not _PLAIN.fullmatch(text):
+        return None
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return mapped or address
+
 
 if TYPE_CHECKING:
     from calltag.core.http.connection import Connection

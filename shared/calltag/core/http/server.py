@@ -4,9 +4,11 @@ import asyncio
 import errno
 import socket
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from ipaddress import IPv6Address
 from typing import Final
 
 import structlog
@@ -17,12 +19,54 @@ from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFact
 from calltag.core.http.connection import READ_BYTES, Connection, ConnectionProtocol
 from calltag.core.http.deadline_wheel import DeadlineWheel
 from calltag.core.http.direct import RequestHandler
-from calltag.core.http.forwarded import TrustedProxies
-from calltag.core.http.places import Places
-from calltag.core.http.refusals import Refusal
 from calltag.core.http.request_parser import RequestLimit
-from calltag.core.runtime.tls import ServerTls, TlsError
+from calltag.core.http.responses import Refusal
+from calltag.core.http.scope import TrustedProxies
+from calltag.core.process.tls import ServerTls, TlsError
 from calltag.core.settings.sections import Http
+
+_IPV6_NETWORK_BITS: Final = 64
+"""A client may choose any address of its /64 (RFC 4291, 2.5.1)."""
+
+
+@dataclass(slots=True)
+class Places:
+    """Counts open connections, in total and by network; those of trusted proxies count in the total only."""
+
+    total: int
+    per_address: int
+    proxies: TrustedProxies
+    taken: int = 0
+    _by_network: Counter[str] = field(default_factory=Counter)
+
+    def take(self, address: str) -> RequestLimit | None:
+        """Count a new connection, or return the limit that refuses it."""
+        if self.taken >= self.total:
+            return RequestLimit.CONNECTIONS
+        if not self.proxies.trusts(address):
+            network = _network_of(address)
+            if self._by_network[network] >= self.per_address:
+                return RequestLimit.CONNECTIONS_PER_ADDRESS
+            self._by_network[network] += 1
+        self.taken += 1
+        return None
+
+    def release(self, address: str) -> None:
+        """Release the place of a connection from this address."""
+        self.taken -= 1
+        if not self.proxies.trusts(address):
+            network = _network_of(address)
+            self._by_network[network] -= 1
+            if not self._by_network[network]:
+                del self._by_network[network]
+
+
+def _network_of(address: str) -> str:
+    if ":" not in address:
+        return address
+    host_bits = 128 - _IPV6_NETWORK_BITS
+    return str(IPv6Address(int(IPv6Address(address.partition("%")[0])) >> host_bits << host_bits))
+
 
 log = structlog.get_logger()
 _BACKLOG: Final = 2_048

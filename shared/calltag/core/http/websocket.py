@@ -12,8 +12,8 @@ from websockets.frames import CloseCode, Frame, Opcode
 from websockets.protocol import OPEN
 from websockets.server import ServerProtocol
 
-from calltag.core.http.refusals import Refusal
 from calltag.core.http.request_parser import RequestLimit
+from calltag.core.http.responses import Refusal
 
 if TYPE_CHECKING:
     from calltag.core.http.connection import Connection

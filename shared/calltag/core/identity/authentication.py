@@ -13,10 +13,9 @@ from typing import Final
 from weakref import WeakValueDictionary
 
 from calltag.core.domain.ids import UserId
-from calltag.core.identity.cookies import USUAL, CookieFlags
+from calltag.core.identity.directory import Directory, User
 from calltag.core.identity.errors import LockedOut, SessionOver, TooManyLogins, WrongCredentials
-from calltag.core.identity.http_sessions import HttpSession, HttpSessions
-from calltag.core.identity.model import Directory, User
+from calltag.core.identity.http_sessions import USUAL, CookieFlags, HttpSession, HttpSessions
 from calltag.core.identity.passwords import Passwords
 
 __all__ = ["COOKIE", "Authenticator", "Identified", "LockedOut", "SessionOver", "TooManyLogins", "WrongCredentials"]

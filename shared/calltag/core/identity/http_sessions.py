@@ -1,20 +1,54 @@
 """HTTP sessions, stored in Redis, so that every gateway and notifier accepts them."""
 
 import asyncio
+import base64
+import hmac
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
 from importlib import resources
-from typing import Final, Protocol, cast
+from typing import Final, Literal, Protocol, cast
 
 import orjson
 
 from calltag.core.domain.ids import UserId
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import RedisClient
+from calltag.core.store.scripts import ScriptBatcher
+
+SameSite = Literal["lax", "strict", "none"]
+
+
+@dataclass(frozen=True, slots=True)
+class CookieFlags:
+    """`secure`: for HTTPS only; `same_site`: on which cross-site requests browsers send them (RFC 6265bis, 5.6.7)."""
+
+    secure: bool = False
+    same_site: SameSite = "lax"
+
+    def set_cookie(self, name: str, value: str) -> str:
+        """Return the value of a Set-Cookie header."""
+        secure = "; Secure" if self.secure else ""
+        return f"{name}={value}; Path=/; HttpOnly; SameSite={self.same_site.capitalize()}{secure}"
+
+
+USUAL: Final = CookieFlags()
+_MOST: Final = 8
+"""Maximum number of cookies of one name that are read."""
+
+
+def values_of(name: str, headers: Iterable[str]) -> tuple[str, ...]:
+    """Return the distinct values of the cookies of that name in `Cookie` headers, in order, 8 at most.
+
+    Other applications on the host or domain may set a cookie of the same name, and browsers send all of them, in an
+    order that no server can choose (RFC 6265, 5.4).
+    """
+    pairs = (part.partition("=") for header in headers for part in header.split(";"))
+    values = (value.strip().removeprefix('"').removesuffix('"') for key, _, value in pairs if key.strip() == name)
+    return tuple(dict.fromkeys(value for value in values if value))[:_MOST]
+
 
 _REMEMBERED: Final = 20_000
 _TOKEN_BYTES: Final = 32
@@ -146,3 +180,34 @@ def _digest(token: str) -> str:
 def _digest_of_ours(token: str) -> str:
     """Cached, as a session sends many requests. Tokens of other lengths bypass the cache, to bound its memory."""
     return _digest(token)
+
+
+HEADER: Final = "X-CSRF-TOKEN"
+HEADER_NAME_HEADER: Final = "X-CSRF-HEADER"
+EXPOSED_HEADERS: Final = (HEADER_NAME_HEADER, HEADER)
+"""Value of `Access-Control-Expose-Headers`, which lets scripts of other origins read the token."""
+MESSAGE: Final = "Missing or invalid Csrf token"
+_LABEL: Final = b"calltag X-CSRF-TOKEN"
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+def csrf_headers(session: HttpSession) -> dict[str, str]:
+    """Return the headers of the response to a GET."""
+    return {HEADER_NAME_HEADER: HEADER, HEADER: csrf_token(session)}
+
+
+def csrf_token(session: HttpSession) -> str:
+    """Derive the token from that of the session's cookie, so that Redis need not store it."""
+    return base64.urlsafe_b64encode(hmac.digest(session.token.encode(), _LABEL, "sha256")).decode().rstrip("=")
+
+
+def csrf_passes(method: str, session: HttpSession, tokens: Sequence[str], *, by_cookie: bool) -> bool:
+    """Return whether a request with these values of X-CSRF-TOKEN (usually one) passes.
+
+    `by_cookie` is True if it had the session's cookie.
+    """
+    if method.upper() in _SAFE:
+        return True
+    if len(tokens) != 1 or not by_cookie:
+        return False
+    return hmac.compare_digest(tokens[0].encode(errors="replace"), csrf_token(session).encode())

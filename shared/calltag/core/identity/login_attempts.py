@@ -18,7 +18,7 @@ from typing import Final, Literal, Protocol, cast
 import structlog
 
 from calltag.core.identity.errors import LockedOut
-from calltag.core.store.batching import ScriptBatcher
+from calltag.core.store.scripts import ScriptBatcher
 
 log = structlog.get_logger()
 By = Literal["user", "address"]

@@ -1,9 +1,15 @@
 """The root of the settings tree, read from the command line, the environment and files of secrets."""
 
+import difflib
 import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+import orjson
+from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -13,6 +19,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError as SourceError
 
+from calltag.core.broker.ports import addresses
 from calltag.core.settings.sections import (
     MOVED,
     Amqp,
@@ -35,15 +42,73 @@ from calltag.core.settings.sections import (
     Tls,
     Worker,
 )
-from calltag.core.settings.variables import (
-    DELIMITER,
-    PREFIX,
-    SECRETS_FOLDER,
-    SettingsError,
-    given_names,
-    refuse_unknown_sections,
-    variable,
+
+PREFIX: Final = "CALLTAG_"
+DELIMITER: Final = "__"
+SECRETS_FOLDER: Final = "CALLTAG_SECRETS_DIR"
+_OF_TESTS: Final = "CALLTAG_TEST_"
+_SERVICE_LINK: Final = re.compile(
+    r"CALLTAG_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)"
 )
+"""Kubernetes sets these in each container for services whose names begin with `calltag`."""
+_SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
+_NEAR: Final = 0.8
+
+
+class SettingsError(ValueError):
+    """Settings are invalid; the message has a line for each, with the variable and the limit, never the value."""
+
+
+def variable(path: Iterable[str | int]) -> str:
+    """Return the environment variable of a setting; list positions in the path are omitted."""
+    return PREFIX + DELIMITER.join(part.upper() for part in path if isinstance(part, str))
+
+
+def given_names() -> Mapping[str, str]:
+    """Return variables with their values, and secret files with '', whose names have the prefix of settings."""
+    folder = os.environ.get(SECRETS_FOLDER)
+    files = [each.name for each in Path(folder).iterdir()] if folder and Path(folder).is_dir() else []
+    given = {**dict.fromkeys(files, ""), **os.environ}
+    return {name: value for name, value in given.items() if name.upper().startswith(PREFIX)}
+
+
+def refuse_unknown_sections(names: Iterable[str], settings: type[BaseModel]) -> None:
+    """Raise SettingsError for a section that does not exist. (Sections themselves refuse unknown fields.)"""
+    for name in names:
+        section, delimiter, _ = name[len(PREFIX) :].partition(DELIMITER)
+        if delimiter and section.lower() not in settings.model_fields:
+            near = difflib.get_close_matches(section.lower(), settings.model_fields, 1)
+            hint = f"; is {variable(near)} meant?" if near else ""
+            raise SettingsError(f"{name}: there is no section {section.upper()}{hint}")
+
+
+def unknown_variables(names: Mapping[str, str], known: Iterable[str]) -> list[str]:
+    """Return a warning for each unknown name without the delimiter, with the likely name.
+
+    Those with the delimiter are refused instead: only calltag uses it.
+    """
+    settings = {*known, SECRETS_FOLDER}
+    return [
+        f"{name} is not a setting and has no effect{_hint(name.upper(), settings)}"
+        for name, value in sorted(names.items())
+        if DELIMITER not in name and name.upper() not in settings and not _is_others(name.upper(), value)
+    ]
+
+
+def _is_others(name: str, value: str) -> bool:
+    """Return whether Kubernetes sets the name itself, or it is one of calltag's own tests."""
+    is_link = _SERVICE_LINK.fullmatch(name) or (name.endswith("_PORT") and _SERVICE_URL.match(value))
+    return bool(is_link) or name.startswith(_OF_TESTS)
+
+
+def _hint(name: str, settings: Iterable[str]) -> str:
+    by_letters = {_letters(each): each for each in settings}
+    near = difflib.get_close_matches(_letters(name), by_letters, 1, _NEAR)
+    return f"; is {by_letters[near[0]]} meant?" if near else ""
+
+
+def _letters(name: str) -> str:
+    return name.removeprefix(PREFIX).replace(DELIMITER, "_")
 
 
 class Settings(BaseSettings):
@@ -175,3 +240,61 @@ def _explained(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         reason = f"this setting is {MOVED[name]} now" if name in MOVED else "there is no such setting"
     return f"{name}: {reason}"
+
+
+_PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One setting: variable, value as text, and description."""
+
+    variable: str
+    value: str
+    description: str
+
+
+def settings_table(settings: Settings | None = None) -> list[Row]:
+    """Return every setting with its value in `settings`, or with its default."""
+    shown = Settings.model_construct() if settings is None else settings
+    return list(_rows(type(shown), shown, ()))
+
+
+def unknown_settings() -> list[str]:
+    """Return a warning for each variable or secret file that has the prefix of settings but is none."""
+    sections = [variable((name,)) for name in Settings.model_fields]
+    return unknown_variables(given_names(), [*sections, *(row.variable for row in settings_table())])
+
+
+def _rows(model: type[BaseModel], values: BaseModel, path: tuple[str, ...]) -> Iterator[Row]:
+    for name, field in model.model_fields.items():
+        value = getattr(values, name)
+        if isinstance(value, BaseModel):
+            yield from _rows(type(value), value, (*path, name))
+        else:
+            yield Row(variable((*path, name)), _text(value), field.description or "")
+
+
+def _text(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool():
+            return str(value).lower()
+        case SecretStr():
+            return ",".join(map(_without_password, addresses(value.get_secret_value())))
+        case tuple():
+            return orjson.dumps(value).decode()
+        case _:
+            return str(value)
+
+
+def _without_password(url: str) -> str:
+    """Return the URL with `***` for a password before the host or in the query; `***` if it is not a URL."""
+    if "://" not in url:
+        return "***"
+    scheme, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    name, colon, _ = credentials.partition(":")
+    hidden = _PASSWORD_IN_QUERY.sub(r"\1***", host)
+    return f"{scheme}{separator}{name}{':***' if colon else ''}{at}{hidden}"

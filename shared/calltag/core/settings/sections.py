@@ -10,8 +10,8 @@ import orjson
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
-from calltag.core.bus.addresses import addresses
-from calltag.core.http.origin import ANY, Origin
+from calltag.core.broker.ports import addresses
+from calltag.core.http.cross_origin import ANY, Origin
 
 
 def _split(text: object) -> object:

@@ -14,10 +14,9 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 
-from calltag.core.runtime.tls import ClientTls
-from calltag.core.store.client import USUAL_TLS, PooledClient, RedisClient, redis_client, tls_options
-from calltag.core.store.cluster import ClusterClient
-from calltag.core.store.cluster_servers import Cluster
+from calltag.core.process.tls import ClientTls
+from calltag.core.store.cluster import Cluster, ClusterClient
+from calltag.core.store.connection import USUAL_TLS, PooledClient, RedisClient, redis_client, tls_options
 
 if TYPE_CHECKING:
     import redis.asyncio

@@ -20,8 +20,8 @@ from typing import IO, Final, cast
 
 import redis.asyncio
 
-from calltag.core.runtime.parent_death import exit_with_parent
-from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.process.os_limits import exit_with_parent
+from calltag.core.store.connection import RedisClient, redis_client
 from calltag.core.store.ports import StoreError
 
 _POLL_S: Final = 0.02

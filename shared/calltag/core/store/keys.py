@@ -5,8 +5,8 @@ Keys of a partition have it as hash tag, so that one script can change them in o
 
 from dataclasses import dataclass
 
-from calltag.core.bus.partitioning import hash_tag
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.partitioning import hash_tag
+from calltag.core.broker.ports import Partition
 from calltag.core.domain.ids import UserId
 
 

@@ -7,7 +7,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NewType, Protocol, TypeAlias
 
-from calltag.core.bus.ports import Partition
+from calltag.core.broker.ports import Partition
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from calltag.core.bayeux.events import Position
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
 from calltag.core.domain.ids import UserId
-from calltag.core.store.client import RedisClient
 from calltag.core.store.client_ids import HANDLE_LENGTH
+from calltag.core.store.connection import RedisClient
+from calltag.core.store.event_log import stream_id
 from calltag.core.store.keys import Keys
-from calltag.core.store.user_streams import stream_id
 
 _PAGE: Final = 500
 _MOST_UNSENT: Final = 1_000

@@ -16,14 +16,14 @@ import orjson
 from calltag.core.bayeux.events import Position
 from calltag.core.bayeux.replays import Progress
 from calltag.core.bayeux.session import Ending
-from calltag.core.bus.ports import NodeId
+from calltag.core.broker.ports import NodeId
 from calltag.core.domain.ids import UserId
-from calltag.core.runtime.byte_limits import MAX_BATCH_BYTES
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.process.limits import MAX_BATCH_BYTES
 from calltag.core.store.client_ids import digest_of, user_of
+from calltag.core.store.connection import RedisClient
+from calltag.core.store.event_log import Entry, position_of
 from calltag.core.store.keys import Keys
-from calltag.core.store.user_streams import Entry, position_of
+from calltag.core.store.scripts import ScriptBatcher
 
 _END_KNOWN_MS: Final = 5_000
 """TTL of the tombstone of a session: longer than a last connect or a repeated request is in flight."""

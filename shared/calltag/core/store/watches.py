@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from calltag.core.domain.ids import UserId
-from calltag.core.store.batching import ScriptBatcher
-from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
+from calltag.core.store.scripts import ScriptBatcher
 
 _LONGER_MS: Final = 60_000
 

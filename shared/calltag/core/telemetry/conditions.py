@@ -8,7 +8,7 @@ from weakref import WeakSet
 
 import structlog
 
-from calltag.core.telemetry.tracebacks import reason_of
+from calltag.core.telemetry.logging import reason_of
 
 log = structlog.get_logger()
 REPEAT_S: Final = 60.0

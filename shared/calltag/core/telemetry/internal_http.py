@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from calltag.core import VERSION
-from calltag.core.http.routing import routed
+from calltag.core.http.scope import routed
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.telemetry.metrics import CONTENT_TYPE, Metrics
 

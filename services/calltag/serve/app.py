@@ -1,0 +1,245 @@
+"""Composition of a process: any of the three services, alone or all together."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import structlog
+from starlette.types import ASGIApp
+
+from calltag.core.backends import NO_USERS, Backends, backends, server_tls
+from calltag.core.http.responses import NotYet
+from calltag.core.http.scope import routed
+from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
+from calltag.core.process.lifecycle import Lifecycle
+from calltag.core.process.os_limits import raise_descriptor_limit, spare_garbage_collection
+from calltag.core.process.waiting import backoff_s, set_within
+from calltag.core.settings import Settings
+from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.workers import check_installation
+from calltag.core.telemetry.conditions import Condition
+from calltag.core.telemetry.internal_http import internal_app
+from calltag.core.telemetry.request_ids import RequestIds
+from calltag.serve.readiness import Ports, Serving, as_bound, report_ready
+
+if TYPE_CHECKING:
+    from calltag.notifier.app import Notifier
+
+log = structlog.get_logger()
+_NO_STORE: Final = Condition("waiting_for_store", over="store_reached", cure="CALLTAG_REDIS__URL says where Redis is")
+_OTHER_DESCRIPTORS: Final = 384
+"""File descriptors reserved for everything but client connections: RabbitMQ, Redis, files, refused clients."""
+_LEAST_WORK_S: Final = 1.0
+"""Minimum seconds for the worker's batches, even if clients of the same process used up the time to drain."""
+_LAST_ANSWERS_S: Final = 1.0
+"""Seconds before the end of the drain at which requests that wait for outcomes are answered."""
+_CLOSE_TIMEOUT_S: Final = 5.0
+"""Seconds to close the connections after the drain; then the process ends in any case."""
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """The services of this process; `embedded` runs them without RabbitMQ and Redis."""
+
+    gateway: bool = False
+    worker: bool = False
+    notifier: bool = False
+    embedded: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of the service in logs and metrics."""
+        chosen = [name for name in ("gateway", "worker", "notifier") if getattr(self, name)]
+        return chosen[0] if len(chosen) == 1 else "serve"
+
+
+async def run_composition(
+    life: Lifecycle, settings: Settings, chosen: Composition, ready: Callable[[Serving], None] | None = None
+) -> None:
+    """Run until `life.stop` is set, then drain: fail /readyz, wait for load balancers, answer held requests, finish
+    work in flight. `ready` is called once, when all services are ready.
+
+    Raises PortBusy, DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
+    """
+    async with AsyncExitStack() as sockets:
+        listeners = [sockets.enter_context(each) for each in _listeners(settings, chosen)]
+        ports = Ports(*(listener.getsockname()[1] for listener in listeners))
+        settings = as_bound(settings, ports, gateway=chosen.gateway)
+        async with backends(chosen.name, settings, embedded=chosen.embedded) as parts:
+            if (chosen.gateway or chosen.notifier) and not parts.directory.users:
+                log.warning("no_users", reason=NO_USERS)
+            async with _internal(parts, listeners[0], settings):
+                await _run(parts, life, chosen, listeners[1:], partial(_announce, Serving(parts, ports), ready))
+
+
+def _announce(serving: Serving, ready: Callable[[Serving], None] | None) -> None:
+    log_line = serving.public()
+    log.info("ready", url=log_line["url"], port=log_line["port"], internal_port=log_line["internal_port"])
+    if ready is not None:
+        ready(serving)
+
+
+def _listeners(settings: Settings, chosen: Composition) -> list[socket.socket]:
+    """Bind the internal port and the one for clients; done first, so that a busy port is reported at once."""
+    internal = settings.internal
+    listeners = [bound_socket(internal.host, internal.port, "CALLTAG_INTERNAL__PORT (0 takes a free one)")]
+    if chosen.gateway:
+        gateway = settings.gateway
+        listeners.append(bound_socket(gateway.host, gateway.port, "PORT=, --port or CALLTAG_GATEWAY__PORT"))
+    elif chosen.notifier:
+        notifier = settings.notifier
+        listeners.append(bound_socket(notifier.host, notifier.port, "--port or CALLTAG_NOTIFIER__PORT"))
+    return listeners
+
+
+async def _check_installation(parts: Backends, stop: asyncio.Event) -> bool:
+    """Retry until the installation was checked (True) or `stop` is set (False). Raises InstallationMismatch."""
+    delays = backoff_s(0.1, 2.0)
+    while not stop.is_set():
+        try:
+            await check_installation(parts.client, parts.keys, parts.settings.partitions)
+        except StoreUnavailable as error:
+            _NO_STORE.fails(error)
+            await set_within(stop, next(delays))
+        else:
+            _NO_STORE.holds()
+            return True
+    return False
+
+
+@asynccontextmanager
+async def _internal(parts: Backends, listener: socket.socket, settings: Settings) -> AsyncIterator[None]:
+    app = internal_app(parts.health, parts.metrics)
+    async with serving(RequestIds(app), listener, drain_timeout_s=1.0) as port:
+        log.info("internal_port", host=settings.internal.host, port=port)
+        yield
+
+
+async def _run(
+    parts: Backends,
+    life: Lifecycle,
+    chosen: Composition,
+    listeners: list[socket.socket],
+    ready: Callable[[], None],
+) -> None:
+    """Listen at once; work, and serve clients, after the installation in Redis was checked.
+
+    Before that, operations might be published to wrong partitions.
+    """
+    checked, working = asyncio.Event(), asyncio.Event()
+    parts.health.checks["installation"] = checked.is_set
+    worker, notifier = None, None
+    server = _server(parts)
+    async with AsyncExitStack() as stack:
+        for listener in listeners:
+            serving_clients = server.serving(listener, drain_timeout_s=parts.settings.drain_timeout_s)
+            port = await stack.enter_async_context(serving_clients)
+            log.info("listening", service=chosen.name, port=port)
+        if await _check_installation(parts, life.stop):
+            if chosen.worker:
+                from calltag.worker.app import run_worker
+
+                worker = life.supervise("worker-service", run_worker(parts, life, working))
+            if listeners:
+                app, notifier = _client_app(parts, life, chosen)
+                server.app = RequestIds(app)
+                if notifier is not None:
+                    server.direct = notifier.http
+                    server.on_broken = notifier.server.sessions.connection_broke
+            checked.set()
+            spare_garbage_collection()
+            life.supervise("readiness", report_ready(parts.health, life.stop, ready))
+            await life.stop.wait()
+        drained_by_s = await _begin_to_drain(parts, life, server, serves=bool(listeners))
+        if notifier is not None:
+            await notifier.drain()
+    working.set()
+    if worker is not None:
+        await asyncio.wait({worker}, timeout=max(_LEAST_WORK_S, drained_by_s - time.monotonic()))
+    if notifier is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(_LEAST_WORK_S, drained_by_s - time.monotonic())):
+                await notifier.leave()
+    # Consumers end before the connections close, and so do not report a fault.
+    life.end()
+
+
+def _server(parts: Backends) -> Server:
+    """Return the server for clients, with its metrics."""
+    metrics = parts.metrics
+    waiting = RequestIds(NotYet("calltag waits for its store; try again in a moment"))
+    server = Server(
+        waiting, server_options(parts.settings), refused=lambda limit: metrics.http_refused.labels(limit).inc()
+    )
+    metrics.observers.append(lambda: metrics.http_connections.set(server.places.taken))
+    return server
+
+
+async def _begin_to_drain(parts: Backends, life: Lifecycle, server: Server, *, serves: bool) -> float:
+    """Fail /readyz, and wait until load balancers have noticed; return the deadline of the drain (monotonic seconds).
+
+    WebSockets, requests and the worker's batches share this deadline.
+    """
+    settings = parts.settings
+    parts.health.stopping = server.is_stopping = True
+    life.end_within(settings.drain_delay_s + settings.drain_timeout_s + _CLOSE_TIMEOUT_S)
+    if serves and life.failure is None:
+        await asyncio.sleep(settings.drain_delay_s)
+    server.drain_within(settings.drain_timeout_s)
+    answers_from_s = max(settings.drain_timeout_s - _LAST_ANSWERS_S, settings.drain_timeout_s / 2)
+    asyncio.get_running_loop().call_later(answers_from_s, life.closing.set)
+    return time.monotonic() + settings.drain_timeout_s
+
+
+def connection_limit(settings: Settings) -> int:
+    """Return the maximum of client connections: the setting, bounded by the file descriptors of the process."""
+    descriptors = raise_descriptor_limit()
+    possible = max(1, descriptors - _OTHER_DESCRIPTORS)
+    if possible < settings.max_connections:
+        # A default that does not fit is not worth a warning.
+        log_line = log.warning if "max_connections" in settings.model_fields_set else log.info
+        log_line("few_descriptors", limit=descriptors, connections=possible, wanted=settings.max_connections)
+    return min(settings.max_connections, possible)
+
+
+def server_options(settings: Settings) -> ServerOptions:
+    """Return the bounds of the server for clients."""
+    return ServerOptions(
+        limits=settings.http,
+        max_connections=connection_limit(settings),
+        body_deadline_s=settings.body_deadline_s,
+        max_message_bytes=settings.notifier.max_body_bytes,
+        permessage_deflate=settings.notifier.permessage_deflate,
+        trusted_proxies=settings.trusted_proxies,
+        tls=server_tls(settings),
+    )
+
+
+def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> "tuple[ASGIApp, Notifier | None]":
+    """Return the application: CometD's endpoints first, the API for all other addresses."""
+    authenticator = parts.authenticator()
+    notifier: Notifier | None = None
+    if chosen.notifier:
+        from calltag.notifier.app import start_notifier
+
+        notifier = start_notifier(parts, life, authenticator)
+    routes = [*notifier.routes] if notifier is not None else []
+    if chosen.gateway:
+        from calltag.gateway.app import admitting, gateway_app
+
+        settings = parts.settings.gateway
+        api = admitting(gateway_app(parts, life, authenticator), settings, parts.metrics)
+        if notifier is None:
+            # Refusing a request costs least without a router in front.
+            return api, None
+        app = routed(routes)
+        # Not a mount, whose pattern matches no address with a line feed.
+        app.router.default = api
+        return app, notifier
+    return routed(routes), notifier

@@ -1,0 +1,80 @@
+"""Observability of the bus on RabbitMQ: its state, and the repairs that it counts."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+from calltag.core.telemetry.metrics import Metrics
+
+
+class Repair(StrEnum):
+    """Reason for rebuilding a connection or consumer."""
+
+    CLOSED = "closed"
+    """RabbitMQ or the network closed the connection."""
+    SILENT = "silent"
+    """The connection was open but did not respond."""
+    UNCONFIRMED = "unconfirmed"
+    """Publisher confirms did not arrive."""
+    CONSUMER_GONE = "consumer_gone"
+    """RabbitMQ did not know the consumer."""
+    CONSUMER_STARVED = "consumer_starved"
+    """Messages waited, but were not delivered to the consumer."""
+    UNBOUND = "unbound"
+    """A probe that the node sent to itself did not arrive: the exchange is no longer bound to its inbox."""
+
+
+class BusMetrics(Protocol):
+    """Observer of the bus."""
+
+    def repaired(self, part: str, reason: Repair) -> None:
+        """A link (`publisher`, `consumer`) or a single consumer (`queue`) is rebuilt."""
+        ...
+
+
+@dataclass(slots=True)
+class RepairLog:
+    """Implements BusMetrics in memory, for tests and services without metrics."""
+
+    repairs: list[tuple[str, Repair]] = field(default_factory=list)
+
+    def repaired(self, part: str, reason: Repair) -> None:
+        self.repairs.append((part, reason))
+        del self.repairs[:-1_000]
+
+
+@dataclass(frozen=True, slots=True)
+class BusState:
+    """Current state of the bus."""
+
+    connected: int
+    """Number of open connections, of two."""
+    blocked: bool
+    """True while RabbitMQ blocks publishing because of a memory or disk alarm."""
+    consuming: int
+    """Number of active consumers."""
+    missing: int
+    """Number of consumers that were lost and not opened again."""
+
+
+@dataclass(frozen=True, slots=True)
+class BusObservations:
+    """Implements BusMetrics."""
+
+    metrics: Metrics
+
+    def repaired(self, part: str, reason: Repair) -> None:
+        self.metrics.broker_recoveries.labels(part, reason).inc()
+
+    def show(self, read_state: Callable[[], BusState]) -> None:
+        """Update the gauges from the state of the bus at each scrape."""
+
+        def observe() -> None:
+            state = read_state()
+            self.metrics.broker_connections.set(state.connected)
+            self.metrics.broker_blocked.set(state.blocked)
+            self.metrics.broker_consumers.set(state.consuming)
+            self.metrics.broker_consumers_missing.set(state.missing)
+
+        self.metrics.observers.append(observe)

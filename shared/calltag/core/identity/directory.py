@@ -1,0 +1,227 @@
+"""The directory of users and devices, and its file."""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from hashlib import sha256
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Final
+
+from argon2 import extract_parameters
+from argon2.exceptions import InvalidHashError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from calltag.core.domain.ids import DeviceId, UserId
+
+VOICE_FEATURE: Final = "api-voice"
+NOBODYS: Final = "-"
+"""Credential of unknown users; equal to that of no session."""
+_CREDENTIAL_LENGTH: Final = 32
+
+
+class Role(StrEnum):
+    """Role of a user in the contact centre."""
+
+    AGENT = "agent"
+    SUPERVISOR = "supervisor"
+    ADMINISTRATOR = "administrator"
+    SWITCH = "switch"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A phone: `number` is unique in the directory."""
+
+    id: DeviceId
+    number: str
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """One login. `password_hash` is an argon2 hash in the `$argon2id$...` form."""
+
+    id: UserId
+    password_hash: str = field(repr=False)
+    first_name: str = ""
+    last_name: str = ""
+    roles: frozenset[Role] = frozenset()
+    features: frozenset[str] = frozenset()
+    devices: tuple[Device, ...] = ()
+    supervisors: frozenset[UserId] = frozenset()
+
+    @property
+    def is_administrator(self) -> bool:
+        return Role.ADMINISTRATOR in self.roles
+
+    @property
+    def credential(self) -> str:
+        """Identifies the password: 128 bits of a digest of the stored hash; changes with the password.
+
+        The salt of the hash is only in the directory, so passwords cannot be guessed from the digest.
+        """
+        return sha256(f"{self.id}\0{self.password_hash}".encode()).hexdigest()[:_CREDENTIAL_LENGTH]
+
+    def device(self, device_id: DeviceId) -> Device | None:
+        """Return the user's own device with that id, if any."""
+        return next((device for device in self.devices if device.id == device_id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceOwner:
+    """A device and its user."""
+
+    device: Device
+    user: User
+
+
+@dataclass(frozen=True, slots=True)
+class Directory:
+    """All users of the contact centre, indexed by id, device and number."""
+
+    users: Mapping[UserId, User]
+    by_device: Mapping[DeviceId, DeviceOwner]
+    by_number: Mapping[str, DeviceOwner]
+
+    def credential_of(self, user: UserId) -> str:
+        """Return the user's credential; NOBODYS for one who is not in the directory."""
+        known = self.users.get(user)
+        return known.credential if known else NOBODYS
+
+    def oversees(self, user: UserId, other: UserId) -> bool:
+        """Return whether the user may see the other's calls: as one of the other's supervisors or an administrator."""
+        who, agent = self.users.get(user), self.users.get(other)
+        return who is not None and agent is not None and (who.is_administrator or user in agent.supervisors)
+
+
+_FORM: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _argon2(text: str) -> str:
+    try:
+        extract_parameters(text)
+    except InvalidHashError:
+        raise ValueError("not an argon2 hash") from None
+    return text
+
+
+_Hash = Annotated[str, AfterValidator(_argon2)]
+_Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s:\x00-\x1f]+$")]
+_Number = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class DirectoryError(ValueError):
+    """The file is not a valid directory; the message names the file, the location and the problem."""
+
+
+class _DeviceEntry(BaseModel):
+    model_config = _FORM
+    id: _Name
+    number: _Number
+
+
+class _UserEntry(BaseModel):
+    model_config = _FORM
+    id: _Name
+    password_hash: _Hash
+    first_name: str = ""
+    last_name: str = ""
+    roles: frozenset[Role] = frozenset({Role.AGENT})
+    features: frozenset[str] = frozenset()
+    supervisors: frozenset[_Name] = frozenset()
+    devices: tuple[_DeviceEntry, ...] = ()
+
+
+class _File(BaseModel):
+    model_config = _FORM
+    users: tuple[_UserEntry, ...]
+
+
+def directory(users: tuple[User, ...], source: str = "the directory") -> Directory:
+    """Return a directory of these users.
+
+    Raises DirectoryError for a duplicate id or number, and for a supervisor without that role.
+    """
+    owners = [DeviceOwner(device, user) for user in users for device in user.devices]
+    _require_unique([user.id for user in users], "user id", source)
+    _require_unique([owner.device.id for owner in owners], "device id", source)
+    _require_unique([owner.device.number for owner in owners], "device number", source)
+    by_id = {user.id: user for user in users}
+    _require_supervisors(by_id, source)
+    return Directory(
+        by_id,
+        {owner.device.id: owner for owner in owners},
+        {owner.device.number: owner for owner in owners},
+    )
+
+
+def read_directory(path: Path) -> Directory:
+    """Read the directory from a file. Raises DirectoryError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DirectoryError(f"{path} cannot be read: {error}") from None
+    return parse_directory(text, str(path))
+
+
+def demo_directory() -> Directory:
+    """Return the demo contact centre: alice, bob, carol, dave, admin and the switch, all with the password `demo`."""
+    file = resources.files("calltag.core.identity").joinpath("demo.toml")
+    return parse_directory(file.read_text(encoding="utf-8"), "demo.toml")
+
+
+def parse_directory(text: str, source: str) -> Directory:
+    """Parse a directory from TOML; `source` names it in errors. Raises DirectoryError."""
+    try:
+        file = _File.model_validate(_tables(text, source))
+    except ValidationError as error:
+        wrong = error.errors(include_url=False, include_input=False)
+        raise DirectoryError("\n".join(f"{source}: {_explained(each)}" for each in wrong)) from None
+    return directory(tuple(_user(entry) for entry in file.users), source)
+
+
+def _tables(text: str, source: str) -> dict[str, object]:
+    try:
+        # Editors on Windows write an invisible byte order mark before the text.
+        return tomllib.loads(text.removeprefix("\ufeff"))
+    except RecursionError:
+        raise DirectoryError(f"{source} is not TOML that can be read: it is nested too deep") from None
+    except ValueError as error:  # a TOMLDecodeError, or a number too long for Python
+        raise DirectoryError(f"{source} is not TOML: {error}") from None
+
+
+def _explained(error: ErrorDetails) -> str:
+    return f"{'.'.join(map(str, error['loc']))}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def _user(entry: _UserEntry) -> User:
+    return User(
+        id=UserId(entry.id),
+        password_hash=entry.password_hash,
+        first_name=entry.first_name,
+        last_name=entry.last_name,
+        roles=entry.roles,
+        features=entry.features,
+        supervisors=frozenset(map(UserId, entry.supervisors)),
+        devices=tuple(Device(DeviceId(device.id), device.number) for device in entry.devices),
+    )
+
+
+def _require_supervisors(users: Mapping[UserId, User], source: str) -> None:
+    for user in users.values():
+        for name in sorted(user.supervisors):
+            named = users.get(name)
+            if named is None:
+                raise DirectoryError(f"{source}: supervisor {name} of user {user.id} is not a user")
+            if Role.SUPERVISOR not in named.roles:
+                raise DirectoryError(f"{source}: supervisor {name} of user {user.id} lacks the role supervisor")
+
+
+def _require_unique(names: list[UserId] | list[DeviceId] | list[str], what: str, source: str) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise DirectoryError(f"{source}: {what} {name} is there twice")
+        seen.add(name)

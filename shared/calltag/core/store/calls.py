@@ -1,0 +1,416 @@
+"""State of calls and agents in Redis: loads and commits for the worker, reads for the gateway."""
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, cast
+
+import structlog
+from redis.asyncio.client import Pipeline
+from redis.exceptions import ResponseError
+
+from calltag.core.broker.partitioning import partition_of
+from calltag.core.broker.ports import Partition
+from calltag.core.contracts.stored_call import (
+    STATE_FIELDS,
+    Lifetimes,
+    block_arguments,
+    commit_arguments,
+    decode_block,
+    decode_dones,
+    decode_state,
+)
+from calltag.core.domain.agent import Agent
+from calltag.core.domain.call import Call
+from calltag.core.domain.ids import CallId, OperationId, UserId
+from calltag.core.process.limits import MAX_BATCH_BYTES
+from calltag.core.store.connection import RedisClient, is_refusal
+from calltag.core.store.keys import Keys, StateKeys
+from calltag.core.store.ports import (
+    NEVER,
+    NO_BLOCKS,
+    NOTHING,
+    CallBlock,
+    CallBlocks,
+    Change,
+    CommitConflict,
+    CommitPosition,
+    Committal,
+    Done,
+    Epoch,
+    Fenced,
+    Loaded,
+    PendingCall,
+    State,
+    StateUnreadable,
+    StoreUnavailable,
+    TakeOver,
+    TooMuch,
+    WriteRefused,
+    WritesLost,
+)
+from calltag.core.store.replica_wait import Durability, ReplicaWait
+from calltag.core.store.scripts import ScriptBatcher
+
+
+class RedisCallBlocks:
+    """All blocks of an installation. Every method may raise StoreUnavailable."""
+
+    def __init__(self, client: RedisClient, keys: Keys, partitions: int) -> None:
+        self._client = client
+        self._keys = keys
+        self._partitions = partitions
+        self._unblock = client.script("unblock")
+
+    async def all(self) -> Mapping[str, CallBlock]:
+        """Return the blocks by key (`call:<id>`, `agent:<user>`)."""
+        pipeline = self._client.pipeline()
+        for number in range(self._partitions):
+            pipeline.hgetall(self._keys.blocks(Partition(number)))
+        found = cast("list[dict[bytes, bytes]]", await self._client.run(pipeline))
+        return {key.decode(): decode_block(raw) for blocks in found for key, raw in blocks.items()}
+
+    async def counts(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
+        """Return the number of blocks of each partition."""
+        if not partitions:
+            return {}
+        pipeline = self._client.pipeline()
+        for partition in partitions:
+            pipeline.hlen(self._keys.blocks(partition))
+        counts = cast("list[int]", await self._client.run(pipeline))
+        return dict(zip(partitions, counts, strict=True))
+
+    async def clear(self, key: str, operation_id: OperationId) -> bool:
+        """Delete a block if it is for this operation; return whether it was."""
+        partition = partition_of(key.partition(":")[2], self._partitions)
+        return await self._unblock([self._keys.blocks(partition)], [key, operation_id]) == 1
+
+    async def forget(self) -> int:
+        """Delete all blocks, after the parked operations are lost; return the number deleted."""
+        blocks = await self.all()
+        return sum([await self.clear(key, block.operation_id) for key, block in blocks.items()])
+
+
+log = structlog.get_logger()
+# Lua numbers are exact up to 2^53: enough for millions of take-overs.
+_LARGEST_STEP: Final = 2**30
+_PAGE: Final = 16
+"""Calls of a user that are read at once: with the default user-data limit they fit in one batch."""
+_WITHOUT_USER_DATA: Final = STATE_FIELDS[:2]
+_ATTEMPTS_KEPT_MS: Final = 24 * 3600 * 1000
+
+
+class RedisStateStore:
+    """Implements the worker's StateStore in Redis."""
+
+    def __init__(
+        self,
+        client: RedisClient,
+        keys: Keys,
+        *,
+        lifetimes: Lifetimes | None = None,
+        remembered_operations: int = 10_000,
+        durability: Durability | None = None,
+        max_batch_bytes: int = MAX_BATCH_BYTES,
+    ) -> None:
+        self._client = client
+        self._keys = keys
+        self._lifetimes = lifetimes or Lifetimes()
+        self._remembered_operations = remembered_operations
+        self._max_batch_bytes = max_batch_bytes
+        self._load = client.script("load")
+        self._kept = client.script("kept")
+        self._commit = client.script("commit")
+        self._take_over = client.script("take_over")
+        self._sent = client.script("sent")
+        self._silent = client.script("silent")
+        self._durability = durability or Durability()
+        self._settling = ReplicaWait(client, keys, self._durability)
+        self._attempt = client.script("attempt")
+        self._withdraw = client.script("attempt_withdraw")
+
+    async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
+        step = 1 + secrets.randbelow(_LARGEST_STEP)
+        answer = await self._take_over(self._partition_keys(partition), [after, step])
+        epoch, former, position, kept = map(int, cast(list[bytes], answer))
+        return TakeOver(Epoch(epoch), kept, Epoch(former), CommitPosition(position))
+
+    async def kept(
+        self, partition: Partition, epoch: Epoch, skip: int = 0, max_bytes: int | None = None
+    ) -> Sequence[bytes]:
+        keys = [self._keys.epoch(partition), self._keys.outbox(partition)]
+        answer = await self._kept(keys, [epoch, skip, max_bytes or self._max_batch_bytes])
+        verdict, detail = cast("tuple[bytes, bytes | list[bytes]]", answer)
+        if isinstance(detail, bytes):
+            _check(partition, epoch, [verdict, detail])
+            return ()
+        return detail
+
+    def _partition_keys(self, partition: Partition) -> list[str]:
+        return [self._keys.epoch(partition), self._keys.outbox(partition), self._keys.position(partition)]
+
+    async def load(
+        self, partition: Partition, wanted: Mapping[str, Sequence[OperationId]], max_bytes: int | None = None
+    ) -> Mapping[str, Loaded]:
+        keys = [self._keys.blocks(partition)]
+        arguments: list[str | int] = [max_bytes or self._max_batch_bytes]
+        for key, operations in wanted.items():
+            keys += self._keys.state(partition, key).all()[:3]
+            arguments += (key, len(operations), *operations)
+        answers = cast("list[list[object]]", await self._load(keys, arguments))
+        # Keys that did not fit are omitted.
+        return {
+            key: _loaded(key, operations, raw, cast("bytes | None", block))
+            for (key, operations), (*raw, block) in zip(wanted.items(), answers, strict=False)
+        }
+
+    async def commit(
+        self,
+        partition: Partition,
+        epoch: Epoch,
+        changes: Sequence[Change],
+        events: Sequence[bytes],
+        blocks: CallBlocks = NO_BLOCKS,
+        *,
+        after: CommitPosition = NOTHING,
+    ) -> Committal:
+        keys = [*self._partition_keys(partition), self._keys.live(partition), self._keys.blocks(partition)]
+        remember = (self._remembered_operations, self._lifetimes.operations_ms)
+        arguments: list[str | bytes | int] = [epoch, after, *remember, len(events), *events]
+        for change in changes:
+            keys.extend(self._keys.state(partition, change.key).all())
+            arguments.extend(commit_arguments(change, self._lifetimes))
+        arguments.extend(block_arguments(blocks))
+        try:
+            answer = await self._commit(keys, arguments)
+        except StoreUnavailable as error:
+            # Redis answered and refused this write. The next take-over shows whether it accepts writes at all.
+            if is_refusal(error.__cause__):
+                raise WriteRefused(str(error)) from error
+            raise
+        position, blocked = _check(partition, epoch, answer)
+        return Committal(CommitPosition(int(position)), int(blocked))
+
+    async def wait_for_replicas(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        await self._settling.wait_for_replicas(partition, epoch, position)
+
+    async def read_position(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
+        return await self._settling.read_position(partition)
+
+    async def note_loss(self, partition: Partition, loss: str, commits: int, lost_for_good: int, at_ms: int) -> None:
+        await self._settling.note_loss(partition, loss, commits, lost_for_good, at_ms)
+
+    async def silent(self, partition: Partition, silent_ms: int, most: int, skip: int = 0) -> Sequence[CallId]:
+        name = self._keys.live(partition)
+        found = cast("list[bytes]", await self._silent([name], [silent_ms, most, skip]))
+        if not found:
+            return ()
+        pipeline = self._client.pipeline()
+        for raw in found:
+            pipeline.exists(self._keys.state(partition, raw.decode()).state)
+        there = await self._client.run(pipeline)
+        gone = [raw for raw, exists in zip(found, there, strict=True) if not exists]
+        if gone:
+            # Calls whose TTL ended before a release removed them from the set.
+            async with self._client.exchange() as connection:
+                await connection.zrem(name, *gone)
+        return [CallId(raw.decode().removeprefix("call:")) for raw in found if raw not in gone]
+
+    async def attempt(self, partition: Partition, epoch: Epoch, name: str, attempt: str) -> int:
+        keys = [self._keys.epoch(partition), self._keys.attempts(partition)]
+        [count] = _check(partition, epoch, await self._attempt(keys, [epoch, name, attempt, _ATTEMPTS_KEPT_MS]))
+        return int(count)
+
+    async def clear_attempts(self, partition: Partition, name: str) -> None:
+        async with self._client.exchange() as connection:
+            await connection.hdel(self._keys.attempts(partition), name)
+
+    async def withdraw_attempt(self, partition: Partition, name: str, attempt: str) -> None:
+        await self._withdraw([self._keys.attempts(partition)], [name, attempt])
+
+    async def is_done(self, partition: Partition, key: str, operation: OperationId) -> bool:
+        pipeline = self._client.pipeline()
+        pipeline.hexists(self._keys.state(partition, key).done, operation)
+        # A key that is not a hash holds no done operations.
+        [answer] = await _each(self._client, pipeline)
+        return answer is True
+
+    async def sent(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        _check(partition, epoch, await self._sent(self._partition_keys(partition), [epoch, position]))
+
+
+async def _each(client: RedisClient, pipeline: Pipeline) -> list[object]:
+    """Return the replies to the commands, the error where a key has the wrong type. Raises StoreUnavailable."""
+    async with client.exchange():
+        answers: list[object] = await pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, Exception) and not _is_wrong_type(answer):
+                raise answer
+    return answers
+
+
+def _is_wrong_type(answer: object) -> bool:
+    return isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE")
+
+
+def _loaded(key: str, operations: Sequence[OperationId], raw: Sequence[object], blocked: bytes | None) -> Loaded:
+    block = decode_block(blocked) if blocked is not None else None
+    if len(raw) == 1:
+        return Loaded(None, {}, StateUnreadable(f"the record of {key} is no hash"), block)
+    fields, flat, dones = cast("tuple[list[bytes | None], list[bytes], list[bytes | None]]", raw)
+    data = dict(zip(flat[::2], flat[1::2], strict=True))
+    done: Mapping[OperationId, Done] = {}
+    try:
+        done = decode_dones(key, operations, dones)
+        return Loaded(decode_state(key, fields, data), done, None, block)
+    except StateUnreadable as unreadable:
+        return Loaded(None, done, unreadable, block)
+
+
+def _check(partition: Partition, epoch: Epoch, answer: object) -> Sequence[str]:
+    verdict, *detail = (part.decode() for part in cast(list[bytes], answer))
+    if verdict == "fenced":
+        raise Fenced(f"partition {partition} is in epoch {detail[0]}; this worker took it over in {epoch}")
+    if verdict == "lost":
+        raise WritesLost(f"partition {partition}: the store is back at commit {detail[0]}")
+    if verdict == "conflict":
+        raise CommitConflict(f"partition {partition}: {detail[0]} is not as it was when it was loaded")
+    if verdict == "refused":
+        raise WriteRefused(f"the value at {detail[0]} has the wrong type")
+    return detail
+
+
+@dataclass(slots=True)
+class _Reading:
+    """PendingCall whose reply holds the fields of the call."""
+
+    key: str
+    answer: asyncio.Future[object]
+
+    def __await__(self) -> Generator[object, None, Call | None]:
+        version, doc = cast("list[bytes | None]", (yield from self.answer.__await__()))
+        state = decode_state(self.key, (version, doc, None), {})
+        return state if isinstance(state, Call) else None
+
+    def drop(self) -> None:
+        if not self.answer.cancel() and not self.answer.cancelled():
+            # Retrieved, so that asyncio does not log an exception that was never retrieved.
+            self.answer.exception()
+
+
+class RedisCallReader:
+    """Implements the gateway's CallReader in Redis."""
+
+    def __init__(self, client: RedisClient, keys: Keys, partitions: int, batcher: ScriptBatcher | None = None) -> None:
+        """Share the round trips of `batcher`."""
+        self._client = client
+        self._keys = keys
+        self._partitions = partitions
+        self._batcher = ScriptBatcher(client) if batcher is None else batcher
+        self._read = self._batcher.script("read")
+
+    async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
+        key = f"call:{call_id}"
+        if not with_user_data:
+            return await self.begin_call(call_id)
+        state = await self._state(key)
+        return state if isinstance(state, Call) else None
+
+    def begin_call(self, call_id: CallId) -> PendingCall:
+        key = f"call:{call_id}"
+        return _Reading(key, self._batcher.command("HMGET", self._names(key).state, "version", "doc"))
+
+    async def block(self, call_id: CallId) -> CallBlock | None:
+        async with self._client.exchange() as connection:
+            name = self._keys.blocks(partition_of(call_id, self._partitions))
+            raw = cast("bytes | None", await connection.hget(name, f"call:{call_id}"))
+        return decode_block(raw) if raw is not None else None
+
+    async def calls_of(
+        self, user: UserId, *, with_user_data: bool = True, max_bytes: int | None = None
+    ) -> Sequence[Call]:
+        calls: list[Call] = []
+        taken = 0
+        async for call, size in self._calls_of(user, with_user_data=with_user_data):
+            calls.append(call)
+            taken += size
+            if max_bytes is not None and taken > max_bytes:
+                raise TooMuch(f"the user data of the calls of {user} takes more than {max_bytes} bytes")
+        return sorted(calls, key=lambda call: (call.began_at_ms, call.id))
+
+    async def is_on(self, user: UserId, count: int) -> bool:
+        async with self._client.exchange() as connection:
+            listed = int(await connection.scard(self._keys.calls_of(user)))
+        if listed < count:
+            return False
+        # Listed calls may be released or expired.
+        found = 0
+        async for _ in self._calls_of(user, with_user_data=False):
+            found += 1
+            if found >= count:
+                return True
+        return False
+
+    async def _calls_of(self, user: UserId, *, with_user_data: bool) -> AsyncIterator[tuple[Call, int]]:
+        """Yield the user's calls, unordered, each with the size of its user data in bytes; read one page at a time."""
+        name = self._keys.calls_of(user)
+        async with self._client.exchange() as connection:
+            ids = list(cast(set[bytes], await connection.smembers(name)))
+        for begin in range(0, len(ids), _PAGE):
+            page = ids[begin : begin + _PAGE]
+            raw = await self._raw([f"call:{each.decode()}" for each in page], with_user_data=with_user_data)
+            found = [
+                (_decoded(f"call:{each.decode()}", answer), answer) for each, answer in zip(page, raw, strict=True)
+            ]
+            gone = [each for each, (state, _) in zip(page, found, strict=True) if state is None]
+            if gone:
+                # Calls whose TTL has ended: no later operation removes them from the list.
+                async with self._client.exchange() as connection:
+                    await connection.srem(name, *gone)
+            for state, answer in found:
+                if isinstance(state, Call) and not state.released and state.is_open_to(user):
+                    yield state, sum(map(len, answer[1]))
+
+    async def agent(self, user: UserId) -> Agent | None:
+        state = await self._state(f"agent:{user}")
+        return state if isinstance(state, Agent) else None
+
+    async def _state(self, key: str) -> State | None:
+        [found] = await self._found([key])
+        if isinstance(found, StateUnreadable):
+            raise found
+        return found
+
+    def _names(self, key: str) -> StateKeys:
+        return self._keys.state(partition_of(key.partition(":")[2], self._partitions), key)
+
+    async def _found(self, keys: Sequence[str]) -> list[State | StateUnreadable | None]:
+        """Return the state under each key, read atomically, or the error of an unreadable one."""
+        if not keys:
+            return []
+        raw = await self._raw(keys, with_user_data=True)
+        return [_decoded(key, each) for key, each in zip(keys, raw, strict=True)]
+
+    async def _raw(self, keys: Sequence[str], *, with_user_data: bool) -> Sequence[Sequence[Sequence[bytes]]]:
+        """Return the replies of the script `read`."""
+        fields = STATE_FIELDS if with_user_data else _WITHOUT_USER_DATA
+        names = [[each.state, each.data] if with_user_data else [each.state] for each in map(self._names, keys)]
+        answers = await asyncio.gather(*(self._read(each, fields) for each in names))
+        return cast("list[list[list[bytes]]]", answers)
+
+
+def _decoded(key: str, answer: Sequence[Sequence[bytes]]) -> State | StateUnreadable | None:
+    try:
+        return _state_in(key, answer)
+    except StateUnreadable as error:
+        log.error("state_unreadable", reason=str(error))
+        return error
+
+
+def _state_in(key: str, answer: Sequence[Sequence[bytes]]) -> State | None:
+    if not answer:
+        raise StateUnreadable(f"the record of {key} is no hash")
+    given, data = answer
+    fields = [*given, *[None] * (len(STATE_FIELDS) - len(given))]
+    return decode_state(key, fields, dict(zip(data[::2], data[1::2], strict=True)))
