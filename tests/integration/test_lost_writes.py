@@ -207,7 +207,7 @@ async def test_what_is_not_at_hand_is_told_and_versions_go_on(redis: Redis, clie
 
         await eventually(told)
     losses = await client.connection.hgetall(KEYS.losses(HERE))
-    assert (losses[b"commits"], losses[b"gone"]) == (b"3", b"2")
+    assert (losses[b"commits"], losses[b"lost_for_good"]) == (b"3", b"2")
 
 
 async def test_nobody_is_told_before_the_replicas_have_it(redis: Redis, client: RedisClient) -> None:
