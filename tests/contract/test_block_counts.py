@@ -10,7 +10,7 @@ from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.block_counts import BlockCounts
-from calltag.worker.observations import WorkerObservations
+from calltag.worker.metrics import WorkerMetrics
 
 KEYS = Keys("calltag-test")
 ONE, TWO = Partition(0), Partition(1)
@@ -26,7 +26,7 @@ def shown(metrics: Metrics, partition: Partition) -> float | None:
 
 
 async def test_marks_that_come_and_go_without_a_commit_are_shown(client: RedisClient, metrics: Metrics) -> None:
-    counts = BlockCounts(RedisCallBlocks(client, KEYS, 2), WorkerObservations(metrics))
+    counts = BlockCounts(RedisCallBlocks(client, KEYS, 2), WorkerMetrics(metrics))
     await counts.look(lambda: ())
     async with client.exchange() as connection:
         await connection.hset(KEYS.blocks(ONE), mapping={"call:C": "{}", "call:D": "{}"})
@@ -42,7 +42,7 @@ async def test_a_partition_that_was_left_meanwhile_shows_nothing(client: RedisCl
     async with client.exchange() as connection:
         await connection.hset(KEYS.blocks(ONE), "call:C", "{}")
     owned = iter([{ONE}, set[Partition]()])
-    await BlockCounts(RedisCallBlocks(client, KEYS, 2), WorkerObservations(metrics)).look(lambda: next(owned))
+    await BlockCounts(RedisCallBlocks(client, KEYS, 2), WorkerMetrics(metrics)).look(lambda: next(owned))
     assert shown(metrics, ONE) is None
 
 

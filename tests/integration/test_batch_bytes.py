@@ -31,8 +31,8 @@ from calltag.core.store.workers import RedisCallIndex
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.expiry import Sweep
+from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.node_sender import NodeSender
-from calltag.worker.observations import WorkerObservations
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner, RetryLimits
 from integration.test_partition_runner import ALICE, HERE, KEYS, PARTITIONS
@@ -159,7 +159,7 @@ class Here:
         )  # fmt: skip
         worker = PartitionRunner(
             HERE, store, outgoing, limits or CallLimits(lambda value: len(orjson.dumps(value))),
-            WorkerObservations(Metrics()), parking_lot=Parking(self.bus), batch_limit=300, window=window,
+            WorkerMetrics(Metrics()), parking_lot=Parking(self.bus), batch_limit=300, window=window,
             retry_limits=RetryLimits(park_after_s=0.1), sweep=sweep,
         )  # fmt: skip
         released = asyncio.Event()

@@ -22,7 +22,7 @@ from calltag.core.store.event_log import RedisUserStreams
 from calltag.core.store.ports import Fenced, StoreUnavailable
 from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.telemetry.metrics import Metrics
-from calltag.worker.observations import WorkerObservations
+from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner, RetryLimits
 from integration.test_partition_runner import (
@@ -83,7 +83,7 @@ class Here:
 
     async def work(self, acked: Ack, until: Callable[[], Awaitable[bool]] | None = None) -> None:
         """Work in the partition until that is so, or it ends by itself."""
-        lot, observations = Parking(self.bus), WorkerObservations(Metrics())
+        lot, observations = Parking(self.bus), WorkerMetrics(Metrics())
         worker = PartitionRunner(
             HERE, self.store, outgoing_of(self.bus, self.client), LIMITS, observations, parking_lot=lot,
             retry_limits=PATIENCE,

@@ -20,7 +20,7 @@ from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.assignment import Assignments
 from calltag.worker.loss_recovery import RecentByPartition, RecentLimits
-from calltag.worker.observations import WorkerObservations
+from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner
 from integration.test_partition_runner import (
@@ -75,7 +75,7 @@ async def working(
 ) -> AsyncIterator[None]:
     """A worker on all partitions, while the context is open."""
     store = RedisStateStore(client, KEYS, durability=Durability(replicas, 400))
-    outgoing, observations = outgoing_of(bus, client), WorkerObservations(metrics)
+    outgoing, observations = outgoing_of(bus, client), WorkerMetrics(metrics)
     recent = RecentByPartition(limits or RecentLimits())
 
     def make(partition: Partition) -> PartitionRunner:

@@ -23,7 +23,7 @@ from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.assignment import Assignments
 from calltag.worker.loss_recovery import RecentByPartition, RecentLimits
-from calltag.worker.observations import WorkerObservations
+from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner
 from integration.test_lost_writes import counted, until_attached
@@ -75,13 +75,13 @@ class Worker:
         self.recent = RecentByPartition(self.limits)
         self.assignments = Assignments(
             WorkerId(self.name), self.bus, RedisWorkerRegistry(self.client, KEYS, lease_ms=round(LEASE_S * 1000)),
-            self._make, WorkerObservations(self.metrics), partitions=PARTITIONS, heartbeat_s=0.2, lease_s=LEASE_S,
+            self._make, WorkerMetrics(self.metrics), partitions=PARTITIONS, heartbeat_s=0.2, lease_s=LEASE_S,
             on_other_owner=self.recent.note_other_owner,
         )  # fmt: skip
 
     def _make(self, partition: Partition) -> PartitionRunner:
         return PartitionRunner(
-            partition, self.store, outgoing_of(self.bus, self.client), LIMITS, WorkerObservations(self.metrics),
+            partition, self.store, outgoing_of(self.bus, self.client), LIMITS, WorkerMetrics(self.metrics),
             parking_lot=Parking(self.bus), recent=self.recent.of(partition),
         )  # fmt: skip
 

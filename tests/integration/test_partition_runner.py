@@ -39,8 +39,8 @@ from calltag.core.store.workers import RedisCallIndex, RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.assignment import Assignments
 from calltag.worker.event_publisher import EventPublisher
+from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.node_sender import NodeSender
-from calltag.worker.observations import WorkerObservations
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner
 from parts.eventually import eventually
@@ -101,7 +101,7 @@ def outgoing_of(bus: MemoryBus, client: RedisClient) -> EventPublisher:
 def assignments(
     bus: MemoryBus, client: RedisClient, store: RedisStateStore, metrics: Metrics | None = None
 ) -> Iterator[Assignments]:
-    outgoing, observations = outgoing_of(bus, client), WorkerObservations(metrics or Metrics())
+    outgoing, observations = outgoing_of(bus, client), WorkerMetrics(metrics or Metrics())
 
     def make(partition: Partition) -> PartitionRunner:
         lot = Parking(bus)
@@ -210,7 +210,7 @@ async def test_a_watch_of_the_store_that_fails_or_hangs_holds_up_no_release(
     monkeypatch.setattr(store, "read_position", read_position)
     monkeypatch.setattr("calltag.worker.partition_runner._LOOK_S", 0.01)
     worker = PartitionRunner(
-        HERE, store, outgoing_of(bus, client), LIMITS, WorkerObservations(Metrics()), parking_lot=Parking(bus)
+        HERE, store, outgoing_of(bus, client), LIMITS, WorkerMetrics(Metrics()), parking_lot=Parking(bus)
     )
     released = asyncio.Event()
     await begin(bus)

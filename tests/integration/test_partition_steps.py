@@ -17,7 +17,7 @@ from calltag.core.store.ports import StateStore, WorkerId
 from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.event_publisher import EventPublisher
-from calltag.worker.observations import WorkerObservations
+from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner
 from integration.test_partition_runner import (
@@ -63,7 +63,7 @@ async def consuming(
 ) -> AsyncIterator[None]:
     """Work on the partition in batches of up to three, while the context is open."""
     released = asyncio.Event()
-    observations = WorkerObservations(Metrics())
+    observations = WorkerMetrics(Metrics())
     lot = Parking(bus)
     worker = PartitionRunner(HERE, store, outgoing, LIMITS, observations, parking_lot=lot, batch_limit=3)
     async with bus.partition(HERE, 10) as consumer:

@@ -17,7 +17,7 @@ from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import Committal, StoreUnavailable
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.expiry import Sweep
-from calltag.worker.observations import WorkerObservations
+from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner
 from integration.test_partition_runner import CALL, HERE, KEYS, LIMITS, PARTITIONS, begin, outgoing_of, publish
@@ -73,7 +73,7 @@ class Here:
         kept, counted = store or RedisStateStore(self.client, KEYS), metrics or Metrics()
         sweep = Sweep(HERE, kept, 0, EVERY_S, lambda: self.rounds.now_s, lambda: 1) if sweeping else None
         worker = PartitionRunner(
-            HERE, kept, outgoing_of(self.bus, self.client), LIMITS, WorkerObservations(counted),
+            HERE, kept, outgoing_of(self.bus, self.client), LIMITS, WorkerMetrics(counted),
             parking_lot=Parking(self.bus), sweep=sweep,
         )  # fmt: skip
         released = self.released if store is not None else asyncio.Event()

@@ -78,7 +78,7 @@ class UnsteadyInstallation(Installation):
         super().__init__(client, limits, flush_timeout_s=_FLUSH_TIMEOUT_S)
         nodes = self.nodes.values()
         self.sockets = {node.name: web_sockets(node.server, deadline_s=_WITHOUT_SESSION_S) for node in nodes}
-        self.inboxes = {node.name: NotifierInbox(node.server, cast("Any", None), node.all_metrics) for node in nodes}
+        self.inboxes = {node.name: NotifierInbox(node.server, cast("Any", None), node.metrics) for node in nodes}
         self.notices = Notices.ARRIVE
         self._held_back: list[tuple[NodeId, SessionNotice]] = []
 

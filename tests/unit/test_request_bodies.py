@@ -105,7 +105,7 @@ async def test_cometd_reads_no_further_than_the_limit(tmp_path: Path, framing: s
         assert (head.split()[1], await reader.readexactly(len(text))) == (b"413", text)
         writer.close()
         assert (
-            centre.notifier.server.sessions.metrics.all.registry.get_sample_value(
+            centre.backends.metrics.registry.get_sample_value(
                 "calltag_cometd_limited_total", {"limit": "max_body_bytes"}
             )
             == 1

@@ -14,7 +14,7 @@ from calltag.core.settings import settings_table
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.app import build_app
 from calltag.gateway.call_service import CallService
-from calltag.gateway.observations import GatewayObservations
+from calltag.gateway.metrics import GatewayMetrics
 from calltag.gateway.operation_pipeline import OperationPipeline
 from calltag.gateway.requests import BodyReader, UserDataLimits
 from calltag.gateway.routes import Api
@@ -63,7 +63,7 @@ def openapi() -> dict[str, Any]:
         operations=OperationPipeline(BodyReader(), nothing),
         limits=UserDataLimits(),
     )
-    return build_app(api, GatewayObservations(Metrics()), max_switch_events=1_000).openapi()
+    return build_app(api, GatewayMetrics(Metrics()), max_switch_events=1_000).openapi()
 
 
 def asyncapi() -> dict[str, Any]:

@@ -14,7 +14,8 @@ from starlette.types import ASGIApp
 from calltag.core import VERSION
 from calltag.core.backends import Backends
 from calltag.core.http.admission_queue import AdmissionQueue
-from calltag.core.http.cross_origin import AllowedOrigins, CrossOrigin
+from calltag.core.http.cross_origin import CrossOrigin
+from calltag.core.http.origin import AllowedOrigins
 from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOut, TooManyLogins, WrongCredentials
 from calltag.core.identity.directory import User
 from calltag.core.identity.http_sessions import HEADER, MESSAGE, csrf_headers, csrf_passes, values_of
@@ -40,9 +41,8 @@ from calltag.gateway.errors import (
     TooManyAttempts,
 )
 from calltag.gateway.idempotency import RedisIdempotencyRecords
-from calltag.gateway.metrics import GatewayLimit
+from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 from calltag.gateway.middleware import Direct, Finishing, allow, failed, route_of
-from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.operation_pipeline import OperationPipeline
 from calltag.gateway.operation_publisher import OperationPublisher, Replies
 from calltag.gateway.product import product_routes
@@ -97,14 +97,14 @@ class Identification:
 def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> ASGIApp:
     """Return the HTTP API; its inbox for outcomes and its backlog run as side tasks."""
     settings, allowed_origins = backends.settings.gateway, backends.settings.allowed_origins
-    observations = GatewayObservations(backends.metrics)
+    metrics = GatewayMetrics(backends.metrics)
     replies = Replies(gateway_node(), life.closing)
     backends.health.checks["replies"] = lambda: replies.reachable
     life.supervise("replies", replies.run(backends.bus))
-    backlog = backlog_of(backends, observations)
+    backlog = backlog_of(backends, metrics)
     life.supervise("backlog", backlog.run())
-    api = gateway_api(backends, replies, observations, backlog, authenticator)
-    app = served(build_app(api, observations, max_switch_events=settings.max_switch_events), api, observations)
+    api = gateway_api(backends, replies, metrics, backlog, authenticator)
+    app = served(build_app(api, metrics, max_switch_events=settings.max_switch_events), api, metrics)
     return CrossOrigin(
         app,
         AllowedOrigins(allowed_origins),
@@ -117,14 +117,14 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
 def gateway_api(
     backends: Backends,
     replies: Replies,
-    observations: GatewayObservations,
+    metrics: GatewayMetrics,
     backlog: Backlog,
     authenticator: Authenticator,
 ) -> Api:
     """Return the dependencies of the routes, with the limits of the settings."""
     settings, partitions = backends.settings.gateway, backends.settings.partitions
     publisher = OperationPublisher(
-        backends.bus, replies, observations, backlog, partitions, settings.max_in_flight, settings.max_waiting
+        backends.bus, replies, metrics, backlog, partitions, settings.max_in_flight, settings.max_waiting
     )
     reader = RedisCallReader(backends.client, backends.keys, partitions, backends.batcher)
     return Api(
@@ -144,55 +144,55 @@ def gateway_api(
             RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
             settings.max_wait_s,
             backends.settings.operation_memory_s * 1000,
-            rates=rates_of(settings, observations),
+            rates=rates_of(settings, metrics),
         ),
         limits=UserDataLimits(settings.max_pairs, settings.max_user_data_bytes, settings.max_key_bytes),
     )
 
 
-def backlog_of(backends: Backends, observations: GatewayObservations) -> Backlog:
+def backlog_of(backends: Backends, metrics: GatewayMetrics) -> Backlog:
     """Return the backlog, which refuses operations while workers lag too far behind."""
     settings = backends.settings.gateway
     return Backlog(
         backends.bus,
         RedisLags(backends.client, backends.keys),
         RedisPublishedTotals(backends.client, backends.keys),
-        observations,
+        metrics,
         settings.max_backlog,
         round(settings.max_backlog_age_s * 1000),
     )
 
 
-def rates_of(settings: Gateway, observations: GatewayObservations) -> RateLimits:
+def rates_of(settings: Gateway, metrics: GatewayMetrics) -> RateLimits:
     """Return the rate limits of users and client addresses."""
     return RateLimits(
         Buckets(RateLimit(settings.user_operations_per_s, settings.user_burst), settings.max_rates),
         Buckets(RateLimit(settings.address_operations_per_s, settings.address_burst), settings.max_rates),
-        observations,
+        metrics,
         lambda: round(time.monotonic() * 1000),
     )
 
 
-def admitting(app: ASGIApp, settings: Gateway, metrics: Metrics) -> AdmissionQueue:
+def admitting(app: ASGIApp, settings: Gateway, registry: Metrics) -> AdmissionQueue:
     """Return the application behind its admission queue, with gauges of requests in flight and queued."""
-    observations = GatewayObservations(metrics)
+    metrics = GatewayMetrics(registry)
     intake = AdmissionQueue(
         app,
         settings.max_requests,
         settings.max_queued_requests,
         settings.queue_deadline_s,
-        lambda rejection: observations.limited(GatewayLimit(rejection.value)),
+        lambda rejection: metrics.limited(GatewayLimit(rejection.value)),
     )
 
     def observe() -> None:
         metrics.requests_in_flight.set(intake.in_progress)
         metrics.requests_queued.set(intake.queued)
 
-    metrics.observers.append(observe)
+    registry.before_scrape(observe)
     return intake
 
 
-def build_app(api: Api, observations: GatewayObservations, *, max_switch_events: int) -> FastAPI:
+def build_app(api: Api, metrics: GatewayMetrics, *, max_switch_events: int) -> FastAPI:
     """Return the application with the routes of `api`."""
     app = FastAPI(
         title="calltag",
@@ -207,7 +207,7 @@ def build_app(api: Api, observations: GatewayObservations, *, max_switch_events:
     app.include_router(product_routes())
     app.include_router(user_routes(api))
     app.include_router(switch_routes(api, max_events=max_switch_events))
-    refusals = Refusals(observations)
+    refusals = Refusals(metrics)
     for kind in refusals.KINDS:
         app.add_exception_handler(kind, refusals.answer)
     # Starlette re-raises the error after the response, so that it is logged.
@@ -219,10 +219,10 @@ async def _failed(*_: object) -> Response:
     return failed()
 
 
-def served(app: FastAPI, api: Api, observations: GatewayObservations) -> ASGIApp:
+def served(app: FastAPI, api: Api, metrics: GatewayMetrics) -> ASGIApp:
     """Return the application as it is served: behind the fast path for operations on calls, and inside Finishing."""
-    refusals = Refusals(observations)
-    return Finishing(Direct(app, operate_call(api), refusals.answer, refusals.KINDS), observations)
+    refusals = Refusals(metrics)
+    return Finishing(Direct(app, operate_call(api), refusals.answer, refusals.KINDS), metrics.http)
 
 
 class Refusals:
@@ -230,15 +230,15 @@ class Refusals:
 
     KINDS: Final = (ApiError, StoreUnavailable, StateUnreadable, HTTPException)
 
-    def __init__(self, observations: GatewayObservations) -> None:
-        self._observations = observations
+    def __init__(self, metrics: GatewayMetrics) -> None:
+        self._metrics = metrics
 
     async def answer(self, request: Request, error: Exception) -> Response:
         """Return the response to a request that failed with this error."""
         if isinstance(error, HTTPException) and error.status_code == _METHOD_NOT_ALLOWED:
             return self._not_served(request)
         refusal = _as_refusal(error)
-        self._observations.refused(route_of(request.scope), refusal.code)
+        self._metrics.refused(route_of(request.scope), refusal.code)
         return answer(refusal.body(), refusal.http_status, refusal.headers)
 
     def _not_served(self, request: Request) -> Response:
@@ -246,7 +246,7 @@ class Refusals:
         if request.method == "OPTIONS":
             return Response(status_code=204, headers=headers)
         refusal = OutOfRange("this method is not served here", http_status=_METHOD_NOT_ALLOWED, headers=headers)
-        self._observations.refused(route_of(request.scope), refusal.code)
+        self._metrics.refused(route_of(request.scope), refusal.code)
         return answer(refusal.body(), refusal.http_status, refusal.headers)
 
 

@@ -131,7 +131,8 @@ class Backlog:
             else:
                 del self._waiting[partition]
         self._ages_ms = {partition: age_ms for partition, age_ms in self._ages_ms.items() if self._waiting[partition]}
-        self.metrics.backlog(max(self._waiting.values(), default=0), max(self._ages_ms.values(), default=0) / 1000)
+        self.metrics.backlog_operations.set(max(self._waiting.values(), default=0))
+        self.metrics.backlog_age.set(max(self._ages_ms.values(), default=0) / 1000)
 
     async def _count(self) -> None:
         """Add the counts of this gateway to the totals in Redis, and note the totals of all gateways."""

@@ -1,9 +1,12 @@
-"""The port for the gateway's metrics."""
+"""The gateway's metrics; labels are names of operations, routes, codes and limits, never contents."""
 
 from enum import StrEnum
-from typing import Protocol
+
+from prometheus_client import Counter
 
 from calltag.core.domain.status import StatusCode
+from calltag.core.http.metrics import HttpMetrics
+from calltag.core.telemetry.metrics import Metrics
 
 
 class GatewayLimit(StrEnum):
@@ -21,25 +24,38 @@ class GatewayLimit(StrEnum):
     ADDRESS_RATE = "address_operations_per_s"
 
 
-class GatewayMetrics(Protocol):
-    """The gateway's observations; labels are names of operations, routes and codes, never contents."""
+class GatewayMetrics:
+    """Operations, refusals and the backlog."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.http = HttpMetrics(metrics)
+        self._accepted = metrics.counter(
+            "operations_accepted", "Operations accepted: published with a publisher confirm.", "operation"
+        )
+        self._refused = metrics.counter("requests_refused", "Requests refused.", "route", "code")
+        self._limited = metrics.counter(
+            "requests_limited", "Requests refused at a limit of the gateway, by setting.", "limit"
+        )
+        self.requests_in_flight = metrics.gauge("requests_in_flight", "Requests in flight.")
+        self.requests_queued = metrics.gauge("requests_queued", "Requests in the admission queue.")
+        self.backlog_operations = metrics.gauge("backlog_operations", "Queued operations of the fullest partition.")
+        self.backlog_age = metrics.gauge(
+            "backlog_age_seconds", "Age of the oldest operation that a worker received lately."
+        )
+        self._accepted_by_name: dict[str, Counter] = {}
+        """Cache of labelled counters, which are slow to look up."""
 
     def accepted(self, operation: str) -> None:
         """Count an operation that RabbitMQ confirmed."""
-        ...
+        counter = self._accepted_by_name.get(operation)
+        if counter is None:
+            counter = self._accepted_by_name[operation] = self._accepted.labels(operation)
+        counter.inc()
 
     def refused(self, route: str, code: StatusCode) -> None:
         """Count a refused request."""
-        ...
+        self._refused.labels(route, int(code)).inc()
 
     def limited(self, limit: GatewayLimit) -> None:
         """Count a request that a limit refused."""
-        ...
-
-    def backlog(self, operations: int, age_s: float) -> None:
-        """Set the longest backlog of a partition, and the age of the oldest operation taken up, as known here."""
-        ...
-
-    def answered(self, route: str, http_status: int, seconds: float) -> None:
-        """Count a response, and observe its duration."""
-        ...
+        self._limited.labels(limit.value).inc()

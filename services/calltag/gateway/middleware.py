@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from calltag.gateway.observations import GatewayObservations
+from calltag.core.http.metrics import HttpMetrics
 from calltag.gateway.resources import answer
 
 _METHODS: Final = ("DELETE", "GET", "PATCH", "POST", "PUT")
@@ -53,9 +53,9 @@ class Finishing:
     `state` of the request may have `set_cookie`, a value of Set-Cookie, and `csrf_headers`.
     """
 
-    def __init__(self, app: ASGIApp, observations: GatewayObservations) -> None:
+    def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
         self.app = app
-        self._observations = observations
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,7 +88,7 @@ class Finishing:
                 self._record(method, route_of(scope), status, time.perf_counter() - began)
 
     def _record(self, method: str, route: str, status: int, seconds: float) -> None:
-        self._observations.answered(route, status, seconds)
+        self._metrics.answered(route, status, seconds)
         # A log line costs as much as half of a successful request, which is therefore only counted. The level is
         # checked first, because even a call that logs nothing creates a logger.
         if status < _WRONG and not _root.isEnabledFor(logging.DEBUG):

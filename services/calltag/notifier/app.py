@@ -19,7 +19,7 @@ from calltag.core.bayeux.extensions import (
 )
 from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.broker.ports import NodeId
-from calltag.core.http.cross_origin import AllowedOrigins
+from calltag.core.http.origin import AllowedOrigins
 from calltag.core.identity.authentication import Authenticator
 from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.settings import Settings
@@ -125,9 +125,9 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     views = EventViews(backends.settings.public_url, backends.directory)
     sessions = _sessions(backends, node, views)
     server = BayeuxServer(sessions)
-    inbox = NotifierInbox(server, views, backends.metrics)
     metrics = sessions.metrics
-    backends.metrics.observers.append(lambda: metrics.observe(sessions.registry.residents.values()))
+    inbox = NotifierInbox(server, views, metrics)
+    backends.metrics.before_scrape(lambda: metrics.observe(sessions.registry.residents.values()))
     backends.health.checks["inbox"] = lambda: server.is_reachable
     authentication = Authentication(authenticator, backends.settings.session.csrf_protection)
     sockets = WebSockets(
@@ -166,7 +166,7 @@ def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionMan
     streams = RedisUserStreams(client, batcher, keys, retention_ms=retention_ms, max_batch_bytes=max_bytes)
     watches = RedisWatches(client, batcher, keys, lease_ms=max(2 * retention_ms, _SHORTEST_WATCH_MS))
     metrics = NotifierMetrics(backends.metrics)
-    background = Background(backends.metrics.cometd_background_failures.inc)
+    background = Background(metrics.background_failures.inc)
     registry = SessionRegistry(limits, boot_ms)
     engine = _engine(settings, limits, ChannelPolicy(backends.directory))
     lease = NodeLease(store, round(settings.lease_s * 1000))

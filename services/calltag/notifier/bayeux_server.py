@@ -95,7 +95,7 @@ class BayeuxServer:
             return None
         outcome = self.sessions.connect_at_home(resident, request, now_ms)
         if outcome is not None:
-            self.sessions.metrics.add(self.sessions.metrics.all.cometd_messages)
+            self.sessions.metrics.add(self.sessions.metrics.messages)
         return outcome
 
     def _request(self, message: Message, client_id: str, context: RequestContext, *, is_alone: bool) -> ConnectRequest:
@@ -108,7 +108,7 @@ class BayeuxServer:
 
         Raises StoreUnavailable, CsrfRefused, TooManyLogins, and Crowded if this node has no room for a session.
         """
-        self.sessions.metrics.all.cometd_messages.inc(len(messages))
+        self.sessions.metrics.messages.inc(len(messages))
         handshake = handshake_in(messages)
         response, is_alone = BayeuxResponse(), len(messages) == 1
         for number, message in enumerate(messages if handshake is None else [handshake], 1):
@@ -194,7 +194,7 @@ class BayeuxServer:
             self.sessions.metrics.limited(BayeuxLimit.SESSIONS_OF_USER)
             error = errors.too_many_sessions(self.limits.max_sessions_per_user)
             raise self.engine.busy(message, error, come_back_ms()) from None
-        self.sessions.metrics.all.cometd_handshakes.inc()
+        self.sessions.metrics.handshakes.inc()
         return self.engine.begun(message, client_id, beginning)
 
     async def _of_session(self, channel: str, message: Message, client_id: str, user: UserId) -> Reply:

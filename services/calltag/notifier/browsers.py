@@ -12,7 +12,8 @@ from starlette.requests import HTTPConnection
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.messages import CodecError, Reply
-from calltag.core.http.cross_origin import AllowedOrigins, CrossOrigin, Origin
+from calltag.core.http.cross_origin import CrossOrigin
+from calltag.core.http.origin import AllowedOrigins, Origin
 from calltag.core.identity.http_sessions import EXPOSED_HEADERS, USUAL, CookieFlags, values_of
 from calltag.core.telemetry import request_ids
 from calltag.notifier.session_registry import Suspended

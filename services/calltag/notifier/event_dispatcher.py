@@ -111,7 +111,7 @@ class EventDispatcher:
                 news |= self._counted(published, feed.accept(published, self.limits))
                 self._count_overflows(feed.sessions.values())
         except Gap:
-            self.metrics.all.cometd_gaps_filled.inc()
+            self.metrics.gaps_filled.inc()
             self._repair(feed)
         self._notify(news)
 

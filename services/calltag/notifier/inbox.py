@@ -13,9 +13,9 @@ from calltag.core.domain.events import Event
 from calltag.core.domain.ids import UserId
 from calltag.core.process.waiting import backoff_s
 from calltag.core.telemetry.conditions import Condition
-from calltag.core.telemetry.metrics import Metrics
 from calltag.notifier.bayeux_server import BayeuxServer
 from calltag.notifier.event_views import EventViews, services_event
+from calltag.notifier.metrics import NotifierMetrics
 
 log = structlog.get_logger()
 _NOT_SENT: Final = Condition("notice_not_sent", level="info")
@@ -47,7 +47,7 @@ class NotifierInbox:
 
     server: BayeuxServer
     views: EventViews
-    metrics: Metrics
+    metrics: NotifierMetrics
     _notices: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     async def run(self, bus: Bus, node: NodeId) -> None:

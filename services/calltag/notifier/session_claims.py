@@ -140,7 +140,7 @@ class Claims:
             return Flush.NOT_SAVED if record.acknowledges else Flush.REFUSED
         finally:
             if flushed.done() and not flushed.cancelled():
-                self.metrics.all.cometd_flushes.labels("answered").inc()
+                self.metrics.flushes.labels("answered").inc()
             del self._flushes[record.client_id]
 
     def is_flushing(self, client_id: str) -> bool:
@@ -154,7 +154,7 @@ class Claims:
             waiting.set_result(None)
 
     async def _ask(self, record: SessionRecord) -> bool:
-        self.metrics.all.cometd_flushes.labels("asked").inc()
+        self.metrics.flushes.labels("asked").inc()
         notice = SessionNotice(
             kind=NoticeKind.FLUSH, client_id=record.client_id, cycle=record.cycle, node=self.node
         )  # fmt: skip

@@ -97,7 +97,7 @@ class SessionEndings:
 
     def expire(self, resident: Resident) -> None:
         resident.session.end(Ending.EXPIRED)
-        self.metrics.all.cometd_sessions_swept.inc()
+        self.metrics.sessions_swept.inc()
         self.release(resident)
         self.background.begin(self._expire_stored(resident))
 

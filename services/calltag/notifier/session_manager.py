@@ -163,7 +163,7 @@ class SessionManager:
             suspended = self._suspend(resident, request, now_ms)
             self.background.begin(self._ask_and_answer(suspended, waits=True))
             return suspended
-        self.metrics.add(self.metrics.all.cometd_fast_connects)
+        self.metrics.add(self.metrics.fast_connects)
         return self._answer_or_suspend(resident, request, connect, now_ms)
 
     def _may_be_over(self, resident: Resident, wish: ConnectWish, now_ms: int) -> bool:
@@ -414,9 +414,9 @@ class SessionManager:
         if is_new:
             self.registry.add(resident, head)
         if record.home != self.node:
-            self.metrics.all.cometd_sessions_resumed.inc()
+            self.metrics.sessions_resumed.inc()
             if record.has_connected and not record.is_exact and not session.acknowledges:
-                self.metrics.all.cometd_repeated_after_crash.inc(len(found.entries))
+                self.metrics.repeated_after_crash.inc(len(found.entries))
             if record.is_exact:
                 moved = SessionNotice(kind=NoticeKind.FLUSH, client_id=record.client_id, cycle=record.cycle)
                 self.endings.notify(record.home, moved)

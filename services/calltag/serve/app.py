@@ -14,6 +14,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from calltag.core.backends import NO_USERS, Backends, backends, server_tls
+from calltag.core.http.metrics import ServerMetrics
 from calltag.core.http.responses import NotYet
 from calltag.core.http.scope import routed
 from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
@@ -172,12 +173,10 @@ async def _run(
 
 def _server(parts: Backends) -> Server:
     """Return the server for clients, with its metrics."""
-    metrics = parts.metrics
     waiting = RequestIds(NotYet("calltag waits for its store; try again in a moment"))
-    server = Server(
-        waiting, server_options(parts.settings), refused=lambda limit: metrics.http_refused.labels(limit).inc()
-    )
-    metrics.observers.append(lambda: metrics.http_connections.set(server.places.taken))
+    metrics = ServerMetrics(parts.metrics)
+    server = Server(waiting, server_options(parts.settings), refused=metrics.refused)
+    metrics.show(lambda: server.places.taken)
     return server
 
 

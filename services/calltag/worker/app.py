@@ -28,8 +28,8 @@ from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.expiry import Sweep
 from calltag.worker.lag import LagReports
 from calltag.worker.loss_recovery import RecentByPartition, RecentLimits
+from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.node_sender import NodeSender
-from calltag.worker.observations import WorkerObservations
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner, RetryLimits
 
@@ -100,7 +100,8 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         max_batch_bytes=max_bytes,
     )
     index = RedisCallIndex(client, keys, lifetime_ms=lifetimes.live_ms)
-    nodes = NodeSender(backends.bus, streams, max_bytes, on_sent=backends.metrics.node_messages_sent.inc)
+    metrics = WorkerMetrics(backends.metrics)
+    nodes = NodeSender(backends.bus, streams, max_bytes, on_sent=metrics.node_messages_sent.inc)
     publisher = EventPublisher(nodes, index, streams, RedisWatches(client, backends.batcher, keys), window)
     limits = CallLimits(
         lambda value: len(orjson.dumps(value)),
@@ -109,8 +110,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         settings.max_call_parties,
     )
     parking_lot = Parking(backends.bus)
-    backends.metrics.observers.append(lambda: backends.metrics.store_window_bytes.set(window.size_bytes))
-    observations = WorkerObservations(backends.metrics)
+    backends.metrics.before_scrape(lambda: metrics.store_window_bytes.set(window.size_bytes))
 
     def make(partition: Partition) -> PartitionRunner:
         return PartitionRunner(
@@ -118,7 +118,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
             store,
             publisher,
             limits,
-            observations,
+            metrics,
             batch_limit=settings.batch_limit,
             lag=noted.of(partition),
             sweep=Sweep(
@@ -141,7 +141,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         backends.bus,
         RedisWorkerRegistry(client, keys, lease_ms=round(settings.lease_s * 1000)),
         make,
-        observations,
+        metrics,
         partitions=partitions,
         prefetch=prefetch,
         heartbeat_s=min(settings.lease_s / 3, _MOST_HEARTBEAT_S),
@@ -152,10 +152,10 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
 
 
 async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -> None:
-    """Work until `stop` is set, then finish what is in hand, no longer than the drain timeout."""
+    """Work until `stop` is set, then finish the work in progress, no longer than the drain timeout."""
     reports = lag_reports(backends)
     assignments = worker_parts(backends, reports)
-    observations = WorkerObservations(backends.metrics)
+    metrics = WorkerMetrics(backends.metrics)
     backends.health.checks["partitions"] = assignments.all_consumed
     backends.health.details["partitions"] = lambda: {
         "worker": assignments.worker,
@@ -163,13 +163,13 @@ async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -
         "consumed": [each.partition for each in assignments.held()],
         "missing": assignments.missing(),
     }
-    backends.metrics.observers.append(
-        lambda: observations.held(assignments.held(), len(assignments.missing()), round(time.time() * 1_000))
+    backends.metrics.before_scrape(
+        lambda: metrics.held(assignments.held(), len(assignments.missing()), round(time.time() * 1_000))
     )
     task = life.supervise("worker", assignments.run(stop))
     reporting = life.supervise("lag-reports", reports.run(lambda: assignments.partitions))
     blocks = RedisCallBlocks(backends.client, backends.keys, backends.settings.partitions)
-    counting = life.supervise("mark-counts", BlockCounts(blocks, observations).run(lambda: assignments.partitions))
+    counting = life.supervise("mark-counts", BlockCounts(blocks, metrics).run(lambda: assignments.partitions))
     await stop.wait()
     await asyncio.wait({task}, timeout=backends.settings.drain_timeout_s)
     reporting.cancel()

@@ -250,7 +250,7 @@ class Assignments:
         self._reach.give_up(self.partitions)
         for partition in self.partitions:
             self._release(partition)
-        self._metrics.owned(0)
+        self._metrics.partitions_owned.set(0)
         return False
 
     async def _adjust(self, group: asyncio.TaskGroup) -> None:
@@ -273,7 +273,7 @@ class Assignments:
             self._release(partition)
         for partition in mine - self.partitions:
             self._held[partition] = self._started(group, _Assignment(partition))
-        self._metrics.owned(len(self._held))
+        self._metrics.partitions_owned.set(len(self._held))
 
     async def _listen(self) -> None:
         try:
@@ -303,7 +303,7 @@ class Assignments:
             self._release(partition)
             if task is not None:
                 task.cancel()
-        self._metrics.owned(0)
+        self._metrics.partitions_owned.set(0)
 
     def _release(self, partition: Partition) -> None:
         assignment = self._held.pop(partition)
@@ -329,13 +329,13 @@ class Assignments:
             try:
                 await self._consume(assignment)
             except Fenced as error:
-                self._metrics.fenced()
+                self._metrics.partitions_fenced.inc()
                 log.info("partition_fenced", reason=str(error))
             except BusError as error:
                 _INTERRUPTED.fails(error, assignment.partition)
             except Exception:
                 # A failure of one partition does not affect others; its batch is redelivered.
-                self._metrics.failed()
+                self._metrics.partitions_failed.inc()
                 log.exception("partition_failed")
             else:
                 break

@@ -37,4 +37,4 @@ class BlockCounts:
             log.info("block_count_failed", reason=str(error))
             return
         for partition in counts.keys() & set(owned()):
-            self.metrics.blocked(partition, counts[partition])
+            self.metrics.calls_blocked.labels(partition).set(counts[partition])

@@ -315,7 +315,9 @@ class LossRecovery:
             refused=loss.refused,
             commits_gone=loss.lost_for_good,
         )
-        self._metrics.lost(loss.commits, loss.reapplied, loss.lost_for_good)
+        self._metrics.commits_lost.inc(loss.commits)
+        self._metrics.operations_reapplied.inc(loss.reapplied)
+        self._metrics.commits_unrecoverable.inc(loss.lost_for_good)
 
     async def _missing(self, messages: Sequence[OperationMessage]) -> list[OperationMessage]:
         wanted: dict[str, list[OperationId]] = {}

@@ -101,7 +101,7 @@ class PartitionOwner:
                 # A take-over whose reply is lost makes the next one find its own epoch.
                 self._recent.found = (await self.retry(lambda: self._store.read_position(self._partition)))[0]
             taken = await self.retry(lambda: self._store.take_over(self._partition, self._recent.latest_epoch))
-            self._metrics.taken_over()
+            self._metrics.partition_takeovers.inc()
             # Another owner may have changed these calls.
             self._listed = CallIndexCache(self._publisher.index_fresh_s)
             self._cache.forget()
@@ -164,7 +164,7 @@ class PartitionOwner:
                 made = await self._store.commit(
                     self._partition, epoch, folded.changes, folded.encoded, blocks, after=self._recent.position
                 )
-            self._metrics.blocked(self._partition, made.blocks)
+            self._metrics.calls_blocked.labels(self._partition).set(made.blocks)
             self._cache.blocked(made.blocks)
             self._recovery.confirmed(made.position, messages, folded)
         else:

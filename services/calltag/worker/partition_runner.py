@@ -150,9 +150,9 @@ class PartitionRunner:
                     # After a release the next owner sweeps.
                     if self._sweep is not None and not self._sweep.due_in_s() and not released.is_set():
                         await self._end(self._sweep)
-                    self._metrics.waiting(self._partition, len(self._queues))
+                    self._metrics.operations_blocked.labels(self._partition).set(len(self._queues))
             finally:
-                self._metrics.left(self._partition)
+                self._metrics.released(self._partition)
                 await self._crash_guard.abandon()
 
     @asynccontextmanager
@@ -206,7 +206,7 @@ class PartitionRunner:
         messages = [each for each in silent if not self._queues.has(each.operation.key)]
         ended = await self._ended(messages)
         if ended:
-            self._metrics.silent(ended)
+            self._metrics.silent_calls_ended.inc(ended)
         sweep.ended(ended)
 
     async def _ended(self, messages: Sequence[OperationMessage]) -> int:
@@ -341,7 +341,7 @@ class PartitionRunner:
             await self._work(self._queues.close(queue), consumer)
 
     async def _retry(self, queue: RetryQueue) -> None:
-        self._metrics.retried()
+        self._metrics.operations_retried.inc()
         try:
             folded = await self._carry_out(_messages([queue.first]))
             faults = list(folded.faults.values())
@@ -366,7 +366,7 @@ class PartitionRunner:
         except BusError as error:
             _NOT_PARKED.fails(error, operation_id=work.name)
             return False
-        self._metrics.parked(reason)
+        self._metrics.operations_parked.labels(reason.value).inc()
         log.error(
             "operation_parked", operation_id=work.name, key=queue.key, reason=reason.value,
             detail=queue.fault.detail, attempts=queue.attempts,
@@ -445,7 +445,7 @@ class PartitionRunner:
         try:
             return Work(delivery, OPERATION.decode(delivery.body), seen_ms)
         except WireError as error:
-            self._metrics.unreadable()
+            self._metrics.operations_malformed.inc()
             log.error("operation_unreadable", message_id=delivery.message_id, reason=str(error))
             return Work(delivery, None, seen_ms, Failure(str(error), "WireError"))
 

@@ -11,7 +11,7 @@ import structlog
 from calltag.core.broker.memory import MemoryBus
 from calltag.core.broker.ports import Bus
 from calltag.core.broker.rabbitmq import AmqpSettings, open_amqp_bus
-from calltag.core.broker.rabbitmq.metrics import BusObservations
+from calltag.core.broker.rabbitmq.metrics import BrokerMetrics
 from calltag.core.identity.authentication import Authenticator
 from calltag.core.identity.directory import Directory, DirectoryError, demo_directory, directory, read_directory
 from calltag.core.identity.http_sessions import CookieFlags, RedisHttpSessions
@@ -36,17 +36,20 @@ _INBOX_AHEAD_BYTES: Final = 33_554_432
 NO_USERS: Final = "there are no users; set CALLTAG_DIRECTORY__FILE (or CALLTAG_DIRECTORY__DEMO=true to try it)"
 
 
-@dataclass(frozen=True, slots=True)
-class LoginObservations:
+class LoginMetrics:
     """Implements AttemptObserver."""
 
-    metrics: Metrics
+    def __init__(self, metrics: Metrics) -> None:
+        self._failed = metrics.counter("logins_failed", "Failed logins.")
+        self._locked_out = metrics.counter(
+            "logins_locked_out", "Logins refused during a lock-out, by user or address.", "by"
+        )
 
     def login_failed(self) -> None:
-        self.metrics.logins_failed.inc()
+        self._failed.inc()
 
     def login_locked_out(self, by: By) -> None:
-        self.metrics.logins_locked_out.labels(by).inc()
+        self._locked_out.labels(by).inc()
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,9 @@ class Backends:
     def authenticator(self) -> Authenticator:
         """Return an authenticator on the directory, with sessions in Redis."""
         session = self.settings.session
+        evicted = self.metrics.counter(
+            "http_sessions_evicted", "HTTP sessions evicted because their user had too many."
+        )
         sessions = RedisHttpSessions(
             self.client,
             self.batcher,
@@ -73,7 +79,7 @@ class Backends:
             idle_s=session.idle_s,
             lifetime_s=session.lifetime_s,
             most_of_user=session.max_per_user,
-            displaced=self.metrics.http_sessions_evicted.inc,
+            displaced=evicted.inc,
         )
         login = self.settings.login
         passwords = Passwords(
@@ -84,7 +90,7 @@ class Backends:
                 self.batcher,
                 self.keys.prefix,
                 AttemptLimits(login.failures_per_user, login.failures_per_address, login.window_s),
-                LoginObservations(self.metrics),
+                LoginMetrics(self.metrics),
             ),
         )
         return Authenticator(self.directory, passwords, sessions, cookies=self.cookies())
@@ -229,9 +235,9 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
             check_tls(settings)
             client = open_client(settings)
             stack.push_async_callback(client.close)
-            observations = BusObservations(metrics)
-            bus = amqp = await stack.enter_async_context(open_amqp_bus(amqp_settings(settings), observations))
-            observations.show(amqp.state)
+            observed = BrokerMetrics(metrics)
+            bus = amqp = await stack.enter_async_context(open_amqp_bus(amqp_settings(settings), observed))
+            observed.show(amqp.state)
         health = Health(service, {"bus": bus.connected, "consumers": bus.consuming, "store": client.ping})
         keys = Keys(settings.redis.key_prefix)
         yield Backends(settings, bus, client, keys, users, metrics, health, ScriptBatcher(client), store)

@@ -17,6 +17,7 @@ from calltag.core.store.event_log import Entry
 from calltag.core.telemetry.metrics import Metrics
 from calltag.notifier.event_views import EventViews
 from calltag.notifier.inbox import NotifierInbox
+from calltag.notifier.metrics import NotifierMetrics
 from fuzz.cometd import LEASE_MS
 from fuzz.target import LOOP, Target
 from fuzz.targets.strict_json import WORDS as JSON_WORDS
@@ -87,7 +88,7 @@ async def _consumed(data: bytes) -> None:
         await installation.begin()
         if data.startswith(b'{"v"'):
             await Client().begin(installation.one)
-        inbox = NotifierInbox(installation.one.server, translator, Metrics())
+        inbox = NotifierInbox(installation.one.server, translator, NotifierMetrics(Metrics()))
         inbox.handle(data)
         while inbox._notices:
             await asyncio.wait(inbox._notices.values())

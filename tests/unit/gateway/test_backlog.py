@@ -11,7 +11,7 @@ from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.backlog import Backlog
 from calltag.gateway.errors import BackendUnavailable
-from calltag.gateway.observations import GatewayObservations
+from calltag.gateway.metrics import GatewayMetrics
 
 HERE, THERE = Partition(0), Partition(1)
 
@@ -78,7 +78,7 @@ class Packing(MemoryBus):
 
 
 def made(bus: Bus, lags: Told) -> Backlog:
-    return Backlog(bus, lags, Totals(), GatewayObservations(Metrics()), most=3, most_age_ms=2_000)
+    return Backlog(bus, lags, Totals(), GatewayMetrics(Metrics()), most=3, most_age_ms=2_000)
 
 
 async def test_what_was_published_counts_until_it_is_known_to_be_gone() -> None:
@@ -132,7 +132,7 @@ async def test_old_operations_are_a_backlog_while_something_waits() -> None:
 
 async def test_where_nothing_waits_any_more_no_age_is_left_behind() -> None:
     bus, lags, metrics = Bus(2), Told(), Metrics()
-    backlog = Backlog(bus, lags, Totals(), GatewayObservations(metrics), most=3, most_age_ms=2_000)
+    backlog = Backlog(bus, lags, Totals(), GatewayMetrics(metrics), most=3, most_age_ms=2_000)
 
     def shown() -> tuple[float | None, float | None]:
         get = metrics.registry.get_sample_value
@@ -155,8 +155,8 @@ async def test_where_nothing_waits_any_more_no_age_is_left_behind() -> None:
 async def test_a_gateway_that_publishes_little_knows_what_waits_of_those_that_publish_much() -> None:
     waiting: list[int] = []
     totals, busy, light = Totals(), Packing(waiting, 64), Packing(waiting, 1)
-    of_busy = Backlog(busy, Told(), totals, GatewayObservations(Metrics()), most=5_000)
-    of_light = Backlog(light, Told(), totals, GatewayObservations(Metrics()), most=5_000)
+    of_busy = Backlog(busy, Told(), totals, GatewayMetrics(Metrics()), most=5_000)
+    of_light = Backlog(light, Told(), totals, GatewayMetrics(Metrics()), most=5_000)
     of_light.admit([HERE])
     await light.publish_operation(HERE, b"{}", "o")
     await of_light.look()

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from calltag.core.http.metrics import HttpMetrics
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.middleware import Direct, Finishing, route_of
-from calltag.gateway.observations import GatewayObservations
 from calltag.gateway.resources import answer
 
 
@@ -54,7 +54,7 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 def finished(metrics: Metrics) -> Callable[[ASGIApp], ASGIApp]:
-    return lambda app: Finishing(app, GatewayObservations(metrics))
+    return lambda app: Finishing(app, HttpMetrics(metrics))
 
 
 Finished = Callable[[ASGIApp], ASGIApp]
@@ -70,7 +70,7 @@ async def test_what_nobody_foresaw_is_answered_in_the_form_of_the_api(finished: 
     async with client(finished(raising)) as http:
         got = await http.get("/")
     assert (got.status_code, got.json()) == (500, {"statusCode": 4, "statusMessage": "internal error"})
-    assert metrics.http_requests.labels("none", 500)._value.get() == 1
+    assert metrics.registry.get_sample_value("calltag_http_requests_total", {"route": "none", "status": "500"}) == 1
 
 
 async def test_an_answer_that_has_begun_is_cut_off(finished: Finished) -> None:

@@ -5,12 +5,12 @@ import pytest
 from calltag.core.process.limits import Buckets, RateLimit
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.errors import TooManyOperations
-from calltag.gateway.observations import GatewayObservations
+from calltag.gateway.metrics import GatewayMetrics
 from calltag.gateway.rate_limits import RateLimits
 
 
 def rates(clock: list[int], users: RateLimit, addresses: RateLimit, metrics: Metrics) -> RateLimits:
-    return RateLimits(Buckets(users, 2), Buckets(addresses, 2), GatewayObservations(metrics), lambda: clock[0])
+    return RateLimits(Buckets(users, 2), Buckets(addresses, 2), GatewayMetrics(metrics), lambda: clock[0])
 
 
 def test_a_burst_and_then_so_many_a_second() -> None:

@@ -5,7 +5,8 @@ import pytest
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
-from calltag.core.http.cross_origin import AllowedOrigins, CrossOrigin
+from calltag.core.http.cross_origin import CrossOrigin
+from calltag.core.http.origin import AllowedOrigins
 
 DESK, FOREIGN = "https://desk.example", "https://foreign.example"
 WAYS = ["https://desk.example", "https://desk.example:443", "https://Desk.Example", "https://desk.example."]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calltag.core.http.cross_origin import AllowedOrigins, Origin
+from calltag.core.http.origin import AllowedOrigins, Origin
 
 SAME = [
     ("https://desk.example.com", "https://desk.example.com:443"),

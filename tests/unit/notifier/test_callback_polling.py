@@ -6,7 +6,7 @@ from urllib.parse import urlencode
 import pytest
 
 from calltag.core.bayeux.messages import BayeuxLimits, CodecError, decode, messages_of_form
-from calltag.core.http.cross_origin import AllowedOrigins
+from calltag.core.http.origin import AllowedOrigins
 from calltag.notifier.browsers import WRONG_NAME, Origins, WrongCallback, callback_of, page_is_known, script
 
 COOKIE = {"cookie": "JSESSIONID=x"}

@@ -22,6 +22,7 @@ from calltag.core.telemetry import conditions
 from calltag.core.telemetry.metrics import Metrics
 from calltag.notifier.event_views import EventViews
 from calltag.notifier.inbox import NodePost, NotifierInbox
+from calltag.notifier.metrics import NotifierMetrics
 from parts.eventually import eventually, turns
 from parts.hubs import Client, Installation
 
@@ -55,7 +56,7 @@ def inbox_message(place: dict[str, object], accepted_at_ms: int = 1) -> bytes:
 async def heads(system: Installation, body: bytes) -> list[int]:
     """Where the feeds of the node are once it has read the message."""
     await Client().begin(system.one)
-    NotifierInbox(system.one.server, EventViews("", demo_directory()), Metrics()).handle(body)
+    NotifierInbox(system.one.server, EventViews("", demo_directory()), NotifierMetrics(Metrics())).handle(body)
     await system.settle()
     return [feed.head for feed in system.one.registry.feeds.values()]
 
@@ -95,7 +96,7 @@ async def test_the_stream_of_a_user_is_read_whose_events_were_left_out(system: I
     await system.publish(2, user="bob", by_bus=False)
     await system.one.store.register([UserId("bob")])
     body = NODE.encode(NodeMessage(stale_users=(UserId("alice"), UserId("bob"))))
-    NotifierInbox(system.one.server, EventViews("", demo_directory()), Metrics()).handle(body)
+    NotifierInbox(system.one.server, EventViews("", demo_directory()), NotifierMetrics(Metrics())).handle(body)
     await system.settle()
     assert (await alice.poll(system.one))[0] == [1]
     assert await system.registered("bob") == []
@@ -112,7 +113,7 @@ async def test_notices_of_one_session_are_handled_in_order_and_hold_up_no_other(
         handled.append(f"{notice.client_id} {notice.kind}")
 
     monkeypatch.setattr(type(system.one.server), "handle_notice", handle_notice)
-    inbox = NotifierInbox(system.one.server, EventViews("", demo_directory()), Metrics())
+    inbox = NotifierInbox(system.one.server, EventViews("", demo_directory()), NotifierMetrics(Metrics()))
     of_sessions = [("slow", NoticeKind.FLUSH), ("slow", NoticeKind.ENDED), ("quick", NoticeKind.CHANGED)]
     notices = [SessionNotice(kind=kind, client_id=client_id) for client_id, kind in of_sessions]
     inbox.handle(NODE.encode(NodeMessage(notices=tuple(notices))))
@@ -133,7 +134,7 @@ async def test_a_notice_that_cannot_be_handled_holds_up_no_later_one(
         raise error
 
     monkeypatch.setattr(type(system.one.server), "handle_notice", handle_notice)
-    inbox = NotifierInbox(system.one.server, EventViews("", demo_directory()), Metrics())
+    inbox = NotifierInbox(system.one.server, EventViews("", demo_directory()), NotifierMetrics(Metrics()))
     for kind in (NoticeKind.CHANGED, NoticeKind.FLUSH):
         inbox.handle(NODE.encode(NodeMessage(notices=(SessionNotice(kind=kind, client_id="c1"),))))
     await eventually(lambda: handled == ["changed", "flush"])
@@ -145,7 +146,7 @@ async def test_a_home_that_says_that_it_has_saved_is_heard_at_once(
     """What a claim waits for is not behind what came before for the same session."""
     heard: list[SessionNotice] = []
     monkeypatch.setattr(type(system.one.sessions.claims), "flushed", lambda _, notice: heard.append(notice))
-    inbox = NotifierInbox(system.one.server, EventViews("", demo_directory()), Metrics())
+    inbox = NotifierInbox(system.one.server, EventViews("", demo_directory()), NotifierMetrics(Metrics()))
     async with system.one.sessions.turn("c1"):
         flush, flushed = (SessionNotice(kind=kind, client_id="c1") for kind in (NoticeKind.FLUSH, NoticeKind.FLUSHED))
         inbox.handle(NODE.encode(NodeMessage(notices=(flush, flushed))))
@@ -171,7 +172,7 @@ async def test_the_lease_is_renewed_while_the_inbox_receives_and_no_longer(
     keeping = asyncio.create_task(lease.keep())
     await turns()
     assert (renewals, lease.is_valid) == (0, False)
-    inbox = NotifierInbox(system.one.server, EventViews("", demo_directory()), Metrics())
+    inbox = NotifierInbox(system.one.server, EventViews("", demo_directory()), NotifierMetrics(Metrics()))
     receiving = asyncio.create_task(inbox.run(bus, system.one.name))
     await eventually(lambda: renewals > 2 and lease.is_valid)
     bus.is_up = False

@@ -29,7 +29,7 @@ from calltag.core.strict_json import JsonLimits
 from calltag.gateway.app import admitting, backlog_of, gateway_api
 from calltag.gateway.call_service import CallBounds
 from calltag.gateway.idempotency import RedisIdempotencyRecords
-from calltag.gateway.observations import GatewayObservations
+from calltag.gateway.metrics import GatewayMetrics
 from calltag.gateway.operation_publisher import Replies
 from calltag.gateway.requests import UserDataLimits
 from calltag.gateway.routes import Api
@@ -112,7 +112,7 @@ async def parts(settings: Settings) -> AsyncIterator[Backends]:
 
 @pytest.fixture
 def api(parts: Backends) -> Api:
-    observations = GatewayObservations(parts.metrics)
+    observations = GatewayMetrics(parts.metrics)
     return gateway_api(
         parts,
         Replies(NodeId("n"), asyncio.Event()),

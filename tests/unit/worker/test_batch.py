@@ -107,7 +107,7 @@ def test_an_operation_that_raises_holds_those_behind_it_and_lets_those_before_it
     assert result.held == [1, 3]
     fault = result.faults["call:C"]
     assert (fault.detail, fault.exception) == ("KeyError was raised", "KeyError")
-    assert fault.where.startswith("test_folding.py:")
+    assert fault.where.startswith("test_batch.py:")
     assert [name for each in result.changes for name, _ in each.done] == ["o1", "o3"]
 
 

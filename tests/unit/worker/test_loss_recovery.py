@@ -27,7 +27,7 @@ from calltag.core.store.ports import (
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.batch import Applied, Folded, fold
 from calltag.worker.loss_recovery import Commit, LossRecovery, RecentOperations
-from calltag.worker.observations import WorkerObservations
+from calltag.worker.metrics import WorkerMetrics
 
 BATCH = 100
 CALL = Call(CallId("C"), ConnId("c"), CallType.INTERNAL, "", 1, (), version=500)
@@ -38,7 +38,7 @@ LEG = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), UserId("alice"))
 def test_a_repeat_of_what_was_done_long_ago_is_not_kept(version: int, kept: int) -> None:
     """The store may forget it before it is let go of here, and it would be taken for lost."""
     recent = RecentOperations()
-    recovery = LossRecovery(Partition(0), None, recent, WorkerObservations(Metrics()), BATCH)  # type: ignore[arg-type]
+    recovery = LossRecovery(Partition(0), None, recent, WorkerMetrics(Metrics()), BATCH)  # type: ignore[arg-type]
     operation = CallOperation(OperationId("o"), CALL.id, Hold(), 1, UserId("alice"))
     applied = [Applied(operation, Done(StatusCode.SUCCESS, version), repeated=True)]
     recovery.recognised([OperationMessage(operation=operation)], replace(Folded(), applied=applied, calls=[CALL]))
@@ -48,7 +48,7 @@ def test_a_repeat_of_what_was_done_long_ago_is_not_kept(version: int, kept: int)
 @pytest.mark.parametrize(("held", "most_bytes"), [(10, 1_000), (60_000, 1_000)])
 def test_an_operation_counts_with_its_own_size_however_large_its_call_is(held: int, most_bytes: int) -> None:
     recent = RecentOperations()
-    recovery = LossRecovery(Partition(0), None, recent, WorkerObservations(Metrics()), BATCH)  # type: ignore[arg-type]
+    recovery = LossRecovery(Partition(0), None, recent, WorkerMetrics(Metrics()), BATCH)  # type: ignore[arg-type]
     call = replace(CALL, legs=(LEG,), user_data=UserData({"k": ("x" * held,)}))
     message = OperationMessage(operation=CallOperation(OperationId("o"), CALL.id, Hold(), 1, UserId("alice")))
     folded = fold([message], {"call:C": Loaded(call)}, CallLimits(lambda _: 1))
@@ -96,7 +96,7 @@ async def test_what_the_store_lost_is_looked_up_and_told_a_batch_at_a_time() -> 
         applied.append([each.operation.id for each in some])
         return Folded(taken=min(2, len(some)))
 
-    recovery = LossRecovery(Partition(0), store, recent, WorkerObservations(Metrics()), BATCH)  # type: ignore[arg-type]
+    recovery = LossRecovery(Partition(0), store, recent, WorkerMetrics(Metrics()), BATCH)  # type: ignore[arg-type]
     assert await recovery.recover(TakeOver(Epoch(8)), handle)
     keys = [[f"call:C{number}" for number in some] for some in ((0, 1), (2, 3), (4,))]
     assert store.loaded[:3] == keys
@@ -118,7 +118,7 @@ class Standing:
 
 
 def recovery_of(store: Standing, recent: RecentOperations) -> LossRecovery:
-    return LossRecovery(Partition(0), store, recent, WorkerObservations(Metrics()), BATCH)  # type: ignore[arg-type]
+    return LossRecovery(Partition(0), store, recent, WorkerMetrics(Metrics()), BATCH)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic_settings import NoDecode
 
 from calltag.core.broker.ports import addresses
-from calltag.core.http.cross_origin import ANY, Origin
+from calltag.core.http.origin import ANY, Origin
 
 
 def _split(text: object) -> object:

@@ -62,6 +62,8 @@ def internal_app(health: Health, metrics: Metrics) -> Starlette:
     `calltag_readiness_check`. `/readyz?verbose` adds details.
     """
 
+    checks = metrics.gauge("readiness_check", "1 while the readiness check of that name passes.", "check")
+
     async def livez(_: Request) -> Response:
         return _json({"alive": True})
 
@@ -75,7 +77,7 @@ def internal_app(health: Health, metrics: Metrics) -> Starlette:
 
     async def show_metrics(_: Request) -> Response:
         for name, holds in (await health.states()).items():
-            metrics.readiness_check.labels(name).set(holds)
+            checks.labels(name).set(holds)
         return Response(metrics.exposition(), media_type=CONTENT_TYPE)
 
     async def version(_: Request) -> Response:

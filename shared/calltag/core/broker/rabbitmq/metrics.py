@@ -58,23 +58,32 @@ class BusState:
     """Number of consumers that were lost and not opened again."""
 
 
-@dataclass(frozen=True, slots=True)
-class BusObservations:
-    """Implements BusMetrics."""
+class BrokerMetrics:
+    """Implements BusMetrics: counts repairs, and shows the state of the bus."""
 
-    metrics: Metrics
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._recoveries = metrics.counter(
+            "broker_recoveries", "Connections and consumers re-established, by part and reason.", "part", "reason"
+        )
+        self._connections = metrics.gauge("broker_connections", "Open connections to RabbitMQ, of two.")
+        self._blocked = metrics.gauge(
+            "broker_blocked", "1 while RabbitMQ blocks this connection because of a memory or disk alarm."
+        )
+        self._consumers = metrics.gauge("broker_consumers", "Active consumers of this process.")
+        self._missing = metrics.gauge("broker_consumers_missing", "Missing consumers of this process.")
 
     def repaired(self, part: str, reason: Repair) -> None:
-        self.metrics.broker_recoveries.labels(part, reason).inc()
+        self._recoveries.labels(part, reason).inc()
 
     def show(self, read_state: Callable[[], BusState]) -> None:
         """Update the gauges from the state of the bus at each scrape."""
 
         def observe() -> None:
             state = read_state()
-            self.metrics.broker_connections.set(state.connected)
-            self.metrics.broker_blocked.set(state.blocked)
-            self.metrics.broker_consumers.set(state.consuming)
-            self.metrics.broker_consumers_missing.set(state.missing)
+            self._connections.set(state.connected)
+            self._blocked.set(state.blocked)
+            self._consumers.set(state.consuming)
+            self._missing.set(state.missing)
 
-        self.metrics.observers.append(observe)
+        self._metrics.before_scrape(observe)
