@@ -16,9 +16,9 @@ from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.calls import RedisStateStore
+from calltag.core.store.calls import RedisCallStore
 from calltag.core.store.connection import RedisClient, redis_client
-from calltag.core.store.event_log import Addition, RedisUserStreams
+from calltag.core.store.event_log import Addition, RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, Done
 from calltag.core.store.scripts import ScriptBatcher
@@ -41,9 +41,9 @@ class Kept:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._store = RedisStateStore(client, KEYS)
+        self._store = RedisCallStore(client, KEYS)
         self._index = RedisCallIndex(client, KEYS)
-        self._streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
+        self._streams = RedisEventLog(client, ScriptBatcher(client), KEYS)
 
     async def keep(self, made: Call) -> None:
         partition = partition_of(made.id, PARTITIONS)

@@ -16,7 +16,7 @@ import redis.asyncio
 from bench.children import running, serving
 from bench.naive.names import call_key, queue_names, session_key
 from calltag.core.broker.ports import Partition
-from calltag.core.broker.rabbitmq.topology import AmqpSettings, Topology
+from calltag.core.broker.rabbitmq.topology import RabbitMqSettings, Topology
 from calltag.core.domain.ids import CallId
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.store.calls import RedisCallReader
@@ -145,7 +145,7 @@ async def _filled(system: System, using: Backends, prefix: str, calls: Sequence[
         found = await asyncio.gather(*(reader.call(CallId(call), with_user_data=False) for call in calls))
         return sum(call.version for call in found if call is not None)
 
-    topology = Topology(AmqpSettings(using.broker.url, prefix, partitions))
+    topology = Topology(RabbitMqSettings(using.broker.url, prefix, partitions))
     return Rig(
         broker=using.broker,
         gateway=system.programs["gateway"],

@@ -8,8 +8,8 @@ from uuid import uuid4
 
 import pytest
 
-from calltag.core.broker.ports import BusError, Inbox, NodeId
-from calltag.core.broker.rabbitmq import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.broker.ports import BrokerError, Inbox, NodeId
+from calltag.core.broker.rabbitmq import RabbitMqBroker, RabbitMqSettings, apply_topology, open_rabbitmq
 from parts.agent import Agent, agent
 from parts.eventually import eventually
 from parts.rabbitmq_cluster import RabbitMqCluster
@@ -129,13 +129,13 @@ async def load(system: System) -> AsyncIterator[Load]:
             assert found == made.accepted[call]
 
 
-async def told(bus: AmqpBus, inbox: Inbox, body: bytes) -> None:
+async def told(broker: RabbitMqBroker, inbox: Inbox, body: bytes) -> None:
     """A message that is sent to the node, again if need be, comes."""
 
     async def sent() -> bool:
         try:
-            return await bus.send(NODE, body, "m")
-        except BusError:
+            return await broker.send(NODE, body, "m")
+        except BrokerError:
             return False
 
     await eventually(sent)
@@ -148,19 +148,19 @@ async def told(bus: AmqpBus, inbox: Inbox, body: bytes) -> None:
 async def test_a_node_goes_to_another_inbox_when_the_one_that_has_its_inbox_dies(
     rabbitmq_cluster: RabbitMqCluster, amqp_prefix: str
 ) -> None:
-    settings = AmqpSettings(
+    settings = RabbitMqSettings(
         rabbitmq_cluster.url, prefix=amqp_prefix, partitions=1, heartbeat_s=3, publish_deadline_s=5, watch_s=0.5
     )
     await apply_topology(settings)
-    async with open_amqp_bus(settings) as bus:
-        await eventually(bus.connected)
-        async with bus.inbox(NODE) as inbox:
-            await told(bus, inbox, b"before")
+    async with open_rabbitmq(settings) as broker:
+        await eventually(broker.connected)
+        async with broker.inbox(NODE) as inbox:
+            await told(broker, inbox, b"before")
             home = await asyncio.to_thread(rabbitmq_cluster.leader, f"{amqp_prefix}.events.{NODE}")
             home.process.kill()
-            with pytest.raises(BusError):
+            with pytest.raises(BrokerError):
                 await receive_on(inbox)
-        await eventually(lambda: opens_again(bus))
+        await eventually(lambda: opens_again(broker))
         await asyncio.to_thread(home.start)
 
 
@@ -170,12 +170,12 @@ async def receive_on(inbox: Inbox) -> None:
             await inbox.receive()
 
 
-async def opens_again(bus: AmqpBus) -> bool:
+async def opens_again(broker: RabbitMqBroker) -> bool:
     """Whether an inbox can be opened, and what is sent comes to it."""
     try:
-        async with bus.inbox(NODE) as inbox:
-            await told(bus, inbox, b"after")
-    except BusError:
+        async with broker.inbox(NODE) as inbox:
+            await told(broker, inbox, b"after")
+    except BrokerError:
         return False
     return True
 

@@ -17,8 +17,8 @@ from uuid import uuid4
 
 import pytest
 
-from calltag.core.broker.ports import Bus, Partition
-from calltag.core.broker.rabbitmq import AmqpSettings, open_amqp_bus
+from calltag.core.broker.ports import Broker, Partition
+from calltag.core.broker.rabbitmq import RabbitMqSettings, open_rabbitmq
 from load.generator import Answer, Plan
 from parts.agent import Agent, agent
 from parts.eventually import eventually
@@ -93,14 +93,14 @@ class Watch:
 
 
 @asynccontextmanager
-async def watched(system: System, bus: Bus) -> AsyncIterator[Watch]:
+async def watched(system: System, broker: Broker) -> AsyncIterator[Watch]:
     """Look twice a second while the context is open."""
     seen = Watch()
 
     async def look_on() -> None:
         while True:
             seen.look(system)
-            depths = [await bus.depth(Partition(number)) for number in range(PARTITIONS)]
+            depths = [await broker.depth(Partition(number)) for number in range(PARTITIONS)]
             seen.depth = max(seen.depth, *depths)
             await asyncio.sleep(0.5)
 
@@ -145,9 +145,9 @@ def percentile(answers: list[Answer], part: float) -> float:
 @pytest.mark.timeout(240 + 3 * LOAD_S)
 async def test_three_times_the_load_that_the_machine_can_take(system: System, rabbitmq: RabbitMq, prefix: str) -> None:
     port = port_of(system)
-    amqp = AmqpSettings(rabbitmq.url, prefix=prefix, partitions=PARTITIONS, publish_deadline_s=10)
-    async with agent(system, "switch") as switch, agent(system, "alice") as alice, open_amqp_bus(amqp) as bus:
-        await eventually(bus.connected)
+    amqp = RabbitMqSettings(rabbitmq.url, prefix=prefix, partitions=PARTITIONS, publish_deadline_s=10)
+    async with agent(system, "switch") as switch, agent(system, "alice") as alice, open_rabbitmq(amqp) as broker:
+        await eventually(broker.connected)
         await begin_calls(switch, CALLS)
         cookie = cookie_of(alice)
         calm = await generated(Plan(port, cookie, CALLS, CALIBRATION_S, connections=48))
@@ -156,7 +156,7 @@ async def test_three_times_the_load_that_the_machine_can_take(system: System, ra
         before = Watch()
         before.look(system)
         plan = Plan(port, cookie, CALLS, LOAD_S, connections=2_000, first=len(calm), rate=3 * capacity)
-        async with watched(system, bus) as seen:
+        async with watched(system, broker) as seen:
             answers = await generated(plan)
         ended = time.monotonic()
         again = await alice.operate(CALLS[0], "UpdateUserData", prefer="wait=10", userData={"again": 1})

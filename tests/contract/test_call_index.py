@@ -9,7 +9,7 @@ from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, Done, TooMuch
@@ -26,7 +26,7 @@ RELEASED = replace(CALL, id=CallId("C2"), legs=(replace(LEG, state=LegState.RELE
 @pytest.fixture
 async def reader(client: RedisClient) -> RedisCallReader:
     """A reader of a store that holds both calls."""
-    store = RedisStateStore(client, KEYS)
+    store = RedisCallStore(client, KEYS)
     for call in (CALL, RELEASED):
         partition = partition_of(call.id, PARTITIONS)
         epoch = (await store.take_over(partition)).epoch
@@ -51,7 +51,7 @@ async def test_calls_that_are_listed_wrongly_are_not_shown(
 
 async def test_a_list_is_read_up_to_so_many_bytes(client: RedisClient) -> None:
     """However many calls of others, or over, are among them; without user data, where nobody asks for it."""
-    store, reader = RedisStateStore(client, KEYS), RedisCallReader(client, KEYS, PARTITIONS)
+    store, reader = RedisCallStore(client, KEYS), RedisCallReader(client, KEYS, PARTITIONS)
     data = UserData({"k": ("x" * 1_000,)})
     calls = [replace(CALL, id=CallId(f"L{number}"), began_at_ms=number, user_data=data) for number in range(250)]
     over = [replace(RELEASED, id=CallId(f"R{number}"), user_data=data) for number in range(250)]

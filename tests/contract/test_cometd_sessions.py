@@ -14,7 +14,7 @@ from calltag.core.broker.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import digest_of, is_bearer, new_client_id, user_of
 from calltag.core.store.connection import RedisClient
-from calltag.core.store.event_log import Addition, Appended, Entry, RedisUserStreams
+from calltag.core.store.event_log import Addition, Appended, Entry, RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.sessions import (
@@ -48,8 +48,8 @@ def batcher(client: RedisClient) -> ScriptBatcher:
 
 
 @pytest.fixture
-def streams(client: RedisClient, batcher: ScriptBatcher) -> RedisUserStreams:
-    return RedisUserStreams(client, batcher, KEYS)
+def streams(client: RedisClient, batcher: ScriptBatcher) -> RedisEventLog:
+    return RedisEventLog(client, batcher, KEYS)
 
 
 class Nodes:
@@ -118,7 +118,7 @@ def numbered(*numbers: int, subject: str = "call:C") -> list[Addition]:
     return [Addition(subject, number, b"event-%d" % number) for number in numbers]
 
 
-async def add(streams: RedisUserStreams, *numbers: int, subject: str = "call:C") -> list[Position]:
+async def add(streams: RedisEventLog, *numbers: int, subject: str = "call:C") -> list[Position]:
     appended = (await streams.append({ALICE: numbered(*numbers, subject=subject)}))[ALICE]
     return [place.position for place in appended.places if place is not None]
 
@@ -127,7 +127,7 @@ def events(entries: Sequence[Entry]) -> list[bytes]:
     return [entry.event for entry in entries]
 
 
-async def test_events_are_kept_in_order_and_chained(streams: RedisUserStreams) -> None:
+async def test_events_are_kept_in_order_and_chained(streams: RedisEventLog) -> None:
     both = await streams.append({ALICE: numbered(1, 2), BOB: numbered(1)})
     third = await streams.append({ALICE: numbered(3)})
     entries = (await streams.read(ALICE, BEGINNING, 10)).entries
@@ -141,7 +141,7 @@ async def test_events_are_kept_in_order_and_chained(streams: RedisUserStreams) -
     assert events((await streams.read(BOB, BEGINNING, 10)).entries) == [b"event-1"]
 
 
-async def test_an_event_is_added_once_and_never_after_a_later_one(streams: RedisUserStreams) -> None:
+async def test_an_event_is_added_once_and_never_after_a_later_one(streams: RedisEventLog) -> None:
     first = await streams.append({ALICE: numbered(1, 2)})
     again = await streams.append({ALICE: numbered(1, 2, 3)})
     assert again[ALICE].places[0] is None
@@ -159,7 +159,7 @@ async def test_an_event_is_added_once_and_never_after_a_later_one(streams: Redis
 async def test_a_stream_is_read_as_many_events_at_a_time_as_a_batch_has_bytes(
     client: RedisClient, batcher: ScriptBatcher, nodes: Nodes
 ) -> None:
-    streams = RedisUserStreams(client, batcher, KEYS, max_batch_bytes=1_000)
+    streams = RedisEventLog(client, batcher, KEYS, max_batch_bytes=1_000)
     name = await nodes.begin()
     sizes = [100] * 40 + [2_000, 100]
     additions = [Addition("call:C", number, b"x" * size) for number, size in enumerate(sizes, 1)]
@@ -181,7 +181,7 @@ async def test_a_stream_is_read_as_many_events_at_a_time_as_a_batch_has_bytes(
     assert (len(found.entries), found.has_more) == (len(sizes), False)
 
 
-async def test_an_event_for_several_users_is_the_same_for_each(streams: RedisUserStreams) -> None:
+async def test_an_event_for_several_users_is_the_same_for_each(streams: RedisEventLog) -> None:
     shared, own = Addition("call:C", 1, b"shared"), Addition("call:D", 1, b"own")
     appended = await streams.append({ALICE: [shared], BOB: [own, shared]})
     assert events((await streams.read(ALICE, BEGINNING, 9)).entries) == [b"shared"]
@@ -192,12 +192,12 @@ async def test_an_event_for_several_users_is_the_same_for_each(streams: RedisUse
     assert places[1].previous == places[0].position
 
 
-async def test_nodes_and_watchers_are_told_of_who_gets_nothing(streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_nodes_and_watchers_are_told_of_who_gets_nothing(streams: RedisEventLog, nodes: Nodes) -> None:
     await nodes.one.register([ALICE])
     assert (await streams.append({ALICE: ()}))[ALICE] == Appended([ONE], [], [])
 
 
-async def test_a_node_that_is_gone_is_forgotten(streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_a_node_that_is_gone_is_forgotten(streams: RedisEventLog, nodes: Nodes) -> None:
     for client_id in (await nodes.begin(), await nodes.begin(BOB)):
         await claim(nodes.one, client_id)
         await claim(nodes.two, client_id)
@@ -206,14 +206,14 @@ async def test_a_node_that_is_gone_is_forgotten(streams: RedisUserStreams, nodes
     assert (appended[ALICE].nodes, appended[BOB].nodes) == ([TWO], [ONE, TWO])
 
 
-async def test_a_node_that_was_forgotten_stays(client: RedisClient, streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_a_node_that_was_forgotten_stays(client: RedisClient, streams: RedisEventLog, nodes: Nodes) -> None:
     await nodes.one.register([ALICE, BOB])
     appended = await streams.append({ALICE: numbered(1), BOB: numbered(1)})
     assert (appended[ALICE].nodes, appended[BOB].nodes) == ([ONE], [ONE])
     assert await client.connection.pttl(KEYS.nodes_of(BOB)) > 0
 
 
-async def test_many_events_in_one_millisecond_have_rising_positions(streams: RedisUserStreams) -> None:
+async def test_many_events_in_one_millisecond_have_rising_positions(streams: RedisEventLog) -> None:
     positions = await add(streams, *range(1, 251))
     assert positions == sorted(set(positions))
     assert len(positions) == 250
@@ -221,7 +221,7 @@ async def test_many_events_in_one_millisecond_have_rising_positions(streams: Red
 
 
 async def test_a_stream_is_bounded_and_ends(client: RedisClient, batcher: ScriptBatcher) -> None:
-    streams = RedisUserStreams(client, batcher, KEYS, most_events=100, retention_ms=50_000)
+    streams = RedisEventLog(client, batcher, KEYS, most_events=100, retention_ms=50_000)
     for first in range(1, 1_001, 50):
         await add(streams, *range(first, first + 50))
     assert await client.connection.xlen(KEYS.stream_of(ALICE)) <= 250
@@ -230,7 +230,7 @@ async def test_a_stream_is_bounded_and_ends(client: RedisClient, batcher: Script
 
 
 async def test_large_events_leave_room_for_few(client: RedisClient, batcher: ScriptBatcher) -> None:
-    streams = RedisUserStreams(client, batcher, KEYS, most_bytes=100_000)
+    streams = RedisEventLog(client, batcher, KEYS, most_bytes=100_000)
     for number in range(1, 41):
         await streams.append({ALICE: [Addition("call:C", number, b"x" * 10_000)]})
     assert 10 <= await client.connection.xlen(KEYS.stream_of(ALICE)) <= 15
@@ -239,7 +239,7 @@ async def test_large_events_leave_room_for_few(client: RedisClient, batcher: Scr
     assert await client.connection.xlen(KEYS.stream_of(ALICE)) <= 2
 
 
-async def test_a_session_begins_at_the_end_of_the_stream(streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_a_session_begins_at_the_end_of_the_stream(streams: RedisEventLog, nodes: Nodes) -> None:
     [one] = await add(streams, 1)
     client_id = await nodes.begin()
     assert (await streams.append({ALICE: numbered(2)}))[ALICE].nodes == [], "no node is to be told yet"
@@ -252,7 +252,7 @@ async def test_a_session_begins_at_the_end_of_the_stream(streams: RedisUserStrea
     assert (await read(nodes.one, await nodes.begin(ack=True))).record.acknowledges
 
 
-async def test_a_session_moves_with_its_connects(streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_a_session_moves_with_its_connects(streams: RedisEventLog, nodes: Nodes) -> None:
     client_id = await nodes.begin()
     cycle = (await claim(nodes.one, client_id)).saved.cycle
     [sent, two] = await add(streams, 1, 2)
@@ -272,7 +272,7 @@ async def test_a_session_moves_with_its_connects(streams: RedisUserStreams, node
 # -- read --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_client_may_lack_what_was_not_sent_or_not_confirmed(streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_a_client_may_lack_what_was_not_sent_or_not_confirmed(streams: RedisEventLog, nodes: Nodes) -> None:
     """One that acknowledges has for certain what it confirmed. Another one says if it lacks what was sent."""
     plain, acknowledging = await nodes.begin(), await nodes.begin(ack=True)
     [one, two, _] = await add(streams, 1, 2, 3)
@@ -477,7 +477,7 @@ def is_as_saved(record: SessionRecord, home: NodeId, cycle: int, saved: int) -> 
     )  # fmt: skip
 
 
-async def test_a_take_over_saves_the_session(client: RedisClient, streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_a_take_over_saves_the_session(client: RedisClient, streams: RedisEventLog, nodes: Nodes) -> None:
     [head] = await add(streams, 1)
     client_id = await nodes.begin(ack=True)
     await nodes.subscribe(client_id, {"/a": None, "/b": BEGINNING})
@@ -511,7 +511,7 @@ async def test_the_first_to_take_over_wins(client: RedisClient, nodes: Nodes) ->
     assert await client.connection.pttl(key_of(client_id)) <= LIFE_MS
 
 
-async def test_what_was_saved_since_it_was_read_is_not_written_over(streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_what_was_saved_since_it_was_read_is_not_written_over(streams: RedisEventLog, nodes: Nodes) -> None:
     [one] = await add(streams, 1)
     client_id = await nodes.begin()
     await claim(nodes.one, client_id)
@@ -555,7 +555,7 @@ async def test_what_is_over_is_not_taken_over_or_saved(client: RedisClient, node
 # -- save --------------------------------------------------------------------------------------------------------------
 
 
-async def test_a_save_leaves_the_session_as_its_home_knows_it(streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_a_save_leaves_the_session_as_its_home_knows_it(streams: RedisEventLog, nodes: Nodes) -> None:
     client_id = await nodes.begin(ack=True)
     cycle = (await claim(nodes.one, client_id)).saved.cycle
     [head] = await add(streams, 1)
@@ -608,7 +608,7 @@ async def test_a_home_whose_lease_lapsed_refuses_those_who_saw_that(client: Redi
     assert await save(nodes.one, state(client_id, 3, 3, verify=True)) == Saved(0, BEGINNING, 4)
 
 
-async def test_a_save_says_what_its_home_has_missed(streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_a_save_says_what_its_home_has_missed(streams: RedisEventLog, nodes: Nodes) -> None:
     client_id = await nodes.begin()
     await claim(nodes.one, client_id)
     [_, head] = await add(streams, 1, 2)
@@ -694,7 +694,7 @@ async def test_other_messages_keep_a_session_alive_for_so_long(client: RedisClie
 # -- subscriptions -----------------------------------------------------------------------------------------------------
 
 
-async def test_a_subscription_holds_from_when_it_was_made(streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_a_subscription_holds_from_when_it_was_made(streams: RedisEventLog, nodes: Nodes) -> None:
     client_id = await nodes.begin()
     await claim(nodes.two, client_id)
     [one] = await add(streams, 1)
@@ -713,7 +713,7 @@ async def test_a_subscription_holds_from_when_it_was_made(streams: RedisUserStre
     assert (await load(nodes.one, client_id)).backfills == {"/a": Progress(oldest)}
 
 
-async def test_the_past_is_wanted_for_the_new_subscription_alone(streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_the_past_is_wanted_for_the_new_subscription_alone(streams: RedisEventLog, nodes: Nodes) -> None:
     client_id = await nodes.begin()
     await nodes.subscribe(client_id, {"/old": None})
     await claim(nodes.one, client_id, changes=1, filled=["/old"])
@@ -726,7 +726,7 @@ async def test_the_past_is_wanted_for_the_new_subscription_alone(streams: RedisU
     assert record.backfills == {"/new": Progress(one)}
 
 
-async def test_who_asks_for_replay_wants_numbers(streams: RedisUserStreams, nodes: Nodes) -> None:
+async def test_who_asks_for_replay_wants_numbers(streams: RedisEventLog, nodes: Nodes) -> None:
     [first] = await add(streams, 1)
     for replays, since in ((False, None), (True, None), (True, BEGINNING)):
         client_id = await nodes.begin()
@@ -749,7 +749,7 @@ async def test_subscriptions_end_and_are_bounded(nodes: Nodes) -> None:
 
 
 async def test_a_position_that_is_not_kept_is_refused(
-    client: RedisClient, streams: RedisUserStreams, nodes: Nodes
+    client: RedisClient, streams: RedisEventLog, nodes: Nodes
 ) -> None:
     client_id = await nodes.begin()
     with pytest.raises(NotKept):

@@ -1,4 +1,4 @@
-"""What only one of the buses has: acknowledged, persistent messages and bounds in bytes on RabbitMQ, in memory bounds
+"""What only one of the brokers has: acknowledged, persistent messages and bounds in bytes on RabbitMQ, in memory bounds
 in numbers."""
 
 import asyncio
@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import aio_pika
 import pytest
 
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Inbox, NodeId, Partition
-from calltag.core.broker.rabbitmq import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.broker.rabbitmq import RabbitMqBroker, RabbitMqSettings, apply_topology, open_rabbitmq
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 
@@ -19,12 +19,12 @@ MAX_BYTES = 1_000
 
 
 @pytest.fixture
-async def bus(rabbitmq: RabbitMq, amqp_prefix: str) -> AsyncIterator[AmqpBus]:
-    settings = AmqpSettings(
+async def broker(rabbitmq: RabbitMq, amqp_prefix: str) -> AsyncIterator[RabbitMqBroker]:
+    settings = RabbitMqSettings(
         rabbitmq.url, prefix=amqp_prefix, partitions=1, inbox_max_bytes=MAX_BYTES, publish_deadline_s=5
     )
     await apply_topology(settings)
-    async with open_amqp_bus(settings) as opened:
+    async with open_rabbitmq(settings) as opened:
         await eventually(opened.connected)
         yield opened
 
@@ -34,31 +34,31 @@ async def received(inbox: Inbox) -> bytes:
         return await inbox.receive()
 
 
-async def test_a_message_in_hand_when_its_node_leaves_comes_again(bus: AmqpBus) -> None:
-    async with bus.inbox(NODE) as inbox:
+async def test_a_message_in_hand_when_its_node_leaves_comes_again(broker: RabbitMqBroker) -> None:
+    async with broker.inbox(NODE) as inbox:
         for body in (b"first", b"second"):
-            assert await bus.send(NODE, body, "m")
+            assert await broker.send(NODE, body, "m")
         assert await received(inbox) == b"first"
-    async with bus.inbox(NODE) as inbox:
+    async with broker.inbox(NODE) as inbox:
         assert [await received(inbox) for _ in range(2)] == [b"first", b"second"]
 
 
-async def test_a_message_that_was_handled_does_not_come_again(bus: AmqpBus) -> None:
-    async with bus.inbox(NODE) as inbox:
+async def test_a_message_that_was_handled_does_not_come_again(broker: RabbitMqBroker) -> None:
+    async with broker.inbox(NODE) as inbox:
         for body in (b"first", b"second"):
-            assert await bus.send(NODE, body, "m")
+            assert await broker.send(NODE, body, "m")
             assert await received(inbox) == body
-    async with bus.inbox(NODE) as inbox:
+    async with broker.inbox(NODE) as inbox:
         assert await received(inbox) == b"second"
 
 
-async def test_of_a_full_inbox_the_oldest_messages_go(bus: AmqpBus) -> None:
-    async with bus.inbox(NODE):
+async def test_of_a_full_inbox_the_oldest_messages_go(broker: RabbitMqBroker) -> None:
+    async with broker.inbox(NODE):
         pass
     bodies = [b"%200d" % number for number in range(20)]
     for body in bodies:
-        assert await bus.send(NODE, body, "m")
-    async with bus.inbox(NODE) as inbox:
+        assert await broker.send(NODE, body, "m")
+    async with broker.inbox(NODE) as inbox:
         kept = [await received(inbox)]
         while kept[-1] != bodies[-1]:
             kept.append(await received(inbox))
@@ -66,20 +66,20 @@ async def test_of_a_full_inbox_the_oldest_messages_go(bus: AmqpBus) -> None:
 
 
 async def test_of_an_inbox_in_memory_with_too_many_bytes_the_oldest_messages_go() -> None:
-    bus = MemoryBus(1, inbox_max_bytes=2)
-    async with bus.inbox(NODE) as inbox:
+    broker = MemoryBroker(1, inbox_max_bytes=2)
+    async with broker.inbox(NODE) as inbox:
         for body in (b"1", b"2", b"3"):
-            assert await bus.send(NODE, body, "m")
+            assert await broker.send(NODE, body, "m")
         assert [await received(inbox) for _ in range(2)] == [b"2", b"3"]
 
 
 async def test_operations_are_persistent_and_what_goes_to_nodes_is_not(
-    bus: AmqpBus, rabbitmq: RabbitMq, amqp_prefix: str
+    broker: RabbitMqBroker, rabbitmq: RabbitMq, amqp_prefix: str
 ) -> None:
-    async with bus.inbox(NODE):
+    async with broker.inbox(NODE):
         pass
-    await bus.publish_operation(ONE, b"operation", "m")
-    assert await bus.send(NODE, b"message", "m")
+    await broker.publish_operation(ONE, b"operation", "m")
+    assert await broker.send(NODE, b"message", "m")
     async with await aio_pika.connect(rabbitmq.url) as connection, asyncio.timeout(20):
         channel = await connection.channel()
         modes = {"ops.p00": aio_pika.DeliveryMode.PERSISTENT, f"events.{NODE}": aio_pika.DeliveryMode.NOT_PERSISTENT}

@@ -5,7 +5,7 @@ from dataclasses import replace
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import LegState
 from calltag.core.domain.ids import OperationId
-from calltag.core.store.calls import RedisStateStore
+from calltag.core.store.calls import RedisCallStore
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.ports import Change
 from contract.test_store import ALICE, CALL, CALL_ID, KEYS, OK, PARTITION, change
@@ -13,7 +13,7 @@ from parts.eventually import eventually
 
 
 async def test_a_call_is_silent_from_its_last_change_to_its_end(client: RedisClient) -> None:
-    store = RedisStateStore(client, KEYS)
+    store = RedisCallStore(client, KEYS)
     epoch = (await store.take_over(PARTITION)).epoch
     assert await store.silent(PARTITION, 0, 10) == ()
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
@@ -33,7 +33,7 @@ async def test_a_call_is_silent_from_its_last_change_to_its_end(client: RedisCli
 
 
 async def test_those_silent_longest_come_first(client: RedisClient) -> None:
-    store = RedisStateStore(client, KEYS)
+    store = RedisCallStore(client, KEYS)
     epoch = (await store.take_over(PARTITION)).epoch
     for name in ("B", "A", "C"):
         await client.connection.zadd(KEYS.live(PARTITION), {f"call:{name}": {"B": 1, "A": 2, "C": 3}[name]})
@@ -44,14 +44,14 @@ async def test_those_silent_longest_come_first(client: RedisClient) -> None:
 
 
 async def test_a_call_that_is_gone_is_forgotten(client: RedisClient) -> None:
-    store = RedisStateStore(client, KEYS)
+    store = RedisCallStore(client, KEYS)
     await client.connection.zadd(KEYS.live(PARTITION), {"call:GONE": 1})
     assert await store.silent(PARTITION, 0, 10) == []
     assert await client.connection.zcard(KEYS.live(PARTITION)) == 0
 
 
 async def test_agents_are_no_calls(client: RedisClient) -> None:
-    store = RedisStateStore(client, KEYS)
+    store = RedisCallStore(client, KEYS)
     epoch = (await store.take_over(PARTITION)).epoch
     agent = Agent(ALICE, (), (), 1)
     await store.commit(PARTITION, epoch, [Change("agent:alice", None, agent, [(OperationId("o1"), OK)])], [])

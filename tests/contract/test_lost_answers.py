@@ -22,10 +22,10 @@ from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
 from calltag.core.store import connection as store_client
 from calltag.core.store.backlog import RedisPublishedTotals
-from calltag.core.store.calls import RedisStateStore
+from calltag.core.store.calls import RedisCallStore
 from calltag.core.store.client_ids import digest_of, new_client_id
 from calltag.core.store.connection import RedisClient, redis_client
-from calltag.core.store.event_log import Addition, RedisUserStreams
+from calltag.core.store.event_log import Addition, RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, CommitConflict, CommitPosition, Done
 from calltag.core.store.scripts import ScriptBatcher
@@ -182,7 +182,7 @@ async def test_a_take_over_that_is_asked_for_again_undoes_no_other(
 
 
 async def test_what_is_read_is_there_the_second_time(client: RedisClient, sessions: SessionStore) -> None:
-    streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
+    streams = RedisEventLog(client, ScriptBatcher(client), KEYS)
     client_id = await begin(sessions)
     await streams.append({ALICE: [Addition("call:1", 1, b"event")]})
     found = await read(sessions, client_id)
@@ -238,19 +238,19 @@ async def test_a_session_is_ended_once_over_a_link_that_breaks(redis_server: Red
 
 
 async def test_events_are_added_once(client: RedisClient, losses: Losses) -> None:
-    streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
+    streams = RedisEventLog(client, ScriptBatcher(client), KEYS)
     await streams.append({ALICE: [Addition("call:C", 1, b"one"), Addition("call:C", 2, b"two")]})
     assert [entry.event for entry in (await streams.read(ALICE, BEGINNING, 9)).entries] == [b"one", b"two"]
     assert losses.count
 
 
 @pytest.fixture
-def store(client: RedisClient, losses: Losses) -> RedisStateStore:
+def store(client: RedisClient, losses: Losses) -> RedisCallStore:
     assert not losses.count
-    return RedisStateStore(client, KEYS)
+    return RedisCallStore(client, KEYS)
 
 
-async def test_an_attempt_counts_once_and_is_withdrawn_once(client: RedisClient, store: RedisStateStore) -> None:
+async def test_an_attempt_counts_once_and_is_withdrawn_once(client: RedisClient, store: RedisCallStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     crashed, next_one = CrashGuard(PARTITION, store), CrashGuard(PARTITION, store)
     assert await crashed.begin(epoch, "o1") == 1
@@ -262,7 +262,7 @@ async def test_an_attempt_counts_once_and_is_withdrawn_once(client: RedisClient,
     assert await client.connection.exists(KEYS.attempts(PARTITION)) == 0
 
 
-async def test_kept_events_are_dropped_when_they_were_sent_and_none_that_came_since(store: RedisStateStore) -> None:
+async def test_kept_events_are_dropped_when_they_were_sent_and_none_that_came_since(store: RedisCallStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     position = await committed(store, [Change("call:C1", None, CALL, [(OperationId("o1"), OK)])], b"one")
     await store.sent(PARTITION, epoch, position)
@@ -277,7 +277,7 @@ async def test_kept_events_are_dropped_when_they_were_sent_and_none_that_came_si
 
 async def test_kept_events_are_read_in_pages_and_dropped_together(client: RedisClient, losses: Losses) -> None:
     assert not losses.count
-    store = RedisStateStore(client, KEYS, max_batch_bytes=3)
+    store = RedisCallStore(client, KEYS, max_batch_bytes=3)
     epoch = (await store.take_over(PARTITION)).epoch
     await committed(store, [Change("call:C1", None, CALL, [(OperationId("o1"), OK)])], b"one")
     changed = replace(CALL, version=2)
@@ -287,7 +287,7 @@ async def test_kept_events_are_read_in_pages_and_dropped_together(client: RedisC
     assert await store.kept(PARTITION, epoch) == []
 
 
-async def committed(store: RedisStateStore, changes: list[Change], event: bytes) -> CommitPosition:
+async def committed(store: RedisCallStore, changes: list[Change], event: bytes) -> CommitPosition:
     """Commit; the second request finds what the first has done, as a redelivery would, and changes nothing."""
     epoch, before = await store.read_position(PARTITION)
     with pytest.raises(CommitConflict):
@@ -297,7 +297,7 @@ async def committed(store: RedisStateStore, changes: list[Change], event: bytes)
     return position
 
 
-async def test_a_loss_is_noted_once(client: RedisClient, store: RedisStateStore) -> None:
+async def test_a_loss_is_noted_once(client: RedisClient, store: RedisCallStore) -> None:
     async def noted() -> tuple[object, object]:
         commits, gone = await client.connection.hmget(KEYS.losses(PARTITION), ["commits", "lost_for_good"])
         return commits, gone

@@ -15,7 +15,7 @@ from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import RedisClient, redis_client
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import (
@@ -61,8 +61,8 @@ CALL = Call(
 
 
 @pytest.fixture
-def store(client: RedisClient) -> RedisStateStore:
-    return RedisStateStore(client, KEYS, remembered_operations=3)
+def store(client: RedisClient) -> RedisCallStore:
+    return RedisCallStore(client, KEYS, remembered_operations=3)
 
 
 @pytest.fixture
@@ -74,14 +74,14 @@ def change(before: Call | None, after: Call | None, *operations: str, done: Done
     return Change(f"call:{CALL_ID}", before, after, [(OperationId(each), done) for each in operations])
 
 
-async def stored(store: RedisStateStore, *operations: str) -> tuple[Call | None, dict[OperationId, Done]]:
+async def stored(store: RedisCallStore, *operations: str) -> tuple[Call | None, dict[OperationId, Done]]:
     ids = [OperationId(each) for each in operations] or [OperationId("none")]
     loaded = (await store.load(PARTITION, {f"call:{CALL_ID}": ids}))[f"call:{CALL_ID}"]
     assert loaded.state is None or isinstance(loaded.state, Call)
     return loaded.state, dict(loaded.done)
 
 
-async def test_what_is_committed_is_what_is_loaded(store: RedisStateStore, reader: RedisCallReader) -> None:
+async def test_what_is_committed_is_what_is_loaded(store: RedisCallStore, reader: RedisCallReader) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     state, done = await stored(store, "o1", "o2")
@@ -95,7 +95,7 @@ async def test_what_is_committed_is_what_is_loaded(store: RedisStateStore, reade
     assert await reader.call(CallId("other")) is None
 
 
-async def test_user_data_is_a_hash_of_json_lists(store: RedisStateStore, client: RedisClient) -> None:
+async def test_user_data_is_a_hash_of_json_lists(store: RedisCallStore, client: RedisClient) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     raw = await client.connection.hgetall(KEYS.state(PARTITION, f"call:{CALL_ID}").data)
@@ -103,7 +103,7 @@ async def test_user_data_is_a_hash_of_json_lists(store: RedisStateStore, client:
     assert raw["é".encode()] == b"[18446744073709551615]"
 
 
-async def test_only_what_differs_is_written(store: RedisStateStore) -> None:
+async def test_only_what_differs_is_written(store: RedisCallStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     updated = replace(CALL, version=2, user_data=CALL.user_data.without("b").attach([("z", 1), ("a", 2)]))
@@ -119,7 +119,7 @@ async def test_only_what_differs_is_written(store: RedisStateStore) -> None:
     assert (await stored(store))[0] == emptied
 
 
-async def test_a_former_owner_is_fenced(store: RedisStateStore) -> None:
+async def test_a_former_owner_is_fenced(store: RedisCallStore) -> None:
     former = (await store.take_over(PARTITION)).epoch
     current = (await store.take_over(PARTITION)).epoch
     assert current > former
@@ -133,7 +133,7 @@ async def test_a_former_owner_is_fenced(store: RedisStateStore) -> None:
     assert (await store.take_over(PARTITION)).kept == 0
 
 
-async def test_an_unexpected_version_is_a_conflict(store: RedisStateStore) -> None:
+async def test_an_unexpected_version_is_a_conflict(store: RedisCallStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     for before in (None, replace(CALL, version=7)):
@@ -142,7 +142,7 @@ async def test_an_unexpected_version_is_a_conflict(store: RedisStateStore) -> No
     assert await stored(store, "o2") == (CALL, {})
 
 
-async def test_an_operation_is_done_once(store: RedisStateStore) -> None:
+async def test_an_operation_is_done_once(store: RedisCallStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     with pytest.raises(CommitConflict):
@@ -151,7 +151,7 @@ async def test_an_operation_is_done_once(store: RedisStateStore) -> None:
 
 
 async def test_whether_an_operation_is_done_can_be_asked_without_reading_the_state(
-    store: RedisStateStore, client: RedisClient
+    store: RedisCallStore, client: RedisClient
 ) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
@@ -163,7 +163,7 @@ async def test_whether_an_operation_is_done_can_be_asked_without_reading_the_sta
     assert not await store.is_done(PARTITION, key, OperationId("o1"))
 
 
-async def test_one_change_that_fails_keeps_all_from_being_written(store: RedisStateStore) -> None:
+async def test_one_change_that_fails_keeps_all_from_being_written(store: RedisCallStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     good = change(None, CALL, "o1")
     bad = Change("call:C2", CALL, replace(CALL, version=2), [(OperationId("o2"), OK)])
@@ -173,7 +173,7 @@ async def test_one_change_that_fails_keeps_all_from_being_written(store: RedisSt
     assert (await store.take_over(PARTITION)).kept == 0
 
 
-async def test_refusals_are_remembered_where_there_is_no_call(store: RedisStateStore) -> None:
+async def test_refusals_are_remembered_where_there_is_no_call(store: RedisCallStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     refused = Done(StatusCode.NOT_FOUND, 0, "there is no call")
     await store.commit(PARTITION, epoch, [change(None, None, "o1", done=refused)], [])
@@ -182,14 +182,14 @@ async def test_refusals_are_remembered_where_there_is_no_call(store: RedisStateS
     assert (await stored(store))[0] == CALL
 
 
-async def test_the_oldest_operations_are_forgotten_beyond_the_limit(store: RedisStateStore) -> None:
+async def test_the_oldest_operations_are_forgotten_beyond_the_limit(store: RedisCallStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1", "o2")], [])
     await store.commit(PARTITION, epoch, [change(CALL, CALL, "o3", "o4")], [])
     assert set((await stored(store, "o1", "o2", "o3", "o4"))[1]) == {"o2", "o3", "o4"}
 
 
-async def test_events_are_kept_until_they_are_sent(store: RedisStateStore) -> None:
+async def test_events_are_kept_until_they_are_sent(store: RedisCallStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     first = await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [b"e1", b"e2"])
     await store.commit(PARTITION, epoch, [change(CALL, CALL, "o2")], [b"e3"])
@@ -202,7 +202,7 @@ async def test_events_are_kept_until_they_are_sent(store: RedisStateStore) -> No
 
 
 async def test_kept_events_are_read_as_many_at_a_time_as_a_batch_has_bytes(client: RedisClient) -> None:
-    store = RedisStateStore(client, KEYS, max_batch_bytes=10)
+    store = RedisCallStore(client, KEYS, max_batch_bytes=10)
     epoch = (await store.take_over(PARTITION)).epoch
     first = await store.commit(PARTITION, epoch, [], [b"1234", b"567890", b"x"])
     await store.commit(PARTITION, epoch, [], [b"more than ten", b"y"])
@@ -223,7 +223,7 @@ async def test_kept_events_are_read_as_many_at_a_time_as_a_batch_has_bytes(clien
 
 async def test_calls_are_read_as_many_at_a_time_as_a_batch_has_bytes(client: RedisClient) -> None:
     keys = [f"call:C{number}" for number in range(5)]
-    whole = RedisStateStore(client, KEYS)
+    whole = RedisCallStore(client, KEYS)
     epoch = (await whole.take_over(PARTITION)).epoch
     calls = [replace(CALL, id=CallId(key.removeprefix("call:"))) for key in keys]
     ids = [OperationId("o1"), OperationId("o2")]
@@ -235,7 +235,7 @@ async def test_calls_are_read_as_many_at_a_time_as_a_batch_has_bytes(client: Red
     }
     assert await whole.load(PARTITION, wanted) == expected
     for max_bytes, at_once in ((1, 1), (1_000_000, 6)):
-        store, left, pages = RedisStateStore(client, KEYS, max_batch_bytes=max_bytes), dict(wanted), list[int]()
+        store, left, pages = RedisCallStore(client, KEYS, max_batch_bytes=max_bytes), dict(wanted), list[int]()
         read: dict[str, Loaded] = {}
         while left:
             page = await store.load(PARTITION, left)
@@ -246,7 +246,7 @@ async def test_calls_are_read_as_many_at_a_time_as_a_batch_has_bytes(client: Red
         assert (read, max(pages)) == (expected, at_once)
 
 
-async def test_more_operations_than_a_command_has_arguments_are_looked_for(store: RedisStateStore) -> None:
+async def test_more_operations_than_a_command_has_arguments_are_looked_for(store: RedisCallStore) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     ids = [OperationId(f"x{number}") for number in range(20_000)]
@@ -256,7 +256,7 @@ async def test_more_operations_than_a_command_has_arguments_are_looked_for(store
 
 async def test_state_has_an_end(client: RedisClient) -> None:
     lifetimes = Lifetimes(live_ms=100_000, released_ms=2_000, operations_ms=1_000)
-    store = RedisStateStore(client, KEYS, lifetimes=lifetimes)
+    store = RedisCallStore(client, KEYS, lifetimes=lifetimes)
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     names = KEYS.state(PARTITION, f"call:{CALL_ID}").all()
@@ -270,7 +270,7 @@ async def test_state_has_an_end(client: RedisClient) -> None:
 
 async def test_operations_are_remembered_longer_than_a_released_call(client: RedisClient) -> None:
     lifetimes = Lifetimes(live_ms=200_000, released_ms=2_000, operations_ms=100_000)
-    store = RedisStateStore(client, KEYS, lifetimes=lifetimes)
+    store = RedisCallStore(client, KEYS, lifetimes=lifetimes)
     epoch = (await store.take_over(PARTITION)).epoch
     names = KEYS.state(PARTITION, f"call:{CALL_ID}")
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
@@ -283,7 +283,7 @@ async def test_operations_are_remembered_longer_than_a_released_call(client: Red
         assert 2_000 < await client.connection.pttl(name) <= 100_000
 
 
-async def damaged(client: RedisClient, store: RedisStateStore, name: str, field: str, value: bytes) -> None:
+async def damaged(client: RedisClient, store: RedisCallStore, name: str, field: str, value: bytes) -> None:
     """A call of which one field was overwritten."""
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
@@ -308,7 +308,7 @@ SECRET = b'{"id": "SECRET", "type": "Telepathic"}'
     ],
 )
 async def test_a_record_that_cannot_be_read_is_told_by_its_key(
-    client: RedisClient, store: RedisStateStore, reader: RedisCallReader, name: str, field: str, value: bytes
+    client: RedisClient, store: RedisCallStore, reader: RedisCallReader, name: str, field: str, value: bytes
 ) -> None:
     await damaged(client, store, name, field, value)
     with pytest.raises(StateUnreadable, match="call:C1") as raised:
@@ -320,7 +320,7 @@ async def test_a_record_that_cannot_be_read_is_told_by_its_key(
 
 
 async def test_an_outcome_that_cannot_be_read_makes_the_record_unreadable(
-    client: RedisClient, store: RedisStateStore
+    client: RedisClient, store: RedisCallStore
 ) -> None:
     await damaged(client, store, "done", "o1", b'[99,1,"SECRET"]')
     key = f"call:{CALL_ID}"
@@ -332,7 +332,7 @@ async def test_an_outcome_that_cannot_be_read_makes_the_record_unreadable(
 
 
 async def test_a_call_that_cannot_be_read_is_left_out_of_the_list(
-    client: RedisClient, store: RedisStateStore, reader: RedisCallReader
+    client: RedisClient, store: RedisCallStore, reader: RedisCallReader
 ) -> None:
     await damaged(client, store, "state", "doc", SECRET)
     other = replace(CALL, id=CallId("C2"))
@@ -345,7 +345,7 @@ async def test_a_call_that_cannot_be_read_is_left_out_of_the_list(
 
 
 async def test_a_call_that_is_gone_leaves_the_list_when_it_is_read(
-    client: RedisClient, store: RedisStateStore, reader: RedisCallReader
+    client: RedisClient, store: RedisCallStore, reader: RedisCallReader
 ) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
@@ -360,7 +360,7 @@ async def test_a_list_of_calls_lives_as_long_as_a_call(client: RedisClient) -> N
 
 
 async def test_a_glance_is_a_look_without_user_data(
-    client: RedisClient, store: RedisStateStore, reader: RedisCallReader
+    client: RedisClient, store: RedisCallStore, reader: RedisCallReader
 ) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
@@ -388,7 +388,7 @@ async def test_a_glance_that_nobody_waits_for_is_heard_of_no_more(
     assert not caplog.records
 
 
-async def test_an_agent(store: RedisStateStore, reader: RedisCallReader) -> None:
+async def test_an_agent(store: RedisCallStore, reader: RedisCallReader) -> None:
     partition = partition_of(ALICE, PARTITIONS)
     epoch = (await store.take_over(partition)).epoch
     agent = Agent(ALICE, (AgentDevice(DeviceId("d1"), "15000", UserState.NOT_READY),), ("voice",), 1)
@@ -398,9 +398,7 @@ async def test_an_agent(store: RedisStateStore, reader: RedisCallReader) -> None
     assert (await store.load(partition, {"agent:alice": [OperationId("o1")]}))["agent:alice"].state == agent
 
 
-async def test_the_index_follows_the_calls(
-    client: RedisClient, store: RedisStateStore, reader: RedisCallReader
-) -> None:
+async def test_the_index_follows_the_calls(client: RedisClient, store: RedisCallStore, reader: RedisCallReader) -> None:
     index = RedisCallIndex(client, KEYS)
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
@@ -532,7 +530,7 @@ async def test_the_number_of_partitions_is_fixed(client: RedisClient) -> None:
 
 async def test_a_store_that_is_away_is_told_in_time(unused_tcp_port: int) -> None:
     client = redis_client(f"redis://127.0.0.1:{unused_tcp_port}/0", deadline_s=0.5)
-    store = RedisStateStore(client, KEYS)
+    store = RedisCallStore(client, KEYS)
     with pytest.raises(StoreUnavailable):
         await store.take_over(PARTITION)
     with pytest.raises(StoreUnavailable):

@@ -7,10 +7,10 @@ from aio_pika import ExchangeType
 from aio_pika.abc import AbstractChannel
 
 from calltag.core.broker.ports import NodeId
-from calltag.core.broker.rabbitmq import AmqpSettings
+from calltag.core.broker.rabbitmq import RabbitMqSettings
 from calltag.core.broker.rabbitmq.topology import Topology
 
-SETTINGS = AmqpSettings(
+SETTINGS = RabbitMqSettings(
     "amqp://nowhere/", prefix="t", partitions=2, queue_max_length=101, delivery_limit=102, inbox_expiry_s=103,
     inbox_max_bytes=104, parking_max_length=100,
 )  # fmt: skip

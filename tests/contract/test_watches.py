@@ -5,7 +5,7 @@ import pytest
 from calltag.core.bayeux.events import BEGINNING
 from calltag.core.domain.ids import UserId
 from calltag.core.store.connection import RedisClient
-from calltag.core.store.event_log import Addition, RedisUserStreams
+from calltag.core.store.event_log import Addition, RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.watches import RedisWatches, Watched
@@ -22,8 +22,8 @@ def batcher(client: RedisClient) -> ScriptBatcher:
 
 
 @pytest.fixture
-def streams(client: RedisClient, batcher: ScriptBatcher) -> RedisUserStreams:
-    return RedisUserStreams(client, batcher, KEYS, most_events=100, most_events_of_watcher=300)
+def streams(client: RedisClient, batcher: ScriptBatcher) -> RedisEventLog:
+    return RedisEventLog(client, batcher, KEYS, most_events=100, most_events_of_watcher=300)
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def watches(client: RedisClient, batcher: ScriptBatcher) -> RedisWatches:
     return RedisWatches(client, batcher, KEYS)
 
 
-async def test_whoever_adds_learns_who_watches(streams: RedisUserStreams, watches: RedisWatches) -> None:
+async def test_whoever_adds_learns_who_watches(streams: RedisEventLog, watches: RedisWatches) -> None:
     await watches.begin(CAROL, Watched(frozenset({ALICE})))
     await watches.begin(ADMIN, Watched(frozenset({ALICE, BOB}), all=True))
     appended = await streams.append({ALICE: EVENT, BOB: EVENT})
@@ -40,7 +40,7 @@ async def test_whoever_adds_learns_who_watches(streams: RedisUserStreams, watche
 
 
 async def test_a_watch_ends_with_its_lease(
-    client: RedisClient, batcher: ScriptBatcher, streams: RedisUserStreams, watches: RedisWatches
+    client: RedisClient, batcher: ScriptBatcher, streams: RedisEventLog, watches: RedisWatches
 ) -> None:
     brief = RedisWatches(client, batcher, KEYS, lease_ms=1)
     await brief.begin(CAROL, Watched(frozenset({ALICE}), all=True))
@@ -53,7 +53,7 @@ async def test_a_watch_ends_with_its_lease(
     await eventually(only_admin)
 
 
-async def test_what_a_watcher_is_to_get_is_put_off(streams: RedisUserStreams, watches: RedisWatches) -> None:
+async def test_what_a_watcher_is_to_get_is_put_off(streams: RedisEventLog, watches: RedisWatches) -> None:
     await watches.begin(CAROL, Watched(frozenset({ALICE})))
     appended = await streams.append({CAROL: EVENT, ALICE: EVENT})
     assert (appended[CAROL].deferred, appended[CAROL].places, appended[ALICE].deferred) == (True, [], False)
@@ -63,7 +63,7 @@ async def test_what_a_watcher_is_to_get_is_put_off(streams: RedisUserStreams, wa
     assert [entry.event for entry in (await streams.read(CAROL, BEGINNING, 10)).entries] == [b"event"]
 
 
-async def test_more_is_kept_for_a_watcher(streams: RedisUserStreams, watches: RedisWatches) -> None:
+async def test_more_is_kept_for_a_watcher(streams: RedisEventLog, watches: RedisWatches) -> None:
     await watches.begin(CAROL, Watched(frozenset({ALICE})))
     for number in range(1, 601, 50):
         some = [Addition("call:C", version, b"e") for version in range(number, number + 50)]

@@ -11,7 +11,7 @@ import pytest
 
 from calltag.cli.partitions import ListedPartition, listed_partitions
 from calltag.core.broker.ports import Partition
-from calltag.core.store.calls import RedisStateStore
+from calltag.core.store.calls import RedisCallStore
 from calltag.core.store.ports import NO_BLOCKS, CallBlocks, Change, Committal, Epoch
 from parts.command import calltag
 from parts.eventually import eventually
@@ -26,10 +26,10 @@ HERE = Partition(2)
 @pytest.fixture
 def may_commit(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Commits wait until it is set."""
-    may, commit = asyncio.Event(), RedisStateStore.commit
+    may, commit = asyncio.Event(), RedisCallStore.commit
 
     async def held_up(
-        self: RedisStateStore,
+        self: RedisCallStore,
         partition: Partition,
         epoch: Epoch,
         changes: Sequence[Change],
@@ -40,7 +40,7 @@ def may_commit(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
         await may.wait()
         return await commit(self, partition, epoch, changes, events, marks, **more)
 
-    monkeypatch.setattr(RedisStateStore, "commit", held_up)
+    monkeypatch.setattr(RedisCallStore, "commit", held_up)
     return may
 
 

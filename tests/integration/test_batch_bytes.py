@@ -11,7 +11,7 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.events import BEGINNING
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Partition
 from calltag.core.contracts.operations import EVENT, OPERATION, OperationMessage
 from calltag.core.domain.apply import CallLimits
@@ -20,10 +20,10 @@ from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, OperationId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted, UpdateUserData
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import ByteWindow, RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.event_log import RedisUserStreams
+from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.ports import Change, CommitPosition, Committal, Epoch, Loaded, StoreUnavailable
 from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.watches import RedisWatches
@@ -43,7 +43,7 @@ CALLS = [CallId("C1"), CallId("C2"), CallId("C5")]
 """All of one partition."""
 
 
-class NarrowStore(RedisStateStore):
+class NarrowStore(RedisCallStore):
     """A store to which commits of more bytes never get; of those that do, every third loses its answer."""
 
     narrow_bytes = 10**9
@@ -93,7 +93,7 @@ class NarrowStore(RedisStateStore):
         return made
 
 
-class LosingStore(RedisStateStore):
+class LosingStore(RedisCallStore):
     """A store that loses the first answer to each request for kept events, and to drop them."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
@@ -119,7 +119,7 @@ class LosingStore(RedisStateStore):
             raise StoreUnavailable("the answer was lost")
 
 
-class FailingStore(RedisStateStore):
+class FailingStore(RedisCallStore):
     """A store with which the worker fails when it asks for more than the first kept events."""
 
     async def kept(
@@ -135,35 +135,35 @@ class Here:
     """A partition, and what is asked of its calls."""
 
     client: RedisClient
-    bus: MemoryBus = field(default_factory=lambda: MemoryBus(PARTITIONS))
+    broker: MemoryBroker = field(default_factory=lambda: MemoryBroker(PARTITIONS))
     numbers: int = 0
 
     async def publish(self, call: CallId, action: CallAction) -> None:
         self.numbers += 1
         operation = CallOperation(OperationId(f"o{self.numbers}"), call, action, 1, ALICE)
-        await self.bus.publish_operation(HERE, OPERATION.encode(OperationMessage(operation=operation)), operation.id)
+        await self.broker.publish_operation(HERE, OPERATION.encode(OperationMessage(operation=operation)), operation.id)
 
     async def begin(self, call: CallId, held: int) -> None:
         await self.publish(call, CallStarted(ConnId("c"), CallType.INBOUND, "", (LEG,), (("held", "x" * held),)))
 
     @asynccontextmanager
     async def working(
-        self, store: RedisStateStore, max_bytes: int, *, limits: CallLimits | None = None, sweep: Sweep | None = None
+        self, store: RedisCallStore, max_bytes: int, *, limits: CallLimits | None = None, sweep: Sweep | None = None
     ) -> AsyncIterator[None]:
         """A worker whose batches are bounded, while the context is open."""
         batcher, window = ScriptBatcher(self.client), ByteWindow(max_bytes)
-        streams = RedisUserStreams(self.client, batcher, KEYS)
+        streams = RedisEventLog(self.client, batcher, KEYS)
         outgoing = EventPublisher(
-            NodeSender(self.bus, streams, window.max_batch_bytes), RedisCallIndex(self.client, KEYS), streams,
+            NodeSender(self.broker, streams, window.max_batch_bytes), RedisCallIndex(self.client, KEYS), streams,
             RedisWatches(self.client, batcher, KEYS), window,
         )  # fmt: skip
         worker = PartitionRunner(
             HERE, store, outgoing, limits or CallLimits(lambda value: len(orjson.dumps(value))),
-            WorkerMetrics(Metrics()), parking_lot=Parking(self.bus), batch_limit=300, window=window,
+            WorkerMetrics(Metrics()), parking_lot=Parking(self.broker), batch_limit=300, window=window,
             retry_limits=RetryLimits(park_after_s=0.1), sweep=sweep,
         )  # fmt: skip
         released = asyncio.Event()
-        async with self.bus.partition(HERE, 1_000) as consumer:
+        async with self.broker.partition(HERE, 1_000) as consumer:
             running = asyncio.create_task(worker.run(consumer, released))
             try:
                 yield
@@ -185,7 +185,7 @@ class Here:
 
     async def told(self) -> list[tuple[str, int]]:
         """Call and version of each event in the agent's stream."""
-        streams, position, told = RedisUserStreams(self.client, ScriptBatcher(self.client), KEYS), BEGINNING, []
+        streams, position, told = RedisEventLog(self.client, ScriptBatcher(self.client), KEYS), BEGINNING, []
         while (page := await streams.read(ALICE, position, 100)).entries:
             events = [orjson.loads(entry.event) for entry in page.entries]
             told += [(each["call"]["id"], each["call"]["version"]) for each in events if "call" in each]
@@ -245,12 +245,12 @@ async def test_where_large_commits_never_arrive_smaller_ones_are_made(here: Here
 async def test_where_large_answers_never_arrive_smaller_ones_are_asked_for(here: Here) -> None:
     for call in CALLS:
         await here.begin(call, 10_000)
-    async with here.working(RedisStateStore(here.client, KEYS), 1_048_576):
+    async with here.working(RedisCallStore(here.client, KEYS), 1_048_576):
         await until_told(here, len(CALLS))
     store = NarrowStore(here.client, KEYS)
     store.narrow_bytes = 15_000
     # What the former owner committed and did not send is more than arrives at once, and so is what the calls hold.
-    outbox, streams = KEYS.outbox(HERE), RedisUserStreams(here.client, ScriptBatcher(here.client), KEYS)
+    outbox, streams = KEYS.outbox(HERE), RedisEventLog(here.client, ScriptBatcher(here.client), KEYS)
     entries = (await streams.read(ALICE, BEGINNING, 100)).entries
     await here.client.connection.rpush(outbox, *(each.event for each in entries))
     for call in CALLS:
@@ -265,7 +265,7 @@ async def test_where_large_answers_never_arrive_smaller_ones_are_asked_for(here:
 
 async def commit_and_crash(here: Here, versions: int) -> None:
     """A former owner: a commit for each version of a call, whose events were not sent."""
-    store = RedisStateStore(here.client, KEYS)
+    store = RedisCallStore(here.client, KEYS)
     epoch, before = (await store.take_over(HERE)).epoch, None
     for version in range(1, versions + 1):
         held = UserData().update((("held", "x" * 1_000), ("n", version)))
@@ -307,7 +307,7 @@ async def test_a_single_event_that_is_larger_than_a_batch_is_committed(here: Her
 async def test_many_large_calls_are_read_a_batch_at_a_time(here: Here) -> None:
     for call in CALLS:
         await here.begin(call, 10_000)
-    async with here.working(RedisStateStore(here.client, KEYS), 1_048_576):
+    async with here.working(RedisCallStore(here.client, KEYS), 1_048_576):
         for call in CALLS:
             await here.publish(call, AttachUserData((("n", 1),)))
         for call in CALLS:
@@ -338,9 +338,9 @@ async def test_behind_one_that_fails_in_an_earlier_commit_those_of_its_call_wait
         await here.publish(broken, AttachUserData((("n", number + 1),)))
     async with here.working(NarrowStore(here.client, KEYS), 3_000, limits=CallLimits(length)):
         await until_attached(here, well, range(1, 9))
-        await eventually(lambda: bool(here.bus.parked))
+        await eventually(lambda: bool(here.broker.parked))
     assert await here.values(broken) == (1,)
-    assert [each.message_id for each in here.bus.parked] == ["o4"]
+    assert [each.message_id for each in here.broker.parked] == ["o4"]
 
 
 async def test_silent_calls_are_ended_over_several_commits(here: Here) -> None:

@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Partition
 from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.contracts.stored_call import encode_block
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import AttachUserData, CallEnded, CallOperation
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import CallBlock, Loaded
@@ -34,7 +34,7 @@ from parts.eventually import eventually
 STATE = KEYS.state(HERE, f"call:{CALL}")
 
 
-class Counting(RedisStateStore):
+class Counting(RedisCallStore):
     """Notes which keys are read."""
 
     reads: list[str]
@@ -55,15 +55,15 @@ async def client() -> AsyncIterator[RedisClient]:
 class Worker:
     """A worker at work on one call, which was begun."""
 
-    def __init__(self, bus: MemoryBus, client: RedisClient, store: Counting, metrics: Metrics) -> None:
-        self.bus, self.client, self.store, self.metrics = bus, client, store, metrics
+    def __init__(self, broker: MemoryBroker, client: RedisClient, store: Counting, metrics: Metrics) -> None:
+        self.broker, self.client, self.store, self.metrics = broker, client, store, metrics
 
     async def attach(self, number: int) -> None:
-        await publish(self.bus, number, AttachUserData((("n", number),)))
+        await publish(self.broker, number, AttachUserData((("n", number),)))
 
     async def publish_as(self, operation_id: str, number: int) -> None:
         operation = CallOperation(OperationId(operation_id), CALL, AttachUserData((("n", number),)), 1, ALICE)
-        await self.bus.publish_operation(HERE, OPERATION.encode(OperationMessage(operation=operation)), operation.id)
+        await self.broker.publish_operation(HERE, OPERATION.encode(OperationMessage(operation=operation)), operation.id)
 
     async def until_told(self, *versions: int) -> None:
         async def so() -> bool:
@@ -84,11 +84,11 @@ class Worker:
 
 @asynccontextmanager
 async def at_work(client: RedisClient) -> AsyncIterator[Worker]:
-    bus, store, metrics = MemoryBus(PARTITIONS), Counting(client, KEYS), Metrics()
+    broker, store, metrics = MemoryBroker(PARTITIONS), Counting(client, KEYS), Metrics()
     store.reads = []
-    await begin(bus)
-    async with working(bus, client, store, metrics):
-        made = Worker(bus, client, store, metrics)
+    await begin(broker)
+    async with working(broker, client, store, metrics):
+        made = Worker(broker, client, store, metrics)
         await made.until_told(1)
         yield made
 
@@ -164,7 +164,7 @@ async def test_of_a_partition_with_marks_everything_is_read(client: RedisClient)
 
 async def test_a_released_call_is_not_kept_at_hand(client: RedisClient) -> None:
     async with at_work(client) as worker:
-        await publish(worker.bus, 1, CallEnded())
+        await publish(worker.broker, 1, CallEnded())
         await worker.until_told(1, 2)
         await worker.attach(2)
 

@@ -9,16 +9,16 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.events import BEGINNING
-from calltag.core.broker.memory import MemoryBus
-from calltag.core.broker.ports import BusInterrupted, Delivery, NodeId, PartitionConsumer
+from calltag.core.broker.memory import MemoryBroker
+from calltag.core.broker.ports import BrokerInterrupted, Delivery, NodeId, PartitionConsumer
 from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import AttachUserData, CallOperation
 from calltag.core.process.limits import MAX_BATCH_BYTES
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.event_log import RedisUserStreams
+from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.ports import Fenced, StoreUnavailable
 from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.telemetry.metrics import Metrics
@@ -77,30 +77,30 @@ class Here:
     """One partition, with a call, and an operation on it that somebody may have died of."""
 
     client: RedisClient
-    bus: MemoryBus
-    store: RedisStateStore
+    broker: MemoryBroker
+    store: RedisCallStore
     together: str = ""
 
     async def work(self, acked: Ack, until: Callable[[], Awaitable[bool]] | None = None) -> None:
         """Work in the partition until that is so, or it ends by itself."""
-        lot, observations = Parking(self.bus), WorkerMetrics(Metrics())
+        lot, observations = Parking(self.broker), WorkerMetrics(Metrics())
         worker = PartitionRunner(
-            HERE, self.store, outgoing_of(self.bus, self.client), LIMITS, observations, parking_lot=lot,
+            HERE, self.store, outgoing_of(self.broker, self.client), LIMITS, observations, parking_lot=lot,
             retry_limits=PATIENCE,
         )  # fmt: skip
         released = asyncio.Event()
-        async with self.bus.partition(HERE, 10) as consumer:
+        async with self.broker.partition(HERE, 10) as consumer:
             running = asyncio.create_task(worker.run(Suspicious(consumer, acked, self.together), released))
             if until is not None:
                 await eventually(until)
                 released.set()
             await asyncio.wait({running})
-            if not running.cancelled() and not isinstance(running.exception(), BusInterrupted | Fenced):
+            if not running.cancelled() and not isinstance(running.exception(), BrokerInterrupted | Fenced):
                 running.result()
 
     async def acknowledged(self) -> bool:
         """Whether the queue is through."""
-        queue = self.bus._queues[HERE]
+        queue = self.broker._queues[HERE]
         return not queue.waiting and await self.attached() == [1]
 
     async def attached(self) -> list[object]:
@@ -113,20 +113,20 @@ class Here:
 
     async def refused(self) -> bool:
         """Whether alice was told that something was not applied."""
-        page = await RedisUserStreams(self.client, ScriptBatcher(self.client), KEYS).read(ALICE, BEGINNING, 100)
+        page = await RedisEventLog(self.client, ScriptBatcher(self.client), KEYS).read(ALICE, BEGINNING, 100)
         return any(orjson.loads(entry.event)["kind"] == "refused" for entry in page.entries)
 
 
 @pytest.fixture
 async def here(client: RedisClient) -> Here:
-    made = Here(client, MemoryBus(PARTITIONS), RedisStateStore(client, KEYS))
+    made = Here(client, MemoryBroker(PARTITIONS), RedisCallStore(client, KEYS))
     reader = RedisCallReader(client, KEYS, PARTITIONS)
 
     async def there() -> bool:
         return await reader.call(CALL) is not None
 
-    await begin(made.bus)
-    async with working(made.bus, client, made.store):
+    await begin(made.broker)
+    async with working(made.broker, client, made.store):
         await eventually(there)
     return made
 
@@ -142,14 +142,14 @@ def failing(error: BaseException) -> Ack:
     return acked
 
 
-@pytest.mark.parametrize("error", [BusInterrupted("no channel"), Fenced("taken over"), asyncio.CancelledError()])
+@pytest.mark.parametrize("error", [BrokerInterrupted("no channel"), Fenced("taken over"), asyncio.CancelledError()])
 async def test_what_a_worker_lives_through_is_no_death(here: Here, error: BaseException) -> None:
-    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+    await publish(here.broker, 1, AttachUserData((("n", 1),)))
     for _ in range(PATIENCE.max_crashes + 1):
         await here.work(failing(error))
         assert not await here.counted()
     await here.work(sound, here.acknowledged)
-    assert (here.bus.parked, await here.refused(), await here.attached()) == ([], False, [1])
+    assert (here.broker.parked, await here.refused(), await here.attached()) == ([], False, [1])
 
 
 async def let_it_wait(here: Here) -> None:
@@ -163,24 +163,24 @@ async def let_it_wait(here: Here) -> None:
 
 
 async def test_an_operation_that_waits_when_the_partition_is_released_killed_nobody(here: Here) -> None:
-    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+    await publish(here.broker, 1, AttachUserData((("n", 1),)))
     await let_it_wait(here)
     await here.work(sound, here.acknowledged)
-    assert (here.bus.parked, await here.attached()) == ([], [1])
+    assert (here.broker.parked, await here.attached()) == ([], [1])
 
 
 async def test_a_message_of_which_an_operation_waits_is_counted_until_that_is_over(here: Here) -> None:
     """Somebody may die of it when it is tried again."""
     here.together = "m"
-    await publish(here.bus, 1, AttachUserData((("n", 1),)))
-    await publish(here.bus, 2, AttachUserData((("n", 2),)))
+    await publish(here.broker, 1, AttachUserData((("n", 1),)))
+    await publish(here.broker, 2, AttachUserData((("n", 2),)))
     await let_it_wait(here)
 
     async def done() -> bool:
         return await here.attached() == [1, 2]
 
     await here.work(sound, done)
-    assert (here.bus.parked, await here.counted()) == ([], False)
+    assert (here.broker.parked, await here.counted()) == ([], False)
 
 
 async def test_a_try_is_taken_back_though_the_store_is_away_for_a_moment(
@@ -194,24 +194,24 @@ async def test_a_try_is_taken_back_though_the_store_is_away_for_a_moment(
         await withdraw_attempt(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(here.store, "withdraw_attempt", at_last)
-    await publish(here.bus, 1, AttachUserData((("n", 1),)))
-    await here.work(failing(BusInterrupted("no channel")))
+    await publish(here.broker, 1, AttachUserData((("n", 1),)))
+    await here.work(failing(BrokerInterrupted("no channel")))
     assert not await here.counted()
 
 
 async def test_what_took_effect_before_workers_died_is_told_as_done(here: Here) -> None:
     """Others died after the commit, before the acknowledgement."""
-    action, bus, node = AttachUserData((("n", 1),)), here.bus, NodeId("gateway")
+    action, broker, node = AttachUserData((("n", 1),)), here.broker, NodeId("gateway")
     operation = CallOperation(OperationId(SUSPECT), CALL, action, 1, ALICE)
     body = OPERATION.encode(OperationMessage(operation=operation, reply_to=node))
-    await bus.publish_operation(HERE, body, SUSPECT)
-    async with working(bus, here.client, here.store):
+    await broker.publish_operation(HERE, body, SUSPECT)
+    async with working(broker, here.client, here.store):
         await eventually(here.acknowledged)
     taken = await here.store.take_over(HERE)
     for each in range(PATIENCE.max_crashes):
         await here.store.attempt(HERE, taken.epoch, SUSPECT, f"crash-{each}")
-    async with bus.inbox(node) as inbox:
-        await bus.publish_operation(HERE, body, SUSPECT)
+    async with broker.inbox(node) as inbox:
+        await broker.publish_operation(HERE, body, SUSPECT)
         told = asyncio.create_task(inbox.receive())
 
         async def answered() -> bool:
@@ -219,7 +219,7 @@ async def test_what_took_effect_before_workers_died_is_told_as_done(here: Here) 
 
         await here.work(sound, answered)
         assert b'"code":0' in told.result()
-    assert (bus.parked, await here.refused(), await here.attached()) == ([], False, [1])
+    assert (broker.parked, await here.refused(), await here.attached()) == ([], False, [1])
     assert await RedisCallReader(here.client, KEYS, PARTITIONS).block(CALL) is None
     assert not await here.counted()
 
@@ -228,9 +228,9 @@ async def test_what_took_no_effect_is_parked_after_as_many_deaths_as_before(here
     taken = await here.store.take_over(HERE)
     for each in range(PATIENCE.max_crashes):
         await here.store.attempt(HERE, taken.epoch, SUSPECT, f"crash-{each}")
-    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+    await publish(here.broker, 1, AttachUserData((("n", 1),)))
     await here.work(sound, here.refused)
-    assert [(each.message_id, each.parking.reason) for each in here.bus.parked] == [(SUSPECT, "crashes_workers")]
+    assert [(each.message_id, each.parking.reason) for each in here.broker.parked] == [(SUSPECT, "crashes_workers")]
     assert not await here.counted()
 
 
@@ -244,18 +244,18 @@ async def test_an_answer_that_is_lost_is_no_death(here: Here, monkeypatch: pytes
         return tries
 
     monkeypatch.setattr(here.store, "attempt", unheard)
-    await publish(here.bus, 1, AttachUserData((("n", 1),)))
+    await publish(here.broker, 1, AttachUserData((("n", 1),)))
     await here.work(sound, here.acknowledged)
-    assert (here.bus.parked, await here.refused(), await here.attached()) == ([], False, [1])
+    assert (here.broker.parked, await here.refused(), await here.attached()) == ([], False, [1])
 
 
 async def test_a_worker_that_lets_go_in_order_forgets_no_deaths_of_others(here: Here) -> None:
     """It could not be parked: the parking queue is full. The next one is not to die of it again."""
-    full = Here(here.client, MemoryBus(PARTITIONS, parking_limit=0), here.store)
+    full = Here(here.client, MemoryBroker(PARTITIONS, parking_limit=0), here.store)
     taken = await here.store.take_over(HERE)
     for each in range(PATIENCE.max_crashes):
         await here.store.attempt(HERE, taken.epoch, SUSPECT, f"crash-{each}")
-    await publish(full.bus, 1, AttachUserData((("n", 1),)))
+    await publish(full.broker, 1, AttachUserData((("n", 1),)))
     for _ in range(2):
         await full.work(sound, full.refused)
         assert await full.attached() == []

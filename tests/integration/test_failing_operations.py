@@ -181,7 +181,7 @@ async def test_what_is_not_healed_is_parked_and_applied_once_when_it_is_replayed
         assert await reader.block(CallId("C")) is None
         assert made.metric("calls_blocked", partition="0") == 0
         for each in replayed:
-            await made.parts.bus.publish_operation(ONLY, each.body, each.operation_id)
+            await made.parts.broker.publish_operation(ONLY, each.body, each.operation_id)
         await made.attach("D", 2)
         await made.until("D", 1, 2)
         assert await made.values("C") == [1]
@@ -251,10 +251,10 @@ async def test_what_cannot_be_parked_waits_with_its_call_and_others_go_on(make: 
         async with made.working():
             await made.start("C", "D")
             await made.until_started("C", "D")
-            bus: Any = made.parts.bus
-            publisher = bus._publisher
+            broker: Any = made.parts.broker
+            publisher = broker._publisher
             async with made.damaged("C", "state"):
-                channel = await bus._publishing.open_channel(confirms=False)
+                channel = await broker._publishing.open_channel(confirms=False)
                 await channel.queue_delete(queue)
                 with capture_logs() as logs:
                     await made.attach("C", 1)
@@ -263,15 +263,15 @@ async def test_what_cannot_be_parked_waits_with_its_call_and_others_go_on(make: 
                     await made.until("D", 1)
                 await apply_topology(amqp_settings(made.parts.settings))
                 await until_parked(made, "C-1")
-            assert publisher is bus._publisher
+            assert publisher is broker._publisher
 
 
 async def test_the_sender_of_what_cannot_be_read_is_told_where_the_message_names_it(impatient: Operations) -> None:
     made = impatient
     later = {"v": 2, "operation": {"id": "o", "sender": "alice", "call_id": "C", "action": {"name": "Teleport"}}}
     async with made.working():
-        await made.parts.bus.publish_operation(ONLY, orjson.dumps(later), "o")
-        await made.parts.bus.publish_operation(ONLY, b"SECRET", "junk")
+        await made.parts.broker.publish_operation(ONLY, orjson.dumps(later), "o")
+        await made.parts.broker.publish_operation(ONLY, b"SECRET", "junk")
         await until_parked(made, "o", "junk")
         async with lot(made) as opened:
             first, second = (await opened.found()).parked
@@ -287,7 +287,7 @@ async def test_looking_changes_neither_what_is_parked_nor_its_order(impatient: O
     names = [f"junk-{number}" for number in range(12)]
     async with made.working():
         for name in names:
-            await made.parts.bus.publish_operation(ONLY, b"junk", name)
+            await made.parts.broker.publish_operation(ONLY, b"junk", name)
         await until_parked(made, *names)
     for _ in range(10):
         assert [name for name, _, _ in await parked(made)] == names
@@ -295,17 +295,17 @@ async def test_looking_changes_neither_what_is_parked_nor_its_order(impatient: O
 
 async def test_each_operation_of_one_message_goes_its_own_way(patient: Operations) -> None:
     """They come again together, those that are done as well, when a worker dies; what is none is parked alone."""
-    bus = patient.parts.bus
+    broker = patient.parts.broker
     async with patient.working():
         await patient.start("C", "D")
         await patient.until_started("C", "D")
     async with patient.damaged("C", "state"):
         await asyncio.gather(
             *(patient.attach(call, number) for number in (1, 2, 3) for call in ("C", "D")),
-            bus.publish_operation(ONLY, b"{}", "junk"),
+            broker.publish_operation(ONLY, b"{}", "junk"),
             *(patient.attach(call, 4) for call in ("C", "D")),
         )
-        assert 0 < await bus.depth(ONLY) < 9, "several come in one message"
+        assert 0 < await broker.depth(ONLY) < 9, "several come in one message"
         for deaths in (1, 2, 3):
             async with patient.dying():
                 await eventually(lambda deaths=deaths: patient.metric("operations_retried_total") >= deaths)  # type: ignore[misc]
@@ -314,7 +314,7 @@ async def test_each_operation_of_one_message_goes_its_own_way(patient: Operation
         await patient.until("C", 1, 2, 3, 4)
 
         async def nothing_waits() -> bool:
-            return await bus.depth(ONLY) == 0
+            return await broker.depth(ONLY) == 0
 
         await eventually(nothing_waits)
     assert await patient.values("D") == [1, 2, 3, 4]
@@ -330,7 +330,7 @@ async def test_what_came_back_since_workers_ended_is_done_at_once(patient: Opera
     began = int(await connection.get(keys.position(ONLY)) or 0)
     await asyncio.gather(*(patient.attach(call, number) for number in range(30) for call in ("C", "D")))
     for _ in range(4):
-        async with patient.parts.bus.partition(ONLY, 100) as consumer:
+        async with patient.parts.broker.partition(ONLY, 100) as consumer:
             await consumer.batch(10)
     async with patient.working():
         await patient.until("D", *range(30))

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from calltag.core.backends import Backends
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Partition
 from parts.eventually import eventually
 from parts.in_process import InProcess, ended, in_process, started, with_second_device
@@ -65,8 +65,8 @@ async def test_a_user_dials_from_one_own_device_to_another(tmp_path: Path) -> No
         assert (await gateway.operate("alice", begun["id"], "Hold"))["call"]["state"] == "Held"
 
 
-class StalledBus(MemoryBus):
-    """A bus that takes operations only once it is `free`."""
+class StalledBroker(MemoryBroker):
+    """A broker that takes operations only once it is `free`."""
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -80,19 +80,19 @@ class StalledBus(MemoryBus):
 
 
 async def test_no_more_than_so_many_operations_wait_for_the_broker(tmp_path: Path) -> None:
-    bus = StalledBus()
+    broker = StalledBroker()
     session = {"operationName": "StartContactCenterSession", "channels": ["voice"]}
-    async with in_process(tmp_path, lambda made: replace(made, bus=bus), gateway={"max_in_flight": 1}) as gateway:
+    async with in_process(tmp_path, lambda made: replace(made, broker=broker), gateway={"max_in_flight": 1}) as gateway:
         first = asyncio.create_task(gateway.request("alice", "POST", "/me", session))
-        await eventually(lambda: bus.asked == 1)
+        await eventually(lambda: broker.asked == 1)
         refused = await gateway.request("bob", "POST", "/me", session)
         assert (refused.status_code, refused.json()["statusCode"]) == (503, 4)
         assert "1 operations wait for a publisher confirm" in refused.json()["statusMessage"]
         assert 1 <= int(refused.headers["Retry-After"]) <= 3
-        bus.free.set()
+        broker.free.set()
         assert (await first).json() == {"statusCode": 0}
         assert (await gateway.request("bob", "POST", "/me", session)).json() == {"statusCode": 0}
-        assert bus.asked == 2
+        assert broker.asked == 2
 
 
 async def test_operations_of_one_user_have_a_rate(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ async def test_no_more_than_so_many_requests_wait_for_outcomes(tmp_path: Path) -
         first = asyncio.create_task(gateway.request("alice", "POST", "/me", session, Prefer="wait=10"))
 
         async def is_published() -> bool:
-            return await gateway.bus.depth(Partition(0)) == 1
+            return await gateway.broker.depth(Partition(0)) == 1
 
         await eventually(is_published)
         refused = await gateway.request("bob", "POST", "/me", session, Prefer="wait=10")

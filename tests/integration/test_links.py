@@ -10,8 +10,8 @@ import pytest
 from aio_pika.abc import UnderlayConnection
 from yarl import URL
 
-from calltag.core.broker.ports import Bus, BusRefused, BusUnavailable, Partition
-from calltag.core.broker.rabbitmq import AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.broker.ports import Broker, BrokerRefused, BrokerUnavailable, Partition
+from calltag.core.broker.rabbitmq import RabbitMqSettings, apply_topology, open_rabbitmq
 from calltag.core.broker.rabbitmq.connection import Link, connect
 from parts.eventually import eventually
 from parts.proxy import Proxy
@@ -28,9 +28,9 @@ def proxy(rabbitmq: RabbitMq) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def settings(proxy: Proxy, amqp_prefix: str) -> AmqpSettings:
+def settings(proxy: Proxy, amqp_prefix: str) -> RabbitMqSettings:
     url = f"amqp://guest:guest@127.0.0.1:{proxy.port}/"
-    return AmqpSettings(
+    return RabbitMqSettings(
         url, prefix=amqp_prefix, partitions=1, heartbeat_s=60, connect_deadline_s=1, publish_deadline_s=1
     )
 
@@ -45,12 +45,12 @@ async def running(link: Link) -> AsyncIterator[Link]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def takes(bus: Bus) -> bool:
-    """Whether the bus takes an operation; in any case it says so in time."""
+async def takes(broker: Broker) -> bool:
+    """Whether the broker takes an operation; in any case it says so in time."""
     try:
         async with asyncio.timeout(MOST_S):
-            await bus.publish_operation(ONE, b"x", "x")
-    except (BusUnavailable, BusRefused):
+            await broker.publish_operation(ONE, b"x", "x")
+    except (BrokerUnavailable, BrokerRefused):
         return False
     return True
 
@@ -60,14 +60,14 @@ async def opens_channel(link: Link) -> bool:
         async with asyncio.timeout(MOST_S):
             async with link.channel():
                 pass
-    except BusUnavailable:
+    except BrokerUnavailable:
         return False
     return True
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 200, 505, 520, 560])
 async def test_a_connection_that_ends_while_it_is_made_is_tried_again(
-    settings: AmqpSettings, proxy: Proxy, count: int
+    settings: RabbitMqSettings, proxy: Proxy, count: int
 ) -> None:
     """Wherever in the broker's greeting, its tuning or its welcome that is."""
     proxy.close_after(count)
@@ -79,7 +79,7 @@ async def test_a_connection_that_ends_while_it_is_made_is_tried_again(
 
 @pytest.mark.parametrize("error", [StopAsyncIteration(), EOFError(), Exception("of no kind")], ids=repr)
 async def test_whatever_ends_a_connection_while_it_is_made_is_told_plainly(
-    settings: AmqpSettings, monkeypatch: pytest.MonkeyPatch, error: Exception
+    settings: RabbitMqSettings, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """The first of these came from the library when a broker was started again, and was the end of the link."""
 
@@ -87,11 +87,11 @@ async def test_whatever_ends_a_connection_while_it_is_made_is_told_plainly(
         raise error
 
     monkeypatch.setattr(aio_pika.Connection, "connect", fail)
-    with pytest.raises(BusUnavailable, match="RabbitMQ is not reachable"):
+    with pytest.raises(BrokerUnavailable, match="RabbitMQ is not reachable"):
         await connect(settings, "test")
 
 
-async def test_a_link_that_ends_begins_anew(settings: AmqpSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_link_that_ends_begins_anew(settings: RabbitMqSettings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever it is that ended it."""
     errors = [ValueError("not foreseen"), asyncio.CancelledError()]
 
@@ -103,12 +103,12 @@ async def test_a_link_that_ends_begins_anew(settings: AmqpSettings, monkeypatch:
     connecting = Link._connect
     monkeypatch.setattr(Link, "_connect", fail)
     await apply_topology(settings)
-    async with open_amqp_bus(settings) as bus:
-        await eventually(lambda: takes(bus))
+    async with open_rabbitmq(settings) as broker:
+        await eventually(lambda: takes(broker))
     assert errors == []
 
 
-async def test_a_connection_that_does_not_come_about_is_tried_again(settings: AmqpSettings, proxy: Proxy) -> None:
+async def test_a_connection_that_does_not_come_about_is_tried_again(settings: RabbitMqSettings, proxy: Proxy) -> None:
     proxy.stall()
     async with running(Link(settings, "test")) as link:
         assert not await opens_channel(link)
@@ -118,14 +118,14 @@ async def test_a_connection_that_does_not_come_about_is_tried_again(settings: Am
 
 
 async def test_a_channel_that_does_not_open_is_told_and_its_connection_built_anew(
-    settings: AmqpSettings, proxy: Proxy
+    settings: RabbitMqSettings, proxy: Proxy
 ) -> None:
     async with running(Link(settings, "test")) as link:
         await eventually(lambda: link.up)
         before = proxy.taken
         proxy.stall()
         async with asyncio.timeout(MOST_S):
-            with pytest.raises(BusUnavailable, match="opened no channel"):
+            with pytest.raises(BrokerUnavailable, match="opened no channel"):
                 await link.open_channel(confirms=True)
         await eventually(lambda: proxy.taken > before)
         proxy.heal()
@@ -133,24 +133,24 @@ async def test_a_channel_that_does_not_open_is_told_and_its_connection_built_ane
 
 
 async def test_a_confirm_that_does_not_come_is_told_and_its_connection_built_anew(
-    settings: AmqpSettings, proxy: Proxy
+    settings: RabbitMqSettings, proxy: Proxy
 ) -> None:
     await apply_topology(settings)
-    async with open_amqp_bus(settings) as bus:
-        await eventually(bus.connected)
-        await eventually(lambda: takes(bus))
+    async with open_rabbitmq(settings) as broker:
+        await eventually(broker.connected)
+        await eventually(lambda: takes(broker))
         before = proxy.taken
         proxy.stall()
         async with asyncio.timeout(MOST_S):
-            with pytest.raises(BusUnavailable, match="did not confirm within 1 s"):
-                await bus.publish_operation(ONE, b"x", "x")
+            with pytest.raises(BrokerUnavailable, match="did not confirm within 1 s"):
+                await broker.publish_operation(ONE, b"x", "x")
         await eventually(lambda: proxy.taken > before)
         proxy.heal()
-        await eventually(lambda: takes(bus))
+        await eventually(lambda: takes(broker))
 
 
 async def test_a_connection_that_is_made_too_late_is_closed(
-    settings: AmqpSettings, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+    settings: RabbitMqSettings, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     makes = UnderlayConnection.make_connection
 
@@ -160,7 +160,7 @@ async def test_a_connection_that_is_made_too_late_is_closed(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(UnderlayConnection, "make_connection", too_late)
-    with pytest.raises(BusUnavailable, match="did not answer"):
+    with pytest.raises(BrokerUnavailable, match="did not answer"):
         await connect(settings, "test")
     assert proxy.taken == 1
     await eventually(lambda: not proxy.writers)

@@ -8,10 +8,10 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Partition
 from calltag.core.domain.operations import AttachUserData
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.deployment import Deployment, client_of
 from calltag.core.store.ports import StoreUnavailable, WorkerId
@@ -71,19 +71,24 @@ async def client(redis: Redis) -> AsyncIterator[RedisClient]:
 
 @asynccontextmanager
 async def working(
-    bus: MemoryBus, client: RedisClient, metrics: Metrics, *, limits: RecentLimits | None = None, replicas: int = 0
+    broker: MemoryBroker,
+    client: RedisClient,
+    metrics: Metrics,
+    *,
+    limits: RecentLimits | None = None,
+    replicas: int = 0,
 ) -> AsyncIterator[None]:
     """A worker on all partitions, while the context is open."""
-    store = RedisStateStore(client, KEYS, durability=Durability(replicas, 400))
-    outgoing, observations = outgoing_of(bus, client), WorkerMetrics(metrics)
+    store = RedisCallStore(client, KEYS, durability=Durability(replicas, 400))
+    outgoing, observations = outgoing_of(broker, client), WorkerMetrics(metrics)
     recent = RecentByPartition(limits or RecentLimits())
 
     def make(partition: Partition) -> PartitionRunner:
-        return PartitionRunner(partition, store, outgoing, LIMITS, observations, parking_lot=Parking(bus),
+        return PartitionRunner(partition, store, outgoing, LIMITS, observations, parking_lot=Parking(broker),
                                recent=recent.of(partition))  # fmt: skip
 
     registry = RedisWorkerRegistry(client, KEYS, lease_ms=60_000)
-    worker = Assignments(WorkerId("w"), bus, registry, make, observations, partitions=PARTITIONS, heartbeat_s=0.2)
+    worker = Assignments(WorkerId("w"), broker, registry, make, observations, partitions=PARTITIONS, heartbeat_s=0.2)
     stop = asyncio.Event()
     running = asyncio.create_task(worker.run(stop))
     try:
@@ -142,16 +147,16 @@ def counted(metrics: Metrics, name: str) -> float:
     return metrics.registry.get_sample_value(f"calltag_{name}_total") or 0
 
 
-async def lose(redis: Redis, bus: MemoryBus, client: RedisClient) -> None:
+async def lose(redis: Redis, broker: MemoryBroker, client: RedisClient) -> None:
     """Operations 0 to 5 are confirmed; then the master dies, and no replica has 3 to 5."""
-    await begin(bus)
+    await begin(broker)
     for number in (1, 2):
-        await publish(bus, number, AttachUserData((("n", number),)))
+        await publish(broker, number, AttachUserData((("n", number),)))
     await until_attached(client, [1, 2])
     await asyncio.to_thread(_replicated, redis)
     cut_off(redis)
     for number in (3, 4, 5):
-        await publish(bus, number, AttachUserData((("n", number),)))
+        await publish(broker, number, AttachUserData((("n", number),)))
         await until_attached(client, range(1, number + 1))
 
     async def told() -> bool:
@@ -177,12 +182,12 @@ def _offset(port: int, field: str) -> int:
 
 
 async def test_what_a_failover_lost_is_applied_again(redis: Redis, client: RedisClient) -> None:
-    bus, metrics = MemoryBus(PARTITIONS), Metrics()
-    async with working(bus, client, metrics):
-        await lose(redis, bus, client)
+    broker, metrics = MemoryBroker(PARTITIONS), Metrics()
+    async with working(broker, client, metrics):
+        await lose(redis, broker, client)
         await until_attached(client, [1, 2, 3, 4, 5])
         await eventually(lambda: counted(metrics, "commits_lost") > 0)
-        await publish(bus, 6, AttachUserData((("n", 6),)))
+        await publish(broker, 6, AttachUserData((("n", 6),)))
         await until_attached(client, [1, 2, 3, 4, 5, 6])
     assert counted(metrics, "operations_reapplied") == 3
     assert counted(metrics, "commits_unrecoverable") == 0
@@ -192,12 +197,12 @@ async def test_what_a_failover_lost_is_applied_again(redis: Redis, client: Redis
 
 
 async def test_what_is_not_at_hand_is_told_and_versions_go_on(redis: Redis, client: RedisClient) -> None:
-    bus, metrics = MemoryBus(PARTITIONS), Metrics()
-    async with working(bus, client, metrics, limits=RecentLimits(operations=1)):
-        await lose(redis, bus, client)
+    broker, metrics = MemoryBroker(PARTITIONS), Metrics()
+    async with working(broker, client, metrics, limits=RecentLimits(operations=1)):
+        await lose(redis, broker, client)
         await until_attached(client, [1, 2, 5])
         await eventually(lambda: counted(metrics, "commits_unrecoverable") == 2)
-        await publish(bus, 6, AttachUserData((("n", 6),)))
+        await publish(broker, 6, AttachUserData((("n", 6),)))
         await until_attached(client, [1, 2, 5, 6])
 
         async def told() -> bool:
@@ -211,10 +216,10 @@ async def test_what_is_not_at_hand_is_told_and_versions_go_on(redis: Redis, clie
 
 
 async def test_nobody_is_told_before_the_replicas_have_it(redis: Redis, client: RedisClient) -> None:
-    bus, metrics = MemoryBus(PARTITIONS), Metrics()
-    async with working(bus, client, metrics, replicas=1):
-        await begin(bus)
-        await publish(bus, 1, AttachUserData((("n", 1),)))
+    broker, metrics = MemoryBroker(PARTITIONS), Metrics()
+    async with working(broker, client, metrics, replicas=1):
+        await begin(broker)
+        await publish(broker, 1, AttachUserData((("n", 1),)))
 
         async def confirmed() -> bool:
             return await versions_told(client) == [1, 2]
@@ -222,7 +227,7 @@ async def test_nobody_is_told_before_the_replicas_have_it(redis: Redis, client: 
         # Told is what the replicas have confirmed to the worker; what is attached it may still wait for.
         await eventually(confirmed)
         cut_off(redis)
-        await publish(bus, 2, AttachUserData((("n", 2),)))
+        await publish(broker, 2, AttachUserData((("n", 2),)))
         await until_attached(client, [1, 2])
         await eventually(lambda: counted(metrics, "partition_takeovers") > PARTITIONS + 1)
         assert await versions_told(client) == [1, 2]

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import pytest
 import redis.asyncio
 
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.partitioning import partition_of
-from calltag.core.broker.ports import BusInterrupted, Partition
+from calltag.core.broker.ports import BrokerInterrupted, Partition
 from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId
 from calltag.core.domain.operations import AttachUserData, CallOperation, CallStarted
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import NEVER, CommitPosition, Epoch, StoreUnavailable, TakeOver, WorkerId
@@ -66,7 +66,7 @@ class Worker:
 
     client: MayBeAway
     limits: RecentLimits = field(default_factory=RecentLimits)
-    bus: MemoryBus = field(default_factory=lambda: MemoryBus(PARTITIONS))
+    broker: MemoryBroker = field(default_factory=lambda: MemoryBroker(PARTITIONS))
     metrics: Metrics = field(default_factory=Metrics)
     name: str = "w"
 
@@ -74,19 +74,19 @@ class Worker:
         self.store = Unreliable(self.client, KEYS)
         self.recent = RecentByPartition(self.limits)
         self.assignments = Assignments(
-            WorkerId(self.name), self.bus, RedisWorkerRegistry(self.client, KEYS, lease_ms=round(LEASE_S * 1000)),
+            WorkerId(self.name), self.broker, RedisWorkerRegistry(self.client, KEYS, lease_ms=round(LEASE_S * 1000)),
             self._make, WorkerMetrics(self.metrics), partitions=PARTITIONS, heartbeat_s=0.2, lease_s=LEASE_S,
             on_other_owner=self.recent.note_other_owner,
         )  # fmt: skip
 
     def _make(self, partition: Partition) -> PartitionRunner:
         return PartitionRunner(
-            partition, self.store, outgoing_of(self.bus, self.client), LIMITS, WorkerMetrics(self.metrics),
-            parking_lot=Parking(self.bus), recent=self.recent.of(partition),
+            partition, self.store, outgoing_of(self.broker, self.client), LIMITS, WorkerMetrics(self.metrics),
+            parking_lot=Parking(self.broker), recent=self.recent.of(partition),
         )  # fmt: skip
 
     async def attach(self, number: int) -> None:
-        await publish(self.bus, number, AttachUserData((("n", number),)))
+        await publish(self.broker, number, AttachUserData((("n", number),)))
 
     async def attached(self, *numbers: int) -> None:
         """Wait until these are on the call, and everybody was told."""
@@ -102,7 +102,7 @@ class Worker:
 
     async def without_two(self) -> Snapshot:
         """The call begins and gets two values; what the store held when it had the first one only."""
-        await begin(self.bus)
+        await begin(self.broker)
         await self.attach(1)
         await self.attached(1)
         before = await snapshot(self.client)
@@ -138,7 +138,7 @@ async def test_nothing_new_is_written_onto_what_is_missing(worker: Worker) -> No
 
 
 async def test_what_was_only_recognised_is_at_hand_too(worker: Worker) -> None:
-    await begin(worker.bus)
+    await begin(worker.broker)
     await worker.attach(1)
     await worker.attached(1)
     before = await snapshot(worker.client)
@@ -167,18 +167,18 @@ async def test_a_recovery_that_is_interrupted_tells_of_the_loss_the_next_time(
     worker: Worker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = await worker.without_two()
-    note_loss, interrupted = RedisStateStore.note_loss, asyncio.Event()
+    note_loss, interrupted = RedisCallStore.note_loss, asyncio.Event()
 
     async def interrupt(*_: object) -> None:
         interrupted.set()
         raise StoreUnavailable("away")
 
-    monkeypatch.setattr(RedisStateStore, "note_loss", interrupt)
+    monkeypatch.setattr(RedisCallStore, "note_loss", interrupt)
     await put_back(worker.client, before)
     await interrupted.wait()
     worker.client.away.append("away")
     await eventually(lambda: not worker.assignments.partitions)
-    monkeypatch.setattr(RedisStateStore, "note_loss", note_loss)
+    monkeypatch.setattr(RedisCallStore, "note_loss", note_loss)
     worker.client.away.clear()
     await eventually(lambda: counted(worker.metrics, "commits_lost") == 1)
     await worker.attached(1, 2)
@@ -229,7 +229,7 @@ class Interrupted(Unreliable):
         return taken
 
 
-@pytest.mark.parametrize("interruption", [None, StoreUnavailable, BusInterrupted])
+@pytest.mark.parametrize("interruption", [None, StoreUnavailable, BrokerInterrupted])
 async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_the_next_owner(
     interruption: type[Exception] | None,
 ) -> None:
@@ -237,7 +237,7 @@ async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_t
     async with embedded_store(None, deadline_s=20) as embedded:
         client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
         dead = Worker(client)
-        heir, stop = Worker(client, bus=dead.bus, name="x"), asyncio.Event()
+        heir, stop = Worker(client, broker=dead.broker, name="x"), asyncio.Event()
         heir.store = store = Interrupted(client, KEYS)
         running = asyncio.create_task(dead.assignments.run(asyncio.Event()))
         before = await dead.without_two()
@@ -264,9 +264,9 @@ async def test_what_comes_again_from_the_queue_is_not_told_as_lost(monkeypatch: 
     async with embedded_store(None) as embedded:
         client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
         dead = Worker(client)
-        heir, stop = Worker(client, bus=dead.bus, name="x"), asyncio.Event()
+        heir, stop = Worker(client, broker=dead.broker, name="x"), asyncio.Event()
         running = asyncio.create_task(dead.assignments.run(asyncio.Event()))
-        await begin(dead.bus)
+        await begin(dead.broker)
         await dead.attach(1)
         await dead.attached(1)
         inheriting = asyncio.create_task(heir.assignments.run(stop))
@@ -296,7 +296,7 @@ async def test_an_owner_s_epoch_is_higher_than_any_that_another_one_told_of(work
     """The store may have lost that take-over."""
     theirs = Epoch(1 << 40)
     worker.recent.of(HERE).reported = (theirs, CommitPosition(0))
-    await begin(worker.bus)
+    await begin(worker.broker)
     await eventually(lambda: worker.recent.of(HERE).epoch > theirs)
 
 
@@ -307,7 +307,7 @@ async def test_a_call_that_cannot_be_set_right_holds_up_no_other(worker: Worker)
     other = next(each for each in map(CallId, map(str, range(100))) if partition_of(each, PARTITIONS) == HERE)
     leg = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), ALICE)
     operation = CallOperation(OperationId("x"), other, CallStarted(ConnId("c"), CallType.INBOUND, "", (leg,)), 1, ALICE)
-    await worker.bus.publish_operation(HERE, OPERATION.encode(OperationMessage(operation=operation)), operation.id)
+    await worker.broker.publish_operation(HERE, OPERATION.encode(OperationMessage(operation=operation)), operation.id)
     reader = RedisCallReader(worker.client, KEYS, PARTITIONS)
 
     async def is_there() -> bool:

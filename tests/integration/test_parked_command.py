@@ -102,7 +102,7 @@ async def test_what_is_parked_is_listed_shown_and_replayed(
         await made.until_started("C")
         async with made.damaged("C", "state"):
             await made.publish("c1", "C", AttachUserData((("n", "SECRET"),)))
-            await made.parts.bus.publish_operation(ONLY, b"SECRET", "junk")
+            await made.parts.broker.publish_operation(ONLY, b"SECRET", "junk")
             await eventually(lambda: made.metric("operations_parked_total", reason="failed_repeatedly") == 1)
             await eventually(lambda: made.metric("operations_parked_total", reason="not_an_operation") == 1)
         listed, table, shown, told, junk, asked, again, replayed = await Operator(tmp_path, environment).parked(
@@ -140,9 +140,9 @@ async def test_what_is_dropped_is_gone_and_so_is_a_mark_of_what_was_taken_out_ot
         async with made.damaged("D", "state"):
             await made.publish("d1", "D", AttachUserData((("n", "SECRET"),)))
             await eventually(lambda: made.metric("operations_parked_total", reason="failed_repeatedly") == 1)
-    channel = await made.parts.bus._publishing.open_channel(confirms=False)  # type: ignore[attr-defined]
+    channel = await made.parts.broker._publishing.open_channel(confirms=False)  # type: ignore[attr-defined]
     await (await channel.get_queue(f"{environment['CALLTAG_AMQP__PREFIX']}.ops.dead", ensure=False)).purge()
-    await made.parts.bus.park(b"SECRET", "junk", ParkingDetails("not_an_operation", "", ONLY, 1, 1))
+    await made.parts.broker.park(b"SECRET", "junk", ParkingDetails("not_an_operation", "", ONLY, 1, 1))
     listed, table, lost, junk, dropped, gone, unclear, empty = await operator.parked(
         "ls --json", "ls", "replay d1 --yes", "drop junk --yes", "drop --all --yes", "drop d1 --yes", "drop --yes", "ls"
     )
@@ -163,7 +163,7 @@ async def test_of_what_is_parked_only_what_is_wanted_is_kept_in_memory(made: Ope
     names = [f"p{number}" for number in range(50)]
     for name in names:
         operation = CallOperation(OperationId(name), CallId("P"), large, 1, ALICE)
-        await made.parts.bus.park(OPERATION.encode(OperationMessage(operation=operation)), name, parking)
+        await made.parts.broker.park(OPERATION.encode(OperationMessage(operation=operation)), name, parking)
     async with parking_lot(made.parts.settings) as lot:
         tracemalloc.start()
         try:
@@ -179,7 +179,7 @@ async def test_of_what_is_parked_only_what_is_wanted_is_kept_in_memory(made: Ope
     async with parking_lot(made.parts.settings) as lot:
         assert [each.operation_id for each in await lot.replay(None)] == names
     taken: list[str] = []
-    async with made.parts.bus.partition(ONLY, 100) as consumer:
+    async with made.parts.broker.partition(ONLY, 100) as consumer:
         while len(taken) < len(names):
             taken += [each.message_id for each in await consumer.batch(100)]
     assert taken == names

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.events import BEGINNING
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.partitioning import partition_of
 from calltag.core.broker.ports import Partition
 from calltag.core.contracts.operations import OPERATION, OperationMessage
@@ -16,10 +16,10 @@ from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.event_log import RedisUserStreams
+from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import (
     NO_BLOCKS,
@@ -53,7 +53,7 @@ HERE = partition_of(CALL, PARTITIONS)
 LIMITS = CallLimits(lambda value: len(orjson.dumps(value)))
 
 
-class Unreliable(RedisStateStore):
+class Unreliable(RedisCallStore):
     """Does what it is asked to, and then sometimes says that it did not."""
 
     faults: Iterator[type[Exception] | None] = iter(())
@@ -81,35 +81,35 @@ async def client() -> AsyncIterator[RedisClient]:
         yield store.client
 
 
-async def publish(bus: MemoryBus, number: int, action: CallAction) -> None:
+async def publish(broker: MemoryBroker, number: int, action: CallAction) -> None:
     operation = CallOperation(OperationId(f"o{number}"), CALL, action, 1, ALICE)
-    await bus.publish_operation(HERE, OPERATION.encode(OperationMessage(operation=operation)), operation.id)
+    await broker.publish_operation(HERE, OPERATION.encode(OperationMessage(operation=operation)), operation.id)
 
 
-async def begin(bus: MemoryBus) -> None:
+async def begin(broker: MemoryBroker) -> None:
     leg = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), ALICE)
-    await publish(bus, 0, CallStarted(ConnId("c"), CallType.INBOUND, "", (leg,)))
+    await publish(broker, 0, CallStarted(ConnId("c"), CallType.INBOUND, "", (leg,)))
 
 
-def outgoing_of(bus: MemoryBus, client: RedisClient) -> EventPublisher:
+def outgoing_of(broker: MemoryBroker, client: RedisClient) -> EventPublisher:
     batcher = ScriptBatcher(client)
-    streams, watches = RedisUserStreams(client, batcher, KEYS), RedisWatches(client, batcher, KEYS)
-    return EventPublisher(NodeSender(bus, streams), RedisCallIndex(client, KEYS), streams, watches)
+    streams, watches = RedisEventLog(client, batcher, KEYS), RedisWatches(client, batcher, KEYS)
+    return EventPublisher(NodeSender(broker, streams), RedisCallIndex(client, KEYS), streams, watches)
 
 
 @contextmanager
 def assignments(
-    bus: MemoryBus, client: RedisClient, store: RedisStateStore, metrics: Metrics | None = None
+    broker: MemoryBroker, client: RedisClient, store: RedisCallStore, metrics: Metrics | None = None
 ) -> Iterator[Assignments]:
-    outgoing, observations = outgoing_of(bus, client), WorkerMetrics(metrics or Metrics())
+    outgoing, observations = outgoing_of(broker, client), WorkerMetrics(metrics or Metrics())
 
     def make(partition: Partition) -> PartitionRunner:
-        lot = Parking(bus)
+        lot = Parking(broker)
         return PartitionRunner(partition, store, outgoing, LIMITS, observations, parking_lot=lot, batch_limit=1)
 
     yield Assignments(
         WorkerId("w"),
-        bus,
+        broker,
         RedisWorkerRegistry(client, KEYS),
         make,
         observations,
@@ -120,9 +120,9 @@ def assignments(
 
 @asynccontextmanager
 async def working(
-    bus: MemoryBus, client: RedisClient, store: RedisStateStore, metrics: Metrics | None = None
+    broker: MemoryBroker, client: RedisClient, store: RedisCallStore, metrics: Metrics | None = None
 ) -> AsyncIterator[Assignments]:
-    with assignments(bus, client, store, metrics) as made:
+    with assignments(broker, client, store, metrics) as made:
         stop = asyncio.Event()
         running = asyncio.create_task(made.run(stop))
         try:
@@ -133,18 +133,18 @@ async def working(
 
 
 async def versions_told(client: RedisClient) -> list[int]:
-    page = await RedisUserStreams(client, ScriptBatcher(client), KEYS).read(ALICE, BEGINNING, 100)
+    page = await RedisEventLog(client, ScriptBatcher(client), KEYS).read(ALICE, BEGINNING, 100)
     return [orjson.loads(entry.event)["call"]["version"] for entry in page.entries]
 
 
 @pytest.mark.parametrize("fault", [StoreUnavailable, CommitConflict])
 async def test_events_of_a_commit_whose_answer_is_lost_are_told(client: RedisClient, fault: type[Exception]) -> None:
-    bus, store = MemoryBus(PARTITIONS), Unreliable(client, KEYS)
+    broker, store = MemoryBroker(PARTITIONS), Unreliable(client, KEYS)
     store.faults = iter([None, None, fault, None, fault, fault])
-    await begin(bus)
+    await begin(broker)
     for number in range(1, 8):
-        await publish(bus, number, AttachUserData((("n", number),)))
-    async with working(bus, client, store):
+        await publish(broker, number, AttachUserData((("n", number),)))
+    async with working(broker, client, store):
 
         async def all_told() -> bool:
             return (await versions_told(client))[-1:] == [8]
@@ -158,10 +158,10 @@ async def test_events_of_a_commit_whose_answer_is_lost_are_told(client: RedisCli
 
 
 async def test_a_kept_event_that_cannot_be_read_holds_nothing_up(client: RedisClient) -> None:
-    bus, store = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS)
+    broker, store = MemoryBroker(PARTITIONS), RedisCallStore(client, KEYS)
     await client.connection.rpush(KEYS.outbox(HERE), b"{}")
-    await begin(bus)
-    async with working(bus, client, store):
+    await begin(broker)
+    async with working(broker, client, store):
 
         async def told() -> bool:
             return await versions_told(client) == [1]
@@ -171,10 +171,10 @@ async def test_a_kept_event_that_cannot_be_read_holds_nothing_up(client: RedisCl
 
 
 async def test_a_failure_that_nobody_foresaw_stays_in_its_partition(client: RedisClient) -> None:
-    bus, store = MemoryBus(PARTITIONS), Unreliable(client, KEYS)
+    broker, store = MemoryBroker(PARTITIONS), Unreliable(client, KEYS)
     store.faults = iter([ZeroDivisionError])
-    await begin(bus)
-    async with working(bus, client, store) as made:
+    await begin(broker)
+    async with working(broker, client, store) as made:
 
         async def told() -> bool:
             return await versions_told(client) == [1]
@@ -184,10 +184,10 @@ async def test_a_failure_that_nobody_foresaw_stays_in_its_partition(client: Redi
 
 
 async def test_a_worker_is_ready_when_its_partitions_are_consumed(client: RedisClient) -> None:
-    bus, store = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS)
-    with assignments(bus, client, store) as made:
+    broker, store = MemoryBroker(PARTITIONS), RedisCallStore(client, KEYS)
+    with assignments(broker, client, store) as made:
         assert not made.all_consumed()
-    async with working(bus, client, store) as made:
+    async with working(broker, client, store) as made:
         await eventually(made.all_consumed)
         assert len(made.partitions) == PARTITIONS
     assert made.partitions == frozenset()
@@ -197,7 +197,7 @@ async def test_a_worker_is_ready_when_its_partitions_are_consumed(client: RedisC
 async def test_a_watch_of_the_store_that_fails_or_hangs_holds_up_no_release(
     client: RedisClient, monkeypatch: pytest.MonkeyPatch, ends_in: type[BaseException] | None
 ) -> None:
-    bus, store, looks = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS), 0
+    broker, store, looks = MemoryBroker(PARTITIONS), RedisCallStore(client, KEYS), 0
 
     async def read_position(_: Partition) -> tuple[Epoch, CommitPosition]:
         nonlocal looks
@@ -210,11 +210,11 @@ async def test_a_watch_of_the_store_that_fails_or_hangs_holds_up_no_release(
     monkeypatch.setattr(store, "read_position", read_position)
     monkeypatch.setattr("calltag.worker.partition_runner._LOOK_S", 0.01)
     worker = PartitionRunner(
-        HERE, store, outgoing_of(bus, client), LIMITS, WorkerMetrics(Metrics()), parking_lot=Parking(bus)
+        HERE, store, outgoing_of(broker, client), LIMITS, WorkerMetrics(Metrics()), parking_lot=Parking(broker)
     )
     released = asyncio.Event()
-    await begin(bus)
-    async with bus.partition(HERE, 10) as consumer:
+    await begin(broker)
+    async with broker.partition(HERE, 10) as consumer:
         running = asyncio.create_task(worker.run(consumer, released))
         # It goes on looking, and has nothing in hand.
         await eventually(lambda: looks >= (1 if ends_in is None else 3))

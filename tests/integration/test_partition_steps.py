@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Delivery, PartitionConsumer
 from calltag.core.domain.operations import AttachUserData
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.ports import StateStore, WorkerId
+from calltag.core.store.ports import CallStore, WorkerId
 from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.event_publisher import EventPublisher
@@ -59,14 +59,14 @@ class Recorded:
 
 @asynccontextmanager
 async def consuming(
-    bus: MemoryBus, store: StateStore, outgoing: EventPublisher, steps: list[str] | None = None
+    broker: MemoryBroker, store: CallStore, outgoing: EventPublisher, steps: list[str] | None = None
 ) -> AsyncIterator[None]:
     """Work on the partition in batches of up to three, while the context is open."""
     released = asyncio.Event()
     observations = WorkerMetrics(Metrics())
-    lot = Parking(bus)
+    lot = Parking(broker)
     worker = PartitionRunner(HERE, store, outgoing, LIMITS, observations, parking_lot=lot, batch_limit=3)
-    async with bus.partition(HERE, 10) as consumer:
+    async with broker.partition(HERE, 10) as consumer:
         recorded: Any = consumer if steps is None else Recorded(consumer, steps)
         running = asyncio.create_task(worker.run(recorded, released))
         yield
@@ -80,11 +80,11 @@ async def next_of(consumer: PartitionConsumer) -> Delivery:
 
 
 async def test_the_steps_of_a_batch_are_taken_in_the_order_that_the_promises_rest_on(client: RedisClient) -> None:
-    bus, steps = MemoryBus(PARTITIONS), list[str]()
-    await begin(bus)
-    store: Any = Recorded(RedisStateStore(client, KEYS), steps)
-    outgoing: Any = Recorded(outgoing_of(bus, client), steps)
-    async with consuming(bus, store, outgoing, steps):
+    broker, steps = MemoryBroker(PARTITIONS), list[str]()
+    await begin(broker)
+    store: Any = Recorded(RedisCallStore(client, KEYS), steps)
+    outgoing: Any = Recorded(outgoing_of(broker, client), steps)
+    async with consuming(broker, store, outgoing, steps):
         await eventually(lambda: "ack" in steps)
     # Each second a watch looks whether the store has lost something, whatever the batch is at.
     taken = [step for step in steps if step != "read_position"]
@@ -92,35 +92,35 @@ async def test_the_steps_of_a_batch_are_taken_in_the_order_that_the_promises_res
 
 
 async def test_all_operations_of_a_batch_are_acknowledged(client: RedisClient) -> None:
-    bus, store = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS)
-    await begin(bus)
+    broker, store = MemoryBroker(PARTITIONS), RedisCallStore(client, KEYS)
+    await begin(broker)
     for number in (1, 2):
-        await publish(bus, number, AttachUserData((("n", number),)))
-    async with consuming(bus, store, outgoing_of(bus, client)):
+        await publish(broker, number, AttachUserData((("n", number),)))
+    async with consuming(broker, store, outgoing_of(broker, client)):
 
         async def all_told() -> bool:
             return await versions_told(client) == [1, 2, 3]
 
         await eventually(all_told)
-    await publish(bus, 3, AttachUserData((("n", 3),)))
-    async with bus.partition(HERE, 10) as consumer:
+    await publish(broker, 3, AttachUserData((("n", 3),)))
+    async with broker.partition(HERE, 10) as consumer:
         delivery = await next_of(consumer)
         assert (delivery.message_id, delivery.redelivered) == ("o3", False)
 
 
 async def test_a_partition_that_another_worker_took_over_is_left_and_nothing_is_lost(client: RedisClient) -> None:
-    bus, store, metrics = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS), Metrics()
+    broker, store, metrics = MemoryBroker(PARTITIONS), RedisCallStore(client, KEYS), Metrics()
     reader = RedisCallReader(client, KEYS, PARTITIONS)
 
     async def told(versions: Sequence[int]) -> bool:
         return await versions_told(client) == list(versions)
 
-    await begin(bus)
-    async with working(bus, client, store, metrics):
-        await publish(bus, 1, AttachUserData((("n", 1),)))
+    await begin(broker)
+    async with working(broker, client, store, metrics):
+        await publish(broker, 1, AttachUserData((("n", 1),)))
         await eventually(lambda: told([1, 2]))
         await store.take_over(HERE)
-        await publish(bus, 2, AttachUserData((("n", 2),)))
+        await publish(broker, 2, AttachUserData((("n", 2),)))
         await eventually(lambda: told([1, 2, 3]))
     call = await reader.call(CALL)
     assert call is not None
@@ -130,9 +130,9 @@ async def test_a_partition_that_another_worker_took_over_is_left_and_nothing_is_
 
 
 async def test_a_worker_that_ends_is_not_counted_on_any_more(client: RedisClient) -> None:
-    bus, store = MemoryBus(PARTITIONS), RedisStateStore(client, KEYS)
+    broker, store = MemoryBroker(PARTITIONS), RedisCallStore(client, KEYS)
     registry = RedisWorkerRegistry(client, KEYS)
-    async with working(bus, client, store) as made:
+    async with working(broker, client, store) as made:
         await eventually(made.all_consumed)
         assert set(await registry.renew(WorkerId("other"))) == {"w", "other"}
     assert await registry.renew(WorkerId("other")) == ["other"]

@@ -1,4 +1,4 @@
-"""Clients, nodes and events in any order, with answers, notices and bus messages that get lost: no event does.
+"""Clients, nodes and events in any order, with answers, notices and broker messages that get lost: no event does.
 
 What must hold: all that a client subscribed to comes, or, where the stream is not kept that far, the client is told
 that it missed something; nothing comes twice or out of order without a cause that the client knows of, or a home that
@@ -283,7 +283,7 @@ class Sessions(RuleBasedStateMachine):
     def publish_at_once(self, channels: list[str], *, lost: bool) -> None:
         told = [(channel, {"number": len(self.published) + at}) for at, channel in enumerate(channels)]
         self.published += channels
-        self.positions += self.run(self.nodes.add(ALICE, told, by_bus=not lost))
+        self.positions += self.run(self.nodes.add(ALICE, told, by_broker=not lost))
 
     @precondition(lambda self: self.published)
     @rule(keep=st.integers(1, 6))

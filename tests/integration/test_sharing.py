@@ -10,8 +10,8 @@ from typing import Any, cast
 import pytest
 
 from calltag.core.broker.ports import Partition
-from calltag.core.broker.rabbitmq import AmqpBus
-from calltag.core.store.calls import RedisStateStore
+from calltag.core.broker.rabbitmq import RabbitMqBroker
+from calltag.core.store.calls import RedisCallStore
 from calltag.core.store.ports import (
     NO_BLOCKS,
     CallBlocks,
@@ -38,7 +38,7 @@ KILL_S = 10.0
 PACE_S = 0.4
 UP_AND_DOWN = (2, 3, 4, 8, 16, 15, 8, 4, 3, 2, 1)
 
-Owner = tuple[RedisStateStore, Epoch]
+Owner = tuple[RedisCallStore, Epoch]
 
 
 @dataclass
@@ -48,7 +48,7 @@ class Commits:
     of: dict[Partition, list[Owner]] = field(default_factory=lambda: {each: [] for each in ALL})
     fenced: int = 0
     waiting: int = 0
-    held_up: dict[RedisStateStore, asyncio.Event] = field(default_factory=dict)
+    held_up: dict[RedisCallStore, asyncio.Event] = field(default_factory=dict)
     """Whose commits wait on their way to Redis, and for what."""
 
     def last(self) -> dict[Partition, Owner]:
@@ -64,10 +64,10 @@ class Commits:
 
 @pytest.fixture
 def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
-    seen, commit = Commits(), RedisStateStore.commit
+    seen, commit = Commits(), RedisCallStore.commit
 
     async def recorded(
-        self: RedisStateStore,
+        self: RedisCallStore,
         partition: Partition,
         epoch: Epoch,
         changes: Sequence[Change],
@@ -86,7 +86,7 @@ def commits(monkeypatch: pytest.MonkeyPatch) -> Commits:
         seen.of[partition].append((self, epoch))
         return made
 
-    monkeypatch.setattr(RedisStateStore, "commit", recorded)
+    monkeypatch.setattr(RedisCallStore, "commit", recorded)
     return seen
 
 
@@ -248,11 +248,11 @@ async def test_what_a_stalled_worker_still_has_in_hand_does_not_take_effect(
         await here.publish(ALL[0], 1)
         await eventually(lambda: commits.waiting == 1)
         stalled.made._registry = Stalled(stalled.made._registry, goes_on)
-        bus = stalled.backends.bus
-        assert isinstance(bus, AmqpBus)
+        broker = stalled.backends.broker
+        assert isinstance(broker, RabbitMqBroker)
         try:
             # Where the process does not move, RabbitMQ ends its connection when it misses the heartbeats.
-            for link in bus.links:
+            for link in broker.links:
                 link.broken()
             await here.publish(ALL[0], 2)
             await eventually(lambda: commits.of[ALL[0]][-1][0] is other.store)

@@ -6,7 +6,7 @@ stream is read again while more goes out, or a late connect took its session awa
 is told that it missed something.
 
 What may happen: links break, and the node notices it at once, late, or never; pages close them, having read all or
-less; the page reads nothing for a while; events come by the bus, or only into the stream; notices between the nodes
+less; the page reads nothing for a while; events come by the broker, or only into the stream; notices between the nodes
 are refused, late, or vanish; a node saves sooner or later; leases lapse, and are renewed; the store's answers are
 late; time passes. Besides, by mode: subscriptions are added; a connect of a page that is gone comes to a node after
 the next page has connected; the store is away for some nodes, or carries out what it is asked and its answers are lost.
@@ -117,9 +117,9 @@ class Simulation:
 
     async def publish(self, _: Page) -> str:
         first, self.published = self.published, self.published + self.rng.choice((1, 2, 3, PAGE, PAGE, 2 * PAGE))
-        by_bus = self.rng.random() < 0.85
-        await self.system.publish(*range(first, self.published), by_bus=by_bus)
-        return f"events {first} to {self.published - 1} {'by the bus' if by_bus else 'into the stream only'}"
+        by_broker = self.rng.random() < 0.85
+        await self.system.publish(*range(first, self.published), by_broker=by_broker)
+        return f"events {first} to {self.published - 1} {'by the broker' if by_broker else 'into the stream only'}"
 
     async def connect(self, page: Page) -> str:
         what = f"sends {page.pending}" if page.pending is not None else "has nothing to send"
@@ -237,7 +237,7 @@ class Simulation:
             self.open_what_was_closed()
             quiet = 0 if any(came) else quiet + 1
             if quiet == MOST_TURNS:
-                # What neither the bus nor a notice tells shows when the time of a connect is up.
+                # What neither the broker nor a notice tells shows when the time of a connect is up.
                 quiet = 0
                 for node in self.system.nodes.values():
                     await self.pass_time(node, LONG_MS)

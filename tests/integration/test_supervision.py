@@ -1,4 +1,4 @@
-"""What may happen to a bus: it tells in time, loses nothing that was confirmed, and works again by itself."""
+"""What may happen to a broker: it tells in time, loses nothing that was confirmed, and works again by itself."""
 
 import asyncio
 import gc
@@ -11,8 +11,15 @@ from typing import Any
 import aio_pika
 import pytest
 
-from calltag.core.broker.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery, Partition, PartitionConsumer
-from calltag.core.broker.rabbitmq import AmqpBus, AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.broker.ports import (
+    BrokerInterrupted,
+    BrokerRefused,
+    BrokerUnavailable,
+    Delivery,
+    Partition,
+    PartitionConsumer,
+)
+from calltag.core.broker.rabbitmq import RabbitMqBroker, RabbitMqSettings, apply_topology, open_rabbitmq
 from calltag.core.broker.rabbitmq.consumer import AmqpConsumer
 from calltag.core.broker.rabbitmq.metrics import Repair, RepairLog
 from parts.amqp_frames import Method
@@ -27,20 +34,20 @@ MOST_S = 5.0
 class Reader:
     """A consumer as services are: it begins anew whenever it is interrupted, and knows what comes a second time."""
 
-    def __init__(self, bus: AmqpBus) -> None:
-        self._bus = bus
+    def __init__(self, broker: RabbitMqBroker) -> None:
+        self._broker = broker
         self.taken: list[str] = []
         self.interruptions = 0
 
     async def run(self) -> None:
         while True:
             try:
-                async with self._bus.partition(ONE, 100) as consumer:
+                async with self._broker.partition(ONE, 100) as consumer:
                     while True:
                         deliveries = await consumer.batch(10)
                         self.taken += [each.message_id for each in deliveries if each.message_id not in self.taken]
                         await consumer.ack_through(deliveries[-1].tag)
-            except (BusInterrupted, BusUnavailable):
+            except (BrokerInterrupted, BrokerUnavailable):
                 self.interruptions += 1
                 await asyncio.sleep(0.05)
 
@@ -53,10 +60,10 @@ def proxy(rabbitmq: RabbitMq) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-async def settings(proxy: Proxy, rabbitmq: RabbitMq, amqp_prefix: str) -> AmqpSettings:
+async def settings(proxy: Proxy, rabbitmq: RabbitMq, amqp_prefix: str) -> RabbitMqSettings:
     """The broker notices within seconds that a client is gone; the client has to notice before its heartbeats do."""
-    await apply_topology(AmqpSettings(rabbitmq.url, prefix=amqp_prefix, partitions=1))
-    return AmqpSettings(
+    await apply_topology(RabbitMqSettings(rabbitmq.url, prefix=amqp_prefix, partitions=1))
+    return RabbitMqSettings(
         f"amqp://guest:guest@127.0.0.1:{proxy.port}/", prefix=amqp_prefix, partitions=1,
         heartbeat_s=2, connect_deadline_s=1, publish_deadline_s=1, watch_s=0.3,
     )  # fmt: skip
@@ -68,21 +75,21 @@ def repairs() -> RepairLog:
 
 
 @pytest.fixture
-async def bus(settings: AmqpSettings, repairs: RepairLog) -> AsyncIterator[AmqpBus]:
-    async with open_amqp_bus(settings, repairs) as opened:
+async def broker(settings: RabbitMqSettings, repairs: RepairLog) -> AsyncIterator[RabbitMqBroker]:
+    async with open_rabbitmq(settings, repairs) as opened:
         await eventually(opened.connected)
         yield opened
 
 
 @asynccontextmanager
-async def consuming(bus: AmqpBus) -> AsyncIterator[PartitionConsumer]:
+async def consuming(broker: RabbitMqBroker) -> AsyncIterator[PartitionConsumer]:
     """A consumer of the partition, tried for until there is one: a busy machine takes longer than a call may."""
     async with AsyncExitStack() as stack:
         found: list[PartitionConsumer] = []
 
         async def begun() -> bool:
-            with suppress(BusInterrupted, BusUnavailable):
-                found.append(await stack.enter_async_context(bus.partition(ONE, 10)))
+            with suppress(BrokerInterrupted, BrokerUnavailable):
+                found.append(await stack.enter_async_context(broker.partition(ONE, 10)))
             return bool(found)
 
         await eventually(begun)
@@ -90,81 +97,83 @@ async def consuming(bus: AmqpBus) -> AsyncIterator[PartitionConsumer]:
 
 
 @asynccontextmanager
-async def reading(bus: AmqpBus) -> AsyncIterator[Reader]:
-    reader = Reader(bus)
+async def reading(broker: RabbitMqBroker) -> AsyncIterator[Reader]:
+    reader = Reader(broker)
     async with asyncio.TaskGroup() as group:
         task = group.create_task(reader.run())
         yield reader
         task.cancel()
 
 
-async def takes(bus: AmqpBus, name: str) -> bool:
-    """Whether the bus takes an operation; in any case it says so in time."""
+async def takes(broker: RabbitMqBroker, name: str) -> bool:
+    """Whether the broker takes an operation; in any case it says so in time."""
     try:
         async with asyncio.timeout(MOST_S):
-            await bus.publish_operation(ONE, b"x", name)
-    except (BusUnavailable, BusRefused):
+            await broker.publish_operation(ONE, b"x", name)
+    except (BrokerUnavailable, BrokerRefused):
         return False
     return True
 
 
-async def arrives(bus: AmqpBus, reader: Reader, name: str) -> None:
+async def arrives(broker: RabbitMqBroker, reader: Reader, name: str) -> None:
     """An operation that is sent, again if need be, is taken and read."""
-    await eventually(lambda: takes(bus, name))
+    await eventually(lambda: takes(broker, name))
     await eventually(lambda: name in reader.taken)
 
 
-async def confirmed(bus: AmqpBus, names: Sequence[str]) -> list[str]:
-    return [name for name in names if await takes(bus, name)]
+async def confirmed(broker: RabbitMqBroker, names: Sequence[str]) -> list[str]:
+    return [name for name in names if await takes(broker, name)]
 
 
-async def test_a_peer_that_vanished_without_a_sign_is_noticed(bus: AmqpBus, proxy: Proxy, repairs: RepairLog) -> None:
-    async with reading(bus) as reader:
-        await arrives(bus, reader, "before")
+async def test_a_peer_that_vanished_without_a_sign_is_noticed(
+    broker: RabbitMqBroker, proxy: Proxy, repairs: RepairLog
+) -> None:
+    async with reading(broker) as reader:
+        await arrives(broker, reader, "before")
         proxy.vanish()
         # Nobody publishes: what has to be noticed is silence.
         await eventually(lambda: {("consumer", Repair.SILENT), ("publisher", Repair.SILENT)} <= set(repairs.repairs))
-        await arrives(bus, reader, "after")
+        await arrives(broker, reader, "after")
 
 
 @pytest.mark.parametrize(("there", "back"), [(True, False), (False, True)])
 async def test_a_line_that_carries_one_way_only_is_told_in_time(
-    bus: AmqpBus, proxy: Proxy, *, there: bool, back: bool
+    broker: RabbitMqBroker, proxy: Proxy, *, there: bool, back: bool
 ) -> None:
-    async with reading(bus) as reader:
-        await arrives(bus, reader, "before")
+    async with reading(broker) as reader:
+        await arrives(broker, reader, "before")
         proxy.stall(there=there, back=back)
-        assert not await takes(bus, "meanwhile")
-        await eventually(lambda: not bus.connected())
+        assert not await takes(broker, "meanwhile")
+        await eventually(lambda: not broker.connected())
         proxy.heal()
-        await arrives(bus, reader, "after")
+        await arrives(broker, reader, "after")
         assert reader.taken in (["before", "after"], ["before", "meanwhile", "after"])
 
 
-async def test_on_a_slow_line_what_was_confirmed_arrives_in_order(bus: AmqpBus, proxy: Proxy) -> None:
-    async with reading(bus) as reader:
-        await arrives(bus, reader, "before")
+async def test_on_a_slow_line_what_was_confirmed_arrives_in_order(broker: RabbitMqBroker, proxy: Proxy) -> None:
+    async with reading(broker) as reader:
+        await arrives(broker, reader, "before")
         proxy.slow(bytes_per_s=1_500)
-        sent = await confirmed(bus, [f"slow-{number}" for number in range(8)])
+        sent = await confirmed(broker, [f"slow-{number}" for number in range(8)])
         proxy.heal()
-        await arrives(bus, reader, "after")
+        await arrives(broker, reader, "after")
         assert [name for name in reader.taken if name in sent] == sent
 
 
 async def test_confirms_that_are_lost_on_the_way_are_told_in_time(
-    bus: AmqpBus, proxy: Proxy, repairs: RepairLog
+    broker: RabbitMqBroker, proxy: Proxy, repairs: RepairLog
 ) -> None:
-    async with reading(bus) as reader:
-        await arrives(bus, reader, "before")
+    async with reading(broker) as reader:
+        await arrives(broker, reader, "before")
         proxy.lose(Method.BASIC_ACK)
-        assert not await takes(bus, "unconfirmed")
+        assert not await takes(broker, "unconfirmed")
         await eventually(lambda: ("publisher", Repair.UNCONFIRMED) in repairs.repairs)
         proxy.heal()
-        await arrives(bus, reader, "after")
+        await arrives(broker, reader, "after")
         assert reader.taken == ["before", "unconfirmed", "after"]
 
 
-async def delete_queue(settings: AmqpSettings, rabbitmq: RabbitMq) -> None:
+async def delete_queue(settings: RabbitMqSettings, rabbitmq: RabbitMq) -> None:
     async with await aio_pika.connect(rabbitmq.url) as connection:
         await (await connection.channel()).queue_delete(f"{settings.prefix}.ops.p00")
 
@@ -177,62 +186,62 @@ FORGET_CONSUMER = """
 
 
 async def test_a_consumer_that_the_broker_forgot_is_found(
-    bus: AmqpBus, settings: AmqpSettings, rabbitmq: RabbitMq, repairs: RepairLog
+    broker: RabbitMqBroker, settings: RabbitMqSettings, rabbitmq: RabbitMq, repairs: RepairLog
 ) -> None:
-    async with reading(bus) as reader:
-        await arrives(bus, reader, "before")
+    async with reading(broker) as reader:
+        await arrives(broker, reader, "before")
         forget = FORGET_CONSUMER.format(queue=f"{settings.prefix}.ops.p00")
         await asyncio.to_thread(rabbitmq.control, "eval", forget)
-        await arrives(bus, reader, "after")
+        await arrives(broker, reader, "after")
         assert ("queue", Repair.CONSUMER_GONE) in repairs.repairs
-        assert (bus.state().consuming, bus.state().missing) == (1, 0)
+        assert (broker.state().consuming, broker.state().missing) == (1, 0)
 
 
 async def test_a_consumer_that_was_not_told_that_its_queue_is_gone_finds_out(
-    bus: AmqpBus, settings: AmqpSettings, rabbitmq: RabbitMq, proxy: Proxy, repairs: RepairLog
+    broker: RabbitMqBroker, settings: RabbitMqSettings, rabbitmq: RabbitMq, proxy: Proxy, repairs: RepairLog
 ) -> None:
-    async with reading(bus) as reader:
-        await arrives(bus, reader, "before")
+    async with reading(broker) as reader:
+        await arrives(broker, reader, "before")
         proxy.lose(Method.BASIC_CANCEL)
         await delete_queue(settings, rabbitmq)
         await eventually(lambda: ("queue", Repair.CONSUMER_GONE) in repairs.repairs)
         await apply_topology(settings)
-        await arrives(bus, reader, "after")
+        await arrives(broker, reader, "after")
 
 
 async def test_a_consumer_whose_queue_is_gone_is_missed_until_the_queue_is_there_again(
-    bus: AmqpBus, settings: AmqpSettings, rabbitmq: RabbitMq
+    broker: RabbitMqBroker, settings: RabbitMqSettings, rabbitmq: RabbitMq
 ) -> None:
-    async with reading(bus) as reader:
-        await arrives(bus, reader, "before")
-        assert bus.consuming()
+    async with reading(broker) as reader:
+        await arrives(broker, reader, "before")
+        assert broker.consuming()
         await delete_queue(settings, rabbitmq)
-        await eventually(lambda: not bus.consuming())
+        await eventually(lambda: not broker.consuming())
         await apply_topology(settings)
-        await arrives(bus, reader, "after")
-        assert bus.consuming()
+        await arrives(broker, reader, "after")
+        assert broker.consuming()
 
 
-async def take_and_keep(bus: AmqpBus) -> None:
-    async with asyncio.timeout(20), bus.partition(ONE, 10) as consumer:
+async def take_and_keep(broker: RabbitMqBroker) -> None:
+    async with asyncio.timeout(20), broker.partition(ONE, 10) as consumer:
         while True:
             await consumer.batch(10)
 
 
 async def test_a_consumer_that_kept_the_broker_waiting_for_too_long_gets_everything_again(
-    bus: AmqpBus, rabbitmq: RabbitMq
+    broker: RabbitMqBroker, rabbitmq: RabbitMq
 ) -> None:
     patience = (
         "application:set_env(rabbit, channel_tick_interval, {}), application:set_env(rabbit, consumer_timeout, {})."
     )
     try:
         await asyncio.to_thread(rabbitmq.control, "eval", patience.format(300, 1_000))
-        assert await confirmed(bus, ["a", "b"]) == ["a", "b"]
-        with pytest.raises(BusInterrupted):
-            await take_and_keep(bus)
+        assert await confirmed(broker, ["a", "b"]) == ["a", "b"]
+        with pytest.raises(BrokerInterrupted):
+            await take_and_keep(broker)
     finally:
         await asyncio.to_thread(rabbitmq.control, "eval", patience.format(60_000, 1_800_000))
-    async with reading(bus) as reader:
+    async with reading(broker) as reader:
         await eventually(lambda: reader.taken == ["a", "b"])
 
 
@@ -243,31 +252,31 @@ async def take_all(consumer: PartitionConsumer) -> None:
 
 
 async def test_what_was_taken_ahead_on_a_channel_that_died_cannot_be_acknowledged_and_comes_again(
-    bus: AmqpBus, proxy: Proxy
+    broker: RabbitMqBroker, proxy: Proxy
 ) -> None:
     names = [f"o{number}" for number in range(20)]
-    assert await confirmed(bus, names) == names
-    async with bus.partition(ONE, 100) as consumer:
+    assert await confirmed(broker, names) == names
+    async with broker.partition(ONE, 100) as consumer:
         taken: list[Delivery] = []
         while len(taken) < 10:
             taken += await consumer.batch(10 - len(taken))
         proxy.cut()
         # Until this is noticed, an acknowledgement may still go into the connection that is broken.
-        with pytest.raises(BusInterrupted):
+        with pytest.raises(BrokerInterrupted):
             await take_all(consumer)
         for each in taken[:2]:
-            with pytest.raises(BusInterrupted):
+            with pytest.raises(BrokerInterrupted):
                 await consumer.ack_through(each.tag)
-    async with reading(bus) as reader:
+    async with reading(broker) as reader:
         await eventually(lambda: len(reader.taken) == 20)
         assert reader.taken == names
 
 
 async def test_without_any_connection_publishing_is_refused_at_once(unused_tcp_port: int) -> None:
-    settings = AmqpSettings(f"amqp://guest:guest@127.0.0.1:{unused_tcp_port}/", partitions=1, publish_deadline_s=60)
-    async with open_amqp_bus(settings) as bus:
-        assert not await takes(bus, "x")
-        assert not bus.connected()
+    settings = RabbitMqSettings(f"amqp://guest:guest@127.0.0.1:{unused_tcp_port}/", partitions=1, publish_deadline_s=60)
+    async with open_rabbitmq(settings) as broker:
+        assert not await takes(broker, "x")
+        assert not broker.connected()
 
 
 ALARMS = {
@@ -278,36 +287,36 @@ ALARMS = {
 
 @pytest.mark.parametrize("alarm", ALARMS)
 async def test_a_broker_that_is_short_of_something_refuses_fast_serves_consumers_and_recovers(
-    bus: AmqpBus, rabbitmq: RabbitMq, proxy: Proxy, alarm: str
+    broker: RabbitMqBroker, rabbitmq: RabbitMq, proxy: Proxy, alarm: str
 ) -> None:
     raise_it, end_it = ALARMS[alarm]
     names = [f"o{number}" for number in range(5)]
-    assert await confirmed(bus, names) == names
+    assert await confirmed(broker, names) == names
     connections = proxy.taken
     try:
         await asyncio.to_thread(rabbitmq.control, *raise_it)
-        await eventually(lambda: takes_not(bus, "first"))
-        await eventually(lambda: not bus.connected())
+        await eventually(lambda: takes_not(broker, "first"))
+        await eventually(lambda: not broker.connected())
         # From here on it is known: nobody has to wait for that.
         async with asyncio.timeout(MOST_S):
             for number in range(200):
-                assert not await takes(bus, f"refused-{number}")
-        async with reading(bus) as reader:
+                assert not await takes(broker, f"refused-{number}")
+        async with reading(broker) as reader:
             await eventually(lambda: reader.taken[:5] == names)
     finally:
         await asyncio.to_thread(rabbitmq.control, *end_it)
-    await eventually(bus.connected)
-    async with reading(bus) as reader:
-        await arrives(bus, reader, "after")
+    await eventually(broker.connected)
+    async with reading(broker) as reader:
+        await arrives(broker, reader, "after")
     assert proxy.taken == connections
 
 
-async def takes_not(bus: AmqpBus, name: str) -> bool:
-    return not await takes(bus, name)
+async def takes_not(broker: RabbitMqBroker, name: str) -> bool:
+    return not await takes(broker, name)
 
 
 async def test_connections_that_break_in_the_middle_of_everything_leave_no_error_unheard(
-    bus: AmqpBus, proxy: Proxy, caplog: pytest.LogCaptureFixture
+    broker: RabbitMqBroker, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
     unheard: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
@@ -315,12 +324,12 @@ async def test_connections_that_break_in_the_middle_of_everything_leave_no_error
 
     async def send(sender: int) -> None:
         for number in range(10_000):
-            if await takes(bus, f"{sender}-{number}"):
+            if await takes(broker, f"{sender}-{number}"):
                 sent.append(f"{sender}-{number}")
             else:
                 await asyncio.sleep(0.02)
 
-    async with reading(bus) as reader:
+    async with reading(broker) as reader:
         senders = [asyncio.create_task(send(sender)) for sender in range(10)]
         for _ in range(8):
             known = len(sent)
@@ -339,9 +348,9 @@ async def test_connections_that_break_in_the_middle_of_everything_leave_no_error
     assert [each.getMessage() for each in caplog.records if each.levelno >= logging.ERROR] == []
 
 
-async def test_what_is_in_hand_is_counted_by_operations(bus: AmqpBus) -> None:
-    await asyncio.gather(*(bus.publish_operation(ONE, b"x", f"o{number}") for number in range(30)))
-    async with bus.partition(ONE, 100) as consumer:
+async def test_what_is_in_hand_is_counted_by_operations(broker: RabbitMqBroker) -> None:
+    await asyncio.gather(*(broker.publish_operation(ONE, b"x", f"o{number}") for number in range(30)))
+    async with broker.partition(ONE, 100) as consumer:
         await eventually(lambda: consumer.unacknowledged() == 30)
         [first] = await consumer.batch(1)
         assert consumer.unacknowledged() == 30
@@ -350,7 +359,7 @@ async def test_what_is_in_hand_is_counted_by_operations(bus: AmqpBus) -> None:
 
 
 async def test_a_consumer_that_waits_for_the_active_one_is_not_taken_for_starved(
-    bus: AmqpBus, repairs: RepairLog, monkeypatch: pytest.MonkeyPatch
+    broker: RabbitMqBroker, repairs: RepairLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: Counter[object] = Counter()
     watch = AmqpConsumer.watch
@@ -360,10 +369,10 @@ async def test_a_consumer_that_waits_for_the_active_one_is_not_taken_for_starved
         return await watch(consumer)
 
     monkeypatch.setattr(AmqpConsumer, "watch", counted)
-    assert await confirmed(bus, ["a", "b"]) == ["a", "b"]
-    async with bus.partition(ONE, 1) as active:
+    assert await confirmed(broker, ["a", "b"]) == ["a", "b"]
+    async with broker.partition(ONE, 1) as active:
         [first] = await active.batch(10)
-        async with bus.partition(ONE, 10) as waiting:
+        async with broker.partition(ONE, 10) as waiting:
             # What waits in the queue is the active one's, which is at work on what it has.
             await eventually(lambda: looks[waiting] >= 10)
             await active.ack_through(first.tag)
@@ -374,12 +383,14 @@ async def test_a_consumer_that_waits_for_the_active_one_is_not_taken_for_starved
 
 
 @pytest.mark.parametrize("broken", [False, True])
-async def test_a_consumer_that_came_before_the_former_one_left_is_watched_on(bus: AmqpBus, *, broken: bool) -> None:
-    former = bus.partition(ONE, 10)
+async def test_a_consumer_that_came_before_the_former_one_left_is_watched_on(
+    broker: RabbitMqBroker, *, broken: bool
+) -> None:
+    former = broker.partition(ONE, 10)
     await former.__aenter__()
-    async with consuming(bus):
-        error = BusInterrupted("no channel") if broken else None
-        with suppress(BusInterrupted):
+    async with consuming(broker):
+        error = BrokerInterrupted("no channel") if broken else None
+        with suppress(BrokerInterrupted):
             await former.__aexit__(type(error) if error else None, error, None)
-        assert (bus.state().consuming, bus.consuming()) == (1, True)
-    assert (bus.state().consuming, bus.consuming()) == (0, True)
+        assert (broker.state().consuming, broker.consuming()) == (1, True)
+    assert (broker.state().consuming, broker.consuming()) == (0, True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Partition
 from calltag.core.domain.operations import AttachUserData
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import Committal, StoreUnavailable
@@ -42,7 +42,7 @@ class Rounds:
         self.now_s += EVERY_S
 
 
-class Held(RedisStateStore):
+class Held(RedisCallStore):
     """Commits wait until they may take place."""
 
     def __init__(self, client: RedisClient) -> None:
@@ -61,23 +61,23 @@ class Here:
     """A partition with one call, which every look finds silent."""
 
     client: RedisClient
-    bus: MemoryBus = field(default_factory=lambda: MemoryBus(PARTITIONS))
+    broker: MemoryBroker = field(default_factory=lambda: MemoryBroker(PARTITIONS))
     rounds: Rounds = field(default_factory=Rounds)
     released: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
     async def working(
-        self, metrics: Metrics | None = None, *, sweeping: bool = False, store: RedisStateStore | None = None
+        self, metrics: Metrics | None = None, *, sweeping: bool = False, store: RedisCallStore | None = None
     ) -> AsyncIterator[None]:
         """A worker to which the partition falls, while the context is open, or until `released` is set."""
-        kept, counted = store or RedisStateStore(self.client, KEYS), metrics or Metrics()
+        kept, counted = store or RedisCallStore(self.client, KEYS), metrics or Metrics()
         sweep = Sweep(HERE, kept, 0, EVERY_S, lambda: self.rounds.now_s, lambda: 1) if sweeping else None
         worker = PartitionRunner(
-            HERE, kept, outgoing_of(self.bus, self.client), LIMITS, WorkerMetrics(counted),
-            parking_lot=Parking(self.bus), sweep=sweep,
+            HERE, kept, outgoing_of(self.broker, self.client), LIMITS, WorkerMetrics(counted),
+            parking_lot=Parking(self.broker), sweep=sweep,
         )  # fmt: skip
         released = self.released if store is not None else asyncio.Event()
-        async with self.bus.partition(HERE, 10) as consumer:
+        async with self.broker.partition(HERE, 10) as consumer:
             running = asyncio.create_task(worker.run(consumer, released))
             try:
                 yield
@@ -103,7 +103,7 @@ class Here:
 @pytest.fixture
 async def here(client: RedisClient) -> Here:
     made = Here(client)
-    await begin(made.bus)
+    await begin(made.broker)
     return made
 
 
@@ -127,7 +127,7 @@ async def test_who_waits_for_a_partition_that_another_works_on_does_not_sweep_it
         await here.until_attached(0)
         async with here.working(waiting, sweeping=True):
             for number in range(1, 6):
-                await publish(here.bus, number, AttachUserData((("n", number),)))
+                await publish(here.broker, number, AttachUserData((("n", number),)))
                 await here.until_attached(number)
                 here.rounds.next()
                 # It has gone round more than once: whatever it did about this round is done.
@@ -165,16 +165,16 @@ async def test_while_the_store_does_not_tell_nobody_takes_over_to_sweep(
 ) -> None:
     async with here.working():
         await here.until_attached(0)
-    asked, read_position, away = 0, RedisStateStore.read_position, True
+    asked, read_position, away = 0, RedisCallStore.read_position, True
 
-    async def unsure(self: RedisStateStore, partition: Partition) -> object:
+    async def unsure(self: RedisCallStore, partition: Partition) -> object:
         nonlocal asked
         asked += 1
         if away:
             raise StoreUnavailable("away")
         return await read_position(self, partition)
 
-    monkeypatch.setattr(RedisStateStore, "read_position", unsure)
+    monkeypatch.setattr(RedisCallStore, "read_position", unsure)
 
     async def asked_often() -> bool:
         here.rounds.next()

@@ -12,9 +12,9 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect as websocket
 
-from calltag.core.broker.ports import BusUnavailable
+from calltag.core.broker.ports import BrokerUnavailable
 from calltag.core.broker.rabbitmq.connection import connect
-from calltag.core.broker.rabbitmq.topology import AmqpSettings
+from calltag.core.broker.rabbitmq.topology import RabbitMqSettings
 from calltag.core.process.tls import ClientTls, OwnCertificate, ServerTls, TlsError
 from calltag.core.store.connection import RedisClient, redis_client
 from calltag.core.store.ports import StoreUnavailable
@@ -86,8 +86,8 @@ def store_port(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -
 
 
 async def amqp_refusal(host: str, port: int, tls: ClientTls) -> str:
-    with pytest.raises(BusUnavailable) as raised:
-        await connect(AmqpSettings(f"amqps://guest:guest@{host}:{port}/", tls=tls), "test")
+    with pytest.raises(BrokerUnavailable) as raised:
+        await connect(RabbitMqSettings(f"amqps://guest:guest@{host}:{port}/", tls=tls), "test")
     return str(raised.value)
 
 
@@ -121,7 +121,7 @@ async def test_rabbitmq_by_tls(
     broker_port: int, authority: Authority, stranger: Authority, own: OwnCertificate
 ) -> None:
     good = ClientTls(AMQP, authority.ca, own)
-    connection = await connect(AmqpSettings(f"amqps://guest:guest@localhost:{broker_port}/", tls=good), "test")
+    connection = await connect(RabbitMqSettings(f"amqps://guest:guest@localhost:{broker_port}/", tls=good), "test")
     await connection.close()
     unknown = await amqp_refusal("localhost", broker_port, replace(good, ca_file=stranger.ca))
     assert "not from an authority that is trusted here: CALLTAG_AMQP__TLS__CA_FILE names" in unknown

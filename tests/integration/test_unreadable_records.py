@@ -56,16 +56,16 @@ async def test_its_operations_are_parked_and_all_others_go_on(impatient: InProce
     known = await connection.hlen(names.done)
     async with gateway.working():
         assert (await gateway.operate("alice", "D", "Retrieve"))["statusCode"] == 0
-        await eventually(lambda: len(gateway.bus.parked) == 1)
+        await eventually(lambda: len(gateway.broker.parked) == 1)
         refused = await gateway.operate("alice", "C", "Hold")
         assert (refused["statusCode"], "is parked" in refused["statusMessage"]) == (4, True)
         answer = await gateway.send_facts(started("E", "15000"), ended("C"), ended("D"))
         assert (answer.status_code, "event 1 (ended-C): 4" in answer.json()["statusMessage"]) == (207, True)
-        await eventually(lambda: len(gateway.bus.parked) == 2)
-    first, behind = (each.parking for each in gateway.bus.parked)
+        await eventually(lambda: len(gateway.broker.parked) == 2)
+    first, behind = (each.parking for each in gateway.broker.parked)
     assert (first.reason, first.key, first.exception) == ("failed_repeatedly", "call:C", "StateUnreadable")
     assert (behind.reason, behind.key) == ("behind_a_parked_one", "call:C")
-    assert behind.after == gateway.bus.parked[0].message_id
+    assert behind.after == gateway.broker.parked[0].message_id
     assert await connection.hlen(names.done) == known
     kept = await connection.xrange(gateway.backends.keys.stream_of(UserId("alice")))
     events = [fields[b"e"] for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", kept)]
@@ -86,7 +86,7 @@ async def test_an_embedded_instance_forgets_the_marks_of_what_is_gone_with_its_b
     await impatient.backends.client.connection.hset(impatient.keys("C").data, "a", b"odd")
     async with impatient.working():
         await impatient.request("alice", "POST", "/me/calls/C", {"operationName": "Hold"})
-        await eventually(lambda: len(impatient.bus.parked) == 1)
+        await eventually(lambda: len(impatient.broker.parked) == 1)
     assert list(await marks.all()) == ["call:C"]
     assert await marks.forget() == 1
     assert await marks.all() == {}

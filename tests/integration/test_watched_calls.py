@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.events import BEGINNING
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import NodeId
 from calltag.core.contracts.operations import EVENT
 from calltag.core.domain.call import Call, CallType, Leg, LegState
@@ -16,7 +16,7 @@ from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.event_log import RedisUserStreams
+from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.sessions import SessionStore
@@ -34,10 +34,10 @@ class Way:
     """The worker's way out, with the streams that it leads to."""
 
     def __init__(self, client: RedisClient) -> None:
-        batcher, self.bus = ScriptBatcher(client), MemoryBus(1)
-        self.streams, self.watches = RedisUserStreams(client, batcher, KEYS), RedisWatches(client, batcher, KEYS)
+        batcher, self.broker = ScriptBatcher(client), MemoryBroker(1)
+        self.streams, self.watches = RedisEventLog(client, batcher, KEYS), RedisWatches(client, batcher, KEYS)
         self.outgoing = EventPublisher(
-            NodeSender(self.bus, self.streams), RedisCallIndex(client, KEYS), self.streams, self.watches
+            NodeSender(self.broker, self.streams), RedisCallIndex(client, KEYS), self.streams, self.watches
         )
 
         self.sessions = partial(SessionStore, client, batcher, KEYS)
@@ -93,7 +93,7 @@ async def test_watchers_of_all_get_calls_without_any_user(way: Way) -> None:
 async def test_the_nodes_of_a_watcher_are_told_with_rising_places(way: Way) -> None:
     await way.watches.begin(CAROL, OF_BOB)
     node = NodeId("n")
-    async with way.bus.inbox(node) as inbox:
+    async with way.broker.inbox(node) as inbox:
         await way.sessions(node).register([CAROL])
         await way.send(changed(1, BOB), changed(2, BOB, CAROL))
         told = orjson.loads(await inbox.receive())

@@ -1,4 +1,4 @@
-"""The worker between an in-process bus and store: what a whole system rarely shows."""
+"""The worker between an in-process broker and store: what a whole system rarely shows."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -11,8 +11,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from calltag.core.backends import Backends, backends
-from calltag.core.broker.memory import MemoryBus
-from calltag.core.broker.ports import BusInterrupted, Partition, PartitionConsumer
+from calltag.core.broker.memory import MemoryBroker
+from calltag.core.broker.ports import BrokerInterrupted, Partition, PartitionConsumer
 from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallOperation
@@ -43,7 +43,7 @@ async def test_a_refusal_is_logged_once_however_often_the_operation_comes(parts:
     with capture_logs() as lines:
         running = asyncio.create_task(worker_parts(parts).run(stop))
         for _ in range(3):
-            await parts.bus.publish_operation(Partition(0), body, "o")
+            await parts.broker.publish_operation(Partition(0), body, "o")
         try:
             await eventually(lambda: repeated(parts) == 2)
         finally:
@@ -62,21 +62,21 @@ async def test_a_refusal_is_logged_once_however_often_the_operation_comes(parts:
 
 
 async def test_what_is_no_operation_is_set_aside_and_the_rest_goes_on(parts: Backends) -> None:
-    bus = parts.bus
-    assert isinstance(bus, MemoryBus)
+    broker = parts.broker
+    assert isinstance(broker, MemoryBroker)
     junk = [b"", b"{", b"[]", b"\xff\xfe", orjson.dumps({"operation": {"kind": "NoSuch"}})]
     for number, body in enumerate(junk):
-        await bus.publish_operation(Partition(0), body, f"junk-{number}")
+        await broker.publish_operation(Partition(0), body, f"junk-{number}")
     stop = asyncio.Event()
     running = asyncio.create_task(worker_parts(parts).run(stop))
     try:
-        await eventually(lambda: len(bus.parked) == len(junk))
+        await eventually(lambda: len(broker.parked) == len(junk))
     finally:
         stop.set()
         await running
-    assert [each.body for each in bus.parked] == junk
-    assert {each.parking.reason for each in bus.parked} == {"not_an_operation"}
-    assert all(each.parking.detail.endswith("its sender is not known") for each in bus.parked)
+    assert [each.body for each in broker.parked] == junk
+    assert {each.parking.reason for each in broker.parked} == {"not_an_operation"}
+    assert all(each.parking.detail.endswith("its sender is not known") for each in broker.parked)
 
 
 async def test_operators_see_which_partitions_a_worker_should_consume_and_does(
@@ -84,16 +84,16 @@ async def test_operators_see_which_partitions_a_worker_should_consume_and_does(
 ) -> None:
     transport = httpx.ASGITransport(internal_app(parts.health, parts.metrics))
     allowed = asyncio.Event()
-    open_partition = parts.bus.partition
+    open_partition = parts.broker.partition
 
     @asynccontextmanager
     async def closed(partition: Partition, prefetch: int) -> AsyncIterator[PartitionConsumer]:
         if not allowed.is_set():
-            raise BusInterrupted("not yet")
+            raise BrokerInterrupted("not yet")
         async with open_partition(partition, prefetch) as consumer:
             yield consumer
 
-    monkeypatch.setattr(parts.bus, "partition", closed)
+    monkeypatch.setattr(parts.broker, "partition", closed)
     stop = asyncio.Event()
     async with (
         httpx.AsyncClient(transport=transport, base_url="http://internal") as http,

@@ -1,4 +1,4 @@
-"""Notifiers without bus and HTTP, any number of them on one store, that crash and are followed by others."""
+"""Notifiers without broker and HTTP, any number of them on one store, that crash and are followed by others."""
 
 import asyncio
 from collections.abc import Sequence
@@ -67,13 +67,15 @@ class Nodes(Installation):
         node.ahead_ms += LEASE_MS
         await self.client.connection.delete(KEYS.notifier(node.name))
 
-    async def add(self, user: UserId, told: Sequence[tuple[str, object]], *, by_bus: bool = True) -> Sequence[Position]:
+    async def add(
+        self, user: UserId, told: Sequence[tuple[str, object]], *, by_broker: bool = True
+    ) -> Sequence[Position]:
         """Add events, each a channel and data, to the user's stream, and notify the nodes. Returns their positions."""
         events = [orjson.dumps({"channel": channel, "data": data}) for channel, data in told]
         additions = [Addition("subject", next(self._versions), event) for event in events]
         appended = (await self.streams.append({user: additions}, to_watchers=True))[user]
         places = [place for place in appended.places if place is not None]
-        for name in appended.nodes if by_bus else ():
+        for name in appended.nodes if by_broker else ():
             node = self.nodes.get(name)
             for place, event in zip(places, events, strict=True) if node is not None else ():
                 assert node is not None

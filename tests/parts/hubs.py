@@ -19,7 +19,7 @@ from calltag.core.broker.ports import NodeId
 from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
 from calltag.core.store.connection import RedisClient
-from calltag.core.store.event_log import PER_MS, Addition, Entry, RedisUserStreams
+from calltag.core.store.event_log import PER_MS, Addition, Entry, RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.scripts import ScriptBatcher
@@ -85,7 +85,7 @@ class Node:
             lambda _, channel: channel.startswith("/service/"),
             (Acknowledgment(), ReplayExtension(), DeliveryExtension()),
         )
-        streams = RedisUserStreams(self.client, self.batcher, KEYS)
+        streams = RedisEventLog(self.client, self.batcher, KEYS)
         self.dispatcher = EventDispatcher(
             self.registry, streams, translate, limits, self.metrics, self.background, self.lease
         )
@@ -165,7 +165,7 @@ class Installation:
         self.credentials: dict[UserId, str] = {}
         self.one, self.two = Node("n1", self, limits), Node("n2", self, limits)
         self.nodes = {node.name: node for node in (self.one, self.two)}
-        self.streams = RedisUserStreams(client, ScriptBatcher(client), KEYS)
+        self.streams = RedisEventLog(client, ScriptBatcher(client), KEYS)
         self._numbers = count()
 
     async def begin(self) -> None:
@@ -184,13 +184,13 @@ class Installation:
             await there.server.handle_notice(notice)
         return True
 
-    async def publish(self, *numbers: int, user: str = "alice", by_bus: bool = True) -> list[Position]:
+    async def publish(self, *numbers: int, user: str = "alice", by_broker: bool = True) -> list[Position]:
         """Add events to the user's stream; notify the nodes that hold sessions of the user. Returns their positions."""
         events = [orjson.dumps({"n": number}) for number in numbers]
         additions = [Addition(f"call:{next(self._numbers)}", 1, event) for event in events]
         appended = (await self.streams.append({UserId(user): additions}, to_watchers=True))[UserId(user)]
         places = [place for place in appended.places if place is not None]
-        for node in appended.nodes if by_bus else ():
+        for node in appended.nodes if by_broker else ():
             entries = [
                 translate(UserId(user), Entry(place.position, place.previous, event))
                 for place, event in zip(places, events, strict=True)

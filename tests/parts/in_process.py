@@ -11,7 +11,7 @@ import httpx
 from starlette.types import ASGIApp
 
 from calltag.core.backends import Backends, backends
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Partition
 from calltag.core.domain.ids import DeviceId, UserId
 from calltag.core.identity.directory import Device, Directory, demo_directory, directory
@@ -34,9 +34,9 @@ class InProcess:
     clients: dict[str, httpx.AsyncClient] = field(default_factory=dict)
 
     @property
-    def bus(self) -> MemoryBus:
-        assert isinstance(self.backends.bus, MemoryBus)
-        return self.backends.bus
+    def broker(self) -> MemoryBroker:
+        assert isinstance(self.backends.broker, MemoryBroker)
+        return self.backends.broker
 
     def keys(self, call: str) -> StateKeys:
         """Where the store has a call; there is one partition."""

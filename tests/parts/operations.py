@@ -32,7 +32,7 @@ class Operations:
 
     async def publish(self, name: str, call: str, action: CallAction, sender: UserId | None = ALICE) -> None:
         operation = CallOperation(OperationId(name), CallId(call), action, 1, sender)
-        await self.parts.bus.publish_operation(ONLY, OPERATION.encode(OperationMessage(operation=operation)), name)
+        await self.parts.broker.publish_operation(ONLY, OPERATION.encode(OperationMessage(operation=operation)), name)
 
     async def start(self, *calls: str) -> None:
         """Calls with alice on them."""
@@ -127,5 +127,5 @@ async def operations(
     )
     await apply_topology(amqp_settings(settings))
     async with backends("worker", settings) as parts:
-        await eventually(parts.bus.connected)
+        await eventually(parts.broker.connected)
         yield Operations(parts)

@@ -129,7 +129,7 @@ def calltag_program(folder: Path, environment: Mapping[str, str], *arguments: st
 
 @contextmanager
 def embedded_system(folder: Path, **settings: str) -> Iterator[System]:
-    """All in one process, with bus and store inside; `settings` are variables."""
+    """All in one process, with broker and store inside; `settings` are variables."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
     system = System(folder, _environment(url, {"CALLTAG_EMBEDDED__FOLDER": str(folder / "data"), **settings}), url, url)

@@ -12,14 +12,14 @@ from pydantic import SecretStr
 
 from calltag.core.backends import Backends, amqp_settings, backends, open_client
 from calltag.core.broker.partitioning import partition_of
-from calltag.core.broker.ports import BusUnavailable, Partition
-from calltag.core.broker.rabbitmq import AmqpBus, apply_topology, open_amqp_bus
+from calltag.core.broker.ports import BrokerUnavailable, Partition
+from calltag.core.broker.rabbitmq import RabbitMqBroker, apply_topology, open_rabbitmq
 from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
 from calltag.core.settings import Settings, load_settings
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import LivingWorker
@@ -49,10 +49,10 @@ class RunningWorker:
     task: asyncio.Task[None] | None = None
 
     @property
-    def store(self) -> RedisStateStore:
+    def store(self) -> RedisCallStore:
         """What it commits to; no other worker has the same."""
         store = self.made._make(Partition(0))._store
-        assert isinstance(store, RedisStateStore)
+        assert isinstance(store, RedisCallStore)
         return store
 
     async def end(self) -> None:
@@ -76,7 +76,7 @@ class Crew:
 
     settings: Settings
     client: RedisClient
-    bus: AmqpBus
+    broker: RabbitMqBroker
     members: list[RunningWorker] = field(default_factory=list)
     calls: list[CallId] = field(init=False)
     """One of each partition."""
@@ -135,8 +135,8 @@ class Crew:
         body = OPERATION.encode(OperationMessage(operation=operation))
 
         async def is_confirmed() -> bool:
-            with suppress(BusUnavailable):
-                await self.bus.publish_operation(partition, body, operation.id)
+            with suppress(BrokerUnavailable):
+                await self.broker.publish_operation(partition, body, operation.id)
                 return True
             return False
 
@@ -153,9 +153,9 @@ async def crew(
     await apply_topology(amqp_settings(chosen))
     client = open_client(chosen)
     await check_installation(client, Keys(), chosen.partitions)
-    async with open_amqp_bus(amqp_settings(chosen)) as bus:
-        await eventually(bus.connected)
-        made = Crew(chosen, client, bus)
+    async with open_rabbitmq(amqp_settings(chosen)) as broker:
+        await eventually(broker.connected)
+        made = Crew(chosen, client, broker)
         try:
             yield made
         finally:

@@ -38,7 +38,7 @@ def test_what_is_set_stays_and_what_was_left_open_is_filled_in() -> None:
 async def test_it_is_told_once_when_every_check_holds() -> None:
     told: list[str] = []
     stop, open_for_all = asyncio.Event(), asyncio.Event()
-    health = Health("gateway", {"installation": open_for_all.is_set, "bus": lambda: True})
+    health = Health("gateway", {"installation": open_for_all.is_set, "broker": lambda: True})
     telling = asyncio.create_task(report_ready(health, stop, lambda: told.append("ready")))
     await turns()
     assert told == []
@@ -54,4 +54,4 @@ async def test_it_is_told_once_when_every_check_holds() -> None:
 async def test_a_process_that_ends_before_it_was_ready_never_says_so() -> None:
     stop = asyncio.Event()
     stop.set()
-    await report_ready(Health("gateway", {"bus": lambda: True}), stop, lambda: pytest.fail("told"))
+    await report_ready(Health("gateway", {"broker": lambda: True}), stop, lambda: pytest.fail("told"))

@@ -15,7 +15,7 @@ from calltag.cli.output import Finding, ok, version_finding, wrong
 from calltag.cli.sessions import sessions
 from calltag.core.backends import amqp_settings
 from calltag.core.broker.partitioning import hash_tag
-from calltag.core.broker.ports import BusUnavailable, NodeId, Partition
+from calltag.core.broker.ports import BrokerUnavailable, NodeId, Partition
 from calltag.core.broker.rabbitmq.connection import connect
 from calltag.core.broker.rabbitmq.inspector import Routing, probed
 from calltag.core.broker.rabbitmq.topology import Topology
@@ -33,7 +33,7 @@ async def inbox_findings(settings: Settings) -> list[Finding]:
         async with asyncio.timeout(_DEADLINE_S):
             nodes = await _holders(settings)
             return await _inbox_findings(settings, nodes) if nodes else []
-    except (StoreError, BusUnavailable, AMQPError, OSError, RuntimeError, TimeoutError):
+    except (StoreError, BrokerUnavailable, AMQPError, OSError, RuntimeError, TimeoutError):
         return []
 
 
@@ -50,10 +50,10 @@ async def _holders(settings: Settings) -> list[NodeId]:
 
 
 async def _inbox_findings(settings: Settings, nodes: list[NodeId]) -> list[Finding]:
-    bus = amqp_settings(settings)
-    connection = await connect(bus, "doctor")
+    broker = amqp_settings(settings)
+    connection = await connect(broker, "doctor")
     try:
-        cut_off = [node for node in nodes if await _is_cut_off(connection, Topology(bus), node)]
+        cut_off = [node for node in nodes if await _is_cut_off(connection, Topology(broker), node)]
     finally:
         await connection.close()
     if not cut_off:
@@ -101,15 +101,15 @@ Look = Callable[[AbstractChannel], Awaitable[object]]
 
 async def broker_findings(settings: Settings) -> list[Finding]:
     """Return findings on version, exchanges and queues, within 15 seconds."""
-    bus = amqp_settings(settings)
+    broker = amqp_settings(settings)
     try:
-        connection = await connect(bus, "doctor")
-    except BusUnavailable as error:
+        connection = await connect(broker, "doctor")
+    except BrokerUnavailable as error:
         return [wrong(str(error))]
     findings = [version_finding("RabbitMQ", _version(connection), _OLDEST)]
     try:
         async with asyncio.timeout(_LOOK_DEADLINE_S):
-            findings += await _topology_findings(connection, Topology(bus))
+            findings += await _topology_findings(connection, Topology(broker))
     except TimeoutError:
         findings.append(wrong(f"RabbitMQ did not show its queues within {_LOOK_DEADLINE_S:g} s"))
     except (AMQPError, OSError, RuntimeError) as error:

@@ -74,7 +74,7 @@ def asyncapi() -> dict[str, Any]:
     return {
         "asyncapi": "3.0.0",
         "info": {
-            "title": "calltag bus",
+            "title": "calltag broker",
             "version": VERSION,
             "description": "Messages between gateway, worker and notifier over RabbitMQ.",
         },

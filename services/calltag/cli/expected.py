@@ -5,7 +5,7 @@ from typing import Final
 from calltag.cli.parked import NotParked
 from calltag.cli.partitions import NothingStarted
 from calltag.cli.sessions import NoSuchSession
-from calltag.core.broker.ports import BusError
+from calltag.core.broker.ports import BrokerError
 from calltag.core.http.server import PortBusy
 from calltag.core.identity.directory import DirectoryError
 from calltag.core.process.lifecycle import ServiceFailed, first_leaf
@@ -14,7 +14,7 @@ from calltag.core.settings import SettingsError
 from calltag.core.store.ports import StoreError
 
 _EXPECTED: Final = (
-    SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BusError, ServiceFailed, NoSuchSession,
+    SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BrokerError, ServiceFailed, NoSuchSession,
     NotParked, NothingStarted,
 )  # fmt: skip
 

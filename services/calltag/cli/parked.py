@@ -18,7 +18,7 @@ from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, DeliveryError
 
 from calltag.core.backends import amqp_settings, open_client
 from calltag.core.broker.partitioning import hash_tag, partition_of
-from calltag.core.broker.ports import BusRefused, BusUnavailable, ParkingDetails, Partition
+from calltag.core.broker.ports import BrokerRefused, BrokerUnavailable, ParkingDetails, Partition
 from calltag.core.broker.rabbitmq.connection import connect
 from calltag.core.broker.rabbitmq.operation_batch import unpacked
 from calltag.core.broker.rabbitmq.parking import headers_of, parking_of
@@ -95,7 +95,7 @@ class ParkedFound:
 class ParkedOperations:
     """The parking queue of an installation and the blocks on its calls.
 
-    Methods raise StoreUnavailable, BusUnavailable, and BusRefused if the queue is missing.
+    Methods raise StoreUnavailable, BrokerUnavailable, and BrokerRefused if the queue is missing.
     """
 
     settings: Settings
@@ -188,7 +188,7 @@ class ParkedOperations:
         try:
             queue = await self.channel.declare_queue(name, passive=True)
         except ChannelNotFoundEntity:
-            raise BusRefused(f"there is no queue {name}; run: calltag topology apply") from None
+            raise BrokerRefused(f"there is no queue {name}; run: calltag topology apply") from None
         arrived: asyncio.Queue[AbstractIncomingMessage] = asyncio.Queue()
         await queue.consume(arrived.put)
         left = queue.declaration_result.message_count or 0
@@ -227,12 +227,12 @@ class ParkedOperations:
         try:
             await exchange.publish(_message(parked.body, parked.operation_id), tag, mandatory=True)
         except DeliveryError:
-            raise BusRefused(f"the queue of {tag} is full or missing; the others stay parked") from None
+            raise BrokerRefused(f"the queue of {tag} is full or missing; the others stay parked") from None
 
 
 @asynccontextmanager
 async def parking_lot(settings: Settings) -> AsyncIterator[ParkedOperations]:
-    """Open the parking queue that the settings name. Raises BusUnavailable."""
+    """Open the parking queue that the settings name. Raises BrokerUnavailable."""
     client = open_client(settings, max_connections=2)
     try:
         connection = await connect(amqp_settings(settings), "parked")
@@ -242,10 +242,10 @@ async def parking_lot(settings: Settings) -> AsyncIterator[ParkedOperations]:
                 settings, channel, RedisCallBlocks(client, Keys(settings.redis.key_prefix), settings.partitions)
             )
             await channel.close()
-    except BusUnavailable as error:
-        raise BusUnavailable(f"{error} ({_EMBEDDED})") from None
+    except BrokerUnavailable as error:
+        raise BrokerUnavailable(f"{error} ({_EMBEDDED})") from None
     except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
-        raise BusUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}: {error}") from error
+        raise BrokerUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}: {error}") from error
     finally:
         await client.close()
 

@@ -11,7 +11,7 @@ from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity
 from rich.table import Table
 
 from calltag.core.backends import amqp_settings, open_client
-from calltag.core.broker.ports import BusUnavailable, Partition
+from calltag.core.broker.ports import BrokerUnavailable, Partition
 from calltag.core.broker.rabbitmq.connection import connect
 from calltag.core.broker.rabbitmq.topology import Topology
 from calltag.core.settings import Settings
@@ -65,7 +65,7 @@ class NothingStarted(Exception):
 
 
 async def listed_partitions(settings: Settings) -> Sequence[ListedPartition]:
-    """Return all partitions of the installation. Raises StoreUnavailable, BusUnavailable, NothingStarted."""
+    """Return all partitions of the installation. Raises StoreUnavailable, BrokerUnavailable, NothingStarted."""
     client = open_client(settings)
     try:
         keys = Keys(settings.redis.key_prefix)
@@ -94,16 +94,16 @@ async def _epochs(client: RedisClient, keys: Keys, partitions: int) -> tuple[Seq
 
 
 async def _queues(settings: Settings) -> Mapping[Partition, Waiting]:
-    """Return the state of the queues that exist. Raises BusUnavailable."""
-    bus = amqp_settings(settings)
-    connection = await connect(bus, "partitions")
+    """Return the state of the queues that exist. Raises BrokerUnavailable."""
+    broker = amqp_settings(settings)
+    connection = await connect(broker, "partitions")
     try:
         async with asyncio.timeout(_LOOK_DEADLINE_S):
-            return await _looked_at(connection, Topology(bus))
+            return await _looked_at(connection, Topology(broker))
     except TimeoutError:
-        raise BusUnavailable(f"RabbitMQ did not show its queues within {_LOOK_DEADLINE_S:g} s") from None
+        raise BrokerUnavailable(f"RabbitMQ did not show its queues within {_LOOK_DEADLINE_S:g} s") from None
     except (AMQPError, OSError, RuntimeError) as error:
-        raise BusUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}: {error}") from error
+        raise BrokerUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}: {error}") from error
     finally:
         with suppress(AMQPError, OSError, RuntimeError, TimeoutError):
             async with asyncio.timeout(_CLOSE_DEADLINE_S):

@@ -11,8 +11,8 @@ from rich.table import Table
 
 from calltag.core.backends import amqp_settings, open_client
 from calltag.core.bayeux.session import Ending
-from calltag.core.broker.ports import Bus, BusUnavailable, NodeId
-from calltag.core.broker.rabbitmq import open_amqp_bus
+from calltag.core.broker.ports import Broker, BrokerUnavailable, NodeId
+from calltag.core.broker.rabbitmq import open_rabbitmq
 from calltag.core.contracts.operations import NODE, NodeMessage, NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
 from calltag.core.process.waiting import backoff_s
@@ -54,14 +54,14 @@ class Sessions:
                 return session
         raise NoSuchSession(f"there is no session {handle}; calltag sessions ls lists the sessions")
 
-    async def close(self, session: ListedSession, bus: Bus) -> None:
+    async def close(self, session: ListedSession, broker: Broker) -> None:
         """End a session; its holder notifies the client, if the holder still runs.
 
-        Raises BusUnavailable.
+        Raises BrokerUnavailable.
         """
         notice = SessionNotice(kind=NoticeKind.CLOSED, user=session.user, digest=session.digest)
         message = NODE.encode(NodeMessage(notices=(notice,)))
-        if await bus.send(session.holder, message, uuid4().hex):
+        if await broker.send(session.holder, message, uuid4().hex):
             await self._until_gone(session)
         await self.store.end(session.user, session.digest, Ending.CLOSED)
 
@@ -90,26 +90,26 @@ async def sessions(settings: Settings) -> AsyncIterator[Sessions]:
 
 
 async def close_sessions(settings: Settings, handle: str | None, user: str | None) -> Sequence[ListedSession]:
-    """End one session, or all of a user; return them. Raises NoSuchSession, StoreUnavailable, BusUnavailable."""
+    """End one session, or all of a user; return them. Raises NoSuchSession, StoreUnavailable, BrokerUnavailable."""
     async with sessions(settings) as found:
         wanted = [await found.one(handle)] if handle else [each async for each in found.all(user)]
         if wanted:
-            async with open_amqp_bus(amqp_settings(settings)) as bus:
-                await _connected(bus)
+            async with open_rabbitmq(amqp_settings(settings)) as broker:
+                await _connected(broker)
                 for session in wanted:
-                    await found.close(session, bus)
+                    await found.close(session, broker)
     return wanted
 
 
-async def _connected(bus: Bus) -> None:
+async def _connected(broker: Broker) -> None:
     try:
         async with asyncio.timeout(_BUS_DEADLINE_S):
             for delay_s in backoff_s(0.02, 0.2):
-                if bus.connected():
+                if broker.connected():
                     return
                 await asyncio.sleep(delay_s)
     except TimeoutError:
-        raise BusUnavailable(f"RabbitMQ was not reached within {_BUS_DEADLINE_S:g} s; see calltag doctor") from None
+        raise BrokerUnavailable(f"RabbitMQ was not reached within {_BUS_DEADLINE_S:g} s; see calltag doctor") from None
 
 
 def table_of(found: Sequence[ListedSession]) -> Table:

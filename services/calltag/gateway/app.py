@@ -100,7 +100,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     metrics = GatewayMetrics(backends.metrics)
     replies = Replies(gateway_node(), life.closing)
     backends.health.checks["replies"] = lambda: replies.reachable
-    life.supervise("replies", replies.run(backends.bus))
+    life.supervise("replies", replies.run(backends.broker))
     backlog = backlog_of(backends, metrics)
     life.supervise("backlog", backlog.run())
     api = gateway_api(backends, replies, metrics, backlog, authenticator)
@@ -124,7 +124,7 @@ def gateway_api(
     """Return the dependencies of the routes, with the limits of the settings."""
     settings, partitions = backends.settings.gateway, backends.settings.partitions
     publisher = OperationPublisher(
-        backends.bus, replies, metrics, backlog, partitions, settings.max_in_flight, settings.max_waiting
+        backends.broker, replies, metrics, backlog, partitions, settings.max_in_flight, settings.max_waiting
     )
     reader = RedisCallReader(backends.client, backends.keys, partitions, backends.batcher)
     return Api(
@@ -154,7 +154,7 @@ def backlog_of(backends: Backends, metrics: GatewayMetrics) -> Backlog:
     """Return the backlog, which refuses operations while workers lag too far behind."""
     settings = backends.settings.gateway
     return Backlog(
-        backends.bus,
+        backends.broker,
         RedisLags(backends.client, backends.keys),
         RedisPublishedTotals(backends.client, backends.keys),
         metrics,

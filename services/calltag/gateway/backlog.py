@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from calltag.core.broker.ports import Bus, BusUnavailable, Partition, PublishedCounts
+from calltag.core.broker.ports import Broker, BrokerUnavailable, Partition, PublishedCounts
 from calltag.core.http.admission_queue import retry_after_s
 from calltag.core.store.backlog import Lags, PublishedTotals
 from calltag.core.store.ports import StoreUnavailable
@@ -72,7 +72,7 @@ class Backlog:
     between, its own operations count as waiting. An idle gateway sends RabbitMQ no requests.
     """
 
-    bus: Bus
+    broker: Broker
     lags: Lags
     totals: PublishedTotals
     metrics: GatewayMetrics
@@ -120,8 +120,8 @@ class Backlog:
         for partition in list(self._waiting):
             before = self._waiting[partition]
             try:
-                found = self._operations_in(partition, await self.bus.depth(partition))
-            except BusUnavailable as error:
+                found = self._operations_in(partition, await self.broker.depth(partition))
+            except BrokerUnavailable as error:
                 _BACKLOG_UNKNOWN.fails(error)
                 break
             # The reply may or may not contain operations that were published meanwhile: count them.
@@ -136,7 +136,7 @@ class Backlog:
 
     async def _count(self) -> None:
         """Add the counts of this gateway to the totals in Redis, and note the totals of all gateways."""
-        published = {partition: self.bus.published(partition) for partition in self._waiting}
+        published = {partition: self.broker.published(partition) for partition in self._waiting}
         since = {
             partition: now.since(self._told.get(partition, PublishedCounts())) for partition, now in published.items()
         }

@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 
 from calltag.core.broker.partitioning import partition_of
-from calltag.core.broker.ports import Bus, BusError, BusRefused, BusUnavailable, NodeId, Partition
+from calltag.core.broker.ports import Broker, BrokerError, BrokerRefused, BrokerUnavailable, NodeId, Partition
 from calltag.core.contracts.operations import NODE, OPERATION, OperationMessage, OperationReply, WireError
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import Operation
@@ -51,18 +51,18 @@ class Replies:
             if not self._waiting[operation_id]:
                 del self._waiting[operation_id]
 
-    async def run(self, bus: Bus) -> None:
+    async def run(self, broker: Broker) -> None:
         """Receive replies until the task is cancelled."""
         delays = backoff_s(0.05, 2.0)
         while True:
             try:
-                async with bus.inbox(self.node) as inbox:
+                async with broker.inbox(self.node) as inbox:
                     self.reachable = True
                     _INTERRUPTED.holds()
                     while True:
                         self._give(await inbox.receive())
                         delays = backoff_s(0.05, 2.0)
-            except BusError as error:
+            except BrokerError as error:
                 _INTERRUPTED.fails(error)
             await asyncio.sleep(next(delays))
 
@@ -88,7 +88,7 @@ class OperationPublisher:
     At most `max_waiting` requests wait for outcomes.
     """
 
-    bus: Bus
+    broker: Broker
     replies: Replies
     metrics: GatewayMetrics
     backlog: Backlog
@@ -168,7 +168,7 @@ class OperationPublisher:
 
     async def _publish_one(self, operation: Operation, partition: Partition, *, wait: bool) -> None:
         message = OperationMessage(operation=operation, reply_to=self.replies.node if wait else None)
-        await self.bus.publish_operation(partition, OPERATION.encode(message), operation.id)
+        await self.broker.publish_operation(partition, OPERATION.encode(message), operation.id)
 
     def _partition(self, operation: Operation) -> Partition:
         return partition_of(operation.partition_key, self.partitions)
@@ -185,7 +185,7 @@ async def _all(awaited: Sequence[asyncio.Future[OperationReply]]) -> Sequence[Op
 def _as_refusal(failures: Sequence[BaseException]) -> BaseException:
     """Return the error for the client; a programming error is returned as it is."""
     for failure in failures:
-        if not isinstance(failure, BusUnavailable | BusRefused):
+        if not isinstance(failure, BrokerUnavailable | BrokerRefused):
             return failure
     for failure in failures:
         _NOT_PUBLISHED.fails(failure)

@@ -24,7 +24,7 @@ from calltag.core.identity.authentication import Authenticator
 from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.settings import Settings
 from calltag.core.settings.sections import NotifierSettings
-from calltag.core.store.event_log import RedisUserStreams
+from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.sessions import SessionStore
 from calltag.core.store.watches import RedisWatches
 from calltag.notifier.authentication import Authentication
@@ -137,11 +137,11 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     browsers = Browsers(settings.max_sessions_per_browser, settings.multi_session_interval_ms, backends.cookies())
     http = CometdHttp(server, authentication, origins, browsers, sockets, metrics, backends.settings.body_deadline_s)
     life.supervise("lease", sessions.lease.keep())
-    life.supervise("events", inbox.run(backends.bus, node))
+    life.supervise("events", inbox.run(backends.broker, node))
     life.supervise("saves", sessions.sync.keep_saving())
     life.supervise("deadlines", sessions.keep_ticking())
     life.supervise("websockets", sockets.keep_ticking())
-    life.supervise("services", publish_services(backends.bus, server))
+    life.supervise("services", publish_services(backends.broker, server))
     return Notifier(server, http, cometd_routes(http), backends.settings.drain_timeout_s)
 
 
@@ -163,7 +163,7 @@ def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionMan
     client, batcher, keys = backends.client, backends.batcher, backends.keys
     max_bytes = backends.settings.max_batch_bytes
     store = SessionStore(client, batcher, keys, node, retention_ms=retention_ms, max_batch_bytes=max_bytes)
-    streams = RedisUserStreams(client, batcher, keys, retention_ms=retention_ms, max_batch_bytes=max_bytes)
+    streams = RedisEventLog(client, batcher, keys, retention_ms=retention_ms, max_batch_bytes=max_bytes)
     watches = RedisWatches(client, batcher, keys, lease_ms=max(2 * retention_ms, _SHORTEST_WATCH_MS))
     metrics = NotifierMetrics(backends.metrics)
     background = Background(metrics.background_failures.inc)
@@ -180,7 +180,7 @@ def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionMan
         ConnectReplies(engine, registry, metrics),
         Registrations(store, registry, background),
         lease,
-        Claims(node, engine, store, NodePost(backends.bus), metrics, credential_of, flush_timeout_s),
+        Claims(node, engine, store, NodePost(backends.broker), metrics, credential_of, flush_timeout_s),
         WatchRenewal(watches, boot_ms),
         metrics,
         background,

@@ -1,4 +1,4 @@
-"""Dispatch of events to sessions, received from the bus or read from user streams."""
+"""Dispatch of events to sessions, received from the broker or read from user streams."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ from calltag.core.bayeux.user_feed import Feed, Gap
 from calltag.core.domain.ids import UserId
 from calltag.core.http.websocket import text_frame
 from calltag.core.process.waiting import backoff_s
-from calltag.core.store.event_log import Entry, UserStreams
+from calltag.core.store.event_log import Entry, EventLog
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.conditions import Condition
 from calltag.notifier.metrics import NotifierMetrics, wall_ms
@@ -78,7 +78,7 @@ class EventDispatcher:
     """
 
     registry: SessionRegistry
-    streams: UserStreams
+    streams: EventLog
     translate: Translate
     limits: BayeuxLimits
     metrics: NotifierMetrics

@@ -7,7 +7,7 @@ from typing import Final
 import structlog
 
 from calltag.core.bayeux.events import Position, StreamedEvent
-from calltag.core.broker.ports import Bus, BusError, NodeId
+from calltag.core.broker.ports import Broker, BrokerError, NodeId
 from calltag.core.contracts.operations import NODE, NodeMessage, NoticeKind, SessionNotice, StreamPlace, WireError
 from calltag.core.domain.events import Event
 from calltag.core.domain.ids import UserId
@@ -25,15 +25,15 @@ _WATCH_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class NodePost:
-    """Implements Post on the bus."""
+    """Implements Post on the broker."""
 
-    bus: Bus
+    broker: Broker
 
     async def send_notice(self, node: NodeId, notice: SessionNotice) -> bool:
         message = NodeMessage(notices=(notice,))
         try:
-            return await self.bus.send(node, NODE.encode(message), f"{notice.kind}-{notice.cycle}")
-        except BusError as error:
+            return await self.broker.send(node, NODE.encode(message), f"{notice.kind}-{notice.cycle}")
+        except BrokerError as error:
             _NOT_SENT.fails(error, node=node)
             return False
 
@@ -50,13 +50,13 @@ class NotifierInbox:
     metrics: NotifierMetrics
     _notices: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
-    async def run(self, bus: Bus, node: NodeId) -> None:
+    async def run(self, broker: Broker, node: NodeId) -> None:
         """Receive messages until the task is cancelled."""
         delays = backoff_s(0.05, 2.0)
         sessions = self.server.sessions
         while True:
             try:
-                async with bus.inbox(node) as inbox:
+                async with broker.inbox(node) as inbox:
                     self.server.is_reachable = True
                     await sessions.lease.receives()
                     _INTERRUPTED.holds()
@@ -66,7 +66,7 @@ class NotifierInbox:
                     while True:
                         self.handle(await inbox.receive())
                         delays = backoff_s(0.05, 2.0)
-            except BusError as error:
+            except BrokerError as error:
                 _INTERRUPTED.fails(error)
             sessions.lease.receives_not()
             await asyncio.sleep(next(delays))
@@ -119,12 +119,12 @@ class NotifierInbox:
         await self.server.handle_notice(notice)
 
 
-async def publish_services(bus: Bus, server: BayeuxServer) -> None:
+async def publish_services(broker: Broker, server: BayeuxServer) -> None:
     """Notify subscribers of `/notifications/services` of the availability of RabbitMQ, until the task is cancelled.
 
     Each session is compared with the present state, so sessions that begin during an outage are notified as well.
     """
     while True:
-        active = bus.connected()
+        active = broker.connected()
         server.sessions.dispatcher.publish_services(services_event(available=active), active=active)
         await asyncio.sleep(_WATCH_S)

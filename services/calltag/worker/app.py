@@ -15,9 +15,9 @@ from calltag.core.domain.apply import CallLimits
 from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.settings.sections import Worker
 from calltag.core.store.backlog import RedisLags
-from calltag.core.store.calls import RedisCallBlocks, RedisStateStore
+from calltag.core.store.calls import RedisCallBlocks, RedisCallStore
 from calltag.core.store.connection import ByteWindow
-from calltag.core.store.event_log import RedisUserStreams
+from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.ports import WorkerId
 from calltag.core.store.replica_wait import Durability
 from calltag.core.store.watches import RedisWatches
@@ -79,7 +79,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         settings.released_call_lifetime_s * 1000,
         backends.settings.operation_memory_s * 1000,
     )
-    store = RedisStateStore(
+    store = RedisCallStore(
         client,
         keys,
         lifetimes=lifetimes,
@@ -88,7 +88,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         max_batch_bytes=max_bytes,
     )
     kept = backends.settings.events
-    streams = RedisUserStreams(
+    streams = RedisEventLog(
         client,
         backends.batcher,
         keys,
@@ -101,7 +101,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
     )
     index = RedisCallIndex(client, keys, lifetime_ms=lifetimes.live_ms)
     metrics = WorkerMetrics(backends.metrics)
-    nodes = NodeSender(backends.bus, streams, max_bytes, on_sent=metrics.node_messages_sent.inc)
+    nodes = NodeSender(backends.broker, streams, max_bytes, on_sent=metrics.node_messages_sent.inc)
     publisher = EventPublisher(nodes, index, streams, RedisWatches(client, backends.batcher, keys), window)
     limits = CallLimits(
         lambda value: len(orjson.dumps(value)),
@@ -109,7 +109,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         settings.max_call_bytes,
         settings.max_call_parties,
     )
-    parking_lot = Parking(backends.bus)
+    parking_lot = Parking(backends.broker)
     backends.metrics.before_scrape(lambda: metrics.store_window_bytes.set(window.size_bytes))
 
     def make(partition: Partition) -> PartitionRunner:
@@ -138,7 +138,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
 
     return Assignments(
         WorkerId(f"worker-{uuid4().hex}"),
-        backends.bus,
+        backends.broker,
         RedisWorkerRegistry(client, keys, lease_ms=round(settings.lease_s * 1000)),
         make,
         metrics,

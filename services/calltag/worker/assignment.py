@@ -19,7 +19,7 @@ from typing import Final
 
 import structlog
 
-from calltag.core.broker.ports import Bus, BusError, Partition, PartitionConsumer
+from calltag.core.broker.ports import Broker, BrokerError, Partition, PartitionConsumer
 from calltag.core.process.waiting import backoff_s, run_until, set_within
 from calltag.core.store.ports import Fenced, HeldPartition, StoreUnavailable, WorkerId, WorkerRegistry
 from calltag.core.telemetry.conditions import Condition
@@ -81,7 +81,7 @@ class BrokerReach:
     """The broker connectivity of one worker; after `patience_s` without any consumer it leaves."""
 
     worker: WorkerId
-    bus: Bus
+    broker: Broker
     registry: WorkerRegistry
     patience_s: float
     clock_s: Callable[[], float] = time.monotonic
@@ -124,7 +124,7 @@ class BrokerReach:
     async def _consumes(self, partition: Partition) -> bool:
         try:
             # A consumer behind the active one gets no deliveries; any that it gets are requeued.
-            async with self.bus.partition(partition, 1):
+            async with self.broker.partition(partition, 1):
                 return True
         except Exception as error:  # noqa: BLE001 - nothing could be consumed
             _NOT_YET.fails(error, partition=partition)
@@ -169,7 +169,7 @@ class Assignments:
     def __init__(
         self,
         worker: WorkerId,
-        bus: Bus,
+        broker: Broker,
         registry: WorkerRegistry,
         make: Callable[[Partition], PartitionRunner],
         metrics: WorkerMetrics,
@@ -182,7 +182,7 @@ class Assignments:
         finish: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.worker = worker
-        self._bus = bus
+        self._broker = broker
         self._registry = registry
         self._make = make
         self._metrics = metrics
@@ -192,7 +192,7 @@ class Assignments:
         self._lease_s = lease_s
         self._on_other_owner = on_other_owner
         self._finish = finish
-        self._reach = BrokerReach(worker, bus, registry, lease_s)
+        self._reach = BrokerReach(worker, broker, registry, lease_s)
         self._held: dict[Partition, _Assignment] = {}
         self._leaving: set[_Assignment] = set()
         self._others = False
@@ -331,7 +331,7 @@ class Assignments:
             except Fenced as error:
                 self._metrics.partitions_fenced.inc()
                 log.info("partition_fenced", reason=str(error))
-            except BusError as error:
+            except BrokerError as error:
                 _INTERRUPTED.fails(error, assignment.partition)
             except Exception:
                 # A failure of one partition does not affect others; its batch is redelivered.
@@ -343,7 +343,7 @@ class Assignments:
         _INTERRUPTED.forget(assignment.partition)
 
     async def _consume(self, assignment: _Assignment) -> None:
-        async with self._bus.partition(assignment.partition, self._prefetch) as consumer:
+        async with self._broker.partition(assignment.partition, self._prefetch) as consumer:
             _INTERRUPTED.holds(assignment.partition)
             assignment.consumer, assignment.work = consumer, self._make(assignment.partition)
             try:

@@ -13,7 +13,7 @@ import structlog
 
 from calltag.core.broker.ports import Partition
 from calltag.core.process.waiting import backoff_s
-from calltag.core.store.ports import Epoch, StateStore, StoreUnavailable
+from calltag.core.store.ports import CallStore, Epoch, StoreUnavailable
 
 log = structlog.get_logger()
 _WAITED_FOR_S: Final = 1.0
@@ -27,7 +27,7 @@ class CrashGuard:
     """The attempts of this worker at possible poison messages of one partition."""
 
     partition: Partition
-    store: StateStore
+    store: CallStore
     _started: dict[str, str] = field(default_factory=dict)
     """The ids of open attempts by operation, including those whose reply was lost."""
 

@@ -17,7 +17,7 @@ from calltag.core.domain.events import CallChanged, DevicesChanged, Event, Opera
 from calltag.core.domain.ids import UserId
 from calltag.core.process.waiting import all_of, together
 from calltag.core.store.connection import ByteWindow
-from calltag.core.store.event_log import Added, Addition, Appended, UserStreams, fitting
+from calltag.core.store.event_log import Added, Addition, Appended, EventLog, fitting
 from calltag.core.store.ports import CallIndex
 from calltag.core.store.watches import Watchers
 from calltag.worker.node_sender import NodeSender, Parcel
@@ -106,7 +106,7 @@ class EventPublisher:
         self,
         nodes: NodeSender,
         index: CallIndex,
-        streams: UserStreams,
+        streams: EventLog,
         watchers: Watchers,
         window: ByteWindow | None = None,
     ) -> None:

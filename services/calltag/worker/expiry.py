@@ -16,7 +16,7 @@ from calltag.core.broker.ports import Partition
 from calltag.core.contracts.operations import OperationMessage
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import CallEnded, CallOperation
-from calltag.core.store.ports import CommitPosition, Epoch, StateStore, StoreUnavailable
+from calltag.core.store.ports import CallStore, CommitPosition, Epoch, StoreUnavailable
 from calltag.core.telemetry.conditions import Condition
 
 log = structlog.get_logger()
@@ -32,7 +32,7 @@ class Sweep:
     """
 
     partition: Partition
-    store: StateStore
+    store: CallStore
     silent_ms: int
     every_s: float
     clock_s: Callable[[], float]

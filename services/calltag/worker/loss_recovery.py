@@ -19,13 +19,13 @@ from calltag.core.store.connection import ByteWindow
 from calltag.core.store.ports import (
     NEVER,
     NOTHING,
+    CallStore,
     Change,
     CommitPosition,
     Epoch,
     HeldPartition,
     Loaded,
     State,
-    StateStore,
     StoreUnavailable,
     TakeOver,
     WriteRefused,
@@ -191,7 +191,7 @@ class LossRecovery:
     def __init__(
         self,
         partition: Partition,
-        store: StateStore,
+        store: CallStore,
         recent: RecentOperations,
         metrics: WorkerMetrics,
         batch: int,

@@ -10,13 +10,13 @@ from uuid import uuid4
 
 import structlog
 
-from calltag.core.broker.ports import Bus, BusRefused, BusUnavailable, NodeId
+from calltag.core.broker.ports import Broker, BrokerRefused, BrokerUnavailable, NodeId
 from calltag.core.contracts.node_messages import PackedMessage, StreamPosition, node_messages, stale_messages
 from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.ids import UserId
 from calltag.core.process.limits import MAX_BATCH_BYTES
 from calltag.core.process.waiting import backoff_s
-from calltag.core.store.event_log import UserStreams
+from calltag.core.store.event_log import EventLog
 from calltag.core.telemetry.conditions import Condition
 
 log = structlog.get_logger()
@@ -30,7 +30,7 @@ class PendingNotifications:
     Only names are kept, however many events a user missed.
     """
 
-    bus: Bus
+    broker: Broker
     max_message_bytes: int
     _users: dict[NodeId, dict[UserId, None]] = field(default_factory=dict)
     _senders: dict[NodeId, asyncio.Task[None]] = field(default_factory=dict)
@@ -59,8 +59,8 @@ class PendingNotifications:
                 await asyncio.sleep(next(delays))
                 try:
                     for message in stale_messages(users, self.max_message_bytes):
-                        await self.bus.send(node, message.body, uuid4().hex)
-                except (BusUnavailable, BusRefused):
+                        await self.broker.send(node, message.body, uuid4().hex)
+                except (BrokerUnavailable, BrokerRefused):
                     self._users[node] = users | self._users.get(node, {})
                 else:
                     log.info("node_notification_retried", node=node, users=len(users))
@@ -108,15 +108,15 @@ class NodeSender:
 
     def __init__(
         self,
-        bus: Bus,
-        streams: UserStreams,
+        broker: Broker,
+        streams: EventLog,
         max_message_bytes: int = MAX_BATCH_BYTES,
         on_sent: Callable[[], object] = lambda: None,
     ) -> None:
-        self._bus = bus
+        self._broker = broker
         self._streams = streams
         self._max_message_bytes = max_message_bytes
-        self._pending = PendingNotifications(bus, max_message_bytes)
+        self._pending = PendingNotifications(broker, max_message_bytes)
         self._outboxes: defaultdict[NodeId, _Outbox] = defaultdict(_Outbox)
         self._on_sent = on_sent
 
@@ -163,8 +163,8 @@ class NodeSender:
         messages = list(node_messages(events, replies, self._max_message_bytes))
         for number, message in enumerate(messages):
             try:
-                is_taken = await self._bus.send(node, message.body, uuid4().hex)
-            except (BusUnavailable, BusRefused) as error:
+                is_taken = await self._broker.send(node, message.body, uuid4().hex)
+            except (BrokerUnavailable, BrokerRefused) as error:
                 # An unreachable node delays no other: its sessions read missed events from the streams once it is
                 # notified, and requests that wait for a reply time out with an unknown outcome.
                 _NOT_REACHED.fails(error, node=node)

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from calltag.core.broker.ports import Bus, ParkingDetails, Partition
+from calltag.core.broker.ports import Broker, ParkingDetails, Partition
 from calltag.core.contracts.operations import ENVELOPE, EVENT, OperationReply, WireError
 from calltag.core.domain.events import OperationRefused
 from calltag.core.domain.ids import EventId
@@ -80,10 +80,10 @@ def _now_ms() -> int:
 class Parking:
     """Parks operations in the parking queue."""
 
-    bus: Bus
+    broker: Broker
 
     async def park(self, partition: Partition, work: Work, queue: RetryQueue) -> None:
-        """Raises BusUnavailable, BusRefused."""
+        """Raises BrokerUnavailable, BrokerRefused."""
         detail = queue.fault.detail
         if work.message is None and not _names_sender(work):
             detail = f"{detail}; {_NOT_KNOWN}"
@@ -98,7 +98,7 @@ class Parking:
             key=queue.key if work.message is not None else "",
             after=queue.fault.after,
         )
-        await self.bus.park(work.delivery.body, work.name, parking)
+        await self.broker.park(work.delivery.body, work.name, parking)
 
 
 def _names_sender(work: Work) -> bool:

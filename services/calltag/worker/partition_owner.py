@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 
 import structlog
 
-from calltag.core.broker.ports import BusRefused, BusUnavailable, Partition
+from calltag.core.broker.ports import BrokerRefused, BrokerUnavailable, Partition
 from calltag.core.contracts.operations import EVENT, OperationMessage, WireError
 from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.events import Event
@@ -25,9 +25,9 @@ from calltag.core.store.connection import ByteWindow
 from calltag.core.store.ports import (
     NO_BLOCKS,
     CallBlocks,
+    CallStore,
     CommitPosition,
     Epoch,
-    StateStore,
     StoreUnavailable,
     TakeOver,
 )
@@ -51,7 +51,7 @@ class PartitionOwner:
     def __init__(
         self,
         partition: Partition,
-        store: StateStore,
+        store: CallStore,
         publisher: EventPublisher,
         limits: CallLimits,
         metrics: WorkerMetrics,
@@ -197,7 +197,7 @@ class PartitionOwner:
             while True:
                 try:
                     done = await attempt()
-                except (StoreUnavailable, BusUnavailable, BusRefused) as error:
+                except (StoreUnavailable, BrokerUnavailable, BrokerRefused) as error:
                     _WAITS.fails(error, self._partition)
                     self._on_wait()
                     await asyncio.sleep(next(delays))

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from calltag.core.broker.ports import BusError, Delivery, Partition, PartitionConsumer
+from calltag.core.broker.ports import BrokerError, Delivery, Partition, PartitionConsumer
 from calltag.core.contracts.operations import OPERATION, OperationMessage, WireError
 from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.ids import OperationId
@@ -23,11 +23,11 @@ from calltag.core.process.waiting import backoff_s, restart_forever, run_until
 from calltag.core.store.connection import ByteWindow
 from calltag.core.store.ports import (
     CallBlocks,
+    CallStore,
     CommitConflict,
     CommitPosition,
     Epoch,
     Fenced,
-    StateStore,
     StoreUnavailable,
 )
 from calltag.core.telemetry.conditions import Condition
@@ -74,7 +74,7 @@ class PartitionRunner:
     def __init__(
         self,
         partition: Partition,
-        store: StateStore,
+        store: CallStore,
         publisher: EventPublisher,
         limits: CallLimits,
         metrics: WorkerMetrics,
@@ -132,7 +132,7 @@ class PartitionRunner:
         return min((at for at in (self._lag.oldest_in_progress_ms, waiting) if at is not None), default=None)
 
     async def run(self, consumer: PartitionConsumer, released: asyncio.Event) -> None:
-        """Work until `released` is set and the current batch is finished. Raises BusInterrupted, Fenced."""
+        """Work until `released` is set and the current batch is finished. Raises BrokerInterrupted, Fenced."""
         async with self._watching(released) as wake:
             try:
                 while not released.is_set():
@@ -363,7 +363,7 @@ class PartitionRunner:
             queue.sender_notified = True
         try:
             await self._parking_lot.park(self._partition, work, queue)
-        except BusError as error:
+        except BrokerError as error:
             _NOT_PARKED.fails(error, operation_id=work.name)
             return False
         self._metrics.operations_parked.labels(reason.value).inc()

@@ -1,4 +1,4 @@
-"""Backends of a service: bus, store, directory, metrics and health."""
+"""Backends of a service: broker, store, directory, metrics and health."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -8,9 +8,9 @@ from typing import Final
 
 import structlog
 
-from calltag.core.broker.memory import MemoryBus
-from calltag.core.broker.ports import Bus
-from calltag.core.broker.rabbitmq import AmqpSettings, open_amqp_bus
+from calltag.core.broker.memory import MemoryBroker
+from calltag.core.broker.ports import Broker
+from calltag.core.broker.rabbitmq import RabbitMqSettings, open_rabbitmq
 from calltag.core.broker.rabbitmq.metrics import BrokerMetrics
 from calltag.core.identity.authentication import Authenticator
 from calltag.core.identity.directory import Directory, DirectoryError, demo_directory, directory, read_directory
@@ -57,7 +57,7 @@ class Backends:
     """Open backends of a service."""
 
     settings: Settings
-    bus: Bus
+    broker: Broker
     client: RedisClient
     keys: Keys
     directory: Directory
@@ -100,10 +100,10 @@ class Backends:
         return CookieFlags(self.settings.cookies_are_secure, self.settings.session.same_site)
 
 
-def amqp_settings(settings: Settings) -> AmqpSettings:
-    """Return the configuration of the bus on RabbitMQ."""
+def amqp_settings(settings: Settings) -> RabbitMqSettings:
+    """Return the configuration of the broker on RabbitMQ."""
     amqp = settings.amqp
-    return AmqpSettings(
+    return RabbitMqSettings(
         url=amqp.url.get_secret_value(),
         prefix=amqp.prefix,
         partitions=settings.partitions,
@@ -196,7 +196,7 @@ def _is_loopback(host: str) -> bool:
 
 
 async def _remove_lost_blocks(client: RedisClient, settings: Settings) -> None:
-    """Remove the blocks of parked operations of a former process: they were lost with its in-process bus."""
+    """Remove the blocks of parked operations of a former process: they were lost with its in-process broker."""
     forgotten = await RedisCallBlocks(client, Keys(settings.redis.key_prefix), settings.partitions).forget()
     if forgotten:
         log.warning("call_blocks_lost", count=forgotten, reason="an embedded broker loses parked operations")
@@ -204,13 +204,13 @@ async def _remove_lost_blocks(client: RedisClient, settings: Settings) -> None:
 
 @asynccontextmanager
 async def backends(service: str, settings: Settings, *, embedded: bool = False) -> AsyncIterator[Backends]:
-    """Open bus and store; neither has to be reachable yet. `embedded` selects those in this process.
+    """Open broker and store; neither has to be reachable yet. `embedded` selects those in this process.
 
     Raises DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable.
     """
     users = load_directory(settings)
     async with AsyncExitStack() as stack:
-        bus: Bus
+        broker: Broker
         store: EmbeddedStore | None
         metrics = Metrics()
         if embedded:
@@ -221,8 +221,8 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
             else:
                 log.info("embedded_store", kept_in=str(store.kept_in))
                 await _remove_lost_blocks(store.client, settings)
-            bus, client = (
-                MemoryBus(
+            broker, client = (
+                MemoryBroker(
                     settings.partitions,
                     queue_limit=settings.amqp.queue_max_length,
                     inbox_max_bytes=settings.amqp.inbox_max_bytes,
@@ -236,8 +236,8 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
             client = open_client(settings)
             stack.push_async_callback(client.close)
             observed = BrokerMetrics(metrics)
-            bus = amqp = await stack.enter_async_context(open_amqp_bus(amqp_settings(settings), observed))
+            broker = amqp = await stack.enter_async_context(open_rabbitmq(amqp_settings(settings), observed))
             observed.show(amqp.state)
-        health = Health(service, {"bus": bus.connected, "consumers": bus.consuming, "store": client.ping})
+        health = Health(service, {"broker": broker.connected, "consumers": broker.consuming, "store": client.ping})
         keys = Keys(settings.redis.key_prefix)
-        yield Backends(settings, bus, client, keys, users, metrics, health, ScriptBatcher(client), store)
+        yield Backends(settings, broker, client, keys, users, metrics, health, ScriptBatcher(client), store)

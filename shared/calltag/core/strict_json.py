@@ -1,7 +1,8 @@
-"""Parsing with limits.
+"""Strict parser for untrusted JSON: accepted values can be stored and returned exactly.
 
 Refused, rather than changed: invalid JSON (RFC 8259), nesting beyond the limit, integers beyond 64 bits, numbers that a
-64-bit float cannot represent, lone surrogates, NUL characters, and objects with duplicate names."""
+64-bit float cannot represent, lone surrogates, NUL characters, and objects with duplicate names.
+"""
 
 import json
 import math

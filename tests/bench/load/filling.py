@@ -50,9 +50,9 @@ async def fill_naive(url: str, count: int, calls: int) -> None:
 
 
 async def fill_calltag(url: str, count: int, calls: int, partitions: int) -> None:
-    """As calltag's gateway does: through its bus."""
+    """As calltag's gateway does: through its broker."""
     from calltag.core.broker.partitioning import partition_of
-    from calltag.core.broker.rabbitmq import AmqpSettings, open_amqp_bus
+    from calltag.core.broker.rabbitmq import RabbitMqSettings, open_rabbitmq
     from calltag.core.contracts.operations import OPERATION, OperationMessage
     from calltag.core.domain.ids import CallId, OperationId, UserId
     from calltag.core.domain.operations import CallOperation, UpdateUserData
@@ -60,8 +60,8 @@ async def fill_calltag(url: str, count: int, calls: int, partitions: int) -> Non
     from parts.eventually import eventually
 
     configure_logging("bench", level="critical")
-    async with open_amqp_bus(AmqpSettings(url, "bench", partitions, publish_deadline_s=30)) as bus:
-        await eventually(bus.connected)
+    async with open_rabbitmq(RabbitMqSettings(url, "bench", partitions, publish_deadline_s=30)) as broker:
+        await eventually(broker.connected)
 
         async def publish(call: str, number: int) -> None:
             operation = CallOperation(
@@ -72,7 +72,7 @@ async def fill_calltag(url: str, count: int, calls: int, partitions: int) -> Non
                 sender=UserId("alice"),
             )
             body = OPERATION.encode(OperationMessage(operation=operation))
-            await bus.publish_operation(partition_of(call, partitions), body, operation.id)
+            await broker.publish_operation(partition_of(call, partitions), body, operation.id)
 
         await fill(publish, count, calls)
 

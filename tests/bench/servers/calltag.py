@@ -17,7 +17,7 @@ from calltag.core.domain.ids import UserId
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.settings import load_settings
-from calltag.core.store.event_log import RedisUserStreams
+from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.watches import RedisWatches
 from calltag.core.store.workers import RedisCallIndex
 from calltag.notifier.event_views import CALLS_CHANNEL
@@ -197,8 +197,8 @@ def _directory(users: int) -> str:
 
 def _outgoing(made: Backends) -> EventPublisher:
     client, batcher, keys = made.client, made.batcher, made.keys
-    streams, watches = RedisUserStreams(client, batcher, keys), RedisWatches(client, batcher, keys)
-    return EventPublisher(NodeSender(made.bus, streams), RedisCallIndex(client, keys), streams, watches)
+    streams, watches = RedisEventLog(client, batcher, keys), RedisWatches(client, batcher, keys)
+    return EventPublisher(NodeSender(made.broker, streams), RedisCallIndex(client, keys), streams, watches)
 
 
 async def _cookies(made: Backends) -> list[str]:

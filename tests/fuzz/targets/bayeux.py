@@ -56,7 +56,7 @@ async def _talk(data: bytes) -> None:
         try:
             for number, line in enumerate(data.split(b"\n")[:MOST_LINES]):
                 if line.startswith(b"!"):
-                    await installation.publish(number, by_bus=number % 3 != 0)
+                    await installation.publish(number, by_broker=number % 3 != 0)
                 else:
                     await _request(installation, client, line)
         finally:

@@ -1,4 +1,4 @@
-"""Bodies of operations: from bytes to an operation that the bus carries unchanged, or a refusal."""
+"""Bodies of operations: from bytes to an operation that the broker carries unchanged, or a refusal."""
 
 import orjson
 
@@ -48,7 +48,7 @@ SEEDS = [
 
 
 def one_input(data: bytes) -> None:
-    """What is accepted comes over the bus as it was, and takes effect or is refused without an exception."""
+    """What is accepted comes over the broker as it was, and takes effect or is refused without an exception."""
     try:
         body = parse(data, TEXTS)
     except JsonRefused:

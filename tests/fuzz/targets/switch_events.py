@@ -1,4 +1,4 @@
-"""Facts of the switch: from bytes to operations that the bus carries unchanged, or a refusal."""
+"""Facts of the switch: from bytes to operations that the broker carries unchanged, or a refusal."""
 
 from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.ids import UserId

@@ -1,4 +1,4 @@
-"""Messages of the bus and of the store, read by the notifier: another version may have written them."""
+"""Messages of the broker and of the store, read by the notifier: another version may have written them."""
 
 import asyncio
 import contextlib

@@ -73,7 +73,7 @@ class Got:
 
 
 class Delivery(RuleBasedStateMachine):
-    """A stream that loses its oldest entries, a bus that repeats and drops, and a feed with sessions that come late,
+    """A stream that loses its oldest entries, a broker that repeats and drops, and a feed with sessions that come late,
     go back and fall behind."""
 
     @initialize()
@@ -92,7 +92,7 @@ class Delivery(RuleBasedStateMachine):
         arrives=st.booleans(),
     )
     def add(self, step: int, channels: list[str], size: int, arrives: bool) -> None:
-        """An entry is added to the stream; the bus brings it at once, or later, or never."""
+        """An entry is added to the stream; the broker brings it at once, or later, or never."""
         previous = self.stream[-1].position if self.stream else BEGINNING
         position = Position(previous + step)
         events = [Event(channel, {"n": [position, i], "x": "x" * size}) for i, channel in enumerate(channels)]
@@ -103,7 +103,7 @@ class Delivery(RuleBasedStateMachine):
     @precondition(lambda self: self.stream)
     @rule(data=st.data())
     def bring(self, data: st.DataObject) -> None:
-        """The bus brings any entry: the next, an old one, or one after a gap."""
+        """The broker brings any entry: the next, an old one, or one after a gap."""
         self.accept(data.draw(st.sampled_from(self.stream)))
 
     def accept(self, published: StreamedEvent) -> None:

@@ -32,14 +32,16 @@ async def with_subscription(system: Installation, subscription: object) -> Clien
 
 
 @pytest.mark.parametrize("subscription", ["/v2/*", "/v2/me/**"])
-@pytest.mark.parametrize("by_bus", [True, False])
+@pytest.mark.parametrize("by_broker", [True, False])
 async def test_one_star_covers_one_segment_and_two_cover_all(
-    system: Installation, subscription: str, by_bus: bool
+    system: Installation, subscription: str, by_broker: bool
 ) -> None:
     """Whether the event came to the session's home, or is read from the stream as the session moves."""
     alice = await with_subscription(system, subscription)
-    await system.publish(1, by_bus=by_bus)
-    polled = alice.poll(system.one, advice={"timeout": 0}) if by_bus else alice.move(system.two, advice={"timeout": 0})
+    await system.publish(1, by_broker=by_broker)
+    polled = (
+        alice.poll(system.one, advice={"timeout": 0}) if by_broker else alice.move(system.two, advice={"timeout": 0})
+    )
     events, _ = await polled
     assert events == ([1] if subscription == "/v2/me/**" else [])
 

@@ -7,7 +7,7 @@ import pytest
 
 from calltag.core.broker.rabbitmq import connection as module
 from calltag.core.broker.rabbitmq.connection import Link
-from calltag.core.broker.rabbitmq.topology import AmqpSettings
+from calltag.core.broker.rabbitmq.topology import RabbitMqSettings
 
 
 class Connection:
@@ -45,7 +45,7 @@ class Slow(Connection):
 
 @pytest.mark.parametrize("kind", [Connection, Slow])
 async def test_a_connection_is_not_blocked_however_its_library_finds_out(kind: type[Connection]) -> None:
-    made = Link(AmqpSettings("amqp://broker/"), "test")
+    made = Link(RabbitMqSettings("amqp://broker/"), "test")
     made._connection = kind(blocked=False)  # type: ignore[assignment]
     assert not await made.look()
 
@@ -56,7 +56,7 @@ async def test_a_channel_that_does_not_close_tells_nothing_of_a_broker_that_read
 ) -> None:
     """It came to be short of memory or disk between the two: the connection is sound."""
     monkeypatch.setattr(module, "_CLOSE_DEADLINE_S", 0.01)
-    made = Link(AmqpSettings("amqp://broker/"), "test")
+    made = Link(RabbitMqSettings("amqp://broker/"), "test")
     made._connection = Connection(blocked=blocked)  # type: ignore[assignment]
     await made.probe()
     assert made._closed.is_set() != blocked

@@ -8,7 +8,7 @@ from aio_pika.abc import HeadersType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calltag.core.broker.ports import BusRefused, BusUnavailable, PublishedCounts
+from calltag.core.broker.ports import BrokerRefused, BrokerUnavailable, PublishedCounts
 from calltag.core.broker.rabbitmq.operation_batch import (
     MOST,
     MOST_BYTES,
@@ -147,9 +147,9 @@ async def test_where_one_is_not_confirmed_those_behind_do_not_wait_as_long_again
     await turns()
     behind = added(packing, "b")
     await turns()
-    await broker.confirm(BusUnavailable("no confirm"))
-    assert isinstance(first[0].exception(), BusUnavailable)
-    assert isinstance(behind[0].exception(), BusUnavailable)
+    await broker.confirm(BrokerUnavailable("no confirm"))
+    assert isinstance(first[0].exception(), BrokerUnavailable)
+    assert isinstance(behind[0].exception(), BrokerUnavailable)
     assert broker.messages == [["a"]]
     again = added(packing, "c")
     await turns()
@@ -157,7 +157,7 @@ async def test_where_one_is_not_confirmed_those_behind_do_not_wait_as_long_again
     assert again[0].exception() is None
 
 
-@pytest.mark.parametrize("error", [BusRefused("full"), ValueError("unexpected")])
+@pytest.mark.parametrize("error", [BrokerRefused("full"), ValueError("unexpected")])
 async def test_nothing_overtakes_what_was_refused(error: Exception) -> None:
     """Of one request, what came first would otherwise take effect last, when it is sent again."""
     broker = Broker()
@@ -186,7 +186,7 @@ async def test_where_confirms_are_slow_nothing_waits_for_long_and_nothing_overta
     await turns()
     await broker.confirm()
     assert first[0].exception() is None
-    assert all(isinstance(each.exception(), BusUnavailable) for each in late)
+    assert all(isinstance(each.exception(), BrokerUnavailable) for each in late)
     assert broker.messages == [["a"]]
     packing.patience_s = 1.5
     again = added(packing, "e")
@@ -202,7 +202,7 @@ async def test_an_end_in_the_middle_of_a_message_is_told_to_all_who_wait() -> No
     assert packing._sending is not None
     packing._sending.cancel()
     await asyncio.wait(tasks, timeout=5)
-    assert all(isinstance(each.exception(), BusUnavailable) for each in tasks)
+    assert all(isinstance(each.exception(), BrokerUnavailable) for each in tasks)
 
 
 async def test_what_nobody_waits_for_any_more_is_not_sent() -> None:

@@ -7,7 +7,7 @@ import pytest
 from aio_pika.exceptions import DeliveryError
 from pamqp.commands import Basic
 
-from calltag.core.broker.ports import BusRefused
+from calltag.core.broker.ports import BrokerRefused
 from calltag.core.broker.rabbitmq import publisher
 from calltag.core.broker.rabbitmq.publisher import Publisher
 from parts.eventually import eventually
@@ -51,7 +51,7 @@ class Link:
 
 
 async def refused(made: Publisher) -> None:
-    with pytest.raises(BusRefused, match="full"):
+    with pytest.raises(BrokerRefused, match="full"):
         await made.publish("exchange", "key", b"{}", "name")
 
 

@@ -1,4 +1,4 @@
-"""Reading what came over the bus: what is wrong is told by its place, never by its value."""
+"""Reading what came over the broker: what is wrong is told by its place, never by its value."""
 
 from typing import Any
 

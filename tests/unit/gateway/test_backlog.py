@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 import pytest
 
-from calltag.core.broker.memory import MemoryBus
-from calltag.core.broker.ports import BusUnavailable, Partition, PublishedCounts
+from calltag.core.broker.memory import MemoryBroker
+from calltag.core.broker.ports import BrokerUnavailable, Partition, PublishedCounts
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.backlog import Backlog
@@ -16,14 +16,14 @@ from calltag.gateway.metrics import GatewayMetrics
 HERE, THERE = Partition(0), Partition(1)
 
 
-class Bus(MemoryBus):
+class Broker(MemoryBroker):
     away = False
     asked = 0
 
     async def depth(self, partition: Partition) -> int:
         self.asked += 1
         if self.away:
-            raise BusUnavailable("away")
+            raise BrokerUnavailable("away")
         return await super().depth(partition)
 
 
@@ -55,7 +55,7 @@ class Totals:
         return {each: PublishedCounts(self.of[each, "m"], self.of[each, "o"]) for each in published}
 
 
-class Packing(MemoryBus):
+class Packing(MemoryBroker):
     """One gateway's side of a broker that several share: messages hold `per_message` operations of it."""
 
     def __init__(self, waiting: list[int], per_message: int) -> None:
@@ -77,13 +77,13 @@ class Packing(MemoryBus):
         return self._published
 
 
-def made(bus: Bus, lags: Told) -> Backlog:
-    return Backlog(bus, lags, Totals(), GatewayMetrics(Metrics()), most=3, most_age_ms=2_000)
+def made(broker: Broker, lags: Told) -> Backlog:
+    return Backlog(broker, lags, Totals(), GatewayMetrics(Metrics()), most=3, most_age_ms=2_000)
 
 
 async def test_what_was_published_counts_until_it_is_known_to_be_gone() -> None:
-    bus = Bus(2)
-    backlog = made(bus, Told())
+    broker = Broker(2)
+    backlog = made(broker, Told())
     backlog.admit([HERE] * 3)
     with pytest.raises(BackendUnavailable, match="3 operations wait") as refused:
         backlog.admit([HERE])
@@ -95,15 +95,15 @@ async def test_what_was_published_counts_until_it_is_known_to_be_gone() -> None:
 
 
 async def test_a_deep_queue_takes_no_more_until_it_is_shorter() -> None:
-    bus = Bus(2)
-    backlog = made(bus, Told())
+    broker = Broker(2)
+    backlog = made(broker, Told())
     backlog.admit([HERE])
     for number in range(5):
-        await bus.publish_operation(HERE, b"{}", str(number))
+        await broker.publish_operation(HERE, b"{}", str(number))
     await backlog.look()
     with pytest.raises(BackendUnavailable, match="5 operations"):
         backlog.admit([HERE])
-    async with bus.partition(HERE, 10) as consumer:
+    async with broker.partition(HERE, 10) as consumer:
         taken = await consumer.batch(5)
         await consumer.ack_through(taken[-1].tag)
     await backlog.look()
@@ -111,19 +111,19 @@ async def test_a_deep_queue_takes_no_more_until_it_is_shorter() -> None:
 
 
 async def test_old_operations_are_a_backlog_while_something_waits() -> None:
-    bus, lags = Bus(2), Told()
-    backlog = made(bus, lags)
+    broker, lags = Broker(2), Told()
+    backlog = made(broker, lags)
     lags.of = {HERE: 2_001}
     backlog.admit([HERE])
-    await bus.publish_operation(HERE, b"{}", "1")
+    await broker.publish_operation(HERE, b"{}", "1")
     await backlog.look()
     with pytest.raises(BackendUnavailable, match=r"wait 2\.0 s"):
         backlog.admit([HERE])
     backlog.admit([THERE])
-    async with bus.partition(HERE, 10) as consumer:
+    async with broker.partition(HERE, 10) as consumer:
         await consumer.batch(1)
     # Given back, it waits again; then it is done.
-    async with bus.partition(HERE, 10) as consumer:
+    async with broker.partition(HERE, 10) as consumer:
         taken = await consumer.batch(1)
         await consumer.ack_through(taken[-1].tag)
     await backlog.look()
@@ -131,19 +131,19 @@ async def test_old_operations_are_a_backlog_while_something_waits() -> None:
 
 
 async def test_where_nothing_waits_any_more_no_age_is_left_behind() -> None:
-    bus, lags, metrics = Bus(2), Told(), Metrics()
-    backlog = Backlog(bus, lags, Totals(), GatewayMetrics(metrics), most=3, most_age_ms=2_000)
+    broker, lags, metrics = Broker(2), Told(), Metrics()
+    backlog = Backlog(broker, lags, Totals(), GatewayMetrics(metrics), most=3, most_age_ms=2_000)
 
     def shown() -> tuple[float | None, float | None]:
         get = metrics.registry.get_sample_value
         return get("calltag_backlog_operations"), get("calltag_backlog_age_seconds")
 
     lags.of = {HERE: 9_000, THERE: 20_000}
-    await bus.publish_operation(HERE, b"{}", "1")
+    await broker.publish_operation(HERE, b"{}", "1")
     backlog.admit([HERE])
     await backlog.look()
     assert shown() == (1, 9)
-    async with bus.partition(HERE, 10) as consumer:
+    async with broker.partition(HERE, 10) as consumer:
         taken = await consumer.batch(1)
         await consumer.ack_through(taken[-1].tag)
     await backlog.look()
@@ -173,21 +173,21 @@ async def test_a_gateway_that_publishes_little_knows_what_waits_of_those_that_pu
 
 
 async def test_an_idle_gateway_asks_nothing() -> None:
-    bus = Bus(2)
-    backlog = made(bus, Told())
+    broker = Broker(2)
+    backlog = made(broker, Told())
     await backlog.look()
-    assert bus.asked == 0
+    assert broker.asked == 0
     backlog.admit([HERE])
     await backlog.look()
     await backlog.look()
-    assert bus.asked == 1
+    assert broker.asked == 1
 
 
 async def test_what_cannot_be_looked_at_stays_as_it_was() -> None:
-    bus, lags = Bus(2), Told()
-    backlog = made(bus, lags)
+    broker, lags = Broker(2), Told()
+    backlog = made(broker, lags)
     backlog.admit([HERE] * 3)
-    bus.away, lags.of = True, None
+    broker.away, lags.of = True, None
     await backlog.look()
     with pytest.raises(BackendUnavailable):
         backlog.admit([HERE])

@@ -18,7 +18,7 @@ async def test_an_event_that_comes_with_the_answer_of_the_store_is_not_taken_for
         nonlocal reads
         page, reads = await read(user, after, most), reads + 1
         if reads == 1:
-            # It was added when this had been read, and the bus was faster.
+            # It was added when this had been read, and the broker was faster.
             await system.publish(1)
         return page
 

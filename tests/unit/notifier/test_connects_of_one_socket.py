@@ -38,7 +38,7 @@ async def test_the_older_connect_is_answered_at_once_and_once(system: Installati
 @pytest.mark.parametrize("ack", [True, False])
 async def test_events_go_with_the_newer_connect_alone(system: Installation, *, ack: bool) -> None:
     page = await SocketPage.open(system.one, ack=ack)
-    await system.publish(1, by_bus=False)
+    await system.publish(1, by_broker=False)
     # Whether the session is over the store decides, and has the event.
     page.resident.ends_at_ms = 0
     page.connect("c2")

@@ -147,7 +147,7 @@ async def test_a_session_that_an_operator_closes_says_farewell(system: Installat
 async def test_a_websocket_gets_nothing_any_more_once_a_newer_one_has_the_session(system: Installation) -> None:
     older = await SocketPage.open(system.one, ack=False)
     newer = SocketPage(system.one, older.alice)
-    await system.publish(1, by_bus=False)
+    await system.publish(1, by_broker=False)
     newer.connect("c2")
     await newer.holds("c2")
     await system.publish(2)

@@ -10,8 +10,8 @@ import pytest
 import structlog
 from structlog.testing import LogCapture
 
-from calltag.core.broker.memory import MemoryBus
-from calltag.core.broker.ports import BusError, BusInterrupted, BusRefused, BusUnavailable, NodeId
+from calltag.core.broker.memory import MemoryBroker
+from calltag.core.broker.ports import BrokerError, BrokerInterrupted, BrokerRefused, BrokerUnavailable, NodeId
 from calltag.core.contracts.operations import EVENT, NODE, NodeMessage, NoticeKind, SessionNotice
 from calltag.core.domain.events import OperationRefused
 from calltag.core.domain.ids import EventId, UserId
@@ -29,8 +29,8 @@ from parts.hubs import Client, Installation
 PLACE = {"user": "alice", "event": 0, "position": 2**52, "previous": 0}
 
 
-class Interruptible(MemoryBus):
-    """A bus whose inbox is interrupted, and away until it is up again."""
+class Interruptible(MemoryBroker):
+    """A broker whose inbox is interrupted, and away until it is up again."""
 
     def __init__(self, partitions: int) -> None:
         super().__init__(partitions)
@@ -39,13 +39,13 @@ class Interruptible(MemoryBus):
     @asynccontextmanager
     async def inbox(self, node: NodeId) -> AsyncIterator[Any]:  # noqa: ARG002 - the interface's
         if not self.is_up:
-            raise BusUnavailable("away")
+            raise BrokerUnavailable("away")
         yield self
 
     async def receive(self) -> bytes:
         await self.interrupted.wait()
         self.interrupted.clear()
-        raise BusInterrupted("cut")
+        raise BrokerInterrupted("cut")
 
 
 def inbox_message(place: dict[str, object], accepted_at_ms: int = 1) -> bytes:
@@ -76,24 +76,24 @@ async def test_a_time_that_no_clock_shows_stops_nothing(system: Installation) ->
     assert await heads(system, inbox_message(PLACE, 10**400)) == [2**52]
 
 
-@pytest.mark.parametrize("kind", [BusUnavailable, BusRefused, BusInterrupted])
+@pytest.mark.parametrize("kind", [BrokerUnavailable, BrokerRefused, BrokerInterrupted])
 async def test_a_notice_that_the_bus_does_not_take_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, kind: type[BusError]
+    monkeypatch: pytest.MonkeyPatch, kind: type[BrokerError]
 ) -> None:
     async def send(*_: object) -> bool:
         raise kind("no")
 
-    bus, written = MemoryBus(1), LogCapture()
-    monkeypatch.setattr(type(bus), "send", send)
+    broker, written = MemoryBroker(1), LogCapture()
+    monkeypatch.setattr(type(broker), "send", send)
     monkeypatch.setattr(conditions, "log", structlog.wrap_logger(None, processors=[written]))
-    assert not await NodePost(bus).send_notice(NodeId("n2"), SessionNotice(kind=NoticeKind.ENDED, client_id="c1"))
+    assert not await NodePost(broker).send_notice(NodeId("n2"), SessionNotice(kind=NoticeKind.ENDED, client_id="c1"))
     assert written.entries == [{"event": "notice_not_sent", "node": "n2", "reason": "no", "log_level": "info"}]
 
 
 async def test_the_stream_of_a_user_is_read_whose_events_were_left_out(system: Installation) -> None:
     alice = await Client().begin(system.one)
-    await system.publish(1, by_bus=False)
-    await system.publish(2, user="bob", by_bus=False)
+    await system.publish(1, by_broker=False)
+    await system.publish(2, user="bob", by_broker=False)
     await system.one.store.register([UserId("bob")])
     body = NODE.encode(NodeMessage(stale_users=(UserId("alice"), UserId("bob"))))
     NotifierInbox(system.one.server, EventViews("", demo_directory()), NotifierMetrics(Metrics())).handle(body)
@@ -158,7 +158,7 @@ async def test_the_lease_is_renewed_while_the_inbox_receives_and_no_longer(
     system: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Other nodes have to be able to ask for a session, or to wait until the lease lapses."""
-    bus, lease, renewals = Interruptible(1), system.one.lease, 0
+    broker, lease, renewals = Interruptible(1), system.one.lease, 0
     renew_lease = system.one.store.renew_lease
 
     async def renew(lease_ms: int) -> None:
@@ -173,15 +173,15 @@ async def test_the_lease_is_renewed_while_the_inbox_receives_and_no_longer(
     await turns()
     assert (renewals, lease.is_valid) == (0, False)
     inbox = NotifierInbox(system.one.server, EventViews("", demo_directory()), NotifierMetrics(Metrics()))
-    receiving = asyncio.create_task(inbox.run(bus, system.one.name))
+    receiving = asyncio.create_task(inbox.run(broker, system.one.name))
     await eventually(lambda: renewals > 2 and lease.is_valid)
-    bus.is_up = False
-    bus.interrupted.set()
+    broker.is_up = False
+    broker.interrupted.set()
     await eventually(lambda: not lease._receives)
     so_far = renewals
     await eventually(lambda: not lease.is_valid)
     assert renewals == so_far
-    bus.is_up = True
+    broker.is_up = True
     await eventually(lambda: lease.is_valid)
     for task in (keeping, receiving):
         task.cancel()

@@ -311,7 +311,7 @@ class Frozen:
 async def fall_behind(system: Installation, client: Client) -> None:
     """The home has to read the next event from the stream."""
     await system.settle()
-    await system.publish(1, by_bus=False)
+    await system.publish(1, by_broker=False)
     system.one.registry.residents[client.client_id].session.fall_behind()
 
 
@@ -357,7 +357,7 @@ async def test_a_connect_during_which_the_lease_lapses_is_answered_when_the_stor
     system: Installation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     alice = await Client().begin(system.one)
-    await system.publish(1, by_bus=False)
+    await system.publish(1, by_broker=False)
     resident = system.one.registry.residents[alice.client_id]
     resident.session.fall_behind()
     cycle = resident.session.cycle

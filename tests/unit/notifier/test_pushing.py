@@ -86,7 +86,7 @@ async def test_what_waits_goes_out_when_a_websocket_is_known_at_once(system: Ins
 
 async def test_a_gap_is_filled_first(system: Installation) -> None:
     [page] = await pages_of(system, 1)
-    await system.publish(1, by_bus=False)
+    await system.publish(1, by_broker=False)
     await system.publish(2)
     await eventually(lambda: page.events() == [1, 2])
 

@@ -131,8 +131,8 @@ async def test_an_event_that_comes_while_its_session_arrives_is_read_afterwards(
 
     async def take_over_late(*given: Any, **more: Any) -> Any:
         answer = await take_over(*given, **more)
-        # It came over the bus when the node did not know the user yet.
-        await system.publish(1, by_bus=False)
+        # It came over the broker when the node did not know the user yet.
+        await system.publish(1, by_broker=False)
         node.sessions.registrations.note_unrouted_event("alice")
         return answer
 

@@ -8,15 +8,15 @@ from typing import Any
 import orjson
 import pytest
 
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.notifier import inbox
 from calltag.notifier.event_views import SERVICES_CHANNEL, services_event
 from parts.eventually import turns
 from parts.hubs import Client, Installation, Node
 
 
-class Broker(MemoryBus):
-    """A bus that is connected or not, as the test says."""
+class Broker(MemoryBroker):
+    """A broker that is connected or not, as the test says."""
 
     is_up = True
 

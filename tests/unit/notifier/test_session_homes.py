@@ -318,7 +318,7 @@ async def test_who_is_refused_a_save_drops_its_copy(nodes: Posted) -> None:
 async def test_a_save_finds_the_events_of_which_no_notice_came(nodes: Posted) -> None:
     alice = await Client().begin(nodes.one)
     held = await alice.connect(nodes.one)
-    await nodes.publish(1, by_bus=False)
+    await nodes.publish(1, by_broker=False)
     assert not held.line.answered.is_set()
     await nodes.settle()
     assert (await alice.finish(nodes.one, held))[0] == [1]

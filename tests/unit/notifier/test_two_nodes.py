@@ -332,13 +332,13 @@ async def test_a_long_past_is_sent_bit_by_bit(system: Installation) -> None:
     assert (await alice.connect(system.one)).held is not None
 
 
-# -- events that do not come by the bus --------------------------------------------------------------------------------
+# -- events that do not come by the broker ---------------------------------------------------------------------------
 
 
 async def test_the_next_event_shows_what_did_not_come(system: Installation) -> None:
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one)
-    await system.publish(1, by_bus=False)
+    await system.publish(1, by_broker=False)
     await system.publish(2)
     assert system.one.count("gaps_filled_total") == 1
     await system.settle()
@@ -348,7 +348,7 @@ async def test_the_next_event_shows_what_did_not_come(system: Installation) -> N
 async def test_a_look_at_all_streams_finds_what_did_not_come(system: Installation) -> None:
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one)
-    await system.publish(1, by_bus=False)
+    await system.publish(1, by_broker=False)
     system.one.dispatcher.look_at_all()
     system.one.dispatcher.look_at_all()
     assert (await alice.finish(system.one, turn))[0] == [1]
@@ -357,7 +357,7 @@ async def test_a_look_at_all_streams_finds_what_did_not_come(system: Installatio
 async def test_the_next_save_finds_what_did_not_come(system: Installation) -> None:
     alice, other = await Client().begin(system.one), await Client().begin(system.one)
     turns_of = [await each.connect(system.one) for each in (alice, other)]
-    await system.publish(1, by_bus=False)
+    await system.publish(1, by_broker=False)
     assert not any(turn.line.answered.is_set() for turn in turns_of)
     await system.settle()
     for client, turn in zip((alice, other), turns_of, strict=True):
@@ -367,7 +367,7 @@ async def test_the_next_save_finds_what_did_not_come(system: Installation) -> No
 async def test_a_claim_finds_what_did_not_come(system: Installation) -> None:
     alice, other = await Client().begin(system.one), await Client().begin(system.one)
     turn = await other.connect(system.one)
-    await system.publish(1, by_bus=False)
+    await system.publish(1, by_broker=False)
     # Whether the session is over the store decides.
     system.one.registry.residents[alice.client_id].ends_at_ms = 0
     assert (await alice.poll(system.one))[0] == [1]
@@ -490,10 +490,10 @@ async def test_what_is_wanted_is_found_behind_a_page_of_what_is_not(system: Inst
     alice = Client()
     await alice.shake(system.one)
     await alice.connect(system.one)
-    await system.publish(*range(4), by_bus=False)
+    await system.publish(*range(4), by_broker=False)
     system.loses_notices = True
     await alice.subscribe(system.two)
-    await system.publish(4, by_bus=False)
+    await system.publish(4, by_broker=False)
     await system.one.lapse()
     assert (await alice.move(system.two, advice={"timeout": 100}))[0] == [4]
 
@@ -502,7 +502,7 @@ async def test_many_events_that_did_not_come_are_read_page_by_page(system: Insta
     alice = await Client().begin(system.one)
     bob = await Client().begin(system.one)
     turn = await alice.connect(system.one)
-    positions = await system.publish(*range(9), by_bus=False)
+    positions = await system.publish(*range(9), by_broker=False)
     system.one.dispatcher.look_at_all()
     await system.settle()
     assert system.one.registry.feeds[ALICE].head == positions[-1]
@@ -657,7 +657,7 @@ async def test_a_gap_is_filled_as_soon_as_the_store_is_back(system: Installation
     """Though neither an event nor a connect comes meanwhile."""
     alice = await Client().begin(system.one)
     turn = await alice.connect(system.one)
-    await system.publish(1, by_bus=False)
+    await system.publish(1, by_broker=False)
     system.one.client.cut.append("away")
     system.one.dispatcher.look_at_all()
     await eventually(lambda: any(feed.look_again for feed in system.one.registry.feeds.values()))

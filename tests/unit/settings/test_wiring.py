@@ -11,9 +11,9 @@ from fastapi import FastAPI
 from calltag.core.backends import Backends, amqp_settings, backends
 from calltag.core.bayeux.extensions import Activity
 from calltag.core.bayeux.messages import BayeuxLimits
-from calltag.core.broker.memory import MemoryBus
+from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import NodeId, Partition
-from calltag.core.broker.rabbitmq import AmqpBus, AmqpSettings
+from calltag.core.broker.rabbitmq import RabbitMqBroker, RabbitMqSettings
 from calltag.core.contracts.stored_call import Lifetimes
 from calltag.core.http.server import ServerOptions
 from calltag.core.identity.http_sessions import CookieFlags, RedisHttpSessions
@@ -21,8 +21,8 @@ from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.process.limits import RateLimit
 from calltag.core.settings import Settings, load_settings
 from calltag.core.settings.sections import NotifierSettings, Worker
-from calltag.core.store.calls import RedisCallReader, RedisStateStore
-from calltag.core.store.event_log import RedisUserStreams
+from calltag.core.store.calls import RedisCallReader, RedisCallStore
+from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.strict_json import JsonLimits
@@ -137,7 +137,7 @@ async def test_the_bounds_on_load(parts: Backends, api: Api) -> None:
 
 
 def test_the_settings_of_rabbitmq(settings: Settings, unused_tcp_port: int) -> None:
-    assert amqp_settings(settings) == AmqpSettings(
+    assert amqp_settings(settings) == RabbitMqSettings(
         url=f"amqp://127.0.0.1:{unused_tcp_port}/",
         prefix="a",
         partitions=101,
@@ -153,9 +153,9 @@ def test_the_settings_of_rabbitmq(settings: Settings, unused_tcp_port: int) -> N
 
 
 async def test_bus_and_store(parts: Backends, unused_tcp_port: int) -> None:
-    assert isinstance(parts.bus, AmqpBus)
-    assert parts.bus._settings == amqp_settings(parts.settings)
-    assert parts.bus._publisher._deadline_s == 10.4
+    assert isinstance(parts.broker, RabbitMqBroker)
+    assert parts.broker._settings == amqp_settings(parts.settings)
+    assert parts.broker._publisher._deadline_s == 10.4
     assert parts.keys == Keys("r")
     pool = parts.client.connection.connection_pool
     assert (parts.client.deadline_s, pool.max_connections) == (10.9, 110)
@@ -165,8 +165,8 @@ async def test_bus_and_store(parts: Backends, unused_tcp_port: int) -> None:
 
 async def test_bus_and_store_in_one_process(settings: Settings, tmp_path: Path) -> None:
     async with backends("serve", settings, embedded=True) as parts:
-        assert isinstance(parts.bus, MemoryBus)
-        assert (len(parts.bus._queues), parts.bus._queue_limit, parts.bus._parking_limit) == (101, 105, 149)
+        assert isinstance(parts.broker, MemoryBroker)
+        assert (len(parts.broker._queues), parts.broker._queue_limit, parts.broker._parking_limit) == (101, 105, 149)
         assert parts.keys == Keys("r")
         assert parts.client.deadline_s == 10.9
         assert parts.embedded is not None
@@ -213,11 +213,11 @@ async def test_the_limits_of_the_worker(parts: Backends) -> None:
     assert worker._owner._limits.encoded_bytes({"é": 1}) == len('{"é":1}'.encode())
     assert worker._sweep is not None
     assert (worker._sweep.silent_ms, worker._sweep.every_s) == (126_000, 30.0)
-    assert isinstance(worker._store, RedisStateStore)
+    assert isinstance(worker._store, RedisCallStore)
     assert (worker._store._remembered_operations, worker._store._max_batch_bytes) == (124, 70_000)
     assert worker._store._lifetimes == Lifetimes(live_ms=252_000, released_ms=127_000)
     streams = worker._owner._publisher._streams
-    assert isinstance(streams, RedisUserStreams)
+    assert isinstance(streams, RedisEventLog)
     assert streams._bounds == (128_000, 129, 129_000, 130, 130_000)
     assert streams._max_batch_bytes == 70_000
 
@@ -265,7 +265,7 @@ async def test_the_limits_of_the_notifier(parts: Backends) -> None:
     assert sessions.settings == HomeSettings(0.8, 147_000, 14_800)
     assert sessions.claims.flush_timeout_s == 0.9
     assert (sessions.lease.lease_ms, sessions.lease.store) == (49_000, store)
-    assert isinstance(streams, RedisUserStreams)
+    assert isinstance(streams, RedisEventLog)
     assert (store._retention_ms, store._max_batch_bytes, streams._max_batch_bytes) == (128_000, 70_000, 70_000)
     assert store._node == sessions.node
     assert sessions.watches.watches.lease_ms == 600_000

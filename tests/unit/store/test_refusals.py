@@ -8,7 +8,7 @@ import redis.asyncio
 from redis.exceptions import ClusterDownError, MovedError, OutOfMemoryError, ResponseError
 
 from calltag.core.broker.ports import Partition
-from calltag.core.store.calls import RedisStateStore
+from calltag.core.store.calls import RedisCallStore
 from calltag.core.store.connection import Command, RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Epoch, StoreUnavailable, WriteRefused
@@ -36,5 +36,5 @@ async def test_a_cluster_that_is_down_has_refused_nothing(answer: Exception, tol
     client = Answering(cast("redis.asyncio.Redis", None))
     client.__class__.answer = answer
     with pytest.raises(told) as raised:
-        await RedisStateStore(client, Keys("t")).commit(Partition(0), Epoch(1), [], [])
+        await RedisCallStore(client, Keys("t")).commit(Partition(0), Epoch(1), [], [])
     assert type(raised.value) is told

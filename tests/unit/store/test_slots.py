@@ -15,11 +15,11 @@ from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.store.backlog import RedisPublishedTotals
-from calltag.core.store.calls import RedisCallBlocks, RedisCallReader, RedisStateStore
+from calltag.core.store.calls import RedisCallBlocks, RedisCallReader, RedisCallStore
 from calltag.core.store.client_ids import new_client_id
 from calltag.core.store.connection import RedisClient, Script
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.event_log import Addition, RedisUserStreams
+from calltag.core.store.event_log import Addition, RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, Done, StoreUnavailable, WorkerId
 from calltag.core.store.replica_wait import Durability
@@ -95,7 +95,7 @@ async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: Use
     assert not [
         key for calls in client.noted.values() for keys in calls for key in keys for name in names if name in key
     ]
-    streams = RedisUserStreams(client, batcher, KEYS)
+    streams = RedisEventLog(client, batcher, KEYS)
     additions = [Addition("call:1", 1, b"{}"), Addition("agent", 1, b"{}")]
     await streams.append({user: additions, UserId("zoe"): additions})
     await streams.read(user, Position(0), 9)
@@ -106,7 +106,7 @@ async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: Use
 
 async def work_of_a_partition(client: NotingClient, partition: Partition) -> None:
     """What concerns a partition: taking it over, commits."""
-    store = RedisStateStore(client, KEYS, durability=Durability(1))
+    store = RedisCallStore(client, KEYS, durability=Durability(1))
     epoch = (await store.take_over(partition)).epoch
     changes = [
         Change(f"call:{each}", None, Call(CallId(each), ConnId("c"), CallType.INTERNAL, "", 1, (), version=1),

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 from structlog.typing import EventDict
 
-from calltag.core.broker.ports import BusInterrupted, BusUnavailable, NotConnected, QueueMissing
+from calltag.core.broker.ports import BrokerInterrupted, BrokerUnavailable, NotConnected, QueueMissing
 from calltag.core.telemetry.conditions import REPEAT_S, Condition
 
 
@@ -39,7 +39,7 @@ def watched() -> Iterator[Watched]:
         yield Watched(lines)
 
 
-AWAY = BusUnavailable("refused")
+AWAY = BrokerUnavailable("refused")
 
 
 def test_the_first_failure_is_logged_with_its_reason_and_its_cure(watched: Watched) -> None:
@@ -98,7 +98,7 @@ def test_a_subject_that_is_given_up_is_not_waited_for(watched: Watched) -> None:
 def test_another_cause_is_another_line(watched: Watched) -> None:
     condition = watched.condition()
     for _ in range(3):
-        condition.fails(BusInterrupted("the channel closed"))
+        condition.fails(BrokerInterrupted("the channel closed"))
         condition.fails(QueueMissing("q does not exist"))
     assert [line["reason"] for line in watched.lines] == ["the channel closed", "q does not exist"]
 

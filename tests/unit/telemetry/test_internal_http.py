@@ -30,7 +30,7 @@ async def client(health: Health, metrics: Metrics) -> AsyncIterator[httpx.AsyncC
 
 
 async def test_alive(client: httpx.AsyncClient, health: Health) -> None:
-    health.checks["bus"] = lambda: False
+    health.checks["broker"] = lambda: False
     answer = await client.get("/livez")
     assert (answer.status_code, answer.json()) == (200, {"alive": True})
 
@@ -39,12 +39,12 @@ async def test_ready_while_every_check_holds(client: httpx.AsyncClient, health: 
     async def store() -> bool:
         return True
 
-    health.checks["bus"] = lambda: True
+    health.checks["broker"] = lambda: True
     health.checks["store"] = store
     answer = await client.get("/readyz")
     assert (answer.status_code, answer.json()) == (
         200,
-        {"ready": True, "checks": {"bus": True, "store": True, "running": True}},
+        {"ready": True, "checks": {"broker": True, "store": True, "running": True}},
     )
 
 
@@ -53,12 +53,12 @@ async def test_ready_without_checks(client: httpx.AsyncClient) -> None:
 
 
 async def test_not_ready_names_the_check(client: httpx.AsyncClient, health: Health) -> None:
-    health.checks["bus"] = lambda: True
+    health.checks["broker"] = lambda: True
     health.checks["store"] = lambda: False
     answer = await client.get("/readyz")
     assert (answer.status_code, answer.json()) == (
         503,
-        {"ready": False, "checks": {"bus": True, "store": False, "running": True}},
+        {"ready": False, "checks": {"broker": True, "store": False, "running": True}},
     )
 
 
@@ -66,9 +66,9 @@ async def test_a_check_that_raises_does_not_hold(client: httpx.AsyncClient, heal
     def broken() -> bool:
         raise RuntimeError("no broker")
 
-    health.checks["bus"] = broken
+    health.checks["broker"] = broken
     answer = await client.get("/readyz")
-    assert (answer.status_code, answer.json()["checks"]) == (503, {"bus": False, "running": True})
+    assert (answer.status_code, answer.json()["checks"]) == (503, {"broker": False, "running": True})
 
 
 async def test_a_check_that_hangs_does_not_hold(
@@ -80,9 +80,9 @@ async def test_a_check_that_hangs_does_not_hold(
 
     monkeypatch.setattr(internal_http, "_CHECK_DEADLINE_S", 0.01)
     health.checks["store"] = hang
-    health.checks["bus"] = lambda: True
+    health.checks["broker"] = lambda: True
     async with asyncio.timeout(5):
-        assert (await client.get("/readyz")).json()["checks"] == {"store": False, "bus": True, "running": True}
+        assert (await client.get("/readyz")).json()["checks"] == {"store": False, "broker": True, "running": True}
 
 
 async def test_a_check_that_is_added_while_others_are_asked_does_not_hold_yet(
@@ -105,9 +105,9 @@ async def test_not_ready_while_stopping(client: httpx.AsyncClient, health: Healt
 
 
 async def test_metrics_show_the_checks(client: httpx.AsyncClient, health: Health) -> None:
-    health.checks["bus"] = lambda: False
+    health.checks["broker"] = lambda: False
     text = (await client.get("/metrics")).text
-    assert 'calltag_readiness_check{check="bus"} 0.0' in text
+    assert 'calltag_readiness_check{check="broker"} 0.0' in text
     assert 'calltag_readiness_check{check="running"} 1.0' in text
 
 

@@ -18,7 +18,7 @@ from pamqp.header import ContentHeader
 from pydantic import TypeAdapter
 from redis.exceptions import ResponseError
 
-from calltag.core.broker.ports import BusUnavailable
+from calltag.core.broker.ports import BrokerUnavailable
 from calltag.core.contracts.operations import (
     AGENT,
     CALL,
@@ -194,7 +194,7 @@ def test_an_exception_that_ends_the_process_is_shown_without_values() -> None:
     ("error", "summary"),
     [
         (ValueError(SECRET), "ValueError"),
-        (BusUnavailable("no connection"), "BusUnavailable: no connection"),
+        (BrokerUnavailable("no connection"), "BrokerUnavailable: no connection"),
         (OSError(24, "Too many open files", SECRET), "OSError: Too many open files"),
         (OSError(SECRET), "OSError"),
     ],

@@ -5,8 +5,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from calltag.core.broker.memory import MemoryBus
-from calltag.core.broker.ports import Bus, BusUnavailable, Partition, PartitionConsumer
+from calltag.core.broker.memory import MemoryBroker
+from calltag.core.broker.ports import Broker, BrokerUnavailable, Partition, PartitionConsumer
 from calltag.core.store.ports import HeldPartition, LivingWorker, WorkerId
 from calltag.worker.assignment import BrokerReach
 
@@ -22,7 +22,7 @@ class World:
     others: Sequence[LivingWorker] = (LivingWorker(OTHER, 1, [HeldPartition(Partition(0))]),)
     usable: set[Partition] = field(default_factory=set)
     now_s: float = 100.0
-    bus: MemoryBus = field(default_factory=lambda: MemoryBus(4))
+    broker: MemoryBroker = field(default_factory=lambda: MemoryBroker(4))
 
     async def living(self) -> Sequence[LivingWorker]:
         return [LivingWorker(ME, 1, [HeldPartition(Partition(1))]), *self.others]
@@ -30,12 +30,12 @@ class World:
     @asynccontextmanager
     async def partition(self, partition: Partition, prefetch: int) -> AsyncIterator[PartitionConsumer]:
         if partition not in self.usable:
-            raise BusUnavailable("there is no connection")
-        async with self.bus.partition(partition, prefetch) as consumer:
+            raise BrokerUnavailable("there is no connection")
+        async with self.broker.partition(partition, prefetch) as consumer:
             yield consumer
 
     def reach(self) -> BrokerReach:
-        return BrokerReach(ME, cast(Bus, self), cast(Any, self), PATIENCE_S, lambda: self.now_s)
+        return BrokerReach(ME, cast(Broker, self), cast(Any, self), PATIENCE_S, lambda: self.now_s)
 
 
 async def test_who_consumes_nothing_for_too_long_leaves_where_others_consume() -> None:

@@ -9,8 +9,8 @@ import orjson
 import pytest
 
 from calltag.core.bayeux.events import Position
-from calltag.core.broker.memory import MemoryBus
-from calltag.core.broker.ports import BusUnavailable, NodeId
+from calltag.core.broker.memory import MemoryBroker
+from calltag.core.broker.ports import BrokerUnavailable, NodeId
 from calltag.core.contracts.operations import EVENT, NODE
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType
@@ -96,13 +96,17 @@ class OfAll:
         return self.users
 
 
-def outgoing(streams: Streams, bus: MemoryBus, max_bytes: int = 5_000, of_all: Sequence[UserId] = ()) -> EventPublisher:
-    return EventPublisher(NodeSender(bus, streams, max_bytes), Index(), streams, OfAll(of_all), ByteWindow(max_bytes))
+def outgoing(
+    streams: Streams, broker: MemoryBroker, max_bytes: int = 5_000, of_all: Sequence[UserId] = ()
+) -> EventPublisher:
+    return EventPublisher(
+        NodeSender(broker, streams, max_bytes), Index(), streams, OfAll(of_all), ByteWindow(max_bytes)
+    )
 
 
 async def test_no_exchange_carries_more_than_a_batch_and_all_is_added_in_order() -> None:
     streams, events = Streams(), [changed(number, ALICE, BOB) for number in range(1, 31)]
-    await outgoing(streams, MemoryBus(1)).send(Publication([], events, []))
+    await outgoing(streams, MemoryBroker(1)).send(Publication([], events, []))
     assert streams.added == {ALICE: list(range(1, 31)), BOB: list(range(1, 31))}
     assert max(streams.sent_bytes()) <= 5_000
     assert sum(streams.sent_bytes()) < 1.5 * sum(len(raw) for _, raw in events), "each event is sent about once"
@@ -110,7 +114,7 @@ async def test_no_exchange_carries_more_than_a_batch_and_all_is_added_in_order()
 
 async def test_where_events_are_not_shared_each_copy_counts() -> None:
     streams, users = Streams(shares_events=False), [UserId(f"u{number}") for number in range(9)]
-    await outgoing(streams, MemoryBus(1)).send(Publication([], [changed(1, *users)], []))
+    await outgoing(streams, MemoryBroker(1)).send(Publication([], [changed(1, *users)], []))
     copies = [sum(len(a.event) for of in each.values() for a in of) for each in streams.asked]
     assert max(copies) <= 5_000
     assert streams.added == {user: [1] for user in users}
@@ -118,15 +122,15 @@ async def test_where_events_are_not_shared_each_copy_counts() -> None:
 
 async def test_an_event_that_is_larger_goes_alone() -> None:
     streams, events = Streams(), [changed(1, ALICE), changed(2, ALICE, size=9_000), changed(3, ALICE)]
-    await outgoing(streams, MemoryBus(1)).send(Publication([], events, []))
+    await outgoing(streams, MemoryBroker(1)).send(Publication([], events, []))
     assert [[each.version for each in asked[ALICE]] for asked in streams.asked] == [[1], [2], [3]]
 
 
 async def test_what_is_interrupted_goes_on_where_it_was() -> None:
-    streams, bus = Streams(fails={2, 4, 5}), MemoryBus(1)
+    streams, broker = Streams(fails={2, 4, 5}), MemoryBroker(1)
     sending = Publication([], [changed(number, ALICE) for number in range(1, 21)], [])
-    made, failed = outgoing(streams, bus), 0
-    async with bus.inbox(HERE) as inbox:
+    made, failed = outgoing(streams, broker), 0
+    async with broker.inbox(HERE) as inbox:
         while True:
             try:
                 await made.send(sending)
@@ -141,7 +145,7 @@ async def test_what_is_interrupted_goes_on_where_it_was() -> None:
 
 async def test_lists_that_were_written_are_not_written_again_for_what_failed_beside_them() -> None:
     streams, index = Streams(fails={1}), Index()
-    made = EventPublisher(NodeSender(MemoryBus(1), streams), index, streams, OfAll(), ByteWindow(5_000))
+    made = EventPublisher(NodeSender(MemoryBroker(1), streams), index, streams, OfAll(), ByteWindow(5_000))
     event = changed(1, ALICE)
     sending = Publication([event[0].call], [event], [])
     with pytest.raises(StoreUnavailable):
@@ -154,9 +158,9 @@ async def test_lists_that_were_written_are_not_written_again_for_what_failed_bes
 async def test_watchers_get_small_and_large_events_in_order_with_their_own(size: int) -> None:
     streams = Streams(watchers={ALICE: [CAROL]}, watching={CAROL})
     events = [changed(1, ALICE, size=size), changed(2, ALICE, CAROL, size=size), changed(3, CAROL, size=size)]
-    bus = MemoryBus(1)
-    async with bus.inbox(HERE) as inbox:
-        await outgoing(streams, bus, 100_000, of_all=[BOB]).send(Publication([], events, []))
+    broker = MemoryBroker(1)
+    async with broker.inbox(HERE) as inbox:
+        await outgoing(streams, broker, 100_000, of_all=[BOB]).send(Publication([], events, []))
         told: list[tuple[str, int]] = []
         while len(told) < 8:
             told += [(each.user, each.position) for each in NODE.decode(await inbox.receive()).places]
@@ -172,12 +176,12 @@ async def test_large_events_are_sent_once_to_recipients_and_watchers_together() 
         Streams(watchers={ALICE: watchers}),
         [changed(number, ALICE, size=60_000) for number in range(1, 9)],
     )
-    await outgoing(streams, MemoryBus(1), 1_048_576).send(Publication([], events, []))
+    await outgoing(streams, MemoryBroker(1), 1_048_576).send(Publication([], events, []))
     assert sum(streams.sent_bytes()) < 1.1 * sum(len(raw) for _, raw in events)
     assert streams.added == {user: list(range(1, 9)) for user in [ALICE, *watchers]}
 
 
-class CountingBus(MemoryBus):
+class CountingBroker(MemoryBroker):
     sent = 0
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
@@ -186,12 +190,12 @@ class CountingBus(MemoryBus):
 
 
 async def test_no_message_to_a_node_is_longer_than_a_batch() -> None:
-    streams, bus, of_all = Streams(), CountingBus(1), [UserId(f"w{number}") for number in range(40)]
+    streams, broker, of_all = Streams(), CountingBroker(1), [UserId(f"w{number}") for number in range(40)]
     events = [changed(number, ALICE) for number in range(1, 31)]
-    async with bus.inbox(HERE) as inbox:
-        await outgoing(streams, bus, 70_000, of_all).send(Publication([], events, []))
-        bodies = [await inbox.receive() for _ in range(bus.sent)]
-    assert bus.sent > 1
+    async with broker.inbox(HERE) as inbox:
+        await outgoing(streams, broker, 70_000, of_all).send(Publication([], events, []))
+        bodies = [await inbox.receive() for _ in range(broker.sent)]
+    assert broker.sent > 1
     assert max(map(len, bodies)) <= 70_000
     versions: dict[str, list[int]] = {}
     for body in map(orjson.loads, bodies):
@@ -200,22 +204,22 @@ async def test_no_message_to_a_node_is_longer_than_a_batch() -> None:
     assert versions == {user: list(range(1, 31)) for user in [ALICE, *of_all]}
 
 
-class BreakingBus(MemoryBus):
-    """A bus that breaks with the second message."""
+class BreakingBroker(MemoryBroker):
+    """A broker that breaks with the second message."""
 
     sent = 0
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         self.sent += 1
         if self.sent == 2:
-            raise BusUnavailable("away")
+            raise BrokerUnavailable("away")
         return await super().send(node, body, message_id)
 
 
 async def test_a_node_that_one_message_did_not_reach_is_told_where_to_look_and_gets_nothing_after_it() -> None:
-    streams, bus = Streams(), BreakingBus(1)
-    made = outgoing(streams, bus)
-    async with bus.inbox(HERE) as inbox:
+    streams, broker = Streams(), BreakingBroker(1)
+    made = outgoing(streams, broker)
+    async with broker.inbox(HERE) as inbox:
         await made.send(Publication([], [changed(number, ALICE) for number in range(1, 21)], []))
         first, look = NODE.decode(await inbox.receive()), NODE.decode(await inbox.receive())
         await made.finish()
@@ -231,7 +235,7 @@ async def test_the_time_is_in_proportion_to_events_and_recipients() -> None:
         for _ in range(5):
             gc.collect()
             began = time.process_time()
-            await outgoing(Streams(), MemoryBus(1), 1_048_576, of_all).send(Publication([], given, []))
+            await outgoing(Streams(), MemoryBroker(1), 1_048_576, of_all).send(Publication([], given, []))
             times.append(time.process_time() - began)
         return min(times)
 

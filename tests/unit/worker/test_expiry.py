@@ -6,7 +6,7 @@ from typing import cast
 from calltag.core.broker.ports import Partition
 from calltag.core.domain.ids import CallId
 from calltag.core.domain.operations import CallEnded, CallOperation
-from calltag.core.store.ports import StateStore, StoreUnavailable
+from calltag.core.store.ports import CallStore, StoreUnavailable
 from calltag.worker.expiry import Sweep
 
 
@@ -27,7 +27,7 @@ class Store:
 
 
 def sweep(store: Store, clock: list[float], most: int = 100) -> Sweep:
-    made = Sweep(Partition(3), cast("StateStore", store), 60_000, 10.0, lambda: clock[0], lambda: 77, most)
+    made = Sweep(Partition(3), cast("CallStore", store), 60_000, 10.0, lambda: clock[0], lambda: 77, most)
     assert 5 <= made.due_in_s() <= 10
     return made
 

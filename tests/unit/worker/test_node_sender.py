@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from calltag.core.broker.memory import MemoryBus
-from calltag.core.broker.ports import BusRefused, BusUnavailable, NodeId
+from calltag.core.broker.memory import MemoryBroker
+from calltag.core.broker.ports import BrokerRefused, BrokerUnavailable, NodeId
 from calltag.core.contracts.node_messages import StreamPosition
 from calltag.core.contracts.operations import NODE
 from calltag.core.domain.ids import UserId
@@ -19,8 +19,8 @@ HERE, THERE = NodeId("here"), NodeId("there")
 ALICE = UserId("alice")
 
 
-class SlowBus(MemoryBus):
-    """A bus whose confirms the test gives."""
+class SlowBroker(MemoryBroker):
+    """A broker whose confirms the test gives."""
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -52,62 +52,62 @@ async def begun(sender: NodeSender, count: int) -> list[asyncio.Task[None]]:
 
 
 async def test_what_comes_while_two_messages_are_unconfirmed_goes_together_in_the_next() -> None:
-    bus = SlowBus()
-    sender = NodeSender(bus, Streams())
+    broker = SlowBroker()
+    sender = NodeSender(broker, Streams())
     sent = await begun(sender, 10)
-    assert bus.positions() == [[1], [2]]
-    assert len(bus.bodies) == MOST_UNCONFIRMED
-    bus.confirms[0].set_result(True)
+    assert broker.positions() == [[1], [2]]
+    assert len(broker.bodies) == MOST_UNCONFIRMED
+    broker.confirms[0].set_result(True)
     await turns()
-    assert bus.positions()[2:] == [list(range(3, 11))]
+    assert broker.positions()[2:] == [list(range(3, 11))]
     assert [each.done() for each in sent] == [True] + 9 * [False]
-    bus.confirms[2].set_result(True)
-    bus.confirms[1].set_result(True)
+    broker.confirms[2].set_result(True)
+    broker.confirms[1].set_result(True)
     await asyncio.gather(*sent)
 
 
 async def test_what_goes_together_is_bounded_in_bytes() -> None:
-    bus = SlowBus()
-    sender = NodeSender(bus, Streams(), max_message_bytes=3_000)
+    broker = SlowBroker()
+    sender = NodeSender(broker, Streams(), max_message_bytes=3_000)
     sent = [asyncio.create_task(sender.send(HERE, parcel(position, size=1_000))) for position in range(1, 8)]
     while not all(each.done() for each in sent):
         await turns()
-        for confirm in bus.confirms:
+        for confirm in broker.confirms:
             if not confirm.done():
                 confirm.set_result(True)
-    assert max(map(len, bus.bodies)) <= 3_000
-    assert [position for each in bus.positions() for position in each] == list(range(1, 8))
+    assert max(map(len, broker.bodies)) <= 3_000
+    assert [position for each in broker.positions() for position in each] == list(range(1, 8))
 
 
 async def test_one_node_does_not_wait_for_another() -> None:
-    bus = SlowBus()
-    sender = NodeSender(bus, Streams())
+    broker = SlowBroker()
+    sender = NodeSender(broker, Streams())
     slow = await begun(sender, 4)
     quick = asyncio.create_task(sender.send(THERE, parcel(9)))
     await turns()
-    bus.confirms[-1].set_result(True)
+    broker.confirms[-1].set_result(True)
     await quick
     assert not any(each.done() for each in slow)
     slow[2].cancel()
-    for confirm in bus.confirms[:2]:
+    for confirm in broker.confirms[:2]:
         confirm.set_result(True)
     await turns()
-    assert bus.positions()[3:] == [[3, 4]], "who no longer waits does not keep the others' from going"
+    assert broker.positions()[3:] == [[3, 4]], "who no longer waits does not keep the others' from going"
 
 
-@pytest.mark.parametrize("failure", [BusUnavailable("away"), BusRefused("full")])
+@pytest.mark.parametrize("failure", [BrokerUnavailable("away"), BrokerRefused("full")])
 async def test_what_the_broker_does_not_take_is_owed_and_holds_up_nobody(failure: Exception) -> None:
-    bus = SlowBus()
-    sender = NodeSender(bus, Streams())
+    broker = SlowBroker()
+    sender = NodeSender(broker, Streams())
     sent = asyncio.create_task(sender.send(HERE, parcel(1)))
     await turns()
-    bus.confirms[0].set_exception(failure)
+    broker.confirms[0].set_exception(failure)
     await sent
     finishing = asyncio.create_task(sender.finish())
-    await eventually(lambda: len(bus.bodies) == 2)
-    bus.confirms[1].set_result(True)
+    await eventually(lambda: len(broker.bodies) == 2)
+    broker.confirms[1].set_result(True)
     await finishing
-    assert NODE.decode(bus.bodies[1]).stale_users == (ALICE,)
+    assert NODE.decode(broker.bodies[1]).stale_users == (ALICE,)
 
 
 async def test_all_whose_parcels_go_together_learn_that_the_store_is_away() -> None:
@@ -115,15 +115,15 @@ async def test_all_whose_parcels_go_together_learn_that_the_store_is_away() -> N
         async def forget(self, node: NodeId, users: Sequence[UserId]) -> None:  # noqa: ARG002 - the interface's
             raise StoreUnavailable("away")
 
-    bus = SlowBus()
-    sender = NodeSender(bus, Away())
+    broker = SlowBroker()
+    sender = NodeSender(broker, Away())
     sent = [asyncio.create_task(sender.send(HERE, parcel(position))) for position in (1, 2)]
     await turns()
-    assert bus.positions() == [[1, 2]]
-    bus.confirms[0].set_result(False)
+    assert broker.positions() == [[1, 2]]
+    broker.confirms[0].set_result(False)
     assert [type(each) for each in await asyncio.gather(*sent, return_exceptions=True)] == 2 * [StoreUnavailable]
     # Nothing of the failure is left behind.
     again = asyncio.create_task(sender.send(HERE, parcel(3)))
     await turns()
-    bus.confirms[1].set_result(True)
+    broker.confirms[1].set_result(True)
     await again

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
-from calltag.core.broker.memory import MemoryBus
-from calltag.core.broker.ports import BusUnavailable, NodeId
+from calltag.core.broker.memory import MemoryBroker
+from calltag.core.broker.ports import BrokerUnavailable, NodeId
 from calltag.core.contracts.operations import NODE as NODE_MESSAGE
 from calltag.core.domain.ids import UserId
 from calltag.core.process.limits import MAX_BATCH_BYTES
@@ -16,8 +16,8 @@ NODE = NodeId("node-1")
 ALICE, BOB, CAROL = UserId("alice"), UserId("bob"), UserId("carol")
 
 
-class AwayBus(MemoryBus):
-    """A bus whose broker is away at first."""
+class AwayBroker(MemoryBroker):
+    """A broker whose broker is away at first."""
 
     def __init__(self) -> None:
         super().__init__(1)
@@ -27,23 +27,23 @@ class AwayBus(MemoryBus):
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         if self.away:
             self.refused += 1
-            raise BusUnavailable("away")
+            raise BrokerUnavailable("away")
         return await super().send(node, body, message_id)
 
 
 @pytest.fixture
-def bus() -> AwayBus:
-    return AwayBus()
+def broker() -> AwayBroker:
+    return AwayBroker()
 
 
-async def test_a_node_learns_who_missed_events_when_the_broker_is_back(bus: AwayBus) -> None:
-    pending = PendingNotifications(bus, MAX_BATCH_BYTES)
-    async with bus.inbox(NODE) as inbox:
+async def test_a_node_learns_who_missed_events_when_the_broker_is_back(broker: AwayBroker) -> None:
+    pending = PendingNotifications(broker, MAX_BATCH_BYTES)
+    async with broker.inbox(NODE) as inbox:
         pending.add(NODE, [ALICE, BOB])
-        await eventually(lambda: bus.refused > 1)
+        await eventually(lambda: broker.refused > 1)
         pending.add(NODE, [ALICE, CAROL])
         draining = asyncio.create_task(pending.drained())
-        bus.away = False
+        broker.away = False
         named: set[str] = set()
         while named != {ALICE, BOB, CAROL}:
             message = NODE_MESSAGE.decode(await inbox.receive())
@@ -54,11 +54,11 @@ async def test_a_node_learns_who_missed_events_when_the_broker_is_back(bus: Away
         await draining
 
 
-async def test_however_many_there_are_no_message_is_large(bus: AwayBus) -> None:
-    pending = PendingNotifications(bus, 65_536)
-    bus.away = False
+async def test_however_many_there_are_no_message_is_large(broker: AwayBroker) -> None:
+    pending = PendingNotifications(broker, 65_536)
+    broker.away = False
     users = [UserId(f"user-{number}") for number in range(2_500)]
-    async with bus.inbox(NODE) as inbox:
+    async with broker.inbox(NODE) as inbox:
         pending.add(NODE, users)
         named: list[UserId] = []
         while len(named) < len(users):
@@ -70,8 +70,8 @@ async def test_however_many_there_are_no_message_is_large(bus: AwayBus) -> None:
     assert named == users
 
 
-async def test_notifications_for_a_node_without_inbox_are_dropped(bus: AwayBus) -> None:
-    pending = PendingNotifications(bus, MAX_BATCH_BYTES)
+async def test_notifications_for_a_node_without_inbox_are_dropped(broker: AwayBroker) -> None:
+    pending = PendingNotifications(broker, MAX_BATCH_BYTES)
     pending.add(NODE, [ALICE])
-    bus.away = False
+    broker.away = False
     await pending.drained()

@@ -1,4 +1,4 @@
-"""In-process bus with the semantics of the one on RabbitMQ."""
+"""In-process broker with the semantics of the one on RabbitMQ."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from calltag.core.broker.ports import BusRefused, Delivery, NodeId, ParkingDetails, Partition, PublishedCounts
+from calltag.core.broker.ports import BrokerRefused, Delivery, NodeId, ParkingDetails, Partition, PublishedCounts
 from calltag.core.process.limits import MAX_BATCH_BYTES, count_fitting
 
 
@@ -95,8 +95,8 @@ class _Inbox:
         return body
 
 
-class MemoryBus:
-    """A bus for one event loop, without persistence.
+class MemoryBroker:
+    """A broker for one event loop, without persistence.
 
     A partition holds at most `queue_limit` operations, and at most `parking_limit` may be parked; further ones are
     refused. An inbox holds at most `inbox_max_bytes`; beyond that its oldest messages are dropped.
@@ -120,7 +120,7 @@ class MemoryBus:
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         queue = self._queues[partition]
         if len(queue.waiting) >= self._queue_limit:
-            raise BusRefused(f"partition {partition} holds {self._queue_limit} operations already")
+            raise BrokerRefused(f"partition {partition} holds {self._queue_limit} operations already")
         queue.last_tag += 1
         queue.waiting.append(Delivery(queue.last_tag, body, message_id, redelivered=False))
         queue.arrived.set()
@@ -134,7 +134,7 @@ class MemoryBus:
 
     async def park(self, body: bytes, message_id: str, parking: ParkingDetails) -> None:
         if len(self.parked) >= self._parking_limit:
-            raise BusRefused(f"{self._parking_limit} operations are parked already")
+            raise BrokerRefused(f"{self._parking_limit} operations are parked already")
         self.parked.append(ParkedMessage(body, message_id, parking))
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:  # noqa: ARG002 - as on RabbitMQ

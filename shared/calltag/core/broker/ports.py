@@ -1,4 +1,4 @@
-"""Ports of the bus: operations by partition, notifications by node.
+"""Ports of the broker: operations by partition, notifications by node.
 
 Implemented on RabbitMQ (`amqp`) and in process (`memory`). Both carry bytes; `calltag.core.contracts` defines their
 meaning."""
@@ -24,30 +24,30 @@ Partition = NewType("Partition", int)
 NodeId = NewType("NodeId", str)
 
 
-class BusError(Exception):
-    """Root of the errors of the bus."""
+class BrokerError(Exception):
+    """Root of the errors of the broker."""
 
 
-class BusUnavailable(BusError):
+class BrokerUnavailable(BrokerError):
     """RabbitMQ is unavailable, or did not confirm by the deadline. The message may have been accepted."""
 
 
-class NotConnected(BusUnavailable):
+class NotConnected(BrokerUnavailable):
     """There is no connection to RabbitMQ; the call does not wait for one."""
 
     logged_elsewhere = True
     """The link logs its own state; callers do not log this error again."""
 
 
-class BusRefused(BusError):
+class BrokerRefused(BrokerError):
     """RabbitMQ refused the message (the queue is full, or topology is missing). It was not accepted."""
 
 
-class BusInterrupted(BusError):
+class BrokerInterrupted(BrokerError):
     """A consumer lost its queue, channel or connection; RabbitMQ redelivers unacknowledged messages."""
 
 
-class QueueMissing(BusInterrupted):
+class QueueMissing(BrokerInterrupted):
     """The queue to consume does not exist; the message says how to create it."""
 
 
@@ -104,12 +104,12 @@ class PartitionConsumer(Protocol):
         """Wait for at least one delivery; return those that have arrived, in queue order: at most `limit`, and at most
         `max_bytes` in total unless the first alone is larger.
 
-        Raises BusInterrupted when the consumer is lost.
+        Raises BrokerInterrupted when the consumer is lost.
         """
         ...
 
     async def ack_through(self, tag: int) -> None:
-        """Acknowledge every delivery up to and including `tag`. Raises BusInterrupted."""
+        """Acknowledge every delivery up to and including `tag`. Raises BrokerInterrupted."""
         ...
 
     def unacknowledged(self) -> int:
@@ -117,7 +117,7 @@ class PartitionConsumer(Protocol):
         ...
 
     async def ack(self, tags: Collection[int]) -> None:
-        """Acknowledge these deliveries and no others. Raises BusInterrupted."""
+        """Acknowledge these deliveries and no others. Raises BrokerInterrupted."""
         ...
 
 
@@ -127,25 +127,25 @@ class Inbox(Protocol):
     async def receive(self) -> bytes:
         """Wait for the next message; it counts as handled with the next call of `receive`.
 
-        Raises BusInterrupted when the node's queue was lost: messages may have been missed.
+        Raises BrokerInterrupted when the node's queue was lost: messages may have been missed.
         """
         ...
 
 
-class Bus(Protocol):
-    """Operations of the bus. All waits have a deadline, except those of `batch` and `receive`."""
+class Broker(Protocol):
+    """Operations of the broker. All waits have a deadline, except those of `batch` and `receive`."""
 
     async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
         """Publish an operation to its partition's queue; return once RabbitMQ has confirmed it.
 
-        Successive calls on one bus keep their order. Raises BusUnavailable, BusRefused.
+        Successive calls on one broker keep their order. Raises BrokerUnavailable, BrokerRefused.
         """
         ...
 
     async def depth(self, partition: Partition) -> int:
         """Return the number of undelivered messages of the partition; each may hold several operations.
 
-        Raises BusUnavailable.
+        Raises BrokerUnavailable.
         """
         ...
 
@@ -156,14 +156,14 @@ class Bus(Protocol):
     async def park(self, body: bytes, message_id: str, parking: ParkingDetails) -> None:
         """Move an operation to the parking queue for an operator; return once it is confirmed.
 
-        Raises BusUnavailable; BusRefused when the parking queue is full.
+        Raises BrokerUnavailable; BrokerRefused when the parking queue is full.
         """
         ...
 
     async def send(self, node: NodeId, body: bytes, message_id: str) -> bool:
         """Send a message to one node's inbox, confirmed but not persistent.
 
-        Returns False if there is no such inbox. Raises BusUnavailable, BusRefused.
+        Returns False if there is no such inbox. Raises BrokerUnavailable, BrokerRefused.
         """
         ...
 
@@ -179,7 +179,7 @@ class Bus(Protocol):
         ...
 
     def connected(self) -> bool:
-        """Return whether the bus is usable now (for readiness)."""
+        """Return whether the broker is usable now (for readiness)."""
         ...
 
     def consuming(self) -> bool:

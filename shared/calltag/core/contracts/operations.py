@@ -1,4 +1,4 @@
-"""Wire models of the bus: one versioned JSON message for each exchange.
+"""Wire models of the broker: one versioned JSON message for each exchange.
 
 `calltag.ops` carries `OperationMessage`, one operation each. `calltag.events` carries `NodeMessage`: the output of one
 batch for one node, split by size."""

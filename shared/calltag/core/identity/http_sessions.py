@@ -1,4 +1,4 @@
-"""HTTP sessions, stored in Redis, so that every gateway and notifier accepts them."""
+"""HTTP sessions in Redis, which every gateway and notifier accepts; their cookies and CSRF tokens."""
 
 import asyncio
 import base64

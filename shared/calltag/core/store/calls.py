@@ -101,8 +101,8 @@ _WITHOUT_USER_DATA: Final = STATE_FIELDS[:2]
 _ATTEMPTS_KEPT_MS: Final = 24 * 3600 * 1000
 
 
-class RedisStateStore:
-    """Implements the worker's StateStore in Redis."""
+class RedisCallStore:
+    """Implements the worker's CallStore in Redis."""
 
     def __init__(
         self,

@@ -67,7 +67,7 @@ class Page:
     has_more: bool = False
 
 
-class UserStreams(Protocol):
+class EventLog(Protocol):
     """Streams by user. Every method may raise StoreUnavailable."""
 
     shares_events: bool
@@ -94,7 +94,7 @@ class UserStreams(Protocol):
         ...
 
 
-class RedisUserStreams:
+class RedisEventLog:
     """Streams in Redis, trimmed to about `most_events` and `most_bytes`; TTL `retention_ms` after the last event."""
 
     def __init__(

@@ -151,7 +151,7 @@ class LivingWorker:
     held: Sequence[HeldPartition]
 
 
-class StateStore(Protocol):
+class CallStore(Protocol):
     """State for the worker: each method accesses one partition. Every method may raise StoreUnavailable."""
 
     async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:

@@ -1,6 +1,6 @@
-"""The bus on RabbitMQ, 3.10 to 4.x."""
+"""The broker on RabbitMQ, 3.10 to 4.x."""
 
-from calltag.core.broker.rabbitmq.broker import AmqpBus, apply_topology, open_amqp_bus
-from calltag.core.broker.rabbitmq.topology import AmqpSettings
+from calltag.core.broker.rabbitmq.broker import RabbitMqBroker, apply_topology, open_rabbitmq
+from calltag.core.broker.rabbitmq.topology import RabbitMqSettings
 
-__all__ = ["AmqpBus", "AmqpSettings", "apply_topology", "open_amqp_bus"]
+__all__ = ["RabbitMqBroker", "RabbitMqSettings", "apply_topology", "open_rabbitmq"]

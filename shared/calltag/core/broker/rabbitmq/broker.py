@@ -1,4 +1,4 @@
-"""The bus on RabbitMQ: links, publisher, consumers, inspector and watchdog combined."""
+"""The broker on RabbitMQ: links, publisher, consumers, inspector and watchdog combined."""
 
 import asyncio
 import math
@@ -14,9 +14,9 @@ from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity
 
 from calltag.core.broker.partitioning import hash_tag
 from calltag.core.broker.ports import (
-    BusInterrupted,
-    BusRefused,
-    BusUnavailable,
+    BrokerInterrupted,
+    BrokerRefused,
+    BrokerUnavailable,
     NodeId,
     ParkingDetails,
     Partition,
@@ -25,11 +25,11 @@ from calltag.core.broker.ports import (
 from calltag.core.broker.rabbitmq.connection import FAILURES, Link, connect, normalize_amqp_errors
 from calltag.core.broker.rabbitmq.consumer import SELF_PROBE, AmqpConsumer, AmqpInbox, QueueRoute
 from calltag.core.broker.rabbitmq.inspector import Inspector
-from calltag.core.broker.rabbitmq.metrics import BusMetrics, BusState, RepairLog
+from calltag.core.broker.rabbitmq.metrics import BrokerObserver, BrokerState, RepairLog
 from calltag.core.broker.rabbitmq.operation_batch import Packing, Part
 from calltag.core.broker.rabbitmq.parking import headers_of
 from calltag.core.broker.rabbitmq.publisher import ExchangeMissing, Publisher, Unroutable
-from calltag.core.broker.rabbitmq.topology import AmqpSettings, Topology
+from calltag.core.broker.rabbitmq.topology import RabbitMqSettings, Topology
 from calltag.core.broker.rabbitmq.watchdog import Watchdog
 from calltag.core.process.waiting import restart_forever
 
@@ -40,11 +40,11 @@ _HEARTBEATS: Final = 3
 """RabbitMQ drops a silent client within so many heartbeats; until then a crashed one may keep its partition."""
 
 
-class AmqpBus:
+class RabbitMqBroker:
     """Publishes on one connection and consumes on another: RabbitMQ under a memory alarm stops reading from
     publishing connections, and acknowledgements must not wait for that."""
 
-    def __init__(self, settings: AmqpSettings, metrics: BusMetrics | None = None) -> None:
+    def __init__(self, settings: RabbitMqSettings, metrics: BrokerObserver | None = None) -> None:
         observed = metrics or RepairLog()
         self._settings = settings
         self._topology = Topology(settings)
@@ -89,15 +89,15 @@ class AmqpBus:
     async def _publish_surely(self, publish: Callable[[], Awaitable[None]], restore: Restore) -> None:
         """Publish to a queue that must exist; if its exchange or binding is missing, restore that and retry once.
 
-        Raises BusUnavailable; BusRefused, which names the remedy, if the retry fails as well.
+        Raises BrokerUnavailable; BrokerRefused, which names the remedy, if the retry fails as well.
         """
         try:
             await publish()
         except (Unroutable, ExchangeMissing) as lost:
-            refusal = BusRefused(f"{lost}; run: calltag topology apply")
+            refusal = BrokerRefused(f"{lost}; run: calltag topology apply")
             try:
                 await self._inspector.ask(str(lost), restore)
-            except BusUnavailable:
+            except BrokerUnavailable:
                 raise refusal from None
             log.warning("route_restored", reason=str(lost))
             try:
@@ -125,7 +125,7 @@ class AmqpBus:
             return
         try:
             await self._inspector.ask(self._topology.parking, self._topology.restore_parking)
-        except BusUnavailable as error:
+        except BrokerUnavailable as error:
             if not self._parking_unknown:
                 log.warning("parking_restore_failed", reason=str(error))
             self._parking_unknown = True
@@ -179,7 +179,7 @@ class AmqpBus:
         except FAILURES as error:
             if isinstance(error, ChannelNotFoundEntity | TimeoutError):
                 self._inbox_names[node] = f"{self._topology.inbox_queue(node)}.{uuid4().hex[:8]}"
-            raise BusInterrupted(f"the inbox was not declared: {type(error).__name__}: {error}") from error
+            raise BrokerInterrupted(f"the inbox was not declared: {type(error).__name__}: {error}") from error
 
     def connected(self) -> bool:
         return all(link.up and not link.blocked for link in self.links)
@@ -187,9 +187,9 @@ class AmqpBus:
     def consuming(self) -> bool:
         return not self._watchdog.missing
 
-    def state(self) -> BusState:
+    def state(self) -> BrokerState:
         """Return the current state, for metrics."""
-        return BusState(
+        return BrokerState(
             connected=sum(link.up for link in self.links),
             blocked=any(link.blocked for link in self.links),
             consuming=self._watchdog.consuming,
@@ -198,22 +198,24 @@ class AmqpBus:
 
 
 @asynccontextmanager
-async def open_amqp_bus(settings: AmqpSettings, metrics: BusMetrics | None = None) -> AsyncIterator[AmqpBus]:
-    """Open a bus that keeps its connections while the context is open; RabbitMQ need not be reachable yet."""
-    bus = AmqpBus(settings, metrics)
-    task = asyncio.create_task(bus.run(), name="amqp-bus")
+async def open_rabbitmq(
+    settings: RabbitMqSettings, metrics: BrokerObserver | None = None
+) -> AsyncIterator[RabbitMqBroker]:
+    """Open a broker that keeps its connections while the context is open; RabbitMQ need not be reachable yet."""
+    broker = RabbitMqBroker(settings, metrics)
+    task = asyncio.create_task(broker.run(), name="amqp-broker")
     try:
-        yield bus
+        yield broker
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
 
-async def apply_topology(settings: AmqpSettings) -> None:
-    """Declare exchanges and queues; idempotent. Raises BusUnavailable, BusRefused."""
+async def apply_topology(settings: RabbitMqSettings) -> None:
+    """Declare exchanges and queues; idempotent. Raises BrokerUnavailable, BrokerRefused."""
     connection = await connect(settings, "topology")
     try:
         async with asyncio.timeout(_TOPOLOGY_DEADLINE_S), connection:
             await Topology(settings).declare(await connection.channel())
     except (AMQPError, OSError, RuntimeError, TimeoutError) as error:
-        raise BusUnavailable(f"the topology was not applied: {type(error).__name__}: {error}") from error
+        raise BrokerUnavailable(f"the topology was not applied: {type(error).__name__}: {error}") from error

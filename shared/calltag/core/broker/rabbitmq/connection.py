@@ -18,9 +18,9 @@ from aiormq.connection import TCPTransportFactory, TLSTransportFactory, Transpor
 from aiormq.exceptions import ConnectionNotAllowed, InvalidFrameError
 from yarl import URL
 
-from calltag.core.broker.ports import BusUnavailable, NotConnected
-from calltag.core.broker.rabbitmq.metrics import BusMetrics, Repair, RepairLog
-from calltag.core.broker.rabbitmq.topology import AmqpSettings
+from calltag.core.broker.ports import BrokerUnavailable, NotConnected
+from calltag.core.broker.rabbitmq.metrics import BrokerObserver, Repair, RepairLog
+from calltag.core.broker.rabbitmq.topology import RabbitMqSettings
 from calltag.core.process.tls import ClientTls, TlsError
 from calltag.core.process.waiting import backoff_s, propagate_cancellation, restart_forever, times_cancelled
 from calltag.core.telemetry.conditions import Condition
@@ -86,9 +86,9 @@ class BrokerConnection(aio_pika.Connection):
         self._transports.abort()
 
 
-async def connect(settings: AmqpSettings, purpose: str) -> BrokerConnection:
+async def connect(settings: RabbitMqSettings, purpose: str) -> BrokerConnection:
     """Connect to the first address that accepts, in random order; `purpose` names the connection in RabbitMQ's
-    management UI. Raises BusUnavailable, which says what to fix."""
+    management UI. Raises BrokerUnavailable, which says what to fix."""
     urls = random.sample(settings.urls, len(settings.urls))
     # A node that does not respond must not delay the others for long.
     deadline_s = settings.connect_deadline_s / min(len(urls), 2)
@@ -96,12 +96,12 @@ async def connect(settings: AmqpSettings, purpose: str) -> BrokerConnection:
     for url in urls:
         try:
             return await _connect(settings, URL(url), purpose, deadline_s)
-        except BusUnavailable as error:
+        except BrokerUnavailable as error:
             reason = str(error)
-    raise BusUnavailable(f"none of {len(urls)} nodes; the last one tried: {reason}" if len(urls) > 1 else reason)
+    raise BrokerUnavailable(f"none of {len(urls)} nodes; the last one tried: {reason}" if len(urls) > 1 else reason)
 
 
-async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_s: float) -> BrokerConnection:
+async def _connect(settings: RabbitMqSettings, address: URL, purpose: str, deadline_s: float) -> BrokerConnection:
     url = address.update_query(heartbeat=str(settings.heartbeat_s), name=f"calltag {purpose}")
     connection = BrokerConnection(url, await asyncio.to_thread(_context, settings, url))
     try:
@@ -109,11 +109,11 @@ async def _connect(settings: AmqpSettings, address: URL, purpose: str, deadline_
             async with asyncio.timeout(deadline_s):
                 await connection.connect()
     except TimeoutError:
-        raise BusUnavailable(
+        raise BrokerUnavailable(
             f"RabbitMQ did not answer at {url.host}:{url.port} within {deadline_s:g} s; {_WHERE}"
         ) from None
     except (AMQPError, OSError, RuntimeError) as error:
-        raise BusUnavailable(_explained(error, url, settings.tls)) from error
+        raise BrokerUnavailable(_explained(error, url, settings.tls)) from error
     return connection
 
 
@@ -127,14 +127,14 @@ def _aborted_on_failure(connection: BrokerConnection) -> Iterator[None]:
         raise
 
 
-def _context(settings: AmqpSettings, url: URL) -> ssl.SSLContext | None:
+def _context(settings: RabbitMqSettings, url: URL) -> ssl.SSLContext | None:
     """Load the TLS context, again for each connection, as certificates are renewed while services run. Blocks."""
     if url.scheme != "amqps":
         return None
     try:
         return settings.tls.context()
     except TlsError as error:
-        raise BusUnavailable(str(error)) from None
+        raise BrokerUnavailable(str(error)) from None
 
 
 def _explained(error: Exception, url: URL, tls: ClientTls) -> str:
@@ -167,7 +167,7 @@ _UNREACHABLE: Final = Condition("broker_unreachable", over="broker_reachable")
 class Link:
     """One supervised connection; `purpose` names it in logs, metrics and RabbitMQ's management UI."""
 
-    def __init__(self, settings: AmqpSettings, purpose: str, metrics: BusMetrics | None = None) -> None:
+    def __init__(self, settings: RabbitMqSettings, purpose: str, metrics: BrokerObserver | None = None) -> None:
         self._settings = settings
         self._purpose = purpose
         self._metrics = metrics or RepairLog()
@@ -189,7 +189,7 @@ class Link:
             while True:
                 try:
                     await self._connect()
-                except BusUnavailable as error:
+                except BrokerUnavailable as error:
                     _UNREACHABLE.fails(error, self._purpose)
                     await asyncio.sleep(next(delays))
                     continue
@@ -267,11 +267,11 @@ class Link:
         """Check the connection by opening a channel; reconnect if it does not respond."""
         if self.up and not await self.look():
             connection = self._connection
-            with suppress(BusUnavailable):
+            with suppress(BrokerUnavailable):
                 await self._close(await self.open_channel(confirms=False), connection)
 
     async def open_channel(self, *, confirms: bool) -> AbstractChannel:
-        """Open a channel. Raises NotConnected at once if there is no connection, and BusUnavailable."""
+        """Open a channel. Raises NotConnected at once if there is no connection, and BrokerUnavailable."""
         connection = self._connection
         if connection is None or connection.is_closed:
             raise NotConnected("there is no connection to RabbitMQ")
@@ -284,7 +284,7 @@ class Link:
         except FAILURES as error:
             if connection is self._connection and not await self.look():
                 self.broken()
-            raise BusUnavailable(f"RabbitMQ opened no channel: {type(error).__name__}") from error
+            raise BrokerUnavailable(f"RabbitMQ opened no channel: {type(error).__name__}") from error
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:

@@ -12,7 +12,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from aio_pika.exceptions import ChannelNotFoundEntity
 from aiormq.abc import AbstractChannel as Underlay
 
-from calltag.core.broker.ports import BusInterrupted, BusRefused, BusUnavailable, Delivery, QueueMissing
+from calltag.core.broker.ports import BrokerInterrupted, BrokerRefused, BrokerUnavailable, Delivery, QueueMissing
 from calltag.core.broker.rabbitmq.connection import FAILURES, normalize_amqp_errors
 from calltag.core.broker.rabbitmq.inspector import PROBE
 from calltag.core.broker.rabbitmq.metrics import Repair
@@ -130,7 +130,7 @@ class AmqpConsumer:
         channel.close_callbacks.add(self._on_close)
 
     async def start(self, queue: AbstractQueue, prefetch: int) -> None:
-        """Start consuming. Raises QueueMissing, BusInterrupted."""
+        """Start consuming. Raises QueueMissing, BrokerInterrupted."""
         try:
             with normalize_amqp_errors():
                 async with asyncio.timeout(self._deadline_s):
@@ -143,16 +143,16 @@ class AmqpConsumer:
         except ChannelNotFoundEntity as error:
             raise QueueMissing(f"{queue.name} does not exist; run: calltag topology apply") from error
         except FAILURES as error:
-            raise BusInterrupted(f"{queue.name} cannot be consumed: {error}") from error
+            raise BrokerInterrupted(f"{queue.name} cannot be consumed: {error}") from error
 
     async def batch(self, limit: int, max_bytes: int = MAX_BATCH_BYTES) -> Sequence[Delivery]:
         while not self._arrived and not self._parts:
             if self._lost:
-                raise BusInterrupted(self._lost)
+                raise BrokerInterrupted(self._lost)
             self._news.clear()
             await self._news.wait()
         if self._lost:
-            raise BusInterrupted(self._lost)
+            raise BrokerInterrupted(self._lost)
         # Unpack no more messages than the batch needs.
         size_bytes = sum(len(each.body) for each in self._parts)
         while self._arrived and len(self._parts) < limit and size_bytes < max_bytes:
@@ -239,32 +239,32 @@ class AmqpConsumer:
         self._probed = True
         try:
             return await self._route.probe()
-        except (BusUnavailable, BusRefused):
+        except (BrokerUnavailable, BrokerRefused):
             self._probed = False
             return True
 
     def lose(self, reason: str) -> None:
-        """Mark this consumer as lost: its methods raise BusInterrupted with the reason."""
+        """Mark this consumer as lost: its methods raise BrokerInterrupted with the reason."""
         self._lost = self._lost or reason
         self._news.set()
 
     @asynccontextmanager
     async def _settling(self) -> AsyncIterator[Underlay]:
         if self._lost:
-            raise BusInterrupted(self._lost)
+            raise BrokerInterrupted(self._lost)
         try:
             underlay = await self._channel.get_underlay_channel()
             with normalize_amqp_errors():
                 async with asyncio.timeout(self._deadline_s):
                     yield underlay
         except FAILURES as error:
-            raise BusInterrupted(f"an acknowledgement was not sent: {type(error).__name__}") from error
+            raise BrokerInterrupted(f"an acknowledgement was not sent: {type(error).__name__}") from error
 
     async def _on_message(self, message: AbstractIncomingMessage) -> None:
         self._delivered += 1
         self._probed = False
         if message.type == PROBE:
-            with suppress(BusInterrupted):
+            with suppress(BrokerInterrupted):
                 async with self._settling() as underlay:
                     await underlay.basic_ack(message.delivery_tag or 0)
             return

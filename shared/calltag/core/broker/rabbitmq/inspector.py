@@ -11,7 +11,7 @@ from aio_pika.abc import AbstractChannel, AbstractConnection
 from aio_pika.exceptions import ChannelNotFoundEntity, DeliveryError, PublishError
 from aiormq.exceptions import ChannelAccessRefused
 
-from calltag.core.broker.ports import BusUnavailable
+from calltag.core.broker.ports import BrokerUnavailable
 from calltag.core.broker.rabbitmq.connection import FAILURES, Link, normalize_amqp_errors
 
 T = TypeVar("T")
@@ -27,12 +27,12 @@ class Inspector:
         self._asking = asyncio.Lock()
 
     async def depth(self, queue: str) -> int:
-        """Return the number of undelivered messages of a queue. Raises BusUnavailable."""
+        """Return the number of undelivered messages of a queue. Raises BrokerUnavailable."""
         found = await self.ask(queue, lambda channel: channel.declare_queue(queue, passive=True))
         return found.declaration_result.message_count or 0
 
     async def ask(self, name: str, question: Callable[[AbstractChannel], Awaitable[T]]) -> T:
-        """Run `question` on the channel; `name` is its exchange or queue in errors. Raises BusUnavailable."""
+        """Run `question` on the channel; `name` is its exchange or queue in errors. Raises BrokerUnavailable."""
         async with self._asking:
             try:
                 with normalize_amqp_errors():
@@ -42,7 +42,7 @@ class Inspector:
                         return await question(self._channel)
             except FAILURES as error:
                 self._channel = None
-                raise BusUnavailable(f"{name} cannot be inspected: {type(error).__name__}") from error
+                raise BrokerUnavailable(f"{name} cannot be inspected: {type(error).__name__}") from error
 
 
 PROBE: Final = "calltag.probe"

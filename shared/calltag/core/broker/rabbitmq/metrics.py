@@ -1,4 +1,4 @@
-"""Observability of the bus on RabbitMQ: its state, and the repairs that it counts."""
+"""Observability of the broker on RabbitMQ: its state, and the repairs that it counts."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,8 +25,8 @@ class Repair(StrEnum):
     """A probe that the node sent to itself did not arrive: the exchange is no longer bound to its inbox."""
 
 
-class BusMetrics(Protocol):
-    """Observer of the bus."""
+class BrokerObserver(Protocol):
+    """Observer of the broker."""
 
     def repaired(self, part: str, reason: Repair) -> None:
         """A link (`publisher`, `consumer`) or a single consumer (`queue`) is rebuilt."""
@@ -35,7 +35,7 @@ class BusMetrics(Protocol):
 
 @dataclass(slots=True)
 class RepairLog:
-    """Implements BusMetrics in memory, for tests and services without metrics."""
+    """Implements BrokerObserver in memory, for tests and services without metrics."""
 
     repairs: list[tuple[str, Repair]] = field(default_factory=list)
 
@@ -45,8 +45,8 @@ class RepairLog:
 
 
 @dataclass(frozen=True, slots=True)
-class BusState:
-    """Current state of the bus."""
+class BrokerState:
+    """Current state of the broker."""
 
     connected: int
     """Number of open connections, of two."""
@@ -59,7 +59,7 @@ class BusState:
 
 
 class BrokerMetrics:
-    """Implements BusMetrics: counts repairs, and shows the state of the bus."""
+    """Implements BrokerObserver: counts repairs, and shows the state of the broker."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
@@ -76,8 +76,8 @@ class BrokerMetrics:
     def repaired(self, part: str, reason: Repair) -> None:
         self._recoveries.labels(part, reason).inc()
 
-    def show(self, read_state: Callable[[], BusState]) -> None:
-        """Update the gauges from the state of the bus at each scrape."""
+    def show(self, read_state: Callable[[], BrokerState]) -> None:
+        """Update the gauges from the state of the broker at each scrape."""
 
         def observe() -> None:
             state = read_state()

@@ -12,7 +12,7 @@ from typing import Final
 from aio_pika.abc import HeadersType
 from pamqp.common import FieldValue
 
-from calltag.core.broker.ports import BusUnavailable, PublishedCounts
+from calltag.core.broker.ports import BrokerUnavailable, PublishedCounts
 
 MOST: Final = 64
 MOST_BYTES: Final = 65_536
@@ -111,14 +111,14 @@ class Packing:
                     _resolve(together, error)
                     self._give_up(error)
                 except asyncio.CancelledError:
-                    _resolve(together, BusUnavailable("the connection to RabbitMQ was closed"))
+                    _resolve(together, BrokerUnavailable("the connection to RabbitMQ was closed"))
                     raise
                 else:
                     _resolve(together, None)
         finally:
             # No await since the last check of the queue: the next `add` starts a new task.
             self._sending = None
-            self._give_up(BusUnavailable("the connection to RabbitMQ was closed"))
+            self._give_up(BrokerUnavailable("the connection to RabbitMQ was closed"))
 
     def _give_up(self, error: Exception) -> None:
         """Fail all waiting operations; none of them is sent."""
@@ -138,7 +138,7 @@ class Packing:
                 continue
             if now_s - self._waiting[0].since_s > self.patience_s:
                 # All of them: an operation a moment younger may be of the same call.
-                self._give_up(BusUnavailable(f"earlier messages were not confirmed within {self.patience_s:g} s"))
+                self._give_up(BrokerUnavailable(f"earlier messages were not confirmed within {self.patience_s:g} s"))
                 break
             size += len(self._waiting[0].part.body) + 1
             if together and size > MOST_BYTES:

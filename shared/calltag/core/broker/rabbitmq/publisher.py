@@ -9,7 +9,7 @@ from aio_pika import DeliveryMode, Message
 from aio_pika.abc import AbstractChannel, AbstractExchange, HeadersType
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, DeliveryError, PublishError
 
-from calltag.core.broker.ports import BusRefused, BusUnavailable
+from calltag.core.broker.ports import BrokerRefused, BrokerUnavailable
 from calltag.core.broker.rabbitmq.connection import FAILURES, Link, normalize_amqp_errors
 from calltag.core.broker.rabbitmq.metrics import Repair
 
@@ -17,11 +17,11 @@ _TRUSTED_S: Final = 1.0
 """Minimum age of a channel that is replaced after a refusal; a leader election takes less."""
 
 
-class Unroutable(BusRefused):
+class Unroutable(BrokerRefused):
     """No queue is bound for the routing key."""
 
 
-class ExchangeMissing(BusUnavailable):
+class ExchangeMissing(BrokerUnavailable):
     """RabbitMQ has no exchange of that name."""
 
 
@@ -52,11 +52,11 @@ class Publisher:
         """Publish and wait for the confirm. `name` is sent as correlation id.
 
         A message that is not `persistent` does not survive a restart of RabbitMQ, nor does it wait for the disk.
-        Raises BusUnavailable, ExchangeMissing; Unroutable, and BusRefused when the queue is full.
+        Raises BrokerUnavailable, ExchangeMissing; Unroutable, and BrokerRefused when the queue is full.
         """
         if self._link.blocked:
             # RabbitMQ may accept messages sent on a blocked connection much later.
-            raise BusUnavailable("RabbitMQ accepts no messages: it is short of memory or disk")
+            raise BrokerUnavailable("RabbitMQ accepts no messages: it is short of memory or disk")
         message = Message(
             body,
             delivery_mode=DeliveryMode.PERSISTENT if persistent else DeliveryMode.NOT_PERSISTENT,
@@ -79,16 +79,16 @@ class Publisher:
             raise Unroutable(f"{exchange} has no queue for {routing_key}") from None
         except DeliveryError:
             self._distrust(channel)
-            raise BusRefused(f"the queue of {routing_key} is full") from None
+            raise BrokerRefused(f"the queue of {routing_key} is full") from None
         except TimeoutError:
             await self._doubt(channel, began_s)
-            raise BusUnavailable(f"RabbitMQ did not confirm within {self._deadline_s:g} s") from None
+            raise BrokerUnavailable(f"RabbitMQ did not confirm within {self._deadline_s:g} s") from None
         except (AMQPError, OSError, RuntimeError) as error:
             self._forget(channel)
             # The channel closes for all messages in flight, including those for other exchanges.
             if isinstance(error, ChannelNotFoundEntity) and f"no exchange '{exchange}'" in str(error):
                 raise ExchangeMissing(f"the exchange {exchange} is missing") from error
-            raise BusUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}") from error
+            raise BrokerUnavailable(f"the connection to RabbitMQ broke: {type(error).__name__}") from error
 
     async def _exchange(self, name: str) -> AbstractExchange:
         if self._channel is None or self._channel.is_closed:

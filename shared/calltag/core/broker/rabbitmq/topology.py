@@ -17,14 +17,14 @@ from aio_pika.exceptions import ChannelPreconditionFailed
 from pamqp.common import FieldTable
 
 from calltag.core.broker.partitioning import hash_tag
-from calltag.core.broker.ports import BusRefused, NodeId, Partition, addresses
+from calltag.core.broker.ports import BrokerRefused, NodeId, Partition, addresses
 from calltag.core.process.tls import ClientTls
 
 _USUAL_TLS: Final = ClientTls("CALLTAG_AMQP__TLS__")
 
 
 @dataclass(frozen=True, slots=True)
-class AmqpSettings:
+class RabbitMqSettings:
     """Addresses (of cluster nodes, separated by commas), names and limits; times in seconds, sizes in bytes.
 
     `watch_s` is the interval between checks of connections and consumers. `replicas` is that of quorum queues; 0 is
@@ -60,7 +60,7 @@ _NO_DELIVERY_LIMIT: Final = 1_000_000_000
 class Topology:
     """Names and declarations of exchanges and queues."""
 
-    settings: AmqpSettings
+    settings: RabbitMqSettings
 
     @property
     def operations(self) -> str:
@@ -126,7 +126,7 @@ class Topology:
         }
 
     async def declare(self, channel: AbstractChannel) -> None:
-        """Declare everything but inboxes. Raises BusRefused if an existing queue or exchange differs."""
+        """Declare everything but inboxes. Raises BrokerRefused if an existing queue or exchange differs."""
         try:
             for name in self.exchanges:
                 await self.declare_exchange(channel, name)
@@ -135,7 +135,7 @@ class Topology:
                 queue = await self.declare_partition(channel, partition)
                 await queue.bind(self.operations, routing_key=hash_tag(partition))
         except ChannelPreconditionFailed as error:
-            raise BusRefused(
+            raise BrokerRefused(
                 f"an existing queue or exchange differs from the CALLTAG_AMQP__ settings: {error}. Delete it when it "
                 "is empty (rabbitmqctl delete_queue), or restore the settings that it was declared with"
             ) from None

@@ -11,10 +11,10 @@ from typing import Final
 
 import structlog
 
-from calltag.core.broker.ports import BusError
+from calltag.core.broker.ports import BrokerError
 from calltag.core.broker.rabbitmq.connection import Link
 from calltag.core.broker.rabbitmq.consumer import AmqpConsumer
-from calltag.core.broker.rabbitmq.metrics import BusMetrics
+from calltag.core.broker.rabbitmq.metrics import BrokerObserver
 from calltag.core.telemetry.conditions import Condition
 
 log = structlog.get_logger()
@@ -35,7 +35,7 @@ class Watchdog:
     """Checks the links and the expected consumers every `watch_s` seconds, and awaits `restore` each time."""
 
     def __init__(
-        self, links: Sequence[Link], metrics: BusMetrics, watch_s: float, restore: Callable[[], Awaitable[None]]
+        self, links: Sequence[Link], metrics: BrokerObserver, watch_s: float, restore: Callable[[], Awaitable[None]]
     ) -> None:
         self._links = links
         self._metrics = metrics
@@ -58,12 +58,12 @@ class Watchdog:
 
     @contextmanager
     def expecting(self, name: str) -> Iterator[Expected]:
-        """Expect a consumer of that name in the context; after a BusError it is missing until it is active again."""
+        """Expect a consumer of that name in the context; after a BrokerError it is missing until it is active again."""
         expected = Expected(name)
         self._expected.add(expected)
         try:
             yield expected
-        except BusError:
+        except BrokerError:
             if not any(each.name == name and each.consumer for each in self._expected if each is not expected):
                 self._missing_since_s[name] = asyncio.get_running_loop().time()
             raise

@@ -1,6 +1,6 @@
-"""What the bus shows of itself in the metrics."""
+"""What the broker shows of itself in the metrics."""
 
-from calltag.core.broker.rabbitmq import AmqpBus, AmqpSettings
+from calltag.core.broker.rabbitmq import RabbitMqBroker, RabbitMqSettings
 from calltag.core.broker.rabbitmq.metrics import BrokerMetrics, Repair
 from calltag.core.telemetry.metrics import Metrics
 
@@ -8,7 +8,7 @@ from calltag.core.telemetry.metrics import Metrics
 async def test_connections_consumers_and_repairs_are_shown() -> None:
     metrics = Metrics()
     observations = BrokerMetrics(metrics)
-    observations.show(AmqpBus(AmqpSettings("amqp://nowhere/"), observations).state)
+    observations.show(RabbitMqBroker(RabbitMqSettings("amqp://nowhere/"), observations).state)
     observations.repaired("queue", Repair.CONSUMER_GONE)
     shown = metrics.exposition().decode()
     for line in (

@@ -1,4 +1,4 @@
-"""What every bus must do: the same tests on RabbitMQ and in one process."""
+"""What every broker must do: the same tests on RabbitMQ and in one process."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,9 +6,17 @@ from collections.abc import AsyncIterator
 import aio_pika
 import pytest
 
-from calltag.core.broker.memory import MemoryBus
-from calltag.core.broker.ports import Bus, BusRefused, Delivery, NodeId, ParkingDetails, Partition, PartitionConsumer
-from calltag.core.broker.rabbitmq import AmqpSettings, apply_topology, open_amqp_bus
+from calltag.core.broker.memory import MemoryBroker
+from calltag.core.broker.ports import (
+    Broker,
+    BrokerRefused,
+    Delivery,
+    NodeId,
+    ParkingDetails,
+    Partition,
+    PartitionConsumer,
+)
+from calltag.core.broker.rabbitmq import RabbitMqSettings, apply_topology, open_rabbitmq
 from calltag.core.broker.rabbitmq.parking import parking_of
 from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
@@ -19,24 +27,24 @@ PARKING_LIMIT = 5
 
 
 @pytest.fixture(params=["memory", "rabbitmq"])
-async def bus(request: pytest.FixtureRequest, amqp_prefix: str) -> AsyncIterator[Bus]:
+async def broker(request: pytest.FixtureRequest, amqp_prefix: str) -> AsyncIterator[Broker]:
     if request.param == "memory":
-        yield MemoryBus(2, queue_limit=LIMIT, parking_limit=PARKING_LIMIT)
+        yield MemoryBroker(2, queue_limit=LIMIT, parking_limit=PARKING_LIMIT)
         return
     url = request.getfixturevalue("rabbitmq").url
-    settings = AmqpSettings(
+    settings = RabbitMqSettings(
         url, prefix=amqp_prefix, partitions=2, queue_max_length=LIMIT, parking_max_length=PARKING_LIMIT,
         publish_deadline_s=5,
     )  # fmt: skip
     await apply_topology(settings)
-    async with open_amqp_bus(settings) as opened:
+    async with open_rabbitmq(settings) as opened:
         await eventually(opened.connected)
         yield opened
 
 
-async def publish(bus: Bus, *names: str, partition: Partition = ONE) -> None:
+async def publish(broker: Broker, *names: str, partition: Partition = ONE) -> None:
     for name in names:
-        await bus.publish_operation(partition, name.encode(), name)
+        await broker.publish_operation(partition, name.encode(), name)
 
 
 async def take(consumer: PartitionConsumer, count: int, limit: int = 100) -> list[str]:
@@ -47,82 +55,82 @@ async def take(consumer: PartitionConsumer, count: int, limit: int = 100) -> lis
     return taken
 
 
-async def test_operations_come_in_the_order_in_which_they_were_published(bus: Bus) -> None:
+async def test_operations_come_in_the_order_in_which_they_were_published(broker: Broker) -> None:
     names = [f"o{number}" for number in range(30)]
-    await asyncio.gather(*(bus.publish_operation(ONE, name.encode(), name) for name in names))
-    async with bus.partition(ONE, 100) as consumer:
+    await asyncio.gather(*(broker.publish_operation(ONE, name.encode(), name) for name in names))
+    async with broker.partition(ONE, 100) as consumer:
         assert await take(consumer, 30) == names
 
 
-async def test_partitions_are_apart(bus: Bus) -> None:
-    await publish(bus, "a")
-    await publish(bus, "b", partition=TWO)
-    async with bus.partition(TWO, 10) as consumer:
+async def test_partitions_are_apart(broker: Broker) -> None:
+    await publish(broker, "a")
+    await publish(broker, "b", partition=TWO)
+    async with broker.partition(TWO, 10) as consumer:
         assert await take(consumer, 1) == ["b"]
 
 
-async def test_the_depth_is_what_waits_for_the_consumer(bus: Bus) -> None:
-    assert await bus.depth(ONE) == 0
-    await publish(bus, "a", "b", "c")
-    assert (await bus.depth(ONE), await bus.depth(TWO)) == (3, 0)
-    async with bus.partition(ONE, 10) as consumer:
+async def test_the_depth_is_what_waits_for_the_consumer(broker: Broker) -> None:
+    assert await broker.depth(ONE) == 0
+    await publish(broker, "a", "b", "c")
+    assert (await broker.depth(ONE), await broker.depth(TWO)) == (3, 0)
+    async with broker.partition(ONE, 10) as consumer:
         assert await take(consumer, 3) == ["a", "b", "c"]
-        await consumer.ack_through((await _last(bus, consumer)).tag)
-        assert await bus.depth(ONE) == 0
+        await consumer.ack_through((await _last(broker, consumer)).tag)
+        assert await broker.depth(ONE) == 0
 
 
-async def test_what_was_published_is_told_in_messages_and_in_operations(bus: Bus) -> None:
-    await asyncio.gather(*(publish(bus, f"o{number}") for number in range(30)))
-    await publish(bus, "alone", partition=TWO)
-    found = bus.published(ONE)
-    assert (found.operations, found.messages) == (30, await bus.depth(ONE))
-    assert (bus.published(TWO).operations, bus.published(TWO).messages) == (1, 1)
+async def test_what_was_published_is_told_in_messages_and_in_operations(broker: Broker) -> None:
+    await asyncio.gather(*(publish(broker, f"o{number}") for number in range(30)))
+    await publish(broker, "alone", partition=TWO)
+    found = broker.published(ONE)
+    assert (found.operations, found.messages) == (30, await broker.depth(ONE))
+    assert (broker.published(TWO).operations, broker.published(TWO).messages) == (1, 1)
 
 
-async def _last(bus: Bus, consumer: PartitionConsumer) -> Delivery:
+async def _last(broker: Broker, consumer: PartitionConsumer) -> Delivery:
     """One more delivery."""
-    await publish(bus, "z")
+    await publish(broker, "z")
     [delivery] = await consumer.batch(1)
     return delivery
 
 
-async def test_what_is_not_acknowledged_comes_again_in_order(bus: Bus) -> None:
-    await publish(bus, "a", "b", "c", "d")
-    async with bus.partition(ONE, 10) as consumer:
+async def test_what_is_not_acknowledged_comes_again_in_order(broker: Broker) -> None:
+    await publish(broker, "a", "b", "c", "d")
+    async with broker.partition(ONE, 10) as consumer:
         first = (await consumer.batch(1))[0]
         assert not first.redelivered
         await consumer.ack_through(first.tag)
         await take(consumer, 2, limit=1)
-    async with bus.partition(ONE, 10) as consumer:
+    async with broker.partition(ONE, 10) as consumer:
         again = await consumer.batch(1)
         assert (again[0].body, again[0].message_id, again[0].redelivered) == (b"b", "b", True)
         assert await take(consumer, 2) == ["c", "d"]
 
 
-async def test_one_acknowledgement_covers_all_before(bus: Bus) -> None:
-    await publish(bus, "a", "b", "c")
-    async with bus.partition(ONE, 10) as consumer:
+async def test_one_acknowledgement_covers_all_before(broker: Broker) -> None:
+    await publish(broker, "a", "b", "c")
+    async with broker.partition(ONE, 10) as consumer:
         deliveries: list[Delivery] = []
         while len(deliveries) < 3:
             deliveries += await consumer.batch(3)
         await consumer.ack_through(deliveries[1].tag)
-    async with bus.partition(ONE, 10) as consumer:
+    async with broker.partition(ONE, 10) as consumer:
         assert await take(consumer, 1) == ["c"]
 
 
-async def test_no_more_than_the_prefetch_is_taken_ahead(bus: Bus) -> None:
-    await publish(bus, "a", "b", "c")
-    async with bus.partition(ONE, 2) as consumer:
+async def test_no_more_than_the_prefetch_is_taken_ahead(broker: Broker) -> None:
+    await publish(broker, "a", "b", "c")
+    async with broker.partition(ONE, 2) as consumer:
         assert await take(consumer, 2) == ["a", "b"]
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.2):
                 await consumer.batch(1)
 
 
-async def test_a_batch_has_no_more_bytes_than_wanted_unless_the_first_alone_has(bus: Bus) -> None:
+async def test_a_batch_has_no_more_bytes_than_wanted_unless_the_first_alone_has(broker: Broker) -> None:
     bodies = ["a" * 40, "b" * 60, "c", "d" * 200, "e" * 99, "f"]
-    await publish(bus, *bodies)
-    async with bus.partition(ONE, 10) as consumer:
+    await publish(broker, *bodies)
+    async with broker.partition(ONE, 10) as consumer:
         batches: list[list[str]] = []
         while sum(map(len, batches)) < len(bodies):
             batches.append([each.body.decode() for each in await consumer.batch(10, 100)])
@@ -130,35 +138,35 @@ async def test_a_batch_has_no_more_bytes_than_wanted_unless_the_first_alone_has(
     assert all(sum(map(len, batch)) <= 100 or len(batch) == 1 for batch in batches)
 
 
-async def test_one_consumer_at_a_time_and_the_next_goes_on_in_order(bus: Bus) -> None:
-    async with bus.partition(ONE, 10) as standby:
+async def test_one_consumer_at_a_time_and_the_next_goes_on_in_order(broker: Broker) -> None:
+    async with broker.partition(ONE, 10) as standby:
         active_entered = standby
-        await publish(bus, "a")
+        await publish(broker, "a")
         assert await take(active_entered, 1) == ["a"]
-        async with bus.partition(ONE, 10) as second:
+        async with broker.partition(ONE, 10) as second:
             waiting = asyncio.create_task(take(second, 3))
-            await publish(bus, "b", "c")
+            await publish(broker, "b", "c")
             assert await take(active_entered, 2) == ["b", "c"]
             assert not waiting.done()
             waiting.cancel()
-    async with bus.partition(ONE, 10) as last:
+    async with broker.partition(ONE, 10) as last:
         assert await take(last, 3) == ["a", "b", "c"]
 
 
-async def test_a_full_partition_refuses(bus: Bus) -> None:
+async def test_a_full_partition_refuses(broker: Broker) -> None:
     async def fill() -> None:
         for number in range(20 * LIMIT):
-            await bus.publish_operation(ONE, b"x", str(number))
+            await broker.publish_operation(ONE, b"x", str(number))
 
-    with pytest.raises(BusRefused):
+    with pytest.raises(BrokerRefused):
         await fill()
 
 
 async def parked(
-    bus: Bus, request: pytest.FixtureRequest, prefix: str
+    broker: Broker, request: pytest.FixtureRequest, prefix: str
 ) -> list[tuple[bytes, str, ParkingDetails | None]]:
-    if isinstance(bus, MemoryBus):
-        return [(each.body, each.message_id, each.parking) for each in bus.parked]
+    if isinstance(broker, MemoryBroker):
+        return [(each.body, each.message_id, each.parking) for each in broker.parked]
     async with await aio_pika.connect(request.getfixturevalue("rabbitmq").url) as connection:
         queue = await (await connection.channel()).get_queue(f"{prefix}.ops.dead", ensure=False)
         found: list[tuple[bytes, str, ParkingDetails | None]] = []
@@ -176,62 +184,62 @@ async def taken(consumer: PartitionConsumer, count: int) -> list[Delivery]:
 
 
 async def test_what_is_parked_is_kept_with_its_reason_until_there_is_no_room(
-    bus: Bus, request: pytest.FixtureRequest, amqp_prefix: str
+    broker: Broker, request: pytest.FixtureRequest, amqp_prefix: str
 ) -> None:
     why = ParkingDetails("failed", "text", TWO, 1, 2, 3, "ValueError", "call:C", "o9")
     kept = []
 
     async def fill() -> None:
         for number in range(10 * PARKING_LIMIT):
-            await bus.park(b"%d" % number, f"o{number}", why)
+            await broker.park(b"%d" % number, f"o{number}", why)
             kept.append((b"%d" % number, f"o{number}", why))
 
-    with pytest.raises(BusRefused):
+    with pytest.raises(BrokerRefused):
         await fill()
     assert len(kept) >= PARKING_LIMIT
-    assert await parked(bus, request, amqp_prefix) == kept
+    assert await parked(broker, request, amqp_prefix) == kept
 
 
 @pytest.mark.parametrize("acknowledged", [(1,), (2,), (0, 2), (0, 1, 2), (1, 2)])
-async def test_of_several_deliveries_some_may_be_acknowledged(bus: Bus, acknowledged: tuple[int, ...]) -> None:
-    await publish(bus, "a", "b", "c")
-    async with bus.partition(ONE, 3) as consumer:
+async def test_of_several_deliveries_some_may_be_acknowledged(broker: Broker, acknowledged: tuple[int, ...]) -> None:
+    await publish(broker, "a", "b", "c")
+    async with broker.partition(ONE, 3) as consumer:
         deliveries = await taken(consumer, 3)
         await consumer.ack([deliveries[number].tag for number in acknowledged])
-        await publish(bus, "d")
+        await publish(broker, "d")
         assert await take(consumer, 1) == ["d"]
-    async with bus.partition(ONE, 10) as consumer:
+    async with broker.partition(ONE, 10) as consumer:
         again = await taken(consumer, 4 - len(acknowledged))
         left = [name for number, name in enumerate("abc") if number not in acknowledged]
         assert [each.body.decode() for each in again] == [*left, "d"]
         assert all(each.returned >= 1 for each in again)
 
 
-async def test_how_often_an_operation_came_back_is_told(bus: Bus) -> None:
-    await publish(bus, "a")
+async def test_how_often_an_operation_came_back_is_told(broker: Broker) -> None:
+    await publish(broker, "a")
     seen = []
     for _ in range(4):
-        async with bus.partition(ONE, 3) as consumer:
+        async with broker.partition(ONE, 3) as consumer:
             seen += [each.returned for each in await taken(consumer, 1)]
     assert seen == [0, 1, 2, 3]
 
 
-async def test_an_inbox_gets_its_messages_in_order(bus: Bus) -> None:
+async def test_an_inbox_gets_its_messages_in_order(broker: Broker) -> None:
     node = NodeId("node-1")
-    assert not await bus.send(node, b"x", "x")
-    async with bus.inbox(node) as inbox:
+    assert not await broker.send(node, b"x", "x")
+    async with broker.inbox(node) as inbox:
         for number in range(5):
-            assert await bus.send(node, b"%d" % number, str(number))
+            assert await broker.send(node, b"%d" % number, str(number))
         async with asyncio.timeout(20):
             assert [await inbox.receive() for _ in range(5)] == [b"0", b"1", b"2", b"3", b"4"]
 
 
 async def test_the_topology_may_be_applied_again(rabbitmq: RabbitMq, amqp_prefix: str) -> None:
-    settings = AmqpSettings(rabbitmq.url, prefix=amqp_prefix, partitions=2, publish_deadline_s=5)
+    settings = RabbitMqSettings(rabbitmq.url, prefix=amqp_prefix, partitions=2, publish_deadline_s=5)
     await apply_topology(settings)
-    async with open_amqp_bus(settings) as bus:
-        await eventually(bus.connected)
-        await publish(bus, "a")
+    async with open_rabbitmq(settings) as broker:
+        await eventually(broker.connected)
+        await publish(broker, "a")
         await apply_topology(settings)
-        async with bus.partition(ONE, 10) as consumer:
+        async with broker.partition(ONE, 10) as consumer:
             assert await take(consumer, 1) == ["a"]
