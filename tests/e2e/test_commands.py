@@ -33,7 +33,7 @@ TEACHINGS = {
     "sessions ls": ["CALLTAG_REDIS__URL", "--user", "--json"],
     "sessions show": ["CALLTAG_REDIS__URL"],
     "sessions close": ["CALLTAG_REDIS__URL", "CALLTAG_AMQP__URL", "--user"],
-    "config": ["CALLTAG_SECRETS_DIR"],
+    "config": ["CALLTAG_SECRETS_DIR", "--all"],
     "demo": ["--url", "--own-if-absent", "CALLTAG_DIRECTORY__DEMO"],
     "docs": ["--check", "OpenAPI", "AsyncAPI"],
     "version": [],
@@ -180,7 +180,9 @@ def test_who_has_nobody_to_serve_says_which_setting_to_set(tmp_path: Path, name:
 
 
 def test_a_variable_that_is_no_setting_is_warned_of(tmp_path: Path) -> None:
-    done = calltag("config", cwd=tmp_path, CALLTAG_GATEWAY_PORT="9000", CALLTAG_WORKER_PORT="tcp://10.0.0.1:80")
+    done = calltag(
+        "config", "--all", cwd=tmp_path, CALLTAG_GATEWAY_PORT="9000", CALLTAG_WORKER_PORT="tcp://10.0.0.1:80"
+    )
     assert done.returncode == 0
     assert done.stderr == (
         "calltag: warning: CALLTAG_GATEWAY_PORT is not a setting and has no effect; is CALLTAG_GATEWAY__PORT meant?\n"
@@ -217,6 +219,16 @@ def test_the_version_is_told_however_it_is_asked_for(tmp_path: Path, command: li
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{VERSION}\n", "")
 
 
+def test_advanced_settings_are_shown_where_they_are_set_or_asked_for(tmp_path: Path) -> None:
+    usual = calltag("config", cwd=tmp_path, CALLTAG_LOGIN__WINDOW_S="60")
+    assert "CALLTAG_LOGIN__WINDOW_S" in usual.stdout
+    assert "CALLTAG_LOGIN__CONCURRENCY" not in usual.stdout
+    assert "calltag config --all" in usual.stderr
+    everything = calltag("config", "--all", cwd=tmp_path)
+    assert all(row.variable in everything.stdout for row in settings_table())
+    assert everything.stderr == ""
+
+
 def test_the_settings_are_shown_without_passwords(tmp_path: Path) -> None:
     done = calltag("config", cwd=tmp_path, CALLTAG_AMQP__URL="amqp://u:hidden@h:1/")
     assert done.returncode == 0
@@ -249,7 +261,9 @@ def test_data_is_kept_between_runs_and_ctrl_c_ends_cleanly(tmp_path: Path) -> No
 def test_the_documents_are_up_to_date(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     assert write_documents(root, check=True) == []
-    (tmp_path / "README.md").write_text((root / "README.md").read_text().replace("CALLTAG_PARTITIONS", "OTHER"))
-    assert len(write_documents(tmp_path, check=True)) == 3
-    assert len(write_documents(tmp_path, check=False)) == 3
+    (tmp_path / "docs").mkdir()
+    for name, variable in (("README.md", "CALLTAG_PARTITIONS"), ("docs/settings.md", "CALLTAG_LOGIN__WINDOW_S")):
+        (tmp_path / name).write_text((root / name).read_text().replace(variable, "OTHER"))
+    assert len(write_documents(tmp_path, check=True)) == 4
+    assert len(write_documents(tmp_path, check=False)) == 4
     assert write_documents(tmp_path, check=True) == []

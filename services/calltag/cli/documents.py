@@ -38,17 +38,20 @@ def write_documents(root: Path, *, check: bool) -> list[Path]:
 
 def _documents(root: Path) -> Iterator[tuple[Path, str]]:
     readme = root / "README.md"
-    yield readme, _with_settings(readme.read_text(encoding="utf-8"))
+    yield readme, _with_settings(readme.read_text(encoding="utf-8"), is_everyday=True)
+    advanced = root / "docs" / "settings.md"
+    yield advanced, _with_settings(advanced.read_text(encoding="utf-8"), is_everyday=False)
     yield root / "docs" / "openapi.json", _json(openapi())
     yield root / "docs" / "asyncapi.json", _json(asyncapi())
 
 
-def _with_settings(text: str) -> str:
+def _with_settings(text: str, *, is_everyday: bool) -> str:
     before, _, rest = text.partition(_BEGIN)
     _, _, after = rest.partition(_END)
     rows = [
         f"| `{row.variable}` | {f'`{row.value}`' if row.value else ''} | {row.description} |"
         for row in settings_table()
+        if row.is_everyday is is_everyday
     ]
     table = "\n".join(["| variable | default | description |", "| --- | --- | --- |", *rows])
     return f"{before}{_BEGIN}\n{table}\n{_END}{after}"

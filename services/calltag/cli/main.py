@@ -295,14 +295,16 @@ def doctor() -> None:
 
 
 @app.command()
-def config() -> None:
-    """Show every setting with its variable, value and description; passwords are left out.
+def config(
+    show_all: Annotated[bool, typer.Option("--all", help="Show the advanced settings as well.")] = False,
+) -> None:
+    """Show the everyday settings, and those that are set: variable, value, description. Passwords are left out.
 
     Settings are environment variables, or files of the same names in the folder CALLTAG_SECRETS_DIR. Fails if one is
     invalid.
     For example:
 
-        calltag config
+        calltag config --all
     """
     from rich.table import Table
 
@@ -310,10 +312,14 @@ def config() -> None:
     from calltag.cli.output import print_table
     from calltag.core.settings import settings_table
 
-    table = Table("variable", "value", "what it does", box=None)
-    for row in settings_table(command_settings("config")):
+    table = Table("variable", "value", "description", box=None)
+    rows = settings_table(command_settings("config"))
+    shown = [row for row in rows if show_all or row.is_everyday or row.is_set]
+    for row in shown:
         table.add_row(row.variable, row.value, row.description)
     print_table(table)
+    if len(shown) < len(rows):
+        typer.echo(f"{len(rows) - len(shown)} more have their defaults: calltag config --all", err=True)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Settings: where they come from, what is refused and how that is said."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from calltag.core.backends import load_directory
 from calltag.core.identity.directory import DirectoryError
 from calltag.core.settings import Row, Settings, SettingsError, load_settings, settings_table, unknown_settings
 from calltag.core.settings.root import PREFIX, SECRETS_FOLDER, unknown_variables
+from calltag.core.settings.sections import Section
 
 
 @pytest.fixture(autouse=True)
@@ -300,6 +302,30 @@ def test_the_table_has_every_setting_once() -> None:
     table = settings_table()
     assert [row.variable for row in table] == [PREFIX + name.upper().replace(".", "__") for name in described(Settings)]
     assert all(row.description for row in table)
+
+
+def test_few_settings_are_for_every_day_and_each_of_them_exists() -> None:
+    everyday = [row for row in settings_table() if row.is_everyday]
+    assert 40 <= len(everyday) <= 60
+    named = sum(len(section.EVERYDAY) * times for section, times in sections_with_everyday().items())
+    assert len(everyday) == named
+
+
+def sections_with_everyday() -> Counter[type[Section] | type[Settings]]:
+    """Sections, each as many times as the tree has it."""
+    found: Counter[type[Section] | type[Settings]] = Counter([Settings])
+    waiting: list[type[BaseModel]] = [Settings]
+    while waiting:
+        for field in waiting.pop().model_fields.values():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+                found[field.annotation] += 1
+                waiting.append(field.annotation)
+    return found
+
+
+def test_what_is_set_is_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CALLTAG_LOGIN__WINDOW_S", "60")
+    assert [row.variable for row in settings_table(load_settings()) if row.is_set] == ["CALLTAG_LOGIN__WINDOW_S"]
 
 
 def test_the_table_shows_defaults_whatever_is_set(monkeypatch: pytest.MonkeyPatch) -> None:

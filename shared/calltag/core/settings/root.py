@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 import orjson
 from pydantic import BaseModel, Field, SecretStr, ValidationError, ValidationInfo, field_validator
@@ -38,6 +38,7 @@ from calltag.core.settings.sections import (
     PublicUrl,
     Redis,
     Seconds,
+    Section,
     SessionSettings,
     Tls,
     Worker,
@@ -117,6 +118,15 @@ class Settings(BaseSettings):
     A file of that name in the folder CALLTAG_SECRETS_DIR does as well; a variable wins over it.
     """
 
+    EVERYDAY: ClassVar[tuple[str, ...]] = (
+        "partitions",
+        "public_url",
+        "max_connections",
+        "trusted_proxies",
+        "allowed_origins",
+        "drain_delay_s",
+        "drain_timeout_s",
+    )
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
         env_nested_delimiter=DELIMITER,
@@ -247,17 +257,19 @@ _PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&]*")
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One setting: variable, value as text, and description."""
+    """One setting: variable, value as text, and description; `is_everyday` if most installations consider it."""
 
     variable: str
     value: str
     description: str
+    is_everyday: bool = False
+    is_set: bool = False
 
 
 def settings_table(settings: Settings | None = None) -> list[Row]:
     """Return every setting with its value in `settings`, or with its default."""
     shown = Settings.model_construct() if settings is None else settings
-    return list(_rows(type(shown), shown, ()))
+    return list(_rows(shown, ()))
 
 
 def unknown_settings() -> list[str]:
@@ -266,13 +278,15 @@ def unknown_settings() -> list[str]:
     return unknown_variables(given_names(), [*sections, *(row.variable for row in settings_table())])
 
 
-def _rows(model: type[BaseModel], values: BaseModel, path: tuple[str, ...]) -> Iterator[Row]:
-    for name, field in model.model_fields.items():
+def _rows(values: Settings | Section, path: tuple[str, ...]) -> Iterator[Row]:
+    for name, field in type(values).model_fields.items():
         value = getattr(values, name)
-        if isinstance(value, BaseModel):
-            yield from _rows(type(value), value, (*path, name))
+        if isinstance(value, Section):
+            yield from _rows(value, (*path, name))
         else:
-            yield Row(variable((*path, name)), _text(value), field.description or "")
+            is_set = name in values.model_fields_set
+            description = field.description or ""
+            yield Row(variable((*path, name)), _text(value), description, name in values.EVERYDAY, is_set)
 
 
 def _text(value: object) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, ClassVar, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import orjson
@@ -104,13 +104,17 @@ MOVED: Final = {
 
 
 class Section(BaseModel):
-    """A group of settings."""
+    """A group of settings. Those in EVERYDAY are for most installations, the others for special cases."""
+
+    EVERYDAY: ClassVar[tuple[str, ...]] = ()
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
 
 
 class ClientTlsSection(Section):
     """TLS to a server, where its URL says so (`amqps://`, `rediss://`); the server's certificate is always checked."""
+
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("ca_file", "cert_file", "key_file", "key_password")
 
     ca_file: Path | None = Field(
         None, description="PEM file of the certificate authorities to trust; by default those of the system."
@@ -122,6 +126,8 @@ class ClientTlsSection(Section):
 
 class Tls(Section):
     """TLS on the port for clients. The files are read anew when they change."""
+
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("cert_file", "key_file", "key_password", "client_ca_file")
 
     cert_file: Path | None = Field(
         None, description="PEM file of the server certificate and its chain; if set, the client port serves TLS only."
@@ -143,6 +149,8 @@ class Tls(Section):
 
 class Amqp(Section):
     """RabbitMQ."""
+
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("url", "prefix", "replicas", "queue_max_length")
 
     url: Annotated[SecretStr, _urls_of("amqp", "amqps")] = Field(
         SecretStr("amqp://guest:guest@127.0.0.1:5672/"),
@@ -185,6 +193,16 @@ class Amqp(Section):
 class Redis(Section):
     """Redis or Valkey."""
 
+    EVERYDAY: ClassVar[tuple[str, ...]] = (
+        "url",
+        "mode",
+        "sentinel_service",
+        "sentinel_username",
+        "sentinel_password",
+        "wait_replicas",
+        "key_prefix",
+    )
+
     url: Annotated[SecretStr, _url_of("redis", "rediss", "unix")] = Field(
         SecretStr("redis://127.0.0.1:6379/0"),
         description="URL of Redis or Valkey, `rediss://` for TLS; nodes of a cluster or Sentinels with commas between.",
@@ -225,11 +243,21 @@ class Redis(Section):
 class Embedded(Section):
     """The store inside `calltag serve --embedded`."""
 
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("folder",)
+
     folder: Path = Field(Path(".calltag/data"), description="Data folder of the embedded store.")
 
 
 class Gateway(Section):
     """The HTTP API."""
+
+    EVERYDAY: ClassVar[tuple[str, ...]] = (
+        "host",
+        "port",
+        "max_user_data_bytes",
+        "user_operations_per_s",
+        "max_backlog_age_s",
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8080, description="Port to listen on.")
@@ -284,6 +312,8 @@ class Gateway(Section):
 class Worker(Section):
     """The call-state worker."""
 
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("max_call_bytes", "lease_s", "live_call_lifetime_s")
+
     batch_limit: int = Field(300, ge=1, le=10_000, description="Operations in one commit.")
     prefetch: int = Field(
         200,
@@ -336,6 +366,8 @@ class Worker(Section):
 class Events(Section):
     """What is kept for subscribers that come back; the same for all processes."""
 
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("retention_s", "per_user")
+
     retention_s: Seconds = Field(
         3_600.0, le=604_800, description="Time for which a user's events are kept after the last of them."
     )
@@ -354,6 +386,16 @@ class Events(Section):
 
 class NotifierSettings(Section):
     """The CometD server."""
+
+    EVERYDAY: ClassVar[tuple[str, ...]] = (
+        "host",
+        "port",
+        "timeout_s",
+        "max_interval_s",
+        "max_sessions",
+        "websocket",
+        "callback_polling",
+    )
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8081, description="Port to listen on.")
@@ -485,6 +527,8 @@ class NotifierSettings(Section):
 class Http(Section):
     """Connections of clients, for the API and for CometD."""
 
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("max_connections_per_address",)
+
     max_connections_per_address: int = Field(
         0,
         ge=0,
@@ -534,12 +578,16 @@ class Http(Section):
 class Internal(Section):
     """The port for operators: /livez, /readyz, /metrics, /version."""
 
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("host", "port")
+
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(9090, description="Port to listen on; 0 chooses a free one.")
 
 
 class DirectorySection(Section):
     """Users and devices."""
+
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("file", "demo", "demo_on_network")
 
     file: Path | None = Field(None, description="TOML file with users and devices.")
     demo: bool = Field(False, description="Use the demo contact centre, with the password `demo`. Never in production.")
@@ -574,6 +622,8 @@ class Login(Section):
 class SessionSettings(Section):
     """HTTP sessions."""
 
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("idle_s", "csrf_protection", "secure_cookies")
+
     idle_s: Positive = Field(1_800, description="End a session after this time without a request.")
     lifetime_s: Positive = Field(43_200, description="End a session after this time in any case.")
     max_per_user: Positive = Field(
@@ -594,6 +644,8 @@ class SessionSettings(Section):
 
 class Log(Section):
     """Logging, to standard error."""
+
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("format", "level")
 
     format: Literal["auto", "json", "console"] = Field(
         "auto", description="Format; `auto` is console on a terminal, else json."
