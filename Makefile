@@ -100,6 +100,7 @@ check: $(DEV_READY)
 	@$(BIN)/python deploy/locks.py --check
 	@$(BIN)/python deploy/audit.py
 	@$(BIN)/calltag docs --check
+	@PYTHONPATH=tests $(BIN)/python tests/house.py > /dev/null
 	@$(BIN)/yamllint --strict -c deploy/.yamllint.yaml deploy
 	@$(BIN)/hadolint deploy/Dockerfile
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml

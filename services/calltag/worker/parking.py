@@ -17,14 +17,14 @@ _NOT_KNOWN: Final = "its sender is not known"
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class ParkingRefusal:
     """Events, replies and call blocks to commit before an operation is parked."""
 
     folded: Folded
     blocks: CallBlocks
 
 
-def refuse(work: Work, queue: RetryQueue) -> Refusal:
+def refuse(work: Work, queue: RetryQueue) -> ParkingRefusal:
     """Return the block of the call, and the event and the reply for the sender.
 
     A message that cannot be decoded blocks no call; an operation behind a parked one finds its call blocked already.
@@ -34,16 +34,16 @@ def refuse(work: Work, queue: RetryQueue) -> Refusal:
     message = work.message
     if message is None:
         _tell_unreadable(work, done, folded)
-        return Refusal(folded, NO_BLOCKS)
+        return ParkingRefusal(folded, NO_BLOCKS)
     event = refusal(message.operation, done)
     if event is not None:
         folded.add_event(event, EVENT.encode(event))
     if message.reply_to is not None:
         folded.replies.append((message.reply_to, OperationReply(operation_id=message.operation.id, **_coded(done))))
     if queue.parking is ParkingReason.BEHIND:
-        return Refusal(folded, NO_BLOCKS)
+        return ParkingRefusal(folded, NO_BLOCKS)
     block = CallBlock(message.operation.id, str(queue.parking), _now_ms())
-    return Refusal(folded, {message.operation.key: block})
+    return ParkingRefusal(folded, {message.operation.key: block})
 
 
 def _tell_unreadable(work: Work, done: Done, folded: Folded) -> None:
