@@ -1,7 +1,6 @@
 """Assembly of the gateway: application, routes, limits and error responses."""
 
 import time
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -16,9 +15,7 @@ from calltag.core.backends import Backends
 from calltag.core.http.admission_queue import AdmissionQueue
 from calltag.core.http.cross_origin import CrossOrigin
 from calltag.core.http.origin import AllowedOrigins
-from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOut, TooManyLogins, WrongCredentials
-from calltag.core.identity.directory import User
-from calltag.core.identity.http_sessions import HEADER, MESSAGE, csrf_headers, csrf_passes, values_of
+from calltag.core.identity.authentication import Authenticator
 from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.process.limits import Buckets, RateLimit
 from calltag.core.settings.sections import Gateway
@@ -28,19 +25,17 @@ from calltag.core.store.ports import StateUnreadable, StoreUnavailable
 from calltag.core.strict_json import JsonLimits
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway import documentation
+from calltag.gateway.authentication import ApiAuthentication
 from calltag.gateway.backlog import Backlog
 from calltag.gateway.call_service import CallBounds, CallService, gateway_node
 from calltag.gateway.errors import (
     ApiError,
     BackendUnavailable,
-    FeatureMissing,
-    NotAuthenticated,
     NotFound,
     OutOfRange,
     RecordUnreadable,
-    TooManyAttempts,
 )
-from calltag.gateway.idempotency import RedisIdempotencyRecords
+from calltag.gateway.idempotency import Idempotency, RedisIdempotencyRecords
 from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 from calltag.gateway.middleware import Direct, Finishing, allow, failed, route_of
 from calltag.gateway.operation_pipeline import OperationPipeline
@@ -49,49 +44,11 @@ from calltag.gateway.product import product_routes
 from calltag.gateway.rate_limits import RateLimits
 from calltag.gateway.requests import BodyReader, UserDataLimits
 from calltag.gateway.resources import answer
-from calltag.gateway.routes import Api, operate_call, user_routes
+from calltag.gateway.routes import Api, operate_call, switch_routes, user_routes
 from calltag.gateway.swagger import add_swagger
-from calltag.gateway.switch_routes import switch_routes
 
 log = structlog.get_logger()
 _METHOD_NOT_ALLOWED: Final = 405
-
-
-@dataclass(frozen=True, slots=True)
-class Identification:
-    """Authenticates requests, and stores in their state the headers for the response."""
-
-    authenticator: Authenticator
-    csrf_protection: bool
-
-    async def user(self, request: Request) -> User:
-        """Return the authenticated user.
-
-        Raises NotAuthenticated, TooManyAttempts, FeatureMissing (CSRF), BackendUnavailable, StoreUnavailable.
-        """
-        try:
-            known = await self.authenticator.identify(
-                request.headers.getlist("authorization"),
-                values_of(COOKIE, request.headers.getlist("cookie")),
-                request.client.host if request.client else "",
-            )
-        except WrongCredentials as wrong:
-            raise NotAuthenticated(str(wrong)) from None
-        except LockedOut as locked:
-            raise TooManyAttempts(str(locked), locked.wait_s) from None
-        except TooManyLogins as busy:
-            raise BackendUnavailable(str(busy)) from None
-        if known is None:
-            raise NotAuthenticated("not authenticated: send HTTP Basic credentials or the session cookie")
-        request.state.set_cookie = known.set_cookie
-        if self.csrf_protection:
-            tokens = request.headers.getlist(HEADER)
-            if not csrf_passes(request.method, known.session, tokens, by_cookie=known.by_cookie):
-                raise FeatureMissing(MESSAGE)
-            if request.method == "GET":
-                request.state.csrf_headers = csrf_headers(known.session)
-        structlog.contextvars.bind_contextvars(user=known.user.id)
-        return known.user
 
 
 def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> ASGIApp:
@@ -126,25 +83,30 @@ def gateway_api(
     publisher = OperationPublisher(
         backends.broker, replies, metrics, backlog, partitions, settings.max_in_flight, settings.max_waiting
     )
+    authentication = ApiAuthentication(authenticator, backends.settings.session.csrf_protection)
     reader = RedisCallReader(backends.client, backends.keys, partitions, backends.batcher)
     return Api(
-        identify=Identification(authenticator, backends.settings.session.csrf_protection).user,
+        authentication=authentication,
         service=CallService(
             reader,
-            publisher,
+            metrics,
             backends.directory,
             backends.settings.public_url,
             CallBounds(settings.max_live_calls, settings.max_calls_bytes),
         ),
         operations=OperationPipeline(
+            authentication,
             BodyReader(
                 JsonLimits(settings.max_body_bytes, settings.max_depth, settings.max_values),
                 backends.settings.body_deadline_s,
             ),
-            RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
+            rates_of(settings, metrics),
+            Idempotency(
+                RedisIdempotencyRecords(backends.client, backends.keys, lifetime_s=settings.idempotency_lifetime_s),
+                backends.settings.operation_memory_s * 1000,
+            ),
+            publisher,
             settings.max_wait_s,
-            backends.settings.operation_memory_s * 1000,
-            rates=rates_of(settings, metrics),
         ),
         limits=UserDataLimits(settings.max_pairs, settings.max_user_data_bytes, settings.max_key_bytes),
     )

@@ -4,9 +4,11 @@ The operation id, which is derived from the key, prevents a second effect. The r
 and detect a different request under the same key.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Protocol, cast
+from uuid import uuid4
 
 import orjson
 
@@ -14,6 +16,7 @@ from calltag.core.domain.ids import OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
+from calltag.gateway.call_service import now_ms
 from calltag.gateway.errors import AlreadyUsed, OutOfRange
 
 _MAX_KEY_LENGTH: Final = 255
@@ -76,6 +79,54 @@ class IdempotencyRecords(Protocol):
     async def finish(self, request: IdempotentRequest, begun_at_ms: int, answer: RecordedAnswer) -> None:
         """Record the response."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt at a request, under an operation id that a retry shares; `request` is None without a key.
+
+    `recorded` is the answer to an earlier attempt, which is to be repeated.
+    """
+
+    operation_id: OperationId
+    request: IdempotentRequest | None = None
+    is_retry: bool = False
+    begun_at_ms: int = 0
+    recorded: RecordedAnswer | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Idempotency:
+    """Recognises retries. The worker recognises a repeated operation for `memory_ms`. Raises StoreUnavailable."""
+
+    records: IdempotencyRecords
+    memory_ms: int = 3_600_000
+    clock_ms: Callable[[], int] = now_ms
+
+    async def attempt(self, request: IdempotentRequest | None, *, waits: bool) -> Attempt:
+        """Return the attempt at a request; `waits` if the client waits for the outcome. Raises AlreadyUsed."""
+        if request is None:
+            return Attempt(OperationId(uuid4().hex))
+        before, now = await self.records.find(request), self.clock_ms()
+        if before is None:
+            return Attempt(request.operation_id, request, begun_at_ms=now)
+        is_forgotten = now - before.begun_at_ms >= self.memory_ms
+        # A client that waits wants the outcome: the worker returns it while it recognises the operation.
+        if before.answer is not None and (before.answer.is_outcome or not waits or is_forgotten):
+            return Attempt(request.operation_id, request, True, before.begun_at_ms, before.answer)
+        if before.answer is None and is_forgotten:
+            raise AlreadyUsed("the outcome of the first attempt has expired; use a new key")
+        return Attempt(request.operation_id, request, True, before.begun_at_ms)
+
+    async def begin(self, attempt: Attempt) -> None:
+        """Bind the key, before the operation is published. Raises AlreadyUsed."""
+        if attempt.request is not None:
+            await self.records.begin(attempt.request, self.clock_ms())
+
+    async def finish(self, attempt: Attempt, answer: RecordedAnswer) -> None:
+        """Record the final answer."""
+        if attempt.request is not None:
+            await self.records.finish(attempt.request, attempt.begun_at_ms, answer)
 
 
 def idempotent_request(user: UserId, key: str, method: str, path: str, body: bytes) -> IdempotentRequest:

@@ -1,7 +1,7 @@
 """Publication of operations with publisher confirms, and the wait for their outcomes."""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -9,16 +9,15 @@ from typing import Final
 import structlog
 
 from calltag.core.broker.partitioning import partition_of
-from calltag.core.broker.ports import Broker, BrokerError, BrokerRefused, BrokerUnavailable, NodeId, Partition
+from calltag.core.broker.ports import Broker, BrokerError, BrokerRefused, BrokerUnavailable, NodeId
 from calltag.core.contracts.operations import NODE, OPERATION, OperationMessage, OperationReply, WireError
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import Operation
-from calltag.core.domain.status import StatusCode
 from calltag.core.http.admission_queue import release_slot, retry_after_s
 from calltag.core.process.waiting import backoff_s, run_until
 from calltag.core.telemetry.conditions import Condition
 from calltag.gateway.backlog import Backlog
-from calltag.gateway.errors import BackendUnavailable, Incomplete, OutcomeRefused
+from calltag.gateway.errors import BackendUnavailable, Incomplete
 from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 
 log = structlog.get_logger()
@@ -98,25 +97,16 @@ class OperationPublisher:
     _in_flight: int = 0
     _waiting: int = 0
 
-    async def publish(self, operations: Sequence[Operation]) -> None:
-        """Publish operations, in order per key; return when all are confirmed.
+    async def submit(self, operations: Sequence[Operation], wait_s: float | None) -> Sequence[OperationReply]:
+        """Publish operations, in order per key; return once all are confirmed.
 
-        Raises BackendUnavailable; some operations may have been published then, and a retry has no second effect.
+        With `wait_s`, return their outcomes, successes and refusals. Raises Incomplete after that time, or when the
+        gateway stops; BackendUnavailable: some operations may have been published then, and a retry has no second
+        effect.
         """
-        await self._publish(operations, wait=False)
-
-    async def outcome(self, operation: Operation, wait_s: float) -> OperationReply:
-        """Publish one operation and wait for its success. Raises OutcomeRefused, and as `outcomes` does."""
-        [outcome] = await self.outcomes([operation], wait_s)
-        if outcome.code is not StatusCode.SUCCESS:
-            raise OutcomeRefused(outcome.code, outcome.text)
-        return outcome
-
-    async def outcomes(self, operations: Sequence[Operation], wait_s: float) -> Sequence[OperationReply]:
-        """Publish operations and wait for all outcomes, successes and refusals.
-
-        Raises BackendUnavailable; Incomplete after `wait_s` seconds, or when the gateway stops.
-        """
+        if wait_s is None:
+            await self._publish(operations, reply_to=None)
+            return ()
         if self._waiting >= self.max_waiting:
             raise self._crowded(GatewayLimit.WAITING, f"{self._waiting} requests wait for outcomes")
         self._waiting += 1
@@ -128,7 +118,7 @@ class OperationPublisher:
     async def _outcomes(self, operations: Sequence[Operation], wait_s: float) -> Sequence[OperationReply]:
         async with AsyncExitStack() as stack:
             awaited = [await stack.enter_async_context(self.replies.expected(each.id)) for each in operations]
-            await self._publish(operations, wait=True)
+            await self._publish(operations, reply_to=self.replies.node)
             with release_slot():
                 known = await run_until(self.replies.closing, _all(awaited), within_s=wait_s)
             if known is not None:
@@ -137,41 +127,28 @@ class OperationPublisher:
                 raise Incomplete("accepted, but the outcome is not known yet: this server is stopping")
             raise Incomplete(f"accepted, but the outcome was not known within {wait_s:g} s")
 
-    async def _publish(self, operations: Sequence[Operation], *, wait: bool) -> None:
+    async def _publish(self, operations: Sequence[Operation], reply_to: NodeId | None) -> None:
         if self._in_flight + len(operations) > max(self.max_in_flight, len(operations)):
             raise self._crowded(GatewayLimit.IN_FLIGHT, f"{self._in_flight} operations wait for a publisher confirm")
-        partitions = list(map(self._partition, operations))
+        bodies = [OPERATION.encode(OperationMessage(operation=each, reply_to=reply_to)) for each in operations]
+        partitions = [partition_of(each.partition_key, self.partitions) for each in operations]
         self.backlog.admit(partitions)
         self._in_flight += len(operations)
         try:
-            failures = await self._published(
-                [self._publish_one(*each, wait=wait) for each in zip(operations, partitions, strict=True)]
-            )
+            if len(operations) == 1:
+                # The usual request, spared the cost of a task.
+                await self.broker.publish_operation(partitions[0], bodies[0], operations[0].id)
+            else:
+                publishing = map(self.broker.publish_operation, partitions, bodies, [each.id for each in operations])
+                results = await asyncio.gather(*publishing, return_exceptions=True)
+                _raise_first([result for result in results if isinstance(result, BaseException)])
+        except (BrokerUnavailable, BrokerRefused) as failure:
+            _NOT_PUBLISHED.fails(failure)
+            raise BackendUnavailable(f"RabbitMQ did not confirm the operation: {failure}") from failure
         finally:
             self._in_flight -= len(operations)
-        if failures:
-            raise _as_refusal(failures)
         for operation in operations:
             self.metrics.accepted(operation.action.name)
-
-    async def _published(self, publishing: Sequence[Coroutine[None, None, None]]) -> Sequence[BaseException]:
-        """Return the errors."""
-        if len(publishing) == 1:
-            # The usual request, spared the cost of a task.
-            try:
-                await publishing[0]
-            except Exception as error:  # noqa: BLE001 - as gather gives it
-                return [error]
-            return []
-        results = await asyncio.gather(*publishing, return_exceptions=True)
-        return [result for result in results if isinstance(result, BaseException)]
-
-    async def _publish_one(self, operation: Operation, partition: Partition, *, wait: bool) -> None:
-        message = OperationMessage(operation=operation, reply_to=self.replies.node if wait else None)
-        await self.broker.publish_operation(partition, OPERATION.encode(message), operation.id)
-
-    def _partition(self, operation: Operation) -> Partition:
-        return partition_of(operation.partition_key, self.partitions)
 
     def _crowded(self, limit: GatewayLimit, text: str) -> BackendUnavailable:
         self.metrics.limited(limit)
@@ -182,11 +159,7 @@ async def _all(awaited: Sequence[asyncio.Future[OperationReply]]) -> Sequence[Op
     return await asyncio.gather(*awaited)
 
 
-def _as_refusal(failures: Sequence[BaseException]) -> BaseException:
-    """Return the error for the client; a programming error is returned as it is."""
-    for failure in failures:
-        if not isinstance(failure, BrokerUnavailable | BrokerRefused):
-            return failure
-    for failure in failures:
-        _NOT_PUBLISHED.fails(failure)
-    return BackendUnavailable(f"RabbitMQ did not confirm the operation: {failures[0]}")
+def _raise_first(failures: Sequence[BaseException]) -> None:
+    """Raise one of the failures, a programming error before those of the broker."""
+    for failure in sorted(failures, key=lambda each: isinstance(each, BrokerUnavailable | BrokerRefused)):
+        raise failure

@@ -1,9 +1,9 @@
-"""Routes for users: me, devices, calls.
+"""Routes for users (me, devices, calls) and for the switch.
 
 Source of paths, parameters and responses: Web Services API v2, Voice. The `{id}` of a call or device is a string.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -12,18 +12,19 @@ from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from calltag.core.domain.ids import CallId, DeviceId, OperationId
+from calltag.core.domain.ids import CallId, DeviceId
 from calltag.core.domain.operations import EndContactCenterSession, StartContactCenterSession
 from calltag.core.identity.authentication import COOKIE
-from calltag.core.identity.directory import User
+from calltag.core.identity.directory import Role, User
 from calltag.gateway import documentation
-from calltag.gateway.call_service import CallService, SubmitOptions
-from calltag.gateway.errors import OutOfRange
-from calltag.gateway.operation_pipeline import OperationPipeline, ParsedRequest
-from calltag.gateway.operations import call_action, dial, new_call_id, operation_name
+from calltag.gateway.authentication import ApiAuthentication
+from calltag.gateway.call_service import CallService
+from calltag.gateway.commands import CallCommand, DialCommand, SessionCommand, SwitchCommand
+from calltag.gateway.errors import FeatureMissing, OutOfRange
+from calltag.gateway.operation_pipeline import OperationPipeline
+from calltag.gateway.operations import call_action, dial, operation_name
 from calltag.gateway.requests import ReadBody, UserDataLimits, required_list
 from calltag.gateway.resources import (
-    Resource,
     answer,
     collection,
     device_resource,
@@ -31,8 +32,8 @@ from calltag.gateway.resources import (
     selected,
     user_resource,
 )
+from calltag.gateway.switch_events import switch_events
 
-Identify = Callable[[Request], Awaitable[User]]
 Fields = Annotated[
     list[str] | None, Query(description="`*` for whole resources, or names of properties, separated by commas.")
 ]
@@ -40,9 +41,9 @@ Fields = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """The dependencies of the routes. `identify` raises NotAuthenticated."""
+    """The dependencies of the routes."""
 
-    identify: Identify
+    authentication: ApiAuthentication
     service: CallService
     operations: OperationPipeline
     limits: UserDataLimits
@@ -62,21 +63,14 @@ def _add_me(router: APIRouter, api: Api) -> None:
 
     @router.get("/me", tags=["me"], summary="The user of the session")
     async def me(request: Request, fields: Fields = None) -> Response:
-        user = await api.identify(request)
+        user = await api.authentication.user(request)
         return answer({"statusCode": 0, "user": selected(user_resource(user, service.base_url), fields)})
 
     @router.post("/me", tags=["me"], summary="Start or end a contact-centre session", openapi_extra=documentation.ME)
     async def operate_me(request: Request) -> Response:
-        def parse(user: User, body: ReadBody) -> ParsedRequest:
-            action = _session_action(user, body)
-
-            async def submit(options: SubmitOptions) -> Mapping[str, object]:
-                await service.change_session(user, action, options)
-                return {}
-
-            return ParsedRequest(submit)
-
-        return await api.operations.perform(request, await api.identify(request), parse)
+        received = await api.operations.receive(request)
+        action = _session_action(received.user, received.body)
+        return await api.operations.perform(received, SessionCommand(service, received.user, action))
 
 
 def _session_action(user: User, body: ReadBody) -> StartContactCenterSession | EndContactCenterSession:
@@ -95,7 +89,7 @@ def _add_devices(router: APIRouter, api: Api) -> None:
 
     @router.get("/me/devices", tags=["devices"], summary="The user's devices")
     async def devices(request: Request, fields: Fields = None) -> Response:
-        user = await api.identify(request)
+        user = await api.authentication.user(request)
         agent = await service.reader.agent(user.id)
         resources = [device_resource(device, device_state(device, agent), service.base_url) for device in user.devices]
         return answer(collection(resources, "devices", fields))
@@ -103,7 +97,7 @@ def _add_devices(router: APIRouter, api: Api) -> None:
     @router.get("/me/devices/{device_id}", tags=["devices"], summary="One device")
     @router.get("/devices/{device_id}", tags=["devices"], summary="One device, by its deviceUri")
     async def device(request: Request, device_id: str, fields: Fields = None) -> Response:
-        user = await api.identify(request)
+        user = await api.authentication.user(request)
         found = service.device(user, DeviceId(device_id))
         owner = service.directory.by_device[found.id].user
         state = device_state(found, await service.reader.agent(owner.id))
@@ -116,26 +110,12 @@ def _add_devices(router: APIRouter, api: Api) -> None:
         "/devices/{device_id}/calls", tags=["devices"], summary="Dial, by the deviceUri", include_in_schema=False
     )
     async def dial_call(request: Request, device_id: str) -> Response:
-        def parse(user: User, body: ReadBody) -> ParsedRequest:
-            given = body.as_object()
-            operation_name(given, ("Dial",))
-            from_device = service.device(user, DeviceId(device_id))
-            action = dial(given, from_device, service.directory, api.limits)
-
-            async def submit(options: SubmitOptions) -> Mapping[str, object]:
-                return _held(await service.dial(user, action, options))
-
-            async def look(operation_id: OperationId) -> Mapping[str, object]:
-                return _held(await service.call_if_visible(user, new_call_id(operation_id)))
-
-            return ParsedRequest(submit, look)
-
-        return await api.operations.perform(request, await api.identify(request), parse)
-
-
-def _held(call: Resource | None) -> Mapping[str, object]:
-    """Return the fields of a response that show a call, if there is one to show."""
-    return {} if call is None else {"call": call}
+        received = await api.operations.receive(request)
+        given = received.body.as_object()
+        operation_name(given, ("Dial",))
+        from_device = service.device(received.user, DeviceId(device_id))
+        action = dial(given, from_device, service.directory, api.limits)
+        return await api.operations.perform(received, DialCommand(service, received.user, action))
 
 
 def _add_calls(router: APIRouter, api: Api) -> None:
@@ -143,12 +123,12 @@ def _add_calls(router: APIRouter, api: Api) -> None:
 
     @router.get("/me/calls", tags=["calls"], summary="The user's calls")
     async def calls(request: Request, fields: Fields = None) -> Response:
-        user = await api.identify(request)
+        user = await api.authentication.user(request)
         return answer(await service.calls(user, fields))
 
     @router.get("/me/calls/{call_id}", tags=["calls"], summary="One call", responses=documentation.CALL_ANSWER)
     async def call(request: Request, call_id: str, fields: Fields = None) -> Response:
-        user = await api.identify(request)
+        user = await api.authentication.user(request)
         return answer({"statusCode": 0, "call": selected(await service.call(user, CallId(call_id)), fields)})
 
     router.post(
@@ -164,22 +144,29 @@ def operate_call(api: Api) -> Callable[[Request, str], Awaitable[Response]]:
         structlog.contextvars.bind_contextvars(call_id=call_id[:64])
         # One round trip reads both the session of the cookie and the call.
         pending_call = service.begin_call(CallId(call_id)) if COOKIE in request.cookies else None
-
-        def parse(user: User, body: ReadBody) -> ParsedRequest:
-            action = call_action(body.as_object(), api.limits)
-
-            async def submit(options: SubmitOptions) -> Mapping[str, object]:
-                return _held(await service.operate(user, CallId(call_id), action, options, pending_call))
-
-            async def look(_: OperationId) -> Mapping[str, object]:
-                return _held(await service.call_if_visible(user, CallId(call_id)))
-
-            return ParsedRequest(submit, look)
-
         try:
-            return await api.operations.perform(request, await api.identify(request), parse)
+            received = await api.operations.receive(request)
+            action = call_action(received.body.as_object(), api.limits)
+            command = CallCommand(service, received.user, CallId(call_id), action, pending_call)
+            return await api.operations.perform(received, command)
         finally:
             if pending_call is not None:
                 pending_call.drop()
 
     return operate_call
+
+
+def switch_routes(api: Api, *, max_events: int) -> APIRouter:
+    """Return `POST /api/v2/switch/events`, for users with the role `switch`."""
+    router = APIRouter(prefix="/api/v2/switch", tags=["switch"], responses=documentation.REFUSALS)
+
+    @router.post("/events", summary="Events of the switch, one or a list", openapi_extra=documentation.SWITCH)
+    async def events(request: Request) -> Response:
+        received = await api.operations.receive(request)
+        if Role.SWITCH not in received.user.roles:
+            raise FeatureMissing(f"this requires the role switch, which user {received.user.id} does not have")
+        events = switch_events(received.body.json, api.service.directory, api.limits, max_events=max_events)
+        command = SwitchCommand(api.service, events)
+        return await api.operations.perform(received, command, names_operation=False)
+
+    return router

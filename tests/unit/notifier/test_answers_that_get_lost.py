@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import pytest
 
@@ -214,13 +215,20 @@ async def test_a_connect_that_was_overtaken_does_not_take_the_session_back(
     await system.publish(1)
     page.frames.go()
     saves = LateSaves(system.one, monkeypatch)
+    is_answered, take_over = asyncio.Event(), system.two.store.take_over
+
+    async def late_take_over(*arguments: Any, **named: Any) -> object:
+        await is_answered.wait()
+        return await take_over(*arguments, **named)
+
+    monkeypatch.setattr(system.two.store, "take_over", late_take_over)
     late_connect = asyncio.create_task(page.alice.connect(system.two, advice=HURRY))
     await saves.began.wait()
     # The former home has let it go and saves it; a connect takes it back.
     newer = asyncio.create_task(page.alice.poll(system.one, advice=HURRY))
-    await turns()
     saves.may_go_on.set()
     assert (await newer)[0] == [1]
+    is_answered.set()
     late = await late_connect
     assert (late.held, late.events) == (None, [])
 

@@ -123,7 +123,7 @@ def api(parts: Backends) -> Api:
 
 
 async def test_the_bounds_on_load(parts: Backends, api: Api) -> None:
-    submission = api.service.publisher
+    submission = api.operations.publisher
     assert (submission.max_in_flight, submission.max_waiting) == (118, 150)
     assert api.service.bounds == CallBounds(161, 162)
     assert (submission.backlog.most, submission.backlog.most_age_ms) == (154, 155_000)
@@ -185,14 +185,14 @@ async def test_the_limits_of_the_gateway(api: Api) -> None:
     assert api.operations.bodies.limits == JsonLimits(111, 112, 163)
     assert api.limits == UserDataLimits(113, 114, 115)
     assert api.operations.max_wait_s == 116
-    assert api.service.publisher.max_in_flight == 118
-    assert isinstance(api.operations.records, RedisIdempotencyRecords)
-    assert api.operations.records._lifetime_s == 119
+    assert api.operations.publisher.max_in_flight == 118
+    assert isinstance(api.operations.idempotency.records, RedisIdempotencyRecords)
+    assert api.operations.idempotency.records._lifetime_s == 119
 
 
 async def test_where_the_gateway_finds_calls(api: Api) -> None:
     assert isinstance(api.service.reader, RedisCallReader)
-    assert (api.service.publisher.partitions, api.service.reader._partitions) == (101, 101)
+    assert (api.operations.publisher.partitions, api.service.reader._partitions) == (101, 101)
     assert api.service.base_url == PUBLIC_URL
 
 

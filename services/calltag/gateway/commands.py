@@ -1,0 +1,174 @@
+"""What a request asks for: checks that can be made before an operation is accepted, and the fields of the response.
+
+The worker judges state that queued operations may still change: capabilities, keys, the amount of user data.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from calltag.core.contracts.operations import OperationReply
+from calltag.core.domain.call import Call
+from calltag.core.domain.ids import CallId, OperationId
+from calltag.core.domain.operations import (
+    AgentOperation,
+    CallOperation,
+    ClientAction,
+    Dial,
+    EndContactCenterSession,
+    Operation,
+    StartContactCenterSession,
+)
+from calltag.core.domain.status import StatusCode
+from calltag.core.identity.directory import VOICE_FEATURE, User
+from calltag.core.store.ports import PendingCall
+from calltag.gateway.call_service import CallService
+from calltag.gateway.errors import FeatureMissing, InvalidState, NotFound, OutcomeRefused
+from calltag.gateway.operations import new_call_id, new_conn_id
+from calltag.gateway.switch_events import SwitchEvent, check_outcomes
+
+Fields = Mapping[str, object]
+
+
+class Command(Protocol):
+    """One request with operations. All methods raise ApiError, StoreUnavailable."""
+
+    async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:
+        """Return the operations, unless they can never become valid.
+
+        `is_retry`: they were published before, and may have taken effect.
+        """
+        ...
+
+    def outcome(self, replies: Sequence[OperationReply]) -> Fields:
+        """Return the fields of the response, beside statusCode 0, to a client that waited for these outcomes."""
+        ...
+
+    async def look(self, operation_id: OperationId) -> Fields:
+        """Return the same fields later, as the state is now."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallCommand:
+    """An operation on a call. `pending_call` is a read that was begun before; the worker judges later changes."""
+
+    service: CallService
+    user: User
+    call_id: CallId
+    action: ClientAction
+    pending_call: PendingCall | None = None
+
+    async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:
+        _require_voice(self.user)
+        pending = self.service.begin_call(self.call_id) if self.pending_call is None else self.pending_call
+        self._check(await pending, is_retry=is_retry)
+        return [
+            CallOperation(
+                id=operation_id,
+                call_id=self.call_id,
+                action=self.action,
+                accepted_at_ms=self.service.clock_ms(),
+                sender=self.user.id,
+                as_administrator=self.user.is_administrator,
+            )
+        ]
+
+    def _check(self, call: Call | None, *, is_retry: bool) -> None:
+        """Accept a retry though its first attempt may have released the call, or removed the user from it."""
+        if call is None:
+            if not is_retry:
+                raise NotFound(f"there is no call {self.call_id}")
+            return
+        is_party = self.user.id in call.users() if is_retry else call.is_open_to(self.user.id)
+        if not is_party and not self.user.is_administrator:
+            raise self.service.not_yours(call)
+        if call.released and not is_retry:
+            raise InvalidState(f"call {call.id} is already released")
+
+    def outcome(self, replies: Sequence[OperationReply]) -> Fields:
+        return self.service.shown(_applied(replies).call, self.user)
+
+    async def look(self, operation_id: OperationId) -> Fields:  # noqa: ARG002 - the interface's
+        return await self.service.call_if_visible(self.user, self.call_id)
+
+
+@dataclass(frozen=True, slots=True)
+class DialCommand:
+    """A new call from a device of the user."""
+
+    service: CallService
+    user: User
+    action: Dial
+
+    async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:
+        _require_voice(self.user)
+        if not is_retry:
+            await self.service.check_live_calls([leg.user for leg in self.action.legs])
+        return [
+            CallOperation(
+                id=operation_id,
+                call_id=new_call_id(operation_id),
+                action=replace(self.action, conn_id=new_conn_id(operation_id)),
+                accepted_at_ms=self.service.clock_ms(),
+                sender=self.user.id,
+            )
+        ]
+
+    def outcome(self, replies: Sequence[OperationReply]) -> Fields:
+        return self.service.shown(_applied(replies).call, self.user)
+
+    async def look(self, operation_id: OperationId) -> Fields:
+        return await self.service.call_if_visible(self.user, new_call_id(operation_id))
+
+
+@dataclass(frozen=True, slots=True)
+class SessionCommand:
+    """The start or the end of the user's contact-centre session."""
+
+    service: CallService
+    user: User
+    action: StartContactCenterSession | EndContactCenterSession
+
+    async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:  # noqa: ARG002 - same
+        _require_voice(self.user)
+        return [AgentOperation(operation_id, self.user.id, self.action, self.service.clock_ms())]
+
+    def outcome(self, replies: Sequence[OperationReply]) -> Fields:
+        _applied(replies)
+        return {}
+
+    async def look(self, operation_id: OperationId) -> Fields:  # noqa: ARG002 - the interface's
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchCommand:
+    """Events of the switch, each an operation under an id of its own."""
+
+    service: CallService
+    events: Sequence[SwitchEvent]
+
+    async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:  # noqa: ARG002 - same
+        now_ms = self.service.clock_ms()
+        return [CallOperation(each.operation_id, each.call_id, each.action, now_ms) for each in self.events]
+
+    def outcome(self, replies: Sequence[OperationReply]) -> Fields:
+        check_outcomes(self.events, replies)
+        return {}
+
+    async def look(self, operation_id: OperationId) -> Fields:  # noqa: ARG002 - the interface's
+        return {}
+
+
+def _applied(replies: Sequence[OperationReply]) -> OperationReply:
+    """Return the reply of the only operation. Raises OutcomeRefused."""
+    [reply] = replies
+    if reply.code is not StatusCode.SUCCESS:
+        raise OutcomeRefused(reply.code, reply.text)
+    return reply
+
+
+def _require_voice(user: User) -> None:
+    if VOICE_FEATURE not in user.features:
+        raise FeatureMissing(f"this requires the feature {VOICE_FEATURE}, which user {user.id} does not have")
