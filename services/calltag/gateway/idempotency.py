@@ -12,7 +12,7 @@ from uuid import uuid4
 
 import orjson
 
-from calltag.core.domain.ids import OperationId, UserId
+from calltag.core.domain.ids import OperationId, UserId, idempotent_operation_id
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
@@ -33,7 +33,7 @@ class IdempotentRequest:
     @property
     def operation_id(self) -> OperationId:
         """The id of the operation, the same for each repetition of the request."""
-        return OperationId("ik" + sha256(f"{self.user}\0{self.digest}".encode()).hexdigest()[:32])
+        return idempotent_operation_id(self.user, self.digest)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from typing import Final
 
 from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import CallType, Leg, LegState
-from calltag.core.domain.ids import CallId, ConnId, OperationId
+from calltag.core.domain.ids import CallId, ConnId, OperationId, switch_operation_id
 from calltag.core.domain.operations import CallEnded, CallStarted, PartyChanged
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import JsonValue
@@ -86,7 +85,7 @@ def _event(body: JsonValue, directory: Directory, limits: UserDataLimits) -> Swi
     if not isinstance(body, dict):
         raise OutOfRange("a switch event must be a JSON object")
     event_id = required_text(body, "eventId")
-    operation_id = OperationId("sw" + sha256(event_id.encode()).hexdigest()[:32])
+    operation_id = switch_operation_id(event_id)
     call_id = CallId(required_text(body, "id", max_bytes=64))
     if not call_id.isascii() or not call_id.replace("-", "").replace("_", "").isalnum():
         raise OutOfRange("id may hold letters, digits, - and _")

@@ -14,7 +14,7 @@ from calltag.core.contracts.operations import EVENT, OperationMessage, Operation
 from calltag.core.domain.apply import CallLimits, Outcome, apply
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import Event, OperationRefused
-from calltag.core.domain.ids import EventId, OperationId
+from calltag.core.domain.ids import OperationId, refusal_id
 from calltag.core.domain.operations import CallEnded, CallOperation, Operation
 from calltag.core.domain.status import StatusCode
 from calltag.core.process.limits import MAX_BATCH_BYTES
@@ -233,7 +233,7 @@ def refusal(operation: Operation, done: Done) -> OperationRefused | None:
     if operation.sender is None:
         return None
     return OperationRefused(
-        id=EventId(f"{operation.id}-not-applied"),
+        id=refusal_id(operation.id),
         user=operation.sender,
         operation_name=operation.action.name,
         call_id=operation.call_id if isinstance(operation, CallOperation) else None,

@@ -10,7 +10,7 @@ from typing import Final
 
 from calltag.core.domain.call import Call, Leg
 from calltag.core.domain.events import CallChanged
-from calltag.core.domain.ids import CallId, OperationId
+from calltag.core.domain.ids import CallId, OperationId, call_key, is_derived
 from calltag.core.store.ports import Loaded
 from calltag.worker.batch import Folded
 
@@ -44,10 +44,6 @@ class CallIndexCache:
         return legs == call.legs and now_s - at_s < self.refreshed_after_s
 
 
-_DERIVED: Final = ("ik", "sw")
-"""Prefixes of the ids of operations that are likely to be repeated: from an idempotency key or a switch event."""
-
-
 class CallCache:
     """The recently used calls of one partition, with an encoded size of `most_bytes` at most."""
 
@@ -65,7 +61,7 @@ class CallCache:
         found = {}
         for key, operations in wanted.items():
             known = self._calls.get(key)
-            if known is not None and not any(each.startswith(_DERIVED) for each in operations):
+            if known is not None and not any(map(is_derived, operations)):
                 self._calls.move_to_end(key)
                 found[key] = Loaded(known[0])
         return found
@@ -76,8 +72,8 @@ class CallCache:
 
     def note(self, loaded: Mapping[str, Loaded], folded: Folded) -> None:
         """Update the cache after a commit."""
-        sizes = {
-            f"call:{event.call.id}": len(raw)
+        sizes: dict[str, int] = {
+            call_key(event.call.id): len(raw)
             for event, raw in zip(folded.events, folded.encoded, strict=True)
             if isinstance(event, CallChanged)
         }

@@ -14,7 +14,7 @@ from calltag.core.contracts.node_messages import StreamPosition
 from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
-from calltag.core.domain.ids import UserId
+from calltag.core.domain.ids import UserId, call_key
 from calltag.core.process.waiting import all_of, together
 from calltag.core.store.connection import ByteWindow
 from calltag.core.store.event_log import Added, Addition, Appended, EventLog, fitting
@@ -180,7 +180,7 @@ def _addition(event: Event, body: bytes) -> Addition:
     """Return the event with the subject and version that order it in a stream."""
     match event:
         case CallChanged():
-            return Addition(f"call:{event.call.id}", event.call.version, body)
+            return Addition(call_key(event.call.id), event.call.version, body)
         case DevicesChanged():
             return Addition("agent", event.version, body)
         case OperationRefused():

@@ -13,7 +13,7 @@ from calltag.core.broker.ports import Partition
 from calltag.core.contracts.operations import EVENT, OPERATION, OperationMessage
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, NotificationType
-from calltag.core.domain.ids import EventId, OperationId
+from calltag.core.domain.ids import EventId, OperationId, call_key
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.connection import ByteWindow
 from calltag.core.store.ports import (
@@ -50,7 +50,7 @@ class Commit:
     position: CommitPosition
     at_s: float
     messages: Sequence[OperationMessage]
-    versions: dict[str, int]
+    versions: Mapping[str, int]
     size_bytes: int
 
 
@@ -216,7 +216,7 @@ class LossRecovery:
 
     def _keep(self, position: CommitPosition, messages: Sequence[OperationMessage], folded: Folded) -> None:
         there = {operation for change in folded.changes for operation, _ in change.done}
-        versions = {f"call:{call.id}": call.version for call in folded.calls}
+        versions: dict[str, int] = {call_key(call.id): call.version for call in folded.calls}
         versions |= {change.key: change.after.version for change in folded.changes if change.after is not None}
         # An old repeat is not lost, and Redis may forget its id before this memory does.
         there |= {

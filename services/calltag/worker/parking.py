@@ -7,7 +7,7 @@ from typing import Final
 from calltag.core.broker.ports import Broker, ParkingDetails, Partition
 from calltag.core.contracts.operations import ENVELOPE, EVENT, OperationReply, WireError
 from calltag.core.domain.events import OperationRefused
-from calltag.core.domain.ids import EventId
+from calltag.core.domain.ids import refusal_id
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.ports import NO_BLOCKS, CallBlock, CallBlocks, Done
 from calltag.worker.batch import Folded, ParkingReason, refusal
@@ -55,7 +55,7 @@ def _tell_unreadable(work: Work, done: Done, folded: Folded) -> None:
     operation = envelope.operation
     if operation.sender is not None:
         event = OperationRefused(
-            id=EventId(f"{operation.id}-not-applied"),
+            id=refusal_id(operation.id),
             user=operation.sender,
             operation_name=operation.action.name,
             call_id=operation.call_id,

@@ -88,7 +88,7 @@ async def test_what_the_store_lost_is_looked_up_and_told_a_batch_at_a_time() -> 
         OperationMessage(operation=CallOperation(OperationId(f"o{number}"), CallId(f"C{number}"), Hold(), 1))
         for number in range(5)
     ]
-    versions = {each.operation.key: 900 for each in messages}
+    versions: dict[str, int] = {each.operation.key: 900 for each in messages}
     recent.committed(Commit(CommitPosition(1), time.monotonic(), messages, versions, 10))
     applied: list[list[str]] = []
 

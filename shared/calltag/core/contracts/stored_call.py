@@ -11,7 +11,7 @@ import orjson
 from calltag.core.contracts.operations import AGENT, CALL, WireError
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
-from calltag.core.domain.ids import OperationId
+from calltag.core.domain.ids import OperationId, is_agent_key
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
 from calltag.core.store.ports import CallBlock, CallBlocks, Change, Done, State, StateUnreadable
@@ -51,7 +51,7 @@ def decode_state(key: str, fields: Sequence[bytes | None], data: Mapping[bytes, 
 
 
 def _decoded(key: str, version: bytes, doc: bytes, keys: bytes | None, data: Mapping[bytes, bytes]) -> State:
-    if key.startswith("agent:"):
+    if is_agent_key(key):
         return replace(AGENT.decode(doc), version=int(version))
     order: list[str] = orjson.loads(keys) if keys else []
     values = {name: tuple(orjson.loads(data[name.encode()])) for name in order}

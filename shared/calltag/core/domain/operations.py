@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from calltag.core.domain.call import CallType, Leg
-from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, SubjectKey, UserId, agent_key, call_key
 from calltag.core.domain.user_data import Pair
 
 
@@ -159,9 +159,9 @@ class CallOperation:
     subject: Literal["call"] = "call"
 
     @property
-    def key(self) -> str:
-        """Key of the state it changes; operations with the same key are applied in the order of sending."""
-        return f"call:{self.call_id}"
+    def key(self) -> SubjectKey:
+        """Key of the call that it changes."""
+        return call_key(self.call_id)
 
     @property
     def partition_key(self) -> str:
@@ -180,9 +180,9 @@ class AgentOperation:
     subject: Literal["agent"] = "agent"
 
     @property
-    def key(self) -> str:
-        """Key of the state it changes; operations with the same key are applied in the order of sending."""
-        return f"agent:{self.sender}"
+    def key(self) -> SubjectKey:
+        """Key of the agent that it changes."""
+        return agent_key(self.sender)
 
     @property
     def partition_key(self) -> str:

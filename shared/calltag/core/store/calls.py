@@ -23,7 +23,7 @@ from calltag.core.contracts.stored_call import (
 )
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
-from calltag.core.domain.ids import CallId, OperationId, UserId
+from calltag.core.domain.ids import CallId, OperationId, UserId, agent_key, call_key, subject_id
 from calltag.core.process.limits import MAX_BATCH_BYTES
 from calltag.core.store.connection import RedisClient, is_refusal
 from calltag.core.store.keys import Keys, StateKeys
@@ -83,7 +83,7 @@ class RedisCallBlocks:
 
     async def clear(self, key: str, operation_id: OperationId) -> bool:
         """Delete a block if it is for this operation; return whether it was."""
-        partition = partition_of(key.partition(":")[2], self._partitions)
+        partition = partition_of(subject_id(key), self._partitions)
         return await self._unblock([self._keys.blocks(partition)], [key, operation_id]) == 1
 
     async def forget(self) -> int:
@@ -215,7 +215,7 @@ class RedisCallStore:
             # Calls whose TTL ended before a release removed them from the set.
             async with self._client.exchange() as connection:
                 await connection.zrem(name, *gone)
-        return [CallId(raw.decode().removeprefix("call:")) for raw in found if raw not in gone]
+        return [CallId(subject_id(raw.decode())) for raw in found if raw not in gone]
 
     async def attempt(self, partition: Partition, epoch: Epoch, name: str, attempt: str) -> int:
         keys = [self._keys.epoch(partition), self._keys.attempts(partition)]
@@ -311,20 +311,20 @@ class RedisCallReader:
         self._read = self._batcher.script("read")
 
     async def call(self, call_id: CallId, *, with_user_data: bool = True) -> Call | None:
-        key = f"call:{call_id}"
+        key = call_key(call_id)
         if not with_user_data:
             return await self.begin_call(call_id)
         state = await self._state(key)
         return state if isinstance(state, Call) else None
 
     def begin_call(self, call_id: CallId) -> PendingCall:
-        key = f"call:{call_id}"
+        key = call_key(call_id)
         return _Reading(key, self._batcher.command("HMGET", self._names(key).state, "version", "doc"))
 
     async def block(self, call_id: CallId) -> CallBlock | None:
         async with self._client.exchange() as connection:
             name = self._keys.blocks(partition_of(call_id, self._partitions))
-            raw = cast("bytes | None", await connection.hget(name, f"call:{call_id}"))
+            raw = cast("bytes | None", await connection.hget(name, call_key(call_id)))
         return decode_block(raw) if raw is not None else None
 
     async def calls_of(
@@ -359,9 +359,9 @@ class RedisCallReader:
             ids = list(cast(set[bytes], await connection.smembers(name)))
         for begin in range(0, len(ids), _PAGE):
             page = ids[begin : begin + _PAGE]
-            raw = await self._raw([f"call:{each.decode()}" for each in page], with_user_data=with_user_data)
+            raw = await self._raw([call_key(each.decode()) for each in page], with_user_data=with_user_data)
             found = [
-                (_decoded(f"call:{each.decode()}", answer), answer) for each, answer in zip(page, raw, strict=True)
+                (_decoded(call_key(each.decode()), answer), answer) for each, answer in zip(page, raw, strict=True)
             ]
             gone = [each for each, (state, _) in zip(page, found, strict=True) if state is None]
             if gone:
@@ -373,7 +373,7 @@ class RedisCallReader:
                     yield state, sum(map(len, answer[1]))
 
     async def agent(self, user: UserId) -> Agent | None:
-        state = await self._state(f"agent:{user}")
+        state = await self._state(agent_key(user))
         return state if isinstance(state, Agent) else None
 
     async def _state(self, key: str) -> State | None:
@@ -383,7 +383,7 @@ class RedisCallReader:
         return found
 
     def _names(self, key: str) -> StateKeys:
-        return self._keys.state(partition_of(key.partition(":")[2], self._partitions), key)
+        return self._keys.state(partition_of(subject_id(key), self._partitions), key)
 
     async def _found(self, keys: Sequence[str]) -> list[State | StateUnreadable | None]:
         """Return the state under each key, read atomically, or the error of an unreadable one."""
