@@ -181,8 +181,8 @@ MUTATIONS: Final = (
     Mutation(
         "goes on after a commit of which the outcome is not known",
         _one(
-            f"{_WORKER}/partition_runner.py",
-            "                self._owner.doubt()\n                conflicts += ",
+            f"{_WORKER}/partition_owner.py",
+            "                self.doubt()\n                conflicts += ",
             "                conflicts += ",
         ),
         {"unanswered": 4, "cut worker:store": 2},

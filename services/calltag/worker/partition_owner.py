@@ -26,27 +26,38 @@ from calltag.core.store.ports import (
     NO_BLOCKS,
     CallBlocks,
     CallStore,
+    CommitConflict,
     CommitPosition,
     Epoch,
+    Fenced,
     StoreUnavailable,
     TakeOver,
 )
 from calltag.core.telemetry.conditions import Condition
-from calltag.worker.batch import Applied, Folded, fold
+from calltag.worker.batch import Applied, Failure, Folded, fault_of, fold
 from calltag.worker.call_cache import CallCache, CallIndexCache
 from calltag.worker.event_publisher import EventPublisher, Publication
 from calltag.worker.loss_recovery import LossRecovery, RecentOperations
 from calltag.worker.metrics import WorkerMetrics
 
 log = structlog.get_logger()
+_UNCERTAIN: Final = Condition("commit_uncertain", over="commits_certain")
 _WAITS: Final = Condition("partition_blocked", over="partitions_unblocked")
 T = TypeVar("T")
 _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0
 
 
+class BatchFailed(Exception):
+    """A batch failed as a whole though Redis is available."""
+
+    def __init__(self, fault: Failure) -> None:
+        super().__init__(fault.detail)
+        self.fault = fault
+
+
 class PartitionOwner:
-    """Owns one partition for this worker, and is its only retry policy; `on_wait` is called before each retry."""
+    """Owns one partition for this worker, and is the only one that retries; `on_wait` is called before each retry."""
 
     def __init__(
         self,
@@ -90,7 +101,63 @@ class PartitionOwner:
         """Return whether Redis has lost commits of this owner."""
         return await self._recovery.has_lost()
 
-    async def owned(self) -> Epoch:
+    async def ensure_owned(self) -> Epoch:
+        """Return the epoch of the ownership, retrying the take-over while Redis is unavailable. Raises Fenced."""
+        delays = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S)
+        while True:
+            try:
+                return await self._owned()
+            except (CommitConflict, StoreUnavailable) as error:
+                _UNCERTAIN.fails(error, self._partition)
+                self._on_wait()
+                await asyncio.sleep(next(delays))
+
+    async def process(self, messages: Sequence[OperationMessage]) -> Folded:
+        """Commit and publish the first operations, as many as fit in a batch; retry while Redis is unavailable.
+
+        Raises Fenced; BatchFailed: an operation that took effect nevertheless is recognised when it is retried.
+        """
+        delays, conflicts = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S), 0
+        while True:
+            epoch = await self.ensure_owned()
+            try:
+                folded = await self._commit(epoch, messages)
+            except Fenced:
+                raise
+            except (CommitConflict, StoreUnavailable) as error:
+                # The commit may have taken place. A new take-over fences off one that is still under way, and finds
+                # the events of one that took place.
+                _UNCERTAIN.fails(error, self._partition)
+                self.doubt()
+                conflicts += isinstance(error, CommitConflict)
+                if conflicts > 1:
+                    raise BatchFailed(fault_of(error)) from error
+                if isinstance(error, StoreUnavailable):
+                    self._on_wait()
+                await asyncio.sleep(next(delays))
+            except Exception as error:
+                self.doubt()
+                raise BatchFailed(fault_of(error)) from error
+            else:
+                _UNCERTAIN.holds(self._partition)
+                await self._publish(epoch, folded)
+                return folded
+
+    async def record(self, folded: Folded, blocks: CallBlocks) -> bool:
+        """Commit and publish the refusal of an operation that is to be parked; False if Redis failed."""
+        epoch = await self.ensure_owned()
+        try:
+            await self._write(epoch, folded, blocks)
+        except Fenced:
+            raise
+        except Exception as error:  # noqa: BLE001 - it is retried
+            _UNCERTAIN.fails(error, self._partition)
+            self.doubt()
+            return False
+        await self._publish(epoch, folded)
+        return True
+
+    async def _owned(self) -> Epoch:
         """Return the epoch of the ownership; take the partition over with the first delivery and after `doubt`.
 
         A take-over fences off the former owner, publishes what is left in the outbox, and applies lost commits again.
@@ -131,11 +198,11 @@ class PartitionOwner:
 
     async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
         """Apply operations again whose commits are lost, as many of the first as fit in a batch."""
-        folded = await self.commit(epoch, messages)
-        await self.send(epoch, folded)
+        folded = await self._commit(epoch, messages)
+        await self._publish(epoch, folded)
         return folded
 
-    async def commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
+    async def _commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
         """Apply the first operations, as many as fit in a batch, and commit the result. Raises StoreError."""
         wanted: dict[str, list[OperationId]] = {}
         for message in messages:
@@ -147,7 +214,7 @@ class PartitionOwner:
                 loaded.update(await self._store.load(self._partition, missing, max_bytes))
         folded = fold(messages, loaded, self._limits, self._window.batch_bytes)
         began = time.perf_counter()
-        await self.write(epoch, folded, dict.fromkeys(folded.unblocked), messages[: folded.taken])
+        await self._write(epoch, folded, dict.fromkeys(folded.unblocked), messages[: folded.taken])
         self._cache.note(loaded, folded)
         if folded.changes or folded.events:
             self._metrics.committed(folded.taken, time.perf_counter() - began)
@@ -155,7 +222,7 @@ class PartitionOwner:
         _log_refused(folded.applied)
         return folded
 
-    async def write(
+    async def _write(
         self, epoch: Epoch, folded: Folded, blocks: CallBlocks = NO_BLOCKS, messages: Sequence[OperationMessage] = ()
     ) -> None:
         """Commit the result of a batch. Raises StoreError."""
@@ -172,7 +239,7 @@ class PartitionOwner:
         # An earlier commit that is recognised now has to be safe as well before its events are published.
         await self._store.wait_for_replicas(self._partition, epoch, self._recent.position)
 
-    async def send(self, epoch: Epoch, folded: Folded) -> None:
+    async def _publish(self, epoch: Epoch, folded: Folded) -> None:
         """Publish events and replies, retrying until that succeeds, and trim the outbox. Raises Fenced."""
         # Each commit is published before the next one.
         position = self._recent.position

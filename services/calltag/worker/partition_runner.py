@@ -19,19 +19,11 @@ from calltag.core.contracts.operations import OPERATION, OperationMessage, WireE
 from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
-from calltag.core.process.waiting import backoff_s, restart_forever, run_until
+from calltag.core.process.waiting import restart_forever, run_until
 from calltag.core.store.connection import ByteWindow
-from calltag.core.store.ports import (
-    CallBlocks,
-    CallStore,
-    CommitConflict,
-    CommitPosition,
-    Epoch,
-    Fenced,
-    StoreUnavailable,
-)
+from calltag.core.store.ports import CallStore, CommitPosition, Epoch
 from calltag.core.telemetry.conditions import Condition
-from calltag.worker.batch import Failure, Folded, ParkingReason, fault_of
+from calltag.worker.batch import Failure, Folded, ParkingReason
 from calltag.worker.crash_guard import CrashGuard
 from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.expiry import Sweep
@@ -39,25 +31,14 @@ from calltag.worker.lag import Lag
 from calltag.worker.loss_recovery import RecentOperations
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.parking import Parking, refuse
-from calltag.worker.partition_owner import PartitionOwner
+from calltag.worker.partition_owner import BatchFailed, PartitionOwner
 from calltag.worker.retry_queues import RetryQueue, RetryQueues, Work
 
 log = structlog.get_logger()
 _NOT_PARKED: Final = Condition("park_failed")
-_UNCERTAIN: Final = Condition("commit_uncertain", over="commits_certain")
-_FIRST_RETRY_S: Final = 0.05
-_SLOWEST_RETRY_S: Final = 2.0
 _LOOK_S: Final = 1.0
 _SUSPICIOUS: Final = 2
 """Redeliveries from which on an operation is a possible poison message, and is applied alone."""
-
-
-class _Failed(Exception):
-    """A batch failed though Redis is available."""
-
-    def __init__(self, fault: Failure) -> None:
-        super().__init__(fault.detail)
-        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +123,7 @@ class PartitionRunner:
                     if wake.is_set() and not released.is_set():
                         wake.clear()
                         self._owner.doubt()
-                        await self._carry_out(())
+                        await self._owner.ensure_owned()
                     await self._take(deliveries or (), consumer)
                     for queue in self._queues.due(time.monotonic()):
                         await self._tend(queue, consumer)
@@ -214,8 +195,8 @@ class PartitionRunner:
         ended = 0
         while messages:
             try:
-                folded = await self._carry_out(messages)
-            except _Failed as failed:
+                folded = await self._owner.process(messages)
+            except BatchFailed as failed:
                 if len(messages) == 1:
                     log.warning("silent_call_end_failed", key=messages[0].operation.key, detail=failed.fault.detail)
                     return ended
@@ -260,7 +241,7 @@ class PartitionRunner:
             await self._singly(works, consumer)
             return
         await self._acknowledge(consumer)
-        epoch = await self._owned()
+        epoch = await self._owner.ensure_owned()
         if await self._owner.retry(lambda: self._crash_guard.begin(epoch, name)) == 1:
             await self._apply([work for work in works if not self._queues.enqueue(work)])
             await self._acknowledge(consumer)
@@ -279,7 +260,7 @@ class PartitionRunner:
         """Apply a possible poison message alone, so that a crash counts for no other operation."""
         # Earlier operations are acknowledged first, so that a crash does not redeliver them.
         await self._acknowledge(consumer)
-        epoch, name = await self._owned(), work.name
+        epoch, name = await self._owner.ensure_owned(), work.name
         tries = await self._owner.retry(lambda: self._crash_guard.begin(epoch, name))
         if tries > self._retry_limits.max_crashes and not await self._is_done(work):
             fault = Failure(f"{self._retry_limits.max_crashes} workers crashed on it, one after another")
@@ -304,8 +285,8 @@ class PartitionRunner:
         fail wait."""
         while works:
             try:
-                folded = await self._carry_out(_messages(works))
-            except _Failed as failed:
+                folded = await self._owner.process(_messages(works))
+            except BatchFailed as failed:
                 if len(works) == 1:
                     self._open(works[0], failed.fault)
                     return
@@ -343,9 +324,9 @@ class PartitionRunner:
     async def _retry(self, queue: RetryQueue) -> None:
         self._metrics.operations_retried.inc()
         try:
-            folded = await self._carry_out(_messages([queue.first]))
+            folded = await self._owner.process(_messages([queue.first]))
             faults = list(folded.faults.values())
-        except _Failed as failed:
+        except BatchFailed as failed:
             faults = [failed.fault]
         if faults:
             self._queues.failed(queue, faults[0], time.monotonic())
@@ -358,7 +339,7 @@ class PartitionRunner:
         work = queue.first
         if not queue.sender_notified:
             refusal = refuse(work, queue)
-            if not await self._notify_senders(refusal.folded, refusal.blocks):
+            if not await self._owner.record(refusal.folded, refusal.blocks):
                 return False
             queue.sender_notified = True
         try:
@@ -381,64 +362,6 @@ class PartitionRunner:
             await self._owner.retry(lambda: self._crash_guard.end(work.name))
         self._acknowledgeable.append(work.delivery.tag)
         queue.is_unblocked = True
-
-    async def _notify_senders(self, folded: Folded, blocks: CallBlocks) -> bool:
-        epoch = await self._owned()
-        try:
-            await self._owner.write(epoch, folded, blocks)
-        except Fenced:
-            raise
-        except Exception as error:  # noqa: BLE001 - it is retried
-            _UNCERTAIN.fails(error, self._partition)
-            self._owner.doubt()
-            return False
-        await self._owner.send(epoch, folded)
-        return True
-
-    async def _owned(self) -> Epoch:
-        """Return the epoch of the ownership, retrying the take-over while Redis is unavailable. Raises Fenced."""
-        delays = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S)
-        while True:
-            try:
-                return await self._owner.owned()
-            except (CommitConflict, StoreUnavailable) as error:
-                _UNCERTAIN.fails(error, self._partition)
-                self._restart_timers()
-                await asyncio.sleep(next(delays))
-
-    async def _carry_out(self, messages: Sequence[OperationMessage]) -> Folded:
-        """Commit and publish the first operations, as many as fit in a batch; retry while Redis is unavailable. Without
-        operations, only take the partition over.
-
-        Raises _Failed; an operation that took effect nevertheless is recognised when it is retried.
-        """
-        delays, conflicts = backoff_s(_FIRST_RETRY_S, _SLOWEST_RETRY_S), 0
-        while True:
-            epoch = await self._owned()
-            if not messages:
-                return Folded()
-            try:
-                folded = await self._owner.commit(epoch, messages)
-            except Fenced:
-                raise
-            except (CommitConflict, StoreUnavailable) as error:
-                # The commit may have taken place. A new take-over fences off one that is still under way, and finds
-                # the events of one that took place.
-                _UNCERTAIN.fails(error, self._partition)
-                self._owner.doubt()
-                conflicts += isinstance(error, CommitConflict)
-                if conflicts > 1:
-                    raise _Failed(fault_of(error)) from error
-                if isinstance(error, StoreUnavailable):
-                    self._restart_timers()
-                await asyncio.sleep(next(delays))
-            except Exception as error:
-                self._owner.doubt()
-                raise _Failed(fault_of(error)) from error
-            else:
-                _UNCERTAIN.holds(self._partition)
-                await self._owner.send(epoch, folded)
-                return folded
 
     def _read(self, delivery: Delivery) -> Work:
         seen_ms = time.time_ns() // 1_000_000
