@@ -1,10 +1,11 @@
-"""Rows 6 and 7: the whole path, at saturation and at a fixed rate, against the naive system."""
+"""Rows 6, 7 and 15: the whole path, at saturation and at a fixed rate, against the naive system."""
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bench.children import told_by
+from bench.cpu import cpu_s
 from bench.figures import Absolute, Bound, Findings, Progress, Ratio
 from bench.load.path import PathPlan
 from bench.load.posts import Plan
@@ -19,6 +20,8 @@ class Taken:
     per_s: list[float] = field(default_factory=list)
     p50_ms: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
+    """CPU of one operation at the fixed rate, of gateway, worker and notifier together."""
 
 
 async def compare(folder: Path, using: Backends, size: Size, progress: Progress) -> Findings:
@@ -31,14 +34,19 @@ async def compare(folder: Path, using: Backends, size: Size, progress: Progress)
         for number in range(1, size.rounds + 1):
             for kind, rig in (("calltag", ours), ("naive", naive)):
                 flat_out = await _told(kind, rig, size.path_operations, size.connections, None)
-                steady = await _told(kind, rig, round(size.rate * size.seconds), size.connections, size.rate)
+                count, before = round(size.rate * size.seconds), _cpu_s(rig)
+                steady = await _told(kind, rig, count, size.connections, size.rate)
+                used = {name: (now - before[name]) / count * 1e6 for name, now in _cpu_s(rig).items()}
                 mine = taken[kind]
                 mine.per_s.append(size.path_operations / flat_out["seconds"])
                 mine.p50_ms.append(steady["p50"])
                 mine.p99_ms.append(steady["p99"])
+                mine.cpu_us.append(sum(used.values()))
+                parts = ", ".join(f"{name} {each:,.0f}" for name, each in used.items())
                 progress(
                     f"round {number} of {size.rounds}: {kind}: {mine.per_s[-1]:,.0f} operations a second at "
-                    f"saturation; at {size.rate:g} a second p50 {steady['p50']:.1f} ms, p99 {steady['p99']:.1f} ms"
+                    f"saturation; at {size.rate:g} a second p50 {steady['p50']:.1f} ms, p99 {steady['p99']:.1f} ms, "
+                    f"CPU of an operation {mine.cpu_us[-1]:,.0f} us ({parts})"
                 )
     mine, other = taken["calltag"], taken["naive"]
     rate = f"POST to message, {size.rate:g} operations a second"
@@ -53,6 +61,13 @@ async def compare(folder: Path, using: Backends, size: Size, progress: Progress)
             ),
             Ratio("7", f"{rate}: p50", "naive system", _by(mine.p50_ms, other.p50_ms), Bound(0.7, at_least=False)),
             Ratio("7", f"{rate}: p99", "naive system", _by(mine.p99_ms, other.p99_ms), Bound(0.5, at_least=False)),
+            Ratio(
+                "15",
+                f"{rate}: CPU of gateway, worker and notifier",
+                "naive system",
+                _by(mine.cpu_us, other.cpu_us),
+                Bound(1.0, at_least=False),
+            ),
         ],
         [
             absolute
@@ -61,9 +76,14 @@ async def compare(folder: Path, using: Backends, size: Size, progress: Progress)
                 Absolute("6", f"{name}, whole path", each.per_s, "a s"),
                 Absolute("7", f"{name}, p50", each.p50_ms, "ms"),
                 Absolute("7", f"{name}, p99", each.p99_ms, "ms"),
+                Absolute("15", f"{name}, CPU of an operation", each.cpu_us, "us"),
             )
         ],
     )
+
+
+def _cpu_s(rig: Rig) -> dict[str, float]:
+    return {"gateway": cpu_s(rig.gateway.pid), "worker": cpu_s(rig.worker.pid), "notifier": cpu_s(rig.notifier.pid)}
 
 
 def _by(ours: list[float], others: list[float]) -> list[float]:
