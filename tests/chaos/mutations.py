@@ -110,9 +110,9 @@ MUTATIONS: Final = (
     Mutation(
         "gives a repeated request another operation id",
         _one(
-            "services/calltag/gateway/idempotency.py",
-            'f"{self.user}\\0{self.digest}".encode()',
-            'f"{self.user}\\0{self.digest}{id(self)}".encode()',
+            "shared/calltag/core/domain/ids.py",
+            'f"{user}\\0{key_digest}".encode()',
+            'f"{user}\\0{key_digest}{id(key_digest)}".encode()',
         ),
         _LOST_ANSWERS,
     ),
@@ -144,8 +144,8 @@ MUTATIONS: Final = (
         "answers before the broker has confirmed",
         _one(
             "services/calltag/gateway/operation_publisher.py",
-            "        await self._publish(operations, wait=False)",
-            "        self.__class__.later = asyncio.ensure_future(self._publish(operations, wait=False))",
+            "            await self._publish(operations, reply_to=None)",
+            "            self.__class__.later = asyncio.ensure_future(self._publish(operations, reply_to=None))",
         ),
         {"slow gateway:broker": 4, "cut gateway:broker": 6, "stall gateway:broker": 2, "kill gateway": 2},
     ),
@@ -153,8 +153,8 @@ MUTATIONS: Final = (
         "answers although the broker did not take it",
         _one(
             "services/calltag/gateway/operation_publisher.py",
-            "        if failures:\n",
-            "        if failures and wait:\n",
+            '            raise BackendUnavailable(f"RabbitMQ did not confirm the operation: {failure}") from failure',
+            "            if reply_to is not None:\n                raise BackendUnavailable(str(failure)) from failure",
         ),
         {"cut gateway:broker": 3, "stall gateway:broker": 3},
     ),

@@ -28,6 +28,7 @@ from calltag.core.store.ports import (
     HeldPartition,
     InstallationMismatch,
     Loaded,
+    Published,
     StateUnreadable,
     StoreUnavailable,
     WorkerId,
@@ -199,6 +200,31 @@ async def test_events_are_kept_until_they_are_sent(store: RedisCallStore) -> Non
     assert await store.kept(PARTITION, taken.epoch) == [b"e1", b"e2", b"e3"]
     await store.sent(PARTITION, taken.epoch, taken.position)
     assert (await store.take_over(PARTITION)).kept == 0
+
+
+async def test_an_owner_that_takes_over_again_empties_the_outbox_of_what_it_published(store: RedisCallStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    first = await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [b"e1"])
+    again = await store.take_over(PARTITION, epoch, Published(epoch, first.position))
+    assert (again.kept, again.former, again.position) == (0, epoch, first.position)
+    second = await store.commit(PARTITION, again.epoch, [change(CALL, CALL, "o2")], [b"e2"])
+    # A commit whose events it did not publish, and another owner in between.
+    assert (await store.take_over(PARTITION, again.epoch, Published(again.epoch, first.position))).kept == 1
+    other = (await store.take_over(PARTITION)).epoch
+    assert (await store.take_over(PARTITION, other, Published(again.epoch, second.position))).kept == 1
+
+
+async def test_a_commit_empties_the_outbox_of_what_was_published_before(store: RedisCallStore) -> None:
+    epoch = (await store.take_over(PARTITION)).epoch
+    first = await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [b"e1", b"e2"])
+    second = await store.commit(PARTITION, epoch, [change(CALL, CALL, "o2")], [b"e3"], published=first.position)
+    assert await store.kept(PARTITION, epoch) == [b"e3"]
+    # Of a commit whose events are perhaps not published, nothing is lost.
+    await store.commit(PARTITION, epoch, [change(CALL, CALL, "o3")], [b"e4"], published=first.position)
+    assert await store.kept(PARTITION, epoch) == [b"e3", b"e4"]
+    with pytest.raises(CommitConflict):
+        await store.commit(PARTITION, epoch, [change(None, CALL, "o4")], [b"e5"], published=second.position)
+    assert await store.kept(PARTITION, epoch) == [b"e3", b"e4"]
 
 
 async def test_kept_events_are_read_as_many_at_a_time_as_a_batch_has_bytes(client: RedisClient) -> None:

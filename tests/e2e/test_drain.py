@@ -60,7 +60,7 @@ async def test_clients_leave_a_notifier_that_ends_one_after_another(tmp_path: Pa
         sockets = [asyncio.create_task(listen(system)) for _ in range(MANY)]
 
         async def all_here() -> bool:
-            return await sample(system, "serve", "calltag_cometd_sessions") == 2 * MANY
+            return await sample(system, "serve", "calltag_cometd_suspended_connects") == 2 * MANY
 
         await eventually(all_here)
         system.programs["serve"].signal(signal.SIGTERM)

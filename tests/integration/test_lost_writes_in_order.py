@@ -18,7 +18,7 @@ from calltag.core.domain.operations import AttachUserData, CallOperation, CallSt
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.ports import NEVER, CommitPosition, Epoch, StoreUnavailable, TakeOver, WorkerId
+from calltag.core.store.ports import NEVER, CommitPosition, Epoch, Published, StoreUnavailable, TakeOver, WorkerId
 from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.assignment import Assignments
@@ -221,8 +221,10 @@ class Interrupted(Unreliable):
 
     interruption: type[Exception] | None = None
 
-    async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
-        taken = await super().take_over(partition, after)
+    async def take_over(
+        self, partition: Partition, after: Epoch = NEVER, published: Published | None = None
+    ) -> TakeOver:
+        taken = await super().take_over(partition, after, published)
         interruption, self.interruption = self.interruption, None
         if interruption is not None:
             raise interruption("the answer was lost")
@@ -277,7 +279,7 @@ async def test_what_comes_again_from_the_queue_is_not_told_as_lost(monkeypatch: 
         async def hang(*_: object) -> None:
             await asyncio.Event().wait()
 
-        monkeypatch.setattr(dead.store, "sent", hang)
+        monkeypatch.setattr(dead.store, "wait_for_replicas", hang)
         await dead.attach(2)
         await until_attached(client, (1, 2))
         for worker in (dead, heir):

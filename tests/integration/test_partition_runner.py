@@ -64,11 +64,12 @@ class Unreliable(RedisCallStore):
         epoch: Epoch,
         changes: Sequence[Change],
         events: Sequence[bytes],
-        marks: CallBlocks = NO_BLOCKS,
+        blocks: CallBlocks = NO_BLOCKS,
         *,
         after: CommitPosition = NOTHING,
+        published: CommitPosition | None = None,
     ) -> Committal:
-        made = await super().commit(partition, epoch, changes, events, marks, after=after)
+        made = await super().commit(partition, epoch, changes, events, blocks, after=after, published=published)
         fault = next(self.faults, None)
         if fault is not None:
             raise fault("the answer was lost")

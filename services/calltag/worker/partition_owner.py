@@ -30,6 +30,7 @@ from calltag.core.store.ports import (
     CommitPosition,
     Epoch,
     Fenced,
+    Published,
     StoreUnavailable,
     TakeOver,
 )
@@ -46,6 +47,7 @@ _WAITS: Final = Condition("partition_blocked", over="partitions_unblocked")
 T = TypeVar("T")
 _FIRST_RETRY_S: Final = 0.05
 _SLOWEST_RETRY_S: Final = 2.0
+_TRIM_AFTER_S: Final = 1.0
 
 
 class BatchFailed(Exception):
@@ -84,6 +86,10 @@ class PartitionOwner:
         self._on_wait = on_wait
         self._listed = CallIndexCache(publisher.index_fresh_s)
         self._cache = CallCache(call_cache_bytes)
+        self._published: Published | None = None
+        """None until the first take-over."""
+        self._trim_at_s: float | None = None
+        """When the outbox is trimmed, if no commit does so before; None if it is empty."""
         self.epoch: Epoch | None = None
         """None before the first delivery, and while the ownership is uncertain."""
         self.position: CommitPosition = recent.position
@@ -167,7 +173,9 @@ class PartitionOwner:
             if self._recent.was_elsewhere and self._recent.found is None:
                 # A take-over whose reply is lost makes the next one find its own epoch.
                 self._recent.found = (await self.retry(lambda: self._store.read_position(self._partition)))[0]
-            taken = await self.retry(lambda: self._store.take_over(self._partition, self._recent.latest_epoch))
+            taken = await self.retry(
+                lambda: self._store.take_over(self._partition, self._recent.latest_epoch, self._published)
+            )
             self._metrics.partition_takeovers.inc()
             # Another owner may have changed these calls.
             self._listed = CallIndexCache(self._publisher.index_fresh_s)
@@ -175,6 +183,7 @@ class PartitionOwner:
             log.info("partition_taken_over", epoch=taken.epoch, kept=taken.kept)
             if taken.kept:
                 await self._send_kept(taken)
+            self._published, self._trim_at_s = Published(taken.epoch, taken.position), None
             if not await self._recovery.recover(taken, self._again):
                 self.acknowledged()
                 # The recovery may have changed calls past the cache.
@@ -190,7 +199,7 @@ class PartitionOwner:
         while page := await self.retry(partial(self._read_kept, taken.epoch, sent)):
             await self._send(Publication((), list(_kept(page)), ()))
             sent += len(page)
-        await self._forget(taken.epoch, taken.position)
+        await self.retry(lambda: self._store.sent(self._partition, taken.epoch, taken.position))
 
     async def _read_kept(self, epoch: Epoch, skip: int) -> Sequence[bytes]:
         async with self._window.reading() as max_bytes:
@@ -229,7 +238,13 @@ class PartitionOwner:
         if folded.changes or folded.events or blocks:
             async with self._window.exchange(folded.size_bytes):
                 made = await self._store.commit(
-                    self._partition, epoch, folded.changes, folded.encoded, blocks, after=self._recent.position
+                    self._partition,
+                    epoch,
+                    folded.changes,
+                    folded.encoded,
+                    blocks,
+                    after=self._recent.position,
+                    published=None if self._published is None else self._published.position,
                 )
             self._metrics.calls_blocked.labels(self._partition).set(made.blocks)
             self._cache.blocked(made.blocks)
@@ -240,22 +255,30 @@ class PartitionOwner:
         await self._store.wait_for_replicas(self._partition, epoch, self._recent.position)
 
     async def _publish(self, epoch: Epoch, folded: Folded) -> None:
-        """Publish events and replies, retrying until that succeeds, and trim the outbox. Raises Fenced."""
+        """Publish events and replies, retrying until that succeeds. The next commit, or `trim`, empties the outbox."""
         # Each commit is published before the next one.
         position = self._recent.position
         events = list(zip(folded.events, folded.encoded, strict=True))
         calls = self._listed.changed(folded.calls, time.monotonic())
         await self._send(Publication(calls, events, folded.replies))
         self._listed.note(calls, time.monotonic())
+        self._published = Published(epoch, position)
         if events:
-            await self._forget(epoch, position)
+            self._trim_at_s = time.monotonic() + _TRIM_AFTER_S
+
+    def trim_due_in_s(self) -> float | None:
+        """Return the seconds until the outbox is to be trimmed; None if it is empty."""
+        return None if self._trim_at_s is None else max(0.0, self._trim_at_s - time.monotonic())
+
+    async def trim(self) -> None:
+        """Empty the outbox of published events, which would take memory. Raises Fenced, StoreUnavailable."""
+        is_due, self._trim_at_s = self._trim_at_s is not None, None
+        if is_due and self.epoch is not None and self._published is not None:
+            await self._store.sent(self._partition, self.epoch, self._published.position)
 
     async def _send(self, sending: Publication) -> None:
         # A retry continues where the last attempt stopped.
         await self.retry(lambda: self._publisher.send(sending))
-
-    async def _forget(self, epoch: Epoch, position: CommitPosition) -> None:
-        await self.retry(lambda: self._store.sent(self._partition, epoch, position))
 
     async def retry(self, attempt: Callable[[], Awaitable[T]]) -> T:
         """Retry while RabbitMQ or Redis is unavailable; the operations stay unacknowledged, in order."""

@@ -21,7 +21,7 @@ from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
 from calltag.core.process.waiting import restart_forever, run_until
 from calltag.core.store.connection import ByteWindow
-from calltag.core.store.ports import CallStore, CommitPosition, Epoch
+from calltag.core.store.ports import CallStore, CommitConflict, CommitPosition, Epoch, StoreUnavailable
 from calltag.core.telemetry.conditions import Condition
 from calltag.worker.batch import Failure, Folded, ParkingReason
 from calltag.worker.crash_guard import CrashGuard
@@ -131,6 +131,8 @@ class PartitionRunner:
                     # After a release the next owner sweeps.
                     if self._sweep is not None and not self._sweep.due_in_s() and not released.is_set():
                         await self._end(self._sweep)
+                    if released.is_set() or self._owner.trim_due_in_s() == 0:
+                        await self._trim()
                     self._metrics.operations_blocked.labels(self._partition).set(len(self._queues))
             finally:
                 self._metrics.released(self._partition)
@@ -162,11 +164,19 @@ class PartitionRunner:
                 each.cancel()
             await asyncio.gather(*watching, return_exceptions=True)
 
+    async def _trim(self) -> None:
+        """Empty the outbox of published events; the next owner would publish them again, without effect."""
+        try:
+            await self._owner.trim()
+        except (CommitConflict, StoreUnavailable) as error:
+            log.info("outbox_trim_failed", partition=self._partition, reason=str(error))
+
     def _due_in_s(self) -> float | None:
-        """Return the seconds until the next retry or sweep; None if there is none."""
+        """Return the seconds until the next retry, sweep or trim; None if there is none."""
         swept = self._sweep.due_in_s() if self._sweep is not None else None
         retried = self._queues.next_due_s(time.monotonic())
-        return min((due for due in (swept, retried) if due is not None), default=None)
+        dues = (swept, retried, self._owner.trim_due_in_s())
+        return min((due for due in dues if due is not None), default=None)
 
     def _restart_timers(self) -> None:
         self._queues.restart_timers(time.monotonic())

@@ -42,6 +42,7 @@ from calltag.core.store.ports import (
     Fenced,
     Loaded,
     PendingCall,
+    Published,
     State,
     StateUnreadable,
     StoreUnavailable,
@@ -130,9 +131,11 @@ class RedisCallStore:
         self._attempt = client.script("attempt")
         self._withdraw = client.script("attempt_withdraw")
 
-    async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
+    async def take_over(
+        self, partition: Partition, after: Epoch = NEVER, published: Published | None = None
+    ) -> TakeOver:
         step = 1 + secrets.randbelow(_LARGEST_STEP)
-        answer = await self._take_over(self._partition_keys(partition), [after, step])
+        answer = await self._take_over(self._partition_keys(partition), [after, step, *(published or ("", ""))])
         epoch, former, position, kept = map(int, cast(list[bytes], answer))
         return TakeOver(Epoch(epoch), kept, Epoch(former), CommitPosition(position))
 
@@ -174,10 +177,18 @@ class RedisCallStore:
         blocks: CallBlocks = NO_BLOCKS,
         *,
         after: CommitPosition = NOTHING,
+        published: CommitPosition | None = None,
     ) -> Committal:
         keys = [*self._partition_keys(partition), self._keys.live(partition), self._keys.blocks(partition)]
         remember = (self._remembered_operations, self._lifetimes.operations_ms)
-        arguments: list[str | bytes | int] = [epoch, after, *remember, len(events), *events]
+        arguments: list[str | bytes | int] = [
+            epoch,
+            after,
+            "" if published is None else published,
+            *remember,
+            len(events),
+            *events,
+        ]
         for change in changes:
             keys.extend(self._keys.state(partition, change.key).all())
             arguments.extend(commit_arguments(change, self._lifetimes))

@@ -5,7 +5,7 @@ One implementation uses Redis or Valkey; a single process runs the same code on 
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NewType, Protocol, TypeAlias
+from typing import Final, NamedTuple, NewType, Protocol, TypeAlias
 
 from calltag.core.broker.ports import Partition
 from calltag.core.domain.agent import Agent
@@ -151,11 +151,23 @@ class LivingWorker:
     held: Sequence[HeldPartition]
 
 
+class Published(NamedTuple):
+    """An owner has published the events of all commits up to this position, the last of them in this epoch."""
+
+    epoch: Epoch
+    position: CommitPosition
+
+
 class CallStore(Protocol):
     """State for the worker: each method accesses one partition. Every method may raise StoreUnavailable."""
 
-    async def take_over(self, partition: Partition, after: Epoch = NEVER) -> TakeOver:
-        """Raise the partition's epoch, above `after` in any case, which fences off commits of former owners."""
+    async def take_over(
+        self, partition: Partition, after: Epoch = NEVER, published: Published | None = None
+    ) -> TakeOver:
+        """Raise the partition's epoch, above `after` in any case, which fences off commits of former owners.
+
+        The outbox is emptied if this owner was the last one, and has published all that is in it.
+        """
         ...
 
     async def kept(
@@ -183,10 +195,12 @@ class CallStore(Protocol):
         blocks: CallBlocks = NO_BLOCKS,
         *,
         after: CommitPosition = NOTHING,
+        published: CommitPosition | None = None,
     ) -> Committal:
         """Write changes, blocks and outcomes, and append the events to the outbox, atomically.
 
-        `after` is the position of the last confirmed commit. Raises Fenced, CommitConflict, WriteRefused, and
+        `after` is the position of the last confirmed commit; `published` that up to which all events were published:
+        if it is the current one, the outbox is emptied before. Raises Fenced, CommitConflict, WriteRefused, and
         WritesLost if Redis is behind `after`: no commit may follow a lost one.
         """
         ...

@@ -2,7 +2,8 @@
 --
 -- KEYS: epoch, outbox, position, live calls by their last change, blocks, then for each change: state, user data, done,
 -- order.
--- ARGV: epoch, the last position that the owner knows, number of operations to remember, their minimum TTL in ms, number of events,
+-- ARGV: epoch, the last position that the owner knows, the position up to which events were published ('' if unknown), number of
+--       operations to remember, their minimum TTL in ms, number of events,
 --       the events, then for each change: expected version ('-' for no state), new version ('' if unchanged), TTL in ms, member of
 --       the live calls ('' if not a call), '1' if it is live, '0' if not, '' if unchanged, state ('' if unchanged), order of the
 --       user-data keys ('' if unchanged), number of keys to delete (-1: all), the keys, number of keys to set,
@@ -25,6 +26,7 @@ local epoch = redis.call('GET', KEYS[1]) or '0'
 if epoch ~= take() then return {'fenced', epoch} end
 local position = redis.call('GET', KEYS[3]) or '0'
 if tonumber(position) < tonumber(take()) then return {'lost', position} end
+local is_published = position == take()
 local remember, memory = tonumber(take()), tonumber(take())
 local events = take_list(tonumber(take()))
 
@@ -87,6 +89,8 @@ for _, change in ipairs(changes) do
   redis.call('PEXPIRE', change.done, remembered)
   redis.call('PEXPIRE', change.order, remembered)
 end
+-- What is in the outbox was published: its owner trims it in the exchange of the next commit.
+if is_published then redis.call('DEL', KEYS[2]) end
 for _, event in ipairs(events) do redis.call('RPUSH', KEYS[2], event) end
 while at < #ARGV do
   local name, mark = take(), take()
