@@ -211,7 +211,7 @@ class Browsers:
         """Add advice about the browser's other tabs to the reply to a connect."""
         resident = suspended.resident
         is_possible = suspended.was_held
-        was_advised, resident.has_other_tabs = resident.has_other_tabs, not is_possible
+        was_advised = resident.advise_tabs(has_others=not is_possible)
         given = reply.get("advice")
         advice = given if isinstance(given, dict) else {}
         if is_possible:

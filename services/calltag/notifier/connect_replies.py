@@ -62,7 +62,7 @@ class ConnectReplies:
             self.metrics.taken(session, queued[: len(queued) - len(session.queue)] if session.queue else queued)
         session.note_sent()
         if events:
-            resident.delivered_at_ms = now_ms
+            resident.delivered(now_ms)
         self.registry.mark(resident)
         return events
 
@@ -113,7 +113,7 @@ class ConnectReplies:
         else:
             reply = self.engine.ended(kept, resident.client_id)
         reply = self.engine.extend(kept, reply, arrived_ms, wall_ms())
-        return ConnectAnswer(self.goodbye(resident), reply, resident)
+        return ConnectAnswer(resident.take_goodbye(), reply, resident)
 
     def too_late(self, message: Message, client_id: str, ending: Ending, arrived_ms: int) -> ConnectAnswer:
         """Return the answer to a connect after the end of its session. Raises BayeuxError."""
@@ -122,8 +122,3 @@ class ConnectReplies:
         reply = self.engine.ended(message, client_id)
         events = [encode_reply(self.engine.disconnected())]
         return ConnectAnswer(events, self.engine.extend(message, reply, arrived_ms, wall_ms()))
-
-    def goodbye(self, resident: Resident) -> list[bytes]:
-        """Return the message about the end of a session that the server has ended; it is sent once."""
-        goodbye, resident.goodbye = resident.goodbye, b""
-        return [goodbye] if goodbye else []

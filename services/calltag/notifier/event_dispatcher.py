@@ -132,7 +132,7 @@ class EventDispatcher:
                     frame = batch.frame_of(session)
                     if frame and outlet.push(frame, one_of_many=many):
                         session.went_out(batch.last)
-                        resident.delivered_at_ms = now_ms
+                        resident.delivered(now_ms)
                         self.registry.mark(resident)
                         pushed += 1
                         continue

@@ -44,7 +44,7 @@ class SessionEndings:
             return
         resident.session.end(ending)
         if ending is Ending.CLOSED:
-            resident.goodbye = encode_reply(self.engine.disconnected())
+            resident.say_goodbye(encode_reply(self.engine.disconnected()))
         self.release(resident)
 
     async def close(self, user: UserId, digest: str) -> None:
@@ -81,8 +81,8 @@ class SessionEndings:
 
     def release(self, resident: Resident) -> None:
         """Remove a session whose home is another node, or which has ended."""
-        suspended, outlet = resident.suspended, resident.outlet
-        resident.suspended = resident.outlet = None
+        suspended, outlet = resident.resume(), resident.outlet
+        resident.push_to(None)
         self.connections.forget(resident)
         if self.registry.remove(resident):
             self.registrations.leave(resident.session.user)

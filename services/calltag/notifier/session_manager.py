@@ -191,12 +191,10 @@ class SessionManager:
 
     def _begin(self, resident: Resident, request: ConnectRequest, now_ms: int) -> None:
         """Make the connect the session's latest; a suspended earlier one is replaced."""
-        resident.connects += 1
-        former, resident.suspended = resident.suspended, None
+        wish = request.wish
+        former = resident.begin_connect(wish.interval_ms, now_ms + self._lifetime_ms(wish), is_hurried=wish.is_hurried)
         if former is not None:
             former.outlet.replace(former)
-        resident.interval_ms = request.wish.interval_ms
-        resident.was_hurried, resident.is_answer_lost = request.wish.is_hurried, False
         self.connections.connected(resident, request.context.connection_id)
         if resident.address != request.context.address:
             self.registry.move(resident, request.context.address)
@@ -209,8 +207,7 @@ class SessionManager:
         )
         if resident.outlet is not request.context.outlet:
             # No event may be pushed on the former connection ahead of the answer to this connect.
-            resident.outlet = None
-        resident.expires_at_ms = now_ms + self._lifetime_ms(request.wish)
+            resident.push_to(None)
         if resident.watches and self.watches.is_due(session.user, session.subscriptions):
             self.background.begin(self._watch(session))
         self.registry.mark(resident)
@@ -290,13 +287,12 @@ class SessionManager:
             is_exact = resident.is_roaming and not request.context.is_streaming
             if not await self.sync.save([resident], is_exact=is_exact):
                 return None
-            resident.is_roaming = is_exact
+            resident.roam(is_exact)
         return await self._respond(resident, request, connect)
 
     def _prove(self, resident: Resident, request: ConnectRequest) -> None:
         """Trust the credentials of the request for the session's user until they are checked again."""
-        resident.proof = request.context.proof
-        resident.proven_until_ms = request.checked_ms + self.settings.credential_recheck_ms
+        resident.trust(request.context.proof, request.checked_ms + self.settings.credential_recheck_ms)
 
     async def _respond(
         self, resident: Resident, request: ConnectRequest, connect: Connect
@@ -317,8 +313,7 @@ class SessionManager:
 
     def _settle(self, resident: Resident) -> None:
         """End roaming after several connects in a row here, once that is saved."""
-        resident.settled += 1
-        if resident.is_roaming and resident.settled >= _SETTLED:
+        if resident.settle() >= _SETTLED and resident.is_roaming:
             self.background.begin(self._end_roaming(resident))
 
     async def _end_roaming(self, resident: Resident) -> None:
@@ -326,7 +321,7 @@ class SessionManager:
             number = resident.saves + 1
             if await self.sync.save([resident], is_exact=False) and resident.saves == number:
                 # No later save has recorded the session as exact.
-                resident.is_roaming = False
+                resident.roam(False)
 
     # -- claims --------------------------------------------------------------------------------------------------------
 
@@ -372,7 +367,8 @@ class SessionManager:
     ) -> ConnectAnswer | Suspended | None:
         record, period = found.record, self.lease.period
         resident = here or resident_of(record, self.queue_memory, is_streaming=request.context.is_streaming)
-        session, resident.login = resident.session, login
+        session = resident.session
+        resident.log_in(login)
         resubscribe(resident, record)
         session.adopt(request.wish.acknowledged, is_exact=here is not None or record.is_exact)
         connect = self._as_connect(resident, request)
@@ -381,7 +377,7 @@ class SessionManager:
             session.confirm(connect)
         has_moved = record.home != self.node
         if has_moved:
-            resident.is_roaming = not request.context.is_streaming and record.moved_ago_ms < self.settings.roaming_ms
+            resident.roam(not request.context.is_streaming and record.moved_ago_ms < self.settings.roaming_ms)
         state = replace(
             self.sync.state(resident, is_exact=resident.is_roaming),
             lifetime_ms=self._lifetime_ms(request.wish),
@@ -397,7 +393,7 @@ class SessionManager:
                 return None
             return self.replies.ended(here, self.engine.kept(request.message), request.arrived_ms)
         self.metrics.claims.inc()
-        resident.verified_in, resident.saves = period, 0
+        resident.claimed(period)
         self._taken_over(resident, found, is_new=here is None, cycle=saved.cycle, head=saved.head)
         self.sync.note_saved(resident, state, saved)
         self._prove(resident, request)
@@ -420,9 +416,8 @@ class SessionManager:
             if record.is_exact:
                 moved = SessionNotice(kind=NoticeKind.FLUSH, client_id=record.client_id, cycle=record.cycle)
                 self.endings.notify(record.home, moved)
-        resident.active_at_ms = now_ms - record.active_ago_ms
-        resident.ends_at_ms = None if record.ends_in_ms is None else now_ms + record.ends_in_ms
-        resident.credential = self.claims.credential(record.client_id)
+        ends_at_ms = None if record.ends_in_ms is None else now_ms + record.ends_in_ms
+        resident.adopted(now_ms - record.active_ago_ms, ends_at_ms, self.claims.credential(record.client_id))
         if found.after <= session.position:
             self.dispatcher.take_in(session, found.entries, has_more=found.has_more)
         else:
@@ -451,7 +446,8 @@ class SessionManager:
     def answer(self, suspended: Suspended) -> None:
         """Answer a suspended connect now."""
         resident, now_ms = suspended.resident, self.registry.clock_ms()
-        session, resident.suspended = resident.session, None
+        session = resident.session
+        resident.resume()
         is_lacking = session.needs_reading and not session.has_news
         if is_lacking or resident.is_roaming or not self.is_verified(resident, now_ms):
             self.replies.expire_after(resident, now_ms)
@@ -488,7 +484,7 @@ class SessionManager:
         if resident.suspended is suspended:
             if not may_answer or not (resident.session.has_news or has_ended):
                 return
-            resident.suspended = None
+            resident.resume()
         elif waits:
             return
         elif resident.connects != connects or not may_answer:
@@ -541,7 +537,7 @@ class SessionManager:
         """Drop a suspended connect whose client has disconnected; queued messages stay queued."""
         resident = suspended.resident
         if resident.suspended is suspended:
-            resident.suspended = None
+            resident.resume()
             self.replies.expire_after(resident, self.registry.clock_ms())
 
     def answer_lost(self, client_ids: Iterable[str]) -> None:

@@ -181,6 +181,81 @@ class Resident:
         """Return the deadline of its suspended connect, or else its expiry."""
         return self.expires_at_ms if self.suspended is None else self.suspended.deadline_ms
 
+    # -- connects --------------------------------------------------------------------------------------------------
+
+    def begin_connect(self, interval_ms: int, expires_at_ms: int, *, is_hurried: bool) -> Suspended | None:
+        """Make a connect the latest one; return a suspended earlier one, which it replaces."""
+        self.connects += 1
+        self.interval_ms, self.expires_at_ms = interval_ms, expires_at_ms
+        self.was_hurried, self.is_answer_lost = is_hurried, False
+        return self.resume()
+
+    def resume(self) -> Suspended | None:
+        """Return its suspended connect, which is suspended no longer."""
+        suspended, self.suspended = self.suspended, None
+        return suspended
+
+    def push_to(self, outlet: Outlet | None) -> None:
+        """Push events to this transport from now on."""
+        self.outlet = outlet
+
+    def delivered(self, now_ms: int) -> None:
+        """Note that events were sent to it."""
+        self.delivered_at_ms = now_ms
+
+    def advise_tabs(self, *, has_others: bool) -> bool:
+        """Note whether its client is advised of other tabs; return whether it was before."""
+        before, self.has_other_tabs = self.has_other_tabs, has_others
+        return before
+
+    # -- its home and credentials ----------------------------------------------------------------------------------
+
+    def claimed(self, period: int) -> None:
+        """Note that this node became its home in a period of the lease, by a claim that nothing was saved after."""
+        self.verified_in, self.saves = period, 0
+
+    def adopted(self, active_at_ms: int, ends_at_ms: int | None, credential: str) -> None:
+        """Take over what its former home knew."""
+        self.active_at_ms, self.ends_at_ms, self.credential = active_at_ms, ends_at_ms, credential
+
+    def verified(self, period: int) -> int:
+        """Note that Redis has confirmed its home in a period of the lease; return the period before."""
+        before, self.verified_in = self.verified_in, period
+        return before
+
+    def next_save(self) -> int:
+        """Return the number of its next save."""
+        self.saves += 1
+        return self.saves
+
+    def roam(self, is_roaming: bool) -> None:
+        """Begin or end roaming."""
+        self.is_roaming = is_roaming
+
+    def settle(self) -> int:
+        """Count a connect that was handled here; return the number since the last take-over."""
+        self.settled += 1
+        return self.settled
+
+    def log_in(self, login: str) -> None:
+        """Note the login that authenticated its user."""
+        self.login = login
+
+    def trust(self, proof: bytes, until_ms: int) -> None:
+        """Trust these credentials for its user until they are checked again."""
+        self.proof, self.proven_until_ms = proof, until_ms
+
+    # -- its end -----------------------------------------------------------------------------------------------------
+
+    def say_goodbye(self, message: bytes) -> None:
+        """Queue a message about its end."""
+        self.goodbye = message
+
+    def take_goodbye(self) -> list[bytes]:
+        """Return the message about its end, once."""
+        message, self.goodbye = self.goodbye, b""
+        return [message] if message else []
+
 
 @dataclass(slots=True)
 class Connections:
@@ -385,6 +460,13 @@ class SessionRegistry:
             if self.has(resident) and not resident.noted_ms:
                 resident.noted_ms = max(resident.due_ms, now_ms + _LATE_MS)
                 self._deadlines.add(resident.noted_ms, client_id)
+
+    def take_marked(self) -> list[Resident]:
+        """Return the sessions to be saved, which are marked no longer."""
+        marked, self.dirty = self.dirty, []
+        for resident in marked:
+            resident.is_dirty = False
+        return [each for each in marked if self.has(each)]
 
     def mark(self, resident: Resident) -> None:
         """Mark a session to be saved."""

@@ -70,14 +70,14 @@ def state_of(
     """Return the state to save; `is_exact` if the session is saved before its next answer, or released."""
     session = resident.session
     is_lost = resident.is_answer_lost and not session.acknowledges
-    resident.saves += 1
+    number = resident.next_save()
     lives_ms = max(resident.due_ms - now_ms, 0)
     if resident.suspended is not None:
         lives_ms += resident.interval_ms + limits.max_interval_ms
     return SessionState(
         session.client_id,
         session.cycle,
-        resident.saves,
+        number,
         Cursor(
             session.confirmed, session.confirmed if is_lost else session.sent, session.batch, tuple(session.batches)
         ),
@@ -128,10 +128,7 @@ class SessionSync:
 
     async def save_marked(self) -> None:
         """Save changed sessions, and verify that this is still their home. Raises StoreUnavailable."""
-        marked, self.registry.dirty = self.registry.dirty, []
-        for resident in marked:
-            resident.is_dirty = False
-        residents = [each for each in marked if self.registry.has(each)]
+        residents = self.registry.take_marked()
         if not residents:
             return
         try:
@@ -168,7 +165,7 @@ class SessionSync:
                     continue
                 all_here = False
             elif session.cycle == state.cycle:
-                was_verified, resident.verified_in = self.lease.covers(resident.verified_in), period
+                was_verified = self.lease.covers(resident.verified(period))
                 session.verified(saved.cycle)
                 self.note_saved(resident, state, saved)
                 if not was_verified and self.registry.has(resident):

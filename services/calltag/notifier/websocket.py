@@ -249,7 +249,7 @@ class SocketConnection:
         self._answer_overtaken(resident.client_id)
         self._residents[resident.client_id] = resident
         if self._sockets.server.sessions.registry.has(resident):
-            resident.outlet = self
+            resident.push_to(self)
 
     def writable(self) -> None:
         """Continue pushing: the write buffer has drained."""
@@ -266,7 +266,7 @@ class SocketConnection:
         for resident in self._residents.values():
             if resident.outlet is not self:
                 continue
-            resident.outlet = None
+            resident.push_to(None)
             if has_read_all and not resident.is_answer_lost:
                 resident.session.confirm_sent()
                 sessions.registry.mark(resident)
@@ -391,7 +391,7 @@ class SocketConnection:
         """Push queued messages until the client reads too slowly."""
         sessions, session = self._sockets.server.sessions, resident.session
         if resident.goodbye:
-            self._send(sessions.replies.goodbye(resident), [])
+            self._send(resident.take_goodbye(), [])
         if not sessions.registry.has(resident):
             # The deadline of a connection without a session begins.
             self._look_again(sessions.registry.clock_ms())
