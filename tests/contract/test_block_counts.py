@@ -9,8 +9,8 @@ from calltag.core.store.calls import RedisCallBlocks
 from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.telemetry.metrics import Metrics
-from calltag.worker.block_counts import BlockCounts
 from calltag.worker.metrics import WorkerMetrics
+from calltag.worker.reports import BlockCounts
 
 KEYS = Keys("calltag-test")
 ONE, TWO = Partition(0), Partition(1)

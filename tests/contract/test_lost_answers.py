@@ -17,9 +17,8 @@ from calltag.core.broker.ports import NodeId, Partition, PublishedCounts
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
-from calltag.core.identity.errors import LockedOut
 from calltag.core.identity.http_sessions import RedisHttpSessions
-from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
+from calltag.core.identity.login_attempts import AttemptLimits, By, LockedOut, RedisLoginAttempts
 from calltag.core.store import connection as store_client
 from calltag.core.store.backlog import RedisPublishedTotals
 from calltag.core.store.calls import RedisCallStore

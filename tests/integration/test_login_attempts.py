@@ -14,8 +14,7 @@ from starlette.applications import Starlette
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.directory import User, directory
-from calltag.core.identity.errors import LockedOut
-from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
+from calltag.core.identity.login_attempts import AttemptLimits, By, LockedOut, RedisLoginAttempts
 from calltag.core.identity.passwords import Passwords
 from calltag.core.store.connection import RedisClient, redis_client
 from calltag.core.store.scripts import ScriptBatcher

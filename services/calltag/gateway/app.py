@@ -40,12 +40,11 @@ from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 from calltag.gateway.middleware import Direct, Finishing, allow, failed, route_of
 from calltag.gateway.operation_pipeline import OperationPipeline
 from calltag.gateway.operation_publisher import OperationPublisher, Replies
-from calltag.gateway.product import product_routes
+from calltag.gateway.product import add_swagger, product_routes
 from calltag.gateway.rate_limits import RateLimits
 from calltag.gateway.requests import BodyReader, UserDataLimits
 from calltag.gateway.resources import answer
 from calltag.gateway.routes import Api, operate_call, switch_routes, user_routes
-from calltag.gateway.swagger import add_swagger
 
 log = structlog.get_logger()
 _METHOD_NOT_ALLOWED: Final = 405

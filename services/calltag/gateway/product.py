@@ -1,11 +1,18 @@
-"""Routes that identify the server to clients and people: product and version."""
+"""Routes that identify the server to clients and people: product, version, and the documentation in a browser."""
 
-from fastapi import APIRouter
-from starlette.responses import Response
+import base64
+import re
+from hashlib import sha256
+from typing import Final
+
+from fastapi import APIRouter, FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
 
 from calltag.core import VERSION
 from calltag.gateway.resources import answer
-from calltag.gateway.swagger import PAGE
 
 
 def product_routes() -> APIRouter:
@@ -26,3 +33,45 @@ def product_routes() -> APIRouter:
         return answer(version)
 
     return router
+
+
+PAGE: Final = "/docs"
+_FILES: Final = "/docs/files"
+_PACKAGE: Final = ("fastapi_swagger", "resources")
+"""Location of Swagger UI's distribution files; the package's own code is not used."""
+_SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_POLICY: Final = (
+    "default-src 'none'; connect-src 'self'; img-src 'self' data:; font-src data:; style-src 'self' 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; script-src 'self'"
+)
+"""Swagger UI needs inline styles, and images and fonts embedded as data URLs."""
+
+
+def add_swagger(app: FastAPI) -> None:
+    """Serve the page for the app's OpenAPI document."""
+    page = get_swagger_ui_html(
+        openapi_url=app.openapi_url or "",
+        title=app.title,
+        swagger_js_url=f"{_FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{_FILES}/favicon-32x32.png",
+        # Otherwise Swagger UI sends the document's address to an external validator.
+        swagger_ui_parameters={"validatorUrl": "none"},
+    )
+    page.headers["Content-Security-Policy"] = f"{_POLICY} {_hashes(bytes(page.body).decode())}"
+    files = StaticFiles(packages=[_PACKAGE])
+
+    @app.get(PAGE, include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        return page
+
+    # A route, because a mount would serve all methods.
+    @app.get(f"{_FILES}/{{name}}", include_in_schema=False)
+    async def file(request: Request, name: str) -> Response:
+        return await files.get_response(name, request.scope)
+
+
+def _hashes(page: str) -> str:
+    """Return the page's inline scripts as policy sources; injected scripts do not run."""
+    digests = (sha256(script.encode()).digest() for script in _SCRIPT.findall(page))
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)

@@ -19,7 +19,7 @@ from calltag.core.bayeux.messages import AnswerBudget, BayeuxLimit, CodecError, 
 from calltag.core.http.direct import DirectWebSocket, SocketHandler
 from calltag.core.http.request_parser import RequestHead
 from calltag.core.http.responses import Refusal
-from calltag.core.identity.errors import TooManyLogins
+from calltag.core.identity.login_attempts import TooManyLogins
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.request_ids import request_id_of
 from calltag.notifier.authentication import Authentication, Credentials, credentials_of, proof_of

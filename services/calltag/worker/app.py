@@ -23,15 +23,14 @@ from calltag.core.store.replica_wait import Durability
 from calltag.core.store.watches import RedisWatches
 from calltag.core.store.workers import RedisCallIndex, RedisWorkerRegistry
 from calltag.worker.assignment import Assignments
-from calltag.worker.block_counts import BlockCounts
 from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.expiry import Sweep
-from calltag.worker.lag import LagReports
 from calltag.worker.loss_recovery import RecentByPartition, RecentLimits
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.node_sender import NodeSender
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner, RetryLimits
+from calltag.worker.reports import BlockCounts, LagReports
 
 _SWEEP_EVERY_S: Final = 30.0
 _LONGER: Final = 2
@@ -169,7 +168,7 @@ async def run_worker(backends: Backends, life: Lifecycle, stop: asyncio.Event) -
     task = life.supervise("worker", assignments.run(stop))
     reporting = life.supervise("lag-reports", reports.run(lambda: assignments.partitions))
     blocks = RedisCallBlocks(backends.client, backends.keys, backends.settings.partitions)
-    counting = life.supervise("mark-counts", BlockCounts(blocks, metrics).run(lambda: assignments.partitions))
+    counting = life.supervise("block-counts", BlockCounts(blocks, metrics).run(lambda: assignments.partitions))
     await stop.wait()
     await asyncio.wait({task}, timeout=backends.settings.drain_timeout_s)
     reporting.cancel()

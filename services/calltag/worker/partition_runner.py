@@ -27,11 +27,11 @@ from calltag.worker.batch import Failure, Folded, ParkingReason
 from calltag.worker.crash_guard import CrashGuard
 from calltag.worker.event_publisher import EventPublisher
 from calltag.worker.expiry import Sweep
-from calltag.worker.lag import Lag
 from calltag.worker.loss_recovery import RecentOperations
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.parking import Parking, refuse
 from calltag.worker.partition_owner import BatchFailed, PartitionOwner
+from calltag.worker.reports import Lag
 from calltag.worker.retry_queues import RetryQueue, RetryQueues, Work
 
 log = structlog.get_logger()

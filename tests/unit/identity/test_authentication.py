@@ -10,8 +10,8 @@ from argon2 import PasswordHasher
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.authentication import Authenticator, Identified
 from calltag.core.identity.directory import Directory, User, directory
-from calltag.core.identity.errors import AuthenticationError, SessionOver, WrongCredentials
 from calltag.core.identity.http_sessions import CookieFlags, HttpSession, SameSite, values_of
+from calltag.core.identity.login_attempts import AuthenticationError, SessionOver, WrongCredentials
 from calltag.core.identity.passwords import Passwords
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)

@@ -9,7 +9,7 @@ from argon2 import PasswordHasher
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.directory import Directory, User, directory
-from calltag.core.identity.errors import TooManyLogins
+from calltag.core.identity.login_attempts import TooManyLogins
 from calltag.core.identity.passwords import Passwords
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)

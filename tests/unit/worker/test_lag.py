@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from calltag.core.broker.ports import Partition
 from calltag.core.store.ports import StoreUnavailable
-from calltag.worker.lag import Lag, LagReports
+from calltag.worker.reports import Lag, LagReports
 
 HERE, THERE = Partition(0), Partition(1)
 

@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.directory import Directory, User
-from calltag.core.identity.errors import LockedOut, SessionOver, TooManyLogins, WrongCredentials
 from calltag.core.identity.http_sessions import USUAL, CookieFlags, HttpSession, HttpSessions
+from calltag.core.identity.login_attempts import LockedOut, SessionOver, TooManyLogins, WrongCredentials
 from calltag.core.identity.passwords import Passwords
 
 __all__ = ["COOKIE", "Authenticator", "Identified", "LockedOut", "SessionOver", "TooManyLogins", "WrongCredentials"]

@@ -2,10 +2,10 @@
 
 An attempt is counted before its password is checked, so that concurrent ones cannot exceed the limit, and given back if
 the password was right. Unknown names are counted like others: a lock-out does not reveal whether a name exists.
-Attempts are stored by number, so that a command retried after a lost reply counts once.
-"""
+Attempts are stored by number, so that a command retried after a lost reply counts once."""
 
 import asyncio
+import math
 import secrets
 import time
 from collections import OrderedDict
@@ -17,8 +17,35 @@ from typing import Final, Literal, Protocol, cast
 
 import structlog
 
-from calltag.core.identity.errors import LockedOut
 from calltag.core.store.scripts import ScriptBatcher
+
+
+class AuthenticationError(Exception):
+    """Root of the errors of authentication."""
+
+
+class WrongCredentials(AuthenticationError):
+    """The credentials are wrong or malformed. The message does not say which part is wrong."""
+
+
+class SessionOver(WrongCredentials):
+    """The session of the cookie has ended or never existed."""
+
+    def __init__(self) -> None:
+        super().__init__("the session is over: sign in again")
+
+
+class TooManyLogins(AuthenticationError):
+    """The queue of password checks is full; retryable."""
+
+
+class LockedOut(TooManyLogins):
+    """Too many wrong passwords, for this user or from this address; a right one is refused as well."""
+
+    def __init__(self, wait_s: float) -> None:
+        self.wait_s = max(1, math.ceil(wait_s))
+        super().__init__(f"too many failed logins; try again in {self.wait_s} s")
+
 
 log = structlog.get_logger()
 By = Literal["user", "address"]

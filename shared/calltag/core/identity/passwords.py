@@ -16,8 +16,7 @@ from argon2.profiles import RFC_9106_LOW_MEMORY
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.directory import Directory, User
-from calltag.core.identity.errors import TooManyLogins
-from calltag.core.identity.login_attempts import LoginAttempts, UnlimitedAttempts
+from calltag.core.identity.login_attempts import LoginAttempts, TooManyLogins, UnlimitedAttempts
 from calltag.core.process.limits import QueueFull, SharedQueue
 
 _MAX_PASSWORD_BYTES: Final = 1_024

@@ -1,14 +1,18 @@
-"""The lag of this worker: the age of operations when it receives them."""
+"""Periodic reports of a worker: the lag of its partitions, and the number of blocked calls."""
 
 import asyncio
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Final
 
+import structlog
+
 from calltag.core.broker.ports import Partition
 from calltag.core.store.backlog import Lags
+from calltag.core.store.calls import RedisCallBlocks
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.conditions import Condition
+from calltag.worker.metrics import WorkerMetrics
 
 _NOT_REPORTED: Final = Condition("lag_not_reported", over="lag_reported", level="info")
 _REPORT_EVERY_S: Final = 0.5
@@ -69,3 +73,31 @@ class LagReports:
             _NOT_REPORTED.fails(error)
         else:
             _NOT_REPORTED.holds()
+
+
+log = structlog.get_logger()
+_COUNT_EVERY_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class BlockCounts:
+    """Updates the gauge where no commit does: after a restart, and after an operator's `drop`."""
+
+    blocks: RedisCallBlocks
+    metrics: WorkerMetrics
+
+    async def run(self, owned: Callable[[], Collection[Partition]]) -> None:
+        """Look every five seconds for as long as the task runs."""
+        while True:
+            await self.look(owned)
+            await asyncio.sleep(_COUNT_EVERY_S)
+
+    async def look(self, owned: Callable[[], Collection[Partition]]) -> None:
+        """Look once."""
+        try:
+            counts = await self.blocks.counts(sorted(owned()))
+        except StoreUnavailable as error:
+            log.info("block_count_failed", reason=str(error))
+            return
+        for partition in counts.keys() & set(owned()):
+            self.metrics.calls_blocked.labels(partition).set(counts[partition])
