@@ -3,28 +3,13 @@
 `partition = int.from_bytes(sha256(id in UTF-8)[:8], "big") % partitions`. Other publishers on `calltag.ops` have to
 compute the same; tests hold golden vectors."""
 
-from functools import lru_cache
 from hashlib import sha256
-from typing import Final
 
 from calltag.core.broker.ports import Partition
-
-_REMEMBERED: Final = 20_000
-_USUAL_LENGTH: Final = 64
 
 
 def partition_of(key: str, partitions: int) -> Partition:
     """Return the partition of a call id (or of a user id, for operations on agents)."""
-    return _known(key, partitions) if len(key) <= _USUAL_LENGTH else _computed(key, partitions)
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _known(key: str, partitions: int) -> Partition:
-    """Cached, as a call gets many operations."""
-    return _computed(key, partitions)
-
-
-def _computed(key: str, partitions: int) -> Partition:
     return Partition(int.from_bytes(sha256(key.encode()).digest()[:8]) % partitions)
 
 

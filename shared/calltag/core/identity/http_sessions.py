@@ -7,7 +7,6 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from hashlib import sha256
 from importlib import resources
 from typing import Final, Literal, Protocol, cast
@@ -50,9 +49,7 @@ def values_of(name: str, headers: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(value for value in values if value))[:_MOST]
 
 
-_REMEMBERED: Final = 20_000
 _TOKEN_BYTES: Final = 32
-_LENGTH: Final = len(secrets.token_urlsafe(_TOKEN_BYTES))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +166,7 @@ def _source(name: str) -> str:
 
 
 def _digest_of(token: str) -> str:
-    return _digest_of_ours(token) if len(token) == _LENGTH else _digest(token)
-
-
-def _digest(token: str) -> str:
     return sha256(token.encode(errors="replace")).hexdigest()
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _digest_of_ours(token: str) -> str:
-    """Cached, as a session sends many requests. Tokens of other lengths bypass the cache, to bound its memory."""
-    return _digest(token)
 
 
 HEADER: Final = "X-CSRF-TOKEN"
