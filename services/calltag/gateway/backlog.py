@@ -77,7 +77,7 @@ class Backlog:
     totals: PublishedTotals
     metrics: GatewayMetrics
     most: int = 5_000
-    most_age_ms: int = 2_000
+    most_age_ms: int = 10_000
     _waiting: Counter[Partition] = field(default_factory=Counter)
     _ages_ms: dict[Partition, int] = field(default_factory=dict)
     """Age of the oldest operation that a worker took up last, of partitions where operations wait."""

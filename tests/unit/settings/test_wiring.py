@@ -17,6 +17,7 @@ from calltag.core.broker.rabbitmq import RabbitMqBroker, RabbitMqSettings
 from calltag.core.contracts.stored_call import Lifetimes
 from calltag.core.http.server import ServerOptions
 from calltag.core.identity.http_sessions import CookieFlags, RedisHttpSessions
+from calltag.core.identity.login_attempts import AttemptLimits
 from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.process.limits import RateLimit
 from calltag.core.settings import Settings, load_settings
@@ -37,6 +38,7 @@ from calltag.notifier.app import Notifier, bayeux_limits, connection_types, exte
 from calltag.notifier.session_manager import HomeSettings
 from calltag.serve.app import server_options
 from calltag.worker.app import prefetch_of, worker_parts
+from calltag.worker.loss_recovery import RecentLimits
 from calltag.worker.partition_runner import RetryLimits
 
 PUBLIC_URL = "http://desk.example"
@@ -300,3 +302,18 @@ def test_what_is_off_for_a_first_look() -> None:
     assert bayeux_limits(usual).max_server_interval_ms is None
     assert connection_types(usual) == ("websocket", "long-polling")
     assert not any(isinstance(each, Activity) for each in extensions(usual))
+
+
+def test_the_defaults_of_parts_are_those_of_the_settings() -> None:
+    settings = Settings()
+    gateway, worker, login = settings.gateway, settings.worker, settings.login
+    assert bayeux_limits(settings.notifier) == BayeuxLimits()
+    broker = amqp_settings(settings)
+    assert broker == RabbitMqSettings(broker.url, inbox_prefetch=broker.inbox_prefetch)
+    assert UserDataLimits() == UserDataLimits(gateway.max_pairs, gateway.max_user_data_bytes, gateway.max_key_bytes)
+    assert CallBounds() == CallBounds(gateway.max_live_calls, gateway.max_calls_bytes)
+    assert JsonLimits() == JsonLimits(gateway.max_body_bytes, gateway.max_depth, gateway.max_values)
+    assert RetryLimits() == RetryLimits(worker.park_after_s, worker.max_crashes)
+    share = worker.recent_bytes // settings.partitions
+    assert RecentLimits() == RecentLimits(worker.recent_s, worker.recent_operations, share)
+    assert AttemptLimits() == AttemptLimits(login.failures_per_user, login.failures_per_address, login.window_s)
