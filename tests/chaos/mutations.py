@@ -450,8 +450,8 @@ HOMES: Final = (
         "lapsed_take_over_verified",
         _one(
             _MANAGER,
-            "resident.verified_in, resident.saves = period, 0",
-            "resident.verified_in, resident.saves = self.lease.period, 0",
+            "resident.claimed(period)",
+            "resident.claimed(self.lease.period)",
         ),
         f"{_HOMES}::test_a_take_over_during_which_the_lease_lapsed_is_verified",
     ),
@@ -459,13 +459,66 @@ HOMES: Final = (
         "lapsed_take_over_verified: nor a save",
         _one(
             _SYNC,
-            "was_verified, resident.verified_in = self.lease.covers(resident.verified_in), period",
-            "was_verified, resident.verified_in = self.lease.covers(resident.verified_in), self.lease.period",
+            "was_verified = self.lease.covers(resident.verified(period))",
+            "was_verified = self.lease.covers(resident.verified(self.lease.period))",
         ),
         f"{_HOMES}::test_a_save_during_which_the_lease_lapsed_verifies_nothing",
     ),
 )
-ALL: Final = (*MUTATIONS, *HOMES)
+PARTS: Final = (
+    Mutation(
+        "lets an operation overtake one that was refused",
+        _one(
+            f"{_RABBITMQ}/operation_batch.py",
+            "                    self._give_up(error)\n",
+            "",
+        ),
+        test="tests/unit/broker/test_packing.py::test_nothing_overtakes_what_was_refused",
+    ),
+    Mutation(
+        "lets operations wait for a deadline each",
+        _one(
+            f"{_RABBITMQ}/operation_batch.py",
+            "            if now_s - self._waiting[0].since_s > self.patience_s:\n",
+            "            if now_s - self._waiting[0].since_s > 1e9:\n",
+        ),
+        test="tests/unit/broker/test_packing.py::"
+        "test_where_confirms_are_slow_nothing_waits_for_long_and_nothing_overtakes",
+    ),
+    Mutation(
+        "serves a repeated operation from the call cache",
+        _one(f"{_WORKER}/call_cache.py", " and not any(map(is_derived, operations))", ""),
+        test="tests/integration/test_call_cache.py::test_what_may_well_come_again_is_looked_for_first",
+    ),
+    Mutation(
+        "serves a blocked call from the call cache",
+        _one(f"{_WORKER}/call_cache.py", "        if self._blocks != 0:\n", "        if self._blocks is None:\n"),
+        test="tests/integration/test_call_cache.py::test_of_a_partition_with_marks_everything_is_read",
+    ),
+    Mutation(
+        "does not apply again what a failover lost",
+        _one(
+            f"{_WORKER}/partition_owner.py",
+            "            if not await self._recovery.recover(taken, self._again):\n",
+            "            if taken.epoch:\n                self._recent.taken_over(taken.epoch, taken.position)\n",
+        ),
+        test="tests/integration/test_lost_writes.py::test_what_a_failover_lost_is_applied_again",
+    ),
+    Mutation(
+        "empties the outbox of what may not be published",
+        _one(f"{_LUA}/commit.lua", "if is_published then", "if position then"),
+        test="tests/contract/test_store.py::test_a_commit_empties_the_outbox_of_what_was_published_before",
+    ),
+    Mutation(
+        "empties the outbox of another owner",
+        _one(
+            f"{_LUA}/take_over.lua", "if before == ARGV[3] and position == ARGV[4] then", "if position == ARGV[4] then"
+        ),
+        test="tests/contract/test_store.py::"
+        "test_an_owner_that_takes_over_again_empties_the_outbox_of_what_it_published",
+    ),
+)
+ALL: Final = (*MUTATIONS, *PARTS, *HOMES)
 
 
 def main() -> int:
