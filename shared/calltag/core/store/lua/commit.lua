@@ -89,9 +89,11 @@ for _, change in ipairs(changes) do
   redis.call('PEXPIRE', change.done, remembered)
   redis.call('PEXPIRE', change.order, remembered)
 end
--- What is in the outbox was published: its owner trims it in the exchange of the next commit.
-if is_published then redis.call('DEL', KEYS[2]) end
 for _, event in ipairs(events) do redis.call('RPUSH', KEYS[2], event) end
+-- What was in the outbox before is published: its owner trims it in the exchange of the next commit.
+if is_published then
+  if #events > 0 then redis.call('LTRIM', KEYS[2], -#events, -1) else redis.call('DEL', KEYS[2]) end
+end
 while at < #ARGV do
   local name, mark = take(), take()
   if mark == '' then redis.call('HDEL', KEYS[5], name) else redis.call('HSET', KEYS[5], name, mark) end
