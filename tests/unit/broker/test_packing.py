@@ -12,13 +12,14 @@ from calltag.core.broker.ports import BrokerRefused, BrokerUnavailable, Publishe
 from calltag.core.broker.rabbitmq.operation_batch import (
     MOST,
     MOST_BYTES,
+    MessageWindow,
     Packing,
     Part,
     number_of_parts,
     packed,
     unpacked,
 )
-from parts.eventually import turns
+from parts.eventually import eventually, turns
 
 NAMES = st.text("0123456789abcdef-", min_size=1, max_size=40)
 PARTS = st.lists(st.builds(Part, st.binary(max_size=60), NAMES), min_size=1, max_size=8)
@@ -219,3 +220,53 @@ async def test_what_nobody_waits_for_any_more_is_not_sent() -> None:
     assert broker.messages == [["a"], ["c"]]
     assert first[0].done()
     assert stays.exception() is None
+
+
+async def test_many_partitions_make_larger_messages_and_not_more() -> None:
+    brokers, window = [Broker() for _ in range(3)], MessageWindow(most=2, patience_s=60)
+    packings = [Packing(broker.publish, window=window) for broker in brokers]
+    first = [task for packing in packings for task in added(packing, "a")]
+    await turns()
+    assert [broker.messages for broker in brokers] == [[["a"]], [["a"]], []]
+    later = [task for packing in packings for task in added(packing, "b", "c")]
+    await turns()
+    await brokers[0].confirm()
+    # The partition that waited comes first, with all that has gathered.
+    assert [broker.messages for broker in brokers] == [[["a"]], [["a"]], [["a", "b", "c"]]]
+    for broker in (brokers[2], brokers[1], brokers[0], brokers[1]):
+        await broker.confirm()
+    assert [broker.messages[1:] for broker in brokers[:2]] == [[["b", "c"]], [["b", "c"]]]
+    await asyncio.gather(*first, *later)
+
+
+async def test_a_partition_without_a_leader_delays_no_other() -> None:
+    stuck, well, window = Broker(), Broker(), MessageWindow(most=1, patience_s=0.05)
+    waiting = added(Packing(stuck.publish, window=window), "a")
+    await turns()
+    packing = Packing(well.publish, window=window)
+    for number in range(3):
+        [sent] = added(packing, f"o{number}")
+        await eventually(lambda number=number: len(well.messages) == number + 1)  # type: ignore[misc]
+        await well.confirm()
+        await sent
+    assert stuck.messages == [["a"]]
+    await stuck.confirm()
+    await asyncio.gather(*waiting)
+
+
+async def test_who_leaves_the_line_takes_no_place() -> None:
+    broker, window = Broker(), MessageWindow(most=1, patience_s=60)
+    first, packing = added(Packing(broker.publish, window=window), "a"), Packing(Broker().publish, window=window)
+    await turns()
+    waiting = added(packing, "b")
+    await turns()
+    assert packing._sending is not None
+    packing._sending.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+    await broker.confirm()
+    await asyncio.gather(*first)
+    last = added(Packing(broker.publish, window=window), "c")
+    await turns()
+    assert broker.messages == [["a"], ["c"]]
+    await broker.confirm()
+    await asyncio.gather(*last)

@@ -26,7 +26,7 @@ from calltag.core.broker.rabbitmq.connection import FAILURES, Link, connect, nor
 from calltag.core.broker.rabbitmq.consumer import SELF_PROBE, AmqpConsumer, AmqpInbox, QueueRoute
 from calltag.core.broker.rabbitmq.inspector import Inspector
 from calltag.core.broker.rabbitmq.metrics import BrokerObserver, BrokerState, RepairLog
-from calltag.core.broker.rabbitmq.operation_batch import Packing, Part
+from calltag.core.broker.rabbitmq.operation_batch import MessageWindow, Packing, Part
 from calltag.core.broker.rabbitmq.parking import headers_of
 from calltag.core.broker.rabbitmq.publisher import ExchangeMissing, Publisher, Unroutable
 from calltag.core.broker.rabbitmq.topology import RabbitMqSettings, Topology
@@ -53,6 +53,7 @@ class RabbitMqBroker:
         self._publisher = Publisher(self._publishing, settings.publish_deadline_s)
         self._watchdog = Watchdog(self.links, observed, settings.watch_s, self._restore_parking)
         self._packing: dict[Partition, Packing] = {}
+        self._window = MessageWindow()
         self._inbox_names: dict[NodeId, str] = {}
         self._partitions_open = 0
         self._parking_unknown = False
@@ -76,7 +77,7 @@ class RabbitMqBroker:
         packing = self._packing.get(partition)
         if packing is None:
             publish = partial(self._publish_packed, partition)
-            packing = self._packing[partition] = Packing(publish, self._settings.publish_deadline_s)
+            packing = self._packing[partition] = Packing(publish, self._settings.publish_deadline_s, self._window)
         await packing.add(Part(body, message_id))
 
     async def _publish_packed(self, partition: Partition, body: bytes, name: str, headers: HeadersType | None) -> None:

@@ -5,7 +5,8 @@ needs no parsing."""
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -74,14 +75,78 @@ class _Waiting:
     since_s: float
 
 
+class MessageWindow:
+    """Limit of the messages in flight of all partitions together, first in, first out.
+
+    While it is full, the operations of a partition gather for its next message: many partitions make larger messages,
+    not more of them. A message that is not confirmed within `patience_s` leaves its place to others, so that a
+    partition without a leader delays no other.
+    """
+
+    def __init__(self, most: int = 4, patience_s: float = 0.05) -> None:
+        self._most = most
+        self._patience_s = patience_s
+        self._under_way = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    @asynccontextmanager
+    async def message(self) -> AsyncIterator[None]:
+        """Publish one message in the context, once there is a place."""
+        await self._enter()
+        place = _Place(self._leave)
+        timer = asyncio.get_running_loop().call_later(self._patience_s, place.leave)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            place.leave()
+
+    async def _enter(self) -> None:
+        if self._under_way < self._most and not self._waiting:
+            self._under_way += 1
+            return
+        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(admitted)
+        try:
+            await admitted
+        except asyncio.CancelledError:
+            if admitted.done() and not admitted.cancelled():
+                self._leave()
+            raise
+
+    def _leave(self) -> None:
+        while self._waiting:
+            admitted = self._waiting.popleft()
+            if not admitted.done():
+                # The place passes on.
+                admitted.set_result(None)
+                return
+        self._under_way -= 1
+
+
+class _Place:
+    """A place in the window, which is left once."""
+
+    __slots__ = ("_leave",)
+
+    def __init__(self, leave: Callable[[], None]) -> None:
+        self._leave: Callable[[], None] | None = leave
+
+    def leave(self) -> None:
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave()
+
+
 @dataclass(slots=True)
 class Packing:
-    """Publishes the operations of one partition. Those that come while a message is in flight share the next one;
-    none waits while nothing is in flight, and none waits for much longer than `patience_s`.
+    """Publishes the operations of one partition. Those that come while a message is in flight, or the window is full,
+    share the next one; none waits for much longer than `patience_s`.
     """
 
     publish: Publish
     patience_s: float = 1.5
+    window: MessageWindow = field(default_factory=MessageWindow)
     published: PublishedCounts = field(default_factory=PublishedCounts)
     _waiting: deque[_Waiting] = field(default_factory=deque)
     _sending: asyncio.Task[None] | None = None
@@ -101,24 +166,29 @@ class Packing:
 
     async def _send(self) -> None:
         try:
-            while together := self._together():
-                self.published = PublishedCounts(self.published.messages + 1, self.published.operations + len(together))
-                try:
-                    await self.publish(*packed([each.part for each in together]))
-                except Exception as error:  # noqa: BLE001 - every error must reach the callers
-                    # Those behind would each wait for another deadline, and no operation may be accepted after an
-                    # earlier one of the same call was not.
-                    _resolve(together, error)
-                    self._give_up(error)
-                except asyncio.CancelledError:
-                    _resolve(together, BrokerUnavailable("the connection to RabbitMQ was closed"))
-                    raise
-                else:
-                    _resolve(together, None)
+            while self._waiting:
+                async with self.window.message():
+                    if together := self._together():
+                        await self._publish(together)
         finally:
             # No await since the last check of the queue: the next `add` starts a new task.
             self._sending = None
             self._give_up(BrokerUnavailable("the connection to RabbitMQ was closed"))
+
+    async def _publish(self, together: Sequence[_Waiting]) -> None:
+        self.published = PublishedCounts(self.published.messages + 1, self.published.operations + len(together))
+        try:
+            await self.publish(*packed([each.part for each in together]))
+        except Exception as error:  # noqa: BLE001 - every error must reach the callers
+            # Those behind would each wait for another deadline, and no operation may be accepted after an earlier one
+            # of the same call was not.
+            _resolve(together, error)
+            self._give_up(error)
+        except asyncio.CancelledError:
+            _resolve(together, BrokerUnavailable("the connection to RabbitMQ was closed"))
+            raise
+        else:
+            _resolve(together, None)
 
     def _give_up(self, error: Exception) -> None:
         """Fail all waiting operations; none of them is sent."""
