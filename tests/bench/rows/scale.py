@@ -98,6 +98,8 @@ def _with_sessions(count: int) -> Grown:
             "CALLTAG_NOTIFIER__HANDSHAKES_PER_S": _MANY,
             "CALLTAG_NOTIFIER__HANDSHAKE_BURST": _MANY,
             "CALLTAG_NOTIFIER__HANDSHAKES_PER_S_PER_ADDRESS": "0",
+            # All clients are at one address.
+            "CALLTAG_HTTP__MAX_CONNECTIONS_PER_ADDRESS": _MANY,
             # What a connect costs, and how often there is one, is no matter of operations.
             "CALLTAG_NOTIFIER__TIMEOUT_S": "600",
         }
