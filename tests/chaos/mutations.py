@@ -470,7 +470,7 @@ PARTS: Final = (
         "lets an operation overtake one that was refused",
         _one(
             f"{_RABBITMQ}/operation_batch.py",
-            "                    self._give_up(error)\n",
+            "            self._give_up(error)\n",
             "",
         ),
         test="tests/unit/broker/test_packing.py::test_nothing_overtakes_what_was_refused",

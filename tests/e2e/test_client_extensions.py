@@ -62,7 +62,9 @@ async def test_a_page_that_is_reloaded_goes_on_with_its_session_and_misses_nothi
                 await client.next("event")
                 again = await client.reload()
                 assert (again["clientId"], again["ext"]["reload"]) == (shaken["clientId"], True)
-                assert (await client.next("connect"))["successful"]
+                # A connect of the former page, cut off with it, may be the last one to claim the session at its node.
+                while not (await client.next("connect"))["successful"]:
+                    pass
                 assert (await client.next("subscribe"))["successful"]
         while client.versions()[-1:] != [41]:
             await client.next("event")
