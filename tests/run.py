@@ -112,7 +112,7 @@ def main() -> int:
     jobs = parser.parse_args().jobs
     began_s = time.monotonic()
     for measured in Path().glob(".coverage*"):
-        measured.unlink()
+        measured.unlink(missing_ok=True)
     outcome = run(phases(jobs), RESULTS)
     outcome.add(subprocess.run([sys.executable, "tests/coverage_gate.py"], check=False).returncode, {})
     print(outcome.closing_line(time.monotonic() - began_s))
