@@ -25,6 +25,21 @@ from calltag.core.store.ports import StoreError
 _DEADLINE_S: Final = 9.0
 _MOST_SESSIONS: Final = 2_000
 """Maximum sessions to read: all notifiers, or nearly all, hold some of them."""
+_LOOK_DEADLINE_S: Final = 9.0
+_CLOSE_DEADLINE_S: Final = 1.0
+_OLDEST: Final = (3, 10)
+_RIGHTS: Final = "which services have to (rabbitmqctl set_permissions; docs/operations.md has the rights)"
+_NOT_COMPARED: Final = (
+    "and were not compared with the settings, as the user in CALLTAG_AMQP__URL may not declare them (calltag topology "
+    "apply needs that, the services do not)"
+)
+_NO_ROUTE: Final = {
+    Routing.UNBOUND: "partition queues have lost their bindings: no operation gets there; run: calltag topology apply",
+    Routing.FULL: "partition queues are full (CALLTAG_AMQP__QUEUE_MAX_LENGTH), or have no leader",
+    Routing.REFUSED: f"partitions may not be published to by the user in CALLTAG_AMQP__URL, {_RIGHTS}",
+}
+State = Literal["there", "missing", "other", "refused"]
+Look = Callable[[AbstractChannel], Awaitable[object]]
 
 
 async def inbox_findings(settings: Settings) -> list[Finding]:
@@ -78,25 +93,6 @@ async def _is_cut_off(connection: AbstractConnection, topology: Topology, node: 
     if not queue.declaration_result.consumer_count:
         return False
     return await probed(connection, topology.events, node) is Routing.UNBOUND
-
-
-_LOOK_DEADLINE_S: Final = 9.0
-_CLOSE_DEADLINE_S: Final = 1.0
-_OLDEST: Final = (3, 10)
-
-_RIGHTS: Final = "which services have to (rabbitmqctl set_permissions; docs/operations.md has the rights)"
-_NOT_COMPARED: Final = (
-    "and were not compared with the settings, as the user in CALLTAG_AMQP__URL may not declare them (calltag topology "
-    "apply needs that, the services do not)"
-)
-_NO_ROUTE: Final = {
-    Routing.UNBOUND: "partition queues have lost their bindings: no operation gets there; run: calltag topology apply",
-    Routing.FULL: "partition queues are full (CALLTAG_AMQP__QUEUE_MAX_LENGTH), or have no leader",
-    Routing.REFUSED: f"partitions may not be published to by the user in CALLTAG_AMQP__URL, {_RIGHTS}",
-}
-
-State = Literal["there", "missing", "other", "refused"]
-Look = Callable[[AbstractChannel], Awaitable[object]]
 
 
 async def broker_findings(settings: Settings) -> list[Finding]:

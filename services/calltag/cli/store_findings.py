@@ -16,6 +16,8 @@ from calltag.core.store.ports import InstallationMismatch, StoreUnavailable
 from calltag.core.store.workers import read_installation
 
 Info = Mapping[str, object]
+_DEADLINE_S: Final = 5.0
+_OLDEST: Final = (7, 0)
 
 
 def mode_finding(info: Info, mode: str) -> Finding | None:
@@ -60,10 +62,6 @@ def _loss(partition: int, losses: Mapping[bytes, bytes]) -> Finding:
     if lost_for_good:
         return wrong(f"{text}; {lost_for_good} of them could not be applied again")
     return warn(f"{text}; their operations were applied again")
-
-
-_DEADLINE_S: Final = 5.0
-_OLDEST: Final = (7, 0)
 
 
 async def store_findings(settings: Settings) -> list[Finding]:

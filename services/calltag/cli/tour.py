@@ -25,6 +25,8 @@ from calltag.core.store.embedded import EmbeddedStore
 _START_DEADLINE_S: Final = 20.0
 _STOP_DEADLINE_S: Final = 20.0
 _POLL_S: Final = 0.1
+DEVICE: Final = "631608b3-ceb1-472b-ba05-2ae39555b0d1"
+_THIS_MACHINE: Final = ("127.0.0.1", "localhost")
 
 
 class NotStarted(Exception):
@@ -109,10 +111,6 @@ async def _end(process: Process) -> None:
     except asyncio.CancelledError:
         process.kill()
         raise
-
-
-DEVICE: Final = "631608b3-ceb1-472b-ba05-2ae39555b0d1"
-_THIS_MACHINE: Final = ("127.0.0.1", "localhost")
 
 
 def welcome(parts: Backends) -> str:

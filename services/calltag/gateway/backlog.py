@@ -19,6 +19,9 @@ from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 
 _REMEMBERED: Final = 1_000
 _TIGHT: Final = 2
+_LAGS_UNKNOWN: Final = Condition("lags_not_known", level="info")
+_BACKLOG_UNKNOWN: Final = Condition("backlog_not_known", level="info")
+_LOOK_EVERY_S: Final = 0.5
 
 
 def _window_start() -> deque[PublishedCounts]:
@@ -57,11 +60,6 @@ class Density:
             newest = latest.since(self._totals[-2])
             mean = max(mean, newest.operations / newest.messages)
         return round(messages * mean)
-
-
-_LAGS_UNKNOWN: Final = Condition("lags_not_known", level="info")
-_BACKLOG_UNKNOWN: Final = Condition("backlog_not_known", level="info")
-_LOOK_EVERY_S: Final = 0.5
 
 
 @dataclass(slots=True)

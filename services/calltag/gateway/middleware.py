@@ -16,6 +16,15 @@ from calltag.core.http.metrics import HttpMetrics
 from calltag.gateway.resources import answer
 
 _METHODS: Final = ("DELETE", "GET", "PATCH", "POST", "PUT")
+log = structlog.get_logger()
+_root: Final = logging.getLogger()
+"""The root logger, whose level is the log level."""
+_WRONG: Final = 400
+_FAILED: Final = {"statusCode": 4, "statusMessage": "internal error"}
+PATH: Final = "/api/v2/me/calls/{call_id}"
+_BEFORE: Final = PATH.partition("{")[0]
+Operate = Callable[[Request, str], Awaitable[Response]]
+Refuse = Callable[[Request, Exception], Awaitable[Response]]
 
 
 def as_served(scope: Scope) -> Scope:
@@ -38,13 +47,6 @@ def allow(request: Request) -> str:
     if "GET" in served:
         served.add("HEAD")
     return ", ".join(sorted(served))
-
-
-log = structlog.get_logger()
-_root: Final = logging.getLogger()
-"""The root logger, whose level is the log level."""
-_WRONG: Final = 400
-_FAILED: Final = {"statusCode": 4, "statusMessage": "internal error"}
 
 
 class Finishing:
@@ -114,12 +116,6 @@ def _add_headers(state: Scope, message: Message) -> None:
         if cookie:
             headers.append("Set-Cookie", cookie)
         headers.update(csrf or {})
-
-
-PATH: Final = "/api/v2/me/calls/{call_id}"
-_BEFORE: Final = PATH.partition("{")[0]
-Operate = Callable[[Request, str], Awaitable[Response]]
-Refuse = Callable[[Request, Exception], Awaitable[Response]]
 
 
 class Direct:

@@ -22,6 +22,7 @@ from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 
 log = structlog.get_logger()
 _INTERRUPTED: Final = Condition("replies_interrupted", over="replies_received_again", level="info")
+_NOT_PUBLISHED: Final = Condition("operations_not_published")
 
 
 class Replies:
@@ -75,9 +76,6 @@ class Replies:
             for future in self._waiting.get(reply.operation_id, ()):
                 if not future.done():
                     future.set_result(reply)
-
-
-_NOT_PUBLISHED: Final = Condition("operations_not_published")
 
 
 @dataclass(slots=True)

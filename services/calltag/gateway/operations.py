@@ -26,6 +26,9 @@ from calltag.gateway.requests import Body, UserDataLimits, required_object, requ
 
 _NUMBER: Final = re.compile(r"\+?[0-9A-Za-z*#().\- ]+")
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
+_DIGITS: Final = re.compile(r"[0-9A-Da-d*#,]+")
+_MAX_DIGITS: Final = 64
+Reader = Callable[[Body, UserDataLimits], ClientAction]
 
 
 def dial(body: Body, device: Device, directory: Directory, limits: UserDataLimits) -> Dial:
@@ -61,12 +64,6 @@ def new_call_id(operation: OperationId) -> CallId:
 def new_conn_id(operation: OperationId) -> ConnId:
     """Return the connection id of that call: 16 hex digits."""
     return ConnId(sha256(f"conn:{operation}".encode()).hexdigest()[:16])
-
-
-_DIGITS: Final = re.compile(r"[0-9A-Da-d*#,]+")
-_MAX_DIGITS: Final = 64
-
-Reader = Callable[[Body, UserDataLimits], ClientAction]
 
 
 def _send_dtmf(body: Body, _: UserDataLimits) -> SendDtmf:

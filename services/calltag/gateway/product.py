@@ -14,6 +14,17 @@ from starlette.staticfiles import StaticFiles
 from calltag.core import VERSION
 from calltag.gateway.resources import answer
 
+PAGE: Final = "/docs"
+_FILES: Final = "/docs/files"
+_PACKAGE: Final = ("fastapi_swagger", "resources")
+"""Location of Swagger UI's distribution files; the package's own code is not used."""
+_SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
+_POLICY: Final = (
+    "default-src 'none'; connect-src 'self'; img-src 'self' data:; font-src data:; style-src 'self' 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; script-src 'self'"
+)
+"""Swagger UI needs inline styles, and images and fonts embedded as data URLs."""
+
 
 def product_routes() -> APIRouter:
     """Return `GET /` and `GET /api/v2/diagnostics/version`, which need no login.
@@ -33,18 +44,6 @@ def product_routes() -> APIRouter:
         return answer(version)
 
     return router
-
-
-PAGE: Final = "/docs"
-_FILES: Final = "/docs/files"
-_PACKAGE: Final = ("fastapi_swagger", "resources")
-"""Location of Swagger UI's distribution files; the package's own code is not used."""
-_SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-_POLICY: Final = (
-    "default-src 'none'; connect-src 'self'; img-src 'self' data:; font-src data:; style-src 'self' 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; script-src 'self'"
-)
-"""Swagger UI needs inline styles, and images and fonts embedded as data URLs."""
 
 
 def add_swagger(app: FastAPI) -> None:

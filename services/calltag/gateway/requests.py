@@ -14,6 +14,12 @@ from calltag.core.strict_json import JsonLimits, JsonRefused, TooManyValues, par
 from calltag.gateway.errors import OutOfRange, ParameterMissing
 
 Body = Mapping[str, JsonValue]
+_JSON_TYPES: Final = ("application/json", "text/json")
+# A quoted string ends at its quote, or, if that is missing, with the header. All repetitions are possessive, so that
+# any header is parsed in linear time.
+_QUOTED: Final = r'"(?:[^"\\]|\\.)*+(?:"|\\?$)'
+_PREFERENCES: Final = re.compile(rf'(?:{_QUOTED}|[^,"])++', re.DOTALL)
+_PREFERENCE: Final = re.compile(rf'\s*+([^\s=;"]++)\s*+(?:=\s*+({_QUOTED}|[^\s;"]*+))?+\s*+(?:;|$)', re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +101,6 @@ def _check_key(key: str, what: str, limits: UserDataLimits) -> None:
         raise OutOfRange(f"{what} is longer than {limits.max_key_bytes} bytes")
 
 
-_JSON_TYPES: Final = ("application/json", "text/json")
-
-
 @dataclass(frozen=True, slots=True)
 class ReadBody:
     """A parsed body, and its bytes as received."""
@@ -168,13 +171,6 @@ class BodyReader:
 
 def _too_large(most: int) -> OutOfRange:
     return OutOfRange(f"the body is larger than {most} bytes", http_status=413)
-
-
-# A quoted string ends at its quote, or, if that is missing, with the header. All repetitions are possessive, so that
-# any header is parsed in linear time.
-_QUOTED: Final = r'"(?:[^"\\]|\\.)*+(?:"|\\?$)'
-_PREFERENCES: Final = re.compile(rf'(?:{_QUOTED}|[^,"])++', re.DOTALL)
-_PREFERENCE: Final = re.compile(rf'\s*+([^\s=;"]++)\s*+(?:=\s*+({_QUOTED}|[^\s;"]*+))?+\s*+(?:;|$)', re.DOTALL)
 
 
 def wait_s(prefer: Sequence[str], most_s: int) -> int | None:

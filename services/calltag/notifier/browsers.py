@@ -19,6 +19,24 @@ from calltag.core.telemetry import request_ids
 from calltag.notifier.session_registry import Suspended
 
 _EXPOSED = ", ".join((*EXPOSED_HEADERS, request_ids.HEADER)).encode()
+WRONG_NAME: Final = (
+    "the callback (jsonp) must be one name of JavaScript, or names with dots between, 64 characters at most"
+)
+SCRIPT_FIELDS: Final = (
+    (b"content-type", b"text/javascript;charset=UTF-8"),
+    (b"cache-control", b"no-store"),
+    (b"content-disposition", b"attachment; filename=f.txt"),
+)
+_PARAMETER: Final = "jsonp"
+_USUAL_NAME: Final = "jsonpcallback"
+_MAX_NAME: Final = 64
+_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*(?:\.[A-Za-z_$][A-Za-z0-9_$]*)*")
+_ESCAPED: Final = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_TO_ESCAPE: Final = re.compile("|".join(_ESCAPED).encode())
+COOKIE: Final = "BAYEUX_BROWSER"
+UNLIMITED: Final = -1
+_RANDOM_BYTES: Final = 20
+_MAX_LENGTH: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,22 +97,6 @@ def _origin_and_host(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None
     return origin, host
 
 
-WRONG_NAME: Final = (
-    "the callback (jsonp) must be one name of JavaScript, or names with dots between, 64 characters at most"
-)
-SCRIPT_FIELDS: Final = (
-    (b"content-type", b"text/javascript;charset=UTF-8"),
-    (b"cache-control", b"no-store"),
-    (b"content-disposition", b"attachment; filename=f.txt"),
-)
-_PARAMETER: Final = "jsonp"
-_USUAL_NAME: Final = "jsonpcallback"
-_MAX_NAME: Final = 64
-_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*(?:\.[A-Za-z_$][A-Za-z0-9_$]*)*")
-_ESCAPED: Final = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
-_TO_ESCAPE: Final = re.compile("|".join(_ESCAPED).encode())
-
-
 class WrongCallback(CodecError):
     """The callback is not a plain function name."""
 
@@ -146,12 +148,6 @@ def _origin(address: str) -> str:
     except ValueError:
         return ""
     return f"{parts.scheme}://{parts.netloc}"
-
-
-COOKIE: Final = "BAYEUX_BROWSER"
-UNLIMITED: Final = -1
-_RANDOM_BYTES: Final = 20
-_MAX_LENGTH: Final = 128
 
 
 def browser_of(headers: Iterable[tuple[bytes, bytes]]) -> str:

@@ -23,6 +23,7 @@ from calltag.notifier.session_endings import SessionEndings
 from calltag.notifier.session_registry import NEVER, Resident, SessionRegistry
 
 _LATE_SAVE_MS = 1_000
+_NOT_SAVED: Final = Condition("sessions_not_saved", over="sessions_saved_again", level="warning")
 
 
 def resident_of(record: SessionRecord, memory: QueueMemory, *, is_streaming: bool) -> Resident:
@@ -102,9 +103,6 @@ def alone_ms(limits: BayeuxLimits, before_ms: int) -> int | None:
     """Return the time for which other messages may keep a session alive; its next connect is due in `before_ms`."""
     most = limits.max_server_interval_ms
     return None if most is None else before_ms + most
-
-
-_NOT_SAVED: Final = Condition("sessions_not_saved", over="sessions_saved_again", level="warning")
 
 
 @dataclass(slots=True)

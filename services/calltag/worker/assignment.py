@@ -26,6 +26,12 @@ from calltag.core.telemetry.conditions import Condition
 from calltag.worker.metrics import WorkerMetrics
 from calltag.worker.partition_runner import PartitionRunner
 
+log = structlog.get_logger()
+_NOT_YET: Final = Condition("broker_not_connected", level="info")
+_NOT_RENEWED: Final = Condition("lease_not_renewed", over="lease_renewed")
+_UNSEEN: Final = Condition("registry_read_failed", over="registry_read_again")
+_INTERRUPTED: Final = Condition("partition_interrupted", over="partitions_consumed")
+
 
 def owned_by(worker: WorkerId, workers: Sequence[WorkerId], partitions: int) -> frozenset[Partition]:
     """Return the partitions of a worker; `workers` are in the order of their places.
@@ -71,9 +77,6 @@ def _share_with(newcomer: int, owners: list[int]) -> None:
 
 def _weight(partition: int, place: int) -> bytes:
     return sha256(f"{partition}:{place}".encode()).digest()
-
-
-_NOT_YET: Final = Condition("broker_not_connected", level="info")
 
 
 @dataclass(slots=True)
@@ -132,12 +135,6 @@ class BrokerReach:
 
     async def _others_consume(self) -> bool:
         return any(each.held for each in await self.registry.living() if each.worker != self.worker)
-
-
-log = structlog.get_logger()
-_NOT_RENEWED: Final = Condition("lease_not_renewed", over="lease_renewed")
-_UNSEEN: Final = Condition("registry_read_failed", over="registry_read_again")
-_INTERRUPTED: Final = Condition("partition_interrupted", over="partitions_consumed")
 
 
 @dataclass(slots=True, eq=False)

@@ -33,6 +33,11 @@ from calltag.core.store.ports import (
 from calltag.worker.batch import Applied, Folded
 from calltag.worker.metrics import WorkerMetrics
 
+log = structlog.get_logger()
+_NONE: Final = OperationId("-")
+_LARGE_BYTES: Final = 4_096
+Batch = Callable[[Epoch, Sequence[OperationMessage]], Awaitable[Folded]]
+
 
 @dataclass(frozen=True, slots=True)
 class RecentLimits:
@@ -177,12 +182,6 @@ class RecentByPartition:
         if held.epoch is not None:
             recent = self.of(held.partition)
             recent.reported = max(recent.reported, (held.epoch, held.position))
-
-
-log = structlog.get_logger()
-_NONE: Final = OperationId("-")
-_LARGE_BYTES: Final = 4_096
-Batch = Callable[[Epoch, Sequence[OperationMessage]], Awaitable[Folded]]
 
 
 class LossRecovery:

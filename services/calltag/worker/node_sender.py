@@ -21,6 +21,9 @@ from calltag.core.telemetry.conditions import Condition
 
 log = structlog.get_logger()
 _MAX_USERS: Final = 100_000
+_NOT_REACHED: Final = Condition("node_not_reached")
+MOST_UNCONFIRMED: Final = 2
+"""Maximum unconfirmed messages per node. With one, each message would wait for the confirm of the previous one."""
 
 
 @dataclass(slots=True)
@@ -66,11 +69,6 @@ class PendingNotifications:
                     log.info("node_notification_retried", node=node, users=len(users))
         finally:
             del self._senders[node]
-
-
-_NOT_REACHED: Final = Condition("node_not_reached")
-MOST_UNCONFIRMED: Final = 2
-"""Maximum unconfirmed messages per node. With one, each message would wait for the confirm of the previous one."""
 
 
 @dataclass(slots=True)

@@ -16,6 +16,8 @@ from calltag.worker.metrics import WorkerMetrics
 
 _NOT_REPORTED: Final = Condition("lag_not_reported", over="lag_reported", level="info")
 _REPORT_EVERY_S: Final = 0.5
+log = structlog.get_logger()
+_COUNT_EVERY_S: Final = 5.0
 
 
 @dataclass(slots=True)
@@ -73,10 +75,6 @@ class LagReports:
             _NOT_REPORTED.fails(error)
         else:
             _NOT_REPORTED.holds()
-
-
-log = structlog.get_logger()
-_COUNT_EVERY_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)

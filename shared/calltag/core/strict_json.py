@@ -22,6 +22,25 @@ Place = Sequence[str | int]
 
 _PLAIN_NAME: Final = re.compile(r"[\w-]{1,64}")
 _MAX_SHOWN: Final = 64
+LEAST_INTEGER: Final = -(2**63)
+MOST_INTEGER: Final = 2**64 - 1
+_MAX_INTEGER_LENGTH: Final = 20
+_MAX_FRACTION_LENGTH: Final = 64
+_ALWAYS_EXACT_LENGTH: Final = sys.float_info.dig + 1
+"""A normal float keeps any 15 significant digits; the text also has a point or an exponent."""
+_LEAST_NORMAL: Final = sys.float_info.min
+_MOST_NORMAL: Final = sys.float_info.max
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b"[]{},"))
+_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+"""Maps brackets to changes of depth: 1, or -1 as a signed byte."""
+_DEEPEST: Final = 250
+"""Maximum nesting of the encoder (orjson), less a reserve for what calltag wraps around a value."""
+_SPECIAL_ESCAPE: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
+"""NUL and lone surrogates can only be escaped: a raw one is not valid JSON, or not UTF-8."""
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_Place = tuple["_Place", str | int] | None
+"""Linked list of steps into the value, the last one first."""
 
 
 class JsonRefused(ValueError):
@@ -74,16 +93,6 @@ def shown(name: str) -> str:
     return json.dumps(name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}...")
 
 
-LEAST_INTEGER: Final = -(2**63)
-MOST_INTEGER: Final = 2**64 - 1
-_MAX_INTEGER_LENGTH: Final = 20
-_MAX_FRACTION_LENGTH: Final = 64
-_ALWAYS_EXACT_LENGTH: Final = sys.float_info.dig + 1
-"""A normal float keeps any 15 significant digits; the text also has a point or an exponent."""
-_LEAST_NORMAL: Final = sys.float_info.min
-_MOST_NORMAL: Final = sys.float_info.max
-
-
 class NumberNotKept(Exception):
     """The number cannot be stored exactly."""
 
@@ -120,12 +129,6 @@ def _same_value(text: str, number: float) -> bool:
         return text == shortest or Decimal(text) == Decimal(shortest)
     except InvalidOperation:  # an exponent beyond the range of Decimal
         return False
-
-
-_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
-_NOT_STRUCTURE: Final = bytes(set(range(256)) - set(b"[]{},"))
-_STEPS: Final = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-"""Maps brackets to changes of depth: 1, or -1 as a signed byte."""
 
 
 def without_byte_order_mark(text: bytes) -> bytes:
@@ -168,13 +171,6 @@ class Structure:
         return max(accumulate(steps), default=0) > most
 
 
-_DEEPEST: Final = 250
-"""Maximum nesting of the encoder (orjson), less a reserve for what calltag wraps around a value."""
-_SPECIAL_ESCAPE: Final = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")
-"""NUL and lone surrogates can only be escaped: a raw one is not valid JSON, or not UTF-8."""
-_SURROGATE: Final = re.compile("[\ud800-\udfff]")
-
-
 @dataclass(frozen=True, slots=True)
 class JsonLimits:
     """Limits on a text.
@@ -200,9 +196,6 @@ class _NotKept:
 
 
 _NOT_READ: Final = _NotKept("is not read, as the text is refused")
-
-_Place = tuple["_Place", str | int] | None
-"""Linked list of steps into the value, the last one first."""
 
 
 def parse(body: bytes, limits: JsonLimits) -> JsonValue:

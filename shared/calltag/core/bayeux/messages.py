@@ -14,6 +14,16 @@ import orjson
 
 from calltag.core.strict_json import Structure, without_byte_order_mark
 
+Message: TypeAlias = Mapping[str, object]
+Reply: TypeAlias = dict[str, object]
+FORM: Final = b"application/x-www-form-urlencoded"
+_MAX_FIELDS: Final = 100
+_BYTE_ORDER_MARK: Final = "\ufeff"
+_REPLY_BYTES: Final = 1_024
+"""Bytes reserved for a reply, beside the parts of the request that it repeats."""
+_REPEATED: Final = 2
+"""Maximum number of times that a reply repeats a part of its request: in a field, and in its error."""
+
 
 class BayeuxLimit(StrEnum):
     """Limits that can be exceeded, by the name of the setting in `CALLTAG_NOTIFIER__`."""
@@ -62,10 +72,6 @@ class BayeuxLimits:
     max_body_bytes: int = 65_536
     max_depth: int = 32
     drain_spread_ms: int = 5_000
-
-
-Message: TypeAlias = Mapping[str, object]
-Reply: TypeAlias = dict[str, object]
 
 
 class CodecError(ValueError):
@@ -143,11 +149,6 @@ def encode_parts(events: Sequence[bytes], replies: Sequence[Reply], most_bytes: 
         yield encode(part, ())
 
 
-FORM: Final = b"application/x-www-form-urlencoded"
-_MAX_FIELDS: Final = 100
-_BYTE_ORDER_MARK: Final = "\ufeff"
-
-
 def messages_of_form(body: bytes, what: str = "form") -> bytes:
     """Return the JSON array of all messages in a form or in a query, which has the same syntax. Raises CodecError."""
     fields = _fields(body, what)
@@ -165,12 +166,6 @@ def _fields(body: bytes, what: str) -> Sequence[str]:
         raise CodecError(f"the {what} is not UTF-8") from None
     except ValueError:
         raise CodecError(f"the {what} has more than {_MAX_FIELDS} fields") from None
-
-
-_REPLY_BYTES: Final = 1_024
-"""Bytes reserved for a reply, beside the parts of the request that it repeats."""
-_REPEATED: Final = 2
-"""Maximum number of times that a reply repeats a part of its request: in a field, and in its error."""
 
 
 class AnswerBudget:

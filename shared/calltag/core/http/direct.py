@@ -40,6 +40,9 @@ __all__ = [
     "SocketHandler",
     "response_lines",
 ]
+log = structlog.get_logger()
+_FROM_THE_SERVER: Final = frozenset({b"content-length", b"transfer-encoding", b"date"})
+_INCOMPLETE: Final = Refusal(400, "the body of the request is incomplete")
 
 
 class RequestHandler(Protocol):
@@ -98,11 +101,6 @@ class SocketHandler(Protocol):
         """Handle the end, once, after all messages. `is_clean`: the client sent a close frame. In reply to one of the
         server, it proves that the client has read all that was sent."""
         ...
-
-
-log = structlog.get_logger()
-_FROM_THE_SERVER: Final = frozenset({b"content-length", b"transfer-encoding", b"date"})
-_INCOMPLETE: Final = Refusal(400, "the body of the request is incomplete")
 
 
 class DirectRequest(Exchange):

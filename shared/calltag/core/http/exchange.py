@@ -22,6 +22,11 @@ FAILED: Final = Refusal(500, "the request was not answered because of an interna
 CUT_OFF: Final = Refusal(
     503, "this server stopped before the request was answered; whether it took effect is not known", retry_after_s=1
 )
+log = structlog.get_logger()
+_BODY_BYTES: Final = 65_536
+"""Buffered bytes of a body at which reading pauses."""
+_WRITE_BYTES: Final = 65_536
+"""Bytes of a response that are written between two waits for the write buffer."""
 
 
 class IncomingBody:
@@ -184,12 +189,6 @@ class Exchange(ABC):
 if TYPE_CHECKING:
     from calltag.core.http.connection import Connection
     from calltag.core.http.http1 import Http1
-
-log = structlog.get_logger()
-_BODY_BYTES: Final = 65_536
-"""Buffered bytes of a body at which reading pauses."""
-_WRITE_BYTES: Final = 65_536
-"""Bytes of a response that are written between two waits for the write buffer."""
 
 
 class AsgiExchange(Exchange):

@@ -13,20 +13,20 @@ from starlette.types import Scope
 
 from calltag.core.http.request_parser import RequestHead
 
-
-def routed(routes: Sequence[BaseRoute]) -> Starlette:
-    """Return an application that does not redirect: behind a proxy, a redirect would lead to an internal address."""
-    app = Starlette(routes=routes)
-    app.router.redirect_slashes = False
-    return app
-
-
 ANY: Final = "*"
 _REMEMBERED: Final = 4_096
 _WITH_PORT: Final = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+):[0-9]{1,5}")
 _PLAIN: Final = re.compile(r"[0-9A-Fa-f:.]{1,45}")
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
 _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
+
+
+def routed(routes: Sequence[BaseRoute]) -> Starlette:
+    """Return an application that does not redirect: behind a proxy, a redirect would lead to an internal address."""
+    app = Starlette(routes=routes)
+    app.router.redirect_slashes = False
+    return app
 
 
 class TrustedProxies:
@@ -106,8 +106,6 @@ def _parsed(text: str) -> _Address | None:
 
 if TYPE_CHECKING:
     from calltag.core.http.connection import Connection
-
-_ASGI: Final = {"version": "3.0", "spec_version": "2.3"}
 
 
 def scope_of(kind: str, head: RequestHead, connection: "Connection") -> Scope:

@@ -27,6 +27,24 @@ from calltag.core.settings.sections import Http
 
 _IPV6_NETWORK_BITS: Final = 64
 """A client may choose any address of its /64 (RFC 4291, 2.5.1)."""
+log = structlog.get_logger()
+_BACKLOG: Final = 2_048
+_ACCEPTS_A_TURN: Final = 64
+_REFUSED_AT_A_TIME: Final = 64
+"""Maximum number of refused connections kept open for a moment, so that their clients can read the response."""
+_REFUSED_FOR_S: Final = 1.0
+_LAST_ANSWERS_S: Final = 1.0
+_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+_ACCEPT_PAUSE_S: Final = 1.0
+_MAPPED: Final = "::ffff:"
+RENEWAL_S: Final = 2.0
+"""Seconds between two checks of the certificate's files."""
+_DEFLATE: Final = (
+    # A window of 4 KiB and little memory for each of thousands of connections.
+    ServerPerMessageDeflateFactory(
+        server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
+    ),
+)
 
 
 @dataclass(slots=True)
@@ -66,26 +84,6 @@ def _network_of(address: str) -> str:
         return address
     host_bits = 128 - _IPV6_NETWORK_BITS
     return str(IPv6Address(int(IPv6Address(address.partition("%")[0])) >> host_bits << host_bits))
-
-
-log = structlog.get_logger()
-_BACKLOG: Final = 2_048
-_ACCEPTS_A_TURN: Final = 64
-_REFUSED_AT_A_TIME: Final = 64
-"""Maximum number of refused connections kept open for a moment, so that their clients can read the response."""
-_REFUSED_FOR_S: Final = 1.0
-_LAST_ANSWERS_S: Final = 1.0
-_OUT_OF_RESOURCES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-_ACCEPT_PAUSE_S: Final = 1.0
-_MAPPED: Final = "::ffff:"
-RENEWAL_S: Final = 2.0
-"""Seconds between two checks of the certificate's files."""
-_DEFLATE: Final = (
-    # A window of 4 KiB and little memory for each of thousands of connections.
-    ServerPerMessageDeflateFactory(
-        server_max_window_bits=12, client_max_window_bits=12, compress_settings={"memLevel": 5}
-    ),
-)
 
 
 class PortBusy(OSError):

@@ -34,6 +34,9 @@ _CONTROL: Final = frozenset({Opcode.PING, Opcode.PONG})
 NOT_OPENED: Final = Refusal(500, "the WebSocket was not opened because of an internal error")
 quiet: Final = logging.getLogger("calltag.websockets")
 quiet.setLevel(logging.CRITICAL)
+FRAME_WRITER: Final = "calltag.frame_writer"
+"""Key of the connection's FrameWriter in the `state` of its ASGI scope."""
+_FINAL_TEXT: Final = 0x81
 
 
 class FrameWriter(Protocol):
@@ -45,9 +48,6 @@ class FrameWriter(Protocol):
     def __call__(self, frame: bytes, *, one_of_many: bool = False) -> bool: ...
 
 
-FRAME_WRITER: Final = "calltag.frame_writer"
-"""Key of the connection's FrameWriter in the `state` of its ASGI scope."""
-_FINAL_TEXT: Final = 0x81
 _SHORT, _MEDIUM = 126, 1 << 16
 _TWO_BYTES, _EIGHT_BYTES = 126, 127
 

@@ -20,6 +20,9 @@ VOICE_FEATURE: Final = "api-voice"
 NOBODYS: Final = "-"
 """Credential of unknown users; equal to that of no session."""
 _CREDENTIAL_LENGTH: Final = 32
+_FORM: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+_Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s:\x00-\x1f]+$")]
+_Number = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class Role(StrEnum):
@@ -96,9 +99,6 @@ class Directory:
         return who is not None and agent is not None and (who.is_administrator or user in agent.supervisors)
 
 
-_FORM: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-
-
 def _argon2(text: str) -> str:
     try:
         extract_parameters(text)
@@ -108,8 +108,6 @@ def _argon2(text: str) -> str:
 
 
 _Hash = Annotated[str, AfterValidator(_argon2)]
-_Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s:\x00-\x1f]+$")]
-_Number = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class DirectoryError(ValueError):

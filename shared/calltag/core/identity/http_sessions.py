@@ -18,6 +18,16 @@ from calltag.core.store.connection import RedisClient
 from calltag.core.store.scripts import ScriptBatcher
 
 SameSite = Literal["lax", "strict", "none"]
+_MOST: Final = 8
+"""Maximum number of cookies of one name that are read."""
+_TOKEN_BYTES: Final = 32
+HEADER: Final = "X-CSRF-TOKEN"
+HEADER_NAME_HEADER: Final = "X-CSRF-HEADER"
+EXPOSED_HEADERS: Final = (HEADER_NAME_HEADER, HEADER)
+"""Value of `Access-Control-Expose-Headers`, which lets scripts of other origins read the token."""
+MESSAGE: Final = "Missing or invalid Csrf token"
+_LABEL: Final = b"calltag X-CSRF-TOKEN"
+_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +44,6 @@ class CookieFlags:
 
 
 USUAL: Final = CookieFlags()
-_MOST: Final = 8
-"""Maximum number of cookies of one name that are read."""
 
 
 def values_of(name: str, headers: Iterable[str]) -> tuple[str, ...]:
@@ -47,9 +55,6 @@ def values_of(name: str, headers: Iterable[str]) -> tuple[str, ...]:
     pairs = (part.partition("=") for header in headers for part in header.split(";"))
     values = (value.strip().removeprefix('"').removesuffix('"') for key, _, value in pairs if key.strip() == name)
     return tuple(dict.fromkeys(value for value in values if value))[:_MOST]
-
-
-_TOKEN_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,15 +172,6 @@ def _source(name: str) -> str:
 
 def _digest_of(token: str) -> str:
     return sha256(token.encode(errors="replace")).hexdigest()
-
-
-HEADER: Final = "X-CSRF-TOKEN"
-HEADER_NAME_HEADER: Final = "X-CSRF-HEADER"
-EXPOSED_HEADERS: Final = (HEADER_NAME_HEADER, HEADER)
-"""Value of `Access-Control-Expose-Headers`, which lets scripts of other origins read the token."""
-MESSAGE: Final = "Missing or invalid Csrf token"
-_LABEL: Final = b"calltag X-CSRF-TOKEN"
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 def csrf_headers(session: HttpSession) -> dict[str, str]:

@@ -19,6 +19,12 @@ import structlog
 
 from calltag.core.store.scripts import ScriptBatcher
 
+log = structlog.get_logger()
+By = Literal["user", "address"]
+_REMEMBERED: Final = 10_000
+_NUMBER_BITS: Final = 63
+"""Redis stores sets of 64-bit integers compactly (intset)."""
+
 
 class AuthenticationError(Exception):
     """Root of the errors of authentication."""
@@ -45,13 +51,6 @@ class LockedOut(TooManyLogins):
     def __init__(self, wait_s: float) -> None:
         self.wait_s = max(1, math.ceil(wait_s))
         super().__init__(f"too many failed logins; try again in {self.wait_s} s")
-
-
-log = structlog.get_logger()
-By = Literal["user", "address"]
-_REMEMBERED: Final = 10_000
-_NUMBER_BITS: Final = 63
-"""Redis stores sets of 64-bit integers compactly (intset)."""
 
 
 class LoginAttempts(Protocol):

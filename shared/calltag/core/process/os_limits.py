@@ -8,6 +8,11 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+_YOUNG: Final = 25_000
+"""Net allocations between two young collections (default 700). These find next to nothing, and every few
+of them trigger a collection of the older generations."""
+_PR_SET_PDEATHSIG: Final = 1
+
 
 def raise_descriptor_limit() -> int:
     """Raise the soft limit of open files to the hard limit; return the limit in effect."""
@@ -21,11 +26,6 @@ def raise_descriptor_limit() -> int:
     return hard
 
 
-_YOUNG: Final = 25_000
-"""Net allocations between two young collections (default 700). These find next to nothing, and every few
-of them trigger a collection of the older generations."""
-
-
 def collect_less_often() -> None:
     """Collect cycles less often; call it before imports, as nearly all objects that they create stay."""
     _, middle, old = gc.get_threshold()
@@ -37,9 +37,6 @@ def spare_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     collect_less_often()
-
-
-_PR_SET_PDEATHSIG: Final = 1
 
 
 def exit_with_parent() -> Callable[[], None] | None:

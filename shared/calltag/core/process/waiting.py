@@ -8,6 +8,9 @@ from typing import TypeVar
 
 import structlog
 
+log = structlog.get_logger()
+T = TypeVar("T")
+
 
 def backoff_s(first_s: float, most_s: float) -> Iterator[float]:
     """Yield delays in seconds without end: doubling up to `most_s`, each shortened at random by up to a half, so that
@@ -39,9 +42,6 @@ def propagate_cancellation() -> Iterator[None]:
         raise asyncio.CancelledError
 
 
-log = structlog.get_logger()
-
-
 async def restart_forever(run: Callable[[], Awaitable[None]], name: str) -> None:
     """Run a coroutine function until cancelled; when it ends, log that and restart it with backoff.
 
@@ -61,9 +61,6 @@ async def restart_forever(run: Callable[[], Awaitable[None]], name: str) -> None
         else:
             log.error("task_ended", task=name)
         await asyncio.sleep(next(delays))
-
-
-T = TypeVar("T")
 
 
 async def run_until(

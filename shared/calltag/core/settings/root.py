@@ -54,6 +54,7 @@ _SERVICE_LINK: Final = re.compile(
 """Kubernetes sets these in each container for services whose names begin with `calltag`."""
 _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _NEAR: Final = 0.8
+_PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&]*")
 
 
 class SettingsError(ValueError):
@@ -250,9 +251,6 @@ def _explained(error: ErrorDetails) -> str:
     if error["type"] == "extra_forbidden":
         reason = f"this setting is {MOVED[name]} now" if name in MOVED else "there is no such setting"
     return f"{name}: {reason}"
-
-
-_PASSWORD_IN_QUERY: Final = re.compile(r"([?&]password=)[^&]*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,9 @@ from calltag.core.store.connection import RedisClient
 from calltag.core.store.keys import Keys
 
 _KEPT_MS: Final = 10_000
+_ID_BYTES: Final = 8
+_REQUEST_KNOWN_MS: Final = 30_000
+"""TTL of a request id: much longer than a request without a reply is retried."""
 
 
 class Lags(Protocol):
@@ -43,11 +46,6 @@ class RedisLags:
         async with self._client.exchange() as connection:
             raw = cast("dict[bytes, bytes]", await connection.hgetall(self._name))
         return {Partition(int(partition)): int(lag_ms) for partition, lag_ms in raw.items()}
-
-
-_ID_BYTES: Final = 8
-_REQUEST_KNOWN_MS: Final = 30_000
-"""TTL of a request id: much longer than a request without a reply is retried."""
 
 
 class PublishedTotals(Protocol):

@@ -54,6 +54,14 @@ from calltag.core.store.ports import (
 from calltag.core.store.replica_wait import Durability, ReplicaWait
 from calltag.core.store.scripts import ScriptBatcher
 
+log = structlog.get_logger()
+# Lua numbers are exact up to 2^53: enough for millions of take-overs.
+_LARGEST_STEP: Final = 2**30
+_PAGE: Final = 16
+"""Calls of a user that are read at once: with the default user-data limit they fit in one batch."""
+_WITHOUT_USER_DATA: Final = STATE_FIELDS[:2]
+_ATTEMPTS_KEPT_MS: Final = 24 * 3600 * 1000
+
 
 class RedisCallBlocks:
     """All blocks of an installation. Every method may raise StoreUnavailable."""
@@ -91,15 +99,6 @@ class RedisCallBlocks:
         """Delete all blocks, after the parked operations are lost; return the number deleted."""
         blocks = await self.all()
         return sum([await self.clear(key, block.operation_id) for key, block in blocks.items()])
-
-
-log = structlog.get_logger()
-# Lua numbers are exact up to 2^53: enough for millions of take-overs.
-_LARGEST_STEP: Final = 2**30
-_PAGE: Final = 16
-"""Calls of a user that are read at once: with the default user-data limit they fit in one batch."""
-_WITHOUT_USER_DATA: Final = STATE_FIELDS[:2]
-_ATTEMPTS_KEPT_MS: Final = 24 * 3600 * 1000
 
 
 class RedisCallStore:

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     _Base = Connection
 else:
     _Base = object
+_NOT_FOUND: Final = Condition("redis_cluster_not_found", over="redis_cluster_found")
+_REDIRECTED: Final = (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError)
+_REST_S: Final = 0.2
+"""Pause between searches. A failure during the pause occurs again unless the last search has resolved it."""
 
 
 class _Noticing(_Base):
@@ -189,12 +193,6 @@ class Cluster(RedisCluster):
                 case _:
                     return
         raise exceptions.ClusterError(f"nobody answers {call.args[0]!r}, each redirects to another one")
-
-
-_NOT_FOUND: Final = Condition("redis_cluster_not_found", over="redis_cluster_found")
-_REDIRECTED: Final = (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError)
-_REST_S: Final = 0.2
-"""Pause between searches. A failure during the pause occurs again unless the last search has resolved it."""
 
 
 class _Masters:

@@ -38,6 +38,11 @@ _LEAST_BYTES: Final = 1_024
 _LATE: Final = 0.5
 _QUICK: Final = 0.25
 """Fraction of the deadline, as is `_LATE`."""
+USUAL_TLS: Final = ClientTls("CALLTAG_REDIS__TLS__")
+Command = Sequence[str | bytes | int]
+_MOST_KEPT: Final = 8
+_packed: Final = cast("Callable[[Command], bytes]", pack_command)
+"""Encode a command for the wire; hiredis packs more types than its stub declares."""
 
 
 @dataclass(slots=True)
@@ -128,11 +133,6 @@ class ByteWindow:
     def _shrink(self) -> None:
         """Shrink the window to half its size, or half the bytes in flight if those are fewer."""
         self.size_bytes = max(_LEAST_BYTES, min(self.size_bytes, self._under_way_bytes) // 2)
-
-
-USUAL_TLS: Final = ClientTls("CALLTAG_REDIS__TLS__")
-Command = Sequence[str | bytes | int]
-_MOST_KEPT: Final = 8
 
 
 class Script(Protocol):
@@ -328,10 +328,6 @@ class RedisClient:
         """
         await self._traffic.end()
         await self.connection.aclose()
-
-
-_packed: Final = cast("Callable[[Command], bytes]", pack_command)
-"""Encode a command for the wire; hiredis packs more types than its stub declares."""
 
 
 async def _answered(connection: AbstractConnection, packed: bytes, count: int) -> list[object]:

@@ -35,6 +35,16 @@ _NEVER_LOGGED: Final = frozenset(
         "xcsrftoken",
     }
 )
+_CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
+_CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
+_INDENT: Final = "  | "
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
+Form = Literal["auto", "json", "console"]
+Level = Literal["debug", "info", "warning", "error", "critical"]
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_LIBRARIES: Final = ("websockets", "asyncio")
+_BROKER_LIBRARIES: Final = ("aio_pika", "aiormq")
+"""Logged at level debug only: they log each attempt to connect, which calltag itself reports once."""
 
 
 def redact(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
@@ -70,12 +80,6 @@ def _redacted(value: object) -> object:
 def _is_hidden(name: object) -> bool:
     """Return whether a field is redacted; `user_data`, `userData` and `User-Data` are one name."""
     return isinstance(name, str) and name.replace("_", "").replace("-", "").lower() in _NEVER_LOGGED
-
-
-_CAUSE: Final = "\nThe above exception was the direct cause of the following exception:\n\n"
-_CONTEXT: Final = "\nDuring handling of the above exception, another exception occurred:\n\n"
-_INDENT: Final = "  | "
-ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
 
 
 def traceback_of(exc_info: ExcInfo) -> str:
@@ -127,14 +131,6 @@ def _lines(error: BaseException, shown: set[int]) -> Iterator[str]:
 def _error_name(error: BaseException) -> str:
     name = type(error).__name__
     return f"{name}: {error.strerror}" if isinstance(error, OSError) and error.errno and error.strerror else name
-
-
-Form = Literal["auto", "json", "console"]
-Level = Literal["debug", "info", "warning", "error", "critical"]
-_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
-_LIBRARIES: Final = ("websockets", "asyncio")
-_BROKER_LIBRARIES: Final = ("aio_pika", "aiormq")
-"""Logged at level debug only: they log each attempt to connect, which calltag itself reports once."""
 
 
 def configure_logging(service: str, *, form: Form = "auto", level: Level = "info") -> None:

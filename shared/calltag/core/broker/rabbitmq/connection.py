@@ -27,6 +27,14 @@ from calltag.core.telemetry.conditions import Condition
 
 FAILURES: Final = (AMQPError, OSError, RuntimeError, TimeoutError)
 """Errors that operations on a broken connection raise."""
+log = structlog.get_logger()
+_WHERE: Final = "CALLTAG_AMQP__URL says where it is"
+_LONGEST: Final = 400
+_CLOSE_DEADLINE_S: Final = 1.0
+_LOOK_EVERY_S: Final = 0.1
+_ANSWERS_WITHIN_S: Final = 0.05
+"""aiormq reports an unblocked connection within a few loop iterations."""
+_UNREACHABLE: Final = Condition("broker_unreachable", over="broker_reachable")
 
 
 @contextmanager
@@ -48,10 +56,6 @@ def normalize_amqp_errors() -> Iterator[None]:
         if type(error) is Exception or isinstance(error, StopAsyncIteration | EOFError):
             raise ConnectionError("the channel closed") from error
         raise
-
-
-_WHERE: Final = "CALLTAG_AMQP__URL says where it is"
-_LONGEST: Final = 400
 
 
 class _Transports(TransportFactory):
@@ -154,14 +158,6 @@ def _explained(error: Exception, url: URL, tls: ClientTls) -> str:
         case _:
             detail = f"{type(error).__name__}: {error}"[:_LONGEST]
             return f"RabbitMQ is not reachable at {url.host}:{url.port} ({detail}); {_WHERE}"
-
-
-log = structlog.get_logger()
-_CLOSE_DEADLINE_S: Final = 1.0
-_LOOK_EVERY_S: Final = 0.1
-_ANSWERS_WITHIN_S: Final = 0.05
-"""aiormq reports an unblocked connection within a few loop iterations."""
-_UNREACHABLE: Final = Condition("broker_unreachable", over="broker_reachable")
 
 
 class Link:

@@ -19,6 +19,12 @@ from calltag.core.broker.rabbitmq.metrics import Repair
 from calltag.core.broker.rabbitmq.operation_batch import number_of_parts, unpacked
 from calltag.core.process.limits import MAX_BATCH_BYTES, count_fitting
 
+_SIGHTINGS: Final = 2
+"""Consecutive checks that must fail: a queue that elects a leader shows no consumers for a moment."""
+_UNKNOWN_COUNT: Final = 1_000
+SELF_PROBE: Final = "calltag-probe"
+"""Message name of the probes that a node sends to its own inbox."""
+
 
 @dataclass(frozen=True, slots=True)
 class Settled:
@@ -77,13 +83,6 @@ class Messages:
         if beyond:
             self._messages = deque(each for each in self._messages if each.left)
         return Settled(through, beyond)
-
-
-_SIGHTINGS: Final = 2
-"""Consecutive checks that must fail: a queue that elects a leader shows no consumers for a moment."""
-_UNKNOWN_COUNT: Final = 1_000
-SELF_PROBE: Final = "calltag-probe"
-"""Message name of the probes that a node sends to its own inbox."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from calltag.core.broker.ports import BrokerUnavailable
 from calltag.core.broker.rabbitmq.connection import FAILURES, Link, normalize_amqp_errors
 
 T = TypeVar("T")
+PROBE: Final = "calltag.probe"
+"""AMQP type of a probe. Consumers acknowledge and ignore it."""
 
 
 class Inspector:
@@ -43,10 +45,6 @@ class Inspector:
             except FAILURES as error:
                 self._channel = None
                 raise BrokerUnavailable(f"{name} cannot be inspected: {type(error).__name__}") from error
-
-
-PROBE: Final = "calltag.probe"
-"""AMQP type of a probe. Consumers acknowledge and ignore it."""
 
 
 class Routing(Enum):
