@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from calltag.core.bayeux import errors
-from calltag.core.identity.http_sessions import HEADER
+from calltag.core.identity.http_sessions import CSRF_HEADER
 from calltag.notifier.authentication import Authentication, credentials_of
 from integration.test_access import HELLO
 from parts.both_in_process import Both, both_in_process
@@ -119,20 +119,20 @@ async def test_two_idempotency_keys_are_refused(centre: Both) -> None:
 
 async def test_csrf_protection_is_one_setting_for_both_and_one_token_counts(protected: Both) -> None:
     first = await me(protected, ("Authorization", basic("alice")))
-    token, shown = first.headers[HEADER], cookies(first.cookies["JSESSIONID"])
+    token, shown = first.headers[CSRF_HEADER], cookies(first.cookies["JSESSIONID"])
     body = {"operationName": "StartContactCenterSession", "channels": ["voice"]}
     for tokens, passes in (([token], True), ([], False), ([token, token], False), (["other", token], False)):
-        headers = [*shown, *((HEADER, each) for each in tokens)]
+        headers = [*shown, *((CSRF_HEADER, each) for each in tokens)]
         done = await protected.http.post("/api/v2/me", json=body, headers=headers)
         assert (done.status_code != 403) is passes, tokens
         assert (await shake(protected, *headers) != 403) is passes, tokens
-    assert (await me(protected, *shown)).headers[HEADER] == token, "it lives as long as the session"
+    assert (await me(protected, *shown)).headers[CSRF_HEADER] == token, "it lives as long as the session"
 
 
 async def test_the_store_knows_nothing_that_lets_anybody_in(protected: Both) -> None:
     first = await me(protected, ("Authorization", basic("alice")))
-    cookie, token = first.cookies["JSESSIONID"], first.headers[HEADER]
-    ids = [(await shake(protected, *cookies(cookie), (HEADER, token)))["clientId"]]
+    cookie, token = first.cookies["JSESSIONID"], first.headers[CSRF_HEADER]
+    ids = [(await shake(protected, *cookies(cookie), (CSRF_HEADER, token)))["clientId"]]
     hello = HELLO | {"ext": {"authentication": {"user": "bob", "password": "demo"}}}
     protected.http.cookies.clear()
     ids.append((await protected.http.post("/genesys/cometd/handshake", json=[hello])).json()[0]["clientId"])

@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from calltag.core.identity.authentication import COOKIE, Authenticator, LockedOut, TooManyLogins, WrongCredentials
 from calltag.core.identity.directory import User
-from calltag.core.identity.http_sessions import HEADER, MESSAGE, csrf_headers, csrf_passes, values_of
+from calltag.core.identity.http_sessions import CSRF_HEADER, CSRF_MESSAGE, csrf_headers, csrf_passes, values_of
 from calltag.gateway.errors import BackendUnavailable, FeatureMissing, NotAuthenticated, TooManyAttempts
 
 
@@ -39,9 +39,9 @@ class ApiAuthentication:
             raise NotAuthenticated("not authenticated: send HTTP Basic credentials or the session cookie")
         request.state.set_cookie = known.set_cookie
         if self.csrf_protection:
-            tokens = request.headers.getlist(HEADER)
+            tokens = request.headers.getlist(CSRF_HEADER)
             if not csrf_passes(request.method, known.session, tokens, by_cookie=known.by_cookie):
-                raise FeatureMissing(MESSAGE)
+                raise FeatureMissing(CSRF_MESSAGE)
             if request.method == "GET":
                 request.state.csrf_headers = csrf_headers(known.session)
         structlog.contextvars.bind_contextvars(user=known.user.id)

@@ -17,12 +17,12 @@ from calltag.gateway.resources import answer
 
 _METHODS: Final = ("DELETE", "GET", "PATCH", "POST", "PUT")
 log = structlog.get_logger()
-_root: Final = logging.getLogger()
+_root_logger: Final = logging.getLogger()
 """The root logger, whose level is the log level."""
-_WRONG: Final = 400
-_FAILED: Final = {"statusCode": 4, "statusMessage": "internal error"}
-PATH: Final = "/api/v2/me/calls/{call_id}"
-_BEFORE: Final = PATH.partition("{")[0]
+_FIRST_ERROR_STATUS: Final = 400
+_FAILED_BODY: Final = {"statusCode": 4, "statusMessage": "internal error"}
+CALL_PATH: Final = "/api/v2/me/calls/{call_id}"
+_BEFORE_CALL_ID: Final = CALL_PATH.partition("{")[0]
 Operate = Callable[[Request, str], Awaitable[Response]]
 Refuse = Callable[[Request, Exception], Awaitable[Response]]
 
@@ -93,15 +93,15 @@ class Finishing:
         self._metrics.answered(route, status, seconds)
         # A log line costs as much as half of a successful request, which is therefore only counted. The level is
         # checked first, because even a call that logs nothing creates a logger.
-        if status < _WRONG and not _root.isEnabledFor(logging.DEBUG):
+        if status < _FIRST_ERROR_STATUS and not _root_logger.isEnabledFor(logging.DEBUG):
             return
-        write_log = log.info if status >= _WRONG else log.debug
+        write_log = log.info if status >= _FIRST_ERROR_STATUS else log.debug
         write_log("request", method=method, route=route, status=status, ms=round(seconds * 1000, 1))
 
 
 def failed() -> Response:
     """Return the response to a request that caused an unexpected exception."""
-    return answer(_FAILED, 500)
+    return answer(_FAILED_BODY, 500)
 
 
 def route_of(scope: Scope) -> str:
@@ -133,7 +133,7 @@ class Direct:
     ) -> None:
         self.app = app
         # Metrics and log lines name a request by its route.
-        self._route = Route(PATH, operate, methods=["POST"])
+        self._route = Route(CALL_PATH, operate, methods=["POST"])
         self._operate = operate
         self._refuse = refuse
         self._refusals = refusals
@@ -157,5 +157,5 @@ def _call_of(scope: Scope) -> str | None:
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     path: str = scope["path"]
-    call_id = path.removeprefix(_BEFORE)
+    call_id = path.removeprefix(_BEFORE_CALL_ID)
     return call_id if call_id and len(call_id) < len(path) and "/" not in call_id else None

@@ -14,12 +14,12 @@ from starlette.staticfiles import StaticFiles
 from calltag.core import VERSION
 from calltag.gateway.resources import answer
 
-PAGE: Final = "/docs"
-_FILES: Final = "/docs/files"
-_PACKAGE: Final = ("fastapi_swagger", "resources")
+DOCS_PAGE: Final = "/docs"
+_DOCS_FILES: Final = "/docs/files"
+_SWAGGER_PACKAGE: Final = ("fastapi_swagger", "resources")
 """Location of Swagger UI's distribution files; the package's own code is not used."""
 _SCRIPT: Final = re.compile(r"<script>(.*?)</script>", re.DOTALL)
-_POLICY: Final = (
+_DOCS_POLICY: Final = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data:; font-src data:; style-src 'self' 'unsafe-inline'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; script-src 'self'"
 )
@@ -36,7 +36,12 @@ def product_routes() -> APIRouter:
 
     @router.get("/", include_in_schema=False)
     async def product() -> Response:
-        links = {"documentation": PAGE, "api": "/api/v2/me", "openapi": "/openapi.json", "cometd": "/genesys/cometd"}
+        links = {
+            "documentation": DOCS_PAGE,
+            "api": "/api/v2/me",
+            "openapi": "/openapi.json",
+            "cometd": "/genesys/cometd",
+        }
         return answer({**version, "name": "calltag", "links": links})
 
     @router.get("/api/v2/diagnostics/version", tags=["diagnostics"], summary="The version of the server")
@@ -51,21 +56,21 @@ def add_swagger(app: FastAPI) -> None:
     page = get_swagger_ui_html(
         openapi_url=app.openapi_url or "",
         title=app.title,
-        swagger_js_url=f"{_FILES}/swagger-ui-bundle.js",
-        swagger_css_url=f"{_FILES}/swagger-ui.css",
-        swagger_favicon_url=f"{_FILES}/favicon-32x32.png",
+        swagger_js_url=f"{_DOCS_FILES}/swagger-ui-bundle.js",
+        swagger_css_url=f"{_DOCS_FILES}/swagger-ui.css",
+        swagger_favicon_url=f"{_DOCS_FILES}/favicon-32x32.png",
         # Otherwise Swagger UI sends the document's address to an external validator.
         swagger_ui_parameters={"validatorUrl": "none"},
     )
-    page.headers["Content-Security-Policy"] = f"{_POLICY} {_hashes(bytes(page.body).decode())}"
-    files = StaticFiles(packages=[_PACKAGE])
+    page.headers["Content-Security-Policy"] = f"{_DOCS_POLICY} {_hashes(bytes(page.body).decode())}"
+    files = StaticFiles(packages=[_SWAGGER_PACKAGE])
 
-    @app.get(PAGE, include_in_schema=False)
+    @app.get(DOCS_PAGE, include_in_schema=False)
     async def docs() -> HTMLResponse:
         return page
 
     # A route, because a mount would serve all methods.
-    @app.get(f"{_FILES}/{{name}}", include_in_schema=False)
+    @app.get(f"{_DOCS_FILES}/{{name}}", include_in_schema=False)
     async def file(request: Request, name: str) -> Response:
         return await files.get_response(name, request.scope)
 

@@ -8,10 +8,10 @@ from typing import Final
 
 from calltag.core.bayeux.engine import handshake_in
 from calltag.core.identity.authentication import COOKIE, Authenticator, Identified, SessionOver, WrongCredentials
-from calltag.core.identity.http_sessions import HEADER, csrf_passes, values_of
+from calltag.core.identity.http_sessions import CSRF_HEADER, csrf_passes, values_of
 
 _NAMES: Final = ("username", "user", "userName", "login")
-_CSRF: Final = HEADER.lower().encode()
+_CSRF: Final = CSRF_HEADER.lower().encode()
 _CREDENTIALS: Final = frozenset({b"authorization", b"cookie", _CSRF})
 _PROOF_BYTES: Final = 16
 

@@ -14,11 +14,11 @@ from calltag.core.bayeux import errors
 from calltag.core.bayeux.messages import CodecError, Reply
 from calltag.core.http.cross_origin import CrossOrigin
 from calltag.core.http.origin import AllowedOrigins, Origin
-from calltag.core.identity.http_sessions import EXPOSED_HEADERS, USUAL, CookieFlags, values_of
+from calltag.core.identity.http_sessions import CSRF_EXPOSED_HEADERS, USUAL_COOKIES, CookieFlags, values_of
 from calltag.core.telemetry import request_ids
 from calltag.notifier.session_registry import Suspended
 
-_EXPOSED = ", ".join((*EXPOSED_HEADERS, request_ids.HEADER)).encode()
+_EXPOSED = ", ".join((*CSRF_EXPOSED_HEADERS, request_ids.HEADER)).encode()
 WRONG_NAME: Final = (
     "the callback (jsonp) must be one name of JavaScript, or names with dots between, 64 characters at most"
 )
@@ -27,16 +27,16 @@ SCRIPT_FIELDS: Final = (
     (b"cache-control", b"no-store"),
     (b"content-disposition", b"attachment; filename=f.txt"),
 )
-_PARAMETER: Final = "jsonp"
-_USUAL_NAME: Final = "jsonpcallback"
-_MAX_NAME: Final = 64
-_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*(?:\.[A-Za-z_$][A-Za-z0-9_$]*)*")
+_CALLBACK_PARAMETER: Final = "jsonp"
+_USUAL_CALLBACK_NAME: Final = "jsonpcallback"
+_MAX_CALLBACK_NAME: Final = 64
+_CALLBACK_NAME: Final = re.compile(r"[A-Za-z_$][A-Za-z0-9_$]*(?:\.[A-Za-z_$][A-Za-z0-9_$]*)*")
 _ESCAPED: Final = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
 _TO_ESCAPE: Final = re.compile("|".join(_ESCAPED).encode())
-COOKIE: Final = "BAYEUX_BROWSER"
+BROWSER_COOKIE: Final = "BAYEUX_BROWSER"
 UNLIMITED: Final = -1
 _RANDOM_BYTES: Final = 20
-_MAX_LENGTH: Final = 128
+_MAX_COOKIE_LENGTH: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +104,9 @@ class WrongCallback(CodecError):
 def callback_of(query: bytes) -> bytes:
     """Return the function that the script calls. Raises WrongCallback."""
     parameters = parse_qsl(query.decode("latin-1"), keep_blank_values=True)
-    names = [value for name, value in parameters if name == _PARAMETER] or [_USUAL_NAME]
+    names = [value for name, value in parameters if name == _CALLBACK_PARAMETER] or [_USUAL_CALLBACK_NAME]
     name = names[0] if len(names) == 1 else ""
-    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
+    if len(name) > _MAX_CALLBACK_NAME or not _CALLBACK_NAME.fullmatch(name):
         raise WrongCallback(WRONG_NAME)
     return name.encode()
 
@@ -153,7 +153,7 @@ def _origin(address: str) -> str:
 def browser_of(headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Return the value of the first browser cookie, "" if there is none; one too long to be issued here is ignored."""
     cookies = [value.decode("latin-1") for name, value in headers if name == b"cookie"]
-    return next((each for each in values_of(COOKIE, cookies) if len(each) <= _MAX_LENGTH), "")
+    return next((each for each in values_of(BROWSER_COOKIE, cookies) if len(each) <= _MAX_COOKIE_LENGTH), "")
 
 
 @dataclass(slots=True)
@@ -163,7 +163,7 @@ class Browsers:
 
     most: int = 1
     interval_ms: int = 2_000
-    flags: CookieFlags = USUAL
+    flags: CookieFlags = USUAL_COOKIES
     _held: dict[str, dict[str, Suspended]] = field(default_factory=dict)
 
     @property
@@ -172,7 +172,7 @@ class Browsers:
 
     def new_cookie(self) -> str:
         """Return the Set-Cookie value for a browser without one, with 160 random bits."""
-        return self.flags.set_cookie(COOKIE, secrets.token_urlsafe(_RANDOM_BYTES))
+        return self.flags.set_cookie(BROWSER_COOKIE, secrets.token_urlsafe(_RANDOM_BYTES))
 
     def has_room(self, browser: str, client_id: str) -> bool:
         """Return whether one more connect of the browser may be suspended."""

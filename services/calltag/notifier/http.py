@@ -18,13 +18,13 @@ from starlette.types import Receive, Scope, Send
 
 from calltag.core.bayeux.channels import HANDSHAKE
 from calltag.core.bayeux.engine import CALLBACK_POLLING
-from calltag.core.bayeux.messages import FORM, AnswerBudget, CodecError, Reply, decode, encode, messages_of_form
+from calltag.core.bayeux.messages import FORM_TYPE, AnswerBudget, CodecError, Reply, decode, encode, messages_of_form
 from calltag.core.http.cross_origin import FOREIGN
 from calltag.core.http.direct import DirectRequest, SocketHandler
 from calltag.core.http.request_parser import RequestHead
 from calltag.core.http.responses import Refusal, response_lines
 from calltag.core.identity.authentication import LockedOut, TooManyLogins
-from calltag.core.identity.http_sessions import MESSAGE
+from calltag.core.identity.http_sessions import CSRF_MESSAGE
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.request_ids import given_id, new_id
 from calltag.notifier.authentication import Authentication, Caller, CallerClaim, CsrfRefused, credentials_of, proof_of
@@ -69,7 +69,7 @@ def refused(error: Exception) -> tuple[int, str, Fields]:
     """Return status, text and fields of the answer to a request that failed."""
     match error:
         case CsrfRefused():
-            return 403, MESSAGE, []
+            return 403, CSRF_MESSAGE, []
         case LockedOut():
             return 429, str(error), [(b"retry-after", str(error.wait_s).encode())]
         case Crowded():
@@ -147,7 +147,7 @@ class CometdHttp:
             request.client[0],
             proof_of(headers if counts else ()),
             browser_of(headers) if self.browsers.is_limited else "",
-            any(name == b"content-type" and value.startswith(FORM) for name, value in headers),
+            any(name == b"content-type" and value.startswith(FORM_TYPE) for name, value in headers),
             counts,
             self.origins.pass_headers(headers),
             given_id(headers),

@@ -4,8 +4,8 @@ import pytest
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.http_sessions import (
-    EXPOSED_HEADERS,
-    MESSAGE,
+    CSRF_EXPOSED_HEADERS,
+    CSRF_MESSAGE,
     HttpSession,
     csrf_headers,
     csrf_passes,
@@ -18,8 +18,8 @@ TOKEN = csrf_token(SESSION)
 
 def test_the_answer_to_a_get_names_header_and_token() -> None:
     assert csrf_headers(SESSION) == {"X-CSRF-HEADER": "X-CSRF-TOKEN", "X-CSRF-TOKEN": TOKEN}
-    assert set(csrf_headers(SESSION)) == set(EXPOSED_HEADERS)
-    assert MESSAGE == "Missing or invalid Csrf token"
+    assert set(csrf_headers(SESSION)) == set(CSRF_EXPOSED_HEADERS)
+    assert CSRF_MESSAGE == "Missing or invalid Csrf token"
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "get"])

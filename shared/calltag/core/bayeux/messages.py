@@ -16,7 +16,7 @@ from calltag.core.strict_json import Structure, without_byte_order_mark
 
 Message: TypeAlias = Mapping[str, object]
 Reply: TypeAlias = dict[str, object]
-FORM: Final = b"application/x-www-form-urlencoded"
+FORM_TYPE: Final = b"application/x-www-form-urlencoded"
 _MAX_FIELDS: Final = 100
 _BYTE_ORDER_MARK: Final = "\ufeff"
 _REPLY_BYTES: Final = 1_024

@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from calltag.core.domain.status import StatusCode
 from calltag.core.http.origin import AllowedOrigins
-from calltag.core.identity.http_sessions import EXPOSED_HEADERS, HEADER
+from calltag.core.identity.http_sessions import CSRF_EXPOSED_HEADERS, CSRF_HEADER
 from calltag.core.telemetry import request_ids
 
 FOREIGN: Final = "pages of this origin may not use calltag; allow it with CALLTAG_ALLOWED_ORIGINS"
@@ -38,8 +38,8 @@ class CrossOrigin(CORSMiddleware):
             # With `*`, an unknown page could act with the user's cookies.
             allow_credentials=not allowed.any,
             allow_methods=methods,
-            allow_headers=("Content-Type", "Authorization", HEADER, request_ids.HEADER, *headers),
-            expose_headers=(*EXPOSED_HEADERS, request_ids.HEADER, *exposed),
+            allow_headers=("Content-Type", "Authorization", CSRF_HEADER, request_ids.HEADER, *headers),
+            expose_headers=(*CSRF_EXPOSED_HEADERS, request_ids.HEADER, *exposed),
         )
         self._allowed = allowed
 

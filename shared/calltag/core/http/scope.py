@@ -13,8 +13,8 @@ from starlette.types import Scope
 
 from calltag.core.http.request_parser import RequestHead
 
-ANY: Final = "*"
-_REMEMBERED: Final = 4_096
+ANY_PEER: Final = "*"
+_REMEMBERED_PEERS: Final = 4_096
 _WITH_PORT: Final = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+):[0-9]{1,5}")
 _PLAIN: Final = re.compile(r"[0-9A-Fa-f:.]{1,45}")
 _SCHEMES: Final = {"http": "http", "https": "https", "ws": "http", "wss": "https"}
@@ -37,9 +37,9 @@ class TrustedProxies:
 
     def __init__(self, networks: Iterable[str]) -> None:
         given = tuple(networks)
-        self._trusts_all = ANY in given
-        self._networks = tuple(ipaddress.ip_network(each) for each in given if each != ANY)
-        self._judged = lru_cache(_REMEMBERED)(self._judge)
+        self._trusts_all = ANY_PEER in given
+        self._networks = tuple(ipaddress.ip_network(each) for each in given if each != ANY_PEER)
+        self._judged = lru_cache(_REMEMBERED_PEERS)(self._judge)
 
     def trusts(self, peer: str) -> bool:
         """Return whether the peer of a connection is a trusted proxy."""
@@ -83,7 +83,7 @@ def _from_the_end(values: Sequence[str]) -> Iterator[str]:
                 yield entry
 
 
-@lru_cache(_REMEMBERED)
+@lru_cache(_REMEMBERED_PEERS)
 def _address(entry: str) -> str | None:
     """Return the address in an entry in canonical form; None if there is none."""
     if with_port := _WITH_PORT.fullmatch(entry):

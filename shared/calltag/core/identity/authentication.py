@@ -14,7 +14,7 @@ from weakref import WeakValueDictionary
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.directory import Directory, User
-from calltag.core.identity.http_sessions import USUAL, CookieFlags, HttpSession, HttpSessions
+from calltag.core.identity.http_sessions import USUAL_COOKIES, CookieFlags, HttpSession, HttpSessions
 from calltag.core.identity.login_attempts import LockedOut, SessionOver, TooManyLogins, WrongCredentials
 from calltag.core.identity.passwords import Passwords
 
@@ -52,7 +52,7 @@ class Authenticator:
         passwords: Passwords,
         sessions: HttpSessions,
         *,
-        cookies: CookieFlags = USUAL,
+        cookies: CookieFlags = USUAL_COOKIES,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory

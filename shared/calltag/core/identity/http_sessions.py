@@ -18,16 +18,16 @@ from calltag.core.store.connection import RedisClient
 from calltag.core.store.scripts import ScriptBatcher
 
 SameSite = Literal["lax", "strict", "none"]
-_MOST: Final = 8
+_MOST_COOKIES: Final = 8
 """Maximum number of cookies of one name that are read."""
 _TOKEN_BYTES: Final = 32
-HEADER: Final = "X-CSRF-TOKEN"
-HEADER_NAME_HEADER: Final = "X-CSRF-HEADER"
-EXPOSED_HEADERS: Final = (HEADER_NAME_HEADER, HEADER)
+CSRF_HEADER: Final = "X-CSRF-TOKEN"
+CSRF_NAME_HEADER: Final = "X-CSRF-HEADER"
+CSRF_EXPOSED_HEADERS: Final = (CSRF_NAME_HEADER, CSRF_HEADER)
 """Value of `Access-Control-Expose-Headers`, which lets scripts of other origins read the token."""
-MESSAGE: Final = "Missing or invalid Csrf token"
-_LABEL: Final = b"calltag X-CSRF-TOKEN"
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+CSRF_MESSAGE: Final = "Missing or invalid Csrf token"
+_CSRF_LABEL: Final = b"calltag X-CSRF-TOKEN"
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class CookieFlags:
         return f"{name}={value}; Path=/; HttpOnly; SameSite={self.same_site.capitalize()}{secure}"
 
 
-USUAL: Final = CookieFlags()
+USUAL_COOKIES: Final = CookieFlags()
 
 
 def values_of(name: str, headers: Iterable[str]) -> tuple[str, ...]:
@@ -54,7 +54,7 @@ def values_of(name: str, headers: Iterable[str]) -> tuple[str, ...]:
     """
     pairs = (part.partition("=") for header in headers for part in header.split(";"))
     values = (value.strip().removeprefix('"').removesuffix('"') for key, _, value in pairs if key.strip() == name)
-    return tuple(dict.fromkeys(value for value in values if value))[:_MOST]
+    return tuple(dict.fromkeys(value for value in values if value))[:_MOST_COOKIES]
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,12 +176,12 @@ def _digest_of(token: str) -> str:
 
 def csrf_headers(session: HttpSession) -> dict[str, str]:
     """Return the headers of the response to a GET."""
-    return {HEADER_NAME_HEADER: HEADER, HEADER: csrf_token(session)}
+    return {CSRF_NAME_HEADER: CSRF_HEADER, CSRF_HEADER: csrf_token(session)}
 
 
 def csrf_token(session: HttpSession) -> str:
     """Derive the token from that of the session's cookie, so that Redis need not store it."""
-    return base64.urlsafe_b64encode(hmac.digest(session.token.encode(), _LABEL, "sha256")).decode().rstrip("=")
+    return base64.urlsafe_b64encode(hmac.digest(session.token.encode(), _CSRF_LABEL, "sha256")).decode().rstrip("=")
 
 
 def csrf_passes(method: str, session: HttpSession, tokens: Sequence[str], *, by_cookie: bool) -> bool:
@@ -189,7 +189,7 @@ def csrf_passes(method: str, session: HttpSession, tokens: Sequence[str], *, by_
 
     `by_cookie` is True if it had the session's cookie.
     """
-    if method.upper() in _SAFE:
+    if method.upper() in _SAFE_METHODS:
         return True
     if len(tokens) != 1 or not by_cookie:
         return False
