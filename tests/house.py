@@ -49,7 +49,7 @@ def sources() -> Mapping[Path, ast.Module]:
 
 
 def static_measures() -> dict[str, int]:
-    """What the text of the code shows."""
+    """Measures of the syntax trees."""
     trees = sources()
     classes = Counter(node.name for tree in trees.values() for node in tree.body if isinstance(node, ast.ClassDef))
     return {

@@ -1,4 +1,4 @@
-"""What every broker must do: the same tests on RabbitMQ and in one process."""
+"""Rules for every broker: the same tests on RabbitMQ and in one process."""
 
 import asyncio
 from collections.abc import AsyncIterator

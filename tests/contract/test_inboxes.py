@@ -1,4 +1,4 @@
-"""What only one of the brokers has: acknowledged, persistent messages and bounds in bytes on RabbitMQ, in memory bounds
+"""Features of one kind of broker: acknowledged, persistent messages and bounds in bytes on RabbitMQ, in memory bounds
 in numbers."""
 
 import asyncio

@@ -1,4 +1,4 @@
-"""What may happen to a broker: it tells in time, loses nothing that was confirmed, and works again by itself."""
+"""Faults of RabbitMQ and its connections: errors by the deadline, no confirmed message lost, and work resumes."""
 
 import asyncio
 import gc

@@ -1,4 +1,4 @@
-"""What a request asks for: checks that can be made before an operation is accepted, and the fields of the response.
+"""Commands of requests: the checks before an operation is accepted, and the fields of the response.
 
 The worker judges state that queued operations may still change: capabilities, keys, the amount of user data.
 """
@@ -130,7 +130,7 @@ class SessionCommand:
     user: User
     action: StartContactCenterSession | EndContactCenterSession
 
-    async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:  # noqa: ARG002 - same
+    async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:  # noqa: ARG002 - the interface's
         _require_voice(self.user)
         return [AgentOperation(operation_id, self.user.id, self.action, self.service.clock_ms())]
 
@@ -149,7 +149,7 @@ class SwitchCommand:
     service: CallService
     events: Sequence[SwitchEvent]
 
-    async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:  # noqa: ARG002 - same
+    async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:  # noqa: ARG002 - the interface's
         now_ms = self.service.clock_ms()
         return [CallOperation(each.operation_id, each.call_id, each.action, now_ms) for each in self.events]
 

@@ -5,7 +5,7 @@ and detect a different request under the same key.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Final, Protocol, cast
 from uuid import uuid4
@@ -110,18 +110,19 @@ class Idempotency:
         before, now = await self.records.find(request), self.clock_ms()
         if before is None:
             return Attempt(request.operation_id, request, begun_at_ms=now)
+        retry = Attempt(request.operation_id, request, is_retry=True, begun_at_ms=before.begun_at_ms)
         is_forgotten = now - before.begun_at_ms >= self.memory_ms
         # A client that waits wants the outcome: the worker returns it while it recognises the operation.
         if before.answer is not None and (before.answer.is_outcome or not waits or is_forgotten):
-            return Attempt(request.operation_id, request, True, before.begun_at_ms, before.answer)
+            return replace(retry, recorded=before.answer)
         if before.answer is None and is_forgotten:
             raise AlreadyUsed("the outcome of the first attempt has expired; use a new key")
-        return Attempt(request.operation_id, request, True, before.begun_at_ms)
+        return retry
 
     async def begin(self, attempt: Attempt) -> None:
         """Bind the key, before the operation is published. Raises AlreadyUsed."""
         if attempt.request is not None:
-            await self.records.begin(attempt.request, self.clock_ms())
+            await self.records.begin(attempt.request, attempt.begun_at_ms)
 
     async def finish(self, attempt: Attempt, answer: RecordedAnswer) -> None:
         """Record the final answer."""

@@ -23,6 +23,7 @@ from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 log = structlog.get_logger()
 _INTERRUPTED: Final = Condition("replies_interrupted", over="replies_received_again", level="info")
 _NOT_PUBLISHED: Final = Condition("operations_not_published")
+_OUTAGES: Final = (BrokerUnavailable, BrokerRefused)
 
 
 class Replies:
@@ -139,8 +140,11 @@ class OperationPublisher:
             else:
                 publishing = map(self.broker.publish_operation, partitions, bodies, [each.id for each in operations])
                 results = await asyncio.gather(*publishing, return_exceptions=True)
-                _raise_first([result for result in results if isinstance(result, BaseException)])
-        except (BrokerUnavailable, BrokerRefused) as failure:
+                failures = [result for result in results if isinstance(result, BaseException)]
+                if failures:
+                    # An unexpected error is not hidden behind an outage.
+                    raise next((each for each in failures if not isinstance(each, _OUTAGES)), failures[0])
+        except _OUTAGES as failure:
             _NOT_PUBLISHED.fails(failure)
             raise BackendUnavailable(f"RabbitMQ did not confirm the operation: {failure}") from failure
         finally:
@@ -155,9 +159,3 @@ class OperationPublisher:
 
 async def _all(awaited: Sequence[asyncio.Future[OperationReply]]) -> Sequence[OperationReply]:
     return await asyncio.gather(*awaited)
-
-
-def _raise_first(failures: Sequence[BaseException]) -> None:
-    """Raise one of the failures, a programming error before those of the broker."""
-    for failure in sorted(failures, key=lambda each: isinstance(each, BrokerUnavailable | BrokerRefused)):
-        raise failure

@@ -94,7 +94,7 @@ class RetryQueues:
         return min((message.operation.accepted_at_ms for message in works if message is not None), default=None)
 
     def open(self, works: Sequence[Work], fault: Failure, now_s: float, parking: ParkingReason | None = None) -> None:
-        """Begin a queue with operations of one key, the first of which has failed."""
+        """Begin a queue with the operations of one key; the first one has failed."""
         due_s = now_s if parking else now_s + _FIRST_RETRY_S
         self._queues[works[0].key] = RetryQueue(works[0].key, deque(works), fault, now_s, due_s, parking=parking)
 

@@ -48,7 +48,7 @@ SEEDS = [
 
 
 def one_input(data: bytes) -> None:
-    """What is accepted comes over the broker as it was, and takes effect or is refused without an exception."""
+    """An accepted operation passes the broker unchanged, and takes effect or is refused without an exception."""
     try:
         body = parse(data, TEXTS)
     except JsonRefused:

@@ -1,4 +1,4 @@
-"""What the broker shows of itself in the metrics."""
+"""Metrics of the connection to RabbitMQ."""
 
 from calltag.core.broker.rabbitmq import RabbitMqBroker, RabbitMqSettings
 from calltag.core.broker.rabbitmq.metrics import BrokerMetrics, Repair

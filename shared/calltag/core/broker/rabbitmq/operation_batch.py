@@ -6,7 +6,7 @@ needs no parsing."""
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -84,58 +84,22 @@ class MessageWindow:
     """
 
     def __init__(self, most: int = 4, patience_s: float = 0.05) -> None:
-        self._most = most
+        self._places = asyncio.Semaphore(most)
         self._patience_s = patience_s
-        self._under_way = 0
-        self._waiting: deque[asyncio.Future[None]] = deque()
 
     @asynccontextmanager
     async def message(self) -> AsyncIterator[None]:
         """Publish one message in the context, once there is a place."""
-        await self._enter()
-        place = _Place(self._leave)
-        timer = asyncio.get_running_loop().call_later(self._patience_s, place.leave)
+        await self._places.acquire()
+        # It is left once: by the timer, or at the end.
+        place = ExitStack()
+        place.callback(self._places.release)
+        timer = asyncio.get_running_loop().call_later(self._patience_s, place.close)
         try:
             yield
         finally:
             timer.cancel()
-            place.leave()
-
-    async def _enter(self) -> None:
-        if self._under_way < self._most and not self._waiting:
-            self._under_way += 1
-            return
-        admitted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(admitted)
-        try:
-            await admitted
-        except asyncio.CancelledError:
-            if admitted.done() and not admitted.cancelled():
-                self._leave()
-            raise
-
-    def _leave(self) -> None:
-        while self._waiting:
-            admitted = self._waiting.popleft()
-            if not admitted.done():
-                # The place passes on.
-                admitted.set_result(None)
-                return
-        self._under_way -= 1
-
-
-class _Place:
-    """A place in the window, which is left once."""
-
-    __slots__ = ("_leave",)
-
-    def __init__(self, leave: Callable[[], None]) -> None:
-        self._leave: Callable[[], None] | None = leave
-
-    def leave(self) -> None:
-        leave, self._leave = self._leave, None
-        if leave is not None:
-            leave()
+            place.close()
 
 
 @dataclass(slots=True)
