@@ -1,8 +1,9 @@
 """The worker of a partition when the store's answers get lost, or something unforeseen happens."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import orjson
 import pytest
@@ -22,10 +23,6 @@ from calltag.core.store.embedded import embedded_store
 from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import (
-    NO_BLOCKS,
-    NOTHING,
-    CallBlocks,
-    Change,
     CommitConflict,
     CommitPosition,
     Committal,
@@ -58,18 +55,8 @@ class Unreliable(RedisCallStore):
 
     faults: Iterator[type[Exception] | None] = iter(())
 
-    async def commit(
-        self,
-        partition: Partition,
-        epoch: Epoch,
-        changes: Sequence[Change],
-        events: Sequence[bytes],
-        blocks: CallBlocks = NO_BLOCKS,
-        *,
-        after: CommitPosition = NOTHING,
-        published: CommitPosition | None = None,
-    ) -> Committal:
-        made = await super().commit(partition, epoch, changes, events, blocks, after=after, published=published)
+    async def commit(self, *given: Any, **named: Any) -> Committal:
+        made = await super().commit(*given, **named)
         fault = next(self.faults, None)
         if fault is not None:
             raise fault("the answer was lost")
