@@ -21,7 +21,7 @@ from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
 from calltag.core.process.waiting import restart_forever, run_until
 from calltag.core.store.connection import ByteWindow
-from calltag.core.store.ports import CallStore, CommitConflict, CommitPosition, Epoch, StoreUnavailable
+from calltag.core.store.ports import CallStore, CommitPosition, Epoch, StoreUnavailable
 from calltag.core.telemetry.conditions import Condition
 from calltag.worker.batch import Failure, Folded, ParkingReason
 from calltag.worker.crash_guard import CrashGuard
@@ -168,7 +168,7 @@ class PartitionRunner:
         """Empty the outbox of published events; the next owner would publish them again, without effect."""
         try:
             await self._owner.trim()
-        except (CommitConflict, StoreUnavailable) as error:
+        except StoreUnavailable as error:
             log.info("outbox_trim_failed", partition=self._partition, reason=str(error))
 
     def _due_in_s(self) -> float | None:
