@@ -95,7 +95,7 @@ check: $(DEV_READY)
 	@$(BIN)/ruff format --check --quiet . || { echo "run: make format" >&2; exit 1; }
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy
-	@$(BIN)/lint-imports --no-cache | tail -n 2
+	@$(BIN)/lint-imports --no-cache --no-logo
 	@$(BIN)/bandit --quiet --recursive --configfile pyproject.toml services shared deploy
 	@$(BIN)/python deploy/locks.py --check
 	@$(BIN)/python deploy/audit.py

@@ -53,3 +53,13 @@ def test_no_unit_test_uses_what_is_installed_beside_python(file: Path) -> None:
     text = file.read_text()
     assert "node_modules" not in text
     assert not PARTS.search(text)
+
+
+def test_no_check_hides_the_failure_of_another() -> None:
+    """A pipeline ends as its last command does."""
+    make = shutil.which("make")
+    assert make is not None
+    command = [make, "--dry-run", "check"]
+    plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert "lint-imports" in plan
+    assert not re.search(r"(?<!\|)\|(?!\|)", plan)

@@ -15,8 +15,6 @@ from functools import partial
 from itertools import accumulate
 from typing import Final, NoReturn
 
-from calltag.core.domain.user_data import JsonValue
-
 Place = Sequence[str | int]
 """Member names and list positions, from the outermost inwards."""
 
@@ -198,7 +196,7 @@ class _NotKept:
 _NOT_READ: Final = _NotKept("is not read, as the text is refused")
 
 
-def parse(body: bytes, limits: JsonLimits) -> JsonValue:
+def parse(body: bytes, limits: JsonLimits) -> object:
     """Parse a value that survives `orjson.dumps` and `orjson.loads` unchanged. Raises JsonRefused."""
     if len(body) > limits.max_bytes:
         raise TextTooLarge(f"is larger than {limits.max_bytes} bytes")
@@ -221,7 +219,7 @@ class _Decoder:
     def __init__(self) -> None:
         self.refuses = False
 
-    def value(self, text: bytes) -> JsonValue:
+    def value(self, text: bytes) -> object:
         """Raises NotJson."""
         decoder = json.JSONDecoder(
             object_pairs_hook=self._members,
@@ -230,21 +228,21 @@ class _Decoder:
             parse_constant=_constant,
         )
         try:
-            value: JsonValue = decoder.decode(text.decode())
+            value: object = decoder.decode(text.decode())
         except UnicodeDecodeError as error:
             raise NotJson(f"is not UTF-8 (byte {error.start})") from None
         except json.JSONDecodeError as error:
             raise NotJson(f"is not JSON: {error.msg} (line {error.lineno}, column {error.colno})") from None
         return value
 
-    def _members(self, pairs: list[tuple[str, JsonValue]]) -> dict[str, JsonValue] | _NotKept:
+    def _members(self, pairs: list[tuple[str, object]]) -> dict[str, object] | _NotKept:
         members = dict(pairs)
         if len(members) == len(pairs):
             return members
         self.refuses = True
         return _NotKept(f"has the same name twice ({shown(_twice(pairs))}), and one of its values would be lost")
 
-    def _number(self, text: str, read: Callable[[str], int | float]) -> JsonValue:
+    def _number(self, text: str, read: Callable[[str], int | float]) -> object:
         if self.refuses:
             # One reason is enough to refuse the text.
             return _NOT_READ
@@ -255,7 +253,7 @@ class _Decoder:
             return _NotKept(str(refused))
 
 
-def _twice(pairs: Sequence[tuple[str, JsonValue]]) -> str:
+def _twice(pairs: Sequence[tuple[str, object]]) -> str:
     """Return the first repeated name."""
     seen: set[str] = set()
     for name, _ in pairs:
@@ -269,7 +267,7 @@ def _constant(name: str) -> NoReturn:
     raise NotJson(f"is not JSON: {name} is no JSON value")
 
 
-def _check(value: JsonValue, place: _Place) -> None:
+def _check(value: object, place: _Place) -> None:
     """Refuse the first value, in text order, that cannot be stored; recursion is bounded by the depth."""
     if isinstance(value, str):
         _check_text(value, place)
