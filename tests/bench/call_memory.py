@@ -17,13 +17,14 @@ from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, Operation
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
 from calltag.core.store.calls import RedisCallStore
-from calltag.core.store.connection import RedisClient, redis_client
+from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.event_log import Addition, RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, Done
 from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.workers import RedisCallIndex
 from parts.redis_server import RedisServer
+from parts.store_commands import library
 
 KEYS = Keys()
 PARTITIONS = 32
@@ -56,7 +57,7 @@ class Kept:
         await self._streams.append({user: [addition] for user in made.users()})
 
     async def used_bytes(self) -> int:
-        memory = await self._client.connection.info("memory")
+        memory = await library(self._client).info("memory")
         return int(memory["used_memory"])
 
     async def usage_bytes(self, made: Call) -> dict[str, int]:
@@ -72,7 +73,7 @@ class Kept:
             "calls of the agent": KEYS.calls_of(user),
             "last event": KEYS.added_to(user, f"call:{made.id}"),
         }
-        usage = {what: await self._client.connection.memory_usage(name) for what, name in names.items()}
+        usage = {what: await library(self._client).memory_usage(name) for what, name in names.items()}
         return {what: int(size or 0) for what, size in usage.items()}
 
 

@@ -20,7 +20,7 @@ from calltag.core.broker.rabbitmq.topology import RabbitMqSettings, Topology
 from calltag.core.domain.ids import CallId
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.store.calls import RedisCallReader
-from calltag.core.store.connection import redis_client
+from calltag.core.store.client import redis_client
 from calltag.core.store.keys import Keys
 from parts.ports import free_port
 from parts.processes import Program

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from calltag.core.store.connection import RedisClient, redis_client
-from calltag.core.store.deployment import Deployment, client_of
+from calltag.core.store.client import RedisClient, open_redis, redis_client
 from calltag.core.store.embedded import embedded_store
+from calltag.core.store.routing import Deployment
 from parts.redis_cluster import RedisCluster
 
 
@@ -21,7 +21,7 @@ async def client(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
     if request.param == "cluster":
         cluster: RedisCluster = request.getfixturevalue("redis_cluster")
         cluster.clear()
-        connected = client_of(Deployment(cluster.url, "cluster"), deadline_s=5)
+        connected = open_redis(Deployment(cluster.url, "cluster"), deadline_s=5)
         yield connected
         await connected.close()
         return

@@ -10,10 +10,11 @@ from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserI
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, Done, TooMuch
 from calltag.core.store.workers import RedisCallIndex
+from parts.store_commands import library
 
 KEYS = Keys("index-test")
 PARTITIONS = 4
@@ -37,15 +38,15 @@ async def reader(client: RedisClient) -> RedisCallReader:
 
 async def test_the_list_of_a_user_ends_by_itself(client: RedisClient) -> None:
     await RedisCallIndex(client, KEYS).update([CALL])
-    assert await client.connection.smembers(KEYS.calls_of(ALICE)) == {b"C1"}
-    assert 0 < await client.connection.pttl(KEYS.calls_of(ALICE)) <= 24 * 3_600_000
+    assert await library(client).smembers(KEYS.calls_of(ALICE)) == {b"C1"}
+    assert 0 < await library(client).pttl(KEYS.calls_of(ALICE)) <= 24 * 3_600_000
 
 
 @pytest.mark.parametrize(("user", "shown"), [(ALICE, [CALL]), (BOB, [])])
 async def test_calls_that_are_listed_wrongly_are_not_shown(
     client: RedisClient, reader: RedisCallReader, user: UserId, shown: list[Call]
 ) -> None:
-    await client.connection.sadd(KEYS.calls_of(user), CALL.id, RELEASED.id, "never-there")
+    await library(client).sadd(KEYS.calls_of(user), CALL.id, RELEASED.id, "never-there")
     assert await reader.calls_of(user) == shown
 
 
@@ -60,7 +61,7 @@ async def test_a_list_is_read_up_to_so_many_bytes(client: RedisClient) -> None:
         epoch = (await store.take_over(partition)).epoch
         done = [(OperationId(f"o-{call.id}"), Done(StatusCode.SUCCESS, 1))]
         await store.commit(partition, epoch, [Change(f"call:{call.id}", None, call, done)], [])
-        await client.connection.sadd(KEYS.calls_of(ALICE), call.id)
+        await library(client).sadd(KEYS.calls_of(ALICE), call.id)
     assert await reader.calls_of(ALICE) == calls
     assert await reader.calls_of(ALICE, max_bytes=400_000) == calls
     with pytest.raises(TooMuch):

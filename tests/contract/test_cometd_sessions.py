@@ -12,8 +12,8 @@ from calltag.core.bayeux.replays import Progress
 from calltag.core.bayeux.session import Ending
 from calltag.core.broker.ports import NodeId
 from calltag.core.domain.ids import UserId
+from calltag.core.store.client import RedisClient
 from calltag.core.store.client_ids import digest_of, is_bearer, new_client_id, user_of
-from calltag.core.store.connection import RedisClient
 from calltag.core.store.event_log import Addition, Appended, Entry, RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.scripts import ScriptBatcher
@@ -34,6 +34,7 @@ from calltag.core.store.sessions import (
     TooManySessions,
     TooManySubscriptions,
 )
+from parts.store_commands import library
 
 KEYS = Keys("calltag-test")
 ALICE, BOB = UserId("alice"), UserId("bob")
@@ -210,7 +211,7 @@ async def test_a_node_that_was_forgotten_stays(client: RedisClient, streams: Red
     await nodes.one.register([ALICE, BOB])
     appended = await streams.append({ALICE: numbered(1), BOB: numbered(1)})
     assert (appended[ALICE].nodes, appended[BOB].nodes) == ([ONE], [ONE])
-    assert await client.connection.pttl(KEYS.nodes_of(BOB)) > 0
+    assert await library(client).pttl(KEYS.nodes_of(BOB)) > 0
 
 
 async def test_many_events_in_one_millisecond_have_rising_positions(streams: RedisEventLog) -> None:
@@ -224,19 +225,19 @@ async def test_a_stream_is_bounded_and_ends(client: RedisClient, batcher: Script
     streams = RedisEventLog(client, batcher, KEYS, most_events=100, retention_ms=50_000)
     for first in range(1, 1_001, 50):
         await add(streams, *range(first, first + 50))
-    assert await client.connection.xlen(KEYS.stream_of(ALICE)) <= 250
+    assert await library(client).xlen(KEYS.stream_of(ALICE)) <= 250
     for name in (KEYS.stream_of(ALICE), KEYS.added_to(ALICE, "call:C")):
-        assert 0 < await client.connection.pttl(name) <= 50_000
+        assert 0 < await library(client).pttl(name) <= 50_000
 
 
 async def test_large_events_leave_room_for_few(client: RedisClient, batcher: ScriptBatcher) -> None:
     streams = RedisEventLog(client, batcher, KEYS, most_bytes=100_000)
     for number in range(1, 41):
         await streams.append({ALICE: [Addition("call:C", number, b"x" * 10_000)]})
-    assert 10 <= await client.connection.xlen(KEYS.stream_of(ALICE)) <= 15
+    assert 10 <= await library(client).xlen(KEYS.stream_of(ALICE)) <= 15
     await streams.append({ALICE: [Addition("call:C", 41, b"x" * 500_000)]})
     assert [len(each.event) for each in (await streams.read(ALICE, BEGINNING, 100)).entries][-1] == 500_000
-    assert await client.connection.xlen(KEYS.stream_of(ALICE)) <= 2
+    assert await library(client).xlen(KEYS.stream_of(ALICE)) <= 2
 
 
 async def test_a_session_begins_at_the_end_of_the_stream(streams: RedisEventLog, nodes: Nodes) -> None:
@@ -315,19 +316,19 @@ def key_of(client_id: str) -> str:
 
 async def stored(client: RedisClient, client_id: str) -> Mapping[bytes, bytes]:
     """The session's fields."""
-    return cast("Mapping[bytes, bytes]", await client.connection.hgetall(key_of(client_id)))
+    return cast("Mapping[bytes, bytes]", await library(client).hgetall(key_of(client_id)))
 
 
 async def server_ms(client: RedisClient) -> int:
     """The store's clock."""
-    seconds, micros = await client.connection.time()
-    return seconds * 1000 + micros // 1000
+    seconds, micros = cast("list[bytes]", await client.script("clock")([KEYS.workers()], []))
+    return int(seconds) * 1000 + int(micros) // 1000
 
 
 async def back_date(client: RedisClient, client_id: str, *names: str, by_ms: int) -> None:
     """Let something have been so much earlier."""
     for name in names:
-        await client.connection.hincrby(key_of(client_id), name, -by_ms)
+        await library(client).hincrby(key_of(client_id), name, -by_ms)
 
 
 async def ending_of(store: SessionStore, client_id: str, caller: ConnectCaller = PROVEN) -> HasEnded:
@@ -347,7 +348,7 @@ async def test_a_client_that_only_connects_ends_after_a_while(client: RedisClien
     await claim(nodes.one, client_id)
     over = await ending_of(nodes.two, client_id, caller)
     assert (over.ending, over.former) == (Ending.INACTIVE, ONE)
-    assert await client.connection.zcard(KEYS.cometd_sessions(ALICE)) == 0
+    assert await library(client).zcard(KEYS.cometd_sessions(ALICE)) == 0
 
 
 async def test_whatever_else_a_client_does_is_activity(client: RedisClient, nodes: Nodes) -> None:
@@ -400,7 +401,7 @@ async def test_a_session_may_end_in_any_case(client: RedisClient, nodes: Nodes) 
     assert await nodes.one.unsubscribe(client_id, ["/a"], lifetime_ms=LIFE_MS) is None
     assert not await nodes.one.touch(client_id, lifetime_ms=LIFE_MS)
     assert (await ending_of(nodes.two, client_id)).ending is Ending.LOGIN_ENDED
-    assert await client.connection.exists(key_of(client_id)) == 0
+    assert await library(client).exists(key_of(client_id)) == 0
 
 
 @pytest.mark.parametrize("began_with", ["", "old"])
@@ -430,9 +431,9 @@ async def test_a_session_ends_with_the_credential_that_it_began_with(
         with pytest.raises(HasEnded) as over:
             await use(ends)
         assert (over.value.ending, over.value.former) == (Ending.LOGIN_ENDED, ONE), name
-        assert await client.connection.exists(key_of(ends)) == 0, name
+        assert await library(client).exists(key_of(ends)) == 0, name
         assert await use(lives), name
-    assert await client.connection.zrange(KEYS.cometd_sessions(ALICE), 0, -1) == [digest_of(lives).encode()]
+    assert await library(client).zrange(KEYS.cometd_sessions(ALICE), 0, -1) == [digest_of(lives).encode()]
 
 
 async def test_a_session_that_its_client_has_ended_is_known_for_a_moment(client: RedisClient, nodes: Nodes) -> None:
@@ -445,11 +446,11 @@ async def test_a_session_that_its_client_has_ended_is_known_for_a_moment(client:
         with pytest.raises(NotProven):
             await nodes.two.read(client_id, caller, most=1)
     assert await nodes.two.load(client_id) is None
-    assert 0 < await client.connection.pttl(KEYS.cometd_session_end(ALICE, digest_of(client_id))) <= 5_000
-    await client.connection.delete(KEYS.cometd_session_end(ALICE, digest_of(client_id)))
+    assert 0 < await library(client).pttl(KEYS.cometd_session_end(ALICE, digest_of(client_id))) <= 5_000
+    await library(client).delete(KEYS.cometd_session_end(ALICE, digest_of(client_id)))
     assert await nodes.two.read(client_id, PROVEN, most=1) is None
     assert await nodes.one.remove(client_id, Ending.DISCONNECTED) is None
-    assert await client.connection.exists(KEYS.cometd_session_end(ALICE, digest_of(client_id))) == 0
+    assert await library(client).exists(KEYS.cometd_session_end(ALICE, digest_of(client_id))) == 0
 
 
 # -- take over ---------------------------------------------------------------------------------------------------------
@@ -487,7 +488,7 @@ async def test_a_take_over_saves_the_session(client: RedisClient, streams: Redis
     assert is_as_saved(record, TWO, 2, 0)
     assert (record.changes, record.subscriptions) == (1, {"/a": head, "/b": head - 1})
     assert record.backfills == WHOLE.backfills
-    assert 20_000 < await client.connection.pttl(key_of(client_id)) <= 30_000
+    assert 20_000 < await library(client).pttl(key_of(client_id)) <= 30_000
     assert (await streams.append({ALICE: ()}))[ALICE].nodes == [TWO]
     first = replace(WHOLE, client_id=client_id, cycle=2, has_connected=False, is_exact=False)
     assert await nodes.two.take_over(first, saved=0, has_moved=False)
@@ -500,15 +501,15 @@ async def test_the_first_to_take_over_wins(client: RedisClient, nodes: Nodes) ->
     [first, second] = [state(client_id, (await read(each, client_id)).record.cycle) for each in (nodes.one, nodes.two)]
     assert await nodes.one.take_over(first, saved=0, has_moved=False)
     before = await stored(client, client_id)
-    nodes_before = await client.connection.smembers(KEYS.nodes_of(ALICE))
+    nodes_before = await library(client).smembers(KEYS.nodes_of(ALICE))
     for saved in (0, None):
         late = replace(second, cursor=Cursor(Position(1), Position(2)), lifetime_ms=9 * LIFE_MS)
         assert await nodes.two.take_over(late, saved=saved, has_moved=True) is None
         future = replace(late, cycle=3)
         assert await nodes.two.take_over(future, saved=saved, has_moved=True) is None
     assert await stored(client, client_id) == before
-    assert await client.connection.smembers(KEYS.nodes_of(ALICE)) == nodes_before
-    assert await client.connection.pttl(key_of(client_id)) <= LIFE_MS
+    assert await library(client).smembers(KEYS.nodes_of(ALICE)) == nodes_before
+    assert await library(client).pttl(key_of(client_id)) <= LIFE_MS
 
 
 async def test_what_was_saved_since_it_was_read_is_not_written_over(streams: RedisEventLog, nodes: Nodes) -> None:
@@ -547,9 +548,9 @@ async def test_what_is_over_is_not_taken_over_or_saved(client: RedisClient, node
     assert await nodes.one.take_over(state(client_id, 1), saved=None, has_moved=False) is None
     assert await save(nodes.one, state(client_id, 1)) is Ending.LOGIN_ENDED
     assert await save(nodes.one, state(client_id, 1, verify=True)) is Ending.LOGIN_ENDED
-    await client.connection.delete(KEYS.cometd_session_end(ALICE, digest_of(client_id)))
+    await library(client).delete(KEYS.cometd_session_end(ALICE, digest_of(client_id)))
     assert await save(nodes.one, state(client_id, 1)) is Ending.EXPIRED, "as the store ends a silent one"
-    assert await client.connection.exists(key_of(client_id), KEYS.cometd_sessions(ALICE), KEYS.nodes_of(ALICE)) == 0
+    assert await library(client).exists(key_of(client_id), KEYS.cometd_sessions(ALICE), KEYS.nodes_of(ALICE)) == 0
 
 
 # -- save --------------------------------------------------------------------------------------------------------------
@@ -657,8 +658,8 @@ async def test_what_goes_between_connects_shortens_no_life(client: RedisClient, 
 
     async def life_ms(number: int, lifetime_ms: int) -> int:
         assert await save(nodes.one, state(client_id, 2, number, lifetime_ms=lifetime_ms))
-        left_ms = int(await client.connection.pttl(key_of(client_id)))
-        until_ms = await client.connection.zscore(KEYS.cometd_sessions(ALICE), digest_of(client_id))
+        left_ms = int(await library(client).pttl(key_of(client_id)))
+        until_ms = await library(client).zscore(KEYS.cometd_sessions(ALICE), digest_of(client_id))
         assert until_ms is not None
         assert abs(until_ms - await server_ms(client) - left_ms) < 5_000
         return left_ms
@@ -677,7 +678,7 @@ async def test_other_messages_keep_a_session_alive_for_so_long(client: RedisClie
 
     async def life_after_subscribing(lifetime_ms: int) -> int:
         await nodes.one.subscribe(client_id, {"/a": None}, lifetime_ms=lifetime_ms, most=9)
-        return int(await client.connection.pttl(key_of(client_id)))
+        return int(await library(client).pttl(key_of(client_id)))
 
     await claim(nodes.one, client_id)
     assert await life_after_subscribing(100_000) > 90_000
@@ -688,7 +689,7 @@ async def test_other_messages_keep_a_session_alive_for_so_long(client: RedisClie
     await back_date(client, client_id, "until", by_ms=20_000)
     assert 10_000 < await life_after_subscribing(100_000) <= 20_000, "nor is its life made shorter"
     assert await nodes.one.touch(client_id, lifetime_ms=100_000)
-    assert 10_000 < await client.connection.pttl(key_of(client_id)) <= 20_000
+    assert 10_000 < await library(client).pttl(key_of(client_id)) <= 20_000
 
 
 # -- subscriptions -----------------------------------------------------------------------------------------------------
@@ -758,7 +759,7 @@ async def test_a_position_that_is_not_kept_is_refused(
     await nodes.subscribe(client_id, {"/a": three, "/b": BEGINNING, "/c": one})
     with pytest.raises(NotKept):
         await nodes.subscribe(client_id, {"/d": Position(2**62)})
-    await client.connection.xtrim(KEYS.stream_of(ALICE), maxlen=1, approximate=False)
+    await library(client).xtrim(KEYS.stream_of(ALICE), maxlen=1, approximate=False)
     with pytest.raises(NotKept, match=str(one)):
         await nodes.subscribe(client_id, {"/d": one})
     assert set((await load(nodes.one, client_id)).subscriptions) == {"/a", "/b", "/c"}
@@ -775,10 +776,10 @@ async def test_sessions_end(client: RedisClient, nodes: Nodes) -> None:
     assert await nodes.one.remove(ids[0], Ending.DISCONNECTED) == TWO
     assert await nodes.one.remove(ids[0], Ending.DISCONNECTED) is None
     await nodes.begin()
-    await client.connection.delete(key_of(ids[1]))
-    await client.connection.zadd(KEYS.cometd_sessions(ALICE), {digest_of(ids[1]): 1})
+    await library(client).delete(key_of(ids[1]))
+    await library(client).zadd(KEYS.cometd_sessions(ALICE), {digest_of(ids[1]): 1})
     await nodes.begin()
-    assert 0 < await client.connection.pttl(key_of(ids[2])) <= LIFE_MS
+    assert 0 < await library(client).pttl(key_of(ids[2])) <= LIFE_MS
     assert await nodes.two.end(ALICE, digest_of(ids[2]), Ending.CLOSED) == ONE
     assert await nodes.one.read(ids[2], PROVEN, most=1) is None
 
@@ -787,12 +788,12 @@ async def test_a_silent_session_ends_when_the_store_would_end_it(client: RedisCl
     client_id = await nodes.begin()
     await claim(nodes.one, client_id)
     assert not await nodes.one.expire(client_id, cycle=2, within_ms=2_000)
-    await client.connection.pexpire(key_of(client_id), 1_500)
+    await library(client).pexpire(key_of(client_id), 1_500)
     for other in (1, 3):
         assert not await nodes.one.expire(client_id, cycle=other, within_ms=2_000)
     assert await nodes.one.expire(client_id, cycle=2, within_ms=2_000)
     assert await nodes.one.remove(client_id, Ending.LOGIN_ENDED) is None
-    assert await client.connection.zcard(KEYS.cometd_sessions(ALICE)) == 0
+    assert await library(client).zcard(KEYS.cometd_sessions(ALICE)) == 0
     assert not await nodes.one.expire(client_id, cycle=2, within_ms=2_000), "it has ended before"
 
 
@@ -821,9 +822,9 @@ async def test_a_node_is_alive_while_it_renews_its_lease(client: RedisClient, no
     assert not await nodes.two.is_alive(ONE)
     await nodes.one.renew_lease(50_000)
     await nodes.two.renew_lease(1_000_000)
-    assert 40_000 < await client.connection.pttl(KEYS.notifier(ONE)) <= 50_000
+    assert 40_000 < await library(client).pttl(KEYS.notifier(ONE)) <= 50_000
     await nodes.one.renew_lease(90_000)
-    assert 80_000 < await client.connection.pttl(KEYS.notifier(ONE)) <= 90_000
+    assert 80_000 < await library(client).pttl(KEYS.notifier(ONE)) <= 90_000
     assert [await nodes.two.is_alive(each) for each in (ONE, TWO, NodeId("n3"))] == [True, True, False]
     await nodes.one.end_lease()
     assert [await nodes.two.is_alive(each) for each in (ONE, TWO)] == [False, True]

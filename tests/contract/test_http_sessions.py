@@ -8,8 +8,9 @@ import pytest
 
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.http_sessions import HttpSession, RedisHttpSessions, csrf_token
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.scripts import ScriptBatcher
+from parts.store_commands import library
 
 ALICE = UserId("alice")
 IDLE_S, LIFETIME_S = 100, 1_000
@@ -50,7 +51,7 @@ async def test_who_reads_the_store_learns_no_token(sessions: RedisHttpSessions, 
     session = await sessions.create(ALICE, NOW)
     assert [each async for each in client.scan("*", "string", 100)] == [name(session).encode()]
     [listed] = [each async for each in client.scan("*", "zset", 100)]
-    kept = str(await client.connection.get(name(session))) + str(await client.connection.zrange(listed, 0, -1))
+    kept = str(await library(client).get(name(session))) + str(await library(client).zrange(listed, 0, -1))
     for secret in (session.token, csrf_token(session)):
         assert secret not in kept + listed.decode() + name(session)
 
@@ -74,7 +75,7 @@ async def test_one_session_too_many_ends_the_one_that_was_not_used_for_longest(
     used, unused, third = [await bounded.create(ALICE, NOW) for clock.now_s in (0.0, 1.0, 2.0)]
     other = await bounded.create(UserId("bob"), NOW)
     clock.now_s = 29.0
-    await client.connection.pexpire(name(used), 70_000)
+    await library(client).pexpire(name(used), 70_000)
     assert await bounded.find(used.token) == used
     clock.now_s = 30.0
     made = [await bounded.create(ALICE, NOW)]
@@ -91,7 +92,7 @@ async def test_sessions_that_ended_by_themselves_take_no_room(
 ) -> None:
     clock.now_s = 0.0
     for each in [await bounded.create(ALICE, NOW) for _ in range(3)]:
-        await client.connection.delete(name(each))
+        await library(client).delete(name(each))
     clock.now_s = IDLE_S + 1.0
     made = [await bounded.create(ALICE, NOW) for _ in range(3)]
     assert [await bounded.find(each.token) for each in made] == made
@@ -100,7 +101,7 @@ async def test_sessions_that_ended_by_themselves_take_no_room(
 
 async def test_a_session_is_kept_for_its_idle_time(sessions: RedisHttpSessions, client: RedisClient) -> None:
     session = await sessions.create(ALICE, NOW)
-    assert 0.9 * IDLE_S * 1_000 < await client.connection.pttl(name(session)) <= IDLE_S * 1_000
+    assert 0.9 * IDLE_S * 1_000 < await library(client).pttl(name(session)) <= IDLE_S * 1_000
 
 
 async def test_the_idle_time_begins_anew_with_each_use_to_a_tenth(
@@ -108,9 +109,9 @@ async def test_the_idle_time_begins_anew_with_each_use_to_a_tenth(
 ) -> None:
     session = await sessions.create(ALICE, NOW)
     for left_ms, begins_anew in ((95_000, False), (85_000, True), (5_000, True)):
-        await client.connection.pexpire(name(session), left_ms)
+        await library(client).pexpire(name(session), left_ms)
         assert await sessions.find(session.token) == session
-        assert (await client.connection.pttl(name(session)) > 95_000) is begins_anew
+        assert (await library(client).pttl(name(session)) > 95_000) is begins_anew
 
 
 async def test_a_session_that_is_used_all_the_time_ends_all_the_same(
@@ -121,7 +122,7 @@ async def test_a_session_that_is_used_all_the_time_ends_all_the_same(
     assert await sessions.find(session.token) == session
     clock.now_s += 1
     assert await sessions.find(session.token) is None
-    assert not await client.connection.exists(name(session))
+    assert not await library(client).exists(name(session))
 
 
 async def test_a_session_that_was_ended_is_gone(sessions: RedisHttpSessions, client: RedisClient) -> None:
@@ -135,7 +136,7 @@ async def test_a_session_of_an_older_version_began_with_no_credential(
     sessions: RedisHttpSessions, client: RedisClient
 ) -> None:
     made = await sessions.create(ALICE, NOW)
-    record = orjson.loads(await client.connection.get(name(made)) or b"")
+    record = orjson.loads(await library(client).get(name(made)) or b"")
     assert record.pop("credential") == NOW
-    await client.connection.set(name(made), orjson.dumps(record))
+    await library(client).set(name(made), orjson.dumps(record))
     assert await sessions.find(made.token) == replace(made, credential="")

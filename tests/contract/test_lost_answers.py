@@ -1,14 +1,14 @@
 """Every exchange with the store whose answer is lost is sent again, and leaves and answers what one exchange would."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pytest
-from redis.asyncio.cluster import ClusterNode, PipelineCommand
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as ConnectionBroken
 
 from calltag.core.bayeux.events import BEGINNING, Position
@@ -19,11 +19,12 @@ from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.identity.login_attempts import AttemptLimits, By, LockedOut, RedisLoginAttempts
-from calltag.core.store import connection as store_client
+from calltag.core.store import connection as store_connection
 from calltag.core.store.backlog import RedisPublishedTotals
 from calltag.core.store.calls import RedisCallStore
+from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.client_ids import digest_of, new_client_id
-from calltag.core.store.connection import RedisClient, redis_client
+from calltag.core.store.connection import Request
 from calltag.core.store.event_log import Addition, RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Change, CommitConflict, CommitPosition, Done
@@ -44,6 +45,7 @@ from calltag.core.store.sessions import (
 from calltag.worker.crash_guard import CrashGuard
 from parts.proxy import Proxy
 from parts.redis_server import RedisServer
+from parts.store_commands import library
 
 KEYS, PARTITION = Keys("lost"), Partition(3)
 ALICE, HERE, LIFE_MS = UserId("alice"), NodeId("n1"), 60_000
@@ -67,24 +69,18 @@ class Losses:
 @pytest.fixture
 async def losses(client: RedisClient, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Losses]:
     # The servers are found, and the masters known, before anything is lost.
-    await client.find_servers()
+    assert await client.ping()
     losses = Losses()
-    exchanged, piped = store_client._exchanged, ClusterNode.execute_pipeline
+    exchanged = store_connection._exchanged
 
-    async def losing(*arguments: Any) -> list[object]:
-        answers = await exchanged(*arguments)
+    async def losing(connection: AbstractConnection, requests: Sequence[Request]) -> None:
+        await exchanged(connection, requests)
         if losses.is_lost():
+            for each in requests:
+                each.replies.clear()
             raise ConnectionBroken("the answer was lost")
-        return answers
 
-    async def losing_of_cluster(node: ClusterNode, commands: list[PipelineCommand]) -> bool:
-        failed = await piped(node, commands)
-        if losses.is_lost():
-            raise ConnectionBroken("the answer was lost")
-        return failed
-
-    monkeypatch.setattr(store_client, "_exchanged", losing)
-    monkeypatch.setattr(ClusterNode, "execute_pipeline", losing_of_cluster)
+    monkeypatch.setattr(store_connection, "_exchanged", losing)
     yield losses
     assert losses.count
 
@@ -211,7 +207,7 @@ async def test_a_save_that_verifies_raises_the_cycle_once(sessions: SessionStore
 async def test_a_message_that_changes_nothing_else_prolongs_a_life(sessions: SessionStore, client: RedisClient) -> None:
     client_id = await begin(sessions)
     assert await sessions.touch(client_id, lifetime_ms=9 * LIFE_MS)
-    assert await client.connection.pttl(KEYS.cometd_session(ALICE, digest_of(client_id))) > 8 * LIFE_MS
+    assert await library(client).pttl(KEYS.cometd_session(ALICE, digest_of(client_id))) > 8 * LIFE_MS
 
 
 async def test_subscriptions_change_though_the_change_is_counted_twice(sessions: SessionStore) -> None:
@@ -258,7 +254,7 @@ async def test_an_attempt_counts_once_and_is_withdrawn_once(client: RedisClient,
     await next_one.abandon()
     assert await CrashGuard(PARTITION, store).begin(epoch, "o1") == 2
     await crashed.end("o1")
-    assert await client.connection.exists(KEYS.attempts(PARTITION)) == 0
+    assert await library(client).exists(KEYS.attempts(PARTITION)) == 0
 
 
 async def test_kept_events_are_dropped_when_they_were_sent_and_none_that_came_since(store: RedisCallStore) -> None:
@@ -298,7 +294,7 @@ async def committed(store: RedisCallStore, changes: list[Change], event: bytes) 
 
 async def test_a_loss_is_noted_once(client: RedisClient, store: RedisCallStore) -> None:
     async def noted() -> tuple[object, object]:
-        commits, gone = await client.connection.hmget(KEYS.losses(PARTITION), ["commits", "lost_for_good"])
+        commits, gone = await library(client).hmget(KEYS.losses(PARTITION), ["commits", "lost_for_good"])
         return commits, gone
 
     await store.note_loss(PARTITION, "first", 3, 1, 1)
@@ -352,26 +348,17 @@ ADDING = re.compile(r"\.(?:h?incrby|h?incrbyfloat|incr|decr|decrby|[lr]push|[lr]
 ADDS = re.compile(
     r"redis\.call\('(?:H?INCRBY|INCR|DECR|DECRBY|[LR]PUSH|[LR]POP|XADD|LTRIM|ZINCRBY)'|'cycle', cycle \+ 1"
 )
-RECOGNISES = {
-    "append": "by the version that was added last",
-    "commit": "by versions and operations",
-    "note_loss": "by the loss that was added last",
-    "published": "by the gateway's last request",
-    "session_change": "counts how often they changed: once more costs the home a look",
-    "session_save": "by the number of the save, which another cycle does not have",
-    "session_take_over": "by the request that took it over last",
-}
+RECOGNISES = {"append", "commit", "note_loss", "published", "session_change", "session_save", "session_take_over"}
 
 
 def test_what_adds_to_what_is_there_is_a_script_that_recognises_a_request() -> None:
     """Outside of a script, a command that is not idempotent would be carried out twice after a lost answer."""
-    source = Path(store_client.__file__).parents[3]
+    source = Path(store_connection.__file__).parents[3]
     for file in (*source.rglob("*.py"), *(source.parent / "services").rglob("*.py")):
         assert not ADDING.search(file.read_text(encoding="utf-8")), file
     adding = {
         file.name.removesuffix(".lua")
-        for folder in ("calltag.core.store", "calltag.core.identity")
-        for file in Path(str(resources.files(folder))).rglob("*.lua")
+        for file in Path(str(resources.files("calltag.core.store"))).rglob("*.lua")
         if ADDS.search(file.read_text(encoding="utf-8"))
     }
-    assert adding == set(RECOGNISES)
+    assert adding == RECOGNISES

@@ -2,7 +2,7 @@
 
 from calltag.core.broker.ports import Partition, PublishedCounts
 from calltag.core.store.backlog import RedisPublishedTotals
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 
 KEYS = Keys("calltag-test")

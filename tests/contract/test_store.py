@@ -16,7 +16,7 @@ from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserI
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
-from calltag.core.store.connection import RedisClient, redis_client
+from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import (
     Change,
@@ -39,6 +39,7 @@ from calltag.core.store.workers import (
     check_installation,
 )
 from parts.eventually import eventually
+from parts.store_commands import library
 
 KEYS = Keys("calltag-test")
 PARTITIONS = 32
@@ -99,7 +100,7 @@ async def test_what_is_committed_is_what_is_loaded(store: RedisCallStore, reader
 async def test_user_data_is_a_hash_of_json_lists(store: RedisCallStore, client: RedisClient) -> None:
     epoch = (await store.take_over(PARTITION)).epoch
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
-    raw = await client.connection.hgetall(KEYS.state(PARTITION, f"call:{CALL_ID}").data)
+    raw = await library(client).hgetall(KEYS.state(PARTITION, f"call:{CALL_ID}").data)
     assert raw[b"b"] == b'["x",1.5]'
     assert raw["é".encode()] == b"[18446744073709551615]"
 
@@ -159,8 +160,8 @@ async def test_whether_an_operation_is_done_can_be_asked_without_reading_the_sta
     key = f"call:{CALL_ID}"
     assert [await store.is_done(PARTITION, key, OperationId(each)) for each in ("o1", "o2")] == [True, False]
     name = KEYS.state(PARTITION, key).done
-    await client.connection.delete(name)
-    await client.connection.set(name, "no hash")
+    await library(client).delete(name)
+    await library(client).set(name, "no hash")
     assert not await store.is_done(PARTITION, key, OperationId("o1"))
 
 
@@ -287,11 +288,11 @@ async def test_state_has_an_end(client: RedisClient) -> None:
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     names = KEYS.state(PARTITION, f"call:{CALL_ID}").all()
     for name in names:
-        assert 2_000 < await client.connection.pttl(name) <= 100_000
+        assert 2_000 < await library(client).pttl(name) <= 100_000
     over = replace(CALL, version=2, legs=tuple(replace(leg, state=LegState.RELEASED) for leg in CALL.legs))
     await store.commit(PARTITION, epoch, [change(CALL, over, "o2")], [])
     for name in names:
-        assert 0 < await client.connection.pttl(name) <= 2_000
+        assert 0 < await library(client).pttl(name) <= 2_000
 
 
 async def test_operations_are_remembered_longer_than_a_released_call(client: RedisClient) -> None:
@@ -301,12 +302,12 @@ async def test_operations_are_remembered_longer_than_a_released_call(client: Red
     names = KEYS.state(PARTITION, f"call:{CALL_ID}")
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     for name in (names.done, names.order):
-        assert 100_000 < await client.connection.pttl(name) <= 200_000
+        assert 100_000 < await library(client).pttl(name) <= 200_000
     over = replace(CALL, version=2, legs=tuple(replace(leg, state=LegState.RELEASED) for leg in CALL.legs))
     await store.commit(PARTITION, epoch, [change(CALL, over, "o2")], [])
-    assert await client.connection.pttl(names.state) <= 2_000
+    assert await library(client).pttl(names.state) <= 2_000
     for name in (names.done, names.order):
-        assert 2_000 < await client.connection.pttl(name) <= 100_000
+        assert 2_000 < await library(client).pttl(name) <= 100_000
 
 
 async def damaged(client: RedisClient, store: RedisCallStore, name: str, field: str, value: bytes) -> None:
@@ -315,7 +316,7 @@ async def damaged(client: RedisClient, store: RedisCallStore, name: str, field: 
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     await RedisCallIndex(client, KEYS).update([CALL])
     names = KEYS.state(PARTITION, f"call:{CALL_ID}")
-    await client.connection.hset(getattr(names, name), field, value)
+    await library(client).hset(getattr(names, name), field, value)
 
 
 SECRET = b'{"id": "SECRET", "type": "Telepathic"}'
@@ -367,7 +368,7 @@ async def test_a_call_that_cannot_be_read_is_left_out_of_the_list(
     await store.commit(partition, epoch, [Change("call:C2", None, other, [(OperationId("o"), OK)])], [])
     await RedisCallIndex(client, KEYS).update([other])
     assert await reader.calls_of(ALICE) == [other]
-    assert await client.connection.smembers(KEYS.calls_of(ALICE)) == {b"C1", b"C2"}
+    assert await library(client).smembers(KEYS.calls_of(ALICE)) == {b"C1", b"C2"}
 
 
 async def test_a_call_that_is_gone_leaves_the_list_when_it_is_read(
@@ -377,12 +378,12 @@ async def test_a_call_that_is_gone_leaves_the_list_when_it_is_read(
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     await RedisCallIndex(client, KEYS).update([CALL, replace(CALL, id=CallId("GONE"))])
     assert await reader.calls_of(ALICE) == [CALL]
-    assert await client.connection.smembers(KEYS.calls_of(ALICE)) == {b"C1"}
+    assert await library(client).smembers(KEYS.calls_of(ALICE)) == {b"C1"}
 
 
 async def test_a_list_of_calls_lives_as_long_as_a_call(client: RedisClient) -> None:
     await RedisCallIndex(client, KEYS, lifetime_ms=5_000).update([CALL])
-    assert 0 < await client.connection.pttl(KEYS.calls_of(ALICE)) <= 5_000
+    assert 0 < await library(client).pttl(KEYS.calls_of(ALICE)) <= 5_000
 
 
 async def test_a_glance_is_a_look_without_user_data(
@@ -392,7 +393,7 @@ async def test_a_glance_is_a_look_without_user_data(
     await store.commit(PARTITION, epoch, [change(None, CALL, "o1")], [])
     seen, nothing = reader.begin_call(CALL.id), reader.begin_call(CallId("no-such-call"))
     assert (await seen, await nothing) == (replace(CALL, user_data=UserData()), None)
-    await client.connection.hset(KEYS.state(PARTITION, f"call:{CALL.id}").state, "doc", "no call")
+    await library(client).hset(KEYS.state(PARTITION, f"call:{CALL.id}").state, "doc", "no call")
     with pytest.raises(StateUnreadable):
         await reader.begin_call(CALL.id)
 
@@ -404,7 +405,7 @@ async def test_a_glance_that_nobody_waits_for_is_heard_of_no_more(
     under_way.drop()
     with pytest.raises(asyncio.CancelledError):
         await under_way
-    await client.connection.set(KEYS.state(PARTITION, f"call:{CALL.id}").state, "no hash")
+    await library(client).set(KEYS.state(PARTITION, f"call:{CALL.id}").state, "no hash")
     dropped, awaited = reader.begin_call(CALL.id), reader.begin_call(CALL.id)
     with pytest.raises(StoreUnavailable):
         await awaited
@@ -461,7 +462,7 @@ async def test_an_outage_that_only_some_leases_outlast_moves_nobody(client: Redi
     registry = RedisWorkerRegistry(client, KEYS, lease_ms=600)
     for number in range(2):
         await registry.renew(WorkerId(f"w{number}"))
-    await client.connection.zadd(KEYS.workers(), {"w0": 1})
+    await library(client).zadd(KEYS.workers(), {"w0": 1})
 
     async def nobody_was_heard_for_long() -> bool:
         [one] = await registry.living()
@@ -519,7 +520,7 @@ async def test_who_goes_leaves_the_place_to_the_last_one_and_nobody_else_changes
     assert await registry.renew(WorkerId("w2")) == ["w0", "w3", "w2"]
     await registry.leave(WorkerId("w2"))
     assert await registry.renew(WorkerId("w4")) == ["w0", "w3", "w4"]
-    await client.connection.zrem(KEYS.workers(), "w0", "w3")
+    await library(client).zrem(KEYS.workers(), "w0", "w3")
     assert await registry.renew(WorkerId("w4")) == ["w4"]
 
 
@@ -536,7 +537,7 @@ async def test_what_workers_tell_of_their_partitions(client: RedisClient) -> Non
     assert 0 <= told[WorkerId("w0")].lease_ends_in_ms <= 5_000
     await registry.leave(WorkerId("w0"))
     assert [each.worker for each in await registry.living()] == ["w1"]
-    assert await client.connection.hkeys(KEYS.worker_reports()) == [b"w1"]
+    assert await library(client).hkeys(KEYS.worker_reports()) == [b"w1"]
 
 
 def test_the_keys_of_the_registry_are_in_one_slot() -> None:
@@ -549,7 +550,7 @@ async def test_the_number_of_partitions_is_fixed(client: RedisClient) -> None:
     await check_installation(client, KEYS, 32)
     with pytest.raises(InstallationMismatch, match="32 partitions"):
         await check_installation(client, KEYS, 16)
-    await client.connection.hset(KEYS.installation(), "schema", "0")
+    await library(client).hset(KEYS.installation(), "schema", "0")
     with pytest.raises(InstallationMismatch, match="schema"):
         await check_installation(client, KEYS, 32)
 

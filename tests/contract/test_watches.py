@@ -4,7 +4,7 @@ import pytest
 
 from calltag.core.bayeux.events import BEGINNING
 from calltag.core.domain.ids import UserId
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.event_log import Addition, RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.scripts import ScriptBatcher

@@ -20,8 +20,9 @@ from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, OperationId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted, UpdateUserData
 from calltag.core.domain.user_data import UserData
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
-from calltag.core.store.connection import ByteWindow, RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.ports import Change, CommitPosition, Committal, Epoch, Loaded, StoreUnavailable
@@ -37,6 +38,7 @@ from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner, RetryLimits
 from integration.test_partition_runner import ALICE, HERE, KEYS, PARTITIONS
 from parts.eventually import eventually
+from parts.store_commands import library
 
 LEG = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), ALICE)
 CALLS = [CallId("C1"), CallId("C2"), CallId("C5")]
@@ -252,14 +254,14 @@ async def test_where_large_answers_never_arrive_smaller_ones_are_asked_for(here:
     # What the former owner committed and did not send is more than arrives at once, and so is what the calls hold.
     outbox, streams = KEYS.outbox(HERE), RedisEventLog(here.client, ScriptBatcher(here.client), KEYS)
     entries = (await streams.read(ALICE, BEGINNING, 100)).entries
-    await here.client.connection.rpush(outbox, *(each.event for each in entries))
+    await library(here.client).rpush(outbox, *(each.event for each in entries))
     for call in CALLS:
         await here.publish(call, AttachUserData((("n", 1),)))
     async with here.working(store, 1_048_576):
         for call in CALLS:
             await until_attached(here, call, [1])
         await until_told(here, 2 * len(CALLS))
-    assert await here.client.connection.llen(outbox) == 0
+    assert await library(here.client).llen(outbox) == 0
     assert store.too_large > 0
 
 
@@ -282,7 +284,7 @@ async def test_kept_events_of_several_commits_are_told_in_pages_whatever_is_inte
         async with here.working(FailingStore(here.client, KEYS), 4_000):
             await until_told(here, 2)
     # What the first page held is sent again, in the same order, and recognised.
-    assert await here.client.connection.llen(KEYS.outbox(HERE)) == 9
+    assert await library(here.client).llen(KEYS.outbox(HERE)) == 9
     store = LosingStore(here.client, KEYS)
     async with here.working(store, 4_000):
         await until_attached(here, CALLS[0], ["next"])
@@ -291,7 +293,7 @@ async def test_kept_events_of_several_commits_are_told_in_pages_whatever_is_inte
     assert await here.told() == [("C1", version) for version in range(1, 11)]
     assert store.dropped == [9, 9, 10], "together, when all are sent; and then those of the next commit"
     assert len(store.lost) > 3
-    assert await here.client.connection.llen(KEYS.outbox(HERE)) == 0
+    assert await library(here.client).llen(KEYS.outbox(HERE)) == 0
 
 
 async def test_a_single_event_that_is_larger_than_a_batch_is_committed(here: Here) -> None:

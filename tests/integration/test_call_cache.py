@@ -14,7 +14,7 @@ from calltag.core.domain.call import Call
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import AttachUserData, CallEnded, CallOperation
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import CallBlock, Loaded
 from calltag.core.telemetry.metrics import Metrics
@@ -30,6 +30,7 @@ from integration.test_partition_runner import (
     working,
 )
 from parts.eventually import eventually
+from parts.store_commands import library
 
 STATE = KEYS.state(HERE, f"call:{CALL}")
 
@@ -129,18 +130,18 @@ async def test_what_may_well_come_again_is_looked_for_first(client: RedisClient,
 
 async def test_a_call_that_has_changed_behind_its_owners_back_is_read_anew(client: RedisClient) -> None:
     async with at_work(client) as worker:
-        await client.connection.hset(STATE.state, "version", 7)
+        await library(client).hset(STATE.state, "version", 7)
         await worker.attach(1)
         await worker.until_told(1, 8)
 
 
 async def test_a_call_that_is_gone_is_not_brought_back(client: RedisClient) -> None:
     async with at_work(client) as worker:
-        await client.connection.delete(STATE.state, STATE.data)
+        await library(client).delete(STATE.state, STATE.data)
         await worker.attach(1)
 
         async def refused() -> bool:
-            return bool(await client.connection.hexists(STATE.done, "o1"))
+            return bool(await library(client).hexists(STATE.done, "o1"))
 
         await eventually(refused)
         assert await worker.call() is None
@@ -149,13 +150,13 @@ async def test_a_call_that_is_gone_is_not_brought_back(client: RedisClient) -> N
 async def test_of_a_partition_with_marks_everything_is_read(client: RedisClient) -> None:
     async with at_work(client) as worker:
         mark = CallBlock(OperationId("parked"), "failed", 1)
-        await client.connection.hset(KEYS.blocks(HERE), "call:other", encode_block(mark))
+        await library(client).hset(KEYS.blocks(HERE), "call:other", encode_block(mark))
         for number in (1, 2, 3):
             await worker.attach(number)
             await worker.until_told(*range(1, number + 2))
         # The first of them told of the mark.
         assert len(worker.store.reads) == 1 + 2
-        await client.connection.hdel(KEYS.blocks(HERE), "call:other")
+        await library(client).hdel(KEYS.blocks(HERE), "call:other")
         for number in (4, 5, 6):
             await worker.attach(number)
             await worker.until_told(*range(1, number + 2))

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 import redis.asyncio
 
-from calltag.core.store.connection import redis_client
+from calltag.core.store.client import redis_client
 from calltag.core.store.scripts import ScriptBatcher
 from parts.eventually import eventually, turns
 from parts.redis_server import RedisServer

@@ -12,6 +12,7 @@ from calltag.core.identity.http_sessions import CSRF_HEADER
 from calltag.notifier.authentication import Authentication, credentials_of
 from integration.test_access import HELLO
 from parts.both_in_process import Both, both_in_process
+from parts.store_commands import library
 
 
 def basic(name: str) -> str:
@@ -139,7 +140,7 @@ async def test_the_store_knows_nothing_that_lets_anybody_in(protected: Both) -> 
     left = (await protected.http.post("/genesys/cometd/handshake", json=[hello])).json()[0]["clientId"]
     goodbye = [{"channel": "/meta/disconnect", "clientId": left}]
     assert (await protected.http.post("/genesys/cometd/disconnect", json=goodbye)).json()[0]["successful"]
-    connection: Any = protected.backends.client.connection
+    connection: Any = library(protected.backends.client)
     names = [name async for name in connection.scan_iter("*")]
     reading = {
         b"string": connection.get,

@@ -16,7 +16,7 @@ from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import AttachUserData, CallOperation
 from calltag.core.process.limits import MAX_BATCH_BYTES
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.ports import Fenced, StoreUnavailable
@@ -38,6 +38,7 @@ from integration.test_partition_runner import (
     working,
 )
 from parts.eventually import eventually
+from parts.store_commands import library
 
 PATIENCE = RetryLimits(600, 2)
 SUSPECT = "o1"
@@ -109,7 +110,7 @@ class Here:
 
     async def counted(self) -> bool:
         """Whether a try at an operation is counted."""
-        return bool(await self.client.connection.exists(KEYS.attempts(HERE)))
+        return bool(await library(self.client).exists(KEYS.attempts(HERE)))
 
     async def refused(self) -> bool:
         """Whether alice was told that something was not applied."""
@@ -155,11 +156,11 @@ async def test_what_a_worker_lives_through_is_no_death(here: Here, error: BaseEx
 async def let_it_wait(here: Here) -> None:
     """The call cannot be written to: operations on it wait whenever the partition is released. Then it can."""
     name = KEYS.state(HERE, f"call:{CALL}").data
-    await here.client.connection.set(name, "no hash")
+    await library(here.client).set(name, "no hash")
     for _ in range(PATIENCE.max_crashes + 1):
         await here.work(sound, here.counted)
         assert not await here.counted()
-    await here.client.connection.delete(name)
+    await library(here.client).delete(name)
 
 
 async def test_an_operation_that_waits_when_the_partition_is_released_killed_nobody(here: Here) -> None:
@@ -259,4 +260,4 @@ async def test_a_worker_that_lets_go_in_order_forgets_no_deaths_of_others(here: 
     for _ in range(2):
         await full.work(sound, full.refused)
         assert await full.attached() == []
-        assert await here.client.connection.hget(KEYS.attempts(HERE), SUSPECT) == b"crash-0 crash-1"
+        assert await library(here.client).hget(KEYS.attempts(HERE), SUSPECT) == b"crash-0 crash-1"

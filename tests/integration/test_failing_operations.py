@@ -19,6 +19,7 @@ from calltag.core.telemetry import conditions
 from parts.eventually import eventually
 from parts.operations import ONLY, Operations, operations
 from parts.rabbitmq import RabbitMq
+from parts.store_commands import library
 
 Make = Callable[..., AbstractAsyncContextManager[Operations]]
 
@@ -116,7 +117,7 @@ async def test_a_batch_that_is_refused_leaves_nothing_half_written(patient: Oper
     async with patient.working():
         await patient.start("C", "D")
         await patient.until_started("C", "D")
-    connection = patient.parts.client.connection
+    connection = library(patient.parts.client)
     async with patient.damaged("C", "order"):
         await patient.attach("C", 1)
         async with patient.working():
@@ -225,13 +226,13 @@ async def test_while_the_store_takes_no_writes_at_all_nothing_is_parked(
 ) -> None:
     monkeypatch.setattr(conditions, "REPEAT_S", 0.0)
     made = impatient
-    connection = made.parts.client.connection
+    connection = library(made.parts.client)
     async with made.working():
         await made.start("C")
         await made.until_started("C")
 
         async def all_told() -> bool:
-            return await connection.llen(made.parts.keys.outbox(ONLY)) == 0
+            return bool(await connection.llen(made.parts.keys.outbox(ONLY)) == 0)
 
         await eventually(all_told)
         try:
@@ -323,7 +324,7 @@ async def test_each_operation_of_one_message_goes_its_own_way(patient: Operation
 
 async def test_what_came_back_since_workers_ended_is_done_at_once(patient: Operations) -> None:
     """It came in one message, and nobody died of that."""
-    connection, keys = patient.parts.client.connection, patient.parts.keys
+    connection, keys = library(patient.parts.client), patient.parts.keys
     async with patient.working():
         await patient.start("C", "D")
         await patient.until_started("C", "D")

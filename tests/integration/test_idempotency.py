@@ -9,6 +9,7 @@ import pytest
 
 from parts.eventually import eventually
 from parts.in_process import InProcess, ended, started
+from parts.store_commands import library
 
 ATTACH = {"operationName": "AttachUserData", "userData": {"a": "MOST-SECRET"}}
 HANGUP = {"operationName": "Hangup"}
@@ -24,7 +25,7 @@ async def post(
 
 
 async def records(gateway: InProcess) -> dict[str, Any]:
-    connection = gateway.backends.client.connection
+    connection = library(gateway.backends.client)
     names = cast("list[bytes]", await connection.keys("*idempotency*"))
     return {name.decode(): orjson.loads(cast("bytes", await connection.get(name))) for name in names}
 
@@ -33,7 +34,7 @@ async def grow_older(gateway: InProcess, by_ms: int) -> None:
     """Let what was begun have begun so much earlier."""
     for name, record in (await records(gateway)).items():
         record["begun"] -= by_ms
-        await gateway.backends.client.connection.set(name, orjson.dumps(record))
+        await library(gateway.backends.client).set(name, orjson.dumps(record))
 
 
 async def test_a_repeated_hangup_gets_the_outcome_of_the_first(gateway: InProcess) -> None:
@@ -67,7 +68,7 @@ async def test_a_call_that_is_gone_by_now_does_not_hide_the_outcome(gateway: InP
         await gateway.send_facts(started("C", "15000", "15001"))
         assert (await post(gateway, HANGUP, "wait=0")).status_code == 202
         await gateway.send_facts(ended("C"))
-        await gateway.backends.client.connection.delete(gateway.keys("C").state, gateway.keys("C").data)
+        await library(gateway.backends.client).delete(gateway.keys("C").state, gateway.keys("C").data)
         assert (await post(gateway, HANGUP, "wait=10")).json() == {"statusCode": 0}
 
 
@@ -76,7 +77,7 @@ async def test_a_repeated_request_is_still_of_a_party_only(gateway: InProcess) -
         await gateway.send_facts(started("C", "15000", "15001"))
         assert (await post(gateway, HANGUP, "wait=0")).status_code == 202
         await gateway.send_facts(ended("C"))
-        await gateway.backends.client.connection.delete(*gateway.keys("C").all())
+        await library(gateway.backends.client).delete(*gateway.keys("C").all())
         await gateway.send_facts(started("C", "15001", eventId="another"))
         refused = await post(gateway, HANGUP)
         assert (refused.status_code, refused.json()["statusCode"]) == (403, 5)
@@ -111,7 +112,7 @@ async def test_operations_are_remembered_for_an_hour_on_a_released_call(gateway:
     async with gateway.working():
         await gateway.send_facts(started("C", "15000", "15001"))
         await gateway.send_facts(ended("C"))
-    connection = gateway.backends.client.connection
+    connection = library(gateway.backends.client)
     assert await connection.pttl(gateway.keys("C").state) <= 300_000
     assert HOUR_MS - 60_000 < await connection.pttl(gateway.keys("C").done) <= HOUR_MS
 

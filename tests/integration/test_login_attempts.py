@@ -16,10 +16,11 @@ from calltag.core.domain.ids import UserId
 from calltag.core.identity.directory import User, directory
 from calltag.core.identity.login_attempts import AttemptLimits, By, LockedOut, RedisLoginAttempts
 from calltag.core.identity.passwords import Passwords
-from calltag.core.store.connection import RedisClient, redis_client
+from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.scripts import ScriptBatcher
 from parts.both_in_process import both_in_process
 from parts.in_process import in_process
+from parts.store_commands import library
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 CENTRE = directory(tuple(User(UserId(name), CHEAP.hash("right")) for name in ("alice", "bob")))
@@ -121,9 +122,9 @@ async def test_it_ends_with_the_window(client: RedisClient) -> None:
     process = Process(client, AttemptLimits(per_user=1, per_address=0, window_s=100))
     assert await process.outcome("alice", "wrong") == "out"
     assert await process.outcome("alice", "right") == LOCKED
-    [key] = await client.connection.keys("test:attempts:user:*")
-    assert 90_000 < await client.connection.pttl(key) <= 100_000
-    await client.connection.delete(key)
+    [key] = await library(client).keys("test:attempts:user:*")
+    assert 90_000 < await library(client).pttl(key) <= 100_000
+    await library(client).delete(key)
     process.ahead_s = 101
     assert await process.outcome("alice", "right") == "in"
 

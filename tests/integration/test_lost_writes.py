@@ -12,10 +12,10 @@ from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Partition
 from calltag.core.domain.operations import AttachUserData
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
-from calltag.core.store.connection import RedisClient
-from calltag.core.store.deployment import Deployment, client_of
+from calltag.core.store.client import RedisClient, open_redis
 from calltag.core.store.ports import StoreUnavailable, WorkerId
 from calltag.core.store.replica_wait import Durability
+from calltag.core.store.routing import Deployment
 from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.assignment import Assignments
@@ -38,6 +38,7 @@ from parts.eventually import eventually
 from parts.redis_asking import ask, info, wait_until
 from parts.redis_cluster import RedisCluster
 from parts.redis_sentinel import SERVICE, RedisSentinel
+from parts.store_commands import library
 
 pytestmark = [
     pytest.mark.timeout(120),
@@ -60,7 +61,7 @@ def redis(request: pytest.FixtureRequest) -> Iterator[Redis]:
 @pytest.fixture
 async def client(redis: Redis) -> AsyncIterator[RedisClient]:
     mode, service = ("sentinel", SERVICE) if isinstance(redis, RedisSentinel) else ("cluster", "")
-    made = client_of(Deployment(redis.url, mode, service), deadline_s=2)  # type: ignore[arg-type]
+    made = open_redis(Deployment(redis.url, mode, service), deadline_s=2)  # type: ignore[arg-type]
     yield made
     await made.close()
     # Of those that were let go of, no other test is to hear.
@@ -211,7 +212,7 @@ async def test_what_is_not_at_hand_is_told_and_versions_go_on(redis: Redis, clie
             )[-2:] == [7, 8]
 
         await eventually(told)
-    losses = await client.connection.hgetall(KEYS.losses(HERE))
+    losses = await library(client).hgetall(KEYS.losses(HERE))
     assert (losses[b"commits"], losses[b"lost_for_good"]) == (b"3", b"2")
 
 

@@ -1,12 +1,10 @@
 """What a store has lost comes back before anything else is written, whatever happened to its worker meanwhile."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-import redis.asyncio
 
 from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.partitioning import partition_of
@@ -16,7 +14,8 @@ from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId
 from calltag.core.domain.operations import AttachUserData, CallOperation, CallStarted
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import Request
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import NEVER, CommitPosition, Epoch, Published, StoreUnavailable, TakeOver, WorkerId
 from calltag.core.store.workers import RedisWorkerRegistry
@@ -42,22 +41,22 @@ from integration.test_partition_runner import (
 )
 from parts.eventually import eventually
 from parts.snapshot import Snapshot, put_back, snapshot
+from parts.store_commands import library
 
 LEASE_S = 0.6
 
 
-@dataclass(frozen=True, slots=True)
 class MayBeAway(RedisClient):
     """A client that may be cut off from the store."""
 
-    away: list[str] = field(default_factory=list)
+    def __init__(self, client: RedisClient) -> None:
+        super().__init__(client.router, client.deadline_s)
+        self.away: list[str] = []
 
-    @asynccontextmanager
-    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+    async def send(self, requests: Sequence[Request]) -> None:
         if self.away:
             raise StoreUnavailable(self.away[0])
-        async with RedisClient.exchange(self) as connection:
-            yield connection
+        await super().send(requests)
 
 
 @dataclass
@@ -98,7 +97,7 @@ class Worker:
         await eventually(told)
 
     async def all_sent(self) -> bool:
-        return await self.client.connection.llen(KEYS.outbox(HERE)) == 0
+        return bool(await library(self.client).llen(KEYS.outbox(HERE)) == 0)
 
     async def without_two(self) -> Snapshot:
         """The call begins and gets two values; what the store held when it had the first one only."""
@@ -121,7 +120,7 @@ async def heartbeats(worker: Worker, count: int) -> None:
 @pytest.fixture
 async def worker(request: pytest.FixtureRequest) -> AsyncIterator[Worker]:
     async with embedded_store(None, deadline_s=20) as embedded:
-        client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
+        client = MayBeAway(embedded.client)
         made, stop = Worker(client, getattr(request, "param", RecentLimits())), asyncio.Event()
         running = asyncio.create_task(made.assignments.run(stop))
         yield made
@@ -205,13 +204,13 @@ async def test_a_list_that_lost_a_call_gets_it_back_with_a_later_change(monkeypa
     """No commit is lost with it: the list may be on another server, or was written later."""
     monkeypatch.setattr("calltag.worker.event_publisher._LISTS_FRESH_S", 0.0)
     async with embedded_store(None) as embedded:
-        made, stop = Worker(MayBeAway(embedded.client.connection, embedded.client.deadline_s)), asyncio.Event()
+        made, stop = Worker(MayBeAway(embedded.client)), asyncio.Event()
         running = asyncio.create_task(made.assignments.run(stop))
         await made.without_two()
-        await made.client.connection.delete(KEYS.calls_of(ALICE))
+        await library(made.client).delete(KEYS.calls_of(ALICE))
         await made.attach(3)
         await made.attached(1, 2, 3)
-        assert await made.client.connection.smembers(KEYS.calls_of(ALICE)) == {CALL.encode()}
+        assert await library(made.client).smembers(KEYS.calls_of(ALICE)) == {CALL.encode()}
         stop.set()
         await running
 
@@ -237,7 +236,7 @@ async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_t
 ) -> None:
     """It cannot be applied again: nobody else had it. The next owner has heard how far the dead one was."""
     async with embedded_store(None, deadline_s=20) as embedded:
-        client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
+        client = MayBeAway(embedded.client)
         dead = Worker(client)
         heir, stop = Worker(client, broker=dead.broker, name="x"), asyncio.Event()
         heir.store = store = Interrupted(client, KEYS)
@@ -255,7 +254,7 @@ async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_t
         await heir.attached(1, 3)
         assert store.interruption is None
         assert counted(heir.metrics, "commits_lost") == counted(heir.metrics, "commits_unrecoverable") == 1
-        losses = await client.connection.hgetall(KEYS.losses(HERE))
+        losses = await library(client).hgetall(KEYS.losses(HERE))
         assert (losses[b"commits"], losses[b"lost_for_good"]) == (b"1", b"1")
         stop.set()
         await inheriting
@@ -264,7 +263,7 @@ async def test_what_a_worker_has_committed_that_died_with_the_store_is_told_by_t
 async def test_what_comes_again_from_the_queue_is_not_told_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
     """The dead owner had committed it, and acknowledged nothing yet."""
     async with embedded_store(None) as embedded:
-        client = MayBeAway(embedded.client.connection, embedded.client.deadline_s)
+        client = MayBeAway(embedded.client)
         dead = Worker(client)
         heir, stop = Worker(client, broker=dead.broker, name="x"), asyncio.Event()
         running = asyncio.create_task(dead.assignments.run(asyncio.Event()))
@@ -305,7 +304,7 @@ async def test_an_owner_s_epoch_is_higher_than_any_that_another_one_told_of(work
 async def test_a_call_that_cannot_be_set_right_holds_up_no_other(worker: Worker) -> None:
     """What the store has lost of it is gone, and told."""
     await put_back(worker.client, await worker.without_two())
-    await worker.client.connection.set(KEYS.state(HERE, f"call:{CALL}").order, "no list")
+    await library(worker.client).set(KEYS.state(HERE, f"call:{CALL}").order, "no list")
     other = next(each for each in map(CallId, map(str, range(100))) if partition_of(each, PARTITIONS) == HERE)
     leg = Leg("15000", LegState.ESTABLISHED, DeviceId("d"), ALICE)
     operation = CallOperation(OperationId("x"), other, CallStarted(ConnId("c"), CallType.INBOUND, "", (leg,)), 1, ALICE)

@@ -4,19 +4,19 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 import pytest
 import structlog
-from redis.asyncio.cluster import RedisCluster as Library
 from redis.crc import key_slot
 from redis.exceptions import ResponseError
 
-from calltag.core.store.cluster import ClusterClient
-from calltag.core.store.connection import RedisClient
-from calltag.core.store.deployment import Deployment, client_of
+from calltag.core.store.client import RedisClient, open_redis
+from calltag.core.store.connection import RedisServer, Request
+from calltag.core.store.lua_script import LuaScript
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.routing import ClusterRouter, Deployment
 from calltag.core.store.scripts import ScriptBatcher
 from parts.eventually import eventually, turns
 from parts.redis_asking import ask, wait_until
@@ -25,9 +25,6 @@ from parts.redis_sentinel import SERVICE, RedisSentinel
 
 pytestmark = [
     pytest.mark.timeout(120),
-    # redis-py lets go of its connections to a node that has left a cluster without closing them.
-    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
-    pytest.mark.filterwarnings("ignore:Exception ignored in.*__del__:pytest.PytestUnraisableExceptionWarning"),
 ]
 Redis = RedisSentinel | RedisCluster
 Way = Callable[[RedisClient, str], Awaitable[object]]
@@ -39,19 +36,16 @@ _STUCK_S = 3.0
 
 
 async def one_by_one(client: RedisClient, value: str) -> None:
-    async with client.exchange() as connection:
-        await connection.set(KEY, value)
+    await client.execute("SET", KEY, value)
 
 
 async def together(client: RedisClient, value: str) -> None:
-    pipeline = client.pipeline()
-    pipeline.set(KEY, value)
-    await client.run(pipeline)
+    await client.execute_all([("SET", KEY, value), ("EXISTS", KEY)])
 
 
 async def durably(client: RedisClient, value: str) -> None:
-    source = "return redis.call('SET', KEYS[1], ARGV[1])"
-    await client.run_and_wait(source, [KEY], [value], replicas=0, timeout_ms=1)
+    script = LuaScript("return redis.call('SET', KEYS[1], ARGV[1])", idempotent=True)
+    await client.run_and_wait(script, [KEY], [value], replicas=0, timeout_ms=1)
 
 
 WAYS: Mapping[str, Way] = {
@@ -85,7 +79,7 @@ def settled(cluster: RedisCluster) -> bool:
 
 def connect(redis: Redis, deadline_s: float = 1.0) -> RedisClient:
     mode, service = ("sentinel", SERVICE) if isinstance(redis, RedisSentinel) else ("cluster", "")
-    return client_of(Deployment(redis.url, mode, service), deadline_s=deadline_s)  # type: ignore[arg-type]
+    return open_redis(Deployment(redis.url, mode, service), deadline_s=deadline_s)  # type: ignore[arg-type]
 
 
 def master_of(redis: Redis, key: str = KEY) -> int:
@@ -122,17 +116,18 @@ async def test_a_demoted_master_is_left_by_every_connection(redis_sentinel: Redi
     redis_sentinel.clear()
     client = connect(redis_sentinel, _PATIENT_S)
     try:
-        role = "return string.match(redis.call('INFO', 'replication'), 'role:(%a+)')"
+        source = "return string.match(redis.call('INFO', 'replication'), 'role:(%a+)')"
+        role = LuaScript(source, idempotent=True)
         # As many connections as may be under way at a time have been used.
         for batchers in ([ScriptBatcher(client) for _ in range(12)] for _ in range(2)):
-            await asyncio.gather(*(each.source(role)([KEY], []) for each in batchers))
+            await asyncio.gather(*(each.calls(role)([KEY], []) for each in batchers))
         old = master_of(redis_sentinel)
         ask(redis_sentinel.sentinel_ports[0], "SENTINEL", "FAILOVER", SERVICE)
         await asyncio.to_thread(wait_until, lambda: redis_sentinel.master() not in (None, old))
         await asyncio.to_thread(wait_until, redis_sentinel.whole)
         batcher = ScriptBatcher(client)
         for number in range(12):
-            assert await batcher.source(role)([KEY], []) == b"master"
+            assert await batcher.calls(role)([KEY], []) == b"master"
             assert await batcher.command("SET", KEY, number)
     finally:
         await client.close()
@@ -140,7 +135,6 @@ async def test_a_demoted_master_is_left_by_every_connection(redis_sentinel: Redi
 
 async def test_who_is_redirected_asks_there(cluster: RedisCluster, monkeypatch: pytest.MonkeyPatch) -> None:
     client, keys = connect(cluster, _PATIENT_S), [f"{KEY}:{number}" for number in range(200)]
-    assert isinstance(client, ClusterClient)
     batcher = ScriptBatcher(client)
     try:
         await asyncio.gather(*(batcher.command("SET", key, "1") for key in keys))
@@ -148,13 +142,21 @@ async def test_who_is_redirected_asks_there(cluster: RedisCluster, monkeypatch: 
         replica = cluster.replica_of(old)
         await asyncio.to_thread(wait_until, lambda: fails_over(replica))
         await asyncio.to_thread(wait_until, lambda: all(master_at(port) == replica for port in cluster.ports))
+        exchange, sizes = RedisServer.exchange, list[int]()
+
+        async def counted(server: RedisServer, requests: Sequence[Request]) -> None:
+            sizes.append(len(requests))
+            await exchange(server, requests)
+
         with monkeypatch.context() as patched:
-            # Nothing is asked for by itself.
-            patched.delattr(Library, "execute_command")
-            assert set(await asyncio.gather(*(batcher.command("SET", key, "2") for key in keys))) == {True}
+            patched.setattr(RedisServer, "exchange", counted)
+            assert set(await asyncio.gather(*(batcher.command("SET", key, "2") for key in keys))) == {b"OK"}
+        assert sizes == [200, 200], "nothing is asked for by itself"
         await together(client, "3")
         await one_by_one(client, "4")
-        assert client.server_of(KEY) == f"127.0.0.1:{replica}"
+        server = client.server_of(KEY)
+        assert server is not None
+        assert server.name == f"127.0.0.1:{replica}"
         before = batcher.round_trips
         await asyncio.gather(*(batcher.command("SET", key, "5") for key in keys))
         assert batcher.round_trips == before + 1
@@ -192,8 +194,7 @@ async def test_connections_that_a_server_has_closed_are_made_anew(cluster: Redis
 
 
 async def reads(client: RedisClient, key: str) -> object:
-    async with client.exchange() as connection:
-        return await connection.get(key)
+    return await client.execute("GET", key)
 
 
 def others_key(cluster: RedisCluster, master: int | None = None) -> str:
@@ -227,8 +228,8 @@ async def test_a_key_is_found_while_its_slot_moves(cluster: RedisCluster, way: s
         await reads(client, KEY)
         if not connections:
             # As one that has just joined, of which the others tell when it has its first slot.
-            assert isinstance(client, ClusterClient)
-            del client.cluster.nodes_manager.nodes_cache[f"127.0.0.1:{target}"]
+            assert isinstance(client.router, ClusterRouter)
+            del client.router._servers["127.0.0.1", target]
         with moving(cluster, target):
             await WAYS[way](client, "moved")
             assert await reads(client, KEY) == b"moved"
@@ -346,7 +347,7 @@ async def test_the_first_calls_share_round_trips(cluster: RedisCluster) -> None:
     batcher = ScriptBatcher(client)
     try:
         answered = await asyncio.gather(*(batcher.command("SET", f"t:{{{number}}}", "1") for number in range(3000)))
-        assert set(answered) == {True}
+        assert set(answered) == {b"OK"}
         assert batcher.round_trips < 10
     finally:
         await client.close()

@@ -18,7 +18,7 @@ from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.keys import Keys
@@ -41,6 +41,7 @@ from calltag.worker.node_sender import NodeSender
 from calltag.worker.parking import Parking
 from calltag.worker.partition_runner import PartitionRunner
 from parts.eventually import eventually
+from parts.store_commands import library
 
 KEYS = Keys("t")
 ALICE = UserId("alice")
@@ -147,7 +148,7 @@ async def test_events_of_a_commit_whose_answer_is_lost_are_told(client: RedisCli
 
 async def test_a_kept_event_that_cannot_be_read_holds_nothing_up(client: RedisClient) -> None:
     broker, store = MemoryBroker(PARTITIONS), RedisCallStore(client, KEYS)
-    await client.connection.rpush(KEYS.outbox(HERE), b"{}")
+    await library(client).rpush(KEYS.outbox(HERE), b"{}")
     await begin(broker)
     async with working(broker, client, store):
 

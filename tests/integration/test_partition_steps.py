@@ -11,7 +11,7 @@ from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Delivery, PartitionConsumer
 from calltag.core.domain.operations import AttachUserData
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.ports import CallStore, WorkerId
 from calltag.core.store.workers import RedisWorkerRegistry

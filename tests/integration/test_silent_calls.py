@@ -10,6 +10,7 @@ from calltag.core.store.calls import RedisCallReader
 from parts.eventually import eventually
 from parts.operations import Operations, operations
 from parts.rabbitmq import RabbitMq
+from parts.store_commands import library
 
 
 @pytest.fixture
@@ -44,6 +45,6 @@ async def test_a_call_behind_a_parked_operation_is_ended_all_the_same(forgetful:
         async with forgetful.damaged("C", "order"):
             await forgetful.publish("hold", "C", Hold())
             await eventually(lambda: forgetful.metric("operations_parked_total", reason="failed_repeatedly") == 1)
-        assert await forgetful.parts.client.connection.hlen(blocks(0)) == 1  # type: ignore[arg-type]
+        assert await library(forgetful.parts.client).hlen(blocks(0)) == 1  # type: ignore[arg-type]
         await eventually(lambda: is_over(forgetful, "C"))
-        assert await forgetful.parts.client.connection.hlen(blocks(0)) == 0  # type: ignore[arg-type]
+        assert await library(forgetful.parts.client).hlen(blocks(0)) == 0  # type: ignore[arg-type]

@@ -16,7 +16,7 @@ from calltag.core.broker.ports import BrokerUnavailable
 from calltag.core.broker.rabbitmq.connection import connect
 from calltag.core.broker.rabbitmq.topology import RabbitMqSettings
 from calltag.core.process.tls import ClientTls, OwnCertificate, ServerTls, TlsError
-from calltag.core.store.connection import RedisClient, redis_client
+from calltag.core.store.client import RedisClient, redis_client
 from calltag.core.store.ports import StoreUnavailable
 from parts.agent import Agent
 from parts.certificates import Authority, Certificate, encrypted
@@ -103,8 +103,7 @@ async def store(host: str, port: int, tls: ClientTls) -> AsyncIterator[RedisClie
 async def store_refusal(host: str, port: int, tls: ClientTls) -> str:
     async with store(host, port, tls) as client:
         with pytest.raises(StoreUnavailable) as raised:
-            async with client.exchange() as connection:
-                await connection.ping()
+            await client.execute("GET", "a")
     return str(raised.value)
 
 

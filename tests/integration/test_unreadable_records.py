@@ -11,11 +11,12 @@ from calltag.core.domain.ids import UserId
 from calltag.core.store.calls import RedisCallBlocks
 from parts.eventually import eventually
 from parts.in_process import InProcess, ended, in_process, started
+from parts.store_commands import library
 
 
 async def spoil(gateway: InProcess, call: str) -> None:
     """As a version would write it that knows more types of calls."""
-    connection, name = gateway.backends.client.connection, gateway.keys(call).state
+    connection, name = library(gateway.backends.client), gateway.keys(call).state
     doc = cast("bytes", await connection.hget(name, "doc"))
     assert b'"type":"Unknown"' in doc
     await connection.hset(name, "doc", doc.replace(b'"type":"Unknown"', b'"type":"Telepathic"'))
@@ -48,7 +49,7 @@ async def test_its_operations_are_parked_and_all_others_go_on(impatient: InProce
     gateway = impatient
     async with gateway.working():
         await gateway.send_facts(started("C", "15000", userData={"a": 1}), started("D", "15000"))
-    connection, names = gateway.backends.client.connection, gateway.keys("C")
+    connection, names = library(gateway.backends.client), gateway.keys("C")
     await connection.hset(names.data, "a", b"odd")
     for call in ("C", "D"):
         accepted = await gateway.request("alice", "POST", f"/me/calls/{call}", {"operationName": "Hold"})
@@ -83,7 +84,7 @@ async def test_an_embedded_instance_forgets_the_marks_of_what_is_gone_with_its_b
     marks = RedisCallBlocks(impatient.backends.client, impatient.backends.keys, 1)
     async with impatient.working():
         await impatient.send_facts(started("C", "15000", userData={"a": 1}))
-    await impatient.backends.client.connection.hset(impatient.keys("C").data, "a", b"odd")
+    await library(impatient.backends.client).hset(impatient.keys("C").data, "a", b"odd")
     async with impatient.working():
         await impatient.request("alice", "POST", "/me/calls/C", {"operationName": "Hold"})
         await eventually(lambda: len(impatient.broker.parked) == 1)

@@ -14,7 +14,7 @@ from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, Event, NotificationType, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.keys import Keys

@@ -11,10 +11,11 @@ from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.broker.ports import NodeId
 from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
+from calltag.core.store.client import RedisClient
 from calltag.core.store.client_ids import digest_of
-from calltag.core.store.connection import RedisClient
 from calltag.core.store.event_log import Addition, Entry
 from parts.hubs import KEYS, Installation, Node
+from parts.store_commands import library
 
 
 def translate(_: UserId, entry: Entry) -> StreamedEvent:
@@ -65,7 +66,7 @@ class Nodes(Installation):
     async def lapse(self, node: Node) -> None:
         """Let so much time pass that the lease of a node lapses."""
         node.ahead_ms += LEASE_MS
-        await self.client.connection.delete(KEYS.notifier(node.name))
+        await library(self.client).delete(KEYS.notifier(node.name))
 
     async def add(
         self, user: UserId, told: Sequence[tuple[str, object]], *, by_broker: bool = True
@@ -84,8 +85,8 @@ class Nodes(Installation):
 
     async def expire(self, user: UserId, client_id: str) -> None:
         """The session's time is up in the store; the nodes do not know."""
-        await self.client.connection.delete(KEYS.cometd_session(user, digest_of(client_id)))
+        await library(self.client).delete(KEYS.cometd_session(user, digest_of(client_id)))
 
     async def trim(self, user: UserId, most: int) -> None:
         """Let the user's stream keep no more than its last events."""
-        await self.client.connection.xtrim(KEYS.stream_of(user), maxlen=most, approximate=False)
+        await library(self.client).xtrim(KEYS.stream_of(user), maxlen=most, approximate=False)

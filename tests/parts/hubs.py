@@ -1,14 +1,12 @@
 """Notifiers in one process, on one store, and clients that talk to them without a transport."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
 import orjson
-import redis.asyncio
 
 from calltag.core.bayeux.engine import Engine
 from calltag.core.bayeux.events import Event, Position, StreamedEvent
@@ -18,10 +16,12 @@ from calltag.core.bayeux.session import Ending
 from calltag.core.broker.ports import NodeId
 from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import Request
 from calltag.core.store.event_log import PER_MS, Addition, Entry, RedisEventLog
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.routing import Router
 from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.sessions import SessionStore
 from calltag.core.store.watches import RedisWatches
@@ -36,26 +36,26 @@ from calltag.notifier.node_presence import Background, NodeLease, Registrations,
 from calltag.notifier.session_claims import Claims
 from calltag.notifier.session_manager import HomeSettings, SessionManager
 from calltag.notifier.session_registry import ConnectRequest, RequestContext, Resident, SessionRegistry, Suspended
+from parts.store_commands import library
 
 CALLS = "/v2/me/calls"
 KEYS = Keys("calltag-test")
 HELLO = {"channel": "/meta/handshake", "id": "1", "version": "1.0", "supportedConnectionTypes": ["long-polling"]}
 
 
-@dataclass(frozen=True, slots=True)
 class CountingClient(RedisClient):
     """A client that counts its exchanges with the store, and may be cut off from it."""
 
-    exchanges: list[str] = field(default_factory=list)
-    cut: list[str] = field(default_factory=list)
+    def __init__(self, router: Router, deadline_s: float) -> None:
+        super().__init__(router, deadline_s)
+        self.exchanges: list[str] = []
+        self.cut: list[str] = []
 
-    @asynccontextmanager
-    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+    async def send(self, requests: Sequence[Request]) -> None:
         if self.cut:
             raise StoreUnavailable(self.cut[0])
         self.exchanges.append("")
-        async with RedisClient.exchange(self) as connection:
-            yield connection
+        await super().send(requests)
 
 
 def translate(_user: UserId, entry: Entry) -> StreamedEvent:
@@ -70,7 +70,7 @@ class Node:
     def __init__(self, name: str, installation: "Installation", limits: BayeuxLimits) -> None:
         client = installation.client
         self.name = NodeId(name)
-        self.client = installation.client_type(client.connection, client.deadline_s)
+        self.client = installation.client_type(client.router, client.deadline_s)
         self.batcher = ScriptBatcher(self.client)
         self.ahead_ms, self.endings = 0, list[tuple[str, str, Ending]]()
         self.all_metrics = Metrics()
@@ -200,7 +200,7 @@ class Installation:
 
     async def registered(self, user: str = "alice") -> Sequence[NodeId]:
         """The nodes to which the user's events go."""
-        members: Any = await self.client.connection.smembers(KEYS.nodes_of(UserId(user)))
+        members: Any = await library(self.client).smembers(KEYS.nodes_of(UserId(user)))
         return sorted(NodeId(member.decode()) for member in members)
 
     async def settle(self) -> None:

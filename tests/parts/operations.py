@@ -19,6 +19,7 @@ from calltag.core.settings import load_settings
 from calltag.core.store.calls import RedisCallReader
 from calltag.worker.app import worker_parts
 from parts.eventually import eventually
+from parts.store_commands import library
 
 ALICE = UserId("alice")
 ONLY = Partition(0)
@@ -67,14 +68,14 @@ class Operations:
 
     async def refusals(self) -> list[dict[str, Any]]:
         """What alice was told of refused operations, in order."""
-        kept = await self.parts.client.connection.xrange(self.parts.keys.stream_of(ALICE))
+        kept = await library(self.parts.client).xrange(self.parts.keys.stream_of(ALICE))
         events = [orjson.loads(fields[b"e"]) for _, fields in cast("list[tuple[bytes, dict[bytes, bytes]]]", kept)]
         return [event for event in events if event["kind"] == "refused"]
 
     @asynccontextmanager
     async def damaged(self, call: str, what: str) -> AsyncIterator[None]:
         """A key of the call (`state`, `data`, `done`, `order`) holds something else while the context is open."""
-        connection, name = self.parts.client.connection, getattr(self.parts.keys.state(ONLY, f"call:{call}"), what)
+        connection, name = library(self.parts.client), getattr(self.parts.keys.state(ONLY, f"call:{call}"), what)
         # What does not exist yet is what was there before.
         had = bool(await connection.exists(name))
         if had:

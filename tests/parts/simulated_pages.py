@@ -2,20 +2,19 @@
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from typing import Any, Final, cast
 
 import orjson
-import redis.asyncio
 
 from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.broker.ports import NodeId
 from calltag.core.contracts.operations import NODE, NodeMessage, SessionNotice
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import Request
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.routing import Router
 from calltag.notifier.inbox import NotifierInbox
 from parts.frames import opened, web_sockets
 from parts.hubs import CALLS, Client, CountingClient, Installation, Node
@@ -47,22 +46,21 @@ class Fault(StrEnum):
     ANSWERS_LOST = "answers lost"
 
 
-@dataclass(frozen=True, slots=True)
 class UnsteadyClient(CountingClient):
     """A client that carries out what it is asked and loses the answer, or is late with it, where it is told to.
 
     `lateness` holds the most turns of the loop that an answer may take, if it is to be late.
     """
 
-    rng: random.Random = field(default_factory=lambda: random.Random(0))
-    lateness: list[int] = field(default_factory=list)
+    def __init__(self, router: Router, deadline_s: float) -> None:
+        super().__init__(router, deadline_s)
+        self.rng = random.Random(0)
+        self.lateness: list[int] = []
 
-    @asynccontextmanager
-    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+    async def send(self, requests: Sequence[Request]) -> None:
         if Fault.AWAY in self.cut:
             raise StoreUnavailable(Fault.AWAY)
-        async with super(UnsteadyClient, self).exchange() as connection:
-            yield connection
+        await RedisClient.send(self, requests)
         if self.lateness:
             await turns(self.rng.randint(0, self.lateness[0]))
         if Fault.ANSWERS_LOST in self.cut:

@@ -1,15 +1,17 @@
 """All that a store holds, put aside and put back: what a fail-over to a replica from before does to it."""
 
-from typing import Any, cast
+from typing import Any
 
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import Command, Request
+from parts.store_commands import library
 
 Snapshot = dict[bytes, tuple[str, Any, int]]
 
 
 async def snapshot(client: RedisClient) -> Snapshot:
     """Every key with its type, its value and the milliseconds until its end."""
-    store, found = cast("Any", client.connection), Snapshot()
+    store, found = library(client), Snapshot()
     async for key in store.scan_iter("*"):
         kind = (await store.type(key)).decode()
         found[key] = (kind, await _value(store, kind, key), await store.pttl(key))
@@ -36,23 +38,29 @@ async def _value(store: Any, kind: str, key: bytes) -> Any:
 
 async def put_back(client: RedisClient, taken: Snapshot) -> None:
     """Nothing that came after it is there any more."""
-    pipeline = cast("Any", client.connection).pipeline(transaction=True)
-    pipeline.flushdb()
+    commands: list[Command] = [("MULTI",), ("FLUSHDB",)]
     for key, (kind, value, lives_ms) in taken.items():
-        match kind:
-            case "string":
-                pipeline.set(key, value)
-            case "hash":
-                pipeline.hset(key, mapping=value)
-            case "set":
-                pipeline.sadd(key, *value)
-            case "list":
-                pipeline.rpush(key, *value)
-            case "zset":
-                pipeline.zadd(key, dict(value))
-            case "stream":
-                for entry, fields in value:
-                    pipeline.xadd(key, fields, id=entry)
+        commands += _commands(key, kind, value)
         if lives_ms > 0:
-            pipeline.pexpire(key, lives_ms)
-    await pipeline.execute()
+            commands.append(("PEXPIRE", key, lives_ms))
+    request = Request("", [*commands, ("EXEC",)])
+    await client.send([request])
+    assert not [reply for reply in request.replies if isinstance(reply, Exception)]
+
+
+def _commands(key: bytes, kind: str, value: Any) -> list[Command]:
+    match kind:
+        case "string":
+            return [("SET", key, value)]
+        case "hash":
+            return [("HSET", key, *(part for pair in value.items() for part in pair))]
+        case "set":
+            return [("SADD", key, *value)]
+        case "list":
+            return [("RPUSH", key, *value)]
+        case "zset":
+            return [("ZADD", key, *(part for member, score in value for part in (repr(score), member)))]
+        case _:
+            return [
+                ("XADD", key, entry, *(part for pair in fields.items() for part in pair)) for entry, fields in value
+            ]

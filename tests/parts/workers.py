@@ -20,7 +20,7 @@ from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserI
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
 from calltag.core.settings import Settings, load_settings
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import LivingWorker
 from calltag.core.store.workers import RedisWorkerRegistry, check_installation

@@ -15,7 +15,7 @@ from calltag.core.broker.ports import BrokerUnavailable, Partition
 from calltag.core.broker.rabbitmq.connection import connect
 from calltag.core.broker.rabbitmq.topology import Topology
 from calltag.core.settings import Settings
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import HeldPartition, LivingWorker
 from calltag.core.store.workers import RedisWorkerRegistry, read_installation
@@ -84,10 +84,7 @@ async def listed_partitions(settings: Settings) -> Sequence[ListedPartition]:
 
 async def _epochs(client: RedisClient, keys: Keys, partitions: int) -> tuple[Sequence[int], int]:
     """Return the epoch of each partition, 0 before the first, and the time of Redis in milliseconds."""
-    pipeline = client.pipeline()
-    for partition in map(Partition, range(partitions)):
-        pipeline.get(keys.epoch(partition))
-    epochs = await client.run(pipeline)
+    epochs = await client.execute_all(("GET", keys.epoch(Partition(number))) for number in range(partitions))
     # In a cluster, read the clock of the server that holds the leases.
     seconds, microseconds = map(int, cast("list[bytes]", await client.script("clock")([keys.workers()], [])))
     return [int(cast("bytes | None", each) or 0) for each in epochs], seconds * 1_000 + microseconds // 1_000

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Final, cast
+from typing import Final
 
 from redis.exceptions import AuthenticationError, NoPermissionError
 
@@ -10,19 +10,19 @@ from calltag.cli.output import Finding, ok, version_finding, warn, wrong
 from calltag.core.backends import open_client
 from calltag.core.broker.ports import Partition
 from calltag.core.settings import Settings
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient, fields_of
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import InstallationMismatch, StoreUnavailable
 from calltag.core.store.workers import read_installation
 
-Info = Mapping[str, object]
+Info = Mapping[str, str]
 _DEADLINE_S: Final = 5.0
 _OLDEST: Final = (7, 0)
 
 
 def mode_finding(info: Info, mode: str) -> Finding | None:
     """Return a fault if Redis is a replica, or does not match CALLTAG_REDIS__MODE; else None."""
-    found, role = str(info.get("redis_mode", "standalone")), info.get("role")
+    found, role = info.get("redis_mode", "standalone"), info.get("role")
     if found != "standalone" and mode == "single":
         return wrong(f"Redis is run as {found}; set CALLTAG_REDIS__MODE={found}")
     if role == "slave":
@@ -32,7 +32,7 @@ def mode_finding(info: Info, mode: str) -> Finding | None:
 
 def replica_findings(infos: Mapping[str, Info], wanted: int) -> Iterator[Finding]:
     """Yield findings on masters with too few replicas for commits, and on commits that wait for none."""
-    counts = {address: cast("int", info.get("connected_slaves", 0)) for address, info in infos.items()}
+    counts = {address: int(info.get("connected_slaves", 0)) for address, info in infos.items()}
     for address, count in counts.items():
         if count < wanted:
             yield wrong(
@@ -48,10 +48,8 @@ def replica_findings(infos: Mapping[str, Info], wanted: int) -> Iterator[Finding
 async def loss_findings(client: RedisClient, settings: Settings) -> list[Finding]:
     """Return findings on commits that Redis has lost, as recorded by workers. Raises StoreUnavailable."""
     keys = Keys(settings.redis.key_prefix)
-    pipeline = client.pipeline()
-    for number in range(settings.partitions):
-        pipeline.hgetall(keys.losses(Partition(number)))
-    found = cast("list[dict[bytes, bytes]]", await client.run(pipeline))
+    names = [keys.losses(Partition(number)) for number in range(settings.partitions)]
+    found = map(fields_of, await client.execute_all(("HGETALL", name) for name in names))
     return [_loss(number, losses) for number, losses in enumerate(found) if losses]
 
 
@@ -125,12 +123,12 @@ def _explained(error: StoreUnavailable) -> str:
 
 def _server(info: Info) -> Iterator[Finding]:
     name = "Valkey" if info.get("server_name") == "valkey" else "Redis"
-    yield version_finding(name, str(info.get("valkey_version") or info.get("redis_version")), _OLDEST)
+    yield version_finding(name, info.get("valkey_version") or info.get("redis_version", ""), _OLDEST)
 
 
 def _memory(info: Info) -> Iterator[Finding]:
     policy = info.get("maxmemory_policy", "noeviction")
-    if info.get("maxmemory") and policy != "noeviction":
+    if int(info.get("maxmemory", 0)) and policy != "noeviction":
         yield wrong(
             f"Redis evicts data when its memory is full (maxmemory-policy is {policy}); set it to noeviction, "
             "in its configuration and with: redis-cli CONFIG SET maxmemory-policy noeviction",
@@ -138,7 +136,7 @@ def _memory(info: Info) -> Iterator[Finding]:
 
 
 def _persistence(info: Info) -> Iterator[Finding]:
-    if info.get("aof_enabled") == 0:
+    if info.get("aof_enabled") == "0":
         yield warn(
             "Redis has appendonly off: changes since its last snapshot are lost on a restart (appendonly yes keeps it)",
         )

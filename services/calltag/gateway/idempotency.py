@@ -14,7 +14,7 @@ import orjson
 
 from calltag.core.domain.ids import OperationId, UserId, idempotent_operation_id
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.gateway.call_service import now_ms
 from calltag.gateway.errors import AlreadyUsed, OutOfRange
@@ -147,14 +147,12 @@ class RedisIdempotencyRecords:
         self._lifetime_s = lifetime_s
 
     async def find(self, request: IdempotentRequest) -> Record | None:
-        async with self._client.exchange() as connection:
-            raw = await connection.get(self._name(request))
+        raw = await self._client.execute("GET", self._name(request))
         return _read(cast("bytes", raw), request) if raw is not None else None
 
     async def begin(self, request: IdempotentRequest, now_ms: int) -> None:
         record = orjson.dumps({"fingerprint": request.fingerprint, "begun": now_ms})
-        async with self._client.exchange() as connection:
-            before = await connection.set(self._name(request), record, nx=True, get=True, ex=self._lifetime_s)
+        before = await self._client.execute("SET", self._name(request), record, "NX", "GET", "EX", self._lifetime_s)
         if before is not None:
             _read(cast("bytes", before), request)
 
@@ -163,8 +161,7 @@ class RedisIdempotencyRecords:
         record = orjson.dumps(
             {"fingerprint": request.fingerprint, "begun": begun_at_ms, **given, "outcome": answer.is_outcome}
         )
-        async with self._client.exchange() as connection:
-            await connection.set(self._name(request), record, ex=self._lifetime_s)
+        await self._client.execute("SET", self._name(request), record, "EX", self._lifetime_s)
 
     def _name(self, request: IdempotentRequest) -> str:
         return self._keys.idempotency(request.user, request.digest)

@@ -15,8 +15,8 @@ from calltag.core.domain.apply import CallLimits
 from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.settings.sections import Worker
 from calltag.core.store.backlog import RedisLags
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.calls import RedisCallBlocks, RedisCallStore
-from calltag.core.store.connection import ByteWindow
 from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.ports import WorkerId
 from calltag.core.store.replica_wait import Durability

@@ -16,7 +16,7 @@ from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
 from calltag.core.domain.ids import UserId, call_key
 from calltag.core.process.waiting import all_of, together
-from calltag.core.store.connection import ByteWindow
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.event_log import Added, Addition, Appended, EventLog, fitting
 from calltag.core.store.ports import CallIndex
 from calltag.core.store.watches import Watchers

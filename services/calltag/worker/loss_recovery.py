@@ -15,7 +15,7 @@ from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, NotificationType
 from calltag.core.domain.ids import EventId, OperationId, call_key
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.connection import ByteWindow
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import (
     NEVER,
     NOTHING,

@@ -21,7 +21,7 @@ from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import CallOperation
 from calltag.core.domain.status import StatusCode
 from calltag.core.process.waiting import backoff_s
-from calltag.core.store.connection import ByteWindow
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import (
     NO_BLOCKS,
     CallBlocks,

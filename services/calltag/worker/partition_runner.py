@@ -20,7 +20,7 @@ from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
 from calltag.core.process.waiting import restart_forever, run_until
-from calltag.core.store.connection import ByteWindow
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import CallStore, CommitPosition, Epoch, StoreUnavailable
 from calltag.core.telemetry.conditions import Condition
 from calltag.worker.batch import Failure, Folded, ParkingReason

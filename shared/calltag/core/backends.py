@@ -22,10 +22,10 @@ from calltag.core.settings import Settings
 from calltag.core.settings.root import variable
 from calltag.core.settings.sections import ClientTlsSection, Tls
 from calltag.core.store.calls import RedisCallBlocks
-from calltag.core.store.connection import RedisClient
-from calltag.core.store.deployment import Deployment, client_of
+from calltag.core.store.client import RedisClient, open_redis
 from calltag.core.store.embedded import EmbeddedStore, embedded_store
 from calltag.core.store.keys import Keys
+from calltag.core.store.routing import Deployment
 from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.telemetry.internal_http import Health
 from calltag.core.telemetry.metrics import Metrics
@@ -127,7 +127,7 @@ def open_client(
     """Open a client for the Redis of the settings; deadline and number of connections can be overridden."""
     redis = settings.redis
     password = redis.sentinel_password
-    return client_of(
+    return open_redis(
         Deployment(
             redis.url.get_secret_value(),
             redis.mode,

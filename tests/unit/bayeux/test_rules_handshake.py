@@ -6,11 +6,12 @@ import pytest
 
 from calltag.core.domain.ids import UserId
 from parts.hubs import HELLO, KEYS, Client, Installation
+from parts.store_commands import library
 
 
 async def sessions(system: Installation, user: str = "alice") -> int:
     """How many sessions the store has of the user."""
-    count: Any = await system.client.connection.zcard(KEYS.cometd_sessions(UserId(user)))
+    count: Any = await library(system.client).zcard(KEYS.cometd_sessions(UserId(user)))
     return int(count)
 
 

@@ -8,6 +8,7 @@ a little later.
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import digest_of
 from parts.hubs import CALLS, KEYS, Client, Installation
+from parts.store_commands import library
 
 HELD_MS, ANSWERED_MS = 5_000 + 10 + 2_000, 10 + 2_000
 SPARE_MS = 1_000
@@ -16,7 +17,7 @@ SPARE_MS = 1_000
 async def life_ms(system: Installation, client: Client) -> int:
     """How long the store keeps the session, once all is saved; -2 if there is none."""
     await system.settle()
-    return int(await system.client.connection.pttl(KEYS.cometd_session(UserId("alice"), digest_of(client.client_id))))
+    return int(await library(system.client).pttl(KEYS.cometd_session(UserId("alice"), digest_of(client.client_id))))
 
 
 async def test_a_session_waits_for_its_first_connect_as_for_the_next(system: Installation) -> None:
@@ -48,7 +49,7 @@ async def test_other_messages_put_expiry_off_to_no_less_than_max_interval(system
     key = KEYS.cometd_session(UserId("alice"), digest_of(alice.client_id))
     system.loses_notices = True
     for channel in ("/meta/subscribe", "/meta/unsubscribe"):
-        await system.client.connection.pexpire(key, 500)
+        await library(system.client).pexpire(key, 500)
         await alice.ask(system.two, channel, subscription="/v2/x")
         assert 500 < await life_ms(system, alice) <= ANSWERED_MS
 
@@ -68,7 +69,7 @@ async def test_a_session_without_connects_is_swept_with_what_waits_in_it(system:
     alice = await Client().begin(system.one)
     await system.publish(1)
     # By the store's clock less time went by than by the node's.
-    await system.client.connection.pexpire(KEYS.cometd_session(UserId("alice"), digest_of(alice.client_id)), 100)
+    await library(system.client).pexpire(KEYS.cometd_session(UserId("alice"), digest_of(alice.client_id)), 100)
     system.one.ahead_ms += ANSWERED_MS + 1
     system.one.sessions.tick()
     await system.settle()
@@ -100,7 +101,7 @@ async def test_a_session_that_expired_is_unknown_on_every_node(system: Installat
     """Its home, if it lives, answers from memory until it saves, which it does soon."""
     alice = await Client().begin(system.one)
     await system.settle()
-    await system.client.connection.delete(KEYS.cometd_session(UserId("alice"), digest_of(alice.client_id)))
+    await library(system.client).delete(KEYS.cometd_session(UserId("alice"), digest_of(alice.client_id)))
     turn = await alice.connect(system.one)
     await system.settle()
     assert system.one.registry.residents == {}

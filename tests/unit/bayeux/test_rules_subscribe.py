@@ -13,13 +13,12 @@ from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import digest_of
 from parts.hubs import CALLS, KEYS, Client, Installation
+from parts.store_commands import library
 
 
 async def subscriptions(system: Installation, client: Client) -> set[str]:
     """The channels that the store has for the session."""
-    fields: Any = await system.client.connection.hkeys(
-        KEYS.cometd_session(UserId("alice"), digest_of(client.client_id))
-    )
+    fields: Any = await library(system.client).hkeys(KEYS.cometd_session(UserId("alice"), digest_of(client.client_id)))
     return {name.decode()[2:] for name in fields if name.startswith(b"s:")}
 
 

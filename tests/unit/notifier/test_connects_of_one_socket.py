@@ -13,6 +13,7 @@ from calltag.notifier.session_registry import ConnectRequest
 from parts.eventually import eventually
 from parts.frames import SocketPage
 from parts.hubs import KEYS, Client, Installation
+from parts.store_commands import library
 
 RETRY = {"reconnect": "retry", "interval": 0, "timeout": 30_000}
 
@@ -87,7 +88,7 @@ async def test_the_older_connect_hears_of_the_end_that_the_newer_one_meets(syste
     activity = Activity(20_000)
     engine._on_connect.append(activity.connect)
     key = KEYS.cometd_session(UserId("alice"), digest_of(page.alice.client_id))
-    await system.client.connection.hincrby(key, "active", -21_000)
+    await library(system.client).hincrby(key, "active", -21_000)
     page.resident.active_at_ms -= 21_000
     page.connect("c2")
     await eventually(lambda: page.frames.is_idle)

@@ -13,6 +13,7 @@ from calltag.notifier.session_registry import RequestContext
 from parts.frames import SHOWN
 from parts.hubs import KEYS, Client, Installation, Line, Node, numbers
 from parts.polls import Poll, cometd_http
+from parts.store_commands import library
 
 ANY = {"calltag": {"metaConnectDeliveryOnly": False}}
 CONNECTS_ONLY = {"calltag": {"metaConnectDeliveryOnly": True}}
@@ -156,18 +157,18 @@ async def test_a_suspended_connect_keeps_its_session_alive(system: Installation)
     turn = await alice.connect(system.one)
     assert await said(system.one, alice) == []
     await system.settle()
-    assert await system.client.connection.pttl(key_of(alice)) > 30_000
+    assert await library(system.client).pttl(key_of(alice)) > 30_000
     assert not turn.line.answered.is_set()
 
 
 async def test_a_session_lives_on_for_a_while_after_a_reply_with_events(system: Installation) -> None:
     alice = await begun(system.one, **ANY)
     await system.settle()
-    await system.client.connection.pexpire(key_of(alice), 5_000)
+    await library(system.client).pexpire(key_of(alice), 5_000)
     await system.publish(1)
     assert await said(system.one, alice) == [1]
     await system.settle()
-    assert await system.client.connection.pttl(key_of(alice)) > 9_000
+    assert await library(system.client).pttl(key_of(alice)) > 9_000
 
 
 async def test_what_a_subscription_wants_from_the_past_may_come_with_its_reply(system: Installation) -> None:

@@ -1,12 +1,14 @@
 """Sessions that the server ends: what their clients are told, and what the application is told."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import orjson
 import pytest
 import structlog
+from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as ConnectionBroken
 from structlog.testing import LogCapture
 
@@ -19,6 +21,7 @@ from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
 from calltag.core.store import connection as store_client
 from calltag.core.store.client_ids import digest_of, handle_of
+from calltag.core.store.connection import Request
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.sessions import SessionStore
 from calltag.core.telemetry.metrics import Metrics
@@ -28,6 +31,7 @@ from calltag.notifier.session_registry import Resident
 from parts.eventually import eventually
 from parts.frames import SocketPage
 from parts.hubs import KEYS, Client, Installation, Node, Turn
+from parts.store_commands import library
 
 NONE = {"reconnect": "none", "interval": 0, "timeout": 30_000}
 HANDSHAKE = {"reconnect": "handshake", "interval": 0, "timeout": 30_000}
@@ -45,7 +49,7 @@ def closing(client: Client) -> SessionNotice:
 
 
 async def back_date(system: Installation, client: Client, name: str, by_ms: int) -> None:
-    await system.client.connection.hincrby(key_of(client), name, -by_ms)
+    await library(system.client).hincrby(key_of(client), name, -by_ms)
 
 
 def use_engine(
@@ -101,11 +105,12 @@ async def test_a_client_that_leaves_is_answered_though_the_answer_of_the_store_i
     assert turn.held is not None
     exchanged, lost = store_client._exchanged, itertools.cycle([True, False])
 
-    async def losing(*arguments: Any) -> list[object]:
-        answers = await exchanged(*arguments)
+    async def losing(connection: AbstractConnection, requests: Sequence[Request]) -> None:
+        await exchanged(connection, requests)
         if next(lost):
+            for each in requests:
+                each.replies.clear()
             raise ConnectionBroken("the answer was lost")
-        return answers
 
     monkeypatch.setattr(store_client, "_exchanged", losing)
     assert (await alice.ask(system.one, "/meta/disconnect"))["successful"]
@@ -127,7 +132,7 @@ async def test_a_session_of_a_handshake_that_failed_does_not_count(
     with pytest.raises(StoreUnavailable):
         await Client().shake(system.one)
     await system.settle()
-    assert await system.client.connection.zcard(KEYS.cometd_sessions(UserId("alice"))) == 0
+    assert await library(system.client).zcard(KEYS.cometd_sessions(UserId("alice"))) == 0
 
 
 async def test_a_session_that_an_operator_closes_says_farewell(system: Installation) -> None:
@@ -318,7 +323,7 @@ async def test_the_handshakes_own_proof_holds_for_so_long(system: Installation) 
 async def test_only_sessions_by_their_own_proof_end_so(system: Installation) -> None:
     system.one.sessions.bearer_lifetime_ms = 40_000
     alice = await Client(login="mine").begin(system.one)
-    assert await system.client.connection.hget(key_of(alice), "ends") is None
+    assert await library(system.client).hget(key_of(alice), "ends") is None
 
 
 async def test_a_session_ends_with_the_login_that_proves_it(system: Installation) -> None:
@@ -329,7 +334,7 @@ async def test_a_session_ends_with_the_login_that_proves_it(system: Installation
     await system.settle()
     assert system.two.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
     assert (system.one.registry.residents, system.two.registry.residents) == ({}, {})
-    assert await system.client.connection.exists(key_of(alice)) == 0
+    assert await library(system.client).exists(key_of(alice)) == 0
     await system.settle()
     assert await system.registered() == []
 
@@ -356,7 +361,7 @@ async def test_a_session_known_by_its_id_ends_with_the_credential_that_began_it(
     assert (await alice.ask(system.two, channel, **more))["error"] == errors.UNKNOWN_CLIENT
     await system.settle()
     assert system.two.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
-    assert await system.client.connection.exists(key_of(alice)) == 0
+    assert await library(system.client).exists(key_of(alice)) == 0
     assert (system.one.registry.residents, await system.registered()) == ({}, [])
     assert turn.line.reply is not None
     assert turn.held.resident.session.is_over
@@ -404,7 +409,7 @@ async def test_a_session_whose_requests_prove_their_user_needs_no_other_credenti
     alice = await Client().begin(system.one)
     system.credentials[UserId("alice")] = "new"
     assert (await alice.connect(system.one)).held is not None
-    assert await system.client.connection.hget(key_of(alice), "credential") is None
+    assert await library(system.client).hget(key_of(alice), "credential") is None
 
 
 async def test_nobody_elses_login_ends_a_session(system: Installation) -> None:
@@ -434,13 +439,13 @@ async def test_a_logout_ends_the_sessions_of_the_login_while_their_connects_wait
     events, reply = await alice.finish(system.one, turns[0])
     assert (events, reply["error"], reply["advice"]) == ([], errors.UNKNOWN_CLIENT, HANDSHAKE)
     assert system.one.endings == [(handle_of(alice.client_id), "alice", Ending.LOGIN_ENDED)]
-    assert await system.client.connection.exists(key_of(alice)) == 0
+    assert await library(system.client).exists(key_of(alice)) == 0
     assert (await other.finish(system.one, turns[1]))[0] == [1]
 
 
 async def test_a_silent_session_is_told_of_when_the_store_ends_it_too(system: Installation) -> None:
     alice, bob = await Client().begin(system.one), await Client("bob").begin(system.one)
-    await system.client.connection.pexpire(key_of(alice), 1_000)
+    await library(system.client).pexpire(key_of(alice), 1_000)
     system.one.ahead_ms = 11_000
     system.one.sessions.tick()
     await system.settle()
@@ -460,10 +465,10 @@ async def test_other_messages_keep_a_session_alive_for_so_long(system: Installat
     use_engine(system.one, limits=replace(system.one.sessions.engine.limits, max_server_interval_ms=12_000))
     alice = await Client().begin(system.one)
     await system.settle()
-    await system.client.connection.pexpire(key_of(alice), 1_000)
+    await library(system.client).pexpire(key_of(alice), 1_000)
     await back_date(system, alice, "until", 5_000)
     await alice.subscribe(system.one)
-    assert 5_000 < await system.client.connection.pttl(key_of(alice)) <= 7_000
+    assert 5_000 < await library(system.client).pttl(key_of(alice)) <= 7_000
 
 
 def test_an_end_is_logged_as_operators_name_the_session_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from calltag.core.domain.ids import UserId
 from calltag.core.store.client_ids import digest_of, is_bearer, user_of
 from calltag.notifier.session_registry import Resident, Suspended
 from parts.hubs import CALLS, HELLO, KEYS, Client, Installation, Turn, numbers
+from parts.store_commands import library
 
 RECHECK_MS = 5_000
 """For how long credentials that were checked are trusted."""
@@ -128,7 +129,7 @@ def replace_what_arrives(system: Installation, monkeypatch: pytest.MonkeyPatch) 
     async def move(_: object, resident: Resident) -> None:
         system.one.sessions.endings.release(resident)
         # The other node keeps it: whoever tries to claim it is too late.
-        await system.client.connection.hincrby(key_of(resident), "cycle", 1)
+        await library(system.client).hincrby(key_of(resident), "cycle", 1)
 
     async def refuse(*_: object, **__: object) -> None:
         return None
@@ -230,7 +231,7 @@ async def test_a_session_outlives_its_answer_by_the_time_for_its_next_connect(sy
     assert reply["advice"]["interval"] == 0
     await system.settle()
     key = KEYS.cometd_session(UserId("alice"), digest_of(alice.client_id))
-    assert 10_000 < await system.client.connection.pttl(key) <= 11_000
+    assert 10_000 < await library(system.client).pttl(key) <= 11_000
 
 
 async def test_a_disconnect_ends_the_suspended_connect_for_good(system: Installation) -> None:

@@ -11,7 +11,7 @@ from calltag.core.bayeux.messages import BayeuxLimits
 from calltag.core.bayeux.session import UNSAVED_BATCHES
 from calltag.core.broker.ports import NodeId
 from calltag.core.contracts.operations import NoticeKind, SessionNotice
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.sessions import SessionRecord, SessionState
 from calltag.notifier.session_registry import Resident

@@ -12,12 +12,14 @@ from calltag.core.bayeux.messages import BayeuxLimit
 from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
 from calltag.core.store.event_log import PER_MS
+from calltag.core.store.lua_script import LuaScript
 from calltag.core.store.ports import StoreUnavailable
 from calltag.notifier.authentication import Caller
 from calltag.notifier.metrics import wall_ms
 from calltag.notifier.session_registry import Suspended
 from parts.eventually import eventually, turns
 from parts.hubs import CALLS, KEYS, Client, Installation, Node, Turn, numbers
+from parts.store_commands import library
 
 HURRY = {"timeout": 0}
 ALICE = UserId("alice")
@@ -265,7 +267,7 @@ async def test_a_new_session_reads_on_from_any_event(system: Installation) -> No
 async def test_an_id_that_is_not_kept_refuses_the_subscription(system: Installation) -> None:
     alice = Client()
     first, *_ = await system.publish(1, 2, 3)
-    await system.client.connection.xtrim(KEYS.stream_of(ALICE), maxlen=1, approximate=False)
+    await library(system.client).xtrim(KEYS.stream_of(ALICE), maxlen=1, approximate=False)
     await alice.shake(system.one)
     reply = await alice.subscribe(system.one, ext={"replay": {CALLS: first}})
     assert reply["error"].startswith(f"400::The replayId {{{first}}} you provided was invalid.")
@@ -477,7 +479,7 @@ async def test_how_late_an_event_is_shows_when_it_goes_out(system: Installation)
 async def test_a_stream_that_lost_what_a_session_needs_says_so(system: Installation) -> None:
     alice = await Client().begin(system.one)
     await system.publish(*range(6))
-    await system.client.connection.delete(KEYS.stream_of(ALICE))
+    await library(system.client).delete(KEYS.stream_of(ALICE))
     assert (await alice.poll(system.one))[0] == [0, 1, 2, 3]
     await system.settle()
     events, reply = await alice.poll(system.one)
@@ -612,7 +614,7 @@ async def test_a_login_is_looked_at_in_the_same_round_trip(system: Installation)
             return await Client.look(self)
 
     await know_scripts(system)
-    ask = system.one.batcher.source("return 'alice'")
+    ask = system.one.batcher.calls(LuaScript("return 'alice'", idempotent=True))
     await ask([], [])
     alice = LooksUp(login="mine")
     await alice.shake(system.one)

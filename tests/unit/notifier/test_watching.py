@@ -9,6 +9,7 @@ from calltag.core.store.event_log import PER_MS
 from calltag.core.store.sessions import NotKept
 from calltag.notifier.channel_policy import check_watched
 from parts.hubs import KEYS, Client, Installation
+from parts.store_commands import library
 
 OF_BOB = "/v2/users/bob/calls"
 
@@ -34,7 +35,7 @@ def test_only_what_is_watched_is_judged_by_the_time_of_the_watch() -> None:
 @pytest.mark.parametrize("channel", ["/service/x", "/meta/subscribe", "/meta/unsubscribe"])
 async def test_any_message_keeps_a_session_alive_and_listed(system: Installation, channel: str) -> None:
     alice = await Client().begin(system.one)
-    client, digest = system.client.connection, digest_of(alice.client_id)
+    client, digest = library(system.client), digest_of(alice.client_id)
     name, listed = KEYS.cometd_session(UserId("alice"), digest), KEYS.cometd_sessions(UserId("alice"))
     await client.pexpire(name, 500)
     await client.zadd(listed, {digest: 1})

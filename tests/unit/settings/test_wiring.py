@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -159,10 +160,10 @@ async def test_bus_and_store(parts: Backends, unused_tcp_port: int) -> None:
     assert parts.broker._settings == amqp_settings(parts.settings)
     assert parts.broker._publisher._deadline_s == 10.4
     assert parts.keys == Keys("r")
-    pool = parts.client.connection.connection_pool
-    assert (parts.client.deadline_s, pool.max_connections) == (10.9, 110)
-    assert pool.connection_kwargs["port"] == unused_tcp_port
-    assert pool.connection_kwargs["socket_connect_timeout"] == 10.9
+    [server] = await parts.client.router.masters()
+    connector: Any = server._connect
+    assert (parts.client.deadline_s, server._places._value) == (10.9, 110)
+    assert (connector.options["port"], connector.timeout_s) == (unused_tcp_port, 10.9)
 
 
 async def test_bus_and_store_in_one_process(settings: Settings, tmp_path: Path) -> None:

@@ -3,19 +3,19 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 
 import pytest
-import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
 
-from calltag.core.store.connection import Command, RedisClient
+from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import RedisServer, Request
 from calltag.core.store.embedded import embedded_store
+from calltag.core.store.lua_script import LuaScript
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.scripts import ScriptBatcher
 from parts.eventually import eventually
 
-ECHO = "return ARGV[1]"
+ECHO = LuaScript("return ARGV[1]", idempotent=True)
 
 
 @pytest.fixture
@@ -24,19 +24,16 @@ async def client() -> AsyncIterator[RedisClient]:
         yield store.client
 
 
-@dataclass(frozen=True, slots=True)
 class Silent(RedisClient):
     """A store that never answers."""
 
-    @asynccontextmanager
-    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
+    async def send(self, requests: Sequence[Request]) -> None:  # noqa: ARG002 - never answered
         await asyncio.Event().wait()
-        yield self.connection
 
 
 async def test_calls_of_one_moment_share_a_round_trip(client: RedisClient) -> None:
     batcher = ScriptBatcher(client)
-    echo = batcher.source(ECHO)
+    echo = batcher.calls(ECHO)
     await echo([], ["known"])
     before = batcher.round_trips
     assert await asyncio.gather(*(echo([], [str(number)]) for number in range(50))) == [
@@ -45,20 +42,21 @@ async def test_calls_of_one_moment_share_a_round_trip(client: RedisClient) -> No
     assert batcher.round_trips == before + 1
 
 
-@dataclass(frozen=True, slots=True)
 class Weighed(RedisClient):
     """Notes how many calls each pipeline has."""
 
-    noted: list[int] = field(default_factory=list)
+    def __init__(self, client: RedisClient) -> None:
+        super().__init__(client.router, client.deadline_s)
+        self.noted: list[int] = []
 
-    async def answers(self, server: str, commands: Sequence[Command]) -> list[object]:
-        self.noted.append(len(commands))
-        return await RedisClient.answers(self, server, commands)
+    async def send(self, requests: Sequence[Request]) -> None:
+        self.noted.append(len(requests))
+        await super().send(requests)
 
 
 async def test_a_pipeline_has_no_more_bytes_than_a_batch_unless_one_call_has(client: RedisClient) -> None:
-    weighed = Weighed(client.connection, 20)
-    echo = ScriptBatcher(weighed).source(ECHO)
+    weighed = Weighed(client)
+    echo = ScriptBatcher(weighed).calls(ECHO)
     await echo([], ["known"])
     weighed.noted.clear()
     sizes = [400_000, 400_000, 400_000, 2_000_000, *[1] * 10]
@@ -69,30 +67,30 @@ async def test_a_pipeline_has_no_more_bytes_than_a_batch_unless_one_call_has(cli
 
 async def test_what_is_answered_is_not_kept_until_its_time_is_over(client: RedisClient) -> None:
     batcher = ScriptBatcher(client)
-    echo = batcher.source(ECHO)
+    echo = batcher.calls(ECHO)
     for number in range(20):
         await asyncio.gather(*(echo([], [str(number)]) for _ in range(5)))
     assert len(batcher._watched) <= 5
 
 
-@dataclass(frozen=True, slots=True)
 class Gated(RedisClient):
     """A store that answers when the gate is open, all at once."""
 
-    gate: asyncio.Event = field(default_factory=asyncio.Event)
-    arrived: list[str] = field(default_factory=list)
+    def __init__(self, client: RedisClient) -> None:
+        super().__init__(client.router, 5)
+        self.gate = asyncio.Event()
+        self.arrived: list[str] = []
 
-    @asynccontextmanager
-    async def exchange(self) -> AsyncIterator[redis.asyncio.Redis]:
-        yield self.connection
+    async def send(self, requests: Sequence[Request]) -> None:
+        await super().send(requests)
         self.arrived.append("")
         await self.gate.wait()
 
 
 async def test_who_calls_just_when_all_senders_end_is_answered(client: RedisClient) -> None:
-    await ScriptBatcher(client).source(ECHO)([], ["known from here on"])
-    gated = Gated(client.connection, 5)
-    echo = ScriptBatcher(gated).source(ECHO)
+    await ScriptBatcher(client).calls(ECHO)([], ["known from here on"])
+    gated = Gated(client)
+    echo = ScriptBatcher(gated).calls(ECHO)
 
     async def call_twice() -> None:
         for _ in range(2):
@@ -110,7 +108,7 @@ async def test_who_calls_just_when_all_senders_end_is_answered(client: RedisClie
 
 
 async def test_callers_who_come_at_any_moment_are_all_answered(client: RedisClient) -> None:
-    echo = ScriptBatcher(client).source(ECHO)
+    echo = ScriptBatcher(client).calls(ECHO)
     moments = random.Random(1)
 
     async def call_again_and_again(name: int) -> None:
@@ -125,46 +123,60 @@ async def test_callers_who_come_at_any_moment_are_all_answered(client: RedisClie
 
 async def test_a_script_that_fails_fails_alone(client: RedisClient) -> None:
     batcher = ScriptBatcher(client)
-    good, bad = batcher.source(ECHO), batcher.source("return redis.call('NOSUCH')")
+    good, bad = batcher.calls(ECHO), batcher.calls(LuaScript("return redis.call('NOSUCH')", idempotent=True))
     outcomes = await asyncio.gather(good([], ["1"]), bad([], []), good([], ["2"]), return_exceptions=True)
     assert (outcomes[0], type(outcomes[1]), outcomes[2]) == (b"1", StoreUnavailable, b"2")
 
 
 async def test_a_caller_is_told_in_time_and_the_next_ones_too(client: RedisClient) -> None:
-    echo = ScriptBatcher(Silent(client.connection, 0.05)).source(ECHO)
+    echo = ScriptBatcher(Silent(client.router, 0.05)).calls(ECHO)
     for _ in range(3):
         outcomes = await asyncio.gather(*(echo([], ["1"]) for _ in range(9)), return_exceptions=True)
         assert {type(outcome) for outcome in outcomes} == {StoreUnavailable}
 
 
-@dataclass(frozen=True, slots=True)
-class Several(RedisClient):
-    """Keys begin with the name of their server; those in `frozen` do not answer."""
+class Several:
+    """Implements Router: keys begin with the name of their server; those in `frozen` do not answer."""
 
-    frozen: set[str] = field(default_factory=set)
-    asked: list[tuple[str, int]] = field(default_factory=list)
+    has_slots = True
 
-    def server_of(self, key: str) -> str:
-        return key[0]
+    def __init__(self, *frozen: str) -> None:
+        self.frozen = frozen
+        self.asked: list[tuple[str, int]] = []
+        self.servers = {name: RedisServer(name, refused, 1) for name in "abc"}
 
-    async def answers(self, server: str, commands: Sequence[Command]) -> list[object]:
-        self.asked.append((server, len(commands)))
+    def server_of(self, key: str) -> RedisServer | None:
+        return self.servers[key[0]]
+
+    async def masters(self) -> Sequence[RedisServer]:
+        return list(self.servers.values())
+
+    async def send(self, requests: Sequence[Request]) -> None:
+        [server] = {each.key[0] for each in requests}
+        self.asked.append((server, len(requests)))
         if server in self.frozen:
             await asyncio.Event().wait()
-        return [server.encode()] * len(commands)
+        for each in requests:
+            each.replies = [server.encode()]
+
+    async def close(self) -> None: ...
 
 
-async def test_a_server_that_does_not_answer_holds_up_nobody_who_asks_another(client: RedisClient) -> None:
-    several = Several(client.connection, 20, frozen={"a"})
-    batcher = ScriptBatcher(several)
-    read = batcher.source(ECHO)
+async def refused() -> AbstractConnection:
+    raise ConnectionRefusedError
+
+
+async def test_a_server_that_does_not_answer_holds_up_nobody_who_asks_another() -> None:
+    several = Several("a")
+    batcher = ScriptBatcher(RedisClient(several, 20))
+    read = batcher.calls(ECHO)
     waiting = [asyncio.ensure_future(read([f"a{number}"], [])) for number in range(3)]
     for _ in range(3):
         answers: Sequence[object] = await asyncio.gather(read(["b1"], []), read(["b2"], []), read(["c1"], []))
         assert list(answers) == [b"b", b"b", b"c"]
     assert several.asked == [("a", 3), *[("b", 2), ("c", 1)] * 3]
     # Servers come and go: of those that are not asked now, nothing is kept.
-    assert list(batcher._lanes) == ["a"]
+    assert list(batcher._lanes) == [several.servers["a"]]
     for each in waiting:
         each.cancel()
     await asyncio.gather(*waiting, return_exceptions=True)

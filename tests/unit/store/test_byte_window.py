@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from calltag.core.store.connection import ByteWindow
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import CommitConflict, StoreUnavailable
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 from calltag.core.settings import SettingsError, load_settings
-from calltag.core.store.deployment import Deployment, SentinelClient, addresses, client_of
+from calltag.core.store.client import open_redis
+from calltag.core.store.routing import Deployment, SentinelRouter, addresses
 
 
 @pytest.mark.parametrize(
@@ -24,14 +25,13 @@ def test_an_address_without_a_host_is_none() -> None:
 
 async def test_what_a_url_says_besides_addresses_goes_to_the_master_not_to_sentinels() -> None:
     url = "rediss://user:pass@s1,s2:26380/3"
-    client = client_of(Deployment(url, "sentinel", "svc", None, "other"), deadline_s=3, max_connections=7)
-    assert isinstance(client, SentinelClient)
-    assert client.sentinel is not None
-    pool = client.connection.connection_pool
-    assert {name: pool.connection_kwargs[name] for name in ("username", "password", "db")} == {
-        "username": "user", "password": "pass", "db": 3,
-    }  # fmt: skip
-    told = client.sentinel.sentinels[1].connection_pool.connection_kwargs
+    client = open_redis(Deployment(url, "sentinel", "svc", None, "other"), deadline_s=3, max_connections=7)
+    router = client.router
+    assert isinstance(router, SentinelRouter)
+    options = router._connector.options
+    assert (options["username"], options["password"], options["db"]) == ("user", "pass", 3)
+    assert {"host", "port"}.isdisjoint(options)
+    told = router._sentinel.sentinels[1].connection_pool.connection_kwargs
     assert (told["host"], told["port"], told["username"], told["password"]) == ("s2", 26380, None, "other")
     await client.close()
 

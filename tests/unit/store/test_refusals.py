@@ -1,26 +1,28 @@
 """Whether a commit was refused, or the store was only away."""
 
 from collections.abc import Sequence
-from typing import cast
 
 import pytest
-import redis.asyncio
 from redis.exceptions import ClusterDownError, MovedError, OutOfMemoryError, ResponseError
 
 from calltag.core.broker.ports import Partition
 from calltag.core.store.calls import RedisCallStore
-from calltag.core.store.connection import Command, RedisClient
+from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import RedisServer, Request
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import Epoch, StoreUnavailable, WriteRefused
+from calltag.core.store.routing import SingleRouter
 
 
-class Answering(RedisClient):
-    """A store that gives each command the same answer."""
+class Answering(RedisServer):
+    """A server that gives each command the same answer."""
 
-    answer: Exception
+    def __init__(self, answer: Exception) -> None:
+        self._answer = answer
 
-    async def answers(self, _server: str, commands: Sequence[Command]) -> list[object]:
-        return [self.answer] * len(commands)
+    async def exchange(self, requests: Sequence[Request]) -> None:
+        for each in requests:
+            each.replies = [self._answer]
 
 
 @pytest.mark.parametrize(
@@ -33,8 +35,7 @@ class Answering(RedisClient):
     ],
 )
 async def test_a_cluster_that_is_down_has_refused_nothing(answer: Exception, told: type[Exception]) -> None:
-    client = Answering(cast("redis.asyncio.Redis", None))
-    client.__class__.answer = answer
+    client = RedisClient(SingleRouter(Answering(answer)))
     with pytest.raises(told) as raised:
         await RedisCallStore(client, Keys("t")).commit(Partition(0), Epoch(1), [], [])
     assert type(raised.value) is told

@@ -1,12 +1,12 @@
 """All keys of one script, or of one command, are in one slot of a Redis Cluster."""
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
 from importlib import resources
 
 import pytest
 from redis.crc import key_slot
 
+from calltag.core.backends import LoginMetrics
 from calltag.core.bayeux.events import Position
 from calltag.core.bayeux.session import Ending
 from calltag.core.broker.ports import NodeId, Partition, PublishedCounts
@@ -14,13 +14,15 @@ from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.identity.login_attempts import AttemptLimits, RedisLoginAttempts
 from calltag.core.store.backlog import RedisPublishedTotals
 from calltag.core.store.calls import RedisCallBlocks, RedisCallReader, RedisCallStore
+from calltag.core.store.client import RedisClient, Script
 from calltag.core.store.client_ids import new_client_id
-from calltag.core.store.connection import RedisClient, Script
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.event_log import Addition, RedisEventLog
 from calltag.core.store.keys import Keys
+from calltag.core.store.lua_script import LuaScript
 from calltag.core.store.ports import Change, Done, StoreUnavailable, WorkerId
 from calltag.core.store.replica_wait import Durability
 from calltag.core.store.scripts import ScriptBatcher
@@ -28,15 +30,17 @@ from calltag.core.store.session_list import SessionList
 from calltag.core.store.sessions import ConnectCaller, Cursor, NewSession, Saved, SessionState, SessionStore
 from calltag.core.store.watches import RedisWatches, Watched
 from calltag.core.store.workers import RedisWorkerRegistry
+from calltag.core.telemetry.metrics import Metrics
 
 KEYS = Keys("slots")
 
 
-@dataclass(frozen=True, slots=True)
 class NotingClient(RedisClient):
     """Notes the keys that scripts are given, by script, as a client of a cluster would give them."""
 
-    noted: dict[str, list[Sequence[str]]] = field(default_factory=dict)
+    def __init__(self, client: RedisClient) -> None:
+        super().__init__(client.router, client.deadline_s)
+        self.noted: dict[str, list[Sequence[str]]] = {}
 
     @property
     def has_slots(self) -> bool:
@@ -53,10 +57,10 @@ class NotingClient(RedisClient):
         return run
 
     async def run_and_wait(
-        self, source: str, keys: Sequence[str], args: Sequence[str | bytes | int], *, replicas: int, timeout_ms: int
+        self, script: LuaScript, keys: Sequence[str], args: Sequence[str | bytes | int], replicas: int, timeout_ms: int
     ) -> tuple[object, int]:
         self.noted.setdefault("wait_for_replicas", []).append(keys)
-        raise StoreUnavailable(f"{source[:0]}{args[:0]}there are no {replicas} replicas in {timeout_ms} ms")
+        raise StoreUnavailable(f"{script.source[:0]}{args[:0]}there are no {replicas} replicas in {timeout_ms} ms")
 
 
 class NotingBatcher(ScriptBatcher):
@@ -71,7 +75,7 @@ class NotingBatcher(ScriptBatcher):
 @pytest.fixture
 async def client() -> AsyncIterator[NotingClient]:
     async with embedded_store(None, deadline_s=20) as store:
-        yield NotingClient(store.client.connection, 20)
+        yield NotingClient(store.client)
 
 
 async def work_of_a_user(client: NotingClient, batcher: NotingBatcher, user: UserId) -> None:
@@ -139,7 +143,9 @@ async def test_each_script_keeps_to_one_slot(client: NotingClient) -> None:
         assert not await RedisCallBlocks(client, KEYS, 32).clear(key, OperationId("o"))
     reader = RedisCallReader(client, KEYS, 32)
     client.noted["read"] = [[names.state, names.data] for names in [reader._names("call:C1"), reader._names("agent:a")]]
-    await RedisHttpSessions(client, batcher).find("token")
+    sessions = RedisHttpSessions(client, batcher)
+    await sessions.find((await sessions.create(UserId("é:{"), "credential")).token)
+    await RedisLoginAttempts(batcher, "slots", AttemptLimits(), LoginMetrics(Metrics())).take("a}b", "::1")
     await RedisPublishedTotals(client, KEYS).add(
         {Partition(0): PublishedCounts(1, 1), Partition(7): PublishedCounts(1, 1)}
     )

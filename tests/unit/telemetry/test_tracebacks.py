@@ -35,7 +35,7 @@ from calltag.core.contracts.stored_call import decode_dones
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.status import StatusCode
-from calltag.core.store.connection import not_usable
+from calltag.core.store.client import not_usable
 from calltag.core.strict_json import JsonLimits, parse
 from calltag.core.telemetry.logging import Form, configure_logging, summary_of
 from unit.telemetry.test_logging import Terminal, output

@@ -16,7 +16,7 @@ from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
 from calltag.core.domain.user_data import UserData
-from calltag.core.store.connection import ByteWindow
+from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.event_log import Added, Addition, Appended, Page
 from calltag.core.store.ports import StoreUnavailable
 from calltag.worker.event_publisher import EventPublisher, Publication

@@ -8,13 +8,12 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from importlib import resources
 from typing import Final, Literal, Protocol, cast
 
 import orjson
 
 from calltag.core.domain.ids import UserId
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.scripts import ScriptBatcher
 
 SameSite = Literal["lax", "strict", "none"]
@@ -112,14 +111,14 @@ class RedisHttpSessions:
         self._displaced = displaced
         self._clock_s = clock_s
         self._batcher = batcher
-        self._find, self._list = (batcher.source(_source(name)) for name in ("find_session", "list_session"))
+        self._find = batcher.script("find_session")
+        self._list = batcher.script("list_session")
 
     async def create(self, user: UserId, credential: str) -> HttpSession:
         session = HttpSession(secrets.token_urlsafe(_TOKEN_BYTES), user, credential)
         ends_at = self._clock_s() + self._lifetime_s
         record = orjson.dumps({"user": user, "ends_at": ends_at, "credential": credential})
-        async with self._client.exchange() as connection:
-            await connection.set(self._name(session.token), record, ex=min(self._idle_s, self._lifetime_s))
+        await self._client.execute("SET", self._name(session.token), record, "EX", min(self._idle_s, self._lifetime_s))
         await self._make_room(session)
         return session
 
@@ -149,8 +148,7 @@ class RedisHttpSessions:
         return HttpSession(token, user, record.get("credential", ""))
 
     async def end(self, token: str) -> None:
-        async with self._client.exchange() as connection:
-            await connection.delete(self._name(token))
+        await self._client.execute("DEL", self._name(token))
 
     def _now_ms(self) -> int:
         return round(self._clock_s() * 1_000)
@@ -164,10 +162,6 @@ class RedisHttpSessions:
     def _listed(self, user: UserId) -> str:
         """Key of a sorted set: digests of the user's sessions by last use, to a tenth of the idle time, in Unix ms."""
         return f"{self._prefix}:http-of:{user}"
-
-
-def _source(name: str) -> str:
-    return resources.files("calltag.core.identity").joinpath(f"{name}.lua").read_text(encoding="utf-8")
 
 
 def _digest_of(token: str) -> str:

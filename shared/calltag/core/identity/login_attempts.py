@@ -12,7 +12,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib import resources
 from typing import Final, Literal, Protocol, cast
 
 import structlog
@@ -119,7 +118,7 @@ class RedisLoginAttempts:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self._batcher = batcher
-        self._take = batcher.source(_source("take_attempt"))
+        self._take = batcher.script("take_attempt")
         self._prefix = prefix
         self._limits = limits
         self._observer = observer
@@ -174,7 +173,3 @@ class RedisLoginAttempts:
     def _refuse(self, by: By, left_s: float) -> None:
         self._observer.login_locked_out(by)
         raise LockedOut(left_s)
-
-
-def _source(name: str) -> str:
-    return resources.files("calltag.core.identity").joinpath(f"{name}.lua").read_text(encoding="utf-8")

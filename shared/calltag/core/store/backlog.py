@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final, Protocol, cast
 
 from calltag.core.broker.ports import Partition, PublishedCounts
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient, fields_of
 from calltag.core.store.keys import Keys
 
 _KEPT_MS: Final = 10_000
@@ -37,14 +37,11 @@ class RedisLags:
     async def report(self, lags: Mapping[Partition, int]) -> None:
         if not lags:
             return
-        pipeline = self._client.pipeline()
-        pipeline.hset(self._name, mapping={str(partition): lag_ms for partition, lag_ms in lags.items()})
-        pipeline.pexpire(self._name, _KEPT_MS)
-        await self._client.run(pipeline)
+        fields = [part for pair in lags.items() for part in pair]
+        await self._client.execute_all([("HSET", self._name, *fields), ("PEXPIRE", self._name, _KEPT_MS)])
 
     async def read(self) -> Mapping[Partition, int]:
-        async with self._client.exchange() as connection:
-            raw = cast("dict[bytes, bytes]", await connection.hgetall(self._name))
+        raw = fields_of(await self._client.execute("HGETALL", self._name))
         return {Partition(int(partition)): int(lag_ms) for partition, lag_ms in raw.items()}
 
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 import structlog
-from redis.asyncio.client import Pipeline
-from redis.exceptions import ResponseError
 
 from calltag.core.broker.partitioning import partition_of
 from calltag.core.broker.ports import Partition
@@ -25,7 +23,8 @@ from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId, agent_key, call_key, subject_id
 from calltag.core.process.limits import MAX_BATCH_BYTES
-from calltag.core.store.connection import RedisClient, is_refusal
+from calltag.core.store.client import RedisClient, fields_of
+from calltag.core.store.connection import is_refusal
 from calltag.core.store.keys import Keys, StateKeys
 from calltag.core.store.ports import (
     NEVER,
@@ -74,21 +73,14 @@ class RedisCallBlocks:
 
     async def all(self) -> Mapping[str, CallBlock]:
         """Return the blocks by key (`call:<id>`, `agent:<user>`)."""
-        pipeline = self._client.pipeline()
-        for number in range(self._partitions):
-            pipeline.hgetall(self._keys.blocks(Partition(number)))
-        found = cast("list[dict[bytes, bytes]]", await self._client.run(pipeline))
+        names = [self._keys.blocks(Partition(number)) for number in range(self._partitions)]
+        found = map(fields_of, await self._client.execute_all(("HGETALL", name) for name in names))
         return {key.decode(): decode_block(raw) for blocks in found for key, raw in blocks.items()}
 
     async def counts(self, partitions: Sequence[Partition]) -> Mapping[Partition, int]:
         """Return the number of blocks of each partition."""
-        if not partitions:
-            return {}
-        pipeline = self._client.pipeline()
-        for partition in partitions:
-            pipeline.hlen(self._keys.blocks(partition))
-        counts = cast("list[int]", await self._client.run(pipeline))
-        return dict(zip(partitions, counts, strict=True))
+        counts = await self._client.execute_all(("HLEN", self._keys.blocks(partition)) for partition in partitions)
+        return dict(zip(partitions, cast("list[int]", counts), strict=True))
 
     async def clear(self, key: str, operation_id: OperationId) -> bool:
         """Delete a block if it is for this operation; return whether it was."""
@@ -216,15 +208,12 @@ class RedisCallStore:
         found = cast("list[bytes]", await self._silent([name], [silent_ms, most, skip]))
         if not found:
             return ()
-        pipeline = self._client.pipeline()
-        for raw in found:
-            pipeline.exists(self._keys.state(partition, raw.decode()).state)
-        there = await self._client.run(pipeline)
+        states = (self._keys.state(partition, raw.decode()).state for raw in found)
+        there = await self._client.execute_all(("EXISTS", state) for state in states)
         gone = [raw for raw, exists in zip(found, there, strict=True) if not exists]
         if gone:
             # Calls whose TTL ended before a release removed them from the set.
-            async with self._client.exchange() as connection:
-                await connection.zrem(name, *gone)
+            await self._client.execute("ZREM", name, *gone)
         return [CallId(subject_id(raw.decode())) for raw in found if raw not in gone]
 
     async def attempt(self, partition: Partition, epoch: Epoch, name: str, attempt: str) -> int:
@@ -233,35 +222,22 @@ class RedisCallStore:
         return int(count)
 
     async def clear_attempts(self, partition: Partition, name: str) -> None:
-        async with self._client.exchange() as connection:
-            await connection.hdel(self._keys.attempts(partition), name)
+        await self._client.execute("HDEL", self._keys.attempts(partition), name)
 
     async def withdraw_attempt(self, partition: Partition, name: str, attempt: str) -> None:
         await self._withdraw([self._keys.attempts(partition)], [name, attempt])
 
     async def is_done(self, partition: Partition, key: str, operation: OperationId) -> bool:
-        pipeline = self._client.pipeline()
-        pipeline.hexists(self._keys.state(partition, key).done, operation)
-        # A key that is not a hash holds no done operations.
-        [answer] = await _each(self._client, pipeline)
-        return answer is True
+        try:
+            return bool(await self._client.execute("HEXISTS", self._keys.state(partition, key).done, operation))
+        except StoreUnavailable as error:
+            if str(error.__cause__).startswith("WRONGTYPE"):
+                # A key that is not a hash holds no done operations.
+                return False
+            raise
 
     async def sent(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
         _check(partition, epoch, await self._sent(self._partition_keys(partition), [epoch, position]))
-
-
-async def _each(client: RedisClient, pipeline: Pipeline) -> list[object]:
-    """Return the replies to the commands, the error where a key has the wrong type. Raises StoreUnavailable."""
-    async with client.exchange():
-        answers: list[object] = await pipeline.execute(raise_on_error=False)
-        for answer in answers:
-            if isinstance(answer, Exception) and not _is_wrong_type(answer):
-                raise answer
-    return answers
-
-
-def _is_wrong_type(answer: object) -> bool:
-    return isinstance(answer, ResponseError) and str(answer).startswith("WRONGTYPE")
 
 
 def _loaded(key: str, operations: Sequence[OperationId], raw: Sequence[object], blocked: bytes | None) -> Loaded:
@@ -332,9 +308,8 @@ class RedisCallReader:
         return _Reading(key, self._batcher.command("HMGET", self._names(key).state, "version", "doc"))
 
     async def block(self, call_id: CallId) -> CallBlock | None:
-        async with self._client.exchange() as connection:
-            name = self._keys.blocks(partition_of(call_id, self._partitions))
-            raw = cast("bytes | None", await connection.hget(name, call_key(call_id)))
+        name = self._keys.blocks(partition_of(call_id, self._partitions))
+        raw = cast("bytes | None", await self._client.execute("HGET", name, call_key(call_id)))
         return decode_block(raw) if raw is not None else None
 
     async def calls_of(
@@ -350,9 +325,7 @@ class RedisCallReader:
         return sorted(calls, key=lambda call: (call.began_at_ms, call.id))
 
     async def is_on(self, user: UserId, count: int) -> bool:
-        async with self._client.exchange() as connection:
-            listed = int(await connection.scard(self._keys.calls_of(user)))
-        if listed < count:
+        if cast("int", await self._client.execute("SCARD", self._keys.calls_of(user))) < count:
             return False
         # Listed calls may be released or expired.
         found = 0
@@ -365,8 +338,7 @@ class RedisCallReader:
     async def _calls_of(self, user: UserId, *, with_user_data: bool) -> AsyncIterator[tuple[Call, int]]:
         """Yield the user's calls, unordered, each with the size of its user data in bytes; read one page at a time."""
         name = self._keys.calls_of(user)
-        async with self._client.exchange() as connection:
-            ids = list(cast(set[bytes], await connection.smembers(name)))
+        ids = cast("list[bytes]", await self._client.execute("SMEMBERS", name))
         for begin in range(0, len(ids), _PAGE):
             page = ids[begin : begin + _PAGE]
             raw = await self._raw([call_key(each.decode()) for each in page], with_user_data=with_user_data)
@@ -376,8 +348,7 @@ class RedisCallReader:
             gone = [each for each, (state, _) in zip(page, found, strict=True) if state is None]
             if gone:
                 # Calls whose TTL has ended: no later operation removes them from the list.
-                async with self._client.exchange() as connection:
-                    await connection.srem(name, *gone)
+                await self._client.execute("SREM", name, *gone)
             for state, answer in found:
                 if isinstance(state, Call) and not state.released and state.is_open_to(user):
                     yield state, sum(map(len, answer[1]))

@@ -18,13 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, cast
 
-import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
 
 from calltag.core.process.os_limits import exit_with_parent
-from calltag.core.store.connection import RedisClient, redis_client
+from calltag.core.store.client import RedisClient, redis_client
+from calltag.core.store.connection import RedisServer
 from calltag.core.store.ports import StoreError
+from calltag.core.store.routing import SingleRouter
 
 _POLL_S: Final = 0.02
+_MOST_CONNECTIONS: Final = 64
 _LOCK: Final = "lock"
 _OTHERS: Final = 0o077
 """Permission bits of group and others."""
@@ -80,8 +83,13 @@ def _in_memory(reason: str, deadline_s: float) -> EmbeddedStore:
     # Imported here, as it loads slowly and no other process needs it.
     import fakeredis
 
-    connection = cast(redis.asyncio.Redis, fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer()))
-    return EmbeddedStore(RedisClient(connection, deadline_s), None, reason)
+    pool = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2).connection_pool
+
+    async def connect() -> AbstractConnection:
+        return cast("AbstractConnection", pool.make_connection())  # type: ignore[no-untyped-call]
+
+    router = SingleRouter(RedisServer("", connect, _MOST_CONNECTIONS))
+    return EmbeddedStore(RedisClient(router, deadline_s), None, reason)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from calltag.core.bayeux.events import Position
 from calltag.core.broker.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.process.limits import MAX_BATCH_BYTES
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.scripts import ScriptBatcher
 
@@ -161,10 +161,7 @@ class RedisEventLog:
         return Page([_entry(entry_id, fields) for entry_id, fields in raw], bool(has_more))
 
     async def forget(self, node: NodeId, users: Sequence[UserId]) -> None:
-        pipeline = self._client.pipeline()
-        for user in users:
-            pipeline.srem(self._keys.nodes_of(user), node)
-        await self._client.run(pipeline)
+        await self._client.execute_all(("SREM", self._keys.nodes_of(user), node) for user in users)
 
 
 def fitting(

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import cast
 
 from calltag.core.broker.ports import Partition
-from calltag.core.store.connection import RedisClient, script_source
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
+from calltag.core.store.lua_script import lua_script
 from calltag.core.store.ports import CommitPosition, Epoch, Fenced, StoreUnavailable, WritesLost
 
 
@@ -28,7 +29,7 @@ class ReplicaWait:
         self._client = client
         self._keys = keys
         self._durability = durability
-        self._source = script_source("wait_for_replicas")
+        self._write = lua_script("wait_for_replicas")
         self._note_loss = client.script("note_loss")
 
     async def wait_for_replicas(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
@@ -37,7 +38,7 @@ class ReplicaWait:
         if not wanted:
             return
         answer, have = await self._client.run_and_wait(
-            self._source,
+            self._write,
             [self._keys.epoch(partition), self._keys.position(partition)],
             [epoch, position],
             replicas=wanted,
@@ -53,8 +54,7 @@ class ReplicaWait:
 
     async def read_position(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
         """Return the current epoch and position."""
-        async with self._client.exchange() as connection:
-            found = await connection.mget(self._keys.epoch(partition), self._keys.position(partition))
+        found = await self._client.execute("MGET", self._keys.epoch(partition), self._keys.position(partition))
         epoch, position = (int(each or 0) for each in cast("list[bytes | None]", found))
         return Epoch(epoch), CommitPosition(position)
 

@@ -7,15 +7,14 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import sha1
 from itertools import islice
 from typing import Final
 
-from redis.exceptions import NoScriptError, ResponseError
-
 from calltag.core.process.limits import MAX_BATCH_BYTES, count_fitting
-from calltag.core.store.connection import Command, RedisClient, Script, not_usable, script_source
-from calltag.core.store.ports import StoreError, StoreUnavailable
+from calltag.core.store.client import RedisClient, Script, request_of
+from calltag.core.store.connection import RedisServer, Request
+from calltag.core.store.lua_script import LuaScript, lua_script
+from calltag.core.store.ports import StoreUnavailable
 
 _UNDER_WAY: Final = 4
 _PATIENCE_S: Final = 0.02
@@ -25,23 +24,20 @@ _MOST: Final = 500
 
 @dataclass(slots=True)
 class _Call:
-    key: str
-    command: Command
+    request: Request
     answer: asyncio.Future[object]
-    whole: Command | None = None
-    """The command with the full script, for a server that does not know the digest."""
 
     @property
     def size_bytes(self) -> int:
         """Return the approximate size: large arguments are bytes, others are not counted."""
-        return sum(len(each) for each in self.command if isinstance(each, bytes))
+        return sum(len(each) for each in self.request.commands[0] if isinstance(each, bytes))
 
 
 @dataclass(slots=True)
 class _Lane:
-    """Queue and pipelines of one server."""
+    """Queue and pipelines of one server; None before the servers are known."""
 
-    server: str
+    server: RedisServer | None
     waiting: list[_Call] = field(default_factory=list)
     under_way: int = 0
     about_to_send: bool = False
@@ -53,7 +49,7 @@ class ScriptBatcher:
 
     def __init__(self, client: RedisClient) -> None:
         self._client = client
-        self._lanes: dict[str, _Lane] = {}
+        self._lanes: dict[RedisServer | None, _Lane] = {}
         self._watched: deque[tuple[float, _Call]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._senders: set[asyncio.Task[None]] = set()
@@ -61,37 +57,30 @@ class ScriptBatcher:
 
     def script(self, name: str) -> Script:
         """Return the Lua script of that name. Calls raise StoreUnavailable."""
-        return self.source(script_source(name))
+        return self.calls(lua_script(name))
 
-    def source(self, source: str) -> Script:
-        """Return the script with that source. Calls raise StoreUnavailable."""
-        digest = sha1(source.encode(), usedforsecurity=False).hexdigest()
+    def calls(self, script: LuaScript) -> Script:
+        """Return the script for calling. Calls raise StoreUnavailable."""
 
         def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> asyncio.Future[object]:
-            return self._asked(
-                keys[0] if keys else "",
-                ("EVALSHA", digest, len(keys), *keys, *args),
-                ("EVAL", source, len(keys), *keys, *args),
-            )
+            return self._queue(script.request(keys, args))
 
         return run
 
     def command(self, name: str, key: str, *rest: str | bytes | int) -> asyncio.Future[object]:
         """Queue one command on a key at once, and return the future of its reply. Raises StoreUnavailable."""
-        return self._asked(key, (name, key, *rest))
+        return self._queue(request_of((name, key, *rest)))
 
-    def _asked(self, key: str, command: Command, whole: Command | None = None) -> asyncio.Future[object]:
-        call = _Call(key, command, asyncio.get_running_loop().create_future(), whole)
+    def _queue(self, request: Request) -> asyncio.Future[object]:
+        call = _Call(request, asyncio.get_running_loop().create_future())
         self._watch(call)
-        self._queue(call, self._client.server_of(key))
-        return call.answer
-
-    def _queue(self, call: _Call, server: str) -> None:
+        server = self._client.server_of(request.key)
         lane = self._lanes.get(server)
         if lane is None:
             lane = self._lanes[server] = _Lane(server)
         lane.waiting.append(call)
         self._start(lane)
+        return call.answer
 
     def _watch(self, call: _Call) -> None:
         """Fail the call at its deadline, which includes the time in the queue.
@@ -152,13 +141,10 @@ class ScriptBatcher:
                     lane.impatient = None
                 wanted = [call for call in calls if not call.answer.done()]
                 try:
-                    if not lane.server:
-                        await self._client.find_servers()
-                    wanted = self._still_in(lane, wanted)
-                    await self._run(lane.server, wanted)
+                    await self._run(wanted)
                 except Exception as error:  # noqa: BLE001 - any error has to fail the calls that wait
                     for call in wanted:
-                        _resolve(call, error)
+                        self._resolve(call, error)
         finally:
             # No await since the last check of the queue, so the next call starts a new sender.
             lane.under_way -= 1
@@ -166,41 +152,20 @@ class ScriptBatcher:
                 # The servers of a cluster change; unused lanes would accumulate.
                 del self._lanes[lane.server]
 
-    def _still_in(self, lane: _Lane, calls: Sequence[_Call]) -> list[_Call]:
-        """Return the calls that still belong to the lane's server; requeue those whose server has changed."""
-        still = []
-        for call in calls:
-            server = self._client.server_of(call.key)
-            if server == lane.server:
-                still.append(call)
-            else:
-                self._queue(call, server)
-        return still
-
-    async def _run(self, server: str, calls: Sequence[_Call], *, whole: bool = False) -> None:
-        """Send the calls, scripts by digest; resend a script in full where the server does not know it."""
+    async def _run(self, calls: Sequence[_Call]) -> None:
         if not calls:
             return
-        commands = [call.whole if whole and call.whole is not None else call.command for call in calls]
-        answers = await self._client.answers(server, commands)
+        await self._client.send([call.request for call in calls])
         self.round_trips += 1
-        unknown = []
-        for call, answer in zip(calls, answers, strict=True):
-            if isinstance(answer, NoScriptError) and not whole:
-                unknown.append(call)
-            else:
-                _resolve(call, answer)
-        await self._run(server, unknown, whole=True)
+        for call in calls:
+            self._resolve(call, call.request.replies[0])
 
-
-def _resolve(call: _Call, answer: object) -> None:
-    if call.answer.done():
-        return
-    if isinstance(answer, StoreError):
-        call.answer.set_exception(answer)
-    elif isinstance(answer, ResponseError):
-        call.answer.set_exception(StoreUnavailable(f"Redis refused a script: {answer}"))
-    elif isinstance(answer, Exception):
-        call.answer.set_exception(not_usable(answer))
-    else:
-        call.answer.set_result(answer)
+    def _resolve(self, call: _Call, answer: object) -> None:
+        if call.answer.done():
+            return
+        if isinstance(answer, StoreUnavailable):
+            call.answer.set_exception(answer)
+        elif isinstance(answer, Exception):
+            call.answer.set_exception(self._client.failure(answer))
+        else:
+            call.answer.set_result(answer)

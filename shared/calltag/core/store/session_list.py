@@ -7,8 +7,8 @@ from typing import Final, cast
 from calltag.core.bayeux.events import Position
 from calltag.core.broker.ports import NodeId
 from calltag.core.domain.ids import UserId
+from calltag.core.store.client import RedisClient, fields_of
 from calltag.core.store.client_ids import HANDLE_LENGTH
-from calltag.core.store.connection import RedisClient
 from calltag.core.store.event_log import stream_id
 from calltag.core.store.keys import Keys
 
@@ -68,13 +68,14 @@ class SessionList:
         return [each for each in found if each is not None]
 
     async def _session(self, user: UserId, digest: str, ends_in_ms: int) -> ListedSession | None:
-        async with self._client.exchange() as connection:
-            raw = await connection.hgetall(self._keys.cometd_session(user, digest))
-            fields = {name.decode(): value.decode() for name, value in cast("dict[bytes, bytes]", raw).items()}
-            if "home" not in fields:
-                return None
-            sent = stream_id(Position(int(fields["sent"])))
-            unsent = await connection.xrange(self._keys.stream_of(user), min=f"({sent}", count=_MOST_UNSENT)
+        raw = fields_of(await self._client.execute("HGETALL", self._keys.cometd_session(user, digest)))
+        fields = {name.decode(): value.decode() for name, value in raw.items()}
+        if "home" not in fields:
+            return None
+        sent = stream_id(Position(int(fields["sent"])))
+        unsent = await self._client.execute(
+            "XRANGE", self._keys.stream_of(user), f"({sent}", "+", "COUNT", _MOST_UNSENT
+        )
         return ListedSession(
             digest=digest,
             user=user,
@@ -83,5 +84,5 @@ class SessionList:
             subscriptions=sorted(name.removeprefix("s:") for name in fields if name.startswith("s:")),
             connects=int(fields["cycle"]),
             ends_in_ms=ends_in_ms,
-            unsent=len(unsent or ()),
+            unsent=len(cast("list[object]", unsent)),
         )

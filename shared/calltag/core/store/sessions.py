@@ -19,8 +19,8 @@ from calltag.core.bayeux.session import Ending
 from calltag.core.broker.ports import NodeId
 from calltag.core.domain.ids import UserId
 from calltag.core.process.limits import MAX_BATCH_BYTES
+from calltag.core.store.client import RedisClient, fields_of
 from calltag.core.store.client_ids import digest_of, user_of
-from calltag.core.store.connection import RedisClient
 from calltag.core.store.event_log import Entry, position_of
 from calltag.core.store.keys import Keys
 from calltag.core.store.scripts import ScriptBatcher
@@ -355,9 +355,8 @@ class SessionStore:
     async def load(self, client_id: str) -> SessionRecord | None:
         """Return the stored session; None if there is none."""
         user, digest = _owner(client_id)
-        async with self._client.exchange() as connection:
-            raw = await connection.hgetall(self._keys.cometd_session(user, digest))
-        fields = {name.decode(): value.decode() for name, value in cast("dict[bytes, bytes]", raw).items()}
+        raw = fields_of(await self._client.execute("HGETALL", self._keys.cometd_session(user, digest)))
+        fields = {name.decode(): value.decode() for name, value in raw.items()}
         return _record(client_id, user, fields) if "home" in fields else None
 
     async def subscribe(
@@ -460,31 +459,26 @@ class SessionStore:
 
     async def register(self, users: Sequence[UserId]) -> None:
         """Route the events of users to this node."""
-        pipeline = self._client.pipeline()
-        for user in users:
-            pipeline.sadd(self._keys.nodes_of(user), self._node)
-            pipeline.pexpire(self._keys.nodes_of(user), _REGISTERED_MS)
-        await self._client.run(pipeline)
+        names = map(self._keys.nodes_of, users)
+        await self._client.execute_all(
+            command for name in names for command in (("SADD", name, self._node), ("PEXPIRE", name, _REGISTERED_MS))
+        )
 
     async def unregister(self, user: UserId) -> None:
         """Stop routing the events of a user to this node."""
-        async with self._client.exchange() as connection:
-            await connection.srem(self._keys.nodes_of(user), self._node)
+        await self._client.execute("SREM", self._keys.nodes_of(user), self._node)
 
     async def renew_lease(self, lease_ms: int) -> None:
         """Renew the lease of this node."""
-        async with self._client.exchange() as connection:
-            await connection.set(self._keys.notifier(self._node), "", px=lease_ms)
+        await self._client.execute("SET", self._keys.notifier(self._node), "", "PX", lease_ms)
 
     async def is_alive(self, node: NodeId) -> bool:
         """Return whether the lease of a node is valid."""
-        async with self._client.exchange() as connection:
-            return bool(await connection.exists(self._keys.notifier(node)))
+        return bool(await self._client.execute("EXISTS", self._keys.notifier(node)))
 
     async def end_lease(self) -> None:
         """Delete the lease of this node."""
-        async with self._client.exchange() as connection:
-            await connection.delete(self._keys.notifier(self._node))
+        await self._client.execute("DEL", self._keys.notifier(self._node))
 
     def _new_request(self) -> str:
         return f"{self._request}{next(self._numbers):x}"

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from calltag.core.domain.ids import UserId
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
 from calltag.core.store.keys import Keys
 from calltag.core.store.scripts import ScriptBatcher
 
@@ -59,8 +59,7 @@ class RedisWatches:
         Returns the time since which all of these calls are watched, in milliseconds of the server's clock.
         """
         # First: a writer that finds the watcher has to know that the watcher's own events wait for the watched ones.
-        async with self._client.exchange() as connection:
-            await connection.set(self._keys.watching(watcher), "1", px=self.lease_ms + _LONGER_MS)
+        await self._client.execute("SET", self._keys.watching(watcher), "1", "PX", self.lease_ms + _LONGER_MS)
         keys = self._keys
         places = [[keys.watchers_of(user), keys.watched_since(user)] for user in sorted(watched.users)]
         if watched.all:

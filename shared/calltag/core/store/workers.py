@@ -7,7 +7,8 @@ from typing import Final, cast
 from pydantic import TypeAdapter
 
 from calltag.core.domain.call import Call
-from calltag.core.store.connection import RedisClient
+from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import Command
 from calltag.core.store.keys import Keys
 from calltag.core.store.ports import HeldPartition, InstallationMismatch, LivingWorker, WorkerId
 
@@ -28,16 +29,15 @@ class RedisCallIndex:
         self.lifetime_ms = lifetime_ms
 
     async def update(self, calls: Sequence[Call]) -> None:
-        pipeline = self._client.pipeline()
+        commands: list[Command] = []
         for call in calls:
             for user in call.users():
                 name, leg = self._keys.calls_of(user), call.leg_of(user)
                 if leg is not None and leg.live:
-                    pipeline.sadd(name, call.id)
-                    pipeline.pexpire(name, self.lifetime_ms)
+                    commands += (("SADD", name, call.id), ("PEXPIRE", name, self.lifetime_ms))
                 else:
-                    pipeline.srem(name, call.id)
-        await self._client.run(pipeline)
+                    commands.append(("SREM", name, call.id))
+        await self._client.execute_all(commands)
 
 
 class RedisWorkerRegistry:
@@ -92,8 +92,7 @@ class Installation:
 
 async def read_installation(client: RedisClient, keys: Keys) -> Installation | None:
     """Return the installation recorded in Redis; None before the first start. Raises StoreUnavailable."""
-    async with client.exchange() as connection:
-        found = await connection.hmget(keys.installation(), ["partitions", "schema"])
+    found = await client.execute("HMGET", keys.installation(), "partitions", "schema")
     partitions, schema = cast("list[bytes | None]", found)
     return None if partitions is None or schema is None else Installation(int(partitions), schema.decode())
 
@@ -104,9 +103,12 @@ async def check_installation(client: RedisClient, keys: Keys, partitions: int) -
     Raises InstallationMismatch, StoreUnavailable.
     """
     name = keys.installation()
-    pipeline = client.pipeline()
-    pipeline.hsetnx(name, "partitions", str(partitions))
-    pipeline.hsetnx(name, "schema", SCHEMA)
-    pipeline.hmget(name, ["partitions", "schema"])
-    recorded, schema = cast(list[bytes], (await client.run(pipeline))[2])
+    *_, found = await client.execute_all(
+        [
+            ("HSETNX", name, "partitions", partitions),
+            ("HSETNX", name, "schema", SCHEMA),
+            ("HMGET", name, "partitions", "schema"),
+        ]
+    )
+    recorded, schema = cast("list[bytes]", found)
     Installation(int(recorded), schema.decode()).check(partitions)

@@ -1,5 +1,6 @@
 -- Append events to the streams of users whose keys are in one slot, each once; return the nodes with sessions of each user, and the
 -- watchers of the user's calls.
+-- Idempotent: the version that was added last of a call is not added again.
 --
 -- KEYS: for each user: stream, nodes, watchers, watching, then for each of the user's events: key of the last one added for the same call
 -- (or agent, or refused operation).

@@ -1,4 +1,5 @@
 -- Record that a worker attempts an operation that may have crashed workers.
+-- Idempotent: an attempt counts once, by its id.
 --
 -- KEYS: epoch, attempts. ARGV: epoch, operation, id of the attempt, TTL of attempts in ms.
 -- Returns {'ok', number of attempts that did not complete, including this one} or {'fenced', the epoch}.

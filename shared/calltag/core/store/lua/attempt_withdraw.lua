@@ -1,4 +1,5 @@
--- Delete an attempt at an operation, because its worker did not crash. Idempotent.
+-- Delete an attempt at an operation, because its worker did not crash.
+-- Idempotent: deletes.
 --
 -- KEYS: attempts. ARGV: operation, id of the attempt.
 local left = {}

@@ -1,2 +1,3 @@
 -- Return the reply to TIME of the server of a key. KEYS: the key.
+-- Idempotent: reads.
 return redis.call('TIME')

@@ -1,4 +1,5 @@
 -- Commit one batch of a partition atomically.
+-- Idempotent: the repeat of a commit that took effect is a conflict, and changes nothing.
 --
 -- KEYS: epoch, outbox, position, live calls by their last change, blocks, then for each change: state, user data, done,
 -- order.

@@ -1,4 +1,5 @@
 -- Read the outbox after the first events, within a limit of bytes, but at least one event.
+-- Idempotent: reads.
 --
 -- KEYS: epoch, outbox. ARGV: epoch, number of events to skip, maximum bytes. Returns {'ok', events} or {'fenced', the epoch}.
 --

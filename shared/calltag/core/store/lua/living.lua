@@ -1,4 +1,5 @@
 -- List the registered workers. KEYS: leases, places, reports.
+-- Idempotent: reads.
 -- Returns the workers in the order of their places, each with: ms until its lease ends, its report of its partitions.
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)

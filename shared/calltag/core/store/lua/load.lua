@@ -1,5 +1,6 @@
 -- Load calls or agents of one partition, with the outcomes of their operations: the first of those requested, within a limit of bytes,
 -- but at least one.
+-- Idempotent: reads.
 --
 -- KEYS: blocks, then for each: state, user data, done. ARGV: maximum bytes, then for each: its name, number of operations, the operations.
 -- Returns for each of the first {fields, user data, outcome of each operation, block}, or {false, block} where one of its keys is not a

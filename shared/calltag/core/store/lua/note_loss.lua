@@ -1,4 +1,5 @@
 -- Add a loss to those of a partition. A loss that is reported again, perhaps with more commits, counts once.
+-- Idempotent: the loss that was added last is recognised by its id.
 --
 -- KEYS: losses. ARGV: id of the loss, commits lost, those beyond recovery, time in Unix ms.
 local last, commits, lost_for_good = unpack(redis.call('HMGET', KEYS[1], 'last', 'last_commits', 'last_lost_for_good'))

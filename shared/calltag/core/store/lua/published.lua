@@ -1,4 +1,5 @@
--- Add the counts of a gateway to the totals of all gateways. Idempotent per request.
+-- Add the counts of a gateway to the totals of all gateways.
+-- Idempotent: the last request of a gateway is recognised by its id.
 --
 -- KEYS: totals, the gateway's last request. ARGV: id of the request, its TTL in ms, then for each partition: its
 -- number, messages, operations. Returns messages and operations of all gateways for each partition.

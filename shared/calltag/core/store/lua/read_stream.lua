@@ -1,4 +1,5 @@
 -- Read the next entries of a stream, within a limit of entries and of event bytes, but at least one.
+-- Idempotent: reads.
 --
 -- KEYS: stream. ARGV: start, maximum entries, maximum bytes. Returns the entries, and '1' if there are more, else '0'.
 local from, most, most_bytes = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])

@@ -1,4 +1,5 @@
 -- Renew the lease of a worker, or remove it; return the live workers in the order of their places.
+-- Idempotent: sets the lease.
 --
 -- KEYS: leases, places, reports. ARGV: worker, lease in ms (0: it leaves), its report of its partitions.
 --

@@ -1,4 +1,5 @@
 -- Trim the outbox after the events of all commits up to a position were published.
+-- Idempotent: trims up to a position.
 --
 -- KEYS: epoch, outbox, position. ARGV: epoch, position. Returns {'ok'} or {'fenced', the epoch}.
 --

@@ -1,5 +1,6 @@
 -- prelude
 -- Subscribe a CometD session to channels, or unsubscribe it.
+-- Idempotent: a repeat counts as one more change, which costs the home a look.
 --
 -- KEYS: session, stream, the user's sessions, end of the session. ARGV: JSON {digest, lifetime_ms, most, retention_ms, credential?,
 -- request, known_ms, add, remove, replays}. `add` are pairs of channel and the position after which its messages are delivered ('' from

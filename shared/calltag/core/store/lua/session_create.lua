@@ -1,5 +1,6 @@
 -- prelude
 -- Begin a CometD session at the end of its user's stream. A first connect to another node counts as roaming.
+-- Idempotent: sets the fields of a session that has an id of its own.
 --
 -- KEYS: session, stream, the user's sessions. ARGV: JSON {digest, node, lifetime_ms, most, ends_in_ms?, fields}.
 -- Returns {'ok', position} or {'full'}. An existing session was created by the same request, whose reply was lost.

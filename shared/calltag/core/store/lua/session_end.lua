@@ -1,5 +1,6 @@
 -- prelude
 -- End a CometD session; with `cycle`, only if it has not moved since, and its TTL is at most `within_ms`.
+-- Idempotent: the request that ended a session is recognised by its id.
 --
 -- KEYS: session, the user's sessions, end of the session. ARGV: JSON {digest, request, known_ms, why, cycle?, within_ms?}.
 -- Returns its home, or false if there was no such session, or it continues. A repeated request gets the same reply.

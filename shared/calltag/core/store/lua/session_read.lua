@@ -1,5 +1,6 @@
 -- prelude
 -- Read a CometD session for a connect that its home does not serve from memory; end it if its login has ended or its client is inactive.
+-- Idempotent: the request that ended a session is recognised by its id.
 --
 -- KEYS: session, stream, the user's sessions, end of the session. ARGV: JSON {digest, request, known_ms, proven, login, credential?,
 -- silent_ms?, events_count?, most, most_bytes}. `silent_ms`: maximum time without messages other than connects; `events_count`: events

@@ -1,5 +1,6 @@
 -- prelude
 -- Save sessions of a home; the reply shows whether each is still its own, and whether it missed a change or an event.
+-- Idempotent: the number of a save, which another cycle does not have, is that of the last one.
 --
 -- KEYS: for each session: session, the user's sessions, nodes, stream, end of the session. ARGV: JSON {node, registered_ms}, then for
 -- each session JSON {digest, cycle, verify, number, lifetime_ms, fields, times, changes, backfills, filled}: a save whose `number` is

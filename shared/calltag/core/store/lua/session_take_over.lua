@@ -1,5 +1,6 @@
 -- prelude
 -- Make a node the home of a CometD session, and save it. The raised cycle fences off later saves of another home.
+-- Idempotent: the request that took a session over last is recognised by its id.
 --
 -- KEYS: session, the user's sessions, nodes, stream. ARGV: JSON {node, registered_ms}, JSON {digest, request, cycle, saved?, has_moved,
 -- lifetime_ms, fields, times, changes, backfills, filled}: `cycle` and `saved` are the values that the node has read; `has_moved`:

@@ -1,5 +1,6 @@
 -- prelude
 -- Extend the TTL of a CometD session after a message that changes nothing else.
+-- Idempotent: the request that ended a session is recognised by its id.
 --
 -- KEYS: session, the user's sessions, end of the session. ARGV: JSON {digest, lifetime_ms, credential?, request, known_ms}.
 -- Returns {'ok'}, {'unknown'}, or {'ended', former home}. A repeated request gets the same reply.

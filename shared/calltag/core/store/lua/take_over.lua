@@ -1,4 +1,5 @@
 -- Raise the epoch of a partition.
+-- Idempotent: a repeat raises the epoch once more, and its reply counts.
 --
 -- KEYS: epoch, outbox, position. ARGV: the last epoch that the new owner knows, a random step from 1 on, the epoch and the position up
 -- to which it has published all events itself ('' each if it has not).

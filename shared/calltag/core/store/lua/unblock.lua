@@ -1,4 +1,5 @@
 -- Delete the block of a call or an agent if it is for this operation.
+-- Idempotent: deletes; a repeat finds nothing.
 --
 -- KEYS: blocks. ARGV: name of the call or agent, operation. Returns 1, or 0 if there is no such block.
 -- A block that cannot be decoded is for the operation ''.

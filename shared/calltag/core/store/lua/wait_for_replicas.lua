@@ -1,4 +1,5 @@
 -- Write after all commits of the owner: a replica that has this write has all of them.
+-- Idempotent: writes the same again.
 --
 -- KEYS: epoch, position. ARGV: epoch, position of the last commit. Returns {'ok'}, {'fenced', the epoch} or {'lost', the position}.
 local epoch = redis.call('GET', KEYS[1]) or '0'

@@ -1,4 +1,5 @@
 -- Register or renew a watcher.
+-- Idempotent: a repeat renews the watch.
 --
 -- KEYS: watchers, start of each watch. ARGV: watcher, lease in ms.
 -- Returns the start of the uninterrupted watch, in ms of the server's clock.

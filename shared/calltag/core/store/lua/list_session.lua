@@ -1,5 +1,6 @@
 -- Adds a session to those of its user; returns the least recently used ones beyond the limit. They stay listed until the caller removes
 -- them, so that a retry returns the same.
+-- Idempotent: sets; a repeat lists the same surplus.
 --
 -- KEYS: the user's sessions by last use. ARGV: session, now in Unix ms, idle time in ms, maximum number of sessions.
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('(%.0f', ARGV[2] - ARGV[3]))

@@ -1,4 +1,5 @@
 -- Counts an attempt (ARGV[3], a number) under KEYS[1] within a window of ARGV[1] ms, unless the limit ARGV[2] is reached.
+-- Idempotent: an attempt counts once, by its number.
 -- Returns 0, or at the limit the milliseconds until the window ends. Idempotent per attempt.
 if redis.call('SISMEMBER', KEYS[1], ARGV[3]) == 1 then return 0 end
 if redis.call('SCARD', KEYS[1]) >= tonumber(ARGV[2]) then
