@@ -126,7 +126,7 @@ ROUTES: Final[Mapping[tuple[str, str], Rule]] = {
 COMETD_PATHS: Final = ("/genesys/cometd", "/api/v2/notifications")
 COMETD_ROUTES: Final = frozenset(path + more for path in COMETD_PATHS for more in ("", "/{suffix:path}"))
 
-OPERATIONS: Final[Mapping[str, tuple[str, ...]]] = dict.fromkeys(CALL_OPERATIONS, _CHANGE)
+OPERATIONS: Final[Mapping[str, tuple[str, ...]]] = dict.fromkeys(CALL_OPERATIONS.names(), _CHANGE)
 """What each of KNOWN is answered when it wants an operation on alice's call."""
 
 _EVERYBODY: Final = frozenset(KNOWN)

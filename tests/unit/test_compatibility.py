@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from calltag.gateway.operations import CALL_OPERATIONS
+from calltag.gateway.operations import CALL_OPERATIONS, DEVICE_OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
@@ -12,7 +12,7 @@ PAGE = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
 def test_the_page_names_all_operations_and_no_others_as_working() -> None:
     working = PAGE.partition("## Differs")[0]
     rows = [line for line in working.splitlines() if line.startswith(("| attached data", "| call control"))]
-    assert set(re.findall(r"`([A-Z]\w+)`", "".join(rows))) == {*CALL_OPERATIONS, "Dial"}
+    assert set(re.findall(r"`([A-Z]\w+)`", "".join(rows))) == {*CALL_OPERATIONS.names(), *DEVICE_OPERATIONS.names()}
 
 
 def test_no_document_promises_that_whole_desktops_work_unchanged() -> None:

@@ -6,7 +6,13 @@ The examples of AttachUserData are those of its page in the Web Services API ref
 from collections.abc import Mapping
 from typing import Any, Final
 
-from calltag.gateway.operations import CALL_OPERATIONS
+from calltag.gateway.operations import (
+    CALL_OPERATIONS,
+    DEVICE_OPERATIONS,
+    SESSION_OPERATIONS,
+    USER_DATA,
+    Operations,
+)
 
 Schema = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]
@@ -20,8 +26,6 @@ with `{"statusCode": 0}` as soon as it is safe with the message broker; its effe
 With `Idempotency-Key` a request may be made again: it takes effect once and gets the same answer, where it waits with
 the call as it is by then.
 """
-
-ATTACH_EXAMPLE: Final[Schema] = {"operationName": "AttachUserData", "userData": {"AccountNumber": "12345"}}
 
 CALL_EXAMPLE: Final[Schema] = {
     "id": "01RCC3N118B1V0SL8O7GK2LAES00000R",
@@ -46,12 +50,6 @@ CALL_EXAMPLE: Final[Schema] = {
     "uri": "http://127.0.0.1:8080/api/v2/me/calls/01RCC3N118B1V0SL8O7GK2LAES00000R",
     "path": "/calls/01RCC3N118B1V0SL8O7GK2LAES00000R",
 }  # fmt: skip
-
-_USER_DATA: Final[Schema] = {
-    "type": "object",
-    "additionalProperties": True,
-    "description": "Key to value; a list is that many values of its key. Keys have 1 to 255 bytes.",
-}
 
 
 def _refusal(description: str, code: int, message: str) -> Schema:
@@ -91,11 +89,12 @@ REFUSALS: Final[Responses] = {
 }
 
 
-def _operation(names: Mapping[str, Schema], examples: Mapping[str, Schema]) -> Schema:
-    properties: Schema = {"operationName": {"type": "string", "enum": list(names)}}
-    for each in names.values():
-        properties.update(each)
-    schema = {"type": "object", "required": ["operationName"], "properties": properties}
+def _documented(operations: Operations[Any]) -> Schema:
+    schemas, requests = [each.schema() for each in operations], {each.name: each.request() for each in operations}
+    return _request({"oneOf": schemas} if len(schemas) > 1 else dict(schemas[0]), requests)
+
+
+def _request(schema: Schema, examples: Mapping[str, object]) -> Schema:
     content = {"schema": schema, "examples": {name: {"value": value} for name, value in examples.items()}}
     return {
         "requestBody": {"required": True, "content": {"application/json": content}},
@@ -124,52 +123,9 @@ def _operation(names: Mapping[str, Schema], examples: Mapping[str, Schema]) -> S
     }
 
 
-_CALL_PARAMETERS: Final[Mapping[str, Schema]] = {
-    **{name: {} for name in CALL_OPERATIONS},
-    "AttachUserData": {"userData": _USER_DATA},
-    "UpdateUserData": {"userData": _USER_DATA},
-    "DeleteUserDataPair": {"key": {"type": "string", "minLength": 1}},
-    "SendDtmf": {"digits": {"type": "string", "pattern": "^[0-9A-Da-d*#,]+$", "maxLength": 64}},
-}
-
-CALL: Final = _operation(
-    _CALL_PARAMETERS,
-    {
-        "AttachUserData": ATTACH_EXAMPLE,
-        "UpdateUserData": {"operationName": "UpdateUserData", "userData": {"AccountNumber": "1"}},
-        "DeleteUserDataPair": {"operationName": "DeleteUserDataPair", "key": "AccountNumber"},
-        "DeleteUserData": {"operationName": "DeleteUserData"},
-        "Hold": {"operationName": "Hold"},
-        "SendDtmf": {"operationName": "SendDtmf", "digits": "42#"},
-    },
-)
-
-ME: Final = _operation(
-    {
-        "StartContactCenterSession": {
-            "channels": {"type": "array", "items": {"type": "string", "enum": ["voice"]}, "minItems": 1}
-        },
-        "EndContactCenterSession": {},
-    },
-    {
-        "StartContactCenterSession": {"operationName": "StartContactCenterSession", "channels": ["voice"]},
-        "EndContactCenterSession": {"operationName": "EndContactCenterSession"},
-    },
-)
-
-DEVICE_CALLS: Final = _operation(
-    {
-        "Dial": {
-            "destination": {
-                "type": "object",
-                "required": ["phoneNumber"],
-                "properties": {"phoneNumber": {"type": "string"}},
-            },
-            "userData": _USER_DATA,
-        }
-    },
-    {"Dial": {"operationName": "Dial", "destination": {"phoneNumber": "15001"}}},
-)
+CALL: Final = _documented(CALL_OPERATIONS)
+ME: Final = _documented(SESSION_OPERATIONS)
+DEVICE_CALLS: Final = _documented(DEVICE_OPERATIONS)
 
 _PARTY: Final[Schema] = {
     "type": "object",
@@ -193,7 +149,7 @@ _SWITCH_EVENT: Final[Schema] = {
         "dnis": {"type": "string"},
         "beganAt": {"type": "integer", "description": "Unix time in milliseconds."},
         "parties": {"type": "array", "items": _PARTY},
-        "userData": _USER_DATA,
+        "userData": USER_DATA,
     },
 }
 
@@ -209,10 +165,8 @@ SWITCH_EXAMPLE: Final[Schema] = {
 
 
 def _switch() -> Schema:
-    described = _operation({"": {}}, {"CallStarted": SWITCH_EXAMPLE})
-    described["requestBody"]["content"]["application/json"]["schema"] = {
-        "oneOf": [_SWITCH_EVENT, {"type": "array", "items": _SWITCH_EVENT}]
-    }
+    either = {"oneOf": [_SWITCH_EVENT, {"type": "array", "items": _SWITCH_EVENT}]}
+    described = _request(either, {"CallStarted": SWITCH_EXAMPLE})
     described["responses"]["207"] = _refusal(
         "With Prefer: wait: some events took effect, and some were refused (7)",
         7,

@@ -1,12 +1,13 @@
-"""Parsing of operations: from `operationName` and its parameters to an action on a call."""
+"""The operations of the API: name, parser, schema, documentation and example of each, for router and OpenAPI."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final
+from typing import Any, Final, Generic, TypeVar
 
 from calltag.core.domain.call import CallType, Leg, LegState
-from calltag.core.domain.ids import CallId, ConnId, OperationId
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId
 from calltag.core.domain.operations import (
     Answer,
     AttachUserData,
@@ -14,21 +15,82 @@ from calltag.core.domain.operations import (
     DeleteUserData,
     DeleteUserDataPair,
     Dial,
+    EndContactCenterSession,
     Hangup,
     Hold,
     Retrieve,
     SendDtmf,
+    StartContactCenterSession,
     UpdateUserData,
 )
-from calltag.core.identity.directory import Device, Directory
+from calltag.core.identity.directory import Device, Directory, User
 from calltag.gateway.errors import OutOfRange
-from calltag.gateway.requests import Body, UserDataLimits, required_object, required_text, user_data, user_data_key
+from calltag.gateway.requests import (
+    Body,
+    UserDataLimits,
+    required_list,
+    required_object,
+    required_text,
+    user_data,
+    user_data_key,
+)
 
-_NUMBER: Final = re.compile(r"\+?[0-9A-Za-z*#().\- ]+")
-_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
-_DIGITS: Final = re.compile(r"[0-9A-Da-d*#,]+")
+Schema = Mapping[str, Any]
+Parser = TypeVar("Parser", bound=Callable[..., object])
+_MAX_NAME_BYTES: Final = 64
+_MAX_NUMBER_BYTES: Final = 64
 _MAX_DIGITS: Final = 64
-Reader = Callable[[Body, UserDataLimits], ClientAction]
+_MAX_CHANNELS: Final = 8
+_NUMBER: Final = re.compile(r"\+?[0-9A-Za-z*#().\- ]+")
+_DIGITS: Final = re.compile(r"[0-9A-Da-d*#,]+")
+_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
+
+
+@dataclass(frozen=True, slots=True)
+class OperationType(Generic[Parser]):
+    """An operation by its name. `parameters` are the JSON schemas of its parameters, `example` their values."""
+
+    name: str
+    summary: str
+    parse: Parser
+    parameters: Mapping[str, Schema] = field(default_factory=dict)
+    required: Sequence[str] = ()
+    example: Mapping[str, object] = field(default_factory=dict)
+
+    def schema(self) -> Schema:
+        """Return the JSON schema of a request."""
+        return {
+            "type": "object",
+            "title": self.name,
+            "description": self.summary,
+            "required": ["operationName", *self.required],
+            "properties": {"operationName": {"const": self.name}, **self.parameters},
+        }
+
+    def request(self) -> Mapping[str, object]:
+        """Return the example of a request."""
+        return {"operationName": self.name, **self.example}
+
+
+class Operations(Generic[Parser]):
+    """The operations that one kind of resource has."""
+
+    def __init__(self, *types: OperationType[Parser]) -> None:
+        self._types = {each.name: each for each in types}
+
+    def __iter__(self) -> Iterator[OperationType[Parser]]:
+        return iter(self._types.values())
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names."""
+        return tuple(self._types)
+
+    def parser_of(self, body: Body) -> Parser:
+        """Return the parser that the parameter `operationName` asks for. Raises ParameterMissing, OutOfRange."""
+        name = required_text(body, "operationName", max_bytes=_MAX_NAME_BYTES)
+        if name not in self._types:
+            raise OutOfRange(f"operationName is not known here; known are {', '.join(self._types)}")
+        return self._types[name].parse
 
 
 def dial(body: Body, device: Device, directory: Directory, limits: UserDataLimits) -> Dial:
@@ -37,7 +99,7 @@ def dial(body: Body, device: Device, directory: Directory, limits: UserDataLimit
     The caller sets `conn_id` once the operation id is known. Raises ParameterMissing, OutOfRange.
     """
     destination = required_object(body, "destination")
-    number = required_text(destination, "phoneNumber", max_bytes=64).strip()
+    number = required_text(destination, "phoneNumber", max_bytes=_MAX_NUMBER_BYTES, within="destination.").strip()
     if not _NUMBER.fullmatch(number):
         raise OutOfRange("destination.phoneNumber is not a phone number")
     if number == device.number:
@@ -73,30 +135,96 @@ def _send_dtmf(body: Body, _: UserDataLimits) -> SendDtmf:
     return SendDtmf(digits)
 
 
-_READERS: Final[Mapping[str, Reader]] = {
-    "AttachUserData": lambda body, limits: AttachUserData(user_data(body, limits)),
-    "UpdateUserData": lambda body, limits: UpdateUserData(user_data(body, limits)),
-    "DeleteUserDataPair": lambda body, limits: DeleteUserDataPair(user_data_key(body, limits)),
-    "DeleteUserData": lambda _, __: DeleteUserData(),
-    "Answer": lambda _, __: Answer(),
-    "Hold": lambda _, __: Hold(),
-    "Retrieve": lambda _, __: Retrieve(),
-    "SendDtmf": _send_dtmf,
-    "Hangup": lambda _, __: Hangup(),
+def _start_session(body: Body, user: User) -> StartContactCenterSession:
+    channels = required_list(body, "channels", max_items=_MAX_CHANNELS)
+    if channels != ["voice"]:
+        raise OutOfRange('channels must be ["voice"]; calltag serves no other')
+    return StartContactCenterSession(_devices(user), ("voice",))
+
+
+def _devices(user: User) -> tuple[tuple[DeviceId, str], ...]:
+    return tuple((device.id, device.number) for device in user.devices)
+
+
+USER_DATA: Final[Schema] = {
+    "type": "object",
+    "additionalProperties": True,
+    "description": "Key to value; a list is that many values of its key. Keys have 1 to 255 bytes.",
 }
+_ACCOUNT: Final = {"userData": {"AccountNumber": "12345"}}
 
-CALL_OPERATIONS: Final = tuple(_READERS)
-"""The names of all operations on a call."""
+CALL_OPERATIONS: Final = Operations[Callable[[Body, UserDataLimits], ClientAction]](
+    OperationType(
+        "AttachUserData",
+        "Attach pairs: a value of a key that has one is added to its list.",
+        lambda body, limits: AttachUserData(user_data(body, limits)),
+        {"userData": USER_DATA},
+        ["userData"],
+        _ACCOUNT,
+    ),
+    OperationType(
+        "UpdateUserData",
+        "Set pairs: a value replaces all values of its key.",
+        lambda body, limits: UpdateUserData(user_data(body, limits)),
+        {"userData": USER_DATA},
+        ["userData"],
+        {"userData": {"AccountNumber": "1"}},
+    ),
+    OperationType(
+        "DeleteUserDataPair",
+        "Delete all values of a key.",
+        lambda body, limits: DeleteUserDataPair(user_data_key(body, limits)),
+        {"key": {"type": "string", "minLength": 1}},
+        ["key"],
+        {"key": "AccountNumber"},
+    ),
+    OperationType("DeleteUserData", "Delete all user data.", lambda _, __: DeleteUserData()),
+    OperationType("Answer", "Answer a ringing call.", lambda _, __: Answer()),
+    OperationType("Hold", "Put the call on hold.", lambda _, __: Hold()),
+    OperationType("Retrieve", "Retrieve the call from hold.", lambda _, __: Retrieve()),
+    OperationType(
+        "SendDtmf",
+        "Send digits.",
+        _send_dtmf,
+        {"digits": {"type": "string", "pattern": f"^{_DIGITS.pattern}$", "maxLength": _MAX_DIGITS}},
+        ["digits"],
+        {"digits": "42#"},
+    ),
+    OperationType("Hangup", "Leave the call, which ends it where two are left.", lambda _, __: Hangup()),
+)
 
+SESSION_OPERATIONS: Final = Operations[Callable[[Body, User], StartContactCenterSession | EndContactCenterSession]](
+    OperationType(
+        "StartContactCenterSession",
+        "Start the contact-centre session: the devices become ready for calls.",
+        _start_session,
+        {"channels": {"type": "array", "items": {"type": "string", "enum": ["voice"]}, "minItems": 1, "maxItems": 1}},
+        ["channels"],
+        {"channels": ["voice"]},
+    ),
+    OperationType(
+        "EndContactCenterSession",
+        "End the contact-centre session.",
+        lambda _, user: EndContactCenterSession(_devices(user)),
+    ),
+)
 
-def operation_name(body: Body, known: tuple[str, ...]) -> str:
-    """Return the parameter `operationName`. Raises ParameterMissing, OutOfRange."""
-    name = required_text(body, "operationName", max_bytes=64)
-    if name not in known:
-        raise OutOfRange(f"operationName is not known here; known are {', '.join(known)}")
-    return name
-
-
-def call_action(body: Body, limits: UserDataLimits) -> ClientAction:
-    """Return the action that the body of a POST to a call requests. Raises ParameterMissing, OutOfRange."""
-    return _READERS[operation_name(body, CALL_OPERATIONS)](body, limits)
+DEVICE_OPERATIONS: Final = Operations[Callable[[Body, Device, Directory, UserDataLimits], Dial]](
+    OperationType(
+        "Dial",
+        "Begin a call from the device.",
+        dial,
+        {
+            "destination": {
+                "type": "object",
+                "required": ["phoneNumber"],
+                "properties": {
+                    "phoneNumber": {"type": "string", "pattern": _NUMBER.pattern, "maxLength": _MAX_NUMBER_BYTES}
+                },
+            },
+            "userData": USER_DATA,
+        },
+        ["destination"],
+        {"destination": {"phoneNumber": "15001"}},
+    )
+)

@@ -31,17 +31,20 @@ class UserDataLimits:
     max_key_bytes: int = 255
 
 
-def required_text(body: Body, name: str, *, max_bytes: int = 255) -> str:
-    """Return a string that is present and not empty. Raises ParameterMissing, OutOfRange."""
-    if name not in body or body[name] is None:
-        raise ParameterMissing(f"{name} is missing")
-    value = body[name]
+def required_text(body: Body, name: str, *, max_bytes: int = 255, within: str = "") -> str:
+    """Return a string that is present and not empty; `within` is where the body is, for errors.
+
+    Raises ParameterMissing, OutOfRange.
+    """
+    value = body.get(name)
+    if value is None:
+        raise ParameterMissing(f"{within}{name} is missing")
     if not isinstance(value, str):
-        raise OutOfRange(f"{name} must be a string")
+        raise OutOfRange(f"{within}{name} must be a string")
     if not value:
-        raise OutOfRange(f"{name} must not be empty")
+        raise OutOfRange(f"{within}{name} must not be empty")
     if len(value.encode()) > max_bytes:
-        raise OutOfRange(f"{name} is longer than {max_bytes} bytes")
+        raise OutOfRange(f"{within}{name} is longer than {max_bytes} bytes")
     return value
 
 

@@ -13,17 +13,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from calltag.core.domain.ids import CallId, DeviceId
-from calltag.core.domain.operations import EndContactCenterSession, StartContactCenterSession
 from calltag.core.identity.authentication import COOKIE
-from calltag.core.identity.directory import Role, User
+from calltag.core.identity.directory import Role
 from calltag.gateway import documentation
 from calltag.gateway.authentication import ApiAuthentication
 from calltag.gateway.call_service import CallService
 from calltag.gateway.commands import CallCommand, DialCommand, SessionCommand, SwitchCommand
-from calltag.gateway.errors import FeatureMissing, OutOfRange
+from calltag.gateway.errors import FeatureMissing
 from calltag.gateway.operation_pipeline import OperationPipeline
-from calltag.gateway.operations import call_action, dial, operation_name
-from calltag.gateway.requests import ReadBody, UserDataLimits, required_list
+from calltag.gateway.operations import CALL_OPERATIONS, DEVICE_OPERATIONS, SESSION_OPERATIONS
+from calltag.gateway.requests import UserDataLimits
 from calltag.gateway.resources import (
     answer,
     collection,
@@ -69,19 +68,9 @@ def _add_me(router: APIRouter, api: Api) -> None:
     @router.post("/me", tags=["me"], summary="Start or end a contact-centre session", openapi_extra=documentation.ME)
     async def operate_me(request: Request) -> Response:
         received = await api.operations.receive(request)
-        action = _session_action(received.user, received.body)
+        given = received.body.as_object()
+        action = SESSION_OPERATIONS.parser_of(given)(given, received.user)
         return await api.operations.perform(received, SessionCommand(service, received.user, action))
-
-
-def _session_action(user: User, body: ReadBody) -> StartContactCenterSession | EndContactCenterSession:
-    given = body.as_object()
-    devices = tuple((device.id, device.number) for device in user.devices)
-    if operation_name(given, ("StartContactCenterSession", "EndContactCenterSession")) == "EndContactCenterSession":
-        return EndContactCenterSession(devices)
-    channels = required_list(given, "channels", max_items=8)
-    if channels != ["voice"]:
-        raise OutOfRange('channels must be ["voice"]; calltag serves no other')
-    return StartContactCenterSession(devices, ("voice",))
 
 
 def _add_devices(router: APIRouter, api: Api) -> None:
@@ -112,9 +101,8 @@ def _add_devices(router: APIRouter, api: Api) -> None:
     async def dial_call(request: Request, device_id: str) -> Response:
         received = await api.operations.receive(request)
         given = received.body.as_object()
-        operation_name(given, ("Dial",))
-        from_device = service.device(received.user, DeviceId(device_id))
-        action = dial(given, from_device, service.directory, api.limits)
+        parse = DEVICE_OPERATIONS.parser_of(given)
+        action = parse(given, service.device(received.user, DeviceId(device_id)), service.directory, api.limits)
         return await api.operations.perform(received, DialCommand(service, received.user, action))
 
 
@@ -146,7 +134,8 @@ def operate_call(api: Api) -> Callable[[Request, str], Awaitable[Response]]:
         pending_call = service.begin_call(CallId(call_id)) if COOKIE in request.cookies else None
         try:
             received = await api.operations.receive(request)
-            action = call_action(received.body.as_object(), api.limits)
+            given = received.body.as_object()
+            action = CALL_OPERATIONS.parser_of(given)(given, api.limits)
             command = CallCommand(service, received.user, CallId(call_id), action, pending_call)
             return await api.operations.perform(received, command)
         finally:

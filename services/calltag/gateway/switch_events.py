@@ -137,15 +137,14 @@ def _parties(body: Body, directory: Directory) -> tuple[Leg, ...]:
 def _party(body: JsonValue, position: int, directory: Directory) -> Leg:
     if not isinstance(body, dict):
         raise OutOfRange(f"parties[{position}] must be a JSON object")
-    try:
-        number, state = required_text(body, "phoneNumber", max_bytes=64), required_text(body, "state", max_bytes=32)
-    except ApiError as error:
-        raise type(error)(f"parties[{position}].{error.message}") from None
+    within = f"parties[{position}]."
+    number = required_text(body, "phoneNumber", max_bytes=64, within=within)
+    state = required_text(body, "state", max_bytes=32, within=within)
     if state not in _STATES:
-        raise OutOfRange(f"parties[{position}].state is not known; known are {', '.join(_STATES)}")
+        raise OutOfRange(f"{within}state is not known; known are {', '.join(_STATES)}")
     mute = body.get("mute", "Off")
     if mute not in ("On", "Off"):
-        raise OutOfRange(f"parties[{position}].mute must be On or Off")
+        raise OutOfRange(f"{within}mute must be On or Off")
     owner = directory.by_number.get(number)
     if owner is None:
         return Leg(number, _STATES[state], muted=mute == "On")

@@ -11,7 +11,7 @@ from calltag.core.domain.user_data import Size
 from calltag.core.identity.directory import demo_directory
 from calltag.core.strict_json import JsonLimits, JsonRefused, parse
 from calltag.gateway.errors import ApiError
-from calltag.gateway.operations import CALL_OPERATIONS, call_action, dial
+from calltag.gateway.operations import CALL_OPERATIONS, dial
 from calltag.gateway.requests import Body, UserDataLimits
 from fuzz.target import Target
 from fuzz.targets import strict_json
@@ -33,7 +33,7 @@ CALL = Call(
 )
 WORDS = [
     *strict_json.WORDS, b'"operationName":', b'"userData":', b'"key":', b'"digits":', b'"destination":',
-    b'"phoneNumber":', b'"15001"', *(f'"{name}"'.encode() for name in CALL_OPERATIONS),
+    b'"phoneNumber":', b'"15001"', *(f'"{name}"'.encode() for name in CALL_OPERATIONS.names()),
 ]  # fmt: skip
 SEEDS = [
     b'{"operationName":"AttachUserData","userData":{"A":1,"B":[1,2.5,"x",null],"C":{"d":true}}}',
@@ -66,7 +66,7 @@ def one_input(data: bytes) -> None:
 
 
 def _on_call(body: Body) -> ClientAction:
-    return call_action(body, LIMITS)
+    return CALL_OPERATIONS.parser_of(body)(body, LIMITS)
 
 
 def _dial(body: Body) -> Dial:

@@ -1,0 +1,86 @@
+"""What the documents say of an operation is what its parser takes."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+from calltag.core.identity.directory import demo_directory
+from calltag.gateway.errors import OutOfRange, ParameterMissing
+from calltag.gateway.operations import CALL_OPERATIONS, DEVICE_OPERATIONS, SESSION_OPERATIONS
+from calltag.gateway.requests import Body, UserDataLimits
+
+LIMITS, DIRECTORY = UserDataLimits(), demo_directory()
+OWNER = DIRECTORY.by_number["15000"]
+READ: dict[str, tuple[Any, Callable[[Body], object]]] = {
+    **{each.name: (each, partial(lambda parse, body: parse(body, LIMITS), each.parse)) for each in CALL_OPERATIONS},
+    **{
+        each.name: (each, partial(lambda parse, body: parse(body, OWNER.user), each.parse))
+        for each in SESSION_OPERATIONS
+    },
+    **{
+        each.name: (each, partial(lambda parse, body: parse(body, OWNER.device, DIRECTORY, LIMITS), each.parse))
+        for each in DEVICE_OPERATIONS
+    },
+}
+NOT_TAKEN: list[tuple[str, str, object]] = [
+    ("AttachUserData", "userData", []),
+    ("UpdateUserData", "userData", "a"),
+    ("DeleteUserDataPair", "key", ""),
+    ("DeleteUserDataPair", "key", 7),
+    ("SendDtmf", "digits", "x"),
+    ("SendDtmf", "digits", "1" * 65),
+    ("StartContactCenterSession", "channels", []),
+    ("StartContactCenterSession", "channels", ["chat"]),
+    ("StartContactCenterSession", "channels", ["voice", "chat"]),
+    ("Dial", "destination", "15001"),
+    ("Dial", "destination", {}),
+    ("Dial", "destination", {"phoneNumber": ""}),
+    ("Dial", "destination", {"phoneNumber": "1" * 65}),
+    ("Dial", "userData", []),
+]
+
+
+def check(name: str, body: Mapping[str, object]) -> None:
+    schema = READ[name][0].schema()
+    Draft202012Validator.check_schema(schema)
+    Draft202012Validator(schema).validate(body)
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_example_is_taken(name: str) -> None:
+    operation, read = READ[name]
+    check(name, operation.request())
+    action = read(operation.request())
+    assert getattr(action, "name", name) == name
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_is_required_is_missed(name: str) -> None:
+    operation, read = READ[name]
+    assert set(operation.required) == operation.example.keys()
+    for missing in operation.required:
+        body = {key: value for key, value in operation.request().items() if key != missing}
+        with pytest.raises(ValidationError, match=missing):
+            check(name, body)
+        with pytest.raises(ParameterMissing, match=missing):
+            read(body)
+
+
+@pytest.mark.parametrize(("name", "parameter", "value"), NOT_TAKEN)
+def test_what_the_schema_refuses_the_parser_refuses(name: str, parameter: str, value: object) -> None:
+    operation, read = READ[name]
+    body = {**operation.request(), parameter: value}
+    with pytest.raises(ValidationError):
+        check(name, body)
+    with pytest.raises((OutOfRange, ParameterMissing), match=parameter):
+        read(body)
+
+
+def test_an_unknown_operation_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(OutOfRange, match="known are StartContactCenterSession, EndContactCenterSession"):
+        SESSION_OPERATIONS.parser_of({"operationName": "Dial"})
+    with pytest.raises(ParameterMissing, match="operationName"):
+        CALL_OPERATIONS.parser_of({})
