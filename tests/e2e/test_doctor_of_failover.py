@@ -38,4 +38,5 @@ def test_a_cluster_is_looked_at(tmp_path: Path, cluster: RedisCluster) -> None:
 def test_a_wrong_mode_is_told(tmp_path: Path, cluster: RedisCluster, redis_url: str) -> None:
     one = f"redis://127.0.0.1:{cluster.masters()[0]}/0"
     assert "Redis is run as cluster; set CALLTAG_REDIS__MODE=cluster" in doctor(tmp_path, one)
-    assert "Cluster mode is not enabled" in doctor(tmp_path, redis_url, CALLTAG_REDIS__MODE="cluster")
+    told = doctor(tmp_path, redis_url, CALLTAG_REDIS__MODE="cluster")
+    assert "Redis is run as standalone; set CALLTAG_REDIS__MODE=single" in told

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Final
 
-from redis.exceptions import AuthenticationError, NoPermissionError
+from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
 from calltag.cli.output import Finding, ok, version_finding, warn, wrong
 from calltag.core.backends import open_client
@@ -115,6 +115,8 @@ def _explained(error: StoreUnavailable) -> str:
     match error.__cause__:
         case AuthenticationError() as cause:
             return f"Redis refuses the user or password in CALLTAG_REDIS__URL ({cause})"
+        case ResponseError() as cause if "cluster support disabled" in str(cause):
+            return "Redis is run as standalone; set CALLTAG_REDIS__MODE=single (or sentinel)"
         case NoPermissionError() as cause:
             return f"Redis does not let the user in CALLTAG_REDIS__URL do what calltag does ({cause})"
         case _:
