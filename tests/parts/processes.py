@@ -64,8 +64,12 @@ class Program:
             Program.started.append(self)
         self._process = self.begin()
         ends = time.monotonic() + within_s
-        while not ready():
-            if not self.running or time.monotonic() > ends:
+        while True:
+            # Looked at first: it may be ready, and end, in this order.
+            running = self.running
+            if ready():
+                return
+            if not running or time.monotonic() > ends:
                 self.kill()
                 raise NotStarted(f"{self.command[0]} did not start:\n{self.text()[-3000:]}")
             time.sleep(0.02)

@@ -4,12 +4,12 @@ gateways.
 User streams are authoritative: a node that misses a message reads the events from there.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final
 
-from calltag.core.broker.ports import NodeId
+from calltag.core.broker.ports import NodeId, Partition
 from calltag.core.contracts.node_messages import StreamPosition
 from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import Call
@@ -17,8 +17,8 @@ from calltag.core.domain.events import CallChanged, DevicesChanged, Event, Opera
 from calltag.core.domain.ids import UserId, call_key
 from calltag.core.process.waiting import all_of, together
 from calltag.core.store.byte_window import ByteWindow
-from calltag.core.store.event_log import Added, Addition, Appended, EventLog, fitting
-from calltag.core.store.ports import CallIndex
+from calltag.core.store.event_log import Added, Addition, Appended, AppendWithCommit, EventLog, fitting
+from calltag.core.store.ports import CallIndex, CommitPosition, Epoch
 from calltag.core.store.watches import Watchers
 from calltag.worker.node_sender import NodeSender, Parcel
 
@@ -118,6 +118,23 @@ class EventPublisher:
         self.index_fresh_s = min(index.lifetime_ms / 4_000, _LISTS_FRESH_S)
         """Seconds for which an entry of the call index is fresh."""
 
+    def append_with_commit(
+        self, publication: Publication, partition: Partition, epoch: Epoch, position: CommitPosition
+    ) -> AppendWithCommit | None:
+        """Return an append of all events for the exchange of their commit; None if they are to be appended later."""
+        adding = publication.to_recipients
+        size_bytes = sum(len(raw) for _, raw in publication.events)
+        if not adding.pairs or not self._streams.shares_events or size_bytes > _LARGE_BYTES:
+            return None
+        additions = _by_user((user, publication.additions[number]) for user, number in adding.pairs)
+        return self._streams.append_with_commit(additions, partition, epoch, position)
+
+    def committed(self, publication: Publication, append: AppendWithCommit) -> None:
+        """Note the result of an append whose commit took effect; without one, `send` appends the events."""
+        if (appended := append.appended()) is not None:
+            publication.of_all, of_users = appended
+            publication.to_recipients.note(len(publication.to_recipients.pairs), of_users)
+
     async def send(self, publication: Publication) -> None:
         """Update the call index, append the events to the streams, and notify the nodes.
 
@@ -145,9 +162,10 @@ class EventPublisher:
         """
         if not publication.events:
             return
-        is_large = sum(len(raw) for _, raw in publication.events) > _LARGE_BYTES
-        adding = self._defer(publication) if is_large else self._append(publication, publication.to_recipients)
-        await all_of(self._find_watchers(publication), adding)
+        if publication.of_all is None or not publication.to_recipients.is_whole:
+            is_large = sum(len(raw) for _, raw in publication.events) > _LARGE_BYTES
+            adding = self._defer(publication) if is_large else self._append(publication, publication.to_recipients)
+            await all_of(self._find_watchers(publication), adding)
         if publication.to_watchers is None:
             publication.to_watchers = _StreamAppend(_watched(publication), to_watchers=True)
         await self._append(publication, publication.to_watchers)
@@ -168,12 +186,17 @@ class EventPublisher:
             shares_events = self._streams.shares_events
             left = ((user, publication.additions[number]) for user, number in adding.left())
             pairs, size_bytes = fitting(left, self._window.batch_bytes, shares_events=shares_events)
-            additions: dict[UserId, list[Addition]] = {}
-            for user, addition in pairs:
-                additions.setdefault(user, []).append(addition)
+            additions = _by_user(pairs)
             async with self._window.exchange(size_bytes):
                 appended = await self._streams.append(additions, to_watchers=adding.to_watchers)
             adding.note(len(pairs), appended)
+
+
+def _by_user(pairs: Iterable[tuple[UserId, Addition]]) -> dict[UserId, list[Addition]]:
+    additions: dict[UserId, list[Addition]] = {}
+    for user, addition in pairs:
+        additions.setdefault(user, []).append(addition)
+    return additions
 
 
 def _addition(event: Event, body: bytes) -> Addition:

@@ -22,6 +22,7 @@ from calltag.core.domain.operations import CallOperation
 from calltag.core.domain.status import StatusCode
 from calltag.core.process.waiting import backoff_s
 from calltag.core.store.byte_window import ByteWindow
+from calltag.core.store.event_log import AppendWithCommit
 from calltag.core.store.ports import (
     NO_BLOCKS,
     CallBlocks,
@@ -127,7 +128,7 @@ class PartitionOwner:
         while True:
             epoch = await self.ensure_owned()
             try:
-                folded = await self._commit(epoch, messages)
+                folded, publication = await self._commit(epoch, messages)
             except Fenced:
                 raise
             except (CommitConflict, StoreUnavailable) as error:
@@ -146,21 +147,21 @@ class PartitionOwner:
                 raise BatchFailed(fault_of(error)) from error
             else:
                 _UNCERTAIN.holds(self._partition)
-                await self._publish(epoch, folded)
+                await self._publish(epoch, publication)
                 return folded
 
     async def record(self, folded: Folded, blocks: CallBlocks) -> bool:
         """Commit and publish the refusal of an operation that is to be parked; False if Redis failed."""
         epoch = await self.ensure_owned()
         try:
-            await self._write(epoch, folded, blocks)
+            publication = await self._write(epoch, folded, blocks)
         except Fenced:
             raise
         except Exception as error:  # noqa: BLE001 - it is retried
             _UNCERTAIN.fails(error, self._partition)
             self.doubt()
             return False
-        await self._publish(epoch, folded)
+        await self._publish(epoch, publication)
         return True
 
     async def _owned(self) -> Epoch:
@@ -207,11 +208,11 @@ class PartitionOwner:
 
     async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
         """Apply operations again whose commits are lost, as many of the first as fit in a batch."""
-        folded = await self._commit(epoch, messages)
-        await self._publish(epoch, folded)
+        folded, publication = await self._commit(epoch, messages)
+        await self._publish(epoch, publication)
         return folded
 
-    async def _commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> Folded:
+    async def _commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> tuple[Folded, Publication]:
         """Apply the first operations, as many as fit in a batch, and commit the result. Raises StoreError."""
         wanted: dict[str, list[OperationId]] = {}
         for message in messages:
@@ -223,20 +224,23 @@ class PartitionOwner:
                 loaded.update(await self._store.load(self._partition, missing, max_bytes))
         folded = fold(messages, loaded, self._limits, self._window.batch_bytes)
         began = time.perf_counter()
-        await self._write(epoch, folded, dict.fromkeys(folded.unblocked), messages[: folded.taken])
+        publication = await self._write(epoch, folded, dict.fromkeys(folded.unblocked), messages[: folded.taken])
         self._cache.note(loaded, folded)
         if folded.changes or folded.events:
             self._metrics.committed(folded.taken, time.perf_counter() - began)
         self._metrics.applied(folded.applied)
         _log_refused(folded.applied)
-        return folded
+        return folded, publication
 
     async def _write(
         self, epoch: Epoch, folded: Folded, blocks: CallBlocks = NO_BLOCKS, messages: Sequence[OperationMessage] = ()
-    ) -> None:
-        """Commit the result of a batch. Raises StoreError."""
+    ) -> Publication:
+        """Commit the result of a batch, and return what is to be published. Raises StoreError."""
+        calls = self._listed.changed(folded.calls, time.monotonic())
+        publication = Publication(calls, list(zip(folded.events, folded.encoded, strict=True)), folded.replies)
         if folded.changes or folded.events or blocks:
-            async with self._window.exchange(folded.size_bytes):
+            append = self._append_with_commit(epoch, publication)
+            async with self._window.exchange(folded.size_bytes if append is None else 2 * folded.size_bytes):
                 made = await self._store.commit(
                     self._partition,
                     epoch,
@@ -245,7 +249,10 @@ class PartitionOwner:
                     blocks,
                     after=self._recent.position,
                     published=None if self._published is None else self._published.position,
+                    along=() if append is None else (append.request,),
                 )
+            if append is not None:
+                self._publisher.committed(publication, append)
             self._metrics.calls_blocked.labels(self._partition).set(made.blocks)
             self._cache.blocked(made.blocks)
             self._recovery.confirmed(made.position, messages, folded)
@@ -253,17 +260,23 @@ class PartitionOwner:
             self._recovery.recognised(messages, folded)
         # An earlier commit that is recognised now has to be safe as well before its events are published.
         await self._store.wait_for_replicas(self._partition, epoch, self._recent.position)
+        return publication
 
-    async def _publish(self, epoch: Epoch, folded: Folded) -> None:
+    def _append_with_commit(self, epoch: Epoch, publication: Publication) -> AppendWithCommit | None:
+        # Nothing is published before the replicas have it.
+        if self._store.waits_for_replicas:
+            return None
+        position = CommitPosition(self._recent.position + 1)
+        return self._publisher.append_with_commit(publication, self._partition, epoch, position)
+
+    async def _publish(self, epoch: Epoch, publication: Publication) -> None:
         """Publish events and replies, retrying until that succeeds. The next commit, or `trim`, empties the outbox."""
         # Each commit is published before the next one.
         position = self._recent.position
-        events = list(zip(folded.events, folded.encoded, strict=True))
-        calls = self._listed.changed(folded.calls, time.monotonic())
-        await self._send(Publication(calls, events, folded.replies))
-        self._listed.note(calls, time.monotonic())
+        await self._send(publication)
+        self._listed.note(publication.calls, time.monotonic())
         self._published = Published(epoch, position)
-        if events:
+        if publication.events:
             self._trim_at_s = time.monotonic() + _TRIM_AFTER_S
 
     def trim_due_in_s(self) -> float | None:

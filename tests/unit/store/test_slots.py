@@ -19,10 +19,11 @@ from calltag.core.store.backlog import RedisPublishedTotals
 from calltag.core.store.calls import RedisCallBlocks, RedisCallReader, RedisCallStore
 from calltag.core.store.client import RedisClient, Script
 from calltag.core.store.client_ids import new_client_id
+from calltag.core.store.connection import Request
 from calltag.core.store.embedded import embedded_store
 from calltag.core.store.event_log import Addition, RedisEventLog
 from calltag.core.store.keys import Keys
-from calltag.core.store.lua_script import LuaScript
+from calltag.core.store.lua_script import LuaScript, lua_script
 from calltag.core.store.ports import Change, Done, StoreUnavailable, WorkerId
 from calltag.core.store.replica_wait import Durability
 from calltag.core.store.scripts import ScriptBatcher
@@ -33,6 +34,10 @@ from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
 
 KEYS = Keys("slots")
+SCRIPTS = {
+    each.name.removesuffix(".lua") for each in resources.files("calltag.core.store").joinpath("lua").iterdir()
+} - {"prelude"}
+"""The prelude is no script of its own: others begin with it."""
 
 
 class NotingClient(RedisClient):
@@ -46,21 +51,25 @@ class NotingClient(RedisClient):
     def has_slots(self) -> bool:
         return True
 
-    def script(self, name: str) -> Script:
-        return self.noting(name, RedisClient.script(self, name))
+    def note(self, script: LuaScript, keys: Sequence[str]) -> None:
+        name = next(name for name in SCRIPTS if lua_script(name) == script)
+        self.noted.setdefault(name, []).append(keys)
 
-    def noting(self, name: str, script: Script) -> Script:
-        async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
-            self.noted.setdefault(name, []).append(keys)
-            return await script(keys, args)
-
-        return run
+    async def run(
+        self,
+        script: LuaScript,
+        keys: Sequence[str],
+        args: Sequence[str | bytes | int],
+        along: Sequence[Request] = (),
+    ) -> object:
+        self.note(script, keys)
+        return await super().run(script, keys, args, along)
 
     async def run_and_wait(
         self, script: LuaScript, keys: Sequence[str], args: Sequence[str | bytes | int], replicas: int, timeout_ms: int
     ) -> tuple[object, int]:
-        self.noted.setdefault("wait_for_replicas", []).append(keys)
-        raise StoreUnavailable(f"{script.source[:0]}{args[:0]}there are no {replicas} replicas in {timeout_ms} ms")
+        self.note(script, keys)
+        raise StoreUnavailable(f"{args[:0]}there are no {replicas} replicas in {timeout_ms} ms")
 
 
 class NotingBatcher(ScriptBatcher):
@@ -68,8 +77,14 @@ class NotingBatcher(ScriptBatcher):
         super().__init__(client)
         self._noting = client
 
-    def script(self, name: str) -> Script:
-        return self._noting.noting(name, super().script(name))
+    def calls(self, script: LuaScript) -> Script:
+        run = super().calls(script)
+
+        async def noting(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
+            self._noting.note(script, keys)
+            return await run(keys, args)
+
+        return noting
 
 
 @pytest.fixture
@@ -152,6 +167,4 @@ async def test_each_script_keeps_to_one_slot(client: NotingClient) -> None:
     for name, calls in client.noted.items():
         for keys in calls:
             assert len({key_slot(key.encode()) for key in keys}) == 1, (name, keys)
-    folder = resources.files("calltag.core.store").joinpath("lua")
-    # The prelude is no script of its own: others begin with it.
-    assert {"prelude", *client.noted} == {each.name.removesuffix(".lua") for each in folder.iterdir()}
+    assert client.noted.keys() == SCRIPTS

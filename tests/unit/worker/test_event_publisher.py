@@ -17,7 +17,7 @@ from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
 from calltag.core.domain.user_data import UserData
 from calltag.core.store.byte_window import ByteWindow
-from calltag.core.store.event_log import Added, Addition, Appended, Page
+from calltag.core.store.event_log import Added, Addition, Appended, AppendWithCommit, Page
 from calltag.core.store.ports import StoreUnavailable
 from calltag.worker.event_publisher import EventPublisher, Publication
 from calltag.worker.node_sender import NodeSender
@@ -64,6 +64,9 @@ class Streams:
             stream.append(each.version)
             places.append(Added(Position(len(stream)), Position(len(stream) - 1)))
         return Appended([HERE], places, watchers)
+
+    def append_with_commit(self, *_: object) -> AppendWithCommit:
+        raise NotImplementedError
 
     async def read(self, user: UserId, after: Position, most: int) -> Page:
         raise NotImplementedError

@@ -24,8 +24,9 @@ from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId, agent_key, call_key, subject_id
 from calltag.core.process.limits import MAX_BATCH_BYTES
 from calltag.core.store.client import RedisClient, fields_of
-from calltag.core.store.connection import is_refusal
+from calltag.core.store.connection import Request, is_refusal
 from calltag.core.store.keys import Keys, StateKeys
+from calltag.core.store.lua_script import lua_script
 from calltag.core.store.ports import (
     NEVER,
     NO_BLOCKS,
@@ -113,11 +114,12 @@ class RedisCallStore:
         self._max_batch_bytes = max_batch_bytes
         self._load = client.script("load")
         self._kept = client.script("kept")
-        self._commit = client.script("commit")
+        self._commit = lua_script("commit")
         self._take_over = client.script("take_over")
         self._sent = client.script("sent")
         self._silent = client.script("silent")
         self._durability = durability or Durability()
+        self.waits_for_replicas = self._durability.replicas > 0
         self._settling = ReplicaWait(client, keys, self._durability)
         self._attempt = client.script("attempt")
         self._withdraw = client.script("attempt_withdraw")
@@ -169,6 +171,7 @@ class RedisCallStore:
         *,
         after: CommitPosition = NOTHING,
         published: CommitPosition | None = None,
+        along: Sequence[Request] = (),
     ) -> Committal:
         keys = [*self._partition_keys(partition), self._keys.live(partition), self._keys.blocks(partition)]
         remember = (self._remembered_operations, self._lifetimes.operations_ms)
@@ -185,7 +188,7 @@ class RedisCallStore:
             arguments.extend(commit_arguments(change, self._lifetimes))
         arguments.extend(block_arguments(blocks))
         try:
-            answer = await self._commit(keys, arguments)
+            answer = await self._client.run(self._commit, keys, arguments, along)
         except StoreUnavailable as error:
             # Redis answered and refused this write. The next take-over shows whether it accepts writes at all.
             if is_refusal(error.__cause__):

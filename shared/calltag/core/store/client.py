@@ -136,11 +136,24 @@ class RedisClient:
         script = lua_script(name)
 
         async def run(keys: Sequence[str], args: Sequence[str | bytes | int]) -> object:
-            request = script.request(keys, args)
-            await self.send([request])
-            return self._reply(request.replies[0])
+            return await self.run(script, keys, args)
 
         return run
+
+    async def run(
+        self,
+        script: LuaScript,
+        keys: Sequence[str],
+        args: Sequence[str | bytes | int],
+        along: Sequence[Request] = (),
+    ) -> object:
+        """Run a script and return its reply; requests `along` run after it, in its exchange.
+
+        Raises StoreUnavailable.
+        """
+        request = script.request(keys, args)
+        await self.send([request, *along])
+        return self._reply(request.replies[0])
 
     async def run_and_wait(
         self, script: LuaScript, keys: Sequence[str], args: Sequence[str | bytes | int], replicas: int, timeout_ms: int

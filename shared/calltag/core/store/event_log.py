@@ -6,11 +6,14 @@ from dataclasses import dataclass
 from typing import Final, Protocol, cast
 
 from calltag.core.bayeux.events import Position
-from calltag.core.broker.ports import NodeId
+from calltag.core.broker.ports import NodeId, Partition
 from calltag.core.domain.ids import UserId
 from calltag.core.process.limits import MAX_BATCH_BYTES
 from calltag.core.store.client import RedisClient
+from calltag.core.store.connection import Request
 from calltag.core.store.keys import Keys
+from calltag.core.store.lua_script import lua_script
+from calltag.core.store.ports import CommitPosition, Epoch
 from calltag.core.store.scripts import ScriptBatcher
 
 PER_MS = 100
@@ -67,6 +70,23 @@ class Page:
     has_more: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class AppendWithCommit:
+    """An append in the exchange of a commit; it takes effect right after the commit, if that does."""
+
+    request: Request
+    users: Sequence[UserId]
+
+    def appended(self) -> tuple[Sequence[UserId], Mapping[UserId, Appended]] | None:
+        """Return the watchers of all calls, and the result by user; None if the append did not take effect."""
+        answer = self.request.replies[0] if self.request.replies else ()
+        if isinstance(answer, Exception) or not answer:
+            return None
+        of_all, *of_users = cast("list[list[object]]", answer)
+        watchers = [UserId(user.decode()) for user in cast("list[bytes]", of_all)]
+        return watchers, {user: _appended(each) for user, each in zip(self.users, of_users, strict=True)}
+
+
 class EventLog(Protocol):
     """Streams by user. Every method may raise StoreUnavailable."""
 
@@ -82,6 +102,19 @@ class EventLog(Protocol):
 
         For users who watch calls of others the append is deferred unless `to_watchers`, which states that no watched
         event has to come before.
+        """
+        ...
+
+    def append_with_commit(
+        self,
+        additions: Mapping[UserId, Sequence[Addition]],
+        partition: Partition,
+        epoch: Epoch,
+        position: CommitPosition,
+    ) -> AppendWithCommit:
+        """Return an append for the exchange of the commit that raises the partition to `position`.
+
+        Only if `shares_events`: in a cluster, streams and partition are on different servers.
         """
         ...
 
@@ -114,7 +147,8 @@ class RedisEventLog:
         self._keys = keys
         self._keys_of_user = (keys.stream_of, keys.nodes_of, keys.watchers_of, keys.watching)
         self._bounds = (retention_ms, most_events, most_bytes, most_events_of_watcher, most_bytes_of_watcher)
-        self._append = batcher.script("append")
+        self._append_script = lua_script("append")
+        self._append = batcher.calls(self._append_script)
         self._read = client.script("read_stream")
         self._max_batch_bytes = max_batch_bytes
         self.shares_events = not client.has_slots
@@ -126,15 +160,31 @@ class RedisEventLog:
         # In a cluster the keys of each user have their own slot, and a script may access one slot only.
         groups = [users] if self.shares_events else [[user] for user in users]
         asked = [
-            self._append(*self._appending({user: additions[user] for user in group}, to_watchers)) for group in groups
+            self._append(*self._appending({user: additions[user] for user in group}, to_watchers=to_watchers))
+            for group in groups
         ]
         # Most appends are one script, and `gather` of one costs more than an await.
         answers = [await asked[0]] if len(asked) == 1 else await asyncio.gather(*asked)
         of_users = (each for answer in answers for each in cast("list[list[object]]", answer))
         return {user: _appended(answer) for user, answer in zip(users, of_users, strict=True)}
 
+    def append_with_commit(
+        self,
+        additions: Mapping[UserId, Sequence[Addition]],
+        partition: Partition,
+        epoch: Epoch,
+        position: CommitPosition,
+    ) -> AppendWithCommit:
+        keys, arguments = self._appending(additions, after=(epoch, position))
+        names = self._keys.epoch(partition), self._keys.position(partition), self._keys.watchers_of_all()
+        return AppendWithCommit(self._append_script.request([*names, *keys], arguments), list(additions))
+
     def _appending(
-        self, additions: Mapping[UserId, Sequence[Addition]], to_watchers: bool
+        self,
+        additions: Mapping[UserId, Sequence[Addition]],
+        *,
+        to_watchers: bool = False,
+        after: tuple[Epoch | str, CommitPosition | str] = ("", ""),
     ) -> tuple[list[str], list[str | bytes | int]]:
         keys: list[str] = []
         events: list[str | bytes | int] = []
@@ -150,7 +200,7 @@ class RedisEventLog:
                     events += (each.version, each.event)
                 keys.append(self._keys.added_to(user, each.subject))
                 of_users.append(number)
-        return keys, [*self._bounds, int(to_watchers), len(numbers), *events, *of_users]
+        return keys, [*self._bounds, int(to_watchers), *after, len(numbers), *events, *of_users]
 
     async def read(self, user: UserId, after: Position, most: int) -> Page:
         key = self._keys.stream_of(user)

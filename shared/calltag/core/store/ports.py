@@ -12,6 +12,7 @@ from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
+from calltag.core.store.connection import Request
 
 Epoch = NewType("Epoch", int)
 CommitPosition = NewType("CommitPosition", int)
@@ -161,6 +162,9 @@ class Published(NamedTuple):
 class CallStore(Protocol):
     """State for the worker: each method accesses one partition. Every method may raise StoreUnavailable."""
 
+    waits_for_replicas: bool
+    """True if a commit is safe only after `wait_for_replicas`."""
+
     async def take_over(
         self, partition: Partition, after: Epoch = NEVER, published: Published | None = None
     ) -> TakeOver:
@@ -196,12 +200,14 @@ class CallStore(Protocol):
         *,
         after: CommitPosition = NOTHING,
         published: CommitPosition | None = None,
+        along: Sequence[Request] = (),
     ) -> Committal:
         """Write changes, blocks and outcomes, and append the events to the outbox, atomically.
 
         `after` is the position of the last confirmed commit; `published` that up to which all events were published:
-        if it is the current one, the outbox is emptied before. Raises Fenced, CommitConflict, WriteRefused, and
-        WritesLost if Redis is behind `after`: no commit may follow a lost one.
+        if it is the current one, the outbox is emptied before. Requests `along` run after the commit, in its exchange,
+        whether or not it took effect. Raises Fenced, CommitConflict, WriteRefused, and WritesLost if Redis is behind
+        `after`: no commit may follow a lost one.
         """
         ...
 

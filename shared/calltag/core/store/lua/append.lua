@@ -2,12 +2,12 @@
 -- watchers of the user's calls.
 -- Idempotent: the version that was added last of a call is not added again.
 --
--- KEYS: for each user: stream, nodes, watchers, watching, then for each of the user's events: key of the last one added for the same call
--- (or agent, or refused operation).
+-- KEYS: right after a commit: epoch and position of its partition, watchers of all calls; then for each user: stream, nodes, watchers,
+-- watching, then for each of the user's events: key of the last one added for the same call (or agent, or refused operation).
 -- ARGV: retention in ms, maximum number of events and of bytes per stream (both approximate), the same two for a user who watches calls
--- of others, '1' to append for such a user or '0' to defer, number of events, version and event each, then for each user: number of the
--- user's events, the index of each from 1 on.
--- Returns for each user {1, nodes, watchers, then for each event: position, previous position}; position 0 for an event superseded by a
+-- of others, '1' to append for such a user or '0' to defer, epoch and position after the commit ('' each otherwise), number of events,
+-- version and event each, then for each user: number of the user's events, the index of each from 1 on.
+-- Returns nothing if the commit did not take effect. Else after a commit the watchers of all calls; then for each user {1, nodes, watchers, then for each event: position, previous position}; position 0 for an event superseded by a
 -- later one of the same call: the writer of that one has notified the nodes, or they detect the gap. Deferred: {0, nodes, watchers}.
 --
 -- A position is the entry's id as one number, milliseconds * 100 + sequence: it rises even if the stream is lost, and
@@ -16,7 +16,12 @@ local retention = ARGV[1]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local now_text = string.format('%.0f', now)
-local key, at = 0, 7 + 2 * ARGV[7]
+local key, at = 0, 9 + 2 * ARGV[9]
+local answers = {}
+if ARGV[7] ~= '' then
+  if redis.call('GET', KEYS[1]) ~= ARGV[7] or redis.call('GET', KEYS[2]) ~= ARGV[8] then return {} end
+  answers[1], key = redis.call('ZRANGEBYSCORE', KEYS[3], now_text, '+inf'), 3
+end
 
 local function add(stream, added_to, version, event, newest, most, most_bytes)
   local added = redis.call('GET', added_to)
@@ -51,7 +56,7 @@ local function add_for_user(stream, numbers, keys, is_watching)
   local places = {}
   for i, number in ipairs(numbers) do
     local position, previous =
-      add(stream, keys[i], ARGV[6 + 2 * number], ARGV[7 + 2 * number], newest, most, most_bytes)
+      add(stream, keys[i], ARGV[8 + 2 * number], ARGV[9 + 2 * number], newest, most, most_bytes)
     places[#places + 1] = position
     places[#places + 1] = previous
   end
@@ -59,7 +64,6 @@ local function add_for_user(stream, numbers, keys, is_watching)
   return places
 end
 
-local answers = {}
 while key < #KEYS do
   local stream, nodes, watchers, watching = KEYS[key + 1], KEYS[key + 2], KEYS[key + 3], KEYS[key + 4]
   local count = tonumber(ARGV[at + 1])
