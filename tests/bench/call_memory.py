@@ -9,7 +9,7 @@ import asyncio
 import tempfile
 from pathlib import Path
 
-from calltag.core.broker.partitioning import partition_of
+from calltag.core.broker.ports import partition_of
 from calltag.core.contracts.operations import EVENT
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from calltag.core.broker.partitioning import partition_of
+from calltag.core.broker.ports import partition_of
 from calltag.core.store.keys import Keys
 from parts.agent import Agent, agent
 from parts.eventually import eventually

@@ -2,8 +2,7 @@
 
 import pytest
 
-from calltag.core.broker.partitioning import partition_of
-from calltag.core.broker.ports import Partition
+from calltag.core.broker.ports import Partition, partition_of
 from calltag.core.domain.ids import OperationId
 from calltag.core.store.calls import RedisCallBlocks
 from calltag.core.store.client import RedisClient

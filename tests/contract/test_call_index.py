@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from calltag.core.broker.partitioning import partition_of
+from calltag.core.broker.ports import partition_of
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.status import StatusCode

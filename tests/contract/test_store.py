@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from calltag.core.broker.partitioning import partition_of
-from calltag.core.broker.ports import Partition
+from calltag.core.broker.ports import Partition, partition_of
 from calltag.core.contracts.stored_call import Lifetimes
 from calltag.core.domain.agent import Agent, AgentDevice, UserState
 from calltag.core.domain.call import Call, CallType, Leg, LegState

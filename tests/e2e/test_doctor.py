@@ -9,7 +9,7 @@ import pytest
 import redis
 from aio_pika.abc import AbstractChannel, AbstractQueue
 
-from calltag.cli import broker_findings
+from calltag.cli import doctor as checks
 from calltag.cli.output import Grade
 from calltag.core.backends import amqp_settings
 from calltag.core.broker.ports import Partition
@@ -261,8 +261,8 @@ async def test_a_broker_that_fails_in_the_middle_is_told(
         settings = load_settings(amqp=amqp, partitions=2)
         await apply_topology(amqp_settings(settings))
         monkeypatch.setattr(Topology, "declare_partition", fail)
-        monkeypatch.setattr(broker_findings, "_LOOK_DEADLINE_S", 0.5)
+        monkeypatch.setattr(checks, "_LOOK_DEADLINE_S", 0.5)
         async with asyncio.timeout(10):
-            findings = await broker_findings.broker_findings(settings)
+            findings = await checks.broker_findings(settings)
         assert [finding.grade for finding in findings] == [Grade.OK, Grade.WRONG]
         assert told in findings[-1].text

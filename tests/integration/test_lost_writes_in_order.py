@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from calltag.core.broker.memory import MemoryBroker
-from calltag.core.broker.partitioning import partition_of
-from calltag.core.broker.ports import BrokerInterrupted, Partition
+from calltag.core.broker.ports import BrokerInterrupted, Partition, partition_of
 from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId

@@ -10,8 +10,7 @@ import pytest
 
 from calltag.core.bayeux.events import BEGINNING
 from calltag.core.broker.memory import MemoryBroker
-from calltag.core.broker.partitioning import partition_of
-from calltag.core.broker.ports import Partition
+from calltag.core.broker.ports import Partition, partition_of
 from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import CallType, Leg, LegState

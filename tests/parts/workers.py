@@ -11,8 +11,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from calltag.core.backends import Backends, amqp_settings, backends, open_client
-from calltag.core.broker.partitioning import partition_of
-from calltag.core.broker.ports import BrokerUnavailable, Partition
+from calltag.core.broker.ports import BrokerUnavailable, Partition, partition_of
 from calltag.core.broker.rabbitmq import RabbitMqBroker, apply_topology, open_rabbitmq
 from calltag.core.contracts.operations import OPERATION, OperationMessage
 from calltag.core.domain.call import CallType, Leg, LegState

@@ -6,7 +6,7 @@ import pytest
 
 from calltag.core.settings import load_settings
 from calltag.core.telemetry.internal_http import Health
-from calltag.serve.readiness import Ports, as_bound, reachable, report_ready
+from calltag.serve.app import Ports, as_bound, reachable, report_ready
 from parts.eventually import eventually, turns
 
 

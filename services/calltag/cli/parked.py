@@ -17,8 +17,14 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, HeadersType
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, DeliveryError
 
 from calltag.core.backends import amqp_settings, open_client
-from calltag.core.broker.partitioning import hash_tag, partition_of
-from calltag.core.broker.ports import BrokerRefused, BrokerUnavailable, ParkingDetails, Partition
+from calltag.core.broker.ports import (
+    BrokerRefused,
+    BrokerUnavailable,
+    ParkingDetails,
+    Partition,
+    hash_tag,
+    partition_of,
+)
 from calltag.core.broker.rabbitmq.connection import connect
 from calltag.core.broker.rabbitmq.operation_batch import unpacked
 from calltag.core.broker.rabbitmq.parking import headers_of, parking_of

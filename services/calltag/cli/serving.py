@@ -12,8 +12,7 @@ from calltag.core.process.lifecycle import Lifecycle, run
 from calltag.core.settings import Settings, unknown_settings
 from calltag.core.telemetry.logging import Level, configure_logging
 from calltag.core.telemetry.output import queue_output
-from calltag.serve.app import Composition, run_composition
-from calltag.serve.readiness import Serving
+from calltag.serve.app import Composition, Serving, run_composition
 
 log = structlog.get_logger()
 

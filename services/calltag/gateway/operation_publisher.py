@@ -8,8 +8,7 @@ from typing import Final
 
 import structlog
 
-from calltag.core.broker.partitioning import partition_of
-from calltag.core.broker.ports import Broker, BrokerError, BrokerRefused, BrokerUnavailable, NodeId
+from calltag.core.broker.ports import Broker, BrokerError, BrokerRefused, BrokerUnavailable, NodeId, partition_of
 from calltag.core.contracts.operations import NODE, OPERATION, OperationMessage, OperationReply, WireError
 from calltag.core.domain.ids import OperationId
 from calltag.core.domain.operations import Operation

@@ -51,7 +51,7 @@ async def fill_naive(url: str, count: int, calls: int) -> None:
 
 async def fill_calltag(url: str, count: int, calls: int, partitions: int) -> None:
     """As calltag's gateway does: through its broker."""
-    from calltag.core.broker.partitioning import partition_of
+    from calltag.core.broker.ports import partition_of
     from calltag.core.broker.rabbitmq import RabbitMqSettings, open_rabbitmq
     from calltag.core.contracts.operations import OPERATION, OperationMessage
     from calltag.core.domain.ids import CallId, OperationId, UserId

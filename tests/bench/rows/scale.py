@@ -21,7 +21,7 @@ from bench.load.talking import resuming, subscribers
 from bench.rig import PARTITIONS, Backends, NotDone, Rig, calltag_rig, session_of
 from bench.servers.calltag import notifier
 from bench.size import Size
-from calltag.core.broker.partitioning import partition_of
+from calltag.core.broker.ports import partition_of
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.store.keys import Keys, StateKeys
 from calltag.notifier.event_views import CALLS_CHANNEL

@@ -6,6 +6,7 @@ from importlib import resources
 import pytest
 from redis.crc import key_slot
 
+from calltag.cli.sessions import SessionList
 from calltag.core.backends import LoginMetrics
 from calltag.core.bayeux.events import Position
 from calltag.core.bayeux.session import Ending
@@ -27,7 +28,6 @@ from calltag.core.store.lua_script import LuaScript, lua_script
 from calltag.core.store.ports import Change, Done, StoreUnavailable, WorkerId
 from calltag.core.store.replica_wait import Durability
 from calltag.core.store.scripts import ScriptBatcher
-from calltag.core.store.session_list import SessionList
 from calltag.core.store.sessions import ConnectCaller, Cursor, NewSession, Saved, SessionState, SessionStore
 from calltag.core.store.watches import RedisWatches, Watched
 from calltag.core.store.workers import RedisWorkerRegistry

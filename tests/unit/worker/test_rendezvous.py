@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from calltag.core.broker.partitioning import hash_tag, partition_of
-from calltag.core.broker.ports import Partition
+from calltag.core.broker.ports import Partition, hash_tag, partition_of
 from calltag.core.store.ports import WorkerId
 from calltag.worker.assignment import owned_by
 

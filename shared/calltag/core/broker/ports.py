@@ -1,12 +1,13 @@
 """Ports of the broker: operations by partition, notifications by node.
 
-Implemented on RabbitMQ (`amqp`) and in process (`memory`). Both carry bytes; `calltag.core.contracts` defines their
+Implemented on RabbitMQ (`rabbitmq`) and in process (`memory`). Both carry bytes; `calltag.core.contracts` defines their
 meaning."""
 
 import re
 from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final, NewType, Protocol
 
 from calltag.core.process.limits import MAX_BATCH_BYTES
@@ -22,6 +23,20 @@ def addresses(url: str) -> tuple[str, ...]:
 
 Partition = NewType("Partition", int)
 NodeId = NewType("NodeId", str)
+
+
+def partition_of(key: str, partitions: int) -> Partition:
+    """Return the partition of a call id, or of a user id for operations on agents.
+
+    The function is public, and fixed for the lifetime of an installation: other publishers on `calltag.ops` have to
+    compute the same. Tests hold golden vectors.
+    """
+    return Partition(int.from_bytes(sha256(key.encode()).digest()[:8]) % partitions)
+
+
+def hash_tag(partition: Partition) -> str:
+    """Return the partition's name in routing keys, queue names and Redis hash tags: `p07`."""
+    return f"p{partition:02d}"
 
 
 class BrokerError(Exception):

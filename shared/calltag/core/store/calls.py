@@ -8,8 +8,7 @@ from typing import Final, cast
 
 import structlog
 
-from calltag.core.broker.partitioning import partition_of
-from calltag.core.broker.ports import Partition
+from calltag.core.broker.ports import Partition, partition_of
 from calltag.core.contracts.stored_call import (
     STATE_FIELDS,
     Lifetimes,

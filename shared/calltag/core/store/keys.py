@@ -5,8 +5,7 @@ Keys of a partition have it as hash tag, so that one script can change them in o
 
 from dataclasses import dataclass
 
-from calltag.core.broker.partitioning import hash_tag
-from calltag.core.broker.ports import Partition
+from calltag.core.broker.ports import Partition, hash_tag
 from calltag.core.domain.ids import UserId
 
 

@@ -12,7 +12,6 @@ import structlog
 from aio_pika.abc import AbstractChannel, AbstractQueue, HeadersType
 from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity
 
-from calltag.core.broker.partitioning import hash_tag
 from calltag.core.broker.ports import (
     BrokerInterrupted,
     BrokerRefused,
@@ -21,6 +20,7 @@ from calltag.core.broker.ports import (
     ParkingDetails,
     Partition,
     PublishedCounts,
+    hash_tag,
 )
 from calltag.core.broker.rabbitmq.connection import FAILURES, Link, connect, normalize_amqp_errors
 from calltag.core.broker.rabbitmq.consumer import SELF_PROBE, AmqpConsumer, AmqpInbox, QueueRoute

@@ -16,8 +16,7 @@ from aio_pika.abc import AbstractChannel, AbstractExchange, AbstractQueue
 from aio_pika.exceptions import ChannelPreconditionFailed
 from pamqp.common import FieldTable
 
-from calltag.core.broker.partitioning import hash_tag
-from calltag.core.broker.ports import BrokerRefused, NodeId, Partition, addresses
+from calltag.core.broker.ports import BrokerRefused, NodeId, Partition, addresses, hash_tag
 from calltag.core.process.tls import ClientTls
 
 _USUAL_TLS: Final = ClientTls("CALLTAG_AMQP__TLS__")
