@@ -31,12 +31,12 @@ LEGS: Final = {
 }
 LIMITS: Final = {
     "modules": 155,
-    "lines": 29_000,
+    "lines": 28_950,
     "modules that one AttachUserData passes": 92,
     "own frames in depth: POST": 15,
     "own frames in depth: worker": 19,
     "own frames in depth: connect": 16,
-    "fields of one class that others assign": 3,
+    "fields of one class that others assign": 0,
     "class names that stand for two things": 0,
 }
 """Today's values, rounded up: what has been made simpler stays so."""

@@ -61,6 +61,9 @@ class Poll:
     def is_open(self) -> bool:
         return not (self.status or self._is_lost)
 
+    def notify_gone(self, on_gone: Any) -> None:
+        self.on_gone = on_gone
+
     def respond(self, status: int, fields: Fields, body: bytes) -> bool:
         if not self.is_open:
             return False

@@ -59,6 +59,10 @@ class BayeuxServer:
     """Seconds before the refusal of a connect that was in flight when its client disconnected. The official client
     reports the disconnect as failed if a connect fails before the reply to the disconnect."""
 
+    def opened(self) -> None:
+        """Note that the inbox receives."""
+        self.is_reachable = True
+
     @property
     def engine(self) -> Engine:
         return self.sessions.engine

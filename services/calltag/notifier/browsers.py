@@ -190,7 +190,7 @@ class Browsers:
             return True
         client_id = suspended.resident.client_id
         if not self.has_room(browser, client_id):
-            suspended.was_held = False
+            suspended.not_held()
             return False
         self._held.setdefault(browser, {})[client_id] = suspended
         return True

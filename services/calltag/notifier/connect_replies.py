@@ -42,7 +42,7 @@ class ConnectReplies:
         for resident in self.registry.residents.values():
             if resident.suspended is not None and not resident.session.is_streaming:
                 leaves_at_ms = now_ms + random.randint(0, spread_ms)  # noqa: S311 - spreads load
-                resident.suspended.deadline_ms = min(resident.suspended.deadline_ms, leaves_at_ms)
+                resident.suspended.answer_by(leaves_at_ms)
                 self.registry.note(resident)
 
     def deadline_ms(self, deadline_ms: int) -> int:

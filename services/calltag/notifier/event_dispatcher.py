@@ -245,21 +245,19 @@ class EventDispatcher:
             self._repair(feed)
 
     def _repair(self, feed: Feed) -> None:
-        feed.look_again = True
-        if not feed.repairing:
-            feed.repairing = True
+        if feed.begin_repair():
             self.background.begin(self._read_on(feed))
 
     async def _read_on(self, feed: Feed) -> None:
         delays = backoff_s(0.1, 2.0)
         try:
             while feed.look_again and self.registry.feeds.get(feed.user) is feed:
-                feed.look_again = False
+                feed.look()
                 try:
                     page = await self.streams.read(UserId(feed.user), feed.head, self.limits.max_queued_events)
                 except StoreUnavailable as error:
                     _WAITS.fails(error)
-                    feed.look_again = True
+                    feed.looked(has_more=True)
                     await asyncio.sleep(next(delays))
                     continue
                 news: dict[Session, None] = {}
@@ -267,6 +265,6 @@ class EventDispatcher:
                     published = self.translate(UserId(feed.user), entry)
                     news |= self._counted(published, feed.accept_next(published, self.limits))
                 self._notify(news)
-                feed.look_again = feed.look_again or page.has_more
+                feed.looked(has_more=page.has_more)
         finally:
-            feed.repairing = False
+            feed.end_repair()

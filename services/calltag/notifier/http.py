@@ -142,7 +142,7 @@ class CometdHttp:
         is_script = head.method == "GET"
         counts = not is_script or page_is_known(headers, self.origins)
         fields = (*SCRIPT_FIELDS, _NOSNIFF) if is_script else _JSON
-        head.note = notes = _Notes(
+        notes = _Notes(
             path_of(head),
             request.client[0],
             proof_of(headers if counts else ()),
@@ -155,6 +155,7 @@ class CometdHttp:
             fields,
             response_lines(200, [*fields, *cors]) + b"x-request-id: ",
         )
+        head.keep(notes)
         return notes
 
     def handle(self, request: DirectRequest) -> None:
@@ -282,7 +283,7 @@ class LongPoll:
     def suspend(self, suspended: Suspended) -> None:
         """Keep the request open until its connect is answered or its client disconnects."""
         self.suspended = suspended
-        self._request.on_gone = self._gone
+        self._request.notify_gone(self._gone)
 
     def _gone(self, is_lost: bool) -> None:
         suspended, self.suspended = self.suspended, None
@@ -329,7 +330,6 @@ class LongPoll:
         if fields:
             return self._respond(200, [*notes.fields, *fields], body)
         self._http.metrics.answered(notes.path, 200)
-        request.on_gone = None
         return request.respond_prepared(b"%b%b\r\n" % (notes.lines, notes.request_id or new_id()), body)
 
     def refuse(self, status: int, text: str, fields: Fields | None = None) -> None:
@@ -338,7 +338,6 @@ class LongPoll:
 
     def _respond(self, status: int, fields: Fields, body: bytes) -> bool:
         request, notes = self._request, self._notes
-        request.on_gone = None
         self._http.metrics.answered(notes.path, status)
         request_id = (b"x-request-id", notes.request_id or new_id())
         return request.respond(status, [*fields, request_id, *notes.cors], body)

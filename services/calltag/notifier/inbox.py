@@ -57,7 +57,7 @@ class NotifierInbox:
         while True:
             try:
                 async with broker.inbox(node) as inbox:
-                    self.server.is_reachable = True
+                    self.server.opened()
                     await sessions.lease.receives()
                     _INTERRUPTED.holds()
                     # Events published while there was no inbox are in the streams only.

@@ -252,7 +252,7 @@ class SessionManager:
                 return self.replies.too_late(request.message, client_id, over.ending, request.arrived_ms)
 
     async def _connected(self, request: ConnectRequest, claim: CallerClaim) -> ConnectAnswer | Suspended:
-        request.checked_ms = self.registry.clock_ms()
+        request.checked_at(self.registry.clock_ms())
         for number in range(_ATTEMPTS):
             outcome = await self._connect_here(request, claim) or await self._claim(
                 request, claim, is_first=number == 0
@@ -574,7 +574,7 @@ class SessionManager:
     async def keep_ticking(self) -> None:
         """Run `tick` at each deadline, until the task is cancelled."""
         registry, sooner = self.registry, asyncio.Event()
-        registry.on_sooner = sooner.set
+        registry.call_when_sooner(sooner.set)
         while True:
             self.tick()
             sooner.clear()

@@ -86,6 +86,10 @@ class ConnectRequest:
     checked_ms: int = 0
     """Time before the check of its credentials."""
 
+    def checked_at(self, now_ms: int) -> None:
+        """Note the time before the check of its credentials."""
+        self.checked_ms = now_ms
+
     @property
     def acknowledges(self) -> bool:
         return self.wish.acknowledged is not None
@@ -118,6 +122,14 @@ class Suspended:
     @property
     def acknowledges(self) -> bool:
         return self.resident.session.acknowledges
+
+    def not_held(self) -> None:
+        """Note that the connect does not count among those of its browser."""
+        self.was_held = False
+
+    def answer_by(self, deadline_ms: int) -> None:
+        """Answer no later than at this time."""
+        self.deadline_ms = min(self.deadline_ms, deadline_ms)
 
 
 @dataclass(slots=True, eq=False)
@@ -430,6 +442,10 @@ class SessionRegistry:
         """Suspend a connect until its deadline."""
         suspended.resident.suspended = suspended
         self.note(suspended.resident)
+
+    def call_when_sooner(self, on_sooner: Callable[[], None]) -> None:
+        """Call this when a deadline is noted that is sooner than all others."""
+        self.on_sooner = on_sooner
 
     def note(self, resident: Resident) -> None:
         """Note the next deadline of a session, unless an earlier one is noted: then it is checked when that is due.

@@ -221,8 +221,7 @@ async def _run(
                 app, notifier = _client_app(parts, life, chosen)
                 server.app = RequestIds(app)
                 if notifier is not None:
-                    server.direct = notifier.http
-                    server.on_broken = notifier.server.sessions.connection_broke
+                    server.handle_directly(notifier.http, notifier.server.sessions.connection_broke)
             checked.set()
             spare_garbage_collection()
             life.supervise("readiness", report_ready(parts.health, life.stop, ready))
@@ -256,7 +255,8 @@ async def _begin_to_drain(parts: Backends, life: Lifecycle, server: Server, *, s
     WebSockets, requests and the worker's batches share this deadline.
     """
     settings = parts.settings
-    parts.health.stopping = server.is_stopping = True
+    parts.health.stop()
+    server.close_after_responses()
     life.end_within(settings.drain_delay_s + settings.drain_timeout_s + _CLOSE_TIMEOUT_S)
     if serves and life.failure is None:
         await asyncio.sleep(settings.drain_delay_s)

@@ -102,6 +102,11 @@ class RecentOperations:
         """Whether another worker is known to have owned the partition since."""
         return self.reported > (self.epoch, self.position)
 
+    def taking_over(self, found: Epoch) -> None:
+        """Note the epoch that a take-over from another worker finds: one whose reply is lost makes the next one find
+        its own."""
+        self.found = found
+
     def taken_over(self, epoch: Epoch, position: CommitPosition) -> None:
         """Note that this process owns the partition in an epoch."""
         self.epoch, self.position, self.found = epoch, position, None

@@ -172,8 +172,8 @@ class PartitionOwner:
         """
         while self.epoch is None:
             if self._recent.was_elsewhere and self._recent.found is None:
-                # A take-over whose reply is lost makes the next one find its own epoch.
-                self._recent.found = (await self.retry(lambda: self._store.read_position(self._partition)))[0]
+                found, _ = await self.retry(lambda: self._store.read_position(self._partition))
+                self._recent.taking_over(found)
             taken = await self.retry(
                 lambda: self._store.take_over(self._partition, self._recent.latest_epoch, self._published)
             )

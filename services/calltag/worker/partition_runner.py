@@ -351,7 +351,7 @@ class PartitionRunner:
             refusal = refuse(work, queue)
             if not await self._owner.record(refusal.folded, refusal.blocks):
                 return False
-            queue.sender_notified = True
+            queue.notified()
         try:
             await self._parking_lot.park(self._partition, work, queue)
         except BrokerError as error:
@@ -367,11 +367,10 @@ class PartitionRunner:
 
     async def _pass(self, queue: RetryQueue) -> None:
         """Remove the first operation of a queue."""
-        work = queue.waiting.popleft()
+        work = queue.first
         if work.delivery.returned >= _SUSPICIOUS:
             await self._owner.retry(lambda: self._crash_guard.end(work.name))
-        self._acknowledgeable.append(work.delivery.tag)
-        queue.is_unblocked = True
+        self._acknowledgeable.append(queue.take_first().delivery.tag)
 
     def _read(self, delivery: Delivery) -> Work:
         seen_ms = time.time_ns() // 1_000_000

@@ -59,6 +59,15 @@ class RetryQueue:
     def first(self) -> Work:
         return self.waiting[0]
 
+    def notified(self) -> None:
+        """Note that the sender of the first operation knows of its refusal."""
+        self.sender_notified = True
+
+    def take_first(self) -> Work:
+        """Remove the first operation, which no longer blocks the others."""
+        self.is_unblocked = True
+        return self.waiting.popleft()
+
 
 class RetryQueues:
     """The retry queues of one partition.

@@ -101,6 +101,10 @@ class Replays:
         self.is_read = self.read_to == until
         self._finish()
 
+    def reached(self, position: Position) -> None:
+        """Note that the past was read up to a position."""
+        self.read_to = position
+
     def end_reading(self, through: Position, until: Position) -> None:
         """Note that the past was read up to a position, and whether that is the end."""
         self.read_to = min(through, until)

@@ -436,7 +436,7 @@ class Session:
                 return
             replays.queue += lacked
             self._count(size)
-            replays.read_to = published.position
+            replays.reached(published.position)
         replays.end_reading(through, self.position)
 
     def _lacks(self, channel: str, position: Position) -> bool:

@@ -27,6 +27,23 @@ class Feed:
     repairing: bool = False
     look_again: bool = False
 
+    def begin_repair(self) -> bool:
+        """Demand that the stream is read on; return whether nobody reads it yet."""
+        self.look_again, was_repairing, self.repairing = True, self.repairing, True
+        return not was_repairing
+
+    def looked(self, *, has_more: bool) -> None:
+        """Note that the stream was read, and whether there is more, unless more was demanded meanwhile."""
+        self.look_again = self.look_again or has_more
+
+    def look(self) -> None:
+        """Note that the stream is read now."""
+        self.look_again = False
+
+    def end_repair(self) -> None:
+        """Note that nobody reads the stream any more."""
+        self.repairing = False
+
     def follow(self, entries: Iterable[StreamedEvent]) -> bool:
         """Return whether the entries follow the head without a gap."""
         head = self.head

@@ -197,6 +197,10 @@ class Connection(asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 - the library calls it so
         return self._view
 
+    def switch_to(self, protocol: ConnectionProtocol) -> None:
+        """Continue in another protocol."""
+        self.protocol = protocol
+
     def buffer_updated(self, nbytes: int) -> None:
         data = bytes(self._view[:nbytes])
         if self.is_closing:

@@ -114,6 +114,10 @@ class DirectRequest(Exchange):
     """Called at most once, and not after the response. True: the client has disconnected, or the server itself has
     responded. False: the client is half-closed, and may still read (RFC 9112, 9.6)."""
 
+    def notify_gone(self, on_gone: Callable[[bool], None]) -> None:
+        """Suspend the request: call `on_gone` when its client goes before the response."""
+        self.on_gone = on_gone
+
     def start(self, handler: "RequestHandler") -> bool:
         """Call the handler once the body is complete; returns as `parse` does."""
         self._handler = handler

@@ -61,6 +61,10 @@ class Exchange(ABC):
         self.keeps_alive = head.keep_alive
         """The connection stays open after the response."""
 
+    def close_after(self) -> None:
+        """Close the connection after the response."""
+        self.keeps_alive = False
+
     # Hooks of the handlers
 
     @abstractmethod

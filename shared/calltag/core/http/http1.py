@@ -194,7 +194,7 @@ class Http1:
         if self._exchange is None:
             self._connection.close()
         else:
-            self._exchange.keeps_alive = False
+            self._exchange.close_after()
 
     def writable(self) -> None:
         """Do nothing: the connection itself continues parsing."""
@@ -222,10 +222,10 @@ def upgrade(connection: "Connection", head: RequestHead) -> bool:
         return _refuse_upgrade(connection, handler)
     if handler is not None:
         direct = DirectWebSocket(connection, protocol)
-        connection.protocol = direct
+        connection.switch_to(direct)
         return direct.open(handler, fields)
     socket = AsgiWebSocket(connection, protocol, fields)
-    connection.protocol = socket
+    connection.switch_to(socket)
     socket.start(server.app, head)
     return False
 

@@ -118,6 +118,10 @@ class RequestHead:
         self.note: object = None
         """Facts that a handler derived from the head, cached for the next request with the same head."""
 
+    def keep(self, note: object) -> None:
+        """Cache facts that were derived from the head."""
+        self.note = note
+
     @property
     def headers(self) -> Headers:
         """Return the fields in order, with names in lower case."""

@@ -186,9 +186,17 @@ class Server:
                 self.drain_within(drain_timeout_s)
             await self._stop()
 
+    def handle_directly(self, direct: RequestHandler, on_broken: Callable[[int], None]) -> None:
+        """Serve with `direct` what that accepts, and report connections that end badly."""
+        self.direct, self.on_broken = direct, on_broken
+
+    def close_after_responses(self) -> None:
+        """Close each connection with its next response."""
+        self.is_stopping = True
+
     def drain_within(self, seconds: float) -> None:
         """Begin to stop: requests in flight have that many seconds from now to finish."""
-        self.is_stopping = True
+        self.close_after_responses()
         self._drain_until = self.loop.time() + seconds
 
     # Accepting

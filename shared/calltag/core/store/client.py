@@ -100,7 +100,7 @@ class RedisClient:
             # Also the case on a new master after a failover.
             unknown = [each for each in requests if each.is_of_unknown_script]
             for each in unknown:
-                each.commands, each.in_full, each.replies = [cast("Command", each.in_full)], None, []
+                each.send_in_full()
             if unknown:
                 await self.router.send(unknown)
 

@@ -56,6 +56,11 @@ class Request:
         """Return whether the server did not know the script."""
         return self.in_full is not None and isinstance(self.replies[0], NoScriptError)
 
+    def send_in_full(self) -> None:
+        """Name the script by its source from now on."""
+        if self.in_full is not None:
+            self.commands, self.in_full, self.replies = [self.in_full], None, []
+
     @property
     def redirect(self) -> MovedError | AskError | TryAgainError | None:
         """Return the redirect to another server of a cluster, if the first command was redirected."""

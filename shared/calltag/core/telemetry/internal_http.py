@@ -35,6 +35,10 @@ class Health:
     """JSON values that `/readyz?verbose` adds to the checks; usually why the check of that name fails."""
     stopping: bool = False
 
+    def stop(self) -> None:
+        """Report from now on that the service is not ready."""
+        self.stopping = True
+
     async def states(self) -> Mapping[str, bool]:
         """Run all checks concurrently; return their results and `running`. A check added meanwhile is False."""
         asked = dict(self.checks)
