@@ -21,6 +21,7 @@ _ROOT: Final = Path(__file__).parents[2]
 _COPIED: Final = ("services", "shared", "tests")
 _WORKER: Final = "services/calltag/worker"
 _LUA: Final = "shared/calltag/core/store/lua"
+_STORE_SOURCE: Final = "shared/calltag/core/store"
 _RABBITMQ: Final = "shared/calltag/core/broker/rabbitmq"
 _NOTIFIER: Final = "services/calltag/notifier"
 _MANAGER: Final = f"{_NOTIFIER}/session_manager.py"
@@ -466,6 +467,31 @@ HOMES: Final = (
     ),
 )
 PARTS: Final = (
+    Mutation(
+        "appends the events of a commit that was refused",
+        _one(
+            f"{_LUA}/append.lua",
+            "  if redis.call('GET', KEYS[1]) ~= ARGV[7] or redis.call('GET', KEYS[2]) ~= ARGV[8] then return {} end\n",
+            "",
+        ),
+        test="tests/contract/test_append_with_commit.py::test_events_of_a_commit_that_is_refused_are_not_added",
+    ),
+    Mutation(
+        "tells of a commit that the replicas do not have yet",
+        _one(f"{_WORKER}/partition_owner.py", "if self._store.waits_for_replicas:", "if False:"),
+        test="tests/integration/test_partition_steps.py::test_nothing_is_told_before_the_replicas_have_it",
+    ),
+    Mutation(
+        "sends again what may have been carried out",
+        _one(f"{_STORE_SOURCE}/connection.py", "again = [each for each in lost if each.idempotent]", "again = lost"),
+        test="tests/unit/store/test_client.py::test_what_may_not_be_sent_again_is_sent_once",
+    ),
+    Mutation(
+        "keeps connections that a fail-over has made those of a replica",
+        _one(f"{_STORE_SOURCE}/connection.py", "        if idle is self._idle:\n", "        if idle is not None:\n"),
+        test="tests/unit/store/test_client.py::"
+        "test_a_connection_that_was_in_use_when_others_were_closed_is_not_used_again",
+    ),
     Mutation(
         "lets an operation overtake one that was refused",
         _one(

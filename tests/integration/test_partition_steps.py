@@ -1,19 +1,20 @@
 """The worker of a partition step by step: in which order it works, and how it lets go of what it has."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import inspect
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from calltag.core.broker.memory import MemoryBroker
-from calltag.core.broker.ports import Delivery, PartitionConsumer
+from calltag.core.broker.ports import Delivery, Partition, PartitionConsumer
 from calltag.core.domain.operations import AttachUserData
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store
-from calltag.core.store.ports import CallStore, WorkerId
+from calltag.core.store.ports import CallStore, CommitPosition, Epoch, WorkerId
 from calltag.core.store.workers import RedisWorkerRegistry
 from calltag.core.telemetry.metrics import Metrics
 from calltag.worker.event_publisher import EventPublisher
@@ -48,9 +49,13 @@ class Recorded:
         self._inner = inner
         self._steps = steps
 
-    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._inner, name)
+        if not inspect.iscoroutinefunction(found):
+            return found
+
         async def call(*given: Any, **named: Any) -> Any:
-            result = await getattr(self._inner, name)(*given, **named)
+            result = await found(*given, **named)
             self._steps.append(name)
             return result
 
@@ -90,6 +95,34 @@ async def test_the_steps_of_a_batch_are_taken_in_the_order_that_the_promises_res
     taken = [step for step in steps if step != "read_position"]
     # The outbox is emptied by the next commit, or at the end.
     assert taken == ["batch", "take_over", "load", "commit", "wait_for_replicas", "send", "ack", "sent"]
+
+
+class Replicated(RedisCallStore):
+    """A store whose replicas have a commit when they are told to."""
+
+    def __init__(self, client: RedisClient) -> None:
+        super().__init__(client, KEYS)
+        self.waits_for_replicas = True
+        self.asked, self.have_it = asyncio.Event(), asyncio.Event()
+
+    async def wait_for_replicas(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
+        self.asked.set()
+        await self.have_it.wait()
+        await super().wait_for_replicas(partition, epoch, position)
+
+
+async def test_nothing_is_told_before_the_replicas_have_it(client: RedisClient) -> None:
+    broker, store = MemoryBroker(PARTITIONS), Replicated(client)
+    await begin(broker)
+    async with consuming(broker, store, outgoing_of(broker, client)):
+        await store.asked.wait()
+        assert await versions_told(client) == []
+        store.have_it.set()
+
+        async def is_told() -> bool:
+            return await versions_told(client) == [1]
+
+        await eventually(is_told)
 
 
 async def test_all_operations_of_a_batch_are_acknowledged(client: RedisClient) -> None:
