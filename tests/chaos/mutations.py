@@ -483,8 +483,22 @@ PARTS: Final = (
         test="tests/unit/store/test_client.py::test_what_may_not_be_sent_again_is_sent_once",
     ),
     Mutation(
+        "keeps idle connections to a server that is late",
+        _one(
+            f"{_STORE_SOURCE}/connection.py",
+            "            await self.close_idle()\n            raise\n",
+            "            raise\n",
+        ),
+        test="tests/unit/store/test_client.py::test_a_deadline_closes_the_idle_connections_too",
+    ),
+    Mutation(
+        "repeats a commit by which nothing is recognised",
+        _one(f"{_STORE_SOURCE}/calls.py", "replace(self._commit, idempotent=False)", "self._commit"),
+        test="tests/contract/test_lost_answers.py::test_a_commit_without_an_operation_is_not_sent_again",
+    ),
+    Mutation(
         "keeps connections that a fail-over has made those of a replica",
-        _one(f"{_STORE_SOURCE}/connection.py", "        if idle is self._idle:\n", "        if idle is not None:\n"),
+        _one(f"{_STORE_SOURCE}/connection.py", "if idle is self._idle and", "if idle is not None and"),
         test="tests/unit/store/test_client.py::"
         "test_a_connection_that_was_in_use_when_others_were_closed_is_not_used_again",
     ),

@@ -1,5 +1,5 @@
 -- Commit one batch of a partition atomically.
--- Idempotent: the repeat of a commit that took effect is a conflict, and changes nothing.
+-- Idempotent: the repeat of a commit with operations is a conflict, and changes nothing; one without is sent once.
 --
 -- KEYS: epoch, outbox, position, live calls by their last change, blocks, then for each change: state, user data, done,
 -- order.
