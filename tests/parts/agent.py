@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from parts.documented import is_documented, kind_of
 from parts.system import System
 
 JSON = dict[str, Any]
@@ -40,6 +41,9 @@ class Agent:
         response = await self.http.post(f"{self.cometd_url}/genesys/cometd", json=list(messages), timeout=40)
         assert response.status_code == 200, response.text
         answer: list[JSON] = response.json()
+        for message in answer:
+            if is_documented(message.get("channel", "")):
+                kind_of(message)
         return answer
 
     async def subscribe(self, *channels: str) -> None:
