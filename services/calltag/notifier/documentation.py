@@ -29,6 +29,8 @@ from calltag.notifier.event_views import (
 
 Schema = dict[str, Any]
 _REF: Final = "#/components/schemas/"
+_DEMO: Final = "demo"
+"""Password of the demo contact centre, which is public."""
 _ID: Final = "01RCC3N118B1V0SL8O7GK2LAES00000R"
 _CLIENT: Final = "cmfrggzdfmztwq2lknnwg23tpoa3tcnzsmfwgsy3f"
 
@@ -337,7 +339,7 @@ EXAMPLES: Final[Mapping[type, Schema]] = {
         "channel": HANDSHAKE,
         "version": "1.0",
         "supportedConnectionTypes": ["long-polling"],
-        "ext": {"authentication": {"userName": "alice", "password": "demo"}},
+        "ext": {"authentication": {"userName": "alice", "password": _DEMO}},
     },
     HandshakeReply: {
         "id": "1",
