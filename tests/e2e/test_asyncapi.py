@@ -15,7 +15,13 @@ from parts.documented import document, kind_of
 from parts.system import System, embedded_system
 
 ROOT = Path(__file__).parents[2]
-REQUESTS = ("HandshakeRequest", "SubscribeRequest", "ConnectRequest", "UnsubscribeRequest", "DisconnectRequest")
+REQUESTS = (
+    "MetaHandshakeRequest",
+    "MetaSubscribeRequest",
+    "MetaConnectRequest",
+    "MetaUnsubscribeRequest",
+    "MetaDisconnectRequest",
+)
 
 
 def read(path: str) -> Any:
@@ -46,7 +52,7 @@ async def test_each_example_of_a_request_is_answered(served: System) -> None:
         client_id = ""
         for name in REQUESTS:
             request = dict(examples[name]) | ({"clientId": client_id} if client_id else {})
-            if name == "ConnectRequest":
+            if name == "MetaConnectRequest":
                 request["advice"] = {"timeout": 0}
             [reply] = await alice.bayeux(request)
             assert reply["successful"], reply

@@ -47,7 +47,7 @@ def tour(client: Any, models: Any, api: Any) -> None:
     assert (user.user_name, len(user.devices)) == ("alice", 1)
     voice = models.OperateMeStartContactCenterSessionChannelsItem.VOICE
     start = models.OperateMeStartContactCenterSession(operation_name="StartContactCenterSession", channels=[voice])
-    assert client("api.me.operate_me").sync(client=api, body=start).status_code == 0
+    assert client("api.me.operate_me").sync(client=api, body=start, prefer="wait=10").status_code == 0
     [device] = client("api.devices.get_devices").sync(client=api, fields=["*"]).devices
     assert (device.phone_number, device.user_state.state) == ("15000", "NotReady")
     destination = models.DialDialDestination(phone_number="15001")
@@ -63,7 +63,7 @@ def tour(client: Any, models: Any, api: Any) -> None:
     refused = operate.sync(
         call.id, client=api, body=models.OperateCallRetrieve(operation_name="Retrieve"), prefer="wait=10"
     )
-    assert (type(refused).__name__, refused.status_code) == ("Refusal", 2)
+    assert (type(refused).__name__, refused.status_code) == ("ErrorAnswer", 2)
     shown = client("api.calls.get_call").sync(call.id, client=api).call
     assert shown.user_data.to_dict() == {"AccountNumber": "12345"}
     hangup = models.OperateCallHangup(operation_name="Hangup")

@@ -10,7 +10,7 @@ from uuid import uuid4
 from calltag.core.broker.ports import NodeId
 from calltag.core.domain.call import Call, Leg
 from calltag.core.domain.ids import CallId, DeviceId, UserId
-from calltag.core.domain.resource_view import CallResource, ParkedOperation, ShownCall, call_resource
+from calltag.core.domain.resource_view import BlockingOperation, CallResource, ShownCall, call_resource
 from calltag.core.identity.directory import Device, Directory, User
 from calltag.core.store.ports import CallReader, PendingCall, TooMuch
 from calltag.gateway.errors import InvalidState, NoPermission, NotFound, OutOfRange
@@ -60,7 +60,7 @@ class CallService:
             raise self.not_yours(call)
         shown = cast("ShownCall", self._view(call, viewer))
         if block is not None:
-            parked: ParkedOperation = {"operationId": block.operation_id, "reason": block.reason, "at": block.at_ms}
+            parked: BlockingOperation = {"operationId": block.operation_id, "reason": block.reason, "at": block.at_ms}
             shown["ext"] = {"calltag": {"parked": parked}}
         return shown
 

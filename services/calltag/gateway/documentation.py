@@ -64,57 +64,57 @@ CALL_EXAMPLE: Final[Schema] = {
 }  # fmt: skip
 
 
-class Answer(TypedDict):
+class AcceptedAnswer(TypedDict):
     """The request was accepted; with `Prefer: wait`, it took effect."""
 
     statusCode: Literal[0]
 
 
-class VersionAnswer(Answer):
+class VersionAnswer(AcceptedAnswer):
     """The version of the server."""
 
     version: str
 
 
-class UserAnswer(Answer):
+class UserAnswer(AcceptedAnswer):
     """The user of the session."""
 
     user: UserResource
 
 
-class DeviceAnswer(Answer):
+class DeviceAnswer(AcceptedAnswer):
     """One device."""
 
     device: DeviceResource
 
 
-class DevicesAnswer(Answer):
+class DevicesAnswer(AcceptedAnswer):
     """The devices if the request has `fields`, else their addresses."""
 
     devices: NotRequired[list[DeviceResource]]
     uris: NotRequired[list[str]]
 
 
-class CallAnswer(Answer):
+class CallAnswer(AcceptedAnswer):
     """One call."""
 
     call: ShownCall
 
 
-class CallsAnswer(Answer):
+class CallsAnswer(AcceptedAnswer):
     """The calls if the request has `fields`, else their addresses."""
 
     calls: NotRequired[list[CallResource]]
     uris: NotRequired[list[str]]
 
 
-class OperationAnswer(Answer):
+class OperationAnswer(AcceptedAnswer):
     """The operation was accepted. With `Prefer: wait` it took effect, and `call` is the call after it."""
 
     call: NotRequired[ShownCall]
 
 
-class Refusal(TypedDict):
+class ErrorAnswer(TypedDict):
     """The request was refused, and changed nothing; with 202 the operation was accepted, and its outcome is unknown."""
 
     statusCode: int
@@ -159,7 +159,7 @@ _HEADERS: Final[Mapping[str, Schema]] = {
 
 def _refusal(description: str, code: int, message: str) -> Schema:
     example = {"statusCode": code, "statusMessage": message}
-    return {"description": description, "model": Refusal, "content": {"application/json": {"example": example}}}
+    return {"description": description, "model": ErrorAnswer, "content": {"application/json": {"example": example}}}
 
 
 _REFUSALS: Final[Responses] = {
@@ -231,7 +231,7 @@ def _request(schema: Schema, examples: Mapping[str, object]) -> Schema:
                 "in": "header",
                 "schema": {"type": "string"},
                 "example": "wait=5",
-                "description": "Answer after the effect, waiting this many seconds at most.",
+                "description": "AcceptedAnswer after the effect, waiting this many seconds at most.",
             },
         ],
     }

@@ -80,7 +80,7 @@ def _add_me(router: APIRouter, api: Api) -> None:
         tags=["me"],
         operation_id="operateMe",
         summary="Start or end a contact-centre session",
-        responses=documentation.operation_answers(documentation.Answer),
+        responses=documentation.operation_answers(documentation.AcceptedAnswer),
         openapi_extra=documentation.ME,
     )
     async def operate_me(request: Request) -> Response:
@@ -212,7 +212,7 @@ def switch_routes(api: Api, *, max_events: int) -> APIRouter:
         "/events",
         operation_id="sendSwitchEvents",
         summary="Events of the switch, one or a list",
-        responses=documentation.operation_answers(documentation.Answer, 207, 404),
+        responses=documentation.operation_answers(documentation.AcceptedAnswer, 207, 404),
         openapi_extra=documentation.SWITCH,
     )
     async def events(request: Request) -> Response:

@@ -55,7 +55,7 @@ class ConnectAdvice(TypedDict):
     """Milliseconds before its next connect."""
 
 
-class Credentials(TypedDict):
+class HandshakeCredentials(TypedDict):
     """Name and password; one of the names is enough."""
 
     userName: NotRequired[str]
@@ -72,7 +72,7 @@ class CalltagWish(TypedDict):
     """Send events with the replies to connects only (true), or with any reply (false)."""
 
 
-class Timesync(TypedDict):
+class ClockTimes(TypedDict):
     """Times for the synchronization of clocks, in milliseconds."""
 
     tc: float
@@ -86,24 +86,24 @@ class Timesync(TypedDict):
 class HandshakeExt(TypedDict):
     """Extensions of a handshake."""
 
-    authentication: NotRequired[Credentials]
-    """Credentials, for clients that send neither a cookie nor HTTP Basic."""
+    authentication: NotRequired[HandshakeCredentials]
+    """HandshakeCredentials, for clients that send neither a cookie nor HTTP Basic."""
     ack: NotRequired[bool]
     """The client acknowledges what it receives."""
     replay: NotRequired[bool]
     """Messages have `data.event`, and subscriptions may begin in the past."""
     calltag: NotRequired[CalltagWish]
-    timesync: NotRequired[Timesync]
+    timesync: NotRequired[ClockTimes]
 
 
-class Request(TypedDict):
+class ClientMessage(TypedDict):
     """A message of a client."""
 
     id: NotRequired[str | int]
     timestamp: NotRequired[str]
 
 
-class HandshakeRequest(Request):
+class MetaHandshakeRequest(ClientMessage):
     """Begin a session."""
 
     channel: Literal["/meta/handshake"]
@@ -118,10 +118,10 @@ class ConnectExt(TypedDict):
 
     ack: NotRequired[int]
     """Number of the last reply that the client has."""
-    timesync: NotRequired[Timesync]
+    timesync: NotRequired[ClockTimes]
 
 
-class ConnectRequest(Request):
+class MetaConnectRequest(ClientMessage):
     """Wait for messages."""
 
     channel: Literal["/meta/connect"]
@@ -136,10 +136,10 @@ class SubscribeExt(TypedDict):
 
     replay: NotRequired[dict[str, int | str | None]]
     """By channel the `replayId` after which messages are wanted; -1: new ones only, -2: all that are kept."""
-    timesync: NotRequired[Timesync]
+    timesync: NotRequired[ClockTimes]
 
 
-class SubscribeRequest(Request):
+class MetaSubscribeRequest(ClientMessage):
     """Subscribe to channels or patterns."""
 
     channel: Literal["/meta/subscribe"]
@@ -148,7 +148,7 @@ class SubscribeRequest(Request):
     ext: NotRequired[SubscribeExt]
 
 
-class UnsubscribeRequest(Request):
+class MetaUnsubscribeRequest(ClientMessage):
     """End subscriptions."""
 
     channel: Literal["/meta/unsubscribe"]
@@ -156,7 +156,7 @@ class UnsubscribeRequest(Request):
     subscription: str | list[str]
 
 
-class DisconnectRequest(Request):
+class MetaDisconnectRequest(ClientMessage):
     """End the session."""
 
     channel: Literal["/meta/disconnect"]
@@ -187,10 +187,10 @@ class HandshakeReplyExt(TypedDict):
     ack: NotRequired[bool]
     replay: NotRequired[bool]
     calltag: NotRequired[CalltagOfHandshake]
-    timesync: NotRequired[Timesync]
+    timesync: NotRequired[ClockTimes]
 
 
-class HandshakeReply(Reply):
+class MetaHandshakeReply(Reply):
     """The session, or the reason why there is none."""
 
     channel: Literal["/meta/handshake"]
@@ -217,10 +217,10 @@ class ConnectReplyExt(TypedDict):
     ack: NotRequired[int]
     """Number of this reply."""
     calltag: NotRequired[CalltagOfConnect]
-    timesync: NotRequired[Timesync]
+    timesync: NotRequired[ClockTimes]
 
 
-class ConnectReply(Reply):
+class MetaConnectReply(Reply):
     """The end of a connect; messages come before it."""
 
     channel: Literal["/meta/connect"]
@@ -231,10 +231,10 @@ class ConnectReply(Reply):
 class ReplyExt(TypedDict):
     """Extensions of a reply."""
 
-    timesync: NotRequired[Timesync]
+    timesync: NotRequired[ClockTimes]
 
 
-class SubscribeReply(Reply):
+class MetaSubscribeReply(Reply):
     """The subscription, as it was sent."""
 
     channel: Literal["/meta/subscribe"]
@@ -243,7 +243,7 @@ class SubscribeReply(Reply):
     ext: NotRequired[ReplyExt]
 
 
-class UnsubscribeReply(Reply):
+class MetaUnsubscribeReply(Reply):
     """The subscription that ended, as it was sent."""
 
     channel: Literal["/meta/unsubscribe"]
@@ -252,7 +252,7 @@ class UnsubscribeReply(Reply):
     ext: NotRequired[ReplyExt]
 
 
-class DisconnectReply(Reply):
+class MetaDisconnectReply(Reply):
     """The end of the session, also when the server ends it."""
 
     channel: Literal["/meta/disconnect"]
@@ -334,14 +334,14 @@ _EXT: Final[Schema] = {
 }
 _ADVICE: Final[Schema] = {"reconnect": "retry", "interval": 0, "timeout": 30_000}
 EXAMPLES: Final[Mapping[type, Schema]] = {
-    HandshakeRequest: {
+    MetaHandshakeRequest: {
         "id": "1",
         "channel": HANDSHAKE,
         "version": "1.0",
         "supportedConnectionTypes": ["long-polling"],
         "ext": {"authentication": {"userName": "alice", "password": _DEMO}},
     },
-    HandshakeReply: {
+    MetaHandshakeReply: {
         "id": "1",
         "channel": HANDSHAKE,
         "successful": True,
@@ -351,26 +351,26 @@ EXAMPLES: Final[Mapping[type, Schema]] = {
         "clientId": _CLIENT,
         "advice": _ADVICE,
     },
-    ConnectRequest: {"id": "3", "channel": CONNECT, "clientId": _CLIENT, "connectionType": "long-polling"},
-    ConnectReply: {"id": "3", "channel": CONNECT, "successful": True, "clientId": _CLIENT, "advice": _ADVICE},
-    SubscribeRequest: {"id": "2", "channel": SUBSCRIBE, "clientId": _CLIENT, "subscription": CALLS_CHANNEL},
-    SubscribeReply: {
+    MetaConnectRequest: {"id": "3", "channel": CONNECT, "clientId": _CLIENT, "connectionType": "long-polling"},
+    MetaConnectReply: {"id": "3", "channel": CONNECT, "successful": True, "clientId": _CLIENT, "advice": _ADVICE},
+    MetaSubscribeRequest: {"id": "2", "channel": SUBSCRIBE, "clientId": _CLIENT, "subscription": CALLS_CHANNEL},
+    MetaSubscribeReply: {
         "id": "2",
         "channel": SUBSCRIBE,
         "successful": True,
         "clientId": _CLIENT,
         "subscription": CALLS_CHANNEL,
     },
-    UnsubscribeRequest: {"id": "4", "channel": UNSUBSCRIBE, "clientId": _CLIENT, "subscription": CALLS_CHANNEL},
-    UnsubscribeReply: {
+    MetaUnsubscribeRequest: {"id": "4", "channel": UNSUBSCRIBE, "clientId": _CLIENT, "subscription": CALLS_CHANNEL},
+    MetaUnsubscribeReply: {
         "id": "4",
         "channel": UNSUBSCRIBE,
         "successful": True,
         "clientId": _CLIENT,
         "subscription": CALLS_CHANNEL,
     },
-    DisconnectRequest: {"id": "5", "channel": DISCONNECT, "clientId": _CLIENT},
-    DisconnectReply: {"id": "5", "channel": DISCONNECT, "successful": True, "clientId": _CLIENT},
+    MetaDisconnectRequest: {"id": "5", "channel": DISCONNECT, "clientId": _CLIENT},
+    MetaDisconnectReply: {"id": "5", "channel": DISCONNECT, "successful": True, "clientId": _CLIENT},
     CallMessage: {
         "channel": CALLS_CHANNEL,
         "data": {
@@ -423,12 +423,12 @@ EXAMPLES: Final[Mapping[type, Schema]] = {
 """An example of each message."""
 
 CHANNELS: Final = (
-    _Channel("handshake", HANDSHAKE, "Begins a session.", [HandshakeReply], [HandshakeRequest]),
-    _Channel("connect", CONNECT, "Waits for messages: the request stays open until there are some.", [ConnectReply],
-             [ConnectRequest]),
-    _Channel("subscribe", SUBSCRIBE, "Subscribes to channels.", [SubscribeReply], [SubscribeRequest]),
-    _Channel("unsubscribe", UNSUBSCRIBE, "Ends subscriptions.", [UnsubscribeReply], [UnsubscribeRequest]),
-    _Channel("disconnect", DISCONNECT, "Ends a session.", [DisconnectReply], [DisconnectRequest]),
+    _Channel("handshake", HANDSHAKE, "Begins a session.", [MetaHandshakeReply], [MetaHandshakeRequest]),
+    _Channel("connect", CONNECT, "Waits for messages: the request stays open until there are some.", [MetaConnectReply],
+             [MetaConnectRequest]),
+    _Channel("subscribe", SUBSCRIBE, "Subscribes to channels.", [MetaSubscribeReply], [MetaSubscribeRequest]),
+    _Channel("unsubscribe", UNSUBSCRIBE, "Ends subscriptions.", [MetaUnsubscribeReply], [MetaUnsubscribeRequest]),
+    _Channel("disconnect", DISCONNECT, "Ends a session.", [MetaDisconnectReply], [MetaDisconnectRequest]),
     _Channel("calls", CALLS_CHANNEL, "Changes of the calls that the user's devices are on, one message for each leg of "
              "the user, and refusals of the user's operations.", [CallMessage, RefusalMessage]),
     _Channel("devices", DEVICES_CHANNEL, "Changes of the user's devices.", [DeviceMessage]),
@@ -505,7 +505,7 @@ def _schemas(models: Sequence[type]) -> Schema:
             if is_typeddict(each):
                 each.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)
     for name, each in list(globals().items()):
-        if is_typeddict(each) and name != "Request":
+        if is_typeddict(each) and name != "ClientMessage":
             each.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
     schemas: Schema = {}
     for model in models:

@@ -34,7 +34,7 @@ class Participant(TypedDict):
     digits: str
 
 
-class ParkedOperation(TypedDict):
+class BlockingOperation(TypedDict):
     """An operation that failed repeatedly, and blocks the call until an operator replays or drops it."""
 
     operationId: str
@@ -46,7 +46,7 @@ class ParkedOperation(TypedDict):
 class CalltagOfCall(TypedDict):
     """Properties that Web Services does not have."""
 
-    parked: ParkedOperation
+    parked: BlockingOperation
 
 
 class CallExt(TypedDict):
