@@ -123,7 +123,7 @@ class ErrorAnswer(TypedDict):
 
 
 _SELECTABLE: Final = ("UserResource", "DeviceResource", "CallResource", "ShownCall")
-"""Resources of which `fields` selects properties."""
+"""Resources whose properties the parameter `fields` selects."""
 
 
 def _describe_by_docstrings(*modules: ModuleType) -> None:

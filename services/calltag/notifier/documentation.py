@@ -36,7 +36,7 @@ _CLIENT: Final = "cmfrggzdfmztwq2lknnwg23tpoa3tcnzsmfwgsy3f"
 
 
 class Advice(TypedDict):
-    """What a client does next; it replaces the advice before."""
+    """The next step of a client; it replaces the advice before."""
 
     reconnect: Literal["retry", "handshake", "none"]
     interval: int

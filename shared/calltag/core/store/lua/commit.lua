@@ -91,7 +91,7 @@ for _, change in ipairs(changes) do
   redis.call('PEXPIRE', change.order, remembered)
 end
 for _, event in ipairs(events) do redis.call('RPUSH', KEYS[2], event) end
--- What was in the outbox before is published: its owner trims it in the exchange of the next commit.
+-- The events that were in the outbox before are published: its owner trims it in the exchange of the next commit.
 if is_published then
   if #events > 0 then redis.call('LTRIM', KEYS[2], -#events, -1) else redis.call('DEL', KEYS[2]) end
 end
