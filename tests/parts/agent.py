@@ -7,10 +7,12 @@ from typing import Any
 
 import httpx
 
-from parts.documented import is_documented, kind_of
+from calltag.core.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE, SUBSCRIBE, UNSUBSCRIBE
+from parts.documented import kind_of
 from parts.system import System
 
 JSON = dict[str, Any]
+_META = (HANDSHAKE, CONNECT, SUBSCRIBE, UNSUBSCRIBE, DISCONNECT)
 
 
 class Agent:
@@ -42,7 +44,8 @@ class Agent:
         assert response.status_code == 200, response.text
         answer: list[JSON] = response.json()
         for message in answer:
-            if is_documented(message.get("channel", "")):
+            # The answer to a message that a client publishes has the channel of that message.
+            if "data" in message or message.get("channel") in _META:
                 kind_of(message)
         return answer
 

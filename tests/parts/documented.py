@@ -45,8 +45,3 @@ def kind_of(message: dict[str, Any]) -> str:
             return name
     told = [error.message for name in names for error in _validator(name).iter_errors(message)]
     raise AssertionError(f"{message} is not documented: {told[:3]}")
-
-
-def is_documented(channel: str) -> bool:
-    """Whether the document has the channel; clients may publish to others, and are answered."""
-    return any(address.fullmatch(channel) for address, _ in _channels())
