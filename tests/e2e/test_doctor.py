@@ -132,7 +132,7 @@ def test_a_user_with_the_documented_rights_is_well(
     tmp_path: Path, where: Where, rabbitmq: RabbitMq, redis_url: str
 ) -> None:
     set_up(tmp_path, where, redis_url)
-    document = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    document = (Path(__file__).parents[2] / "docs" / "operating.md").read_text()
     [rights] = re.findall(r"rabbitmqctl set_permissions -p / calltag (.*)", document)
     configure, write, read = (
         each.replace("calltag", where["CALLTAG_AMQP__PREFIX"]) for each in re.findall("'(.*?)'", rights)
@@ -164,7 +164,7 @@ def test_a_user_without_rights_that_services_need_is_told(
     found = doctor(tmp_path, as_user(rabbitmq, where, configure, write, ".*"))
     [line] = [line for line in found.splitlines() if told in line]
     assert line.startswith("WRONG  ")
-    assert "docs/operations.md" in line
+    assert "docs/operating.md" in line
 
 
 def test_a_redis_user_with_all_that_the_services_need_is_well(tmp_path: Path, where: Where, redis_url: str) -> None:

@@ -33,7 +33,7 @@ _MOST_SESSIONS: Final = 2_000
 _LOOK_DEADLINE_S: Final = 9.0
 _CLOSE_DEADLINE_S: Final = 1.0
 _OLDEST_RABBITMQ: Final = (3, 10)
-_RIGHTS: Final = "which services have to (rabbitmqctl set_permissions; docs/operations.md has the rights)"
+_RIGHTS: Final = "which services have to (rabbitmqctl set_permissions; docs/operating.md has the rights)"
 _NOT_COMPARED: Final = (
     "and were not compared with the settings, as the user in CALLTAG_AMQP__URL may not declare them (calltag topology "
     "apply needs that, the services do not)"
