@@ -101,6 +101,7 @@ check: $(DEV_READY)
 	@$(BIN)/python deploy/audit.py
 	@$(BIN)/calltag docs --check
 	@PYTHONPATH=tests $(BIN)/python tests/house.py > /dev/null
+	@$(BIN)/python tests/language.py
 	@$(BIN)/yamllint --strict -c deploy/.yamllint.yaml deploy
 	@$(BIN)/hadolint deploy/Dockerfile
 	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml

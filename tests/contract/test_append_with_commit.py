@@ -19,7 +19,7 @@ from calltag.core.store.watches import RedisWatches, Watched
 from parts.hubs import CountingClient
 from parts.store_commands import library
 
-KEYS, PARTITION, ALICE, BOB, ROOT = Keys("along"), Partition(3), UserId("alice"), UserId("bob"), UserId("root")
+KEYS, PARTITION, ALICE, BOB, ROOT = Keys("following"), Partition(3), UserId("alice"), UserId("bob"), UserId("root")
 CALL = Call(CallId("C1"), ConnId("c"), CallType.INTERNAL, "", 1, (), version=1)
 CHANGE = Change("call:C1", None, CALL, [(OperationId("o1"), Done(StatusCode.SUCCESS, 1))])
 EVENT = Addition("call:C1", 1, b"event")
@@ -48,7 +48,7 @@ async def commit(
     store: RedisCallStore, epoch: Epoch, append: AppendWithCommit, changes: Sequence[Change] = (CHANGE,), after: int = 0
 ) -> CommitPosition:
     made = await store.commit(
-        PARTITION, epoch, changes, [b"event"], after=CommitPosition(after), along=(append.request,)
+        PARTITION, epoch, changes, [b"event"], after=CommitPosition(after), following=(append.request,)
     )
     return made.position
 
@@ -77,8 +77,8 @@ async def test_a_commit_and_its_events_are_one_exchange(
     assert len(counting.exchanges) == before + 1
     appended = append.appended()
     assert appended is not None
-    of_all, of_users = appended
-    assert of_all == [ROOT]
+    watchers_of_all, of_users = appended
+    assert watchers_of_all == [ROOT]
     assert list(of_users) == [ALICE, BOB]
     assert (of_users[ALICE].nodes, of_users[BOB].nodes) == ([NodeId("n1")], [])
     assert all(each.places[0] is not None for each in of_users.values())
@@ -134,7 +134,7 @@ async def test_a_user_who_watches_others_gets_the_events_later(
     assert await commit(store, epoch, append) == 1
     appended = append.appended()
     assert appended is not None
-    of_all, of_users = appended
-    assert (of_all, of_users[ALICE].deferred, of_users[BOB].deferred) == ([], True, False)
+    watchers_of_all, of_users = appended
+    assert (watchers_of_all, of_users[ALICE].deferred, of_users[BOB].deferred) == ([], True, False)
     assert of_users[BOB].watchers == [ALICE]
     assert [await entries(streams, user) for user in (ALICE, BOB)] == [[], [b"event"]]

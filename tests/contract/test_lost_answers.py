@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -27,7 +28,15 @@ from calltag.core.store.client_ids import digest_of, new_client_id
 from calltag.core.store.connection import Request
 from calltag.core.store.event_log import Addition, RedisEventLog
 from calltag.core.store.keys import Keys
-from calltag.core.store.ports import Change, CommitConflict, CommitPosition, Done
+from calltag.core.store.ports import (
+    Change,
+    CommitConflict,
+    CommitPosition,
+    Done,
+    Epoch,
+    Fenced,
+    StoreUnavailable,
+)
 from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.store.sessions import (
     Changed,
@@ -59,6 +68,10 @@ class Losses:
     def __init__(self) -> None:
         self.count = 0
         self._again = False
+
+    @property
+    def next_is_lost(self) -> bool:
+        return not self._again
 
     def is_lost(self) -> bool:
         self._again = not self._again
@@ -290,6 +303,24 @@ async def committed(store: RedisCallStore, changes: list[Change], event: bytes) 
     _, position = await store.read_position(PARTITION)
     assert position == before + 1
     return position
+
+
+async def test_a_commit_without_an_operation_is_not_sent_again(client: RedisClient, losses: Losses) -> None:
+    """Nothing would show that it took effect; its owner takes the partition over, and finds the event."""
+    store = RedisCallStore(client, KEYS)
+    epoch = (await store.take_over(PARTITION)).epoch
+    for _ in range(4):
+        # The script is known to the server from here on.
+        with suppress(StoreUnavailable, Fenced):
+            await store.commit(PARTITION, Epoch(0), [], [])
+    while not losses.next_is_lost:
+        await client.ping()
+    before = losses.count
+    with pytest.raises(StoreUnavailable):
+        await store.commit(PARTITION, epoch, [], [b"event"])
+    assert losses.count == before + 1
+    taken = await store.take_over(PARTITION)
+    assert (taken.kept, taken.position) == (1, 1)
 
 
 async def test_a_loss_is_noted_once(client: RedisClient, store: RedisCallStore) -> None:

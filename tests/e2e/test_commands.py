@@ -262,8 +262,9 @@ def test_the_documents_are_up_to_date(tmp_path: Path) -> None:
     root = Path(__file__).parents[2]
     assert write_documents(root, check=True) == []
     (tmp_path / "docs").mkdir()
-    for name, variable in (("README.md", "CALLTAG_PARTITIONS"), ("docs/settings.md", "CALLTAG_LOGIN__WINDOW_S")):
-        (tmp_path / name).write_text((root / name).read_text().replace(variable, "OTHER"))
-    assert len(write_documents(tmp_path, check=True)) == 4
-    assert len(write_documents(tmp_path, check=False)) == 4
+    text = (root / "docs" / "settings.md").read_text()
+    for variable in ("CALLTAG_PARTITIONS", "CALLTAG_LOGIN__WINDOW_S"):
+        (tmp_path / "docs" / "settings.md").write_text(text.replace(variable, "OTHER"))
+        assert tmp_path / "docs" / "settings.md" in write_documents(tmp_path, check=True)
+        assert write_documents(tmp_path, check=False)
     assert write_documents(tmp_path, check=True) == []

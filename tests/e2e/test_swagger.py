@@ -75,3 +75,38 @@ async def test_the_page_works_in_a_browser_and_runs_no_script_that_is_not_its_ow
     assert await page.evaluate("violations") == []
     assert not await page.evaluate(INJECT)
     await eventually(lambda: shows("violations.length == 1 && violations[0] == 'script-src-elem inline'"))
+
+
+OPERATION = "document.querySelector('.opblock-{method} [data-path=\"{path}\"]').closest('.opblock')"
+FILL = """
+((selector, text) => {{
+  const input = document.querySelector(selector)
+  Object.getOwnPropertyDescriptor(HTMLInputElement.prototype, 'value').set.call(input, text)
+  input.dispatchEvent(new Event('input', {{ bubbles: true }}))
+}})('{selector}', '{text}')
+"""
+
+
+async def test_a_person_authorizes_and_tries_an_operation(system: System, page: Page) -> None:
+    await page.open(f"{system.gateway_url}/docs")
+
+    async def shows(expression: str) -> bool:
+        return bool(await page.evaluate(f"Boolean({expression})"))
+
+    async def click(expression: str) -> None:
+        await eventually(lambda: shows(expression))
+        await page.evaluate(f"{expression}.click()")
+
+    await click("document.querySelector('.auth-wrapper .authorize')")
+    await eventually(lambda: shows("document.querySelector('#auth-basic-username')"))
+    await page.evaluate(FILL.format(selector="#auth-basic-username", text="alice"))
+    await page.evaluate(FILL.format(selector="#auth-basic-password", text="demo"))
+    await click("document.querySelector('#auth-basic-username').closest('form').querySelector('.authorize')")
+    await click("document.querySelector('.btn-done')")
+    for method, path in (("get", "/api/v2/me"), ("post", "/api/v2/me")):
+        operation = OPERATION.format(method=method, path=path)
+        await click(f"{operation}.querySelector('.opblock-summary-control')")
+        await click(f"{operation}.querySelector('.try-out__btn')")
+        await click(f"{operation}.querySelector('.execute')")
+        status = f"{operation}.querySelector('.live-responses-table tbody .response-col_status')?.textContent.trim()"
+        await eventually(lambda status=status: shows(f"{status}.startsWith('200')"))  # type: ignore[misc]

@@ -112,6 +112,18 @@ async def test_a_frozen_master_holds_up_nobody_when_it_is_replaced(redis: Redis)
     await asyncio.to_thread(wait_until, redis.whole)
 
 
+async def test_who_only_asks_whether_the_masters_answer_finds_the_new_one(cluster: RedisCluster) -> None:
+    client = connect(cluster)
+    try:
+        await eventually(client.ping)
+        old = master_of(cluster)
+        cluster.programs[old].kill()
+        await eventually(client.ping, within_s=40)
+        assert old not in {int(each.name.rpartition(":")[2]) for each in await client.router.masters()}
+    finally:
+        await client.close()
+
+
 async def test_a_demoted_master_is_left_by_every_connection(redis_sentinel: RedisSentinel) -> None:
     redis_sentinel.clear()
     client = connect(redis_sentinel, _PATIENT_S)

@@ -7,9 +7,12 @@ from typing import Any
 
 import httpx
 
+from calltag.core.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE, SUBSCRIBE, UNSUBSCRIBE
+from parts.documented import kind_of
 from parts.system import System
 
 JSON = dict[str, Any]
+_META = (HANDSHAKE, CONNECT, SUBSCRIBE, UNSUBSCRIBE, DISCONNECT)
 
 
 class Agent:
@@ -40,6 +43,10 @@ class Agent:
         response = await self.http.post(f"{self.cometd_url}/genesys/cometd", json=list(messages), timeout=40)
         assert response.status_code == 200, response.text
         answer: list[JSON] = response.json()
+        for message in answer:
+            # The answer to a message that a client publishes has the channel of that message.
+            if "data" in message or message.get("channel") in _META:
+                kind_of(message)
         return answer
 
     async def subscribe(self, *channels: str) -> None:

@@ -3,37 +3,13 @@
 import asyncio
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from calltag.cli.parked import NotParked
 from calltag.cli.parked_commands import parked_app
-from calltag.cli.partitions import NothingStarted
-from calltag.cli.sessions import NoSuchSession
 from calltag.core import VERSION
-from calltag.core.broker.ports import BrokerError
-from calltag.core.http.server import PortBusy
-from calltag.core.identity.directory import DirectoryError
-from calltag.core.process.lifecycle import ServiceFailed, first_leaf
 from calltag.core.process.os_limits import collect_less_often
-from calltag.core.process.tls import TlsError
-from calltag.core.settings import SettingsError
-from calltag.core.store.ports import StoreError
-
-_EXPECTED: Final = (
-    SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BrokerError, ServiceFailed, NoSuchSession,
-    NotParked, NothingStarted,
-)  # fmt: skip
-
-
-def expected_error(error: BaseException) -> BaseException | None:
-    """Return the error to show in one line, the first one of a group; None if a traceback has to show it."""
-    if isinstance(error, BaseExceptionGroup):
-        expected, unexpected = error.split(_EXPECTED)
-        return first_leaf(expected) if expected is not None and unexpected is None else None
-    return error if isinstance(error, _EXPECTED) else None
-
 
 if TYPE_CHECKING:
     from calltag.cli.sessions import ListedSession
@@ -95,7 +71,7 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.exit(_EXIT_INTERRUPTED)
     except Exception as error:
-        from calltag.cli.main import expected_error
+        from calltag.cli.expected import expected_error
 
         expected = expected_error(error)
         if expected is None:

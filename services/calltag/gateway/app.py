@@ -168,6 +168,7 @@ def build_app(api: Api, metrics: GatewayMetrics, *, max_switch_events: int) -> F
     app.include_router(product_routes())
     app.include_router(user_routes(api))
     app.include_router(switch_routes(api, max_events=max_switch_events))
+    documentation.document(app)
     refusals = Refusals(metrics)
     for kind in refusals.KINDS:
         app.add_exception_handler(kind, refusals.answer)

@@ -4,17 +4,18 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 from uuid import uuid4
 
 from calltag.core.broker.ports import NodeId
 from calltag.core.domain.call import Call, Leg
 from calltag.core.domain.ids import CallId, DeviceId, UserId
-from calltag.core.domain.resource_view import call_resource
+from calltag.core.domain.resource_view import BlockingOperation, CallResource, ShownCall, call_resource
 from calltag.core.identity.directory import Device, Directory, User
 from calltag.core.store.ports import CallReader, PendingCall, TooMuch
 from calltag.gateway.errors import InvalidState, NoPermission, NotFound, OutOfRange
 from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
-from calltag.gateway.resources import Resource, TooLong, bounded_collection, names
+from calltag.gateway.resources import TooLong, bounded_collection, names
 
 
 def now_ms() -> int:
@@ -45,7 +46,7 @@ class CallService:
         """Begin to read the call of an operation, while its caller is authenticated."""
         return self.reader.begin_call(call_id)
 
-    async def call(self, user: User, call_id: CallId) -> Resource:
+    async def call(self, user: User, call_id: CallId) -> ShownCall:
         """Return a call as the user sees it, or as a party that the user oversees sees it.
 
         On a blocked call, `ext.calltag.parked` names the parked operation. Raises NotFound, NoPermission.
@@ -57,11 +58,11 @@ class CallService:
         viewer = user.id if call.is_open_to(user.id) or user.is_administrator else next(overseen, None)
         if viewer is None:
             raise self.not_yours(call)
-        resource = self._view(call, viewer)
-        if block is None:
-            return resource
-        parked = {"operationId": block.operation_id, "reason": block.reason, "at": block.at_ms}
-        return {**resource, "ext": {"calltag": {"parked": parked}}}
+        shown = cast("ShownCall", self._view(call, viewer))
+        if block is not None:
+            parked: BlockingOperation = {"operationId": block.operation_id, "reason": block.reason, "at": block.at_ms}
+            shown["ext"] = {"calltag": {"parked": parked}}
+        return shown
 
     def _oversees(self, user: User, party: UserId, call: Call) -> bool:
         return call.is_open_to(party) and self.directory.oversees(user.id, party)
@@ -125,7 +126,7 @@ class CallService:
     async def _is_crowded(self, user: UserId | None) -> bool:
         return user is not None and await self.reader.is_on(user, self.bounds.max_live_calls)
 
-    def _view(self, call: Call, viewer: UserId) -> Resource:
+    def _view(self, call: Call, viewer: UserId) -> CallResource:
         return call_resource(call, _leg(call, viewer), self.clock_ms(), self.base_url)
 
 

@@ -1,11 +1,21 @@
-"""Parts of the OpenAPI document that the routes do not declare themselves: bodies, responses, examples.
+"""The OpenAPI document: answers and refusals by route, from the models of resources and the table of operations.
 
 The examples of AttachUserData are those of its page in the Web Services API reference.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final
+from types import ModuleType
+from typing import Any, Final, Literal, NotRequired
 
+from fastapi import FastAPI
+from pydantic import ConfigDict
+from typing_extensions import TypedDict, is_typeddict
+
+from calltag.core.domain import resource_view
+from calltag.core.domain.resource_view import CallResource, ShownCall
+from calltag.core.identity.authentication import COOKIE
+from calltag.core.identity.http_sessions import CSRF_HEADER
+from calltag.gateway import resources
 from calltag.gateway.operations import (
     CALL_OPERATIONS,
     DEVICE_OPERATIONS,
@@ -13,10 +23,12 @@ from calltag.gateway.operations import (
     USER_DATA,
     Operations,
 )
+from calltag.gateway.resources import DeviceResource, UserResource
 
 Schema = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]
 
+VERSION_PATH: Final = "/api/v2/diagnostics/version"
 DESCRIPTION: Final = """
 Attached data of live calls, by the Web Services v2 API.
 
@@ -52,41 +64,150 @@ CALL_EXAMPLE: Final[Schema] = {
 }  # fmt: skip
 
 
+class AcceptedAnswer(TypedDict):
+    """The request was accepted; with `Prefer: wait`, it took effect."""
+
+    statusCode: Literal[0]
+
+
+class VersionAnswer(AcceptedAnswer):
+    """The version of the server."""
+
+    version: str
+
+
+class UserAnswer(AcceptedAnswer):
+    """The user of the session."""
+
+    user: UserResource
+
+
+class DeviceAnswer(AcceptedAnswer):
+    """One device."""
+
+    device: DeviceResource
+
+
+class DevicesAnswer(AcceptedAnswer):
+    """The devices if the request has `fields`, else their addresses."""
+
+    devices: NotRequired[list[DeviceResource]]
+    uris: NotRequired[list[str]]
+
+
+class CallAnswer(AcceptedAnswer):
+    """One call."""
+
+    call: ShownCall
+
+
+class CallsAnswer(AcceptedAnswer):
+    """The calls if the request has `fields`, else their addresses."""
+
+    calls: NotRequired[list[CallResource]]
+    uris: NotRequired[list[str]]
+
+
+class OperationAnswer(AcceptedAnswer):
+    """The operation was accepted. With `Prefer: wait` it took effect, and `call` is the call after it."""
+
+    call: NotRequired[ShownCall]
+
+
+class ErrorAnswer(TypedDict):
+    """The request was refused, and changed nothing; with 202 the operation was accepted, and its outcome is unknown."""
+
+    statusCode: int
+    statusMessage: str
+    """The reason, for people."""
+
+
+_SELECTABLE: Final = ("UserResource", "DeviceResource", "CallResource", "ShownCall")
+"""Resources whose properties the parameter `fields` selects."""
+
+
+def _describe_by_docstrings(*modules: ModuleType) -> None:
+    """Take the docstrings of fields as their descriptions; the domain itself knows no framework."""
+    for module in modules:
+        for model in vars(module).values():
+            if is_typeddict(model):
+                model.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)
+
+
+_describe_by_docstrings(resource_view, resources)
+
+
+def _header(description: str, example: str) -> Schema:
+    return {"description": description, "schema": {"type": "string"}, "example": example}
+
+
+_REQUEST_ID: Final = {
+    "X-Request-Id": _header("Id of the request, which the log names.", "4f1c0de2b1c94f0f8d2d3c0a5a5e1b77")
+}
+_RETRY_AFTER: Final = {"Retry-After": _header("Seconds after which to try again.", "1")}
+_OPERATION: Final = {
+    "Operation-Id": _header("Id of the operation, which messages and log name.", "ik2f0c1e9b6c1f4b7d8a90"),
+    "Preference-Applied": _header("Present if the request waited for the effect.", "wait=5"),
+    "Idempotent-Replayed": _header("Present if the answer is that of an earlier request with the same key.", "true"),
+}
+_HEADERS: Final[Mapping[str, Schema]] = {
+    "401": {"WWW-Authenticate": _header("The scheme of authentication.", 'Basic realm="calltag", charset="UTF-8"')},
+    "429": _RETRY_AFTER,
+    "503": _RETRY_AFTER,
+}
+
+
 def _refusal(description: str, code: int, message: str) -> Schema:
     example = {"statusCode": code, "statusMessage": message}
-    schema = {
-        "type": "object",
-        "required": ["statusCode", "statusMessage"],
-        "properties": {"statusCode": {"type": "integer"}, "statusMessage": {"type": "string"}},
-    }
-    return {"description": description, "content": {"application/json": {"schema": schema, "example": example}}}
+    return {"description": description, "model": ErrorAnswer, "content": {"application/json": {"example": example}}}
 
 
-REFUSALS: Final[Responses] = {
+_REFUSALS: Final[Responses] = {
+    202: _refusal("Accepted, and not carried out within the time to wait (9)", 9, "accepted, but ..."),
+    207: _refusal(
+        "With Prefer: wait: some events took effect, and some were refused (7)",
+        7,
+        "1 of 2 events were refused: event 1 (ended-1): 6, there is no call 01RCC3N118B1V0SL8O7GK2LAES00000R",
+    ),
     400: _refusal("A parameter is missing (1), invalid (10), or not valid in this state (2)", 1, "userData is missing"),
     401: _refusal("No credentials, or wrong ones (20)", 20, "user name or password is wrong"),
-    403: _refusal("A feature or role is missing (3), or the resource is somebody else's (5)", 5, "not a call of yours"),
+    403: _refusal("A feature or role is missing (3), or the resource is another user's (5)", 5, "not a call of yours"),
     404: _refusal("The resource does not exist (6)", 6, "there is no call 01RCC3N118B1V0SL8O7GK2LAES00000R"),
-    408: _refusal("The body took too long to come (10)", 10, "the body did not come within 10 s"),
+    408: _refusal("The body was too slow (10)", 10, "the body did not come within 10 s"),
     409: _refusal(
-        "The Idempotency-Key is of another request, or of one too long ago (18)", 18, "Idempotency-Key was used for ..."
+        "The Idempotency-Key was used for another request, or for one too long ago (18)",
+        18,
+        "Idempotency-Key was used for ...",
     ),
     413: _refusal("The body is too large (10)", 10, "the body is larger than 262144 bytes"),
+    415: _refusal("The body is not JSON (10)", 10, "the body must be JSON: send Content-Type: application/json"),
     429: _refusal(
-        "The user, or the address, sends faster than it may (4), or too many passwords of this user or from "
-        "this address were wrong (20); try again after Retry-After",
+        "The user or the address exceeds its rate (4), or had too many wrong passwords (20); retry after Retry-After",
         4,
         "5 operations a second are allowed to one user",
     ),
-    500: _refusal(
-        "What the store holds cannot be read by this version (4)", 4, "the record of call:01RC... is not ..."
-    ),
+    500: _refusal("This version cannot read a record in Redis (4)", 4, "the record of call:01RC... is not ..."),
     503: _refusal(
         "RabbitMQ or Redis is unavailable, or the service is overloaded (4); retry after Retry-After",
         4,
         "RabbitMQ is unavailable",
     ),
 }
+_OF_ALL: Final = (401, 429, 503)
+_OF_OPERATIONS: Final = (202, 400, 403, 408, 409, 413, 415, 500)
+
+
+def answers(model: type, *refusals: int, example: Mapping[str, object] | None = None) -> Responses:
+    """Return the responses of a route: the model of its answer, and the refusals that occur beside those of all."""
+    content = {} if example is None else {"content": {"application/json": {"example": example}}}
+    described = str(model.__doc__).strip()
+    codes = sorted({*refusals, *_OF_ALL})
+    return {200: {"model": model, "description": described, **content}, **{code: _REFUSALS[code] for code in codes}}
+
+
+def operation_answers(model: type, *refusals: int) -> Responses:
+    """Return the responses of a route for operations."""
+    return answers(model, *_OF_OPERATIONS, *refusals, example={"statusCode": 0})
 
 
 def _documented(operations: Operations[Any]) -> Schema:
@@ -110,16 +231,9 @@ def _request(schema: Schema, examples: Mapping[str, object]) -> Schema:
                 "in": "header",
                 "schema": {"type": "string"},
                 "example": "wait=5",
-                "description": "Answer after the effect, waiting this many seconds at most.",
+                "description": "AcceptedAnswer after the effect, waiting this many seconds at most.",
             },
         ],
-        "responses": {
-            "200": {
-                "description": "Accepted, and safe with the broker; with Prefer: wait, carried out",
-                "content": {"application/json": {"example": {"statusCode": 0}}},
-            },
-            "202": _refusal("Accepted, and not carried out within the time to wait (9)", 9, "accepted, but ..."),
-        },
     }
 
 
@@ -164,22 +278,58 @@ SWITCH_EXAMPLE: Final[Schema] = {
 }
 
 
-def _switch() -> Schema:
-    either = {"oneOf": [_SWITCH_EVENT, {"type": "array", "items": _SWITCH_EVENT}]}
-    described = _request(either, {"CallStarted": SWITCH_EXAMPLE})
-    described["responses"]["207"] = _refusal(
-        "With Prefer: wait: some events took effect, and some were refused (7)",
-        7,
-        "1 of 2 events were refused: event 1 (ended-1): 6, there is no call 01RCC3N118B1V0SL8O7GK2LAES00000R",
-    )
-    return described
+SWITCH: Final = _request(
+    {"oneOf": [_SWITCH_EVENT, {"type": "array", "items": _SWITCH_EVENT}]}, {"CallStarted": SWITCH_EXAMPLE}
+)
 
-
-SWITCH: Final = _switch()
-
-CALL_ANSWER: Final[Responses] = {
-    200: {
-        "description": "The call as its user sees it",
-        "content": {"application/json": {"example": {"statusCode": 0, "call": CALL_EXAMPLE}}},
-    }
+_SECURITY: Final[Mapping[str, Schema]] = {
+    "basic": {"type": "http", "scheme": "basic", "description": "Name and password, which begin a session."},
+    "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "The cookie of the session."},
+    "csrf": {
+        "type": "apiKey",
+        "in": "header",
+        "name": CSRF_HEADER,
+        "description": "With the cookie, for all methods but GET, if CSRF protection is on: the token that each answer "
+        "to a GET has in the header of this name.",
+    },
 }
+
+
+def document(app: FastAPI) -> None:
+    """Complete the OpenAPI document of the application."""
+    generate = app.openapi
+
+    def completed() -> Schema:
+        if app.openapi_schema is None:
+            _complete(generate())
+        return app.openapi_schema or {}
+
+    app.openapi = completed  # type: ignore[method-assign]
+
+
+def _complete(schema: Schema) -> None:
+    schemas = schema["components"]["schemas"]
+    for model in schemas.values():
+        for member in model.get("properties", {}).values():
+            # Made of the name, which says the same.
+            member.pop("title", None)
+    for name in _SELECTABLE:
+        # The parameter `fields` selects properties.
+        schemas[name].pop("required")
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schema["components"]["securitySchemes"] = dict(_SECURITY)
+    for path, methods in schema["paths"].items():
+        for method, operation in methods.items():
+            # The framework promises it for parameters that it never refuses.
+            operation["responses"].pop("422", None)
+            _add_headers(operation["responses"], is_operation=method == "post")
+            if path != VERSION_PATH:
+                by_cookie: Schema = {"session": []} if method == "get" else {"session": [], "csrf": []}
+                operation["security"] = [{"basic": []}, by_cookie]
+
+
+def _add_headers(responses: Schema, *, is_operation: bool) -> None:
+    for code, response in responses.items():
+        of_operation = _OPERATION if is_operation and code == "200" else {}
+        response["headers"] = {**_REQUEST_ID, **of_operation, **_HEADERS.get(code, {})}

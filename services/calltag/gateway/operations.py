@@ -219,7 +219,7 @@ DEVICE_OPERATIONS: Final = Operations[Callable[[Body, Device, Directory, UserDat
                 "type": "object",
                 "required": ["phoneNumber"],
                 "properties": {
-                    "phoneNumber": {"type": "string", "pattern": _NUMBER.pattern, "maxLength": _MAX_NUMBER_BYTES}
+                    "phoneNumber": {"type": "string", "pattern": f"^{_NUMBER.pattern}$", "maxLength": _MAX_NUMBER_BYTES}
                 },
             },
             "userData": USER_DATA,

@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from calltag.core import VERSION
+from calltag.gateway.documentation import VERSION_PATH, VersionAnswer
 from calltag.gateway.resources import answer
 
 DOCS_PAGE: Final = "/docs"
@@ -44,7 +45,13 @@ def product_routes() -> APIRouter:
         }
         return answer({**version, "name": "calltag", "links": links})
 
-    @router.get("/api/v2/diagnostics/version", tags=["diagnostics"], summary="The version of the server")
+    @router.get(
+        VERSION_PATH,
+        tags=["diagnostics"],
+        operation_id="getVersion",
+        summary="The version of the server",
+        responses={200: {"model": VersionAnswer, "description": str(VersionAnswer.__doc__)}},
+    )
     async def show_version() -> Response:
         return answer(version)
 

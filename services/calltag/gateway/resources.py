@@ -1,13 +1,13 @@
 """Resources and responses in JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final
+from typing import Final, Literal
 
 import orjson
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from calltag.core.domain.agent import Agent, UserState
-from calltag.core.domain.user_data import JsonValue
 from calltag.core.identity.directory import Device, User
 
 
@@ -21,14 +21,51 @@ def answer(body: Mapping[str, object], http_status: int = 200, headers: Mapping[
     )
 
 
-Resource = Mapping[str, JsonValue]
+Resource = Mapping[str, object]
 _CAPABILITIES: Final = {
     UserState.LOGGED_OUT: ("StartContactCenterSession",),
     UserState.NOT_READY: ("EndContactCenterSession", "Dial"),
 }
 
 
-def user_resource(user: User, base_url: str) -> Resource:
+class UserResource(TypedDict):
+    """A user of the contact centre."""
+
+    id: str
+    userName: str
+    firstName: str
+    lastName: str
+    roles: list[str]
+    features: list[str]
+    """Names of the features that the user has, such as `api-voice`."""
+    devices: list[str]
+    """Ids of the user's devices."""
+    uri: str
+    path: str
+
+
+class UserStateResource(TypedDict):
+    """State of the user on a device."""
+
+    state: Literal["LoggedOut", "NotReady"]
+
+
+class DeviceResource(TypedDict):
+    """A device of a user."""
+
+    id: str
+    deviceState: Literal["Active"]
+    userState: UserStateResource
+    phoneNumber: str
+    e164Number: str
+    """Empty: calltag does not convert numbers."""
+    capabilities: list[str]
+    """Names of the operations that the state of the user allows."""
+    uri: str
+    path: str
+
+
+def user_resource(user: User, base_url: str) -> UserResource:
     """Return the user as `GET /api/v2/me` shows it."""
     return {
         "id": user.id,
@@ -43,7 +80,7 @@ def user_resource(user: User, base_url: str) -> Resource:
     }
 
 
-def device_resource(device: Device, state: UserState, base_url: str) -> Resource:
+def device_resource(device: Device, state: UserState, base_url: str) -> DeviceResource:
     """Return a device as its user sees it."""
     return {
         "id": device.id,

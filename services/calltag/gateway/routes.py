@@ -34,7 +34,11 @@ from calltag.gateway.resources import (
 from calltag.gateway.switch_events import switch_events
 
 Fields = Annotated[
-    list[str] | None, Query(description="`*` for whole resources, or names of properties, separated by commas.")
+    list[str] | None,
+    Query(
+        description="`*` for whole resources, or names of properties, separated by commas.",
+        json_schema_extra={"type": "array", "items": {"type": "string"}, "anyOf": None, "title": None},
+    ),
 ]
 
 
@@ -50,7 +54,7 @@ class Api:
 
 def user_routes(api: Api) -> APIRouter:
     """Return the routes under `/api/v2`."""
-    router = APIRouter(prefix="/api/v2", responses=documentation.REFUSALS)
+    router = APIRouter(prefix="/api/v2")
     _add_me(router, api)
     _add_devices(router, api)
     _add_calls(router, api)
@@ -60,12 +64,25 @@ def user_routes(api: Api) -> APIRouter:
 def _add_me(router: APIRouter, api: Api) -> None:
     service = api.service
 
-    @router.get("/me", tags=["me"], summary="The user of the session")
+    @router.get(
+        "/me",
+        tags=["me"],
+        operation_id="getMe",
+        summary="The user of the session",
+        responses=documentation.answers(documentation.UserAnswer),
+    )
     async def me(request: Request, fields: Fields = None) -> Response:
         user = await api.authentication.user(request)
         return answer({"statusCode": 0, "user": selected(user_resource(user, service.base_url), fields)})
 
-    @router.post("/me", tags=["me"], summary="Start or end a contact-centre session", openapi_extra=documentation.ME)
+    @router.post(
+        "/me",
+        tags=["me"],
+        operation_id="operateMe",
+        summary="Start or end a contact-centre session",
+        responses=documentation.operation_answers(documentation.AcceptedAnswer),
+        openapi_extra=documentation.ME,
+    )
     async def operate_me(request: Request) -> Response:
         received = await api.operations.receive(request)
         given = received.body.as_object()
@@ -76,15 +93,33 @@ def _add_me(router: APIRouter, api: Api) -> None:
 def _add_devices(router: APIRouter, api: Api) -> None:
     service = api.service
 
-    @router.get("/me/devices", tags=["devices"], summary="The user's devices")
+    @router.get(
+        "/me/devices",
+        tags=["devices"],
+        operation_id="getDevices",
+        summary="The user's devices",
+        responses=documentation.answers(documentation.DevicesAnswer, 500),
+    )
     async def devices(request: Request, fields: Fields = None) -> Response:
         user = await api.authentication.user(request)
         agent = await service.reader.agent(user.id)
         resources = [device_resource(device, device_state(device, agent), service.base_url) for device in user.devices]
         return answer(collection(resources, "devices", fields))
 
-    @router.get("/me/devices/{device_id}", tags=["devices"], summary="One device")
-    @router.get("/devices/{device_id}", tags=["devices"], summary="One device, by its deviceUri")
+    @router.get(
+        "/me/devices/{device_id}",
+        tags=["devices"],
+        operation_id="getDevice",
+        summary="One device",
+        responses=documentation.answers(documentation.DeviceAnswer, 403, 404, 500),
+    )
+    @router.get(
+        "/devices/{device_id}",
+        tags=["devices"],
+        operation_id="getDeviceByUri",
+        summary="One device, by its deviceUri",
+        responses=documentation.answers(documentation.DeviceAnswer, 403, 404, 500),
+    )
     async def device(request: Request, device_id: str, fields: Fields = None) -> Response:
         user = await api.authentication.user(request)
         found = service.device(user, DeviceId(device_id))
@@ -93,7 +128,12 @@ def _add_devices(router: APIRouter, api: Api) -> None:
         return answer({"statusCode": 0, "device": selected(device_resource(found, state, service.base_url), fields)})
 
     @router.post(
-        "/me/devices/{device_id}/calls", tags=["devices"], summary="Dial", openapi_extra=documentation.DEVICE_CALLS
+        "/me/devices/{device_id}/calls",
+        tags=["devices"],
+        operation_id="dial",
+        summary="Dial",
+        responses=documentation.operation_answers(documentation.OperationAnswer, 404),
+        openapi_extra=documentation.DEVICE_CALLS,
     )
     @router.post(
         "/devices/{device_id}/calls", tags=["devices"], summary="Dial, by the deviceUri", include_in_schema=False
@@ -109,18 +149,37 @@ def _add_devices(router: APIRouter, api: Api) -> None:
 def _add_calls(router: APIRouter, api: Api) -> None:
     service = api.service
 
-    @router.get("/me/calls", tags=["calls"], summary="The user's calls")
+    @router.get(
+        "/me/calls",
+        tags=["calls"],
+        operation_id="getCalls",
+        summary="The user's calls",
+        responses=documentation.answers(documentation.CallsAnswer, 400, 500),
+    )
     async def calls(request: Request, fields: Fields = None) -> Response:
         user = await api.authentication.user(request)
         return answer(await service.calls(user, fields))
 
-    @router.get("/me/calls/{call_id}", tags=["calls"], summary="One call", responses=documentation.CALL_ANSWER)
+    @router.get(
+        "/me/calls/{call_id}",
+        tags=["calls"],
+        operation_id="getCall",
+        summary="One call",
+        responses=documentation.answers(
+            documentation.CallAnswer, 403, 404, 500, example={"statusCode": 0, "call": documentation.CALL_EXAMPLE}
+        ),
+    )
     async def call(request: Request, call_id: str, fields: Fields = None) -> Response:
         user = await api.authentication.user(request)
         return answer({"statusCode": 0, "call": selected(await service.call(user, CallId(call_id)), fields)})
 
     router.post(
-        "/me/calls/{call_id}", tags=["calls"], summary="An operation on a call", openapi_extra=documentation.CALL
+        "/me/calls/{call_id}",
+        tags=["calls"],
+        operation_id="operateCall",
+        summary="An operation on a call",
+        responses=documentation.operation_answers(documentation.OperationAnswer, 404),
+        openapi_extra=documentation.CALL,
     )(operate_call(api))
 
 
@@ -147,9 +206,15 @@ def operate_call(api: Api) -> Callable[[Request, str], Awaitable[Response]]:
 
 def switch_routes(api: Api, *, max_events: int) -> APIRouter:
     """Return `POST /api/v2/switch/events`, for users with the role `switch`."""
-    router = APIRouter(prefix="/api/v2/switch", tags=["switch"], responses=documentation.REFUSALS)
+    router = APIRouter(prefix="/api/v2/switch", tags=["switch"])
 
-    @router.post("/events", summary="Events of the switch, one or a list", openapi_extra=documentation.SWITCH)
+    @router.post(
+        "/events",
+        operation_id="sendSwitchEvents",
+        summary="Events of the switch, one or a list",
+        responses=documentation.operation_answers(documentation.AcceptedAnswer, 207, 404),
+        openapi_extra=documentation.SWITCH,
+    )
     async def events(request: Request) -> Response:
         received = await api.operations.receive(request)
         if Role.SWITCH not in received.user.roles:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final
+from typing import Final, Literal, NotRequired
 
 import structlog
+from typing_extensions import TypedDict
 
 from calltag.core.bayeux.events import Event as Message
 from calltag.core.bayeux.events import Position, StreamedEvent
@@ -20,8 +21,7 @@ from calltag.core.contracts.operations import EVENT, WireError
 from calltag.core.domain.call import Leg
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
 from calltag.core.domain.ids import UserId
-from calltag.core.domain.resource_view import call_resource
-from calltag.core.domain.user_data import JsonValue
+from calltag.core.domain.resource_view import CallResource, call_resource
 from calltag.core.identity.directory import Directory
 from calltag.core.store.event_log import Entry
 from calltag.notifier.channel_policy import ALL_CALLS_CHANNEL, calls_channel_of
@@ -31,6 +31,103 @@ CALLS_CHANNEL: Final = "/v2/me/calls"
 DEVICES_CHANNEL: Final = "/v2/me/devices"
 SERVICES_CHANNEL: Final = "/notifications/services"
 _TIMES: Final = 1_024
+
+
+class ReplayEvent(TypedDict):
+    """Position of the message, for a session with the replay extension."""
+
+    replayId: int
+    createdDate: NotRequired[str]
+    """Time at which the operation was accepted, in ISO 8601."""
+
+
+class Data(TypedDict):
+    """Content of a message."""
+
+    event: NotRequired[ReplayEvent]
+
+
+class CallStateChange(Data):
+    """A call changed; `call` is the whole call after the change, from the leg of the recipient's device."""
+
+    notificationType: Literal["StatusChange", "ParticipantsUpdated", "AttachedDataChanged", "DtmfSent"]
+    call: CallResource
+    phoneNumber: str
+    """Number of the device."""
+    messageType: Literal["CallStateChangeMessage"]
+
+
+class DeviceUserState(TypedDict):
+    """State of the user on a device."""
+
+    state: Literal["LoggedOut", "NotReady"]
+
+
+class ChangedDevice(TypedDict):
+    """A device after the change."""
+
+    id: str
+    deviceState: Literal["Active"]
+    userState: DeviceUserState
+    phoneNumber: str
+    uri: str
+    path: str
+
+
+class DeviceStateChange(Data):
+    """The devices of the user changed."""
+
+    notificationType: Literal["StatusChange"]
+    devices: list[ChangedDevice]
+    messageType: Literal["DeviceStateChangeMessage"]
+
+
+class OperationRefusal(Data):
+    """An operation of the user that was accepted, and that the state of its call refused; nothing was changed."""
+
+    notificationType: Literal["OperationRefused"]
+    operationName: str
+    operationId: str
+    """As in the header `Operation-Id` of the answer to the request."""
+    callId: str | None
+    statusCode: int
+    statusMessage: str
+    messageType: Literal["ErrorMessage"]
+
+
+class ServiceState(TypedDict):
+    """State of a service."""
+
+    serviceName: Literal["voice"]
+    state: Literal["Active", "Inactive"]
+
+
+class ServiceStateChange(Data):
+    """Operations are accepted again (`Active`), or not until further notice (`Inactive`)."""
+
+    messageType: Literal["ServiceStateChangeMessage"]
+    services: list[ServiceState]
+
+
+class CalltagOfMessage(TypedDict):
+    """Properties that Web Services does not have."""
+
+    eventId: str
+    """The same in each repetition of a message."""
+    version: NotRequired[int]
+    """Version of the call, or of the user's devices: one more with each change."""
+    reason: NotRequired[Literal["silent"]]
+    """The call was ended because the switch no longer reported it."""
+    acceptedAt: str
+    """Time at which the operation was accepted, in ISO 8601."""
+    replayId: int
+    """Position in the user's stream: it rises with each event of the user."""
+
+
+class MessageExt(TypedDict):
+    """Extensions, by their name."""
+
+    calltag: CalltagOfMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +193,7 @@ class EventViews:
             yield Message(ALL_CALLS_CHANNEL, _call_data(event.call.legs[0], event, self.base_url), ext, created)
 
 
-def _call_data(leg: Leg, event: CallChanged, base_url: str) -> dict[str, JsonValue]:
+def _call_data(leg: Leg, event: CallChanged, base_url: str) -> CallStateChange:
     return {
         "notificationType": event.notification.value,
         "call": call_resource(event.call, leg, event.accepted_at_ms, base_url),
@@ -105,7 +202,7 @@ def _call_data(leg: Leg, event: CallChanged, base_url: str) -> dict[str, JsonVal
     }
 
 
-def _devices(event: DevicesChanged, base_url: str) -> dict[str, JsonValue]:
+def _devices(event: DevicesChanged, base_url: str) -> DeviceStateChange:
     return {
         "notificationType": "StatusChange",
         "devices": [
@@ -123,7 +220,7 @@ def _devices(event: DevicesChanged, base_url: str) -> dict[str, JsonValue]:
     }
 
 
-def _refusal(event: OperationRefused) -> dict[str, JsonValue]:
+def _refusal(event: OperationRefused) -> OperationRefusal:
     return {
         "notificationType": "OperationRefused",
         "operationName": event.operation_name,
@@ -135,16 +232,18 @@ def _refusal(event: OperationRefused) -> dict[str, JsonValue]:
     }
 
 
-def _ext(event: Event, version: int | None, position: Position) -> dict[str, JsonValue]:
-    """Return the fields beside the message, for clients written for calltag.
-
-    `version` rises by one with each change of the call, `replayId` with each event of the user.
-    """
-    known: dict[str, JsonValue] = {} if version is None else {"version": version}
+def _ext(event: Event, version: int | None, position: Position) -> MessageExt:
+    """Return the fields beside the message, for clients written for calltag."""
+    ext: CalltagOfMessage = {
+        "eventId": event.id,
+        "acceptedAt": _iso_time(event.accepted_at_ms),
+        "replayId": position,
+    }
+    if version is not None:
+        ext["version"] = version
     if isinstance(event, CallChanged) and event.reason is not None:
-        known["reason"] = event.reason
-    accepted_at = _iso_time(event.accepted_at_ms)
-    return {"calltag": {"eventId": event.id, **known, "acceptedAt": accepted_at, "replayId": position}}
+        ext["reason"] = event.reason
+    return {"calltag": ext}
 
 
 @lru_cache(maxsize=_TIMES)
@@ -155,9 +254,8 @@ def _iso_time(unix_ms: int) -> str:
 
 def services_event(*, available: bool) -> Message:
     """Return the message about the state of the backends, for `/notifications/services`."""
-    state = "Active" if available else "Inactive"
-    data: dict[str, JsonValue] = {
+    data: ServiceStateChange = {
         "messageType": "ServiceStateChangeMessage",
-        "services": [{"serviceName": "voice", "state": state}],
+        "services": [{"serviceName": "voice", "state": "Active" if available else "Inactive"}],
     }
     return Message(SERVICES_CHANNEL, data)

@@ -86,7 +86,7 @@ class Publication:
     calls: Sequence[Call]
     events: Sequence[Encoded]
     replies: Sequence[tuple[NodeId, OperationReply]]
-    of_all: Sequence[UserId] | None = None
+    watchers_of_all: Sequence[UserId] | None = None
     to_recipients: _StreamAppend = field(init=False)
     to_watchers: _StreamAppend | None = None
     additions: Sequence[Addition] = field(init=False)
@@ -132,7 +132,7 @@ class EventPublisher:
     def committed(self, publication: Publication, append: AppendWithCommit) -> None:
         """Note the result of an append whose commit took effect; without one, `send` appends the events."""
         if (appended := append.appended()) is not None:
-            publication.of_all, of_users = appended
+            publication.watchers_of_all, of_users = appended
             publication.to_recipients.note(len(publication.to_recipients.pairs), of_users)
 
     async def send(self, publication: Publication) -> None:
@@ -162,7 +162,7 @@ class EventPublisher:
         """
         if not publication.events:
             return
-        if publication.of_all is None or not publication.to_recipients.is_whole:
+        if publication.watchers_of_all is None or not publication.to_recipients.is_whole:
             is_large = sum(len(raw) for _, raw in publication.events) > _LARGE_BYTES
             adding = self._defer(publication) if is_large else self._append(publication, publication.to_recipients)
             await all_of(self._find_watchers(publication), adding)
@@ -171,8 +171,8 @@ class EventPublisher:
         await self._append(publication, publication.to_watchers)
 
     async def _find_watchers(self, publication: Publication) -> None:
-        if publication.of_all is None:
-            publication.of_all = await self._watchers.of_all()
+        if publication.watchers_of_all is None:
+            publication.watchers_of_all = await self._watchers.of_all()
 
     async def _defer(self, publication: Publication) -> None:
         """Read the watchers of the recipients, so that large events are sent once, to all together."""
@@ -212,13 +212,16 @@ def _addition(event: Event, body: bytes) -> Addition:
 
 def _watched(publication: Publication) -> Sequence[tuple[UserId, int]]:
     """Return the pairs for the streams of watchers, including their own deferred events."""
-    adding, of_all = publication.to_recipients, publication.of_all or ()
+    adding, watchers_of_all = publication.to_recipients, publication.watchers_of_all or ()
     deferred = {pair for pair, is_deferred in zip(adding.pairs, adding.deferred, strict=True) if is_deferred}
     pairs: list[tuple[UserId, int]] = []
     for number, (event, _) in enumerate(publication.events):
         late = dict.fromkeys(user for user in event.recipients if (user, number) in deferred)
         if isinstance(event, CallChanged):
-            watching = [*of_all, *(each for user in event.recipients for each in adding.watchers.get(user, ()))]
+            watching = [
+                *watchers_of_all,
+                *(each for user in event.recipients for each in adding.watchers.get(user, ())),
+            ]
             late |= dict.fromkeys(each for each in watching if each not in event.recipients)
         pairs += ((user, number) for user in late)
     return pairs

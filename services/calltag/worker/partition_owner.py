@@ -249,7 +249,7 @@ class PartitionOwner:
                     blocks,
                     after=self._recent.position,
                     published=None if self._published is None else self._published.position,
-                    along=() if append is None else (append.request,),
+                    following=() if append is None else (append.request,),
                 )
             if append is not None:
                 self._publisher.committed(publication, append)

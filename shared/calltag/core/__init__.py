@@ -1,4 +1,4 @@
-"""What every calltag service shares: the domain, the ports and their adapters, the Bayeux engine."""
+"""The packages that every service shares: the domain, the ports and their adapters, the Bayeux engine."""
 
 from typing import Final
 

@@ -39,6 +39,8 @@ NOT_TAKEN: list[tuple[str, str, object]] = [
     ("Dial", "destination", {}),
     ("Dial", "destination", {"phoneNumber": ""}),
     ("Dial", "destination", {"phoneNumber": "1" * 65}),
+    ("Dial", "destination", {"phoneNumber": "call 15001!"}),
+    ("SendDtmf", "digits", "1 2"),
     ("Dial", "userData", []),
 ]
 

@@ -162,7 +162,7 @@ async def test_bus_and_store(parts: Backends, unused_tcp_port: int) -> None:
     assert parts.keys == Keys("r")
     [server] = await parts.client.router.masters()
     connector: Any = server._connect
-    assert (parts.client.deadline_s, server._places._value) == (10.9, 110)
+    assert (parts.client.deadline_s, server._permits._value) == (10.9, 110)
     assert (connector.options["port"], connector.timeout_s) == (unused_tcp_port, 10.9)
 
 

@@ -159,6 +159,9 @@ class Several:
         for each in requests:
             each.replies = [server.encode()]
 
+    async def send_to(self, server: RedisServer, requests: Sequence[Request]) -> None:
+        raise NotImplementedError
+
     async def close(self) -> None: ...
 
 

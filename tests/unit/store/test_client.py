@@ -7,14 +7,16 @@ from typing import Any, cast
 
 import pytest
 from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import Connection as RedisConnection
 from redis.exceptions import ConnectionError as ConnectionBroken
 from redis.exceptions import RedisError, ResponseError
 
+from calltag.core.store import connection as store_connection
 from calltag.core.store.client import RedisClient
-from calltag.core.store.connection import RedisServer, Request
+from calltag.core.store.connection import Connector, RedisServer, Request
 from calltag.core.store.lua_script import lua_script
 from calltag.core.store.ports import StoreUnavailable
-from calltag.core.store.routing import SingleRouter
+from calltag.core.store.routing import Deployment, SingleRouter
 from parts.eventually import turns
 
 Work = Callable[[], Awaitable[None]]
@@ -47,7 +49,7 @@ class Working(RedisServer):
         for each in requests:
             each.replies = [b"1"]
 
-    async def close_idle(self) -> None:
+    async def close(self) -> None:
         self.closes += 1
 
 
@@ -106,6 +108,9 @@ async def test_what_is_under_way_when_the_client_closes_ends_first_and_nothing_b
     await client.close()
 
 
+SECONDS_LATER = 20
+
+
 class Connection:
     """A connection that gives these replies, and breaks where one is a connection's error."""
 
@@ -117,7 +122,11 @@ class Connection:
     async def send_packed_command(self, packed: bytes) -> None:
         self.sent.append(packed)
 
+    async def send_command(self, *command: str) -> None:
+        self.sent.append(" ".join(command).encode())
+
     async def read_response(self) -> object:
+        await asyncio.sleep(0)
         reply = self._replies.pop(0)
         if isinstance(reply, Exception):
             raise reply
@@ -132,14 +141,14 @@ RESET = RuntimeError("unable to perform operation; the handler is closed")
 GET, INCR = ("GET", "a"), ("INCR", "b")
 
 
-def client_on(*connections: Connection) -> RedisClient:
+def client_on(*connections: Connection, most: int = 1) -> RedisClient:
     """A client that gets these connections, one after another."""
     at_hand = iter(connections)
 
     async def connect() -> AbstractConnection:
         return cast("AbstractConnection", next(at_hand))
 
-    return RedisClient(SingleRouter(RedisServer("", connect, 1)), deadline_s=60)
+    return RedisClient(SingleRouter(RedisServer("", connect, most)), deadline_s=60)
 
 
 @pytest.mark.parametrize("error", [RESET, ConnectionBroken("closed"), ConnectionResetError()])
@@ -203,6 +212,77 @@ async def test_a_connection_that_was_in_use_when_others_were_closed_is_not_used_
     client = RedisClient(SingleRouter(server))
     assert [await client.execute(*GET) for _ in range(2)] == [b"1", b"2"]
     assert (old.closed, new.closed) == (True, False)
+
+
+async def test_a_deadline_closes_the_idle_connections_too() -> None:
+    """Each of them would cost a frozen server's caller another deadline."""
+    stuck, idle, new = Connection(b"1"), Connection(b"2"), Connection(b"3")
+    client = client_on(stuck, idle, new, most=2)
+    assert sorted(map(str, await asyncio.gather(client.execute(*GET), client.execute(*GET)))) == ["b'1'", "b'2'"]
+    for each in (stuck, idle):
+        each.read_response = asyncio.Event().wait  # type: ignore[method-assign]
+    client.deadline_s = 0.01
+    with pytest.raises(StoreUnavailable, match="did not answer"):
+        await client.execute(*GET)
+    assert (stuck.closed, idle.closed) == (True, True)
+    assert await client.execute(*GET) == b"3"
+
+
+async def test_a_connection_that_was_idle_for_long_is_checked_or_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive, dead, new = Connection(b"1", "PONG", b"2"), Connection(b"1", RESET), Connection(b"3")
+    now_s = 0.0
+    monkeypatch.setattr(store_connection, "_now_s", lambda: now_s)
+    for connection, answer in ((alive, b"2"), (dead, b"3")):
+        client = client_on(connection, new)
+        assert await client.execute(*GET) == b"1"
+        now_s += SECONDS_LATER
+        assert await client.execute(*GET) == answer
+    assert (alive.closed, dead.closed) == (False, True)
+    assert [b"PING" in alive.sent, b"PING" in dead.sent, b"PING" in new.sent] == [True, True, False]
+
+
+async def test_a_server_that_was_closed_keeps_no_connection() -> None:
+    connection = Connection(b"1")
+    at_hand = iter([connection])
+
+    async def connect() -> AbstractConnection:
+        return cast("AbstractConnection", next(at_hand))
+
+    server = RedisServer("", connect, 1)
+    await server.close()
+    request = Request("a", [GET])
+    await server.exchange([request])
+    assert (request.replies, connection.closed) == ([b"1"], True)
+
+
+class Refusing:
+    """A connection that cannot be opened."""
+
+    closed = False
+
+    def __init__(self, **options: object) -> None:
+        type(self).options = options  # type: ignore[attr-defined]
+
+    async def connect(self) -> None:
+        raise ConnectionRefusedError
+
+    async def disconnect(self, **_: Any) -> None:
+        type(self).closed = True
+
+
+async def test_options_of_a_url_may_repeat_those_that_calltag_sets_itself() -> None:
+    kind, options = Deployment("redis://h:7/2?socket_timeout=2&health_check_interval=9&protocol=3").options()
+    assert kind is RedisConnection
+    with pytest.raises(ConnectionRefusedError):
+        await Connector(options, 3.5, cast("Any", Refusing))()
+    given = Refusing.options  # type: ignore[attr-defined]
+    assert Refusing.closed
+    assert (given["host"], given["port"], given["db"], given["socket_connect_timeout"]) == ("h", 7, 2, 3.5)
+    assert (given["protocol"], given["socket_timeout"], given["health_check_interval"]) == (2, None, 0)
+
+
+async def test_a_request_shows_nothing_of_what_it_sends() -> None:
+    assert "secret" not in repr(Request("a", [("SET", "a", "secret")], replies=[b"secret"]))
 
 
 async def test_a_script_that_does_not_say_whether_it_is_idempotent_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

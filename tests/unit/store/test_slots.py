@@ -60,10 +60,10 @@ class NotingClient(RedisClient):
         script: LuaScript,
         keys: Sequence[str],
         args: Sequence[str | bytes | int],
-        along: Sequence[Request] = (),
+        following: Sequence[Request] = (),
     ) -> object:
         self.note(script, keys)
-        return await super().run(script, keys, args, along)
+        return await super().run(script, keys, args, following)
 
     async def run_and_wait(
         self, script: LuaScript, keys: Sequence[str], args: Sequence[str | bytes | int], replicas: int, timeout_ms: int

@@ -41,7 +41,7 @@ class Feed:
         self.look_again = False
 
     def end_repair(self) -> None:
-        """Note that nobody reads the stream any more."""
+        """Note that the stream was read to its end."""
         self.repairing = False
 
     def follow(self, entries: Iterable[StreamedEvent]) -> bool:

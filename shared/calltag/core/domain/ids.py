@@ -56,5 +56,5 @@ def is_derived(operation_id: OperationId) -> bool:
 
 
 def refusal_id(operation_id: OperationId) -> EventId:
-    """Return the id of the event that tells the sender that its operation was not applied."""
+    """Return the id of the event that reports to the sender that its operation was not applied."""
     return EventId(f"{operation_id}-not-applied")

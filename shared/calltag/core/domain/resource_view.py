@@ -4,10 +4,11 @@ Source of the shape: Web Services API, sample of AttachUserData (CometD notifica
 """
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from calltag.core.domain.call import Call, Leg, LegState
-from calltag.core.domain.user_data import JsonValue
 
 # The order is that of Web Services; clients may display it.
 _USER_DATA_AND_DTMF: Final = ("UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData")
@@ -23,12 +24,79 @@ CAPABILITIES: Final[Mapping[LegState, tuple[str, ...]]] = {
 """Operations by leg state: those listed to clients are exactly those accepted."""
 
 
-def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> dict[str, JsonValue]:
-    """Return the call as the leg's user sees it; `base_url` is scheme, host and port, without a trailing slash.
+class Participant(TypedDict):
+    """Another party of the call."""
 
-    `userData` is absent when there is none. `duration` is in whole seconds, as a string.
-    """
-    user_data = {"userData": call.user_data.as_object()} if call.user_data else {}
+    e164Number: str
+    """Empty: calltag does not convert numbers."""
+    formattedPhoneNumber: str
+    phoneNumber: str
+    digits: str
+
+
+class BlockingOperation(TypedDict):
+    """An operation that failed repeatedly, and blocks the call until an operator replays or drops it."""
+
+    operationId: str
+    reason: str
+    at: int
+    """Unix time in milliseconds."""
+
+
+class CalltagOfCall(TypedDict):
+    """Properties that Web Services does not have."""
+
+    parked: BlockingOperation
+
+
+class CallExt(TypedDict):
+    """Extensions, by their name."""
+
+    calltag: CalltagOfCall
+
+
+class _UserData(TypedDict, total=False):
+    userData: dict[str, object]
+
+
+class CallResource(TypedDict):
+    """A call as its user sees it, from the leg of the user's device."""
+
+    id: str
+    state: Literal["Dialing", "Ringing", "Established", "Held", "Released"]
+    """State of the user's leg."""
+    callUuid: str
+    connId: str
+    deviceUri: str
+    """Address of the device of the leg."""
+    participants: list[Participant]
+    dnis: str
+    """Number that was dialed."""
+    callType: Literal["Internal", "Inbound", "Outbound", "Consult", "Unknown"]
+    capabilities: list[str]
+    """Names of the operations that the state of the leg allows."""
+    userData: NotRequired[dict[str, object]]
+    """The attached data: one value, or the list of several values, by key. Absent if there is none."""
+    duration: str
+    """Whole seconds since the call began."""
+    mute: Literal["On", "Off"]
+    supervisorListeningIn: bool
+    monitoredUserMuted: bool
+    monitoring: bool
+    uri: str
+    path: str
+
+
+class ShownCall(CallResource):
+    """A call, with the operation that blocks it."""
+
+    ext: NotRequired[CallExt]
+    """Present while an operation on the call is parked."""
+
+
+def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> CallResource:
+    """Return the call from a leg; `base_url` is scheme, host and port, without a trailing slash."""
+    user_data: _UserData = {"userData": call.user_data.as_object()} if call.user_data else {}
     return {
         "id": call.id,
         "state": leg.state.value,
@@ -50,7 +118,7 @@ def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> dict[str,
     }
 
 
-def _participant(leg: Leg) -> dict[str, JsonValue]:
+def _participant(leg: Leg) -> Participant:
     return {
         "e164Number": "",
         "formattedPhoneNumber": leg.number,

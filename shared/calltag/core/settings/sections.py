@@ -364,7 +364,7 @@ class Worker(Section):
 
 
 class Events(Section):
-    """What is kept for subscribers that come back; the same for all processes."""
+    """Events kept for subscribers that reconnect; the same for all processes."""
 
     EVERYDAY: ClassVar[tuple[str, ...]] = ("retention_s", "per_user")
 

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator, Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, cast
 
 import structlog
@@ -114,12 +114,13 @@ class RedisCallStore:
         self._load = client.script("load")
         self._kept = client.script("kept")
         self._commit = lua_script("commit")
+        self._commit_of_events = replace(self._commit, idempotent=False)
         self._take_over = client.script("take_over")
         self._sent = client.script("sent")
         self._silent = client.script("silent")
         self._durability = durability or Durability()
         self.waits_for_replicas = self._durability.replicas > 0
-        self._settling = ReplicaWait(client, keys, self._durability)
+        self._replica_wait = ReplicaWait(client, keys, self._durability)
         self._attempt = client.script("attempt")
         self._withdraw = client.script("attempt_withdraw")
 
@@ -170,7 +171,7 @@ class RedisCallStore:
         *,
         after: CommitPosition = NOTHING,
         published: CommitPosition | None = None,
-        along: Sequence[Request] = (),
+        following: Sequence[Request] = (),
     ) -> Committal:
         keys = [*self._partition_keys(partition), self._keys.live(partition), self._keys.blocks(partition)]
         remember = (self._remembered_operations, self._lifetimes.operations_ms)
@@ -186,8 +187,10 @@ class RedisCallStore:
             keys.extend(self._keys.state(partition, change.key).all())
             arguments.extend(commit_arguments(change, self._lifetimes))
         arguments.extend(block_arguments(blocks))
+        # Without a change there is no version or operation by which a repeat is recognised.
+        script = self._commit if any(change.done for change in changes) else self._commit_of_events
         try:
-            answer = await self._client.run(self._commit, keys, arguments, along)
+            answer = await self._client.run(script, keys, arguments, following)
         except StoreUnavailable as error:
             # Redis answered and refused this write. The next take-over shows whether it accepts writes at all.
             if is_refusal(error.__cause__):
@@ -197,13 +200,13 @@ class RedisCallStore:
         return Committal(CommitPosition(int(position)), int(blocked))
 
     async def wait_for_replicas(self, partition: Partition, epoch: Epoch, position: CommitPosition) -> None:
-        await self._settling.wait_for_replicas(partition, epoch, position)
+        await self._replica_wait.wait_for_replicas(partition, epoch, position)
 
     async def read_position(self, partition: Partition) -> tuple[Epoch, CommitPosition]:
-        return await self._settling.read_position(partition)
+        return await self._replica_wait.read_position(partition)
 
     async def note_loss(self, partition: Partition, loss: str, commits: int, lost_for_good: int, at_ms: int) -> None:
-        await self._settling.note_loss(partition, loss, commits, lost_for_good, at_ms)
+        await self._replica_wait.note_loss(partition, loss, commits, lost_for_good, at_ms)
 
     async def silent(self, partition: Partition, silent_ms: int, most: int, skip: int = 0) -> Sequence[CallId]:
         name = self._keys.live(partition)

@@ -5,11 +5,9 @@ from collections.abc import AsyncIterator, Awaitable, Iterable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from typing import Final, Protocol, cast
 
-from redis.exceptions import RedisError
-
 from calltag.core.process.tls import ClientTls
 from calltag.core.process.waiting import propagate_cancellation
-from calltag.core.store.connection import Command, RedisServer, Request
+from calltag.core.store.connection import CONNECTION_ERRORS, Command, RedisServer, Request
 from calltag.core.store.lua_script import LuaScript, lua_script
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.store.routing import USUAL_TLS, Deployment, Router, router_of
@@ -90,7 +88,7 @@ class RedisClient:
                     yield
             except TimeoutError:
                 raise StoreUnavailable(f"Redis did not answer within {self.deadline_s:g} s") from None
-            except (RedisError, OSError) as error:
+            except CONNECTION_ERRORS as error:
                 raise self.failure(error) from error
 
     async def send(self, requests: Sequence[Request]) -> None:
@@ -145,14 +143,14 @@ class RedisClient:
         script: LuaScript,
         keys: Sequence[str],
         args: Sequence[str | bytes | int],
-        along: Sequence[Request] = (),
+        following: Sequence[Request] = (),
     ) -> object:
-        """Run a script and return its reply; requests `along` run after it, in its exchange.
+        """Run a script and return its reply; the requests `following` run after it, in its exchange.
 
         Raises StoreUnavailable.
         """
         request = script.request(keys, args)
-        await self.send([request, *along])
+        await self.send([request, *following])
         return self._reply(request.replies[0])
 
     async def run_and_wait(
@@ -175,7 +173,7 @@ class RedisClient:
             masters = await self.router.masters()
             requests = [Request("", [command], command[0] in _IDEMPOTENT) for _ in masters]
             await asyncio.gather(
-                *(master.exchange([request]) for master, request in zip(masters, requests, strict=True))
+                *(self.router.send_to(master, [request]) for master, request in zip(masters, requests, strict=True))
             )
         return {master.name: self._reply(request.replies[0]) for master, request in zip(masters, requests, strict=True)}
 
@@ -188,7 +186,7 @@ class RedisClient:
             while True:
                 request = Request("", [("SCAN", cursor, "MATCH", pattern, "COUNT", page, "TYPE", kind)])
                 async with self._exchange():
-                    await master.exchange([request])
+                    await self.router.send_to(master, [request])
                 raw, names = cast("tuple[bytes, list[bytes]]", self._reply(request.replies[0]))
                 for name in names:
                     yield name

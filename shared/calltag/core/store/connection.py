@@ -21,7 +21,10 @@ from redis.exceptions import (
 
 Command = Sequence[str | bytes | int]
 Connect = Callable[[], Awaitable[AbstractConnection]]
-_HEALTH_CHECK_S: Final = 15
+_CHECKED_AFTER_S: Final = 15.0
+"""Seconds of idleness after which a connection is checked before it is used."""
+CONNECTION_ERRORS: Final = (RedisError, OSError, RuntimeError)
+"""Errors of a connection; uvloop raises RuntimeError for a write to one that was reset."""
 _REDIRECTS: Final = (MovedError, AskError, TryAgainError)
 _packed: Final = cast("Callable[[Command], bytes]", pack_command)
 """Encode a command for the wire; hiredis packs more types than its stub declares."""
@@ -41,10 +44,10 @@ class Request:
     """
 
     key: str
-    commands: Sequence[Command]
+    commands: Sequence[Command] = field(repr=False)
     idempotent: bool = True
-    in_full: Command | None = None
-    replies: list[object] = field(default_factory=list)
+    in_full: Command | None = field(default=None, repr=False)
+    replies: list[object] = field(default_factory=list, repr=False)
 
     @property
     def answered(self) -> bool:
@@ -78,18 +81,24 @@ class Connector:
 
     async def __call__(self, **address: str | int) -> AbstractConnection:
         """Open a connection. Raises RedisError, OSError."""
-        connection = self.kind(
+        options: dict[str, Any] = {
+            "socket_connect_timeout": self.timeout_s,
             **self.options,
             **address,
             # Replies as every server gives them.
-            protocol=2,
+            "protocol": 2,
             # Each exchange has a deadline as a whole; the library would create a timer and a task per reply.
-            socket_timeout=None,
-            socket_connect_timeout=self.timeout_s,
-            retry=Retry(NoBackoff(), 1),
-            health_check_interval=_HEALTH_CHECK_S,
-        )
-        await connection.connect()  # type: ignore[no-untyped-call]
+            "socket_timeout": None,
+            "retry": Retry(NoBackoff(), 1),
+            # The library would connect again to the same address, whichever server is the master by then.
+            "health_check_interval": 0,
+        }
+        connection = self.kind(**options)
+        try:
+            await connection.connect()  # type: ignore[no-untyped-call]
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
         return connection
 
 
@@ -99,8 +108,10 @@ class RedisServer:
     def __init__(self, name: str, connect: Connect, max_connections: int) -> None:
         self.name = name
         self._connect = connect
-        self._places = asyncio.Semaphore(max_connections)
-        self._idle: list[AbstractConnection] = []
+        self._permits = asyncio.Semaphore(max_connections)
+        self._idle: list[tuple[AbstractConnection, float]] = []
+        """Connections, and the time at which each was returned."""
+        self._is_closed = False
 
     async def exchange(self, requests: Sequence[Request]) -> None:
         """Send the requests in one round trip, and fill in the replies.
@@ -108,7 +119,7 @@ class RedisServer:
         Idempotent requests whose replies are lost are sent once more. The replies of others, and of those that fail
         again, are the error.
         """
-        async with self._places:
+        async with self._permits:
             failure = await self._attempt(requests)
             if failure is None:
                 return
@@ -126,28 +137,62 @@ class RedisServer:
 
     async def _attempt(self, requests: Sequence[Request]) -> Exception | None:
         """Send the requests once; return the error if the connection failed."""
-        idle = self._idle
         try:
-            connection = idle.pop() if idle else await self._connect()
+            connection = await self._take() or await self._connect()
+            idle = self._idle
             try:
                 await _exchanged(connection, requests)
             except BaseException:
                 await connection.disconnect(nowait=True)
                 raise
-        except (RedisError, OSError, RuntimeError) as error:
-            # uvloop raises RuntimeError for a write to a connection that was reset.
+        except CONNECTION_ERRORS as error:
             return error
-        if idle is self._idle:
-            idle.append(connection)
+        except BaseException:
+            # The deadline has passed: each idle connection to a frozen server would cost another one.
+            await self.close_idle()
+            raise
+        if idle is self._idle and not self._is_closed:
+            idle.append((connection, _now_s()))
         else:
             await connection.disconnect(nowait=True)
+        return None
+
+    async def _take(self) -> AbstractConnection | None:
+        """Return an idle connection that is usable, if there is one."""
+        while self._idle:
+            connection, returned_s = self._idle.pop()
+            if _now_s() - returned_s < _CHECKED_AFTER_S or await _is_alive(connection):
+                return connection
         return None
 
     async def close_idle(self) -> None:
         """Close the idle connections now, and those in use when they are returned."""
         idle, self._idle = self._idle, []
-        for connection in idle:
+        for connection, _ in idle:
             await connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """Close all connections, those in use when they are returned."""
+        self._is_closed = True
+        await self.close_idle()
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _is_alive(connection: AbstractConnection) -> bool:
+    """Return whether a connection answers; close it if it does not."""
+    try:
+        await connection.send_command("PING")
+        await connection.read_response()
+    except CONNECTION_ERRORS:
+        await connection.disconnect(nowait=True)
+        return False
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return True
 
 
 async def _exchanged(connection: AbstractConnection, requests: Sequence[Request]) -> None:

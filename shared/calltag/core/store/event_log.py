@@ -82,8 +82,8 @@ class AppendWithCommit:
         answer = self.request.replies[0] if self.request.replies else ()
         if isinstance(answer, Exception) or not answer:
             return None
-        of_all, *of_users = cast("list[list[object]]", answer)
-        watchers = [UserId(user.decode()) for user in cast("list[bytes]", of_all)]
+        watchers_of_all, *of_users = cast("list[list[object]]", answer)
+        watchers = [UserId(user.decode()) for user in cast("list[bytes]", watchers_of_all)]
         return watchers, {user: _appended(each) for user, each in zip(self.users, of_users, strict=True)}
 
 

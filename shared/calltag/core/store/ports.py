@@ -200,14 +200,14 @@ class CallStore(Protocol):
         *,
         after: CommitPosition = NOTHING,
         published: CommitPosition | None = None,
-        along: Sequence[Request] = (),
+        following: Sequence[Request] = (),
     ) -> Committal:
         """Write changes, blocks and outcomes, and append the events to the outbox, atomically.
 
         `after` is the position of the last confirmed commit; `published` that up to which all events were published:
-        if it is the current one, the outbox is emptied before. Requests `along` run after the commit, in its exchange,
-        whether or not it took effect. Raises Fenced, CommitConflict, WriteRefused, and WritesLost if Redis is behind
-        `after`: no commit may follow a lost one.
+        if it is the current one, the outbox is emptied before. The requests `following` run after the commit, in its
+        exchange, whether or not it took effect. Raises Fenced, CommitConflict, WriteRefused, and WritesLost if Redis is
+        behind `after`: no commit may follow a lost one.
         """
         ...
 

@@ -17,10 +17,10 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel
 from redis.backoff import NoBackoff
 from redis.crc import key_slot
-from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, RedisError, TryAgainError
+from redis.exceptions import AskError, ClusterDownError, ReadOnlyError, TryAgainError
 
 from calltag.core.process.tls import ClientTls
-from calltag.core.store.connection import Connector, RedisServer, Request, is_refusal
+from calltag.core.store.connection import CONNECTION_ERRORS, Connector, RedisServer, Request, is_refusal
 from calltag.core.telemetry.conditions import Condition
 
 Mode = Literal["single", "cluster", "sentinel"]
@@ -32,7 +32,7 @@ _NOT_FOUND: Final = Condition("redis_cluster_not_found", over="redis_cluster_fou
 _POOL_OPTIONS: Final = ("max_connections", "timeout")
 _MOST_REDIRECTS: Final = 16
 _TRY_AGAIN_S: Final = 0.05
-_REST_S: Final = 0.2
+_REFRESH_PAUSE_S: Final = 0.2
 """Pause between searches. A failure during the pause occurs again unless the last search has resolved it."""
 
 
@@ -90,6 +90,10 @@ class Router(Protocol):
         """Send the requests, in one round trip for each server, and fill in the replies. Raises RedisError."""
         ...
 
+    async def send_to(self, server: RedisServer, requests: Sequence[Request]) -> None:
+        """Send the requests to one of the masters, and fill in the replies."""
+        ...
+
     async def close(self) -> None:
         """Close the connections."""
         ...
@@ -112,8 +116,11 @@ class SingleRouter:
     async def send(self, requests: Sequence[Request]) -> None:
         await self._server.exchange(requests)
 
+    async def send_to(self, server: RedisServer, requests: Sequence[Request]) -> None:
+        await server.exchange(requests)
+
     async def close(self) -> None:
-        await self._server.close_idle()
+        await self._server.close()
 
 
 class SentinelRouter:
@@ -134,9 +141,9 @@ class SentinelRouter:
 
     async def _connect(self) -> AbstractConnection:
         host, port = await self._sentinel.discover_master(self._service)
-        if self._master != (host, port):
-            self._master = host, port
+        if self._master not in (None, (host, port)):
             await self._server.close_idle()
+        self._master = host, port
         return await self._connector(host=host, port=port)
 
     def server_of(self, _key: str) -> RedisServer | None:
@@ -154,8 +161,11 @@ class SentinelRouter:
                 each.replies.clear()
             await self._server.exchange(demoted)
 
+    async def send_to(self, server: RedisServer, requests: Sequence[Request]) -> None:
+        await server.exchange(requests)
+
     async def close(self) -> None:
-        await self._server.close_idle()
+        await self._server.close()
         await self._sentinel.aclose()
 
 
@@ -186,18 +196,18 @@ class ClusterRouter:
         self._max_connections = max_connections
         self._slots: dict[int, RedisServer] = {}
         self._servers: dict[Address, RedisServer] = {}
-        self._search: asyncio.Task[None] | None = None
-        self._rests_until_s = 0.0
+        self._refreshing: asyncio.Task[None] | None = None
+        self._next_refresh_s = 0.0
 
     def server_of(self, key: str) -> RedisServer | None:
         return self._slots.get(key_slot(key.encode()))
 
     async def masters(self) -> Sequence[RedisServer]:
-        await self._known()
+        await self._wait_for_topology()
         return list(dict.fromkeys(self._slots.values()))
 
     async def send(self, requests: Sequence[Request]) -> None:
-        await self._known()
+        await self._wait_for_topology()
         routed = [_Routed(each, server) for each in requests if (server := self._server_or_failure(each)) is not None]
         for _ in range(_MOST_REDIRECTS):
             groups: dict[RedisServer, list[_Routed]] = {}
@@ -214,25 +224,28 @@ class ClusterRouter:
         server = self.server_of(request.key)
         if server is None:
             # Servers may have found the slot an owner since the last search.
-            self._doubt(None)
+            self._refresh_later(None)
             failure = ClusterDownError("Hash slot not served")
             request.replies = [failure] * len(request.commands)
         return server
 
     async def _exchange(self, server: RedisServer, group: Sequence[_Routed]) -> None:
         asked = [each.asked() for each in group]
-        try:
-            await server.exchange(asked)
-        except BaseException:
-            # The deadline has passed.
-            self._doubt(server)
-            raise
+        await self.send_to(server, asked)
         for each, sent in zip(group, asked, strict=True):
             if each.asking:
                 each.request.replies = sent.replies[1:]
-        replies = (reply for each in group for reply in each.request.replies)
+
+    async def send_to(self, server: RedisServer, requests: Sequence[Request]) -> None:
+        try:
+            await server.exchange(requests)
+        except BaseException:
+            # The deadline has passed.
+            self._refresh_later(server)
+            raise
+        replies = (reply for each in requests for reply in each.replies)
         if any(isinstance(reply, Exception) and not is_refusal(reply) for reply in replies):
-            self._doubt(server)
+            self._refresh_later(server)
 
     def _is_redirected(self, routed: _Routed) -> bool:
         """Note the server to which the request was redirected; return False if it was not."""
@@ -251,34 +264,34 @@ class ClusterRouter:
             self._servers[address] = RedisServer(f"{host}:{port}", connect, self._max_connections)
         return self._servers[address]
 
-    async def _known(self) -> None:
+    async def _wait_for_topology(self) -> None:
         """Wait until the masters are known. A search may outlast the deadline of an exchange: it continues, and the
         next exchange uses its result."""
         if not self._slots:
-            await asyncio.shield(self._searching(None))
+            await asyncio.shield(self._begin_refresh(None))
 
-    def _doubt(self, failed: RedisServer | None) -> None:
+    def _refresh_later(self, failed: RedisServer | None) -> None:
         """Start a search after a failure, of this server if known."""
-        if asyncio.get_running_loop().time() >= self._rests_until_s:
-            self._searching(failed)
+        if asyncio.get_running_loop().time() >= self._next_refresh_s:
+            self._begin_refresh(failed)
 
-    def _searching(self, failed: RedisServer | None) -> asyncio.Task[None]:
-        if self._search is None:
-            self._search = asyncio.create_task(self._find(failed), name="redis-cluster-search")
-            self._search.add_done_callback(self._found)
-        return self._search
+    def _begin_refresh(self, failed: RedisServer | None) -> asyncio.Task[None]:
+        if self._refreshing is None:
+            self._refreshing = asyncio.create_task(self._refresh(failed), name="redis-cluster-search")
+            self._refreshing.add_done_callback(self._refreshed)
+        return self._refreshing
 
-    async def _find(self, failed: RedisServer | None) -> None:
+    async def _refresh(self, failed: RedisServer | None) -> None:
         """Ask one server after another for the slots, the failed one last. Raises RedisError, OSError."""
         # Exchanges without known masters may start a search during the pause; it runs after the pause.
-        await asyncio.sleep(self._rests_until_s - asyncio.get_running_loop().time())
+        await asyncio.sleep(self._next_refresh_s - asyncio.get_running_loop().time())
         # From the configured host names: the addresses that they resolved to before may be obsolete.
         places = sorted(dict.fromkeys([*self._configured, *self._servers]), key=lambda each: self._is(each, failed))
         failure: Exception = ClusterDownError("no server has any slot")
         for place in places:
             try:
                 slots = await self._ask(*place)
-            except (RedisError, OSError, TimeoutError) as error:
+            except CONNECTION_ERRORS as error:
                 failure = error
             else:
                 if slots:
@@ -303,11 +316,11 @@ class ClusterRouter:
         self._slots = {slot: self._server_at(address) for numbers, address in slots for slot in numbers}
         masters = {address for _, address in slots}
         for address in self._servers.keys() - masters:
-            await self._servers.pop(address).close_idle()
+            await self._servers.pop(address).close()
 
-    def _found(self, search: asyncio.Task[None]) -> None:
-        self._search = None
-        self._rests_until_s = asyncio.get_running_loop().time() + _REST_S
+    def _refreshed(self, search: asyncio.Task[None]) -> None:
+        self._refreshing = None
+        self._next_refresh_s = asyncio.get_running_loop().time() + _REFRESH_PAUSE_S
         # Retrieve the exception here, as the search may have no waiter.
         if not search.cancelled() and (error := search.exception()) is not None:
             _NOT_FOUND.fails(error)
@@ -315,11 +328,11 @@ class ClusterRouter:
             _NOT_FOUND.holds()
 
     async def close(self) -> None:
-        if (search := self._search) is not None:
+        if (search := self._refreshing) is not None:
             search.cancel()
             await asyncio.gather(search, return_exceptions=True)
         for server in self._servers.values():
-            await server.close_idle()
+            await server.close()
 
 
 async def _gather(exchanges: Sequence[Any]) -> None:

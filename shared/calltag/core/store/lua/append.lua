@@ -1,14 +1,18 @@
--- Append events to the streams of users whose keys are in one slot, each once; return the nodes with sessions of each user, and the
--- watchers of the user's calls.
+-- Append events to the streams of users whose keys are in one slot, each once; return the nodes with sessions of each
+-- user, and the watchers of the user's calls.
 -- Idempotent: the version that was added last of a call is not added again.
 --
--- KEYS: right after a commit: epoch and position of its partition, watchers of all calls; then for each user: stream, nodes, watchers,
--- watching, then for each of the user's events: key of the last one added for the same call (or agent, or refused operation).
--- ARGV: retention in ms, maximum number of events and of bytes per stream (both approximate), the same two for a user who watches calls
--- of others, '1' to append for such a user or '0' to defer, epoch and position after the commit ('' each otherwise), number of events,
--- version and event each, then for each user: number of the user's events, the index of each from 1 on.
--- Returns nothing if the commit did not take effect. Else after a commit the watchers of all calls; then for each user {1, nodes, watchers, then for each event: position, previous position}; position 0 for an event superseded by a
--- later one of the same call: the writer of that one has notified the nodes, or they detect the gap. Deferred: {0, nodes, watchers}.
+-- KEYS: right after a commit: epoch and position of its partition, watchers of all calls; then for each user: stream,
+-- nodes, watchers, watching, then for each of the user's events: key of the last one added for the same call (or agent,
+-- or refused operation).
+-- ARGV: retention in ms, maximum number of events and of bytes per stream (both approximate), the same two for a user
+-- who watches calls of others, '1' to append for such a user or '0' to defer, epoch and position after the commit (''
+-- each otherwise), number of events, version and event each, then for each user: number of the user's events, the index
+-- of each from 1 on.
+-- Returns nothing if the commit did not take effect. Else after a commit the watchers of all calls; then for each user
+-- {1, nodes, watchers, then for each event: position, previous position}; position 0 for an event superseded by a later
+-- one of the same call: the writer of that one has notified the nodes, or they detect the gap. Deferred: {0, nodes,
+-- watchers}.
 --
 -- A position is the entry's id as one number, milliseconds * 100 + sequence: it rises even if the stream is lost, and
 -- sixteen times it stays below 2^53 until the year 2148, so that JavaScript represents both exactly.
@@ -72,11 +76,11 @@ while key < #KEYS do
     numbers[i], keys[i] = tonumber(ARGV[at + 1 + i]), KEYS[key + 4 + i]
   end
   local is_watching = redis.call('EXISTS', watching) == 1
-  local is_put_off = is_watching and ARGV[6] == '0'
+  local is_deferred = is_watching and ARGV[6] == '0'
   local answer = {
-    is_put_off and 0 or 1, redis.call('SMEMBERS', nodes), redis.call('ZRANGEBYSCORE', watchers, now_text, '+inf'),
+    is_deferred and 0 or 1, redis.call('SMEMBERS', nodes), redis.call('ZRANGEBYSCORE', watchers, now_text, '+inf'),
   }
-  if not is_put_off then
+  if not is_deferred then
     for _, place in ipairs(add_for_user(stream, numbers, keys, is_watching)) do answer[#answer + 1] = place end
   end
   answers[#answers + 1] = answer

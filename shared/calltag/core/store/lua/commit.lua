@@ -1,5 +1,5 @@
 -- Commit one batch of a partition atomically.
--- Idempotent: the repeat of a commit that took effect is a conflict, and changes nothing.
+-- Idempotent: the repeat of a commit with operations is a conflict, and changes nothing; one without is sent once.
 --
 -- KEYS: epoch, outbox, position, live calls by their last change, blocks, then for each change: state, user data, done,
 -- order.
@@ -91,7 +91,7 @@ for _, change in ipairs(changes) do
   redis.call('PEXPIRE', change.order, remembered)
 end
 for _, event in ipairs(events) do redis.call('RPUSH', KEYS[2], event) end
--- What was in the outbox before is published: its owner trims it in the exchange of the next commit.
+-- The events that were in the outbox before are published: its owner trims it in the exchange of the next commit.
 if is_published then
   if #events > 0 then redis.call('LTRIM', KEYS[2], -#events, -1) else redis.call('DEL', KEYS[2]) end
 end

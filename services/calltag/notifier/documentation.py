@@ -1,0 +1,518 @@
+"""The AsyncAPI document of what CometD clients send and receive, from the models of the messages.
+
+Source of the envelopes: Bayeux protocol 1.0. The content of messages is described where it is built, in `event_views`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NotRequired
+
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict, is_typeddict
+
+from calltag.core import VERSION
+from calltag.core.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE, SUBSCRIBE, UNSUBSCRIBE
+from calltag.core.domain import resource_view
+from calltag.core.domain.ids import UserId
+from calltag.notifier import event_views
+from calltag.notifier.channel_policy import ALL_CALLS_CHANNEL, calls_channel_of
+from calltag.notifier.event_views import (
+    CALLS_CHANNEL,
+    DEVICES_CHANNEL,
+    SERVICES_CHANNEL,
+    CallStateChange,
+    DeviceStateChange,
+    MessageExt,
+    OperationRefusal,
+    ServiceStateChange,
+)
+
+Schema = dict[str, Any]
+_REF: Final = "#/components/schemas/"
+_DEMO: Final = "demo"
+"""Password of the demo contact centre, which is public."""
+_ID: Final = "01RCC3N118B1V0SL8O7GK2LAES00000R"
+_CLIENT: Final = "cmfrggzdfmztwq2lknnwg23tpoa3tcnzsmfwgsy3f"
+
+
+class Advice(TypedDict):
+    """The next step of a client; it replaces the advice before."""
+
+    reconnect: Literal["retry", "handshake", "none"]
+    interval: int
+    """Milliseconds before the next connect or handshake."""
+    timeout: int
+    """Milliseconds for which a connect is suspended at most."""
+    maxInterval: NotRequired[int]
+
+
+class ConnectAdvice(TypedDict):
+    """The wishes of a client for one connect."""
+
+    timeout: NotRequired[int]
+    """Milliseconds for which to suspend it at most; 0 asks for an answer at once."""
+    interval: NotRequired[int]
+    """Milliseconds before its next connect."""
+
+
+class HandshakeCredentials(TypedDict):
+    """Name and password; one of the names is enough."""
+
+    userName: NotRequired[str]
+    username: NotRequired[str]
+    user: NotRequired[str]
+    login: NotRequired[str]
+    password: str
+
+
+class CalltagWish(TypedDict):
+    """Wishes of a client that Web Services does not know."""
+
+    metaConnectDeliveryOnly: bool
+    """Send events with the replies to connects only (true), or with any reply (false)."""
+
+
+class ClockTimes(TypedDict):
+    """Times for the synchronization of clocks, in milliseconds."""
+
+    tc: float
+    l: NotRequired[float]  # noqa: E741 - the protocol's name
+    o: NotRequired[float]
+    ts: NotRequired[float]
+    p: NotRequired[float]
+    a: NotRequired[float]
+
+
+class HandshakeExt(TypedDict):
+    """Extensions of a handshake."""
+
+    authentication: NotRequired[HandshakeCredentials]
+    """HandshakeCredentials, for clients that send neither a cookie nor HTTP Basic."""
+    ack: NotRequired[bool]
+    """The client acknowledges what it receives."""
+    replay: NotRequired[bool]
+    """Messages have `data.event`, and subscriptions may begin in the past."""
+    calltag: NotRequired[CalltagWish]
+    timesync: NotRequired[ClockTimes]
+
+
+class ClientMessage(TypedDict):
+    """A message of a client."""
+
+    id: NotRequired[str | int]
+    timestamp: NotRequired[str]
+
+
+class MetaHandshakeRequest(ClientMessage):
+    """Begin a session."""
+
+    channel: Literal["/meta/handshake"]
+    version: str
+    supportedConnectionTypes: list[str]
+    minimumVersion: NotRequired[str]
+    ext: NotRequired[HandshakeExt]
+
+
+class ConnectExt(TypedDict):
+    """Extensions of a connect."""
+
+    ack: NotRequired[int]
+    """Number of the last reply that the client has."""
+    timesync: NotRequired[ClockTimes]
+
+
+class MetaConnectRequest(ClientMessage):
+    """Wait for messages."""
+
+    channel: Literal["/meta/connect"]
+    clientId: str
+    connectionType: str
+    advice: NotRequired[ConnectAdvice]
+    ext: NotRequired[ConnectExt]
+
+
+class SubscribeExt(TypedDict):
+    """Extensions of a subscription."""
+
+    replay: NotRequired[dict[str, int | str | None]]
+    """By channel the `replayId` after which messages are wanted; -1: new ones only, -2: all that are kept."""
+    timesync: NotRequired[ClockTimes]
+
+
+class MetaSubscribeRequest(ClientMessage):
+    """Subscribe to channels or patterns."""
+
+    channel: Literal["/meta/subscribe"]
+    clientId: str
+    subscription: str | list[str]
+    ext: NotRequired[SubscribeExt]
+
+
+class MetaUnsubscribeRequest(ClientMessage):
+    """End subscriptions."""
+
+    channel: Literal["/meta/unsubscribe"]
+    clientId: str
+    subscription: str | list[str]
+
+
+class MetaDisconnectRequest(ClientMessage):
+    """End the session."""
+
+    channel: Literal["/meta/disconnect"]
+    clientId: str
+
+
+class Reply(TypedDict):
+    """A reply to a message of the client."""
+
+    id: NotRequired[str | int]
+    """As in the message."""
+    successful: bool
+    error: NotRequired[str]
+    """`code:arguments:text`, if it is not successful."""
+    advice: NotRequired[Advice]
+    timestamp: NotRequired[str]
+
+
+class CalltagOfHandshake(TypedDict):
+    """The answer to the client's wishes."""
+
+    metaConnectDeliveryOnly: bool
+
+
+class HandshakeReplyExt(TypedDict):
+    """Extensions that the session has."""
+
+    ack: NotRequired[bool]
+    replay: NotRequired[bool]
+    calltag: NotRequired[CalltagOfHandshake]
+    timesync: NotRequired[ClockTimes]
+
+
+class MetaHandshakeReply(Reply):
+    """The session, or the reason why there is none."""
+
+    channel: Literal["/meta/handshake"]
+    version: str
+    minimumVersion: NotRequired[str]
+    supportedConnectionTypes: list[str]
+    clientId: NotRequired[str]
+    """Id of the session, which proves the user where the handshake itself had the credentials."""
+    ext: NotRequired[HandshakeReplyExt]
+
+
+class CalltagOfConnect(TypedDict):
+    """State of the session's messages."""
+
+    missed: NotRequired[Literal[True]]
+    """Messages were lost by retention: read the state again."""
+    behind: NotRequired[Literal[True]]
+    """More messages wait than one answer holds: connect at once."""
+
+
+class ConnectReplyExt(TypedDict):
+    """Extensions of the reply to a connect."""
+
+    ack: NotRequired[int]
+    """Number of this reply."""
+    calltag: NotRequired[CalltagOfConnect]
+    timesync: NotRequired[ClockTimes]
+
+
+class MetaConnectReply(Reply):
+    """The end of a connect; messages come before it."""
+
+    channel: Literal["/meta/connect"]
+    clientId: NotRequired[str]
+    ext: NotRequired[ConnectReplyExt]
+
+
+class ReplyExt(TypedDict):
+    """Extensions of a reply."""
+
+    timesync: NotRequired[ClockTimes]
+
+
+class MetaSubscribeReply(Reply):
+    """The subscription, as it was sent."""
+
+    channel: Literal["/meta/subscribe"]
+    clientId: NotRequired[str]
+    subscription: NotRequired[str | list[str]]
+    ext: NotRequired[ReplyExt]
+
+
+class MetaUnsubscribeReply(Reply):
+    """The subscription that ended, as it was sent."""
+
+    channel: Literal["/meta/unsubscribe"]
+    clientId: NotRequired[str]
+    subscription: NotRequired[str | list[str]]
+    ext: NotRequired[ReplyExt]
+
+
+class MetaDisconnectReply(Reply):
+    """The end of the session, also when the server ends it."""
+
+    channel: Literal["/meta/disconnect"]
+    clientId: NotRequired[str]
+    ext: NotRequired[ReplyExt]
+
+
+class CallMessage(TypedDict):
+    """A change of a call."""
+
+    channel: str
+    data: CallStateChange
+    ext: MessageExt
+
+
+class RefusalMessage(TypedDict):
+    """The refusal of an operation that was accepted."""
+
+    channel: str
+    data: OperationRefusal
+    ext: MessageExt
+
+
+class DeviceMessage(TypedDict):
+    """A change of the user's devices."""
+
+    channel: str
+    data: DeviceStateChange
+    ext: MessageExt
+
+
+class ServiceMessage(TypedDict):
+    """A change of the service."""
+
+    channel: str
+    data: ServiceStateChange
+
+
+@dataclass(frozen=True, slots=True)
+class _Channel:
+    """A channel, with what clients send to it and receive from it."""
+
+    name: str
+    address: str
+    description: str
+    receives: Sequence[type] = ()
+    sends: Sequence[type] = ()
+    parameters: Mapping[str, str] | None = None
+
+
+_CALL: Final[Schema] = {
+    "id": _ID,
+    "state": "Dialing",
+    "callUuid": _ID,
+    "connId": "007102719818001b",
+    "deviceUri": "http://127.0.0.1:8080/api/v2/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1",
+    "participants": [{"e164Number": "", "formattedPhoneNumber": "15001", "phoneNumber": "15001", "digits": "15001"}],
+    "dnis": "15001",
+    "callType": "Internal",
+    "capabilities": [
+        "UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData", "Hangup"
+    ],
+    "userData": {"AccountNumber": "12345"},
+    "duration": "63",
+    "mute": "Off",
+    "supervisorListeningIn": False,
+    "monitoredUserMuted": False,
+    "monitoring": False,
+    "uri": f"http://127.0.0.1:8080/api/v2/me/calls/{_ID}",
+    "path": f"/calls/{_ID}",
+}  # fmt: skip
+_EXT: Final[Schema] = {
+    "calltag": {
+        "eventId": "ik2f0c1e9b6c1f4b7d8a90",
+        "version": 2,
+        "acceptedAt": "2026-01-31T12:00:00.000Z",
+        "replayId": 176986080000000,
+    }
+}
+_ADVICE: Final[Schema] = {"reconnect": "retry", "interval": 0, "timeout": 30_000}
+EXAMPLES: Final[Mapping[type, Schema]] = {
+    MetaHandshakeRequest: {
+        "id": "1",
+        "channel": HANDSHAKE,
+        "version": "1.0",
+        "supportedConnectionTypes": ["long-polling"],
+        "ext": {"authentication": {"userName": "alice", "password": _DEMO}},
+    },
+    MetaHandshakeReply: {
+        "id": "1",
+        "channel": HANDSHAKE,
+        "successful": True,
+        "version": "1.0",
+        "minimumVersion": "1.0",
+        "supportedConnectionTypes": ["long-polling", "websocket"],
+        "clientId": _CLIENT,
+        "advice": _ADVICE,
+    },
+    MetaConnectRequest: {"id": "3", "channel": CONNECT, "clientId": _CLIENT, "connectionType": "long-polling"},
+    MetaConnectReply: {"id": "3", "channel": CONNECT, "successful": True, "clientId": _CLIENT, "advice": _ADVICE},
+    MetaSubscribeRequest: {"id": "2", "channel": SUBSCRIBE, "clientId": _CLIENT, "subscription": CALLS_CHANNEL},
+    MetaSubscribeReply: {
+        "id": "2",
+        "channel": SUBSCRIBE,
+        "successful": True,
+        "clientId": _CLIENT,
+        "subscription": CALLS_CHANNEL,
+    },
+    MetaUnsubscribeRequest: {"id": "4", "channel": UNSUBSCRIBE, "clientId": _CLIENT, "subscription": CALLS_CHANNEL},
+    MetaUnsubscribeReply: {
+        "id": "4",
+        "channel": UNSUBSCRIBE,
+        "successful": True,
+        "clientId": _CLIENT,
+        "subscription": CALLS_CHANNEL,
+    },
+    MetaDisconnectRequest: {"id": "5", "channel": DISCONNECT, "clientId": _CLIENT},
+    MetaDisconnectReply: {"id": "5", "channel": DISCONNECT, "successful": True, "clientId": _CLIENT},
+    CallMessage: {
+        "channel": CALLS_CHANNEL,
+        "data": {
+            "notificationType": "AttachedDataChanged",
+            "call": _CALL,
+            "phoneNumber": "15000",
+            "messageType": "CallStateChangeMessage",
+        },
+        "ext": _EXT,
+    },
+    RefusalMessage: {
+        "channel": CALLS_CHANNEL,
+        "data": {
+            "notificationType": "OperationRefused",
+            "operationName": "Retrieve",
+            "operationId": "ik2f0c1e9b6c1f4b7d8a90",
+            "callId": _ID,
+            "statusCode": 2,
+            "statusMessage": "Retrieve is not possible while the call is Dialing",
+            "messageType": "ErrorMessage",
+        },
+        "ext": {"calltag": {name: value for name, value in _EXT["calltag"].items() if name != "version"}},
+    },
+    DeviceMessage: {
+        "channel": DEVICES_CHANNEL,
+        "data": {
+            "notificationType": "StatusChange",
+            "devices": [
+                {
+                    "id": "631608b3-ceb1-472b-ba05-2ae39555b0d1",
+                    "deviceState": "Active",
+                    "userState": {"state": "NotReady"},
+                    "phoneNumber": "15000",
+                    "uri": "http://127.0.0.1:8080/api/v2/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1",
+                    "path": "/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1",
+                }
+            ],
+            "messageType": "DeviceStateChangeMessage",
+        },
+        "ext": _EXT,
+    },
+    ServiceMessage: {
+        "channel": SERVICES_CHANNEL,
+        "data": {
+            "messageType": "ServiceStateChangeMessage",
+            "services": [{"serviceName": "voice", "state": "Inactive"}],
+        },
+    },
+}
+"""An example of each message."""
+
+CHANNELS: Final = (
+    _Channel("handshake", HANDSHAKE, "Begins a session.", [MetaHandshakeReply], [MetaHandshakeRequest]),
+    _Channel("connect", CONNECT, "Waits for messages: the request stays open until there are some.", [MetaConnectReply],
+             [MetaConnectRequest]),
+    _Channel("subscribe", SUBSCRIBE, "Subscribes to channels.", [MetaSubscribeReply], [MetaSubscribeRequest]),
+    _Channel("unsubscribe", UNSUBSCRIBE, "Ends subscriptions.", [MetaUnsubscribeReply], [MetaUnsubscribeRequest]),
+    _Channel("disconnect", DISCONNECT, "Ends a session.", [MetaDisconnectReply], [MetaDisconnectRequest]),
+    _Channel("calls", CALLS_CHANNEL, "Changes of the calls that the user's devices are on, one message for each leg of "
+             "the user, and refusals of the user's operations.", [CallMessage, RefusalMessage]),
+    _Channel("devices", DEVICES_CHANNEL, "Changes of the user's devices.", [DeviceMessage]),
+    _Channel("services", SERVICES_CHANNEL, "Whether operations are accepted.", [ServiceMessage]),
+    _Channel("callsOfUser", calls_channel_of(UserId("{user}")), "Changes of a user's calls, as the user sees them, "
+             "for the user's supervisors and administrators.", [CallMessage], parameters={"user": "Id of the user."}),
+    _Channel("allCalls", ALL_CALLS_CHANNEL, "Changes of all calls, for administrators, one message for each leg.",
+             [CallMessage]),
+)  # fmt: skip
+
+
+def cometd_asyncapi() -> Schema:
+    """Return the AsyncAPI 3 document of the CometD server."""
+    messages = dict.fromkeys(model for each in CHANNELS for model in (*each.receives, *each.sends))
+    return {
+        "asyncapi": "3.0.0",
+        "info": {
+            "title": "calltag CometD",
+            "version": VERSION,
+            "description": "Messages between CometD clients and the notifier, at /genesys/cometd and "
+            "/api/v2/notifications. A request is a JSON array of messages, and so is the answer to it.",
+        },
+        "defaultContentType": "application/json",
+        "channels": {each.name: _described(each) for each in CHANNELS},
+        "operations": dict(_operations()),
+        "components": {
+            "messages": {model.__name__: _message(model) for model in messages},
+            "schemas": _schemas(list(messages)),
+        },
+    }
+
+
+def _described(channel: _Channel) -> Schema:
+    models = (*channel.sends, *channel.receives)
+    parameters = {name: {"description": text} for name, text in (channel.parameters or {}).items()}
+    return {
+        "address": channel.address,
+        "description": channel.description,
+        "messages": {model.__name__: {"$ref": f"#/components/messages/{model.__name__}"} for model in models},
+        **({"parameters": parameters} if parameters else {}),
+    }
+
+
+def _operations() -> list[tuple[str, Schema]]:
+    """Return the operations of the server: it receives requests, and sends replies and messages."""
+    found: list[tuple[str, Schema]] = []
+    for channel in CHANNELS:
+        ref = f"#/channels/{channel.name}"
+        title = channel.name[0].upper() + channel.name[1:]
+        sent = [{"$ref": f"{ref}/messages/{model.__name__}"} for model in channel.receives]
+        if not channel.sends:
+            found.append((f"send{title}", {"action": "send", "channel": {"$ref": ref}, "messages": sent}))
+            continue
+        received = [{"$ref": f"{ref}/messages/{model.__name__}"} for model in channel.sends]
+        reply = {"channel": {"$ref": ref}, "messages": sent}
+        operation = {"action": "receive", "channel": {"$ref": ref}, "messages": received, "reply": reply}
+        found.append((f"receive{title}", operation))
+    return found
+
+
+def _message(model: type) -> Schema:
+    return {
+        "name": model.__name__,
+        "summary": str(model.__doc__).strip(),
+        "payload": {"$ref": f"{_REF}{model.__name__}"},
+        "examples": [{"payload": EXAMPLES[model]}],
+    }
+
+
+def _schemas(models: Sequence[type]) -> Schema:
+    """Return the schemas of models and of all that they contain, by name; messages have the members described only."""
+    for module in (resource_view, event_views):
+        for each in vars(module).values():
+            if is_typeddict(each):
+                each.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)
+    for name, each in list(globals().items()):
+        if is_typeddict(each) and name != "ClientMessage":
+            each.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
+    schemas: Schema = {}
+    for model in models:
+        schema = TypeAdapter(model).json_schema(ref_template=f"{_REF}{{model}}")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[model.__name__] = schema
+    for schema in schemas.values():
+        for member in schema.get("properties", {}).values():
+            member.pop("title", None)
+    return dict(sorted(schemas.items()))
