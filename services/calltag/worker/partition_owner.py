@@ -1,6 +1,6 @@
 """Ownership of a partition: take-over, commits in its epoch, and the events that they produce.
 
-The promises rest on the order: commit, wait for replicas where configured, publish, trim the outbox; acknowledge last.
+The promises rest on the order: commit, wait for replicas where configured, publish, acknowledge; trim the outbox last.
 After a crash at any point the next owner finds the operations either undone in the queue, or done with their events in
 the outbox.
 """
