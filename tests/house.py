@@ -41,7 +41,7 @@ LIMITS: Final = {
 }
 """Today's values, rounded up: what has been made simpler stays so."""
 _MOST_TRIES: Final = 5
-"""What runs beside an operation by the clock, as renewals do, may pass some modules more."""
+"""Timers that fire during an operation, as renewals do, pass some modules more."""
 
 
 def sources() -> Mapping[Path, ast.Module]:

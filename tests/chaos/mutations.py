@@ -119,7 +119,7 @@ MUTATIONS: Final = (
     Mutation(
         "commits in an epoch that is over",
         _one(f"{_LUA}/commit.lua", "if epoch ~= take() then return {'fenced', epoch} end", "take()"),
-        # Whoever takes over mostly finds what comes late in the outbox: under fire it shows in one run of many.
+        # The next owner mostly finds late events in the outbox, so that one run of many under fire shows it.
         test="tests/contract/test_store.py::test_a_former_owner_is_fenced",
     ),
     Mutation(

@@ -81,3 +81,13 @@ async def test_each_message_that_comes_is_documented(served: System) -> None:
             assert kind_of(await observer.next_message()) == "CallMessage"
         await alice.operate(call, "Hangup")
     assert kinds == {name for name in document()["components"]["messages"] if name.endswith("Message")}
+
+
+def test_clients_may_send_more_than_is_described_and_the_server_does_not() -> None:
+    schemas = document()["components"]["schemas"]
+    for model, example in EXAMPLES.items():
+        schema = {"$ref": f"#/components/schemas/{model.__name__}", "components": document()["components"]}
+        is_valid = jsonschema.Draft202012Validator(schema).is_valid({**example, "unknown": 1})
+        assert is_valid == model.__name__.endswith("Request"), model
+    for name in ("CallResource", "CallStateChange", "CalltagOfMessage", "Advice"):
+        assert schemas[name]["additionalProperties"] is False

@@ -98,7 +98,7 @@ async def test_the_steps_of_a_batch_are_taken_in_the_order_that_the_promises_res
 
 
 class Replicated(RedisCallStore):
-    """A store whose replicas have a commit when they are told to."""
+    """A store whose replicas have a commit once the test sets an event."""
 
     def __init__(self, client: RedisClient) -> None:
         super().__init__(client, KEYS)

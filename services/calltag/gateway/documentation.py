@@ -39,30 +39,6 @@ With `Idempotency-Key` a request may be made again: it takes effect once and get
 the call as it is by then.
 """
 
-CALL_EXAMPLE: Final[Schema] = {
-    "id": "01RCC3N118B1V0SL8O7GK2LAES00000R",
-    "state": "Dialing",
-    "callUuid": "01RCC3N118B1V0SL8O7GK2LAES00000R",
-    "connId": "007102719818001b",
-    "deviceUri": "http://127.0.0.1:8080/api/v2/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1",
-    "participants": [
-        {"e164Number": "", "formattedPhoneNumber": "15001", "phoneNumber": "15001", "digits": "15001"}
-    ],
-    "dnis": "15001",
-    "callType": "Internal",
-    "capabilities": [
-        "UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData", "Hangup"
-    ],
-    "userData": {"AccountNumber": "12345"},
-    "duration": "63",
-    "mute": "Off",
-    "supervisorListeningIn": False,
-    "monitoredUserMuted": False,
-    "monitoring": False,
-    "uri": "http://127.0.0.1:8080/api/v2/me/calls/01RCC3N118B1V0SL8O7GK2LAES00000R",
-    "path": "/calls/01RCC3N118B1V0SL8O7GK2LAES00000R",
-}  # fmt: skip
-
 
 class AcceptedAnswer(TypedDict):
     """The request was accepted; with `Prefer: wait`, it took effect."""
@@ -126,7 +102,7 @@ _SELECTABLE: Final = ("UserResource", "DeviceResource", "CallResource", "ShownCa
 """Resources whose properties the parameter `fields` selects."""
 
 
-def _describe_by_docstrings(*modules: ModuleType) -> None:
+def describe_by_docstrings(*modules: ModuleType) -> None:
     """Take the docstrings of fields as their descriptions; the domain itself knows no framework."""
     for module in modules:
         for model in vars(module).values():
@@ -134,7 +110,14 @@ def _describe_by_docstrings(*modules: ModuleType) -> None:
                 model.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)
 
 
-_describe_by_docstrings(resource_view, resources)
+def drop_titles(schemas: Mapping[str, Schema]) -> None:
+    """Remove the titles of members: they are made of the names, which say the same."""
+    for model in schemas.values():
+        for member in model.get("properties", {}).values():
+            member.pop("title", None)
+
+
+describe_by_docstrings(resource_view, resources)
 
 
 def _header(description: str, example: str) -> Schema:
@@ -309,10 +292,7 @@ def document(app: FastAPI) -> None:
 
 def _complete(schema: Schema) -> None:
     schemas = schema["components"]["schemas"]
-    for model in schemas.values():
-        for member in model.get("properties", {}).values():
-            # Made of the name, which says the same.
-            member.pop("title", None)
+    drop_titles(schemas)
     for name in _SELECTABLE:
         # The parameter `fields` selects properties.
         schemas[name].pop("required")

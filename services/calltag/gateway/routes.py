@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from calltag.core.domain.ids import CallId, DeviceId
+from calltag.core.domain.resource_view import CALL_EXAMPLE
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.directory import Role
 from calltag.gateway import documentation
@@ -166,7 +167,7 @@ def _add_calls(router: APIRouter, api: Api) -> None:
         operation_id="getCall",
         summary="One call",
         responses=documentation.answers(
-            documentation.CallAnswer, 403, 404, 500, example={"statusCode": 0, "call": documentation.CALL_EXAMPLE}
+            documentation.CallAnswer, 403, 404, 500, example={"statusCode": 0, "call": CALL_EXAMPLE}
         ),
     )
     async def call(request: Request, call_id: str, fields: Fields = None) -> Response:

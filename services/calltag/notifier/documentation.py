@@ -1,4 +1,4 @@
-"""The AsyncAPI document of what CometD clients send and receive, from the models of the messages.
+"""The messages that CometD clients send and receive: models, examples and channels, for the AsyncAPI document.
 
 Source of the envelopes: Bayeux protocol 1.0. The content of messages is described where it is built, in `event_views`.
 """
@@ -7,14 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NotRequired
 
-from pydantic import ConfigDict, TypeAdapter
-from typing_extensions import TypedDict, is_typeddict
+from typing_extensions import TypedDict
 
-from calltag.core import VERSION
 from calltag.core.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE, SUBSCRIBE, UNSUBSCRIBE
-from calltag.core.domain import resource_view
 from calltag.core.domain.ids import UserId
-from calltag.notifier import event_views
+from calltag.core.domain.resource_view import CALL_EXAMPLE
 from calltag.notifier.channel_policy import ALL_CALLS_CHANNEL, calls_channel_of
 from calltag.notifier.event_views import (
     CALLS_CHANNEL,
@@ -28,7 +25,6 @@ from calltag.notifier.event_views import (
 )
 
 Schema = dict[str, Any]
-_REF: Final = "#/components/schemas/"
 _DEMO: Final = "demo"
 """Password of the demo contact centre, which is public."""
 _ID: Final = "01RCC3N118B1V0SL8O7GK2LAES00000R"
@@ -292,7 +288,7 @@ class ServiceMessage(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class _Channel:
+class Channel:
     """A channel, with what clients send to it and receive from it."""
 
     name: str
@@ -303,27 +299,6 @@ class _Channel:
     parameters: Mapping[str, str] | None = None
 
 
-_CALL: Final[Schema] = {
-    "id": _ID,
-    "state": "Dialing",
-    "callUuid": _ID,
-    "connId": "007102719818001b",
-    "deviceUri": "http://127.0.0.1:8080/api/v2/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1",
-    "participants": [{"e164Number": "", "formattedPhoneNumber": "15001", "phoneNumber": "15001", "digits": "15001"}],
-    "dnis": "15001",
-    "callType": "Internal",
-    "capabilities": [
-        "UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData", "Hangup"
-    ],
-    "userData": {"AccountNumber": "12345"},
-    "duration": "63",
-    "mute": "Off",
-    "supervisorListeningIn": False,
-    "monitoredUserMuted": False,
-    "monitoring": False,
-    "uri": f"http://127.0.0.1:8080/api/v2/me/calls/{_ID}",
-    "path": f"/calls/{_ID}",
-}  # fmt: skip
 _EXT: Final[Schema] = {
     "calltag": {
         "eventId": "ik2f0c1e9b6c1f4b7d8a90",
@@ -375,7 +350,7 @@ EXAMPLES: Final[Mapping[type, Schema]] = {
         "channel": CALLS_CHANNEL,
         "data": {
             "notificationType": "AttachedDataChanged",
-            "call": _CALL,
+            "call": CALL_EXAMPLE,
             "phoneNumber": "15000",
             "messageType": "CallStateChangeMessage",
         },
@@ -423,96 +398,18 @@ EXAMPLES: Final[Mapping[type, Schema]] = {
 """An example of each message."""
 
 CHANNELS: Final = (
-    _Channel("handshake", HANDSHAKE, "Begins a session.", [MetaHandshakeReply], [MetaHandshakeRequest]),
-    _Channel("connect", CONNECT, "Waits for messages: the request stays open until there are some.", [MetaConnectReply],
+    Channel("handshake", HANDSHAKE, "Begins a session.", [MetaHandshakeReply], [MetaHandshakeRequest]),
+    Channel("connect", CONNECT, "Waits for messages: the request stays open until there are some.", [MetaConnectReply],
              [MetaConnectRequest]),
-    _Channel("subscribe", SUBSCRIBE, "Subscribes to channels.", [MetaSubscribeReply], [MetaSubscribeRequest]),
-    _Channel("unsubscribe", UNSUBSCRIBE, "Ends subscriptions.", [MetaUnsubscribeReply], [MetaUnsubscribeRequest]),
-    _Channel("disconnect", DISCONNECT, "Ends a session.", [MetaDisconnectReply], [MetaDisconnectRequest]),
-    _Channel("calls", CALLS_CHANNEL, "Changes of the calls that the user's devices are on, one message for each leg of "
+    Channel("subscribe", SUBSCRIBE, "Subscribes to channels.", [MetaSubscribeReply], [MetaSubscribeRequest]),
+    Channel("unsubscribe", UNSUBSCRIBE, "Ends subscriptions.", [MetaUnsubscribeReply], [MetaUnsubscribeRequest]),
+    Channel("disconnect", DISCONNECT, "Ends a session.", [MetaDisconnectReply], [MetaDisconnectRequest]),
+    Channel("calls", CALLS_CHANNEL, "Changes of the calls that the user's devices are on, one message for each leg of "
              "the user, and refusals of the user's operations.", [CallMessage, RefusalMessage]),
-    _Channel("devices", DEVICES_CHANNEL, "Changes of the user's devices.", [DeviceMessage]),
-    _Channel("services", SERVICES_CHANNEL, "Whether operations are accepted.", [ServiceMessage]),
-    _Channel("callsOfUser", calls_channel_of(UserId("{user}")), "Changes of a user's calls, as the user sees them, "
+    Channel("devices", DEVICES_CHANNEL, "Changes of the user's devices.", [DeviceMessage]),
+    Channel("services", SERVICES_CHANNEL, "Whether operations are accepted.", [ServiceMessage]),
+    Channel("callsOfUser", calls_channel_of(UserId("{user}")), "Changes of a user's calls, as the user sees them, "
              "for the user's supervisors and administrators.", [CallMessage], parameters={"user": "Id of the user."}),
-    _Channel("allCalls", ALL_CALLS_CHANNEL, "Changes of all calls, for administrators, one message for each leg.",
+    Channel("allCalls", ALL_CALLS_CHANNEL, "Changes of all calls, for administrators, one message for each leg.",
              [CallMessage]),
 )  # fmt: skip
-
-
-def cometd_asyncapi() -> Schema:
-    """Return the AsyncAPI 3 document of the CometD server."""
-    messages = dict.fromkeys(model for each in CHANNELS for model in (*each.receives, *each.sends))
-    return {
-        "asyncapi": "3.0.0",
-        "info": {
-            "title": "calltag CometD",
-            "version": VERSION,
-            "description": "Messages between CometD clients and the notifier, at /genesys/cometd and "
-            "/api/v2/notifications. A request is a JSON array of messages, and so is the answer to it.",
-        },
-        "defaultContentType": "application/json",
-        "channels": {each.name: _described(each) for each in CHANNELS},
-        "operations": dict(_operations()),
-        "components": {
-            "messages": {model.__name__: _message(model) for model in messages},
-            "schemas": _schemas(list(messages)),
-        },
-    }
-
-
-def _described(channel: _Channel) -> Schema:
-    models = (*channel.sends, *channel.receives)
-    parameters = {name: {"description": text} for name, text in (channel.parameters or {}).items()}
-    return {
-        "address": channel.address,
-        "description": channel.description,
-        "messages": {model.__name__: {"$ref": f"#/components/messages/{model.__name__}"} for model in models},
-        **({"parameters": parameters} if parameters else {}),
-    }
-
-
-def _operations() -> list[tuple[str, Schema]]:
-    """Return the operations of the server: it receives requests, and sends replies and messages."""
-    found: list[tuple[str, Schema]] = []
-    for channel in CHANNELS:
-        ref = f"#/channels/{channel.name}"
-        title = channel.name[0].upper() + channel.name[1:]
-        sent = [{"$ref": f"{ref}/messages/{model.__name__}"} for model in channel.receives]
-        if not channel.sends:
-            found.append((f"send{title}", {"action": "send", "channel": {"$ref": ref}, "messages": sent}))
-            continue
-        received = [{"$ref": f"{ref}/messages/{model.__name__}"} for model in channel.sends]
-        reply = {"channel": {"$ref": ref}, "messages": sent}
-        operation = {"action": "receive", "channel": {"$ref": ref}, "messages": received, "reply": reply}
-        found.append((f"receive{title}", operation))
-    return found
-
-
-def _message(model: type) -> Schema:
-    return {
-        "name": model.__name__,
-        "summary": str(model.__doc__).strip(),
-        "payload": {"$ref": f"{_REF}{model.__name__}"},
-        "examples": [{"payload": EXAMPLES[model]}],
-    }
-
-
-def _schemas(models: Sequence[type]) -> Schema:
-    """Return the schemas of models and of all that they contain, by name; messages have the members described only."""
-    for module in (resource_view, event_views):
-        for each in vars(module).values():
-            if is_typeddict(each):
-                each.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)
-    for name, each in list(globals().items()):
-        if is_typeddict(each) and name != "ClientMessage":
-            each.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True, extra="forbid")
-    schemas: Schema = {}
-    for model in models:
-        schema = TypeAdapter(model).json_schema(ref_template=f"{_REF}{{model}}")
-        schemas.update(schema.pop("$defs", {}))
-        schemas[model.__name__] = schema
-    for schema in schemas.values():
-        for member in schema.get("properties", {}).values():
-            member.pop("title", None)
-    return dict(sorted(schemas.items()))

@@ -1,4 +1,4 @@
-"""What the documents say of an operation is what its parser takes."""
+"""Each parser accepts exactly the parameters that the documents describe."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""What becomes of an exchange with Redis whose task is told to end, or whose connection breaks."""
+"""Exchanges with Redis whose task is cancelled, or whose connection breaks."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence

@@ -66,7 +66,7 @@ class Streams:
         return Appended([HERE], places, watchers)
 
     def append_with_commit(self, *_: object) -> AppendWithCommit:
-        raise NotImplementedError
+        raise AssertionError("these tests publish events after their commit")
 
     async def read(self, user: UserId, after: Position, most: int) -> Page:
         raise NotImplementedError

@@ -87,6 +87,32 @@ class CallResource(TypedDict):
     path: str
 
 
+CALL_EXAMPLE: Final[CallResource] = {
+    "id": "01RCC3N118B1V0SL8O7GK2LAES00000R",
+    "state": "Dialing",
+    "callUuid": "01RCC3N118B1V0SL8O7GK2LAES00000R",
+    "connId": "007102719818001b",
+    "deviceUri": "http://127.0.0.1:8080/api/v2/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1",
+    "participants": [
+        {"e164Number": "", "formattedPhoneNumber": "15001", "phoneNumber": "15001", "digits": "15001"}
+    ],
+    "dnis": "15001",
+    "callType": "Internal",
+    "capabilities": [
+        "UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData", "Hangup"
+    ],
+    "userData": {"AccountNumber": "12345"},
+    "duration": "63",
+    "mute": "Off",
+    "supervisorListeningIn": False,
+    "monitoredUserMuted": False,
+    "monitoring": False,
+    "uri": "http://127.0.0.1:8080/api/v2/me/calls/01RCC3N118B1V0SL8O7GK2LAES00000R",
+    "path": "/calls/01RCC3N118B1V0SL8O7GK2LAES00000R",
+}  # fmt: skip
+"""That of the page on AttachUserData in the Web Services API reference, after the operation."""
+
+
 class ShownCall(CallResource):
     """A call, with the operation that blocks it."""
 

@@ -123,21 +123,19 @@ class SingleRouter:
         await self._server.close()
 
 
-class SentinelRouter:
+class SentinelRouter(SingleRouter):
     """The master that Sentinels name. They are asked for each new connection.
 
     Sentinels close the connections of a master that they demote. A write that a demoted master refuses closes the
     others here, and goes to the next master.
     """
 
-    has_slots = False
-
     def __init__(self, sentinel: Sentinel, service: str, connect: Connector, max_connections: int) -> None:
+        super().__init__(RedisServer("", self._connect, max_connections))
         self._sentinel = sentinel
         self._service = service
         self._connector = connect
         self._master: Address | None = None
-        self._server = RedisServer("", self._connect, max_connections)
 
     async def _connect(self) -> AbstractConnection:
         host, port = await self._sentinel.discover_master(self._service)
@@ -146,26 +144,17 @@ class SentinelRouter:
         self._master = host, port
         return await self._connector(host=host, port=port)
 
-    def server_of(self, _key: str) -> RedisServer | None:
-        return self._server
-
-    async def masters(self) -> Sequence[RedisServer]:
-        return [self._server]
-
     async def send(self, requests: Sequence[Request]) -> None:
-        await self._server.exchange(requests)
+        await super().send(requests)
         demoted = [each for each in requests if any(isinstance(reply, ReadOnlyError) for reply in each.replies)]
         if demoted:
             await self._server.close_idle()
             for each in demoted:
                 each.replies.clear()
-            await self._server.exchange(demoted)
-
-    async def send_to(self, server: RedisServer, requests: Sequence[Request]) -> None:
-        await server.exchange(requests)
+            await super().send(demoted)
 
     async def close(self) -> None:
-        await self._server.close()
+        await super().close()
         await self._sentinel.aclose()
 
 
