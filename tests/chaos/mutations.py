@@ -464,6 +464,11 @@ HOMES: Final = (
 )
 PARTS: Final = (
     Mutation(
+        "leaves a session claimed for ever after a take-over that failed",
+        _one(_MANAGER, "if here is not None and here.session.give_up_claim() and here", "if here is not None and here"),
+        test=f"{_HOMES}::test_a_session_that_a_save_verifies_during_a_claim_goes_on",
+    ),
+    Mutation(
         "appends the events of a commit that was refused",
         _one(
             f"{_LUA}/append.lua",

@@ -351,12 +351,10 @@ class SessionManager:
                         return None
             login = claim.shown.login or record.login
             return await self._take_over(request, found, here, login, has_waited=has_waited)
-        except BaseException:
-            if here is not None:
-                here.session.give_up_claim()
-                if here.suspended is not None:
-                    self.background.begin(self._ask_and_answer(here.suspended, waits=True))
-            raise
+        finally:
+            # Also where the take-over failed because a save has verified the session: it is at home here.
+            if here is not None and here.session.give_up_claim() and here.suspended is not None:
+                self.background.begin(self._ask_and_answer(here.suspended, waits=True))
 
     def _is_current(self, resident: Resident, record: SessionRecord) -> bool:
         """Return whether the record still names this node as home; a save may have raised the cycle meanwhile."""

@@ -170,6 +170,25 @@ async def test_a_save_during_which_the_lease_lapsed_verifies_nothing(
     assert not nodes.one.sessions.is_verified(resident_of(nodes.one, alice))
 
 
+async def test_a_session_that_a_save_verifies_during_a_claim_goes_on(
+    nodes: Posted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The take-over fails, as the save has raised the cycle: the connect is answered here, and gets events."""
+    alice = await Client().begin(nodes.one)
+    take_over = nodes.one.store.take_over
+
+    async def after_a_save(state: SessionState, *, saved: int | None, has_moved: bool) -> object:
+        nodes.one.sessions.sync.mark_unverified()
+        await nodes.one.sessions.sync.save_marked()
+        return await take_over(state, saved=saved, has_moved=has_moved)
+
+    await lapse(nodes.one)
+    monkeypatch.setattr(nodes.one.store, "take_over", after_a_save)
+    held = await alice.connect(nodes.one)
+    await nodes.publish(1)
+    assert (await alice.finish(nodes.one, held))[0] == [1]
+
+
 # -- claims -----------------------------------------------------------------------------------------------------------
 
 

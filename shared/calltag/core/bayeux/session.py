@@ -308,10 +308,12 @@ class Session:
         """Note the cycle in which Redis confirmed this home."""
         self.cycle = cycle
 
-    def give_up_claim(self) -> None:
-        """Leave CLAIMING without a result."""
-        if self.state is SessionPhase.CLAIMING:
-            self.claimed(self.cycle)
+    def give_up_claim(self) -> bool:
+        """Leave CLAIMING without a result; return False if the claim had one."""
+        if self.state is not SessionPhase.CLAIMING:
+            return False
+        self.claimed(self.cycle)
+        return True
 
     # -- the stream ----------------------------------------------------------------------------------------------
 
