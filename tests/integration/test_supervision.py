@@ -10,6 +10,7 @@ from typing import Any
 
 import aio_pika
 import pytest
+from aio_pika.tools import OneShotCallback
 
 from calltag.core.broker.ports import (
     BrokerInterrupted,
@@ -20,6 +21,7 @@ from calltag.core.broker.ports import (
     PartitionConsumer,
 )
 from calltag.core.broker.rabbitmq import RabbitMqBroker, RabbitMqSettings, apply_topology, open_rabbitmq
+from calltag.core.broker.rabbitmq.connection import Link
 from calltag.core.broker.rabbitmq.consumer import AmqpConsumer
 from calltag.core.broker.rabbitmq.metrics import Repair, RepairLog
 from parts.amqp_frames import Method
@@ -394,3 +396,22 @@ async def test_a_consumer_that_came_before_the_former_one_left_is_watched_on(
             await former.__aexit__(type(error) if error else None, error, None)
         assert (broker.state().consuming, broker.consuming()) == (1, True)
     assert (broker.state().consuming, broker.consuming()) == (0, True)
+
+
+async def test_probes_leave_nothing_behind(settings: RabbitMqSettings) -> None:
+    """The library keeps what it holds of a channel until the connection closes, even when the channel is closed."""
+    link = Link(settings, "test")
+
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(each, OneShotCallback) for each in gc.get_objects())
+
+    async with asyncio.TaskGroup() as group:
+        running = group.create_task(link.run())
+        await eventually(lambda: link.up)
+        await link.probe()
+        before = kept()
+        for _ in range(20):
+            await link.probe()
+        assert (kept(), link.up) == (before, True)
+        running.cancel()

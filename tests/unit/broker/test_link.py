@@ -5,13 +5,12 @@ from typing import Any
 
 import pytest
 
-from calltag.core.broker.rabbitmq import connection as module
 from calltag.core.broker.rabbitmq.connection import Link
 from calltag.core.broker.rabbitmq.topology import RabbitMqSettings
 
 
 class Connection:
-    """A connection of a broker that opens channels, and does not answer when one is closed."""
+    """A connection of a broker that opens channels, and does not answer on them."""
 
     is_closed = False
 
@@ -29,7 +28,7 @@ class Connection:
     async def initialize(self) -> None:
         """Opened."""
 
-    async def close(self) -> None:
+    async def set_qos(self, **_: Any) -> None:
         self._blocked = self._blocked_later
         await asyncio.Event().wait()
 
@@ -51,12 +50,9 @@ async def test_a_connection_is_not_blocked_however_its_library_finds_out(kind: t
 
 
 @pytest.mark.parametrize("blocked", [True, False])
-async def test_a_channel_that_does_not_close_tells_nothing_of_a_broker_that_reads_nothing_now(
-    monkeypatch: pytest.MonkeyPatch, *, blocked: bool
-) -> None:
+async def test_a_probe_without_an_answer_tells_nothing_of_a_broker_that_reads_nothing_now(*, blocked: bool) -> None:
     """It came to be short of memory or disk between the two: the connection is sound."""
-    monkeypatch.setattr(module, "_CLOSE_DEADLINE_S", 0.01)
-    made = Link(RabbitMqSettings("amqp://broker/"), "test")
+    made = Link(RabbitMqSettings("amqp://broker/", publish_deadline_s=0.01), "test")
     made._connection = Connection(blocked=blocked)  # type: ignore[assignment]
     await made.probe()
     assert made._closed.is_set() != blocked

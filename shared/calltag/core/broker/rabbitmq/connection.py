@@ -168,6 +168,7 @@ class Link:
         self._purpose = purpose
         self._metrics = metrics or RepairLog()
         self._connection: BrokerConnection | None = None
+        self._probing: AbstractChannel | None = None
         self._closed = asyncio.Event()
         self._cause = Repair.CLOSED
         self.blocked = False
@@ -260,27 +261,40 @@ class Link:
         return blocked
 
     async def probe(self) -> None:
-        """Check the connection by opening a channel; reconnect if it does not respond."""
-        if self.up and not await self.look():
-            connection = self._connection
-            with suppress(BrokerUnavailable):
-                await self._close(await self.open_channel(confirms=False), connection)
+        """Check the connection by a round trip on a channel that is kept for that; reconnect without an answer.
+
+        A channel for each probe would leak: the library keeps its callbacks until the connection closes.
+        """
+        if not self.up or await self.look():
+            return
+        with suppress(BrokerUnavailable):
+            if self._probing is None or self._probing.is_closed:
+                self._probing = await self.open_channel(confirms=False)
+            async with self._answering("answered no probe"):
+                await self._probing.set_qos(prefetch_count=1)
 
     async def open_channel(self, *, confirms: bool) -> AbstractChannel:
         """Open a channel. Raises NotConnected at once if there is no connection, and BrokerUnavailable."""
         connection = self._connection
         if connection is None or connection.is_closed:
             raise NotConnected("there is no connection to RabbitMQ")
+        async with self._answering("opened no channel"):
+            channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
+            await channel.initialize()
+            return channel
+
+    @asynccontextmanager
+    async def _answering(self, failure: str) -> AsyncIterator[None]:
+        """Give up a connection on which an exchange fails or is late, unless RabbitMQ blocks it."""
+        connection = self._connection
         try:
             with normalize_amqp_errors():
                 async with asyncio.timeout(self._settings.publish_deadline_s):
-                    channel = connection.channel(publisher_confirms=confirms, on_return_raises=confirms)
-                    await channel.initialize()
-                    return channel
+                    yield
         except FAILURES as error:
             if connection is self._connection and not await self.look():
                 self.broken()
-            raise BrokerUnavailable(f"RabbitMQ opened no channel: {type(error).__name__}") from error
+            raise BrokerUnavailable(f"RabbitMQ {failure}: {type(error).__name__}") from error
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[AbstractChannel]:
