@@ -152,7 +152,7 @@ def _take(message: OperationMessage, subject: _Subject, limits: CallLimits, fold
         folded.held.append(place)
         return True
     if operation.sender is None and (block := _in_the_way(operation, subject)) is not None:
-        # It has no sender to refuse it to, and the switch sends each event once.
+        # It has no sender to refuse it to.
         folded.behind.append((place, block.operation_id))
         return True
     try:

@@ -160,7 +160,7 @@ class Amqp(Section):
     prefix: str = Field(
         "calltag", pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="Prefix of the names of exchanges and queues."
     )
-    heartbeat_s: int = Field(10, ge=2, le=600, description="Heartbeat of the connection; two missed ones close it.")
+    heartbeat_s: int = Field(10, ge=2, le=600, description="Heartbeat of the connection; three missed ones close it.")
     publish_deadline_s: Seconds = Field(1.5, le=60, description="Deadline of a publisher confirm.")
     watch_s: Seconds = Field(3.0, le=60, description="Interval of checks that find dead connections and consumers.")
     replicas: int = Field(

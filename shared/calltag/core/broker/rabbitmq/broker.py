@@ -37,7 +37,7 @@ log = structlog.get_logger()
 Restore = Callable[[AbstractChannel], Awaitable[None]]
 _TOPOLOGY_DEADLINE_S: Final = 60.0
 _HEARTBEATS: Final = 3
-"""RabbitMQ drops a silent client within so many heartbeats; until then a crashed one may keep its partition."""
+"""RabbitMQ drops a silent client within so many heartbeats; until then a frozen one may keep its partition."""
 
 
 class RabbitMqBroker:
