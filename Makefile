@@ -26,7 +26,7 @@ BEYOND_UNIT := $(if $(FOLDERS),$(filter-out tests/unit tests/unit/%,$(FOLDERS)),
 BEYOND_PARTS := $(filter-out tests/contract tests/contract/% tests/integration tests/integration/%,$(BEYOND_UNIT))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test fuzz chaos mutations soak bench check format lock docs pictures clean parts
+.PHONY: help run demo test fuzz chaos mutations soak bench check format lock docs pictures site clean parts
 
 help:
 	@sed -n 's/^# //p' Makefile | head -n 9
@@ -107,6 +107,7 @@ check: $(DEV_READY)
 	@$(BIN)/python deploy/locks.py --check
 	@$(BIN)/python deploy/audit.py
 	@$(BIN)/calltag docs --check
+	@$(BIN)/python deploy/website.py --check
 	@PYTHONPATH=tests $(BIN)/python tests/house.py > /dev/null
 	@$(BIN)/python tests/language.py
 	@$(BIN)/yamllint --strict -c deploy/.yamllint.yaml deploy
@@ -128,5 +129,9 @@ docs: $(DEV_READY)
 pictures: $(PICTURES_READY)
 	@node $(PICTURES)/render.mjs
 
+# Open .site/index.html, or serve the folder: search needs a server.
+site: $(DEV_READY)
+	@$(BIN)/python deploy/website.py .site
+
 clean:
-	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules $(PEERS)/node_modules $(PICTURES)/node_modules .bench .coverage* .fuzz .test-results .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules $(PEERS)/node_modules $(PICTURES)/node_modules .bench .coverage* .fuzz .test-results .hypothesis .mypy_cache .pytest_cache .ruff_cache .site
