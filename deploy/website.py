@@ -22,6 +22,7 @@ INDEX = "docs/index.md"
 CONFIG = ROOT / "docs" / "zensical.toml"
 STYLE = "docs/site.css"
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+COLOR = re.compile(r"\x1b\[[0-9;]*m")
 SECTION = re.compile(r"^## (.+)$")
 
 
@@ -97,7 +98,8 @@ def build(folder: Path) -> str:
     """Build the staged site, and return the warnings of a build that failed."""
     command = [str(Path(sys.executable).with_name("zensical")), "build", "--strict"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - our own
-    return done.stderr.partition("Traceback")[0] or done.stderr if done.returncode else ""
+    warnings = COLOR.sub("", done.stderr)
+    return warnings.partition("Traceback")[0] or warnings if done.returncode else ""
 
 
 def broken(html: Path) -> list[str]:
