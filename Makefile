@@ -17,6 +17,8 @@ NODE_CLIENTS := tests/clients
 NODE_READY := $(NODE_CLIENTS)/node_modules/.ready
 PEERS := tests/bench/peers
 PEERS_READY := $(PEERS)/node_modules/.ready
+PICTURES := docs/pictures
+PICTURES_READY := $(PICTURES)/node_modules/.ready
 
 # What tests in ARGS need beside Python: unit tests nothing, those of parts by themselves no clients of npm.
 FOLDERS := $(filter tests tests/%,$(ARGS))
@@ -24,7 +26,7 @@ BEYOND_UNIT := $(if $(FOLDERS),$(filter-out tests/unit tests/unit/%,$(FOLDERS)),
 BEYOND_PARTS := $(filter-out tests/contract tests/contract/% tests/integration tests/integration/%,$(BEYOND_UNIT))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test fuzz chaos mutations soak bench check format lock docs clean parts
+.PHONY: help run demo test fuzz chaos mutations soak bench check format lock docs pictures site clean parts
 
 help:
 	@sed -n 's/^# //p' Makefile | head -n 9
@@ -55,6 +57,11 @@ $(NODE_READY): $(NODE_CLIENTS)/package.json $(NODE_CLIENTS)/package-lock.json
 $(PEERS_READY): $(PEERS)/package.json $(PEERS)/package-lock.json
 	@echo "Installing the servers that the bench holds calltag against (once) ..."
 	@cd $(PEERS) && npm ci --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(PICTURES_READY): $(PICTURES)/package.json $(PICTURES)/package-lock.json
+	@echo "Installing the renderer of the pictures (once) ..."
+	@cd $(PICTURES) && npm ci --no-audit --no-fund --loglevel=error
 	@touch $@
 
 run: $(RUN_READY)
@@ -100,6 +107,7 @@ check: $(DEV_READY)
 	@$(BIN)/python deploy/locks.py --check
 	@$(BIN)/python deploy/audit.py
 	@$(BIN)/calltag docs --check
+	@$(BIN)/python deploy/website.py --check
 	@PYTHONPATH=tests $(BIN)/python tests/house.py > /dev/null
 	@$(BIN)/python tests/language.py
 	@$(BIN)/yamllint --strict -c deploy/.yamllint.yaml deploy
@@ -117,5 +125,13 @@ lock: $(DEV_READY)
 docs: $(DEV_READY)
 	@$(BIN)/calltag docs
 
+# Needs Node 18 or newer with npm.
+pictures: $(PICTURES_READY)
+	@node $(PICTURES)/render.mjs
+
+# Open .site/index.html, or serve the folder: search needs a server.
+site: $(DEV_READY)
+	@$(BIN)/python deploy/website.py .site
+
 clean:
-	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules $(PEERS)/node_modules .bench .coverage* .fuzz .test-results .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules $(PEERS)/node_modules $(PICTURES)/node_modules .bench .coverage* .fuzz .test-results .hypothesis .mypy_cache .pytest_cache .ruff_cache .site
