@@ -20,10 +20,10 @@ from calltag.gateway.operations import (
     CALL_OPERATIONS,
     DEVICE_OPERATIONS,
     SESSION_OPERATIONS,
-    USER_DATA,
     Operations,
 )
 from calltag.gateway.resources import DeviceResource, UserResource
+from calltag.gateway.switch_events import SWITCH_EVENTS
 
 Schema = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]
@@ -224,45 +224,10 @@ CALL: Final = _documented(CALL_OPERATIONS)
 ME: Final = _documented(SESSION_OPERATIONS)
 DEVICE_CALLS: Final = _documented(DEVICE_OPERATIONS)
 
-_PARTY: Final[Schema] = {
-    "type": "object",
-    "required": ["phoneNumber", "state"],
-    "properties": {
-        "phoneNumber": {"type": "string"},
-        "state": {"type": "string", "enum": ["Dialing", "Ringing", "Established", "Held", "Released"]},
-        "mute": {"type": "string", "enum": ["On", "Off"]},
-    },
-}
-
-_SWITCH_EVENT: Final[Schema] = {
-    "type": "object",
-    "required": ["eventId", "eventType", "id"],
-    "properties": {
-        "eventId": {"type": "string", "description": "The same id twice takes effect once."},
-        "eventType": {"type": "string", "enum": ["CallStarted", "PartyChanged", "CallEnded"]},
-        "id": {"type": "string", "description": "The call's id."},
-        "connId": {"type": "string"},
-        "callType": {"type": "string", "enum": ["Internal", "Inbound", "Outbound", "Consult", "Unknown"]},
-        "dnis": {"type": "string"},
-        "beganAt": {"type": "integer", "description": "Unix time in milliseconds."},
-        "parties": {"type": "array", "items": _PARTY},
-        "userData": USER_DATA,
-    },
-}
-
-SWITCH_EXAMPLE: Final[Schema] = {
-    "eventId": "started-1",
-    "eventType": "CallStarted",
-    "id": "01RCC3N118B1V0SL8O7GK2LAES00000R",
-    "connId": "007102719818001b",
-    "callType": "Internal",
-    "dnis": "15001",
-    "parties": [{"phoneNumber": "15000", "state": "Dialing"}, {"phoneNumber": "15001", "state": "Ringing"}],
-}
-
-
+_SWITCH_EVENT: Final[Schema] = {"$ref": "#/components/schemas/SwitchEvent"}
 SWITCH: Final = _request(
-    {"oneOf": [_SWITCH_EVENT, {"type": "array", "items": _SWITCH_EVENT}]}, {"CallStarted": SWITCH_EXAMPLE}
+    {"oneOf": [_SWITCH_EVENT, {"type": "array", "items": _SWITCH_EVENT}]},
+    {each.name: each.request() for each in SWITCH_EVENTS},
 )
 
 _SECURITY: Final[Mapping[str, Schema]] = {
@@ -298,6 +263,11 @@ def _complete(schema: Schema) -> None:
         schemas[name].pop("required")
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+    schemas.update({each.name: each.schema() for each in SWITCH_EVENTS})
+    schemas["SwitchEvent"] = {
+        "oneOf": [{"$ref": f"#/components/schemas/{each.name}"} for each in SWITCH_EVENTS],
+        "discriminator": {"propertyName": SWITCH_EVENTS.tag},
+    }
     schema["components"]["securitySchemes"] = dict(_SECURITY)
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():

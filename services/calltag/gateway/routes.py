@@ -32,7 +32,7 @@ from calltag.gateway.resources import (
     selected,
     user_resource,
 )
-from calltag.gateway.switch_events import switch_events
+from calltag.gateway.switch_events import SwitchLimits, switch_events
 
 Fields = Annotated[
     list[str] | None,
@@ -205,7 +205,7 @@ def operate_call(api: Api) -> Callable[[Request, str], Awaitable[Response]]:
     return operate_call
 
 
-def switch_routes(api: Api, *, max_events: int) -> APIRouter:
+def switch_routes(api: Api, limits: SwitchLimits) -> APIRouter:
     """Return `POST /api/v2/switch/events`, for users with the role `switch`."""
     router = APIRouter(prefix="/api/v2/switch", tags=["switch"])
 
@@ -220,8 +220,7 @@ def switch_routes(api: Api, *, max_events: int) -> APIRouter:
         received = await api.operations.receive(request)
         if Role.SWITCH not in received.user.roles:
             raise FeatureMissing(f"this requires the role switch, which user {received.user.id} does not have")
-        events = switch_events(received.body.json, api.service.directory, api.limits, max_events=max_events)
-        command = SwitchCommand(api.service, events)
+        command = SwitchCommand(api.service, switch_events(received.body.json, api.service.directory, limits))
         return await api.operations.perform(received, command, names_operation=False)
 
     return router
