@@ -61,7 +61,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     backlog = backlog_of(backends, metrics)
     life.supervise("backlog", backlog.run())
     api = gateway_api(backends, replies, metrics, backlog, authenticator)
-    limits = SwitchLimits(settings.max_switch_events, 32, api.limits)
+    limits = SwitchLimits(settings.max_switch_events, backends.settings.worker.max_call_parties, api.limits)
     app = served(build_app(api, metrics, limits), api, metrics)
     return CrossOrigin(
         app,
