@@ -68,7 +68,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
         AllowedOrigins(allowed_origins),
         methods=("GET", "HEAD", "POST"),
         headers=("Idempotency-Key", "Prefer"),
-        exposed=("Operation-Id", "Retry-After"),
+        exposed=tuple(documentation.HEADERS),
     )
 
 

@@ -14,7 +14,8 @@ from typing_extensions import TypedDict, is_typeddict
 from calltag.core.domain import resource_view
 from calltag.core.domain.resource_view import CallResource, ShownCall
 from calltag.core.identity.authentication import COOKIE
-from calltag.core.identity.http_sessions import CSRF_HEADER
+from calltag.core.identity.http_sessions import CSRF_EXPOSED_HEADERS, CSRF_HEADER, CSRF_NAME_HEADER
+from calltag.core.telemetry import request_ids
 from calltag.gateway import resources
 from calltag.gateway.operations import (
     CALL_OPERATIONS,
@@ -29,14 +30,15 @@ Schema = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]
 
 VERSION_PATH: Final = "/api/v2/diagnostics/version"
+SWITCH_PATH: Final = "/api/v2/switch/events"
 DESCRIPTION: Final = """
 Attached data of live calls, by the Web Services v2 API.
 
-Every answer has `statusCode`; if it is not 0, also `statusMessage`, and nothing was changed. An operation is answered
-with `{"statusCode": 0}` as soon as it is safe with the message broker; its effect arrives as a message over CometD at
-`/genesys/cometd`. With `Prefer: wait=N` (seconds, at most 10) the answer comes after the effect and holds the call.
-With `Idempotency-Key` a request may be made again: it takes effect once and gets the same answer, where it waits with
-the call as it is by then.
+Every answer has `statusCode`; if it is not 0, also `statusMessage`, and nothing was changed, except with the HTTP
+statuses 202, 207, 500 and 503. An operation is answered with `{"statusCode": 0}` as soon as it is safe with the message
+broker; its effect arrives as a message over CometD at `/genesys/cometd`. With `Prefer: wait=N` (seconds, at most 10)
+the answer comes after the effect and holds the call. With `Idempotency-Key` a request may be made again: it takes
+effect once and gets the same answer, where it waits with the call as it is by then.
 """
 
 
@@ -91,7 +93,10 @@ class OperationAnswer(AcceptedAnswer):
 
 
 class ErrorAnswer(TypedDict):
-    """The request was refused, and changed nothing; with 202 the operation was accepted, and its outcome is unknown."""
+    """The request was refused, and changed nothing, except with these HTTP statuses.
+
+    202: it was accepted, and its outcome is unknown. 207: some events took effect. 500 and 503: it may take effect.
+    """
 
     statusCode: int
     statusMessage: str
@@ -124,20 +129,21 @@ def _header(description: str, example: str) -> Schema:
     return {"description": description, "schema": {"type": "string"}, "example": example}
 
 
-_REQUEST_ID: Final = {
-    "X-Request-Id": _header("Id of the request, which the log names.", "4f1c0de2b1c94f0f8d2d3c0a5a5e1b77")
-}
-_RETRY_AFTER: Final = {"Retry-After": _header("Seconds after which to try again.", "1")}
-_OPERATION: Final = {
-    "Operation-Id": _header("Id of the operation, which messages and log name.", "ik2f0c1e9b6c1f4b7d8a90"),
-    "Preference-Applied": _header("Present if the request waited for the effect.", "wait=5"),
+HEADERS: Final[Mapping[str, Schema]] = {
+    request_ids.HEADER: _header("Id of the request, which the log names.", "4f1c0de2b1c94f0f8d2d3c0a5a5e1b77"),
+    "Retry-After": _header("Seconds after which to try again.", "1"),
+    "WWW-Authenticate": _header("The scheme of authentication.", 'Basic realm="calltag", charset="UTF-8"'),
+    "Operation-Id": _header("Id of the operation, if it has one: messages and log name it.", "ik2f0c1e9b6c1f4b7d8a90"),
+    "Preference-Applied": _header("Present if the request has Prefer: wait, with the time that counts.", "wait=5"),
     "Idempotent-Replayed": _header("Present if the answer is that of an earlier request with the same key.", "true"),
+    CSRF_NAME_HEADER: _header("Name of the header with the token; present if CSRF protection is on.", CSRF_HEADER),
+    CSRF_HEADER: _header("Token of the session; present if CSRF protection is on.", "q0xN5kJ2vT8c"),
 }
-_HEADERS: Final[Mapping[str, Schema]] = {
-    "401": {"WWW-Authenticate": _header("The scheme of authentication.", 'Basic realm="calltag", charset="UTF-8"')},
-    "429": _RETRY_AFTER,
-    "503": _RETRY_AFTER,
-}
+"""The headers of answers, which pages of allowed origins may read."""
+_OF_CODES: Final = {"401": ("WWW-Authenticate",), "429": ("Retry-After",), "503": ("Retry-After",)}
+_OF_OPERATIONS: Final = ("Operation-Id", "Preference-Applied", "Idempotent-Replayed")
+_BEFORE_OPERATIONS: Final = ("401", "408", "413", "415", "429")
+"""Codes of answers to requests that were not read, or not allowed."""
 
 
 def _refusal(description: str, code: int, message: str) -> Schema:
@@ -169,15 +175,20 @@ _REFUSALS: Final[Responses] = {
         4,
         "5 operations a second are allowed to one user",
     ),
-    500: _refusal("This version cannot read a record in Redis (4)", 4, "the record of call:01RC... is not ..."),
+    500: _refusal(
+        "An internal error, a record in Redis that cannot be decoded, or an operation that was parked (4)",
+        4,
+        "internal error",
+    ),
     503: _refusal(
-        "RabbitMQ or Redis is unavailable, or the service is overloaded (4); retry after Retry-After",
+        "RabbitMQ or Redis is unavailable, or the service is overloaded (4): retry after Retry-After, with the same "
+        "Idempotency-Key, because the operation may have been published",
         4,
         "RabbitMQ is unavailable",
     ),
 }
-_OF_ALL: Final = (401, 429, 503)
-_OF_OPERATIONS: Final = (202, 400, 403, 408, 409, 413, 415, 500)
+_OF_ALL: Final = (401, 429, 500, 503)
+_OF_BODIES: Final = (202, 400, 403, 408, 409, 413, 415)
 
 
 def answers(model: type, *refusals: int, example: Mapping[str, object] | None = None) -> Responses:
@@ -190,7 +201,7 @@ def answers(model: type, *refusals: int, example: Mapping[str, object] | None = 
 
 def operation_answers(model: type, *refusals: int) -> Responses:
     """Return the responses of a route for operations."""
-    return answers(model, *_OF_OPERATIONS, *refusals, example={"statusCode": 0})
+    return answers(model, *_OF_BODIES, *refusals, example={"statusCode": 0})
 
 
 def _documented(operations: Operations[Any]) -> Schema:
@@ -214,7 +225,7 @@ def _request(schema: Schema, examples: Mapping[str, object]) -> Schema:
                 "in": "header",
                 "schema": {"type": "string"},
                 "example": "wait=5",
-                "description": "AcceptedAnswer after the effect, waiting this many seconds at most.",
+                "description": "Answer after the effect, waiting this many seconds at most.",
             },
         ],
     }
@@ -273,13 +284,18 @@ def _complete(schema: Schema) -> None:
         for method, operation in methods.items():
             # The framework promises it for parameters that it never refuses.
             operation["responses"].pop("422", None)
-            _add_headers(operation["responses"], is_operation=method == "post")
+            for code, response in operation["responses"].items():
+                response["headers"] = _headers(method, path, code)
             if path != VERSION_PATH:
                 by_cookie: Schema = {"session": []} if method == "get" else {"session": [], "csrf": []}
                 operation["security"] = [{"basic": []}, by_cookie]
 
 
-def _add_headers(responses: Schema, *, is_operation: bool) -> None:
-    for code, response in responses.items():
-        of_operation = _OPERATION if is_operation and code == "200" else {}
-        response["headers"] = {**_REQUEST_ID, **of_operation, **_HEADERS.get(code, {})}
+def _headers(method: str, path: str, code: str) -> Schema:
+    names = [request_ids.HEADER, *_OF_CODES.get(code, ())]
+    if method == "get" and code == "200" and path != VERSION_PATH:
+        names += CSRF_EXPOSED_HEADERS
+    if method == "post" and code not in _BEFORE_OPERATIONS:
+        # A request of the switch has many operations.
+        names += _OF_OPERATIONS if path != SWITCH_PATH else _OF_OPERATIONS[1:]
+    return {name: HEADERS[name] for name in names}

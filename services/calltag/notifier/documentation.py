@@ -83,7 +83,7 @@ class HandshakeExt(TypedDict):
     """Extensions of a handshake."""
 
     authentication: NotRequired[HandshakeCredentials]
-    """HandshakeCredentials, for clients that send neither a cookie nor HTTP Basic."""
+    """Credentials, for clients that send neither a cookie nor HTTP Basic."""
     ack: NotRequired[bool]
     """The client acknowledges what it receives."""
     replay: NotRequired[bool]
