@@ -63,3 +63,16 @@ async def test_a_call_may_begin_with_all_its_parties(gateway: InProcess) -> None
         assert answer.json() == {"statusCode": 0}
         call = (await gateway.request("alice", "GET", "/me/calls/C")).json()["call"]
         assert len(call["participants"]) == 63
+
+
+async def test_a_party_keeps_its_mute_until_the_switch_reports_another(gateway: InProcess) -> None:
+    seen = []
+    reports: list[dict[str, object]] = [{"mute": "On"}, {}, {"mute": None}, {"mute": "Off"}]
+    async with gateway.working():
+        await gateway.send_facts(started("C", "15000"))
+        for number, mute in enumerate(reports):
+            party = {"phoneNumber": "15000", "state": "Held", **mute}
+            changed = {"eventId": f"m{number}", "eventType": "PartyChanged", "id": "C", "parties": [party]}
+            assert (await gateway.send_facts(changed)).json() == {"statusCode": 0}
+            seen.append((await gateway.request("alice", "GET", "/me/calls/C")).json()["call"]["mute"])
+    assert seen == ["On", "On", "On", "Off"]

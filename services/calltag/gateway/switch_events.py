@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import CallType, Leg, LegState
@@ -141,14 +141,19 @@ def _parties(body: Body, directory: Directory, limits: SwitchLimits) -> tuple[Le
     return legs
 
 
+def _without_mute(body: Body) -> tuple[str, ...]:
+    parties = cast("Sequence[Body]", body["parties"])
+    return tuple(str(each["phoneNumber"]) for each in parties if each.get("mute") is None)
+
+
 def _party(body: JsonValue, position: int, directory: Directory) -> Leg:
     if not isinstance(body, dict):
         raise OutOfRange(f"parties[{position}] must be a JSON object")
     within = f"parties[{position}]."
     number = required_text(body, "phoneNumber", max_bytes=_MAX_TEXT_BYTES, within=within)
     state = _known(LegState, f"{within}state", required_text(body, "state", within=within))
-    mute = body.get("mute", "Off")
-    if mute not in _MUTE:
+    mute = body.get("mute")
+    if mute is not None and mute not in _MUTE:
         raise OutOfRange(f"{within}mute must be On or Off")
     owner = directory.by_number.get(number)
     if owner is None:
@@ -200,7 +205,7 @@ SWITCH_EVENTS: Final = Operations[EventParser](
     ),
     OperationType(
         "PartyChanged", "Parties change their state, or join the call.",
-        lambda body, _, directory, limits: PartyChanged(_parties(body, directory, limits)),
+        lambda body, _, directory, limits: PartyChanged(_parties(body, directory, limits), _without_mute(body)),
         {**_IDS, "parties": _PARTIES},
         [*_IDS, "parties"],
         {

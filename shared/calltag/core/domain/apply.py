@@ -92,7 +92,7 @@ def _apply_to_call(call: Call | None, operation: CallOperation, limits: CallLimi
     if isinstance(action, CallEnded):
         return _changed(call, ended(call), operation, NotificationType.STATUS_CHANGE, action.reason)
     if isinstance(action, PartyChanged):
-        after = parties_changed(call, action.legs)
+        after = parties_changed(call, action.legs, action.mute_unchanged)
         _check_parties(len(after.legs), len(call.legs), limits)
         joined = len(after.legs) > len(call.legs)
         kind = NotificationType.PARTICIPANTS_UPDATED if joined else NotificationType.STATUS_CHANGE
