@@ -5,8 +5,9 @@ Source of the envelopes: Bayeux protocol 1.0. The content of messages is describ
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from calltag.core.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE, SUBSCRIBE, UNSUBSCRIBE
@@ -40,6 +41,8 @@ class Advice(TypedDict):
     timeout: int
     """Milliseconds for which a connect is suspended at most."""
     maxInterval: NotRequired[int]
+    multiple_clients: NotRequired[Annotated[bool, Field(alias="multiple-clients")]]
+    """True while another session of the browser is held, and this one has to ask again; false once that is over."""
 
 
 class ConnectAdvice(TypedDict):
