@@ -163,11 +163,7 @@ _REFUSALS: Final[Responses] = {
     403: _refusal("A feature or role is missing (3), or the resource is another user's (5)", 5, "not a call of yours"),
     404: _refusal("The resource does not exist (6)", 6, "there is no call 01RCC3N118B1V0SL8O7GK2LAES00000R"),
     408: _refusal("The body was too slow (10)", 10, "the body did not come within 10 s"),
-    409: _refusal(
-        "The Idempotency-Key was used for another request, or for one too long ago (18)",
-        18,
-        "Idempotency-Key was used for ...",
-    ),
+    409: _refusal("The Idempotency-Key is another request's, or too old (18)", 18, "Idempotency-Key was used for ..."),
     413: _refusal("The body is too large (10)", 10, "the body is larger than 262144 bytes"),
     415: _refusal("The body is not JSON (10)", 10, "the body must be JSON: send Content-Type: application/json"),
     429: _refusal(
@@ -175,11 +171,7 @@ _REFUSALS: Final[Responses] = {
         4,
         "5 operations a second are allowed to one user",
     ),
-    500: _refusal(
-        "An internal error, a record in Redis that cannot be decoded, or an operation that was parked (4)",
-        4,
-        "internal error",
-    ),
+    500: _refusal("An internal error, an unreadable record, or an operation that is parked (4)", 4, "internal error"),
     503: _refusal(
         "RabbitMQ or Redis is unavailable, or the service is overloaded (4): retry after Retry-After, with the same "
         "Idempotency-Key, because the operation may have been published",
@@ -214,21 +206,14 @@ def _request(schema: Schema, examples: Mapping[str, object]) -> Schema:
     return {
         "requestBody": {"required": True, "content": {"application/json": content}},
         "parameters": [
-            {
-                "name": "Idempotency-Key",
-                "in": "header",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-                "description": "Makes retries of the same request safe.",
-            },
-            {
-                "name": "Prefer",
-                "in": "header",
-                "schema": {"type": "string"},
-                "example": "wait=5",
-                "description": "Answer after the effect, waiting this many seconds at most.",
-            },
+            _parameter("Idempotency-Key", "Makes retries of the same request safe.", minLength=1, maxLength=255),
+            _parameter("Prefer", "Answer after the effect, waiting this many seconds at most.", examples=["wait=5"]),
         ],
     }
+
+
+def _parameter(name: str, description: str, **schema: object) -> Schema:
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
 
 
 CALL: Final = _documented(CALL_OPERATIONS)
