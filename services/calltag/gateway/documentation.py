@@ -3,13 +3,14 @@
 The examples of AttachUserData are those of its page in the Web Services API reference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, Final, Literal, NotRequired
 
 from fastapi import FastAPI
-from pydantic import ConfigDict
-from typing_extensions import TypedDict, is_typeddict
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict, get_original_bases, is_typeddict
 
 from calltag.core.domain import resource_view
 from calltag.core.domain.resource_view import CallResource, ShownCall
@@ -112,7 +113,16 @@ def describe_by_docstrings(*modules: ModuleType) -> None:
     for module in modules:
         for model in vars(module).values():
             if is_typeddict(model):
-                model.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)
+                add = partial(_add_inherited, [base for base in get_original_bases(model) if is_typeddict(base)])
+                model.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True, json_schema_extra=add)
+
+
+def _add_inherited(bases: Sequence[type], schema: Schema) -> None:
+    """Add the descriptions of inherited fields, which pydantic looks for in the class itself only."""
+    for base in bases:
+        for name, member in TypeAdapter(base).json_schema()["properties"].items():
+            if "description" in member:
+                schema["properties"][name].setdefault("description", member["description"])
 
 
 def drop_titles(schemas: Mapping[str, Schema]) -> None:
