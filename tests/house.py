@@ -31,7 +31,7 @@ LEGS: Final = {
 }
 LIMITS: Final = {
     "modules": 157,
-    "lines": 29_950,
+    "lines": 29_990,
     "modules that one AttachUserData passes": 92,
     "own frames in depth: POST": 15,
     "own frames in depth: worker": 19,

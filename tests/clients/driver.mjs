@@ -4,7 +4,8 @@
 //           {batch:[channels]} {reload:true} {disconnect:true}
 import readline from 'node:readline';
 
-import { adapt, load, watchTheWire } from './official.mjs';
+import { adapt, load } from './official.mjs';
+import { watchTheWire } from './wire.mjs';
 
 adapt();
 const name = process.argv[2];
@@ -52,9 +53,10 @@ const commands = {
   reload,
   disconnect: () => page.cometd.disconnect(),
 };
-watchTheWire((message) => {
-  if (message.channel === '/meta/handshake') tell('sent', message);
-});
+watchTheWire(
+  (message) => message.channel === '/meta/handshake' && tell('sent', message),
+  (message) => tell('received', message),
+);
 readline.createInterface({ input: process.stdin }).on('line', (line) => {
   for (const [command, argument] of Object.entries(JSON.parse(line))) commands[command](argument);
 }).on('close', () => process.exit(0));

@@ -20,6 +20,7 @@ const extension = {
     callback(message);
   },
   incoming(message, callback) {
+    tell('received', message);
     if (message.channel.startsWith('/meta/')) tell(message.channel.slice('/meta/'.length), message);
     // Subscribers are given the data alone.
     else if ('data' in message) tell('event', message);

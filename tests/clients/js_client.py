@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+from parts.documented import check
 from parts.processes import program
 
 _FOLDER = Path(__file__).parent
@@ -44,7 +45,7 @@ class JsClient:
         await self._process.stdin.drain()
 
     async def next(self, what: str, within_s: float = 20.0) -> JSON:
-        """The next thing of that kind; others are passed over."""
+        """The next thing of that kind; others are passed over. Each message that comes has to be a documented one."""
         try:
             async with asyncio.timeout(within_s):
                 return await self._next(what)
@@ -57,9 +58,12 @@ class JsClient:
         while True:
             line = await self._process.stdout.readline()
             assert line, "the client ended"
-            self._heard.append(f"{time.strftime('%X')} {line.decode().strip()[:_SHOWN]}")
             told = json.loads(line)
             message: JSON = told["message"] if isinstance(told["message"], dict) else {}
+            if told["what"] == "received":
+                check(message)
+                continue
+            self._heard.append(f"{time.strftime('%X')} {line.decode().strip()[:_SHOWN]}")
             if told["what"] == "event":
                 self.events.append(message)
             self.handshakes += told["what"] == "sent"

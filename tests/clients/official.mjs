@@ -22,24 +22,6 @@ export function adapt(options) {
   window.sessionStorage = new Storage();
 }
 
-// Calls `told` with each Bayeux message that really goes out, whatever the extensions made of it.
-export function watchTheWire(told) {
-  const tellAll = (text) => [JSON.parse(text)].flat().forEach(told);
-  const Request = window.XMLHttpRequest;
-  window.XMLHttpRequest = Object.assign(function () {
-    Request.call(this);
-    const send = this.send;
-    this.send = (text) => (tellAll(text), send(text));
-  }, Request);
-  const Socket = window.WebSocket;
-  window.WebSocket = class extends Socket {
-    send(text) {
-      tellAll(text);
-      super.send(text);
-    }
-  };
-}
-
 // The class `CometD` and the extensions of one version, as in `cometd-9`.
 export async function load(version) {
   const isModule = ['cometd-8', 'cometd-9'].includes(version);

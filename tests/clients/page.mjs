@@ -1,5 +1,7 @@
 // A page with one official CometD client, set up by the parameters of its address: version, url, transport, extensions
 // and, where the handshake is to carry them, user and password. Tells what happens by the function tellTheTest.
+import { watchTheWire } from './wire.mjs';
+
 const wanted = new URLSearchParams(location.search);
 const version = wanted.get('version');
 const folder = `./node_modules/${version}`;
@@ -8,6 +10,8 @@ const tell = (what, message) => {
   const { failure, ...rest } = message;
   tellTheTest(JSON.stringify({ what, message: failure ? { ...rest, failure: { httpCode: failure.httpCode } } : rest }));
 };
+
+watchTheWire(() => {}, (message) => tell('received', message));
 
 // What is told while the page goes away may never arrive; what is stored is there on the next one.
 function take(event) {

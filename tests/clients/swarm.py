@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from parts.documented import check
 from parts.processes import program
 
 JSON = dict[str, Any]
@@ -63,9 +64,11 @@ class Swarm:
         return json.loads(line)
 
     async def seen(self) -> list[Seen]:
-        """What each client has seen so far."""
+        """What each client has seen so far; AssertionError if a message is none that is documented."""
         told = await self.ask({})
-        return [Seen(member, **each) for member, each in zip(self._members, told, strict=True)]
+        for message in told["received"]:
+            check(message)
+        return [Seen(member, **each) for member, each in zip(self._members, told["seen"], strict=True)]
 
 
 @asynccontextmanager

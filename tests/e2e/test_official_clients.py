@@ -1,8 +1,12 @@
 """The official JavaScript client, from the version that Web Services know to the newest, over both its transports."""
 
+import copy
+from collections.abc import Iterator
+
 import pytest
 
 from clients.js_client import js_client
+from parts import documented
 from parts.agent import Agent, agent
 from parts.system import System
 
@@ -55,3 +59,31 @@ async def test_the_javascript_client_with_a_wrong_password(system: System, versi
         shaken = await client.sign_in(url_for(version, system), transport, "nobody")
         assert not shaken["successful"]
         assert shaken["advice"]["reconnect"] == "none"
+
+
+@pytest.fixture
+def without_calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The document as it would be without the messages about calls."""
+    poorer = copy.deepcopy(documented.document())
+    for channel in poorer["channels"].values():
+        channel["messages"].pop("CallMessage", None)
+    with monkeypatch.context() as patched:
+        patched.setattr(documented, "document", lambda: poorer)
+        documented.channels.cache_clear()
+        yield
+    documented.channels.cache_clear()
+
+
+@pytest.mark.parametrize("version", ["cometd-3", "cometd-9", "faye"])
+@TRANSPORTS
+@pytest.mark.usefixtures("without_calls")
+async def test_a_message_that_is_not_documented_is_a_fault(
+    system: System, version: str, transport: str, call_id: str
+) -> None:
+    async with agent(system, "switch") as switch, js_client(version) as client:
+        await client.sign_in(url_for(version, system), transport, "bob")
+        await client.do(subscribe="/v2/me/calls")
+        assert (await client.next("subscribe"))["successful"]
+        await begin(switch, call_id)
+        with pytest.raises(AssertionError, match="is not documented"):
+            await client.next("event")

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -15,9 +16,24 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from calltag.core.domain.resource_view import CALL_EXAMPLE
 from parts.system import System, embedded_system
 
 DOCUMENT = schemathesis.openapi.from_path(Path(__file__).parents[2] / "docs" / "openapi.json")
+SWITCH, CALL = "/api/v2/switch/events", "/api/v2/me/calls/{call_id}"
+DIAL, ME = "/api/v2/me/devices/{device_id}/calls", "/api/v2/me"
+PLACES = {"call_id": CALL_EXAMPLE["id"], "device_id": "631608b3-ceb1-472b-ba05-2ae39555b0d1"}
+IN_ORDER = (
+    (SWITCH, "switch", ["CallStarted"]),
+    (CALL, "alice", ["AttachUserData", "UpdateUserData", "DeleteUserDataPair", "DeleteUserData", "SendDtmf"]),
+    (CALL, "bob", ["Answer", "Hold", "Retrieve"]),
+    (SWITCH, "switch", ["PartyChanged"]),
+    (CALL, "bob", ["Hangup"]),
+    (SWITCH, "switch", ["CallEnded"]),
+    (DIAL, "alice", ["Dial"]),
+    (ME, "alice", ["StartContactCenterSession", "EndContactCenterSession"]),
+)
+"""All examples of requests, as they can follow one another."""
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -45,3 +61,19 @@ def test_users(case: schemathesis.Case[Any], served: System, user: str) -> None:
 @FEW
 def test_nobody(case: schemathesis.Case[Any], served: System) -> None:
     case.call_and_validate(base_url=served.gateway_url, headers={"Cookie": "JSESSIONID=x"}, checks=CHECKS)
+
+
+def test_each_example_of_a_request_takes_effect(tmp_path: Path) -> None:
+    examples = {
+        (path, name): example["value"]
+        for path, methods in DOCUMENT.raw_schema["paths"].items()
+        if "post" in methods
+        for name, example in methods["post"]["requestBody"]["content"]["application/json"]["examples"].items()
+    }
+    assert examples.keys() == {(path, name) for path, _, names in IN_ORDER for name in names}
+    with embedded_system(tmp_path, CALLTAG_LOG__LEVEL="warning") as system:
+        for path, user, names in IN_ORDER:
+            for name in names:
+                url, waits = f"{system.gateway_url}{path.format(**PLACES)}", {"Prefer": "wait=10"}
+                answer = httpx.post(url, json=examples[path, name], auth=(user, "demo"), headers=waits, timeout=20)
+                assert (answer.status_code, answer.json()["statusCode"]) == (200, 0), answer.text

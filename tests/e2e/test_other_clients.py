@@ -8,6 +8,7 @@ import pytest
 from clients.js_client import js_client
 from e2e.test_official_clients import TRANSPORTS, begin
 from parts.agent import agent
+from parts.documented import kind_of
 from parts.system import System
 
 SYSTEMS = ("one-process", "three-notifiers-behind-haproxy")
@@ -45,9 +46,11 @@ async def test_the_python_client(system: System, connection_type: "aiocometd_ng.
     ):
         await client.subscribe("/v2/me/calls")
         await begin(switch, call_id)
-        assert (await client.receive())["data"]["notificationType"] == "StatusChange"
         await bob.operate(call_id, "AttachUserData", userData={"a": 1})
-        assert (await client.receive())["data"]["call"]["userData"] == {"a": 1}
+        told = [await client.receive() for _ in range(2)]
+        assert [kind_of(each) for each in told] == ["CallMessage", "CallMessage"]
+        assert [each["data"]["notificationType"] for each in told] == ["StatusChange", "AttachedDataChanged"]
+        assert told[1]["data"]["call"]["userData"] == {"a": 1}
 
 
 class Basic(aiocometd_ng.AuthExtension):

@@ -10,6 +10,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect as websocket_connect
 
+from parts.documented import check
 from parts.eventually import eventually
 from parts.system import System, embedded_system
 
@@ -41,6 +42,8 @@ class Browser:
     async def send(self, *messages: dict[str, Any]) -> Answer:
         headers = {"Cookie": self.cookie, "Authorization": "Basic Y2Fyb2w6ZGVtbw=="}
         answer: Answer = (await self.http.post(self.url, json=list(messages), headers=headers, timeout=40)).json()
+        for message in answer:
+            check(message)
         return answer
 
     async def tab(self) -> str:

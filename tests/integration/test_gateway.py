@@ -1,12 +1,14 @@
 """The gateway with a worker beside it, without one, and with users that the demo does not have."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
+from calltag.cli.documents import openapi
 from calltag.core.backends import Backends
 from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Partition
@@ -25,6 +27,66 @@ async def test_waiting_comes_to_an_end(gateway: InProcess) -> None:
     assert "within 1 s" in answer.json()["statusMessage"]
     async with gateway.working():
         assert (await gateway.operate("alice", "C", "Retrieve"))["statusCode"] == 0
+
+
+async def test_an_answer_names_its_operation_however_it_ends(gateway: InProcess) -> None:
+    key, hold = {"Idempotency-Key": "k"}, {"operationName": "Hold"}
+    async with gateway.working():
+        await gateway.send_facts(started("C", "15000"))
+    in_doubt = await gateway.request("alice", "POST", "/me/calls/C", hold, Prefer="wait=0", **key)
+    async with gateway.working():
+        applied = await gateway.request("alice", "POST", "/me/calls/C", hold, Prefer="wait=10", **key)
+        replayed = await gateway.request("alice", "POST", "/me/calls/C", hold, Prefer="wait=10", **key)
+        refused = await gateway.request("alice", "POST", "/me/calls/C", hold, Prefer="wait=10")
+    answers = (in_doubt, applied, replayed, refused)
+    assert [each.status_code for each in answers] == [202, 200, 200, 400]
+    assert [each.headers["Preference-Applied"] for each in answers] == ["wait=0", "wait=10", "wait=10", "wait=10"]
+    assert "Idempotent-Replayed" in replayed.headers
+    assert len({each.headers["Operation-Id"] for each in (in_doubt, applied, replayed)}) == 1
+    assert refused.headers["Operation-Id"] != applied.headers["Operation-Id"]
+
+
+class BrokenBroker(MemoryBroker):
+    """A broker with a fault that nobody foresaw."""
+
+    async def publish_operation(self, partition: Partition, body: bytes, message_id: str) -> None:
+        raise RuntimeError(partition, body, message_id)
+
+
+async def test_an_internal_error_names_its_operation(tmp_path: Path) -> None:
+    session = {"operationName": "EndContactCenterSession"}
+    async with in_process(tmp_path, lambda made: replace(made, broker=BrokenBroker(1))) as gateway:
+        answer = await gateway.request("alice", "POST", "/me", session)
+    assert (answer.status_code, answer.json()["statusCode"]) == (500, 4)
+    assert answer.headers["Operation-Id"]
+
+
+async def test_the_role_is_checked_before_the_body_is_read(gateway: InProcess) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        read.append(True)
+        yield b"{}"
+
+    read: list[bool] = []
+    transport = httpx.ASGITransport(gateway.app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", auth=("alice", "demo")) as http:
+        answer = await http.post("/api/v2/switch/events", content=body())
+    assert (answer.status_code, answer.json()["statusCode"]) == (403, 3)
+    assert "the role switch" in answer.json()["statusMessage"]
+    assert not read
+
+
+async def test_pages_may_read_all_headers_that_are_described(tmp_path: Path) -> None:
+    page = "https://desk.example"
+    async with in_process(tmp_path, allowed_origins=page) as gateway:
+        answer = await gateway.request("alice", "GET", "/me", Origin=page)
+    exposed = answer.headers["access-control-expose-headers"].split(", ")
+    responses = [
+        response
+        for methods in openapi()["paths"].values()
+        for operation in methods.values()
+        for response in operation["responses"].values()
+    ]
+    assert sorted(exposed) == sorted({name for each in responses for name in each["headers"]})
 
 
 async def test_who_left_a_call_that_goes_on_may_not_see_or_change_it(gateway: InProcess) -> None:

@@ -170,6 +170,7 @@ async def test_a_refusal_by_the_state_is_answered_again(gateway: InProcess) -> N
         first = await post(gateway, body, "wait=10")
         await gateway.operate("alice", "C", "Hold")
         again = await post(gateway, body, "wait=10")
+    assert first.headers["Operation-Id"] == again.headers["Operation-Id"]
     assert (first.status_code, first.json()["statusCode"]) == (400, 2)
     assert (again.status_code, again.json()) == (400, first.json())
 

@@ -49,9 +49,30 @@ async def test_the_parties_of_a_call_are_bounded(tmp_path: Path) -> None:
               "parties": [{"phoneNumber": "15002", "state": "Ringing"}]}  # fmt: skip
     async with in_process(tmp_path, worker={"max_call_parties": 2}) as gateway, gateway.working():
         assert (await gateway.send_facts(started("C", "15000", "15001"))).json() == {"statusCode": 0}
-        for answer in (
-            await gateway.send_facts(joined),
-            await gateway.send_facts(started("D", "15000", "15001", "15002")),
-        ):
-            assert (answer.status_code, answer.json()["statusCode"]) == (400, 10)
-            assert "would have 3 of them; a call may have 2" in answer.json()["statusMessage"]
+        refused = await gateway.send_facts(joined)
+        assert (refused.status_code, refused.json()["statusCode"]) == (400, 10)
+        assert "would have 3 of them; a call may have 2" in refused.json()["statusMessage"]
+        refused = await gateway.send_facts(started("D", "15000", "15001", "15002"))
+        assert (refused.status_code, refused.json()["statusCode"]) == (400, 10)
+        assert refused.json()["statusMessage"] == "parties has 3 entries; at most 2 are allowed"
+
+
+async def test_a_call_may_begin_with_all_its_parties(gateway: InProcess) -> None:
+    async with gateway.working():
+        answer = await gateway.send_facts(started("C", "15000", *(f"0{number}" for number in range(63))))
+        assert answer.json() == {"statusCode": 0}
+        call = (await gateway.request("alice", "GET", "/me/calls/C")).json()["call"]
+        assert len(call["participants"]) == 63
+
+
+async def test_a_party_keeps_its_mute_until_the_switch_reports_another(gateway: InProcess) -> None:
+    seen = []
+    reports: list[dict[str, object]] = [{"mute": "On"}, {}, {"mute": None}, {"mute": "Off"}]
+    async with gateway.working():
+        await gateway.send_facts(started("C", "15000"))
+        for number, mute in enumerate(reports):
+            party = {"phoneNumber": "15000", "state": "Held", **mute}
+            changed = {"eventId": f"m{number}", "eventType": "PartyChanged", "id": "C", "parties": [party]}
+            assert (await gateway.send_facts(changed)).json() == {"statusCode": 0}
+            seen.append((await gateway.request("alice", "GET", "/me/calls/C")).json()["call"]["mute"])
+    assert seen == ["On", "On", "On", "Off"]

@@ -7,12 +7,10 @@ from typing import Any
 
 import httpx
 
-from calltag.core.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE, SUBSCRIBE, UNSUBSCRIBE
-from parts.documented import kind_of
+from parts.documented import check
 from parts.system import System
 
 JSON = dict[str, Any]
-_META = (HANDSHAKE, CONNECT, SUBSCRIBE, UNSUBSCRIBE, DISCONNECT)
 
 
 class Agent:
@@ -44,9 +42,7 @@ class Agent:
         assert response.status_code == 200, response.text
         answer: list[JSON] = response.json()
         for message in answer:
-            # The answer to a message that a client publishes has the channel of that message.
-            if "data" in message or message.get("channel") in _META:
-                kind_of(message)
+            check(message)
         return answer
 
     async def subscribe(self, *channels: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
 
+from parts.documented import check
 from parts.eventually import eventually
 from parts.processes import Program, program
 
@@ -41,7 +42,7 @@ class Chromium:
 
     @asynccontextmanager
     async def page(self) -> AsyncIterator["Page"]:
-        """A blank page in a new profile."""
+        """A blank page in a new profile; at its end, each message that came has to be a documented one."""
         port, path = self._lines()[:2]
         async with connect(f"ws://127.0.0.1:{port}{path}", max_size=None, compression=None, proxy=None) as socket:
             page = Page(socket)
@@ -49,6 +50,9 @@ class Chromium:
             try:
                 await page.begin()
                 yield page
+                for told in page.told:
+                    if told["what"] == "received":
+                        check(told["message"])
                 await page.end()
             finally:
                 reading.cancel()

@@ -8,6 +8,9 @@ from typing import Any
 
 import jsonschema
 
+from calltag.core.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE, SUBSCRIBE, UNSUBSCRIBE
+
+_META = (HANDSHAKE, CONNECT, SUBSCRIBE, UNSUBSCRIBE, DISCONNECT)
 DOCUMENT = Path(__file__).parents[2] / "docs" / "asyncapi.json"
 
 
@@ -19,7 +22,7 @@ def document() -> dict[str, Any]:
 
 
 @cache
-def _channels() -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
+def channels() -> list[tuple[re.Pattern[str], tuple[str, ...]]]:
     """By the pattern of its address, the messages that a channel may bring."""
     return [
         (
@@ -39,9 +42,15 @@ def _validator(name: str) -> jsonschema.Draft202012Validator:
 def kind_of(message: dict[str, Any]) -> str:
     """The name of the documented message that this one is; AssertionError if it is none."""
     channel = message.get("channel", "")
-    names = [name for address, known in _channels() if address.fullmatch(channel) for name in known]
+    names = [name for address, known in channels() if address.fullmatch(channel) for name in known]
     for name in names:
         if _validator(name).is_valid(message):
             return name
     told = [error.message for name in names for error in _validator(name).iter_errors(message)]
     raise AssertionError(f"{message} is not documented: {told[:3]}")
+
+
+def check(message: dict[str, Any]) -> None:
+    """Check a message that came from the server; the answer to one that a client publishes has the channel of that."""
+    if "data" in message or message.get("channel") in _META:
+        kind_of(message)

@@ -18,7 +18,6 @@ from calltag.gateway.app import build_app
 from calltag.gateway.call_service import CallService
 from calltag.gateway.documentation import describe_by_docstrings, drop_titles
 from calltag.gateway.metrics import GatewayMetrics
-from calltag.gateway.requests import UserDataLimits
 from calltag.gateway.routes import Api
 from calltag.notifier import documentation as messages
 from calltag.notifier import event_views
@@ -70,9 +69,9 @@ def openapi() -> dict[str, Any]:
         authentication=nothing,
         service=CallService(nothing, nothing, directory(()), ""),
         operations=nothing,
-        limits=UserDataLimits(),
+        limits=nothing,
     )
-    return build_app(api, GatewayMetrics(Metrics()), max_switch_events=1_000).openapi()
+    return build_app(api, GatewayMetrics(Metrics()), nothing).openapi()
 
 
 def cometd_asyncapi() -> dict[str, Any]:

@@ -45,6 +45,7 @@ from calltag.gateway.rate_limits import RateLimits
 from calltag.gateway.requests import BodyReader, UserDataLimits
 from calltag.gateway.resources import answer
 from calltag.gateway.routes import Api, operate_call, switch_routes, user_routes
+from calltag.gateway.switch_events import SwitchLimits
 
 log = structlog.get_logger()
 _METHOD_NOT_ALLOWED: Final = 405
@@ -60,13 +61,14 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     backlog = backlog_of(backends, metrics)
     life.supervise("backlog", backlog.run())
     api = gateway_api(backends, replies, metrics, backlog, authenticator)
-    app = served(build_app(api, metrics, max_switch_events=settings.max_switch_events), api, metrics)
+    limits = SwitchLimits(settings.max_switch_events, backends.settings.worker.max_call_parties, api.limits)
+    app = served(build_app(api, metrics, limits), api, metrics)
     return CrossOrigin(
         app,
         AllowedOrigins(allowed_origins),
         methods=("GET", "HEAD", "POST"),
         headers=("Idempotency-Key", "Prefer"),
-        exposed=("Operation-Id", "Retry-After"),
+        exposed=tuple(documentation.HEADERS),
     )
 
 
@@ -153,7 +155,7 @@ def admitting(app: ASGIApp, settings: Gateway, registry: Metrics) -> AdmissionQu
     return intake
 
 
-def build_app(api: Api, metrics: GatewayMetrics, *, max_switch_events: int) -> FastAPI:
+def build_app(api: Api, metrics: GatewayMetrics, switch_limits: SwitchLimits) -> FastAPI:
     """Return the application with the routes of `api`."""
     app = FastAPI(
         title="calltag",
@@ -167,7 +169,7 @@ def build_app(api: Api, metrics: GatewayMetrics, *, max_switch_events: int) -> F
     add_swagger(app)
     app.include_router(product_routes())
     app.include_router(user_routes(api))
-    app.include_router(switch_routes(api, max_events=max_switch_events))
+    app.include_router(switch_routes(api, switch_limits))
     documentation.document(app)
     refusals = Refusals(metrics)
     for kind in refusals.KINDS:

@@ -43,6 +43,6 @@ class ApiAuthentication:
             if not csrf_passes(request.method, known.session, tokens, by_cookie=known.by_cookie):
                 raise FeatureMissing(CSRF_MESSAGE)
             if request.method == "GET":
-                request.state.csrf_headers = csrf_headers(known.session)
+                request.state.headers.update(csrf_headers(known.session))
         structlog.contextvars.bind_contextvars(user=known.user.id)
         return known.user

@@ -3,40 +3,43 @@
 The examples of AttachUserData are those of its page in the Web Services API reference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from types import ModuleType
 from typing import Any, Final, Literal, NotRequired
 
 from fastapi import FastAPI
-from pydantic import ConfigDict
-from typing_extensions import TypedDict, is_typeddict
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict, get_original_bases, is_typeddict
 
 from calltag.core.domain import resource_view
 from calltag.core.domain.resource_view import CallResource, ShownCall
 from calltag.core.identity.authentication import COOKIE
-from calltag.core.identity.http_sessions import CSRF_HEADER
+from calltag.core.identity.http_sessions import CSRF_EXPOSED_HEADERS, CSRF_HEADER, CSRF_NAME_HEADER
+from calltag.core.telemetry import request_ids
 from calltag.gateway import resources
 from calltag.gateway.operations import (
     CALL_OPERATIONS,
     DEVICE_OPERATIONS,
     SESSION_OPERATIONS,
-    USER_DATA,
     Operations,
 )
 from calltag.gateway.resources import DeviceResource, UserResource
+from calltag.gateway.switch_events import SWITCH_EVENTS
 
 Schema = dict[str, Any]
 Responses = dict[int | str, dict[str, Any]]
 
 VERSION_PATH: Final = "/api/v2/diagnostics/version"
+SWITCH_PATH: Final = "/api/v2/switch/events"
 DESCRIPTION: Final = """
 Attached data of live calls, by the Web Services v2 API.
 
-Every answer has `statusCode`; if it is not 0, also `statusMessage`, and nothing was changed. An operation is answered
-with `{"statusCode": 0}` as soon as it is safe with the message broker; its effect arrives as a message over CometD at
-`/genesys/cometd`. With `Prefer: wait=N` (seconds, at most 10) the answer comes after the effect and holds the call.
-With `Idempotency-Key` a request may be made again: it takes effect once and gets the same answer, where it waits with
-the call as it is by then.
+Every answer has `statusCode`; if it is not 0, also `statusMessage`, and nothing was changed, except with the HTTP
+statuses 202, 207, 500 and 503. An operation is answered with `{"statusCode": 0}` as soon as it is safe with the message
+broker; its effect arrives as a message over CometD at `/genesys/cometd`. With `Prefer: wait=N` (seconds, at most 10)
+the answer comes after the effect and holds the call. With `Idempotency-Key` a request may be made again: it takes
+effect once and gets the same answer, where it waits with the call as it is by then.
 """
 
 
@@ -91,7 +94,10 @@ class OperationAnswer(AcceptedAnswer):
 
 
 class ErrorAnswer(TypedDict):
-    """The request was refused, and changed nothing; with 202 the operation was accepted, and its outcome is unknown."""
+    """The request was refused, and changed nothing, except with these HTTP statuses.
+
+    202: it was accepted, and its outcome is unknown. 207: some events took effect. 500 and 503: it may take effect.
+    """
 
     statusCode: int
     statusMessage: str
@@ -107,7 +113,16 @@ def describe_by_docstrings(*modules: ModuleType) -> None:
     for module in modules:
         for model in vars(module).values():
             if is_typeddict(model):
-                model.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True)
+                add = partial(_add_inherited, [base for base in get_original_bases(model) if is_typeddict(base)])
+                model.__pydantic_config__ = ConfigDict(use_attribute_docstrings=True, json_schema_extra=add)
+
+
+def _add_inherited(bases: Sequence[type], schema: Schema) -> None:
+    """Add the descriptions of inherited fields, which pydantic looks for in the class itself only."""
+    for base in bases:
+        for name, member in TypeAdapter(base).json_schema()["properties"].items():
+            if "description" in member:
+                schema["properties"][name].setdefault("description", member["description"])
 
 
 def drop_titles(schemas: Mapping[str, Schema]) -> None:
@@ -124,20 +139,21 @@ def _header(description: str, example: str) -> Schema:
     return {"description": description, "schema": {"type": "string"}, "example": example}
 
 
-_REQUEST_ID: Final = {
-    "X-Request-Id": _header("Id of the request, which the log names.", "4f1c0de2b1c94f0f8d2d3c0a5a5e1b77")
-}
-_RETRY_AFTER: Final = {"Retry-After": _header("Seconds after which to try again.", "1")}
-_OPERATION: Final = {
-    "Operation-Id": _header("Id of the operation, which messages and log name.", "ik2f0c1e9b6c1f4b7d8a90"),
-    "Preference-Applied": _header("Present if the request waited for the effect.", "wait=5"),
+HEADERS: Final[Mapping[str, Schema]] = {
+    request_ids.HEADER: _header("Id of the request, which the log names.", "4f1c0de2b1c94f0f8d2d3c0a5a5e1b77"),
+    "Retry-After": _header("Seconds after which to try again.", "1"),
+    "WWW-Authenticate": _header("The scheme of authentication.", 'Basic realm="calltag", charset="UTF-8"'),
+    "Operation-Id": _header("Id of the operation, if it has one: messages and log name it.", "ik2f0c1e9b6c1f4b7d8a90"),
+    "Preference-Applied": _header("Present if the request has Prefer: wait, with the time that counts.", "wait=5"),
     "Idempotent-Replayed": _header("Present if the answer is that of an earlier request with the same key.", "true"),
+    CSRF_NAME_HEADER: _header("Name of the header with the token; present if CSRF protection is on.", CSRF_HEADER),
+    CSRF_HEADER: _header("Token of the session; present if CSRF protection is on.", "q0xN5kJ2vT8c"),
 }
-_HEADERS: Final[Mapping[str, Schema]] = {
-    "401": {"WWW-Authenticate": _header("The scheme of authentication.", 'Basic realm="calltag", charset="UTF-8"')},
-    "429": _RETRY_AFTER,
-    "503": _RETRY_AFTER,
-}
+"""The headers of answers, which pages of allowed origins may read."""
+_OF_CODES: Final = {"401": ("WWW-Authenticate",), "429": ("Retry-After",), "503": ("Retry-After",)}
+_OF_OPERATIONS: Final = ("Operation-Id", "Preference-Applied", "Idempotent-Replayed")
+_BEFORE_OPERATIONS: Final = ("401", "408", "413", "415", "429")
+"""Codes of answers to requests that were not read, or not allowed."""
 
 
 def _refusal(description: str, code: int, message: str) -> Schema:
@@ -157,11 +173,7 @@ _REFUSALS: Final[Responses] = {
     403: _refusal("A feature or role is missing (3), or the resource is another user's (5)", 5, "not a call of yours"),
     404: _refusal("The resource does not exist (6)", 6, "there is no call 01RCC3N118B1V0SL8O7GK2LAES00000R"),
     408: _refusal("The body was too slow (10)", 10, "the body did not come within 10 s"),
-    409: _refusal(
-        "The Idempotency-Key was used for another request, or for one too long ago (18)",
-        18,
-        "Idempotency-Key was used for ...",
-    ),
+    409: _refusal("The Idempotency-Key is another request's, or too old (18)", 18, "Idempotency-Key was used for ..."),
     413: _refusal("The body is too large (10)", 10, "the body is larger than 262144 bytes"),
     415: _refusal("The body is not JSON (10)", 10, "the body must be JSON: send Content-Type: application/json"),
     429: _refusal(
@@ -169,15 +181,16 @@ _REFUSALS: Final[Responses] = {
         4,
         "5 operations a second are allowed to one user",
     ),
-    500: _refusal("This version cannot read a record in Redis (4)", 4, "the record of call:01RC... is not ..."),
+    500: _refusal("An internal error, an unreadable record, or an operation that is parked (4)", 4, "internal error"),
     503: _refusal(
-        "RabbitMQ or Redis is unavailable, or the service is overloaded (4); retry after Retry-After",
+        "RabbitMQ or Redis is unavailable, or the service is overloaded (4): retry after Retry-After, with the same "
+        "Idempotency-Key, because the operation may have been published",
         4,
         "RabbitMQ is unavailable",
     ),
 }
-_OF_ALL: Final = (401, 429, 503)
-_OF_OPERATIONS: Final = (202, 400, 403, 408, 409, 413, 415, 500)
+_OF_ALL: Final = (401, 429, 500, 503)
+_OF_BODIES: Final = (202, 400, 403, 408, 409, 413, 415)
 
 
 def answers(model: type, *refusals: int, example: Mapping[str, object] | None = None) -> Responses:
@@ -190,7 +203,7 @@ def answers(model: type, *refusals: int, example: Mapping[str, object] | None = 
 
 def operation_answers(model: type, *refusals: int) -> Responses:
     """Return the responses of a route for operations."""
-    return answers(model, *_OF_OPERATIONS, *refusals, example={"statusCode": 0})
+    return answers(model, *_OF_BODIES, *refusals, example={"statusCode": 0})
 
 
 def _documented(operations: Operations[Any]) -> Schema:
@@ -203,66 +216,24 @@ def _request(schema: Schema, examples: Mapping[str, object]) -> Schema:
     return {
         "requestBody": {"required": True, "content": {"application/json": content}},
         "parameters": [
-            {
-                "name": "Idempotency-Key",
-                "in": "header",
-                "schema": {"type": "string", "minLength": 1, "maxLength": 255},
-                "description": "Makes retries of the same request safe.",
-            },
-            {
-                "name": "Prefer",
-                "in": "header",
-                "schema": {"type": "string"},
-                "example": "wait=5",
-                "description": "AcceptedAnswer after the effect, waiting this many seconds at most.",
-            },
+            _parameter("Idempotency-Key", "Makes retries of the same request safe.", minLength=1, maxLength=255),
+            _parameter("Prefer", "Answer after the effect, waiting this many seconds at most.", examples=["wait=5"]),
         ],
     }
+
+
+def _parameter(name: str, description: str, **schema: object) -> Schema:
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
 
 
 CALL: Final = _documented(CALL_OPERATIONS)
 ME: Final = _documented(SESSION_OPERATIONS)
 DEVICE_CALLS: Final = _documented(DEVICE_OPERATIONS)
 
-_PARTY: Final[Schema] = {
-    "type": "object",
-    "required": ["phoneNumber", "state"],
-    "properties": {
-        "phoneNumber": {"type": "string"},
-        "state": {"type": "string", "enum": ["Dialing", "Ringing", "Established", "Held", "Released"]},
-        "mute": {"type": "string", "enum": ["On", "Off"]},
-    },
-}
-
-_SWITCH_EVENT: Final[Schema] = {
-    "type": "object",
-    "required": ["eventId", "eventType", "id"],
-    "properties": {
-        "eventId": {"type": "string", "description": "The same id twice takes effect once."},
-        "eventType": {"type": "string", "enum": ["CallStarted", "PartyChanged", "CallEnded"]},
-        "id": {"type": "string", "description": "The call's id."},
-        "connId": {"type": "string"},
-        "callType": {"type": "string", "enum": ["Internal", "Inbound", "Outbound", "Consult", "Unknown"]},
-        "dnis": {"type": "string"},
-        "beganAt": {"type": "integer", "description": "Unix time in milliseconds."},
-        "parties": {"type": "array", "items": _PARTY},
-        "userData": USER_DATA,
-    },
-}
-
-SWITCH_EXAMPLE: Final[Schema] = {
-    "eventId": "started-1",
-    "eventType": "CallStarted",
-    "id": "01RCC3N118B1V0SL8O7GK2LAES00000R",
-    "connId": "007102719818001b",
-    "callType": "Internal",
-    "dnis": "15001",
-    "parties": [{"phoneNumber": "15000", "state": "Dialing"}, {"phoneNumber": "15001", "state": "Ringing"}],
-}
-
-
+_SWITCH_EVENT: Final[Schema] = {"$ref": "#/components/schemas/SwitchEvent"}
 SWITCH: Final = _request(
-    {"oneOf": [_SWITCH_EVENT, {"type": "array", "items": _SWITCH_EVENT}]}, {"CallStarted": SWITCH_EXAMPLE}
+    {"oneOf": [_SWITCH_EVENT, {"type": "array", "items": _SWITCH_EVENT}]},
+    {each.name: each.request() for each in SWITCH_EVENTS},
 )
 
 _SECURITY: Final[Mapping[str, Schema]] = {
@@ -298,18 +269,28 @@ def _complete(schema: Schema) -> None:
         schemas[name].pop("required")
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
+    schemas.update({each.name: each.schema() for each in SWITCH_EVENTS})
+    schemas["SwitchEvent"] = {
+        "oneOf": [{"$ref": f"#/components/schemas/{each.name}"} for each in SWITCH_EVENTS],
+        "discriminator": {"propertyName": SWITCH_EVENTS.tag},
+    }
     schema["components"]["securitySchemes"] = dict(_SECURITY)
     for path, methods in schema["paths"].items():
         for method, operation in methods.items():
             # The framework promises it for parameters that it never refuses.
             operation["responses"].pop("422", None)
-            _add_headers(operation["responses"], is_operation=method == "post")
+            for code, response in operation["responses"].items():
+                response["headers"] = _headers(method, path, code)
             if path != VERSION_PATH:
                 by_cookie: Schema = {"session": []} if method == "get" else {"session": [], "csrf": []}
                 operation["security"] = [{"basic": []}, by_cookie]
 
 
-def _add_headers(responses: Schema, *, is_operation: bool) -> None:
-    for code, response in responses.items():
-        of_operation = _OPERATION if is_operation and code == "200" else {}
-        response["headers"] = {**_REQUEST_ID, **of_operation, **_HEADERS.get(code, {})}
+def _headers(method: str, path: str, code: str) -> Schema:
+    names = [request_ids.HEADER, *_OF_CODES.get(code, ())]
+    if method == "get" and code == "200" and path != VERSION_PATH:
+        names += CSRF_EXPOSED_HEADERS
+    if method == "post" and code not in _BEFORE_OPERATIONS:
+        # A request of the switch has many operations.
+        names += _OF_OPERATIONS if path != SWITCH_PATH else _OF_OPERATIONS[1:]
+    return {name: HEADERS[name] for name in names}

@@ -126,14 +126,6 @@ class RecordUnreadable(ApiError):
     """This version cannot decode a record in Redis."""
 
 
-class EventsRefused(ApiError):
-    """Some events of the switch took no effect. They may when they are sent again, so this is not final."""
-
-    def __init__(self, code: StatusCode, message: str) -> None:
-        self.code = code
-        super().__init__(message)
-
-
 class OutcomeRefused(ApiError):
     """The worker refused an operation whose outcome the client waited for."""
 
@@ -142,3 +134,9 @@ class OutcomeRefused(ApiError):
     def __init__(self, code: StatusCode, message: str) -> None:
         self.code = code
         super().__init__(message)
+
+
+class EventsRefused(OutcomeRefused):
+    """Some events of the switch took no effect. They may when they are sent again, so this is not final."""
+
+    final = False

@@ -52,7 +52,7 @@ def allow(request: Request) -> str:
 class Finishing:
     """ASGI application around another: completes its responses, and answers its unexpected exceptions.
 
-    `state` of the request may have `set_cookie`, a value of Set-Cookie, and `csrf_headers`.
+    `state` of the request has `headers`, those of the response, and may have `set_cookie`, a value of Set-Cookie.
     """
 
     def __init__(self, app: ASGIApp, metrics: HttpMetrics) -> None:
@@ -65,6 +65,7 @@ class Finishing:
             return
         method, scope = scope["method"], as_served(scope)
         state = scope.setdefault("state", {})
+        state["headers"] = {}
         began, status, complete = time.perf_counter(), 0, False
 
         async def finish(message: Message) -> None:
@@ -110,12 +111,10 @@ def route_of(scope: Scope) -> str:
 
 
 def _add_headers(state: Scope, message: Message) -> None:
-    cookie, csrf = state.get("set_cookie"), state.get("csrf_headers")
-    if cookie or csrf:
-        headers = MutableHeaders(scope=message)
-        if cookie:
-            headers.append("Set-Cookie", cookie)
-        headers.update(csrf or {})
+    headers, cookie = MutableHeaders(scope=message), state.get("set_cookie")
+    headers.update(state["headers"])
+    if cookie:
+        headers.append("Set-Cookie", cookie)
 
 
 class Direct:

@@ -10,7 +10,7 @@ from calltag.core.domain.status import StatusCode
 from calltag.core.identity.directory import Role, User
 from calltag.gateway.authentication import ApiAuthentication
 from calltag.gateway.commands import Command, Fields
-from calltag.gateway.errors import ApiError, OutOfRange
+from calltag.gateway.errors import ApiError, FeatureMissing, OutOfRange
 from calltag.gateway.idempotency import Attempt, Idempotency, IdempotentRequest, RecordedAnswer, idempotent_request
 from calltag.gateway.operation_publisher import OperationPublisher
 from calltag.gateway.rate_limits import RateLimits
@@ -20,9 +20,13 @@ from calltag.gateway.resources import answer
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request of a user, read completely; `wait_s` if the client waits for the outcome."""
+    """A request of a user, read completely; `wait_s` if the client waits for the outcome.
+
+    `headers` are those of the response, also if that is an error.
+    """
 
     user: User
+    headers: dict[str, str]
     body: ReadBody
     wait_s: int | None
     idempotent: IdempotentRequest | None
@@ -39,26 +43,27 @@ class OperationPipeline:
     publisher: OperationPublisher
     max_wait_s: int = 10
 
-    async def receive(self, request: Request) -> Received:
-        """Authenticate a request, and read it."""
+    async def receive(self, request: Request, *, role: Role | None = None) -> Received:
+        """Authenticate a request, and read it unless its user lacks the role."""
         user = await self.authentication.user(request)
         if Role.SWITCH not in user.roles:
             self.rates.check(user.id, request.client.host if request.client else "")
+        if role is not None and role not in user.roles:
+            raise FeatureMissing(f"this requires the role {role}, which user {user.id} does not have")
         body = await self.bodies.read(request)
         wait = wait_s(request.headers.getlist("prefer"), self.max_wait_s)
-        return Received(user, body, wait, _idempotent(request, user, body))
+        return Received(user, request.state.headers, body, wait, _idempotent(request, user, body))
 
     async def perform(self, received: Received, command: Command, *, names_operation: bool = True) -> Response:
-        """Return the response; `names_operation` adds the operation's id to it."""
+        """Return the response; `names_operation` adds the operation's id to it, and to errors."""
         attempt = await self.idempotency.attempt(received.idempotent, waits=received.wait_s is not None)
-        if attempt.recorded is not None:
-            return await _repeated(attempt, attempt.recorded, command, received)
-        headers: dict[str, str] = {}
         if names_operation:
             structlog.contextvars.bind_contextvars(operation_id=attempt.operation_id)
-            headers["Operation-Id"] = attempt.operation_id
+            received.headers["Operation-Id"] = attempt.operation_id
         if received.wait_s is not None:
-            headers["Preference-Applied"] = f"wait={received.wait_s:d}"
+            received.headers["Preference-Applied"] = f"wait={received.wait_s:d}"
+        if attempt.recorded is not None:
+            return await _repeated(attempt, attempt.recorded, command, received)
         shown: Fields = {}
         try:
             operations = await command.admit(attempt.operation_id, is_retry=attempt.is_retry)
@@ -73,7 +78,7 @@ class OperationPipeline:
                 raise
             given = RecordedAnswer(error.http_status, error.code, error.message)
         await self.idempotency.finish(attempt, given)
-        return answer({**given.body(), **shown}, given.http_status, headers)
+        return answer({**given.body(), **shown}, given.http_status)
 
 
 async def _repeated(attempt: Attempt, given: RecordedAnswer, command: Command, received: Received) -> Response:

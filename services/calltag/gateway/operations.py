@@ -48,7 +48,10 @@ _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
 
 @dataclass(frozen=True, slots=True)
 class OperationType(Generic[Parser]):
-    """An operation by its name. `parameters` are the JSON schemas of its parameters, `example` their values."""
+    """An operation by its name, which requests have in the member `tag`.
+
+    `parameters` are the JSON schemas of its parameters, `example` their values.
+    """
 
     name: str
     summary: str
@@ -56,6 +59,7 @@ class OperationType(Generic[Parser]):
     parameters: Mapping[str, Schema] = field(default_factory=dict)
     required: Sequence[str] = ()
     example: Mapping[str, object] = field(default_factory=dict)
+    tag: str = "operationName"
 
     def schema(self) -> Schema:
         """Return the JSON schema of a request."""
@@ -63,20 +67,21 @@ class OperationType(Generic[Parser]):
             "type": "object",
             "title": self.name,
             "description": self.summary,
-            "required": ["operationName", *self.required],
-            "properties": {"operationName": {"const": self.name}, **self.parameters},
+            "required": [self.tag, *self.required],
+            "properties": {self.tag: {"const": self.name}, **self.parameters},
         }
 
     def request(self) -> Mapping[str, object]:
         """Return the example of a request."""
-        return {"operationName": self.name, **self.example}
+        return {self.tag: self.name, **self.example}
 
 
 class Operations(Generic[Parser]):
-    """The operations that one kind of resource has."""
+    """The operations that one kind of resource has, all with the same `tag`."""
 
-    def __init__(self, *types: OperationType[Parser]) -> None:
-        self._types = {each.name: each for each in types}
+    def __init__(self, first: OperationType[Parser], *others: OperationType[Parser]) -> None:
+        self.tag = first.tag
+        self._types = {each.name: each for each in (first, *others)}
 
     def __iter__(self) -> Iterator[OperationType[Parser]]:
         return iter(self._types.values())
@@ -86,10 +91,10 @@ class Operations(Generic[Parser]):
         return tuple(self._types)
 
     def parser_of(self, body: Body) -> Parser:
-        """Return the parser that the parameter `operationName` asks for. Raises ParameterMissing, OutOfRange."""
-        name = required_text(body, "operationName", max_bytes=_MAX_NAME_BYTES)
+        """Return the parser of the operation that the body names. Raises ParameterMissing, OutOfRange."""
+        name = required_text(body, self.tag, max_bytes=_MAX_NAME_BYTES)
         if name not in self._types:
-            raise OutOfRange(f"operationName is not known here; known are {', '.join(self._types)}")
+            raise OutOfRange(f"{self.tag} is not known here; known are {', '.join(self._types)}")
         return self._types[name].parse
 
 

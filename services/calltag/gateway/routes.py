@@ -20,7 +20,6 @@ from calltag.gateway import documentation
 from calltag.gateway.authentication import ApiAuthentication
 from calltag.gateway.call_service import CallService
 from calltag.gateway.commands import CallCommand, DialCommand, SessionCommand, SwitchCommand
-from calltag.gateway.errors import FeatureMissing
 from calltag.gateway.operation_pipeline import OperationPipeline
 from calltag.gateway.operations import CALL_OPERATIONS, DEVICE_OPERATIONS, SESSION_OPERATIONS
 from calltag.gateway.requests import UserDataLimits
@@ -32,7 +31,7 @@ from calltag.gateway.resources import (
     selected,
     user_resource,
 )
-from calltag.gateway.switch_events import switch_events
+from calltag.gateway.switch_events import SwitchLimits, switch_events
 
 Fields = Annotated[
     list[str] | None,
@@ -99,7 +98,7 @@ def _add_devices(router: APIRouter, api: Api) -> None:
         tags=["devices"],
         operation_id="getDevices",
         summary="The user's devices",
-        responses=documentation.answers(documentation.DevicesAnswer, 500),
+        responses=documentation.answers(documentation.DevicesAnswer),
     )
     async def devices(request: Request, fields: Fields = None) -> Response:
         user = await api.authentication.user(request)
@@ -112,14 +111,14 @@ def _add_devices(router: APIRouter, api: Api) -> None:
         tags=["devices"],
         operation_id="getDevice",
         summary="One device",
-        responses=documentation.answers(documentation.DeviceAnswer, 403, 404, 500),
+        responses=documentation.answers(documentation.DeviceAnswer, 403, 404),
     )
     @router.get(
         "/devices/{device_id}",
         tags=["devices"],
         operation_id="getDeviceByUri",
         summary="One device, by its deviceUri",
-        responses=documentation.answers(documentation.DeviceAnswer, 403, 404, 500),
+        responses=documentation.answers(documentation.DeviceAnswer, 403, 404),
     )
     async def device(request: Request, device_id: str, fields: Fields = None) -> Response:
         user = await api.authentication.user(request)
@@ -155,7 +154,7 @@ def _add_calls(router: APIRouter, api: Api) -> None:
         tags=["calls"],
         operation_id="getCalls",
         summary="The user's calls",
-        responses=documentation.answers(documentation.CallsAnswer, 400, 500),
+        responses=documentation.answers(documentation.CallsAnswer, 400),
     )
     async def calls(request: Request, fields: Fields = None) -> Response:
         user = await api.authentication.user(request)
@@ -167,7 +166,7 @@ def _add_calls(router: APIRouter, api: Api) -> None:
         operation_id="getCall",
         summary="One call",
         responses=documentation.answers(
-            documentation.CallAnswer, 403, 404, 500, example={"statusCode": 0, "call": CALL_EXAMPLE}
+            documentation.CallAnswer, 403, 404, example={"statusCode": 0, "call": CALL_EXAMPLE}
         ),
     )
     async def call(request: Request, call_id: str, fields: Fields = None) -> Response:
@@ -205,23 +204,20 @@ def operate_call(api: Api) -> Callable[[Request, str], Awaitable[Response]]:
     return operate_call
 
 
-def switch_routes(api: Api, *, max_events: int) -> APIRouter:
+def switch_routes(api: Api, limits: SwitchLimits) -> APIRouter:
     """Return `POST /api/v2/switch/events`, for users with the role `switch`."""
-    router = APIRouter(prefix="/api/v2/switch", tags=["switch"])
+    router = APIRouter(tags=["switch"])
 
     @router.post(
-        "/events",
+        documentation.SWITCH_PATH,
         operation_id="sendSwitchEvents",
         summary="Events of the switch, one or a list",
         responses=documentation.operation_answers(documentation.AcceptedAnswer, 207, 404),
         openapi_extra=documentation.SWITCH,
     )
     async def events(request: Request) -> Response:
-        received = await api.operations.receive(request)
-        if Role.SWITCH not in received.user.roles:
-            raise FeatureMissing(f"this requires the role switch, which user {received.user.id} does not have")
-        events = switch_events(received.body.json, api.service.directory, api.limits, max_events=max_events)
-        command = SwitchCommand(api.service, events)
+        received = await api.operations.receive(request, role=Role.SWITCH)
+        command = SwitchCommand(api.service, switch_events(received.body.json, api.service.directory, limits))
         return await api.operations.perform(received, command, names_operation=False)
 
     return router

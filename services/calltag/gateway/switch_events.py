@@ -1,8 +1,10 @@
 """Events of the telephony switch: facts about calls that calltag did not dial itself."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from enum import StrEnum
+from typing import Final, TypeVar, cast
 
 from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import CallType, Leg, LegState
@@ -12,14 +14,29 @@ from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import JsonValue
 from calltag.core.identity.directory import Directory
 from calltag.gateway.errors import ApiError, EventsRefused, OutOfRange
-from calltag.gateway.operations import new_conn_id
+from calltag.gateway.operations import USER_DATA, Operations, OperationType, Schema, new_conn_id
 from calltag.gateway.requests import Body, UserDataLimits, optional_text, required_list, required_text, user_data
 
-_MAX_PARTIES: Final = 32
 _MAX_MESSAGE_LENGTH: Final = 4_000
 _MAX_TIME_MS: Final = 1 << 48
+_MAX_ID_BYTES: Final = 255
+_MAX_TEXT_BYTES: Final = 64
+_CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 SwitchAction = CallStarted | PartyChanged | CallEnded
+Known = TypeVar("Known", bound=StrEnum)
+
+
+@dataclass(frozen=True, slots=True)
+class SwitchLimits:
+    """Limits of one request: events, and parties and user data of each event."""
+
+    max_events: int
+    max_parties: int
+    user_data: UserDataLimits
+
+
+EventParser = Callable[[Body, OperationId, Directory, SwitchLimits], SwitchAction]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,14 +49,12 @@ class SwitchEvent:
     action: SwitchAction
 
 
-def switch_events(
-    body: JsonValue, directory: Directory, limits: UserDataLimits, *, max_events: int
-) -> tuple[SwitchEvent, ...]:
+def switch_events(body: JsonValue, directory: Directory, limits: SwitchLimits) -> tuple[SwitchEvent, ...]:
     """Parse the events of a request: one object, or a list of them. Raises ParameterMissing, OutOfRange."""
     if not isinstance(body, list):
         return (_event(body, directory, limits),)
-    if len(body) > max_events:
-        raise OutOfRange(f"the body has {len(body)} events; a request may carry {max_events}")
+    if len(body) > limits.max_events:
+        raise OutOfRange(f"the body has {len(body)} events; a request may carry {limits.max_events}")
     events = []
     for position, each in enumerate(body):
         try:
@@ -81,74 +96,127 @@ def _bounded(texts: Sequence[str]) -> str:
     return "; ".join([*texts[:held], *more])
 
 
-def _event(body: JsonValue, directory: Directory, limits: UserDataLimits) -> SwitchEvent:
+def _event(body: JsonValue, directory: Directory, limits: SwitchLimits) -> SwitchEvent:
     if not isinstance(body, dict):
         raise OutOfRange("a switch event must be a JSON object")
-    event_id = required_text(body, "eventId")
-    operation_id = switch_operation_id(event_id)
-    call_id = CallId(required_text(body, "id", max_bytes=64))
-    if not call_id.isascii() or not call_id.replace("-", "").replace("_", "").isalnum():
+    parse = SWITCH_EVENTS.parser_of(body)
+    event_id = required_text(body, "eventId", max_bytes=_MAX_ID_BYTES)
+    call_id = required_text(body, "id", max_bytes=_MAX_TEXT_BYTES)
+    if not _CALL_ID.fullmatch(call_id):
         raise OutOfRange("id may hold letters, digits, - and _")
-    match required_text(body, "eventType", max_bytes=32):
-        case "CallStarted":
-            action: SwitchAction = _started(body, directory, limits, operation_id)
-        case "PartyChanged":
-            action = PartyChanged(_parties(body, directory))
-        case "CallEnded":
-            action = CallEnded()
-        case _:
-            raise OutOfRange("eventType is not known; known are CallStarted, PartyChanged, CallEnded")
-    return SwitchEvent(event_id, operation_id, call_id, action)
+    operation_id = switch_operation_id(event_id)
+    return SwitchEvent(event_id, operation_id, CallId(call_id), parse(body, operation_id, directory, limits))
 
 
-def _started(body: Body, directory: Directory, limits: UserDataLimits, operation_id: OperationId) -> CallStarted:
+def _started(body: Body, operation_id: OperationId, directory: Directory, limits: SwitchLimits) -> CallStarted:
     began_at_ms = body.get("beganAt")
     if began_at_ms is not None and (
         not isinstance(began_at_ms, int) or isinstance(began_at_ms, bool) or not 0 <= began_at_ms < _MAX_TIME_MS
     ):
         raise OutOfRange("beganAt must be a Unix time in whole milliseconds")
     return CallStarted(
-        conn_id=ConnId(optional_text(body, "connId", new_conn_id(operation_id), max_bytes=64)),
-        type=_call_type(optional_text(body, "callType", CallType.UNKNOWN, max_bytes=32)),
-        dnis=optional_text(body, "dnis", "", max_bytes=64),
-        legs=_parties(body, directory),
-        pairs=user_data(body, limits, required=False),
+        conn_id=ConnId(optional_text(body, "connId", new_conn_id(operation_id), max_bytes=_MAX_TEXT_BYTES)),
+        type=_known(CallType, "callType", optional_text(body, "callType", CallType.UNKNOWN)),
+        dnis=optional_text(body, "dnis", "", max_bytes=_MAX_TEXT_BYTES),
+        legs=_parties(body, directory, limits),
+        pairs=user_data(body, limits.user_data, required=False),
         began_at_ms=began_at_ms,
     )
 
 
-def _call_type(name: str) -> CallType:
+def _known(kind: type[Known], name: str, value: str) -> Known:
     try:
-        return CallType(name)
+        return kind(value)
     except ValueError:
-        raise OutOfRange(f"callType is not known; known are {', '.join(CallType)}") from None
+        raise OutOfRange(f"{name} is not known; known are {', '.join(kind)}") from None
 
 
-def _parties(body: Body, directory: Directory) -> tuple[Leg, ...]:
+def _parties(body: Body, directory: Directory, limits: SwitchLimits) -> tuple[Leg, ...]:
     legs = tuple(
         _party(each, position, directory)
-        for position, each in enumerate(required_list(body, "parties", max_items=_MAX_PARTIES))
+        for position, each in enumerate(required_list(body, "parties", max_items=limits.max_parties))
     )
     if len({leg.number for leg in legs}) < len(legs):
         raise OutOfRange("parties names the same phoneNumber twice")
     return legs
 
 
+def _without_mute(body: Body) -> tuple[str, ...]:
+    parties = cast("Sequence[Body]", body["parties"])
+    return tuple(str(each["phoneNumber"]) for each in parties if each.get("mute") is None)
+
+
 def _party(body: JsonValue, position: int, directory: Directory) -> Leg:
     if not isinstance(body, dict):
         raise OutOfRange(f"parties[{position}] must be a JSON object")
     within = f"parties[{position}]."
-    number = required_text(body, "phoneNumber", max_bytes=64, within=within)
-    state = required_text(body, "state", max_bytes=32, within=within)
-    if state not in _STATES:
-        raise OutOfRange(f"{within}state is not known; known are {', '.join(_STATES)}")
-    mute = body.get("mute", "Off")
-    if mute not in ("On", "Off"):
+    number = required_text(body, "phoneNumber", max_bytes=_MAX_TEXT_BYTES, within=within)
+    state = _known(LegState, f"{within}state", required_text(body, "state", within=within))
+    mute = body.get("mute")
+    if mute is not None and mute not in _MUTE:
         raise OutOfRange(f"{within}mute must be On or Off")
     owner = directory.by_number.get(number)
     if owner is None:
-        return Leg(number, _STATES[state], muted=mute == "On")
-    return Leg(number, _STATES[state], owner.device.id, owner.user.id, muted=mute == "On")
+        return Leg(number, state, muted=mute == "On")
+    return Leg(number, state, owner.device.id, owner.user.id, muted=mute == "On")
 
 
-_STATES: Final[Mapping[str, LegState]] = {state.value: state for state in LegState}
+def _text(max_length: int, **more: str) -> Schema:
+    return {"type": "string", "minLength": 1, "maxLength": max_length, **more}
+
+
+_MUTE: Final = ["On", "Off"]
+_PARTY: Final[Schema] = {
+    "type": "object",
+    "required": ["phoneNumber", "state"],
+    "properties": {
+        "phoneNumber": _text(_MAX_TEXT_BYTES),
+        "state": {"type": "string", "enum": list(LegState)},
+        "mute": {"type": "string", "enum": _MUTE},
+    },
+}
+_PARTIES: Final[Schema] = {"type": "array", "minItems": 1, "items": _PARTY}
+_TIME: Final[Schema] = {"type": "integer", "minimum": 0, "exclusiveMaximum": _MAX_TIME_MS}
+_IDS: Final[Mapping[str, Schema]] = {
+    "eventId": _text(_MAX_ID_BYTES, description="The same id twice takes effect once."),
+    "id": _text(_MAX_TEXT_BYTES, pattern=f"^{_CALL_ID.pattern}$", description="The call's id."),
+}
+_EXAMPLE_ID: Final = "01RCC3N118B1V0SL8O7GK2LAES00000R"
+
+SWITCH_EVENTS: Final = Operations[EventParser](
+    OperationType(
+        "CallStarted", "The call begins.", _started,
+        {
+            **_IDS,
+            "parties": _PARTIES,
+            "connId": _text(_MAX_TEXT_BYTES),
+            "callType": {"type": "string", "enum": list(CallType)},
+            "dnis": _text(_MAX_TEXT_BYTES),
+            "beganAt": {**_TIME, "description": "Unix time in milliseconds."},
+            "userData": USER_DATA,
+        },
+        [*_IDS, "parties"],
+        {
+            "eventId": "started-1", "id": _EXAMPLE_ID,
+            "connId": "007102719818001b", "callType": "Internal", "dnis": "15001",
+            "parties": [{"phoneNumber": "15000", "state": "Dialing"}, {"phoneNumber": "15001", "state": "Ringing"}],
+        },
+        tag="eventType",
+    ),
+    OperationType(
+        "PartyChanged", "Parties change their state, or join the call.",
+        lambda body, _, directory, limits: PartyChanged(_parties(body, directory, limits), _without_mute(body)),
+        {**_IDS, "parties": _PARTIES},
+        [*_IDS, "parties"],
+        {
+            "eventId": "joined-1", "id": _EXAMPLE_ID,
+            "parties": [{"phoneNumber": "15001", "state": "Held"}, {"phoneNumber": "15002", "state": "Ringing"}],
+        },
+        tag="eventType",
+    ),
+    OperationType(
+        "CallEnded", "The call ends.", lambda *_: CallEnded(),
+        _IDS, list(_IDS), {"eventId": "ended-1", "id": _EXAMPLE_ID}, tag="eventType",
+    ),
+)  # fmt: skip
+"""The types of events: parser, schema and example of each, for requests and for OpenAPI."""

@@ -5,8 +5,9 @@ Source of the envelopes: Bayeux protocol 1.0. The content of messages is describ
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NotRequired
+from typing import Annotated, Any, Final, Literal, NotRequired
 
+from pydantic import Field
 from typing_extensions import TypedDict
 
 from calltag.core.bayeux.channels import CONNECT, DISCONNECT, HANDSHAKE, SUBSCRIBE, UNSUBSCRIBE
@@ -40,6 +41,8 @@ class Advice(TypedDict):
     timeout: int
     """Milliseconds for which a connect is suspended at most."""
     maxInterval: NotRequired[int]
+    multiple_clients: NotRequired[Annotated[bool, Field(alias="multiple-clients")]]
+    """True while another session of the browser is held, and this one has to ask again; false once that is over."""
 
 
 class ConnectAdvice(TypedDict):
@@ -83,7 +86,7 @@ class HandshakeExt(TypedDict):
     """Extensions of a handshake."""
 
     authentication: NotRequired[HandshakeCredentials]
-    """HandshakeCredentials, for clients that send neither a cookie nor HTTP Basic."""
+    """Credentials, for clients that send neither a cookie nor HTTP Basic."""
     ack: NotRequired[bool]
     """The client acknowledges what it receives."""
     replay: NotRequired[bool]
@@ -308,6 +311,16 @@ _EXT: Final[Schema] = {
     }
 }
 _ADVICE: Final[Schema] = {"reconnect": "retry", "interval": 0, "timeout": 30_000}
+
+
+def _request(number: str, channel: str, **members: object) -> Schema:
+    return {"id": number, "channel": channel, "clientId": _CLIENT, **members}
+
+
+def _reply(number: str, channel: str, **members: object) -> Schema:
+    return {"id": number, "channel": channel, "successful": True, "clientId": _CLIENT, **members}
+
+
 EXAMPLES: Final[Mapping[type, Schema]] = {
     MetaHandshakeRequest: {
         "id": "1",
@@ -316,36 +329,17 @@ EXAMPLES: Final[Mapping[type, Schema]] = {
         "supportedConnectionTypes": ["long-polling"],
         "ext": {"authentication": {"userName": "alice", "password": _DEMO}},
     },
-    MetaHandshakeReply: {
-        "id": "1",
-        "channel": HANDSHAKE,
-        "successful": True,
-        "version": "1.0",
-        "minimumVersion": "1.0",
-        "supportedConnectionTypes": ["long-polling", "websocket"],
-        "clientId": _CLIENT,
-        "advice": _ADVICE,
-    },
-    MetaConnectRequest: {"id": "3", "channel": CONNECT, "clientId": _CLIENT, "connectionType": "long-polling"},
-    MetaConnectReply: {"id": "3", "channel": CONNECT, "successful": True, "clientId": _CLIENT, "advice": _ADVICE},
-    MetaSubscribeRequest: {"id": "2", "channel": SUBSCRIBE, "clientId": _CLIENT, "subscription": CALLS_CHANNEL},
-    MetaSubscribeReply: {
-        "id": "2",
-        "channel": SUBSCRIBE,
-        "successful": True,
-        "clientId": _CLIENT,
-        "subscription": CALLS_CHANNEL,
-    },
-    MetaUnsubscribeRequest: {"id": "4", "channel": UNSUBSCRIBE, "clientId": _CLIENT, "subscription": CALLS_CHANNEL},
-    MetaUnsubscribeReply: {
-        "id": "4",
-        "channel": UNSUBSCRIBE,
-        "successful": True,
-        "clientId": _CLIENT,
-        "subscription": CALLS_CHANNEL,
-    },
-    MetaDisconnectRequest: {"id": "5", "channel": DISCONNECT, "clientId": _CLIENT},
-    MetaDisconnectReply: {"id": "5", "channel": DISCONNECT, "successful": True, "clientId": _CLIENT},
+    MetaHandshakeReply: _reply(
+        "1", HANDSHAKE, version="1.0", minimumVersion="1.0", supportedConnectionTypes=["long-polling"], advice=_ADVICE
+    ),
+    MetaConnectRequest: _request("3", CONNECT, connectionType="long-polling"),
+    MetaConnectReply: _reply("3", CONNECT, advice=_ADVICE),
+    MetaSubscribeRequest: _request("2", SUBSCRIBE, subscription=CALLS_CHANNEL),
+    MetaSubscribeReply: _reply("2", SUBSCRIBE, subscription=CALLS_CHANNEL),
+    MetaUnsubscribeRequest: _request("4", UNSUBSCRIBE, subscription=CALLS_CHANNEL),
+    MetaUnsubscribeReply: _reply("4", UNSUBSCRIBE, subscription=CALLS_CHANNEL),
+    MetaDisconnectRequest: _request("5", DISCONNECT),
+    MetaDisconnectReply: _reply("5", DISCONNECT),
     CallMessage: {
         "channel": CALLS_CHANNEL,
         "data": {

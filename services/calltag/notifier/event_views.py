@@ -20,7 +20,7 @@ from calltag.core.bayeux.events import Position, StreamedEvent
 from calltag.core.contracts.operations import EVENT, WireError
 from calltag.core.domain.call import Leg
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
-from calltag.core.domain.ids import UserId
+from calltag.core.domain.ids import UserId, refused_operation_id
 from calltag.core.domain.resource_view import CallResource, call_resource
 from calltag.core.identity.directory import Directory
 from calltag.core.store.event_log import Entry
@@ -224,7 +224,7 @@ def _refusal(event: OperationRefused) -> OperationRefusal:
     return {
         "notificationType": "OperationRefused",
         "operationName": event.operation_name,
-        "operationId": event.id,
+        "operationId": refused_operation_id(event.id),
         "callId": event.call_id,
         "statusCode": int(event.code),
         "statusMessage": event.text,

@@ -13,7 +13,7 @@ from calltag.core.bayeux.events import Queued
 from calltag.core.bayeux.messages import BayeuxLimit
 from calltag.core.bayeux.session import Ending, Session, SessionPhase
 from calltag.core.domain.ids import UserId
-from calltag.core.http.metrics import HttpMetrics
+from calltag.core.http.metrics import http_requests
 from calltag.core.telemetry.metrics import LATENCY_S, Metrics
 from calltag.notifier.channel_policy import calls_channel_of
 from calltag.notifier.session_registry import Resident
@@ -67,7 +67,7 @@ class NotifierMetrics:
         self.sessions_swept = counter("cometd_sessions_swept", "Sessions swept because no connect came.")
         self._ended = counter("cometd_sessions_ended", "CometD sessions ended, by reason.", "reason")
         self.gaps_filled = counter("cometd_gaps_filled", "Gaps in received events, filled from the user's stream.")
-        self._http = HttpMetrics(metrics)
+        self._http_requests = http_requests(metrics)
         self._deliveries_of: dict[str, prometheus_client.Counter] = {}
         self._requests: dict[tuple[str, int], prometheus_client.Counter] = {}
         self._counts: dict[prometheus_client.Counter, int] = {}
@@ -81,7 +81,7 @@ class NotifierMetrics:
         """Count an answered HTTP request."""
         counter = self._requests.get((path, status))
         if counter is None:
-            counter = self._requests[path, status] = self._http.requests.labels(path, str(status))
+            counter = self._requests[path, status] = self._http_requests.labels(path, str(status))
         self.add(counter)
 
     def flush(self) -> None:

@@ -5,7 +5,7 @@ from calltag.core.domain.ids import UserId
 from calltag.core.domain.operations import CallOperation
 from calltag.core.strict_json import JsonLimits, JsonRefused, parse
 from calltag.gateway.errors import ApiError
-from calltag.gateway.switch_events import switch_events
+from calltag.gateway.switch_events import SwitchLimits, switch_events
 from fuzz.target import Target
 from fuzz.targets.operations import DIRECTORY, LIMITS
 from fuzz.targets.strict_json import WORDS as JSON_WORDS
@@ -34,7 +34,7 @@ def one_input(data: bytes) -> None:
     except JsonRefused:
         return
     try:
-        events = switch_events(body, DIRECTORY, LIMITS, max_events=MAX_EVENTS)
+        events = switch_events(body, DIRECTORY, SwitchLimits(MAX_EVENTS, 8, LIMITS))
     except ApiError as error:
         assert error.http_status == 400
         assert len(error.message.encode()) < 400

@@ -44,6 +44,12 @@ def test_a_message_of_a_worker_that_names_no_such_users_is_read() -> None:
     assert NODE.decode(b'{"v":1,"events":[],"places":[],"replies":[]}').stale_users == ()
 
 
+def test_a_message_of_a_gateway_that_knows_no_mute_left_out_is_read() -> None:
+    action = {"name": "PartyChanged", "legs": [{"number": "15000", "state": "Held", "muted": False}]}
+    message = {"operation": {**OPERATION_WITH_SECRET["operation"], "action": action}}
+    assert OPERATION.decode(orjson.dumps(message)).operation.action.mute_unchanged == ()  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("text", [b"", b"{", SECRET.encode(), b'{"%b"' % SECRET.encode(), b"\xff"])
 def test_what_is_not_json_is_not_shown_either(text: bytes) -> None:
     for form in (OPERATION, NODE, EVENT):

@@ -321,6 +321,15 @@ def test_the_switch_changes_parties() -> None:
     assert event.notification is NotificationType.STATUS_CHANGE
 
 
+def test_a_party_keeps_its_mute_where_the_switch_reports_none() -> None:
+    muted, _ = changed(run(call(), PartyChanged((Leg("15001", LegState.ESTABLISHED, muted=True),)), None))
+    report = (Leg("15001", LegState.HELD),)
+    kept, _ = changed(run(muted, PartyChanged(report, mute_unchanged=("15001",)), None))
+    assert (kept.legs[1].state, kept.legs[1].muted, kept.legs[0].muted) == (LegState.HELD, True, False)
+    unmuted, _ = changed(run(muted, PartyChanged(report), None))
+    assert not unmuted.legs[1].muted
+
+
 def test_user_data_is_bounded_in_pairs_and_bytes() -> None:
     before = call()
     full = changed(run(before, AttachUserData((("a", [1, 2, 3]),))))[0]

@@ -68,6 +68,11 @@ def test_without_user_data_there_is_no_such_property() -> None:
     assert "userData" not in call_resource(replace(CALL, user_data=UserData()), ALICE, 0, BASE)
 
 
+def test_a_number_outside_has_no_device() -> None:
+    outside = Leg("0891", LegState.ESTABLISHED)
+    assert "deviceUri" not in call_resource(replace(CALL, legs=(outside,)), outside, 0, BASE)
+
+
 def test_who_left_is_no_participant_until_all_have() -> None:
     gone = replace(BOB, state=LegState.RELEASED)
     assert call_resource(replace(CALL, legs=(ALICE, gone)), ALICE, 0, BASE)["participants"] == []

@@ -24,7 +24,7 @@ class Broken(Exception):
 
 async def fine(scope: Scope, receive: Receive, send: Send) -> None:
     scope["state"]["set_cookie"] = "JSESSIONID=1"
-    scope["state"]["csrf_headers"] = {"X-CSRF-TOKEN": "2"}
+    scope["state"]["headers"]["X-CSRF-TOKEN"] = "2"
     await answer({"statusCode": 0})(scope, receive, send)
 
 

@@ -8,7 +8,7 @@ from calltag.core.bayeux.events import Position, StreamedEvent
 from calltag.core.contracts.operations import EVENT
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, DevicesChanged, NotificationType, OperationRefused
-from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, UserId
+from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, OperationId, UserId, refusal_id
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.directory import Role, User, directory
 from calltag.core.store.event_log import Entry
@@ -129,3 +129,11 @@ def test_an_event_that_no_message_can_say_is_passed_over(old: bytes, new: bytes)
     entry = Entry(Position(2), Position(1), event.replace(old, new))
     assert EventViews("", CENTRE).entry(ALICE, entry) == StreamedEvent(Position(2), Position(1))
     assert len(EventViews("", CENTRE).entry(ALICE, replace(entry, event=event)).events) == 1
+
+
+@pytest.mark.parametrize("event_id", [EventId("op"), refusal_id(OperationId("op"))])
+def test_a_refusal_names_the_operation_of_the_request(event_id: EventId) -> None:
+    refused = OperationRefused(event_id, ALICE, "Hold", CallId("C"), StatusCode.INTERNAL, "parked", 0)
+    [message] = EventViews("http://u", CENTRE).published(ALICE, refused, Position(2), Position(1)).events
+    assert message.data["operationId"] == "op"
+    assert message.ext["calltag"]["eventId"] == event_id  # type: ignore[index]

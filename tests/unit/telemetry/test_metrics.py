@@ -48,6 +48,14 @@ def test_a_process_exports_the_families_of_its_own_services() -> None:
     assert not [name for name in names if name.startswith(("calltag_cometd_", "calltag_http_", "calltag_requests_"))]
 
 
+def test_a_notifier_exports_no_durations_of_requests() -> None:
+    metrics = Metrics()
+    NotifierMetrics(metrics).answered("/genesys/cometd", 200)
+    names = {family.name for family in metrics.registry.collect()}
+    assert "calltag_http_requests" in names
+    assert "calltag_http_request_seconds" not in names, "most of them would be the time of a suspended connect"
+
+
 def test_two_services_of_a_process_share_a_family() -> None:
     metrics = Metrics()
     for _ in range(2):

@@ -35,7 +35,7 @@ from calltag.core.domain.operations import (
 )
 from calltag.core.domain.resource_view import CAPABILITIES
 from calltag.core.domain.status import StatusCode
-from calltag.core.domain.user_data import JsonValue, UserData
+from calltag.core.domain.user_data import JsonValue, UserData, stored_pairs
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ def _apply_to_call(call: Call | None, operation: CallOperation, limits: CallLimi
     if isinstance(action, CallEnded):
         return _changed(call, ended(call), operation, NotificationType.STATUS_CHANGE, action.reason)
     if isinstance(action, PartyChanged):
-        after = parties_changed(call, action.legs)
+        after = parties_changed(call, action.legs, action.mute_unchanged)
         _check_parties(len(after.legs), len(call.legs), limits)
         joined = len(after.legs) > len(call.legs)
         kind = NotificationType.PARTICIPANTS_UPDATED if joined else NotificationType.STATUS_CHANGE
@@ -129,9 +129,9 @@ def _user_data_changed(call: Call, operation: CallOperation, action: UserDataAct
             data = UserData()
         case _ as never:
             assert_never(never)
-    # An update is reported even if it sets the present values; one without pairs, or a removal of nothing, is not.
-    asked = isinstance(action, UpdateUserData) and bool(action.pairs)
-    if data == call.user_data and not asked:
+    # An update is reported even if it sets the present values; one without values, or a removal of nothing, is not.
+    sets_values = isinstance(action, UpdateUserData) and stored_pairs(action.pairs) > 0
+    if data == call.user_data and not sets_values:
         return Outcome(call)
     _check_size(data, call.user_data, limits)
     return _changed(call, replace(call, user_data=data), operation, NotificationType.ATTACHED_DATA_CHANGED)

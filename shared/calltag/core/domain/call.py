@@ -1,6 +1,6 @@
 """A call, its legs, and the transitions of their states."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import zip_longest
@@ -134,12 +134,11 @@ def ended(call: Call) -> Call:
     return call.with_legs([replace(leg, state=LegState.RELEASED) for leg in call.legs])
 
 
-def parties_changed(call: Call, changed_legs: tuple[Leg, ...]) -> Call:
-    """Apply a report of the switch on some parties: known numbers change state, new numbers join."""
+def parties_changed(call: Call, changed_legs: tuple[Leg, ...], mute_unchanged: Collection[str] = ()) -> Call:
+    """Apply a report of the switch on some parties: known numbers change state and mute, new numbers join."""
     changed = {leg.number: leg for leg in changed_legs}
+    pairs = [(leg, changed.pop(leg.number, leg)) for leg in call.legs]
     known = [
-        replace(leg, state=changed[leg.number].state, muted=changed[leg.number].muted) if leg.number in changed else leg
-        for leg in call.legs
+        replace(leg, state=now.state, muted=(leg if leg.number in mute_unchanged else now).muted) for leg, now in pairs
     ]
-    numbers = {leg.number for leg in call.legs}
-    return call.with_legs([*known, *(leg for number, leg in changed.items() if number not in numbers)])
+    return call.with_legs([*known, *changed.values()])

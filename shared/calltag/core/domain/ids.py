@@ -17,6 +17,7 @@ _CALL: Final = "call:"
 _AGENT: Final = "agent:"
 _OF_IDEMPOTENCY_KEY: Final = "ik"
 _OF_SWITCH_EVENT: Final = "sw"
+_NOT_APPLIED: Final = "-not-applied"
 _DIGITS: Final = 32
 
 
@@ -57,4 +58,9 @@ def is_derived(operation_id: OperationId) -> bool:
 
 def refusal_id(operation_id: OperationId) -> EventId:
     """Return the id of the event that reports to the sender that its operation was not applied."""
-    return EventId(f"{operation_id}-not-applied")
+    return EventId(operation_id + _NOT_APPLIED)
+
+
+def refused_operation_id(event_id: EventId) -> OperationId:
+    """Return the id of the operation that an event refuses, whether or not the operation may still be applied."""
+    return OperationId(event_id.removesuffix(_NOT_APPLIED))

@@ -108,6 +108,8 @@ class PartyChanged:
     """The switch reports new states of parties; a number that is not on the call joins it."""
 
     legs: tuple[Leg, ...]
+    mute_unchanged: tuple[str, ...] = ()
+    """Numbers of parties that keep their mute, because the switch reports none."""
     name: Literal["PartyChanged"] = "PartyChanged"
 
 

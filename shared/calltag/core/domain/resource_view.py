@@ -55,7 +55,8 @@ class CallExt(TypedDict):
     calltag: CalltagOfCall
 
 
-class _UserData(TypedDict, total=False):
+class _OptionalMembers(TypedDict, total=False):
+    deviceUri: str
     userData: dict[str, object]
 
 
@@ -67,8 +68,8 @@ class CallResource(TypedDict):
     """State of the user's leg."""
     callUuid: str
     connId: str
-    deviceUri: str
-    """Address of the device of the leg."""
+    deviceUri: NotRequired[str]
+    """Address of the device of the leg. Absent if its number is outside the contact centre."""
     participants: list[Participant]
     dnis: str
     """Number that was dialed."""
@@ -122,13 +123,14 @@ class ShownCall(CallResource):
 
 def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> CallResource:
     """Return the call from a leg; `base_url` is scheme, host and port, without a trailing slash."""
-    user_data: _UserData = {"userData": call.user_data.as_object()} if call.user_data else {}
+    device: _OptionalMembers = {"deviceUri": f"{base_url}/api/v2/devices/{leg.device}"} if leg.device else {}
+    user_data: _OptionalMembers = {"userData": call.user_data.as_object()} if call.user_data else {}
     return {
         "id": call.id,
         "state": leg.state.value,
         "callUuid": call.id,
         "connId": call.conn_id,
-        "deviceUri": f"{base_url}/api/v2/devices/{leg.device}",
+        **device,
         "participants": [_participant(other) for other in call.others(leg)],
         "dnis": call.dnis,
         "callType": call.type.value,

@@ -39,7 +39,7 @@ class CrossOrigin(CORSMiddleware):
             allow_credentials=not allowed.any,
             allow_methods=methods,
             allow_headers=("Content-Type", "Authorization", CSRF_HEADER, request_ids.HEADER, *headers),
-            expose_headers=(*CSRF_EXPOSED_HEADERS, request_ids.HEADER, *exposed),
+            expose_headers=tuple(dict.fromkeys((*CSRF_EXPOSED_HEADERS, request_ids.HEADER, *exposed))),
         )
         self._allowed = allowed
 

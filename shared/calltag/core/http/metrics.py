@@ -7,12 +7,16 @@ from prometheus_client import Counter, Histogram
 from calltag.core.telemetry.metrics import LATENCY_S, Metrics
 
 
+def http_requests(metrics: Metrics) -> Counter:
+    """Return the counter of HTTP requests; a route is a pattern, since addresses have too many values for a label."""
+    return metrics.counter("http_requests", "HTTP requests, by status.", "route", "status")
+
+
 class HttpMetrics:
-    """`answered` counts a response, and observes its duration; a route is a pattern, since addresses have too many
-    values for a label."""
+    """`answered` counts a response, and observes its duration."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self.requests = metrics.counter("http_requests", "HTTP requests, by status.", "route", "status")
+        self._requests = http_requests(metrics)
         self._seconds = metrics.histogram("http_request_seconds", "Duration of an HTTP request.", LATENCY_S, "route")
         self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         """Cache of labelled metrics; there are few combinations."""
@@ -20,7 +24,7 @@ class HttpMetrics:
     def answered(self, route: str, status: int, seconds: float) -> None:
         found = self._answered.get((route, status))
         if found is None:
-            found = self._answered[route, status] = self.requests.labels(route, status), self._seconds.labels(route)
+            found = self._answered[route, status] = self._requests.labels(route, status), self._seconds.labels(route)
         requests, duration = found
         requests.inc()
         duration.observe(seconds)

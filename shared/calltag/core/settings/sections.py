@@ -329,7 +329,9 @@ class Worker(Section):
     )
     max_call_pairs: Positive = Field(1_000, description="Key-value pairs of user data of one call.")
     max_call_bytes: Positive = Field(65_536, description="Bytes of user data of one call.")
-    max_call_parties: Positive = Field(64, description="Parties of one call, including those that have left.")
+    max_call_parties: Positive = Field(
+        64, description="Parties of one call, including those that have left; for gateways, those of a switch event."
+    )
     remembered_operations: Positive = Field(
         10_000, description="Operation ids remembered for one call, to recognise redelivered operations."
     )
