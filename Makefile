@@ -35,9 +35,9 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "The venv module does not work; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
-$(RUN_READY): requirements.lock requirements-build.lock pyproject.toml | $(VENV)/bin/python
+$(RUN_READY): requirements-run.lock requirements-build.lock pyproject.toml | $(VENV)/bin/python
 	@echo "Installing calltag and what it needs into $(VENV) (once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock -r requirements-run.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 

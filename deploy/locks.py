@@ -11,6 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = {
     "requirements.lock": ["pyproject.toml"],
+    "requirements-run.lock": ["pyproject.toml", "--extra", "embedded"],
     "requirements-dev.lock": ["pyproject.toml", "--extra", "dev"],
     "requirements-build.lock": ["deploy/build.in"],
 }

@@ -24,8 +24,9 @@ def canonical(name: str) -> str:
 
 
 def declared() -> dict[str, str]:
-    """The ranges of versions by the names of the packages."""
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    """The ranges of versions by the names of the packages, those of the embedded store included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["embedded"]]
     found = [re.match(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?([^;]*)", each) for each in wanted]
     return {canonical(each[1]): each[2] for each in found if each is not None}
 
