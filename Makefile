@@ -1,5 +1,6 @@
 # make run    gateway, worker and notifier in one process on http://127.0.0.1:8080 (PORT= for another)
 # make demo   the tour: sign in, dial, subscribe, attach data, see the message
+# make unit   the unit tests, which need Python alone (PYTHONS="3.12 3.13" or all: on other versions of it)
 # make test   all tests; installs RabbitMQ, Redis, Node, HAProxy, nginx and Chromium from Debian's packages where missing
 # make fuzz   every parser of outside input under a fuzzer (TARGET= for one of them, SECONDS= for each; 60)
 # make chaos  random faults by seed on real processes (SEED= for the first seed, SEEDS= how many, SECONDS= for each; 30)
@@ -26,10 +27,10 @@ BEYOND_UNIT := $(if $(FOLDERS),$(filter-out tests/unit tests/unit/%,$(FOLDERS)),
 BEYOND_PARTS := $(filter-out tests/contract tests/contract/% tests/integration tests/integration/%,$(BEYOND_UNIT))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test fuzz chaos mutations soak bench check format lock docs pictures site clean parts
+.PHONY: help run demo unit hooks test fuzz chaos mutations soak bench check format lock docs pictures site clean parts
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 9
+	@sed -n 's/^# //p' Makefile | head -n 10
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -37,9 +38,9 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 	  echo "The venv module does not work; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 
-$(RUN_READY): requirements.lock requirements-build.lock pyproject.toml | $(VENV)/bin/python
+$(RUN_READY): requirements-run.lock requirements-build.lock pyproject.toml | $(VENV)/bin/python
 	@echo "Installing calltag and what it needs into $(VENV) (once) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-build.lock -r requirements-run.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -72,6 +73,16 @@ demo: $(RUN_READY)
 
 parts:
 	@sh tests/parts/install.sh
+
+unit: $(DEV_READY)
+ifeq ($(PYTHONS),)
+	@$(BIN)/python -m pytest -q --numprocesses auto --dist loadfile tests/unit $(ARGS)
+else
+	@$(BIN)/python tests/pythons.py $(PYTHONS) --arguments="$(ARGS)"
+endif
+
+hooks: $(DEV_READY)
+	@$(BIN)/pre-commit install
 
 # Each process that a test starts would compile calltag anew.
 test: export PYTHONDONTWRITEBYTECODE :=
@@ -134,4 +145,4 @@ site: $(DEV_READY)
 	@$(BIN)/python deploy/website.py .site
 
 clean:
-	rm -rf $(VENV) $(NODE_CLIENTS)/node_modules $(PEERS)/node_modules $(PICTURES)/node_modules .bench .coverage* .fuzz .test-results .hypothesis .mypy_cache .pytest_cache .ruff_cache .site
+	rm -rf $(VENV) .venvs $(NODE_CLIENTS)/node_modules $(PEERS)/node_modules $(PICTURES)/node_modules .bench .coverage* .fuzz .test-results .hypothesis .mypy_cache .pytest_cache .ruff_cache .site

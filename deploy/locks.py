@@ -1,16 +1,24 @@
 """The locks: what pyproject.toml asks for, resolved, with hashes and without any registry's address.
 
-`python deploy/locks.py` writes them; `--check` tells whether they still fit.
+`python deploy/locks.py` writes them; `--check` tells whether they still fit. `--check --offline` resolves nothing: it
+compares what is asked for by name with the versions in the locks.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
+import tomllib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCKS = {
     "requirements.lock": ["pyproject.toml"],
+    "requirements-run.lock": ["pyproject.toml", "--extra", "embedded"],
     "requirements-dev.lock": ["pyproject.toml", "--extra", "dev"],
     "requirements-build.lock": ["deploy/build.in"],
 }
@@ -37,14 +45,51 @@ def stale(folder: Path) -> list[str]:
     return wrong
 
 
+def unfit() -> list[str]:
+    """The locks that lack a version that fits what is asked for, or that name an address; needs no network."""
+    wrong = []
+    for name, sources in LOCKS.items():
+        text = (ROOT / name).read_text()
+        pinned: dict[str, set[str]] = {}
+        for package, version in re.findall(r"^([\w.-]+)==([^\s;]+)", text, re.MULTILINE):
+            pinned.setdefault(package, set()).add(version)
+        fits = all(any(map(each.specifier.contains, pinned.get(_key(each), ()))) for each in asked_for(sources))
+        if not fits or "://" in text:
+            wrong.append(name)
+    return wrong
+
+
+def asked_for(sources: Sequence[str]) -> Iterator[Requirement]:
+    """The requirements of the project with these extras, or the lines of a file."""
+    if sources[0] != "pyproject.toml":
+        yield from map(Requirement, (ROOT / sources[0]).read_text().split())
+        return
+    project = tomllib.loads((ROOT / sources[0]).read_text())["project"]
+    extras = project["optional-dependencies"]
+    open_lines = [*project["dependencies"], *(line for each in sources if each in extras for line in extras[each])]
+    while open_lines:
+        wanted = Requirement(open_lines.pop())
+        if _key(wanted) == project["name"]:
+            open_lines += [line for each in wanted.extras for line in extras[each]]
+        else:
+            yield wanted
+
+
+def _key(wanted: Requirement) -> str:
+    return canonicalize_name(wanted.name)
+
+
 def main() -> int:
     """Write the locks, or with --check compare them."""
     if "--check" not in sys.argv[1:]:
         for name, sources in LOCKS.items():
             compile_lock(name, sources, ROOT / name)
         return 0
-    with tempfile.TemporaryDirectory() as folder:
-        wrong = stale(Path(folder))
+    if "--offline" in sys.argv[1:]:
+        wrong = unfit()
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            wrong = stale(Path(folder))
     for name in wrong:
         sys.stderr.write(f"{name} does not fit pyproject.toml; run: make lock\n")
     return 1 if wrong else 0

@@ -24,8 +24,9 @@ def canonical(name: str) -> str:
 
 
 def declared() -> dict[str, str]:
-    """The ranges of versions by the names of the packages."""
-    wanted = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    """The ranges of versions by the names of the packages, those of the embedded store included."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["embedded"]]
     found = [re.match(r"([A-Za-z0-9_.-]+)(?:\[[^]]*\])?([^;]*)", each) for each in wanted]
     return {canonical(each[1]): each[2] for each in found if each is not None}
 
@@ -39,6 +40,28 @@ def imported() -> Iterator[tuple[str, str]]:
                     yield from ((each.name, path.name) for each in names)
                 case ast.ImportFrom(module=str(module), level=0):
                     yield module, path.name
+
+
+def overridden() -> Iterator[tuple[str, str]]:
+    """Each method that a class of ours overrides or adds to a class of a library: the library's module and its name."""
+    for path in SOURCES:
+        tree = ast.parse(path.read_text())
+        origin = dict(_origins(tree))
+        for made in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+            methods = [each.name for each in made.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)]
+            for base in (ast.unparse(each).partition("[")[0].partition(".")[0] for each in made.bases):
+                if base in origin and origin[base] not in {*sys.stdlib_module_names, "calltag"}:
+                    yield from ((origin[base], f"{made.name}.{method}") for method in methods)
+
+
+def _origins(tree: ast.Module) -> Iterator[tuple[str, str]]:
+    """The names that a module imports, and the packages that they come from."""
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=names):
+                yield from ((each.asname or each.name.partition(".")[0], each.name.partition(".")[0]) for each in names)
+            case ast.ImportFrom(module=str(module), level=0, names=names):
+                yield from ((each.asname or each.name, module.partition(".")[0]) for each in names)
 
 
 def distribution_of(module: str, known: dict[str, list[str]]) -> str:
@@ -110,6 +133,13 @@ async def test_the_inside_of_a_library_is_what_is_used_of_it(library: str) -> No
     INSIDES[library]()
 
 
-@pytest.mark.parametrize("library", [*INSIDES, "fakeredis", "pamqp", "websockets"])
-def test_a_library_that_is_overridden_or_used_inside_has_an_upper_bound(library: str) -> None:
+@pytest.mark.parametrize("library", [*INSIDES, "fakeredis", "httptools", "httpx", "pamqp", "uvloop", "websockets"])
+def test_a_library_that_is_used_inside_or_has_no_stable_release_has_an_upper_bound(library: str) -> None:
     assert "<" in declared()[library]
+
+
+def test_a_library_whose_methods_are_overridden_has_an_upper_bound() -> None:
+    known = {name: list(of) for name, of in packages_distributions().items()}
+    libraries = {distribution_of(module, known) for module, _ in overridden()}
+    assert libraries >= {"aio-pika", "aiormq", "prometheus-client", "pydantic-settings", "starlette"}
+    assert {each for each in libraries if "<" not in declared()[each]} == set()

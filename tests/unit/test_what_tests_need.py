@@ -32,6 +32,17 @@ def test_unit_tests_have_nothing_installed_but_what_is_of_python(arguments: str)
     assert f"pytest {arguments}" in plan
 
 
+@pytest.mark.parametrize("versions", ["", "3.12 3.13"])
+def test_make_unit_has_nothing_installed_but_what_is_of_python(versions: str) -> None:
+    make = shutil.which("make")
+    assert make is not None
+    command = [make, "--dry-run", "--always-make", "unit", f"PYTHONS={versions}"]
+    plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert NPM not in plan
+    assert APT not in plan
+    assert ("tests/pythons.py 3.12 3.13" if versions else "--numprocesses auto --dist loadfile tests/unit") in plan
+
+
 @pytest.mark.parametrize("arguments", ["tests/contract", "tests/integration -x"])
 def test_tests_of_parts_have_those_installed_and_no_clients(arguments: str) -> None:
     plan = planned(arguments)

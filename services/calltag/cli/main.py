@@ -133,7 +133,8 @@ def serve(
 ) -> None:
     """Run gateway, worker and notifier in one process.
 
-    With --embedded it needs no RabbitMQ or Redis; data is kept in CALLTAG_EMBEDDED__FOLDER between runs. For example:
+    With --embedded it needs no RabbitMQ or Redis, but the packages of the extra: pip install 'calltag[embedded]'. Data
+    is kept in CALLTAG_EMBEDDED__FOLDER between runs. For example:
 
         calltag serve --embedded --demo --port 8080
     """

@@ -136,7 +136,8 @@ async def run_composition(
     """Run until `life.stop` is set, then drain: fail /readyz, wait for load balancers, answer held requests, finish
     work in flight. `ready` is called once, when all services are ready.
 
-    Raises PortBusy, DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable, InstallationMismatch.
+    Raises PortBusy, DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable, StoreNotInstalled,
+    InstallationMismatch.
     """
     async with AsyncExitStack() as sockets:
         listeners = [sockets.enter_context(each) for each in _listeners(settings, chosen)]

