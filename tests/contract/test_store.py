@@ -9,7 +9,7 @@ import pytest
 
 from calltag.core.broker.ports import Partition, partition_of
 from calltag.core.contracts.stored_call import Lifetimes
-from calltag.core.domain.agent import Agent, AgentDevice, UserState
+from calltag.core.domain.agent import NOT_READY, Agent, AgentDevice
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
@@ -417,7 +417,9 @@ async def test_a_glance_that_nobody_waits_for_is_heard_of_no_more(
 async def test_an_agent(store: RedisCallStore, reader: RedisCallReader) -> None:
     partition = partition_of(ALICE, PARTITIONS)
     epoch = (await store.take_over(partition)).epoch
-    agent = Agent(ALICE, (AgentDevice(DeviceId("d1"), "15000", UserState.NOT_READY),), ("voice",), 1)
+    agent = Agent(
+        ALICE, (AgentDevice(DeviceId("d1"), "15000", NOT_READY, active=True, forward_to="15001"),), ("voice",), 1
+    )
     await store.commit(partition, epoch, [Change("agent:alice", None, agent, [(OperationId("o1"), OK)])], [])
     assert await reader.agent(ALICE) == agent
     assert await reader.agent(BOB) is None

@@ -27,6 +27,8 @@ METHODS = {
     **dict.fromkeys(READ, "GET, HEAD, OPTIONS"),
     "/api/v2/me": "GET, HEAD, OPTIONS, POST",
     "/api/v2/me/calls/C": "GET, HEAD, OPTIONS, POST",
+    f"/api/v2/me/devices/{DEVICE}": "GET, HEAD, OPTIONS, POST",
+    f"/api/v2/devices/{DEVICE}": "GET, HEAD, OPTIONS, POST",
     f"/api/v2/me/devices/{DEVICE}/calls": "OPTIONS, POST",
     "/api/v2/switch/events": "OPTIONS, POST",
 }

@@ -180,12 +180,19 @@ async def test_dialing_a_device_and_a_number_outside(system: System) -> None:
 
 async def test_a_contact_centre_session(system: System) -> None:
     async with agent(system, "carol", "/v2/me/devices") as carol:
-        for name, state in (("StartContactCenterSession", "NotReady"), ("EndContactCenterSession", "LoggedOut")):
+        for name, states in (
+            ("EndContactCenterSession", [None]),
+            ("StartContactCenterSession", ["LoggedIn", "Ready"]),
+            ("EndContactCenterSession", [None]),
+        ):
             answer = await carol.post("/me", {"operationName": name, "channels": ["voice"]})
             assert answer.json() == {"statusCode": 0}
-            data = (await carol.next_message())["data"]
-            assert data["messageType"] == "DeviceStateChangeMessage"
-            assert data["devices"][0]["userState"]["state"] == state
+            for state in states:
+                data = (await carol.next_message())["data"]
+                assert data["messageType"] == "DeviceStateChangeMessage"
+                [device] = data["devices"]
+                assert device.get("userState", {}).get("state") == state
+                assert device["deviceState"] == ("Active" if state else "Inactive")
 
 
 async def test_no_value_of_user_data_is_logged(system: System, call_id: str) -> None:

@@ -45,11 +45,10 @@ def test_the_tour(served: System, client: Any) -> None:
 def tour(client: Any, models: Any, api: Any) -> None:
     user = client("api.me.get_me").sync(client=api).user
     assert (user.user_name, len(user.devices)) == ("alice", 1)
-    voice = models.OperateMeStartContactCenterSessionChannelsItem.VOICE
-    start = models.OperateMeStartContactCenterSession(operation_name="StartContactCenterSession", channels=[voice])
+    start = models.OperateMeStartContactCenterSession(operation_name="StartContactCenterSession", channels=["voice"])
     assert client("api.me.operate_me").sync(client=api, body=start, prefer="wait=10").status_code == 0
     [device] = client("api.devices.get_devices").sync(client=api, fields=["*"]).devices
-    assert (device.phone_number, device.user_state.state) == ("15000", "NotReady")
+    assert (device.phone_number, device.user_state.state) == ("15000", "Ready")
     destination = models.DialDialDestination(phone_number="15001")
     dial = models.DialDial(operation_name="Dial", destination=destination)
     call = client("api.devices.dial").sync(device.id, client=api, body=dial, prefer="wait=10").call

@@ -22,18 +22,18 @@ from parts.system import System, embedded_system
 DOCUMENT = schemathesis.openapi.from_path(Path(__file__).parents[2] / "docs" / "openapi.json")
 SWITCH, CALL = "/api/v2/switch/events", "/api/v2/me/calls/{call_id}"
 DIAL, ME = "/api/v2/me/devices/{device_id}/calls", "/api/v2/me"
+CHANNEL, DEVICE = "/api/v2/me/channels/voice", "/api/v2/me/devices/{device_id}"
 PLACES = {"call_id": CALL_EXAMPLE["id"], "device_id": "631608b3-ceb1-472b-ba05-2ae39555b0d1"}
 IN_ORDER = (
-    (SWITCH, "switch", ["CallStarted"]),
-    (CALL, "alice", ["AttachUserData", "UpdateUserData", "DeleteUserDataPair", "DeleteUserData", "SendDtmf"]),
-    (CALL, "bob", ["Answer", "Hold", "Retrieve"]),
-    (SWITCH, "switch", ["PartyChanged"]),
-    (CALL, "bob", ["Hangup"]),
-    (SWITCH, "switch", ["CallEnded"]),
+    (ME, "alice", ["StartContactCenterSession", "Ready", "NotReady", "AfterCallWork", "AuxWork", "Offline"]),
+    (CHANNEL, "alice", ["Ready", "NotReady", "AfterCallWork", "AuxWork", "Offline"]),
+    (DEVICE, "alice", ["DoNotDisturbOn", "DoNotDisturbOff", "ForwardCallsOn", "ForwardCallsOff"]),
+    (ME, "alice", ["EndContactCenterSession"]),
+    (SWITCH, "switch", ["CallStarted", "PartyChanged", "CallEnded"]),
     (DIAL, "alice", ["Dial"]),
-    (ME, "alice", ["StartContactCenterSession", "EndContactCenterSession"]),
 )
-"""All examples of requests, as they can follow one another."""
+"""Examples of requests, as they can follow one another, beside those of operations on a call."""
+RINGING = ("Answer", "Reject")
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -67,13 +67,24 @@ def test_each_example_of_a_request_takes_effect(tmp_path: Path) -> None:
     examples = {
         (path, name): example["value"]
         for path, methods in DOCUMENT.raw_schema["paths"].items()
-        if "post" in methods
+        if "requestBody" in methods.get("post", {})
         for name, example in methods["post"]["requestBody"]["content"]["application/json"]["examples"].items()
     }
-    assert examples.keys() == {(path, name) for path, _, names in IN_ORDER for name in names}
+    of_calls = [name for path, name in examples if path == CALL]
+    assert examples.keys() == {(path, name) for path, _, names in (*IN_ORDER, (CALL, "", of_calls)) for name in names}
     with embedded_system(tmp_path, CALLTAG_LOG__LEVEL="warning") as system:
+
+        def send(path: str, user: str, body: object) -> None:
+            url, waits = f"{system.gateway_url}{path}", {"Prefer": "wait=10"}
+            answer = httpx.post(url, json=body, auth=(user, "demo"), headers=waits, timeout=20)
+            assert (answer.status_code, answer.json()["statusCode"]) == (200, 0), answer.text
+
         for path, user, names in IN_ORDER:
             for name in names:
-                url, waits = f"{system.gateway_url}{path.format(**PLACES)}", {"Prefer": "wait=10"}
-                answer = httpx.post(url, json=examples[path, name], auth=(user, "demo"), headers=waits, timeout=20)
-                assert (answer.status_code, answer.json()["statusCode"]) == (200, 0), answer.text
+                send(path.format(**PLACES), user, examples[path, name])
+        for name in of_calls:
+            state = "Ringing" if name in RINGING else "Held" if name == "Retrieve" else "Established"
+            parties = [{"phoneNumber": "15000", "state": "Established"}, {"phoneNumber": "15001", "state": state}]
+            fact = {"eventId": name, "eventType": "CallStarted", "id": name, "parties": parties}
+            send(SWITCH, "switch", fact | {"userData": {"AccountNumber": "1"}})
+            send(CALL.format(call_id=name), "bob", examples[CALL, name])

@@ -86,6 +86,7 @@ _OWNER: Final = (YES, OTHERS, OTHERS, OTHERS, YES, OTHERS, OTHERS)
 _PUBLIC: Final = Rule(_ALL, public=True)
 _START: Final = {"operationName": "StartContactCenterSession", "channels": ["voice"]}
 _DIAL: Final = {"operationName": "Dial", "destination": {"phoneNumber": "15001"}}
+_OVERSEEN: Final = (YES, OTHERS, YES, OTHERS, YES, OTHERS, OTHERS)
 _CHANGE: Final = (YES, OTHERS, OTHERS, OTHERS, YES, LACKS, LACKS)
 
 PARAMETERS: Final[Mapping[str, JSON]] = {
@@ -109,13 +110,52 @@ ROUTES: Final[Mapping[tuple[str, str], Rule]] = {
     ("GET", "/api/v2/diagnostics/version"): _PUBLIC,
     ("GET", "/api/v2/me"): Rule(_ALL),
     ("POST", "/api/v2/me"): Rule((YES,) * 5 + (LACKS, LACKS), body=_START),
+    ("GET", "/api/v2/me/channels"): Rule(_ALL),
+    ("GET", "/api/v2/me/channels/voice"): Rule(_ALL),
+    ("POST", "/api/v2/me/channels/voice"): Rule((YES,) * 5 + (LACKS, LACKS), body={"operationName": "NotReady"}),
+    ("POST", "/api/v2/me/devices/{device_id}"): Rule(_OWNER, body={"operationName": "DoNotDisturbOn"}),
+    ("POST", "/api/v2/devices/{device_id}"): Rule(_OWNER, body={"operationName": "DoNotDisturbOn"}),
+    ("POST", "/api/v2/logout"): Rule(_ALL),
+    ("GET", "/api/v2/users/{user_id}"): Rule(_OVERSEEN),
+    ("GET", "/api/v2/users/{user_id}/calls"): Rule(_OVERSEEN),
+    ("GET", "/api/v2/calls"): Rule(_ALL),
+    ("GET", "/api/v2/calls/{call_id}"): Rule(_OVERSEEN),
+    **dict.fromkeys(
+        (
+            ("GET", f"/api/v2/{path}")
+            for path in (
+                "contacts",
+                "contacts/{user_id}",
+                "services",
+                "services/{name}",
+                "settings/agent-states",
+                "features/{name}",
+                "voice-environments/default",
+                "groups",
+                "me/groups",
+                "me/interactions",
+                "me/chats",
+                "me/emails",
+                "me/workitems",
+                "me/workbins",
+                "workbins",
+                "me/skills",
+                "me/settings",
+            )
+        ),
+        Rule(_ALL),
+    ),
+    ("GET", "/api/v2/me/devices/{device_id}/settings/{kind}"): Rule(_OWNER),
+    ("GET", "/internal-api/me/settings"): Rule(_ALL),
+    ("GET", "/internal-api/contact-center"): Rule(_ALL),
+    ("POST", "/internal-api/operations"): Rule(_ALL, body={"operationName": "SendUserEvent"}),
     ("GET", "/api/v2/me/devices"): Rule(_ALL),
     ("GET", "/api/v2/me/devices/{device_id}"): Rule(_OWNER),
     ("GET", "/api/v2/devices/{device_id}"): Rule(_OWNER),
     ("POST", "/api/v2/me/devices/{device_id}/calls"): Rule(_OWNER, body=_DIAL),
     ("POST", "/api/v2/devices/{device_id}/calls"): Rule(_OWNER, body=_DIAL),
     ("GET", "/api/v2/me/calls"): Rule(_ALL),
-    ("GET", "/api/v2/me/calls/{call_id}"): Rule((YES, OTHERS, YES, OTHERS, YES, OTHERS, OTHERS)),
+    ("GET", "/api/v2/me/calls/{call_id}"): Rule(_OVERSEEN),
     ("POST", "/api/v2/me/calls/{call_id}"): Rule(_CHANGE, body=operation("AttachUserData")),
     ("POST", "/api/v2/switch/events"): Rule(
         (LACKS,) * 5 + (YES, LACKS), body={"eventId": "e1", "eventType": "CallEnded", "id": "no-call-of-anybody"}
@@ -136,17 +176,18 @@ _OVERSEERS_OF_BOB: Final = frozenset({"other supervisor", "administrator"})
 
 CHANNELS: Final[Mapping[str, frozenset[str]]] = {
     **dict.fromkeys(
-        ("/v2/me/calls", "/v2/me/devices", "/v2/me/*", "/v2/me/**", "/notifications/services", "/notifications/*",
-         "/notifications/**", "/service/**", "/service/x"), _EVERYBODY,
+        ("/v2/me/calls", "/v2/me/devices", "/v2/me/chats", "/v2/me/*", "/v2/me/**", "/v2/*", "/v2/**", "/v2/users/**",
+         "/**", "/*", "/notifications/services", "/notifications/*", "/notifications/**", "/service/**", "/service/x"),
+        _EVERYBODY,
     ),
     **dict.fromkeys(("/v2/users/alice/calls", "/v2/users/alice/*", "/v2/users/alice/**"), _OVERSEERS),
     **dict.fromkeys(("/v2/users/bob/calls", "/v2/users/bob/*", "/v2/users/bob/**"), _OVERSEERS_OF_BOB),
-    **dict.fromkeys(("/v2/calls", "/v2/*", "/v2/**", "/v2/users/**"), _ADMINISTRATOR),
+    "/v2/calls": _ADMINISTRATOR,
 }  # fmt: skip
-"""Who may subscribe to what; nobody may to anything else."""
+"""Who may subscribe to what; nobody may to anything else. A pattern delivers what the subscriber may have of it."""
 
 NEVER: Final = (
-    "/**", "/*", "/meta/**", "/meta/*", "/meta/connect", "/v2", "/v2/me", "/v2/users",
+    "/meta/**", "/meta/*", "/meta/connect", "/v2", "/v2/me", "/v2/users",
     "/v2/users/*", "/v2/users/*/calls", "/v2/users/**/calls", "/v2/users/alice", "/v2/users/alice/devices",
     "/v2/users/alice/calls/*", "/v2/users/alice/calls/**", "/v2/users/alice/calls/C1", "/v2/users/no-one/calls",
     "/v2/calls/*", "/v2/calls/C1", "/v2/me/calls/*", "/v2/me/calls/C1", "/v2/me/calls/", "/v2/users/alice/calls/",

@@ -16,6 +16,7 @@ from calltag.core.bayeux.session import Ending
 from calltag.core.broker.ports import NodeId
 from calltag.core.contracts.operations import NoticeKind, SessionNotice
 from calltag.core.domain.ids import UserId
+from calltag.core.identity.directory import demo_directory
 from calltag.core.store.client import RedisClient
 from calltag.core.store.connection import Request
 from calltag.core.store.event_log import PER_MS, Addition, Entry, RedisEventLog
@@ -28,7 +29,7 @@ from calltag.core.store.watches import RedisWatches
 from calltag.core.telemetry.metrics import Metrics
 from calltag.notifier.authentication import Caller, Credentials
 from calltag.notifier.bayeux_server import BayeuxServer
-from calltag.notifier.channel_policy import WatchRenewal
+from calltag.notifier.channel_policy import ChannelPolicy, WatchRenewal
 from calltag.notifier.connect_replies import ConnectAnswer, ConnectReplies
 from calltag.notifier.event_dispatcher import EventDispatcher
 from calltag.notifier.metrics import NotifierMetrics
@@ -107,7 +108,7 @@ class Node:
                 lambda user: installation.credentials.get(user, f"credential of {user}"),
                 installation.flush_timeout_s,
             ),
-            WatchRenewal(RedisWatches(self.client, self.batcher, KEYS), self.now_ms),
+            WatchRenewal(ChannelPolicy(demo_directory()), RedisWatches(self.client, self.batcher, KEYS), self.now_ms),
             self.metrics,
             self.background,
             HomeSettings(roaming_ms=installation.roaming_ms),

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from calltag.gateway.operations import CALL_OPERATIONS, DEVICE_OPERATIONS
+from calltag.gateway.operations import CALL_OPERATIONS, DEVICE_OPERATIONS, DIAL_OPERATIONS, SESSION_OPERATIONS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
@@ -11,8 +11,10 @@ PAGE = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
 
 def test_the_page_names_all_operations_and_no_others_as_working() -> None:
     working = PAGE.partition("## Differs")[0]
-    rows = [line for line in working.splitlines() if line.startswith(("| attached data", "| call control"))]
-    assert set(re.findall(r"`([A-Z]\w+)`", "".join(rows))) == {*CALL_OPERATIONS.names(), *DEVICE_OPERATIONS.names()}
+    begins = tuple(f"| {part} |" for part in ("attached data", "call control", "devices", "state of the agent"))
+    rows = [line for line in working.splitlines() if line.startswith((*begins, "| contact-centre session |"))]
+    tables = (CALL_OPERATIONS, DIAL_OPERATIONS, DEVICE_OPERATIONS, SESSION_OPERATIONS)
+    assert set(re.findall(r"`([A-Z]\w+)`", "".join(rows))) == {name for table in tables for name in table.names()}
 
 
 def test_no_document_promises_that_whole_desktops_work_unchanged() -> None:

@@ -15,7 +15,9 @@ from calltag.core.identity.directory import directory
 from calltag.core.settings import settings_table
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway.app import build_app
+from calltag.gateway.call_list import CallList
 from calltag.gateway.call_service import CallService
+from calltag.gateway.desktop_routes import Desktop
 from calltag.gateway.documentation import describe_by_docstrings, drop_titles
 from calltag.gateway.metrics import GatewayMetrics
 from calltag.gateway.routes import Api
@@ -71,7 +73,8 @@ def openapi() -> dict[str, Any]:
         operations=nothing,
         limits=nothing,
     )
-    return build_app(api, GatewayMetrics(Metrics()), nothing).openapi()
+    desktop = Desktop(api, CallList(api.service), nothing)
+    return build_app(desktop, GatewayMetrics(Metrics()), nothing).openapi()
 
 
 def cometd_asyncapi() -> dict[str, Any]:

@@ -25,9 +25,11 @@ from calltag.core.store.ports import StateUnreadable, StoreUnavailable
 from calltag.core.strict_json import JsonLimits
 from calltag.core.telemetry.metrics import Metrics
 from calltag.gateway import documentation
-from calltag.gateway.authentication import ApiAuthentication
+from calltag.gateway.authentication import ApiAuthentication, Challenge
 from calltag.gateway.backlog import Backlog
+from calltag.gateway.call_list import CallList
 from calltag.gateway.call_service import CallBounds, CallService, gateway_node
+from calltag.gateway.desktop_routes import Desktop, desktop_routes, internal_routes
 from calltag.gateway.errors import (
     ApiError,
     BackendUnavailable,
@@ -36,6 +38,7 @@ from calltag.gateway.errors import (
     RecordUnreadable,
 )
 from calltag.gateway.idempotency import Idempotency, RedisIdempotencyRecords
+from calltag.gateway.logout import Logout
 from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
 from calltag.gateway.middleware import Direct, Finishing, allow, failed, route_of
 from calltag.gateway.operation_pipeline import OperationPipeline
@@ -61,8 +64,10 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     backlog = backlog_of(backends, metrics)
     life.supervise("backlog", backlog.run())
     api = gateway_api(backends, replies, metrics, backlog, authenticator)
+    logout = Logout(authenticator, backends.client, backends.keys, backends.broker)
+    desktop = Desktop(api, CallList(api.service), logout)
     limits = SwitchLimits(settings.max_switch_events, backends.settings.worker.max_call_parties, api.limits)
-    app = served(build_app(api, metrics, limits), api, metrics)
+    app = served(build_app(desktop, metrics, limits), api, metrics)
     return CrossOrigin(
         app,
         AllowedOrigins(allowed_origins),
@@ -84,7 +89,9 @@ def gateway_api(
     publisher = OperationPublisher(
         backends.broker, replies, metrics, backlog, partitions, settings.max_in_flight, settings.max_waiting
     )
-    authentication = ApiAuthentication(authenticator, backends.settings.session.csrf_protection)
+    authentication = ApiAuthentication(
+        authenticator, backends.settings.session.csrf_protection, Challenge(settings.challenge)
+    )
     reader = RedisCallReader(backends.client, backends.keys, partitions, backends.batcher)
     return Api(
         authentication=authentication,
@@ -155,8 +162,9 @@ def admitting(app: ASGIApp, settings: Gateway, registry: Metrics) -> AdmissionQu
     return intake
 
 
-def build_app(api: Api, metrics: GatewayMetrics, switch_limits: SwitchLimits) -> FastAPI:
-    """Return the application with the routes of `api`."""
+def build_app(desktop: Desktop, metrics: GatewayMetrics, switch_limits: SwitchLimits) -> FastAPI:
+    """Return the application with all routes."""
+    api = desktop.api
     app = FastAPI(
         title="calltag",
         version=VERSION,
@@ -169,6 +177,8 @@ def build_app(api: Api, metrics: GatewayMetrics, switch_limits: SwitchLimits) ->
     add_swagger(app)
     app.include_router(product_routes())
     app.include_router(user_routes(api))
+    app.include_router(desktop_routes(desktop))
+    app.include_router(internal_routes(api))
     app.include_router(switch_routes(api, switch_limits))
     documentation.document(app)
     refusals = Refusals(metrics)

@@ -10,12 +10,27 @@ from uuid import uuid4
 from calltag.core.broker.ports import NodeId
 from calltag.core.domain.call import Call, Leg
 from calltag.core.domain.ids import CallId, DeviceId, UserId
-from calltag.core.domain.resource_view import BlockingOperation, CallResource, ShownCall, call_resource
+from calltag.core.domain.resource_view import (
+    BlockingOperation,
+    CallResource,
+    ShownCall,
+    call_resource,
+    device_resource,
+)
 from calltag.core.identity.directory import Device, Directory, User
 from calltag.core.store.ports import CallReader, PendingCall, TooMuch
 from calltag.gateway.errors import InvalidState, NoPermission, NotFound, OutOfRange
 from calltag.gateway.metrics import GatewayLimit, GatewayMetrics
-from calltag.gateway.resources import TooLong, bounded_collection, names
+from calltag.gateway.resources import (
+    TooLong,
+    UserResource,
+    agent_device,
+    bounded_collection,
+    channel_resource,
+    feature_resource,
+    names,
+    user_resource,
+)
 
 
 def now_ms() -> int:
@@ -93,11 +108,42 @@ class CallService:
             calls = await self.reader.calls_of(user.id, with_user_data=with_user_data, max_bytes=most)
             return bounded_collection((self._view(each, user.id) for each in calls), "calls", fields, most)
         except (TooMuch, TooLong):
-            self.metrics.limited(GatewayLimit.CALLS_BYTES)
-            raise OutOfRange(
-                f"your calls take more than {most} bytes (CALLTAG_GATEWAY__MAX_CALLS_BYTES): ask for fewer fields, "
-                "without userData, or for no fields and then for each call by its uri"
-            ) from None
+            raise self._too_long() from None
+
+    def _too_long(self) -> OutOfRange:
+        self.metrics.limited(GatewayLimit.CALLS_BYTES)
+        return OutOfRange(
+            f"your calls take more than {self.bounds.max_calls_bytes} bytes (CALLTAG_GATEWAY__MAX_CALLS_BYTES): ask "
+            "for fewer fields, without userData, or for no fields and then for each call by its uri"
+        )
+
+    async def user(self, user: User, subresources: Sequence[str] | None) -> UserResource:
+        """Return the user; the subresources named (`*`: all) are whole resources inside."""
+        resource = user_resource(user, self.base_url)
+        wanted = names(subresources or ())
+        is_all = "*" in wanted
+        if is_all or not wanted.isdisjoint({"devices", "channels", "channelStates"}):
+            agent = await self.reader.agent(user.id)
+            if is_all or "devices" in wanted:
+                devices = (agent_device(each, agent) for each in user.devices)
+                resource["devices"] = [device_resource(each, self.base_url) for each in devices]
+            if is_all or not wanted.isdisjoint({"channels", "channelStates"}):
+                resource["channels"] = resource["channelStates"] = [channel_resource(agent, self.base_url)]
+        if is_all or "features" in wanted:
+            resource["features"] = [feature_resource(each, self.base_url) for each in sorted(user.features)]
+        if is_all or "calls" in wanted:
+            resource["calls"] = await self.calls_of(user)
+        if is_all or "settings" in wanted:
+            resource["settings"] = {}
+        return resource
+
+    async def calls_of(self, user: User) -> list[CallResource]:
+        """Return the user's calls with their user data, oldest first. Raises OutOfRange if they are too long."""
+        try:
+            calls = await self.reader.calls_of(user.id, max_bytes=self.bounds.max_calls_bytes)
+        except TooMuch:
+            raise self._too_long() from None
+        return [self._view(each, user.id) for each in calls]
 
     def device(self, user: User, device_id: DeviceId) -> Device:
         """Return a device of the user; for an administrator, any device. Raises NotFound, NoPermission."""

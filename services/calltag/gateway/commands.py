@@ -11,20 +11,19 @@ from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, OperationId
 from calltag.core.domain.operations import (
+    AgentAction,
     AgentOperation,
     CallOperation,
     ClientAction,
     Dial,
-    EndContactCenterSession,
     Operation,
-    StartContactCenterSession,
 )
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.directory import VOICE_FEATURE, User
 from calltag.core.store.ports import PendingCall
 from calltag.gateway.call_service import CallService
 from calltag.gateway.errors import FeatureMissing, InvalidState, NotFound, OutcomeRefused
-from calltag.gateway.operations import new_call_id, new_conn_id
+from calltag.gateway.operations import VOICE, new_call_id, new_conn_id
 from calltag.gateway.switch_events import SwitchEvent, check_outcomes
 
 Fields = Mapping[str, object]
@@ -48,9 +47,13 @@ class Command(Protocol):
         """Return the same fields later, as the state is now."""
         ...
 
+    def accepted(self) -> Fields:
+        """Return fields of every response that reports success, whether or not the client waited."""
+        return {}
+
 
 @dataclass(frozen=True, slots=True)
-class CallCommand:
+class CallCommand(Command):
     """An operation on a call. `pending_call` is a read that was begun before; the worker judges later changes."""
 
     service: CallService
@@ -94,7 +97,7 @@ class CallCommand:
 
 
 @dataclass(frozen=True, slots=True)
-class DialCommand:
+class DialCommand(Command):
     """A new call from a device of the user."""
 
     service: CallService
@@ -123,16 +126,33 @@ class DialCommand:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionCommand:
-    """The start or the end of the user's contact-centre session."""
+class SessionCommand(Command):
+    """An operation on the user's contact-centre session. `unserved` are channels that it asks for in vain."""
 
     service: CallService
     user: User
-    action: StartContactCenterSession | EndContactCenterSession
+    action: AgentAction
+    unserved: Sequence[str] = ()
 
     async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:  # noqa: ARG002 - the interface's
         _require_voice(self.user)
         return [AgentOperation(operation_id, self.user.id, self.action, self.service.clock_ms())]
+
+    def accepted(self) -> Fields:
+        if not self.unserved:
+            return {}
+        return {
+            "statusCode": int(StatusCode.PARTIAL_SUCCESS),
+            "failed": [
+                {
+                    "statusCode": int(StatusCode.FORBIDDEN),
+                    "statusMessage": f"calltag does not serve the channel {channel}",
+                    "channel": channel,
+                }
+                for channel in self.unserved
+            ],
+            "succeeded": [{"statusCode": int(StatusCode.SUCCESS), "channel": VOICE}],
+        }
 
     def outcome(self, replies: Sequence[OperationReply]) -> Fields:
         _applied(replies)
@@ -143,7 +163,7 @@ class SessionCommand:
 
 
 @dataclass(frozen=True, slots=True)
-class SwitchCommand:
+class SwitchCommand(Command):
     """Events of the switch, each an operation under an id of its own."""
 
     service: CallService

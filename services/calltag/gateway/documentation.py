@@ -13,18 +13,28 @@ from pydantic import ConfigDict, TypeAdapter
 from typing_extensions import TypedDict, get_original_bases, is_typeddict
 
 from calltag.core.domain import resource_view
-from calltag.core.domain.resource_view import CallResource, ShownCall
+from calltag.core.domain.resource_view import CallResource, DeviceResource, ShownCall
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.http_sessions import CSRF_EXPOSED_HEADERS, CSRF_HEADER, CSRF_NAME_HEADER
 from calltag.core.telemetry import request_ids
 from calltag.gateway import resources
 from calltag.gateway.operations import (
     CALL_OPERATIONS,
+    CHANNEL_OPERATIONS,
     DEVICE_OPERATIONS,
+    DIAL_OPERATIONS,
     SESSION_OPERATIONS,
     Operations,
 )
-from calltag.gateway.resources import DeviceResource, UserResource
+from calltag.gateway.resources import (
+    AgentStateResource,
+    ChannelResource,
+    ContactResource,
+    FeatureResource,
+    ServiceResource,
+    UserResource,
+    VoiceEnvironmentResource,
+)
 from calltag.gateway.switch_events import SWITCH_EVENTS
 
 Schema = dict[str, Any]
@@ -47,6 +57,80 @@ class AcceptedAnswer(TypedDict):
     """The request was accepted; with `Prefer: wait`, it took effect."""
 
     statusCode: Literal[0]
+
+
+class ChannelOutcome(TypedDict):
+    """Outcome for one channel of StartContactCenterSession."""
+
+    statusCode: int
+    statusMessage: NotRequired[str]
+    channel: str
+
+
+class SessionAnswer(TypedDict):
+    """The request was accepted; with `Prefer: wait`, it took effect. 7: some channels are not served."""
+
+    statusCode: Literal[0, 7]
+    failed: NotRequired[list[ChannelOutcome]]
+    succeeded: NotRequired[list[ChannelOutcome]]
+
+
+class ChannelAnswer(AcceptedAnswer):
+    """A channel, and the state of the agent there."""
+
+    channel: ChannelResource
+
+
+class ChannelsAnswer(AcceptedAnswer):
+    """The channels if the request has `fields`, else their addresses."""
+
+    channels: NotRequired[list[ChannelResource]]
+    uris: NotRequired[list[str]]
+
+
+class ContactAnswer(AcceptedAnswer):
+    """One contact."""
+
+    contact: ContactResource
+
+
+class ContactsAnswer(AcceptedAnswer):
+    """The contacts if the request has `fields`, else their addresses."""
+
+    contacts: NotRequired[list[ContactResource]]
+    uris: NotRequired[list[str]]
+
+
+class ServiceAnswer(AcceptedAnswer):
+    """One service."""
+
+    service: ServiceResource
+
+
+class ServicesAnswer(AcceptedAnswer):
+    """The services if the request has `fields`, else their addresses."""
+
+    services: NotRequired[list[ServiceResource]]
+    uris: NotRequired[list[str]]
+
+
+class AgentStatesAnswer(AcceptedAnswer):
+    """The states; `key` names the member that identifies one."""
+
+    settings: list[AgentStateResource]
+    key: Literal["id"]
+
+
+class FeatureAnswer(AcceptedAnswer):
+    """One feature."""
+
+    feature: FeatureResource
+
+
+class VoiceEnvironmentAnswer(AcceptedAnswer):
+    """The telephony environment."""
+
+    voiceEnvironment: VoiceEnvironmentResource
 
 
 class VersionAnswer(AcceptedAnswer):
@@ -87,6 +171,13 @@ class CallsAnswer(AcceptedAnswer):
     uris: NotRequired[list[str]]
 
 
+class CallListAnswer(CallsAnswer):
+    """A page of calls if the request has `fields`, else of their addresses."""
+
+    nextUri: NotRequired[str]
+    """Address of the next page; absent on the last one."""
+
+
 class OperationAnswer(AcceptedAnswer):
     """The operation was accepted. With `Prefer: wait` it took effect, and `call` is the call after it."""
 
@@ -104,7 +195,15 @@ class ErrorAnswer(TypedDict):
     """The reason, for people."""
 
 
-_SELECTABLE: Final = ("UserResource", "DeviceResource", "CallResource", "ShownCall")
+_SELECTABLE: Final = (
+    "UserResource",
+    "DeviceResource",
+    "CallResource",
+    "ShownCall",
+    "ChannelResource",
+    "ContactResource",
+    "ServiceResource",
+)
 """Resources whose properties the parameter `fields` selects."""
 
 
@@ -170,7 +269,11 @@ _REFUSALS: Final[Responses] = {
     ),
     400: _refusal("A parameter is missing (1), invalid (10), or not valid in this state (2)", 1, "userData is missing"),
     401: _refusal("No credentials, or wrong ones (20)", 20, "user name or password is wrong"),
-    403: _refusal("A feature or role is missing (3), or the resource is another user's (5)", 5, "not a call of yours"),
+    403: _refusal(
+        "A feature or role is missing (3), the resource is another user's (5), or a script has no credentials (20)",
+        5,
+        "not a call of yours",
+    ),
     404: _refusal("The resource does not exist (6)", 6, "there is no call 01RCC3N118B1V0SL8O7GK2LAES00000R"),
     408: _refusal("The body was too slow (10)", 10, "the body did not come within 10 s"),
     409: _refusal("The Idempotency-Key is another request's, or too old (18)", 18, "Idempotency-Key was used for ..."),
@@ -189,7 +292,7 @@ _REFUSALS: Final[Responses] = {
         "RabbitMQ is unavailable",
     ),
 }
-_OF_ALL: Final = (401, 429, 500, 503)
+_OF_ALL: Final = (401, 403, 429, 500, 503)
 _OF_BODIES: Final = (202, 400, 403, 408, 409, 413, 415)
 
 
@@ -228,7 +331,9 @@ def _parameter(name: str, description: str, **schema: object) -> Schema:
 
 CALL: Final = _documented(CALL_OPERATIONS)
 ME: Final = _documented(SESSION_OPERATIONS)
-DEVICE_CALLS: Final = _documented(DEVICE_OPERATIONS)
+CHANNEL: Final = _documented(CHANNEL_OPERATIONS)
+DEVICE: Final = _documented(DEVICE_OPERATIONS)
+DEVICE_CALLS: Final = _documented(DIAL_OPERATIONS)
 
 _SWITCH_EVENT: Final[Schema] = {"$ref": "#/components/schemas/SwitchEvent"}
 SWITCH: Final = _request(
@@ -280,17 +385,17 @@ def _complete(schema: Schema) -> None:
             # The framework promises it for parameters that it never refuses.
             operation["responses"].pop("422", None)
             for code, response in operation["responses"].items():
-                response["headers"] = _headers(method, path, code)
+                response["headers"] = _headers(path, code, method, has_operation="requestBody" in operation)
             if path != VERSION_PATH:
                 by_cookie: Schema = {"session": []} if method == "get" else {"session": [], "csrf": []}
                 operation["security"] = [{"basic": []}, by_cookie]
 
 
-def _headers(method: str, path: str, code: str) -> Schema:
+def _headers(path: str, code: str, method: str, *, has_operation: bool) -> Schema:
     names = [request_ids.HEADER, *_OF_CODES.get(code, ())]
     if method == "get" and code == "200" and path != VERSION_PATH:
         names += CSRF_EXPOSED_HEADERS
-    if method == "post" and code not in _BEFORE_OPERATIONS:
+    if has_operation and code not in _BEFORE_OPERATIONS:
         # A request of the switch has many operations.
         names += _OF_OPERATIONS if path != SWITCH_PATH else _OF_OPERATIONS[1:]
     return {name: HEADERS[name] for name in names}

@@ -95,8 +95,12 @@ class NotAuthenticated(ApiError):
 
     code = StatusCode.NOT_AUTHENTICATED
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"WWW-Authenticate": 'Basic realm="calltag", charset="UTF-8"'})
+    def __init__(self, message: str, *, challenge: bool = True) -> None:
+        """Without a `challenge` a browser opens no login window of its own; Web Services answers HTTP 403 then."""
+        if challenge:
+            super().__init__(message, headers={"WWW-Authenticate": 'Basic realm="calltag", charset="UTF-8"'})
+        else:
+            super().__init__(message, http_status=403)
 
 
 class TooManyAttempts(ApiError):

@@ -1,5 +1,6 @@
 """The pipeline of requests with operations: receive, admit, submit, respond."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -45,7 +46,7 @@ class OperationPipeline:
 
     async def receive(self, request: Request, *, role: Role | None = None) -> Received:
         """Authenticate a request, and read it unless its user lacks the role."""
-        user = await self.authentication.user(request)
+        user = (await self.authentication.identify(request)).user
         if Role.SWITCH not in user.roles:
             self.rates.check(user.id, request.client.host if request.client else "")
         if role is not None and role not in user.roles:
@@ -78,14 +79,21 @@ class OperationPipeline:
                 raise
             given = RecordedAnswer(error.http_status, error.code, error.message)
         await self.idempotency.finish(attempt, given)
-        return answer({**given.body(), **shown}, given.http_status)
+        return _response(given, command, shown)
 
 
 async def _repeated(attempt: Attempt, given: RecordedAnswer, command: Command, received: Received) -> Response:
     """Return the recorded answer; to a client that waits, with the state as it is now."""
     shows = received.wait_s is not None and given.code is StatusCode.SUCCESS
     shown = await command.look(attempt.operation_id) if shows else {}
-    return answer({**given.body(), **shown}, given.http_status, {"Idempotent-Replayed": "true"})
+    return _response(given, command, shown, {"Idempotent-Replayed": "true"})
+
+
+def _response(
+    given: RecordedAnswer, command: Command, shown: Fields, headers: Mapping[str, str] | None = None
+) -> Response:
+    accepted = command.accepted() if given.code is StatusCode.SUCCESS else {}
+    return answer({**given.body(), **accepted, **shown}, given.http_status, headers)
 
 
 def _idempotent(request: Request, user: User, body: ReadBody) -> IdempotentRequest | None:

@@ -1,25 +1,33 @@
 """The operations of the API: name, parser, schema, documentation and example of each, for router and OpenAPI."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Final, Generic, TypeVar
 
+from calltag.core.domain.agent import SYSTEM_STATES
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId
 from calltag.core.domain.operations import (
+    AgentAction,
     Answer,
     AttachUserData,
+    ChangeAgentState,
+    ClearCall,
     ClientAction,
     DeleteUserData,
     DeleteUserDataPair,
+    DeviceAction,
     Dial,
     EndContactCenterSession,
+    ForwardCalls,
     Hangup,
     Hold,
+    Reject,
     Retrieve,
     SendDtmf,
+    SetDoNotDisturb,
     StartContactCenterSession,
     UpdateUserData,
 )
@@ -41,6 +49,8 @@ _MAX_NAME_BYTES: Final = 64
 _MAX_NUMBER_BYTES: Final = 64
 _MAX_DIGITS: Final = 64
 _MAX_CHANNELS: Final = 8
+VOICE: Final = "voice"
+"""The channel that calltag serves."""
 _NUMBER: Final = re.compile(r"\+?[0-9A-Za-z*#().\- ]+")
 _DIGITS: Final = re.compile(r"[0-9A-Da-d*#,]+")
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
@@ -77,11 +87,15 @@ class OperationType(Generic[Parser]):
 
 
 class Operations(Generic[Parser]):
-    """The operations that one kind of resource has, all with the same `tag`."""
+    """The operations that one kind of resource has, all with the same `tag`; `other` parses those whose names the
+    directory has."""
 
-    def __init__(self, first: OperationType[Parser], *others: OperationType[Parser]) -> None:
+    def __init__(
+        self, first: OperationType[Parser], *others: OperationType[Parser], other: Parser | None = None
+    ) -> None:
         self.tag = first.tag
         self._types = {each.name: each for each in (first, *others)}
+        self._other = other
 
     def __iter__(self) -> Iterator[OperationType[Parser]]:
         return iter(self._types.values())
@@ -93,9 +107,16 @@ class Operations(Generic[Parser]):
     def parser_of(self, body: Body) -> Parser:
         """Return the parser of the operation that the body names. Raises ParameterMissing, OutOfRange."""
         name = required_text(body, self.tag, max_bytes=_MAX_NAME_BYTES)
-        if name not in self._types:
-            raise OutOfRange(f"{self.tag} is not known here; known are {', '.join(self._types)}")
-        return self._types[name].parse
+        if name in self._types:
+            return self._types[name].parse
+        if self._other is None:
+            raise not_known(self.tag, self._types)
+        return self._other
+
+
+def not_known(tag: str, names: Iterable[str]) -> OutOfRange:
+    """Return the refusal of an operation that is not one of these."""
+    return OutOfRange(f"{tag} is not known here; known are {', '.join(names)}")
 
 
 def dial(body: Body, device: Device, directory: Directory, limits: UserDataLimits) -> Dial:
@@ -103,10 +124,7 @@ def dial(body: Body, device: Device, directory: Directory, limits: UserDataLimit
 
     The caller sets `conn_id` once the operation id is known. Raises ParameterMissing, OutOfRange.
     """
-    destination = required_object(body, "destination")
-    number = required_text(destination, "phoneNumber", max_bytes=_MAX_NUMBER_BYTES, within="destination.").strip()
-    if not _NUMBER.fullmatch(number):
-        raise OutOfRange("destination.phoneNumber is not a phone number")
+    number = destination(body)
     if number == device.number:
         raise OutOfRange("destination.phoneNumber is the number of the dialing device itself")
     callee = directory.by_number.get(number)
@@ -120,6 +138,15 @@ def dial(body: Body, device: Device, directory: Directory, limits: UserDataLimit
         legs=(Leg(device.number, LegState.DIALING, device.id, directory.by_device[device.id].user.id), called),
         pairs=user_data(body, limits, required=False),
     )
+
+
+def destination(body: Body) -> str:
+    """Return the number of the parameter `destination`. Raises ParameterMissing, OutOfRange."""
+    given = required_object(body, "destination")
+    number = required_text(given, "phoneNumber", max_bytes=_MAX_NUMBER_BYTES, within="destination.").strip()
+    if not _NUMBER.fullmatch(number):
+        raise OutOfRange("destination.phoneNumber is not a phone number")
+    return number
 
 
 def new_call_id(operation: OperationId) -> CallId:
@@ -140,17 +167,45 @@ def _send_dtmf(body: Body, _: UserDataLimits) -> SendDtmf:
     return SendDtmf(digits)
 
 
-def _start_session(body: Body, user: User) -> StartContactCenterSession:
+def _start_session(body: Body, user: User, directory: Directory) -> StartContactCenterSession:
+    if VOICE not in _channels(body):
+        raise OutOfRange(f"channels has to name {VOICE}; calltag serves no other")
+    return StartContactCenterSession(_devices(user), (VOICE,), directory.initial_state)
+
+
+def _channels(body: Body) -> list[str]:
     channels = required_list(body, "channels", max_items=_MAX_CHANNELS)
-    if channels != ["voice"]:
-        raise OutOfRange('channels must be ["voice"]; calltag serves no other')
-    return StartContactCenterSession(_devices(user), ("voice",))
+    for number, each in enumerate(channels):
+        if not isinstance(each, str):
+            raise OutOfRange(f"channels[{number}] must be a string")
+    return [str(each) for each in channels]
+
+
+def unserved_channels(body: Body) -> Sequence[str]:
+    """Return the channels of StartContactCenterSession that are not served; Web Services calls all of them one."""
+    channels = body.get("channels")
+    return ["multimedia"] if isinstance(channels, list) and any(each != VOICE for each in channels) else []
+
+
+def change_state(body: Body, _: User, directory: Directory) -> ChangeAgentState:
+    """Return the change to the state that the operation names. Raises ParameterMissing, OutOfRange."""
+    state = directory.agent_states.get(required_text(body, "operationName", max_bytes=_MAX_NAME_BYTES))
+    if state is None:
+        raise not_known("operationName", [*SESSION_OPERATIONS.names(), *directory.agent_states])
+    return ChangeAgentState(state)
 
 
 def _devices(user: User) -> tuple[tuple[DeviceId, str], ...]:
     return tuple((device.id, device.number) for device in user.devices)
 
 
+DESTINATION: Final[Schema] = {
+    "type": "object",
+    "required": ["phoneNumber"],
+    "properties": {
+        "phoneNumber": {"type": "string", "pattern": f"^{_NUMBER.pattern}$", "maxLength": _MAX_NUMBER_BYTES}
+    },
+}
 USER_DATA: Final[Schema] = {
     "type": "object",
     "additionalProperties": True,
@@ -196,37 +251,65 @@ CALL_OPERATIONS: Final = Operations[Callable[[Body, UserDataLimits], ClientActio
         {"digits": "42#"},
     ),
     OperationType("Hangup", "Leave the call, which ends it where two are left.", lambda _, __: Hangup()),
+    OperationType("ClearCall", "End the call for all; decline it where it rings.", lambda _, __: ClearCall()),
+    OperationType("Reject", "Decline a ringing call.", lambda _, __: Reject()),
 )
 
-SESSION_OPERATIONS: Final = Operations[Callable[[Body, User], StartContactCenterSession | EndContactCenterSession]](
+SessionParser = Callable[[Body, User, Directory], AgentAction]
+_STATES: Final[tuple[OperationType[SessionParser], ...]] = tuple(
+    OperationType(name, f"Set the state of the agent to {state.display_name}.", change_state)
+    for name, state in SYSTEM_STATES.items()
+)
+SESSION_OPERATIONS: Final = Operations[SessionParser](
     OperationType(
         "StartContactCenterSession",
         "Start the contact-centre session: the devices become ready for calls.",
         _start_session,
-        {"channels": {"type": "array", "items": {"type": "string", "enum": ["voice"]}, "minItems": 1, "maxItems": 1}},
+        {
+            "channels": {
+                "type": "array",
+                "items": {"type": "string"},
+                "contains": {"const": VOICE},
+                "minItems": 1,
+                "maxItems": _MAX_CHANNELS,
+                "description": "Channels to work on. Those that are not served are listed in the answer as failed.",
+            }
+        },
         ["channels"],
-        {"channels": ["voice"]},
+        {"channels": [VOICE]},
     ),
     OperationType(
         "EndContactCenterSession",
         "End the contact-centre session.",
-        lambda _, user: EndContactCenterSession(_devices(user)),
+        lambda _, user, __: EndContactCenterSession(_devices(user)),
     ),
+    *_STATES,
+    other=change_state,
+)
+CHANNEL_OPERATIONS: Final = Operations[SessionParser](*_STATES, other=change_state)
+
+DeviceParser = Callable[[Body, DeviceId, Directory, UserDataLimits], DeviceAction]
+DEVICE_OPERATIONS: Final = Operations[DeviceParser](
+    OperationType("DoNotDisturbOn", "Let no call ring.", lambda _, device, *__: SetDoNotDisturb(device, on=True)),
+    OperationType("DoNotDisturbOff", "Let calls ring again.", lambda _, device, *__: SetDoNotDisturb(device, on=False)),
+    OperationType(
+        "ForwardCallsOn",
+        "Forward calls to another number.",
+        lambda body, device, *_: ForwardCalls(device, destination(body)),
+        {"destination": DESTINATION},
+        ["destination"],
+        {"destination": {"phoneNumber": "15001"}},
+    ),
+    OperationType("ForwardCallsOff", "Forward calls no longer.", lambda _, device, *__: ForwardCalls(device, "")),
 )
 
-DEVICE_OPERATIONS: Final = Operations[Callable[[Body, Device, Directory, UserDataLimits], Dial]](
+DIAL_OPERATIONS: Final = Operations[Callable[[Body, Device, Directory, UserDataLimits], Dial]](
     OperationType(
         "Dial",
         "Begin a call from the device.",
         dial,
         {
-            "destination": {
-                "type": "object",
-                "required": ["phoneNumber"],
-                "properties": {
-                    "phoneNumber": {"type": "string", "pattern": f"^{_NUMBER.pattern}$", "maxLength": _MAX_NUMBER_BYTES}
-                },
-            },
+            "destination": DESTINATION,
             "userData": USER_DATA,
         },
         ["destination"],

@@ -75,6 +75,15 @@ def required_list(body: Body, name: str, *, max_items: int) -> list[JsonValue]:
     return value
 
 
+def whole_number(name: str, text: str | None, default: int, *, least: int, most: int) -> int:
+    """Return a parameter of the address that is a whole number, the default if it is missing. Raises OutOfRange."""
+    if text is None:
+        return default
+    if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= most:
+        raise OutOfRange(f"{name} must be a whole number from {least} to {most}")
+    return int(text)
+
+
 def user_data(body: Body, limits: UserDataLimits, *, required: bool = True) -> tuple[Pair, ...]:
     """Return the pairs of `userData`. Raises ParameterMissing, OutOfRange."""
     if not required and body.get("userData") is None:

@@ -1,14 +1,22 @@
 """Resources and responses in JSON."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Literal
+from dataclasses import replace
+from typing import Final, Literal, NotRequired
 
 import orjson
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from calltag.core.domain.agent import Agent, UserState
-from calltag.core.identity.directory import Device, User
+from calltag.core.domain.agent import OFFLINE, Agent, AgentDevice, AgentState, UserState
+from calltag.core.domain.resource_view import (
+    VOICE_ENVIRONMENT,
+    CallResource,
+    DeviceResource,
+    UserStateResource,
+    user_state_resource,
+)
+from calltag.core.identity.directory import VOICE_FEATURE, Device, User
 
 
 def answer(body: Mapping[str, object], http_status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -22,47 +30,107 @@ def answer(body: Mapping[str, object], http_status: int = 200, headers: Mapping[
 
 
 Resource = Mapping[str, object]
-_CAPABILITIES: Final = {
-    UserState.LOGGED_OUT: ("StartContactCenterSession",),
-    UserState.NOT_READY: ("EndContactCenterSession", "Dial"),
-}
 
 
 class UserResource(TypedDict):
-    """A user of the contact centre."""
+    """A user of the contact centre. The members from `calls` on are present if the request has `subresources`."""
 
     id: str
     userName: str
     firstName: str
     lastName: str
     roles: list[str]
-    features: list[str]
-    """Names of the features that the user has, such as `api-voice`."""
-    devices: list[str]
-    """Ids of the user's devices."""
+    features: list[str] | list["FeatureResource"]
+    """Names of the features that the user has, such as `api-voice`; whole resources as a subresource."""
+    devices: list[str] | list[DeviceResource]
+    """Ids of the user's devices; whole resources as a subresource."""
     uri: str
     path: str
+    calls: NotRequired[list[CallResource]]
+    channels: NotRequired[list["ChannelResource"]]
+    channelStates: NotRequired[list["ChannelResource"]]
+    """The same as `channels`."""
+    settings: NotRequired[dict[str, object]]
+    """Empty: calltag keeps no settings of desktops."""
 
 
-class UserStateResource(TypedDict):
-    """State of the user on a device."""
-
-    state: Literal["LoggedOut", "NotReady"]
-
-
-class DeviceResource(TypedDict):
-    """A device of a user."""
+class FeatureResource(TypedDict):
+    """A feature that a user may have."""
 
     id: str
-    deviceState: Literal["Active"]
-    userState: UserStateResource
-    phoneNumber: str
-    e164Number: str
-    """Empty: calltag does not convert numbers."""
-    capabilities: list[str]
-    """Names of the operations that the state of the user allows."""
+    displayName: str
+    description: str
+    autoAssignOnContactCenterCreate: bool
     uri: str
     path: str
+
+
+class ChannelResource(TypedDict):
+    """A channel on which the user works, and the user's state there."""
+
+    channel: Literal["voice"]
+    userState: UserStateResource
+    uri: str
+    path: str
+
+
+class AgentStateResource(TypedDict):
+    """A state that an agent can choose."""
+
+    id: str
+    operationName: str
+    """Name of the operation that sets it."""
+    displayName: str
+    state: Literal["Ready", "NotReady", "Logout"]
+    workMode: NotRequired[Literal["AfterCallWork", "AuxWork"]]
+    reason: NotRequired[str]
+
+
+class ServiceResource(TypedDict):
+    """A service of the installation."""
+
+    id: str
+    name: str
+    type: Literal["Provisioning", "Voice"]
+    state: Literal["Active", "Inactive"]
+    uri: str
+    path: str
+
+
+class PhoneNumberResource(TypedDict):
+    """A number of a contact."""
+
+    phoneNumber: str
+    description: str
+    switchName: str
+
+
+class ContactResource(TypedDict):
+    """A user in the directory of the contact centre."""
+
+    id: str
+    name: str
+    type: Literal["User"]
+    userName: str
+    firstName: str
+    lastName: str
+    employeeId: str
+    phoneNumbers: list[PhoneNumberResource]
+    uri: str
+    path: str
+
+
+class VoiceEnvironmentResource(TypedDict):
+    """The telephony environment of the devices."""
+
+    id: str
+    name: str
+    uri: str
+    path: str
+
+
+FEATURES: Final = {VOICE_FEATURE: ("Voice API", "Operations on calls and devices.")}
+"""Name and description of each feature that calltag knows."""
 
 
 def user_resource(user: User, base_url: str) -> UserResource:
@@ -74,30 +142,109 @@ def user_resource(user: User, base_url: str) -> UserResource:
         "lastName": user.last_name,
         "roles": sorted(role.value for role in user.roles),
         "features": sorted(user.features),
-        "devices": [device.id for device in user.devices],
+        "devices": [str(device.id) for device in user.devices],
         "uri": f"{base_url}/api/v2/users/{user.id}",
         "path": f"/users/{user.id}",
     }
 
 
-def device_resource(device: Device, state: UserState, base_url: str) -> DeviceResource:
-    """Return a device as its user sees it."""
+def feature_resource(feature: str, base_url: str) -> FeatureResource:
+    """Return a feature."""
+    name, description = FEATURES.get(feature, (feature, ""))
     return {
-        "id": device.id,
-        "deviceState": "Active",
-        "userState": {"state": state.value},
-        "phoneNumber": device.number,
-        "e164Number": "",
-        "capabilities": list(_CAPABILITIES[state]),
-        "uri": f"{base_url}/api/v2/devices/{device.id}",
-        "path": f"/devices/{device.id}",
+        "id": feature,
+        "displayName": name,
+        "description": description,
+        "autoAssignOnContactCenterCreate": False,
+        **_address("features", feature, base_url),
     }
 
 
-def device_state(device: Device, agent: Agent | None) -> UserState:
-    """Return the agent's state on a device; logged out if no session was ever started."""
-    known = agent.devices if agent is not None else ()
-    return next((each.state for each in known if each.id == device.id), UserState.LOGGED_OUT)
+def channel_resource(agent: Agent | None, base_url: str) -> ChannelResource:
+    """Return the voice channel: its state is that of the first device in the contact-centre session."""
+    active = [each for each in agent.devices if each.active] if agent is not None else []
+    state = active[0].state if active else OFFLINE
+    return {
+        "channel": "voice",
+        "userState": user_state_resource(state),
+        "uri": f"{base_url}/api/v2/me/channels/voice",
+        "path": "/me/channels/voice",
+    }
+
+
+def agent_state_resource(state: AgentState) -> AgentStateResource:
+    """Return a state that an agent can choose."""
+    resource: AgentStateResource = {
+        "id": state.id,
+        "operationName": state.name,
+        "displayName": state.display_name,
+        "state": _SETTINGS_STATE[state.state],
+    }
+    if state.work_mode is not None:
+        resource["workMode"] = state.work_mode.value
+    if state.reason is not None:
+        resource["reason"] = state.reason
+    return resource
+
+
+_SETTINGS_STATE: Final[Mapping[UserState, Literal["Ready", "NotReady", "Logout"]]] = {
+    UserState.READY: "Ready",
+    UserState.NOT_READY: "NotReady",
+    UserState.LOGGED_OUT: "Logout",
+}
+"""Names of states in the list of settings; that of `LoggedOut` differs there."""
+
+
+def service_resource(name: Literal["Provisioning", "Voice"], base_url: str, *, is_active: bool) -> ServiceResource:
+    """Return a service."""
+    return {
+        "id": name.lower(),
+        "name": name,
+        "type": name,
+        "state": "Active" if is_active else "Inactive",
+        **_address("services", name.lower(), base_url),
+    }
+
+
+def contact_resource(user: User, base_url: str) -> ContactResource:
+    """Return a user in the directory of the contact centre."""
+    return {
+        "id": user.id,
+        "name": f"{user.first_name} {user.last_name}".strip() or user.id,
+        "type": "User",
+        "userName": user.id,
+        "firstName": user.first_name,
+        "lastName": user.last_name,
+        "employeeId": user.id,
+        "phoneNumbers": [
+            {"phoneNumber": device.number, "description": "Office", "switchName": ""} for device in user.devices
+        ],
+        **_address("contacts", user.id, base_url),
+    }
+
+
+def voice_environment_resource(base_url: str) -> VoiceEnvironmentResource:
+    """Return the voice environment."""
+    return {
+        "id": VOICE_ENVIRONMENT,
+        "name": "calltag",
+        **_address("voice-environments", VOICE_ENVIRONMENT, base_url),
+    }
+
+
+class _Address(TypedDict):
+    uri: str
+    path: str
+
+
+def _address(collection: str, name: str, base_url: str) -> _Address:
+    return {"uri": f"{base_url}/api/v2/{collection}/{name}", "path": f"/{collection}/{name}"}
+
+
+def agent_device(device: Device, agent: Agent | None) -> AgentDevice:
+    """Return a device of the directory, in its state in the contact-centre session."""
+    known = agent.device(device.id) if agent is not None else None
+    return AgentDevice(device.id, device.number) if known is None else replace(known, number=device.number)
 
 
 def collection(resources: Sequence[Resource], name: str, fields: Sequence[str] | None) -> dict[str, object]:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from calltag.core.domain.ids import CallId, DeviceId
-from calltag.core.domain.resource_view import CALL_EXAMPLE
+from calltag.core.domain.resource_view import CALL_EXAMPLE, device_resource
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.directory import Role
 from calltag.gateway import documentation
@@ -21,22 +21,30 @@ from calltag.gateway.authentication import ApiAuthentication
 from calltag.gateway.call_service import CallService
 from calltag.gateway.commands import CallCommand, DialCommand, SessionCommand, SwitchCommand
 from calltag.gateway.operation_pipeline import OperationPipeline
-from calltag.gateway.operations import CALL_OPERATIONS, DEVICE_OPERATIONS, SESSION_OPERATIONS
-from calltag.gateway.requests import UserDataLimits
-from calltag.gateway.resources import (
-    answer,
-    collection,
-    device_resource,
-    device_state,
-    selected,
-    user_resource,
+from calltag.gateway.operations import (
+    CALL_OPERATIONS,
+    CHANNEL_OPERATIONS,
+    DEVICE_OPERATIONS,
+    DIAL_OPERATIONS,
+    SESSION_OPERATIONS,
+    unserved_channels,
 )
+from calltag.gateway.requests import UserDataLimits
+from calltag.gateway.resources import agent_device, answer, channel_resource, collection, selected
 from calltag.gateway.switch_events import SwitchLimits, switch_events
 
 Fields = Annotated[
     list[str] | None,
     Query(
         description="`*` for whole resources, or names of properties, separated by commas.",
+        json_schema_extra={"type": "array", "items": {"type": "string"}, "anyOf": None, "title": None},
+    ),
+]
+Subresources = Annotated[
+    list[str] | None,
+    Query(
+        description="Subresources to return as whole objects inside the user, separated by commas: `devices`, "
+        "`features`, `calls`, `channels`, `settings`, or `*` for all. Unknown ones are ignored.",
         json_schema_extra={"type": "array", "items": {"type": "string"}, "anyOf": None, "title": None},
     ),
 ]
@@ -71,22 +79,61 @@ def _add_me(router: APIRouter, api: Api) -> None:
         summary="The user of the session",
         responses=documentation.answers(documentation.UserAnswer),
     )
-    async def me(request: Request, fields: Fields = None) -> Response:
+    async def me(request: Request, fields: Fields = None, subresources: Subresources = None) -> Response:
         user = await api.authentication.user(request)
-        return answer({"statusCode": 0, "user": selected(user_resource(user, service.base_url), fields)})
+        return answer({"statusCode": 0, "user": selected(await service.user(user, subresources), fields)})
 
     @router.post(
         "/me",
         tags=["me"],
         operation_id="operateMe",
-        summary="Start or end a contact-centre session",
-        responses=documentation.operation_answers(documentation.AcceptedAnswer),
+        summary="Start or end a contact-centre session, or set the state of the agent",
+        responses=documentation.operation_answers(documentation.SessionAnswer),
         openapi_extra=documentation.ME,
     )
     async def operate_me(request: Request) -> Response:
         received = await api.operations.receive(request)
         given = received.body.as_object()
-        action = SESSION_OPERATIONS.parser_of(given)(given, received.user)
+        action = SESSION_OPERATIONS.parser_of(given)(given, received.user, service.directory)
+        command = SessionCommand(service, received.user, action, unserved_channels(given))
+        return await api.operations.perform(received, command)
+
+    @router.get(
+        "/me/channels",
+        tags=["me"],
+        operation_id="getChannels",
+        summary="The channels on which the user works",
+        responses=documentation.answers(documentation.ChannelsAnswer, 500),
+    )
+    async def channels(request: Request, fields: Fields = None) -> Response:
+        user = await api.authentication.user(request)
+        resource = channel_resource(await service.reader.agent(user.id), service.base_url)
+        return answer(collection([resource], "channels", fields))
+
+    @router.get(
+        "/me/channels/voice",
+        tags=["me"],
+        operation_id="getVoiceChannel",
+        summary="The state of the agent",
+        responses=documentation.answers(documentation.ChannelAnswer, 500),
+    )
+    async def channel(request: Request) -> Response:
+        user = await api.authentication.user(request)
+        resource = channel_resource(await service.reader.agent(user.id), service.base_url)
+        return answer({"statusCode": 0, "channel": resource})
+
+    @router.post(
+        "/me/channels/voice",
+        tags=["me"],
+        operation_id="operateVoiceChannel",
+        summary="Set the state of the agent",
+        responses=documentation.operation_answers(documentation.AcceptedAnswer),
+        openapi_extra=documentation.CHANNEL,
+    )
+    async def operate_channel(request: Request) -> Response:
+        received = await api.operations.receive(request)
+        given = received.body.as_object()
+        action = CHANNEL_OPERATIONS.parser_of(given)(given, received.user, service.directory)
         return await api.operations.perform(received, SessionCommand(service, received.user, action))
 
 
@@ -103,7 +150,7 @@ def _add_devices(router: APIRouter, api: Api) -> None:
     async def devices(request: Request, fields: Fields = None) -> Response:
         user = await api.authentication.user(request)
         agent = await service.reader.agent(user.id)
-        resources = [device_resource(device, device_state(device, agent), service.base_url) for device in user.devices]
+        resources = [device_resource(agent_device(each, agent), service.base_url) for each in user.devices]
         return answer(collection(resources, "devices", fields))
 
     @router.get(
@@ -124,8 +171,25 @@ def _add_devices(router: APIRouter, api: Api) -> None:
         user = await api.authentication.user(request)
         found = service.device(user, DeviceId(device_id))
         owner = service.directory.by_device[found.id].user
-        state = device_state(found, await service.reader.agent(owner.id))
-        return answer({"statusCode": 0, "device": selected(device_resource(found, state, service.base_url), fields)})
+        resource = device_resource(agent_device(found, await service.reader.agent(owner.id)), service.base_url)
+        return answer({"statusCode": 0, "device": selected(resource, fields)})
+
+    @router.post(
+        "/me/devices/{device_id}",
+        tags=["devices"],
+        operation_id="operateDevice",
+        summary="An operation on a device",
+        responses=documentation.operation_answers(documentation.AcceptedAnswer, 404),
+        openapi_extra=documentation.DEVICE,
+    )
+    @router.post("/devices/{device_id}", tags=["devices"], include_in_schema=False)
+    async def operate_device(request: Request, device_id: str) -> Response:
+        received = await api.operations.receive(request)
+        given = received.body.as_object()
+        device = service.device(received.user, DeviceId(device_id))
+        action = DEVICE_OPERATIONS.parser_of(given)(given, device.id, service.directory, api.limits)
+        owner = service.directory.by_device[device.id].user
+        return await api.operations.perform(received, SessionCommand(service, owner, action))
 
     @router.post(
         "/me/devices/{device_id}/calls",
@@ -141,7 +205,7 @@ def _add_devices(router: APIRouter, api: Api) -> None:
     async def dial_call(request: Request, device_id: str) -> Response:
         received = await api.operations.receive(request)
         given = received.body.as_object()
-        parse = DEVICE_OPERATIONS.parser_of(given)
+        parse = DIAL_OPERATIONS.parser_of(given)
         action = parse(given, service.device(received.user, DeviceId(device_id)), service.directory, api.limits)
         return await api.operations.perform(received, DialCommand(service, received.user, action))
 

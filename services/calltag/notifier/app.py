@@ -168,7 +168,8 @@ def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionMan
     metrics = NotifierMetrics(backends.metrics)
     background = Background(metrics.background_failures.inc)
     registry = SessionRegistry(limits, boot_ms)
-    engine = _engine(settings, limits, ChannelPolicy(backends.directory))
+    policy = ChannelPolicy(backends.directory)
+    engine = _engine(settings, limits, policy)
     lease = NodeLease(store, round(settings.lease_s * 1000))
     credential_of, flush_timeout_s = backends.directory.credential_of, settings.flush_timeout_s
     return SessionManager(
@@ -181,7 +182,7 @@ def _sessions(backends: Backends, node: NodeId, views: EventViews) -> SessionMan
         Registrations(store, registry, background),
         lease,
         Claims(node, engine, store, NodePost(backends.broker), metrics, credential_of, flush_timeout_s),
-        WatchRenewal(watches, boot_ms),
+        WatchRenewal(policy, watches, boot_ms),
         metrics,
         background,
         home_settings(settings),

@@ -17,9 +17,10 @@ from calltag.core.store.sessions import NotKept
 from calltag.core.store.watches import Watched
 
 ALL_CALLS_CHANNEL: Final = "/v2/calls"
-_CHANNELS: Final = ("/v2/me/calls", "/v2/me/devices", "/notifications/services")
-_PATTERNS: Final = ("/v2/me/*", "/v2/me/**", "/notifications/*", "/notifications/**")
-_OF_ALL: Final = (ALL_CALLS_CHANNEL, "/v2/*", "/v2/**", "/v2/users/**")
+_OWN: Final = re.compile(r"/v2/me/(?:[A-Za-z0-9_-]+|\*|\*\*)")
+_SERVICES: Final = ("/notifications/services", "/notifications/*", "/notifications/**")
+_PATTERNS: Final = ("/v2/*", "/v2/**", "/v2/users/**", "/**", "/*")
+"""Patterns that deliver what the subscriber may have of them."""
 _OF_USER: Final = re.compile(r"/v2/users/([^/*]+)/(?:calls|\*|\*\*)")
 _NOTHING: Final = Watched()
 _CACHED_CHANNELS: Final = 4_096
@@ -33,8 +34,9 @@ def calls_channel_of(user: UserId) -> str:
 
 @lru_cache(_CACHED_CHANNELS)
 def watched_on(channel: str) -> Watched:
-    """Return the users whose calls a subscription to the channel or pattern watches, beside the subscriber."""
-    if channel in _OF_ALL:
+    """Return the users whose calls a subscription to the channel or pattern watches, beside the subscriber. For a
+    pattern these are all users; `watched_by` selects."""
+    if channel == ALL_CALLS_CHANNEL or channel in _PATTERNS:
         return Watched(all=True)
     of_user = _OF_USER.fullmatch(channel)
     return Watched(frozenset({UserId(of_user[1])})) if of_user else _NOTHING
@@ -54,17 +56,26 @@ class ChannelPolicy:
     def may_subscribe(self, user: str, channel: str) -> bool:
         """Return whether the user may subscribe to the channel or pattern; "me" channels have the user's own events.
 
-        A user who is not in the directory may subscribe to nothing.
+        Web Services has more channels of a user than calltag, which sends nothing on them. A user who is not in the
+        directory may subscribe to nothing.
         """
         who = self.directory.users.get(UserId(user))
         if who is None:
             return False
-        watched = watched_on(channel)
-        if watched.all:
+        if channel == ALL_CALLS_CHANNEL:
             return who.is_administrator
-        if watched.users:
-            return all(self.directory.oversees(UserId(user), other) for other in watched.users)
-        return channel in _CHANNELS or channel in _PATTERNS
+        watched = watched_on(channel).users
+        if watched:
+            return all(self.directory.oversees(UserId(user), other) for other in watched)
+        return channel in _SERVICES or channel in _PATTERNS or _OWN.fullmatch(channel) is not None
+
+    def watched_by(self, user: str, channels: Iterable[str]) -> Watched:
+        """Return the users whose calls the user watches by subscriptions to these channels."""
+        watched = watched_on_all(channels)
+        who = self.directory.users.get(UserId(user))
+        if not watched.all or (who is not None and who.is_administrator):
+            return watched
+        return Watched(watched.users | self.directory.overseen_by(UserId(user)))
 
     def may_publish(self, _user: str, channel: str) -> bool:
         """Return whether the user may publish on the channel: on service channels, where messages go to no client."""
@@ -97,6 +108,7 @@ class _Watch:
 class WatchRenewal:
     """Renews watches when an eighth of their lease has passed: connects are far more frequent."""
 
+    policy: ChannelPolicy
     watches: Watches
     clock_ms: Callable[[], int]
     _begun: OrderedDict[str, _Watch] = field(default_factory=OrderedDict)
@@ -107,7 +119,7 @@ class WatchRenewal:
         Return the time since which the user's stream has all watched events, in milliseconds of Redis' clock; 0 if
         nothing is watched.
         """
-        watched = watched_on_all(channels)
+        watched = self.policy.watched_by(user, channels)
         if not watched:
             return 0
         if not self._is_fresh(user, watched):
@@ -116,7 +128,7 @@ class WatchRenewal:
 
     def is_due(self, user: str, channels: Iterable[str]) -> bool:
         """Return whether `begin` has watches to renew for a session with these subscriptions."""
-        watched = watched_on_all(channels)
+        watched = self.policy.watched_by(user, channels)
         return bool(watched) and not self._is_fresh(user, watched)
 
     def _is_fresh(self, user: str, watched: Watched) -> bool:

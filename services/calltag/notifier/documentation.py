@@ -358,7 +358,9 @@ EXAMPLES: Final[Mapping[type, Schema]] = {
             "operationId": "ik2f0c1e9b6c1f4b7d8a90",
             "callId": _ID,
             "statusCode": 2,
+            "callUri": f"http://127.0.0.1:8080/api/v2/me/calls/{_ID}",
             "statusMessage": "Retrieve is not possible while the call is Dialing",
+            "errorMessage": "Retrieve is not possible while the call is Dialing",
             "messageType": "ErrorMessage",
         },
         "ext": {"calltag": {name: value for name, value in _EXT["calltag"].items() if name != "version"}},
@@ -366,15 +368,26 @@ EXAMPLES: Final[Mapping[type, Schema]] = {
     DeviceMessage: {
         "channel": DEVICES_CHANNEL,
         "data": {
-            "notificationType": "StatusChange",
             "devices": [
                 {
                     "id": "631608b3-ceb1-472b-ba05-2ae39555b0d1",
                     "deviceState": "Active",
-                    "userState": {"state": "NotReady"},
                     "phoneNumber": "15000",
+                    "e164Number": "",
+                    "dynamicPhoneNumber": "",
+                    "description": "",
+                    "telephonyNetwork": "Private",
+                    "doNotDisturb": "Off",
+                    "channels": ["voice"],
+                    "voiceEnvironmentUri": "http://127.0.0.1:8080/api/v2/voice-environments/default",
+                    "capabilities": ["DoNotDisturbOn", "ForwardCallsOn"],
                     "uri": "http://127.0.0.1:8080/api/v2/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1",
                     "path": "/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1",
+                    "userState": {
+                        "state": "Ready",
+                        "id": "9430250E-0A1B-421F-B372-F29E69366DED",
+                        "displayName": "Ready",
+                    },
                 }
             ],
             "messageType": "DeviceStateChangeMessage",
@@ -400,7 +413,8 @@ CHANNELS: Final = (
     Channel("disconnect", DISCONNECT, "Ends a session.", [MetaDisconnectReply], [MetaDisconnectRequest]),
     Channel("calls", CALLS_CHANNEL, "Changes of the calls that the user's devices are on, one message for each leg of "
              "the user, and refusals of the user's operations.", [CallMessage, RefusalMessage]),
-    Channel("devices", DEVICES_CHANNEL, "Changes of the user's devices.", [DeviceMessage]),
+    Channel("devices", DEVICES_CHANNEL, "Changes of the user's devices and of the agent's state, and refusals of "
+             "operations on them.", [DeviceMessage, RefusalMessage]),
     Channel("services", SERVICES_CHANNEL, "Whether operations are accepted.", [ServiceMessage]),
     Channel("callsOfUser", calls_channel_of(UserId("{user}")), "Changes of a user's calls, as the user sees them, "
              "for the user's supervisors and administrators.", [CallMessage], parameters={"user": "Id of the user."}),

@@ -21,7 +21,7 @@ from calltag.core.contracts.operations import EVENT, WireError
 from calltag.core.domain.call import Leg
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
 from calltag.core.domain.ids import UserId, refused_operation_id
-from calltag.core.domain.resource_view import CallResource, call_resource
+from calltag.core.domain.resource_view import CallResource, DeviceResource, call_resource, device_resource
 from calltag.core.identity.directory import Directory
 from calltag.core.store.event_log import Entry
 from calltag.notifier.channel_policy import ALL_CALLS_CHANNEL, calls_channel_of
@@ -57,28 +57,10 @@ class CallStateChange(Data):
     messageType: Literal["CallStateChangeMessage"]
 
 
-class DeviceUserState(TypedDict):
-    """State of the user on a device."""
-
-    state: Literal["LoggedOut", "NotReady"]
-
-
-class ChangedDevice(TypedDict):
-    """A device after the change."""
-
-    id: str
-    deviceState: Literal["Active"]
-    userState: DeviceUserState
-    phoneNumber: str
-    uri: str
-    path: str
-
-
 class DeviceStateChange(Data):
     """The devices of the user changed."""
 
-    notificationType: Literal["StatusChange"]
-    devices: list[ChangedDevice]
+    devices: list[DeviceResource]
     messageType: Literal["DeviceStateChangeMessage"]
 
 
@@ -89,9 +71,16 @@ class OperationRefusal(Data):
     operationName: str
     operationId: str
     """As in the header `Operation-Id` of the answer to the request."""
-    callId: str | None
+    callId: NotRequired[str]
+    """The call, if the operation was on one; the message is on the channel of calls then, else on that of devices."""
+    callUri: NotRequired[str]
+    deviceUri: NotRequired[str]
+    """The device, if the operation was on one."""
+    devicePath: NotRequired[str]
     statusCode: int
     statusMessage: str
+    errorMessage: str
+    """The same as `statusMessage`."""
     messageType: Literal["ErrorMessage"]
 
 
@@ -174,7 +163,8 @@ class EventViews:
                 return (Message(DEVICES_CHANNEL, _devices(event, self.base_url), ext, _iso_time(event.accepted_at_ms)),)
             case OperationRefused():
                 ext = _ext(event, None, position)
-                return (Message(CALLS_CHANNEL, _refusal(event), ext, _iso_time(event.accepted_at_ms)),)
+                channel = DEVICES_CHANNEL if event.call_id is None else CALLS_CHANNEL
+                return (Message(channel, _refusal(event, self.base_url), ext, _iso_time(event.accepted_at_ms)),)
 
     def _of_call(self, user: UserId, event: CallChanged, position: Position) -> Iterator[Message]:
         ext, created = _ext(event, event.call.version, position), _iso_time(event.accepted_at_ms)
@@ -204,32 +194,29 @@ def _call_data(leg: Leg, event: CallChanged, base_url: str) -> CallStateChange:
 
 def _devices(event: DevicesChanged, base_url: str) -> DeviceStateChange:
     return {
-        "notificationType": "StatusChange",
-        "devices": [
-            {
-                "id": device.id,
-                "deviceState": "Active",
-                "userState": {"state": device.state.value},
-                "phoneNumber": device.number,
-                "uri": f"{base_url}/api/v2/devices/{device.id}",
-                "path": f"/devices/{device.id}",
-            }
-            for device in event.devices
-        ],
+        "devices": [device_resource(each, base_url) for each in event.devices],
         "messageType": "DeviceStateChangeMessage",
     }
 
 
-def _refusal(event: OperationRefused) -> OperationRefusal:
-    return {
+def _refusal(event: OperationRefused, base_url: str) -> OperationRefusal:
+    refusal: OperationRefusal = {
         "notificationType": "OperationRefused",
         "operationName": event.operation_name,
         "operationId": refused_operation_id(event.id),
-        "callId": event.call_id,
         "statusCode": int(event.code),
         "statusMessage": event.text,
+        "errorMessage": event.text,
         "messageType": "ErrorMessage",
     }
+    if event.call_id is not None:
+        refusal |= {"callId": event.call_id, "callUri": f"{base_url}/api/v2/me/calls/{event.call_id}"}
+    if event.device is not None:
+        refusal |= {
+            "deviceUri": f"{base_url}/api/v2/devices/{event.device}",
+            "devicePath": f"/devices/{event.device}",
+        }
+    return refusal
 
 
 def _ext(event: Event, version: int | None, position: Position) -> MessageExt:

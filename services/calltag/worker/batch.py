@@ -15,7 +15,7 @@ from calltag.core.domain.apply import CallLimits, Outcome, apply
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import Event, OperationRefused
 from calltag.core.domain.ids import OperationId, refusal_id
-from calltag.core.domain.operations import CallEnded, CallOperation, Operation
+from calltag.core.domain.operations import AgentOperation, CallEnded, CallOperation, Operation
 from calltag.core.domain.status import StatusCode
 from calltag.core.process.limits import MAX_BATCH_BYTES
 from calltag.core.store.ports import CallBlock, Change, Done, Loaded, State, StateUnreadable, StoreError
@@ -113,10 +113,13 @@ class _Step:
 
     done: Done
     state: State | None
-    event: Event | None = None
-    encoded: bytes = b""
+    events: Sequence[tuple[Event, bytes]] = ()
     remembered: bool = False
     repeated: bool = False
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(encoded) for _, encoded in self.events)
 
 
 def fold(
@@ -161,10 +164,10 @@ def _take(message: OperationMessage, subject: _Subject, limits: CallLimits, fold
         folded.faults[operation.key] = fault_of(error)
         folded.held.append(place)
         return True
-    if step.event is not None:
-        if folded.events and folded.size_bytes + len(step.encoded) > max_bytes:
-            return False
-        folded.add_event(step.event, step.encoded)
+    if folded.events and step.events and folded.size_bytes + step.size_bytes > max_bytes:
+        return False
+    for event, encoded in step.events:
+        folded.add_event(event, encoded)
     _record(message, subject, step, folded)
     return True
 
@@ -204,19 +207,18 @@ def _step(subject: _Subject, operation: Operation, limits: CallLimits) -> _Step:
     block = _in_the_way(operation, subject)
     if block is not None:
         done = _behind(block)
-        return _with_event(done, subject.state, refusal(operation, done), remembered=False)
+        return _with_events(done, subject.state, refusal(operation, done), remembered=False)
     if subject.loaded.unreadable is not None:
         raise subject.loaded.unreadable
     outcome: Outcome = apply(subject.state, operation, limits)
     done = Done(outcome.code, outcome.state.version if outcome.state else 0, outcome.text)
     # An event of the switch for a call that is not known yet is sent again later.
     remembered = operation.sender is not None or outcome.code is not StatusCode.NOT_FOUND
-    return _with_event(done, outcome.state, outcome.event, remembered=remembered)
+    return _with_events(done, outcome.state, outcome.events, remembered=remembered)
 
 
-def _with_event(done: Done, state: State | None, event: Event | None, *, remembered: bool) -> _Step:
-    encoded = EVENT.encode(event) if event is not None else b""
-    return _Step(done, state, event, encoded, remembered)
+def _with_events(done: Done, state: State | None, events: Sequence[Event], *, remembered: bool) -> _Step:
+    return _Step(done, state, [(event, EVENT.encode(event)) for event in events], remembered)
 
 
 def _behind(block: CallBlock) -> Done:
@@ -227,20 +229,22 @@ def _behind(block: CallBlock) -> Done:
     )
 
 
-def refusal(operation: Operation, done: Done) -> OperationRefused | None:
+def refusal(operation: Operation, done: Done) -> Sequence[OperationRefused]:
     """Return the event for the sender, if any, of an operation that was not applied. It may be applied later, with an
     event of another id."""
     if operation.sender is None:
-        return None
-    return OperationRefused(
+        return ()
+    event = OperationRefused(
         id=refusal_id(operation.id),
         user=operation.sender,
-        operation_name=operation.action.name,
+        operation_name=operation.operation_name,
         call_id=operation.call_id if isinstance(operation, CallOperation) else None,
         code=done.code,
         text=done.text,
         accepted_at_ms=operation.accepted_at_ms,
+        device=operation.device if isinstance(operation, AgentOperation) else None,
     )
+    return (event,)
 
 
 def _may_see(operation: Operation, state: State | None) -> bool:

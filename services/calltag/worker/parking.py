@@ -35,8 +35,7 @@ def refuse(work: Work, queue: RetryQueue) -> ParkingRefusal:
     if message is None:
         _tell_unreadable(work, done, folded)
         return ParkingRefusal(folded, NO_BLOCKS)
-    event = refusal(message.operation, done)
-    if event is not None:
+    for event in refusal(message.operation, done):
         folded.add_event(event, EVENT.encode(event))
     if message.reply_to is not None:
         folded.replies.append((message.reply_to, OperationReply(operation_id=message.operation.id, **_coded(done))))

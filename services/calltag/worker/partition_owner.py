@@ -328,7 +328,7 @@ def _log_refused(applied: Sequence[Applied]) -> None:
         log.info(
             "operation_refused",
             operation_id=operation.id,
-            operation=operation.action.name,
+            operation=operation.operation_name,
             call_id=operation.call_id if isinstance(operation, CallOperation) else None,
             code=int(each.done.code),
         )

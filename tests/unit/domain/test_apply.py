@@ -1,16 +1,27 @@
 """What each operation does to a call, in each state."""
 
 from dataclasses import replace
+from typing import cast
 
 import orjson
 import pytest
 
-from calltag.core.domain.agent import Agent, UserState
+from calltag.core.domain.agent import (
+    LOGGED_IN,
+    NOT_READY,
+    READY,
+    SYSTEM_STATES,
+    Agent,
+    AgentDevice,
+    AgentState,
+    UserState,
+)
 from calltag.core.domain.apply import CallLimits, Outcome, apply
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, DevicesChanged, NotificationType, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import (
+    AgentAction,
     AgentOperation,
     Answer,
     AttachUserData,
@@ -18,15 +29,20 @@ from calltag.core.domain.operations import (
     CallEnded,
     CallOperation,
     CallStarted,
+    ChangeAgentState,
+    ClearCall,
     DeleteUserData,
     DeleteUserDataPair,
     Dial,
     EndContactCenterSession,
+    ForwardCalls,
     Hangup,
     Hold,
     PartyChanged,
+    Reject,
     Retrieve,
     SendDtmf,
+    SetDoNotDisturb,
     StartContactCenterSession,
     UpdateUserData,
 )
@@ -61,16 +77,17 @@ def run(
 def changed(outcome: Outcome) -> tuple[Call, CallChanged]:
     assert outcome.code is StatusCode.SUCCESS
     assert isinstance(outcome.state, Call)
-    assert isinstance(outcome.event, CallChanged)
-    assert outcome.event.call is outcome.state
-    return outcome.state, outcome.event
+    [event] = outcome.events
+    assert isinstance(event, CallChanged)
+    assert event.call is outcome.state
+    return outcome.state, event
 
 
 def refused(outcome: Outcome, state: Call | None) -> StatusCode:
     assert outcome.state is state
-    if outcome.event is not None:
-        assert isinstance(outcome.event, OperationRefused)
-        assert (outcome.event.code, outcome.event.text) == (outcome.code, outcome.text)
+    for event in outcome.events:
+        assert isinstance(event, OperationRefused)
+        assert (event.code, event.text) == (outcome.code, outcome.text)
     return outcome.code
 
 
@@ -144,6 +161,10 @@ def test_hanging_up_ends_a_call_of_two_and_leaves_one_of_three() -> None:
     assert later.recipients == (BOB, CAROL)
 
 
+DECLINING = {(LegState.RINGING, "Hangup"), (LegState.RINGING, "Reject")}
+"""What clients send to decline a call, though it is not listed."""
+
+
 @pytest.mark.parametrize("state", LegState)
 @pytest.mark.parametrize(
     "action",
@@ -157,12 +178,14 @@ def test_hanging_up_ends_a_call_of_two_and_leaves_one_of_three() -> None:
         Retrieve(),
         SendDtmf("1"),
         Hangup(),
+        ClearCall(),
+        Reject(),
     ],
 )
 def test_what_the_capabilities_list_is_what_is_accepted(state: LegState, action: CallAction) -> None:
     before = replace(call(state, LegState.ESTABLISHED), user_data=UserData({"k": (1,)}))
     outcome = run(before, action)
-    if action.name in CAPABILITIES[state]:
+    if action.name in CAPABILITIES[state] or (state, action.name) in DECLINING:
         changed(outcome)
     elif state is LegState.RELEASED:
         assert refused(outcome, before) is StatusCode.NO_PERMISSION
@@ -180,12 +203,13 @@ def test_a_released_call_is_refused() -> None:
 def test_a_call_that_is_not_there_is_refused() -> None:
     outcome = run(None, Hold())
     assert refused(outcome, None) is StatusCode.NOT_FOUND
-    assert isinstance(outcome.event, OperationRefused)
-    assert (outcome.event.user, outcome.event.operation_name, outcome.event.call_id) == (ALICE, "Hold", CALL)
+    [event] = outcome.events
+    assert isinstance(event, OperationRefused)
+    assert (event.user, event.operation_name, event.call_id) == (ALICE, "Hold", CALL)
 
 
 def test_a_refusal_of_the_switch_is_told_to_nobody() -> None:
-    assert run(None, CallEnded(), None).event is None
+    assert run(None, CallEnded(), None).events == ()
 
 
 def test_somebody_elses_call_is_refused() -> None:
@@ -356,18 +380,101 @@ def test_a_call_without_users_changes_unheard() -> None:
     assert changed(run(before, CallEnded(), None))[1].recipients == ()
 
 
-def test_an_agents_session() -> None:
-    devices = ((DeviceId("d"), "15000"),)
-    start = AgentOperation(OperationId("o"), ALICE, StartContactCenterSession(devices, ("voice",)), 5)
-    begun = apply(None, start, LIMITS)
-    assert isinstance(begun.state, Agent)
-    assert isinstance(begun.event, DevicesChanged)
-    assert begun.event.recipients == (ALICE,)
-    assert begun.state.devices[0].state is UserState.NOT_READY
-    ended = apply(begun.state, AgentOperation(OperationId("p"), ALICE, EndContactCenterSession(devices), 6), LIMITS)
-    assert isinstance(ended.state, Agent)
-    assert (ended.state.version, ended.state.channels) == (2, ())
-    assert ended.state.devices[0].state is UserState.LOGGED_OUT
+DEVICE = DeviceId("d")
+LUNCH = AgentState("Lunch", UserState.NOT_READY, "id-of-lunch", "Lunch", reason="Lunch")
+START = StartContactCenterSession(((DEVICE, "15000"),), ("voice",))
+
+
+def as_agent(state: Agent | None, action: AgentAction) -> tuple[Agent, list[DevicesChanged]]:
+    """The agent after an operation that is carried out, and the events."""
+    outcome = apply(state, AgentOperation(OperationId("o"), ALICE, action, 5), LIMITS)
+    assert (outcome.code, isinstance(outcome.state, Agent)) == (StatusCode.SUCCESS, True)
+    events = [each for each in outcome.events if isinstance(each, DevicesChanged)]
+    assert len(events) == len(outcome.events)
+    assert [each.recipients for each in events] == [(ALICE,)] * len(events)
+    return cast("Agent", outcome.state), events
+
+
+def test_a_session_of_an_agent_begins_logged_in_and_then_ready() -> None:
+    begun, events = as_agent(None, START)
+    assert [(each.id, each.version, each.devices[0].state) for each in events] == [
+        ("o", 1, LOGGED_IN),
+        ("o-1", 2, READY),
+    ]
+    assert (begun.version, begun.channels) == (2, ("voice",))
+    assert begun.devices == (AgentDevice(DEVICE, "15000", READY, active=True),)
+
+
+def test_a_session_begins_in_the_state_that_is_configured() -> None:
+    assert as_agent(None, replace(START, initial=NOT_READY))[0].devices[0].state is NOT_READY
+
+
+def test_a_session_that_begins_again_stays_as_it_is() -> None:
+    """Desktops start the session again whenever their page is loaded."""
+    at_lunch, _ = as_agent(as_agent(None, START)[0], ChangeAgentState(LUNCH))
+    again, events = as_agent(at_lunch, START)
+    assert (again.devices, again.version, len(events)) == (at_lunch.devices, 4, 1)
+
+
+def test_a_session_ends_on_all_devices() -> None:
+    ended, [event] = as_agent(as_agent(None, START)[0], EndContactCenterSession(START.devices))
+    assert (ended.version, ended.channels, ended.devices) == (3, (), (AgentDevice(DEVICE, "15000"),))
+    assert (event.devices, event.version) == (ended.devices, 3)
+
+
+@pytest.mark.parametrize("state", [*SYSTEM_STATES.values(), LUNCH])
+def test_an_agent_changes_the_state(state: AgentState) -> None:
+    after, [event] = as_agent(as_agent(None, START)[0], ChangeAgentState(state))
+    assert event.devices == after.devices == (AgentDevice(DEVICE, "15000", state, active=True),)
+
+
+def test_a_device_does_not_disturb_and_forwards() -> None:
+    begun, _ = as_agent(None, START)
+    silent, _ = as_agent(begun, SetDoNotDisturb(DEVICE, on=True))
+    both, _ = as_agent(silent, ForwardCalls(DEVICE, "15009"))
+    assert (both.devices[0].do_not_disturb, both.devices[0].forward_to, both.devices[0].state) == (True, "15009", READY)
+    neither, _ = as_agent(as_agent(both, SetDoNotDisturb(DEVICE, on=False))[0], ForwardCalls(DEVICE, ""))
+    assert neither.devices == begun.devices
+
+
+@pytest.mark.parametrize(
+    ("action", "name", "device"),
+    [
+        (ChangeAgentState(LUNCH), "Lunch", None),
+        (SetDoNotDisturb(DEVICE, on=True), "DoNotDisturbOn", DEVICE),
+        (ForwardCalls(DEVICE, ""), "ForwardCallsOff", DEVICE),
+    ],
+)
+def test_without_a_session_nothing_changes(action: AgentAction, name: str, device: DeviceId | None) -> None:
+    for before in (None, as_agent(as_agent(None, START)[0], EndContactCenterSession(START.devices))[0]):
+        outcome = apply(before, AgentOperation(OperationId("o"), ALICE, action, 5), LIMITS)
+        assert (outcome.state, outcome.code) == (before, StatusCode.INVALID_STATE)
+        [event] = outcome.events
+        assert isinstance(event, OperationRefused)
+        assert (event.operation_name, event.device, event.user) == (name, device, ALICE)
+        assert "StartContactCenterSession" in event.text
+
+
+def test_whoever_clears_a_call_ends_it_for_all() -> None:
+    third = leg("15002", LegState.ESTABLISHED, CAROL)
+    after, event = changed(run(call(LegState.ESTABLISHED, LegState.ESTABLISHED, third), ClearCall()))
+    assert ([each.state for each in after.legs], after.released) == ([LegState.RELEASED] * 3, True)
+    assert set(event.recipients) == {ALICE, BOB, CAROL}
+
+
+@pytest.mark.parametrize("action", [ClearCall(), Reject(), Hangup()])
+def test_a_ringing_call_is_declined(action: CallAction) -> None:
+    """By whom it rings: a conference goes on without them."""
+    after, _ = changed(run(call(), action, BOB))
+    assert after.released
+    third = leg("15002", LegState.RINGING, CAROL)
+    after, _ = changed(run(call(LegState.ESTABLISHED, LegState.ESTABLISHED, third), action, CAROL))
+    assert [each.state for each in after.legs] == [LegState.ESTABLISHED, LegState.ESTABLISHED, LegState.RELEASED]
+
+
+def test_only_a_ringing_call_is_rejected() -> None:
+    before = call(LegState.ESTABLISHED, LegState.ESTABLISHED)
+    assert refused(run(before, Reject()), before) is StatusCode.INVALID_STATE
 
 
 def test_keys_name_the_subject() -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from argon2 import PasswordHasher
 
+from calltag.core.domain.agent import SYSTEM_STATES
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.authentication import Authenticator, Identified
 from calltag.core.identity.directory import Directory, User, directory
@@ -164,7 +165,7 @@ def test_cookies_of_one_name_are_all_read(headers: list[str], values: tuple[str,
 
 async def test_the_session_of_a_user_who_left_is_worth_nothing(sessions: Sessions) -> None:
     users: dict[UserId, User] = {ALICE.id: ALICE}
-    authenticator = Authenticator(Directory(users, {}, {}), Passwords(CENTRE), sessions)
+    authenticator = Authenticator(Directory(users, {}, {}, {}, SYSTEM_STATES), Passwords(CENTRE), sessions)
     made = await sessions.create(ALICE.id, ALICE.credential)
     users.clear()
     with pytest.raises(SessionOver):
@@ -189,7 +190,7 @@ async def test_a_session_ends_with_the_password_that_began_it(
 
 async def test_with_a_new_password_the_session_before_is_not_given_out_again(sessions: Sessions) -> None:
     users: dict[UserId, User] = {ALICE.id: ALICE}
-    centre = Directory(users, {}, {})
+    centre = Directory(users, {}, {}, {}, SYSTEM_STATES)
     authenticator = Authenticator(centre, Passwords(centre), sessions)
     former = await session_of(authenticator, ALICES)
     users[ALICE.id] = replace(ALICE, password_hash=BOB.password_hash)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from argon2 import PasswordHasher
 
+from calltag.core.domain.agent import SYSTEM_STATES, AgentState, UserState, WorkMode
 from calltag.core.domain.ids import DeviceId, UserId
 from calltag.core.identity.directory import (
     VOICE_FEATURE,
@@ -147,3 +148,48 @@ def test_supervisors_see_their_agents_and_administrators_everybody() -> None:
     assert demo.oversees(admin, dave)
     seen = [(carol, dave), (alice, carol), (alice, alice), (carol, UserId("x")), (UserId("x"), alice)]
     assert not [pair for pair in seen if demo.oversees(*pair)]
+
+
+STATES = """
+initial_agent_state = "Lunch"
+
+[[agent_states]]
+name = "Lunch"
+id = "id-of-lunch"
+display_name = "At lunch"
+reason = "Lunch"
+
+[[agent_states]]
+name = "Training"
+id = "id-of-training"
+display_name = "Training"
+work_mode = "AuxWork"
+
+[[users]]
+id = "alice"
+password_hash = "{hash}"
+"""
+
+
+def test_states_of_agents_are_added_to_those_of_every_installation() -> None:
+    centre = parse_directory(STATES.replace("{hash}", HASH), "a.toml")
+    assert [*centre.agent_states] == [*SYSTEM_STATES, "Lunch", "Training"]
+    lunch = AgentState("Lunch", UserState.NOT_READY, "id-of-lunch", "At lunch", reason="Lunch")
+    assert centre.initial_state == centre.agent_states["Lunch"] == lunch
+    assert centre.agent_states["Training"].work_mode is WorkMode.AUX_WORK
+
+
+@pytest.mark.parametrize(
+    ("was", "becomes", "message"),
+    [
+        ('initial_agent_state = "Lunch"', 'initial_agent_state = "Dinner"', "initial_agent_state is not known; known"),
+        ('name = "Training"', 'name = "Lunch"', "agent state Lunch is there twice"),
+        ('name = "Training"', 'name = "Ready"', "agent state Ready is there twice"),
+        ('name = "Training"', 'name = "In training"', "agent_states.1.name"),
+        ('work_mode = "AuxWork"', 'work_mode = "Work"', "agent_states.1.work_mode"),
+        ('work_mode = "AuxWork"', 'state = "LoggedOut"', "agent_states.1.state"),
+    ],
+)
+def test_errors_in_states_of_agents(was: str, becomes: str, message: str) -> None:
+    with pytest.raises(DirectoryError, match=message):
+        parse_directory(STATES.replace("{hash}", HASH).replace(was, becomes, 1), "a.toml")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 from argon2 import PasswordHasher
 
+from calltag.core.domain.agent import SYSTEM_STATES
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.directory import Directory, User, directory
 from calltag.core.identity.login_attempts import TooManyLogins
@@ -113,7 +114,7 @@ async def test_what_is_remembered_is_bounded_and_no_password(monkeypatch: pytest
 
 async def test_a_new_hash_of_the_same_user_is_checked_anew() -> None:
     users: dict[UserId, User] = {ALICE.id: ALICE}
-    passwords = Passwords(Directory(users, {}, {}))
+    passwords = Passwords(Directory(users, {}, {}, {}, SYSTEM_STATES))
     assert await passwords.check("alice", "secret")
     users[ALICE.id] = User(ALICE.id, CHEAP.hash("changed"))
     assert await passwords.check("alice", "secret") is None

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, assert_never
 
-from calltag.core.domain.agent import Agent, AgentDevice, UserState
+from calltag.core.domain.agent import LOGGED_IN, Agent, AgentDevice
 from calltag.core.domain.call import Call, Leg, LegState, answered, ended, hung_up, moved, parties_changed
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, NotificationType, OperationRefused
-from calltag.core.domain.ids import EventId, UserId
+from calltag.core.domain.ids import UserId, event_id
 from calltag.core.domain.operations import (
     AgentOperation,
     Answer,
@@ -18,22 +18,27 @@ from calltag.core.domain.operations import (
     CallEnded,
     CallOperation,
     CallStarted,
+    ChangeAgentState,
+    ClearCall,
     ClientAction,
     DeleteUserData,
     DeleteUserDataPair,
     Dial,
     EndContactCenterSession,
+    ForwardCalls,
     Hangup,
     Hold,
     Operation,
     PartyChanged,
+    Reject,
     Retrieve,
     SendDtmf,
+    SetDoNotDisturb,
     StartContactCenterSession,
     UpdateUserData,
     UserDataAction,
 )
-from calltag.core.domain.resource_view import CAPABILITIES
+from calltag.core.domain.resource_view import CAPABILITIES, TOLERATED
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import JsonValue, UserData, stored_pairs
 
@@ -50,10 +55,10 @@ class CallLimits:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The state after an operation and the event to publish, if any. A refused operation does not change the state."""
+    """The state after an operation, and the events to publish. A refused operation does not change the state."""
 
     state: Call | Agent | None
-    event: Event | None = None
+    events: tuple[Event, ...] = ()
     code: StatusCode = StatusCode.SUCCESS
     text: str = ""
 
@@ -108,7 +113,9 @@ def _by_client(call: Call, leg: Leg, operation: CallOperation, action: ClientAct
             after = moved(call, leg, LegState.HELD)
         case Retrieve():
             after = moved(call, leg, LegState.ESTABLISHED)
-        case Hangup():
+        case ClearCall() if leg.state is not LegState.RINGING:
+            after = ended(call)
+        case Hangup() | ClearCall() | Reject():
             after = hung_up(call, leg)
         case SendDtmf():
             return _changed(call, call, operation, NotificationType.DTMF_SENT)
@@ -148,7 +155,7 @@ def _acting_leg(call: Call, operation: CallOperation) -> Leg:
     acting = own or (live if operation.as_administrator else [])
     if not acting:
         raise RefusedError(StatusCode.NO_PERMISSION, f"call {call.id} is not a call of yours")
-    able = next((leg for leg in acting if name in CAPABILITIES[leg.state]), None)
+    able = next((leg for leg in acting if name in (*CAPABILITIES[leg.state], *TOLERATED.get(leg.state, ()))), None)
     if able is None:
         state = acting[0].state
         raise RefusedError(
@@ -211,17 +218,15 @@ def _changed(
 ) -> Outcome:
     version = 1 if before is None else before.version + 1
     after = replace(after, version=version)
-    return Outcome(
-        after,
-        CallChanged(
-            id=EventId(operation.id),
-            notification=kind,
-            call=after,
-            recipients=_recipients(before, after),
-            accepted_at_ms=operation.accepted_at_ms,
-            reason=reason,
-        ),
+    event = CallChanged(
+        id=event_id(operation.id),
+        notification=kind,
+        call=after,
+        recipients=_recipients(before, after),
+        accepted_at_ms=operation.accepted_at_ms,
+        reason=reason,
     )
+    return Outcome(after, (event,))
 
 
 def _recipients(before: Call | None, after: Call) -> tuple[UserId, ...]:
@@ -231,8 +236,10 @@ def _recipients(before: Call | None, after: Call) -> tuple[UserId, ...]:
 
 
 def _refused(call: Call | None, operation: CallOperation, refusal: RefusedError) -> Outcome:
-    event = operation.sender and OperationRefused(
-        id=EventId(operation.id),
+    if operation.sender is None:
+        return Outcome(call, (), refusal.code, refusal.text)
+    event = OperationRefused(
+        id=event_id(operation.id),
         user=operation.sender,
         operation_name=operation.action.name,
         call_id=operation.call_id,
@@ -240,30 +247,70 @@ def _refused(call: Call | None, operation: CallOperation, refusal: RefusedError)
         text=refusal.text,
         accepted_at_ms=operation.accepted_at_ms,
     )
-    return Outcome(call, event or None, refusal.code, refusal.text)
+    return Outcome(call, (event,), refusal.code, refusal.text)
 
 
 def _apply_to_agent(agent: Agent | None, operation: AgentOperation) -> Outcome:
+    before = agent or Agent(operation.sender, ())
     match operation.action:
-        case StartContactCenterSession(devices=devices, channels=channels):
-            state = UserState.NOT_READY
+        case StartContactCenterSession():
+            return _started(before, operation, operation.action)
         case EndContactCenterSession(devices=devices):
-            state, channels = UserState.LOGGED_OUT, ()
+            ended = tuple(AgentDevice(device, number) for device, number in devices)
+            return _agent_changed(operation, replace(before, devices=ended, channels=()))
+        case ChangeAgentState(state=state):
+            changed = [replace(each, state=state) for each in before.devices if each.active]
+        case SetDoNotDisturb(device=device, on=on):
+            changed = [replace(each, do_not_disturb=on) for each in before.devices if each.active and each.id == device]
+        case ForwardCalls(device=device, number=number):
+            changed = [replace(each, forward_to=number) for each in before.devices if each.active and each.id == device]
         case _ as never:
             assert_never(never)
-    after = Agent(
-        user=operation.sender,
-        devices=tuple(AgentDevice(device, number, state) for device, number in devices),
-        channels=channels,
-        version=1 if agent is None else agent.version + 1,
-    )
-    return Outcome(
-        after,
+    if not changed:
+        return _refused_to_agent(agent, operation)
+    new = {each.id: each for each in changed}
+    return _agent_changed(operation, replace(before, devices=tuple(new.get(each.id, each) for each in before.devices)))
+
+
+def _started(before: Agent, operation: AgentOperation, action: StartContactCenterSession) -> Outcome:
+    """Log the devices in, then set the initial state; devices that are logged in already stay as they are."""
+    earlier = {each.id: each for each in before.devices if each.active}
+    devices = [
+        earlier.get(device) or AgentDevice(device, number, LOGGED_IN, active=True) for device, number in action.devices
+    ]
+    started = replace(before, devices=tuple(devices), channels=action.channels)
+    if all(each.id in earlier for each in devices):
+        return _agent_changed(operation, started)
+    ready = [each if each.id in earlier else replace(each, state=action.initial) for each in devices]
+    return _agent_changed(operation, started, replace(started, devices=tuple(ready)))
+
+
+def _agent_changed(operation: AgentOperation, *states: Agent) -> Outcome:
+    """Return the outcome with an event for each of the states, which follow each other."""
+    versions = [replace(each, version=each.version + number) for number, each in enumerate(states, 1)]
+    events = tuple(
         DevicesChanged(
-            id=EventId(operation.id),
+            id=event_id(operation.id, number),
             user=operation.sender,
-            devices=after.devices,
-            version=after.version,
+            devices=each.devices,
+            version=each.version,
             accepted_at_ms=operation.accepted_at_ms,
-        ),
+        )
+        for number, each in enumerate(versions)
     )
+    return Outcome(versions[-1], events)
+
+
+def _refused_to_agent(agent: Agent | None, operation: AgentOperation) -> Outcome:
+    text = "the device is not in a contact-centre session: send StartContactCenterSession first"
+    event = OperationRefused(
+        id=event_id(operation.id),
+        user=operation.sender,
+        operation_name=operation.operation_name,
+        call_id=None,
+        code=StatusCode.INVALID_STATE,
+        text=text,
+        accepted_at_ms=operation.accepted_at_ms,
+        device=operation.device,
+    )
+    return Outcome(agent, (event,), StatusCode.INVALID_STATE, text)

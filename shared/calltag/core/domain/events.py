@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from calltag.core.domain.agent import AgentDevice
 from calltag.core.domain.call import Call
-from calltag.core.domain.ids import CallId, EventId, UserId
+from calltag.core.domain.ids import CallId, DeviceId, EventId, UserId
 from calltag.core.domain.status import StatusCode
 
 
@@ -51,7 +51,10 @@ class DevicesChanged:
 
 @dataclass(frozen=True, slots=True)
 class OperationRefused:
-    """An accepted operation was refused because of the state it met; for its sender only."""
+    """An accepted operation was refused because of the state it met; for its sender only.
+
+    It names the call, or the device, if the operation was on one.
+    """
 
     id: EventId
     user: UserId
@@ -60,6 +63,7 @@ class OperationRefused:
     code: StatusCode
     text: str
     accepted_at_ms: int
+    device: DeviceId | None = None
     kind: Literal["refused"] = "refused"
 
     @property

@@ -56,6 +56,11 @@ def is_derived(operation_id: OperationId) -> bool:
     return operation_id.startswith((_OF_IDEMPOTENCY_KEY, _OF_SWITCH_EVENT))
 
 
+def event_id(operation_id: OperationId, number: int = 0) -> EventId:
+    """Return the id of an event of the operation, by its number from 0: the first has the id of the operation."""
+    return EventId(operation_id if number == 0 else f"{operation_id}-{number}")
+
+
 def refusal_id(operation_id: OperationId) -> EventId:
     """Return the id of the event that reports to the sender that its operation was not applied."""
     return EventId(operation_id + _NOT_APPLIED)

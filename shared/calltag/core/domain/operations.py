@@ -6,6 +6,7 @@ An action's `name` is the `operationName` (or the switch's event type) that clie
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from calltag.core.domain.agent import READY, AgentState
 from calltag.core.domain.call import CallType, Leg
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, SubjectKey, UserId, agent_key, call_key
 from calltag.core.domain.user_data import Pair
@@ -79,6 +80,20 @@ class Hangup:
 
 
 @dataclass(frozen=True, slots=True)
+class ClearCall:
+    """End the call for all parties; decline it where it rings."""
+
+    name: Literal["ClearCall"] = "ClearCall"
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """Decline a ringing call."""
+
+    name: Literal["Reject"] = "Reject"
+
+
+@dataclass(frozen=True, slots=True)
 class Dial:
     """Start a call from the sender's device; the first of `legs` is the caller."""
 
@@ -122,7 +137,7 @@ class CallEnded:
 
 
 UserDataAction: TypeAlias = AttachUserData | UpdateUserData | DeleteUserDataPair | DeleteUserData
-ClientAction: TypeAlias = UserDataAction | Answer | Hold | Retrieve | SendDtmf | Hangup
+ClientAction: TypeAlias = UserDataAction | Answer | Hold | Retrieve | SendDtmf | Hangup | ClearCall | Reject
 BeginAction: TypeAlias = Dial | CallStarted
 SwitchAction: TypeAlias = PartyChanged | CallEnded
 CallAction: TypeAlias = ClientAction | BeginAction | SwitchAction
@@ -130,10 +145,11 @@ CallAction: TypeAlias = ClientAction | BeginAction | SwitchAction
 
 @dataclass(frozen=True, slots=True)
 class StartContactCenterSession:
-    """Log the agent's devices in for the channels."""
+    """Log the agent's devices in for the channels; the agent is in the `initial` state then."""
 
     devices: tuple[tuple[DeviceId, str], ...]
     channels: tuple[str, ...]
+    initial: AgentState = READY
     name: Literal["StartContactCenterSession"] = "StartContactCenterSession"
 
 
@@ -145,7 +161,34 @@ class EndContactCenterSession:
     name: Literal["EndContactCenterSession"] = "EndContactCenterSession"
 
 
-AgentAction: TypeAlias = StartContactCenterSession | EndContactCenterSession
+@dataclass(frozen=True, slots=True)
+class ChangeAgentState:
+    """Set the agent's state on all devices."""
+
+    state: AgentState
+    name: Literal["ChangeAgentState"] = "ChangeAgentState"
+
+
+@dataclass(frozen=True, slots=True)
+class SetDoNotDisturb:
+    """Let no call ring on the device, or let calls ring again."""
+
+    device: DeviceId
+    on: bool
+    name: Literal["SetDoNotDisturb"] = "SetDoNotDisturb"
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardCalls:
+    """Forward the calls of the device to a number, or to none if it is empty."""
+
+    device: DeviceId
+    number: str
+    name: Literal["ForwardCalls"] = "ForwardCalls"
+
+
+DeviceAction: TypeAlias = SetDoNotDisturb | ForwardCalls
+AgentAction: TypeAlias = StartContactCenterSession | EndContactCenterSession | ChangeAgentState | DeviceAction
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +202,11 @@ class CallOperation:
     sender: UserId | None = None
     as_administrator: bool = False
     subject: Literal["call"] = "call"
+
+    @property
+    def operation_name(self) -> str:
+        """Return the name under which a client or the switch sent it."""
+        return self.action.name
 
     @property
     def key(self) -> SubjectKey:
@@ -180,6 +228,24 @@ class AgentOperation:
     action: AgentAction
     accepted_at_ms: int
     subject: Literal["agent"] = "agent"
+
+    @property
+    def operation_name(self) -> str:
+        """Return the name under which a client sent it."""
+        match self.action:
+            case ChangeAgentState(state=state):
+                return state.name
+            case SetDoNotDisturb(on=on):
+                return "DoNotDisturbOn" if on else "DoNotDisturbOff"
+            case ForwardCalls(number=number):
+                return "ForwardCallsOn" if number else "ForwardCallsOff"
+            case _:
+                return self.action.name
+
+    @property
+    def device(self) -> DeviceId | None:
+        """Return the only device that it changes, if it is for one."""
+        return self.action.device if isinstance(self.action, DeviceAction) else None
 
     @property
     def key(self) -> SubjectKey:

@@ -1,6 +1,7 @@
-"""Resource of a call in the API, as seen from one of its legs, with the operations that it allows.
+"""Resources of the API: a call as seen from one of its legs, and a device, with the operations that they allow.
 
-Source of the shape: Web Services API, sample of AttachUserData (CometD notification).
+Source of the shapes: Web Services API, sample of AttachUserData (CometD notification), and recorded traffic of its
+desktop (devices).
 """
 
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
+from calltag.core.domain.agent import AgentDevice, AgentState
 from calltag.core.domain.call import Call, Leg, LegState
 
 # The order is that of Web Services; clients may display it.
@@ -16,12 +18,16 @@ _USER_DATA: Final = ("UpdateUserData", "AttachUserData", "DeleteUserDataPair", "
 
 CAPABILITIES: Final[Mapping[LegState, tuple[str, ...]]] = {
     LegState.DIALING: (*_USER_DATA_AND_DTMF, "Hangup"),
-    LegState.RINGING: (*_USER_DATA, "Answer", "Hangup"),
-    LegState.ESTABLISHED: (*_USER_DATA_AND_DTMF, "Hangup", "Hold"),
+    LegState.RINGING: (*_USER_DATA, "Answer", "ClearCall"),
+    LegState.ESTABLISHED: (*_USER_DATA_AND_DTMF, "Hangup", "Hold", "ClearCall"),
     LegState.HELD: (*_USER_DATA, "Hangup", "Retrieve"),
     LegState.RELEASED: (),
 }
-"""Operations by leg state: those listed to clients are exactly those accepted."""
+"""Operations by leg state, as they are listed to clients."""
+TOLERATED: Final[Mapping[LegState, tuple[str, ...]]] = {LegState.RINGING: ("Hangup", "Reject")}
+"""Operations that are accepted beside those: clients decline a call with them, though Web Services lists neither."""
+VOICE_ENVIRONMENT: Final = "default"
+"""Id of the only voice environment of an installation."""
 
 
 class Participant(TypedDict):
@@ -153,3 +159,84 @@ def _participant(leg: Leg) -> Participant:
         "phoneNumber": leg.number,
         "digits": leg.number,
     }
+
+
+class UserStateResource(TypedDict):
+    """State of the user on a device. One that cannot be chosen has no id."""
+
+    id: NotRequired[str]
+    displayName: NotRequired[str]
+    state: Literal["LoggedOut", "LoggedIn", "Ready", "NotReady"]
+    workMode: NotRequired[Literal["AfterCallWork", "AuxWork"]]
+    reason: NotRequired[str]
+    """Reason of a state of this contact centre, such as a lunch break."""
+
+
+class DeviceResource(TypedDict):
+    """A device of a user."""
+
+    id: str
+    deviceState: Literal["Active", "Inactive"]
+    """Active during the contact-centre session."""
+    userState: NotRequired[UserStateResource]
+    """Present during the contact-centre session."""
+    phoneNumber: str
+    e164Number: str
+    """Empty: calltag does not convert numbers."""
+    dynamicPhoneNumber: str
+    description: str
+    telephonyNetwork: Literal["Private"]
+    doNotDisturb: Literal["On", "Off"]
+    forwardCallsTo: NotRequired[str]
+    """Number to which calls are forwarded, if they are. Web Services does not document its name for it."""
+    channels: list[str]
+    voiceEnvironmentUri: str
+    capabilities: list[str]
+    """Names of the operations that the device allows."""
+    uri: str
+    path: str
+
+
+def user_state_resource(state: AgentState) -> UserStateResource:
+    """Return the state of a user."""
+    resource: UserStateResource = {"state": state.state.value}
+    if state.id:
+        resource |= {"id": state.id, "displayName": state.display_name}
+    if state.work_mode is not None:
+        resource["workMode"] = state.work_mode.value
+    if state.reason is not None:
+        resource["reason"] = state.reason
+    return resource
+
+
+def device_resource(device: AgentDevice, base_url: str) -> DeviceResource:
+    """Return a device as its user sees it."""
+    resource: DeviceResource = {
+        "id": device.id,
+        "deviceState": "Active" if device.active else "Inactive",
+        "phoneNumber": device.number,
+        "e164Number": "",
+        "dynamicPhoneNumber": "",
+        "description": "",
+        "telephonyNetwork": "Private",
+        "doNotDisturb": "On" if device.do_not_disturb else "Off",
+        "channels": ["voice"],
+        "voiceEnvironmentUri": f"{base_url}/api/v2/voice-environments/{VOICE_ENVIRONMENT}",
+        "capabilities": _device_capabilities(device),
+        "uri": f"{base_url}/api/v2/devices/{device.id}",
+        "path": f"/devices/{device.id}",
+    }
+    if device.active:
+        resource["userState"] = user_state_resource(device.state)
+    if device.forward_to:
+        resource["forwardCallsTo"] = device.forward_to
+    return resource
+
+
+def _device_capabilities(device: AgentDevice) -> list[str]:
+    if not device.active:
+        return []
+    return [
+        "DoNotDisturbOff" if device.do_not_disturb else "DoNotDisturbOn",
+        "ForwardCallsOff" if device.forward_to else "ForwardCallsOn",
+    ]

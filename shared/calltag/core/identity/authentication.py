@@ -107,6 +107,15 @@ class Authenticator:
         user = await self._passwords.check(name, password, address)
         return await self._with_session(user) if user else None
 
+    async def log_out(self, known: Identified) -> str:
+        """End the session of a request; return the value of Set-Cookie that removes the cookie.
+
+        Raises StoreUnavailable.
+        """
+        await self._sessions.end(known.session.token)
+        self._recent.pop(known.user.id, None)
+        return f"{self._cookies.set_cookie(COOKIE, '')}; Max-Age=0"
+
     async def _live_sessions(self, tokens: Sequence[str]) -> list[HttpSession]:
         if len(tokens) == 1:
             # Without a task, so that the command joins the current batch.

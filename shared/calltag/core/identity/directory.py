@@ -7,13 +7,14 @@ from enum import StrEnum
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from argon2 import extract_parameters
 from argon2.exceptions import InvalidHashError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from calltag.core.domain.agent import READY, SYSTEM_STATES, AgentState, UserState, WorkMode
 from calltag.core.domain.ids import DeviceId, UserId
 
 VOICE_FEATURE: Final = "api-voice"
@@ -82,11 +83,17 @@ class DeviceOwner:
 
 @dataclass(frozen=True, slots=True)
 class Directory:
-    """All users of the contact centre, indexed by id, device and number."""
+    """All users of the contact centre, by id, device, number and supervisor, and the states that agents can choose.
+
+    An agent's session begins in the `initial_state`.
+    """
 
     users: Mapping[UserId, User]
     by_device: Mapping[DeviceId, DeviceOwner]
     by_number: Mapping[str, DeviceOwner]
+    by_supervisor: Mapping[UserId, frozenset[UserId]]
+    agent_states: Mapping[str, AgentState]
+    initial_state: AgentState = READY
 
     def credential_of(self, user: UserId) -> str:
         """Return the user's credential; NOBODYS for one who is not in the directory."""
@@ -97,6 +104,10 @@ class Directory:
         """Return whether the user may see the other's calls: as one of the other's supervisors or an administrator."""
         who, agent = self.users.get(user), self.users.get(other)
         return who is not None and agent is not None and (who.is_administrator or user in agent.supervisors)
+
+    def overseen_by(self, user: UserId) -> frozenset[UserId]:
+        """Return the users whom this one supervises."""
+        return self.by_supervisor.get(user, frozenset())
 
 
 def _argon2(text: str) -> str:
@@ -132,16 +143,39 @@ class _UserEntry(BaseModel):
     devices: tuple[_DeviceEntry, ...] = ()
 
 
+class _AgentStateEntry(BaseModel):
+    model_config = _FORM
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
+    id: _Name
+    display_name: Annotated[str, Field(min_length=1, max_length=128)]
+    state: Literal[UserState.READY, UserState.NOT_READY] = UserState.NOT_READY
+    work_mode: WorkMode | None = None
+    reason: str | None = None
+
+
 class _File(BaseModel):
     model_config = _FORM
     users: tuple[_UserEntry, ...]
+    agent_states: tuple[_AgentStateEntry, ...] = ()
+    initial_agent_state: str = READY.name
 
 
-def directory(users: tuple[User, ...], source: str = "the directory") -> Directory:
-    """Return a directory of these users.
+def directory(
+    users: tuple[User, ...],
+    source: str = "the directory",
+    *,
+    agent_states: tuple[AgentState, ...] = (),
+    initial_state: str = READY.name,
+) -> Directory:
+    """Return a directory of these users; `agent_states` are those beside the ones that every installation has.
 
-    Raises DirectoryError for a duplicate id or number, and for a supervisor without that role.
+    Raises DirectoryError for a duplicate id, number or name, for a supervisor without that role, and for an initial
+    state that is not known.
     """
+    states = {**SYSTEM_STATES, **{each.name: each for each in agent_states}}
+    _require_unique([*SYSTEM_STATES, *(each.name for each in agent_states)], "agent state", source)
+    if initial_state not in states:
+        raise DirectoryError(f"{source}: initial_agent_state is not known; known are {', '.join(states)}")
     owners = [DeviceOwner(device, user) for user in users for device in user.devices]
     _require_unique([user.id for user in users], "user id", source)
     _require_unique([owner.device.id for owner in owners], "device id", source)
@@ -152,6 +186,12 @@ def directory(users: tuple[User, ...], source: str = "the directory") -> Directo
         by_id,
         {owner.device.id: owner for owner in owners},
         {owner.device.number: owner for owner in owners},
+        {
+            supervisor: frozenset(each.id for each in users if supervisor in each.supervisors)
+            for supervisor in {name for each in users for name in each.supervisors}
+        },
+        states,
+        states[initial_state],
     )
 
 
@@ -177,7 +217,12 @@ def parse_directory(text: str, source: str) -> Directory:
     except ValidationError as error:
         wrong = error.errors(include_url=False, include_input=False)
         raise DirectoryError("\n".join(f"{source}: {_explained(each)}" for each in wrong)) from None
-    return directory(tuple(_user(entry) for entry in file.users), source)
+    return directory(
+        tuple(_user(entry) for entry in file.users),
+        source,
+        agent_states=tuple(AgentState(**entry.model_dump()) for entry in file.agent_states),
+        initial_state=file.initial_agent_state,
+    )
 
 
 def _tables(text: str, source: str) -> dict[str, object]:

@@ -261,6 +261,12 @@ class Gateway(Section):
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: Port = Field(8080, description="Port to listen on.")
+    challenge: Literal["auto", "always", "never"] = Field(
+        "auto",
+        description="Answer to a request without valid credentials: HTTP 401 with `WWW-Authenticate` (`always`), HTTP "
+        "403 without it as Web Services does (`never`), or 403 for scripts and clients of the API and 401 for the "
+        "rest (`auto`).",
+    )
     max_body_bytes: Positive = Field(262_144, description="Size of a request body.")
     max_depth: int = Field(16, ge=2, le=200, description="Nesting depth of a JSON request.")
     max_values: int = Field(

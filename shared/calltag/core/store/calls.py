@@ -329,6 +329,10 @@ class RedisCallReader:
                 raise TooMuch(f"the user data of the calls of {user} takes more than {max_bytes} bytes")
         return sorted(calls, key=lambda call: (call.began_at_ms, call.id))
 
+    async def with_calls(self, users: Sequence[UserId]) -> Sequence[UserId]:
+        counts = await self._client.execute_all(("SCARD", self._keys.calls_of(user)) for user in users)
+        return [user for user, count in zip(users, counts, strict=True) if count]
+
     async def is_on(self, user: UserId, count: int) -> bool:
         if cast("int", await self._client.execute("SCARD", self._keys.calls_of(user))) < count:
             return False

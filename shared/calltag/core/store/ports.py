@@ -290,6 +290,10 @@ class CallReader(Protocol):
         """
         ...
 
+    async def with_calls(self, users: Sequence[UserId]) -> Sequence[UserId]:
+        """Return those of the users who may have calls, in order."""
+        ...
+
     async def is_on(self, user: UserId, count: int) -> bool:
         """Return whether the user is on at least `count` calls that are not released."""
         ...
