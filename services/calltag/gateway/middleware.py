@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
@@ -111,10 +110,11 @@ def route_of(scope: Scope) -> str:
 
 
 def _add_headers(state: Scope, message: Message) -> None:
-    headers, cookie = MutableHeaders(scope=message), state.get("set_cookie")
-    headers.update(state["headers"])
-    if cookie:
-        headers.append("Set-Cookie", cookie)
+    # Appended as bytes: the framework's headers would search all for each of these, which no response has of its own.
+    headers: list[tuple[bytes, bytes]] = message["headers"]
+    headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in state["headers"].items()]
+    if cookie := state.get("set_cookie"):
+        headers.append((b"set-cookie", cookie.encode("latin-1")))
 
 
 class Direct:
