@@ -41,11 +41,13 @@ class Model:
         self.version += repr(self.values) != before
 
     def update(self, pairs: dict[str, Any]) -> None:
+        before = repr(self.values)
         for key, value in pairs.items():
             self.values[key] = list(value) if isinstance(value, list) else [value]
             if not self.values[key]:
                 del self.values[key]
-        self.version += bool(pairs)
+        # One that sets the present values is reported; one without any value, and without effect, is not.
+        self.version += repr(self.values) != before or any(value != [] for value in pairs.values())
 
     def delete(self, keys: list[str]) -> None:
         there = [key for key in keys if key in self.values]
