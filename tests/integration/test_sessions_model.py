@@ -328,10 +328,17 @@ class Sessions(RuleBasedStateMachine):
     def deliver(self, client: Client, node: Node, events: Sequence[bytes], reply: Reply, answer: str) -> None:
         if answer == ARRIVES:
             client.receive([(number, self.published[number]) for number in self.numbers(events)], reply)
-        elif answer == IS_SEEN_LOST and client.client_id in node.registry.residents:
+        elif answer == IS_SEEN_LOST and self.run(self.is_home(node, client)):
             self.run(self.see_break(node, client.sends.connection_id))
         elif client.was_hurried:
             self.excuse(client, events, reply)
+
+    async def is_home(self, node: Node, client: Client) -> bool:
+        """Whether what the node sees of the session still counts: another may have taken it over meanwhile."""
+        if client.client_id not in node.registry.residents:
+            return False
+        record = await node.store.load(client.client_id)
+        return record is not None and record.home == node.name
 
     async def see_break(self, node: Node, connection_id: int) -> None:
         """A node notices a broken connection; where a session roams, the next node finds it in the store."""
