@@ -29,11 +29,13 @@ IN_ORDER = (
     (CHANNEL, "alice", ["Ready", "NotReady", "AfterCallWork", "AuxWork", "Offline"]),
     (DEVICE, "alice", ["DoNotDisturbOn", "DoNotDisturbOff", "ForwardCallsOn", "ForwardCallsOff"]),
     (ME, "alice", ["EndContactCenterSession"]),
-    (SWITCH, "switch", ["CallStarted", "PartyChanged", "CallEnded"]),
+    (SWITCH, "switch", ["CallStarted", "PartyChanged", "CallsMerged", "CallEnded"]),
+    (DEVICE, "alice", ["SetCallDisposition"]),
     (DIAL, "alice", ["Dial"]),
 )
 """Examples of requests, as they can follow one another, beside those of operations on a call."""
 RINGING = ("Answer", "Reject")
+RELATED = ("CompleteTransfer", "CompleteConference", "SwapCalls")
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -81,10 +83,22 @@ def test_each_example_of_a_request_takes_effect(tmp_path: Path) -> None:
 
         for path, user, names in IN_ORDER:
             for name in names:
+                if name == "CallsMerged":
+                    merged = {"eventId": "other", "id": examples[path, name]["mergedId"], "partOf": PLACES["call_id"]}
+                    send(SWITCH, "switch", examples[path, "CallStarted"] | merged)
                 send(path.format(**PLACES), user, examples[path, name])
         for name in of_calls:
             state = "Ringing" if name in RINGING else "Held" if name == "Retrieve" else "Established"
-            parties = [{"phoneNumber": "15000", "state": "Established"}, {"phoneNumber": "15001", "state": state}]
+            own = {"phoneNumber": "15001", "state": state, "mute": "On" if name == "UnmuteCall" else "Off"}
+            others = ["15000", "15002"] if name.startswith("Remove") else ["15000"]
+            parties = [own, *({"phoneNumber": each, "state": "Established"} for each in others)]
             fact = {"eventId": name, "eventType": "CallStarted", "id": name, "parties": parties}
             send(SWITCH, "switch", fact | {"userData": {"AccountNumber": "1"}})
-            send(CALL.format(call_id=name), "bob", examples[CALL, name])
+            body = examples[CALL, name]
+            if name in RELATED:
+                send(CALL.format(call_id=name), "bob", examples[CALL, "InitiateTransfer"])
+                listed = httpx.get(f"{system.gateway_url}/api/v2/me/calls?fields=*", auth=("carol", "demo"), timeout=20)
+                consult = next(each["id"] for each in listed.json()["calls"] if each["id"].startswith(f"{name}_"))
+                send(CALL.format(call_id=consult), "carol", {"operationName": "Answer"})
+                body = body | ({"otherCallUri": consult} if name == "SwapCalls" else {})
+            send(CALL.format(call_id=name), "bob", body)

@@ -14,11 +14,11 @@ from calltag.core.bayeux.events import BEGINNING
 from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Partition
 from calltag.core.contracts.operations import EVENT, OPERATION, OperationMessage
-from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, EventId, OperationId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted, UpdateUserData
+from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.user_data import UserData
 from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.calls import RedisCallReader, RedisCallStore

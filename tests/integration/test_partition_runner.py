@@ -12,10 +12,10 @@ from calltag.core.bayeux.events import BEGINNING
 from calltag.core.broker.memory import MemoryBroker
 from calltag.core.broker.ports import Partition, partition_of
 from calltag.core.contracts.operations import OPERATION, OperationMessage
-from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, CallStarted
+from calltag.core.domain.outcome import CallLimits
 from calltag.core.store.calls import RedisCallReader, RedisCallStore
 from calltag.core.store.client import RedisClient
 from calltag.core.store.embedded import embedded_store

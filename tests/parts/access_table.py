@@ -89,11 +89,19 @@ _DIAL: Final = {"operationName": "Dial", "destination": {"phoneNumber": "15001"}
 _OVERSEEN: Final = (YES, OTHERS, YES, OTHERS, YES, OTHERS, OTHERS)
 _CHANGE: Final = (YES, OTHERS, OTHERS, OTHERS, YES, LACKS, LACKS)
 
+_TO_SOMEBODY: Final[JSON] = {"destination": {"phoneNumber": "0895678"}}
 PARAMETERS: Final[Mapping[str, JSON]] = {
     "AttachUserData": {"userData": {"more": "1"}},
     "UpdateUserData": {"userData": {"more": "2"}},
     "DeleteUserDataPair": {"key": "secret"},
     "SendDtmf": {"digits": "1"},
+    "SingleStepTransfer": _TO_SOMEBODY,
+    "SingleStepConference": _TO_SOMEBODY,
+    "InitiateTransfer": _TO_SOMEBODY,
+    "InitiateConference": _TO_SOMEBODY,
+    "SwapCalls": {"otherCallUri": "/calls/another"},
+    "RemoveParticipantFromConference": {"participant": "0891234"},
+    "SetCallDisposition": {"disposition": "sold"},
 }
 
 

@@ -4,9 +4,10 @@ import os
 
 from calltag.cli.main import main
 from calltag.core.domain.agent import Agent
-from calltag.core.domain.apply import CallLimits, Outcome, apply
+from calltag.core.domain.apply import apply
 from calltag.core.domain.call import Call
 from calltag.core.domain.operations import AttachUserData, Operation
+from calltag.core.domain.outcome import CallLimits, Outcome
 from calltag.worker import batch
 
 _apply = apply

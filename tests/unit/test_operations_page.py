@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from calltag.core.domain.apply import CallLimits, apply
+from calltag.core.domain.apply import apply
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallOperation, UpdateUserData
+from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.user_data import UserData
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()

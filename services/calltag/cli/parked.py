@@ -279,7 +279,7 @@ def _parked(message: AbstractIncomingMessage, *, keeps_body: KeepsBody) -> Parke
     parked = ParkedOperation(
         operation_id=read.operation.id if read is not None else OperationId(message.correlation_id or ""),
         parking=parking,
-        key=read.operation.key if read is not None else parking.key,
+        key=read.operation.order_key if read is not None else parking.key,
         name=read.operation.operation_name if read is not None else "",
         sender=(read.operation.sender or "") if read is not None else "",
         size_bytes=len(message.body),

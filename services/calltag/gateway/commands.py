@@ -9,21 +9,24 @@ from typing import Protocol
 
 from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import Call
-from calltag.core.domain.ids import CallId, OperationId
+from calltag.core.domain.ids import CallId, OperationId, new_call_id, new_conn_id, new_consult_call_id
 from calltag.core.domain.operations import (
     AgentAction,
     AgentOperation,
     CallOperation,
     ClientAction,
     Dial,
+    InitiateAction,
     Operation,
+    SetCallDisposition,
+    SingleStepAction,
 )
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.directory import VOICE_FEATURE, User
 from calltag.core.store.ports import PendingCall
 from calltag.gateway.call_service import CallService
 from calltag.gateway.errors import FeatureMissing, InvalidState, NotFound, OutcomeRefused
-from calltag.gateway.operations import VOICE, new_call_id, new_conn_id
+from calltag.gateway.operations import VOICE
 from calltag.gateway.switch_events import SwitchEvent, check_outcomes
 
 Fields = Mapping[str, object]
@@ -66,16 +69,25 @@ class CallCommand(Command):
         _require_voice(self.user)
         pending = self.service.begin_call(self.call_id) if self.pending_call is None else self.pending_call
         self._check(await pending, is_retry=is_retry)
+        if isinstance(self.action, InitiateAction | SingleStepAction) and not is_retry:
+            await self.service.check_live_calls([self.user.id, self.action.target.user])
         return [
             CallOperation(
                 id=operation_id,
                 call_id=self.call_id,
-                action=self.action,
+                action=self._complete_action(operation_id),
                 accepted_at_ms=self.service.clock_ms(),
                 sender=self.user.id,
                 as_administrator=self.user.is_administrator,
             )
         ]
+
+    def _complete_action(self, operation_id: OperationId) -> ClientAction:
+        """Return the action, with the ids of the call that it begins."""
+        if not isinstance(self.action, InitiateAction):
+            return self.action
+        consult = new_consult_call_id(self.call_id, operation_id)
+        return replace(self.action, consult=consult, conn_id=new_conn_id(operation_id))
 
     def _check(self, call: Call | None, *, is_retry: bool) -> None:
         """Accept a retry though its first attempt may have released the call, or removed the user from it."""
@@ -83,10 +95,12 @@ class CallCommand(Command):
             if not is_retry:
                 raise NotFound(f"there is no call {self.call_id}")
             return
-        is_party = self.user.id in call.users() if is_retry else call.is_open_to(self.user.id)
+        # A party who has left may still set the disposition.
+        was_there = is_retry or isinstance(self.action, SetCallDisposition)
+        is_party = self.user.id in call.users() if was_there else call.is_open_to(self.user.id)
         if not is_party and not self.user.is_administrator:
             raise self.service.not_yours(call)
-        if call.released and not is_retry:
+        if call.released and not is_retry and not isinstance(self.action, SetCallDisposition):
             raise InvalidState(f"call {call.id} is already released")
 
     def outcome(self, replies: Sequence[OperationReply]) -> Fields:

@@ -3,12 +3,11 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 from typing import Any, Final, Generic, TypeVar
 
 from calltag.core.domain.agent import SYSTEM_STATES
 from calltag.core.domain.call import CallType, Leg, LegState
-from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId
+from calltag.core.domain.ids import CallId, ConnId, DeviceId
 from calltag.core.domain.operations import (
     AgentAction,
     Answer,
@@ -16,6 +15,9 @@ from calltag.core.domain.operations import (
     ChangeAgentState,
     ClearCall,
     ClientAction,
+    CompleteAction,
+    CompleteConference,
+    CompleteTransfer,
     DeleteUserData,
     DeleteUserDataPair,
     DeviceAction,
@@ -24,11 +26,22 @@ from calltag.core.domain.operations import (
     ForwardCalls,
     Hangup,
     Hold,
+    InitiateAction,
+    InitiateConference,
+    InitiateTransfer,
+    MuteCall,
     Reject,
+    RemoveParticipantFromConference,
     Retrieve,
     SendDtmf,
+    SetCallDisposition,
     SetDoNotDisturb,
+    SingleStepAction,
+    SingleStepConference,
+    SingleStepTransfer,
     StartContactCenterSession,
+    SwapCalls,
+    UnmuteCall,
     UpdateUserData,
 )
 from calltag.core.identity.directory import Device, Directory, User
@@ -36,6 +49,7 @@ from calltag.gateway.errors import OutOfRange
 from calltag.gateway.requests import (
     Body,
     UserDataLimits,
+    optional_text,
     required_list,
     required_object,
     required_text,
@@ -48,12 +62,13 @@ Parser = TypeVar("Parser", bound=Callable[..., object])
 _MAX_NAME_BYTES: Final = 64
 _MAX_NUMBER_BYTES: Final = 64
 _MAX_DIGITS: Final = 64
+_MAX_URI_BYTES: Final = 512
+_DISPOSITION_KEY: Final = "disposition"
 _MAX_CHANNELS: Final = 8
 VOICE: Final = "voice"
 """The channel that calltag serves."""
 _NUMBER: Final = re.compile(r"\+?[0-9A-Za-z*#().\- ]+")
 _DIGITS: Final = re.compile(r"[0-9A-Da-d*#,]+")
-_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,17 +142,32 @@ def dial(body: Body, device: Device, directory: Directory, limits: UserDataLimit
     number = destination(body)
     if number == device.number:
         raise OutOfRange("destination.phoneNumber is the number of the dialing device itself")
-    callee = directory.by_number.get(number)
-    called = (
-        Leg(number, LegState.RINGING, callee.device.id, callee.user.id) if callee else Leg(number, LegState.RINGING)
-    )
+    called = _target(body, directory)
     return Dial(
         conn_id=ConnId(""),
-        type=CallType.INTERNAL if callee else CallType.OUTBOUND,
+        type=CallType.INTERNAL if called.user is not None else CallType.OUTBOUND,
         dnis=number,
         legs=(Leg(device.number, LegState.DIALING, device.id, directory.by_device[device.id].user.id), called),
         pairs=user_data(body, limits, required=False),
     )
+
+
+def _target(body: Body, directory: Directory) -> Leg:
+    """Return the leg of the destination, whose phone rings."""
+    number = destination(body)
+    owner = directory.by_number.get(number)
+    return (
+        Leg(number, LegState.RINGING)
+        if owner is None
+        else Leg(number, LegState.RINGING, owner.device.id, owner.user.id)
+    )
+
+
+def named_call(body: Body, name: str) -> CallId | None:
+    """Return the call that a parameter names by its uri, path or id; None if it is missing. Raises OutOfRange."""
+    if body.get(name) is None:
+        return None
+    return CallId(required_text(body, name, max_bytes=_MAX_URI_BYTES).rstrip("/").rpartition("/")[2])
 
 
 def destination(body: Body) -> str:
@@ -149,18 +179,7 @@ def destination(body: Body) -> str:
     return number
 
 
-def new_call_id(operation: OperationId) -> CallId:
-    """Return the id of the call that a Dial begins: 32 characters, the same when the operation is repeated."""
-    number = int.from_bytes(sha256(f"call:{operation}".encode()).digest()[:20])
-    return CallId("".join(_ALPHABET[number >> shift & 31] for shift in range(155, -5, -5)))
-
-
-def new_conn_id(operation: OperationId) -> ConnId:
-    """Return the connection id of that call: 16 hex digits."""
-    return ConnId(sha256(f"conn:{operation}".encode()).hexdigest()[:16])
-
-
-def _send_dtmf(body: Body, _: UserDataLimits) -> SendDtmf:
+def _send_dtmf(body: Body, *_: object) -> SendDtmf:
     digits = required_text(body, "digits", max_bytes=_MAX_DIGITS)
     if not _DIGITS.fullmatch(digits):
         raise OutOfRange("digits may hold 0 to 9, A to D, *, # and the comma")
@@ -213,11 +232,65 @@ USER_DATA: Final[Schema] = {
 }
 _ACCOUNT: Final = {"userData": {"AccountNumber": "12345"}}
 
-CALL_OPERATIONS: Final = Operations[Callable[[Body, UserDataLimits], ClientAction]](
+CallParser = Callable[[Body, UserDataLimits, Directory], ClientAction]
+_TRANSFER: Final[Mapping[str, Schema]] = {"destination": DESTINATION, "userData": USER_DATA}
+_TO_CAROL: Final = {"destination": {"phoneNumber": "15002"}}
+_CALL_URI: Final[Schema] = {
+    "type": "string",
+    "minLength": 1,
+    "maxLength": _MAX_URI_BYTES,
+    "description": "The `uri` of the call, its `path`, or its id.",
+}
+
+
+def _begin_consult(kind: type[InitiateAction]) -> CallParser:
+    # The ids of the new call follow from that of the operation, which is not known yet.
+    return lambda body, limits, directory: kind(
+        CallId(""), ConnId(""), _target(body, directory), user_data(body, limits, required=False)
+    )
+
+
+def _add_party(kind: type[SingleStepAction]) -> CallParser:
+    return lambda body, limits, directory: kind(_target(body, directory), user_data(body, limits, required=False))
+
+
+def _complete(kind: type[CompleteAction]) -> CallParser:
+    return lambda body, *_: kind(named_call(body, "consultCallUri"))
+
+
+def _disposition(body: Body, limits: UserDataLimits, _: Directory) -> SetCallDisposition:
+    return SetCallDisposition(
+        optional_text(body, "dispositionKey", _DISPOSITION_KEY, max_bytes=limits.max_key_bytes),
+        required_text(body, "disposition"),
+        user_data(body, limits, required=False),
+    )
+
+
+def _swap(body: Body, *_: object) -> SwapCalls:
+    required_text(body, "otherCallUri", max_bytes=_MAX_URI_BYTES)
+    return SwapCalls(named_call(body, "otherCallUri") or CallId(""))
+
+
+DISPOSITION: Final[OperationType[CallParser]] = OperationType(
+    "SetCallDisposition",
+    "Set the disposition of the call in its user data, also after its end.",
+    _disposition,
+    {
+        "disposition": {"type": "string", "minLength": 1},
+        "dispositionKey": {"type": "string", "minLength": 1, "description": f"`{_DISPOSITION_KEY}` by default."},
+        "callUri": _CALL_URI,
+        "callUuid": _CALL_URI,
+        "userData": USER_DATA,
+    },
+    ["disposition"],
+    {"disposition": "sold"},
+)
+
+CALL_OPERATIONS: Final = Operations[CallParser](
     OperationType(
         "AttachUserData",
         "Attach pairs: a value of a key that has one is added to its list.",
-        lambda body, limits: AttachUserData(user_data(body, limits)),
+        lambda body, limits, _: AttachUserData(user_data(body, limits)),
         {"userData": USER_DATA},
         ["userData"],
         _ACCOUNT,
@@ -225,7 +298,7 @@ CALL_OPERATIONS: Final = Operations[Callable[[Body, UserDataLimits], ClientActio
     OperationType(
         "UpdateUserData",
         "Set pairs: a value replaces all values of its key.",
-        lambda body, limits: UpdateUserData(user_data(body, limits)),
+        lambda body, limits, _: UpdateUserData(user_data(body, limits)),
         {"userData": USER_DATA},
         ["userData"],
         {"userData": {"AccountNumber": "1"}},
@@ -233,15 +306,15 @@ CALL_OPERATIONS: Final = Operations[Callable[[Body, UserDataLimits], ClientActio
     OperationType(
         "DeleteUserDataPair",
         "Delete all values of a key.",
-        lambda body, limits: DeleteUserDataPair(user_data_key(body, limits)),
+        lambda body, limits, _: DeleteUserDataPair(user_data_key(body, limits)),
         {"key": {"type": "string", "minLength": 1}},
         ["key"],
         {"key": "AccountNumber"},
     ),
-    OperationType("DeleteUserData", "Delete all user data.", lambda _, __: DeleteUserData()),
-    OperationType("Answer", "Answer a ringing call.", lambda _, __: Answer()),
-    OperationType("Hold", "Put the call on hold.", lambda _, __: Hold()),
-    OperationType("Retrieve", "Retrieve the call from hold.", lambda _, __: Retrieve()),
+    OperationType("DeleteUserData", "Delete all user data.", lambda *_: DeleteUserData()),
+    OperationType("Answer", "Answer a ringing call.", lambda *_: Answer()),
+    OperationType("Hold", "Put the call on hold.", lambda *_: Hold()),
+    OperationType("Retrieve", "Retrieve the call from hold.", lambda *_: Retrieve()),
     OperationType(
         "SendDtmf",
         "Send digits.",
@@ -250,9 +323,74 @@ CALL_OPERATIONS: Final = Operations[Callable[[Body, UserDataLimits], ClientActio
         ["digits"],
         {"digits": "42#"},
     ),
-    OperationType("Hangup", "Leave the call, which ends it where two are left.", lambda _, __: Hangup()),
-    OperationType("ClearCall", "End the call for all; decline it where it rings.", lambda _, __: ClearCall()),
-    OperationType("Reject", "Decline a ringing call.", lambda _, __: Reject()),
+    OperationType("Hangup", "Leave the call, which ends it where two are left.", lambda *_: Hangup()),
+    OperationType("ClearCall", "End the call for all; decline it where it rings.", lambda *_: ClearCall()),
+    OperationType("Reject", "Decline a ringing call.", lambda *_: Reject()),
+    OperationType("MuteCall", "Mute oneself.", lambda *_: MuteCall()),
+    OperationType("UnmuteCall", "Unmute oneself.", lambda *_: UnmuteCall()),
+    OperationType(
+        "SingleStepTransfer",
+        "Leave the call to another party, whose phone rings.",
+        _add_party(SingleStepTransfer),
+        _TRANSFER,
+        ["destination"],
+        _TO_CAROL,
+    ),
+    OperationType(
+        "SingleStepConference",
+        "Add another party, whose phone rings.",
+        _add_party(SingleStepConference),
+        _TRANSFER,
+        ["destination"],
+        _TO_CAROL,
+    ),
+    OperationType(
+        "InitiateTransfer",
+        "Hold the call, and begin a consult call to another party.",
+        _begin_consult(InitiateTransfer),
+        _TRANSFER,
+        ["destination"],
+        _TO_CAROL,
+    ),
+    OperationType(
+        "InitiateConference",
+        "Hold the call, and begin a consult call to another party.",
+        _begin_consult(InitiateConference),
+        _TRANSFER,
+        ["destination"],
+        _TO_CAROL,
+    ),
+    OperationType(
+        "CompleteTransfer",
+        "Join the parties of the call and of the consult call, and leave.",
+        _complete(CompleteTransfer),
+        {"consultCallUri": _CALL_URI},
+    ),
+    OperationType(
+        "CompleteConference",
+        "Join the parties of the call and of the consult call.",
+        _complete(CompleteConference),
+        {"consultCallUri": _CALL_URI},
+    ),
+    OperationType(
+        "SwapCalls",
+        "Hold the active one of two related calls, and retrieve the other one.",
+        _swap,
+        {"otherCallUri": _CALL_URI},
+        ["otherCallUri"],
+        {"otherCallUri": "http://127.0.0.1:8080/api/v2/me/calls/01RCC3N118B1V0SL8O7GK2LAES00000R"},
+    ),
+    OperationType(
+        "RemoveParticipantFromConference",
+        "Remove another party of a conference.",
+        lambda body, *_: RemoveParticipantFromConference(
+            required_text(body, "participant", max_bytes=_MAX_NUMBER_BYTES)
+        ),
+        {"participant": {"type": "string", "minLength": 1, "maxLength": _MAX_NUMBER_BYTES}},
+        ["participant"],
+        {"participant": "15002"},
+    ),
+    DISPOSITION,
 )
 
 SessionParser = Callable[[Body, User, Directory], AgentAction]
@@ -288,7 +426,7 @@ SESSION_OPERATIONS: Final = Operations[SessionParser](
 )
 CHANNEL_OPERATIONS: Final = Operations[SessionParser](*_STATES, other=change_state)
 
-DeviceParser = Callable[[Body, DeviceId, Directory, UserDataLimits], DeviceAction]
+DeviceParser = Callable[[Body, DeviceId, Directory, UserDataLimits], DeviceAction | SetCallDisposition]
 DEVICE_OPERATIONS: Final = Operations[DeviceParser](
     OperationType("DoNotDisturbOn", "Let no call ring.", lambda _, device, *__: SetDoNotDisturb(device, on=True)),
     OperationType("DoNotDisturbOff", "Let calls ring again.", lambda _, device, *__: SetDoNotDisturb(device, on=False)),
@@ -301,6 +439,14 @@ DEVICE_OPERATIONS: Final = Operations[DeviceParser](
         {"destination": {"phoneNumber": "15001"}},
     ),
     OperationType("ForwardCallsOff", "Forward calls no longer.", lambda _, device, *__: ForwardCalls(device, "")),
+    OperationType(
+        DISPOSITION.name,
+        "Set the disposition of a call of the device, which `callUri` or `callUuid` names.",
+        lambda body, _, directory, limits: _disposition(body, limits, directory),
+        DISPOSITION.parameters,
+        DISPOSITION.required,
+        {"callUuid": "01RCC3N118B1V0SL8O7GK2LAES00000R", **DISPOSITION.example},
+    ),
 )
 
 DIAL_OPERATIONS: Final = Operations[Callable[[Body, Device, Directory, UserDataLimits], Dial]](

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from calltag.core.domain.ids import CallId, DeviceId
+from calltag.core.domain.operations import SetCallDisposition
 from calltag.core.domain.resource_view import CALL_EXAMPLE, device_resource
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.directory import Role
@@ -20,6 +21,7 @@ from calltag.gateway import documentation
 from calltag.gateway.authentication import ApiAuthentication
 from calltag.gateway.call_service import CallService
 from calltag.gateway.commands import CallCommand, DialCommand, SessionCommand, SwitchCommand
+from calltag.gateway.errors import ParameterMissing
 from calltag.gateway.operation_pipeline import OperationPipeline
 from calltag.gateway.operations import (
     CALL_OPERATIONS,
@@ -27,6 +29,7 @@ from calltag.gateway.operations import (
     DEVICE_OPERATIONS,
     DIAL_OPERATIONS,
     SESSION_OPERATIONS,
+    named_call,
     unserved_channels,
 )
 from calltag.gateway.requests import UserDataLimits
@@ -188,6 +191,11 @@ def _add_devices(router: APIRouter, api: Api) -> None:
         given = received.body.as_object()
         device = service.device(received.user, DeviceId(device_id))
         action = DEVICE_OPERATIONS.parser_of(given)(given, device.id, service.directory, api.limits)
+        if isinstance(action, SetCallDisposition):
+            call = named_call(given, "callUri") or named_call(given, "callUuid")
+            if call is None:
+                raise ParameterMissing("callUri is missing")
+            return await api.operations.perform(received, CallCommand(service, received.user, call, action))
         owner = service.directory.by_device[device.id].user
         return await api.operations.perform(received, SessionCommand(service, owner, action))
 
@@ -258,7 +266,7 @@ def operate_call(api: Api) -> Callable[[Request, str], Awaitable[Response]]:
         try:
             received = await api.operations.receive(request)
             given = received.body.as_object()
-            action = CALL_OPERATIONS.parser_of(given)(given, api.limits)
+            action = CALL_OPERATIONS.parser_of(given)(given, api.limits, service.directory)
             command = CallCommand(service, received.user, CallId(call_id), action, pending_call)
             return await api.operations.perform(received, command)
         finally:

@@ -8,13 +8,13 @@ from typing import Final, TypeVar, cast
 
 from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import CallType, Leg, LegState
-from calltag.core.domain.ids import CallId, ConnId, OperationId, switch_operation_id
-from calltag.core.domain.operations import CallEnded, CallStarted, PartyChanged
+from calltag.core.domain.ids import CallId, ConnId, OperationId, new_conn_id, related_call_id, switch_operation_id
+from calltag.core.domain.operations import CallEnded, CallsMerged, CallStarted, PartyChanged
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import JsonValue
 from calltag.core.identity.directory import Directory
-from calltag.gateway.errors import ApiError, EventsRefused, OutOfRange
-from calltag.gateway.operations import USER_DATA, Operations, OperationType, Schema, new_conn_id
+from calltag.gateway.errors import ApiError, EventsRefused, OutOfRange, ParameterMissing
+from calltag.gateway.operations import USER_DATA, Operations, OperationType, Schema
 from calltag.gateway.requests import Body, UserDataLimits, optional_text, required_list, required_text, user_data
 
 _MAX_MESSAGE_LENGTH: Final = 4_000
@@ -23,7 +23,7 @@ _MAX_ID_BYTES: Final = 255
 _MAX_TEXT_BYTES: Final = 64
 _CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]+")
 
-SwitchAction = CallStarted | PartyChanged | CallEnded
+SwitchAction = CallStarted | PartyChanged | CallsMerged | CallEnded
 Known = TypeVar("Known", bound=StrEnum)
 
 
@@ -105,7 +105,22 @@ def _event(body: JsonValue, directory: Directory, limits: SwitchLimits) -> Switc
     if not _CALL_ID.fullmatch(call_id):
         raise OutOfRange("id may hold letters, digits, - and _")
     operation_id = switch_operation_id(event_id)
-    return SwitchEvent(event_id, operation_id, CallId(call_id), parse(body, operation_id, directory, limits))
+    call = related_call_id(_root(body), call_id)
+    return SwitchEvent(event_id, operation_id, call, parse(body, operation_id, directory, limits))
+
+
+def _root(body: Body) -> CallId:
+    """Return the call with which all calls of an event belong together: `partOf`, or the call itself."""
+    root = optional_text(body, "partOf", str(body["id"]), max_bytes=_MAX_TEXT_BYTES)
+    if not _CALL_ID.fullmatch(root):
+        raise OutOfRange("partOf may hold letters, digits, - and _")
+    return CallId(root)
+
+
+def _merged(body: Body, _: OperationId, directory: Directory, limits: SwitchLimits) -> CallsMerged:
+    merged = required_text(body, "mergedId", max_bytes=_MAX_TEXT_BYTES)
+    legs = _parties(body, directory, limits) if body.get("parties") is not None else ()
+    return CallsMerged(related_call_id(_root(body), merged), legs, _without_mute(body) if legs else ())
 
 
 def _started(body: Body, operation_id: OperationId, directory: Directory, limits: SwitchLimits) -> CallStarted:
@@ -121,7 +136,18 @@ def _started(body: Body, operation_id: OperationId, directory: Directory, limits
         legs=_parties(body, directory, limits),
         pairs=user_data(body, limits.user_data, required=False),
         began_at_ms=began_at_ms,
+        parent=_parent(body),
     )
+
+
+def _parent(body: Body) -> CallId | None:
+    """Return the call from which the first party consults by the new one."""
+    if body.get("parentId") is None:
+        return None
+    parent = required_text(body, "parentId", max_bytes=_MAX_TEXT_BYTES)
+    if body.get("partOf") is None:
+        raise ParameterMissing("partOf is missing: it names the first of the calls that belong together")
+    return related_call_id(_root(body), parent)
 
 
 def _known(kind: type[Known], name: str, value: str) -> Known:
@@ -181,6 +207,11 @@ _IDS: Final[Mapping[str, Schema]] = {
     "eventId": _text(_MAX_ID_BYTES, description="The same id twice takes effect once."),
     "id": _text(_MAX_TEXT_BYTES, pattern=f"^{_CALL_ID.pattern}$", description="The call's id."),
 }
+_PART_OF: Final[Schema] = _text(
+    _MAX_TEXT_BYTES,
+    pattern=f"^{_CALL_ID.pattern}$",
+    description="The first of the calls that belong together, in all events about the others, such as consult calls.",
+)
 _EXAMPLE_ID: Final = "01RCC3N118B1V0SL8O7GK2LAES00000R"
 
 SWITCH_EVENTS: Final = Operations[EventParser](
@@ -188,11 +219,13 @@ SWITCH_EVENTS: Final = Operations[EventParser](
         "CallStarted", "The call begins.", _started,
         {
             **_IDS,
+            "partOf": _PART_OF,
             "parties": _PARTIES,
             "connId": _text(_MAX_TEXT_BYTES),
             "callType": {"type": "string", "enum": list(CallType)},
             "dnis": _text(_MAX_TEXT_BYTES),
             "beganAt": {**_TIME, "description": "Unix time in milliseconds."},
+            "parentId": _text(_MAX_TEXT_BYTES, description="The call from which the first party consults."),
             "userData": USER_DATA,
         },
         [*_IDS, "parties"],
@@ -206,7 +239,7 @@ SWITCH_EVENTS: Final = Operations[EventParser](
     OperationType(
         "PartyChanged", "Parties change their state, or join the call.",
         lambda body, _, directory, limits: PartyChanged(_parties(body, directory, limits), _without_mute(body)),
-        {**_IDS, "parties": _PARTIES},
+        {**_IDS, "partOf": _PART_OF, "parties": _PARTIES},
         [*_IDS, "parties"],
         {
             "eventId": "joined-1", "id": _EXAMPLE_ID,
@@ -215,8 +248,18 @@ SWITCH_EVENTS: Final = Operations[EventParser](
         tag="eventType",
     ),
     OperationType(
+        "CallsMerged", "The parties of another call join the call, and the other one ends.", _merged,
+        {**_IDS, "partOf": _PART_OF, "mergedId": _text(_MAX_TEXT_BYTES), "parties": _PARTIES},
+        [*_IDS, "mergedId"],
+        {
+            "eventId": "merged-1", "id": _EXAMPLE_ID, "mergedId": "01RCC3N118B1V0SL8O7GK2LAES00000S",
+            "parties": [{"phoneNumber": "15000", "state": "Released"}],
+        },
+        tag="eventType",
+    ),
+    OperationType(
         "CallEnded", "The call ends.", lambda *_: CallEnded(),
-        _IDS, list(_IDS), {"eventId": "ended-1", "id": _EXAMPLE_ID}, tag="eventType",
+        {**_IDS, "partOf": _PART_OF}, list(_IDS), {"eventId": "ended-1", "id": _EXAMPLE_ID}, tag="eventType",
     ),
 )  # fmt: skip
 """The types of events: parser, schema and example of each, for requests and for OpenAPI."""

@@ -19,7 +19,7 @@ from calltag.core.bayeux.events import Event as Message
 from calltag.core.bayeux.events import Position, StreamedEvent
 from calltag.core.contracts.operations import EVENT, WireError
 from calltag.core.domain.call import Leg
-from calltag.core.domain.events import CallChanged, DevicesChanged, Event, OperationRefused
+from calltag.core.domain.events import CallChanged, DevicesChanged, Event, NotificationType, OperationRefused
 from calltag.core.domain.ids import UserId, refused_operation_id
 from calltag.core.domain.resource_view import CallResource, DeviceResource, call_resource, device_resource
 from calltag.core.identity.directory import Directory
@@ -177,15 +177,20 @@ class EventViews:
             if sees_all:
                 channels.append(ALL_CALLS_CHANNEL)
             for leg in event.call.legs_of(party) if channels else ():
-                data = _call_data(leg, event, self.base_url)
+                data = _call_data(leg, event, event.notification_for(party), self.base_url)
                 yield from (Message(channel, data, ext, created) for channel in channels)
         if sees_all and not event.recipients and event.call.legs:
-            yield Message(ALL_CALLS_CHANNEL, _call_data(event.call.legs[0], event, self.base_url), ext, created)
+            yield Message(
+                ALL_CALLS_CHANNEL,
+                _call_data(event.call.legs[0], event, event.notification, self.base_url),
+                ext,
+                created,
+            )
 
 
-def _call_data(leg: Leg, event: CallChanged, base_url: str) -> CallStateChange:
+def _call_data(leg: Leg, event: CallChanged, notification: NotificationType, base_url: str) -> CallStateChange:
     return {
-        "notificationType": event.notification.value,
+        "notificationType": notification.value,
         "call": call_resource(event.call, leg, event.accepted_at_ms, base_url),
         "phoneNumber": leg.number,
         "messageType": "CallStateChangeMessage",

@@ -11,7 +11,9 @@ from calltag.core.backends import Backends
 from calltag.core.broker.ports import Partition
 from calltag.core.broker.rabbitmq.operation_batch import MOST_BYTES
 from calltag.core.contracts.stored_call import Lifetimes
-from calltag.core.domain.apply import CallLimits
+from calltag.core.domain.call import ConsultData
+from calltag.core.domain.family import MergedData
+from calltag.core.domain.outcome import CallLimits, CallRules
 from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.settings.sections import Worker
 from calltag.core.store.backlog import RedisLags
@@ -107,6 +109,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         settings.max_call_pairs,
         settings.max_call_bytes,
         settings.max_call_parties,
+        rules=CallRules(ConsultData(settings.consult_user_data), MergedData(settings.merged_user_data)),
     )
     parking_lot = Parking(backends.broker)
     backends.metrics.before_scrape(lambda: metrics.store_window_bytes.set(window.size_bytes))

@@ -4,18 +4,19 @@ Each event holds its whole call, so a batch may produce far more bytes than its 
 events exceed the limit; later operations are for the next batch."""
 
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
 from calltag.core.broker.ports import NodeId
 from calltag.core.contracts.operations import EVENT, OperationMessage, OperationReply
-from calltag.core.domain.apply import CallLimits, Outcome, apply
+from calltag.core.domain.apply import apply
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import Event, OperationRefused
-from calltag.core.domain.ids import OperationId, refusal_id
+from calltag.core.domain.ids import CallId, OperationId, call_key, refusal_id
 from calltag.core.domain.operations import AgentOperation, CallEnded, CallOperation, Operation
+from calltag.core.domain.outcome import CallLimits, Outcome
 from calltag.core.domain.status import StatusCode
 from calltag.core.process.limits import MAX_BATCH_BYTES
 from calltag.core.store.ports import CallBlock, Change, Done, Loaded, State, StateUnreadable, StoreError
@@ -116,6 +117,7 @@ class _Step:
     events: Sequence[tuple[Event, bytes]] = ()
     remembered: bool = False
     repeated: bool = False
+    others: Sequence[Call] = ()
 
     @property
     def size_bytes(self) -> int:
@@ -135,23 +137,72 @@ def fold(
     folded = Folded()
     subjects = {key: _Subject(found, found.state, found.block) for key, found in loaded.items()}
     for message in messages:
-        subject = subjects.get(message.operation.key)
-        if subject is None or not _take(message, subject, limits, folded, max_bytes):
+        family = _family(message.operation, subjects)
+        if family is None or not _take(message, family, limits, folded, max_bytes):
             break
         folded.taken += 1
-        subject.is_reached = True
+        family.subject.is_reached = True
     for key, subject in subjects.items():
-        if subject.done:
+        if subject.done or subject.state is not subject.loaded.state:
             folded.changes.append(Change(key, subject.loaded.state, subject.state, tuple(subject.done.items())))
         if subject.is_reached and isinstance(subject.state, Call):
             folded.calls.append(subject.state)
     return folded
 
 
-def _take(message: OperationMessage, subject: _Subject, limits: CallLimits, folded: Folded, max_bytes: int) -> bool:
-    """Fold one operation, unless its event does not fit."""
-    operation, place = message.operation, folded.taken
-    if operation.key in folded.faults:
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """The subject of an operation, and those of the other calls that it may change."""
+
+    subject: _Subject
+    others: Mapping[CallId, _Subject]
+
+    def calls(self) -> Mapping[CallId, Call]:
+        """Return the other calls that exist. Raises StateUnreadable."""
+        found = {}
+        for call_id, each in self.others.items():
+            if each.loaded.unreadable is not None:
+                raise each.loaded.unreadable
+            if isinstance(each.state, Call):
+                found[call_id] = each.state
+        return found
+
+    def change(self, calls: Sequence[Call]) -> None:
+        """Set the other calls that an operation changed."""
+        for call in calls:
+            subject = self.others[call.id]
+            subject.state, subject.is_reached = call, True
+
+
+def _family(operation: Operation, subjects: Mapping[str, _Subject]) -> _Family | None:
+    """Return the subjects of an operation; None if they are not all loaded."""
+    subject = subjects.get(operation.key)
+    if subject is None:
+        return None
+    if not isinstance(operation, CallOperation):
+        return _Family(subject, {})
+    others: dict[CallId, _Subject] = {}
+    missing = [*operation.others, *_related(subject)]
+    while missing:
+        call_id = missing.pop()
+        if call_id in others or call_id == operation.call_id:
+            continue
+        other = subjects.get(call_key(call_id))
+        if other is None:
+            return None
+        others[call_id] = other
+        missing += _related(other)
+    return _Family(subject, others)
+
+
+def _related(subject: _Subject) -> Iterable[CallId]:
+    return subject.state.related if isinstance(subject.state, Call) else ()
+
+
+def _take(message: OperationMessage, family: _Family, limits: CallLimits, folded: Folded, max_bytes: int) -> bool:
+    """Fold one operation, unless its events do not fit."""
+    operation, place, subject = message.operation, folded.taken, family.subject
+    if operation.order_key in folded.faults:
         folded.held.append(place)
         return True
     if operation.sender is None and (block := _in_the_way(operation, subject)) is not None:
@@ -159,15 +210,16 @@ def _take(message: OperationMessage, subject: _Subject, limits: CallLimits, fold
         folded.behind.append((place, block.operation_id))
         return True
     try:
-        step = _step(subject, operation, limits)
+        step = _step(family, operation, limits)
     except Exception as error:  # noqa: BLE001 - it concerns this call alone
-        folded.faults[operation.key] = fault_of(error)
+        folded.faults[operation.order_key] = fault_of(error)
         folded.held.append(place)
         return True
     if folded.events and step.events and folded.size_bytes + step.size_bytes > max_bytes:
         return False
     for event, encoded in step.events:
         folded.add_event(event, encoded)
+    family.change(step.others)
     _record(message, subject, step, folded)
     return True
 
@@ -180,7 +232,7 @@ def _record(message: OperationMessage, subject: _Subject, step: _Step, folded: F
     # The end of a silent call does not depend on the parked operation, and removes the block.
     has_ended = _ends_silent(operation) and done.code is StatusCode.SUCCESS
     if subject.block is not None and (subject.block.operation_id == operation.id or has_ended):
-        folded.unblocked.append(operation.key)
+        folded.unblocked.append(operation.order_key)
         subject.block = None
     folded.applied.append(Applied(operation, done, step.repeated))
     if message.reply_to is not None:
@@ -200,7 +252,8 @@ def _in_the_way(operation: Operation, subject: _Subject) -> CallBlock | None:
     return None if _ends_silent(operation) else block
 
 
-def _step(subject: _Subject, operation: Operation, limits: CallLimits) -> _Step:
+def _step(family: _Family, operation: Operation, limits: CallLimits) -> _Step:
+    subject = family.subject
     known = subject.known(operation.id)
     if known is not None:
         return _Step(known, subject.state, repeated=True)
@@ -210,11 +263,11 @@ def _step(subject: _Subject, operation: Operation, limits: CallLimits) -> _Step:
         return _with_events(done, subject.state, refusal(operation, done), remembered=False)
     if subject.loaded.unreadable is not None:
         raise subject.loaded.unreadable
-    outcome: Outcome = apply(subject.state, operation, limits)
+    outcome: Outcome = apply(subject.state, operation, limits, family.calls())
     done = Done(outcome.code, outcome.state.version if outcome.state else 0, outcome.text)
     # An event of the switch for a call that is not known yet is sent again later.
     remembered = operation.sender is not None or outcome.code is not StatusCode.NOT_FOUND
-    return _with_events(done, outcome.state, outcome.events, remembered=remembered)
+    return replace(_with_events(done, outcome.state, outcome.events, remembered=remembered), others=outcome.others)
 
 
 def _with_events(done: Done, state: State | None, events: Sequence[Event], *, remembered: bool) -> _Step:

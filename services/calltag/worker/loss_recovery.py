@@ -275,7 +275,7 @@ class LossRecovery:
         loss.commits = max(loss.commits, _touched(commits, missing))
         for start in range(0, len(missing), self._batch):
             await self._again(taken.epoch, missing[start : start + self._batch], handle)
-        unrecoverable = [each for each in missing if each.operation.key in loss.unrecoverable]
+        unrecoverable = [each for each in missing if each.operation.order_key in loss.unrecoverable]
         loss.lost_for_good = max(loss.lost_for_good, lost_for_good + _touched(commits, unrecoverable))
         raised = bool(loss.commits) and await self._raise_versions(taken.epoch, loss.versions)
         if loss.commits:
@@ -288,7 +288,7 @@ class LossRecovery:
     async def _again(self, epoch: Epoch, messages: Sequence[OperationMessage], handle: Batch) -> None:
         """Apply operations again, except those of calls given up: one that cannot be written holds up no other."""
         loss = self._recent.loss
-        messages = [each for each in messages if each.operation.key not in loss.unrecoverable]
+        messages = [each for each in messages if each.operation.order_key not in loss.unrecoverable]
         if not messages:
             return
         try:
@@ -302,7 +302,7 @@ class LossRecovery:
                 # The server as a whole refuses writes.
                 raise
             if len(messages) == 1:
-                loss.unrecoverable.add(messages[0].operation.key)
+                loss.unrecoverable.add(messages[0].operation.order_key)
                 log.warning("operation_not_reapplied", key=messages[0].operation.key, reason=str(error))
                 return
             for each in messages:

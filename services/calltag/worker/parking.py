@@ -42,7 +42,7 @@ def refuse(work: Work, queue: RetryQueue) -> ParkingRefusal:
     if queue.parking is ParkingReason.BEHIND:
         return ParkingRefusal(folded, NO_BLOCKS)
     block = CallBlock(message.operation.id, str(queue.parking), _now_ms())
-    return ParkingRefusal(folded, {message.operation.key: block})
+    return ParkingRefusal(folded, {message.operation.order_key: block})
 
 
 def _tell_unreadable(work: Work, done: Done, folded: Folded) -> None:

@@ -7,7 +7,7 @@ the outbox.
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -15,10 +15,11 @@ import structlog
 
 from calltag.core.broker.ports import BrokerRefused, BrokerUnavailable, Partition
 from calltag.core.contracts.operations import EVENT, OperationMessage, WireError
-from calltag.core.domain.apply import CallLimits
+from calltag.core.domain.call import Call
 from calltag.core.domain.events import Event
-from calltag.core.domain.ids import OperationId
+from calltag.core.domain.ids import OperationId, call_key
 from calltag.core.domain.operations import CallOperation
+from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.process.waiting import backoff_s
 from calltag.core.store.byte_window import ByteWindow
@@ -31,6 +32,7 @@ from calltag.core.store.ports import (
     CommitPosition,
     Epoch,
     Fenced,
+    Loaded,
     Published,
     StoreUnavailable,
     TakeOver,
@@ -214,14 +216,7 @@ class PartitionOwner:
 
     async def _commit(self, epoch: Epoch, messages: Sequence[OperationMessage]) -> tuple[Folded, Publication]:
         """Apply the first operations, as many as fit in a batch, and commit the result. Raises StoreError."""
-        wanted: dict[str, list[OperationId]] = {}
-        for message in messages:
-            wanted.setdefault(message.operation.key, []).append(message.operation.id)
-        loaded = self._cache.loaded(wanted)
-        if len(loaded) < len(wanted):
-            missing = {key: operations for key, operations in wanted.items() if key not in loaded}
-            async with self._window.reading() as max_bytes:
-                loaded.update(await self._store.load(self._partition, missing, max_bytes))
+        loaded = await self._load(messages)
         folded = fold(messages, loaded, self._limits, self._window.batch_bytes)
         began = time.perf_counter()
         publication = await self._write(epoch, folded, dict.fromkeys(folded.unblocked), messages[: folded.taken])
@@ -231,6 +226,33 @@ class PartitionOwner:
         self._metrics.applied(folded.applied)
         _log_refused(folded.applied)
         return folded, publication
+
+    async def _load(self, messages: Sequence[OperationMessage]) -> dict[str, Loaded]:
+        """Read the calls and agents that operations name, as many as fit in a batch, and all that these are related to.
+
+        Raises StoreUnavailable.
+        """
+        wanted: dict[str, list[OperationId]] = {}
+        for message in messages:
+            operation = message.operation
+            wanted.setdefault(operation.key, []).append(operation.id)
+            for other in operation.others if isinstance(operation, CallOperation) else ():
+                wanted.setdefault(call_key(other), [])
+        loaded = await self._read(wanted)
+        # Whatever else fits, the first operation has to have all of its calls. Most calls are related to none.
+        first = messages[0].operation if messages else None
+        named = [call_key(each) for each in first.others] if isinstance(first, CallOperation) else []
+        while missing := [key for key in (*named, *_related(loaded.values())) if key not in loaded]:
+            loaded |= await self._read({key: wanted.get(key, ()) for key in missing})
+        return loaded
+
+    async def _read(self, wanted: Mapping[str, Sequence[OperationId]]) -> dict[str, Loaded]:
+        loaded = self._cache.loaded(wanted)
+        if len(loaded) < len(wanted):
+            missing = {key: operations for key, operations in wanted.items() if key not in loaded}
+            async with self._window.reading() as max_bytes:
+                loaded.update(await self._store.load(self._partition, missing, max_bytes))
+        return loaded
 
     async def _write(
         self, epoch: Epoch, folded: Folded, blocks: CallBlocks = NO_BLOCKS, messages: Sequence[OperationMessage] = ()
@@ -309,6 +331,12 @@ class PartitionOwner:
                     return done
         finally:
             _WAITS.forget(self._partition)
+
+
+def _related(loaded: Iterable[Loaded]) -> Iterator[str]:
+    for each in loaded:
+        if isinstance(each.state, Call):
+            yield from map(call_key, each.state.related)
 
 
 def _kept(outbox: Sequence[bytes]) -> Iterator[tuple[Event, bytes]]:

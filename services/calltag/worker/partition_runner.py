@@ -16,8 +16,8 @@ import structlog
 
 from calltag.core.broker.ports import BrokerError, Delivery, Partition, PartitionConsumer
 from calltag.core.contracts.operations import OPERATION, OperationMessage, WireError
-from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.ids import OperationId
+from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.process.waiting import restart_forever, run_until
 from calltag.core.store.byte_window import ByteWindow
@@ -194,7 +194,7 @@ class PartitionRunner:
     async def _end(self, sweep: Sweep) -> None:
         """End silent calls by operations like any other; those that fail are left to the next sweep."""
         silent = await sweep.operations(owned=self._owner.epoch is not None)
-        messages = [each for each in silent if not self._queues.has(each.operation.key)]
+        messages = [each for each in silent if not self._queues.has(each.operation.order_key)]
         ended = await self._ended(messages)
         if ended:
             self._metrics.silent_calls_ended.inc(ended)

@@ -33,7 +33,7 @@ class Work:
 
     @property
     def key(self) -> str:
-        return self.message.operation.key if self.message is not None else f"message:{self.delivery.tag}"
+        return self.message.operation.order_key if self.message is not None else f"message:{self.delivery.tag}"
 
 
 @dataclass(slots=True)

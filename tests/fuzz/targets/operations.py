@@ -3,10 +3,11 @@
 import orjson
 
 from calltag.core.contracts.operations import OPERATION, OperationMessage
-from calltag.core.domain.apply import CallLimits, apply
+from calltag.core.domain.apply import apply
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import CallOperation, ClientAction, Dial
+from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.user_data import Size
 from calltag.core.identity.directory import demo_directory
 from calltag.core.strict_json import JsonLimits, JsonRefused, parse
@@ -66,7 +67,7 @@ def one_input(data: bytes) -> None:
 
 
 def _on_call(body: Body) -> ClientAction:
-    return CALL_OPERATIONS.parser_of(body)(body, LIMITS)
+    return CALL_OPERATIONS.parser_of(body)(body, LIMITS, DIRECTORY)
 
 
 def _dial(body: Body) -> Dial:

@@ -27,7 +27,10 @@ LIMITS, DIRECTORY = UserDataLimits(), demo_directory()
 OF_SWITCH = SwitchLimits(max_events=1, max_parties=2, user_data=LIMITS)
 OWNER = DIRECTORY.by_number["15000"]
 READ: dict[str, tuple[Any, Callable[[Body], object]]] = {
-    **{each.name: (each, partial(lambda parse, body: parse(body, LIMITS), each.parse)) for each in CALL_OPERATIONS},
+    **{
+        each.name: (each, partial(lambda parse, body: parse(body, LIMITS, DIRECTORY), each.parse))
+        for each in CALL_OPERATIONS
+    },
     **{
         each.name: (each, partial(lambda parse, body: parse(body, OWNER.user, DIRECTORY), each.parse))
         for each in SESSION_OPERATIONS
@@ -55,6 +58,15 @@ NOT_TAKEN: list[tuple[str, str, object]] = [
     ("StartContactCenterSession", "channels", ["voice", 7]),
     ("StartContactCenterSession", "channels", ["voice"] * 9),
     ("ForwardCallsOn", "destination", {"phoneNumber": "x!"}),
+    ("InitiateTransfer", "destination", {"phoneNumber": "x!"}),
+    ("SingleStepTransfer", "userData", []),
+    ("CompleteTransfer", "consultCallUri", 7),
+    ("SwapCalls", "otherCallUri", ""),
+    ("RemoveParticipantFromConference", "participant", ""),
+    ("SetCallDisposition", "disposition", ""),
+    ("CallsMerged", "mergedId", ""),
+    ("CallsMerged", "parties", []),
+    ("CallStarted", "partOf", "a b"),
     ("Dial", "destination", "15001"),
     ("Dial", "destination", {}),
     ("Dial", "destination", {"phoneNumber": ""}),
@@ -118,7 +130,7 @@ def test_an_unknown_operation_is_answered_with_the_known_ones() -> None:
         CALL_OPERATIONS.parser_of({"operationName": "Dial"})
     with pytest.raises(ParameterMissing, match="operationName"):
         CALL_OPERATIONS.parser_of({})
-    with pytest.raises(OutOfRange, match="known are CallStarted, PartyChanged, CallEnded"):
+    with pytest.raises(OutOfRange, match="known are CallStarted, PartyChanged, CallsMerged, CallEnded"):
         SWITCH_EVENTS.parser_of({"eventType": "Dial"})
     with pytest.raises(ParameterMissing, match="eventType"):
         SWITCH_EVENTS.parser_of({})

@@ -6,7 +6,6 @@ from dataclasses import replace
 from calltag.core.broker.ports import NodeId
 from calltag.core.contracts.operations import OperationMessage
 from calltag.core.domain.agent import Agent
-from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
@@ -23,6 +22,7 @@ from calltag.core.domain.operations import (
     PartyChanged,
     Retrieve,
 )
+from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.ports import CallBlock, Done, Loaded, StateUnreadable
 from calltag.worker.batch import Folded, fold
@@ -80,7 +80,7 @@ def test_what_a_client_asks_of_no_call_is_done() -> None:
 
 
 def test_a_record_that_cannot_be_read_holds_its_operations_and_no_others() -> None:
-    loaded = {"call:C": UNREADABLE, "call:D": Loaded(CALL)}
+    loaded = {"call:C": UNREADABLE, "call:D": Loaded(replace(CALL, id=CallId("D")))}
     result = folded(
         loaded,
         message("o1", Hold(), ALICE),
@@ -95,7 +95,7 @@ def test_a_record_that_cannot_be_read_holds_its_operations_and_no_others() -> No
 
 
 def test_an_operation_that_raises_holds_those_behind_it_and_lets_those_before_it_be() -> None:
-    loaded = {"call:C": Loaded(CALL), "call:D": Loaded(CALL)}
+    loaded = {"call:C": Loaded(CALL), "call:D": Loaded(replace(CALL, id=CallId("D")))}
     poison = message("o2", AttachUserData((("SECRET", 1),)), ALICE)
 
     def length(value: object) -> int:

@@ -2,11 +2,11 @@
 
 from calltag.core.broker.ports import NodeId
 from calltag.core.contracts.operations import OperationMessage
-from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.events import CallChanged, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import AttachUserData, CallAction, CallOperation, Hangup, UpdateUserData
+from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.ports import Change, Done, Loaded
 from calltag.worker.batch import Folded, fold

@@ -8,10 +8,10 @@ import pytest
 
 from calltag.core.broker.ports import Partition
 from calltag.core.contracts.operations import OperationMessage
-from calltag.core.domain.apply import CallLimits
 from calltag.core.domain.call import Call, CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import CallOperation, Hold
+from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
 from calltag.core.store.ports import (

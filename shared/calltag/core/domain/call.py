@@ -1,6 +1,6 @@
 """A call, its legs, and the transitions of their states."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import zip_longest
@@ -29,11 +29,31 @@ class CallType(StrEnum):
     UNKNOWN = "Unknown"
 
 
+class ConsultData(StrEnum):
+    """User data of a consult call."""
+
+    INHERITED = "inherited"
+    """Copied from the call from which it began, and separate from then on."""
+    SEPARATE = "separate"
+    """Only that of the request."""
+    JOINT = "joint"
+    """That of the call from which it began: a change of one is a change of both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Relation:
+    """Another call of the same party, and the state of the party's leg there."""
+
+    call: CallId
+    state: LegState
+
+
 @dataclass(frozen=True, slots=True)
 class Leg:
     """One party of a call. A party outside the contact centre has neither device nor user.
 
-    `left` is True if the party left the call while it went on for others.
+    `left` is True if the party left the call while it went on for others. `consults` are the calls that the party began
+    from this one, to consult others; on such a call `parent` is the call from which it began.
     """
 
     number: str
@@ -42,6 +62,13 @@ class Leg:
     user: UserId | None = None
     muted: bool = False
     left: bool = False
+    consults: tuple[Relation, ...] = ()
+    parent: Relation | None = None
+
+    @property
+    def related(self) -> tuple[Relation, ...]:
+        """Return the relations to the party's other calls."""
+        return self.consults if self.parent is None else (*self.consults, self.parent)
 
     @property
     def live(self) -> bool:
@@ -50,7 +77,11 @@ class Leg:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call with its parties. Every change increments `version`; `began_at_ms` is Unix time."""
+    """A call with its parties. Every change increments `version`; `began_at_ms` is Unix time.
+
+    Of a consult call, `consult_data` is the rule for its user data, and `changed_keys` are the keys of user data that
+    were changed since it began.
+    """
 
     id: CallId
     conn_id: ConnId
@@ -60,11 +91,31 @@ class Call:
     legs: tuple[Leg, ...]
     user_data: UserData = field(default_factory=UserData)
     version: int = 0
+    consult_data: ConsultData | None = None
+    changed_keys: tuple[str, ...] = ()
+
+    @property
+    def related(self) -> frozenset[CallId]:
+        """Return the ids of the calls to which its legs are related."""
+        return frozenset(each.call for leg in self.legs for each in leg.related)
+
+    def leg_with(self, number: str) -> Leg | None:
+        """Return the leg of a number."""
+        return next((leg for leg in self.legs if leg.number == number), None)
 
     @property
     def released(self) -> bool:
         """True once no party is left on the call."""
         return not any(leg.live for leg in self.legs)
+
+    def with_user_data(self, data: UserData, keys: Iterable[str] = ()) -> "Call":
+        """Return the call with other user data; a consult call notes the keys that changed, and `keys`, which were
+        set."""
+        if self.consult_data is None:
+            return replace(self, user_data=data)
+        before, after = self.user_data.values, data.values
+        changed = (key for key in {**before, **after} if before.get(key) != after.get(key))
+        return replace(self, user_data=data, changed_keys=tuple(dict.fromkeys((*self.changed_keys, *keys, *changed))))
 
     def users(self) -> tuple[UserId, ...]:
         """Return the users whose devices are parties, each once, in the order of the legs."""

@@ -30,7 +30,15 @@ class CallChanged:
     accepted_at_ms: int
     reason: Literal["silent"] | None = None
     """`silent`: calltag ended the call, because the switch no longer reported it."""
+    changed: tuple[UserId, ...] | None = None
+    """Users whose own leg changed, who get StatusChange; None if all get the `notification`."""
     kind: Literal["call"] = "call"
+
+    def notification_for(self, user: UserId) -> NotificationType:
+        """Return the notification that a user gets."""
+        if self.changed is None or user not in self.changed:
+            return self.notification
+        return NotificationType.STATUS_CHANGE
 
 
 @dataclass(frozen=True, slots=True)

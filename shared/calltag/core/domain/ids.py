@@ -1,5 +1,6 @@
 """Identifiers of the domain, and those that are derived from others."""
 
+import re
 from hashlib import sha256
 from typing import Final, NewType
 
@@ -19,6 +20,8 @@ _OF_IDEMPOTENCY_KEY: Final = "ik"
 _OF_SWITCH_EVENT: Final = "sw"
 _NOT_APPLIED: Final = "-not-applied"
 _DIGITS: Final = 32
+_ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
+_CONSULT: Final = re.compile(r"(.+)_C[0-9A-V]{16}", re.DOTALL)
 
 
 def call_key(call_id: str) -> SubjectKey:
@@ -31,13 +34,57 @@ def agent_key(user: str) -> SubjectKey:
     return SubjectKey(_AGENT + user)
 
 
+def root_of(call_id: CallId) -> CallId:
+    """Return the call to which a call belongs by its id: the first of those that began from one another.
+
+    All of them are in one partition, and operations on them are applied in the order of sending.
+    """
+    consult = _CONSULT.fullmatch(call_id)
+    return call_id if consult is None else CallId(consult[1])
+
+
+def new_call_id(operation: OperationId) -> CallId:
+    """Return the id of the call that an operation begins: 32 characters, the same when the operation is repeated."""
+    return CallId(_base32(f"call:{operation}", 32))
+
+
+def new_consult_call_id(call_id: CallId, operation: OperationId) -> CallId:
+    """Return the id of the call that an operation on another call begins; both have the same root."""
+    return CallId(f"{root_of(call_id)}_C{_base32(f'consult:{operation}', 16)}")
+
+
+def related_call_id(root: CallId, name: str) -> CallId:
+    """Return the id of a call that the switch names, and that belongs to another one: the same for the same name."""
+    return root if name == root else CallId(f"{root}_C{_base32(f'switch:{name}', 16)}")
+
+
+def new_conn_id(operation: OperationId) -> ConnId:
+    """Return the connection id of the call that an operation begins: 16 hex digits."""
+    return ConnId(sha256(f"conn:{operation}".encode()).hexdigest()[:16])
+
+
+def _base32(text: str, length: int) -> str:
+    number = int.from_bytes(sha256(text.encode()).digest()[: length * 5 // 8])
+    return "".join(_ALPHABET[number >> shift & 31] for shift in range(5 * length - 5, -5, -5))
+
+
+def order_key(key: str) -> SubjectKey:
+    """Return the key of the operations that are applied in order with those on this key: the root of a call."""
+    return SubjectKey(key) if is_agent_key(key) else call_key(root_of(CallId(subject_id(key))))
+
+
+def partition_key(key: str) -> str:
+    """Return the input of `partition_of` for a key."""
+    return subject_id(order_key(key))
+
+
 def is_agent_key(key: str) -> bool:
     """Return whether the key is that of an agent."""
     return key.startswith(_AGENT)
 
 
 def subject_id(key: str) -> str:
-    """Return the id of the call or of the user in a key; the partition is that of this id."""
+    """Return the id of the call or of the user in a key."""
     return key.partition(":")[2]
 
 

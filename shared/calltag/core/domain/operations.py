@@ -8,7 +8,17 @@ from typing import Literal, TypeAlias
 
 from calltag.core.domain.agent import READY, AgentState
 from calltag.core.domain.call import CallType, Leg
-from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, SubjectKey, UserId, agent_key, call_key
+from calltag.core.domain.ids import (
+    CallId,
+    ConnId,
+    DeviceId,
+    OperationId,
+    SubjectKey,
+    UserId,
+    agent_key,
+    call_key,
+    root_of,
+)
 from calltag.core.domain.user_data import Pair
 
 
@@ -94,6 +104,102 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
+class MuteCall:
+    """Mute the sender's leg."""
+
+    name: Literal["MuteCall"] = "MuteCall"
+
+
+@dataclass(frozen=True, slots=True)
+class UnmuteCall:
+    """Unmute the sender's leg."""
+
+    name: Literal["UnmuteCall"] = "UnmuteCall"
+
+
+@dataclass(frozen=True, slots=True)
+class SingleStepTransfer:
+    """Leave the call to another party, whose phone rings; the pairs are set as by an update."""
+
+    target: Leg
+    pairs: tuple[Pair, ...] = ()
+    name: Literal["SingleStepTransfer"] = "SingleStepTransfer"
+
+
+@dataclass(frozen=True, slots=True)
+class SingleStepConference:
+    """Add a party, whose phone rings; the pairs are set as by an update."""
+
+    target: Leg
+    pairs: tuple[Pair, ...] = ()
+    name: Literal["SingleStepConference"] = "SingleStepConference"
+
+
+@dataclass(frozen=True, slots=True)
+class InitiateTransfer:
+    """Hold the call, and begin a consult call to another party, to whom the call may be transferred then."""
+
+    consult: CallId
+    conn_id: ConnId
+    target: Leg
+    pairs: tuple[Pair, ...] = ()
+    name: Literal["InitiateTransfer"] = "InitiateTransfer"
+
+
+@dataclass(frozen=True, slots=True)
+class InitiateConference:
+    """Hold the call, and begin a consult call to another party, who may be added to the call then."""
+
+    consult: CallId
+    conn_id: ConnId
+    target: Leg
+    pairs: tuple[Pair, ...] = ()
+    name: Literal["InitiateConference"] = "InitiateConference"
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteTransfer:
+    """Join the parties of a call and of a consult call without the sender; `consult` names it if there are several."""
+
+    consult: CallId | None = None
+    name: Literal["CompleteTransfer"] = "CompleteTransfer"
+
+
+@dataclass(frozen=True, slots=True)
+class CompleteConference:
+    """Join the parties of a call and of a consult call; `consult` names it if there are several."""
+
+    consult: CallId | None = None
+    name: Literal["CompleteConference"] = "CompleteConference"
+
+
+@dataclass(frozen=True, slots=True)
+class SwapCalls:
+    """Hold the active one of two related calls, and retrieve the other one."""
+
+    other: CallId
+    name: Literal["SwapCalls"] = "SwapCalls"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveParticipantFromConference:
+    """Release the leg of another party of a conference."""
+
+    number: str
+    name: Literal["RemoveParticipantFromConference"] = "RemoveParticipantFromConference"
+
+
+@dataclass(frozen=True, slots=True)
+class SetCallDisposition:
+    """Set the key of dispositions and the pairs, as by an update; also after the end of the call."""
+
+    key: str
+    disposition: str
+    pairs: tuple[Pair, ...] = ()
+    name: Literal["SetCallDisposition"] = "SetCallDisposition"
+
+
+@dataclass(frozen=True, slots=True)
 class Dial:
     """Start a call from the sender's device; the first of `legs` is the caller."""
 
@@ -115,6 +221,8 @@ class CallStarted:
     legs: tuple[Leg, ...]
     pairs: tuple[Pair, ...] = ()
     began_at_ms: int | None = None
+    parent: CallId | None = None
+    """The call from which its first party consults."""
     name: Literal["CallStarted"] = "CallStarted"
 
 
@@ -129,6 +237,17 @@ class PartyChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class CallsMerged:
+    """The switch reports that the parties of a call joined another one, and the call ended."""
+
+    merged: CallId
+    legs: tuple[Leg, ...] = ()
+    """New states of parties, as in PartyChanged."""
+    mute_unchanged: tuple[str, ...] = ()
+    name: Literal["CallsMerged"] = "CallsMerged"
+
+
+@dataclass(frozen=True, slots=True)
 class CallEnded:
     """The call ended: as the switch reports, or (`silent`) because the switch has not reported it for too long."""
 
@@ -137,9 +256,19 @@ class CallEnded:
 
 
 UserDataAction: TypeAlias = AttachUserData | UpdateUserData | DeleteUserDataPair | DeleteUserData
-ClientAction: TypeAlias = UserDataAction | Answer | Hold | Retrieve | SendDtmf | Hangup | ClearCall | Reject
+InitiateAction: TypeAlias = InitiateTransfer | InitiateConference
+CompleteAction: TypeAlias = CompleteTransfer | CompleteConference
+SingleStepAction: TypeAlias = SingleStepTransfer | SingleStepConference
+FamilyAction: TypeAlias = (
+    InitiateAction | CompleteAction | SingleStepAction | SwapCalls | RemoveParticipantFromConference
+)
+LegAction: TypeAlias = (
+    Answer | Hold | Retrieve | SendDtmf | Hangup | ClearCall | Reject | MuteCall | UnmuteCall | FamilyAction
+)
+"""Actions of clients on a leg of theirs."""
+ClientAction: TypeAlias = UserDataAction | LegAction | SetCallDisposition
 BeginAction: TypeAlias = Dial | CallStarted
-SwitchAction: TypeAlias = PartyChanged | CallEnded
+SwitchAction: TypeAlias = PartyChanged | CallsMerged | CallEnded
 CallAction: TypeAlias = ClientAction | BeginAction | SwitchAction
 
 
@@ -210,13 +339,35 @@ class CallOperation:
 
     @property
     def key(self) -> SubjectKey:
-        """Key of the call that it changes."""
+        """Key of the call that it names."""
         return call_key(self.call_id)
+
+    @property
+    def order_key(self) -> SubjectKey:
+        """Key that it has in common with all operations on calls that belong together."""
+        return call_key(root_of(self.call_id))
+
+    @property
+    def others(self) -> tuple[CallId, ...]:
+        """Return the other calls that it names."""
+        match self.action:
+            case (
+                InitiateTransfer(consult=other)
+                | InitiateConference(consult=other)
+                | CompleteTransfer(consult=other)
+                | CompleteConference(consult=other)
+                | SwapCalls(other=other)
+                | CallsMerged(merged=other)
+                | CallStarted(parent=other)
+            ):
+                return () if other is None else (other,)
+            case _:
+                return ()
 
     @property
     def partition_key(self) -> str:
         """Input of `partition_of`."""
-        return self.call_id
+        return root_of(self.call_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +402,11 @@ class AgentOperation:
     def key(self) -> SubjectKey:
         """Key of the agent that it changes."""
         return agent_key(self.sender)
+
+    @property
+    def order_key(self) -> SubjectKey:
+        """Key of the operations that are applied in order with it."""
+        return self.key
 
     @property
     def partition_key(self) -> str:

@@ -16,14 +16,19 @@ from calltag.core.domain.call import Call, Leg, LegState
 _USER_DATA_AND_DTMF: Final = ("UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData")
 _USER_DATA: Final = ("UpdateUserData", "AttachUserData", "DeleteUserDataPair", "DeleteUserData")
 
+_OTHER_PARTIES: Final = ("InitiateTransfer", "SingleStepTransfer", "InitiateConference", "SingleStepConference")
+_ANSWERED: Final = (LegState.ESTABLISHED, LegState.HELD)
+_CONFERENCE: Final = 3
+"""Parties of a call from which on one may be removed."""
+
 CAPABILITIES: Final[Mapping[LegState, tuple[str, ...]]] = {
     LegState.DIALING: (*_USER_DATA_AND_DTMF, "Hangup"),
     LegState.RINGING: (*_USER_DATA, "Answer", "ClearCall"),
-    LegState.ESTABLISHED: (*_USER_DATA_AND_DTMF, "Hangup", "Hold", "ClearCall"),
-    LegState.HELD: (*_USER_DATA, "Hangup", "Retrieve"),
+    LegState.ESTABLISHED: (*_USER_DATA_AND_DTMF, "Hangup", "Hold", "ClearCall", *_OTHER_PARTIES),
+    LegState.HELD: (*_USER_DATA, "Hangup", *_OTHER_PARTIES),
     LegState.RELEASED: (),
 }
-"""Operations by leg state, as they are listed to clients."""
+"""Operations by leg state, as they are listed to clients, beside those of `capabilities`."""
 TOLERATED: Final[Mapping[LegState, tuple[str, ...]]] = {LegState.RINGING: ("Hangup", "Reject")}
 """Operations that are accepted beside those: clients decline a call with them, though Web Services lists neither."""
 VOICE_ENVIRONMENT: Final = "default"
@@ -62,6 +67,8 @@ class CallExt(TypedDict):
 
 
 class _OptionalMembers(TypedDict, total=False):
+    parentCallUri: str
+    parentCallPath: str
     deviceUri: str
     userData: dict[str, object]
 
@@ -92,6 +99,9 @@ class CallResource(TypedDict):
     monitoring: bool
     uri: str
     path: str
+    parentCallUri: NotRequired[str]
+    """On a consult call, for its initiator only: the call from which it began."""
+    parentCallPath: NotRequired[str]
 
 
 CALL_EXAMPLE: Final[CallResource] = {
@@ -127,8 +137,39 @@ class ShownCall(CallResource):
     """Present while an operation on the call is parked."""
 
 
+def capabilities(call: Call, leg: Leg) -> tuple[str, ...]:
+    """Return the operations that a party may send, in its state and that of its related calls."""
+    more: list[str] = []
+    states = [each.state for each in leg.related]
+    is_active = any(state is not LegState.HELD for state in states)
+    match leg.state:
+        case LegState.ESTABLISHED:
+            more.append("UnmuteCall" if leg.muted else "MuteCall")
+            if sum(each.live for each in call.legs) >= _CONFERENCE:
+                more.append("RemoveParticipantFromConference")
+            if LegState.HELD in states:
+                more += ("SwapCalls", "CompleteTransfer", "CompleteConference")
+        case LegState.HELD:
+            more.append("SwapCalls" if is_active else "Retrieve")
+            if states:
+                more.append("CompleteTransfer")
+            if any(state in _ANSWERED for state in states):
+                more.append("CompleteConference")
+        case LegState.DIALING if leg.parent is not None:
+            more.append("CompleteTransfer")
+        case _:
+            pass
+    return (*CAPABILITIES[leg.state], *more)
+
+
 def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> CallResource:
     """Return the call from a leg; `base_url` is scheme, host and port, without a trailing slash."""
+    parent: _OptionalMembers = {}
+    if leg.parent is not None:
+        parent = {
+            "parentCallUri": f"{base_url}/api/v2/me/calls/{leg.parent.call}",
+            "parentCallPath": f"/calls/{leg.parent.call}",
+        }
     device: _OptionalMembers = {"deviceUri": f"{base_url}/api/v2/devices/{leg.device}"} if leg.device else {}
     user_data: _OptionalMembers = {"userData": call.user_data.as_object()} if call.user_data else {}
     return {
@@ -140,7 +181,7 @@ def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> CallResou
         "participants": [_participant(other) for other in call.others(leg)],
         "dnis": call.dnis,
         "callType": call.type.value,
-        "capabilities": list(CAPABILITIES[leg.state]),
+        "capabilities": list(capabilities(call, leg)),
         **user_data,
         "duration": str(max(0, now_ms - call.began_at_ms) // 1000),
         "mute": "On" if leg.muted else "Off",
@@ -149,6 +190,7 @@ def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> CallResou
         "monitoring": False,
         "uri": f"{base_url}/api/v2/me/calls/{call.id}",
         "path": f"/calls/{call.id}",
+        **parent,
     }
 
 

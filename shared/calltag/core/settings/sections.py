@@ -338,6 +338,18 @@ class Worker(Section):
     max_call_parties: Positive = Field(
         64, description="Parties of one call, including those that have left; for gateways, those of a switch event."
     )
+    consult_user_data: Literal["inherited", "separate", "joint"] = Field(
+        "inherited",
+        description="User data of a consult call: a copy of that of the call from which it began (`inherited`), only "
+        "that of the request (`separate`), or that of both calls together (`joint`).",
+    )
+    merged_user_data: Literal[
+        "consult-changes", "main-only", "consult-only", "merged-over-main", "merged-over-consult"
+    ] = Field(
+        "consult-changes",
+        description="User data when a consult call is joined with the call from which it began: the keys that were "
+        "changed on the consult call win (`consult-changes`), or a rule of T-Server.",
+    )
     remembered_operations: Positive = Field(
         10_000, description="Operation ids remembered for one call, to recognise redelivered operations."
     )

@@ -20,7 +20,17 @@ from calltag.core.contracts.stored_call import (
 )
 from calltag.core.domain.agent import Agent
 from calltag.core.domain.call import Call
-from calltag.core.domain.ids import CallId, OperationId, UserId, agent_key, call_key, subject_id
+from calltag.core.domain.ids import (
+    CallId,
+    OperationId,
+    UserId,
+    agent_key,
+    call_key,
+    order_key,
+    partition_key,
+    root_of,
+    subject_id,
+)
 from calltag.core.process.limits import MAX_BATCH_BYTES
 from calltag.core.store.client import RedisClient, fields_of
 from calltag.core.store.connection import Request, is_refusal
@@ -84,7 +94,7 @@ class RedisCallBlocks:
 
     async def clear(self, key: str, operation_id: OperationId) -> bool:
         """Delete a block if it is for this operation; return whether it was."""
-        partition = partition_of(subject_id(key), self._partitions)
+        partition = partition_of(partition_key(key), self._partitions)
         return await self._unblock([self._keys.blocks(partition)], [key, operation_id]) == 1
 
     async def forget(self) -> int:
@@ -153,7 +163,7 @@ class RedisCallStore:
         arguments: list[str | int] = [max_bytes or self._max_batch_bytes]
         for key, operations in wanted.items():
             keys += self._keys.state(partition, key).all()[:3]
-            arguments += (key, len(operations), *operations)
+            arguments += (order_key(key), len(operations), *operations)
         answers = cast("list[list[object]]", await self._load(keys, arguments))
         # Keys that did not fit are omitted.
         return {
@@ -313,8 +323,9 @@ class RedisCallReader:
         return _Reading(key, self._batcher.command("HMGET", self._names(key).state, "version", "doc"))
 
     async def block(self, call_id: CallId) -> CallBlock | None:
-        name = self._keys.blocks(partition_of(call_id, self._partitions))
-        raw = cast("bytes | None", await self._client.execute("HGET", name, call_key(call_id)))
+        root = root_of(call_id)
+        name = self._keys.blocks(partition_of(root, self._partitions))
+        raw = cast("bytes | None", await self._client.execute("HGET", name, call_key(root)))
         return decode_block(raw) if raw is not None else None
 
     async def calls_of(
@@ -373,7 +384,7 @@ class RedisCallReader:
         return found
 
     def _names(self, key: str) -> StateKeys:
-        return self._keys.state(partition_of(subject_id(key), self._partitions), key)
+        return self._keys.state(partition_of(partition_key(key), self._partitions), key)
 
     async def _found(self, keys: Sequence[str]) -> list[State | StateUnreadable | None]:
         """Return the state under each key, read atomically, or the error of an unreadable one."""
