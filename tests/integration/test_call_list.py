@@ -104,6 +104,15 @@ async def test_a_call_that_lasts_is_on_one_page_whatever_begins_and_ends_between
     assert {"AB", "B1", "C1", "D1"} <= set(seen)
 
 
+async def test_a_call_that_one_user_left_is_listed_by_the_others(tmp_path: Path) -> None:
+    async with in_process(tmp_path) as gateway, gateway.working():
+        await begin(gateway, "ABX", "alice", "bob", "admin")
+        left = (await gateway.request("alice", "POST", "/me/calls/ABX", {"operationName": "Hangup"})).json()
+        assert left["statusCode"] == 0
+        for user, calls in (("alice", []), ("bob", ["ABX"]), ("carol", ["ABX"]), ("admin", ["ABX"])):
+            assert await listed(gateway, user) == calls
+
+
 async def test_whole_calls_come_with_their_user_data_as_their_user_sees_them(busy: InProcess) -> None:
     calls = (await busy.request("carol", "GET", "/calls?fields=*&user=bob")).json()["calls"]
     assert [(each["id"], each["state"], each["userData"]) for each in calls] == [

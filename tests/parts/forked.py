@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from calltag.core.process.os_limits import exit_with_parent
 from calltag.core.telemetry.output import drain_output
 
-_SERVICES: Final = [f"calltag.{name}.app" for name in ("gateway", "notifier", "single", "worker")]
+_SERVICES: Final = [f"calltag.{name}.app" for name in ("gateway", "notifier", "serve", "worker")]
 _COPIES: Final = multiprocessing.get_context("forkserver")
 _COPIES.set_forkserver_preload(["calltag.cli.main", "calltag.cli.serving", *_SERVICES])
 
@@ -58,6 +59,9 @@ class ForkedCommand:
 
 def _run(command: list[str], folder: str, environment: dict[str, str], output: str) -> None:
     os.setsid()
+    # It ends with the tests, also when these are killed.
+    if ask := exit_with_parent():
+        ask()
     written = os.open(output, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(written, stream.fileno())

@@ -332,6 +332,7 @@ def content(parked: ParkedOperation, *, values: bool) -> Any:
     if not values:
         if "pairs" in action:
             action["pairs"] = [[key, HIDDEN] for key, _ in action["pairs"]]
-        if "digits" in action:
-            action["digits"] = HIDDEN
+        for name in ("digits", "disposition"):
+            if name in action:
+                action[name] = HIDDEN
     return whole["operation"]

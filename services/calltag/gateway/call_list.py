@@ -89,7 +89,7 @@ class CallList:
             for each in await self.service.reader.with_calls(some):
                 calls = await self.service.reader.calls_of(each, with_user_data=with_user_data)
                 for one in sorted(calls, key=lambda call: call.id):
-                    if (each, one.id) <= (user, call) or min(all_asked.intersection(one.users())) != each:
+                    if (each, one.id) <= (user, call) or _first(one, all_asked) != each:
                         continue
                     resource = self._resource(one, each, wanted)
                     if resource is None:
@@ -139,6 +139,11 @@ class CallList:
     ) -> Mapping[str, object]:
         more = {} if following is None else {"nextUri": following}
         return {"statusCode": 0, "uris" if fields is None else "calls": encoded, **more}
+
+
+def _first(call: Call, users: frozenset[UserId]) -> UserId:
+    """Return the first of these users who is on the call."""
+    return min(user for user in users.intersection(call.users()) if call.is_open_to(user))
 
 
 def _place(after: str | None) -> tuple[UserId, CallId]:

@@ -9,23 +9,26 @@ from typing import Protocol
 
 from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import Call
-from calltag.core.domain.ids import CallId, OperationId, new_call_id, new_conn_id, new_consult_call_id
+from calltag.core.domain.ids import CallId, OperationId, new_call_id, new_conn_id, new_consult_call_id, root_of
 from calltag.core.domain.operations import (
     AgentAction,
     AgentOperation,
     CallOperation,
     ClientAction,
+    CompleteConference,
+    CompleteTransfer,
     Dial,
     InitiateAction,
     Operation,
     SetCallDisposition,
     SingleStepAction,
+    SwapCalls,
 )
 from calltag.core.domain.status import StatusCode
 from calltag.core.identity.directory import VOICE_FEATURE, User
 from calltag.core.store.ports import PendingCall
 from calltag.gateway.call_service import CallService
-from calltag.gateway.errors import FeatureMissing, InvalidState, NotFound, OutcomeRefused
+from calltag.gateway.errors import FeatureMissing, InvalidState, NotFound, OutcomeRefused, OutOfRange
 from calltag.gateway.operations import VOICE
 from calltag.gateway.switch_events import SwitchEvent, check_outcomes
 
@@ -83,7 +86,11 @@ class CallCommand(Command):
         ]
 
     def _complete_action(self, operation_id: OperationId) -> ClientAction:
-        """Return the action, with the ids of the call that it begins."""
+        """Return the action, with the ids of the call that it begins. Raises OutOfRange."""
+        if isinstance(self.action, SwapCalls | CompleteTransfer | CompleteConference):
+            other = self.action.other if isinstance(self.action, SwapCalls) else self.action.consult
+            if other is not None and root_of(other) != root_of(self.call_id):
+                raise OutOfRange(f"call {other} does not belong together with call {self.call_id}")
         if not isinstance(self.action, InitiateAction):
             return self.action
         consult = new_consult_call_id(self.call_id, operation_id)

@@ -120,7 +120,10 @@ def _root(body: Body) -> CallId:
 def _merged(body: Body, _: OperationId, directory: Directory, limits: SwitchLimits) -> CallsMerged:
     merged = required_text(body, "mergedId", max_bytes=_MAX_TEXT_BYTES)
     legs = _parties(body, directory, limits) if body.get("parties") is not None else ()
-    return CallsMerged(related_call_id(_root(body), merged), legs, _without_mute(body) if legs else ())
+    root = _root(body)
+    if related_call_id(root, merged) == related_call_id(root, str(body["id"])):
+        raise OutOfRange("mergedId has to name another call than id")
+    return CallsMerged(related_call_id(root, merged), legs, _without_mute(body) if legs else ())
 
 
 def _started(body: Body, operation_id: OperationId, directory: Directory, limits: SwitchLimits) -> CallStarted:

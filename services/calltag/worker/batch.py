@@ -14,8 +14,8 @@ from calltag.core.contracts.operations import EVENT, OperationMessage, Operation
 from calltag.core.domain.apply import apply
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import Event, OperationRefused
-from calltag.core.domain.ids import CallId, OperationId, call_key, refusal_id
-from calltag.core.domain.operations import AgentOperation, CallEnded, CallOperation, Operation
+from calltag.core.domain.ids import CallId, OperationId, call_key, order_key, refusal_id
+from calltag.core.domain.operations import AgentOperation, CallEnded, CallOperation, Operation, SetCallDisposition
 from calltag.core.domain.outcome import CallLimits, Outcome
 from calltag.core.domain.status import StatusCode
 from calltag.core.process.limits import MAX_BATCH_BYTES
@@ -156,6 +156,8 @@ class _Family:
 
     subject: _Subject
     others: Mapping[CallId, _Subject]
+    every: Mapping[str, _Subject]
+    """All subjects of the batch, by key."""
 
     def calls(self) -> Mapping[CallId, Call]:
         """Return the other calls that exist. Raises StateUnreadable."""
@@ -166,6 +168,12 @@ class _Family:
             if isinstance(each.state, Call):
                 found[call_id] = each.state
         return found
+
+    def unblock(self, key: str) -> None:
+        """Remove the block of all calls that belong together."""
+        for name, each in self.every.items():
+            if order_key(name) == key:
+                each.block = None
 
     def change(self, calls: Sequence[Call]) -> None:
         """Set the other calls that an operation changed."""
@@ -180,7 +188,7 @@ def _family(operation: Operation, subjects: Mapping[str, _Subject]) -> _Family |
     if subject is None:
         return None
     if not isinstance(operation, CallOperation):
-        return _Family(subject, {})
+        return _Family(subject, {}, subjects)
     others: dict[CallId, _Subject] = {}
     missing = [*operation.others, *_related(subject)]
     while missing:
@@ -192,7 +200,7 @@ def _family(operation: Operation, subjects: Mapping[str, _Subject]) -> _Family |
             return None
         others[call_id] = other
         missing += _related(other)
-    return _Family(subject, others)
+    return _Family(subject, others, subjects)
 
 
 def _related(subject: _Subject) -> Iterable[CallId]:
@@ -220,28 +228,36 @@ def _take(message: OperationMessage, family: _Family, limits: CallLimits, folded
     for event, encoded in step.events:
         folded.add_event(event, encoded)
     family.change(step.others)
-    _record(message, subject, step, folded)
+    _record(message, family, step, folded)
     return True
 
 
-def _record(message: OperationMessage, subject: _Subject, step: _Step, folded: Folded) -> None:
-    operation, done = message.operation, step.done
+def _record(message: OperationMessage, family: _Family, step: _Step, folded: Folded) -> None:
+    operation, done, subject = message.operation, step.done, family.subject
     subject.state = step.state
     if step.remembered:
         subject.done[operation.id] = done
-    # The end of a silent call does not depend on the parked operation, and removes the block.
-    has_ended = _ends_silent(operation) and done.code is StatusCode.SUCCESS
+    # The end of a silent call does not depend on the parked operation, and removes the block, which is that of the
+    # first of the calls that belong together.
+    is_first = operation.key == operation.order_key
+    has_ended = is_first and _ends_silent(operation) and done.code is StatusCode.SUCCESS
     if subject.block is not None and (subject.block.operation_id == operation.id or has_ended):
         folded.unblocked.append(operation.order_key)
-        subject.block = None
+        family.unblock(operation.order_key)
     folded.applied.append(Applied(operation, done, step.repeated))
     if message.reply_to is not None:
-        state = None if step.repeated and not _may_see(operation, subject.state) else subject.state
+        is_hidden = (step.repeated or _sets_disposition(operation)) and not _may_see(operation, subject.state)
+        state = None if is_hidden else subject.state
         folded.replies.append((message.reply_to, _reply(operation.id, done, state)))
 
 
 def _ends_silent(operation: Operation) -> bool:
     return isinstance(operation, CallOperation) and operation.action == CallEnded("silent")
+
+
+def _sets_disposition(operation: Operation) -> bool:
+    """Return whether it is allowed to a sender who has left the call."""
+    return isinstance(operation.action, SetCallDisposition)
 
 
 def _in_the_way(operation: Operation, subject: _Subject) -> CallBlock | None:

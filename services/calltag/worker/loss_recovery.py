@@ -13,7 +13,7 @@ from calltag.core.broker.ports import Partition
 from calltag.core.contracts.operations import EVENT, OPERATION, OperationMessage
 from calltag.core.domain.call import Call
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, NotificationType
-from calltag.core.domain.ids import EventId, OperationId, call_key
+from calltag.core.domain.ids import EventId, OperationId, call_key, order_key
 from calltag.core.domain.status import StatusCode
 from calltag.core.store.byte_window import ByteWindow
 from calltag.core.store.ports import (
@@ -349,7 +349,7 @@ class LossRecovery:
     async def _raise_versions(self, epoch: Epoch, versions: dict[str, int]) -> bool:
         """Continue the versions of calls from the highest that subscribers have seen, and publish their state, where
         not all operations could be applied again: no version is used twice."""
-        keys = versions.keys() - self._recent.loss.unrecoverable
+        keys = {key for key in versions if order_key(key) not in self._recent.loss.unrecoverable}
         has_raised = False
         async for page in self._loaded({key: [_NONE] for key in keys}):
             raised = {

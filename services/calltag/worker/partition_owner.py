@@ -16,7 +16,7 @@ import structlog
 from calltag.core.broker.ports import BrokerRefused, BrokerUnavailable, Partition
 from calltag.core.contracts.operations import EVENT, OperationMessage, WireError
 from calltag.core.domain.call import Call
-from calltag.core.domain.events import Event
+from calltag.core.domain.events import CallChanged, Event
 from calltag.core.domain.ids import OperationId, call_key
 from calltag.core.domain.operations import CallOperation
 from calltag.core.domain.outcome import CallLimits
@@ -200,7 +200,10 @@ class PartitionOwner:
         await self._store.wait_for_replicas(self._partition, taken.epoch, taken.position)
         sent = 0
         while page := await self.retry(partial(self._read_kept, taken.epoch, sent)):
-            await self._send(Publication((), list(_kept(page)), ()))
+            kept = list(_kept(page))
+            # The former owner may not have listed these calls.
+            calls = {event.call.id: event.call for event, _ in kept if isinstance(event, CallChanged)}
+            await self._send(Publication([*calls.values()], kept, ()))
             sent += len(page)
         await self.retry(lambda: self._store.sent(self._partition, taken.epoch, taken.position))
 

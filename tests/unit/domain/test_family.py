@@ -13,7 +13,16 @@ from calltag.core.domain.apply import apply
 from calltag.core.domain.call import Call, CallType, ConsultData, Leg, LegState
 from calltag.core.domain.events import CallChanged, NotificationType, OperationRefused
 from calltag.core.domain.family import MergedData, merged
-from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId, new_consult_call_id, root_of
+from calltag.core.domain.ids import (
+    CallId,
+    ConnId,
+    DeviceId,
+    OperationId,
+    UserId,
+    new_consult_call_id,
+    related_call_id,
+    root_of,
+)
 from calltag.core.domain.operations import (
     Answer,
     AttachUserData,
@@ -156,6 +165,13 @@ def test_consult_calls_have_the_root_of_the_first_call() -> None:
     second = new_consult_call_id(first, OperationId("b"))
     assert (root_of(first), root_of(second), root_of(MAIN), first != second) == (MAIN, MAIN, MAIN, True)
     assert new_consult_call_id(MAIN, OperationId("a")) == first
+
+
+def test_a_call_is_named_by_the_switch_or_by_the_id_that_the_api_shows() -> None:
+    shown = related_call_id(MAIN, "of-the-switch")
+    assert related_call_id(MAIN, "of-the-switch") == shown == related_call_id(MAIN, shown)
+    assert (root_of(shown), related_call_id(MAIN, MAIN)) == (MAIN, MAIN)
+    assert related_call_id(shown, "x") == related_call_id(MAIN, "x")
 
 
 def test_a_consult_call_begins_with_the_data_and_holds_the_first_call() -> None:
@@ -418,6 +434,82 @@ def test_a_merge_without_news_of_parties() -> None:
     other = centre.consult("alice", MAIN, "carol")
     centre.did(None, MAIN, CallsMerged(other))
     assert [leg.user for leg in centre.calls[MAIN].legs if leg.live] == ["alice", "bob", "carol"]
+
+
+def begun_by_switch(centre: Centre, *, parent: CallId | None, **pairs: object) -> CallId:
+    """Return a call of alice and carol that the switch says belongs to MAIN."""
+    other = new_consult_call_id(MAIN, OperationId(f"of-switch-{centre.count}"))
+    legs = (party("alice", LegState.DIALING), party("carol"))
+    started = CallStarted(ConnId("o"), CallType.CONSULT, "15002", legs, tuple(pairs.items()), parent=parent)
+    centre.did(None, other, started)
+    return other
+
+
+def test_joint_data_of_a_consult_call_of_the_switch_is_that_of_both() -> None:
+    centre = talking("alice", "bob", rules=CallRules(ConsultData.JOINT), a=1)
+    other = begun_by_switch(centre, parent=MAIN, b=2)
+    assert centre.data(MAIN) == centre.data(other) == {"a": 1, "b": 2}
+    centre.did(None, MAIN, CallsMerged(other))
+    assert centre.data(MAIN) == {"a": 1, "b": 2}
+
+
+@pytest.mark.parametrize("rule", ConsultData)
+def test_no_data_of_a_call_that_is_not_related_any_longer_gets_lost(rule: ConsultData) -> None:
+    centre = talking("alice", "bob", rules=CallRules(rule), a=1)
+    other = begun_by_switch(centre, parent=None, b=2)
+    centre.did("carol", other, Answer())
+    centre.did("carol", other, AttachUserData((("c", 3),)))
+    centre.did(None, MAIN, CallsMerged(other))
+    assert centre.data(MAIN) == {"a": 1, "b": 2, "c": 3}
+
+
+def test_the_first_call_may_be_merged_into_the_consult_call() -> None:
+    centre = talking("alice", "bob", a=1)
+    other = centre.consult("alice", MAIN, "carol", b=2)
+    centre.did("bob", MAIN, AttachUserData((("late", 3),)))
+    centre.did(None, other, CallsMerged(MAIN))
+    assert centre.data(other) == {"a": 1, "b": 2, "late": 3}
+    assert centre.calls[MAIN].released
+
+
+def test_a_call_is_not_merged_with_itself() -> None:
+    centre = talking("alice", "bob")
+    assert centre.do(None, MAIN, CallsMerged(MAIN)).code is StatusCode.OUT_OF_RANGE
+
+
+def test_a_conference_keeps_what_its_initiator_asks_others() -> None:
+    centre = talking("alice", "bob")
+    first = centre.consult("alice", MAIN, "carol")
+    centre.did("carol", first, Answer())
+    second = centre.consult("alice", first, "dave")
+    centre.did("alice", first, CompleteConference(first))
+    parent = centre.leg("alice", second).parent
+    assert parent is not None
+    assert parent.call == MAIN
+    centre.did("alice", second, CompleteTransfer())
+    assert [leg.user for leg in centre.calls[MAIN].legs if leg.live] == ["bob", "carol", "dave"]
+
+
+def test_a_related_call_whose_record_is_gone_is_no_longer_related() -> None:
+    centre = talking("alice", "bob")
+    other = centre.consult("alice", MAIN, "carol")
+    gone = CallOperation(OperationId("gone"), other, CompleteTransfer(), 1, UserId("alice"))
+    outcome = apply(centre.calls[other], gone, CallLimits(lambda _: 1), {})
+    assert outcome.code is StatusCode.INVALID_STATE
+    answered = CallOperation(OperationId("answered"), other, Answer(), 1, UserId("carol"))
+    after = apply(centre.calls[other], answered, CallLimits(lambda _: 1), {}).state
+    assert isinstance(after, Call)
+    assert not after.related
+
+
+def test_so_many_calls_belong_together() -> None:
+    centre = talking("alice", "bob")
+    consult = centre.consult("alice", MAIN, "carol")
+    limits = CallLimits(lambda _: 1, max_related=2)
+    another = InitiateTransfer(new_consult_call_id(MAIN, OperationId("x")), ConnId("c"), party("dave"))
+    operation = CallOperation(OperationId("o"), MAIN, another, 1, UserId("alice"))
+    outcome = apply(centre.calls[MAIN], operation, limits, {consult: centre.calls[consult]})
+    assert (outcome.code, "2 calls belong together" in outcome.text) == (StatusCode.INVALID_STATE, True)
 
 
 def refused(centre: Centre, call: CallId, action: CallAction) -> tuple[StatusCode, str]:

@@ -21,6 +21,7 @@ from calltag.core.domain.operations import (
     Hold,
     PartyChanged,
     Retrieve,
+    SetCallDisposition,
 )
 from calltag.core.domain.outcome import CallLimits
 from calltag.core.domain.status import StatusCode
@@ -147,6 +148,27 @@ def test_the_operation_that_a_call_is_marked_with_takes_the_mark_away() -> None:
     known = {OperationId("m"): Done(StatusCode.SUCCESS, 3)}
     again = folded({"call:C": Loaded(CALL, known, None, mark)}, message("m", Hold(), ALICE))
     assert (codes(again), again.unblocked, again.changes) == ([StatusCode.SUCCESS], ["call:C"], [])
+
+
+def test_calls_that_belong_together_are_blocked_and_unblocked_together() -> None:
+    mark = CallBlock(OperationId("m"), "failed_repeatedly", 7)
+    consult = replace(CALL, id=CallId("C_C0123456789ABCDEF"))
+    loaded = {"call:C": Loaded(CALL, {}, None, mark), f"call:{consult.id}": Loaded(consult, {}, None, mark)}
+    held = message("o1", Hold(), ALICE, consult.id)
+    assert codes(folded(loaded, held)) == [StatusCode.INTERNAL]
+    result = folded(loaded, message("m", Hold(), ALICE), held)
+    assert (codes(result), result.unblocked) == ([StatusCode.SUCCESS] * 2, ["call:C"])
+    # Only the end of the first of them removes the block.
+    silent = folded(loaded, message("s", CallEnded("silent"), call=consult.id), message("h", Hold(), ALICE))
+    assert (codes(silent), silent.unblocked) == ([StatusCode.SUCCESS, StatusCode.INTERNAL], [])
+
+
+def test_the_disposition_of_who_left_is_answered_without_the_call() -> None:
+    left = CALL.with_legs([replace(leg, state=LegState.RELEASED) if leg.user == ALICE else leg for leg in CALL.legs])
+    for sender, is_shown in ((ALICE, False), (BOB, True)):
+        result = folded({"call:C": Loaded(left)}, message("d", SetCallDisposition("sold", "result"), sender))
+        [(_, reply)] = result.replies
+        assert (reply.code, reply.call is not None) == (StatusCode.SUCCESS, is_shown)
 
 
 def test_a_parked_operation_that_fails_again_leaves_the_mark() -> None:

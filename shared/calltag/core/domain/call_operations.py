@@ -83,6 +83,9 @@ class CallTurn:
 
     def run(self, call: Call | None) -> Outcome:
         """Return the outcome for the call that the operation names. Raises RefusedError."""
+        # The record of a related call may be gone.
+        self.family.settle()
+        call = call and self.family.calls[call.id]
         action = self.operation.action
         if isinstance(action, Dial | CallStarted):
             return self._outcome(self._begin(call, action))
@@ -198,6 +201,8 @@ class CallTurn:
         _check_target(call, leg, action.target)
         if len(leg.consults) >= self.limits.max_consults:
             raise RefusedError(StatusCode.INVALID_STATE, f"the call has {len(leg.consults)} consult calls already")
+        if len(self.family.calls) >= self.limits.max_related:
+            raise RefusedError(StatusCode.INVALID_STATE, f"{len(self.family.calls)} calls belong together already")
         if action.consult in self.family.calls:
             raise RefusedError(StatusCode.ALREADY_EXISTS, f"there is a call {action.consult} already")
         rule = self.limits.rules.consult_data
@@ -246,6 +251,8 @@ class CallTurn:
     def _merge(self, call: Call, action: CallsMerged) -> _Plan:
         """Join the parties of two calls, as the switch reports."""
         consult = self.family.calls.get(action.merged)
+        if consult is call:
+            raise RefusedError(StatusCode.OUT_OF_RANGE, "mergedId: a call cannot be merged with itself")
         if consult is None or consult.released:
             reason = "there is no" if consult is None else "already released is"
             code = StatusCode.NOT_FOUND if consult is None else StatusCode.INVALID_STATE
@@ -325,6 +332,9 @@ class CallTurn:
         fact = action if isinstance(action, CallStarted) else None
         began_at_ms = None if fact is None else fact.began_at_ms
         parent = None if fact is None or fact.parent is None else self.family.calls.get(fact.parent)
+        here = None if parent is None else parent.leg_with(action.legs[0].number)
+        if here is None or not here.live:
+            parent = None
         rule = None if parent is None else self.limits.rules.consult_data
         begun = UserData() if parent is None or rule is None else consult_user_data(parent.user_data, rule)
         data = begun.attach(action.pairs) if parent is None else begun.update(action.pairs)
@@ -341,9 +351,13 @@ class CallTurn:
             changed_keys=() if rule is None else tuple(dict(action.pairs)),
         )
         self.family.put(new.with_legs(action.legs))
-        if parent is not None and parent.leg_with(action.legs[0].number) is not None:
+        plan = [_Told(new.id, NotificationType.STATUS_CHANGE)]
+        if parent is not None:
             self.family.relate(parent.id, action.legs[0].number, new.id)
-        return [_Told(new.id, NotificationType.STATUS_CHANGE)]
+            if rule is ConsultData.JOINT and action.pairs:
+                joint = self._set_user_data(self.family.calls[parent.id], data, ())
+                plan += [each for each in joint if each.call != new.id]
+        return plan
 
     def _check_parties(self, parties: int, before: int) -> None:
         """Refuse more parties than the limit, counting those that left, unless none is new."""
@@ -374,9 +388,9 @@ class CallTurn:
         """Return the outcome with an event for each entry of the plan, and for each call that changed beside it."""
         self.family.settle()
         named = {each.call for each in plan}
-        beside = [
-            _Told(each.id, NotificationType.STATUS_CHANGE) for each in self.family.changed() if each.id not in named
-        ]
+        # In the same order whenever the operation is applied again, as the ids of the events follow from it.
+        changed = sorted({each.id for each in self.family.changed()} - named)
+        beside = [_Told(each, NotificationType.STATUS_CHANGE) for each in changed]
         events, latest = [], dict(self.family.before)
         for number, told in enumerate((*plan, *beside)):
             before, now = latest.get(told.call), self.family.calls[told.call]

@@ -127,14 +127,23 @@ class Family:
         by_number = {leg.number: leg for leg in moved}
         legs = [by_number.pop(leg.number, leg) for leg in into.legs]
         joined = into.with_legs([*legs, *by_number.values()])
-        if ended.consult_data is not ConsultData.JOINT:
-            data = merged(into.user_data, ended.user_data, ended.changed_keys, rule)
-            joined = joined.with_user_data(data, ended.changed_keys)
+        if not self._is_joint(main, consult):
+            # A call that did not begin from another one has inherited nothing.
+            changed_keys = tuple(ended.user_data.values) if ended.consult_data is None else ended.changed_keys
+            data = merged(into.user_data, ended.user_data, changed_keys, rule)
+            joined = joined.with_user_data(data, changed_keys)
         self.put(joined)
         self.put(ended.with_legs([replace(leg, state=LegState.RELEASED) for leg in ended.legs]))
-        for leg in moved:
-            for each in leg.consults:
-                self._change(each.call, leg.number, lambda one: replace(one, parent=Relation(main, one.state)))
+        for leg in ended.legs:
+            if leg.live and leg.consults:
+                self._adopt(main, leg, is_there=leg.number in there)
+
+    def _adopt(self, main: CallId, leg: Leg, *, is_there: bool) -> None:
+        """Let the consult calls of a leg that moves begin from the main call."""
+        if is_there:
+            self._change(main, leg.number, lambda one: replace(one, consults=(*one.consults, *leg.consults)))
+        for each in leg.consults:
+            self._change(each.call, leg.number, lambda one: replace(one, parent=Relation(main, one.state)))
 
     def joint(self, call_id: CallId) -> list[CallId]:
         """Return the call, and those that have their user data jointly with it."""

@@ -54,8 +54,12 @@ def new_consult_call_id(call_id: CallId, operation: OperationId) -> CallId:
 
 
 def related_call_id(root: CallId, name: str) -> CallId:
-    """Return the id of a call that the switch names, and that belongs to another one: the same for the same name."""
-    return root if name == root else CallId(f"{root}_C{_base32(f'switch:{name}', 16)}")
+    """Return the id of a call that the switch names, and that belongs together with another one.
+
+    A name that is such an id already, as a client or the API shows it, names that call.
+    """
+    root = root_of(root)
+    return CallId(name if root_of(CallId(name)) == root else f"{root}_C{_base32(f'switch:{name}', 16)}")
 
 
 def new_conn_id(operation: OperationId) -> ConnId:

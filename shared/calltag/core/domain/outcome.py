@@ -29,6 +29,8 @@ class CallLimits:
     max_parties: int = 64
     max_consults: int = 8
     """Consult calls that a party may have from one call at a time."""
+    max_related: int = 32
+    """Calls that belong together."""
     rules: CallRules = CallRules()
 
 
