@@ -23,11 +23,13 @@ DOCUMENT = schemathesis.openapi.from_path(Path(__file__).parents[2] / "docs" / "
 SWITCH, CALL = "/api/v2/switch/events", "/api/v2/me/calls/{call_id}"
 DIAL, ME = "/api/v2/me/devices/{device_id}/calls", "/api/v2/me"
 CHANNEL, DEVICE = "/api/v2/me/channels/voice", "/api/v2/me/devices/{device_id}"
-PLACES = {"call_id": CALL_EXAMPLE["id"], "device_id": "631608b3-ceb1-472b-ba05-2ae39555b0d1"}
+DEVICES = {"alice": "631608b3-ceb1-472b-ba05-2ae39555b0d1", "carol": "7d1f6a52-9c0b-4c62-8c5e-0f3a6b1d2e02"}
 IN_ORDER = (
     (ME, "alice", ["StartContactCenterSession", "Ready", "NotReady", "AfterCallWork", "AuxWork", "Offline"]),
     (CHANNEL, "alice", ["Ready", "NotReady", "AfterCallWork", "AuxWork", "Offline"]),
     (DEVICE, "alice", ["DoNotDisturbOn", "DoNotDisturbOff", "ForwardCallsOn", "ForwardCallsOff"]),
+    (ME, "carol", ["StartContactCenterSession"]),
+    (DEVICE, "carol", ["ListenIn", "Coach", "BargeIn", "CancelSupervisorMonitoring"]),
     (ME, "alice", ["EndContactCenterSession"]),
     (SWITCH, "switch", ["CallStarted", "PartyChanged", "CallsMerged", "CallEnded"]),
     (DEVICE, "alice", ["SetCallDisposition"]),
@@ -35,6 +37,7 @@ IN_ORDER = (
 )
 """Examples of requests, as they can follow one another, beside those of operations on a call."""
 RINGING = ("Answer", "Reject")
+BY_SUPERVISOR = ("SwitchToListenIn", "SwitchToCoach", "SwitchToBargeIn", "MuteMonitoredUser", "UnmuteMonitoredUser")
 RELATED = ("CompleteTransfer", "CompleteConference", "SwapCalls")
 CHECKS = [
     not_a_server_error,
@@ -84,9 +87,10 @@ def test_each_example_of_a_request_takes_effect(tmp_path: Path) -> None:
         for path, user, names in IN_ORDER:
             for name in names:
                 if name == "CallsMerged":
-                    merged = {"eventId": "other", "id": examples[path, name]["mergedId"], "partOf": PLACES["call_id"]}
+                    merged = {"eventId": "other", "id": examples[path, name]["mergedId"], "partOf": CALL_EXAMPLE["id"]}
                     send(SWITCH, "switch", examples[path, "CallStarted"] | merged)
-                send(path.format(**PLACES), user, examples[path, name])
+                places = {"call_id": CALL_EXAMPLE["id"], "device_id": DEVICES.get(user)}
+                send(path.format(**places), user, examples[path, name])
         for name in of_calls:
             state = "Ringing" if name in RINGING else "Held" if name == "Retrieve" else "Established"
             own = {"phoneNumber": "15001", "state": state, "mute": "On" if name == "UnmuteCall" else "Off"}
@@ -101,4 +105,11 @@ def test_each_example_of_a_request_takes_effect(tmp_path: Path) -> None:
                 consult = next(each["id"] for each in listed.json()["calls"] if each["id"].startswith(f"{name}_"))
                 send(CALL.format(call_id=consult), "carol", {"operationName": "Answer"})
                 body = body | ({"otherCallUri": consult} if name == "SwapCalls" else {})
-            send(CALL.format(call_id=name), "bob", body)
+            if name in BY_SUPERVISOR:
+                of_carol, path = DEVICE.format(device_id=DEVICES["carol"]), CALL.format(call_id=name)
+                send(of_carol, "carol", examples[DEVICE, "Coach" if name == "SwitchToListenIn" else "ListenIn"])
+                send(path, "carol", {"operationName": "Answer"})
+                if name == "UnmuteMonitoredUser":
+                    send(path, "carol", examples[CALL, "MuteMonitoredUser"])
+                send(of_carol, "carol", examples[DEVICE, "CancelSupervisorMonitoring"])
+            send(CALL.format(call_id=name), "carol" if name in BY_SUPERVISOR else "bob", body)

@@ -21,9 +21,11 @@ from parts.access_table import (
     CHANNELS,
     COMETD_PATHS,
     COMETD_ROUTES,
+    DEVICES,
     JSON,
     KNOWN,
     LACKS,
+    MONITORING,
     NEVER,
     OPERATIONS,
     OTHERS,
@@ -32,6 +34,7 @@ from parts.access_table import (
     YES,
     as_page,
     contact_centre,
+    device_operation,
     operation,
 )
 from parts.both_in_process import Both, both_in_process
@@ -171,6 +174,21 @@ async def test_operations(centre: Both, role: str) -> None:
                 if expected != YES:
                     assert MARK not in response.text
                     assert await state(centre, call) == before
+
+
+@pytest.mark.parametrize("role", ROLES)
+async def test_operations_on_devices(centre: Both, role: str) -> None:
+    await begin(centre, "C1-of-devices")
+    for name, outcomes in DEVICES.items():
+        expected = outcomes[KNOWN.index(role)] if role in KNOWN else "401 (20)"
+        user = (ROLES[role] or ("alice",))[0]
+        own = f"device-of-{user}" if name in MONITORING else ALICES_DEVICE
+        path, body = f"/api/v2/me/devices/{own}", device_operation(name)
+        for headers in ({}, {"Prefer": "wait=5"}):
+            response = await ask(centre, role, "POST", path, body, **headers)
+            assert outcome(response) == expected, (name, response.text)
+    calls = await ask(centre, role, "GET", "/api/v2/me/calls?fields=userData")
+    assert (MARK in calls.text) == (role == "party")
 
 
 async def test_a_key_of_another_user_shows_nothing(centre: Both) -> None:

@@ -24,7 +24,7 @@ FOR_AN_HOUR: Final = re.compile(r"calltag:\{(u:[a-z]+|watchers)\}:?(watchers(:si
 """Whose end no setting brings nearer: who watches whom."""
 SHORT: Final = {
     "CALLTAG_WORKER__LIVE_CALL_LIFETIME_S": "8",
-    "CALLTAG_WORKER__RELEASED_CALL_LIFETIME_S": "4",
+    "CALLTAG_WORKER__WRAP_UP_S": "4",
     "CALLTAG_OPERATION_MEMORY_S": "3",
     "CALLTAG_EVENTS__RETENTION_S": "5",
     "CALLTAG_GATEWAY__IDEMPOTENCY_LIFETIME_S": "4",

@@ -7,8 +7,8 @@ from typing import Any, Final
 from argon2 import PasswordHasher
 
 from calltag.core.domain.ids import DeviceId, UserId
-from calltag.core.identity.directory import VOICE_FEATURE, Device, Directory, Role, User, directory
-from calltag.gateway.operations import CALL_OPERATIONS
+from calltag.core.identity.directory import MONITORING_FEATURE, VOICE_FEATURE, Device, Directory, Role, User, directory
+from calltag.gateway.operations import CALL_OPERATIONS, DEVICE_OPERATIONS
 
 JSON = dict[str, Any]
 PASSWORD: Final = "a-password-of-the-tests"
@@ -36,6 +36,7 @@ def contact_centre() -> Directory:
     """The users of the table."""
     stored = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1).hash(PASSWORD)
     voice = frozenset({VOICE_FEATURE})
+    monitoring = frozenset({VOICE_FEATURE, MONITORING_FEATURE})
 
     def user(name: str, number: str, *roles: Role, features: frozenset[str] = voice, under: str = "") -> User:
         return User(
@@ -51,10 +52,10 @@ def contact_centre() -> Directory:
         (
             user("alice", "15000", Role.AGENT, under="carol"),
             user("bob", "15001", Role.AGENT, under="erin"),
-            user("carol", "15002", Role.AGENT, Role.SUPERVISOR),
+            user("carol", "15002", Role.AGENT, Role.SUPERVISOR, features=monitoring),
             user("dave", "15003", Role.AGENT, features=frozenset()),
-            user("admin", "15004", Role.ADMINISTRATOR),
-            user("erin", "15005", Role.AGENT, Role.SUPERVISOR),
+            user("admin", "15004", Role.ADMINISTRATOR, features=monitoring),
+            user("erin", "15005", Role.AGENT, Role.SUPERVISOR, features=monitoring),
             user("switch", "15006", Role.SWITCH, features=frozenset()),
         )
     )
@@ -103,6 +104,14 @@ PARAMETERS: Final[Mapping[str, JSON]] = {
     "RemoveParticipantFromConference": {"participant": "0891234"},
     "SetCallDisposition": {"disposition": "sold"},
 }
+
+MONITORING: Final = frozenset({"ListenIn", "Coach", "BargeIn"})
+
+
+def device_operation(name: str) -> JSON:
+    """The body of an operation on a device."""
+    parameters = {"destination": {"phoneNumber": "15001"}, "targetDeviceUri": ALICES_DEVICE, "callUri": CALL}
+    return {"operationName": name, "disposition": "sold", **parameters}
 
 
 def operation(name: str) -> JSON:
@@ -177,6 +186,12 @@ COMETD_ROUTES: Final = frozenset(path + more for path in COMETD_PATHS for more i
 OPERATIONS: Final[Mapping[str, tuple[str, ...]]] = dict.fromkeys(CALL_OPERATIONS.names(), _CHANGE)
 """What each of KNOWN is answered when it wants an operation on alice's call."""
 
+_MONITORS: Final = (LACKS, LACKS, YES, OTHERS, YES, LACKS, LACKS)
+DEVICES: Final[Mapping[str, tuple[str, ...]]] = {
+    name: _MONITORS if name in MONITORING else _OWNER for name in DEVICE_OPERATIONS.names()
+}
+"""What each of KNOWN is answered when it wants an operation on alice's device, or on its own to monitor alice's."""
+
 _EVERYBODY: Final = frozenset(KNOWN)
 _ADMINISTRATOR: Final = frozenset({"administrator"})
 _OVERSEERS: Final = frozenset({"supervisor", "administrator"})
@@ -213,7 +228,7 @@ NEVER: Final = (
 
 def as_page() -> str:
     """The tables of docs/security.md."""
-    return "\n\n".join("\n".join(table) for table in (_routes(), _operations(), _channels()))
+    return "\n\n".join("\n".join(table) for table in (_routes(), _operations(), _device_operations(), _channels()))
 
 
 def _row(*cells: str) -> str:
@@ -232,6 +247,13 @@ def _operations() -> Iterator[str]:
     yield _row(*["---"] * (1 + len(KNOWN)))
     for name, outcomes in OPERATIONS.items():
         yield _row(name, *outcomes)
+
+
+def _device_operations() -> Iterator[str]:
+    yield _row("operation on the device", *KNOWN)
+    yield _row(*["---"] * (1 + len(KNOWN)))
+    for name, outcomes in DEVICES.items():
+        yield _row(f"{name}, from an own device" if name in MONITORING else name, *outcomes)
 
 
 def _channels() -> Iterator[str]:

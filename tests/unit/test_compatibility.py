@@ -19,6 +19,7 @@ def test_the_page_names_all_operations_and_no_others_as_working() -> None:
             "transfers and conferences",
             "wrap-up and muting",
             "devices",
+            "supervisors",
             "state of the agent",
         )
     )

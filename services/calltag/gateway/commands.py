@@ -8,28 +8,45 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from calltag.core.contracts.operations import OperationReply
+from calltag.core.domain.agent import NOT_IN_SESSION
 from calltag.core.domain.call import Call
-from calltag.core.domain.ids import CallId, OperationId, new_call_id, new_conn_id, new_consult_call_id, root_of
+from calltag.core.domain.ids import (
+    CallId,
+    OperationId,
+    new_call_id,
+    new_conn_id,
+    new_consult_call_id,
+    operation_id_beside,
+    root_of,
+)
+from calltag.core.domain.monitoring import MonitoringMode
 from calltag.core.domain.operations import (
     AgentAction,
     AgentOperation,
+    Answer,
     CallOperation,
+    ClearCall,
     ClientAction,
     CompleteConference,
     CompleteTransfer,
     Dial,
+    Hangup,
     InitiateAction,
+    MonitorCall,
     Operation,
+    Reject,
     SetCallDisposition,
     SingleStepAction,
+    StartMonitoring,
     SwapCalls,
 )
 from calltag.core.domain.status import StatusCode
-from calltag.core.identity.directory import VOICE_FEATURE, User
+from calltag.core.identity.directory import MONITORING_FEATURE, VOICE_FEATURE, User
 from calltag.core.store.ports import PendingCall
 from calltag.gateway.call_service import CallService
-from calltag.gateway.errors import FeatureMissing, InvalidState, NotFound, OutcomeRefused, OutOfRange
+from calltag.gateway.errors import FeatureMissing, InvalidState, NoPermission, NotFound, OutcomeRefused, OutOfRange
 from calltag.gateway.operations import VOICE
+from calltag.gateway.supervision import ended_monitoring, monitor_leg, with_monitors
 from calltag.gateway.switch_events import SwitchEvent, check_outcomes
 
 Fields = Mapping[str, object]
@@ -71,19 +88,23 @@ class CallCommand(Command):
     async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:
         _require_voice(self.user)
         pending = self.service.begin_call(self.call_id) if self.pending_call is None else self.pending_call
-        self._check(await pending, is_retry=is_retry)
+        call = await pending
+        self._check(call, is_retry=is_retry)
         if isinstance(self.action, InitiateAction | SingleStepAction) and not is_retry:
             await self.service.check_live_calls([self.user.id, self.action.target.user])
-        return [
-            CallOperation(
-                id=operation_id,
-                call_id=self.call_id,
-                action=self._complete_action(operation_id),
-                accepted_at_ms=self.service.clock_ms(),
-                sender=self.user.id,
-                as_administrator=self.user.is_administrator,
-            )
-        ]
+        operation = CallOperation(
+            id=operation_id,
+            call_id=self.call_id,
+            action=self._complete_action(operation_id),
+            accepted_at_ms=self.service.clock_ms(),
+            sender=self.user.id,
+            as_administrator=self.user.is_administrator,
+        )
+        if isinstance(self.action, InitiateAction | SingleStepAction):
+            return await with_monitors(self.service, [operation])
+        if isinstance(self.action, Answer | ClearCall | Reject | Hangup) and call is not None:
+            return [operation, *ended_monitoring(call, operation, is_retry=is_retry)]
+        return [operation]
 
     def _complete_action(self, operation_id: OperationId) -> ClientAction:
         """Return the action, with the ids of the call that it begins. Raises OutOfRange."""
@@ -129,15 +150,14 @@ class DialCommand(Command):
         _require_voice(self.user)
         if not is_retry:
             await self.service.check_live_calls([leg.user for leg in self.action.legs])
-        return [
-            CallOperation(
-                id=operation_id,
-                call_id=new_call_id(operation_id),
-                action=replace(self.action, conn_id=new_conn_id(operation_id)),
-                accepted_at_ms=self.service.clock_ms(),
-                sender=self.user.id,
-            )
-        ]
+        operation = CallOperation(
+            id=operation_id,
+            call_id=new_call_id(operation_id),
+            action=replace(self.action, conn_id=new_conn_id(operation_id)),
+            accepted_at_ms=self.service.clock_ms(),
+            sender=self.user.id,
+        )
+        return await with_monitors(self.service, [operation])
 
     def outcome(self, replies: Sequence[OperationReply]) -> Fields:
         return self.service.shown(_applied(replies).call, self.user)
@@ -184,6 +204,49 @@ class SessionCommand(Command):
 
 
 @dataclass(frozen=True, slots=True)
+class MonitorCommand(Command):
+    """The beginning of the monitoring of an agent by a supervisor, on the calls of now too if it is for all calls."""
+
+    service: CallService
+    user: User
+    action: StartMonitoring
+
+    async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:
+        monitoring, now_ms = self.action.monitoring, self.service.clock_ms()
+        _require_voice(self.user)
+        _require(MONITORING_FEATURE, self.user)
+        agent = self.service.directory.by_device[monitoring.target].user
+        if not self.service.directory.may_monitor(self.user.id, agent.id):
+            raise NoPermission(f"targetDeviceUri: device {monitoring.target} is not that of an agent whom you oversee")
+        own = await self.service.reader.agent(self.user.id)
+        device = None if own is None else own.device(self.action.device)
+        if not is_retry and (device is None or not device.active):
+            raise InvalidState(f"device {self.action.device} {NOT_IN_SESSION}")
+        operations: list[Operation] = [AgentOperation(operation_id, self.user.id, self.action, now_ms)]
+        if device is None or monitoring.mode is MonitoringMode.NEXT_CALL:
+            return operations
+        monitor = monitor_leg(self.user.id, device, monitoring)
+        calls = await self.service.reader.calls_of(agent.id, with_user_data=False)
+        return [
+            *operations,
+            *(
+                CallOperation(
+                    operation_id_beside(operation_id, call.id), call.id, MonitorCall(monitor), now_ms, self.user.id
+                )
+                for call in calls
+                if any(leg.live and leg.number == monitoring.number for leg in call.legs)
+            ),
+        ]
+
+    def outcome(self, replies: Sequence[OperationReply]) -> Fields:
+        _applied(replies)
+        return {}
+
+    async def look(self, operation_id: OperationId) -> Fields:  # noqa: ARG002 - the interface's
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
 class SwitchCommand(Command):
     """Events of the switch, each an operation under an id of its own."""
 
@@ -192,7 +255,8 @@ class SwitchCommand(Command):
 
     async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:  # noqa: ARG002 - the interface's
         now_ms = self.service.clock_ms()
-        return [CallOperation(each.operation_id, each.call_id, each.action, now_ms) for each in self.events]
+        operations = [CallOperation(each.operation_id, each.call_id, each.action, now_ms) for each in self.events]
+        return await with_monitors(self.service, operations)
 
     def outcome(self, replies: Sequence[OperationReply]) -> Fields:
         check_outcomes(self.events, replies)
@@ -203,13 +267,17 @@ class SwitchCommand(Command):
 
 
 def _applied(replies: Sequence[OperationReply]) -> OperationReply:
-    """Return the reply of the only operation. Raises OutcomeRefused."""
-    [reply] = replies
+    """Return the reply of the request's operation; others only follow from it. Raises OutcomeRefused."""
+    reply = replies[0]
     if reply.code is not StatusCode.SUCCESS:
         raise OutcomeRefused(reply.code, reply.text)
     return reply
 
 
 def _require_voice(user: User) -> None:
-    if VOICE_FEATURE not in user.features:
-        raise FeatureMissing(f"this requires the feature {VOICE_FEATURE}, which user {user.id} does not have")
+    _require(VOICE_FEATURE, user)
+
+
+def _require(feature: str, user: User) -> None:
+    if feature not in user.features:
+        raise FeatureMissing(f"this requires the feature {feature}, which user {user.id} does not have")

@@ -3,15 +3,18 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Final, Generic, TypeVar
 
 from calltag.core.domain.agent import SYSTEM_STATES
 from calltag.core.domain.call import CallType, Leg, LegState
 from calltag.core.domain.ids import CallId, ConnId, DeviceId
+from calltag.core.domain.monitoring import Monitoring, MonitoringMode, MonitoringScope, MonitoringState
 from calltag.core.domain.operations import (
     AgentAction,
     Answer,
     AttachUserData,
+    CancelSupervisorMonitoring,
     ChangeAgentState,
     ClearCall,
     ClientAction,
@@ -30,6 +33,7 @@ from calltag.core.domain.operations import (
     InitiateConference,
     InitiateTransfer,
     MuteCall,
+    MuteMonitoredUser,
     Reject,
     RemoveParticipantFromConference,
     Retrieve,
@@ -40,8 +44,11 @@ from calltag.core.domain.operations import (
     SingleStepConference,
     SingleStepTransfer,
     StartContactCenterSession,
+    StartMonitoring,
     SwapCalls,
+    SwitchMonitoring,
     UnmuteCall,
+    UnmuteMonitoredUser,
     UpdateUserData,
 )
 from calltag.core.identity.directory import Device, Directory, User
@@ -59,6 +66,7 @@ from calltag.gateway.requests import (
 
 Schema = Mapping[str, Any]
 Parser = TypeVar("Parser", bound=Callable[..., object])
+Known = TypeVar("Known", bound=StrEnum)
 _MAX_NAME_BYTES: Final = 64
 _MAX_NUMBER_BYTES: Final = 64
 _MAX_DIGITS: Final = 64
@@ -129,6 +137,14 @@ class Operations(Generic[Parser]):
         return self._other
 
 
+def known(kind: type[Known], name: str, value: str) -> Known:
+    """Return the member of an enumeration of that name. Raises OutOfRange."""
+    try:
+        return kind(value)
+    except ValueError:
+        raise OutOfRange(f"{name} is not known; known are {', '.join(kind)}") from None
+
+
 def not_known(tag: str, names: Iterable[str]) -> OutOfRange:
     """Return the refusal of an operation that is not one of these."""
     return OutOfRange(f"{tag} is not known here; known are {', '.join(names)}")
@@ -167,7 +183,11 @@ def named_call(body: Body, name: str) -> CallId | None:
     """Return the call that a parameter names by its uri, path or id; None if it is missing. Raises OutOfRange."""
     if body.get(name) is None:
         return None
-    return CallId(required_text(body, name, max_bytes=_MAX_URI_BYTES).rstrip("/").rpartition("/")[2])
+    return CallId(_last_segment(required_text(body, name, max_bytes=_MAX_URI_BYTES)))
+
+
+def _last_segment(uri: str) -> str:
+    return uri.rstrip("/").rpartition("/")[2]
 
 
 def destination(body: Body) -> str:
@@ -269,6 +289,24 @@ def _disposition(body: Body, limits: UserDataLimits, _: Directory) -> SetCallDis
 def _swap(body: Body, *_: object) -> SwapCalls:
     required_text(body, "otherCallUri", max_bytes=_MAX_URI_BYTES)
     return SwapCalls(named_call(body, "otherCallUri") or CallId(""))
+
+
+_WAYS: Final[Mapping[MonitoringState, str]] = {
+    MonitoringState.LISTEN_IN: "listen, without being seen by the other parties.",
+    MonitoringState.COACH: "speak to the agent alone.",
+    MonitoringState.BARGE_IN: "take part like the other parties.",
+}
+
+
+_SWITCHES: Final = (
+    SwitchMonitoring("SwitchToListenIn"),
+    SwitchMonitoring("SwitchToCoach"),
+    SwitchMonitoring("SwitchToBargeIn"),
+)
+
+
+def _always(action: ClientAction) -> CallParser:
+    return lambda *_: action
 
 
 DISPOSITION: Final[OperationType[CallParser]] = OperationType(
@@ -390,6 +428,14 @@ CALL_OPERATIONS: Final = Operations[CallParser](
         ["participant"],
         {"participant": "15002"},
     ),
+    *(
+        OperationType(each.name, f"As a supervisor on the call: {_WAYS[each.state]}", _always(each))
+        for each in _SWITCHES
+    ),
+    OperationType("MuteMonitoredUser", "As a supervisor on the call: mute the agent.", lambda *_: MuteMonitoredUser()),
+    OperationType(
+        "UnmuteMonitoredUser", "As a supervisor on the call: unmute the agent.", lambda *_: UnmuteMonitoredUser()
+    ),
     DISPOSITION,
 )
 
@@ -427,6 +473,49 @@ SESSION_OPERATIONS: Final = Operations[SessionParser](
 CHANNEL_OPERATIONS: Final = Operations[SessionParser](*_STATES, other=change_state)
 
 DeviceParser = Callable[[Body, DeviceId, Directory, UserDataLimits], DeviceAction | SetCallDisposition]
+_MONITORING: Final[Mapping[str, Schema]] = {
+    "targetDeviceUri": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": _MAX_URI_BYTES,
+        "description": "The `uri` of the agent's device, its `path`, or its id.",
+    },
+    "supervisorMonitoringScope": {
+        "type": "string",
+        "enum": list(MonitoringScope),
+        "default": MonitoringScope.CALL,
+        "description": "`Agent`: leave the call with the agent; `Call`: stay until it ends.",
+    },
+    "supervisorMonitoringMode": {
+        "type": "string",
+        "enum": list(MonitoringMode),
+        "default": MonitoringMode.ALL_CALLS,
+        "description": "`NextCall`: until the first call is answered or declined; `AllCalls`: until it is cancelled.",
+    },
+}
+
+
+def _begin_monitoring(state: MonitoringState) -> DeviceParser:
+    def parse(body: Body, device: DeviceId, directory: Directory, _: UserDataLimits) -> StartMonitoring:
+        target = DeviceId(_last_segment(required_text(body, "targetDeviceUri", max_bytes=_MAX_URI_BYTES)))
+        owner = directory.by_device.get(target)
+        if owner is None:
+            raise OutOfRange(f"targetDeviceUri: there is no device {target}")
+        scope = known(
+            MonitoringScope,
+            "supervisorMonitoringScope",
+            optional_text(body, "supervisorMonitoringScope", MonitoringScope.CALL),
+        )
+        mode = known(
+            MonitoringMode,
+            "supervisorMonitoringMode",
+            optional_text(body, "supervisorMonitoringMode", MonitoringMode.ALL_CALLS),
+        )
+        return StartMonitoring(device, Monitoring(target, owner.device.number, state, scope, mode))
+
+    return parse
+
+
 DEVICE_OPERATIONS: Final = Operations[DeviceParser](
     OperationType("DoNotDisturbOn", "Let no call ring.", lambda _, device, *__: SetDoNotDisturb(device, on=True)),
     OperationType("DoNotDisturbOff", "Let calls ring again.", lambda _, device, *__: SetDoNotDisturb(device, on=False)),
@@ -439,6 +528,22 @@ DEVICE_OPERATIONS: Final = Operations[DeviceParser](
         {"destination": {"phoneNumber": "15001"}},
     ),
     OperationType("ForwardCallsOff", "Forward calls no longer.", lambda _, device, *__: ForwardCalls(device, "")),
+    *(
+        OperationType(
+            each.value,
+            f"Let the calls of an agent's device ring at the supervisor's device too, to {text}",
+            _begin_monitoring(each),
+            _MONITORING,
+            ["targetDeviceUri"],
+            {"targetDeviceUri": "http://127.0.0.1:8080/api/v2/devices/631608b3-ceb1-472b-ba05-2ae39555b0d1"},
+        )
+        for each, text in _WAYS.items()
+    ),
+    OperationType(
+        "CancelSupervisorMonitoring",
+        "Let calls of the agent's device ring at the supervisor's device no longer.",
+        lambda _, device, *__: CancelSupervisorMonitoring(device),
+    ),
     OperationType(
         DISPOSITION.name,
         "Set the disposition of a call of the device, which `callUri` or `callUuid` names.",

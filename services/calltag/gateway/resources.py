@@ -16,7 +16,7 @@ from calltag.core.domain.resource_view import (
     UserStateResource,
     user_state_resource,
 )
-from calltag.core.identity.directory import VOICE_FEATURE, Device, User
+from calltag.core.identity.directory import MONITORING_FEATURE, VOICE_FEATURE, Device, User
 
 
 def answer(body: Mapping[str, object], http_status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -129,7 +129,10 @@ class VoiceEnvironmentResource(TypedDict):
     path: str
 
 
-FEATURES: Final = {VOICE_FEATURE: ("Voice API", "Operations on calls and devices.")}
+FEATURES: Final = {
+    VOICE_FEATURE: ("Voice API", "Operations on calls and devices."),
+    MONITORING_FEATURE: ("Supervisor Monitoring API", "Monitoring of the calls of one's agents."),
+}
 """Name and description of each feature that calltag knows."""
 
 

@@ -13,14 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from calltag.core.domain.ids import CallId, DeviceId
-from calltag.core.domain.operations import SetCallDisposition
+from calltag.core.domain.operations import SetCallDisposition, StartMonitoring
 from calltag.core.domain.resource_view import CALL_EXAMPLE, device_resource
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.directory import Role
 from calltag.gateway import documentation
 from calltag.gateway.authentication import ApiAuthentication
 from calltag.gateway.call_service import CallService
-from calltag.gateway.commands import CallCommand, DialCommand, SessionCommand, SwitchCommand
+from calltag.gateway.commands import CallCommand, DialCommand, MonitorCommand, SessionCommand, SwitchCommand
 from calltag.gateway.errors import ParameterMissing
 from calltag.gateway.operation_pipeline import OperationPipeline
 from calltag.gateway.operations import (
@@ -197,6 +197,8 @@ def _add_devices(router: APIRouter, api: Api) -> None:
                 raise ParameterMissing("callUri is missing")
             return await api.operations.perform(received, CallCommand(service, received.user, call, action))
         owner = service.directory.by_device[device.id].user
+        if isinstance(action, StartMonitoring):
+            return await api.operations.perform(received, MonitorCommand(service, owner, action))
         return await api.operations.perform(received, SessionCommand(service, owner, action))
 
     @router.post(

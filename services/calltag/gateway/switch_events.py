@@ -3,8 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Final, TypeVar, cast
+from typing import Final, cast
 
 from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import CallType, Leg, LegState
@@ -14,7 +13,7 @@ from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import JsonValue
 from calltag.core.identity.directory import Directory
 from calltag.gateway.errors import ApiError, EventsRefused, OutOfRange, ParameterMissing
-from calltag.gateway.operations import USER_DATA, Operations, OperationType, Schema
+from calltag.gateway.operations import USER_DATA, Operations, OperationType, Schema, known
 from calltag.gateway.requests import Body, UserDataLimits, optional_text, required_list, required_text, user_data
 
 _MAX_MESSAGE_LENGTH: Final = 4_000
@@ -24,7 +23,6 @@ _MAX_TEXT_BYTES: Final = 64
 _CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 SwitchAction = CallStarted | PartyChanged | CallsMerged | CallEnded
-Known = TypeVar("Known", bound=StrEnum)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +132,7 @@ def _started(body: Body, operation_id: OperationId, directory: Directory, limits
         raise OutOfRange("beganAt must be a Unix time in whole milliseconds")
     return CallStarted(
         conn_id=ConnId(optional_text(body, "connId", new_conn_id(operation_id), max_bytes=_MAX_TEXT_BYTES)),
-        type=_known(CallType, "callType", optional_text(body, "callType", CallType.UNKNOWN)),
+        type=known(CallType, "callType", optional_text(body, "callType", CallType.UNKNOWN)),
         dnis=optional_text(body, "dnis", "", max_bytes=_MAX_TEXT_BYTES),
         legs=_parties(body, directory, limits),
         pairs=user_data(body, limits.user_data, required=False),
@@ -151,13 +149,6 @@ def _parent(body: Body) -> CallId | None:
     if body.get("partOf") is None:
         raise ParameterMissing("partOf is missing: it names the first of the calls that belong together")
     return related_call_id(_root(body), parent)
-
-
-def _known(kind: type[Known], name: str, value: str) -> Known:
-    try:
-        return kind(value)
-    except ValueError:
-        raise OutOfRange(f"{name} is not known; known are {', '.join(kind)}") from None
 
 
 def _parties(body: Body, directory: Directory, limits: SwitchLimits) -> tuple[Leg, ...]:
@@ -180,7 +171,7 @@ def _party(body: JsonValue, position: int, directory: Directory) -> Leg:
         raise OutOfRange(f"parties[{position}] must be a JSON object")
     within = f"parties[{position}]."
     number = required_text(body, "phoneNumber", max_bytes=_MAX_TEXT_BYTES, within=within)
-    state = _known(LegState, f"{within}state", required_text(body, "state", within=within))
+    state = known(LegState, f"{within}state", required_text(body, "state", within=within))
     mute = body.get("mute")
     if mute is not None and mute not in _MUTE:
         raise OutOfRange(f"{within}mute must be On or Off")

@@ -50,7 +50,13 @@ class Data(TypedDict):
 class CallStateChange(Data):
     """A call changed; `call` is the whole call after the change, from the leg of the recipient's device."""
 
-    notificationType: Literal["StatusChange", "ParticipantsUpdated", "AttachedDataChanged", "DtmfSent"]
+    notificationType: Literal[
+        "StatusChange",
+        "ParticipantsUpdated",
+        "AttachedDataChanged",
+        "DtmfSent",
+        "MonitoredUserMutedStateChange",
+    ]
     call: CallResource
     phoneNumber: str
     """Number of the device."""

@@ -77,7 +77,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
     recent = RecentByPartition(RecentLimits(settings.recent_s, most_recent, settings.recent_bytes // partitions))
     lifetimes = Lifetimes(
         settings.live_call_lifetime_s * 1000 * _LONGER,
-        settings.released_call_lifetime_s * 1000,
+        settings.wrap_up_s * 1000,
         backends.settings.operation_memory_s * 1000,
     )
     store = RedisCallStore(

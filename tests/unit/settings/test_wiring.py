@@ -77,7 +77,7 @@ def settings(unused_tcp_port: int, tmp_path: Path) -> Settings:
             "batch_limit": 120, "prefetch": 121, "prefetch_bytes": 2**30, "recent_bytes": 101_000,
             "max_call_pairs": 122, "max_call_bytes": 123,
             "remembered_operations": 124, "lease_s": 125, "live_call_lifetime_s": 126,
-            "released_call_lifetime_s": 127, "park_after_s": 147, "max_crashes": 48, "call_cache_bytes": 1_630,
+            "wrap_up_s": 127, "park_after_s": 147, "max_crashes": 48, "call_cache_bytes": 1_630,
         },
         events={
             "retention_s": 128, "per_user": 129, "per_user_bytes": 129_000, "per_watcher": 130,

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Final
 
 from calltag.core.domain.ids import DeviceId, UserId
+from calltag.core.domain.monitoring import Monitoring
 
 
 class UserState(StrEnum):
@@ -67,11 +68,16 @@ SYSTEM_STATES: Final[Mapping[str, AgentState]] = {
 """States that every installation has, by name."""
 
 
+NOT_IN_SESSION: Final = "is not in a contact-centre session: send StartContactCenterSession first"
+"""Refusal of what a device does only during the session."""
+
+
 @dataclass(frozen=True, slots=True)
 class AgentDevice:
     """One device of an agent. `active` is True from the start to the end of the contact-centre session.
 
-    Calls to it are forwarded to `forward_to`, if that is not empty.
+    Calls to it are forwarded to `forward_to`, if that is not empty. Calls of another device ring at it too, if it is a
+    supervisor's device with a `monitoring`.
     """
 
     id: DeviceId
@@ -80,6 +86,7 @@ class AgentDevice:
     active: bool = False
     do_not_disturb: bool = False
     forward_to: str = ""
+    monitoring: Monitoring | None = None
 
 
 @dataclass(frozen=True, slots=True)

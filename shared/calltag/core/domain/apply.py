@@ -8,7 +8,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, assert_never
 
-from calltag.core.domain.agent import LOGGED_IN, Agent, AgentDevice
+from calltag.core.domain.agent import LOGGED_IN, NOT_IN_SESSION, Agent, AgentDevice
 from calltag.core.domain.call import Call
 from calltag.core.domain.call_operations import CallTurn
 from calltag.core.domain.events import DevicesChanged, OperationRefused
@@ -17,12 +17,14 @@ from calltag.core.domain.ids import CallId, event_id
 from calltag.core.domain.operations import (
     AgentOperation,
     CallOperation,
+    CancelSupervisorMonitoring,
     ChangeAgentState,
     EndContactCenterSession,
     ForwardCalls,
     Operation,
     SetDoNotDisturb,
     StartContactCenterSession,
+    StartMonitoring,
 )
 from calltag.core.domain.outcome import CallLimits, Outcome, RefusedError
 from calltag.core.domain.status import StatusCode
@@ -57,7 +59,7 @@ def _refused(call: Call | None, operation: CallOperation, refusal: RefusedError)
     event = OperationRefused(
         id=event_id(operation.id),
         user=operation.sender,
-        operation_name=operation.action.name,
+        operation_name=operation.operation_name,
         call_id=operation.call_id,
         code=refusal.code,
         text=refusal.text,
@@ -80,6 +82,13 @@ def _apply_to_agent(agent: Agent | None, operation: AgentOperation) -> Outcome:
             changed = [replace(each, do_not_disturb=on) for each in before.devices if each.active and each.id == device]
         case ForwardCalls(device=device, number=number):
             changed = [replace(each, forward_to=number) for each in before.devices if each.active and each.id == device]
+        case StartMonitoring(device=device, monitoring=begun):
+            changed = [replace(each, monitoring=begun) for each in before.devices if each.active and each.id == device]
+        case CancelSupervisorMonitoring(device=device, used=used):
+            monitoring = [each for each in before.devices if each.id == device and each.monitoring is not None]
+            if used is not None and all(each.monitoring != used for each in monitoring):
+                return Outcome(agent)
+            changed = [replace(each, monitoring=None) for each in monitoring]
         case _ as never:
             assert_never(never)
     if not changed:
@@ -118,7 +127,9 @@ def _agent_changed(operation: AgentOperation, *states: Agent) -> Outcome:
 
 
 def _refused_to_agent(agent: Agent | None, operation: AgentOperation) -> Outcome:
-    text = "the device is not in a contact-centre session: send StartContactCenterSession first"
+    text = f"the device {NOT_IN_SESSION}"
+    if isinstance(operation.action, CancelSupervisorMonitoring):
+        text = "the device monitors no other one"
     event = OperationRefused(
         id=event_id(operation.id),
         user=operation.sender,

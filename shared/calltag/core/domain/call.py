@@ -4,9 +4,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import zip_longest
+from typing import Final
 
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, UserId
+from calltag.core.domain.monitoring import Monitoring, MonitoringScope
 from calltag.core.domain.user_data import UserData
+
+_FEWEST: Final = 2
+"""Parties without whom there is no call."""
 
 
 class LegState(StrEnum):
@@ -53,7 +58,8 @@ class Leg:
     """One party of a call. A party outside the contact centre has neither device nor user.
 
     `left` is True if the party left the call while it went on for others. `consults` are the calls that the party began
-    from this one, to consult others; on such a call `parent` is the call from which it began.
+    from this one, to consult others; on such a call `parent` is the call from which it began. `monitoring` is that of a
+    supervisor who is on the call because of another party.
     """
 
     number: str
@@ -64,6 +70,12 @@ class Leg:
     left: bool = False
     consults: tuple[Relation, ...] = ()
     parent: Relation | None = None
+    monitoring: Monitoring | None = None
+
+    @property
+    def is_silent(self) -> bool:
+        """True for a supervisor whom the other parties do not see."""
+        return self.monitoring is not None and self.monitoring.is_silent
 
     @property
     def related(self) -> tuple[Relation, ...]:
@@ -138,15 +150,32 @@ class Call:
         return next(iter(self.legs_of(user)), None)
 
     def others(self, leg: Leg) -> Iterator[Leg]:
-        """Iterate over the other parties: those on the call now, or at its end once it is over."""
-        return (other for other in self.legs if other is not leg and self._has(other))
+        """Iterate over the other parties that a party sees: those on the call now, or at its end once it is over."""
+        return (other for other in self.legs if other is not leg and self._has(other) and not other.is_silent)
+
+    def monitors(self, leg: Leg) -> Iterator[Leg]:
+        """Iterate over the legs of the supervisors on the call now who monitor this party."""
+        return (each for each in self.legs if each.live and each.monitoring and each.monitoring.number == leg.number)
+
+    @property
+    def parties(self) -> int:
+        """Number of the parties on the call now, without silent supervisors."""
+        return sum(leg.live and not leg.is_silent for leg in self.legs)
 
     def with_leg(self, old: Leg, new: Leg) -> "Call":
         """Return the call with one leg replaced."""
         return self.with_legs([new if leg is old else leg for leg in self.legs])
 
+    def joined_by(self, leg: Leg) -> "Call":
+        """Return the call with another leg, or with another one for that number."""
+        return self.with_legs([*{**{each.number: each for each in self.legs}, leg.number: leg}.values()])
+
     def with_legs(self, legs: Sequence[Leg]) -> "Call":
-        """Return the call with its legs replaced: the known ones in their order, then new ones; sets `left`."""
+        """Return the call with its legs replaced: the known ones in their order, then new ones; sets `left`.
+
+        Supervisors leave with the party whom they monitor, or with the last party.
+        """
+        legs = _without_idle_monitors(legs)
         is_over = not any(leg.live for leg in legs)
 
         def noted(before: Leg | None, now: Leg) -> Leg:
@@ -157,8 +186,24 @@ class Call:
         return replace(self, legs=tuple(noted(before, now) for before, now in earlier if now is not None))
 
 
+def _without_idle_monitors(legs: Sequence[Leg]) -> Sequence[Leg]:
+    """Release the supervisors whose agent left, if that is the end of the monitoring, or with whom no party is left."""
+    if all(leg.monitoring is None for leg in legs):
+        return legs
+    parties = {leg.number for leg in legs if leg.live and not leg.is_silent}
+
+    def stays(leg: Leg) -> bool:
+        if leg.monitoring is None or not leg.live:
+            return True
+        return bool(parties) and (leg.monitoring.scope is MonitoringScope.CALL or leg.monitoring.number in parties)
+
+    return [leg if stays(leg) else replace(leg, state=LegState.RELEASED) for leg in legs]
+
+
 def answered(call: Call, leg: Leg) -> Call:
-    """Establish the leg that answers, and all dialing ones."""
+    """Establish the leg that answers, and all dialing ones, unless it is a supervisor who answers."""
+    if leg.monitoring is not None:
+        return moved(call, leg, LegState.ESTABLISHED)
     through = {LegState.DIALING: LegState.ESTABLISHED}
     return call.with_legs(
         [
@@ -174,10 +219,9 @@ def moved(call: Call, leg: Leg, state: LegState) -> Call:
 
 
 def hung_up(call: Call, leg: Leg) -> Call:
-    """Release the leg; end the call if at most two legs were live."""
-    if sum(each.live for each in call.legs) <= 2:
-        return ended(call)
-    return moved(call, leg, LegState.RELEASED)
+    """Release the leg; end the call if only one other party is left."""
+    after = moved(call, leg, LegState.RELEASED)
+    return ended(call) if after.parties < _FEWEST and not leg.is_silent else after
 
 
 def ended(call: Call) -> Call:

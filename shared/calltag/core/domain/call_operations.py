@@ -19,6 +19,7 @@ from calltag.core.domain.call import (
 from calltag.core.domain.events import CallChanged, NotificationType
 from calltag.core.domain.family import Family, consult_user_data
 from calltag.core.domain.ids import CallId, UserId, event_id
+from calltag.core.domain.monitoring import Monitoring
 from calltag.core.domain.operations import (
     Answer,
     AttachUserData,
@@ -40,7 +41,9 @@ from calltag.core.domain.operations import (
     InitiateConference,
     InitiateTransfer,
     LegAction,
+    MonitorCall,
     MuteCall,
+    MuteMonitoredUser,
     PartyChanged,
     Reject,
     RemoveParticipantFromConference,
@@ -51,7 +54,9 @@ from calltag.core.domain.operations import (
     SingleStepConference,
     SingleStepTransfer,
     SwapCalls,
+    SwitchMonitoring,
     UnmuteCall,
+    UnmuteMonitoredUser,
     UpdateUserData,
     UserDataAction,
 )
@@ -89,6 +94,8 @@ class CallTurn:
         action = self.operation.action
         if isinstance(action, Dial | CallStarted):
             return self._outcome(self._begin(call, action))
+        if isinstance(action, MonitorCall):
+            return self._outcome(self._monitor(call, action.monitor))
         if call is None:
             raise RefusedError(StatusCode.NOT_FOUND, f"there is no call {self.operation.call_id}")
         if isinstance(action, SetCallDisposition):
@@ -133,6 +140,12 @@ class CallTurn:
                 after = hung_up(call, leg)
             case SendDtmf():
                 return [_Told(call.id, NotificationType.DTMF_SENT)]
+            case SwitchMonitoring(state=state):
+                now = leg.monitoring and replace(leg.monitoring, state=state)
+                return self._by_supervisor(call, leg, now, NotificationType.PARTICIPANTS_UPDATED)
+            case MuteMonitoredUser() | UnmuteMonitoredUser():
+                now = leg.monitoring and replace(leg.monitoring, user_muted=isinstance(action, MuteMonitoredUser))
+                return self._by_supervisor(call, leg, now, NotificationType.MONITORED_USER_MUTED_STATE_CHANGE)
             case _:
                 return self._with_others(call, leg, action)
         self.family.put(after)
@@ -152,6 +165,38 @@ class CallTurn:
                 return self._remove(call, leg, action)
             case _ as never:
                 assert_never(never)
+
+    # -- monitoring ----------------------------------------------------------------------------------------------------
+
+    def _by_supervisor(self, call: Call, leg: Leg, now: Monitoring | None, kind: NotificationType) -> _Plan:
+        self.family.put(call.with_leg(leg, replace(leg, monitoring=now)))
+        return [_Told(call.id, kind, by_leg=kind is NotificationType.PARTICIPANTS_UPDATED)]
+
+    def _monitor(self, call: Call | None, monitor: Leg) -> _Plan:
+        """Let a call ring at a supervisor, unless the agent has left it; one who monitors already does so as asked."""
+        if call is None or monitor.monitoring is None or monitor.monitoring.number not in _live(call):
+            return []
+        there = call.leg_with(monitor.number)
+        if there is not None and there.live:
+            if there.monitoring is None or there.monitoring == monitor.monitoring:
+                return []
+            return self._by_supervisor(call, there, monitor.monitoring, NotificationType.PARTICIPANTS_UPDATED)
+        after = call.joined_by(monitor)
+        self._check_parties(len(after.legs), len(call.legs))
+        self.family.put(after)
+        return [_Told(call.id, NotificationType.PARTICIPANTS_UPDATED, by_leg=True)]
+
+    def _let_monitors_join(self) -> None:
+        """Let each call that an agent joined by the operation ring at the supervisors of the agent too."""
+        for monitor in self.operation.monitors:
+            for call in self.family.changed():
+                number = monitor.monitoring.number if monitor.monitoring is not None else None
+                was = self.family.before.get(call.id)
+                if number not in _live(call) or number in _live(was) or monitor.number in _live(call):
+                    continue
+                after = call.joined_by(monitor)
+                if len(after.legs) <= self.limits.max_parties:
+                    self.family.put(after)
 
     # -- user data -----------------------------------------------------------------------------------------------------
 
@@ -266,12 +311,10 @@ class CallTurn:
     def _single_step(self, call: Call, leg: Leg, action: SingleStepAction) -> _Plan:
         """Let another party ring on the call, in place of the sender or beside."""
         _check_target(call, leg, action.target)
-        legs = {each.number: each for each in call.legs}
-        if isinstance(action, SingleStepTransfer):
-            legs[leg.number] = replace(leg, state=LegState.RELEASED)
-        legs[action.target.number] = action.target
-        self._check_parties(len(legs), len(call.legs))
-        self.family.put(call.with_legs([*legs.values()]))
+        left = moved(call, leg, LegState.RELEASED) if isinstance(action, SingleStepTransfer) else call
+        after = left.joined_by(action.target)
+        self._check_parties(len(after.legs), len(call.legs))
+        self.family.put(after)
         plan = [_Told(call.id, NotificationType.PARTICIPANTS_UPDATED, by_leg=True)]
         if action.pairs:
             after = self.family.calls[call.id]
@@ -295,7 +338,7 @@ class CallTurn:
     def _remove(self, call: Call, leg: Leg, action: RemoveParticipantFromConference) -> _Plan:
         """Release the leg of another party."""
         other = call.leg_with(action.number)
-        if other is None or not other.live or other.number == leg.number:
+        if other is None or not other.live or other.is_silent or other.number == leg.number:
             raise RefusedError(StatusCode.OUT_OF_RANGE, f"participant: {action.number} is no other party of the call")
         self.family.put(moved(call, other, LegState.RELEASED))
         return [_Told(call.id, NotificationType.PARTICIPANTS_UPDATED, by_leg=True)]
@@ -386,6 +429,7 @@ class CallTurn:
 
     def _outcome(self, plan: _Plan, reason: Literal["silent"] | None = None) -> Outcome:
         """Return the outcome with an event for each entry of the plan, and for each call that changed beside it."""
+        self._let_monitors_join()
         self.family.settle()
         named = {each.call for each in plan}
         # In the same order whenever the operation is applied again, as the ids of the events follow from it.
@@ -428,7 +472,7 @@ def _pair(call: Call, leg: Leg, action: CompleteAction) -> tuple[CallId, CallId]
 
 def _check_target(call: Call, leg: Leg, target: Leg) -> None:
     there = call.leg_with(target.number)
-    if target.number == leg.number or (there is not None and there.live):
+    if target.number == leg.number or (there is not None and there.live and not there.is_silent):
         raise RefusedError(StatusCode.OUT_OF_RANGE, f"destination.phoneNumber: {target.number} is on the call already")
 
 
@@ -439,8 +483,13 @@ def _users_changed(before: Call | None, after: Call) -> tuple[UserId, ...]:
     return tuple(dict.fromkeys(leg.user for leg in changed if leg.user is not None))
 
 
-def _shown(leg: Leg | None) -> tuple[LegState, bool] | None:
-    return None if leg is None else (leg.state, leg.muted)
+def _shown(leg: Leg | None) -> tuple[object, ...] | None:
+    return None if leg is None else (leg.state, leg.muted, leg.monitoring)
+
+
+def _live(call: Call | None) -> set[str]:
+    """Return the numbers of the legs on a call now."""
+    return set() if call is None else {leg.number for leg in call.legs if leg.live}
 
 
 def _recipients(before: Call | None, after: Call) -> tuple[UserId, ...]:

@@ -122,7 +122,9 @@ class Family:
         The calls by which they consult others begin from the main call then.
         """
         into, ended = self.calls[main], self.calls[consult]
-        there = {leg.number for leg in into.legs if leg.live}
+        # A silent supervisor who comes as a party takes part from then on.
+        joins = {leg.number for leg in ended.legs if leg.live and not leg.is_silent}
+        there = {leg.number for leg in into.legs if leg.live and not (leg.is_silent and leg.number in joins)}
         moved = [replace(leg, parent=None) for leg in ended.legs if leg.live and leg.number not in there]
         by_number = {leg.number: leg for leg in moved}
         legs = [by_number.pop(leg.number, leg) for leg in into.legs]

@@ -20,6 +20,7 @@ _OF_IDEMPOTENCY_KEY: Final = "ik"
 _OF_SWITCH_EVENT: Final = "sw"
 _NOT_APPLIED: Final = "-not-applied"
 _DIGITS: Final = 32
+_BESIDE_DIGITS: Final = 16
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUV"
 _CONSULT: Final = re.compile(r"(.+)_C[0-9A-V]{16}", re.DOTALL)
 
@@ -100,6 +101,11 @@ def idempotent_operation_id(user: UserId, key_digest: str) -> OperationId:
 def switch_operation_id(event_id: str) -> OperationId:
     """Return the id of the operation of a switch event, the same whenever the switch sends it."""
     return OperationId(_OF_SWITCH_EVENT + sha256(event_id.encode()).hexdigest()[:_DIGITS])
+
+
+def operation_id_beside(operation_id: OperationId, what: str) -> OperationId:
+    """Return the id of another operation of the same request, the same for each repetition of it."""
+    return OperationId(f"{operation_id}.{sha256(what.encode()).hexdigest()[:_BESIDE_DIGITS]}")
 
 
 def is_derived(operation_id: OperationId) -> bool:

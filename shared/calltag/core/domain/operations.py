@@ -19,6 +19,7 @@ from calltag.core.domain.ids import (
     call_key,
     root_of,
 )
+from calltag.core.domain.monitoring import Monitoring, MonitoringState
 from calltag.core.domain.user_data import Pair
 
 
@@ -190,6 +191,40 @@ class RemoveParticipantFromConference:
 
 
 @dataclass(frozen=True, slots=True)
+class SwitchMonitoring:
+    """Take part in a monitored call in another way."""
+
+    name: Literal["SwitchToListenIn", "SwitchToCoach", "SwitchToBargeIn"]
+
+    @property
+    def state(self) -> MonitoringState:
+        """Return the way that the name says."""
+        return MonitoringState(self.name.removeprefix("SwitchTo"))
+
+
+@dataclass(frozen=True, slots=True)
+class MuteMonitoredUser:
+    """Mute the party whom the sender monitors."""
+
+    name: Literal["MuteMonitoredUser"] = "MuteMonitoredUser"
+
+
+@dataclass(frozen=True, slots=True)
+class UnmuteMonitoredUser:
+    """Unmute the party whom the sender monitors."""
+
+    name: Literal["UnmuteMonitoredUser"] = "UnmuteMonitoredUser"
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorCall:
+    """Let the call of an agent ring at the supervisor who begins to monitor the agent."""
+
+    monitor: Leg
+    name: Literal["MonitorCall"] = "MonitorCall"
+
+
+@dataclass(frozen=True, slots=True)
 class SetCallDisposition:
     """Set the key of dispositions and the pairs, as by an update; also after the end of the call."""
 
@@ -262,11 +297,22 @@ SingleStepAction: TypeAlias = SingleStepTransfer | SingleStepConference
 FamilyAction: TypeAlias = (
     InitiateAction | CompleteAction | SingleStepAction | SwapCalls | RemoveParticipantFromConference
 )
+MonitoringAction: TypeAlias = SwitchMonitoring | MuteMonitoredUser | UnmuteMonitoredUser
 LegAction: TypeAlias = (
-    Answer | Hold | Retrieve | SendDtmf | Hangup | ClearCall | Reject | MuteCall | UnmuteCall | FamilyAction
+    Answer
+    | Hold
+    | Retrieve
+    | SendDtmf
+    | Hangup
+    | ClearCall
+    | Reject
+    | MuteCall
+    | UnmuteCall
+    | MonitoringAction
+    | FamilyAction
 )
 """Actions of clients on a leg of theirs."""
-ClientAction: TypeAlias = UserDataAction | LegAction | SetCallDisposition
+ClientAction: TypeAlias = UserDataAction | LegAction | SetCallDisposition | MonitorCall
 BeginAction: TypeAlias = Dial | CallStarted
 SwitchAction: TypeAlias = PartyChanged | CallsMerged | CallEnded
 CallAction: TypeAlias = ClientAction | BeginAction | SwitchAction
@@ -316,13 +362,37 @@ class ForwardCalls:
     name: Literal["ForwardCalls"] = "ForwardCalls"
 
 
-DeviceAction: TypeAlias = SetDoNotDisturb | ForwardCalls
+@dataclass(frozen=True, slots=True)
+class StartMonitoring:
+    """Let the calls of another device ring at the device too."""
+
+    device: DeviceId
+    monitoring: Monitoring
+    name: Literal["StartMonitoring"] = "StartMonitoring"
+
+
+@dataclass(frozen=True, slots=True)
+class CancelSupervisorMonitoring:
+    """Let calls of another device ring at the device no longer; calls on which it is already go on.
+
+    With `used`, only if that is what it monitors.
+    """
+
+    device: DeviceId
+    used: Monitoring | None = None
+    name: Literal["CancelSupervisorMonitoring"] = "CancelSupervisorMonitoring"
+
+
+DeviceAction: TypeAlias = SetDoNotDisturb | ForwardCalls | StartMonitoring | CancelSupervisorMonitoring
 AgentAction: TypeAlias = StartContactCenterSession | EndContactCenterSession | ChangeAgentState | DeviceAction
 
 
 @dataclass(frozen=True, slots=True)
 class CallOperation:
-    """One operation on one call. `sender` is None for the switch; times are Unix time in milliseconds."""
+    """One operation on one call. `sender` is None for the switch; times are Unix time in milliseconds.
+
+    `monitors` are the legs of the supervisors at whom the call rings, if their agent joins it by the operation.
+    """
 
     id: OperationId
     call_id: CallId
@@ -330,12 +400,17 @@ class CallOperation:
     accepted_at_ms: int
     sender: UserId | None = None
     as_administrator: bool = False
+    monitors: tuple[Leg, ...] = ()
     subject: Literal["call"] = "call"
 
     @property
     def operation_name(self) -> str:
         """Return the name under which a client or the switch sent it."""
-        return self.action.name
+        match self.action:
+            case MonitorCall(monitor=Leg(monitoring=Monitoring(state=state))):
+                return state.value
+            case _:
+                return self.action.name
 
     @property
     def key(self) -> SubjectKey:
@@ -388,6 +463,8 @@ class AgentOperation:
                 return state.name
             case SetDoNotDisturb(on=on):
                 return "DoNotDisturbOn" if on else "DoNotDisturbOff"
+            case StartMonitoring(monitoring=monitoring):
+                return monitoring.state.value
             case ForwardCalls(number=number):
                 return "ForwardCallsOn" if number else "ForwardCallsOff"
             case _:

@@ -4,13 +4,14 @@ Source of the shapes: Web Services API, sample of AttachUserData (CometD notific
 desktop (devices).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
 from calltag.core.domain.agent import AgentDevice, AgentState
 from calltag.core.domain.call import Call, Leg, LegState
+from calltag.core.domain.monitoring import Monitoring, MonitoringState
 
 # The order is that of Web Services; clients may display it.
 _USER_DATA_AND_DTMF: Final = ("UpdateUserData", "SendDtmf", "AttachUserData", "DeleteUserDataPair", "DeleteUserData")
@@ -18,6 +19,7 @@ _USER_DATA: Final = ("UpdateUserData", "AttachUserData", "DeleteUserDataPair", "
 
 _OTHER_PARTIES: Final = ("InitiateTransfer", "SingleStepTransfer", "InitiateConference", "SingleStepConference")
 _ANSWERED: Final = (LegState.ESTABLISHED, LegState.HELD)
+_SILENT: Final = (*_USER_DATA, "Hangup")
 _CONFERENCE: Final = 3
 """Parties of a call from which on one may be removed."""
 
@@ -95,8 +97,11 @@ class CallResource(TypedDict):
     """Whole seconds since the call began."""
     mute: Literal["On", "Off"]
     supervisorListeningIn: bool
+    """True for an agent while a supervisor monitors the call."""
     monitoredUserMuted: bool
+    """True for a supervisor who muted the agent, and for that agent."""
     monitoring: bool
+    """True for a supervisor, who is on the call because of an agent."""
     uri: str
     path: str
     parentCallUri: NotRequired[str]
@@ -139,13 +144,15 @@ class ShownCall(CallResource):
 
 def capabilities(call: Call, leg: Leg) -> tuple[str, ...]:
     """Return the operations that a party may send, in its state and that of its related calls."""
-    more: list[str] = []
+    more = list(_monitoring_capabilities(call, leg))
+    if leg.is_silent and leg.state in _ANSWERED:
+        return (*_SILENT, *more)
     states = [each.state for each in leg.related]
     is_active = any(state is not LegState.HELD for state in states)
     match leg.state:
         case LegState.ESTABLISHED:
             more.append("UnmuteCall" if leg.muted else "MuteCall")
-            if sum(each.live for each in call.legs) >= _CONFERENCE:
+            if call.parties >= _CONFERENCE:
                 more.append("RemoveParticipantFromConference")
             if LegState.HELD in states:
                 more += ("SwapCalls", "CompleteTransfer", "CompleteConference")
@@ -160,6 +167,17 @@ def capabilities(call: Call, leg: Leg) -> tuple[str, ...]:
         case _:
             pass
     return (*CAPABILITIES[leg.state], *more)
+
+
+def _monitoring_capabilities(call: Call, leg: Leg) -> Iterator[str]:
+    """Yield the operations by which a supervisor takes part in another way, and mutes the agent."""
+    if leg.monitoring is None or leg.state is not LegState.ESTABLISHED:
+        return
+    if not leg.related:
+        yield from (f"SwitchTo{each}" for each in MonitoringState if each is not leg.monitoring.state)
+    agent = call.leg_with(leg.monitoring.number)
+    if agent is not None and agent.live:
+        yield "UnmuteMonitoredUser" if leg.monitoring.user_muted else "MuteMonitoredUser"
 
 
 def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> CallResource:
@@ -185,13 +203,24 @@ def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> CallResou
         **user_data,
         "duration": str(max(0, now_ms - call.began_at_ms) // 1000),
         "mute": "On" if leg.muted else "Off",
-        "supervisorListeningIn": False,
-        "monitoredUserMuted": False,
-        "monitoring": False,
+        "supervisorListeningIn": _is_monitored(call, leg),
+        "monitoredUserMuted": _is_muted_by_supervisor(call, leg),
+        "monitoring": leg.monitoring is not None,
         "uri": f"{base_url}/api/v2/me/calls/{call.id}",
         "path": f"/calls/{call.id}",
         **parent,
     }
+
+
+def _is_monitored(call: Call, leg: Leg) -> bool:
+    """Return whether the call has a supervisor, for an agent."""
+    others = [each for each in call.legs if each is not leg and each.state in _ANSWERED]
+    return leg.user is not None and any(each.monitoring is not None for each in others)
+
+
+def _is_muted_by_supervisor(call: Call, leg: Leg) -> bool:
+    """Return whether the supervisor muted the agent, or the agent was muted by one."""
+    return any(each.monitoring is not None and each.monitoring.user_muted for each in (leg, *call.monitors(leg)))
 
 
 def _participant(leg: Leg) -> Participant:
@@ -214,6 +243,15 @@ class UserStateResource(TypedDict):
     """Reason of a state of this contact centre, such as a lunch break."""
 
 
+class SupervisorMonitoringState(TypedDict):
+    """The device whose calls ring at a supervisor's device too."""
+
+    state: Literal["ListenIn", "Coach", "BargeIn"]
+    mode: Literal["AllCalls", "NextCall"]
+    scope: Literal["Call", "Agent"]
+    targetDeviceUri: str
+
+
 class DeviceResource(TypedDict):
     """A device of a user."""
 
@@ -231,6 +269,8 @@ class DeviceResource(TypedDict):
     doNotDisturb: Literal["On", "Off"]
     forwardCallsTo: NotRequired[str]
     """Number to which calls are forwarded, if they are. Web Services does not document its name for it."""
+    supervisorMonitoringState: NotRequired[SupervisorMonitoringState]
+    """Present while the device monitors another one."""
     channels: list[str]
     voiceEnvironmentUri: str
     capabilities: list[str]
@@ -272,7 +312,18 @@ def device_resource(device: AgentDevice, base_url: str) -> DeviceResource:
         resource["userState"] = user_state_resource(device.state)
     if device.forward_to:
         resource["forwardCallsTo"] = device.forward_to
+    if device.monitoring is not None:
+        resource["supervisorMonitoringState"] = _monitoring_state(device.monitoring, base_url)
     return resource
+
+
+def _monitoring_state(monitoring: Monitoring, base_url: str) -> SupervisorMonitoringState:
+    return {
+        "state": monitoring.state.value,
+        "mode": monitoring.mode.value,
+        "scope": monitoring.scope.value,
+        "targetDeviceUri": f"{base_url}/api/v2/devices/{monitoring.target}",
+    }
 
 
 def _device_capabilities(device: AgentDevice) -> list[str]:
@@ -281,4 +332,5 @@ def _device_capabilities(device: AgentDevice) -> list[str]:
     return [
         "DoNotDisturbOff" if device.do_not_disturb else "DoNotDisturbOn",
         "ForwardCallsOff" if device.forward_to else "ForwardCallsOn",
+        *(["CancelSupervisorMonitoring"] if device.monitoring is not None else []),
     ]

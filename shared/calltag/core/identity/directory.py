@@ -1,7 +1,7 @@
 """The directory of users and devices, and its file."""
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from hashlib import sha256
@@ -18,6 +18,7 @@ from calltag.core.domain.agent import READY, SYSTEM_STATES, AgentState, UserStat
 from calltag.core.domain.ids import DeviceId, UserId
 
 VOICE_FEATURE: Final = "api-voice"
+MONITORING_FEATURE: Final = "api-supervisor-monitoring"
 NOBODYS: Final = "-"
 """Credential of unknown users; equal to that of no session."""
 _CREDENTIAL_LENGTH: Final = 32
@@ -94,6 +95,7 @@ class Directory:
     by_supervisor: Mapping[UserId, frozenset[UserId]]
     agent_states: Mapping[str, AgentState]
     initial_state: AgentState = READY
+    administrators: tuple[UserId, ...] = ()
 
     def credential_of(self, user: UserId) -> str:
         """Return the user's credential; NOBODYS for one who is not in the directory."""
@@ -104,6 +106,19 @@ class Directory:
         """Return whether the user may see the other's calls: as one of the other's supervisors or an administrator."""
         who, agent = self.users.get(user), self.users.get(other)
         return who is not None and agent is not None and (who.is_administrator or user in agent.supervisors)
+
+    def may_monitor(self, user: UserId, agent: UserId) -> bool:
+        """Return whether the user may listen to the agent's calls."""
+        known = self.users.get(user)
+        return (
+            known is not None and user != agent and MONITORING_FEATURE in known.features and self.oversees(user, agent)
+        )
+
+    def monitors_of(self, agent: UserId) -> Sequence[UserId]:
+        """Return the users who may listen to the agent's calls."""
+        known = self.users.get(agent)
+        overseers = {*known.supervisors, *self.administrators} if known is not None else ()
+        return sorted(each for each in overseers if self.may_monitor(each, agent))
 
     def overseen_by(self, user: UserId) -> frozenset[UserId]:
         """Return the users whom this one supervises."""
@@ -192,6 +207,7 @@ def directory(
         },
         states,
         states[initial_state],
+        tuple(user.id for user in users if user.is_administrator),
     )
 
 

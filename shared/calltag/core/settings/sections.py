@@ -380,7 +380,9 @@ class Worker(Section):
         description="Bytes of the call cache of one partition.",
     )
     live_call_lifetime_s: Positive = Field(86_400, description="End a call after this time without a change.")
-    released_call_lifetime_s: Positive = Field(300, description="Time for which a released call is kept.")
+    wrap_up_s: Positive = Field(
+        300, description="Time for which a released call is kept: one can read it, and set its disposition."
+    )
 
 
 class Events(Section):

@@ -1,0 +1,58 @@
+"""Monitoring of agents by supervisors.
+
+Source of the names: Web Services API, ListenIn, Coach and BargeIn.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from calltag.core.domain.ids import DeviceId
+
+
+class MonitoringState(StrEnum):
+    """How a supervisor takes part in a call, by its name in the API."""
+
+    LISTEN_IN = "ListenIn"
+    """No party is aware of the supervisor."""
+    COACH = "Coach"
+    """Only the agent can be spoken to."""
+    BARGE_IN = "BargeIn"
+    """A party like the others."""
+
+
+class MonitoringScope(StrEnum):
+    """How long a supervisor stays on a call, by its name in the API."""
+
+    CALL = "Call"
+    """Until the call ends, also after transfers."""
+    AGENT = "Agent"
+    """Until the agent leaves the call."""
+
+
+class MonitoringMode(StrEnum):
+    """The calls that ring at a supervisor, by its name in the API."""
+
+    ALL_CALLS = "AllCalls"
+    """Those of the agent now, and all later ones."""
+    NEXT_CALL = "NextCall"
+    """Later ones, until the supervisor answers or declines one of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Monitoring:
+    """Monitoring of one device by another one: as a supervisor asked for it, and on the leg of each monitored call.
+
+    `number` is that of the `target`. `user_muted` is True on a call on which the supervisor muted the agent.
+    """
+
+    target: DeviceId
+    number: str
+    state: MonitoringState
+    scope: MonitoringScope = MonitoringScope.CALL
+    mode: MonitoringMode = MonitoringMode.ALL_CALLS
+    user_muted: bool = False
+
+    @property
+    def is_silent(self) -> bool:
+        """True unless the supervisor is a party like the others."""
+        return self.state is not MonitoringState.BARGE_IN
