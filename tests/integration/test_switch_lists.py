@@ -44,6 +44,20 @@ async def test_an_answer_to_the_switch_names_no_operation(gateway: InProcess) ->
         assert asked.headers["Operation-Id"]
 
 
+async def test_who_called_from_outside(gateway: InProcess) -> None:
+    async with gateway.working():
+        await gateway.send_facts(
+            started("in", "0891234", "15000", callType="Inbound"),
+            started("said", "0891234", "15000", callType="Inbound", ani="0899999"),
+            started("out", "15000", "0891234", callType="Outbound"),
+            started("inside", "15001", "15000"),
+        )
+        listed = (await gateway.request("alice", "GET", "/me/calls?fields=*")).json()["calls"]
+        assert {each["id"]: each.get("ani") for each in listed} == {
+            "in": "0891234", "said": "0899999", "out": None, "inside": None,
+        }  # fmt: skip
+
+
 async def test_the_parties_of_a_call_are_bounded(tmp_path: Path) -> None:
     joined = {"eventId": "j", "eventType": "PartyChanged", "id": "C",
               "parties": [{"phoneNumber": "15002", "state": "Ringing"}]}  # fmt: skip

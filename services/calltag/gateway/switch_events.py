@@ -130,14 +130,18 @@ def _started(body: Body, operation_id: OperationId, directory: Directory, limits
         not isinstance(began_at_ms, int) or isinstance(began_at_ms, bool) or not 0 <= began_at_ms < _MAX_TIME_MS
     ):
         raise OutOfRange("beganAt must be a Unix time in whole milliseconds")
+    call_type = known(CallType, "callType", optional_text(body, "callType", CallType.UNKNOWN))
+    legs = _parties(body, directory, limits)
+    callers = [leg.number for leg in legs if leg.device is None] if call_type is CallType.INBOUND else []
     return CallStarted(
         conn_id=ConnId(optional_text(body, "connId", new_conn_id(operation_id), max_bytes=_MAX_TEXT_BYTES)),
-        type=known(CallType, "callType", optional_text(body, "callType", CallType.UNKNOWN)),
+        type=call_type,
         dnis=optional_text(body, "dnis", "", max_bytes=_MAX_TEXT_BYTES),
-        legs=_parties(body, directory, limits),
+        legs=legs,
         pairs=user_data(body, limits.user_data, required=False),
         began_at_ms=began_at_ms,
         parent=_parent(body),
+        ani=optional_text(body, "ani", next(iter(callers), ""), max_bytes=_MAX_TEXT_BYTES),
     )
 
 
@@ -218,6 +222,7 @@ SWITCH_EVENTS: Final = Operations[EventParser](
             "connId": _text(_MAX_TEXT_BYTES),
             "callType": {"type": "string", "enum": list(CallType)},
             "dnis": _text(_MAX_TEXT_BYTES),
+            "ani": _text(_MAX_TEXT_BYTES, description="Number of the caller."),
             "beganAt": {**_TIME, "description": "Unix time in milliseconds."},
             "parentId": _text(_MAX_TEXT_BYTES, description="The call from which the first party consults."),
             "userData": USER_DATA,

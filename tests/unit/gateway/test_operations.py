@@ -84,7 +84,7 @@ NOT_TAKEN: list[tuple[str, str, object]] = [
     ("PartyChanged", "parties", [PARTY | {"state": "Gone"}]),
     ("PartyChanged", "parties", [PARTY | {"phoneNumber": "1" * 65}]),
     ("PartyChanged", "parties", [PARTY | {"mute": "on"}]),
-    *(("CallStarted", name, "1" * 65) for name in ("connId", "callType", "dnis")),
+    *(("CallStarted", name, "1" * 65) for name in ("connId", "callType", "dnis", "ani")),
     *(("CallStarted", "beganAt", value) for value in (-1, 1 << 48, "1")),
     ("CallStarted", "userData", []),
 ]

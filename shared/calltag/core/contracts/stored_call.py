@@ -30,7 +30,7 @@ class Lifetimes:
     """TTLs in milliseconds: of state after its last change, and the minimum for operations after the last one."""
 
     live_ms: int = 24 * 3600 * 1000
-    released_ms: int = 300 * 1000
+    released_ms: int = 1_800 * 1000
     operations_ms: int = 3600 * 1000
 
     def of(self, state: State | None) -> int:

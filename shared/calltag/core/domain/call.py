@@ -91,6 +91,8 @@ class Leg:
 class Call:
     """A call with its parties. Every change increments `version`; `began_at_ms` is Unix time.
 
+    `ani` is the number of the caller, if the call came from outside.
+
     Of a consult call, `consult_data` is the rule for its user data, and `changed_keys` are the keys of user data that
     were changed since it began.
     """
@@ -105,6 +107,7 @@ class Call:
     version: int = 0
     consult_data: ConsultData | None = None
     changed_keys: tuple[str, ...] = ()
+    ani: str = ""
 
     @property
     def related(self) -> frozenset[CallId]:

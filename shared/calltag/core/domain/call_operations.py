@@ -392,6 +392,7 @@ class CallTurn:
             user_data=data,
             consult_data=rule,
             changed_keys=() if rule is None else tuple(dict(action.pairs)),
+            ani="" if fact is None else fact.ani,
         )
         self.family.put(new.with_legs(action.legs))
         plan = [_Told(new.id, NotificationType.STATUS_CHANGE)]

@@ -258,6 +258,7 @@ class CallStarted:
     began_at_ms: int | None = None
     parent: CallId | None = None
     """The call from which its first party consults."""
+    ani: str = ""
     name: Literal["CallStarted"] = "CallStarted"
 
 

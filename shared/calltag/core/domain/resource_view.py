@@ -73,6 +73,7 @@ class _OptionalMembers(TypedDict, total=False):
     parentCallPath: str
     deviceUri: str
     userData: dict[str, object]
+    ani: str
 
 
 class CallResource(TypedDict):
@@ -88,6 +89,8 @@ class CallResource(TypedDict):
     participants: list[Participant]
     dnis: str
     """Number that was dialed."""
+    ani: NotRequired[str]
+    """Number of the caller, on calls that come from outside."""
     callType: Literal["Internal", "Inbound", "Outbound", "Consult", "Unknown"]
     capabilities: list[str]
     """Names of the operations that the state of the leg allows."""
@@ -189,6 +192,7 @@ def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> CallResou
             "parentCallPath": f"/calls/{leg.parent.call}",
         }
     device: _OptionalMembers = {"deviceUri": f"{base_url}/api/v2/devices/{leg.device}"} if leg.device else {}
+    ani: _OptionalMembers = {"ani": call.ani} if call.ani else {}
     user_data: _OptionalMembers = {"userData": call.user_data.as_object()} if call.user_data else {}
     return {
         "id": call.id,
@@ -198,6 +202,7 @@ def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> CallResou
         **device,
         "participants": [_participant(other) for other in call.others(leg)],
         "dnis": call.dnis,
+        **ani,
         "callType": call.type.value,
         "capabilities": list(capabilities(call, leg)),
         **user_data,

@@ -381,7 +381,7 @@ class Worker(Section):
     )
     live_call_lifetime_s: Positive = Field(86_400, description="End a call after this time without a change.")
     wrap_up_s: Positive = Field(
-        300, description="Time for which a released call is kept: one can read it, and set its disposition."
+        1_800, description="Time for which a released call is kept: one can read it, and set its disposition."
     )
 
 
