@@ -1,6 +1,7 @@
 """The page of AttachUserData in the API reference, word for word, and what follows from it."""
 
 import json
+from datetime import datetime
 from typing import Any
 
 from parts.agent import Agent, agent
@@ -26,6 +27,10 @@ PAGE = """
       "phoneNumber":"15000", "messageType":"CallStateChangeMessage" },
    "channel":"/v2/me/calls" }
 """
+
+
+def timestamp_s(text: str) -> int:
+    return int(datetime.fromisoformat(text).timestamp())
 
 
 def started(call: str = CALL) -> dict[str, Any]:
@@ -60,9 +65,12 @@ async def test_the_page_and_what_follows(system: System) -> None:
         assert await alice.operate(CALL, "AttachUserData", userData={"AccountNumber": "12345"}) == {"statusCode": 0}
         message = await alice.next_message()
         extra = message.pop("ext")["calltag"]
+        processing = message["data"].pop("metrics")["eventProcessing"]
         page = json.loads(PAGE.replace("http://127.0.0.1:8080", system.gateway_url))
         page["data"]["call"]["duration"] = message["data"]["call"]["duration"]
         assert message == page
+        assert processing["serverGenerationTimestamp"] // 1000 == timestamp_s(extra["acceptedAt"])
+        assert 0 <= processing["nodeProcessingTimeNanos"] <= processing["serverProcessingTimeTotalMs"] * 1e6 + 1e6
         assert extra["version"] == 2
         assert set(extra) == {"eventId", "version", "acceptedAt", "replayId"}
 

@@ -310,6 +310,13 @@ _EXT: Final[Schema] = {
         "replayId": 176986080000000,
     }
 }
+_METRICS: Final[Schema] = {
+    "eventProcessing": {
+        "nodeProcessingTimeNanos": 41_000,
+        "serverGenerationTimestamp": 1_769_860_800_000,
+        "serverProcessingTimeTotalMs": 4,
+    }
+}
 _ADVICE: Final[Schema] = {"reconnect": "retry", "interval": 0, "timeout": 30_000}
 
 
@@ -347,6 +354,7 @@ EXAMPLES: Final[Mapping[type, Schema]] = {
             "call": CALL_EXAMPLE,
             "phoneNumber": "15000",
             "messageType": "CallStateChangeMessage",
+            "metrics": _METRICS,
         },
         "ext": _EXT,
     },
@@ -362,6 +370,7 @@ EXAMPLES: Final[Mapping[type, Schema]] = {
             "statusMessage": "Retrieve is not possible while the call is Dialing",
             "errorMessage": "Retrieve is not possible while the call is Dialing",
             "messageType": "ErrorMessage",
+            "metrics": _METRICS,
         },
         "ext": {"calltag": {name: value for name, value in _EXT["calltag"].items() if name != "version"}},
     },
@@ -391,6 +400,7 @@ EXAMPLES: Final[Mapping[type, Schema]] = {
                 }
             ],
             "messageType": "DeviceStateChangeMessage",
+            "metrics": _METRICS,
         },
         "ext": _EXT,
     },

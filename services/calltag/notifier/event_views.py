@@ -6,7 +6,8 @@ that party's channel, in the view of the party's legs; and to administrators on 
 Source of the shape of messages about calls: Web Services API, sample of AttachUserData (CometD notification).
 """
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -41,10 +42,29 @@ class ReplayEvent(TypedDict):
     """Time at which the operation was accepted, in ISO 8601."""
 
 
+class EventProcessing(TypedDict):
+    """Times of the processing of an event, as load rigs read them."""
+
+    nodeProcessingTimeNanos: int
+    """Nanoseconds in which the notifier rendered the message."""
+    serverGenerationTimestamp: int
+    """Time at which the operation was accepted, in Unix milliseconds."""
+    serverProcessingTimeTotalMs: int
+    """Milliseconds from then on until the message was rendered."""
+
+
+class MessageMetrics(TypedDict):
+    """Measurements of a message."""
+
+    eventProcessing: EventProcessing
+
+
 class Data(TypedDict):
     """Content of a message."""
 
     event: NotRequired[ReplayEvent]
+    metrics: NotRequired[MessageMetrics]
+    """Absent on messages about services."""
 
 
 class CallStateChange(Data):
@@ -134,6 +154,7 @@ class EventViews:
 
     base_url: str
     directory: Directory
+    clock_ns: Callable[[], int] = time.time_ns
 
     def published(self, user: UserId, event: Event, position: Position, previous: Position) -> StreamedEvent:
         """Render an event of the user's stream in the view of each of the user's legs.
@@ -143,8 +164,10 @@ class EventViews:
         if user not in self.directory.users:
             return StreamedEvent(position, previous)
         try:
+            begun_ns = self.clock_ns()
             messages = self._messages(user, event, position)
             for each in messages:
+                each.data = {**each.data, "metrics": self._metrics(event, begun_ns)}
                 each.plain()
         except (ValueError, TypeError, OverflowError) as error:
             log.error("event_render_failed", user=user, reason=type(error).__name__)
@@ -159,6 +182,16 @@ class EventViews:
             log.error("event_unreadable", user=user, reason=str(error))
             return StreamedEvent(entry.position, entry.previous)
         return self.published(user, event, entry.position, entry.previous)
+
+    def _metrics(self, event: Event, begun_ns: int) -> MessageMetrics:
+        now_ns = self.clock_ns()
+        return {
+            "eventProcessing": {
+                "nodeProcessingTimeNanos": max(0, now_ns - begun_ns),
+                "serverGenerationTimestamp": event.accepted_at_ms,
+                "serverProcessingTimeTotalMs": max(0, now_ns // 1_000_000 - event.accepted_at_ms),
+            }
+        }
 
     def _messages(self, user: UserId, event: Event, position: Position) -> tuple[Message, ...]:
         match event:

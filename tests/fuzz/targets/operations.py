@@ -61,7 +61,7 @@ def one_input(data: bytes) -> None:
             action = read(body)
         except ApiError as error:
             assert error.http_status in {400, 413}
-            assert len(error.message.encode()) < 400
+            assert len(error.message.encode()) < 600
             continue
         _carry(CallOperation(OperationId("o1"), CALL.id, action, 1_700_000_000_000, UserId("alice")))
 
