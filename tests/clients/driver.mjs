@@ -1,7 +1,7 @@
 // Drives one official CometD client by lines of JSON: commands on stdin, what happens on stdout.
 //   node driver.mjs <cometd-3|cometd-5|cometd-7|cometd-8|cometd-9>
 // commands: {configure:{url, transport, headers, extensions}} {handshake:{ext}} {subscribe:channel} {unsubscribe:channel}
-//           {batch:[channels]} {reload:true} {disconnect:true}
+//           {snapshot:channel} {batch:[channels]} {reload:true} {disconnect:true}
 import readline from 'node:readline';
 
 import { adapt, load } from './official.mjs';
@@ -29,11 +29,14 @@ function loadPage({ settings, properties, subscriptions }) {
     if (type !== transport) loaded.cometd.unregisterTransport(type);
   }
   loaded.cometd.configure({ url, requestHeaders: headers ?? {}, logLevel: 'error', autoBatch: true });
-  loaded.subscribe = (channel) =>
-    loaded.subscriptions.set(channel, loaded.cometd.subscribe(channel, (message) => tellFromPage('event', message)));
+  loaded.subscribe = (channel, properties = {}) =>
+    loaded.subscriptions.set(
+      channel,
+      loaded.cometd.subscribe(channel, (message) => tellFromPage('event', message), properties),
+    );
   // As applications do: they subscribe whenever they have shaken hands.
   loaded.cometd.addListener('/meta/handshake', (message) => {
-    if (message.successful) [...subscriptions.keys()].forEach(loaded.subscribe);
+    if (message.successful) [...subscriptions.keys()].forEach((channel) => loaded.subscribe(channel));
   });
   page = loaded;
 }
@@ -48,8 +51,9 @@ const commands = {
   configure: (settings) => loadPage({ ...page, settings }),
   handshake: (properties) => page.cometd.handshake((page.properties = properties)),
   subscribe: (channel) => page.subscribe(channel),
+  snapshot: (channel) => page.subscribe(channel, { ext: { calltag: { snapshot: true } } }),
   unsubscribe: (channel) => page.cometd.unsubscribe(page.subscriptions.get(channel)),
-  batch: (channels) => page.cometd.batch(() => channels.forEach(page.subscribe)),
+  batch: (channels) => page.cometd.batch(() => channels.forEach((channel) => page.subscribe(channel))),
   reload,
   disconnect: () => page.cometd.disconnect(),
 };

@@ -14,6 +14,7 @@ from calltag.core.bayeux.extensions import (
     DeliveryExtension,
     Extension,
     ReplayExtension,
+    SnapshotExtension,
     Timestamp,
     Timesync,
 )
@@ -24,6 +25,7 @@ from calltag.core.identity.authentication import Authenticator
 from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.settings import Settings
 from calltag.core.settings.sections import NotifierSettings
+from calltag.core.store.calls import RedisCallReader
 from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.sessions import SessionStore
 from calltag.core.store.watches import RedisWatches
@@ -41,6 +43,7 @@ from calltag.notifier.node_presence import Background, NodeLease, Registrations,
 from calltag.notifier.session_claims import Claims
 from calltag.notifier.session_manager import HomeSettings, SessionManager
 from calltag.notifier.session_registry import SessionRegistry
+from calltag.notifier.snapshots import Snapshots
 from calltag.notifier.websocket import WebSockets
 
 _SHORTEST_WATCH_MS: Final = 600_000
@@ -103,7 +106,14 @@ def connection_types(settings: NotifierSettings) -> tuple[str, ...]:
 
 def extensions(settings: NotifierSettings) -> tuple[Extension, ...]:
     """Return the enabled protocol extensions."""
-    usual = (Acknowledgment(), ReplayExtension(), DeliveryExtension(), Timesync(), Timestamp())
+    usual = (
+        Acknowledgment(),
+        ReplayExtension(),
+        DeliveryExtension(),
+        SnapshotExtension(),
+        Timesync(),
+        Timestamp(),
+    )
     if not settings.activity_s:
         return usual
     return (*usual, Activity(round(settings.activity_s * 1000), both_sides=settings.activity == "client-server"))
@@ -124,7 +134,10 @@ def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authentic
     node = NodeId(f"notifier-{uuid4().hex}")
     views = EventViews(backends.settings.public_url, backends.directory)
     sessions = _sessions(backends, node, views)
-    server = BayeuxServer(sessions)
+    reader = RedisCallReader(backends.client, backends.keys, backends.settings.partitions, backends.batcher)
+    policy = ChannelPolicy(backends.directory)
+    snapshots = Snapshots(reader, views, policy, sessions.engine.limits.max_answer_bytes)
+    server = BayeuxServer(sessions, snapshots=snapshots)
     metrics = sessions.metrics
     inbox = NotifierInbox(server, views, metrics)
     backends.metrics.before_scrape(lambda: metrics.observe(sessions.registry.residents.values()))

@@ -21,6 +21,7 @@ from calltag.notifier.connect_replies import ConnectAnswer
 from calltag.notifier.metrics import wall_ms
 from calltag.notifier.session_manager import Replaced, SessionManager
 from calltag.notifier.session_registry import ConnectRequest, Crowded, RequestContext, Suspended, come_back_ms
+from calltag.notifier.snapshots import Snapshots
 
 _MESSAGES_A_TURN: Final = 16
 """Messages of one request that are processed before other tasks run."""
@@ -55,6 +56,7 @@ class BayeuxServer:
     sessions: SessionManager
     is_reachable: bool = False
     """The inbox receives, so that events can be routed here."""
+    snapshots: Snapshots | None = None
     parting_s: float = 1.0
     """Seconds before the refusal of a connect that was in flight when its client disconnected. The official client
     reports the disconnect as failed if a connect fails before the reply to the disconnect."""
@@ -152,7 +154,7 @@ class BayeuxServer:
         await self.sessions.claims.check(message, client_id, claim)
         response.spoke[client_id] = None
         try:
-            return await self._of_session(channel, message, client_id, user)
+            return await self._of_session(channel, message, client_id, user, response)
         except HasEnded as over:
             self.sessions.endings.has_ended(client_id, over)
             raise self.engine.unknown(message) from None
@@ -201,7 +203,9 @@ class BayeuxServer:
         self.sessions.metrics.handshakes.inc()
         return self.engine.begun(message, client_id, beginning)
 
-    async def _of_session(self, channel: str, message: Message, client_id: str, user: UserId) -> Reply:
+    async def _of_session(
+        self, channel: str, message: Message, client_id: str, user: UserId, response: BayeuxResponse
+    ) -> Reply:
         """Return the reply to a message of the session's own user that is no connect.
 
         Raises BayeuxError, HasEnded, StoreUnavailable.
@@ -214,7 +218,7 @@ class BayeuxServer:
             raise HasEnded(Ending.LOGIN_ENDED, home) if home is not None else self.engine.unknown(message)
         match channel:
             case channels.SUBSCRIBE:
-                await self._subscribe(message, client_id, user)
+                return await self._subscribe(message, client_id, user, response)
             case channels.UNSUBSCRIBE:
                 names = self.engine.unsubscribe(message, client_id)
                 changed = await sessions.store.unsubscribe(
@@ -236,7 +240,7 @@ class BayeuxServer:
                 return reply
         return self.engine.done(message, client_id)
 
-    async def _subscribe(self, message: Message, client_id: str, user: UserId) -> None:
+    async def _subscribe(self, message: Message, client_id: str, user: UserId, response: BayeuxResponse) -> Reply:
         wish = self.engine.subscribe(message, client_id, user)
         sessions, limits = self.sessions, self.limits
         watched_since_ms = await sessions.watches.begin(user, wish.channels)
@@ -260,6 +264,13 @@ class BayeuxServer:
             raise self.engine.unknown(message)
         past = {name: since for name, since in wish.channels.items() if since is not None}
         await sessions.sync.changed(client_id, changed, past=past, replays=wish.replays)
+        reply = self.engine.done(message, client_id)
+        if wish.snapshot:
+            # Read after the session is subscribed: a change is in the snapshot, or comes as an event, or both.
+            snapshot = None if self.snapshots is None else await self.snapshots.of(user, wish.channels)
+            response.events += snapshot or []
+            reply["ext"] = {"calltag": {"snapshot": snapshot is not None}}
+        return reply
 
     # -- other nodes ---------------------------------------------------------------------------------------------------
 

@@ -130,11 +130,19 @@ class MetaConnectRequest(ClientMessage):
     ext: NotRequired[ConnectExt]
 
 
+class SnapshotWish(TypedDict):
+    """A wish for the present state."""
+
+    snapshot: bool
+    """Send the present state of what the channels are about with the reply."""
+
+
 class SubscribeExt(TypedDict):
     """Extensions of a subscription."""
 
     replay: NotRequired[dict[str, int | str | None]]
     """By channel the `replayId` after which messages are wanted; -1: new ones only, -2: all that are kept."""
+    calltag: NotRequired[SnapshotWish]
     timesync: NotRequired[ClockTimes]
 
 
@@ -233,13 +241,26 @@ class ReplyExt(TypedDict):
     timesync: NotRequired[ClockTimes]
 
 
+class SnapshotGiven(TypedDict):
+    """The answer to a wish for a snapshot."""
+
+    snapshot: bool
+    """False if it would have been too long: read the calls over HTTP."""
+
+
+class SubscribeReplyExt(ReplyExt):
+    """Extensions of the reply to a subscription."""
+
+    calltag: NotRequired[SnapshotGiven]
+
+
 class MetaSubscribeReply(Reply):
     """The subscription, as it was sent."""
 
     channel: Literal["/meta/subscribe"]
     clientId: NotRequired[str]
     subscription: NotRequired[str | list[str]]
-    ext: NotRequired[ReplyExt]
+    ext: NotRequired[SubscribeReplyExt]
 
 
 class MetaUnsubscribeReply(Reply):

@@ -7,7 +7,7 @@ Source of the shape of messages about calls: Web Services API, sample of AttachU
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -135,8 +135,10 @@ class CalltagOfMessage(TypedDict):
     """The call was ended because the switch no longer reported it."""
     acceptedAt: str
     """Time at which the operation was accepted, in ISO 8601."""
-    replayId: int
-    """Position in the user's stream: it rises with each event of the user."""
+    replayId: NotRequired[int]
+    """Position in the user's stream: it rises with each event of the user. Absent on snapshots."""
+    snapshot: NotRequired[bool]
+    """The message shows a state that was there, and reports no change."""
 
 
 class MessageExt(TypedDict):
@@ -164,15 +166,19 @@ class EventViews:
         if user not in self.directory.users:
             return StreamedEvent(position, previous)
         try:
-            begun_ns = self.clock_ns()
-            messages = self._messages(user, event, position)
-            for each in messages:
-                each.data = {**each.data, "metrics": self._metrics(event, begun_ns)}
-                each.plain()
+            messages = self._rendered(user, event, position)
         except (ValueError, TypeError, OverflowError) as error:
             log.error("event_render_failed", user=user, reason=type(error).__name__)
             return StreamedEvent(position, previous)
         return StreamedEvent(position, previous, messages, event.accepted_at_ms)
+
+    def snapshot(self, user: UserId, event: Event) -> Sequence[Message]:
+        """Render a state that is no event of the user's stream; there are no messages if JSON cannot express it."""
+        try:
+            return self._rendered(user, event, None)
+        except (ValueError, TypeError, OverflowError) as error:
+            log.error("event_render_failed", user=user, reason=type(error).__name__)
+            return ()
 
     def entry(self, user: UserId, entry: Entry) -> StreamedEvent:
         """Render an entry of the user's stream; an entry that this version cannot read has no messages."""
@@ -182,6 +188,14 @@ class EventViews:
             log.error("event_unreadable", user=user, reason=str(error))
             return StreamedEvent(entry.position, entry.previous)
         return self.published(user, event, entry.position, entry.previous)
+
+    def _rendered(self, user: UserId, event: Event, position: Position | None) -> tuple[Message, ...]:
+        begun_ns = self.clock_ns()
+        messages = self._messages(user, event, position)
+        for each in messages:
+            each.data = {**each.data, "metrics": self._metrics(event, begun_ns)}
+            each.plain()
+        return messages
 
     def _metrics(self, event: Event, begun_ns: int) -> MessageMetrics:
         now_ns = self.clock_ns()
@@ -193,7 +207,7 @@ class EventViews:
             }
         }
 
-    def _messages(self, user: UserId, event: Event, position: Position) -> tuple[Message, ...]:
+    def _messages(self, user: UserId, event: Event, position: Position | None) -> tuple[Message, ...]:
         match event:
             case CallChanged():
                 return tuple(self._of_call(user, event, position))
@@ -205,7 +219,7 @@ class EventViews:
                 channel = DEVICES_CHANNEL if event.call_id is None else CALLS_CHANNEL
                 return (Message(channel, _refusal(event, self.base_url), ext, _iso_time(event.accepted_at_ms)),)
 
-    def _of_call(self, user: UserId, event: CallChanged, position: Position) -> Iterator[Message]:
+    def _of_call(self, user: UserId, event: CallChanged, position: Position | None) -> Iterator[Message]:
         ext, created = _ext(event, event.call.version, position), _iso_time(event.accepted_at_ms)
         who = self.directory.users.get(user)
         sees_all = who is not None and who.is_administrator
@@ -263,13 +277,16 @@ def _refusal(event: OperationRefused, base_url: str) -> OperationRefusal:
     return refusal
 
 
-def _ext(event: Event, version: int | None, position: Position) -> MessageExt:
+def _ext(event: Event, version: int | None, position: Position | None) -> MessageExt:
     """Return the fields beside the message, for clients written for calltag."""
     ext: CalltagOfMessage = {
         "eventId": event.id,
         "acceptedAt": _iso_time(event.accepted_at_ms),
-        "replayId": position,
     }
+    if position is None:
+        ext["snapshot"] = True
+    else:
+        ext["replayId"] = position
     if version is not None:
         ext["version"] = version
     if isinstance(event, CallChanged) and event.reason is not None:

@@ -51,11 +51,12 @@ class ConnectWish:
 class SubscribeWish:
     """The channels of a /meta/subscribe, each with the position after which messages are sent (None: new ones only).
 
-    `replays`: the client asked for the positions of messages.
+    `replays`: the client asked for the positions of messages; `snapshot`: it asked for the present state.
     """
 
     channels: dict[str, Position | None]
     replays: bool = False
+    snapshot: bool = False
 
 
 class Refused(Exception):
@@ -182,6 +183,14 @@ class DeliveryExtension(Extension):
             agreed = beginning.acknowledges or beginning.options[CONNECTS_ONLY] == "1"
             # No other extension sets this name at a handshake.
             reply_ext["calltag"] = {_DELIVERY: agreed}
+
+
+class SnapshotExtension(Extension):
+    """`ext.calltag.snapshot` of a subscription: it gets the state that the channels are about."""
+
+    def subscribe(self, ext: Mapping[str, object], wish: SubscribeWish) -> None:
+        asked = ext.get("calltag")
+        wish.snapshot = isinstance(asked, dict) and asked.get("snapshot") is True
 
 
 @dataclass(frozen=True, slots=True)
