@@ -31,7 +31,7 @@ IN_ORDER = (
     (ME, "carol", ["StartContactCenterSession"]),
     (DEVICE, "carol", ["ListenIn", "Coach", "BargeIn", "CancelSupervisorMonitoring"]),
     (ME, "alice", ["EndContactCenterSession"]),
-    (SWITCH, "switch", ["CallStarted", "PartyChanged", "CallsMerged", "CallEnded"]),
+    (SWITCH, "switch", ["CallStarted", "PartyChanged", "CallsMerged", "RecordingChanged", "CallEnded"]),
     (DEVICE, "alice", ["SetCallDisposition"]),
     (DIAL, "alice", ["Dial"]),
 )

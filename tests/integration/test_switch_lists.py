@@ -58,6 +58,25 @@ async def test_who_called_from_outside(gateway: InProcess) -> None:
         }  # fmt: skip
 
 
+async def test_recordings(gateway: InProcess) -> None:
+    async with gateway.working():
+        await gateway.send_facts(started("C", "15000", "15001"))
+        assert "recordingState" not in (await gateway.request("bob", "GET", "/me/calls/C")).json()["call"]
+        for number, state in enumerate(("Recording", "Paused", "Recording", "Stopped")):
+            fact = {"eventId": f"r{number}", "eventType": "RecordingChanged", "id": "C", "recordingState": state}
+            assert (await gateway.send_facts(fact)).json() == {"statusCode": 0}
+            for user in ("alice", "bob"):
+                call = (await gateway.request(user, "GET", "/me/calls/C")).json()["call"]
+                assert call["recordingState"] == state
+        wrong = {"eventId": "r9", "eventType": "RecordingChanged", "id": "C"}
+        for more, text in (({}, "recordingState is missing"), ({"recordingState": "On"}, "known are Stopped, ")):
+            refused = await gateway.send_facts(wrong | more)
+            assert text in refused.json()["statusMessage"]
+        await gateway.send_facts(ended("C"))
+        late = await gateway.send_facts(wrong | {"recordingState": "Paused"})
+        assert (late.status_code, late.json()["statusCode"]) == (400, 2)
+
+
 async def test_the_parties_of_a_call_are_bounded(tmp_path: Path) -> None:
     joined = {"eventId": "j", "eventType": "PartyChanged", "id": "C",
               "parties": [{"phoneNumber": "15002", "state": "Ringing"}]}  # fmt: skip

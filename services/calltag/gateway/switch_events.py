@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Final, cast
 
 from calltag.core.contracts.operations import OperationReply
-from calltag.core.domain.call import CallType, Leg, LegState
+from calltag.core.domain.call import CallType, Leg, LegState, RecordingState
 from calltag.core.domain.ids import CallId, ConnId, OperationId, new_conn_id, related_call_id, switch_operation_id
-from calltag.core.domain.operations import CallEnded, CallsMerged, CallStarted, PartyChanged
+from calltag.core.domain.operations import CallEnded, CallsMerged, CallStarted, PartyChanged, RecordingChanged
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import JsonValue
 from calltag.core.identity.directory import Directory
@@ -22,7 +22,7 @@ _MAX_ID_BYTES: Final = 255
 _MAX_TEXT_BYTES: Final = 64
 _CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]+")
 
-SwitchAction = CallStarted | PartyChanged | CallsMerged | CallEnded
+SwitchAction = CallStarted | PartyChanged | CallsMerged | RecordingChanged | CallEnded
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +185,10 @@ def _party(body: JsonValue, position: int, directory: Directory) -> Leg:
     return Leg(number, state, owner.device.id, owner.user.id, muted=mute == "On")
 
 
+def _recording(body: Body, *_: object) -> RecordingChanged:
+    return RecordingChanged(known(RecordingState, "recordingState", required_text(body, "recordingState")))
+
+
 def _text(max_length: int, **more: str) -> Schema:
     return {"type": "string", "minLength": 1, "maxLength": max_length, **more}
 
@@ -254,6 +258,13 @@ SWITCH_EVENTS: Final = Operations[EventParser](
             "eventId": "merged-1", "id": _EXAMPLE_ID, "mergedId": "01RCC3N118B1V0SL8O7GK2LAES00000S",
             "parties": [{"phoneNumber": "15000", "state": "Released"}],
         },
+        tag="eventType",
+    ),
+    OperationType(
+        "RecordingChanged", "The call is recorded, or no longer.", _recording,
+        {**_IDS, "partOf": _PART_OF, "recordingState": {"type": "string", "enum": list(RecordingState)}},
+        [*_IDS, "recordingState"],
+        {"eventId": "recorded-1", "id": _EXAMPLE_ID, "recordingState": "Recording"},
         tag="eventType",
     ),
     OperationType(

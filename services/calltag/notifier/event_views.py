@@ -75,6 +75,7 @@ class CallStateChange(Data):
         "ParticipantsUpdated",
         "AttachedDataChanged",
         "DtmfSent",
+        "CallRecordingStateChange",
         "MonitoredUserMutedStateChange",
     ]
     call: CallResource

@@ -17,7 +17,7 @@ from calltag.core.domain.agent import (
     UserState,
 )
 from calltag.core.domain.apply import apply
-from calltag.core.domain.call import Call, CallType, Leg, LegState
+from calltag.core.domain.call import Call, CallType, Leg, LegState, RecordingState
 from calltag.core.domain.events import CallChanged, DevicesChanged, NotificationType, OperationRefused
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, OperationId, UserId
 from calltag.core.domain.operations import (
@@ -39,6 +39,7 @@ from calltag.core.domain.operations import (
     Hangup,
     Hold,
     PartyChanged,
+    RecordingChanged,
     Reject,
     Retrieve,
     SendDtmf,
@@ -47,7 +48,7 @@ from calltag.core.domain.operations import (
     UpdateUserData,
 )
 from calltag.core.domain.outcome import CallLimits, Outcome
-from calltag.core.domain.resource_view import capabilities
+from calltag.core.domain.resource_view import call_resource, capabilities
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import UserData
 
@@ -323,6 +324,14 @@ def test_a_call_begins_once() -> None:
     before = call()
     started = CallStarted(ConnId("c"), CallType.INBOUND, "15001", before.legs)
     assert refused(run(before, started, None), before) is StatusCode.ALREADY_EXISTS
+
+
+def test_the_switch_reports_a_recording() -> None:
+    after, event = changed(run(call(), RecordingChanged(RecordingState.PAUSED), None))
+    assert (after.recording, event.notification.value) == (RecordingState.PAUSED, "CallRecordingStateChange")
+    assert event.recipients == after.users()
+    assert call_resource(after, after.legs[0], 0, "")["recordingState"] == "Paused"
+    assert "recordingState" not in call_resource(call(), after.legs[0], 0, "")
 
 
 def test_the_switch_ends_a_call() -> None:

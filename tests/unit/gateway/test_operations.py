@@ -130,7 +130,9 @@ def test_an_unknown_operation_is_answered_with_the_known_ones() -> None:
         CALL_OPERATIONS.parser_of({"operationName": "Dial"})
     with pytest.raises(ParameterMissing, match="operationName"):
         CALL_OPERATIONS.parser_of({})
-    with pytest.raises(OutOfRange, match="known are CallStarted, PartyChanged, CallsMerged, CallEnded"):
+    with pytest.raises(
+        OutOfRange, match="known are CallStarted, PartyChanged, CallsMerged, RecordingChanged, CallEnded"
+    ):
         SWITCH_EVENTS.parser_of({"eventType": "Dial"})
     with pytest.raises(ParameterMissing, match="eventType"):
         SWITCH_EVENTS.parser_of({})

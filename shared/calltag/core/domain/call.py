@@ -34,6 +34,14 @@ class CallType(StrEnum):
     UNKNOWN = "Unknown"
 
 
+class RecordingState(StrEnum):
+    """State of the recording of a call, by its name in the API."""
+
+    STOPPED = "Stopped"
+    RECORDING = "Recording"
+    PAUSED = "Paused"
+
+
 class ConsultData(StrEnum):
     """User data of a consult call."""
 
@@ -91,7 +99,7 @@ class Leg:
 class Call:
     """A call with its parties. Every change increments `version`; `began_at_ms` is Unix time.
 
-    `ani` is the number of the caller, if the call came from outside.
+    `ani` is the number of the caller, if the call came from outside; `recording` is None where nothing is recorded.
 
     Of a consult call, `consult_data` is the rule for its user data, and `changed_keys` are the keys of user data that
     were changed since it began.
@@ -108,6 +116,7 @@ class Call:
     consult_data: ConsultData | None = None
     changed_keys: tuple[str, ...] = ()
     ani: str = ""
+    recording: RecordingState | None = None
 
     @property
     def related(self) -> frozenset[CallId]:

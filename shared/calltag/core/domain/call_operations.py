@@ -45,6 +45,7 @@ from calltag.core.domain.operations import (
     MuteCall,
     MuteMonitoredUser,
     PartyChanged,
+    RecordingChanged,
     Reject,
     RemoveParticipantFromConference,
     Retrieve,
@@ -110,6 +111,9 @@ class CallTurn:
                 plan = self._change_parties(call, action)
             case CallsMerged():
                 plan = self._merge(call, action)
+            case RecordingChanged(state=state):
+                self.family.put(replace(call, recording=state))
+                plan = [_Told(call.id, NotificationType.CALL_RECORDING_STATE_CHANGE)]
             case AttachUserData() | UpdateUserData() | DeleteUserDataPair() | DeleteUserData():
                 self._acting_leg(call)
                 plan = self._change_user_data(call, action)

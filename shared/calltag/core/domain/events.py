@@ -17,6 +17,7 @@ class NotificationType(StrEnum):
     PARTICIPANTS_UPDATED = "ParticipantsUpdated"
     ATTACHED_DATA_CHANGED = "AttachedDataChanged"
     DTMF_SENT = "DtmfSent"
+    CALL_RECORDING_STATE_CHANGE = "CallRecordingStateChange"
     MONITORED_USER_MUTED_STATE_CHANGE = "MonitoredUserMutedStateChange"
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from calltag.core.domain.agent import READY, AgentState
-from calltag.core.domain.call import CallType, Leg
+from calltag.core.domain.call import CallType, Leg, RecordingState
 from calltag.core.domain.ids import (
     CallId,
     ConnId,
@@ -284,6 +284,14 @@ class CallsMerged:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordingChanged:
+    """The switch reports that the call is recorded, or no longer."""
+
+    state: RecordingState
+    name: Literal["RecordingChanged"] = "RecordingChanged"
+
+
+@dataclass(frozen=True, slots=True)
 class CallEnded:
     """The call ended: as the switch reports, or (`silent`) because the switch has not reported it for too long."""
 
@@ -315,7 +323,7 @@ LegAction: TypeAlias = (
 """Actions of clients on a leg of theirs."""
 ClientAction: TypeAlias = UserDataAction | LegAction | SetCallDisposition | MonitorCall
 BeginAction: TypeAlias = Dial | CallStarted
-SwitchAction: TypeAlias = PartyChanged | CallsMerged | CallEnded
+SwitchAction: TypeAlias = PartyChanged | CallsMerged | RecordingChanged | CallEnded
 CallAction: TypeAlias = ClientAction | BeginAction | SwitchAction
 
 

@@ -74,6 +74,7 @@ class _OptionalMembers(TypedDict, total=False):
     deviceUri: str
     userData: dict[str, object]
     ani: str
+    recordingState: Literal["Stopped", "Recording", "Paused"]
 
 
 class CallResource(TypedDict):
@@ -99,6 +100,8 @@ class CallResource(TypedDict):
     duration: str
     """Whole seconds since the call began."""
     mute: Literal["On", "Off"]
+    recordingState: NotRequired[Literal["Stopped", "Recording", "Paused"]]
+    """Absent where calls are not recorded."""
     supervisorListeningIn: bool
     """True for an agent while a supervisor monitors the call."""
     monitoredUserMuted: bool
@@ -193,6 +196,7 @@ def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> CallResou
         }
     device: _OptionalMembers = {"deviceUri": f"{base_url}/api/v2/devices/{leg.device}"} if leg.device else {}
     ani: _OptionalMembers = {"ani": call.ani} if call.ani else {}
+    recording: _OptionalMembers = {} if call.recording is None else {"recordingState": call.recording.value}
     user_data: _OptionalMembers = {"userData": call.user_data.as_object()} if call.user_data else {}
     return {
         "id": call.id,
@@ -208,6 +212,7 @@ def call_resource(call: Call, leg: Leg, now_ms: int, base_url: str) -> CallResou
         **user_data,
         "duration": str(max(0, now_ms - call.began_at_ms) // 1000),
         "mute": "On" if leg.muted else "Off",
+        **recording,
         "supervisorListeningIn": _is_monitored(call, leg),
         "monitoredUserMuted": _is_muted_by_supervisor(call, leg),
         "monitoring": leg.monitoring is not None,
