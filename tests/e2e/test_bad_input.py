@@ -40,7 +40,11 @@ async def nothing_has_come_of_it(listener: Agent, call: str) -> None:
 
 def check(response: httpx.Response, http_status: int, code: int, *words: str) -> None:
     answer: dict[str, Any] = response.json()
+    errors = answer.pop("errors", [])
     assert set(answer) == {"statusCode", "statusMessage"}, answer
+    for each in errors:
+        where = f"event {each['index']}: " if each["index"] else ""
+        assert (each["statusCode"], where + each["statusMessage"]) == (code, answer["statusMessage"])
     assert (response.status_code, answer["statusCode"]) == (http_status, code), answer
     for word in words:
         assert word in answer["statusMessage"], answer

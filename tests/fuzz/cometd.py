@@ -12,17 +12,18 @@ from typing import Final
 from starlette.responses import PlainTextResponse
 
 from calltag.core.bayeux.messages import BayeuxLimits
+from calltag.core.http.scope import COMETD_PATHS
 from calltag.core.http.server import Server, ServerOptions
 from calltag.core.store.embedded import embedded_store
 from calltag.notifier.bayeux_server import BayeuxServer
-from calltag.notifier.http import PATHS, CometdHttp
+from calltag.notifier.http import CometdHttp
 from calltag.notifier.session_registry import RequestContext
 from fuzz.peer import Peer
 from parts.eventually import turns
 from parts.hubs import Client, Installation, Node
 from parts.polls import cometd_http
 
-PATH: Final = PATHS[0].encode()
+PATH: Final = COMETD_PATHS[0].encode()
 LEASE_MS: Final = 600_000
 """Longer than any input takes."""
 _CHANCES: Final = (

@@ -1,6 +1,7 @@
 """Lists of facts: all, some or none of them take effect."""
 
 from pathlib import Path
+from typing import Any
 
 from parts.in_process import InProcess, ended, in_process, started
 
@@ -12,6 +13,7 @@ async def test_some_refused_are_a_partial_success_that_names_them(gateway: InPro
         assert answer.json() == {
             "statusCode": 7,
             "statusMessage": "1 of 2 events were refused: event 1 (ended-D): 6, there is no call D",
+            "errors": [{"index": 1, "eventId": "ended-D", "statusCode": 6, "statusMessage": "there is no call D"}],
         }
         assert (await gateway.request("alice", "GET", "/me/calls/C")).status_code == 200
 
@@ -21,8 +23,29 @@ async def test_all_refused_have_the_code_of_the_first(gateway: InProcess) -> Non
         answer = await gateway.send_facts(ended("C"), ended("D"))
         assert (answer.status_code, answer.json()["statusCode"]) == (404, 6)
         assert "2 of 2 events" in answer.json()["statusMessage"]
+        assert [each["eventId"] for each in answer.json()["errors"]] == ["ended-C", "ended-D"]
         one = await gateway.send_facts(ended("C"))
-        assert (one.status_code, one.json()) == (404, {"statusCode": 6, "statusMessage": "there is no call C"})
+        refusal = {"statusCode": 6, "statusMessage": "there is no call C"}
+        assert one.status_code == 404
+        assert one.json() == {**refusal, "errors": [{"index": 0, "eventId": "ended-C", **refusal}]}
+
+
+async def test_all_events_that_cannot_be_read_are_named(gateway: InProcess) -> None:
+    bad: list[Any] = [
+        ended("C"),
+        {"eventType": "CallEnded", "id": "C"},
+        ended("C"),
+        7,
+        ended("a b") | {"eventId": "e" * 256},
+    ]
+    async with gateway.working():
+        refused = await gateway.send_facts(*bad)
+        assert (refused.status_code, refused.json()["statusMessage"]) == (400, "event 1: eventId is missing")
+        errors = refused.json()["errors"]
+        assert [(each["index"], each["statusCode"]) for each in errors] == [(1, 1), (3, 10), (4, 10)]
+        assert all("eventId" not in each for each in errors)
+        named = (await gateway.send_facts(ended("a b"), ended("C"))).json()["errors"]
+        assert [each.get("eventId") for each in named] == ["ended-a b"]
 
 
 async def test_what_met_no_call_applies_when_it_is_told_again(gateway: InProcess) -> None:

@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 
 from calltag.core.backends import amqp_settings
 from calltag.core.broker.rabbitmq import apply_topology
+from calltag.core.http.scope import COMETD_PATHS
 from calltag.core.settings import load_settings
-from calltag.notifier.http import PATHS
 from parts.command import CALLTAG, calltag
 from parts.forked import ForkedCommand
 from parts.haproxy import HaProxy, Upstream
@@ -162,7 +162,7 @@ def three_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str, **
 def six_processes(folder: Path, amqp_url: str, redis_url: str, prefix: str, **settings: str) -> Iterator[System]:
     """Two of each on RabbitMQ and Redis, behind a proxy that sends each request to the next one."""
     gateways, notifiers = [free_port(), free_port()], [free_port(), free_port()]
-    with RoundRobin({"": gateways, **dict.fromkeys(PATHS, notifiers)}) as front:
+    with RoundRobin({"": gateways, **dict.fromkeys(COMETD_PATHS, notifiers)}) as front:
         url = f"http://127.0.0.1:{front.port}"
         # Six processes keep a small machine busy; how long the store takes proves nothing.
         slow = {"CALLTAG_REDIS__DEADLINE_S": "5"}
@@ -184,7 +184,7 @@ def behind_haproxy(folder: Path, amqp_url: str, redis_url: str, prefix: str, **s
     """Gateway, worker and three notifiers, behind an HAProxy without stickiness; `settings` are variables."""
     gateway = Upstream(free_port(), free_port())
     notifiers = {f"notifier-{number}": Upstream(free_port(), free_port()) for number in range(3)}
-    front = HaProxy(folder / "haproxy", PATHS, {"gateway": gateway}, notifiers)
+    front = HaProxy(folder / "haproxy", COMETD_PATHS, {"gateway": gateway}, notifiers)
     url = f"http://127.0.0.1:{front.port}"
     environment = _environment(url, _backends(amqp_url, redis_url, prefix) | settings)
     system = System(folder, environment, url, url, upstreams=notifiers)
@@ -216,7 +216,7 @@ def two_of_each_behind_haproxy(
     gateways, notifiers = (
         {name: each for name, each in places.items() if name.startswith(kind)} for kind in BEHIND_A_PROXY
     )
-    front = HaProxy(folder / "haproxy", PATHS, gateways, notifiers)
+    front = HaProxy(folder / "haproxy", COMETD_PATHS, gateways, notifiers)
     url = f"http://127.0.0.1:{front.port}"
     environment = _environment(url, _backends(amqp_url, redis_url, prefix) | settings)
     system = System(folder, environment, url, url, upstreams=places)

@@ -11,9 +11,8 @@ import typer
 import yaml
 
 from calltag.cli.main import app
-from calltag.core.http.scope import TrustedProxies
+from calltag.core.http.scope import COMETD_PATHS, TrustedProxies
 from calltag.core.settings import Settings, settings_table
-from calltag.notifier.http import PATHS
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 COMPOSE: Mapping[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
@@ -133,7 +132,7 @@ def test_the_front_listens_where_clients_are_told_to_go() -> None:
     assert SERVICES["gateway"]["environment"]["CALLTAG_PUBLIC_URL"] == f"http://{port.rpartition(':')[0]}"
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", COMETD_PATHS)
 def test_the_front_sends_cometd_to_the_notifiers(path: str) -> None:
     location, target = re.findall(r"location ~ (\S+) \{\s*proxy_pass http://(\w+);", FRONT)[0]
     assert target == "notifiers"

@@ -15,6 +15,7 @@ from calltag.core.backends import Backends
 from calltag.core.http.admission_queue import AdmissionQueue
 from calltag.core.http.cross_origin import CrossOrigin
 from calltag.core.http.origin import AllowedOrigins
+from calltag.core.http.scope import COMETD_PATHS, is_under
 from calltag.core.identity.authentication import Authenticator
 from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.process.limits import Buckets, RateLimit
@@ -74,6 +75,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
         methods=("GET", "HEAD", "POST"),
         headers=("Idempotency-Key", "Prefer"),
         exposed=tuple(documentation.HEADERS),
+        own=AllowedOrigins([backends.settings.public_url]),
     )
 
 
@@ -211,7 +213,7 @@ class Refusals:
         """Return the response to a request that failed with this error."""
         if isinstance(error, HTTPException) and error.status_code == _METHOD_NOT_ALLOWED:
             return self._not_served(request)
-        refusal = _as_refusal(error)
+        refusal = _of_cometd(request) or _as_refusal(error)
         self._metrics.refused(route_of(request.scope), refusal.code)
         return answer(refusal.body(), refusal.http_status, refusal.headers)
 
@@ -222,6 +224,16 @@ class Refusals:
         refusal = OutOfRange("this method is not served here", http_status=_METHOD_NOT_ALLOWED, headers=headers)
         self._metrics.refused(route_of(request.scope), refusal.code)
         return answer(refusal.body(), refusal.http_status, refusal.headers)
+
+
+def _of_cometd(request: Request) -> ApiError | None:
+    """Return the refusal of a request that belongs to the notifier."""
+    if not is_under(request.url.path, COMETD_PATHS):
+        return None
+    return NotFound(
+        "this is the gateway, which serves no CometD: let the proxy in front send "
+        f"{' and '.join(COMETD_PATHS)}, with all below, to a notifier"
+    )
 
 
 def _as_refusal(error: Exception) -> ApiError:

@@ -17,7 +17,8 @@ from calltag.core.domain.resource_view import CallResource, DeviceResource, Show
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.http_sessions import CSRF_EXPOSED_HEADERS, CSRF_HEADER, CSRF_NAME_HEADER
 from calltag.core.telemetry import request_ids
-from calltag.gateway import resources
+from calltag.gateway import errors, resources
+from calltag.gateway.errors import EventError
 from calltag.gateway.operations import (
     CALL_OPERATIONS,
     CHANNEL_OPERATIONS,
@@ -26,6 +27,7 @@ from calltag.gateway.operations import (
     SESSION_OPERATIONS,
     Operations,
 )
+from calltag.gateway.requests import IGNORED_HEADER
 from calltag.gateway.resources import (
     AgentStateResource,
     ChannelResource,
@@ -193,6 +195,8 @@ class ErrorAnswer(TypedDict):
     statusCode: int
     statusMessage: str
     """The reason, for people."""
+    errors: NotRequired[list[EventError]]
+    """The refused events of the switch, each with its reason; absent for other requests."""
 
 
 _SELECTABLE: Final = (
@@ -231,7 +235,7 @@ def drop_titles(schemas: Mapping[str, Schema]) -> None:
             member.pop("title", None)
 
 
-describe_by_docstrings(resource_view, resources)
+describe_by_docstrings(resource_view, resources, errors)
 
 
 def _header(description: str, example: str) -> Schema:
@@ -245,6 +249,7 @@ HEADERS: Final[Mapping[str, Schema]] = {
     "Operation-Id": _header("Id of the operation, if it has one: messages and log name it.", "ik2f0c1e9b6c1f4b7d8a90"),
     "Preference-Applied": _header("Present if the request has Prefer: wait, with the time that counts.", "wait=5"),
     "Idempotent-Replayed": _header("Present if the answer is that of an earlier request with the same key.", "true"),
+    IGNORED_HEADER: _header("Parameters of the request that have no effect, percent-encoded.", "location, queue"),
     CSRF_NAME_HEADER: _header("Name of the header with the token; present if CSRF protection is on.", CSRF_HEADER),
     CSRF_HEADER: _header("Token of the session; present if CSRF protection is on.", "q0xN5kJ2vT8c"),
 }
@@ -392,7 +397,7 @@ def _complete(schema: Schema) -> None:
 
 
 def _headers(path: str, code: str, method: str, *, has_operation: bool) -> Schema:
-    names = [request_ids.HEADER, *_OF_CODES.get(code, ())]
+    names = [request_ids.HEADER, IGNORED_HEADER, *_OF_CODES.get(code, ())]
     if method == "get" and code == "200" and path != VERSION_PATH:
         names += CSRF_EXPOSED_HEADERS
     if has_operation and code not in _BEFORE_OPERATIONS:

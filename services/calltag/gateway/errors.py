@@ -1,7 +1,9 @@
 """Errors of the API as in Web Services: a statusCode and a statusMessage, with an HTTP status."""
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, NotRequired
+
+from typing_extensions import TypedDict
 
 from calltag.core.domain.status import StatusCode
 
@@ -22,6 +24,17 @@ HTTP_STATUS: Final[Mapping[StatusCode, int]] = {
 """HTTP status for each statusCode; Web Services does not specify it."""
 
 
+class EventError(TypedDict):
+    """The refusal of one event of the switch."""
+
+    index: int
+    """Position in the list, from 0."""
+    eventId: NotRequired[str]
+    """Absent if the event has no valid one."""
+    statusCode: int
+    statusMessage: str
+
+
 class ApiError(Exception):
     """A refused request: nothing was changed and nothing was published, unless a subclass says otherwise."""
 
@@ -30,16 +43,24 @@ class ApiError(Exception):
     """True if this is the outcome of the operation, so that a repeated request gets the same response."""
 
     def __init__(
-        self, message: str, *, http_status: int | None = None, headers: Mapping[str, str] | None = None
+        self,
+        message: str,
+        *,
+        http_status: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        errors: Sequence[EventError] = (),
     ) -> None:
+        """`errors` are those of single events in a request of the switch."""
         super().__init__(message)
         self.message = message
+        self.errors = errors
         self.http_status = http_status or HTTP_STATUS[self.code]
         self.headers = dict(headers or {})
 
     def body(self) -> dict[str, object]:
         """Return the JSON of the response."""
-        return {"statusCode": int(self.code), "statusMessage": self.message}
+        errors = {"errors": self.errors} if self.errors else {}
+        return {"statusCode": int(self.code), "statusMessage": self.message, **errors}
 
 
 class ParameterMissing(ApiError):
@@ -135,9 +156,9 @@ class OutcomeRefused(ApiError):
 
     final = True
 
-    def __init__(self, code: StatusCode, message: str) -> None:
+    def __init__(self, code: StatusCode, message: str, errors: Sequence[EventError] = ()) -> None:
         self.code = code
-        super().__init__(message)
+        super().__init__(message, errors=errors)
 
 
 class EventsRefused(OutcomeRefused):

@@ -3,21 +3,27 @@
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from functools import lru_cache
+from inspect import signature
+from typing import Final, get_args
+from urllib.parse import parse_qsl
 
 import structlog
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from calltag.core.http.metrics import HttpMetrics
+from calltag.gateway.requests import IGNORED_HEADER, ignored_header
 from calltag.gateway.resources import answer
 
 _METHODS: Final = ("DELETE", "GET", "PATCH", "POST", "PUT")
 log = structlog.get_logger()
 _root_logger: Final = logging.getLogger()
 """The root logger, whose level is the log level."""
+_MAX_ROUTES: Final = 256
 _FIRST_ERROR_STATUS: Final = 400
 _FAILED_BODY: Final = {"statusCode": 4, "statusMessage": "internal error"}
 CALL_PATH: Final = "/api/v2/me/calls/{call_id}"
@@ -71,6 +77,8 @@ class Finishing:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if ignored := _ignored(scope):
+                    state["headers"][IGNORED_HEADER] = ignored_header(ignored)
                 _add_headers(state, message)
             elif not message.get("more_body"):
                 complete = True
@@ -107,6 +115,29 @@ def failed() -> Response:
 def route_of(scope: Scope) -> str:
     """Return the route's pattern, since addresses have too many values for a label."""
     return getattr(scope.get("route"), "path", "") or "none"
+
+
+def _ignored(scope: Scope) -> list[str]:
+    """Return the parameters of a request, in its body and its query, that have no effect."""
+    names: list[str] = scope["state"].get("ignored", [])
+    endpoint = getattr(scope.get("route"), "endpoint", None)
+    if not scope["query_string"] or endpoint is None:
+        return names
+    query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    return [*names, *(name for name, _ in query if name not in _query_names(endpoint))]
+
+
+@lru_cache(_MAX_ROUTES)
+def _query_names(endpoint: Callable[..., object]) -> frozenset[str]:
+    """Return the names of the query parameters of a route."""
+    names = set[str]()
+    for parameter in signature(endpoint).parameters.values():
+        model = next(iter(get_args(parameter.annotation)), None)
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            names |= {field.alias or name for name, field in model.model_fields.items()}
+        else:
+            names.add(parameter.name)
+    return frozenset(names)
 
 
 def _add_headers(state: Scope, message: Message) -> None:

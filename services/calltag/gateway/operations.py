@@ -118,6 +118,7 @@ class Operations(Generic[Parser]):
     ) -> None:
         self.tag = first.tag
         self._types = {each.name: each for each in (first, *others)}
+        self._known = {each.name: {self.tag, *each.parameters} for each in (first, *others)}
         self._other = other
 
     def __iter__(self) -> Iterator[OperationType[Parser]]:
@@ -126,6 +127,10 @@ class Operations(Generic[Parser]):
     def names(self) -> tuple[str, ...]:
         """Return the names."""
         return tuple(self._types)
+
+    def ignored(self, body: Body) -> Sequence[str]:
+        """Return the members of a body that its operation does not have."""
+        return [each for each in body if each not in self._known.get(str(body.get(self.tag)), body)]
 
     def parser_of(self, body: Body) -> Parser:
         """Return the parser of the operation that the body names. Raises ParameterMissing, OutOfRange."""

@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from calltag.core import VERSION
+from calltag.core.http.scope import COMETD_PATHS
 from calltag.gateway.documentation import VERSION_PATH, VersionAnswer
 from calltag.gateway.resources import answer
 
@@ -27,6 +28,30 @@ _DOCS_POLICY: Final = (
 """Swagger UI needs inline styles, and images and fonts embedded as data URLs."""
 
 
+_LINKS: Final = {
+    "documentation": DOCS_PAGE,
+    "api": "/api/v2/me",
+    "openapi": "/openapi.json",
+    "cometd": COMETD_PATHS[0],
+}
+_INDEX_POLICY: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_INDEX: Final = f"""<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>calltag</title></head>
+<body>
+<h1>calltag {VERSION}</h1>
+<p>Attached data of live calls, with the API of Genesys Web Services v2.</p>
+<ul>
+<li><a href="{DOCS_PAGE}">Documentation of the API</a>, with requests to try</li>
+<li><a href="/openapi.json">The same for machines</a> (OpenAPI)</li>
+<li><a href="/api/v2/me">The user who is signed in</a></li>
+<li><code>{COMETD_PATHS[0]}</code>: messages over CometD</li>
+</ul>
+</body>
+</html>
+"""
+
+
 def product_routes() -> APIRouter:
     """Return `GET /` and `GET /api/v2/diagnostics/version`, which need no login.
 
@@ -36,14 +61,10 @@ def product_routes() -> APIRouter:
     version = {"statusCode": 0, "version": VERSION}
 
     @router.get("/", include_in_schema=False)
-    async def product() -> Response:
-        links = {
-            "documentation": DOCS_PAGE,
-            "api": "/api/v2/me",
-            "openapi": "/openapi.json",
-            "cometd": "/genesys/cometd",
-        }
-        return answer({**version, "name": "calltag", "links": links})
+    async def product(request: Request) -> Response:
+        if "text/html" in request.headers.get("accept", ""):
+            return HTMLResponse(_INDEX, headers={"Content-Security-Policy": _INDEX_POLICY})
+        return answer({**version, "name": "calltag", "links": _LINKS})
 
     @router.get(
         VERSION_PATH,

@@ -2,9 +2,11 @@
 
 import asyncio
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
+from urllib.parse import quote
 
 import orjson
 from starlette.requests import Request
@@ -14,6 +16,9 @@ from calltag.core.strict_json import JsonLimits, JsonRefused, TooManyValues, par
 from calltag.gateway.errors import OutOfRange, ParameterMissing
 
 Body = Mapping[str, JsonValue]
+IGNORED_HEADER: Final = "Calltag-Ignored-Parameters"
+_MAX_IGNORED: Final = 16
+_MAX_IGNORED_LENGTH: Final = 32
 _JSON_TYPES: Final = ("application/json", "text/json")
 # A quoted string ends at its quote, or, if that is missing, with the header. All repetitions are possessive, so that
 # any header is parsed in linear time.
@@ -73,6 +78,15 @@ def required_list(body: Body, name: str, *, max_items: int) -> list[JsonValue]:
     if len(value) > max_items:
         raise OutOfRange(f"{name} has {len(value)} entries; at most {max_items} are allowed")
     return value
+
+
+def ignored_header(names: Iterable[str]) -> str:
+    """Return the value of the header that names parameters of no effect: the first ones, percent-encoded."""
+    shown = [
+        quote(name[:_MAX_IGNORED_LENGTH], safe="", errors="replace")
+        for name in islice(dict.fromkeys(names), _MAX_IGNORED)
+    ]
+    return ", ".join(shown)
 
 
 def whole_number(name: str, text: str | None, default: int, *, least: int, most: int) -> int:

@@ -29,12 +29,14 @@ from calltag.gateway.operations import (
     DEVICE_OPERATIONS,
     DIAL_OPERATIONS,
     SESSION_OPERATIONS,
+    Operations,
+    Parser,
     named_call,
     unserved_channels,
 )
-from calltag.gateway.requests import UserDataLimits
+from calltag.gateway.requests import Body, UserDataLimits
 from calltag.gateway.resources import agent_device, answer, channel_resource, collection, selected
-from calltag.gateway.switch_events import SwitchLimits, switch_events
+from calltag.gateway.switch_events import SwitchLimits, ignored_members, switch_events
 
 Fields = Annotated[
     list[str] | None,
@@ -61,6 +63,12 @@ class Api:
     service: CallService
     operations: OperationPipeline
     limits: UserDataLimits
+
+
+def _parser(request: Request, operations: Operations[Parser], body: Body) -> Parser:
+    """Return the parser of the operation that the body names, and note members that it ignores. Raises ApiError."""
+    request.state.ignored = operations.ignored(body)
+    return operations.parser_of(body)
 
 
 def user_routes(api: Api) -> APIRouter:
@@ -97,7 +105,7 @@ def _add_me(router: APIRouter, api: Api) -> None:
     async def operate_me(request: Request) -> Response:
         received = await api.operations.receive(request)
         given = received.body.as_object()
-        action = SESSION_OPERATIONS.parser_of(given)(given, received.user, service.directory)
+        action = _parser(request, SESSION_OPERATIONS, given)(given, received.user, service.directory)
         command = SessionCommand(service, received.user, action, unserved_channels(given))
         return await api.operations.perform(received, command)
 
@@ -136,7 +144,7 @@ def _add_me(router: APIRouter, api: Api) -> None:
     async def operate_channel(request: Request) -> Response:
         received = await api.operations.receive(request)
         given = received.body.as_object()
-        action = CHANNEL_OPERATIONS.parser_of(given)(given, received.user, service.directory)
+        action = _parser(request, CHANNEL_OPERATIONS, given)(given, received.user, service.directory)
         return await api.operations.perform(received, SessionCommand(service, received.user, action))
 
 
@@ -190,7 +198,7 @@ def _add_devices(router: APIRouter, api: Api) -> None:
         received = await api.operations.receive(request)
         given = received.body.as_object()
         device = service.device(received.user, DeviceId(device_id))
-        action = DEVICE_OPERATIONS.parser_of(given)(given, device.id, service.directory, api.limits)
+        action = _parser(request, DEVICE_OPERATIONS, given)(given, device.id, service.directory, api.limits)
         if isinstance(action, SetCallDisposition):
             call = named_call(given, "callUri") or named_call(given, "callUuid")
             if call is None:
@@ -215,7 +223,7 @@ def _add_devices(router: APIRouter, api: Api) -> None:
     async def dial_call(request: Request, device_id: str) -> Response:
         received = await api.operations.receive(request)
         given = received.body.as_object()
-        parse = DIAL_OPERATIONS.parser_of(given)
+        parse = _parser(request, DIAL_OPERATIONS, given)
         action = parse(given, service.device(received.user, DeviceId(device_id)), service.directory, api.limits)
         return await api.operations.perform(received, DialCommand(service, received.user, action))
 
@@ -268,7 +276,7 @@ def operate_call(api: Api) -> Callable[[Request, str], Awaitable[Response]]:
         try:
             received = await api.operations.receive(request)
             given = received.body.as_object()
-            action = CALL_OPERATIONS.parser_of(given)(given, api.limits, service.directory)
+            action = _parser(request, CALL_OPERATIONS, given)(given, api.limits, service.directory)
             command = CallCommand(service, received.user, CallId(call_id), action, pending_call)
             return await api.operations.perform(received, command)
         finally:
@@ -291,6 +299,7 @@ def switch_routes(api: Api, limits: SwitchLimits) -> APIRouter:
     )
     async def events(request: Request) -> Response:
         received = await api.operations.receive(request, role=Role.SWITCH)
+        request.state.ignored = ignored_members(received.body.json)
         command = SwitchCommand(api.service, switch_events(received.body.json, api.service.directory, limits))
         return await api.operations.perform(received, command, names_operation=False)
 

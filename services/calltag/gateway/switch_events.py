@@ -12,7 +12,7 @@ from calltag.core.domain.operations import CallEnded, CallsMerged, CallStarted, 
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import JsonValue
 from calltag.core.identity.directory import Directory
-from calltag.gateway.errors import ApiError, EventsRefused, OutOfRange, ParameterMissing
+from calltag.gateway.errors import ApiError, EventError, EventsRefused, OutOfRange, ParameterMissing
 from calltag.gateway.operations import USER_DATA, Operations, OperationType, Schema, known
 from calltag.gateway.requests import Body, UserDataLimits, optional_text, required_list, required_text, user_data
 
@@ -49,17 +49,34 @@ class SwitchEvent:
 
 def switch_events(body: JsonValue, directory: Directory, limits: SwitchLimits) -> tuple[SwitchEvent, ...]:
     """Parse the events of a request: one object, or a list of them. Raises ParameterMissing, OutOfRange."""
-    if not isinstance(body, list):
-        return (_event(body, directory, limits),)
-    if len(body) > limits.max_events:
-        raise OutOfRange(f"the body has {len(body)} events; a request may carry {limits.max_events}")
-    events = []
-    for position, each in enumerate(body):
+    given = body if isinstance(body, list) else [body]
+    if len(given) > limits.max_events:
+        raise OutOfRange(f"the body has {len(given)} events; a request may carry {limits.max_events}")
+    events, refused, first = list[SwitchEvent](), list[EventError](), None
+    for position, each in enumerate(given):
         try:
             events.append(_event(each, directory, limits))
         except ApiError as error:
-            raise type(error)(f"event {position}: {error.message}") from None
+            first = first or error
+            event_id = each.get("eventId") if isinstance(each, dict) else None
+            refused.append(_refusal(position, event_id, error.code, error.message))
+    if first is not None:
+        where = f"event {refused[0]['index']}: " if isinstance(body, list) else ""
+        raise type(first)(f"{where}{first.message}", errors=refused)
     return tuple(events)
+
+
+def ignored_members(body: JsonValue) -> Sequence[str]:
+    """Return the members of events that their types do not have."""
+    given = body if isinstance(body, list) else [body]
+    return [name for each in given if isinstance(each, dict) for name in SWITCH_EVENTS.ignored(each)]
+
+
+def _refusal(position: int, event_id: object, code: StatusCode, text: str) -> EventError:
+    refusal: EventError = {"index": position, "statusCode": int(code), "statusMessage": text}
+    if isinstance(event_id, str) and len(event_id.encode()) <= _MAX_ID_BYTES:
+        refusal["eventId"] = event_id
+    return refusal
 
 
 def check_outcomes(events: Sequence[SwitchEvent], outcomes: Sequence[OperationReply]) -> None:
@@ -68,18 +85,19 @@ def check_outcomes(events: Sequence[SwitchEvent], outcomes: Sequence[OperationRe
     Its code is that of the first one if all were refused, else PARTIAL_SUCCESS.
     """
     refused = [
-        (f"event {position} ({event.event_id}): {outcome.code:d}, {outcome.text}", outcome)
+        _refusal(position, event.event_id, outcome.code, outcome.text)
         for position, (event, outcome) in enumerate(zip(events, outcomes, strict=True))
         if outcome.code is not StatusCode.SUCCESS
     ]
     if not refused:
         return
-    first = refused[0][1]
+    first = StatusCode(refused[0]["statusCode"])
     if len(events) == 1:
-        raise EventsRefused(first.code, first.text)
-    code = first.code if len(refused) == len(events) else StatusCode.PARTIAL_SUCCESS
-    summary = _bounded([text for text, _ in refused])
-    raise EventsRefused(code, f"{len(refused)} of {len(events)} events were refused: {summary}")
+        raise EventsRefused(first, refused[0]["statusMessage"], refused)
+    code = first if len(refused) == len(events) else StatusCode.PARTIAL_SUCCESS
+    summary = _bounded([f"event {each['index']} ({each['eventId']}): {each['statusCode']}, {each['statusMessage']}"
+                        for each in refused])  # fmt: skip
+    raise EventsRefused(code, f"{len(refused)} of {len(events)} events were refused: {summary}", refused)
 
 
 def _bounded(texts: Sequence[str]) -> str:

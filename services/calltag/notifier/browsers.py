@@ -12,8 +12,8 @@ from starlette.requests import HTTPConnection
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.messages import CodecError, Reply
-from calltag.core.http.cross_origin import CrossOrigin
-from calltag.core.http.origin import AllowedOrigins, Origin
+from calltag.core.http.cross_origin import CrossOrigin, note_foreign
+from calltag.core.http.origin import AllowedOrigins, Origin, origin_and_host
 from calltag.core.identity.http_sessions import CSRF_EXPOSED_HEADERS, USUAL_COOKIES, CookieFlags, values_of
 from calltag.core.telemetry import request_ids
 from calltag.notifier.session_registry import Suspended
@@ -48,8 +48,11 @@ class Origins:
 
     def pass_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
         """Return whether the request comes from no page, from a page of this server, or from one that is allowed."""
-        origin, host = _origin_and_host(headers)
-        return origin is None or self.allow(origin, host)
+        origin, host = origin_and_host(headers)
+        if origin is None or self.allow(origin, host):
+            return True
+        note_foreign(origin)
+        return False
 
     def pass_(self, connection: HTTPConnection) -> bool:
         """Do the same for a request of an ASGI application."""
@@ -69,7 +72,7 @@ class Origins:
         """Return the CORS fields of a response; none if the request's page may not read it."""
         if not self.allowed:
             return []
-        origin, _ = _origin_and_host(headers)
+        origin, _ = origin_and_host(headers)
         if origin is None:
             return []
         exposed = (b"access-control-expose-headers", _EXPOSED)
@@ -84,17 +87,7 @@ class Origins:
 
     def middleware(self, methods: Sequence[str]) -> Sequence[Middleware]:
         """Return the middleware that answers CORS preflights and lets scripts of allowed origins read the answers."""
-        return [Middleware(CrossOrigin, self.allowed, methods=methods)]
-
-
-def _origin_and_host(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str]:
-    origin, host = None, ""
-    for name, value in headers:
-        if name == b"origin":
-            origin = value.decode("latin-1")
-        elif name == b"host":
-            host = value.decode("latin-1")
-    return origin, host
+        return [Middleware(CrossOrigin, self.allowed, methods=methods, own=self.public)]
 
 
 class WrongCallback(CodecError):

@@ -23,6 +23,7 @@ from calltag.core.http.cross_origin import FOREIGN
 from calltag.core.http.direct import DirectRequest, SocketHandler
 from calltag.core.http.request_parser import RequestHead
 from calltag.core.http.responses import Refusal, response_lines
+from calltag.core.http.scope import COMETD_PATHS
 from calltag.core.identity.authentication import LockedOut, TooManyLogins
 from calltag.core.identity.http_sessions import CSRF_MESSAGE
 from calltag.core.store.ports import StoreUnavailable
@@ -44,7 +45,6 @@ from calltag.notifier.session_registry import Crowded, RequestContext, Resident,
 from calltag.notifier.websocket import WebSockets
 
 log = structlog.get_logger()
-PATHS: Final = ("/genesys/cometd", "/api/v2/notifications")
 _NOT_SERVED: Final = "this method is not served here; send messages by POST"
 OFF: Final = "callback-polling is off here (CALLTAG_NOTIFIER__CALLBACK_POLLING); send messages by POST"
 REPLACED: Final = b"replaced by a newer /meta/connect"
@@ -62,7 +62,9 @@ def path_of(head: RequestHead) -> str:
     Clients append the type of their message to the address.
     """
     path = head.path.decode("ascii")
-    return next((each for each in PATHS if path.startswith(each) and path[len(each) : len(each) + 1] in ("", "/")), "")
+    return next(
+        (each for each in COMETD_PATHS if path.startswith(each) and path[len(each) : len(each) + 1] in ("", "/")), ""
+    )
 
 
 def refused(error: Exception) -> tuple[int, str, Fields]:
@@ -369,7 +371,7 @@ def cometd_routes(http: CometdHttp) -> list[BaseRoute]:
     cors, questions = http.origins.middleware(methods), Questions()
     return [
         route
-        for path in PATHS
+        for path in COMETD_PATHS
         for route in (
             Route(path, questions, middleware=cors),
             Route(f"{path}/{{suffix:path}}", questions, middleware=cors),
@@ -381,4 +383,4 @@ def _begins(reply: Reply) -> bool:
     return reply.get("channel") == HANDSHAKE and reply.get("successful") is True
 
 
-__all__ = ["PATHS", "Caller", "CallerClaim", "CometdHttp", "LongPoll", "path_of", "refused"]
+__all__ = ["Caller", "CallerClaim", "CometdHttp", "LongPoll", "path_of", "refused"]

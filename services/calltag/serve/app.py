@@ -12,14 +12,18 @@ from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
+import orjson
 import structlog
-from starlette.types import ASGIApp
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from calltag.core import VERSION
 from calltag.core.backends import NO_USERS, Backends, backends, server_tls
+from calltag.core.domain.status import StatusCode
 from calltag.core.http.metrics import ServerMetrics
 from calltag.core.http.responses import NotYet
-from calltag.core.http.scope import routed
+from calltag.core.http.scope import COMETD_PATHS, routed
 from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
 from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.process.os_limits import raise_descriptor_limit, spare_garbage_collection
@@ -312,4 +316,19 @@ def _client_app(parts: Backends, life: Lifecycle, chosen: Composition) -> "tuple
         # Not a mount, whose pattern matches no address with a line feed.
         app.router.default = api
         return app, notifier
-    return routed(routes), notifier
+    app = routed(routes)
+    app.router.default = _no_api
+    return app, notifier
+
+
+async def _no_api(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a request that belongs to the gateway."""
+    if scope["type"] == "websocket":
+        await WebSocketClose()(scope, receive, send)
+        return
+    message = (
+        f"this is a notifier, which serves CometD at {' and '.join(COMETD_PATHS)}: let the proxy in front send all "
+        "other addresses to a gateway"
+    )
+    refusal = {"statusCode": int(StatusCode.NOT_FOUND), "statusMessage": message}
+    await Response(orjson.dumps(refusal), 404, media_type="application/json")(scope, receive, send)

@@ -22,10 +22,10 @@ from bench.rig import PARTITIONS, Backends, NotDone, Rig, calltag_rig, session_o
 from bench.servers.calltag import notifier
 from bench.size import Size
 from calltag.core.broker.ports import partition_of
+from calltag.core.http.scope import COMETD_PATHS
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.store.keys import Keys, StateKeys
 from calltag.notifier.event_views import CALLS_CHANNEL
-from calltag.notifier.http import PATHS
 from parts.ports import free_port
 from parts.system import System, embedded_system
 
@@ -105,7 +105,7 @@ def _with_sessions(count: int) -> Grown:
         }
         async with calltag_rig(folder, using, size.calls, **many) as rig:
             cookie = f"{COOKIE}={await session_of(rig.port, 'bob')}"
-            plan = SessionsPlan(rig.notifier_port, PATHS[0], WEBSOCKET, [(CALLS_CHANNEL, cookie)] * count)
+            plan = SessionsPlan(rig.notifier_port, COMETD_PATHS[0], WEBSOCKET, [(CALLS_CHANNEL, cookie)] * count)
             async with subscribers(plan):
                 yield rig
 

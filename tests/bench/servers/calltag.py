@@ -14,6 +14,7 @@ from calltag.core.backends import Backends, amqp_settings, backends
 from calltag.core.broker.rabbitmq import apply_topology
 from calltag.core.contracts.operations import EVENT
 from calltag.core.domain.ids import UserId
+from calltag.core.http.scope import COMETD_PATHS
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.http_sessions import RedisHttpSessions
 from calltag.core.settings import load_settings
@@ -21,7 +22,6 @@ from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.watches import RedisWatches
 from calltag.core.store.workers import RedisCallIndex
 from calltag.notifier.event_views import CALLS_CHANNEL
-from calltag.notifier.http import PATHS
 from calltag.worker.event_publisher import EventPublisher, Publication
 from calltag.worker.node_sender import NodeSender
 from parts.command import UNMEASURED
@@ -71,7 +71,7 @@ class Notifier:
     ) -> None:
         self.port = port
         self._start_another = start_another
-        self.path = PATHS[0]
+        self.path = COMETD_PATHS[0]
         self._program = program
         self._outgoing = outgoing
         self._cookies = cookies
@@ -107,7 +107,7 @@ class Notifier:
         """Three notifiers of the installation, this one among them, behind HAProxy."""
         others = [await asyncio.to_thread(self._start_another) for _ in range(2)]
         upstreams = {f"notifier-{number}": _upstream(each) for number, each in enumerate([self._program, *others])}
-        front = HaProxy(folder, PATHS, {}, upstreams, balance=balance)
+        front = HaProxy(folder, COMETD_PATHS, {}, upstreams, balance=balance)
         try:
             await asyncio.to_thread(front.start)
             yield Front(self, front.port, [self.pid, *(each.pid for each in others), store.process.pid])

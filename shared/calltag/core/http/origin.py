@@ -77,3 +77,14 @@ class AllowedOrigins:
             return Origin.parse(text) in self._origins
         except ValueError:
             return False
+
+
+def origin_and_host(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, str]:
+    """Return the Origin header of a request, None if there is none, and the Host header."""
+    origin, host = None, ""
+    for name, value in headers:
+        if name == b"origin":
+            origin = value.decode("latin-1")
+        elif name == b"host":
+            host = value.decode("latin-1")
+    return origin, host

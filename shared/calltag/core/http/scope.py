@@ -14,6 +14,8 @@ from starlette.types import Scope
 from calltag.core.http.request_parser import RequestHead
 
 ANY_PEER: Final = "*"
+COMETD_PATHS: Final = ("/genesys/cometd", "/api/v2/notifications")
+"""Addresses of CometD, which serve all below them too: clients append the type of their message."""
 _REMEMBERED_PEERS: Final = 4_096
 _WITH_PORT: Final = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+):[0-9]{1,5}")
 _PLAIN: Final = re.compile(r"[0-9A-Fa-f:.]{1,45}")
@@ -27,6 +29,11 @@ def routed(routes: Sequence[BaseRoute]) -> Starlette:
     app = Starlette(routes=routes)
     app.router.redirect_slashes = False
     return app
+
+
+def is_under(path: str, roots: Sequence[str]) -> bool:
+    """Return whether a path is one of the roots, or below one."""
+    return any(path == each or path.startswith(f"{each}/") for each in roots)
 
 
 class TrustedProxies:
