@@ -82,13 +82,14 @@ def pasted(lines: str, folder: Path) -> str:
 
 
 def check_the_tour(printed: str) -> None:
-    """The answers to signing in, subscribing, attaching, and the messages of both changes."""
+    """The answers to signing in, subscribing, attaching, the messages of both changes, and a transfer."""
     assert '"userName":"alice"' in printed
     assert '"subscription":"/v2/me/calls"' in printed
     assert '{"statusCode":0}' in printed
     assert '"notificationType":"StatusChange"' in printed
     assert '"notificationType":"AttachedDataChanged"' in printed
     assert '"userData":{"AccountNumber":"12345"}' in printed
+    assert '"call":{"state":"Ringing","userData":{"AccountNumber":"12345","Reason":"billing"}}' in printed
 
 
 def check_that_nothing_is_left(url: str) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from parts.system import System, embedded_system
@@ -40,6 +41,36 @@ def client(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_the_tour(served: System, client: Any) -> None:
     with client("client").Client(base_url=served.gateway_url, httpx_args={"auth": ("alice", "demo")}) as api:
         tour(client, client("models"), api)
+
+
+def incoming(url: str) -> str:
+    """A call that the switch reports to ring at alice's phone."""
+    fact = {"eventId": "in", "eventType": "CallStarted", "id": "in", "callType": "Inbound",
+            "parties": [{"phoneNumber": "+4989555", "state": "Established"},
+                        {"phoneNumber": "15000", "state": "Ringing"}],
+            "userData": {"AccountNumber": "12345"}}  # fmt: skip
+    headers = {"Prefer": "wait=10"}
+    httpx.post(f"{url}/api/v2/switch/events", json=fact, auth=("switch", "demo"), headers=headers).raise_for_status()
+    return "in"
+
+
+def test_a_transfer_keeps_the_data(served: System, client: Any) -> None:
+    models, operate, call = client("models"), client("api.calls.operate_call"), incoming(served.gateway_url)
+    make = client("client").Client
+    with make(base_url=served.gateway_url, httpx_args={"auth": ("alice", "demo")}) as alice:
+        destination = models.OperateCallInitiateTransferDestination(phone_number="15001")
+        pairs = models.OperateCallInitiateTransferUserData.from_dict({"Reason": "billing"})
+        for body in (
+            models.OperateCallAnswer(operation_name="Answer"),
+            models.OperateCallInitiateTransfer("InitiateTransfer", destination, pairs),
+            models.OperateCallCompleteTransfer(operation_name="CompleteTransfer"),
+        ):
+            assert operate.sync(call, client=alice, body=body, prefer="wait=10").status_code == 0
+    with make(base_url=served.gateway_url, httpx_args={"auth": ("bob", "demo")}) as bob:
+        shown = client("api.calls.get_call").sync(call, client=bob).call
+        assert (shown.state, shown.ani) == ("Ringing", "+4989555")
+        assert shown.user_data.to_dict() == {"AccountNumber": "12345", "Reason": "billing"}
+        operate.sync(call, client=bob, body=models.OperateCallReject(operation_name="Reject"), prefer="wait=10")
 
 
 def tour(client: Any, models: Any, api: Any) -> None:

@@ -47,6 +47,7 @@ def test_its_own_instance_touches_no_other_and_is_gone_afterwards(tmp_path: Path
     assert done.returncode == 0, done.stdout + done.stderr
     assert "starting an own instance, its data in a temporary folder ..." in done.stdout
     assert "AttachedDataChanged" in done.stdout
+    assert '"Reason": "billing"' in done.stdout
     assert "The tour is complete." in done.stdout
     assert instances(port) == []
     assert not (tmp_path / ".calltag").exists()

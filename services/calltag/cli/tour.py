@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -179,11 +180,42 @@ class Tour:
                 attach = {"operationName": "AttachUserData", "userData": {"AccountNumber": "12345"}}
                 await self._show(http, "Attach data to the call", "POST", call, json=attach)
                 messages = await self._comet(http, "And the message comes", connect)
+            kept = await self._transferred(http)
             await self._comet(http, "Take leave", {"channel": "/meta/disconnect", "clientId": client})
         about_calls = [each for each in messages if each["channel"] == "/v2/me/calls"]
-        good = bool(about_calls) and about_calls[0]["data"]["call"].get("userData") == {"AccountNumber": "12345"}
+        attached = bool(about_calls) and about_calls[0]["data"]["call"].get("userData") == {"AccountNumber": "12345"}
+        good = attached and kept == {"AccountNumber": "12345", "Reason": "billing"}
         self.console.print("The tour is complete." if good else "The message did not come as expected.")
         return 0 if good else 1
+
+    async def _transferred(self, http: httpx.AsyncClient) -> object:
+        """Let a call come in, transfer it to bob, and return the data that bob sees."""
+        call_id, waits = f"in-{time.time_ns() // 1_000_000}", {"Prefer": "wait=5"}
+        parties = [{"phoneNumber": "+4989555", "state": "Established"}, {"phoneNumber": "15000", "state": "Ringing"}]
+        fact = {
+            "eventId": call_id, "eventType": "CallStarted", "id": call_id, "callType": "Inbound", "dnis": "15000",
+            "parties": parties, "userData": {"AccountNumber": "12345"},
+        }  # fmt: skip
+        call = f"/api/v2/me/calls/{call_id}"
+        transfer = {
+            "operationName": "InitiateTransfer", "destination": {"phoneNumber": "15001"},
+            "userData": {"Reason": "billing"},
+        }  # fmt: skip
+        async with (
+            httpx.AsyncClient(base_url=self.url, timeout=40, auth=("switch", "demo")) as switch,
+            httpx.AsyncClient(base_url=self.url, timeout=40, auth=("bob", "demo")) as bob,
+        ):
+            path = "/api/v2/switch/events"
+            await self._show(switch, "The switch reports an incoming call", "POST", path, json=fact, headers=waits)
+            for title, body in (
+                ("Alice answers", {"operationName": "Answer"}),
+                ("Alice consults bob", transfer),
+                ("Alice transfers the call to bob", {"operationName": "CompleteTransfer"}),
+            ):
+                await self._show(http, title, "POST", call, json=body, headers=waits)
+            shown = await self._show(bob, "Bob sees the call with its data", "GET", f"{call}?fields=state,userData")
+            await self._show(bob, "Bob declines it", "POST", call, json={"operationName": "Reject"}, headers=waits)
+        return shown["call"].get("userData")
 
     @asynccontextmanager
     async def _hung_up(self, http: httpx.AsyncClient, call: str) -> AsyncIterator[str]:
