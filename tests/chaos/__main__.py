@@ -108,7 +108,8 @@ def summary(record: Record, took_s: float) -> str:
     return (
         f"seed {record.seed}: {took_s:.0f} s; {outcomes['accepted']} operations accepted, "
         f"{outcomes['refused']} refused, {outcomes['unknown']} unknown, {tries} tried again; "
-        f"{events} events received, {repeats} of them again"
+        f"{events} events received, {repeats} of them again; "
+        f"{sum(each.known for each in record.families)} of {len(record.families)} families known to the end"
     )
 
 

@@ -4,6 +4,8 @@ P1  every operation that was accepted took effect exactly once, one that was ref
 P2  those of one sender on one call took effect in the order in which they were sent
 P3  every subscriber saw every version of its calls, in order; a repeat has the same event id; who reads the call
     then reads no earlier version
+
+Calls that belong together are judged by a checker of their own.
 """
 
 from collections import Counter
@@ -11,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final as Constant
 
+from chaos.family_checker import check_families
 from chaos.record import Data, Final, Operation, Received, Record, Subscriber
 
 LOG: Constant = "log"
@@ -60,6 +63,7 @@ def check(record: Record) -> list[Violation]:
         if subscriber.missed:
             found.append(Violation("missed", f"{subscriber.name} was told {subscriber.missed} times of lost events"))
         found += _check_refusals(subscriber, record.operations)
+    found += [Violation("family", text) for text in check_families(record)]
     return found
 
 

@@ -108,6 +108,24 @@ MUTATIONS: Final = (
         {**_SLOW_WORKERS, **_LOST_ANSWERS},
     ),
     Mutation(
+        "ends one of two calls that are joined, and not the other",
+        _one(
+            f"{_WORKER}/batch.py",
+            "            subject.state, subject.is_reached = call, True\n",
+            "            if not call.released:\n                subject.state, subject.is_reached = call, True\n",
+        ),
+        _SLOW_WORKERS,
+    ),
+    Mutation(
+        "lets the user data of the main call win when a consult call is joined",
+        _one(
+            "shared/calltag/core/domain/family.py",
+            "                    values[key] = consult.values[key]",
+            "                    values.setdefault(key, consult.values[key])",
+        ),
+        _SLOW_WORKERS,
+    ),
+    Mutation(
         "gives a repeated request another operation id",
         _one(
             "shared/calltag/core/domain/ids.py",

@@ -13,6 +13,8 @@ Data = Mapping[str, Sequence[str]]
 """User data: every key with its values, also where there is one only."""
 Kind = Literal["attach", "update", "delete", "forbidden", "impossible"]
 Outcome = Literal["accepted", "refused", "unknown"]
+Related = Literal["main", "consult"]
+Ending = Literal["transfer", "conference", "merged", "removed", "alone", "single step"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,8 @@ class Subscriber:
     left: bool = False
     missed: int = 0
     readings: Sequence[Reading] = ()
+    calls_of: str = ""
+    """The user whose calls it is told of, if that is another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,39 @@ class Final:
     read: Data
     stored: Data
     version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A change of one of two related calls, in the order in which those of one user were sent.
+
+    attach, update, delete   of the pairs, or keys, of the `data`
+    consult                  the consult call begins from the main call, with the pairs of the `data`
+    join                     the parties of both are on the main call then
+    hangup                   the consult call ends, and nothing comes of it
+    """
+
+    call: Related
+    kind: Literal["attach", "update", "delete", "consult", "join", "hangup"]
+    data: Data
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """Two calls that belong together; `known` says that each step was carried out.
+
+    `finals` are the calls at the end, by their id, and `parties` the users who are on the main call then.
+    """
+
+    main: str
+    consult: str
+    ending: Ending
+    steps: Sequence[Step]
+    known: bool
+    finals: Mapping[str, Final] = field(default_factory=dict)
+    released: Mapping[str, bool] = field(default_factory=dict)
+    parties: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +136,7 @@ class Record:
     """What else was not as it should be: services that did not end cleanly, say."""
     faults: Mapping[str, int] = field(default_factory=dict)
     """How often each kind of fault took place, and whom it befell."""
+    families: Sequence[Family] = ()
     failed_faults: Mapping[str, int] = field(default_factory=dict)
     """Those that found nobody whom they could befall."""
 

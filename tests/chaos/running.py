@@ -4,14 +4,15 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Final
 
+from chaos.families import ENDINGS, Families
 from chaos.installation import Installation
+from chaos.record import Family, Record
 from chaos.record import Final as FinalCall
-from chaos.record import Record
 from chaos.remains import StoreReader, parked, waiting
 from chaos.schedule import ALL, SERVICES, Mix, Step, schedule
 from chaos.senders import Person, Sender
@@ -34,6 +35,7 @@ _FEW: Final = ("steady", "plain", "bob", "watcher")
 _OPERATIONS_PER_SENDER: Final = 150
 _FASTEST_S: Final = 0.12
 _PATIENCE_S: Final = 45.0
+_MOST_FAMILIES: Final = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class _Run:
             for call, parties in PARTIES.items()
             for number in range(_SENDERS_PER_CALL)
         ]
+        self._consulting = [Families(self._people, name, plan.seed) for name in ("FAMILY-1", "FAMILY-2")]
+        self._families: list[Family] = []
         self._stranger = Sender(self._people["bob"], "ALICE", "stranger", plan.seed, stranger=True)
         self._last = [Sender(self._people[PARTIES[call][0]], call, "last", plan.seed) for call in PARTIES]
         self._clients = [
@@ -130,6 +134,7 @@ class _Run:
         await self._installation.stop()
         return Record(
             seed=self._plan.seed,
+            families=self._families,
             operations=[each for sender in self._all_senders for each in sender.operations],
             subscribers=[
                 each.record([call for call, parties in PARTIES.items() if each.sees in parties])
@@ -168,6 +173,8 @@ class _Run:
         over, ends = asyncio.Event(), time.monotonic() + self._plan.seconds
         every_s = max(self._plan.seconds / _OPERATIONS_PER_SENDER, _FASTEST_S)
         async with asyncio.TaskGroup() as group:
+            for families in self._consulting:
+                group.create_task(families.run(over, _MOST_FAMILIES))
             for sender in (*self._senders, self._stranger):
                 slower = 5 if sender is self._stranger else 1
                 group.create_task(sender.run(over, every_s * slower, _OPERATIONS_PER_SENDER), name=sender.name)
@@ -183,6 +190,7 @@ class _Run:
     async def _at_rest(self) -> list[FinalCall]:
         """Everything is healed and answered: what is under way comes to its end."""
         self._be_patient()
+        await asyncio.gather(*(each.settle() for each in self._consulting))
         outcomes = await asyncio.gather(*(each.send("attach", wait=True) for each in self._last))
         self._installation.notes += [
             f"call {sender.call}: its last operation was not carried out"
@@ -192,10 +200,42 @@ class _Run:
         # What is missing then is for the checker to say.
         with suppress(AssertionError):
             await eventually(self._is_quiet, within_s=self._plan.calm_s)
+        self._families = [await self._ended(each) for one in self._consulting for each in one.families]
         return [await self._final(call, parties[0]) for call, parties in PARTIES.items()]
+
+    async def _ended(self, family: Family) -> Family:
+        """The family with its calls as they are at the end."""
+        if not family.known:
+            return family
+        reader = ENDINGS[family.ending][0]
+        finals = {
+            family.main: await self._final(family.main, reader),
+            family.consult: await self._final(family.consult, "bob"),
+        }
+        states = {each: await self._people["bob" if each == family.consult else reader].ask("GET", f"/me/calls/{each}",
+                        time.monotonic() + _PATIENCE_S) for each in finals}  # fmt: skip
+        released = {
+            each: answer is not None and answer.json()["call"]["state"] == "Released"
+            for each, (answer, _) in states.items()
+        }
+        return replace(family, finals=finals, released=released, parties=ENDINGS[family.ending])
+
+    def _is_told(self, family: Family) -> bool:
+        """Whether each client that sees a call of the family to its end was told of its last version."""
+        if not family.known:
+            return True
+        users = {family.main: ENDINGS[family.ending], family.consult: ("alice", "bob")}
+        return all(
+            each.versions.get(call) == self._store.call(call)[0]
+            for call, parties in users.items()
+            for each in self._clients
+            if each.sees in parties
+        )
 
     async def _is_quiet(self) -> bool:
         if self._store.unsent() or await waiting(self._installation.broker.url, self._installation.prefix):
+            return False
+        if not all(self._is_told(each) for one in self._consulting for each in one.families):
             return False
         versions = {call: self._store.call(call)[0] for call in PARTIES}
         return all(

@@ -67,7 +67,8 @@ class Client:
         return f"/v2/users/{self._habits.of}/calls" if self._habits.of else "/v2/me/calls"
 
     def record(self, calls: Sequence[str]) -> Subscriber:
-        return Subscriber(self.name, self.user, calls, self.received, missed=self.missed, readings=self._readings)
+        return Subscriber(self.name, self.user, calls, self.received, missed=self.missed, readings=self._readings,
+                          calls_of=self._habits.of)  # fmt: skip
 
     async def run(self) -> None:
         """Connect again and again for as long as the task runs."""

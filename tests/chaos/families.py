@@ -1,0 +1,163 @@
+"""Calls that belong together, one family after another: a customer's call, a consult call, and how they are joined."""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from random import Random
+from typing import Any, Final, Literal
+
+from chaos.record import Data, Ending, Family, Outcome, Related, Step
+from chaos.senders import Person
+
+_POLL_S: Final = 0.1
+_BOB: Final = {"phoneNumber": "15001"}
+_CUSTOMER: Final = "0891234"
+_CHANGES: Final = 3
+ENDINGS: Final[Mapping[Ending, Sequence[str]]] = {
+    "transfer": ("bob",),
+    "conference": ("alice", "bob"),
+    "merged": ("bob",),
+    "removed": ("alice",),
+    "alone": ("alice",),
+    "single step": ("bob",),
+}
+"""How a family ends, and the users who are on the customer's call then."""
+
+
+class Families:
+    """Alice consults bob about a customer's call, again and again; both change user data meanwhile."""
+
+    def __init__(self, people: Mapping[str, Person], name: str, seed: int) -> None:
+        self._people = people
+        self._name = name
+        self._seed = seed
+        self._random = Random(f"families {seed} {name}")
+        self._steps: list[Step] = []
+        self.families: list[Family] = []
+
+    async def run(self, over: asyncio.Event, most: int) -> None:
+        """Go on until all is over; the family under way is brought to its end."""
+        while not over.is_set() and len(self.families) < most:
+            await self._family(f"{self._name}-{len(self.families)}")
+
+    async def _family(self, main: str) -> None:
+        self._steps = []
+        ending = self._random.choice(list(ENDINGS))
+        consult = ""
+        if await self._begin(main):
+            await self._change("alice", main, "main", ["kept", "shared", "gone"])
+            consult = await self._consult(main)
+        if consult:
+            await self._talk(main, consult)
+            await self._end(main, consult, ending)
+        known = all(each.outcome == "accepted" for each in self._steps) and bool(consult)
+        self.families.append(Family(main, consult, ending, tuple(self._steps), known=known))
+
+    async def settle(self) -> None:
+        """Report each customer's call once more, so that a worker takes it over who owns its partition by now."""
+        party = {"phoneNumber": _CUSTOMER, "state": "Established"}
+        facts = [
+            {"eventId": f"last-{each.main}", "eventType": "PartyChanged", "id": each.main, "parties": [party]}
+            for each in self.families
+        ]
+        await asyncio.gather(*map(self._facts, facts))
+
+    async def _begin(self, main: str) -> bool:
+        parties = [{"phoneNumber": number, "state": "Established"} for number in (_CUSTOMER, "15000")]
+        fact = {"eventId": f"begin-{main}", "eventType": "CallStarted", "id": main, "parties": parties}
+        return await self._facts(fact)
+
+    async def _facts(self, fact: Mapping[str, Any]) -> bool:
+        asking = self._people["switch"].ask("POST", "/switch/events", json=fact, headers={"Prefer": "wait=2"})
+        response, _ = await asking
+        # What was not answered in time may be known already when it is sent again.
+        return response is not None and response.json()["statusCode"] in {0, 18}
+
+    async def _consult(self, main: str) -> str:
+        """Begin the consult call, and return its id; "" if it is not there in time."""
+        pairs = self._pairs(["why"])
+        if not await self._do("alice", main, "InitiateTransfer", {"destination": _BOB, "userData": pairs}):
+            return ""
+        self._steps.append(Step("main", "consult", _data(pairs), "accepted"))
+        consult = await self._found(main)
+        if consult and not await self._do("bob", consult, "Answer"):
+            return ""
+        return consult
+
+    async def _found(self, main: str) -> str:
+        until = time.monotonic() + 60
+        while time.monotonic() < min(until, self._people["alice"].patient_until):
+            response, _ = await self._people["alice"].ask("GET", "/me/calls", params={"fields": "id,parentCallUri"})
+            listed = [] if response is None else response.json()["calls"]
+            for each in listed:
+                if each.get("parentCallUri", "").endswith(f"/{main}"):
+                    return str(each["id"])
+            await asyncio.sleep(_POLL_S)
+        return ""
+
+    async def _talk(self, main: str, consult: str) -> None:
+        """Both calls change, each by users of its own; no order between the two is asked for."""
+        await asyncio.gather(
+            self._change("alice", main, "main", ["shared", "log-a"]),
+            self._change("bob", consult, "consult", ["shared", "log-b"]),
+            self._change("alice", consult, "consult", ["own"], deletes="gone"),
+        )
+        for _ in range(self._random.randrange(3)):
+            active = self._random.choice([main, consult])
+            other = consult if active == main else main
+            await self._do("alice", active, "SwapCalls", {"otherCallUri": other})
+
+    async def _end(self, main: str, consult: str, ending: Ending) -> None:
+        match ending:
+            case "transfer":
+                done = await self._do("alice", self._random.choice([main, consult]), "CompleteTransfer")
+            case "conference" | "removed":
+                done = await self._do("alice", self._random.choice([main, consult]), "CompleteConference")
+            case "merged":
+                fact = {"eventId": f"merged-{main}", "eventType": "CallsMerged", "id": main, "partOf": main,
+                        "mergedId": consult, "parties": [{"phoneNumber": "15000", "state": "Released"}]}  # fmt: skip
+                done = await self._facts(fact)
+            case _:
+                done = await self._do("bob", consult, "Hangup")
+        joins: Related = "consult" if ending in {"alone", "single step"} else "main"
+        kind: Literal["hangup", "join"] = "hangup" if joins == "consult" else "join"
+        self._steps.append(Step(joins, kind, {}, "accepted" if done else "unknown"))
+        if ending == "removed":
+            done = await self._do("alice", main, "RemoveParticipantFromConference", {"participant": "15001"})
+        elif ending == "single step":
+            pairs = self._pairs(["step"])
+            done = await self._do("alice", main, "SingleStepTransfer", {"destination": _BOB, "userData": pairs})
+            self._steps.append(Step("main", "update", _data(pairs), "accepted" if done else "unknown"))
+        if not done:
+            self._steps.append(Step("main", "update", {}, "unknown"))
+
+    # -- user data -----------------------------------------------------------------------------------------------------
+
+    async def _change(self, user: str, call: str, which: Related, keys: Sequence[str], deletes: str = "") -> None:
+        """Attach, update, and perhaps delete, one after another."""
+        for number in range(_CHANGES):
+            key = keys[number % len(keys)]
+            kind: Literal["attach", "update"] = "attach" if key.startswith("log") else "update"
+            pairs = self._pairs([key])
+            name = "AttachUserData" if kind == "attach" else "UpdateUserData"
+            done = await self._do(user, call, name, {"userData": pairs})
+            self._steps.append(Step(which, kind, _data(pairs), "accepted" if done else "unknown"))
+        if deletes:
+            done = await self._do(user, call, "DeleteUserDataPair", {"key": deletes})
+            self._steps.append(Step(which, "delete", {deletes: []}, "accepted" if done else "unknown"))
+
+    def _pairs(self, keys: Sequence[str]) -> Mapping[str, str]:
+        return {key: f"{key}-{self._random.randrange(10**9)}" for key in keys}
+
+    async def _do(self, user: str, call: str, name: str, parameters: Mapping[str, Any] | None = None) -> bool:
+        """Whether an operation took effect; asked for until there is a definite answer."""
+        headers = {"Idempotency-Key": f"{self._seed}-{self._random.randrange(10**12)}", "Prefer": "wait=3"}
+        body = {"operationName": name, **(parameters or {})}
+        # SwapCalls of a call that is active already is refused, and changes nothing.
+        response, _ = await self._people[user].ask("POST", f"/me/calls/{call}", json=body, headers=headers)
+        outcome: Outcome = "unknown" if response is None else "accepted"
+        return outcome == "accepted" and response is not None and response.json()["statusCode"] == 0
+
+
+def _data(pairs: Mapping[str, str]) -> Data:
+    return {key: [value] for key, value in pairs.items()}
