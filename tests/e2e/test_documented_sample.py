@@ -96,6 +96,27 @@ async def test_the_page_and_what_follows(system: System) -> None:
                 assert ("userData" in told["call"]) == (expected is not None)
 
 
+async def test_extensions_of_the_switch_are_in_the_messages_about_its_event(system: System, call_id: str) -> None:
+    extensions = {"BusinessCall": 1, "OriginationDN": "15000", "nested": {"a": [1, None]}}
+    async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
+        alice.about = call_id
+        begun = started(call_id) | {"extensions": extensions, "userData": {"a": 1}}
+        assert (await switch.post("/switch/events", begun)).json() == {"statusCode": 0}
+        assert (await alice.next_message())["data"]["extensions"] == extensions
+        await alice.operate(call_id, "AttachUserData", userData={"a": 2})
+        assert "extensions" not in (await alice.next_message())["data"]
+        merged = {"eventId": f"second-{call_id}", "eventType": "CallStarted", "id": "second", "partOf": call_id,
+                  "parties": [{"phoneNumber": "15001", "state": "Ringing"}], "userData": {"b": 1}}  # fmt: skip
+        over = {"eventId": f"merged-{call_id}", "eventType": "CallsMerged", "id": call_id, "mergedId": "second",
+                "extensions": {"BusinessCall": 0}}  # fmt: skip
+        await switch.post("/switch/events", [merged, over])
+        joined, data = await alice.next_message(), await alice.next_message()
+        assert (joined["data"]["notificationType"], joined["data"]["extensions"]) == (
+            "ParticipantsUpdated", {"BusinessCall": 0},
+        )  # fmt: skip
+        assert (data["data"]["notificationType"], "extensions" in data["data"]) == ("AttachedDataChanged", False)
+
+
 async def test_what_changes_nothing_is_told_to_nobody(system: System, call_id: str) -> None:
     async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
         await begin(switch, call_id, alice)

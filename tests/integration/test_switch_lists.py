@@ -81,6 +81,15 @@ async def test_who_called_from_outside(gateway: InProcess) -> None:
         }  # fmt: skip
 
 
+async def test_extensions_are_bounded(gateway: InProcess) -> None:
+    async with gateway.working():
+        for extensions, text in (([], "must be a JSON object"), ({"x": "y" * 4_096}, "may carry 4096")):
+            refused = await gateway.send_facts(started("C", "15000", extensions=extensions))
+            assert (refused.status_code, refused.json()["statusCode"]) == (400, 10)
+            assert text in refused.json()["statusMessage"]
+        assert (await gateway.send_facts(started("C", "15000", extensions=None))).json() == {"statusCode": 0}
+
+
 async def test_recordings(gateway: InProcess) -> None:
     async with gateway.working():
         await gateway.send_facts(started("C", "15000", "15001"))

@@ -255,7 +255,10 @@ class SwitchCommand(Command):
 
     async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:  # noqa: ARG002 - the interface's
         now_ms = self.service.clock_ms()
-        operations = [CallOperation(each.operation_id, each.call_id, each.action, now_ms) for each in self.events]
+        operations = [
+            CallOperation(each.operation_id, each.call_id, each.action, now_ms, extensions=each.extensions)
+            for each in self.events
+        ]
         return await with_monitors(self.service, operations)
 
     def outcome(self, replies: Sequence[OperationReply]) -> Fields:

@@ -5,21 +5,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, cast
 
+import orjson
+
 from calltag.core.contracts.operations import OperationReply
 from calltag.core.domain.call import CallType, Leg, LegState, RecordingState
 from calltag.core.domain.ids import CallId, ConnId, OperationId, new_conn_id, related_call_id, switch_operation_id
 from calltag.core.domain.operations import CallEnded, CallsMerged, CallStarted, PartyChanged, RecordingChanged
 from calltag.core.domain.status import StatusCode
-from calltag.core.domain.user_data import JsonValue
+from calltag.core.domain.user_data import JsonValue, Pair
 from calltag.core.identity.directory import Directory
 from calltag.gateway.errors import ApiError, EventError, EventsRefused, OutOfRange, ParameterMissing
 from calltag.gateway.operations import USER_DATA, Operations, OperationType, Schema, known
-from calltag.gateway.requests import Body, UserDataLimits, optional_text, required_list, required_text, user_data
+from calltag.gateway.requests import (
+    Body,
+    UserDataLimits,
+    optional_text,
+    required_list,
+    required_object,
+    required_text,
+    user_data,
+)
 
 _MAX_MESSAGE_LENGTH: Final = 4_000
 _MAX_TIME_MS: Final = 1 << 48
 _MAX_ID_BYTES: Final = 255
 _MAX_TEXT_BYTES: Final = 64
+_MAX_EXTENSIONS_BYTES: Final = 4_096
 _CALL_ID: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 SwitchAction = CallStarted | PartyChanged | CallsMerged | RecordingChanged | CallEnded
@@ -45,6 +56,7 @@ class SwitchEvent:
     operation_id: OperationId
     call_id: CallId
     action: SwitchAction
+    extensions: tuple[Pair, ...] = ()
 
 
 def switch_events(body: JsonValue, directory: Directory, limits: SwitchLimits) -> tuple[SwitchEvent, ...]:
@@ -122,7 +134,18 @@ def _event(body: JsonValue, directory: Directory, limits: SwitchLimits) -> Switc
         raise OutOfRange("id may hold letters, digits, - and _")
     operation_id = switch_operation_id(event_id)
     call = related_call_id(_root(body), call_id)
-    return SwitchEvent(event_id, operation_id, call, parse(body, operation_id, directory, limits))
+    return SwitchEvent(event_id, operation_id, call, parse(body, operation_id, directory, limits), _extensions(body))
+
+
+def _extensions(body: Body) -> tuple[Pair, ...]:
+    """Return what the switch adds to the messages. Raises OutOfRange."""
+    if body.get("extensions") is None:
+        return ()
+    pairs = tuple(required_object(body, "extensions").items())
+    size = len(orjson.dumps(dict(pairs)))
+    if size > _MAX_EXTENSIONS_BYTES:
+        raise OutOfRange(f"extensions has {size} bytes; an event may carry {_MAX_EXTENSIONS_BYTES}")
+    return pairs
 
 
 def _root(body: Body) -> CallId:
@@ -227,19 +250,24 @@ _IDS: Final[Mapping[str, Schema]] = {
     "eventId": _text(_MAX_ID_BYTES, description="The same id twice takes effect once."),
     "id": _text(_MAX_TEXT_BYTES, pattern=f"^{_CALL_ID.pattern}$", description="The call's id."),
 }
+_EXTENSIONS: Final[Schema] = {
+    "type": "object",
+    "additionalProperties": True,
+    "description": f"Added to the messages about the event; {_MAX_EXTENSIONS_BYTES} bytes at most.",
+}
 _PART_OF: Final[Schema] = _text(
     _MAX_TEXT_BYTES,
     pattern=f"^{_CALL_ID.pattern}$",
     description="The first of the calls that belong together, in all events about the others, such as consult calls.",
 )
+_COMMON: Final[Mapping[str, Schema]] = {**_IDS, "partOf": _PART_OF, "extensions": _EXTENSIONS}
 _EXAMPLE_ID: Final = "01RCC3N118B1V0SL8O7GK2LAES00000R"
 
 SWITCH_EVENTS: Final = Operations[EventParser](
     OperationType(
         "CallStarted", "The call begins.", _started,
         {
-            **_IDS,
-            "partOf": _PART_OF,
+            **_COMMON,
             "parties": _PARTIES,
             "connId": _text(_MAX_TEXT_BYTES),
             "callType": {"type": "string", "enum": list(CallType)},
@@ -260,7 +288,7 @@ SWITCH_EVENTS: Final = Operations[EventParser](
     OperationType(
         "PartyChanged", "Parties change their state, or join the call.",
         lambda body, _, directory, limits: PartyChanged(_parties(body, directory, limits), _without_mute(body)),
-        {**_IDS, "partOf": _PART_OF, "parties": _PARTIES},
+        {**_COMMON, "parties": _PARTIES},
         [*_IDS, "parties"],
         {
             "eventId": "joined-1", "id": _EXAMPLE_ID,
@@ -270,7 +298,7 @@ SWITCH_EVENTS: Final = Operations[EventParser](
     ),
     OperationType(
         "CallsMerged", "The parties of another call join the call, and the other one ends.", _merged,
-        {**_IDS, "partOf": _PART_OF, "mergedId": _text(_MAX_TEXT_BYTES), "parties": _PARTIES},
+        {**_COMMON, "mergedId": _text(_MAX_TEXT_BYTES), "parties": _PARTIES},
         [*_IDS, "mergedId"],
         {
             "eventId": "merged-1", "id": _EXAMPLE_ID, "mergedId": "01RCC3N118B1V0SL8O7GK2LAES00000S",
@@ -280,14 +308,14 @@ SWITCH_EVENTS: Final = Operations[EventParser](
     ),
     OperationType(
         "RecordingChanged", "The call is recorded, or no longer.", _recording,
-        {**_IDS, "partOf": _PART_OF, "recordingState": {"type": "string", "enum": list(RecordingState)}},
+        {**_COMMON, "recordingState": {"type": "string", "enum": list(RecordingState)}},
         [*_IDS, "recordingState"],
         {"eventId": "recorded-1", "id": _EXAMPLE_ID, "recordingState": "Recording"},
         tag="eventType",
     ),
     OperationType(
         "CallEnded", "The call ends.", lambda *_: CallEnded(),
-        {**_IDS, "partOf": _PART_OF}, list(_IDS), {"eventId": "ended-1", "id": _EXAMPLE_ID}, tag="eventType",
+        {**_COMMON}, list(_IDS), {"eventId": "ended-1", "id": _EXAMPLE_ID}, tag="eventType",
     ),
 )  # fmt: skip
 """The types of events: parser, schema and example of each, for requests and for OpenAPI."""

@@ -82,6 +82,8 @@ class CallStateChange(Data):
     phoneNumber: str
     """Number of the device."""
     messageType: Literal["CallStateChangeMessage"]
+    extensions: NotRequired[dict[str, object]]
+    """Present if the switch added some to its event, except on `AttachedDataChanged`."""
 
 
 class DeviceStateChange(Data):
@@ -243,12 +245,15 @@ class EventViews:
 
 
 def _call_data(leg: Leg, event: CallChanged, notification: NotificationType, base_url: str) -> CallStateChange:
-    return {
+    data: CallStateChange = {
         "notificationType": notification.value,
         "call": call_resource(event.call, leg, event.accepted_at_ms, base_url),
         "phoneNumber": leg.number,
         "messageType": "CallStateChangeMessage",
     }
+    if event.extensions:
+        data["extensions"] = dict(event.extensions)
+    return data
 
 
 def _devices(event: DevicesChanged, base_url: str) -> DeviceStateChange:

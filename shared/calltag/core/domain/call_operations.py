@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, assert_never
+from typing import Final, Literal, TypeAlias, assert_never
 
 from calltag.core.domain.call import (
     Call,
@@ -76,6 +76,7 @@ class _Told:
     by_leg: bool = False
 
 
+_DATA: Final = NotificationType.ATTACHED_DATA_CHANGED
 _Plan: TypeAlias = Sequence[_Told]
 
 
@@ -454,6 +455,7 @@ class CallTurn:
                     accepted_at_ms=self.operation.accepted_at_ms,
                     reason=reason,
                     changed=_users_changed(before, after) if told.by_leg else None,
+                    extensions=() if told.kind is _DATA else self.operation.extensions,
                 )
             )
         others = tuple(each for each in self.family.changed() if each.id != self.operation.call_id)

@@ -8,6 +8,7 @@ from calltag.core.domain.agent import AgentDevice
 from calltag.core.domain.call import Call
 from calltag.core.domain.ids import CallId, DeviceId, EventId, UserId
 from calltag.core.domain.status import StatusCode
+from calltag.core.domain.user_data import Pair
 
 
 class NotificationType(StrEnum):
@@ -34,6 +35,7 @@ class CallChanged:
     """`silent`: calltag ended the call, because the switch no longer reported it."""
     changed: tuple[UserId, ...] | None = None
     """Users whose own leg changed, who get StatusChange; None if all get the `notification`."""
+    extensions: tuple[Pair, ...] = ()
     kind: Literal["call"] = "call"
 
     def notification_for(self, user: UserId) -> NotificationType:

@@ -401,6 +401,7 @@ class CallOperation:
     """One operation on one call. `sender` is None for the switch; times are Unix time in milliseconds.
 
     `monitors` are the legs of the supervisors at whom the call rings, if their agent joins it by the operation.
+    `extensions` are what the switch adds to the messages about its event.
     """
 
     id: OperationId
@@ -410,6 +411,7 @@ class CallOperation:
     sender: UserId | None = None
     as_administrator: bool = False
     monitors: tuple[Leg, ...] = ()
+    extensions: tuple[Pair, ...] = ()
     subject: Literal["call"] = "call"
 
     @property
