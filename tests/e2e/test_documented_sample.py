@@ -117,6 +117,29 @@ async def test_extensions_of_the_switch_are_in_the_messages_about_its_event(syst
         assert (data["data"]["notificationType"], "extensions" in data["data"]) == ("AttachedDataChanged", False)
 
 
+async def test_a_recording_is_told_to_all_parties(system: System, call_id: str) -> None:
+    async with (
+        agent(system, "switch") as switch,
+        agent(system, "alice", "/v2/me/calls") as alice,
+        agent(system, "bob", "/v2/me/calls") as bob,
+    ):
+        await begin(switch, call_id, alice, bob)
+        fact = {
+            "eventId": f"r-{call_id}",
+            "eventType": "RecordingChanged",
+            "id": call_id,
+            "recordingState": "Recording",
+        }
+        await switch.post("/switch/events", fact)
+        for each in (alice, bob):
+            assert "recordingState" not in (await each.next_message())["data"]["call"]
+            told = (await each.next_message())["data"]
+            assert (told["notificationType"], told["call"]["recordingState"]) == (
+                "CallRecordingStateChange",
+                "Recording",
+            )
+
+
 async def test_what_changes_nothing_is_told_to_nobody(system: System, call_id: str) -> None:
     async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
         await begin(switch, call_id, alice)

@@ -267,7 +267,8 @@ class BayeuxServer:
         reply = self.engine.done(message, client_id)
         if wish.snapshot:
             # Read after the session is subscribed: a change is in the snapshot, or comes as an event, or both.
-            snapshot = None if self.snapshots is None else await self.snapshots.of(user, wish.channels)
+            taken = sum(map(len, response.events))
+            snapshot = None if self.snapshots is None else await self.snapshots.of(user, wish.channels, taken)
             response.events += snapshot or []
             reply["ext"] = {"calltag": {"snapshot": snapshot is not None}}
         return reply

@@ -1,7 +1,7 @@
 """Snapshots: the present state of calls and devices, for a client that subscribes."""
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from typing import Final
 
 from calltag.core.bayeux.channels import matches
@@ -17,9 +17,33 @@ from calltag.notifier.metrics import wall_ms
 _USERS_AT_ONCE: Final = 200
 
 
+@dataclass(slots=True)
+class _Messages:
+    """The messages of a snapshot for one user, of at most `left` bytes more."""
+
+    views: EventViews
+    user: UserId
+    channels: Collection[str]
+    left: int
+    encoded: list[bytes] = field(default_factory=list)
+
+    def add(self, event: Event) -> None:
+        """Add those on the channels. Raises TooMuch."""
+        for message in self.views.snapshot(self.user, event):
+            if self.include(message.channel):
+                self.encoded.append(message.plain())
+                self.left -= len(self.encoded[-1])
+        if self.left < 0:
+            raise TooMuch
+
+    def include(self, channel: str) -> bool:
+        """Return whether the snapshot is about the channel."""
+        return any(matches(name, channel) for name in self.channels)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshots:
-    """Reads and renders snapshots of at most `max_bytes`."""
+    """Reads and renders snapshots; those of one answer have at most `max_bytes` together."""
 
     reader: CallReader
     views: EventViews
@@ -27,44 +51,34 @@ class Snapshots:
     max_bytes: int
     clock_ms: Callable[[], int] = wall_ms
 
-    async def of(self, user: UserId, channels: Collection[str]) -> list[bytes] | None:
-        """Return the state that the channels are about, as messages; None if they would be too long.
+    async def of(self, user: UserId, channels: Collection[str], taken: int) -> list[bytes] | None:
+        """Return the state that the channels are about, as messages; None if they would be too long for an answer that
+        has `taken` bytes already.
 
         Raises StoreUnavailable.
         """
-        messages, left = list[bytes](), self.max_bytes
+        messages, now_ms = _Messages(self.views, user, channels, self.max_bytes - taken), self.clock_ms()
         try:
-            for event in await self._events(user, channels):
-                for message in self.views.snapshot(user, event):
-                    if any(matches(name, message.channel) for name in channels):
-                        messages.append(message.plain())
-                        left -= len(messages[-1])
-                        if left < 0:
-                            return None
+            if messages.include(DEVICES_CHANNEL) and (agent := await self.reader.agent(user)) is not None:
+                messages.add(_devices(agent, now_ms))
+            await self._add_calls(messages, now_ms)
         except TooMuch:
             return None
-        return messages
+        return messages.encoded
 
-    async def _events(self, user: UserId, channels: Collection[str]) -> Sequence[Event]:
-        now_ms, events = self.clock_ms(), list[Event]()
-        if any(matches(name, DEVICES_CHANNEL) for name in channels):
-            agent = await self.reader.agent(user)
-            events += [] if agent is None else [_devices(agent, now_ms)]
-        calls = await self._calls(user, channels)
-        return [*events, *(_call(each, now_ms) for each in sorted(calls, key=lambda call: call.began_at_ms))]
-
-    async def _calls(self, user: UserId, channels: Collection[str]) -> Collection[Call]:
-        """Return the calls of the user, and of those whom the user watches on the channels."""
-        watched = self.policy.watched_by(user, channels)
+    async def _add_calls(self, messages: _Messages, now_ms: int) -> None:
+        """Add each call once; no more are read at a time than there is room for. Raises TooMuch."""
+        watched = self.policy.watched_by(messages.user, messages.channels)
         users = set(self.policy.directory.users) if watched.all else set(watched.users)
-        if any(matches(name, CALLS_CHANNEL) for name in channels):
-            users.add(user)
-        ordered, found = sorted(users), dict[CallId, Call]()
+        if messages.include(CALLS_CHANNEL):
+            users.add(messages.user)
+        ordered, seen = sorted(users), set[CallId]()
         for begin in range(0, len(ordered), _USERS_AT_ONCE):
             for each in await self.reader.with_calls(ordered[begin : begin + _USERS_AT_ONCE]):
-                calls = await self.reader.calls_of(each, max_bytes=self.max_bytes)
-                found |= {call.id: call for call in calls}
-        return found.values()
+                for call in await self.reader.calls_of(each, max_bytes=messages.left):
+                    if call.id not in seen:
+                        seen.add(call.id)
+                        messages.add(_call(call, now_ms))
 
 
 def _call(call: Call, now_ms: int) -> CallChanged:
