@@ -73,6 +73,17 @@ async def test_all_calls_of_now_and_later(centre: InProcess) -> None:
     assert (again.status_code, again.json()["statusMessage"]) == (400, "the device monitors no other one")
 
 
+async def test_a_device_lists_what_its_user_may_do(centre: InProcess) -> None:
+    usual = ["DoNotDisturbOn", "ForwardCallsOn"]
+    ways = ["ListenIn", "Coach", "BargeIn"]
+    for user, more in (("alice", []), ("carol", ways), ("admin", ways)):
+        assert (await device(centre, user))["capabilities"] == [*usual, *more]
+    await monitor(centre)
+    assert (await device(centre))["capabilities"] == [*usual, *ways, "CancelSupervisorMonitoring"]
+    await centre.request("carol", "POST", "/me", {"operationName": "EndContactCenterSession"}, Prefer="wait=10")
+    assert (await device(centre))["capabilities"] == []
+
+
 async def test_a_supervisor_corrects_attached_data(centre: InProcess) -> None:
     await centre.send_facts(started("C", "15000", "0891234", userData={"account": "1"}))
     refused = await centre.operate("carol", "C", "UpdateUserData", userData={"account": "2"})

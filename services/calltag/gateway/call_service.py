@@ -8,11 +8,13 @@ from typing import cast
 from uuid import uuid4
 
 from calltag.core.broker.ports import NodeId
+from calltag.core.domain.agent import AgentDevice
 from calltag.core.domain.call import Call, Leg
 from calltag.core.domain.ids import CallId, DeviceId, UserId
 from calltag.core.domain.resource_view import (
     BlockingOperation,
     CallResource,
+    DeviceResource,
     ShownCall,
     call_resource,
     device_resource,
@@ -126,7 +128,7 @@ class CallService:
             agent = await self.reader.agent(user.id)
             if is_all or "devices" in wanted:
                 devices = (agent_device(each, agent) for each in user.devices)
-                resource["devices"] = [device_resource(each, self.base_url) for each in devices]
+                resource["devices"] = [self.device_view(each, user.id) for each in devices]
             if is_all or not wanted.isdisjoint({"channels", "channelStates"}):
                 resource["channels"] = resource["channelStates"] = [channel_resource(agent, self.base_url)]
         if is_all or "features" in wanted:
@@ -144,6 +146,10 @@ class CallService:
         except TooMuch:
             raise self._too_long() from None
         return [self._view(each, user.id) for each in calls]
+
+    def device_view(self, device: AgentDevice, user: UserId) -> DeviceResource:
+        """Return a device as its user sees it."""
+        return device_resource(device, self.base_url, monitors=self.directory.is_monitor(user))
 
     def device(self, user: User, device_id: DeviceId) -> Device:
         """Return a device of the user; for an administrator, any device. Raises NotFound, NoPermission."""

@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from calltag.core.domain.ids import CallId, DeviceId
 from calltag.core.domain.operations import SetCallDisposition, StartMonitoring
-from calltag.core.domain.resource_view import CALL_EXAMPLE, device_resource
+from calltag.core.domain.resource_view import CALL_EXAMPLE
 from calltag.core.identity.authentication import COOKIE
 from calltag.core.identity.directory import Role
 from calltag.gateway import documentation
@@ -161,7 +161,7 @@ def _add_devices(router: APIRouter, api: Api) -> None:
     async def devices(request: Request, fields: Fields = None) -> Response:
         user = await api.authentication.user(request)
         agent = await service.reader.agent(user.id)
-        resources = [device_resource(agent_device(each, agent), service.base_url) for each in user.devices]
+        resources = [service.device_view(agent_device(each, agent), user.id) for each in user.devices]
         return answer(collection(resources, "devices", fields))
 
     @router.get(
@@ -182,7 +182,7 @@ def _add_devices(router: APIRouter, api: Api) -> None:
         user = await api.authentication.user(request)
         found = service.device(user, DeviceId(device_id))
         owner = service.directory.by_device[found.id].user
-        resource = device_resource(agent_device(found, await service.reader.agent(owner.id)), service.base_url)
+        resource = service.device_view(agent_device(found, await service.reader.agent(owner.id)), owner.id)
         return answer({"statusCode": 0, "device": selected(resource, fields)})
 
     @router.post(

@@ -216,7 +216,14 @@ class EventViews:
                 return tuple(self._of_call(user, event, position))
             case DevicesChanged():
                 ext = _ext(event, event.version, position)
-                return (Message(DEVICES_CHANNEL, _devices(event, self.base_url), ext, _iso_time(event.accepted_at_ms)),)
+                return (
+                    Message(
+                        DEVICES_CHANNEL,
+                        _devices(event, self.base_url, monitors=self.directory.is_monitor(event.user)),
+                        ext,
+                        _iso_time(event.accepted_at_ms),
+                    ),
+                )
             case OperationRefused():
                 ext = _ext(event, None, position)
                 channel = DEVICES_CHANNEL if event.call_id is None else CALLS_CHANNEL
@@ -256,9 +263,9 @@ def _call_data(leg: Leg, event: CallChanged, notification: NotificationType, bas
     return data
 
 
-def _devices(event: DevicesChanged, base_url: str) -> DeviceStateChange:
+def _devices(event: DevicesChanged, base_url: str, *, monitors: bool) -> DeviceStateChange:
     return {
-        "devices": [device_resource(each, base_url) for each in event.devices],
+        "devices": [device_resource(each, base_url, monitors=monitors) for each in event.devices],
         "messageType": "DeviceStateChangeMessage",
     }
 

@@ -43,20 +43,20 @@ def test_a_state(state: AgentState, shown: dict[str, str]) -> None:
 
 
 def test_a_device_during_a_session() -> None:
-    resource = device_resource(DEVICE, "http://x")
+    resource = device_resource(DEVICE, "http://x", monitors=False)
     assert (resource["deviceState"], resource["userState"]["state"]) == ("Active", "NotReady")
     assert (resource["doNotDisturb"], resource["capabilities"]) == ("Off", ["DoNotDisturbOn", "ForwardCallsOn"])
     assert "forwardCallsTo" not in resource
 
 
 def test_a_device_that_is_not_to_be_disturbed_and_forwards() -> None:
-    resource = device_resource(replace(DEVICE, do_not_disturb=True, forward_to="15009"), "http://x")
+    resource = device_resource(replace(DEVICE, do_not_disturb=True, forward_to="15009"), "http://x", monitors=False)
     assert (resource["doNotDisturb"], resource["forwardCallsTo"]) == ("On", "15009")
     assert resource["capabilities"] == ["DoNotDisturbOff", "ForwardCallsOff"]
 
 
 def test_a_device_without_a_session() -> None:
-    resource = device_resource(AgentDevice(DeviceId("d"), "15000"), "http://x")
+    resource = device_resource(AgentDevice(DeviceId("d"), "15000"), "http://x", monitors=False)
     assert (resource["deviceState"], resource["capabilities"], "userState" in resource) == ("Inactive", [], False)
 
 

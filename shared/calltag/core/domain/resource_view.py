@@ -301,8 +301,8 @@ def user_state_resource(state: AgentState) -> UserStateResource:
     return resource
 
 
-def device_resource(device: AgentDevice, base_url: str) -> DeviceResource:
-    """Return a device as its user sees it."""
+def device_resource(device: AgentDevice, base_url: str, *, monitors: bool) -> DeviceResource:
+    """Return a device as its user sees it; `monitors` if the user may monitor agents."""
     resource: DeviceResource = {
         "id": device.id,
         "deviceState": "Active" if device.active else "Inactive",
@@ -314,7 +314,7 @@ def device_resource(device: AgentDevice, base_url: str) -> DeviceResource:
         "doNotDisturb": "On" if device.do_not_disturb else "Off",
         "channels": ["voice"],
         "voiceEnvironmentUri": f"{base_url}/api/v2/voice-environments/{VOICE_ENVIRONMENT}",
-        "capabilities": _device_capabilities(device),
+        "capabilities": _device_capabilities(device, monitors=monitors),
         "uri": f"{base_url}/api/v2/devices/{device.id}",
         "path": f"/devices/{device.id}",
     }
@@ -336,11 +336,12 @@ def _monitoring_state(monitoring: Monitoring, base_url: str) -> SupervisorMonito
     }
 
 
-def _device_capabilities(device: AgentDevice) -> list[str]:
+def _device_capabilities(device: AgentDevice, *, monitors: bool) -> list[str]:
     if not device.active:
         return []
     return [
         "DoNotDisturbOff" if device.do_not_disturb else "DoNotDisturbOn",
         "ForwardCallsOff" if device.forward_to else "ForwardCallsOn",
+        *(MonitoringState if monitors else ()),
         *(["CancelSupervisorMonitoring"] if device.monitoring is not None else []),
     ]

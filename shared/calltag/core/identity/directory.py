@@ -107,6 +107,12 @@ class Directory:
         who, agent = self.users.get(user), self.users.get(other)
         return who is not None and agent is not None and (who.is_administrator or user in agent.supervisors)
 
+    def is_monitor(self, user: UserId) -> bool:
+        """Return whether there are agents whose calls the user may listen to."""
+        known = self.users.get(user)
+        oversees = known is not None and (known.is_administrator or user in self.by_supervisor)
+        return oversees and known is not None and MONITORING_FEATURE in known.features
+
     def may_monitor(self, user: UserId, agent: UserId) -> bool:
         """Return whether the user may listen to the agent's calls."""
         known = self.users.get(user)
