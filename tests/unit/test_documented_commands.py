@@ -27,7 +27,7 @@ PAGES: Final = sorted(
 FENCED: Final = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE: Final = re.compile(r"`((?:make|calltag) [^`]+)`")
 SHELLS: Final = frozenset({"sh", "console", "bash"})
-OTHERS: Final = frozenset({"curl", "rabbitmqctl", "sed"})
+OTHERS: Final = frozenset({"curl", "date", "rabbitmqctl", "sed"})
 """Commands that are neither of the project nor of Python."""
 ASSIGNMENT: Final = re.compile(r"([A-Z_]+)=(.*)", re.DOTALL)
 SUBSTITUTION: Final = "$("
@@ -72,8 +72,8 @@ def commands(words: Sequence[str]) -> Iterator[tuple[dict[str, str], list[str]]]
             given, command = {}, []
         elif found is None:
             command.append(word)
-        elif found[2].startswith(SUBSTITUTION):
-            command.append(found[2].removeprefix(SUBSTITUTION))
+        elif SUBSTITUTION in found[2]:
+            command.append(found[2].partition(SUBSTITUTION)[2])
         else:
             given[found[1]] = found[2]
     if command:

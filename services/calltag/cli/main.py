@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from calltag.cli.directory_commands import directory_app
 from calltag.cli.parked_commands import parked_app
 from calltag.core import VERSION
 from calltag.core.process.os_limits import collect_less_often
@@ -33,6 +34,7 @@ sessions_app = typer.Typer(
 )
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(parked_app, name="parked")
+app.add_typer(directory_app, name="directory")
 
 
 def _show_version(wanted: bool) -> None:

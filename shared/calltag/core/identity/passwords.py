@@ -19,7 +19,9 @@ from calltag.core.identity.directory import Directory, User
 from calltag.core.identity.login_attempts import LoginAttempts, TooManyLogins, UnlimitedAttempts
 from calltag.core.process.limits import QueueFull, SharedQueue
 
-_MAX_PASSWORD_BYTES: Final = 1_024
+MAX_PASSWORD_BYTES: Final = 1_024
+HASHER: Final = PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
+"""Hashes new passwords, with the least parameters that OWASP recommends: a login takes a core for some 20 ms."""
 
 
 class Passwords:
@@ -119,7 +121,7 @@ class Passwords:
 
 def _is_possible(password: str) -> bool:
     try:
-        return len(password.encode()) <= _MAX_PASSWORD_BYTES
+        return len(password.encode()) <= MAX_PASSWORD_BYTES
     except UnicodeEncodeError:
         return False
 
