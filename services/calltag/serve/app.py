@@ -25,6 +25,7 @@ from calltag.core.http.metrics import ServerMetrics
 from calltag.core.http.responses import NotYet
 from calltag.core.http.scope import COMETD_PATHS, routed
 from calltag.core.http.server import Server, ServerOptions, bound_socket, serving
+from calltag.core.identity.directory_reload import DirectoryReload
 from calltag.core.process.lifecycle import Lifecycle
 from calltag.core.process.os_limits import raise_descriptor_limit, spare_garbage_collection
 from calltag.core.process.waiting import backoff_s, set_within
@@ -218,6 +219,8 @@ async def _run(
             port = await stack.enter_async_context(serving_clients)
             log.info("listening", service=chosen.name, port=port)
         if await _check_installation(parts, life.stop):
+            if listeners and (file := parts.settings.directory.file) is not None:
+                life.supervise("directory", DirectoryReload(file, parts.directory).run())
             if chosen.worker:
                 from calltag.worker.app import run_worker
 

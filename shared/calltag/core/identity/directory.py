@@ -2,7 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from hashlib import sha256
 from importlib import resources
@@ -82,11 +82,11 @@ class DeviceOwner:
     user: User
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Directory:
     """All users of the contact centre, by id, device, number and supervisor, and the states that agents can choose.
 
-    An agent's session begins in the `initial_state`.
+    An agent's session begins in the `initial_state`. A directory changes as a whole, when its file is read again.
     """
 
     users: Mapping[UserId, User]
@@ -96,6 +96,11 @@ class Directory:
     agent_states: Mapping[str, AgentState]
     initial_state: AgentState = READY
     administrators: tuple[UserId, ...] = ()
+
+    def become(self, other: "Directory") -> None:
+        """Take over all of another directory, for everybody who holds this one."""
+        for each in fields(self):
+            setattr(self, each.name, getattr(other, each.name))
 
     def credential_of(self, user: UserId) -> str:
         """Return the user's credential; NOBODYS for one who is not in the directory."""
