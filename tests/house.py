@@ -31,7 +31,7 @@ LEGS: Final = {
 }
 LIMITS: Final = {
     "modules": 169,
-    "lines": 34_000,
+    "lines": 34_100,
     "modules that one AttachUserData passes": 92,
     "own frames in depth: POST": 15,
     "own frames in depth: worker": 19,

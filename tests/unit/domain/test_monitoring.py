@@ -34,6 +34,7 @@ from calltag.core.domain.operations import (
     SingleStepConference,
     SingleStepTransfer,
     StartMonitoring,
+    SwapCalls,
     SwitchMonitoring,
     UnmuteMonitoredUser,
 )
@@ -177,6 +178,18 @@ def test_who_has_barged_in_acts_like_the_others() -> None:
     assert not any(each.startswith("SwitchTo") for each in calls.seen("carol")["capabilities"])
     calls.did("alice", RemoveParticipantFromConference("15002"))
     assert calls.state("carol") is LegState.RELEASED
+
+
+def test_who_consults_others_stays_a_party() -> None:
+    """A silent supervisor with a consult call could not complete it."""
+    calls = listening(BARGING)
+    calls.did("carol", InitiateTransfer(SECOND, ConnId("d"), leg("bob")))
+    calls.did("bob", Answer(), SECOND)
+    calls.did("carol", SwapCalls(SECOND))
+    able = calls.seen("carol")["capabilities"]
+    assert calls.state("carol") is LegState.ESTABLISHED
+    assert not any(each.startswith("SwitchTo") for each in able)
+    assert {"CompleteConference", "MuteMonitoredUser"} <= set(able)
 
 
 def test_a_silent_supervisor_cannot_be_removed() -> None:
