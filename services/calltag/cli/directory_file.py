@@ -8,7 +8,6 @@ from typing import Final
 from argon2 import extract_parameters
 from rich.table import Table
 
-from calltag.cli.configuration import command_settings
 from calltag.cli.output import Finding, ok, warn
 from calltag.core.identity.directory import (
     MONITORING_FEATURE,
@@ -21,6 +20,7 @@ from calltag.core.identity.directory import (
     read_directory,
 )
 from calltag.core.identity.passwords import HASHER, MAX_PASSWORD_BYTES
+from calltag.core.settings import load_settings
 
 _MOST_NAMED: Final = 5
 
@@ -37,7 +37,7 @@ def wanted_directory(file: Path | None) -> Directory:
     """Read the file, or the one that the settings name. Raises DirectoryError, SettingsError."""
     if file is not None:
         return read_directory(file)
-    settings = command_settings("directory", warns=False).directory
+    settings = load_settings().directory
     if settings.file is not None:
         return read_directory(settings.file)
     if settings.demo:
