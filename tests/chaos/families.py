@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, cast
 
 from chaos.record import Data, Ending, Family, Outcome, Related, Step
 from chaos.senders import Person
@@ -20,6 +20,7 @@ ENDINGS: Final[Mapping[Ending, Sequence[str]]] = {
     "removed": ("alice",),
     "alone": ("alice",),
     "single step": ("bob",),
+    "one more": ("alice", "bob"),
 }
 """How a family ends, and the users who are on the customer's call then."""
 
@@ -33,6 +34,7 @@ class Families:
         self._seed = seed
         self._random = Random(f"families {seed} {name}")
         self._steps: list[Step] = []
+        self._refused: list[str] = []
         self.families: list[Family] = []
 
     async def run(self, over: asyncio.Event, most: int) -> None:
@@ -41,7 +43,7 @@ class Families:
             await self._family(f"{self._name}-{len(self.families)}")
 
     async def _family(self, main: str) -> None:
-        self._steps = []
+        self._steps, self._refused = [], []
         ending = self._random.choice(list(ENDINGS))
         consult = ""
         if await self._begin(main):
@@ -50,8 +52,8 @@ class Families:
         if consult:
             await self._talk(main, consult)
             await self._end(main, consult, ending)
-        known = all(each.outcome == "accepted" for each in self._steps) and bool(consult)
-        self.families.append(Family(main, consult, ending, tuple(self._steps), known=known))
+        known = all(each.outcome != "unknown" for each in self._steps) and bool(consult)
+        self.families.append(Family(main, consult, ending, tuple(self._steps), known, tuple(self._refused)))
 
     async def settle(self) -> None:
         """Report each customer's call once more, so that a worker takes it over who owns its partition by now."""
@@ -76,7 +78,8 @@ class Families:
     async def _consult(self, main: str) -> str:
         """Begin the consult call, and return its id; "" if it is not there in time."""
         pairs = self._pairs(["why"])
-        if not await self._do("alice", main, "InitiateTransfer", {"destination": _BOB, "userData": pairs}):
+        begin = self._random.choice(["InitiateTransfer", "InitiateConference"])
+        if not await self._do("alice", main, begin, {"destination": _BOB, "userData": pairs}):
             return ""
         self._steps.append(Step("main", "consult", _data(pairs), "accepted"))
         consult = await self._found(main)
@@ -108,28 +111,42 @@ class Families:
             await self._do("alice", active, "SwapCalls", {"otherCallUri": other})
 
     async def _end(self, main: str, consult: str, ending: Ending) -> None:
-        match ending:
-            case "transfer":
-                done = await self._do("alice", self._random.choice([main, consult]), "CompleteTransfer")
-            case "conference" | "removed":
-                done = await self._do("alice", self._random.choice([main, consult]), "CompleteConference")
-            case "merged":
-                fact = {"eventId": f"merged-{main}", "eventType": "CallsMerged", "id": main, "partOf": main,
-                        "mergedId": consult, "parties": [{"phoneNumber": "15000", "state": "Released"}]}  # fmt: skip
-                done = await self._facts(fact)
-            case _:
-                done = await self._do("bob", consult, "Hangup")
-        joins: Related = "consult" if ending in {"alone", "single step"} else "main"
-        kind: Literal["hangup", "join"] = "hangup" if joins == "consult" else "join"
-        self._steps.append(Step(joins, kind, {}, "accepted" if done else "unknown"))
+        """Join the calls while both still change, or end the consult call; then go on with the main call."""
+        joins = ending not in {"alone", "single step", "one more"}
+        finishing = self._join(main, consult, ending) if joins else self._do("bob", consult, "Hangup")
+        # Those that come before the end take part in it; those that come after it are refused.
+        done, *late = await asyncio.gather(
+            finishing,
+            self._late("alice", main, "main", "late-a"),
+            self._late("bob", consult, "consult", "late-b"),
+        )
+        self._steps += late
+        which, kind = ("main", "join") if joins else ("consult", "hangup")
+        self._steps.append(Step(cast("Related", which), cast("Any", kind), {}, "accepted" if done else "unknown"))
         if ending == "removed":
             done = await self._do("alice", main, "RemoveParticipantFromConference", {"participant": "15001"})
-        elif ending == "single step":
+        elif ending in {"single step", "one more"}:
             pairs = self._pairs(["step"])
-            done = await self._do("alice", main, "SingleStepTransfer", {"destination": _BOB, "userData": pairs})
+            name = "SingleStepTransfer" if ending == "single step" else "SingleStepConference"
+            done = await self._do("alice", main, name, {"destination": _BOB, "userData": pairs})
             self._steps.append(Step("main", "update", _data(pairs), "accepted" if done else "unknown"))
         if not done:
             self._steps.append(Step("main", "update", {}, "unknown"))
+        await self._change(ENDINGS[ending][0], main, "main", ["log-after", "kept"])
+
+    async def _join(self, main: str, consult: str, ending: Ending) -> bool:
+        if ending == "merged":
+            fact = {"eventId": f"merged-{main}", "eventType": "CallsMerged", "id": main, "partOf": main,
+                    "mergedId": consult, "parties": [{"phoneNumber": "15000", "state": "Released"}]}  # fmt: skip
+            return await self._facts(fact)
+        name = "CompleteTransfer" if ending == "transfer" else "CompleteConference"
+        return await self._do("alice", self._random.choice([main, consult]), name)
+
+    async def _late(self, user: str, call: str, which: Related, key: str) -> Step:
+        """Attach at the moment of the end."""
+        pairs = self._pairs([key])
+        outcome = await self._outcome(user, call, "AttachUserData", {"userData": pairs})
+        return Step(which, "attach", _data(pairs), outcome)
 
     # -- user data -----------------------------------------------------------------------------------------------------
 
@@ -150,13 +167,20 @@ class Families:
         return {key: f"{key}-{self._random.randrange(10**9)}" for key in keys}
 
     async def _do(self, user: str, call: str, name: str, parameters: Mapping[str, Any] | None = None) -> bool:
-        """Whether an operation took effect; asked for until there is a definite answer."""
+        """Whether an operation took effect, which has to; asked for until there is a definite answer."""
+        outcome = await self._outcome(user, call, name, parameters or {})
+        # A call that is active already cannot be swapped, and stays as it is.
+        if outcome == "refused" and name != "SwapCalls":
+            self._refused.append(f"{name} of {user}")
+        return outcome == "accepted"
+
+    async def _outcome(self, user: str, call: str, name: str, parameters: Mapping[str, Any]) -> Outcome:
         headers = {"Idempotency-Key": f"{self._seed}-{self._random.randrange(10**12)}", "Prefer": "wait=3"}
-        body = {"operationName": name, **(parameters or {})}
-        # SwapCalls of a call that is active already is refused, and changes nothing.
+        body = {"operationName": name, **parameters}
         response, _ = await self._people[user].ask("POST", f"/me/calls/{call}", json=body, headers=headers)
-        outcome: Outcome = "unknown" if response is None else "accepted"
-        return outcome == "accepted" and response is not None and response.json()["statusCode"] == 0
+        if response is None:
+            return "unknown"
+        return "accepted" if response.json()["statusCode"] == 0 else "refused"
 
 
 def _data(pairs: Mapping[str, str]) -> Data:

@@ -23,6 +23,8 @@ class Model:
     is_over: bool = False
 
     def take(self, step: Step) -> None:
+        if step.outcome == "refused":
+            return
         match step.kind:
             case "consult":
                 self.consult = {**self.main, **_values(step.data)}
@@ -59,11 +61,29 @@ def check_families(record: Record) -> Iterator[str]:
     if record.families and not any(each.known for each in record.families):
         yield f"of {len(record.families)} families none came to its end"
     for family in record.families:
+        yield from (f"family {family.main} ({family.ending}): {each} was refused" for each in family.refused)
         if not family.known:
             continue
         yield from _check_ends(family)
         for call in (family.main, family.consult):
             yield from _check_told(family, call, record.subscribers)
+            yield from _check_values(family, call, record.subscribers)
+
+
+def _check_values(family: Family, call: str, subscribers: Sequence[Subscriber]) -> Iterator[str]:
+    """Whether no message and no reading shows a value twice, or one that was never sent."""
+    sent = {value for step in family.steps for own in step.data.values() for value in own if step.outcome != "refused"}
+    for subscriber in subscribers:
+        shown: list[tuple[str, Data]] = [
+            (f"version {each.version}", each.data) for each in subscriber.received if each.call == call
+        ]
+        shown += [
+            (f"read after version {each.version}", each.data) for each in subscriber.readings if each.call == call
+        ]
+        for what, data in shown:
+            values = [value for own in data.values() for value in own]
+            if len(set(values)) < len(values) or not set(values) <= sent:
+                yield f"{subscriber.name} on call {call} of family {family.main}: {what} has values that nobody sent"
 
 
 def _check_ends(family: Family) -> Iterator[str]:
@@ -87,7 +107,12 @@ def _check_told(family: Family, call: str, subscribers: Sequence[Subscriber]) ->
     final = family.finals[call]
     for subscriber in subscribers:
         where = f"{subscriber.name} on call {call} of family {family.main} ({family.ending})"
-        told = _once(each for each in subscriber.received if each.call == call and each.version is not None)
+        every = [each for each in subscriber.received if each.call == call and each.version is not None]
+        told = _once(every)
+        if any(each != {one.event_id: one for one in told}[each.event_id] for each in every):
+            yield f"{where}: an event came again, and otherwise"
+        if [each.sequence for each in told] != sorted({each.sequence for each in told}):
+            yield f"{where}: replay ids go back"
         for before, after in zip([None, *told], told, strict=False):
             version, expected = after.version or 0, None if before is None else (before.version or 0) + 1
             if expected is not None and version != expected:
@@ -99,6 +124,9 @@ def _check_told(family: Family, call: str, subscribers: Sequence[Subscriber]) ->
         stays = call == family.consult or sees in family.parties
         if told and stays and told[-1].version != final.version and not subscriber.left:
             yield f"{where} ends with version {told[-1].version}; the call is in version {final.version}"
+        from_the_beginning = sees == "alice" or (sees == "bob" and call == family.consult)
+        if from_the_beginning and not subscriber.left and [each.version for each in told[:1]] != [1]:
+            yield f"{where} was not told of its beginning"
         if not told and sees in family.parties and call == family.main and not subscriber.left:
             yield f"{where} was told nothing"
     last = history.get(final.version)
@@ -106,7 +134,7 @@ def _check_told(family: Family, call: str, subscribers: Sequence[Subscriber]) ->
         yield f"family {family.main}: call {call} was told last as {last.data}, and is stored as {final.stored}"
 
 
-def _once(messages: Iterator[Received]) -> list[Received]:
+def _once(messages: Sequence[Received]) -> list[Received]:
     """The messages without repeats."""
     found: dict[str, Received] = {}
     for each in messages:

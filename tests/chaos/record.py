@@ -14,7 +14,7 @@ Data = Mapping[str, Sequence[str]]
 Kind = Literal["attach", "update", "delete", "forbidden", "impossible"]
 Outcome = Literal["accepted", "refused", "unknown"]
 Related = Literal["main", "consult"]
-Ending = Literal["transfer", "conference", "merged", "removed", "alone", "single step"]
+Ending = Literal["transfer", "conference", "merged", "removed", "alone", "single step", "one more"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +97,8 @@ class Step:
     consult                  the consult call begins from the main call, with the pairs of the `data`
     join                     the parties of both are on the main call then
     hangup                   the consult call ends, and nothing comes of it
+
+    One that was refused, as the call was over for its user by then, may have no effect.
     """
 
     call: Related
@@ -117,6 +119,8 @@ class Family:
     ending: Ending
     steps: Sequence[Step]
     known: bool
+    refused: Sequence[str] = ()
+    """Operations that were refused though nothing spoke against them."""
     finals: Mapping[str, Final] = field(default_factory=dict)
     released: Mapping[str, bool] = field(default_factory=dict)
     parties: Sequence[str] = ()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from chaos.checker import check
-from chaos.record import Data, Ending, Family, Final, Received, Record, Step, Subscriber
+from chaos.record import Data, Ending, Family, Final, Reading, Received, Record, Step, Subscriber
 
 M, C = "F", "F_C"
 STEPS = (
@@ -19,14 +19,14 @@ STEPS = (
     Step("main", "attach", {"log-a": ["2"]}, "accepted"),
     Step("main", "update", {"shared": ["n"]}, "accepted"),
     Step("consult", "update", {"shared": ["c"]}, "accepted"),
-    Step("consult", "attach", {"log-b": ["1"]}, "accepted"),
+    Step("consult", "attach", {"log-b": ["b1"]}, "accepted"),
     Step("consult", "delete", {"gone": []}, "accepted"),
     # There is nothing to remove.
     Step("consult", "delete", {"log-a": []}, "accepted"),
     Step("main", "join", {}, "accepted"),
 )
-JOINED: Data = {"kept": ["k"], "shared": ["c"], "log-a": ["1", "2"], "why": ["w"], "log-b": ["1"]}
-CONSULT: Data = {"kept": ["k"], "shared": ["c"], "why": ["w"], "log-b": ["1"]}
+JOINED: Data = {"kept": ["k"], "shared": ["c"], "log-a": ["1", "2"], "why": ["w"], "log-b": ["b1"]}
+CONSULT: Data = {"kept": ["k"], "shared": ["c"], "why": ["w"], "log-b": ["b1"]}
 
 
 def told(call: str, *versions: int, last: Data) -> list[Received]:
@@ -90,6 +90,13 @@ def test_a_consult_call_that_ends_leaves_the_main_call_alone() -> None:
     )
 
 
+def test_what_came_too_late_may_have_no_effect() -> None:
+    late = Step("consult", "attach", {"log-c": ["c1"]}, "refused")
+    assert violations(record(family(steps=[*STEPS[:-1], late, STEPS[-1]]))) == []
+    shown = family({**JOINED, "log-c": ["c1"]}, steps=[*STEPS[:-1], late, STEPS[-1]])
+    assert any("log-c" in each for each in violations(record(shown)))
+
+
 def without(data: Data, key: str, **more: Sequence[str]) -> Data:
     return {name: values for name, values in {**data, **more}.items() if name != key}
 
@@ -106,7 +113,7 @@ def finals(main: Data, stored: Data) -> Mapping[str, Final]:
     ("broken", "words"),
     [
         pytest.param(record(family(without(JOINED, "log-b"))), ("F is stored as", "log-b"), id="lost"),
-        pytest.param(record(family({**JOINED, "log-b": ["1", "1"]})), ("F is stored as", "'1', '1'"), id="doubled"),
+        pytest.param(record(family({**JOINED, "log-b": ["b1", "b1"]})), ("F is stored as", "'b1', 'b1'"), id="doubled"),
         pytest.param(record(family({**JOINED, "new": ["x"]})), ("F is stored as", "new"), id="invented"),
         pytest.param(record(family({**JOINED, "gone": ["g"]})), ("F is stored as", "gone"), id="not_removed"),
         pytest.param(record(family({**JOINED, "shared": ["n"]})), ("F is stored as", "shared"), id="main_wins"),
@@ -139,6 +146,35 @@ def finals(main: Data, stored: Data) -> Mapping[str, Final]:
             id="told_otherwise",
         ),
         pytest.param(record(family(known=False)), ("none came to its end",), id="none_known"),
+        pytest.param(record(family(refused=["Answer of bob"])), ("Answer of bob was refused",), id="refused"),
+        pytest.param(
+            record(family(), ALICE, changed(BOB, lambda m: [replace(m[0], data={"x": ["eve"]}), *m[1:]])),
+            ("version 1 has values that nobody sent",),
+            id="invented_under_way",
+        ),
+        pytest.param(
+            record(family(), ALICE, replace(BOB, readings=[Reading(M, 7, {"log-a": ["1", "1"]})])),
+            ("read after version 7 has values",),
+            id="read_under_way",
+        ),
+        pytest.param(
+            record(family(), changed(ALICE, lambda m: m[1:]), BOB), ("alice on call F ", "its beginning"), id="begin"
+        ),
+        pytest.param(
+            record(family(), ALICE, changed(BOB, lambda m: [each for each in m if each.call == M])),
+            ("bob on call F_C", "its beginning"),
+            id="no_consult",
+        ),
+        pytest.param(
+            record(family(), ALICE, changed(BOB, lambda m: [*m, replace(m[0], data=CONSULT)])),
+            ("bob on call F_C", "came again, and otherwise"),
+            id="repeat",
+        ),
+        pytest.param(
+            record(family(), ALICE, changed(BOB, lambda m: [*m[:-1], replace(m[-1], sequence=1)])),
+            ("bob on call F ", "replay ids go back"),
+            id="sequence",
+        ),
     ],
 )  # fmt: skip
 def test_each_violation_is_named(broken: Record, words: Sequence[str]) -> None:
