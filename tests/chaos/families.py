@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from random import Random
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from chaos.record import Data, Ending, Family, Outcome, Related, Step
 from chaos.senders import Person
@@ -22,7 +22,7 @@ ENDINGS: Final[Mapping[Ending, Sequence[str]]] = {
     "single step": ("bob",),
     "one more": ("alice", "bob"),
 }
-"""How a family ends, and the users who are on the customer's call then."""
+"""Endings of a family, each with the users who are on the customer's call afterwards."""
 
 
 class Families:
@@ -35,6 +35,7 @@ class Families:
         self._random = Random(f"families {seed} {name}")
         self._steps: list[Step] = []
         self._refused: list[str] = []
+        self._is_known = True
         self.families: list[Family] = []
 
     async def run(self, over: asyncio.Event, most: int) -> None:
@@ -43,7 +44,7 @@ class Families:
             await self._family(f"{self._name}-{len(self.families)}")
 
     async def _family(self, main: str) -> None:
-        self._steps, self._refused = [], []
+        self._steps, self._refused, self._is_known = [], [], True
         ending = self._random.choice(list(ENDINGS))
         consult = ""
         if await self._begin(main):
@@ -52,7 +53,7 @@ class Families:
         if consult:
             await self._talk(main, consult)
             await self._end(main, consult, ending)
-        known = all(each.outcome != "unknown" for each in self._steps) and bool(consult)
+        known = self._is_known and bool(consult) and all(each.outcome != "unknown" for each in self._steps)
         self.families.append(Family(main, consult, ending, tuple(self._steps), known, tuple(self._refused)))
 
     async def settle(self) -> None:
@@ -121,8 +122,8 @@ class Families:
             self._late("bob", consult, "consult", "late-b"),
         )
         self._steps += late
-        which, kind = ("main", "join") if joins else ("consult", "hangup")
-        self._steps.append(Step(cast("Related", which), cast("Any", kind), {}, "accepted" if done else "unknown"))
+        ended: Outcome = "accepted" if done else "unknown"
+        self._steps.append(Step("main", "join", {}, ended) if joins else Step("consult", "hangup", {}, ended))
         if ending == "removed":
             done = await self._do("alice", main, "RemoveParticipantFromConference", {"participant": "15001"})
         elif ending in {"single step", "one more"}:
@@ -130,8 +131,7 @@ class Families:
             name = "SingleStepTransfer" if ending == "single step" else "SingleStepConference"
             done = await self._do("alice", main, name, {"destination": _BOB, "userData": pairs})
             self._steps.append(Step("main", "update", _data(pairs), "accepted" if done else "unknown"))
-        if not done:
-            self._steps.append(Step("main", "update", {}, "unknown"))
+        self._is_known = self._is_known and done
         await self._change(ENDINGS[ending][0], main, "main", ["log-after", "kept"])
 
     async def _join(self, main: str, consult: str, ending: Ending) -> bool:

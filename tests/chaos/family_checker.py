@@ -15,7 +15,7 @@ Values = dict[str, list[str]]
 
 @dataclass
 class Model:
-    """What the steps make of the user data of both calls."""
+    """User data of both calls after the steps so far."""
 
     main: Values = field(default_factory=dict)
     consult: Values = field(default_factory=dict)
@@ -71,7 +71,7 @@ def check_families(record: Record) -> Iterator[str]:
 
 
 def _check_values(family: Family, call: str, subscribers: Sequence[Subscriber]) -> Iterator[str]:
-    """Whether no message and no reading shows a value twice, or one that was never sent."""
+    """Check that no message and no reading shows a value twice, or one that was never sent."""
     sent = {value for step in family.steps for own in step.data.values() for value in own if step.outcome != "refused"}
     for subscriber in subscribers:
         shown: list[tuple[str, Data]] = [
@@ -102,7 +102,7 @@ def _check_ends(family: Family) -> Iterator[str]:
 
 
 def _check_told(family: Family, call: str, subscribers: Sequence[Subscriber]) -> Iterator[str]:
-    """Whether all who were told of a call were told the same, without a gap, and to the end if they are on it."""
+    """Check that all subscribers received the same versions, without a gap, and to the end if they are on the call."""
     history: dict[int, Received] = {}
     final = family.finals[call]
     for subscriber in subscribers:

@@ -76,7 +76,7 @@ class Subscriber:
     missed: int = 0
     readings: Sequence[Reading] = ()
     calls_of: str = ""
-    """The user whose calls it is told of, if that is another one."""
+    """The other user to whose calls it subscribed; empty for its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ class _Run:
         return replace(family, finals=finals, released=released, parties=ENDINGS[family.ending])
 
     def _is_told(self, family: Family) -> bool:
-        """Whether each client that sees a call of the family to its end was told of its last version."""
+        """Return whether each client has received the last version of the calls that it sees to their end."""
         if not family.known:
             return True
         users = {family.main: ENDINGS[family.ending], family.consult: ("alice", "bob")}

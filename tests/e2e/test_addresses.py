@@ -184,6 +184,7 @@ async def test_a_session_that_is_over_is_no_missing_login(http: httpx.AsyncClien
         ("GET", "/calls?" + "&".join(f"p{n}=1" for n in range(40)), None, ", ".join(f"p{n}" for n in range(16))),
         ("GET", "/me?" + "x" * 100, None, "x" * 32),
         ("GET", "/me?a%0d%0aSet-Cookie%3a%20x=1", None, "a%0D%0ASet-Cookie%3A%20x"),
+        ("GET", "/me/calls/none?call_id=x&request=1", None, "call_id, request"),
         ("GET", "/nothing?x=1", None, None),
         ("POST", "/me?q=1", {"operationName": "NotReady", "queue": "a", "place": 1}, "queue, place, q"),
         ("POST", "/me/channels/voice", {"operationName": "Ready", "é,x": 1}, "%C3%A9%2Cx"),

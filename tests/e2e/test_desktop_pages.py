@@ -1,6 +1,8 @@
 """Desktops in a browser, with the official client as desktops for Web Services have it: sign-in to sign-out."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlencode
 
@@ -61,19 +63,35 @@ class Desktop:
         return [each["message"]["text"] for each in self._page.told if each["what"] == "error"]
 
 
+@asynccontextmanager
+async def desktops(
+    system: System, pages: Pages, chromium: Chromium, first: str, second: str
+) -> AsyncIterator[tuple[Desktop, Desktop]]:
+    """The desktops of alice and bob, of these kinds; they sign out at the end, and have shown no error."""
+    async with chromium.page() as one, chromium.page() as two:
+        alice, bob = Desktop(one), Desktop(two)
+        await alice.open(pages, system, first, "alice")
+        await bob.open(pages, system, second, "bob")
+        yield alice, bob
+        assert [await each.evaluate("desktop.signOut()") for each in (alice, bob)] == [403, 403]
+        assert alice.errors() + bob.errors() == []
+
+
+async def comes_in(system: System, call: str) -> None:
+    """Let a call of a customer ring at the phone of alice."""
+    parties = [{"phoneNumber": "+4989555", "state": "Established"}, {"phoneNumber": "15000", "state": "Ringing"}]
+    begun = {"eventId": call, "eventType": "CallStarted", "id": call, "callType": "Inbound",
+             "parties": parties, "userData": {"account": "12345"}}  # fmt: skip
+    async with agent(system, "switch") as switch:
+        assert (await switch.post("/switch/events", begun)).json() == {"statusCode": 0}
+
+
 @PAIRS
 async def test_a_call_comes_in_and_is_transferred_with_its_data(
     system: System, pages: Pages, chromium: Chromium, call_id: str, first: str, second: str
 ) -> None:
-    async with chromium.page() as one, chromium.page() as two, agent(system, "switch") as switch:
-        alice, bob = Desktop(one), Desktop(two)
-        await alice.open(pages, system, first, "alice")
-        await bob.open(pages, system, second, "bob")
-        parties = [{"phoneNumber": "+4989555", "state": "Established"}, {"phoneNumber": "15000", "state": "Ringing"}]
-        begun = {"eventId": call_id, "eventType": "CallStarted", "id": call_id, "callType": "Inbound",
-                 "parties": parties, "userData": {"account": "12345"}}  # fmt: skip
-        assert (await switch.post("/switch/events", begun)).json() == {"statusCode": 0}
-
+    async with desktops(system, pages, chromium, first, second) as (alice, bob):
+        await comes_in(system, call_id)
         introduced = await alice.sees(call_id, "Ringing", WWE_PARTY_15000={"username": "alice", "path": "/users/alice"})
         assert {"Answer", "ClearCall", "UpdateUserData"} <= set(introduced["can"])
         await alice.does(call_id, "Answer")
@@ -99,27 +117,14 @@ async def test_a_call_comes_in_and_is_transferred_with_its_data(
         await bob.does(call_id, "Hangup")
         await bob.sees(call_id, "Released")
         assert (await bob.evaluate(f"desktop.dispose({json.dumps(call_id)})"))["statusCode"] == 0
-        assert [await each.evaluate("desktop.signOut()") for each in (alice, bob)] == [403, 403]
-        assert alice.errors() + bob.errors() == []
 
 
 @PAIRS
 async def test_a_conference_of_desktops(
     system: System, pages: Pages, chromium: Chromium, call_id: str, first: str, second: str
 ) -> None:
-    async with chromium.page() as one, chromium.page() as two, agent(system, "switch") as switch:
-        alice, bob = Desktop(one), Desktop(two)
-        await alice.open(pages, system, first, "alice")
-        await bob.open(pages, system, second, "bob")
-        parties = [{"phoneNumber": "+4989555", "state": "Established"}, {"phoneNumber": "15000", "state": "Ringing"}]
-        begun = {
-            "eventId": call_id,
-            "eventType": "CallStarted",
-            "id": call_id,
-            "callType": "Inbound",
-            "parties": parties,
-        }
-        await switch.post("/switch/events", begun)
+    async with desktops(system, pages, chromium, first, second) as (alice, bob):
+        await comes_in(system, call_id)
         await alice.sees(call_id, "Ringing")
         await alice.does(call_id, "Answer")
         await alice.sees(call_id, "Established")
@@ -138,5 +143,3 @@ async def test_a_conference_of_desktops(
         await alice.sees(call_id, "Established", note="three of us")
         await alice.does(call_id, "ClearCall")
         await bob.sees(call_id, "Released")
-        assert [await each.evaluate("desktop.signOut()") for each in (alice, bob)] == [403, 403]
-        assert alice.errors() + bob.errors() == []

@@ -21,7 +21,7 @@ async def begin(switch: Agent, call: str, *numbers: str, **more: Any) -> None:
 
 
 async def snapshot(user: Agent, *channels: str) -> tuple[list[JSON], JSON]:
-    """What a new session gets with its subscription, and the reply."""
+    """Return the messages that come with a subscription of a new session, and the reply."""
     user.client_id = (await user.bayeux(HELLO))[0]["clientId"]
     message = {
         "channel": "/meta/subscribe", "clientId": user.client_id, "subscription": list(channels),

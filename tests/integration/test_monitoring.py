@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from calltag.core.identity.directory import directory
+from calltag.gateway.idempotency import Idempotency
 from parts.in_process import InProcess, in_process, started
 
 JSON = dict[str, Any]
@@ -183,6 +185,21 @@ async def test_a_supervisor_who_has_not_signed_in(tmp_path: Path) -> None:
         answer = await monitor(gateway)
         assert "StartContactCenterSession" in answer["statusMessage"]
         assert await calls(gateway) == {}
+
+
+async def test_an_agent_who_is_removed_meanwhile_is_not_monitored(
+    centre: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file of users is read again between the parsing of a request and its admission."""
+    attempt, here = Idempotency.attempt, centre.backends.directory
+    left = directory(tuple(user for user in here.users.values() if user.id != "alice"))
+
+    async def later(self: Idempotency, *given: Any, **more: Any) -> Any:
+        here.become(left)
+        return await attempt(self, *given, **more)
+
+    monkeypatch.setattr(Idempotency, "attempt", later)
+    assert (await monitor(centre))["statusCode"] == 5
 
 
 async def test_an_administrator_monitors_everybody(centre: InProcess) -> None:

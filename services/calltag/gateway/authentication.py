@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 import structlog
 from starlette.datastructures import Headers
@@ -19,9 +18,6 @@ from calltag.core.identity.authentication import (
 from calltag.core.identity.directory import User
 from calltag.core.identity.http_sessions import CSRF_HEADER, CSRF_MESSAGE, csrf_headers, csrf_passes, values_of
 from calltag.gateway.errors import BackendUnavailable, FeatureMissing, NotAuthenticated, TooManyAttempts
-
-_NO_CREDENTIALS: Final = "not authenticated: send HTTP Basic credentials or the session cookie"
-_SESSION_OVER: Final = "the session is over: send HTTP Basic credentials, which begin a new one"
 
 
 class Challenge(StrEnum):
@@ -82,8 +78,9 @@ class ApiAuthentication:
         except TooManyLogins as busy:
             raise BackendUnavailable(str(busy)) from None
         if known is None:
-            is_over = bool(values_of(COOKIE, request.headers.getlist("cookie")))
-            raise self._not_authenticated(request, _SESSION_OVER if is_over else _NO_CREDENTIALS)
+            raise self._not_authenticated(
+                request, "not authenticated: send HTTP Basic credentials or the session cookie"
+            )
         request.state.set_cookie = known.set_cookie
         if self.csrf_protection:
             tokens = request.headers.getlist(CSRF_HEADER)

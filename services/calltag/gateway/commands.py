@@ -204,19 +204,18 @@ class SessionCommand(Command):
 
 
 @dataclass(frozen=True, slots=True)
-class MonitorCommand(Command):
-    """The beginning of the monitoring of an agent by a supervisor, on the calls of now too if it is for all calls."""
+class MonitorCommand(SessionCommand):
+    """The beginning of the monitoring of an agent; if it is for all calls, present ones ring at the supervisor too."""
 
-    service: CallService
-    user: User
     action: StartMonitoring
 
     async def admit(self, operation_id: OperationId, *, is_retry: bool) -> Sequence[Operation]:
         monitoring, now_ms = self.action.monitoring, self.service.clock_ms()
         _require_voice(self.user)
         _require(MONITORING_FEATURE, self.user)
-        agent = self.service.directory.by_device[monitoring.target].user
-        if not self.service.directory.may_monitor(self.user.id, agent.id):
+        # The directory may have changed since the request was parsed.
+        owner = self.service.directory.by_device.get(monitoring.target)
+        if owner is None or not self.service.directory.may_monitor(self.user.id, owner.user.id):
             raise NoPermission(f"targetDeviceUri: device {monitoring.target} is not that of an agent whom you oversee")
         own = await self.service.reader.agent(self.user.id)
         device = None if own is None else own.device(self.action.device)
@@ -226,7 +225,7 @@ class MonitorCommand(Command):
         if device is None or monitoring.mode is MonitoringMode.NEXT_CALL:
             return operations
         monitor = monitor_leg(self.user.id, device, monitoring)
-        calls = await self.service.reader.calls_of(agent.id, with_user_data=False)
+        calls = await self.service.reader.calls_of(owner.user.id, with_user_data=False)
         return [
             *operations,
             *(
@@ -237,13 +236,6 @@ class MonitorCommand(Command):
                 if any(leg.live and leg.number == monitoring.number for leg in call.legs)
             ),
         ]
-
-    def outcome(self, replies: Sequence[OperationReply]) -> Fields:
-        _applied(replies)
-        return {}
-
-    async def look(self, operation_id: OperationId) -> Fields:  # noqa: ARG002 - the interface's
-        return {}
 
 
 @dataclass(frozen=True, slots=True)

@@ -132,11 +132,12 @@ def _query_names(endpoint: Callable[..., object]) -> frozenset[str]:
     """Return the names of the query parameters of a route."""
     names = set[str]()
     for parameter in signature(endpoint).parameters.values():
-        model = next(iter(get_args(parameter.annotation)), None)
-        if isinstance(model, type) and issubclass(model, BaseModel):
-            names |= {field.alias or name for name, field in model.model_fields.items()}
-        else:
-            names.add(parameter.name)
+        # Those of the query are annotated; the others are the request, and parts of its path.
+        for model in get_args(parameter.annotation)[:1]:
+            if isinstance(model, type) and issubclass(model, BaseModel):
+                names |= {field.alias or name for name, field in model.model_fields.items()}
+            else:
+                names.add(parameter.name)
     return frozenset(names)
 
 

@@ -34,7 +34,11 @@ _LINKS: Final = {
     "openapi": "/openapi.json",
     "cometd": COMETD_PATHS[0],
 }
-_INDEX_POLICY: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+_INDEX_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+}
+"""Not cached, as the same address has JSON for programs."""
 _INDEX: Final = f"""<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>calltag</title></head>
@@ -63,7 +67,7 @@ def product_routes() -> APIRouter:
     @router.get("/", include_in_schema=False)
     async def product(request: Request) -> Response:
         if "text/html" in request.headers.get("accept", ""):
-            return HTMLResponse(_INDEX, headers={"Content-Security-Policy": _INDEX_POLICY})
+            return HTMLResponse(_INDEX, headers=_INDEX_HEADERS)
         return answer({**version, "name": "calltag", "links": _LINKS})
 
     @router.get(

@@ -173,6 +173,24 @@ async def test_the_session_of_a_user_who_left_is_worth_nothing(sessions: Session
     assert sessions.alive == {}
 
 
+async def test_a_user_who_is_removed_while_sessions_are_read_has_none() -> None:
+    users: dict[UserId, User] = {ALICE.id: ALICE}
+
+    class Slow(Sessions):
+        async def find(self, token: str) -> HttpSession | None:
+            if token == "slow":
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+                users.clear()
+            return await super().find(token)
+
+    slow = Slow()
+    authenticator = Authenticator(Directory(users, {}, {}, {}, SYSTEM_STATES), Passwords(CENTRE), slow)
+    made = await slow.create(ALICE.id, ALICE.credential)
+    with pytest.raises(SessionOver):
+        await authenticator.identify([], [made.token, "slow"])
+
+
 @pytest.mark.parametrize(
     "began_with",
     ["", "-", BOB.credential, replace(ALICE, password_hash="old").credential],

@@ -147,10 +147,10 @@ class CallTurn:
                 return [_Told(call.id, NotificationType.DTMF_SENT)]
             case SwitchMonitoring(state=state):
                 now = leg.monitoring and replace(leg.monitoring, state=state)
-                return self._by_supervisor(call, leg, now, NotificationType.PARTICIPANTS_UPDATED)
+                return self._set_monitoring(call, leg, now, NotificationType.PARTICIPANTS_UPDATED)
             case MuteMonitoredUser() | UnmuteMonitoredUser():
                 now = leg.monitoring and replace(leg.monitoring, user_muted=isinstance(action, MuteMonitoredUser))
-                return self._by_supervisor(call, leg, now, NotificationType.MONITORED_USER_MUTED_STATE_CHANGE)
+                return self._set_monitoring(call, leg, now, NotificationType.MONITORED_USER_MUTED_STATE_CHANGE)
             case _:
                 return self._with_others(call, leg, action)
         self.family.put(after)
@@ -173,7 +173,8 @@ class CallTurn:
 
     # -- monitoring ----------------------------------------------------------------------------------------------------
 
-    def _by_supervisor(self, call: Call, leg: Leg, now: Monitoring | None, kind: NotificationType) -> _Plan:
+    def _set_monitoring(self, call: Call, leg: Leg, now: Monitoring | None, kind: NotificationType) -> _Plan:
+        """Change the part that a supervisor has in the call."""
         self.family.put(call.with_leg(leg, replace(leg, monitoring=now)))
         return [_Told(call.id, kind, by_leg=kind is NotificationType.PARTICIPANTS_UPDATED)]
 
@@ -185,7 +186,7 @@ class CallTurn:
         if there is not None and there.live:
             if there.monitoring is None or there.monitoring == monitor.monitoring:
                 return []
-            return self._by_supervisor(call, there, monitor.monitoring, NotificationType.PARTICIPANTS_UPDATED)
+            return self._set_monitoring(call, there, monitor.monitoring, NotificationType.PARTICIPANTS_UPDATED)
         after = call.joined_by(monitor)
         self._check_parties(len(after.legs), len(call.legs))
         self.family.put(after)

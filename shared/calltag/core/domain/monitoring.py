@@ -10,30 +10,30 @@ from calltag.core.domain.ids import DeviceId
 
 
 class MonitoringState(StrEnum):
-    """How a supervisor takes part in a call, by its name in the API."""
+    """Way in which a supervisor takes part in a call, by its name in the API."""
 
     LISTEN_IN = "ListenIn"
     """No party is aware of the supervisor."""
     COACH = "Coach"
-    """Only the agent can be spoken to."""
+    """The supervisor speaks to the agent alone."""
     BARGE_IN = "BargeIn"
     """A party like the others."""
 
 
 class MonitoringScope(StrEnum):
-    """How long a supervisor stays on a call, by its name in the API."""
+    """End of the monitoring of a call, by its name in the API."""
 
     CALL = "Call"
-    """Until the call ends, also after transfers."""
+    """The call ends; transfers do not matter."""
     AGENT = "Agent"
-    """Until the agent leaves the call."""
+    """The agent leaves the call."""
 
 
 class MonitoringMode(StrEnum):
-    """The calls that ring at a supervisor, by its name in the API."""
+    """Selection of the calls that ring at a supervisor, by its name in the API."""
 
     ALL_CALLS = "AllCalls"
-    """Those of the agent now, and all later ones."""
+    """The present calls of the agent, and all later ones."""
     NEXT_CALL = "NextCall"
     """Later ones, until the supervisor answers or declines one of them."""
 

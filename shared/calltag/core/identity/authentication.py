@@ -122,7 +122,8 @@ class Authenticator:
             found = [await self._live_session(tokens[0])]
         else:
             found = await asyncio.gather(*map(self._live_session, tokens))
-        return [each for each in found if each is not None]
+        # The directory may have changed since the first of several was found.
+        return [each for each in found if each is not None and each.user in self._directory.users]
 
     async def _live_session(self, token: str) -> HttpSession | None:
         """Return the session of that token; end it if its user was removed or the password has changed since."""
