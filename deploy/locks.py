@@ -1,7 +1,8 @@
 """The locks: what pyproject.toml asks for, resolved, with hashes and without any registry's address.
 
-`python deploy/locks.py` writes them; `--check` tells whether they still fit. `--check --offline` resolves nothing: it
-compares what is asked for by name with the versions in the locks.
+`python deploy/locks.py` writes them; `--check` tells whether they still fit, and whether each package of the image has
+wheels for the image's platforms. `--check --offline` resolves nothing: it compares what is asked for by name with the
+versions in the locks.
 """
 
 import re
@@ -24,12 +25,17 @@ LOCKS = {
 }
 OPTIONS = ["--universal", "--python-version", "3.11", "--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
 
+IMAGE_LOCK = "requirements-run.lock"
+IMAGE_PYTHON = "3.12"
+PLATFORMS = ("x86_64-manylinux_2_36", "aarch64-manylinux_2_36")
+"""Those of the image, in the words of uv: Debian 12 on amd64 and arm64."""
+
 
 def compile_lock(name: str, sources: list[str], output: Path) -> None:
     """Resolve into `output`, staying with the versions that are there already."""
     if not output.exists() and (ROOT / name).exists():
         output.write_bytes((ROOT / name).read_bytes())
-    command = [str(Path(sys.executable).with_name("uv")), "pip", "compile", *sources, *OPTIONS, "-o", str(output)]
+    command = [_uv(), "pip", "compile", *sources, *OPTIONS, "-o", str(output)]
     subprocess.run(command, cwd=ROOT, check=True)  # noqa: S603 - our own arguments
 
 
@@ -43,6 +49,21 @@ def stale(folder: Path) -> list[str]:
         if fresh.read_text() != text or "://" in text:
             wrong.append(name)
     return wrong
+
+
+def unbuilt(folder: Path) -> list[str]:
+    """The platforms of the image for which a package of its lock has no wheel."""
+    options = ["--dry-run", "--quiet", "--only-binary", ":all:", "--require-hashes", "--target", str(folder)]
+    command = [_uv(), "pip", "install", *options, "--python-version", IMAGE_PYTHON, "-r", IMAGE_LOCK]
+    return [
+        each
+        for each in PLATFORMS
+        if subprocess.run([*command, "--python-platform", each], cwd=ROOT, check=False).returncode  # noqa: S603 - ours
+    ]
+
+
+def _uv() -> str:
+    return str(Path(sys.executable).with_name("uv"))
 
 
 def unfit() -> list[str]:
@@ -85,14 +106,18 @@ def main() -> int:
         for name, sources in LOCKS.items():
             compile_lock(name, sources, ROOT / name)
         return 0
+    platforms: list[str] = []
     if "--offline" in sys.argv[1:]:
         wrong = unfit()
     else:
         with tempfile.TemporaryDirectory() as folder:
             wrong = stale(Path(folder))
+            platforms = unbuilt(Path(folder) / "image")
     for name in wrong:
         sys.stderr.write(f"{name} does not fit pyproject.toml; run: make lock\n")
-    return 1 if wrong else 0
+    for platform in platforms:
+        sys.stderr.write(f"{IMAGE_LOCK} has a package without wheels for {platform}, which the image needs\n")
+    return 1 if wrong or platforms else 0
 
 
 if __name__ == "__main__":
