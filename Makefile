@@ -7,6 +7,7 @@
 # make mutations  breaks calltag on purpose, again and again, and demands that chaos finds it
 # make soak   a steady load on real processes: does anything grow? (SECONDS=; 600)
 # make bench  calltag against a naive system, its bare parts and its peers, in ratios (ROUNDS=, ONLY=row,row, FOLDER= for files; .bench)
+# make render-chart  the manifests of the Helm chart, with all that needs no operator (VALUES="file ..." instead)
 # make check  linters, types, direction of imports, known vulnerabilities, drift of locks and documents
 PYTHON ?= python3
 PORT ?= 8080
@@ -27,10 +28,10 @@ BEYOND_UNIT := $(if $(FOLDERS),$(filter-out tests/unit tests/unit/%,$(FOLDERS)),
 BEYOND_PARTS := $(filter-out tests/contract tests/contract/% tests/integration tests/integration/%,$(BEYOND_UNIT))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo unit hooks test fuzz chaos mutations soak bench check format lock docs pictures site clean parts
+.PHONY: help run demo unit hooks test fuzz chaos mutations soak bench check format lock docs pictures site render-chart clean parts
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 10
+	@sed -n 's/^# //p' Makefile | head -n 11
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -118,6 +119,7 @@ check: $(DEV_READY)
 	@$(BIN)/python deploy/locks.py --check
 	@$(BIN)/python deploy/audit.py
 	@$(BIN)/calltag docs --check
+	@$(BIN)/python deploy/chart.py --check
 	@$(BIN)/python deploy/website.py --check
 	@PYTHONPATH=tests $(BIN)/python tests/house.py > /dev/null
 	@$(BIN)/python tests/language.py
@@ -135,6 +137,10 @@ lock: $(DEV_READY)
 
 docs: $(DEV_READY)
 	@$(BIN)/calltag docs
+	@$(BIN)/python deploy/chart.py
+
+render-chart: $(DEV_READY)
+	@$(BIN)/python deploy/chart.py render $(VALUES)
 
 # Needs Node 18 or newer with npm.
 pictures: $(PICTURES_READY)

@@ -82,7 +82,7 @@ class Image:
         return [*enter, *dict.fromkeys(read_only), "--", *drop, "--no-new-privs", "--", *inside]
 
     def program(self, folder: Path, *arguments: str, **environment: str) -> Program:
-        """Return a command of calltag inside, not started yet; `environment` are variables beside those of the image."""
+        """Return a command of calltag inside, not started yet, with variables beside those of the image."""
         root = folder / "root"
         root.mkdir(parents=True)
         command = self.command(root, str(self.prefix / "bin" / "calltag"), *arguments)

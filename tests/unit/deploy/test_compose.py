@@ -14,7 +14,7 @@ from calltag.cli.main import app
 from calltag.core.http.scope import COMETD_PATHS, TrustedProxies
 from calltag.core.settings import Settings, settings_table
 
-DEPLOY = Path(__file__).parents[2] / "deploy"
+DEPLOY = Path(__file__).parents[3] / "deploy"
 COMPOSE: Mapping[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
 SERVICES: Mapping[str, Mapping[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if service["image"].startswith("calltag")]
