@@ -30,8 +30,8 @@ LEGS: Final = {
     "own frames in depth: connect": "calltag/notifier/",
 }
 LIMITS: Final = {
-    "modules": 169,
-    "lines": 34_100,
+    "modules": 172,
+    "lines": 34_900,
     "modules that one AttachUserData passes": 92,
     "own frames in depth: POST": 15,
     "own frames in depth: worker": 19,

@@ -18,7 +18,8 @@ from calltag.core.broker.ports import NodeId, Partition, PublishedCounts
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
-from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.identity.directory import User
+from calltag.core.identity.http_sessions import Login, RedisHttpSessions
 from calltag.core.identity.login_attempts import AttemptLimits, By, LockedOut, RedisLoginAttempts
 from calltag.core.store import connection as store_connection
 from calltag.core.store.backlog import RedisPublishedTotals
@@ -370,7 +371,7 @@ async def test_a_failed_login_counts_once_and_a_right_one_is_given_back_once(
 async def test_a_session_too_many_ends_one(client: RedisClient, losses: Losses) -> None:
     ended: list[int] = []
     sessions = RedisHttpSessions(client, ScriptBatcher(client), "lost", most_of_user=2, displaced=ended.append)
-    made = [await sessions.create(ALICE, "credential") for _ in range(3)]
+    made = [await sessions.create(Login(User(ALICE, "hash"))) for _ in range(3)]
     assert [await sessions.find(each.token) is not None for each in made] == [False, True, True]
     assert losses.count > 6
 

@@ -9,7 +9,7 @@ import orjson
 
 from calltag.core.http.request_parser import RequestHead
 from calltag.core.http.websocket import text_frame
-from calltag.notifier.authentication import Authentication, Caller, Credentials
+from calltag.notifier.authentication import Authentication, Caller, Credentials, InHandshake
 from calltag.notifier.bayeux_server import BayeuxServer
 from calltag.notifier.session_registry import Resident
 from calltag.notifier.websocket import SocketConnection, WebSockets
@@ -128,7 +128,7 @@ class Alices(Authentication):
     async def caller(
         self,
         shown: Credentials,  # noqa: ARG002 - the interface's
-        handshake: tuple[str, str] | None,  # noqa: ARG002 - the interface's
+        handshake: InHandshake | None,  # noqa: ARG002 - the interface's
         *,
         begins: bool,  # noqa: ARG002 - the interface's
     ) -> Caller:

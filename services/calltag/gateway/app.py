@@ -68,7 +68,9 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     logout = Logout(authenticator, backends.client, backends.keys, backends.broker)
     desktop = Desktop(api, CallList(api.service), logout)
     limits = SwitchLimits(settings.max_switch_events, backends.settings.worker.max_call_parties, api.limits)
-    app = served(build_app(desktop, metrics, limits), api, metrics)
+    application = build_app(desktop, metrics, limits)
+    add_browser_login(application, backends, authenticator)
+    app = served(application, api, metrics)
     return CrossOrigin(
         app,
         AllowedOrigins(allowed_origins),
@@ -189,6 +191,25 @@ def build_app(desktop: Desktop, metrics: GatewayMetrics, switch_limits: SwitchLi
     # Starlette re-raises the error after the response, so that it is logged.
     app.add_exception_handler(Exception, _failed)
     return app
+
+
+def add_browser_login(app: FastAPI, backends: Backends, authenticator: Authenticator) -> None:
+    """Add the sign-in at an OpenID provider, if there is one at which calltag is a client."""
+    settings = backends.settings
+    if backends.tokens is None or not settings.oidc.client_id:
+        return
+    # Here, as its libraries take a fifth of a second that only some installations need.
+    from calltag.gateway.browser_login import BrowserLogin, browser_login_routes
+
+    login = BrowserLogin(
+        backends.tokens,
+        authenticator,
+        backends.client,
+        backends.keys.prefix,
+        backends.cookies(),
+        settings.public_url,
+    )
+    app.include_router(browser_login_routes(login))
 
 
 async def _failed(*_: object) -> Response:

@@ -7,12 +7,13 @@ import structlog
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
+from calltag.core.http.scope import USER
 from calltag.core.identity.authentication import (
     COOKIE,
     Authenticator,
     Identified,
     LockedOut,
-    TooManyLogins,
+    LoginUnavailable,
     WrongCredentials,
 )
 from calltag.core.identity.directory import User
@@ -70,12 +71,13 @@ class ApiAuthentication:
                 request.headers.getlist("authorization"),
                 values_of(COOKIE, request.headers.getlist("cookie")),
                 request.client.host if request.client else "",
+                request.scope.get(USER, ""),
             )
         except WrongCredentials as wrong:
             raise self._not_authenticated(request, str(wrong)) from None
         except LockedOut as locked:
             raise TooManyAttempts(str(locked), locked.wait_s) from None
-        except TooManyLogins as busy:
+        except LoginUnavailable as busy:
             raise BackendUnavailable(str(busy)) from None
         if known is None:
             raise self._not_authenticated(

@@ -348,6 +348,12 @@ SWITCH: Final = _request(
 
 _SECURITY: Final[Mapping[str, Schema]] = {
     "basic": {"type": "http", "scheme": "basic", "description": "Name and password, which begin a session."},
+    "bearer": {
+        "type": "http",
+        "scheme": "bearer",
+        "bearerFormat": "JWT",
+        "description": "An access token of the OpenID provider, where the installation has one.",
+    },
     "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "The cookie of the session."},
     "csrf": {
         "type": "apiKey",
@@ -393,7 +399,7 @@ def _complete(schema: Schema) -> None:
                 response["headers"] = _headers(path, code, method, has_operation="requestBody" in operation)
             if path != VERSION_PATH:
                 by_cookie: Schema = {"session": []} if method == "get" else {"session": [], "csrf": []}
-                operation["security"] = [{"basic": []}, by_cookie]
+                operation["security"] = [{"basic": []}, {"bearer": []}, by_cookie]
 
 
 def _headers(path: str, code: str, method: str, *, has_operation: bool) -> Schema:

@@ -30,6 +30,17 @@ class Caller:
     set_cookie: str | None = None
     """Set-Cookie value for the response."""
     is_session_over: bool = False
+    ends_at: float | None = None
+    """Unix time at which the token ends that proved the user; None without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class InHandshake:
+    """Credentials in `ext.authentication`: name and password, or an access token."""
+
+    name: str = ""
+    password: str = field(default="", repr=False)
+    token: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +53,39 @@ class Credentials:
     tokens: Sequence[str] = ()
     address: str = ""
     is_http: bool = True
+    user: str = ""
+    """The user whom a trusted proxy has authenticated."""
 
     @property
     def login(self) -> str:
-        """Return the digest of the session cookie; "" if the request has an Authorization header, which is checked
-        without Redis, or several cookies."""
-        if len(self.cookies) != 1 or self.authorization:
+        """Return the digest of the session cookie; "" if the request has an Authorization header or a user, which are
+        checked without Redis, or several cookies."""
+        if len(self.cookies) != 1 or self.authorization or self.user:
             return ""
         return sha256(self.cookies[0].encode(errors="replace")).hexdigest()
 
 
-def proof_of(headers: Iterable[tuple[bytes, bytes]], *, is_http: bool = True) -> bytes:
-    """Return a digest of all credentials: requests with the same digest come from the same user."""
+def proof_of(headers: Iterable[tuple[bytes, bytes]], user: str = "", *, is_http: bool = True) -> bytes:
+    """Return a digest of all credentials: requests with the same digest come from the same user.
+
+    `user` is the one whom a trusted proxy has authenticated.
+    """
     shown = [part for name, value in headers if name in _CREDENTIALS for part in (name, value)]
+    if user:
+        shown.append(user.encode())
     # Distinct digests: on a WebSocket the credentials are accepted without a CSRF token.
     return blake2b(b"\0".join((b"" if is_http else b"ws", *shown)), digest_size=_PROOF_BYTES).digest()
 
 
 def credentials_of(
-    headers: Sequence[tuple[bytes, bytes]], address: str, *, is_http: bool = True, counts: bool = True
+    headers: Sequence[tuple[bytes, bytes]], address: str, user: str = "", *, is_http: bool = True, counts: bool = True
 ) -> Credentials:
     """Return the credentials in the request's headers; none unless they count (`counts`)."""
     if not counts:
         return Credentials(address=address, is_http=is_http)
     found = {name: [value.decode("latin-1") for each, value in headers if each == name] for name in _CREDENTIALS}
     cookies = values_of(COOKIE, found[b"cookie"])
-    return Credentials(found[b"authorization"], cookies, found[_CSRF], address, is_http)
+    return Credentials(found[b"authorization"], cookies, found[_CSRF], address, is_http, user)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +103,8 @@ class Authentication:
         handshake = handshake_in(messages)
         return CallerClaim(self, shown, handshake is not None, _in_handshake(handshake))
 
-    async def caller(self, shown: Credentials, handshake: tuple[str, str] | None, *, begins: bool) -> Caller:
-        """Return the authenticated caller. Raises CsrfRefused, TooManyLogins, StoreUnavailable."""
+    async def caller(self, shown: Credentials, handshake: InHandshake | None, *, begins: bool) -> Caller:
+        """Return the authenticated caller. Raises CsrfRefused, LoginUnavailable, StoreUnavailable."""
         known, is_over = None, False
         try:
             known = await self._of_request(shown, begins=begins)
@@ -98,24 +116,26 @@ class Authentication:
             return known
         if handshake is None:
             return Caller(None, is_session_over=is_over)
-        name, password = handshake
+        if handshake.token:
+            login = await self.authenticator.check_token(handshake.token)
+        else:
+            login = await self.authenticator.check(handshake.name, handshake.password, shown.address)
+        if login is None:
+            return Caller(None)
         if self.csrf_protection:
             # No cookie: with it, requests would need a CSRF token, which such a client does not know.
-            user = await self.authenticator.check(name, password, shown.address)
-            return Caller(user.id, bearer=True) if user else Caller(None)
-        identified = await self.authenticator.log_in(name, password, shown.address)
-        if identified is None:
-            return Caller(None)
-        return Caller(identified.user.id, bearer=True, set_cookie=identified.set_cookie)
+            return Caller(login.user.id, bearer=True, ends_at=login.ends_at)
+        begun = await self.authenticator.begin_session(login)
+        return Caller(login.user.id, bearer=True, set_cookie=begun.set_cookie, ends_at=login.ends_at)
 
     async def _of_request(self, shown: Credentials, *, begins: bool) -> Caller | None:
-        if shown.authorization and not begins and not self.csrf_protection:
-            user = await self.authenticator.check_header(shown.authorization, shown.address)
-            return Caller(user.id)
-        known = await self.authenticator.identify(shown.authorization, shown.cookies, shown.address)
+        if shown.authorization and not shown.user and not begins and not self.csrf_protection:
+            login = await self.authenticator.check_header(shown.authorization, shown.address)
+            return Caller(login.user.id, ends_at=login.ends_at)
+        known = await self.authenticator.identify(shown.authorization, shown.cookies, shown.address, shown.user)
         if known is not None and self.csrf_protection and shown.is_http:
             self._check_token(known, shown)
-        return Caller(known.user.id, set_cookie=known.set_cookie) if known else None
+        return Caller(known.user.id, set_cookie=known.set_cookie, ends_at=known.session.ends_at) if known else None
 
     def _check_token(self, known: Identified, shown: Credentials) -> None:
         if not csrf_passes("POST", known.session, shown.tokens, by_cookie=known.by_cookie):
@@ -129,13 +149,14 @@ class CallerClaim:
     authentication: Authentication
     shown: Credentials
     begins: bool
-    handshake: tuple[str, str] | None
+    handshake: InHandshake | None
     _looking: "asyncio.Task[Caller] | None" = field(default=None)
 
     @property
     def shows_credentials(self) -> bool:
         """Return whether there are credentials to check."""
-        return self.handshake is not None or bool(self.shown.authorization or self.shown.cookies)
+        shown = self.shown
+        return self.handshake is not None or bool(shown.authorization or shown.cookies or shown.user)
 
     def caller(self) -> "asyncio.Task[Caller]":
         """Return the check of the credentials, which the first call starts."""
@@ -159,12 +180,16 @@ class CallerClaim:
                 self._looking.exception()
 
 
-def _in_handshake(handshake: Mapping[str, object] | None) -> tuple[str, str] | None:
-    """Return name and password in `ext.authentication`, as clients of Web Services send it."""
+def _in_handshake(handshake: Mapping[str, object] | None) -> InHandshake | None:
+    """Return the credentials in `ext.authentication`: name and password as clients of Web Services send them, or a
+    token."""
     ext = handshake.get("ext") if handshake else None
     authentication = ext.get("authentication") if isinstance(ext, Mapping) else None
     if not isinstance(authentication, Mapping):
         return None
+    token = authentication.get("token")
+    if isinstance(token, str):
+        return InHandshake(token=token)
     name = next((authentication[each] for each in _NAMES if each in authentication), None)
     password = authentication.get("password")
-    return (name, password) if isinstance(name, str) and isinstance(password, str) else None
+    return InHandshake(name, password) if isinstance(name, str) and isinstance(password, str) else None

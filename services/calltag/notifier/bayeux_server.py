@@ -112,7 +112,7 @@ class BayeuxServer:
     async def process(self, messages: Sequence[object], claim: CallerClaim, context: RequestContext) -> BayeuxResponse:
         """Process one request. The other messages of a request with a handshake are ignored.
 
-        Raises StoreUnavailable, CsrfRefused, TooManyLogins, and Crowded if this node has no room for a session.
+        Raises StoreUnavailable, CsrfRefused, LoginUnavailable, and Crowded if this node has no room for a session.
         """
         self.sessions.metrics.messages.inc(len(messages))
         handshake = handshake_in(messages)
@@ -189,7 +189,7 @@ class BayeuxServer:
             client_id = new_client_id(UserId(caller.user or ""), bearer=caller.bearer)
             registry.begin(client_id, address)
             try:
-                await self.sessions.create(client_id, beginning, claim.shown.login)
+                await self.sessions.create(client_id, beginning, claim.shown.login, caller.ends_at)
             except BaseException:
                 registry.connected(client_id)
                 raise

@@ -61,7 +61,9 @@ class HandshakeCredentials(TypedDict):
     username: NotRequired[str]
     user: NotRequired[str]
     login: NotRequired[str]
-    password: str
+    password: NotRequired[str]
+    token: NotRequired[str]
+    """An access token of the OpenID provider, in place of name and password."""
 
 
 class CalltagWish(TypedDict):

@@ -24,7 +24,7 @@ from calltag.core.http.direct import DirectRequest, SocketHandler
 from calltag.core.http.request_parser import RequestHead
 from calltag.core.http.responses import Refusal, response_lines
 from calltag.core.http.scope import COMETD_PATHS
-from calltag.core.identity.authentication import LockedOut, TooManyLogins
+from calltag.core.identity.authentication import LockedOut, LoginUnavailable
 from calltag.core.identity.http_sessions import CSRF_MESSAGE
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.request_ids import given_id, new_id
@@ -105,7 +105,7 @@ class _Notes:
     """Encoded head of an answer with messages."""
 
 
-REFUSALS: Final = (CsrfRefused, LockedOut, TooManyLogins, Crowded, StoreUnavailable)
+REFUSALS: Final = (CsrfRefused, LockedOut, LoginUnavailable, Crowded, StoreUnavailable)
 
 
 @dataclass(slots=True)
@@ -147,7 +147,7 @@ class CometdHttp:
         notes = _Notes(
             path_of(head),
             request.client[0],
-            proof_of(headers if counts else ()),
+            proof_of(headers, head.user) if counts else proof_of(()),
             browser_of(headers) if self.browsers.is_limited else "",
             any(name == b"content-type" and value.startswith(FORM_TYPE) for name, value in headers),
             counts,
@@ -240,8 +240,8 @@ class LongPoll:
 
     async def process(self, messages: Sequence[object], context: RequestContext) -> None:
         """Process the messages, and answer unless a connect is suspended."""
-        http = self._http
-        shown = credentials_of(self._request.head.headers, context.address, counts=self._notes.counts)
+        http, head = self._http, self._request.head
+        shown = credentials_of(head.headers, context.address, head.user, counts=self._notes.counts)
         claim = http.authentication.claim(messages, shown)
         try:
             response = await http.server.process(messages, claim, context)

@@ -5,6 +5,7 @@ a few times a second. A connect to another node claims the session there.
 """
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field, replace
@@ -235,7 +236,7 @@ class SessionManager:
     async def connect(self, request: ConnectRequest, claim: CallerClaim) -> ConnectAnswer | Suspended:
         """Handle a connect.
 
-        Raises BayeuxError, HasLeft, Replaced, Crowded, CsrfRefused, TooManyLogins, StoreUnavailable.
+        Raises BayeuxError, HasLeft, Replaced, Crowded, CsrfRefused, LoginUnavailable, StoreUnavailable.
         """
         client_id = request.client_id
         user = user_of(client_id) or UserId("")
@@ -582,8 +583,11 @@ class SessionManager:
 
     # -- creation of sessions, and their release to other nodes ------------------------------------------------------
 
-    async def create(self, client_id: str, beginning: Beginning, login: str) -> None:
-        """Create a session, which its first connect claims. Raises TooManySessions, StoreUnavailable."""
+    async def create(self, client_id: str, beginning: Beginning, login: str, ends_at: float | None = None) -> None:
+        """Create a session, which its first connect claims, and which ends at this Unix time if there is one.
+
+        Raises TooManySessions, StoreUnavailable.
+        """
         limits = self.engine.limits
         new = NewSession(
             beginning.acknowledges,
@@ -591,7 +595,7 @@ class SessionManager:
             limits.max_sessions_per_user,
             beginning.options,
             login,
-            self.bearer_lifetime_ms if is_bearer(client_id) else None,
+            self._ends_in_ms(client_id, ends_at),
             self.claims.credential(client_id),
         )
         try:
@@ -600,6 +604,12 @@ class SessionManager:
             # The session may exist, and would count for its user until it expires.
             self.background.begin(self.endings.remove(client_id, Ending.DISCONNECTED))
             raise
+
+    def _ends_in_ms(self, client_id: str, ends_at: float | None) -> int | None:
+        """Return the lifetime of a session: that of a bearer session, and that of its token."""
+        of_bearer = self.bearer_lifetime_ms if is_bearer(client_id) else None
+        of_token = None if ends_at is None else max(1, round((ends_at - time.time()) * 1000))
+        return min((each for each in (of_bearer, of_token) if each is not None), default=None)
 
     async def flush(self, notice: SessionNotice) -> None:
         """Release a session that another node claims or, without `node` in the notice, has taken over."""

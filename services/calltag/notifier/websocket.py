@@ -19,7 +19,7 @@ from calltag.core.bayeux.messages import AnswerBudget, BayeuxLimit, CodecError, 
 from calltag.core.http.direct import DirectWebSocket, SocketHandler
 from calltag.core.http.request_parser import RequestHead
 from calltag.core.http.responses import Refusal
-from calltag.core.identity.login_attempts import TooManyLogins
+from calltag.core.identity.login_attempts import LoginUnavailable
 from calltag.core.store.ports import StoreUnavailable
 from calltag.core.telemetry.request_ids import request_id_of
 from calltag.notifier.authentication import Authentication, Credentials, credentials_of, proof_of
@@ -77,8 +77,10 @@ class WebSockets:
         """Create the handler of a new WebSocket, or refuse it."""
         if not self.is_offered:
             return Refusal(404, _OFF)
-        shown = credentials_of(head.headers, address, is_http=False)
-        return SocketConnection(self, shown, proof_of(head.headers, is_http=False), request_id_of(head.headers))
+        shown = credentials_of(head.headers, address, head.user, is_http=False)
+        return SocketConnection(
+            self, shown, proof_of(head.headers, head.user, is_http=False), request_id_of(head.headers)
+        )
 
     async def keep_ticking(self) -> None:
         """Run `tick` periodically, until the task is cancelled."""
@@ -205,7 +207,7 @@ class SocketConnection:
         claim = self._sockets.authentication.claim(messages, self._shown)
         try:
             response = await server.process(messages, claim, context)
-        except (StoreUnavailable, TooManyLogins, Crowded) as error:
+        except (StoreUnavailable, LoginUnavailable, Crowded) as error:
             self._close(_TRY_AGAIN_LATER, str(error))
         except Exception:
             log.exception("cometd_frame_failed")

@@ -149,7 +149,8 @@ async def run_composition(
         ports = Ports(*(listener.getsockname()[1] for listener in listeners))
         settings = as_bound(settings, ports, gateway=chosen.gateway)
         async with backends(chosen.name, settings, embedded=chosen.embedded) as parts:
-            if (chosen.gateway or chosen.notifier) and not parts.directory.users:
+            serves = chosen.gateway or chosen.notifier
+            if serves and not parts.directory.users and not settings.oidc.unlisted_users:
                 log.warning("no_users", reason=NO_USERS)
             async with _internal(parts, listeners[0], settings):
                 await _run(parts, life, chosen, listeners[1:], partial(_announce, Serving(parts, ports), ready))
@@ -219,8 +220,8 @@ async def _run(
             port = await stack.enter_async_context(serving_clients)
             log.info("listening", service=chosen.name, port=port)
         if await _check_installation(parts, life.stop):
-            if listeners and (file := parts.settings.directory.file) is not None:
-                life.supervise("directory", DirectoryReload(file, parts.directory).run())
+            if listeners:
+                _follow_users(parts, life)
             if chosen.worker:
                 from calltag.worker.app import run_worker
 
@@ -246,6 +247,16 @@ async def _run(
                 await notifier.leave()
     # Consumers end before the connections close, and so do not report a fault.
     life.end()
+
+
+def _follow_users(parts: Backends, life: Lifecycle) -> None:
+    """Follow changes of the directory's file, and of the users whom tokens describe."""
+    claimed = None if parts.tokens is None else parts.tokens.users
+    if (file := parts.settings.directory.file) is not None:
+        reload = DirectoryReload(file, parts.directory, claimed.file_read if claimed is not None else None)
+        life.supervise("directory", reload.run())
+    if claimed is not None:
+        life.supervise("claimed-users", claimed.run())
 
 
 def _server(parts: Backends) -> Server:
@@ -294,6 +305,8 @@ def server_options(settings: Settings) -> ServerOptions:
         max_message_bytes=settings.notifier.max_body_bytes,
         permessage_deflate=settings.notifier.permessage_deflate,
         trusted_proxies=settings.trusted_proxies,
+        user_header=settings.login.user_header,
+        user_proxies=settings.login.user_header_proxies,
         tls=server_tls(settings),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import structlog
 
@@ -29,6 +29,9 @@ from calltag.core.store.routing import Deployment
 from calltag.core.store.scripts import ScriptBatcher
 from calltag.core.telemetry.internal_http import Health
 from calltag.core.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from calltag.core.identity.claimed_users import TokenLogins
 
 log = structlog.get_logger()
 _INBOX_AHEAD_BYTES: Final = 33_554_432
@@ -65,6 +68,7 @@ class Backends:
     health: Health
     batcher: ScriptBatcher
     embedded: EmbeddedStore | None = None
+    tokens: "TokenLogins | None" = None
 
     def authenticator(self) -> Authenticator:
         """Return an authenticator on the directory, with sessions in Redis."""
@@ -93,11 +97,46 @@ class Backends:
                 LoginMetrics(self.metrics),
             ),
         )
-        return Authenticator(self.directory, passwords, sessions, cookies=self.cookies())
+        return Authenticator(self.directory, passwords, sessions, tokens=self.tokens, cookies=self.cookies())
 
     def cookies(self) -> CookieFlags:
         """Return the cookie flags of the settings."""
         return CookieFlags(self.settings.cookies_are_secure, self.settings.session.same_site)
+
+
+def token_logins(settings: Settings, users: Directory, client: RedisClient) -> "TokenLogins | None":
+    """Return the sign-in by tokens; None without a provider."""
+    oidc = settings.oidc
+    if oidc.issuer is None:
+        return None
+    # Here, since it takes a fifth of a second that only some installations need.
+    from calltag.core.identity.claimed_users import ClaimedUsers, ClaimNames, TokenLogins
+    from calltag.core.identity.openid import OpenIdProvider, OpenIdSettings
+
+    secret = oidc.client_secret
+    provider = OpenIdSettings(
+        oidc.issuer,
+        oidc.audience,
+        oidc.client_id,
+        secret.get_secret_value() if secret else "",
+        oidc.scopes,
+        oidc.clock_skew_s,
+        oidc.keys_lifetime_s,
+        oidc.timeout_s,
+        oidc.ca_file,
+    )
+    names = ClaimNames(
+        oidc.user_claim,
+        oidc.roles_claim,
+        oidc.roles_prefix,
+        oidc.features_claim,
+        oidc.devices_claim,
+        oidc.supervisors_claim,
+    )
+    claimed = ClaimedUsers(
+        users, client, settings.redis.key_prefix, admits=oidc.unlisted_users, forget_s=oidc.forget_users_s
+    )
+    return TokenLogins(OpenIdProvider(provider), claimed, names, oidc.sessions_end_with_tokens)
 
 
 def amqp_settings(settings: Settings) -> RabbitMqSettings:
@@ -240,4 +279,7 @@ async def backends(service: str, settings: Settings, *, embedded: bool = False) 
             observed.show(amqp.state)
         health = Health(service, {"broker": broker.connected, "consumers": broker.consuming, "store": client.ping})
         keys = Keys(settings.redis.key_prefix)
-        yield Backends(settings, broker, client, keys, users, metrics, health, ScriptBatcher(client), store)
+        tokens = token_logins(settings, users, client)
+        if tokens is not None:
+            stack.push_async_callback(tokens.provider.close)
+        yield Backends(settings, broker, client, keys, users, metrics, health, ScriptBatcher(client), store, tokens)

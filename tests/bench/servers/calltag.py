@@ -13,10 +13,9 @@ from bench.servers.bayeux import PUBLIC_URL, TIMEOUT_S, Group, device_of, event,
 from calltag.core.backends import Backends, amqp_settings, backends
 from calltag.core.broker.rabbitmq import apply_topology
 from calltag.core.contracts.operations import EVENT
-from calltag.core.domain.ids import UserId
 from calltag.core.http.scope import COMETD_PATHS
 from calltag.core.identity.authentication import COOKIE
-from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.identity.http_sessions import Login, RedisHttpSessions
 from calltag.core.settings import load_settings
 from calltag.core.store.event_log import RedisEventLog
 from calltag.core.store.watches import RedisWatches
@@ -204,4 +203,4 @@ def _outgoing(made: Backends) -> EventPublisher:
 async def _cookies(made: Backends) -> list[str]:
     """A login of each user, as the gateway keeps it once the password was checked."""
     sessions = RedisHttpSessions(made.client, made.batcher, made.keys.prefix)
-    return [(await sessions.create(UserId(name), user.credential)).token for name, user in made.directory.users.items()]
+    return [(await sessions.create(Login(user))).token for user in made.directory.users.values()]

@@ -6,7 +6,7 @@ from typing import cast
 from calltag.core.bayeux.messages import BayeuxLimits, CodecError, decode
 from calltag.core.identity.authentication import Authenticator
 from calltag.core.identity.directory import User, demo_directory
-from calltag.core.identity.http_sessions import HttpSession
+from calltag.core.identity.http_sessions import HttpSession, Login
 from calltag.core.identity.passwords import Passwords
 from calltag.notifier.authentication import Authentication, CsrfRefused, credentials_of, proof_of
 from fuzz.target import LOOP, Target
@@ -40,8 +40,8 @@ class KnownPassword:
 class KnownSession:
     """Implements HttpSessions: one token is bob's."""
 
-    async def create(self, user: str, credential: str) -> HttpSession:
-        return HttpSession("new", user, credential)  # type: ignore[arg-type]
+    async def create(self, login: Login) -> HttpSession:
+        return HttpSession("new", login.user.id, login.user.credential)
 
     async def find(self, token: str) -> HttpSession | None:
         token.encode(errors="replace")

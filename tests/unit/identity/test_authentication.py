@@ -11,7 +11,7 @@ from calltag.core.domain.agent import SYSTEM_STATES
 from calltag.core.domain.ids import UserId
 from calltag.core.identity.authentication import Authenticator, Identified
 from calltag.core.identity.directory import Directory, User, directory
-from calltag.core.identity.http_sessions import CookieFlags, HttpSession, SameSite, values_of
+from calltag.core.identity.http_sessions import CookieFlags, HttpSession, Login, SameSite, values_of
 from calltag.core.identity.login_attempts import AuthenticationError, SessionOver, WrongCredentials
 from calltag.core.identity.passwords import Passwords
 
@@ -28,10 +28,10 @@ class Sessions:
         self.alive: dict[str, HttpSession] = {}
         self.made = 0
 
-    async def create(self, user: UserId, credential: str) -> HttpSession:
+    async def create(self, login: Login) -> HttpSession:
         await asyncio.sleep(0)
         self.made += 1
-        session = HttpSession(f"token-{self.made}", user, credential)
+        session = HttpSession(f"token-{self.made}", login.user.id, login.user.credential, login.ends_at)
         self.alive[session.token] = session
         return session
 
@@ -135,7 +135,7 @@ async def test_valid_cookies_of_several_users_prove_nobody(authenticator: Authen
 
 
 async def test_several_sessions_of_one_user_are_one_user(authenticator: Authenticator, sessions: Sessions) -> None:
-    made = [await sessions.create(ALICE.id, ALICE.credential) for _ in range(2)]
+    made = [await sessions.create(Login(ALICE)) for _ in range(2)]
     found = await authenticator.identify([], [each.token for each in made])
     assert found == Identified(ALICE, made[0], by_cookie=True)
 
@@ -166,7 +166,7 @@ def test_cookies_of_one_name_are_all_read(headers: list[str], values: tuple[str,
 async def test_the_session_of_a_user_who_left_is_worth_nothing(sessions: Sessions) -> None:
     users: dict[UserId, User] = {ALICE.id: ALICE}
     authenticator = Authenticator(Directory(users, {}, {}, {}, SYSTEM_STATES), Passwords(CENTRE), sessions)
-    made = await sessions.create(ALICE.id, ALICE.credential)
+    made = await sessions.create(Login(ALICE))
     users.clear()
     with pytest.raises(SessionOver):
         await authenticator.identify([], [made.token])
@@ -186,7 +186,7 @@ async def test_a_user_who_is_removed_while_sessions_are_read_has_none() -> None:
 
     slow = Slow()
     authenticator = Authenticator(Directory(users, {}, {}, {}, SYSTEM_STATES), Passwords(CENTRE), slow)
-    made = await slow.create(ALICE.id, ALICE.credential)
+    made = await slow.create(Login(ALICE))
     with pytest.raises(SessionOver):
         await authenticator.identify([], [made.token, "slow"])
 
@@ -200,7 +200,8 @@ async def test_a_session_ends_with_the_password_that_began_it(
     authenticator: Authenticator, sessions: Sessions, began_with: str
 ) -> None:
     """One of a version that did not note it ends, too."""
-    made = await sessions.create(ALICE.id, began_with)
+    made = HttpSession("token", ALICE.id, began_with)
+    sessions.alive[made.token] = made
     with pytest.raises(SessionOver):
         await authenticator.identify([], [made.token])
     assert sessions.alive == {}
@@ -244,7 +245,7 @@ def test_a_credential_says_nothing_of_the_hash_and_is_no_others() -> None:
 async def test_wrong_credentials_are_refused_even_beside_a_valid_cookie(
     authenticator: Authenticator, sessions: Sessions, authorization: str, with_cookie: bool
 ) -> None:
-    made = await sessions.create(ALICE.id, ALICE.credential)
+    made = await sessions.create(Login(ALICE))
     with pytest.raises(WrongCredentials) as refused:
         await authenticator.identify([authorization], [made.token] if with_cookie else [])
     assert isinstance(refused.value, AuthenticationError)
@@ -313,8 +314,9 @@ async def test_what_is_held_for_reuse_is_bounded(
 
 
 async def test_logging_in_makes_a_session(authenticator: Authenticator) -> None:
-    identified = await authenticator.log_in("alice", "sec:ret")
-    assert identified is not None
+    login = await authenticator.check("alice", "sec:ret")
+    assert login == Login(ALICE)
+    identified = await authenticator.begin_session(login)
     assert identified.set_cookie is not None
     assert await authenticator.identify([], [identified.session.token]) is not None
-    assert await authenticator.log_in("alice", "wrong") is None
+    assert await authenticator.check("alice", "wrong") is None

@@ -10,6 +10,8 @@ import pytest
 
 from calltag.core.bayeux import errors
 from calltag.core.bayeux.messages import BayeuxLimit, BayeuxLimits
+from calltag.core.domain.ids import UserId
+from calltag.core.identity.http_sessions import HttpSession
 from calltag.core.process.limits import TokenBucket
 from calltag.core.store.embedded import embedded_store
 from calltag.notifier.authentication import Authentication, Caller
@@ -170,7 +172,10 @@ class KnownCookie:
 
     async def identify(self, *_: object) -> SimpleNamespace:
         return SimpleNamespace(
-            user=SimpleNamespace(id="alice"), session=SimpleNamespace(token="secret"), by_cookie=True, set_cookie=None
+            user=SimpleNamespace(id="alice"),
+            session=HttpSession("secret", UserId("alice"), ""),
+            by_cookie=True,
+            set_cookie=None,
         )
 
 

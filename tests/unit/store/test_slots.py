@@ -14,7 +14,8 @@ from calltag.core.broker.ports import NodeId, Partition, PublishedCounts
 from calltag.core.domain.call import Call, CallType
 from calltag.core.domain.ids import CallId, ConnId, OperationId, UserId
 from calltag.core.domain.status import StatusCode
-from calltag.core.identity.http_sessions import RedisHttpSessions
+from calltag.core.identity.directory import User
+from calltag.core.identity.http_sessions import Login, RedisHttpSessions
 from calltag.core.identity.login_attempts import AttemptLimits, RedisLoginAttempts
 from calltag.core.store.backlog import RedisPublishedTotals
 from calltag.core.store.calls import RedisCallBlocks, RedisCallReader, RedisCallStore
@@ -159,7 +160,7 @@ async def test_each_script_keeps_to_one_slot(client: NotingClient) -> None:
     reader = RedisCallReader(client, KEYS, 32)
     client.noted["read"] = [[names.state, names.data] for names in [reader._names("call:C1"), reader._names("agent:a")]]
     sessions = RedisHttpSessions(client, batcher)
-    await sessions.find((await sessions.create(UserId("é:{"), "credential")).token)
+    await sessions.find((await sessions.create(Login(User(UserId("é:{"), "hash")))).token)
     await RedisLoginAttempts(batcher, "slots", AttemptLimits(), LoginMetrics(Metrics())).take("a}b", "::1")
     await RedisPublishedTotals(client, KEYS).add(
         {Partition(0): PublishedCounts(1, 1), Partition(7): PublishedCounts(1, 1)}

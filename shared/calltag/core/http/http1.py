@@ -94,6 +94,9 @@ class Http1:
         head = parser.head
         if head is not None:
             self._parser = None
+            login = self._connection.server.proxy_login
+            if login is not None:
+                head.identify(login.user_of(head.headers, self._connection.peer[0]))
             # A part of a head may be the beginning of another one.
             if parser.size == end - start <= _KEPT_HEAD_BYTES:
                 head.raw = data[start:end]

@@ -86,6 +86,7 @@ class RequestHead:
         "path",
         "query",
         "raw",
+        "user",
         "version",
     )
 
@@ -115,8 +116,14 @@ class RequestHead:
         self.is_websocket = is_websocket
         self.raw = b""
         """All bytes of the head, where they are cached to recognize a repeated head."""
+        self.user = ""
+        """Name of the user whom a trusted proxy has authenticated; "" if none has."""
         self.note: object = None
         """Facts that a handler derived from the head, cached for the next request with the same head."""
+
+    def identify(self, user: str) -> None:
+        """Note the user whom a trusted proxy has authenticated."""
+        self.user = user
 
     def keep(self, note: object) -> None:
         """Cache facts that were derived from the head."""

@@ -16,6 +16,8 @@ from calltag.core.http.request_parser import RequestHead
 ANY_PEER: Final = "*"
 COMETD_PATHS: Final = ("/genesys/cometd", "/api/v2/notifications")
 """Addresses of CometD, which serve all below them too: clients append the type of their message."""
+USER: Final = "calltag.user"
+"""Key of the scope: name of the user whom a trusted proxy has authenticated, or ""."""
 _REMEMBERED_PEERS: Final = 4_096
 _WITH_PORT: Final = re.compile(r"\[(?P<v6>[0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|(?P<v4>[0-9.]+):[0-9]{1,5}")
 _PLAIN: Final = re.compile(r"[0-9A-Fa-f:.]{1,45}")
@@ -82,6 +84,24 @@ class TrustedProxies:
         return address is not None and any(address in network for network in self._networks)
 
 
+class ProxyLogin:
+    """Users whom a proxy has authenticated, such as one that speaks SAML: it names them in a header.
+
+    Requests of other peers are served as if they had no such header.
+    """
+
+    def __init__(self, header: str, networks: Iterable[str]) -> None:
+        self._header = header.lower().encode()
+        self._proxies = TrustedProxies(networks)
+
+    def user_of(self, headers: Iterable[tuple[bytes, bytes]], peer: str) -> str:
+        """Return the user; "" if the proxy names none, or the peer is no trusted proxy."""
+        if not self._proxies.trusts(peer):
+            return ""
+        # Several names are no name of a user.
+        return ", ".join(value.decode(errors="replace") for name, value in headers if name == self._header)
+
+
 def _from_the_end(values: Sequence[str]) -> Iterator[str]:
     """Yield the non-empty entries of list headers, last one first."""
     for value in reversed(values):
@@ -132,6 +152,7 @@ def scope_of(kind: str, head: RequestHead, connection: "Connection") -> Scope:
         "raw_path": head.path,
         "query_string": head.query,
         "headers": list(head.headers),
+        USER: head.user,
     }
 
 

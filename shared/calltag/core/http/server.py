@@ -21,7 +21,7 @@ from calltag.core.http.deadline_wheel import DeadlineWheel
 from calltag.core.http.direct import RequestHandler
 from calltag.core.http.request_parser import RequestLimit
 from calltag.core.http.responses import Refusal
-from calltag.core.http.scope import TrustedProxies
+from calltag.core.http.scope import ProxyLogin, TrustedProxies
 from calltag.core.process.tls import ServerTls, TlsError
 from calltag.core.settings.sections import Http
 
@@ -101,6 +101,8 @@ class ServerOptions:
     """Maximum size of a WebSocket message, uncompressed."""
     permessage_deflate: bool = False
     trusted_proxies: tuple[str, ...] = ()
+    user_header: str = ""
+    user_proxies: tuple[str, ...] = ()
     tls: ServerTls | None = None
 
 
@@ -148,6 +150,8 @@ class Server:
         self.max_message_bytes = options.max_message_bytes
         self.websocket_extensions: Sequence[ServerExtensionFactory] = _DEFLATE if options.permessage_deflate else ()
         self.proxies = TrustedProxies(options.trusted_proxies)
+        header = options.user_header
+        self.proxy_login = ProxyLogin(header, options.user_proxies) if header else None
         per_address = options.limits.max_connections_per_address or max(1, options.max_connections // 4)
         self.places = Places(options.max_connections, per_address, self.proxies)
         self.read_view = memoryview(bytearray(READ_BYTES))

@@ -23,7 +23,7 @@ NOBODYS: Final = "-"
 """Credential of unknown users; equal to that of no session."""
 _CREDENTIAL_LENGTH: Final = 32
 _FORM: Final = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
-_Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s:\x00-\x1f]+$")]
+Name = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[^\s:\x00-\x1f]+$")]
 _Number = Annotated[str, Field(min_length=1, max_length=64)]
 
 
@@ -46,7 +46,7 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """One login. `password_hash` is an argon2 hash in the `$argon2id$...` form."""
+    """One login. `password_hash` is an argon2 hash in the `$argon2id$...` form; "" for users without a password."""
 
     id: UserId
     password_hash: str = field(repr=False)
@@ -153,26 +153,26 @@ class DirectoryError(ValueError):
 
 class _DeviceEntry(BaseModel):
     model_config = _FORM
-    id: _Name
+    id: Name
     number: _Number
 
 
 class _UserEntry(BaseModel):
     model_config = _FORM
-    id: _Name
-    password_hash: _Hash
+    id: Name
+    password_hash: _Hash = ""
     first_name: str = ""
     last_name: str = ""
     roles: frozenset[Role] = frozenset({Role.AGENT})
     features: frozenset[str] = frozenset()
-    supervisors: frozenset[_Name] = frozenset()
+    supervisors: frozenset[Name] = frozenset()
     devices: tuple[_DeviceEntry, ...] = ()
 
 
 class _AgentStateEntry(BaseModel):
     model_config = _FORM
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")]
-    id: _Name
+    id: Name
     display_name: Annotated[str, Field(min_length=1, max_length=128)]
     state: Literal[UserState.READY, UserState.NOT_READY] = UserState.NOT_READY
     work_mode: WorkMode | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,8 @@ class DirectoryReload:
 
     path: Path
     directory: Directory
+    apply: Callable[[Directory], None] | None = None
+    """Takes over what was read, in place of the directory itself."""
     look_s: float = _LOOK_S
     _read: _Signature | None = field(init=False)
 
@@ -50,7 +52,7 @@ class DirectoryReload:
             log.error("directory_not_reloaded", reason=str(error), effect="the users are those of before")
             return
         before = len(self.directory.users)
-        self.directory.become(found)
+        (self.apply or self.directory.become)(found)
         log.info("directory_reloaded", users=len(found.users), users_before=before)
 
 

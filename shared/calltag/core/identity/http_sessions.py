@@ -13,6 +13,7 @@ from typing import Final, Literal, Protocol, cast
 import orjson
 
 from calltag.core.domain.ids import UserId
+from calltag.core.identity.directory import User
 from calltag.core.store.client import RedisClient
 from calltag.core.store.scripts import ScriptBatcher
 
@@ -60,19 +61,29 @@ def values_of(name: str, headers: Iterable[str]) -> tuple[str, ...]:
 class HttpSession:
     """A session; `token` is the value of the cookie.
 
-    `credential` is that of the user when the session began; "" if an older version created it.
+    `credential` is that of the user when the session began; "" if an older version created it. `ends_at` is the Unix
+    time at which the token that began it ends; None without one.
     """
 
     token: str = field(repr=False)
     user: UserId
     credential: str = field(repr=False)
+    ends_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A user who has proved who it is; `ends_at` is the Unix time at which the proof ends, if it does."""
+
+    user: User
+    ends_at: float | None = None
 
 
 class HttpSessions(Protocol):
     """Port of the session storage. Every method may raise StoreUnavailable."""
 
-    async def create(self, user: UserId, credential: str) -> HttpSession:
-        """Create a session for a user with this current credential. May end another session of the user."""
+    async def create(self, login: Login) -> HttpSession:
+        """Create a session, which ends with the login. May end another session of the user."""
         ...
 
     async def find(self, token: str) -> HttpSession | None:
@@ -114,10 +125,14 @@ class RedisHttpSessions:
         self._find = batcher.script("find_session")
         self._list = batcher.script("list_session")
 
-    async def create(self, user: UserId, credential: str) -> HttpSession:
-        session = HttpSession(secrets.token_urlsafe(_TOKEN_BYTES), user, credential)
+    async def create(self, login: Login) -> HttpSession:
+        user = login.user
+        session = HttpSession(secrets.token_urlsafe(_TOKEN_BYTES), user.id, user.credential, login.ends_at)
         ends_at = self._clock_s() + self._lifetime_s
-        record = orjson.dumps({"user": user, "ends_at": ends_at, "credential": credential})
+        fields: dict[str, object] = {"user": user.id, "ends_at": ends_at, "credential": user.credential}
+        if login.ends_at is not None:
+            fields |= {"ends_at": min(ends_at, login.ends_at), "token_ends_at": login.ends_at}
+        record = orjson.dumps(fields)
         await self._client.execute("SET", self._name(session.token), record, "EX", min(self._idle_s, self._lifetime_s))
         await self._make_room(session)
         return session
@@ -145,7 +160,7 @@ class RedisHttpSessions:
             return None
         if renewed:
             await self._batcher.command("ZADD", self._listed(user), "XX", self._now_ms(), _digest_of(token))
-        return HttpSession(token, user, record.get("credential", ""))
+        return HttpSession(token, user, record.get("credential", ""), record.get("token_ends_at"))
 
     async def end(self, token: str) -> None:
         await self._client.execute("DEL", self._name(token))

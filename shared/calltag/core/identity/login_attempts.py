@@ -40,11 +40,15 @@ class SessionOver(WrongCredentials):
         super().__init__("the session is over: sign in again")
 
 
-class TooManyLogins(AuthenticationError):
-    """The queue of password checks is full; retryable."""
+class LoginUnavailable(AuthenticationError):
+    """The credentials cannot be checked at present; retryable."""
 
 
-class LockedOut(TooManyLogins):
+class TooManyLogins(LoginUnavailable):
+    """The queue of password checks is full."""
+
+
+class LockedOut(LoginUnavailable):
     """Too many wrong passwords, for this user or from this address; a right one is refused as well."""
 
     def __init__(self, wait_s: float) -> None:

@@ -60,14 +60,14 @@ class Passwords:
     async def check(self, name: str, password: str, address: str = "") -> User | None:
         """Return the user of that name if the password is right. An unknown name takes as long as a wrong password.
 
-        `address` is that of the client. Raises TooManyLogins, LockedOut, StoreUnavailable.
+        `address` is that of the client. Raises LoginUnavailable, StoreUnavailable.
         """
         if not _is_possible(password):
             return None
         # Before the cache of right passwords: a locked-out client must not learn that one is right.
         self._attempts.check(name, address)
         user = self._directory.users.get(UserId(name))
-        stored = user.password_hash if user else self._nobody
+        stored = user.password_hash if user and user.password_hash else self._nobody
         digest = self._digest(name, password, stored)
         if self._is_known(digest):
             return user
@@ -128,7 +128,7 @@ def _is_possible(password: str) -> bool:
 
 def _usual_parameters(directory: Directory) -> Parameters:
     """Return those of the directory's first hash, so that unknown names cost as much as those of users."""
-    first = next(iter(directory.users.values()), None)
+    first = next((each for each in directory.users.values() if each.password_hash), None)
     try:
         return extract_parameters(first.password_hash) if first else RFC_9106_LOW_MEMORY
     except InvalidHashError:

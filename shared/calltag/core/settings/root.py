@@ -30,8 +30,9 @@ from calltag.core.settings.sections import (
     Http,
     Internal,
     Log,
-    Login,
+    LoginSection,
     NotifierSettings,
+    Oidc,
     Origins,
     Positive,
     Proxies,
@@ -189,7 +190,8 @@ class Settings(BaseSettings):
     tls: Tls = Tls()
     directory: DirectorySection = DirectorySection()
     session: SessionSettings = SessionSettings()
-    login: Login = Login()
+    login: LoginSection = LoginSection()
+    oidc: Oidc = Oidc()
     log: Log = Log()
 
     @field_validator("session", mode="after")

@@ -618,9 +618,19 @@ class DirectorySection(Section):
     )
 
 
-class Login(Section):
+class LoginSection(Section):
     """Checking passwords."""
 
+    user_header: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9-]{0,64}$",
+        description="Header in which a proxy names the user whom it has authenticated, such as `X-Remote-User`.",
+    )
+    user_header_proxies: Proxies = Field(
+        (),
+        description="Addresses and networks of these proxies; the header of other peers is ignored. The proxy must "
+        "remove it from the requests of its clients.",
+    )
     failures_per_user: int = Field(
         10,
         ge=0,
@@ -639,6 +649,59 @@ class Login(Section):
     max_waiting: Positive = Field(
         200, description="Logins waiting for a verification, half of them of one address; beyond that HTTP 503."
     )
+
+    @model_validator(mode="after")
+    def _names_its_proxies(self) -> Self:
+        if bool(self.user_header) != bool(self.user_header_proxies):
+            raise ValueError("USER_HEADER and USER_HEADER_PROXIES take each other")
+        if "*" in self.user_header_proxies:
+            raise ValueError("USER_HEADER_PROXIES must be addresses or networks: with * anybody could be any user")
+        return self
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)]
+
+
+class Oidc(Section):
+    """OpenID Connect: users sign in with tokens of a provider. Off without ISSUER."""
+
+    EVERYDAY: ClassVar[tuple[str, ...]] = ("issuer",)
+
+    issuer: str | None = Field(
+        None, pattern=r"^https?://[^\s]+$", description="Address of the provider, as its tokens name it in `iss`."
+    )
+    audience: str = Field("", description="Audience (`aud`) of the access tokens that the API accepts.")
+    client_id: str = Field("", description="Client at the provider, for browsers to sign in at /oidc/login.")
+    client_secret: SecretStr | None = Field(None, description="Secret of the client; none for a public one.")
+    scopes: Words = Field(("openid", "profile"), description="Scopes of that sign-in, with commas between.")
+    user_claim: str = Field("preferred_username", min_length=1, description="Claim that names the user.")
+    roles_claim: str = Field(
+        "",
+        description="Claim with the user's roles, as in `realm_access.roles`; without it the directory decides.",
+    )
+    roles_prefix: str = Field("", description="Prefix that roles of calltag have in that claim; others are ignored.")
+    features_claim: str = Field("", description="Claim with the user's features; without it the directory decides.")
+    devices_claim: str = Field("", description="Claim with the phone numbers of a user who is not in the directory.")
+    supervisors_claim: str = Field("", description="Claim with the supervisors of a user who is not in the directory.")
+    unlisted_users: bool = Field(False, description="Admit users who are not in the directory.")
+    forget_users_s: Positive = Field(
+        2_592_000, description="Forget roles, features and unlisted users after this time without a sign-in."
+    )
+    sessions_end_with_tokens: bool = Field(
+        True, description="End HTTP and CometD sessions when the token ends that began them."
+    )
+    clock_skew_s: int = Field(60, ge=0, le=600, description="Tolerated difference to the provider's clock.")
+    keys_lifetime_s: Seconds = Field(3_600.0, description="Time after which the provider's keys are read again.")
+    timeout_s: Seconds = Field(5.0, le=60, description="Deadline of a request to the provider.")
+    ca_file: Path | None = Field(
+        None, description="PEM file of the certificate authorities to trust; by default those of the system."
+    )
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        if self.issuer is not None and not self.audience:
+            raise ValueError("CALLTAG_OIDC__ISSUER takes CALLTAG_OIDC__AUDIENCE: tokens for others must be refused")
+        return self
 
 
 class SessionSettings(Section):
