@@ -42,18 +42,18 @@ def doctor(tmp_path: Path, where: Where, **other: str) -> str:
     done = calltag("doctor", cwd=tmp_path, **{**where, **other})
     assert done.stderr == ""
     for line in done.stdout.splitlines():
-        assert re.match(r"(ok   |warn |WRONG)  \S", line), line
-    assert done.returncode == ("WRONG" in done.stdout)
+        assert re.match(r"(ok   |warn |bad  )  \S", line), line
+    assert done.returncode == ("bad  " in done.stdout)
     return done.stdout
 
 
 def test_what_is_missing_is_told_and_nothing_is_changed(tmp_path: Path, where: Where, redis_url: str) -> None:
     for _ in range(2):
         told = doctor(tmp_path, where, CALLTAG_DIRECTORY__DEMO="false")
-        assert f"WRONG  4 of 4 partition queues are missing; {APPLY}" in told
-        assert f"WRONG  3 of 3 exchanges are missing; {APPLY}" in told
-        assert f"WRONG  1 of 1 parking queues are missing; {APPLY}" in told
-        assert "WRONG  there are no users" in told
+        assert f"bad    4 of 4 partition queues are missing; {APPLY}" in told
+        assert f"bad    3 of 3 exchanges are missing; {APPLY}" in told
+        assert f"bad    1 of 1 parking queues are missing; {APPLY}" in told
+        assert "bad    there are no users" in told
         assert "ok     nothing was ever started on this store" in told
     with redis.Redis.from_url(redis_url) as client:
         assert client.keys() == []
@@ -66,7 +66,7 @@ def test_what_is_well_is_told(tmp_path: Path, where: Where, redis_url: str) -> N
     with redis.Redis.from_url(redis_url) as client:
         client.hset("calltag:installation", mapping={"partitions": 4, "schema": 1})
     told = doctor(tmp_path, where)
-    assert "WRONG" not in told
+    assert "bad  " not in told
     assert "warn   the directory is the demo contact centre" in told
     for what in ("3 exchanges", "4 partition queues", "1 parking queues"):
         assert f"all {what} exist, as configured" in told
@@ -106,7 +106,7 @@ def test_why_rabbitmq_is_not_to_be_had_is_told(
     tmp_path: Path, where: Where, change: tuple[str, str], told: str
 ) -> None:
     wrong = {"CALLTAG_AMQP__URL": re.sub(*change, where["CALLTAG_AMQP__URL"])}
-    assert f"WRONG  {told}" in doctor(tmp_path, where, **wrong)
+    assert f"bad    {told}" in doctor(tmp_path, where, **wrong)
     applied = calltag("topology", "apply", cwd=tmp_path, **{**where, **wrong})
     assert (applied.returncode, applied.stdout) == (1, "")
     assert applied.stderr.startswith(f"calltag: {told}")
@@ -139,7 +139,7 @@ def test_a_user_with_the_documented_rights_is_well(
     )
     user = as_user(rabbitmq, where, configure, write, read)
     told = doctor(tmp_path, user)
-    assert "WRONG" not in told
+    assert "bad  " not in told
     assert "ok     4 of 4 partition queues exist, and were not compared with the settings" in told
     services = {**user, "CALLTAG_INTERNAL__PORT": "0", "CALLTAG_GATEWAY__PORT": "0"}
     program = calltag_program(tmp_path / "serve", services, "serve", "--ready-json")
@@ -163,7 +163,7 @@ def test_a_user_without_rights_that_services_need_is_told(
     calltag("topology", "apply", cwd=tmp_path, **where)
     found = doctor(tmp_path, as_user(rabbitmq, where, configure, write, ".*"))
     [line] = [line for line in found.splitlines() if told in line]
-    assert line.startswith("WRONG  ")
+    assert line.startswith("bad    ")
     assert "docs/operating.md" in line
 
 
@@ -182,7 +182,7 @@ def test_a_redis_user_with_all_that_the_services_need_is_well(tmp_path: Path, wh
             told = doctor(tmp_path, where, CALLTAG_REDIS__URL=redis_url.replace("redis://", "redis://plain:pw@"))
         finally:
             client.acl_deluser("plain")
-    assert "WRONG" not in told
+    assert "bad  " not in told
     assert "ok     Redis is reachable; its version, memory policy and persistence are not looked at" in told
     assert "the installation has 4 partitions, as configured" in told
 
@@ -194,7 +194,7 @@ def test_a_partition_queue_that_lost_its_binding_is_told(
     prefix = where["CALLTAG_AMQP__PREFIX"]
     assert "ok     published operations reach all 4 partition queues" in doctor(tmp_path, where)
     asyncio.run(unbind(rabbitmq.url, f"{prefix}.ops.p02", f"{prefix}.ops", "p02"))
-    assert f"WRONG  1 of 4 partition queues have lost their bindings: no operation gets there; {APPLY}" in doctor(
+    assert f"bad    1 of 4 partition queues have lost their bindings: no operation gets there; {APPLY}" in doctor(
         tmp_path, where
     )
     calltag("topology", "apply", cwd=tmp_path, **where)
@@ -208,7 +208,7 @@ async def unbind(url: str, queue: str, exchange: str, key: str) -> None:
 
 
 def test_why_redis_is_not_to_be_had_is_told(tmp_path: Path, where: Where, redis_url: str) -> None:
-    refused = "WRONG  Redis refuses the user or password in CALLTAG_REDIS__URL"
+    refused = "bad    Redis refuses the user or password in CALLTAG_REDIS__URL"
     address = redis_url.removeprefix("redis://")
     assert refused in doctor(tmp_path, where, CALLTAG_REDIS__URL=f"redis://calltag:wrong@{address}")
     with redis.Redis.from_url(redis_url) as client:
@@ -233,7 +233,7 @@ def test_a_redis_that_loses_data_is_told(tmp_path: Path, where: Where, redis_url
             client.config_set("maxmemory", "100mb")
             client.config_set("appendonly", "no")
             told = doctor(tmp_path, where)
-            assert "WRONG  Redis evicts data when its memory is full (maxmemory-policy is allkeys-lru)" in told
+            assert "bad    Redis evicts data when its memory is full (maxmemory-policy is allkeys-lru)" in told
             assert "redis-cli CONFIG SET maxmemory-policy noeviction" in told
             assert re.search("warn   Redis has appendonly off: .* are lost on a restart", told)
 
@@ -264,5 +264,5 @@ async def test_a_broker_that_fails_in_the_middle_is_told(
         monkeypatch.setattr(checks, "_LOOK_DEADLINE_S", 0.5)
         async with asyncio.timeout(10):
             findings = await checks.broker_findings(settings)
-        assert [finding.grade for finding in findings] == [Grade.OK, Grade.WRONG]
+        assert [finding.grade for finding in findings] == [Grade.OK, Grade.BAD]
         assert told in findings[-1].text

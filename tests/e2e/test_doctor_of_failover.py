@@ -31,7 +31,7 @@ def test_a_cluster_is_looked_at(tmp_path: Path, cluster: RedisCluster) -> None:
         node.hset(key, mapping={"commits": 3, "lost_for_good": 2, "at_ms": 1_700_000_000_000})
     told = doctor(tmp_path, cluster.url, CALLTAG_REDIS__MODE="cluster")
     assert "commits do not wait for replicas" in told
-    assert "WRONG Redis lost 3 commits of partition 3" in told
+    assert "bad Redis lost 3 commits of partition 3" in told
     assert "2 of them could not be applied again" in told
 
 

@@ -13,7 +13,8 @@ from aio_pika.exceptions import AMQPError, ChannelNotFoundEntity, ChannelPrecond
 from aiormq.exceptions import ChannelAccessRefused
 from redis.exceptions import AuthenticationError, NoPermissionError, ResponseError
 
-from calltag.cli.output import Finding, ok, version_finding, warn, wrong
+from calltag.cli.doctor_processes import address_findings, process_findings, tls_findings
+from calltag.cli.output import Finding, bad, ok, version_finding, warn
 from calltag.cli.sessions import sessions
 from calltag.core.backends import NO_USERS, amqp_settings, load_directory, open_client
 from calltag.core.broker.ports import BrokerUnavailable, NodeId, Partition, hash_tag
@@ -79,7 +80,7 @@ async def _inbox_findings(settings: Settings, nodes: list[NodeId]) -> list[Findi
     if not cut_off:
         return [ok(f"workers' messages reach the inboxes of all {len(nodes)} notifiers that hold sessions")]
     return [
-        wrong(
+        bad(
             f"the inbox of {node} has lost its binding: its sessions get events late; restart it, or restart its "
             "connections (rabbitmqctl close_connection)"
         )
@@ -106,21 +107,21 @@ async def broker_findings(settings: Settings) -> list[Finding]:
     try:
         connection = await connect(broker, "doctor")
     except BrokerUnavailable as error:
-        return [wrong(str(error))]
+        return [bad(str(error))]
     findings = [version_finding("RabbitMQ", _version(connection), _OLDEST_RABBITMQ)]
     try:
         async with asyncio.timeout(_LOOK_DEADLINE_S):
             findings += await _topology_findings(connection, Topology(broker))
     except TimeoutError:
-        findings.append(wrong(f"RabbitMQ did not show its queues within {_LOOK_DEADLINE_S:g} s"))
+        findings.append(bad(f"RabbitMQ did not show its queues within {_LOOK_DEADLINE_S:g} s"))
     except (AMQPError, OSError, RuntimeError) as error:
-        findings.append(wrong(f"the connection to RabbitMQ broke: {type(error).__name__}: {error}"))
+        findings.append(bad(f"the connection to RabbitMQ broke: {type(error).__name__}: {error}"))
     except asyncio.CancelledError:
         # aiormq cancels tasks that wait on a closing channel.
         current = asyncio.current_task()
         if current is not None and current.cancelling():
             raise
-        findings.append(wrong("the connection to RabbitMQ broke"))
+        findings.append(bad("the connection to RabbitMQ broke"))
     finally:
         with suppress(AMQPError, OSError, RuntimeError, TimeoutError):
             async with asyncio.timeout(_CLOSE_DEADLINE_S):
@@ -156,7 +157,7 @@ async def _routes(connection: AbstractConnection, topology: Topology, partitions
     keys = [hash_tag(Partition(number)) for number in range(len(partitions))]
     found = Counter([await probed(connection, topology.operations, key) for key in keys])
     count = len(keys)
-    findings = [wrong(f"{found[route]} of {count} {text}") for route, text in _NO_ROUTE.items() if found[route]]
+    findings = [bad(f"{found[route]} of {count} {text}") for route, text in _NO_ROUTE.items() if found[route]]
     return findings or [ok(f"published operations reach all {count} partition queues")]
 
 
@@ -178,9 +179,7 @@ async def _inbox(connection: AbstractConnection, topology: Topology) -> list[Fin
     except ChannelAccessRefused:
         route = Routing.REFUSED
     if route is Routing.REFUSED:
-        return [
-            wrong(f"the user in CALLTAG_AMQP__URL may not declare, bind and send to {topology.events}.*, {_RIGHTS}")
-        ]
+        return [bad(f"the user in CALLTAG_AMQP__URL may not declare, bind and send to {topology.events}.*, {_RIGHTS}")]
     return []
 
 
@@ -224,7 +223,7 @@ def _findings(states: list[State], what: str) -> list[Finding]:
         "other": f"{what} differ from the CALLTAG_AMQP__ settings",
     }
     found = Counter(states)
-    findings = [wrong(f"{found[state]} of {count} {text}") for state, text in mistaken.items() if found[state]]
+    findings = [bad(f"{found[state]} of {count} {text}") for state, text in mistaken.items() if found[state]]
     if found["refused"]:
         findings.append(ok(f"{found['refused']} of {count} {what} exist, {_NOT_COMPARED}"))
     return findings or [ok(f"all {count} {what} exist, as configured")]
@@ -239,9 +238,9 @@ def mode_finding(info: Info, mode: str) -> Finding | None:
     """Return a fault if Redis is a replica, or does not match CALLTAG_REDIS__MODE; else None."""
     found, role = info.get("redis_mode", "standalone"), info.get("role")
     if found != "standalone" and mode == "single":
-        return wrong(f"Redis is run as {found}; set CALLTAG_REDIS__MODE={found}")
+        return bad(f"Redis is run as {found}; set CALLTAG_REDIS__MODE={found}")
     if role == "slave":
-        return wrong("CALLTAG_REDIS__URL leads to a replica: nothing can be written there")
+        return bad("CALLTAG_REDIS__URL leads to a replica: nothing can be written there")
     return None
 
 
@@ -250,7 +249,7 @@ def replica_findings(infos: Mapping[str, Info], wanted: int) -> Iterator[Finding
     counts = {address: int(info.get("connected_slaves", 0)) for address, info in infos.items()}
     for address, count in counts.items():
         if count < wanted:
-            yield wrong(
+            yield bad(
                 f"the master{f' {address}' if address else ''} has {count} replicas, and CALLTAG_REDIS__WAIT_REPLICAS "
                 f"wants {wanted}: operations are accepted, and none takes effect",
             )
@@ -273,7 +272,7 @@ def _loss(partition: int, losses: Mapping[bytes, bytes]) -> Finding:
     at = datetime.fromtimestamp(int(losses.get(b"at_ms", 0)) / 1_000, UTC).isoformat(timespec="seconds")
     text = f"Redis lost {commits} commits of partition {partition} that it had confirmed, last noticed at {at}"
     if lost_for_good:
-        return wrong(f"{text}; {lost_for_good} of them could not be applied again")
+        return bad(f"{text}; {lost_for_good} of them could not be applied again")
     return warn(f"{text}; their operations were applied again")
 
 
@@ -296,7 +295,7 @@ async def store_findings(settings: Settings) -> list[Finding]:
             ]
         return [*servers, await _installation(client, settings), *await loss_findings(client, settings)]
     except StoreUnavailable as error:
-        return [wrong(_explained(error))]
+        return [bad(_explained(error))]
     finally:
         await client.close()
 
@@ -346,7 +345,7 @@ def _server(info: Info) -> Iterator[Finding]:
 def _memory(info: Info) -> Iterator[Finding]:
     policy = info.get("maxmemory_policy", "noeviction")
     if int(info.get("maxmemory", 0)) and policy != "noeviction":
-        yield wrong(
+        yield bad(
             f"Redis evicts data when its memory is full (maxmemory-policy is {policy}); set it to noeviction, "
             "in its configuration and with: redis-cli CONFIG SET maxmemory-policy noeviction",
         )
@@ -368,24 +367,32 @@ async def _installation(client: RedisClient, settings: Settings) -> Finding:
     try:
         installation.check(settings.partitions)
     except InstallationMismatch as error:
-        return wrong(str(error))
+        return bad(str(error))
     return ok(f"the installation has {settings.partitions} partitions, as configured")
 
 
 async def examine(settings: Settings) -> list[Finding]:
-    """Check RabbitMQ, Redis and the directory of users."""
-    looks = (broker_findings(settings), store_findings(settings), inbox_findings(settings))
-    broker, store, inboxes = await asyncio.gather(*looks)
-    return [*map(warn, unknown_settings()), *broker, *inboxes, *store, _directory(settings)]
+    """Check RabbitMQ, Redis, the running processes, TLS files, the public address and the directory of users."""
+    looks = (
+        broker_findings(settings),
+        inbox_findings(settings),
+        store_findings(settings),
+        process_findings(settings),
+    )
+    found = [each for findings in await asyncio.gather(*looks) for each in findings]
+    own = (*tls_findings(settings), *address_findings(settings), _directory(settings))
+    return [*map(warn, unknown_settings()), *found, *own]
 
 
 def _directory(settings: Settings) -> Finding:
     try:
         users = load_directory(settings).users
     except DirectoryError as error:
-        return wrong(str(error))
+        return bad(str(error))
+    if not users and settings.oidc.unlisted_users:
+        return ok("there is no directory: users are those of the OpenID provider")
     if not users:
-        return wrong(NO_USERS)
+        return bad(NO_USERS)
     if settings.directory.demo:
         return warn(
             "the directory is the demo contact centre, whose passwords are public; "

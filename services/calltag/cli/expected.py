@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from calltag.cli.calls import NoSuchCall, NotEnded
 from calltag.cli.parked import NotParked
 from calltag.cli.partitions import NothingStarted
 from calltag.cli.sessions import NoSuchSession
@@ -15,7 +16,7 @@ from calltag.core.store.ports import StoreError
 
 _EXPECTED: Final = (
     SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BrokerError, ServiceFailed, NoSuchSession,
-    NotParked, NothingStarted,
+    NotParked, NothingStarted, NoSuchCall, NotEnded,
 )  # fmt: skip
 
 

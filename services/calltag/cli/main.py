@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from calltag.cli.calls_commands import calls_app
 from calltag.cli.directory_commands import directory_app
 from calltag.cli.parked_commands import parked_app
 from calltag.core import VERSION
@@ -35,6 +36,7 @@ sessions_app = typer.Typer(
 app.add_typer(sessions_app, name="sessions")
 app.add_typer(parked_app, name="parked")
 app.add_typer(directory_app, name="directory")
+app.add_typer(calls_app, name="calls")
 
 
 def _show_version(wanted: bool) -> None:
@@ -271,16 +273,20 @@ def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON
     sys.exit(0 if all(each.good for each in rows) else _EXIT_UNOWNED)
 
 
-@app.command()
-def doctor() -> None:
-    """Check the backends: what is reachable, which versions, and what is wrong; exit code 1 if something is.
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
-    Checks RabbitMQ (CALLTAG_AMQP__URL), Redis (CALLTAG_REDIS__URL) and the directory of users
-    (CALLTAG_DIRECTORY__FILE), and leaves nothing behind.
+
+@app.command()
+def doctor(*, as_json: AsJson = False) -> None:
+    """Check an installation: what is reachable, which versions run, and what is wrong; exit code 1 if something is.
+
+    Checks RabbitMQ (CALLTAG_AMQP__URL), Redis (CALLTAG_REDIS__URL), the processes that run on it and their clocks, TLS
+    files and the end of their certificates, CALLTAG_PUBLIC_URL, and the directory of users (CALLTAG_DIRECTORY__FILE).
+    Leaves nothing behind.
 
     - ok: as it should be, or not relevant.
     - warn: it works, but is not recommended for an installation (exit code 0).
-    - WRONG: calltag does not work like this (exit code 1).
+    - bad: calltag does not work like this (exit code 1).
 
     For example:
 
@@ -288,18 +294,77 @@ def doctor() -> None:
     """
     from calltag.cli.configuration import command_settings
     from calltag.cli.doctor import examine
-    from calltag.cli.output import Grade
+    from calltag.cli.output import Grade, print_json
 
     settings = command_settings("doctor", warns=False)
     findings = asyncio.run(examine(settings))
-    for finding in findings:
-        typer.echo(finding.line)
-    sys.exit(1 if any(finding.grade is Grade.WRONG for finding in findings) else 0)
+    if as_json:
+        print_json({"level": each.grade.name.lower(), "text": each.text} for each in findings)
+    else:
+        for finding in findings:
+            typer.echo(finding.line)
+    sys.exit(1 if any(finding.grade is Grade.BAD for finding in findings) else 0)
+
+
+@app.command()
+def top(
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Print one table, and end.")] = False,
+    every_s: Annotated[float, typer.Option("--every", min=1, max=60, help="Seconds between two looks.")] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show the running processes: rates of operations and deliveries, backlog, connections, sessions, partitions.
+
+    Processes report their values to Redis every five seconds; a rate needs two reports. Ends with Ctrl-C. Needs
+    CALLTAG_REDIS__URL, and changes nothing. For example:
+
+        calltag top --once
+    """
+    from calltag.cli import top as work
+    from calltag.cli.configuration import command_settings
+    from calltag.cli.output import print_json, show_table
+
+    async def watch() -> None:
+        async with work.top(command_settings("top")) as found:
+            loads = await found.look()
+            while True:
+                if as_json:
+                    print_json(map(work.public, loads))
+                else:
+                    show_table(work.table_of(loads), clear=not once)
+                if once:
+                    return
+                await asyncio.sleep(every_s)
+                loads = await found.look()
+
+    asyncio.run(watch())
+
+
+@app.command("support-bundle")
+def support_bundle(
+    file: Annotated[Path, typer.Option("--file", help="The archive to write.")] = Path("calltag-support.zip"),
+) -> None:
+    """Write an archive for those who help: settings without secrets, versions, doctor, partitions, metrics.
+
+    It has no user data, no names of users and no ids of sessions; look through it before you send it. Parts that
+    cannot be read are replaced by the reason. Run it where the internal ports of the processes can be reached, as in
+    one of the pods. For example:
+
+        calltag support-bundle --file /tmp/calltag-support.zip
+    """
+    from calltag.cli.configuration import command_settings
+    from calltag.cli.support_bundle import bundle
+
+    asyncio.run(bundle(command_settings("support"), file, lambda part: typer.echo(f"reading {part} ...", err=True)))
+    typer.echo(f"wrote {file}")
 
 
 @app.command()
 def config(
     show_all: Annotated[bool, typer.Option("--all", help="Show the advanced settings as well.")] = False,
+    changed: Annotated[bool, typer.Option("--changed", help="Show only the settings that are set.")] = False,
+    *,
+    as_json: AsJson = False,
 ) -> None:
     """Show the everyday settings, and those that are set: variable, value, description. Passwords are left out.
 
@@ -307,21 +372,26 @@ def config(
     invalid.
     For example:
 
-        calltag config --all
+        calltag config --changed --json
     """
     from rich.table import Table
 
     from calltag.cli.configuration import command_settings
-    from calltag.cli.output import print_table
+    from calltag.cli.output import print_json, print_table
     from calltag.core.settings import settings_table
 
     table = Table("variable", "value", "description", box=None)
+    if show_all and changed:
+        raise typer.BadParameter("--all and --changed exclude each other")
     rows = settings_table(command_settings("config"))
-    shown = [row for row in rows if show_all or row.is_everyday or row.is_set]
+    shown = [row for row in rows if row.is_set or (not changed and (show_all or row.is_everyday))]
+    if as_json:
+        print_json({"variable": row.variable, "value": row.value, "is_set": row.is_set} for row in shown)
+        return
     for row in shown:
         table.add_row(row.variable, row.value, row.description)
     print_table(table)
-    if len(shown) < len(rows):
+    if len(shown) < len(rows) and not changed:
         typer.echo(f"{len(rows) - len(shown)} more have their defaults: calltag config --all", err=True)
 
 

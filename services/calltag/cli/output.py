@@ -20,6 +20,13 @@ def print_table(table: Table) -> None:
     Console(width=None if sys.stdout.isatty() else _FILE_COLUMNS).print(table)
 
 
+def show_table(table: Table, *, clear: bool) -> None:
+    """Print a table; on a terminal, with `clear`, in place of all that is on it."""
+    if clear and sys.stdout.isatty():
+        Console().clear()
+    print_table(table)
+
+
 def print_json(rows: Iterable[object]) -> None:
     """Print one JSON document per line."""
     for row in rows:
@@ -27,11 +34,11 @@ def print_json(rows: Iterable[object]) -> None:
 
 
 class Grade(Enum):
-    """Grade of a finding, as printed: WRONG keeps calltag from working, and makes the exit code 1."""
+    """Grade of a finding, as printed: BAD keeps calltag from working, and makes the exit code 1."""
 
     OK = "ok   "
     WARN = "warn "
-    WRONG = "WRONG"
+    BAD = "bad  "
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +64,17 @@ def warn(text: str) -> Finding:
     return Finding(Grade.WARN, text)
 
 
-def wrong(text: str) -> Finding:
+def bad(text: str) -> Finding:
     """Return a finding that something does not work."""
-    return Finding(Grade.WRONG, text)
+    return Finding(Grade.BAD, text)
 
 
 def version_finding(name: str, version: str, least: tuple[int, int]) -> Finding:
-    """Return a finding on the version, as in `3.10.8` or `4.2.0-rc.1`: WRONG if it is too old."""
+    """Return a finding on the version, as in `3.10.8` or `4.2.0-rc.1`: BAD if it is too old."""
     numbers = re.match(r"(\d+)\.(\d+)", version)
     needed = ".".join(map(str, least))
     if numbers is None:
         return ok(f"{name} is reachable and does not report its version; calltag needs {needed} or newer")
     if (int(numbers[1]), int(numbers[2])) < least:
-        return wrong(f"{name} {version} is reachable; calltag needs {needed} or newer")
+        return bad(f"{name} {version} is reachable; calltag needs {needed} or newer")
     return ok(f"{name} {version} is reachable")

@@ -168,7 +168,7 @@ def table_of(found: Sequence[ListedPartition]) -> Table:
     for each in found:
         oldest = None if each.oldest_age_ms is None else f"{each.oldest_age_ms / 1000:.1f} s"
         table.add_row(
-            str(each.partition), each.state, " ".join(owner[:15] for owner in each.owners) or "-", str(each.epoch),
+            str(each.partition), each.state, " ".join(each.owners) or "-", str(each.epoch),
             *("?" if shown is None else str(shown)
               for shown in (each.depth, each.unacknowledged, each.consumers, oldest)),
         )  # fmt: skip

@@ -174,13 +174,14 @@ async def close_sessions(settings: Settings, handle: str | None, user: str | Non
         wanted = [await found.one(handle)] if handle else [each async for each in found.all(user)]
         if wanted:
             async with open_rabbitmq(amqp_settings(settings)) as broker:
-                await _connected(broker)
+                await connected(broker)
                 for session in wanted:
                     await found.close(session, broker)
     return wanted
 
 
-async def _connected(broker: Broker) -> None:
+async def connected(broker: Broker) -> None:
+    """Return once RabbitMQ is reached. Raises BrokerUnavailable."""
     try:
         async with asyncio.timeout(_BUS_DEADLINE_S):
             for delay_s in backoff_s(0.02, 0.2):
@@ -196,7 +197,7 @@ def table_of(found: Sequence[ListedSession]) -> Table:
     table = Table("session", "user", "held by", "connects", "ack", "subscriptions", "ends in", "unsent", box=None)
     for each in found:
         table.add_row(
-            each.handle, each.user, each.holder[:17], str(each.connects), "yes" if each.acknowledges else "no",
+            each.handle, each.user, each.holder, str(each.connects), "yes" if each.acknowledges else "no",
             " ".join(each.subscriptions), f"{each.ends_in_ms / 1000:.0f} s", str(each.unsent),
         )  # fmt: skip
     return table

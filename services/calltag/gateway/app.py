@@ -12,6 +12,7 @@ from starlette.types import ASGIApp
 
 from calltag.core import VERSION
 from calltag.core.backends import Backends
+from calltag.core.broker.ports import NodeId
 from calltag.core.http.admission_queue import AdmissionQueue
 from calltag.core.http.cross_origin import CrossOrigin
 from calltag.core.http.origin import AllowedOrigins
@@ -29,7 +30,7 @@ from calltag.gateway import documentation
 from calltag.gateway.authentication import ApiAuthentication, Challenge
 from calltag.gateway.backlog import Backlog
 from calltag.gateway.call_list import CallList
-from calltag.gateway.call_service import CallBounds, CallService, gateway_node
+from calltag.gateway.call_service import CallBounds, CallService
 from calltag.gateway.desktop_routes import Desktop, desktop_routes, internal_routes
 from calltag.gateway.errors import (
     ApiError,
@@ -59,7 +60,7 @@ def gateway_app(backends: Backends, life: Lifecycle, authenticator: Authenticato
     """Return the HTTP API; its inbox for outcomes and its backlog run as side tasks."""
     settings, allowed_origins = backends.settings.gateway, backends.settings.allowed_origins
     metrics = GatewayMetrics(backends.metrics)
-    replies = Replies(gateway_node(), life.closing)
+    replies = Replies(NodeId(f"gateway-{backends.instance}"), life.closing)
     backends.health.checks["replies"] = lambda: replies.reachable
     life.supervise("replies", replies.run(backends.broker))
     backlog = backlog_of(backends, metrics)

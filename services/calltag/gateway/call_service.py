@@ -5,9 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
-from uuid import uuid4
 
-from calltag.core.broker.ports import NodeId
 from calltag.core.domain.agent import AgentDevice
 from calltag.core.domain.call import Call, Leg
 from calltag.core.domain.ids import CallId, DeviceId, UserId
@@ -185,8 +183,3 @@ class CallService:
 def _leg(call: Call, user: UserId) -> Leg:
     """Return the user's own leg; for an administrator, that of the first device."""
     return call.leg_of(user) or next((leg for leg in call.legs if leg.device is not None), call.legs[0])
-
-
-def gateway_node() -> NodeId:
-    """Return a name for this gateway's inbox, new with every start."""
-    return NodeId(f"gateway-{uuid4().hex}")

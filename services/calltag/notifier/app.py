@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from typing import Final
-from uuid import uuid4
 
 from starlette.routing import BaseRoute
 
@@ -131,7 +130,7 @@ def home_settings(settings: NotifierSettings) -> HomeSettings:
 def start_notifier(backends: Backends, life: Lifecycle, authenticator: Authenticator) -> Notifier:
     """Start the side tasks of a notifier."""
     settings = backends.settings.notifier
-    node = NodeId(f"notifier-{uuid4().hex}")
+    node = NodeId(f"notifier-{backends.instance}")
     views = EventViews(backends.settings.public_url, backends.directory)
     sessions = _sessions(backends, node, views)
     reader = RedisCallReader(backends.client, backends.keys, backends.settings.partitions, backends.batcher)

@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 from calltag.core.bayeux.events import Event as Message
 from calltag.core.bayeux.events import Position, StreamedEvent
 from calltag.core.contracts.operations import EVENT, WireError
-from calltag.core.domain.call import Leg
+from calltag.core.domain.call import EndReason, Leg
 from calltag.core.domain.events import CallChanged, DevicesChanged, Event, NotificationType, OperationRefused
 from calltag.core.domain.ids import UserId, refused_operation_id
 from calltag.core.domain.resource_view import CallResource, DeviceResource, call_resource, device_resource
@@ -134,8 +134,8 @@ class CalltagOfMessage(TypedDict):
     """The same in each repetition of a message."""
     version: NotRequired[int]
     """Version of the call, or of the user's devices: one more with each change."""
-    reason: NotRequired[Literal["silent"]]
-    """The call was ended because the switch no longer reported it."""
+    reason: NotRequired[EndReason]
+    """The call was ended because the switch no longer reported it (`silent`), or by an operator."""
     acceptedAt: str
     """Time at which the operation was accepted, in ISO 8601."""
     replayId: NotRequired[int]

@@ -31,6 +31,7 @@ from calltag.core.process.os_limits import raise_descriptor_limit, spare_garbage
 from calltag.core.process.waiting import backoff_s, set_within
 from calltag.core.settings import Settings
 from calltag.core.store.ports import StoreUnavailable
+from calltag.core.store.processes import RedisProcesses, keep_registered, this_process
 from calltag.core.store.workers import check_installation
 from calltag.core.telemetry.conditions import Condition
 from calltag.core.telemetry.internal_http import Health, internal_app
@@ -220,6 +221,7 @@ async def _run(
             port = await stack.enter_async_context(serving_clients)
             log.info("listening", service=chosen.name, port=port)
         if await _check_installation(parts, life.stop):
+            _register(parts, life, parts.settings.internal.port)
             if listeners:
                 _follow_users(parts, life)
             if chosen.worker:
@@ -247,6 +249,27 @@ async def _run(
                 await notifier.leave()
     # Consumers end before the connections close, and so do not report a fault.
     life.end()
+
+
+_REPORTED: Final = (
+    "operations_accepted",
+    "operations_applied",
+    "deliveries",
+    "http_connections",
+    "cometd_sessions",
+    "partitions_owned",
+    "oldest_operation_seconds",
+    "backlog_operations",
+)
+"""Metrics whose values processes report to Redis, for commands of operators."""
+
+
+def _register(parts: Backends, life: Lifecycle, internal_port: int) -> None:
+    """Keep this process in the registry, with its values."""
+    processes = RedisProcesses(parts.client, parts.keys)
+    process = this_process(parts.instance, parts.health.service, internal_port)
+    values = partial(parts.metrics.values, _REPORTED)
+    life.supervise("process-registry", keep_registered(processes, process, values))
 
 
 def _follow_users(parts: Backends, life: Lifecycle) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import time
 from typing import Final
-from uuid import uuid4
 
 import orjson
 
@@ -139,7 +138,7 @@ def worker_parts(backends: Backends, reports: LagReports | None = None) -> Assig
         )
 
     return Assignments(
-        WorkerId(f"worker-{uuid4().hex}"),
+        WorkerId(f"worker-{backends.instance}"),
         backends.broker,
         RedisWorkerRegistry(client, keys, lease_ms=round(settings.lease_s * 1000)),
         make,

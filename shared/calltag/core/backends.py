@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +17,7 @@ from calltag.core.identity.directory import Directory, DirectoryError, demo_dire
 from calltag.core.identity.http_sessions import CookieFlags, RedisHttpSessions
 from calltag.core.identity.login_attempts import AttemptLimits, By, RedisLoginAttempts
 from calltag.core.identity.passwords import Passwords
+from calltag.core.process.instance import instance_name
 from calltag.core.process.tls import ClientTls, OwnCertificate, ServerTls
 from calltag.core.settings import Settings
 from calltag.core.settings.root import variable
@@ -69,6 +70,8 @@ class Backends:
     batcher: ScriptBatcher
     embedded: EmbeddedStore | None = None
     tokens: "TokenLogins | None" = None
+    instance: str = field(default_factory=instance_name)
+    """Name of this process."""
 
     def authenticator(self) -> Authenticator:
         """Return an authenticator on the directory, with sessions in Redis."""
@@ -219,7 +222,7 @@ def load_directory(settings: Settings) -> Directory:
 def _refuse_demo_on_network(settings: Settings) -> None:
     """Refuse to serve the demo on a network: its passwords are public. Raises DirectoryError."""
     hosts = {variable((name, "host")): getattr(settings, name).host for name in ("gateway", "notifier")}
-    open_to_all = [f"{name} is {host or 'empty'}" for name, host in hosts.items() if not _is_loopback(host)]
+    open_to_all = [f"{name} is {host or 'empty'}" for name, host in hosts.items() if not is_loopback(host)]
     if open_to_all and not settings.directory.demo_on_network:
         raise DirectoryError(
             f"the demo contact centre, whose passwords are public, stays off the network ({open_to_all[0]}): "
@@ -227,7 +230,8 @@ def _refuse_demo_on_network(settings: Settings) -> None:
         )
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Return whether an address to listen on is reached from this machine alone."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import zip_longest
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from calltag.core.domain.ids import CallId, ConnId, DeviceId, UserId
 from calltag.core.domain.monitoring import Monitoring, MonitoringScope
@@ -22,6 +22,10 @@ class LegState(StrEnum):
     ESTABLISHED = "Established"
     HELD = "Held"
     RELEASED = "Released"
+
+
+EndReason: TypeAlias = Literal["silent", "operator"]
+"""Reason for the end of a call other than the switch's report: that it was silent for too long, or an operator."""
 
 
 class CallType(StrEnum):

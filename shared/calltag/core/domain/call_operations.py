@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias, assert_never
+from typing import Final, TypeAlias, assert_never
 
 from calltag.core.domain.call import (
     Call,
     CallType,
     ConsultData,
+    EndReason,
     Leg,
     LegState,
     answered,
@@ -434,7 +435,7 @@ class CallTurn:
             f"userData: the call would hold {held} {unit} of user data; a call may hold {limit}",
         )
 
-    def _outcome(self, plan: _Plan, reason: Literal["silent"] | None = None) -> Outcome:
+    def _outcome(self, plan: _Plan, reason: EndReason | None = None) -> Outcome:
         """Return the outcome with an event for each entry of the plan, and for each call that changed beside it."""
         self._let_monitors_join()
         self.family.settle()

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Literal, TypeAlias
 
 from calltag.core.domain.agent import AgentDevice
-from calltag.core.domain.call import Call
+from calltag.core.domain.call import Call, EndReason
 from calltag.core.domain.ids import CallId, DeviceId, EventId, UserId
 from calltag.core.domain.status import StatusCode
 from calltag.core.domain.user_data import Pair
@@ -31,8 +31,8 @@ class CallChanged:
     call: Call
     recipients: tuple[UserId, ...]
     accepted_at_ms: int
-    reason: Literal["silent"] | None = None
-    """`silent`: calltag ended the call, because the switch no longer reported it."""
+    reason: EndReason | None = None
+    """`silent`: calltag ended the call, because the switch no longer reported it; `operator`: an operator did."""
     changed: tuple[UserId, ...] | None = None
     """Users whose own leg changed, who get StatusChange; None if all get the `notification`."""
     extensions: tuple[Pair, ...] = ()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from calltag.core.domain.agent import READY, AgentState
-from calltag.core.domain.call import CallType, Leg, RecordingState
+from calltag.core.domain.call import CallType, EndReason, Leg, RecordingState
 from calltag.core.domain.ids import (
     CallId,
     ConnId,
@@ -293,9 +293,10 @@ class RecordingChanged:
 
 @dataclass(frozen=True, slots=True)
 class CallEnded:
-    """The call ended: as the switch reports, or (`silent`) because the switch has not reported it for too long."""
+    """The call ended: as the switch reports, (`silent`) because the switch has not reported it for too long, or because
+    an operator ended it."""
 
-    reason: Literal["silent"] | None = None
+    reason: EndReason | None = None
     name: Literal["CallEnded"] = "CallEnded"
 
 

@@ -144,6 +144,10 @@ class Keys:
         """Hash: by worker, its last report of the partitions that it consumes, as JSON."""
         return f"{self.prefix}:{{workers}}:reports"
 
+    def processes(self) -> str:
+        """Hash: by instance, the running processes of all services, as JSON."""
+        return f"{self.prefix}:processes"
+
     def installation(self) -> str:
         """Hash: properties fixed at the first start of the installation."""
         return f"{self.prefix}:installation"

@@ -6,7 +6,7 @@ reasons.
 """
 
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -64,6 +64,21 @@ class Metrics:
         for observe in self._observers:
             observe()
         return generate_latest(self.registry)
+
+    def values(self, names: Iterable[str]) -> dict[str, float]:
+        """Return the sums of these counters and gauges over all labels; those that this process lacks are left out."""
+        for observe in self._observers:
+            observe()
+        families = {name: self._families[name] for name in names if name in self._families}
+        return {
+            name: sum(
+                sample.value
+                for metric in family.collect()
+                for sample in metric.samples
+                if not sample.name.endswith("_created")
+            )
+            for name, family in families.items()
+        }
 
     def _family(self, name: str, declare: Callable[[str], Family]) -> Family:
         family = self._families.get(name)
