@@ -6,6 +6,7 @@
 # make chaos  random faults by seed on real processes (SEED= for the first seed, SEEDS= how many, SECONDS= for each; 30)
 # make mutations  breaks calltag on purpose, again and again, and demands that chaos finds it
 # make soak   a steady load on real processes: does anything grow? (SECONDS=; 600)
+# make compat  the same tests with RabbitMQ 4, Redis 8 and Valkey 8 of a newer Debian; writes docs/versions.md; needs root
 # make bench  calltag against a naive system, its bare parts and its peers, in ratios (ROUNDS=, ONLY=row,row, FOLDER= for files; .bench)
 # make render-chart  the manifests of the Helm chart, with all that needs no operator (VALUES="file ..." instead)
 # make check  linters, types, direction of imports, known vulnerabilities, drift of locks and documents
@@ -28,10 +29,10 @@ BEYOND_UNIT := $(if $(FOLDERS),$(filter-out tests/unit tests/unit/%,$(FOLDERS)),
 BEYOND_PARTS := $(filter-out tests/contract tests/contract/% tests/integration tests/integration/%,$(BEYOND_UNIT))
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo unit hooks test fuzz chaos mutations soak bench check format lock docs pictures site render-chart clean parts
+.PHONY: help run demo unit hooks test fuzz chaos mutations compat soak bench check format lock docs pictures site render-chart clean parts
 
 help:
-	@sed -n 's/^# //p' Makefile | head -n 11
+	@sed -n 's/^# //p' Makefile | head -n 12
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
@@ -104,6 +105,9 @@ chaos: $(DEV_READY) parts
 mutations: $(DEV_READY) parts
 	@PYTHONPATH=tests $(BIN)/python -m chaos.mutations $(if $(ONLY),--only "$(ONLY)")
 
+compat: $(DEV_READY) parts $(NODE_READY)
+	@$(BIN)/python tests/compat.py $(if $(FOLDER),--folder $(FOLDER))
+
 soak: $(DEV_READY) parts
 	@PYTHONPATH=tests $(BIN)/python -m soak --seconds $(or $(SECONDS),600)
 
@@ -119,13 +123,14 @@ check: $(DEV_READY)
 	@$(BIN)/python deploy/locks.py --check
 	@$(BIN)/python deploy/audit.py
 	@$(BIN)/calltag docs --check
+	@$(BIN)/python deploy/dashboards.py --check
 	@$(BIN)/python deploy/chart.py --check
 	@$(BIN)/python deploy/website.py --check
 	@PYTHONPATH=tests $(BIN)/python tests/house.py > /dev/null
 	@$(BIN)/python tests/language.py
 	@$(BIN)/yamllint --strict -c deploy/.yamllint.yaml deploy
 	@$(BIN)/hadolint deploy/Dockerfile
-	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml
+	@$(BIN)/check-jsonschema --quiet --builtin-schema vendor.compose-spec deploy/compose.yaml deploy/compose.monitoring.yaml
 	@echo "check: all good"
 
 format: $(DEV_READY)
@@ -137,6 +142,7 @@ lock: $(DEV_READY)
 
 docs: $(DEV_READY)
 	@$(BIN)/calltag docs
+	@$(BIN)/python deploy/dashboards.py
 	@$(BIN)/python deploy/chart.py
 
 render-chart: $(DEV_READY)

@@ -33,6 +33,7 @@ WITHOUT_OPERATORS: Final[Mapping[str, Any]] = {
     "ingress": {"enabled": True, "hosts": ["calltag.example.com"]},
     "httpRoute": {"enabled": True, "hostnames": ["calltag.example.com"], "parentRefs": [{"name": "public"}]},
     "networkPolicy": {"enabled": True},
+    "dashboards": {"enabled": True},
 }
 """Everything optional that works without an operator; an HTTPRoute needs only an implementation of the Gateway API."""
 Tree = Mapping[str, Any]

@@ -225,6 +225,13 @@ class PrometheusRule(Section):
     labels: Labels = Field({}, description="Labels by which Prometheus selects it.")
 
 
+class Dashboards(Section):
+    """ConfigMap with the dashboard, which Grafana's sidecar finds by its label."""
+
+    enabled: bool = Field(False, description="Create it.")
+    labels: Labels = Field({"grafana_dashboard": "1"}, description="Labels by which the sidecar finds it.")
+
+
 class RabbitMqCluster(Section):
     """RabbitmqCluster of RabbitMQ's cluster operator. Its user replaces `secretSettings.amqp.url`."""
 
@@ -299,6 +306,7 @@ class Values(Section):
     network_policy: NetworkPolicy = Field(NetworkPolicy(), description=str(NetworkPolicy.__doc__))
     service_monitor: ServiceMonitor = Field(ServiceMonitor(), description=str(ServiceMonitor.__doc__))
     prometheus_rule: PrometheusRule = Field(PrometheusRule(), description=str(PrometheusRule.__doc__))
+    dashboards: Dashboards = Field(Dashboards(), description=str(Dashboards.__doc__))
     rabbitmq: RabbitMq = Field(RabbitMq(), description=str(RabbitMq.__doc__))
 
 

@@ -30,8 +30,8 @@ LEGS: Final = {
     "own frames in depth: connect": "calltag/notifier/",
 }
 LIMITS: Final = {
-    "modules": 179,
-    "lines": 35_900,
+    "modules": 180,
+    "lines": 36_100,
     "modules that one AttachUserData passes": 92,
     "own frames in depth: POST": 15,
     "own frames in depth: worker": 19,

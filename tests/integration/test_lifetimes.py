@@ -18,7 +18,7 @@ PERMANENT: Final = re.compile(
     r"calltag:(installation|\{workers\}(:places|:reports)?|\{published\}|\{p\d+\}:(epoch|outbox|position))"
 )
 """The keys without an end, as the page Limits lists them."""
-OF_PROCESSES: Final = re.compile(r"calltag:lags|calltag:notifier:.*")
+OF_PROCESSES: Final = re.compile(r"calltag:(lags|processes|notifier:.*)")
 """They have an end, but processes that run write them again and again."""
 FOR_AN_HOUR: Final = re.compile(r"calltag:\{(u:[a-z]+|watchers)\}:?(watchers(:since)?|watching|since)?")
 """Whose end no setting brings nearer: who watches whom."""

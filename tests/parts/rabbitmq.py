@@ -7,9 +7,15 @@ from pathlib import Path
 from parts.ports import free_port
 from parts.processes import Program, program
 
-_SERVER = "/usr/lib/rabbitmq/bin/rabbitmq-server"
-_CONTROL = "/usr/lib/rabbitmq/bin/rabbitmqctl"
+_TOOLS = Path("/usr/lib/rabbitmq/bin")
 _PORT_MAPPERS = Path("/usr/lib/erlang")
+
+
+def _tool(name: str) -> str:
+    """The program itself: the one in /usr/sbin changes the user. Another one may be chosen."""
+    found = program(name, f"/usr/sbin/{name}")
+    own = _TOOLS / name
+    return str(own) if found.startswith(("/usr/sbin", "/usr/bin")) and own.exists() else found
 
 
 class PortMapper:
@@ -55,7 +61,7 @@ class RabbitMq:
         self.name = f"calltag-{self.port}@localhost"
         self.url = f"amqp://guest:guest@127.0.0.1:{self.port}/"
         self.configuration = folder / "rabbitmq.conf"
-        server = _SERVER if Path(_SERVER).exists() else program("rabbitmq-server", "/usr/sbin/rabbitmq-server")
+        server = _tool("rabbitmq-server")
         self.configuration.write_text(
             f"vm_memory_high_watermark.relative = 0.6\ndisk_free_limit.absolute = 10MB\n{configuration}"
         )
@@ -82,9 +88,12 @@ class RabbitMq:
 
     def control(self, *arguments: str) -> str:
         """Run rabbitmqctl on the server; returns what it prints."""
-        tool = _CONTROL if Path(_CONTROL).exists() else program("rabbitmqctl", "/usr/sbin/rabbitmqctl")
         done = subprocess.run(
-            [tool, "--quiet", *arguments], check=True, capture_output=True, timeout=60, env=self.process.environment
+            [_tool("rabbitmqctl"), "--quiet", *arguments],
+            check=True,
+            capture_output=True,
+            timeout=60,
+            env=self.process.environment,
         )
         return done.stdout.decode()
 

@@ -16,7 +16,7 @@ from calltag.core.backends import amqp_settings
 from calltag.core.broker.rabbitmq import apply_topology
 from calltag.core.http.scope import COMETD_PATHS
 from calltag.core.settings import load_settings
-from parts.command import CALLTAG, calltag
+from parts.command import CALLTAG, UNMEASURED, calltag
 from parts.forked import ForkedCommand
 from parts.haproxy import HaProxy, Upstream
 from parts.ports import free_port
@@ -48,6 +48,14 @@ class System:
     programs: dict[str, Program] = field(default_factory=dict)
     upstreams: dict[str, Upstream] = field(default_factory=dict)
     """The ports of notifiers, or of gateways too, by name, where there are several."""
+    sources: dict[str, Path] = field(default_factory=dict)
+    """By name, the source of another version that a process runs from."""
+
+    def run_from(self, name: str, source: Path | None) -> None:
+        """Have a process run from the source of another version, or from this one, when it starts again."""
+        self.sources.pop(name, None)
+        if source is not None:
+            self.sources[name] = source
 
     def start_notifier(self, name: str) -> Program:
         """Start one of the notifiers, or start it again, on its own ports."""
@@ -70,7 +78,11 @@ class System:
         more = {"CALLTAG_INTERNAL__PORT": str(internal)}
         if port_of:
             more[f"CALLTAG_{port_of}__PORT"] = str(port)
-        program = CalltagProgram([*CALLTAG, *command], folder, {**self.environment, **more})
+        environment = {**self.environment, **more}
+        program: Program = CalltagProgram([*CALLTAG, *command], folder, environment)
+        if name in self.sources:
+            older = {"PYTHONPATH": os.pathsep.join(str(self.sources[name] / each) for each in ("services", "shared"))}
+            program = Program([*CALLTAG, *command], folder, {**environment, **UNMEASURED, **older})
         program.start(lambda: is_ready(internal))
         self.programs[name] = program
         return program
@@ -212,14 +224,22 @@ def two_of_each_behind_haproxy(
 
     `system.upstreams` has gateways and notifiers.
     """
+    with two_of_each_of(None, folder, _backends(amqp_url, redis_url, prefix) | settings) as system:
+        yield system
+
+
+@contextmanager
+def two_of_each_of(source: Path | None, folder: Path, variables: Mapping[str, str]) -> Iterator[System]:
+    """The same, from the source of another version if there is one."""
     places = {f"{kind}-{number}": Upstream(free_port(), free_port()) for kind in BEHIND_A_PROXY for number in range(2)}
     gateways, notifiers = (
         {name: each for name, each in places.items() if name.startswith(kind)} for kind in BEHIND_A_PROXY
     )
     front = HaProxy(folder / "haproxy", COMETD_PATHS, gateways, notifiers)
     url = f"http://127.0.0.1:{front.port}"
-    environment = _environment(url, _backends(amqp_url, redis_url, prefix) | settings)
-    system = System(folder, environment, url, url, upstreams=places)
+    system = System(folder, _environment(url, variables), url, url, upstreams=places)
+    for name in ("worker-0", "worker-1", *places):
+        system.run_from(name, source)
     with _running(system):
         _at_once(*(partial(system.start_again, name) for name in ("worker-0", "worker-1", *places)))
         try:

@@ -27,8 +27,9 @@ PAGES: Final = sorted(
 FENCED: Final = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE: Final = re.compile(r"`((?:make|calltag) [^`]+)`")
 SHELLS: Final = frozenset({"sh", "console", "bash"})
-OTHERS: Final = frozenset({"curl", "date", "rabbitmqctl", "sed"})
+OTHERS: Final = frozenset({"curl", "date", "docker", "helm", "kubectl", "pip", "python3", "rabbitmqctl", "sed"})
 """Commands that are neither of the project nor of Python."""
+OF_COMPOSE: Final = set(re.findall(r"\$\{(\w+):\?", (ROOT / "deploy" / "compose.yaml").read_text()))
 ASSIGNMENT: Final = re.compile(r"([A-Z_]+)=(.*)", re.DOTALL)
 SUBSTITUTION: Final = "$("
 HEADING: Final = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
@@ -108,7 +109,8 @@ def test_a_command_is_known(given: dict[str, str], command: list[str]) -> None:
         case ".venv/bin/python":
             check_python(given, arguments)
         case _:
-            assert name in OTHERS
+            assert Path(name).name in OTHERS
+            assert all((ROOT / each).exists() for each in arguments if each.startswith("deploy/"))
 
 
 def check_make(arguments: Sequence[str]) -> None:
@@ -171,7 +173,7 @@ def check_calltag(arguments: Sequence[str]) -> None:
 
 
 def check_settings(arguments: Sequence[str]) -> None:
-    known = {row.variable for row in settings_table()}
+    known = {row.variable for row in settings_table()} | OF_COMPOSE
     assert {each.partition("=")[0] for each in arguments} <= known
 
 

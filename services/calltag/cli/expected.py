@@ -5,6 +5,7 @@ from typing import Final
 from calltag.cli.calls import NoSuchCall, NotEnded
 from calltag.cli.parked import NotParked
 from calltag.cli.partitions import NothingStarted
+from calltag.cli.repartition import NotAtRest
 from calltag.cli.sessions import NoSuchSession
 from calltag.core.broker.ports import BrokerError
 from calltag.core.http.server import PortBusy
@@ -16,7 +17,7 @@ from calltag.core.store.ports import StoreError
 
 _EXPECTED: Final = (
     SettingsError, DirectoryError, TlsError, PortBusy, StoreError, BrokerError, ServiceFailed, NoSuchSession,
-    NotParked, NothingStarted, NoSuchCall, NotEnded,
+    NotParked, NothingStarted, NoSuchCall, NotEnded, NotAtRest,
 )  # fmt: skip
 
 

@@ -273,6 +273,31 @@ def partitions(*, as_json: Annotated[bool, typer.Option("--json", help="One JSON
     sys.exit(0 if all(each.good for each in rows) else _EXIT_UNOWNED)
 
 
+@app.command()
+def repartition(
+    number: Annotated[int, typer.Argument(min=1, max=1_024, help="The new number of partitions.")],
+    *,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Move an installation that does not run to another number of partitions.
+
+    Stop gateways and notifiers, let workers finish (`calltag partitions` shows depth 0), stop them too, and decide on
+    parked operations. Then run this, and start everything with the new CALLTAG_PARTITIONS. It refuses while something
+    runs or waits, and continues after an interruption. Needs CALLTAG_AMQP__URL with the right to declare queues, and
+    CALLTAG_REDIS__URL. For example:
+
+        calltag repartition 64
+    """
+    from calltag.cli.configuration import command_settings
+    from calltag.cli.repartition import repartition as move
+
+    if not yes:
+        typer.confirm(f"Move this installation to {number} partitions?", abort=True)
+    settings = command_settings("repartition")
+    moved = asyncio.run(move(settings, number, lambda line: typer.echo(line, err=True)))
+    typer.echo(f"moved {moved} calls and agents; now set CALLTAG_PARTITIONS={number}")
+
+
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 

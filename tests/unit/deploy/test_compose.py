@@ -60,7 +60,8 @@ def test_what_a_service_waits_for_is_there_and_can_be_waited_for(name: str) -> N
     for other, how in waited_for.items() if isinstance(waited_for, dict) else ():
         match how["condition"]:
             case "service_healthy":
-                assert "test" in SERVICES[other]["healthcheck"]
+                # The image of calltag has one.
+                assert other in OURS or "test" in SERVICES[other]["healthcheck"]
             case "service_completed_successfully":
                 assert SERVICES[other]["restart"] == "on-failure"
             case condition:
@@ -155,3 +156,37 @@ def test_the_addresses_that_the_front_tells_are_believed_and_no_others(name: str
 def test_the_front_overwrites_what_clients_say_of_their_address() -> None:
     assert "proxy_set_header X-Forwarded-For $remote_addr;" in FRONT
     assert "proxy_set_header X-Forwarded-Proto $scheme;" in FRONT
+
+
+def test_each_service_has_replicas_and_the_front_sticks_to_none() -> None:
+    assert {name: SERVICES[name]["deploy"]["replicas"] for name in OURS if name != "topology"} == {
+        "gateway": 2, "worker": 2, "notifier": 2
+    }  # fmt: skip
+    assert not [name for name in SERVICES if "container_name" in SERVICES[name]], "a fixed name allows one replica"
+    assert not re.search(r"ip_hash|sticky|hash \$", FRONT)
+
+
+def test_services_run_on_a_read_only_root() -> None:
+    for name in OURS:
+        assert SERVICES[name]["read_only"] is True
+        assert SERVICES[name]["cap_drop"] == ["ALL"]
+
+
+MONITORING: Mapping[str, Any] = yaml.safe_load((DEPLOY / "compose.monitoring.yaml").read_text())["services"]
+
+
+def test_monitoring_is_published_on_this_machine_alone_from_files_that_there_are() -> None:
+    assert set(MONITORING) == {"prometheus", "grafana"}
+    for service in MONITORING.values():
+        assert re.fullmatch(r"\$\{[A-Z]+_IMAGE:-[a-z/]+:v?\d[\w.-]*\}", service["image"])
+        assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+        sources = [each.partition(":")[0] for each in service["volumes"]]
+        assert all((DEPLOY / each).exists() for each in sources if each.startswith("."))
+
+
+def test_prometheus_scrapes_all_services_on_the_internal_port() -> None:
+    [job] = yaml.safe_load((DEPLOY / "monitoring" / "prometheus.yml").read_text())["scrape_configs"]
+    [names] = job["dns_sd_configs"]
+    assert set(names["names"]) == set(OURS) - {"topology"}
+    assert names["port"] == Settings.model_construct().internal.port
+    assert {each["target_label"] for each in job["relabel_configs"]} == {"namespace", "pod"}

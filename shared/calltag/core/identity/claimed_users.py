@@ -170,8 +170,10 @@ class ClaimedUsers:
         if user not in self._base.users and not self._admits:
             raise WrongCredentials(f"user {user} is not in the directory")
         if not profile.agrees(self._profiles.get(user)):
-            await self._client.execute("HSET", self._key, user, profile.model_dump_json())
-            await self._client.execute("SET", self._version_key, secrets.token_hex(8))
+            ends_ms = self._forget_s * 1_000
+            own = ("HSET", self._key, user, profile.model_dump_json())
+            await self._client.execute_all([own, ("PEXPIRE", self._key, ends_ms)])
+            await self._client.execute("SET", self._version_key, secrets.token_hex(8), "PX", ends_ms)
             self._profiles[user] = profile
             self._apply()
         return self._live.users[user]

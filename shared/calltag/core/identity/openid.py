@@ -77,6 +77,8 @@ class OpenIdProvider:
         self._clock_s = clock_s
         self._configuration: Claims = {}
         self._keys = _Keys()
+        self._looked_at_s = float("-inf")
+        """When a key that is not known was last looked for."""
         self._turn = asyncio.Lock()
         self._checked: OrderedDict[bytes, tuple[float, Claims]] = OrderedDict()
         verify: bool | str = str(settings.ca_file) if settings.ca_file is not None else True
@@ -170,9 +172,10 @@ class OpenIdProvider:
         return await self._read_keys(known)
 
     async def _newer_keys(self) -> KeySet:
-        known = self._keys
-        if known.keys is not None and self._clock_s() - known.asked_at_s < _LOOK_FOR_KEYS_S:
+        known, now_s = self._keys, self._clock_s()
+        if known.keys is not None and now_s - self._looked_at_s < _LOOK_FOR_KEYS_S:
             return known.keys
+        self._looked_at_s = now_s
         return await self._read_keys(known)
 
     async def _read_keys(self, known: _Keys) -> KeySet:
@@ -185,6 +188,7 @@ class OpenIdProvider:
                 keys = KeySet.import_key_set(cast("KeySetSerialization", found))
             except (ProviderUnavailable, JoseError, ValueError, TypeError, KeyError) as error:
                 _PROVIDER.fails(error)
+                self._configuration = {}
                 self._keys = _Keys(known.keys, self._clock_s())
                 if known.keys is not None:
                     return known.keys

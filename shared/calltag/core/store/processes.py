@@ -76,7 +76,8 @@ class RedisProcesses:
         record = _PROCESS.dump_python(process) | {
             "seen_at_ms": now_ms, "clock_ahead_ms": ahead_ms, "values": dict(values)
         }  # fmt: skip
-        await self._client.execute("HSET", self._name, process.instance, orjson.dumps(record))
+        own = ("HSET", self._name, process.instance, orjson.dumps(record))
+        await self._client.execute_all([own, ("PEXPIRE", self._name, _FORGOTTEN_MS)])
 
     async def leave(self, process: RunningProcess) -> None:
         """Remove the process."""
