@@ -27,7 +27,8 @@ _INSIDE: Final = """#!/bin/sh
 exec unshare --mount --propagation=private sh -c '
 root=$1; shift
 mount --rbind /tmp "$root/tmp" && mount --bind /proc "$root/proc" && mount --rbind /dev "$root/dev" || exit 1
-exec chroot "$root" env --chdir="$PWD" "$@"' sh {root} {command} "$@"
+case "$PWD" in /tmp/*) folder=$PWD ;; *) folder=/ ;; esac
+exec chroot "$root" env --chdir="$folder" "$@"' sh {root} {command} "$@"
 """
 
 
@@ -108,7 +109,8 @@ class Result:
 
     @property
     def is_good(self) -> bool:
-        return "failed" not in self.tests and "error" not in self.tests and self.chaos == "holds"
+        last = self.tests.rpartition("; ")[2]
+        return "failed" not in last and "error" not in last and self.chaos == "holds"
 
 
 def tried(servers: Servers, folders: Sequence[str], jobs: int) -> Result:
@@ -118,8 +120,13 @@ def tried(servers: Servers, folders: Sequence[str], jobs: int) -> Result:
     store = f"{kind} {servers.version('redis-server', '--version')}"
     print(f"\n{rabbitmq} and {store}:", flush=True)
     began_s = time.monotonic()
-    pytest = [sys.executable, "-m", "pytest", "-q", "-n", str(jobs), "--dist", "loadfile", *folders]
-    summary = _last_line(pytest, servers)
+    pytest = [sys.executable, "-m", "pytest", "-q"]
+    summary = _counts([*pytest, "--cache-clear", "-n", str(jobs), "--dist", "loadfile", *folders], servers)
+    if "failed" in summary or "error" in summary:
+        # As make test does: a busy machine fails a test now and then, and the second time it has the machine alone.
+        print("Once more, those that failed:", flush=True)
+        again = _counts([*pytest, "--last-failed", "--last-failed-no-failures", "none", *folders], servers)
+        summary = f"{summary}; again, alone: {again}"
     print(f"{summary} ({time.monotonic() - began_s:.0f} s)", flush=True)
     chaos = subprocess.run(
         [sys.executable, "-m", "chaos", "--seed", "1", "--seconds", str(_CHAOS_S)],
@@ -128,7 +135,7 @@ def tried(servers: Servers, folders: Sequence[str], jobs: int) -> Result:
     return Result(rabbitmq, store, summary, "does not hold" if chaos.returncode else "holds")
 
 
-def _last_line(command: Sequence[str], servers: Servers) -> str:
+def _counts(command: Sequence[str], servers: Servers) -> str:
     """Run the tests, show what they print, and return how many passed and failed."""
     with subprocess.Popen(command, cwd=ROOT, env=servers.environment, stdout=subprocess.PIPE, text=True) as running:
         lines = []

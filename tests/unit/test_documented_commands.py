@@ -27,7 +27,9 @@ PAGES: Final = sorted(
 FENCED: Final = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE: Final = re.compile(r"`((?:make|calltag) [^`]+)`")
 SHELLS: Final = frozenset({"sh", "console", "bash"})
-OTHERS: Final = frozenset({"curl", "date", "docker", "helm", "kubectl", "pip", "python3", "rabbitmqctl", "sed"})
+OTHERS: Final = frozenset(
+    {"curl", "date", "docker", "helm", "kubectl", "pip", "python3", "rabbitmqctl", "redis-cli", "redis-server", "sed"}
+)
 """Commands that are neither of the project nor of Python."""
 OF_COMPOSE: Final = set(re.findall(r"\$\{(\w+):\?", (ROOT / "deploy" / "compose.yaml").read_text()))
 ASSIGNMENT: Final = re.compile(r"([A-Z_]+)=(.*)", re.DOTALL)
