@@ -6,7 +6,7 @@
 # make chaos  random faults by seed on real processes (SEED= for the first seed, SEEDS= how many, SECONDS= for each; 30)
 # make mutations  breaks calltag on purpose, again and again, and demands that chaos finds it
 # make soak   a steady load on real processes: does anything grow? (SECONDS=; 600)
-# make compat  the same tests with RabbitMQ 4, Redis 8 and Valkey 8 of a newer Debian; writes docs/versions.md; needs root
+# make compat  the tests with RabbitMQ 4, Redis 8 and Valkey 8 of a newer Debian; writes docs/versions.md; needs root
 # make bench  calltag against a naive system, its bare parts and its peers, in ratios (ROUNDS=, ONLY=row,row, FOLDER= for files; .bench)
 # make render-chart  the manifests of the Helm chart, with all that needs no operator (VALUES="file ..." instead)
 # make check  linters, types, direction of imports, known vulnerabilities, drift of locks and documents
