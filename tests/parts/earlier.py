@@ -17,6 +17,8 @@ class NoHistory(RuntimeError):
 
 def earlier_version(folder: Path) -> Path:
     """Unpack the earlier version into the folder, and return it. Raises NoHistory."""
+    if _git("rev-parse", "--is-shallow-repository").strip() == b"true":
+        _git("fetch", "--quiet", "--unshallow", "--tags")
     wanted = _git("describe", "--tags", "--abbrev=0", "--match=v*", "HEAD^").decode().strip() or COMMIT
     archive = _git("archive", "--format=tar", wanted, "services", "shared")
     if not archive:
