@@ -21,11 +21,9 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
 
 
-class SecretKey(Section):
-    """A key of a Secret that exists."""
-
-    name: str = Field(min_length=1, description="Name of the Secret.")
-    key: str = Field(min_length=1, description="Key in it.")
+def _described(section: type[Section]) -> Any:
+    """Return a field with the defaults of a group, described by its docstring."""
+    return Field(section(), description=section.__doc__)
 
 
 class Image(Section):
@@ -135,7 +133,7 @@ class Pods(Section):
     replicas: int = Field(2, ge=0, description="Number of pods.")
     settings: dict[str, Any] = Field({}, description="Settings of these pods alone; they win over `settings`.")
     resources: dict[str, Any] = Field({}, description="Requests and limits, see docs/sizing.md.")
-    pod_disruption_budget: DisruptionBudget = Field(DisruptionBudget(), description=str(DisruptionBudget.__doc__))
+    pod_disruption_budget: DisruptionBudget = _described(DisruptionBudget)
     topology_spread_constraints: Objects = Field([], description="By default pods are spread over zones and nodes.")
     affinity: dict[str, Any] = Field({}, description="Affinity.")
     node_selector: Labels = Field({}, description="Node selector.")
@@ -159,23 +157,23 @@ class GatewayPods(Pods):
     """Pods that serve the HTTP API."""
 
     resources: dict[str, Any] = Field(_resources("500m", "192Mi", "512Mi"), description="Requests and limits.")
-    service: Service = Field(Service(), description=str(Service.__doc__))
-    autoscaling: Hpa = Field(Hpa(), description=str(Hpa.__doc__))
+    service: Service = _described(Service)
+    autoscaling: Hpa = _described(Hpa)
 
 
 class WorkerPods(Pods):
     """Pods that apply operations. More than there are partitions are idle."""
 
     resources: dict[str, Any] = Field(_resources("500m", "256Mi", "768Mi"), description="Requests and limits.")
-    keda: Keda = Field(Keda(), description=str(Keda.__doc__))
+    keda: Keda = _described(Keda)
 
 
 class NotifierPods(Pods):
     """Pods that serve CometD."""
 
     resources: dict[str, Any] = Field(_resources("500m", "384Mi", "1Gi"), description="Requests and limits.")
-    service: Service = Field(Service(), description=str(Service.__doc__))
-    autoscaling: SessionsHpa = Field(SessionsHpa(), description=str(SessionsHpa.__doc__))
+    service: Service = _described(Service)
+    autoscaling: SessionsHpa = _described(SessionsHpa)
 
 
 class Ingress(Section):
@@ -255,8 +253,8 @@ class RabbitMqTopology(Section):
 class RabbitMq(Section):
     """Resources of RabbitMQ's operators."""
 
-    cluster: RabbitMqCluster = Field(RabbitMqCluster(), description=str(RabbitMqCluster.__doc__))
-    topology: RabbitMqTopology = Field(RabbitMqTopology(), description=str(RabbitMqTopology.__doc__))
+    cluster: RabbitMqCluster = _described(RabbitMqCluster)
+    topology: RabbitMqTopology = _described(RabbitMqTopology)
 
 
 class TopologyJob(Section):
@@ -269,12 +267,12 @@ class TopologyJob(Section):
 class Values(Section):
     """All values of the chart."""
 
-    image: Image = Field(Image(), description=str(Image.__doc__))
+    image: Image = _described(Image)
     image_pull_secrets: Objects = Field([], description="Pull secrets.")
     name_override: str = Field("", description="Name in place of that of the chart.")
     fullname_override: str = Field("", description="Name of all resources in place of release and chart.")
     common_labels: Labels = Field({}, description="Labels of all resources.")
-    service_account: ServiceAccount = Field(ServiceAccount(), description=str(ServiceAccount.__doc__))
+    service_account: ServiceAccount = _described(ServiceAccount)
     settings: dict[str, Any] = Field(
         {},
         description="Settings of all services, by section, as in `amqp: {prefix: calltag}`; see docs/settings.md.",
@@ -286,10 +284,10 @@ class Values(Section):
         },
         description="Settings that are secret, each with the Secret and the key that have it.",
     )
-    directory: Directory = Field(Directory(), description=str(Directory.__doc__))
-    tls: ServerTls = Field(ServerTls(), description=str(ServerTls.__doc__))
-    amqp_tls: ClientTls = Field(ClientTls(), description=str(ClientTls.__doc__))
-    redis_tls: ClientTls = Field(ClientTls(), description=str(ClientTls.__doc__))
+    directory: Directory = _described(Directory)
+    tls: ServerTls = _described(ServerTls)
+    amqp_tls: ClientTls = _described(ClientTls)
+    redis_tls: ClientTls = _described(ClientTls)
     pre_stop_seconds: int = Field(
         5,
         ge=0,
@@ -297,17 +295,17 @@ class Values(Section):
         description="Time before SIGTERM, in which endpoints are removed everywhere. The grace period is "
         "the sum of this, `drain_delay_s` and `drain_timeout_s`, and ten seconds.",
     )
-    gateway: GatewayPods = Field(GatewayPods(), description=str(GatewayPods.__doc__))
-    worker: WorkerPods = Field(WorkerPods(), description=str(WorkerPods.__doc__))
-    notifier: NotifierPods = Field(NotifierPods(), description=str(NotifierPods.__doc__))
-    topology_job: TopologyJob = Field(TopologyJob(), description=str(TopologyJob.__doc__))
-    ingress: Ingress = Field(Ingress(), description=str(Ingress.__doc__))
-    http_route: HttpRoute = Field(HttpRoute(), description=str(HttpRoute.__doc__))
-    network_policy: NetworkPolicy = Field(NetworkPolicy(), description=str(NetworkPolicy.__doc__))
-    service_monitor: ServiceMonitor = Field(ServiceMonitor(), description=str(ServiceMonitor.__doc__))
-    prometheus_rule: PrometheusRule = Field(PrometheusRule(), description=str(PrometheusRule.__doc__))
-    dashboards: Dashboards = Field(Dashboards(), description=str(Dashboards.__doc__))
-    rabbitmq: RabbitMq = Field(RabbitMq(), description=str(RabbitMq.__doc__))
+    gateway: GatewayPods = _described(GatewayPods)
+    worker: WorkerPods = _described(WorkerPods)
+    notifier: NotifierPods = _described(NotifierPods)
+    topology_job: TopologyJob = _described(TopologyJob)
+    ingress: Ingress = _described(Ingress)
+    http_route: HttpRoute = _described(HttpRoute)
+    network_policy: NetworkPolicy = _described(NetworkPolicy)
+    service_monitor: ServiceMonitor = _described(ServiceMonitor)
+    prometheus_rule: PrometheusRule = _described(PrometheusRule)
+    dashboards: Dashboards = _described(Dashboards)
+    rabbitmq: RabbitMq = _described(RabbitMq)
 
 
 DEFAULTS: Mapping[str, Any] = Values().model_dump(by_alias=True)

@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +23,14 @@ SUITE: Final = "trixie"
 _PACKAGES: Final = "rabbitmq-server,redis-server,valkey-server"
 _RABBITMQ: Final = "/usr/lib/rabbitmq/bin"
 _CHAOS_S: Final = 30
-# $1 is the other Debian, the rest the command. Files of tests are below /tmp in both.
+# $1 is the other Debian, the rest the command. Files of tests are in the folder for temporary files, in both.
 _INSIDE: Final = """#!/bin/sh
 exec unshare --mount --propagation=private sh -c '
 root=$1; shift
-mount --rbind /tmp "$root/tmp" && mount --bind /proc "$root/proc" && mount --rbind /dev "$root/dev" || exit 1
-case "$PWD" in /tmp/*) folder=$PWD ;; *) folder=/ ;; esac
+mkdir -p "$root{temporary}"
+mount --rbind {temporary} "$root{temporary}" || exit 1
+mount --bind /proc "$root/proc" && mount --rbind /dev "$root/dev" || exit 1
+case "$PWD" in {temporary}/*) folder=$PWD ;; *) folder=/ ;; esac
 exec chroot "$root" env --chdir="$folder" "$@"' sh {root} {command} "$@"
 """
 
@@ -50,7 +53,9 @@ class Servers:
     def version(self, *command: str) -> str:
         """Return the version that a command prints, with the name of the server."""
         program = str(Path(self.folder) / command[0]) if self.folder else _of_this_machine(command[0])
-        printed = subprocess.run([program, *command[1:]], capture_output=True, text=True, check=True, cwd="/tmp").stdout
+        printed = subprocess.run(
+            [program, *command[1:]], capture_output=True, text=True, check=True, cwd=tempfile.gettempdir()
+        ).stdout
         found = re.search(r"\d+\.\d+\.\d+", printed)
         if found is None:
             raise NotPossible(f"{program} does not say its version: {printed}")
@@ -93,7 +98,7 @@ def commands(folder: Path, root: Path, store: str) -> Servers:
         "redis-server": f"/usr/bin/{store}",
     }
     for name, program in programs.items():
-        (where / name).write_text(_INSIDE.format(root=root, command=program))
+        (where / name).write_text(_INSIDE.format(root=root, command=program, temporary=tempfile.gettempdir()))
         (where / name).chmod(0o755)
     return Servers(f"Debian {SUITE}, {store.removesuffix('-server')}", str(where))
 
@@ -168,7 +173,10 @@ def main() -> int:
     """Run everything; 1 if something failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--folder", type=Path, default=Path("/tmp/calltag-compat"), help="where the other Debian is kept"
+        "--folder",
+        type=Path,
+        default=Path(tempfile.gettempdir(), "calltag-compat"),
+        help="where the other Debian is kept",
     )
     parser.add_argument("--jobs", type=int, default=2 * (os.cpu_count() or 1), help="tests at a time")
     parser.add_argument("folders", nargs="*", default=["tests/contract", "tests/e2e"], help="folders of tests")

@@ -14,7 +14,7 @@ from calltag.core.backends import amqp_settings
 from calltag.core.broker.rabbitmq import apply_topology
 from calltag.core.http.scope import COMETD_PATHS
 from calltag.core.settings import load_settings
-from chaos.test_restarts import Load, versions
+from chaos.steady_load import Load, begin_calls, check_nothing_lost_or_doubled, until_all_arrived
 from parts.agent import agent
 from parts.eventually import eventually
 from parts.haproxy import HaProxy, Upstream
@@ -125,17 +125,15 @@ async def test_an_upgrade_of_the_release_is_not_noticed(
         await eventually(lambda: is_settled(url))
         system = System(tmp_path, {}, url, url)
         async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
-            party = {"phoneNumber": "15000", "state": "Established"}
-            started = {"eventId": call_id, "eventType": "CallStarted", "id": call_id, "parties": [party]}
-            assert (await switch.post("/switch/events", started, Prefer="wait=10")).status_code == 200
+            await begin_calls(switch, [call_id])
             load = Load(alice, [call_id])
             async with alice.listening():
                 async with load.sending():
                     for name in ("worker", "notifier", "gateway"):
                         await rollouts.roll(name, after[name])
-                await eventually(lambda: len(versions(alice, call_id)) > load.sent[call_id], within_s=30)
+                await until_all_arrived(load)
             assert load.sent[call_id] > 10
-            assert versions(alice, call_id) == list(range(1, load.sent[call_id] + 2))
+            await check_nothing_lost_or_doubled(load)
         assert {program.environment["CALLTAG_LOG__LEVEL"] for program, _ in rollouts.running.values()} == {"debug"}
     finally:
         rollouts.kill()

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from chaos.test_restarts import DRAIN_DELAY_S, DRAIN_TIMEOUT_S, Load, versions
+from chaos.steady_load import Load, begin_calls, check_nothing_lost_or_doubled, until_all_arrived
+from chaos.test_restarts import DRAIN_DELAY_S, DRAIN_TIMEOUT_S
 from parts.agent import agent
 from parts.earlier import earlier_version
-from parts.eventually import eventually
 from parts.rabbitmq import RabbitMq
 from parts.redis_server import RedisServer
 from parts.system import System, two_of_each_of
@@ -74,12 +74,7 @@ async def test_an_upgrade_and_the_way_back_lose_nothing_and_refuse_nothing(
 ) -> None:
     calls = [f"{call_id}{number}" for number in range(4)]
     async with agent(system, "switch") as switch, agent(system, "alice", "/v2/me/calls") as alice:
-        started = [
-            {"eventId": f"s-{call}", "eventType": "CallStarted", "id": call,
-             "parties": [{"phoneNumber": "15000", "state": "Established"}]}
-            for call in calls
-        ]  # fmt: skip
-        assert (await switch.post("/switch/events", started, Prefer="wait=10")).json() == {"statusCode": 0}
+        await begin_calls(switch, calls)
         load = Load(alice, calls)
         async with alice.listening():
             async with load.sending():
@@ -87,15 +82,9 @@ async def test_an_upgrade_and_the_way_back_lose_nothing_and_refuse_nothing(
                 assert not any(name in system.sources for name in ORDER)
                 await move(system, ORDER[::-1], earlier)
 
-            def have_all_come() -> bool:
-                return all(len(versions(alice, call)) > sent for call, sent in load.sent.items())
-
-            await eventually(have_all_come, within_s=30)
-        for call, sent in load.sent.items():
-            assert sent > 20
-            assert versions(alice, call) == list(range(1, sent + 2))
-            answer = (await alice.http.get(f"/api/v2/me/calls/{call}")).json()
-            assert answer["call"]["userData"]["n"] == list(range(sent))
+            await until_all_arrived(load)
+        assert all(sent > 20 for sent in load.sent.values())
+        await check_nothing_lost_or_doubled(load)
     assert "Traceback" not in system.logs()
     assert "unreadable" not in system.logs()
     assert "operation_parked" not in system.logs()

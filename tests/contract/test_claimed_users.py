@@ -108,3 +108,25 @@ async def test_a_record_that_cannot_be_read_is_removed(client: RedisClient, cloc
     await process.users.refresh()
     assert names(process.directory) == {"alice"}
     assert await client.execute("HLEN", "t:users") == 0
+
+
+async def test_a_number_that_two_processes_gave_away_is_one_users_everywhere(client: RedisClient, clock: Clock) -> None:
+    one, other = Process(client, clock), Process(client, clock)
+    for process, name in ((one, "zoe"), (other, "yan")):
+        await process.users.admit(profile(name, clock).model_copy(update={"numbers": ("300",)}))
+        assert process.directory.by_number["300"].user.id == name
+    for process in (one, other):
+        await process.users.refresh()
+        assert process.directory.by_number["300"].user.id == "yan"
+        assert process.directory.users[UserId("zoe")].devices == ()
+
+
+async def test_a_sign_in_does_not_look_at_all_users(
+    client: RedisClient, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That would stop the event loop for tenths of a second with ten thousand of them."""
+    process = Process(client, clock)
+    await process.users.admit(profile("zoe", clock))
+    monkeypatch.delattr("calltag.core.identity.claimed_users.described")
+    assert (await process.users.admit(profile("yan", clock))).id == "yan"
+    assert names(process.directory) == {"alice", "yan", "zoe"}

@@ -143,3 +143,11 @@ def test_a_library_whose_methods_are_overridden_has_an_upper_bound() -> None:
     libraries = {distribution_of(module, known) for module, _ in overridden()}
     assert libraries >= {"aio-pika", "aiormq", "prometheus-client", "pydantic-settings", "starlette"}
     assert {each for each in libraries if "<" not in declared()[each]} == set()
+
+
+@pytest.mark.parametrize("folder", ["tests/clients", "tests/bench/peers", "docs/pictures"])
+def test_the_locks_of_npm_name_no_address(folder: str) -> None:
+    """Neither a registry nor a page: `npm install` writes links to sponsors."""
+    text = (ROOT / folder / "package-lock.json").read_text()
+    assert '"integrity"' in text
+    assert "://" not in text

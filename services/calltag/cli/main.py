@@ -375,7 +375,7 @@ def support_bundle(
     cannot be read are replaced by the reason. Run it where the internal ports of the processes can be reached, as in
     one of the pods. For example:
 
-        calltag support-bundle --file /tmp/calltag-support.zip
+        calltag support-bundle --file calltag-support.zip
     """
     from calltag.cli.configuration import command_settings
     from calltag.cli.support_bundle import bundle

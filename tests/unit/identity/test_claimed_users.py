@@ -112,15 +112,34 @@ def test_others_are_admitted_by_setting() -> None:
 
 
 def test_a_number_has_one_user() -> None:
-    """That of the directory, or the first one in order."""
-    found = described(
-        BASE, [profile("zoe", numbers=("100", "300")), profile("yan", numbers=("300", "301"))], admits=True
-    )
-    assert {number: owner.user.id for number, owner in found.by_number.items()} == {
-        "100": "alice",
-        "300": "zoe",
-        "301": "yan",
-    }
+    """That of the directory, or the first one by name, in whatever order a process read them."""
+    profiles = [profile("zoe", numbers=("100", "300")), profile("yan", numbers=("300", "301"))]
+    for found in (described(BASE, profiles, admits=True), described(BASE, profiles[::-1], admits=True)):
+        assert {number: owner.user.id for number, owner in found.by_number.items()} == {
+            "100": "alice",
+            "300": "yan",
+            "301": "yan",
+        }
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        profile("zoe", roles=frozenset({Role.AGENT}), numbers=("200",), supervisors=frozenset({"carol"})),
+        profile("zoe", roles=frozenset({Role.ADMINISTRATOR})),
+        profile("alice", roles=frozenset({Role.ADMINISTRATOR}), features=frozenset({"x"})),
+        profile("alice"),
+    ],
+)
+def test_one_user_more_makes_the_directory_that_all_together_make(said: Profile) -> None:
+    whole = described(BASE, [said], admits=True)
+    user = whole.users[UserId(said.user)]
+    for before in (BASE, described(BASE, [said.model_copy(update={"roles": frozenset()})], admits=True)):
+        added = before.with_user(user)
+        assert (added.users, added.by_device, added.by_number) == (whole.users, whole.by_device, whole.by_number)
+        assert added.administrators == whole.administrators
+        assert {name: of for name, of in added.by_supervisor.items() if of} == whole.by_supervisor
+    assert BASE.users.keys() == {"alice", "carol"}, "it must stay as it was"
 
 
 def test_who_is_no_supervisor_any_longer_supervises_nobody() -> None:

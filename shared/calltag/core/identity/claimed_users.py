@@ -6,7 +6,7 @@ Each process has all of them, as it has the directory: they are kept in Redis, a
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, cast
 from uuid import NAMESPACE_URL, uuid5
@@ -94,24 +94,16 @@ def profile_of(claims: Claims, names: ClaimNames, now_s: float) -> Profile:
 def described(base: Directory, profiles: Iterable[Profile], *, admits: bool) -> Directory:
     """Return the directory with the users of the profiles: others than those of `base` only if it `admits` them.
 
-    A number that has another user, and a supervisor who is none, are left out.
+    A number that has another user, and a supervisor who is none, are left out. Of several users with one number the
+    first by name has it, so that all processes agree.
     """
     users = dict(base.users)
     numbers = set(base.by_number)
-    for each in profiles:
-        known = users.get(UserId(each.user))
-        if known is None and not admits:
-            continue
-        user = known or User(UserId(each.user), "", each.first_name, each.last_name, supervisors=_ids(each.supervisors))
-        if known is None:
-            devices = tuple(_device(number) for number in dict.fromkeys(each.numbers) if number not in numbers)
-            numbers.update(device.number for device in devices)
-            user = replace(user, devices=devices)
-        users[user.id] = replace(
-            user,
-            roles=user.roles if each.roles is None else each.roles,
-            features=user.features if each.features is None else each.features,
-        )
+    for each in sorted(profiles, key=lambda profile: profile.user):
+        if admits or UserId(each.user) in base.users:
+            user = described_user(base, each, numbers)
+            numbers.update(device.number for device in user.devices)
+            users[user.id] = user
     supervisors = {user.id for user in users.values() if Role.SUPERVISOR in user.roles}
     return directory(
         tuple(replace(user, supervisors=user.supervisors & supervisors) for user in users.values()),
@@ -120,8 +112,21 @@ def described(base: Directory, profiles: Iterable[Profile], *, admits: bool) -> 
     )
 
 
-def _ids(names: Iterable[str]) -> frozenset[UserId]:
-    return frozenset(map(UserId, names))
+def described_user(base: Directory, profile: Profile, taken: Container[str]) -> User:
+    """Return the user of a profile, without the numbers that are taken; one of `base` keeps its own devices."""
+    user = base.users.get(UserId(profile.user)) or User(
+        UserId(profile.user),
+        "",
+        profile.first_name,
+        profile.last_name,
+        devices=tuple(_device(number) for number in dict.fromkeys(profile.numbers) if number not in taken),
+        supervisors=frozenset(map(UserId, profile.supervisors)),
+    )
+    return replace(
+        user,
+        roles=user.roles if profile.roles is None else profile.roles,
+        features=user.features if profile.features is None else profile.features,
+    )
 
 
 def _device(number: str) -> Device:
@@ -154,62 +159,93 @@ class ClaimedUsers:
         self._forget_s = forget_s
         self._clock_s = clock_s
         self._profiles: dict[UserId, Profile] = {}
+        self._read: dict[bytes, tuple[bytes, Profile | None]] = {}
+        """The records of Redis, with what they say: most are the same the next time."""
         self._version: bytes | None = b""
+        self._turn = asyncio.Lock()
 
     def file_read(self, found: Directory) -> None:
         """Take over the users of the directory's file."""
         self._base = found
-        self._apply()
+        self._live.become(described(found, self._profiles.values(), admits=self._admits))
 
     async def admit(self, profile: Profile) -> User:
-        """Return the user of a profile, which every process knows within a second.
+        """Return the user of a profile, which every process knows within seconds.
 
         Raises WrongCredentials for a user who is not in the directory, if only those are admitted; StoreUnavailable.
         """
         user = UserId(profile.user)
         if user not in self._base.users and not self._admits:
             raise WrongCredentials(f"user {user} is not in the directory")
-        if not profile.agrees(self._profiles.get(user)):
-            ends_ms = self._forget_s * 1_000
-            own = ("HSET", self._key, user, profile.model_dump_json())
-            await self._client.execute_all([own, ("PEXPIRE", self._key, ends_ms)])
-            await self._client.execute("SET", self._version_key, secrets.token_hex(8), "PX", ends_ms)
-            self._profiles[user] = profile
-            self._apply()
+        if not profile.agrees(self._profiles.get(user)) or user not in self._live.users:
+            async with self._turn:
+                await self._write(profile)
+                self._profiles[user] = profile
+                self._live.become(self._live.with_user(self._now(profile)))
         return self._live.users[user]
 
+    def _now(self, profile: Profile) -> User:
+        """Return the user of a profile as the others are now; the next refresh looks at all together."""
+        live = self._live
+        taken = {number for number in profile.numbers if number in live.by_number}
+        taken -= {number for number in taken if live.by_number[number].user.id == profile.user}
+        user = described_user(self._base, profile, taken)
+        known = {each for each in user.supervisors if each in live.users and Role.SUPERVISOR in live.users[each].roles}
+        return replace(user, supervisors=frozenset(known))
+
+    async def _write(self, profile: Profile) -> None:
+        ends_ms = self._forget_s * 1_000
+        own = ("HSET", self._key, profile.user, profile.model_dump_json())
+        await self._client.execute_all([own, ("PEXPIRE", self._key, ends_ms)])
+        await self._client.execute("SET", self._version_key, secrets.token_hex(8), "PX", ends_ms)
+
     async def run(self) -> None:
-        """Read changes until cancelled."""
+        """Read changes until cancelled; a refresh takes a tenth of the time at most."""
         while True:
+            began_s = time.monotonic()
             try:
                 await self.refresh()
             except StoreUnavailable as error:
                 _SYNC.fails(error)
             else:
                 _SYNC.holds()
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(max(_LOOK_S, 9 * (time.monotonic() - began_s)))
 
     async def refresh(self) -> None:
         """Read the profiles if they have changed. Raises StoreUnavailable."""
-        version = cast("bytes | None", await self._client.execute("GET", self._version_key))
-        if version == self._version:
-            return
-        fields = fields_of(await self._client.execute("HGETALL", self._key))
-        found, old = {}, []
-        for name, raw in fields.items():
-            profile = _parsed(raw)
-            if profile is None or self._clock_s() - profile.seen_at > self._forget_s:
-                old.append(name)
-            else:
-                found[UserId(profile.user)] = profile
-        if old:
-            await self._client.execute("HDEL", self._key, *old)
-            log.info("users_forgotten", users=len(old))
-        self._profiles, self._version = found, version
-        self._apply()
+        async with self._turn:
+            version = cast("bytes | None", await self._client.execute("GET", self._version_key))
+            if version == self._version:
+                return
+            fields = fields_of(await self._client.execute("HGETALL", self._key))
+            # In a thread: with ten thousand users it takes some tenths of a second.
+            base = self._base
+            self._read, profiles, live = await asyncio.to_thread(self._rebuilt, fields, base)
+            if base is not self._base:
+                # The file was read meanwhile.
+                live = described(self._base, profiles.values(), admits=self._admits)
+            self._live.become(live)
+            self._profiles, self._version = profiles, version
+            old = [name for name, (_, profile) in self._read.items() if profile is None or self._is_old(profile)]
+            if old:
+                await self._client.execute("HDEL", self._key, *old)
+                log.info("users_forgotten", users=len(old))
 
-    def _apply(self) -> None:
-        self._live.become(described(self._base, self._profiles.values(), admits=self._admits))
+    def _rebuilt(
+        self, fields: Mapping[bytes, bytes], base: Directory
+    ) -> tuple[dict[bytes, tuple[bytes, Profile | None]], dict[UserId, Profile], Directory]:
+        """Return the records with what they say, the profiles that count, and the directory of them."""
+        before = self._read
+        read = {
+            name: before[name] if name in before and before[name][0] == raw else (raw, _parsed(raw))
+            for name, raw in fields.items()
+        }
+        known = [profile for _, profile in read.values() if profile is not None and not self._is_old(profile)]
+        profiles = {UserId(profile.user): profile for profile in known}
+        return read, profiles, described(base, known, admits=self._admits)
+
+    def _is_old(self, profile: Profile) -> bool:
+        return self._clock_s() - profile.seen_at > self._forget_s
 
 
 def _parsed(raw: Any) -> Profile | None:

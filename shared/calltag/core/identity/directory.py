@@ -2,12 +2,12 @@
 
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from hashlib import sha256
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, TypeVar
 
 from argon2 import extract_parameters
 from argon2.exceptions import InvalidHashError
@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from calltag.core.domain.agent import READY, SYSTEM_STATES, AgentState, UserState, WorkMode
 from calltag.core.domain.ids import DeviceId, UserId
 
+K = TypeVar("K")
 VOICE_FEATURE: Final = "api-voice"
 MONITORING_FEATURE: Final = "api-supervisor-monitoring"
 NOBODYS: Final = "-"
@@ -102,6 +103,28 @@ class Directory:
         for each in fields(self):
             setattr(self, each.name, getattr(other, each.name))
 
+    def with_user(self, user: User) -> "Directory":
+        """Return the directory with one user more, or another in place of one; the others stay as they are.
+
+        The user's devices must be no other's, and its supervisors be users with that role.
+        """
+        former = self.users.get(user.id)
+        owners = [DeviceOwner(device, user) for device in user.devices]
+        supervisors = user.supervisors if former is None else user.supervisors | former.supervisors
+        changed = {
+            each: self.overseen_by(each) - {user.id} | ({user.id} if each in user.supervisors else set())
+            for each in supervisors
+        }
+        others = (each for each in self.administrators if each != user.id)
+        return replace(
+            self,
+            users={**self.users, user.id: user},
+            by_device={**_of_others(self.by_device, former), **{each.device.id: each for each in owners}},
+            by_number={**_of_others(self.by_number, former), **{each.device.number: each for each in owners}},
+            by_supervisor={**self.by_supervisor, **changed},
+            administrators=(*others, user.id) if user.is_administrator else tuple(others),
+        )
+
     def credential_of(self, user: UserId) -> str:
         """Return the user's credential; NOBODYS for one who is not in the directory."""
         known = self.users.get(user)
@@ -134,6 +157,12 @@ class Directory:
     def overseen_by(self, user: UserId) -> frozenset[UserId]:
         """Return the users whom this one supervises."""
         return self.by_supervisor.get(user, frozenset())
+
+
+def _of_others(owners: Mapping[K, DeviceOwner], user: User | None) -> Mapping[K, DeviceOwner]:
+    if user is None or not user.devices:
+        return owners
+    return {key: each for key, each in owners.items() if each.user.id != user.id}
 
 
 def _argon2(text: str) -> str:
