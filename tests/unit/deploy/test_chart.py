@@ -366,6 +366,13 @@ def test_resources_of_the_topology_operator_are_those_of_topology_apply(name: st
     assert not of_kind(found, "Job")
 
 
+def test_resources_of_rabbitmq_stay_when_the_release_goes() -> None:
+    """With an exchange or a binding, the operations that wait would be lost or have no way."""
+    found = [each for each in chart.manifests(MATRIX["operators-of-rabbitmq"]) if "rabbitmq.com" in each["apiVersion"]]
+    assert {each["kind"] for each in found} == {"RabbitmqCluster", "Exchange", "Queue", "Binding"}
+    assert {each["metadata"]["annotations"]["helm.sh/resource-policy"] for each in found} == {"keep"}
+
+
 def test_the_topology_is_applied_before_the_services_come() -> None:
     [job] = of_kind(chart.manifests({}), "Job").values()
     assert job["metadata"]["annotations"]["helm.sh/hook"] == "pre-install,pre-upgrade"
